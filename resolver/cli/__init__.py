@@ -1,0 +1,72 @@
+"""The command line. Each command's module is imported when the command runs, so help is quick."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from typing import Any
+
+import click
+
+from resolver.errors import ResolverError
+
+COMMANDS = {
+    "serve": ("resolver.cli.serve", "serve", "Run the gateway, the indexer, or both."),
+    "demo": ("resolver.cli.demo", "demo", "Show the whole job with two stand-in Glance servers."),
+    "resolve": ("resolver.cli.resolve", "resolve", "Tell which location has each image."),
+    "locations": ("resolver.cli.locations", "locations", "List and change the locations."),
+    "index": ("resolver.cli.index", "index", "Look at the index, claim and release by hand."),
+    "config": ("resolver.cli.config", "config", "Show every setting and its value."),
+}
+"""Name: module, attribute, and the line that help shows."""
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported when they are asked for by name."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module, attribute, _ = COMMANDS[cmd_name]
+        command: click.Command = getattr(import_module(module), attribute)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, _, line) in COMMANDS.items()])
+
+
+def _print_version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
+    if value:
+        from resolver import __version__  # noqa: PLC0415 - reading it costs, help does without
+
+        click.echo(f"glance-resolver {__version__}")
+        ctx.exit()
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_print_version,
+    help="Show the version and exit.",
+)
+def cli() -> None:
+    """Tells which OpenStack Glance server has an image UUID, and redirects to it."""
+
+
+def main(arguments: list[str] | None = None) -> Any:
+    """Runs the command line; a failure is one line on standard error and exit status 1."""
+    try:
+        return cli(args=arguments, prog_name="glance-resolver")
+    except ResolverError as error:
+        click.echo(f"glance-resolver: {error.detail}", err=True)
+        sys.exit(1)
+    except BrokenPipeError:  # `| head` has seen enough
+        sys.stderr.close()
+        sys.exit(1)

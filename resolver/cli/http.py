@@ -1,0 +1,91 @@
+"""How the operator commands speak to a running gateway."""
+
+from __future__ import annotations
+
+import json
+import urllib.error
+import urllib.request
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+import click
+
+from resolver.errors import ResolverError
+
+DEFAULT_URL = "http://127.0.0.1:9393"
+TIMEOUT = 30.0
+"""Seconds that one request to the gateway may take."""
+
+F = TypeVar("F", bound=Any)
+
+
+class GatewayError(ResolverError):
+    """The gateway refused, or was not there. ``status`` 0: no answer."""
+
+    def __init__(self, detail: str, status: int = 0, body: Any = None) -> None:
+        super().__init__(detail)
+        self.http_status = status
+        self.body = body
+
+
+class Gateway:
+    """A running gateway, over HTTP."""
+
+    def __init__(self, url: str, token: str | None) -> None:
+        if urlsplit(url).scheme not in ("http", "https"):
+            raise click.UsageError(f"--url {url!r} must be an http or https URL (RESOLVER_URL)")
+        self._url = url.rstrip("/")
+        self._token = token
+
+    def call(self, method: str, path: str, body: Any = None) -> Any:
+        """The decoded JSON answer; None for an empty one.
+
+        Raises:
+            GatewayError: with the gateway's own words, or why there were none.
+        """
+        headers = {"Accept": "application/json"}
+        if self._token:
+            headers["Authorization"] = f"Bearer {self._token}"
+        data = None
+        if body is not None:
+            data = json.dumps(body).encode()
+            headers["Content-Type"] = "application/json"
+        request = urllib.request.Request(
+            self._url + path, data=data, headers=headers, method=method
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
+                return _decode(response.read())
+        except urllib.error.HTTPError as error:
+            document = _decode(error.read())
+            detail = document.get("detail") if isinstance(document, dict) else None
+            raise GatewayError(
+                detail or f"the gateway answered {error.code}", error.code, document
+            ) from error
+        except (OSError, ValueError) as error:
+            why = getattr(error, "reason", None) or error
+            raise GatewayError(
+                f"cannot reach the gateway at {self._url}: {why} (is it running? give --url or "
+                "RESOLVER_URL)"
+            ) from error
+
+
+def _decode(body: bytes) -> Any:
+    try:
+        return json.loads(body) if body else None
+    except ValueError:
+        return None
+
+
+def gateway_options(command: F) -> F:
+    """``--url`` and ``--token`` for a command; it is given a `Gateway` named ``gateway``."""
+    command = click.option(
+        "--token", envvar="RESOLVER_TOKEN", help="Admin token.  [env: RESOLVER_TOKEN]"
+    )(command)
+    return click.option(
+        "--url",
+        envvar="RESOLVER_URL",
+        default=DEFAULT_URL,
+        show_default=True,
+        help="The gateway.  [env: RESOLVER_URL]",
+    )(command)

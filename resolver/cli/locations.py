@@ -1,0 +1,213 @@
+"""``glance-resolver locations``."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import quote
+
+import click
+
+from resolver.cli.http import Gateway, gateway_options
+from resolver.cli.output import print_fields, print_json, print_table
+
+POLL = 0.5
+"""Seconds between two looks at a sweep that is waited for."""
+
+
+@click.group()
+def locations() -> None:
+    """List and change the locations."""
+
+
+def _path(name: str) -> str:
+    return f"/locations/{quote(name, safe='')}"
+
+
+def _fields(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that describe a location."""
+    options = (
+        click.option("--region", help="Region that its images are in."),
+        click.option("--api", type=click.Choice(["auto", "v1", "v2"]), help="API to use it with."),
+        click.option("--priority", type=int, help="Lower is offered first; 100 if not given."),
+        click.option("--weight", type=int, help="Share among equals; 1 if not given."),
+        click.option("--state", type=click.Choice(["active", "draining", "maintenance"])),
+        click.option("--reason", help="Why it is in that state; shown to clients."),
+        click.option(
+            "--sees-all",
+            type=click.Choice(["yes", "no", "auto"]),
+            help="Whether its credential sees every image.",
+        ),
+        click.option(
+            "--token-env", metavar="VAR", help="The indexer's environment variable with the token."
+        ),
+        click.option("--token-file", metavar="FILE", help="The indexer's file with the token."),
+        click.option("--no-auth", is_flag=True, help="It needs no token."),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def _body(
+    sees_all: str | None,
+    token_env: str | None,
+    token_file: str | None,
+    no_auth: bool,
+    **plain: Any,
+) -> dict[str, Any]:
+    body = {name: value for name, value in plain.items() if value is not None}
+    if sees_all:
+        body["sees_all"] = {"yes": True, "no": False, "auto": None}[sees_all]
+    if sum(map(bool, (token_env, token_file, no_auth))) > 1:
+        raise click.UsageError("give one of --token-env, --token-file and --no-auth")
+    if token_env:
+        body["auth"] = {"token_env": token_env}
+    if token_file:
+        body["auth"] = {"token_file": token_file}
+    if no_auth:
+        body["auth"] = None
+    return body
+
+
+@locations.command("list")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@gateway_options
+def list_(as_json: bool, url: str, token: str | None) -> None:
+    """All locations."""
+    found = Gateway(url, token).call("GET", "/locations")["locations"]
+    if as_json:
+        print_json(found)
+        return
+    if not found:
+        click.echo("no locations: add one with `glance-resolver locations add NAME URL`", err=True)
+        return
+    print_table(
+        ("name", "region", "state", "health", "images", "covered", "url"),
+        (
+            (
+                row["name"],
+                row["region"],
+                row["state"],
+                row["health"]["state"],
+                row["sweep"]["images"],
+                "yes" if row["coverage"]["covered"] else f"no: {row['coverage']['why']}",
+                row["url"],
+            )
+            for row in found
+        ),
+    )
+
+
+@locations.command()
+@click.argument("name")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@gateway_options
+def show(name: str, as_json: bool, url: str, token: str | None) -> None:
+    """One location: what it is, how it is, what is known of its images."""
+    row = Gateway(url, token).call("GET", _path(name))
+    if as_json:
+        print_json(row)
+        return
+    health, coverage, sweep = row["health"], row["coverage"], row["sweep"]
+    serves = "not known yet" if row["serves"] is None else ", ".join(row["serves"])
+    running = sweep["running"]
+    print_fields(
+        (
+            *((field, row[field]) for field in ("name", "url", "region")),
+            ("api", f"{row['api']} (serves {serves})"),
+            ("state", f"{row['state']} {row['reason']}".strip()),
+            ("priority", row["priority"]),
+            ("weight", row["weight"]),
+            ("auth", row["auth"] or "none"),
+            ("health", f"{health['state']} {health['reason']}".strip()),
+            ("covered", f"{'yes' if coverage['covered'] else 'no'}: {coverage['why']}"),
+            ("images", sweep["images"]),
+            ("swept", sweep["ended"] or "never"),
+            ("sweeping", f"{running['images']} images so far" if running else "no"),
+            ("last error", sweep["error"] or "none"),
+        )
+    )
+
+
+@locations.command()
+@click.argument("name")
+@click.argument("base_url", metavar="URL")
+@_fields
+@gateway_options
+def add(name: str, base_url: str, url: str, token: str | None, **fields: Any) -> None:
+    """Register the Glance server at URL as NAME, or replace what NAME is."""
+    row = Gateway(url, token).call("PUT", _path(name), {"url": base_url, **_body(**fields)})
+    click.echo(f"{row['name']} is {row['url']}; `locations show {name}` tells how its sweep goes")
+
+
+@locations.command("set")
+@click.argument("name")
+@click.option("--base-url", help="Another base URL: another server, so its claims begin anew.")
+@_fields
+@gateway_options
+def set_(name: str, base_url: str | None, url: str, token: str | None, **fields: Any) -> None:
+    """Change some fields of a location."""
+    body = {**({"url": base_url} if base_url else {}), **_body(**fields)}
+    if not body:
+        raise click.UsageError("give at least one option to change")
+    Gateway(url, token).call("PATCH", _path(name), body)
+    click.echo(f"{name}: changed {', '.join(body)}")
+
+
+@locations.command()
+@click.argument("name")
+@gateway_options
+def remove(name: str, url: str, token: str | None) -> None:
+    """Remove a location; its images stop resolving to it at once."""
+    Gateway(url, token).call("DELETE", _path(name))
+    click.echo(f"{name}: removed")
+
+
+@locations.command()
+@click.argument("name")
+@click.option(
+    "--confirm-shrink",
+    is_flag=True,
+    help="Let it release more images than RESOLVER_SHRINK_GUARD allows.",
+)
+@click.option("--wait", is_flag=True, help="Wait until it has ended, showing how far it is.")
+@gateway_options
+def sweep(name: str, confirm_shrink: bool, wait: bool, url: str, token: str | None) -> None:
+    """Sweep a location now."""
+    gateway = Gateway(url, token)
+    before = gateway.call("GET", _path(name))["sweep"]
+    gateway.call("POST", _path(name) + "/sweep", {"confirm_shrink": confirm_shrink})
+    if not wait:
+        click.echo(f"{name}: sweep asked for; `locations show {name}` tells how it goes")
+        return
+    done = _await_sweep(gateway, name, before)
+    click.echo(
+        f"{name}: {done['images']} images, {done['claimed']} claimed, {done['released']} released"
+    )
+
+
+def _await_sweep(gateway: Gateway, name: str, before: dict[str, Any]) -> dict[str, Any]:
+    """The sweep's figures once it has ended, with progress on a terminal.
+
+    Raises:
+        click.ClickException: it failed; the message says why.
+    """
+    from rich.console import Console  # noqa: PLC0415
+    from rich.status import Status  # noqa: PLC0415
+
+    console = Console(stderr=True)
+    with Status(f"{name}: waiting for the indexer", console=console) as line:
+        begun = time.monotonic()
+        while True:
+            sweep: dict[str, Any] = gateway.call("GET", _path(name))["sweep"]
+            if sweep["failed"] != before["failed"] and sweep["error"]:
+                raise click.ClickException(f"{name}: {sweep['error']}")
+            if sweep["ended"] != before["ended"]:
+                return sweep
+            if sweep["running"]:
+                count = sweep["running"]["images"]
+                rate = count / max(time.monotonic() - begun, 0.001)
+                line.update(f"{name}: {count:,} images, {rate:,.0f} a second")
+            time.sleep(POLL)

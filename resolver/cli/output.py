@@ -1,0 +1,41 @@
+"""Tables that fit the terminal, and JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import click
+
+
+def print_json(value: Any) -> None:
+    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """A table as wide as the terminal lets it be; plain and unshortened when piped."""
+    from rich.box import SIMPLE_HEAD  # noqa: PLC0415 - only where a table is shown
+    from rich.console import Console  # noqa: PLC0415
+    from rich.table import Table  # noqa: PLC0415
+
+    console = Console(highlight=False)
+    cells = [["" if cell is None else str(cell) for cell in row] for row in rows]
+    if not console.is_terminal:
+        for row in [[c.upper() for c in columns], *cells]:
+            click.echo("\t".join(row))
+        return
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in cells:
+        table.add_row(*row)
+    console.print(table)
+
+
+def print_fields(fields: Iterable[tuple[str, Any]]) -> None:
+    """Names and values, a line each."""
+    rows = [(name, "" if value is None else str(value)) for name, value in fields]
+    width = max(len(name) for name, _ in rows)
+    for name, value in rows:
+        click.echo(f"{name:<{width}}  {value}")

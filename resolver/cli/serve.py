@@ -1,0 +1,86 @@
+"""``glance-resolver serve``."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from typing import Any
+
+import click
+
+from resolver.errors import SettingsError
+
+
+def parse_pairs(pairs: tuple[str, ...]) -> dict[str, dict[str, Any]]:
+    """``NAME=URL`` options as locations.
+
+    Raises:
+        click.UsageError: a pair is not one.
+    """
+    locations = {}
+    for pair in pairs:
+        name, equals, url = pair.partition("=")
+        if not equals or not url:
+            raise click.UsageError(f"--location {pair!r}: write NAME=URL")
+        if name in locations:
+            raise click.UsageError(f"--location {name} is given twice")
+        locations[name] = {"url": url}
+    return locations
+
+
+@click.command()
+@click.option(
+    "--location",
+    "pairs",
+    multiple=True,
+    metavar="NAME=URL",
+    help="Register a Glance server; repeat for more.",
+)
+@click.option(
+    "--locations", "locations_file", metavar="FILE", help="Register the locations of a YAML file."
+)
+@click.option(
+    "--role", type=click.Choice(["all", "gateway", "indexer"]), help="What this process does."
+)
+@click.option("--host", help="Address to listen on.")
+@click.option("--port", type=int, help="Port to listen on; 0 picks a free one.")
+def serve(pairs: tuple[str, ...], locations_file: str | None, **options: Any) -> None:
+    """Run the gateway, the indexer, or both (the default).
+
+    Settings come from RESOLVER_* in the environment and the TOML file that RESOLVER_CONFIG names;
+    `glance-resolver config` lists them. Options here come first.
+    """
+    from resolver.locations.file import read_locations  # noqa: PLC0415
+    from resolver.settings import load_settings  # noqa: PLC0415
+
+    settings = load_settings({**options, "locations_file": locations_file})
+    locations = read_locations(settings.locations_file) if settings.locations_file else {}
+    for name, fields in parse_pairs(pairs).items():
+        locations[name] = {**locations.get(name, {}), **fields}
+    embedded = settings.redis_url.startswith("memory:")
+    if embedded and settings.role != "all":
+        raise SettingsError(
+            f"--role {settings.role} needs a Redis to share: set RESOLVER_REDIS_URL"
+        )
+    if embedded and not settings.admin_tokens:
+        token = secrets.token_urlsafe(18)
+        settings = load_settings(
+            {**options, "locations_file": locations_file, "admin_tokens": token}
+        )
+        click.echo(f"admin token for this run: {token}", err=True)
+    asyncio.run(_serve(settings, locations))
+
+
+async def _serve(settings: Any, locations: dict[str, dict[str, Any]]) -> None:
+    from resolver import logs  # noqa: PLC0415
+    from resolver.gateway.server import serving, until_signal  # noqa: PLC0415
+    from resolver.locations.file import register  # noqa: PLC0415
+    from resolver.services import open_services  # noqa: PLC0415
+
+    logs.configure(level=settings.log_level, form=settings.log_format)
+    async with open_services(settings) as services:
+        await register(services.registry, locations)
+        async with serving(services) as url:
+            click.echo(f"glance-resolver ({settings.role}) listens at {url}", err=True)
+            await until_signal()
+            click.echo("glance-resolver: stopping", err=True)

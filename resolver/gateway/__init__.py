@@ -1,0 +1,1 @@
+"""The HTTP side: handlers that parse, ask and render."""

@@ -1,0 +1,164 @@
+"""The registry over HTTP, behind admin tokens."""
+
+from __future__ import annotations
+
+import hmac
+import json
+from collections.abc import Awaitable, Callable
+from functools import wraps
+from typing import Any
+
+import structlog
+from aiohttp import web
+
+from resolver.errors import Forbidden, InvalidRequest, Unauthorized, UnsupportedMediaType
+from resolver.gateway.keys import REQUEST_ID, SERVICES
+from resolver.gateway.problem import json_response
+from resolver.gateway.resolve import read_body
+from resolver.models import letter_case, parse_id
+from resolver.settings import split_token
+
+MAX_BODY = 65_536
+"""Bytes of a location's description."""
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+log = structlog.get_logger("audit")
+
+
+def authorize(request: web.Request) -> str:
+    """The name of the admin whose token the request bears.
+
+    Every token is compared in full, so that time tells nothing.
+
+    Raises:
+        Forbidden: no token is set at all.
+        Unauthorized: none, or none of those set.
+    """
+    tokens = request.app[SERVICES].settings.admin_tokens
+    if not tokens:
+        raise Forbidden(
+            "set RESOLVER_ADMIN_TOKENS (such as ops=<a long random text>) and restart to use the "
+            "admin paths"
+        )
+    scheme, _, sent = request.headers.get("Authorization", "").partition(" ")
+    given = sent.strip().encode("utf-8", "surrogateescape")
+    admin = ""
+    for item in tokens:
+        name, token = split_token(item.get_secret_value())
+        if hmac.compare_digest(given, token.encode()) and scheme.lower() == "bearer":
+            admin = name
+    if not admin:
+        raise Unauthorized(
+            "send `Authorization: Bearer <token>` with one of RESOLVER_ADMIN_TOKENS",
+            headers={"WWW-Authenticate": 'Bearer realm="glance-resolver"'},
+        )
+    return admin
+
+
+def admin_only(handler: Handler) -> Handler:
+    """Lets a handler be reached with an admin token only, and logs each change that it makes."""
+
+    @wraps(handler)
+    async def guarded(request: web.Request) -> web.StreamResponse:
+        admin = authorize(request)
+        response = await handler(request)
+        if request.method not in ("GET", "HEAD"):
+            log.info(
+                "admin",
+                admin=admin,
+                method=request.method,
+                path=request.path[:256],
+                status=response.status,
+                request_id=request[REQUEST_ID],
+            )
+        return response
+
+    return guarded
+
+
+async def read_object(request: web.Request, *, required: bool = True) -> dict[str, Any]:
+    """The JSON object in a request's body.
+
+    Raises:
+        InvalidRequest: there is none.
+        UnsupportedMediaType: it is said to be no JSON.
+        TooLarge: it is longer than `MAX_BODY`.
+    """
+    body = await read_body(request, MAX_BODY)
+    if not body and not required:
+        return {}
+    media = request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+    if media not in ("", "application/json", "application/merge-patch+json"):
+        # curl -d says x-www-form-urlencoded: tell it rather than guess, since this changes things
+        raise UnsupportedMediaType("send JSON with `Content-Type: application/json`")
+    try:
+        value = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise InvalidRequest('the body is not JSON: send {"url": "https://…"}') from error
+    if not isinstance(value, dict):
+        raise InvalidRequest('the body is not a JSON object: send {"url": "https://…"}')
+    return value
+
+
+@admin_only
+async def list_locations(request: web.Request) -> web.StreamResponse:
+    return json_response({"locations": await request.app[SERVICES].registry.list()})
+
+
+@admin_only
+async def show_location(request: web.Request) -> web.StreamResponse:
+    registry = request.app[SERVICES].registry
+    return json_response(await registry.show(request.match_info["name"]))
+
+
+@admin_only
+async def put_location(request: web.Request) -> web.StreamResponse:
+    name, registry = request.match_info["name"], request.app[SERVICES].registry
+    _, new = await registry.put(name, await read_object(request), host=request.host)
+    headers = {"Location": f"/locations/{name}"} if new else None
+    return json_response(await registry.show(name), status=201 if new else 200, headers=headers)
+
+
+@admin_only
+async def patch_location(request: web.Request) -> web.StreamResponse:
+    name, registry = request.match_info["name"], request.app[SERVICES].registry
+    await registry.patch(name, await read_object(request), host=request.host)
+    return json_response(await registry.show(name))
+
+
+@admin_only
+async def delete_location(request: web.Request) -> web.StreamResponse:
+    await request.app[SERVICES].registry.remove(request.match_info["name"])
+    return web.Response(status=204)
+
+
+@admin_only
+async def sweep_location(request: web.Request) -> web.StreamResponse:
+    name = request.match_info["name"]
+    options = await read_object(request, required=False)
+    confirm = options.pop("confirm_shrink", False)
+    if options or not isinstance(confirm, bool):
+        raise InvalidRequest('a sweep takes nothing, or {"confirm_shrink": true}')
+    await request.app[SERVICES].registry.sweep(name, confirm_shrink=confirm)
+    follow = f"/locations/{name}"
+    return json_response(
+        {"location": name, "follow": follow, "see": "its `sweep`"},
+        status=202,
+        headers={"Location": follow},
+    )
+
+
+@admin_only
+async def claim_image(request: web.Request) -> web.StreamResponse:
+    name, text = request.match_info["name"], request.match_info["id"]
+    raw = parse_id(text)
+    new = await request.app[SERVICES].registry.claim(name, raw, letter_case(text))
+    return web.Response(status=201 if new else 204)
+
+
+@admin_only
+async def release_image(request: web.Request) -> web.StreamResponse:
+    name, raw = request.match_info["name"], parse_id(request.match_info["id"])
+    await request.app[SERVICES].registry.release(name, raw)
+    return web.Response(status=204)

@@ -1,0 +1,62 @@
+"""The application: every route on one screen."""
+
+from __future__ import annotations
+
+from aiohttp import web
+
+from resolver.gateway import admin, images, resolve, status, versions
+from resolver.gateway.keys import METRICS, SERVICES
+from resolver.gateway.metrics import Metrics
+from resolver.gateway.middleware import sign, watch
+from resolver.services import Services
+
+
+def watch_routes() -> list[web.RouteDef]:
+    """What an indexer answers too."""
+    return [
+        web.get("/healthcheck", status.healthcheck),
+        web.get("/livez", status.livez),
+        web.get("/readyz", status.readyz),
+        web.get("/metrics", status.metrics),
+    ]
+
+
+def gateway_routes() -> list[web.RouteDef]:
+    image = "/{api:v[12]}/images/{id}{rest:(?:/.*)?}"
+    return [
+        web.get(image, images.read_image),
+        *(web.route(method, image, images.write_image) for method in images.WRITES),
+        web.get("/{api:v[12]}/images", images.no_listing),
+        web.get("/v1/images/detail", images.no_listing),
+        web.get("/resolve/{id}", resolve.resolve_one),
+        web.get("/resolve/{id}/explain", resolve.explain),
+        web.post("/resolve", resolve.resolve_many),
+        web.get("/", versions.versions),
+        web.get("/versions", versions.versions),
+        web.get("/{api:v[12]}", versions.versions),
+        web.get("/{api:v[12]}/", versions.versions),
+        web.get("/v2/schemas/{schema:.+}", versions.schemas),
+        web.get("/locations", admin.list_locations),
+        web.get("/locations/{name}", admin.show_location),
+        web.put("/locations/{name}", admin.put_location),
+        web.patch("/locations/{name}", admin.patch_location),
+        web.delete("/locations/{name}", admin.delete_location),
+        web.post("/locations/{name}/sweep", admin.sweep_location),
+        web.put("/locations/{name}/images/{id}", admin.claim_image),
+        web.delete("/locations/{name}/images/{id}", admin.release_image),
+        web.get("/index", status.index_figures),
+        web.get("/openapi.json", status.openapi),
+    ]
+
+
+def make_app(services: Services) -> web.Application:
+    """The app of one process, for its role."""
+    app = web.Application(middlewares=[watch])
+    app[SERVICES] = services
+    app[METRICS] = Metrics(services.tables, services.indexer.stats)
+    app[status.COUNTER] = status.Counter(services.index)
+    app.on_response_prepare.append(sign)
+    app.add_routes(watch_routes())
+    if services.settings.role != "indexer":
+        app.add_routes(gateway_routes())
+    return app

@@ -1,0 +1,202 @@
+"""``/v1/images/…`` and ``/v2/images/…``: the redirect to the best owner."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import NamedTuple
+from urllib.parse import unquote
+
+from aiohttp import web
+
+from resolver.errors import InvalidRequest, MethodNotAllowed, NoCounterpart
+from resolver.gateway.keys import METRICS, OUTCOME, SERVICES
+from resolver.gateway.problem import NO_STORE, require_found
+from resolver.locations import Answer, Offer, Wish
+from resolver.models import format_id, parse_id
+
+READS = ("GET", "HEAD")
+WRITES = ("POST", "PUT", "PATCH", "DELETE")
+VARY = "X-Resolver-Region, X-Resolver-Exclude, X-Resolver-Fresh"
+
+_PRINTABLE = re.compile(r"[!-~]*", re.ASCII)
+_HEAD = re.compile(r"/(v[12])/images/([^/]*)(.*)", re.ASCII)
+_SMALL_WRITES = {
+    "v1": (
+        ("DELETE", re.compile(r"")),
+        ("PUT", re.compile(r"/members(/[^/]+)?")),
+        ("DELETE", re.compile(r"/members/[^/]+")),
+    ),
+    "v2": (
+        ("PATCH", re.compile(r"")),
+        ("DELETE", re.compile(r"")),
+        ("PUT", re.compile(r"/tags/[^/]+")),
+        ("DELETE", re.compile(r"/tags/[^/]+")),
+        ("POST", re.compile(r"/members")),
+        ("PUT", re.compile(r"/members/[^/]+")),
+        ("DELETE", re.compile(r"/members/[^/]+")),
+        ("POST", re.compile(r"/actions/[^/]+")),
+    ),
+}
+"""Writes whose body is small, so that clients send it again to the target. Uploads are not among
+them: through any redirect they arrive empty, and old Glance then keeps an image of 0 bytes."""
+
+
+class Asked(NamedTuple):
+    """The image a request is about, and what of it."""
+
+    api: str
+    """``v1`` or ``v2``."""
+    text: str
+    """The id as it was spelt."""
+    raw: bytes
+    rest: str
+    """The path behind the id, as sent."""
+    query: str
+    """With its ``?``, as sent; empty for none."""
+
+
+def asked(request: web.Request) -> Asked:
+    """Takes the request's target apart without changing a byte of what is passed on.
+
+    Raises:
+        InvalidImageId: no UUID stands where one must.
+        InvalidRequest: the rest could be read in two ways.
+    """
+    url = request.rel_url
+    path, query = url.raw_path, url.raw_query_string
+    match = _HEAD.fullmatch(path)
+    if match is None or not _PRINTABLE.fullmatch(path) or not _PRINTABLE.fullmatch(query):
+        raise InvalidRequest("the path or query has characters that a URL cannot have")
+    api, text, rest = match.groups()
+    text = unquote(text)
+    raw = parse_id(text)
+    decoded = unquote(rest)
+    if (
+        any(part in (".", "..") for part in re.split(r"[/\\]", decoded))
+        or not decoded.isprintable()
+    ):
+        raise InvalidRequest("the path has '.', '..' or control characters in it")
+    return Asked(api, text, raw, rest, f"?{query}" if query else "")
+
+
+def spelling(asked: Asked, case: int) -> str:
+    """The id for one owner: as that owner spells it where that is known to be unusual, else as
+    the client did. Only the dashed form is one that Glance knows."""
+    if case or len(asked.text) != 36:
+        return format_id(asked.raw, case)
+    return asked.text
+
+
+def target(offer: Offer, asked: Asked, *, write: bool = False, head: bool = False) -> str | None:
+    """Where the owner has what was asked for; None where its API has no counterpart."""
+    place = offer.place
+    text = spelling(asked, offer.case)
+    serves = place.serves
+    same = f"{place.location.url}/{asked.api}/images/{text}{asked.rest}{asked.query}"
+    if serves is None or serves[0 if asked.api == "v1" else 1]:
+        return same
+    if write or head:
+        return None
+    if asked.api == "v1" and serves[1] and asked.rest == "":
+        return f"{place.images_v2}{text}/file{asked.query}"
+    if asked.api == "v2" and serves[0] and asked.rest == "/file":
+        return f"{place.images_v1}{text}{asked.query}"
+    return None
+
+
+def wish_of(request: web.Request) -> Wish:
+    """Region, exclusions and freshness, from headers."""
+    headers = request.headers
+    return make_wish(
+        headers.get("X-Resolver-Region", ""),
+        headers.getall("X-Resolver-Exclude", ()),
+        headers.get("X-Resolver-Fresh", ""),
+    )
+
+
+def make_wish(region: str, exclude: Iterable[str], fresh: str) -> Wish:
+    names = (name.strip() for item in exclude for name in item.split(","))
+    if fresh.lower() not in ("", "0", "1", "true", "false"):
+        raise InvalidRequest("fresh is 1 or 0")
+    return Wish(region, frozenset(n for n in names if n), fresh.lower() in ("1", "true"))
+
+
+async def answer_one(request: web.Request, raw: bytes, wish: Wish) -> Answer:
+    """Resolves one id and notes the outcome for the log and the figures."""
+    (answer,) = await request.app[SERVICES].resolver.resolve([raw], wish)
+    request[OUTCOME] = str(answer.outcome)
+    request.app[METRICS].answers.labels(str(answer.outcome)).inc()
+    return answer
+
+
+async def read_image(request: web.Request) -> web.StreamResponse:
+    """GET and HEAD: 307 to the best owner that can serve the path."""
+    what = asked(request)
+    answer = await answer_one(request, what.raw, wish_of(request))
+    require_found(answer)
+    return redirect(answer, what, head=request.method == "HEAD")
+
+
+async def write_image(request: web.Request) -> web.StreamResponse:
+    """Other methods: 405 with the direct URL, or 307 for small writes where those are allowed."""
+    what = asked(request)
+    allowed = list(READS)
+    if request.app[SERVICES].settings.redirect_writes:
+        allowed += sorted({m for m, rest in _SMALL_WRITES[what.api] if rest.fullmatch(what.rest)})
+    answer = await answer_one(request, what.raw, wish_of(request))
+    if request.method in allowed:
+        require_found(answer)
+        return redirect(answer, what, write=True)
+    offers = answer.offers
+    url = (target(offers[0], what, write=True) or offers[0].url) if offers else None
+    extra = {"outcome": str(answer.outcome), "url": url}
+    raise MethodNotAllowed(
+        "this gateway redirects reads: send "
+        f"{request.method} to {url or 'the server that has the image'} itself",
+        headers={
+            "Allow": ", ".join(allowed),
+            **({"Link": f'<{url}>; rel="alternate"'} if url else {}),
+        },
+        extra=extra,
+    )
+
+
+def redirect(
+    answer: Answer, what: Asked, *, write: bool = False, head: bool = False
+) -> web.Response:
+    """307 to the first owner that has a counterpart, the others as duplicates (RFC 6249).
+
+    307 and nothing else: 301, 302 and 303 make clients lose the method. ``Location`` is absolute
+    and holds the query, since keystoneauth resends neither host nor parameters by itself.
+
+    Raises:
+        NoCounterpart: no owner has one.
+    """
+    # A HEAD of a path that v1 has and v2 has not differs from its GET: metadata, not data.
+    head_v1 = head and what.api == "v1"
+    targets = [target(offer, what, write=write, head=head_v1) for offer in answer.offers]
+    urls = [url for url in targets if url is not None]
+    if not urls:
+        best = answer.offers[0]
+        raise NoCounterpart(
+            f"{best.place.name} does not serve {what.api} and the request has no counterpart "
+            f"there: use {best.url}",
+            extra=answer.as_json(),
+            headers={"Link": f'<{best.url}>; rel="alternate"'},
+        )
+    headers = {**NO_STORE, "Location": urls[0], "Vary": VARY}
+    if len(urls) > 1:
+        headers["Link"] = ", ".join(
+            f"<{url}>; rel=duplicate; pri={n}" for n, url in enumerate(urls[1:], 2)
+        )
+    return web.Response(status=307, headers=headers)
+
+
+async def no_listing(request: web.Request) -> web.StreamResponse:
+    """``/v2/images`` and its like: what glanceclient asks for a name."""
+    raise NoCounterpart(
+        "this gateway resolves single images by id and does not list them: ask one location "
+        "(`glance-resolver locations list` names them)",
+        code="listing-not-supported",
+    )

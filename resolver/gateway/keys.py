@@ -1,0 +1,17 @@
+"""What handlers find in the app and on a request, typed."""
+
+from __future__ import annotations
+
+from aiohttp import web
+
+from resolver.gateway.metrics import Metrics
+from resolver.services import Services
+
+SERVICES = web.AppKey("services", Services)
+METRICS = web.AppKey("metrics", Metrics)
+
+REQUEST_ID = "request_id"
+"""Key on a request: its ``req-<uuid>``."""
+
+OUTCOME = "outcome"
+"""Key on a request: the answer it got, for the log line."""

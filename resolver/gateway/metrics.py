@@ -1,0 +1,120 @@
+"""Figures for Prometheus: one registry an app."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from resolver import __version__
+from resolver.locations import Place, TableKeeper
+from resolver.models import Health
+from resolver.sync.indexer import Stats
+
+BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10)
+"""Seconds; a redirect takes under a millisecond, a slow index a quarter of a second."""
+
+
+class Metrics:
+    """All metrics of one process. Names begin with ``glance_resolver_``."""
+
+    def __init__(self, tables: TableKeeper, stats: Stats) -> None:
+        self.registry = CollectorRegistry()
+        self.requests = Counter(
+            "glance_resolver_requests",
+            "Requests answered",
+            ["route", "method", "status"],
+            registry=self.registry,
+        )
+        self.seconds = Histogram(
+            "glance_resolver_request_seconds",
+            "Time to answer a request",
+            ["route"],
+            buckets=BUCKETS,
+            registry=self.registry,
+        )
+        self.answers = Counter(
+            "glance_resolver_answers",
+            "Ids answered, one by one or many at once",
+            ["outcome"],
+            registry=self.registry,
+        )
+        self.in_flight = Gauge(
+            "glance_resolver_requests_in_flight",
+            "Requests being answered",
+            registry=self.registry,
+        )
+        Gauge("glance_resolver_build_info", "Version", ["version"], registry=self.registry).labels(
+            __version__
+        ).set(1)
+        self.registry.register(_Locations(tables, stats))
+
+    def render(self) -> bytes:
+        """The text exposition format."""
+        return generate_latest(self.registry)
+
+
+class _Locations(Collector):
+    """What is known of each location, read off the table when scraped."""
+
+    def __init__(self, tables: TableKeeper, stats: Stats) -> None:
+        self._tables = tables
+        self._stats = stats
+
+    def collect(self) -> Iterable[Metric]:
+        places = list(self._tables.table.by_name.values())
+        now = time.time()
+
+        def gauge(name: str, text: str, value: dict[str, float]) -> Metric:
+            metric = GaugeMetricFamily(f"glance_resolver_{name}", text, labels=["location"])
+            for location, number in value.items():
+                metric.add_metric([location], number)
+            return metric
+
+        def each(of: dict[Place, float]) -> dict[str, float]:
+            return {place.name: number for place, number in of.items()}
+
+        yield gauge(
+            "location_up",
+            "1 when the location answers, 0 when it is down; none before the first look",
+            each({p: p.health is Health.UP for p in places if p.health is not Health.UNKNOWN}),
+        )
+        yield gauge(
+            "location_covered",
+            "1 when the index can prove that an image is not at the location",
+            each({p: not p.doubt(now) for p in places}),
+        )
+        yield gauge(
+            "location_images",
+            "Images that the last whole sweep listed",
+            each({p: p.status.sweep.images for p in places}),
+        )
+        yield gauge(
+            "location_last_sweep_timestamp_seconds",
+            "When the last whole sweep ended",
+            each({p: p.status.sweep.ended for p in places if p.status.sweep.ended is not None}),
+        )
+        yield gauge(
+            "location_sweep_failing",
+            "1 when the latest sweep failed",
+            each({p: bool(p.status.sweep.error) for p in places}),
+        )
+        for name, text, table in (
+            ("sweeps", "Sweeps ended by this process", self._stats.sweeps),
+            ("checks", "Looks at locations by this process", self._stats.checks),
+        ):
+            counter = CounterMetricFamily(
+                f"glance_resolver_{name}", text, labels=["location", "result"]
+            )
+            for labels, count in table.items():
+                counter.add_metric(list(labels), count)
+            yield counter
+        last_tick = GaugeMetricFamily(
+            "glance_resolver_indexer_last_tick_timestamp_seconds",
+            "When the indexer of this process last looked at what is due; 0 without one",
+            value=self._stats.last_tick,
+        )
+        yield last_tick

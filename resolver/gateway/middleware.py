@@ -1,0 +1,102 @@
+"""What happens around every request: its id, its log line, its figures, and errors rendered."""
+
+from __future__ import annotations
+
+import re
+import time
+import uuid
+from collections.abc import Awaitable, Callable
+
+import structlog
+from aiohttp import web
+
+from resolver.errors import MethodNotAllowed, NotFound, ResolverError, TooLarge
+from resolver.gateway.keys import METRICS, OUTCOME, REQUEST_ID, SERVICES
+from resolver.gateway.problem import problem, render_error
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+HEADER = "X-Openstack-Request-Id"
+_WELL_FORMED = re.compile(r"req-[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}", re.ASCII)
+
+log = structlog.get_logger("access")
+
+
+def request_id(request: web.BaseRequest) -> str:
+    """The client's own id where it sent a well-formed one (oslo.middleware does the same)."""
+    sent = request.headers.get(HEADER, "")
+    return sent if _WELL_FORMED.fullmatch(sent) else f"req-{uuid.uuid4()}"
+
+
+def route_of(request: web.Request) -> str:
+    """The route's pattern, a bounded label for metrics."""
+    resource = request.match_info.route.resource
+    return resource.canonical if resource is not None else "none"
+
+
+@web.middleware
+async def watch(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Every request passes here once, whatever becomes of it."""
+    begun = time.perf_counter()
+    request[REQUEST_ID] = rid = request_id(request)
+    metrics = request.app[METRICS]
+    response: web.StreamResponse | None = None
+    with metrics.in_flight.track_inprogress():
+        try:
+            response = await _answered(request, handler)
+            return response
+        finally:
+            seconds = time.perf_counter() - begun
+            route = route_of(request)
+            status = response.status if response is not None else 499
+            metrics.requests.labels(route, request.method, str(status)).inc()
+            metrics.seconds.labels(route).observe(seconds)
+            level = request.app[SERVICES].settings.access_log
+            if level == "all" or (level == "errors" and status >= 400):
+                log.info(
+                    "request",
+                    request_id=rid,
+                    method=request.method,
+                    path=request.path_qs[:512],
+                    status=status,
+                    ms=round(seconds * 1000, 2),
+                    client=request.remote,
+                    **({"outcome": request[OUTCOME]} if OUTCOME in request else {}),
+                )
+
+
+async def _answered(request: web.Request, handler: Handler) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except ResolverError as error:
+        return render_error(error)
+    except web.HTTPNotFound:
+        return render_error(
+            NotFound("nothing is here: /openapi.json lists the paths", headers={"Vary": "Accept"})
+        )
+    except web.HTTPMethodNotAllowed as error:
+        allowed = ", ".join(sorted(error.allowed_methods))
+        return render_error(
+            MethodNotAllowed(
+                f"{request.method} is not one of {allowed}", headers={"Allow": allowed}
+            )
+        )
+    except web.HTTPRequestEntityTooLarge:
+        return render_error(TooLarge("the body is too large: send fewer ids at once"))
+    except web.HTTPException as error:
+        return problem(error.status, "http-error", error.reason, error.reason)
+    except (ConnectionError, TimeoutError):
+        raise
+    except Exception:
+        log.exception("request failed", request_id=request[REQUEST_ID])
+        return problem(
+            500,
+            "internal-error",
+            "Internal error",
+            f"the log has the cause beside {request[REQUEST_ID]}",
+        )
+
+
+async def sign(request: web.Request, response: web.StreamResponse) -> None:
+    """Every answer, streamed ones too, carries the request id."""
+    response.headers[HEADER] = request.get(REQUEST_ID) or request_id(request)

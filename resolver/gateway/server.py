@@ -1,0 +1,108 @@
+"""Serving: the listening socket, the indexer beside it, and an end that loses no request."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import structlog
+from aiohttp import web
+
+from resolver.errors import SettingsError
+from resolver.gateway.app import make_app
+from resolver.gateway.middleware import HEADER, request_id
+from resolver.gateway.problem import problem
+from resolver.services import Services
+
+BACKLOG = 1024
+"""Connections that the kernel keeps for us while we are busy."""
+
+KEEPALIVE = 75.0
+"""Seconds that an idle connection is kept, as nginx does."""
+
+log = structlog.get_logger()
+
+
+class Connection(web.RequestHandler):
+    """aiohttp's connection, with problem documents for what is no HTTP request too."""
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        if status >= 500:  # past the middleware: the connection itself broke
+            return super().handle_error(request, status, exc, message)
+        first = (message or "").strip().partition("\n")[0].rstrip(":")
+        response = problem(
+            status, "malformed-request", "Malformed request", first[:200] or "not HTTP"
+        )
+        response.headers[HEADER] = request_id(request)
+        response.force_close()
+        return response
+
+
+@asynccontextmanager
+async def serving(services: Services) -> AsyncIterator[str]:
+    """Listens and runs the role's work; gives the URL it listens at. The end is graceful:
+    listening stops, requests in flight are answered, the indexer lets go of its leases.
+
+    Raises:
+        SettingsError: the address cannot be listened on.
+    """
+    settings = services.settings
+    runner = web.AppRunner(
+        make_app(services), access_log=None, shutdown_timeout=settings.shutdown_timeout
+    )
+    await runner.setup()
+    loop = asyncio.get_running_loop()
+    manager: Any = runner.server
+
+    def connection() -> Connection:
+        options: Any = {"access_log": None, "keepalive_timeout": KEEPALIVE}
+        return Connection(manager, loop=loop, **options)
+
+    try:
+        listener = await loop.create_server(
+            connection, settings.host, settings.port, backlog=BACKLOG, reuse_address=True
+        )
+    except OSError as error:
+        await runner.cleanup()
+        raise SettingsError(
+            f"cannot listen on {settings.host} port {settings.port}: {error.strerror or error} "
+            "(RESOLVER_HOST, RESOLVER_PORT)"
+        ) from error
+    port = listener.sockets[0].getsockname()[1]
+    services.registry.own_ports.add(port)
+    work = None
+    if settings.role != "gateway":
+        work = asyncio.create_task(services.indexer.run(), name="indexer")
+    host = settings.host
+    if host in ("0.0.0.0", "::"):
+        host = "127.0.0.1"
+    try:
+        yield f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    finally:
+        listener.close()
+        await runner.cleanup()
+        if work is not None:
+            work.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await work
+
+
+async def until_signal() -> None:
+    """Waits for SIGTERM or SIGINT."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    await stop.wait()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.remove_signal_handler(number)  # a second one ends us at once

@@ -1,0 +1,248 @@
+"""A Glance server's whole listing, in UUID order, page by page.
+
+One request shows no server's every image: hidden images need a pass of their own, and community
+images of other projects need ``visibility=all``, which Glance before Queens refuses (400), so
+there they need a pass too. The passes are merged as sorted streams.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from resolver.errors import InvalidImageId, LocationUnavailable
+from resolver.glance.client import Server
+from resolver.models import Api, api_versions, letter_case, minor_version, parse_id
+
+PAGE = 1000
+"""Images in a page; Glance caps it at 1,000 silently, and smaller pages cost it as much each."""
+
+END = b"\xff" * 17
+"""Sorts behind every id."""
+
+CONFIRM = 99
+"""Ids in one ``id=in:`` question beside the one known to be there."""
+
+TASKS_IN_CODE = 11
+"""From v2.11 on the tasks API is for admins unless an operator says otherwise; before, a policy
+file without that line let everybody in, so the answer proved nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Images of a listing, merged from its passes.
+
+    ``images`` maps each id to how it is spelt (see `resolver.models.letter_case`). Every id in
+    lower case up to ``front`` has now been listed; those spelt otherwise come when they come,
+    since where they stand depends on the server's database.
+    """
+
+    images: Mapping[bytes, int]
+    front: bytes
+
+
+@dataclass(slots=True)
+class _Pass:
+    """One stream of pages: a request repeated with the last id as marker."""
+
+    path: str
+    params: Mapping[str, str]
+    marker: str = ""
+    front: bytes = b""
+    """The last id in lower case so far; `END` when the stream is over."""
+    previous: list[str] = field(default_factory=list)
+    odd: set[bytes] = field(default_factory=set)
+    """Ids spelt otherwise so far."""
+
+    async def next(self, server: Server) -> dict[bytes, int]:
+        """The next page; empty, and ``front`` is `END`, when there is none.
+
+        Raises:
+            LocationUnavailable: the answer is no page of this listing.
+        """
+        reply = await server.ask(self.path, self._query())
+        # A marker deleted since is 400 for all but admins: the ids before it will do.
+        while reply.status == 400 and self.previous:
+            self.marker = self.previous.pop()
+            reply = await server.ask(self.path, self._query())
+        if reply.status != 200:
+            raise LocationUnavailable(
+                f"listing images answered {reply.status}",
+                code="bad-listing",
+                extra={"status": reply.status},
+            )
+        spelt = _ids(reply.json())
+        if not spelt:
+            self.front = END
+            return {}
+        images: dict[bytes, int] = {}
+        seen = self.front
+        for text in spelt:
+            raw, case = _parse(text)
+            if case:
+                if raw in self.odd:
+                    continue
+                self.odd.add(raw)
+            elif raw <= self.front:
+                continue  # again, after a lost marker
+            elif raw <= seen:
+                raise LocationUnavailable(
+                    f"the listing is out of order at {text}", code="bad-listing"
+                )
+            else:
+                seen = raw
+            images[raw] = case
+        if not images:
+            raise LocationUnavailable(
+                f"the listing repeats itself at {spelt[-1]}", code="bad-listing"
+            )
+        self.front, self.marker, self.previous = seen, spelt[-1], spelt[-6:-1]
+        return images
+
+    def _query(self) -> dict[str, str]:
+        return {**self.params, **({"marker": self.marker} if self.marker else {})}
+
+
+def _ids(document: Any) -> list[str]:
+    images = document.get("images") if isinstance(document, dict) else None
+    if not isinstance(images, list):
+        raise LocationUnavailable("the listing has no `images`", code="junk")
+    try:
+        return [image["id"] for image in images]
+    except (TypeError, KeyError) as error:
+        raise LocationUnavailable("the listing has an image without id", code="junk") from error
+
+
+def _parse(text: Any) -> tuple[bytes, int]:
+    try:
+        return parse_id(text), letter_case(text)
+    except (InvalidImageId, TypeError, AttributeError) as error:
+        raise LocationUnavailable(
+            f"the listing has {text!r} for an id"[:200], code="junk"
+        ) from error
+
+
+V1 = {"limit": str(PAGE), "sort_key": "id", "sort_dir": "asc", "is_public": "None"}
+V2 = {"limit": str(PAGE), "sort": "id:asc"}
+
+
+def use_v2(api: Api, versions: tuple[str, ...]) -> bool:
+    """Which API to ask: the newer one that is served, v1 only where that is all there is."""
+    if api is not Api.AUTO:
+        return api is Api.V2
+    v1, v2 = api_versions(versions)
+    return v2 or not v1
+
+
+async def list_images(server: Server, versions: tuple[str, ...]) -> AsyncIterator[Page]:
+    """All images the credential sees, ids ascending. The last page's ``front`` is `END`.
+
+    Raises:
+        LocationUnavailable: an answer was not a page of a sorted listing.
+    """
+    if not use_v2(server.location.api, versions):
+        passes = [_Pass("/v1/images/detail", V1)]
+    elif await _takes(server, {"visibility": "all"}):
+        passes = [
+            _Pass("/v2/images", {**V2, "visibility": "all"}),
+            _Pass("/v2/images", {**V2, "visibility": "all", "os_hidden": "true"}),
+        ]
+    else:
+        passes = [_Pass("/v2/images", V2)]
+        if await _takes(server, {"visibility": "community"}):
+            passes.append(_Pass("/v2/images", {**V2, "visibility": "community"}))
+    async for page in merge(server, passes):
+        yield page
+
+
+async def _takes(server: Server, params: Mapping[str, str]) -> bool:
+    """Whether the server knows a filter, which it says by not answering 400."""
+    return (await server.ask("/v2/images", {**params, "limit": "1"})).status != 400
+
+
+async def merge(server: Server, passes: Sequence[_Pass]) -> AsyncIterator[Page]:
+    waiting: dict[bytes, int] = {}
+    while (behind := min(passes, key=lambda p: p.front)).front != END:
+        waiting.update(await behind.next(server))
+        front = min(p.front for p in passes)
+        ready = {raw: case for raw, case in waiting.items() if case or raw <= front}
+        for raw in ready:
+            del waiting[raw]
+        yield Page(ready, front)
+
+
+async def still_there(
+    server: Server, versions: tuple[str, ...], ids: Mapping[str, bytes], known: str | None
+) -> set[bytes]:
+    """Which of these ids (as spelt there) the server still has, asked directly.
+
+    ``known`` is an id that was just listed. It goes along in every question about many: a server
+    that does not understand such a question leaves it out too, and is then asked one by one.
+
+    Raises:
+        LocationUnavailable: it gave no clear answer.
+    """
+    v2 = use_v2(server.location.api, versions)
+    todo = list(ids)
+    there: set[bytes] = set()
+    if v2 and known and minor_version(versions) >= TASKS_IN_CODE:
+        while todo:
+            some = todo[:CONFIRM]
+            found = await _among(server, [known, *some])
+            if known not in found:
+                break
+            there |= {ids[text] for text in some if text in found}
+            del todo[:CONFIRM]
+    for text in todo:
+        if await _one(server, text, v2=v2):
+            there.add(ids[text])
+    return there
+
+
+async def _among(server: Server, ids: Sequence[str]) -> set[str]:
+    query = {"id": f"in:{','.join(ids)}", "visibility": "all", "limit": str(len(ids))}
+    found: set[str] = set()
+    for hidden in ({}, {"os_hidden": "true"}):
+        reply = await server.ask("/v2/images", {**query, **hidden})
+        if reply.status != 200:
+            return set()
+        found.update(_ids(reply.json()))
+    return found
+
+
+async def _one(server: Server, text: str, *, v2: bool) -> bool:
+    """Whether the server has one image. v1 tells admins of deleted ones with a header."""
+    if v2:
+        reply = await server.ask(f"/v2/images/{text}")
+    else:
+        reply = await server.ask(f"/v1/images/{text}", method="HEAD")
+        if reply.headers.get("X-Image-Meta-Deleted", "").lower() == "true":
+            return False
+    if reply.status in (200, 404):
+        return reply.status == 200
+    raise LocationUnavailable(
+        f"asked for image {text}, it answered {reply.status}", code="no-clear-answer"
+    )
+
+
+async def sees_all(server: Server, versions: tuple[str, ...]) -> tuple[bool | None, str]:
+    """Whether the credential sees every image, and how that is known; None: it is not.
+
+    Raises:
+        LocationUnavailable: the server failed while asked.
+    """
+    location = server.location
+    if location.sees_all is not None:
+        return location.sees_all, "as registered (`sees_all`)"
+    if minor_version(versions) >= TASKS_IN_CODE and use_v2(location.api, versions):
+        status = (await server.ask("/v2/tasks", {"limit": "1"})).status
+        if status == 200:
+            return True, "it may list tasks, which is for admins"
+        if status == 403 and location.auth:
+            return False, "it may not list tasks, which is for admins"
+        if status == 403:
+            return None, "the server needs no credential, but takes us for no admin"
+    if location.auth is None:
+        return True, "the server needs no credential"
+    return None, "cannot be told from this server's answers: register the location with `sees_all`"

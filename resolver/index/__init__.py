@@ -1,0 +1,21 @@
+"""The index in Redis: who has which image, and which locations there are.
+
+`Index` is the door; nothing outside this package knows a Redis key or a script.
+"""
+
+from resolver.index.claims import Census, Claims, Lookup
+from resolver.index.connection import Index, open_index
+from resolver.index.leases import Lease
+from resolver.index.records import Record, Records, Snapshot
+
+__all__ = [
+    "Census",
+    "Claims",
+    "Index",
+    "Lease",
+    "Lookup",
+    "Record",
+    "Records",
+    "Snapshot",
+    "open_index",
+]

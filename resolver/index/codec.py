@@ -1,0 +1,97 @@
+"""How claims are written: an image id as (bucket, field), its owners as a few bytes.
+
+Owners are concatenated entries. An entry is a base-128 varint (least significant group first) of
+``number << 1``, so the first 63 locations take one byte and the next 8,128 two. Where a location
+spells the id with upper-case digits, the varint's lowest bit is set and four bytes follow, one bit
+per hex digit (see `resolver.models.letter_case`). ``scripts/owners.lua`` reads the same form.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import lru_cache
+
+from resolver.models import MAX_BITS, MIN_BITS, Owner
+
+
+def encode_owner(owner: Owner) -> bytes:
+    """One owner's entry."""
+    rest = owner.number << 1 | (owner.case != 0)
+    out = bytearray()
+    while rest > 0x7F:
+        out.append(rest & 0x7F | 0x80)
+        rest >>= 7
+    out.append(rest)
+    if owner.case:
+        out += owner.case.to_bytes(4, "big")
+    return bytes(out)
+
+
+def encode_owners(owners: Iterable[Owner]) -> bytes:
+    return b"".join(map(encode_owner, owners))
+
+
+@lru_cache(maxsize=4096)
+def decode_owners(value: bytes) -> tuple[Owner, ...]:
+    """The owners in a bucket's value. Values repeat (most images have one owner), hence the cache.
+
+    Raises:
+        ValueError: for bytes that `encode_owners` does not write.
+    """
+    owners = []
+    at = 0
+    while at < len(value):
+        entry = shift = 0
+        while True:
+            if at >= len(value):
+                raise ValueError(f"owners cut short: {value.hex()}")
+            byte = value[at]
+            at += 1
+            entry |= (byte & 0x7F) << shift
+            shift += 7
+            if byte < 0x80:
+                break
+        case = 0
+        if entry & 1:
+            case = int.from_bytes(value[at : at + 4], "big")
+            at += 4
+            if at > len(value):
+                raise ValueError(f"owners cut short: {value.hex()}")
+        owners.append(Owner(entry >> 1, case))
+    return tuple(owners)
+
+
+class Buckets:
+    """Where an id lies in an index of ``1 << bits`` buckets.
+
+    The field keeps whole bytes, so for ``bits`` that are no multiple of 8 the bucket's last bits
+    stand in the field too.
+    """
+
+    def __init__(self, key_prefix: bytes, bits: int) -> None:
+        if not MIN_BITS <= bits <= MAX_BITS:
+            raise ValueError(f"bits must be {MIN_BITS} to {MAX_BITS}")
+        self.bits = bits
+        self.count = 1 << bits
+        self.cut = bits // 8
+        self.width = 16 - self.cut
+        """Bytes of a field."""
+        self._key_prefix = key_prefix
+        self._shift = 32 - bits
+        self._digits = -(-bits // 4)
+
+    def number(self, raw: bytes) -> int:
+        """The bucket of an id."""
+        return int.from_bytes(raw[:4], "big") >> self._shift
+
+    def key(self, bucket: int) -> bytes:
+        return self._key_prefix + b"%0*x" % (self._digits, bucket)
+
+    def field(self, raw: bytes) -> bytes:
+        return raw[self.cut :]
+
+    def join(self, bucket: int, field: bytes) -> bytes:
+        """The id of a field in a bucket."""
+        if not self.cut:
+            return field
+        return (bucket >> self.bits % 8).to_bytes(self.cut, "big") + field

@@ -1,0 +1,47 @@
+"""Every Redis key of the resolver. No other module names one.
+
+With the default prefix ``glr:``
+
+==============================  ========  =======================================================
+key                             type      holds
+==============================  ========  =======================================================
+``glr:b:<hex>``                 hash      one bucket of claims: the id's remaining bytes -> owners
+``glr:{reg}:meta``              hash      ``format`` and ``bits`` of this index, fixed when made
+``glr:{reg}:locations``         hash      name -> ``<number> <JSON of the location>``
+``glr:{reg}:status``            hash      ``<number>:check`` / ``<number>:sweep`` -> JSON
+``glr:{reg}:progress``          hash      number -> JSON of the sweep under way
+``glr:{reg}:wanted``            hash      number -> JSON of a sweep that was asked for
+``glr:{reg}:version``           integer   grows with each change of locations or status
+``glr:{reg}:numbers``           integer   the last number given to a location
+``glr:{reg}:retired``           set       numbers of removed locations, until their claims are gone
+``glr:lease:<what>``            string    who does one piece of background work; the only keys
+                                          with a time to live
+==============================  ========  =======================================================
+
+A bucket is chosen by the leading ``bits`` of the UUID, so a listing in UUID order fills bucket
+after bucket. Redis keeps a hash of at most ``hash-max-listpack-entries`` small fields as one
+compact string, which is why an image costs its bytes and little more. ``{reg}`` is a hash tag: on
+Redis Cluster the registry lies in one slot, so a script can change it whole, while buckets spread.
+"""
+
+from __future__ import annotations
+
+
+class Keys:
+    """Names of keys under one prefix, for an index of ``1 << bits`` buckets."""
+
+    def __init__(self, prefix: str) -> None:
+        self.bucket_prefix = f"{prefix}b:".encode()
+        registry = f"{prefix}{{reg}}:"
+        self.meta = registry + "meta"
+        self.locations = registry + "locations"
+        self.status = registry + "status"
+        self.progress = registry + "progress"
+        self.wanted = registry + "wanted"
+        self.version = registry + "version"
+        self.numbers = registry + "numbers"
+        self.retired = registry + "retired"
+        self._lease = f"{prefix}lease:"
+
+    def lease(self, what: str) -> str:
+        return self._lease + what

@@ -1,0 +1,39 @@
+"""A lease: the right to do one thing, which one process at a time holds and must renew."""
+
+from __future__ import annotations
+
+import secrets
+from typing import TYPE_CHECKING
+
+from resolver.index.scripts import load
+
+if TYPE_CHECKING:
+    from resolver.index.connection import Link
+
+RENEW = load("lease_renew")
+DROP = load("lease_drop")
+
+
+class Lease:
+    """Held from `take` until `drop`, or until ``seconds`` after the last `renew`."""
+
+    def __init__(self, link: Link, key: str, seconds: float) -> None:
+        self._link = link
+        self._key = key
+        self._milliseconds = int(seconds * 1000)
+        self._token = secrets.token_hex(8)
+
+    async def take(self) -> bool:
+        """Whether nobody held it and we do now."""
+        taken = await self._link.command(
+            "SET", self._key, self._token, "NX", "PX", self._milliseconds
+        )
+        return taken is not None and bool(taken)
+
+    async def renew(self) -> bool:
+        """Whether we still hold it, for another full time."""
+        return bool(await self._link.run(RENEW, [self._key], [self._token, self._milliseconds]))
+
+    async def drop(self) -> None:
+        """Lets the next one take it. Nothing happens if we did not hold it."""
+        await self._link.run(DROP, [self._key], [self._token])

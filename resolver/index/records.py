@@ -1,0 +1,196 @@
+"""The registry in Redis: locations, what was learnt of them, and sweeps asked for or under way."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from resolver.errors import Conflict
+from resolver.index.keys import Keys
+from resolver.index.scripts import load
+from resolver.models import Api, Check, Health, Location, Progress, State, Status, Sweep
+
+if TYPE_CHECKING:
+    from resolver.index.connection import Link
+
+LOAD = load("load")
+PUT = load("put_location")
+REMOVE = load("remove_location")
+SET_STATUS = load("set_status")
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A location and what is known of it."""
+
+    location: Location
+    status: Status
+    stored: str = ""
+    """The record as Redis has it: a change is made only if it still is this."""
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The whole registry as of one version."""
+
+    version: int
+    records: Mapping[str, Record]
+    """By name, in order of name."""
+
+
+def _dump(value: Any) -> str:
+    return json.dumps(value, separators=(",", ":"), sort_keys=True, ensure_ascii=False)
+
+
+def _location(name: str, stored: str) -> Location:
+    number, _, text = stored.partition(" ")
+    fields = json.loads(text)
+    fields["api"] = Api(fields["api"])
+    fields["state"] = State(fields["state"])
+    return Location(name=name, number=int(number), **fields)
+
+
+def _check(text: bytes) -> Check:
+    fields = json.loads(text)
+    fields["health"] = Health(fields["health"])
+    fields["versions"] = tuple(fields["versions"])
+    return Check(**fields)
+
+
+def _mapping(reply: Any) -> dict[bytes, bytes]:
+    """HGETALL from within a script is a flat list, whatever the protocol."""
+    return dict(zip(reply[::2], reply[1::2], strict=True))
+
+
+class Records:
+    """The registry of one index."""
+
+    def __init__(self, link: Link, keys: Keys) -> None:
+        self._link = link
+        self._keys = keys
+
+    async def load(self) -> Snapshot:
+        """All locations and their status, of one moment.
+
+        Raises:
+            IndexUnavailable: when Redis does not answer.
+        """
+        keys = self._keys
+        version, locations, statuses = await self._link.run(
+            LOAD, [keys.version, keys.locations, keys.status]
+        )
+        status = _mapping(statuses)
+        records = {}
+        for raw_name, raw in sorted(_mapping(locations).items()):
+            name, stored = raw_name.decode(), raw.decode()
+            location = _location(name, stored)
+            check = status.get(b"%d:check" % location.number)
+            sweep = status.get(b"%d:sweep" % location.number)
+            records[name] = Record(
+                location,
+                Status(
+                    check=_check(check) if check else None,
+                    sweep=Sweep(**json.loads(sweep)) if sweep else Sweep(),
+                ),
+                stored,
+            )
+        return Snapshot(int(version), records)
+
+    async def put(self, location: Location, before: Record | None) -> Location:
+        """Writes a location if its record still is ``before``; returns it with its number.
+
+        A location whose URL changed is another server: it gets a new number, so that no claim
+        made for the old one counts.
+
+        Raises:
+            Conflict: somebody else changed it meanwhile.
+            IndexUnavailable: when Redis does not answer.
+        """
+        fields = asdict(location)
+        name = fields.pop("name")
+        del fields["number"]
+        moved = before is not None and before.location.url != location.url
+        keys = self._keys
+        number = await self._link.run(
+            PUT,
+            [
+                keys.version,
+                keys.locations,
+                keys.status,
+                keys.numbers,
+                keys.retired,
+                keys.progress,
+                keys.wanted,
+            ],
+            [name, before.stored if before else "", _dump(fields), int(moved)],
+        )
+        if not number:
+            raise Conflict(f"location {name!r} was changed by somebody else meanwhile: look again")
+        return replace(location, number=number)
+
+    async def remove(self, name: str) -> bool:
+        """Removes a location in one write; its claims stop counting with it. False: none there."""
+        keys = self._keys
+        return bool(
+            await self._link.run(
+                REMOVE,
+                [
+                    keys.version,
+                    keys.locations,
+                    keys.status,
+                    keys.retired,
+                    keys.progress,
+                    keys.wanted,
+                ],
+                [name],
+            )
+        )
+
+    async def set_check(self, number: int, check: Check) -> None:
+        await self._set_status("check", number, asdict(check))
+
+    async def set_sweep(self, number: int, sweep: Sweep) -> None:
+        await self._set_status("sweep", number, asdict(sweep))
+
+    async def _set_status(self, what: str, number: int, fields: dict[str, Any]) -> None:
+        keys = self._keys
+        await self._link.run(
+            SET_STATUS, [keys.version, keys.status, keys.retired], [what, number, _dump(fields)]
+        )
+
+    async def progress(self) -> dict[int, Progress]:
+        """Sweeps under way, by location number."""
+        reply = await self._link.command("HGETALL", self._keys.progress)
+        return {int(number): Progress(**json.loads(text)) for number, text in reply.items()}
+
+    async def set_progress(self, number: int, progress: Progress | None) -> None:
+        """None: the sweep is over."""
+        if progress is None:
+            await self._link.command("HDEL", self._keys.progress, number)
+        else:
+            await self._link.command("HSET", self._keys.progress, number, _dump(asdict(progress)))
+
+    async def want_sweep(self, number: int, *, confirm_shrink: bool = False) -> None:
+        """Asks the indexers to sweep a location now."""
+        await self._link.command(
+            "HSET", self._keys.wanted, number, _dump({"confirm_shrink": confirm_shrink})
+        )
+
+    async def wanted_sweeps(self) -> dict[int, bool]:
+        """Sweeps asked for: location number to whether shrinking was confirmed."""
+        reply = await self._link.command("HGETALL", self._keys.wanted)
+        return {int(n): bool(json.loads(text)["confirm_shrink"]) for n, text in reply.items()}
+
+    async def sweep_begun(self, number: int) -> None:
+        """The request, if there was one, is being served."""
+        await self._link.command("HDEL", self._keys.wanted, number)
+
+    async def retired(self) -> list[int]:
+        """Numbers of removed locations whose claims may still lie in the buckets."""
+        return sorted(int(n) for n in await self._link.command("SMEMBERS", self._keys.retired))
+
+    async def forget_retired(self, numbers: list[int]) -> None:
+        """Their claims are all gone."""
+        await self._link.command("SREM", self._keys.retired, *numbers)

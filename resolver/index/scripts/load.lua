@@ -1,0 +1,6 @@
+-- The registry as of one moment. KEYS: version, locations, status.
+return {
+  redis.call('GET', KEYS[1]) or '0',
+  redis.call('HGETALL', KEYS[2]),
+  redis.call('HGETALL', KEYS[3]),
+}

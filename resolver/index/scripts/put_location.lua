@@ -1,0 +1,18 @@
+-- Sets location ARGV[1] to the JSON ARGV[3] if its record still is ARGV[2] ('' for none).
+-- ARGV[4] '1': give it a new number, so that all claims made for it so far stop counting.
+-- KEYS: version, locations, status, numbers, retired, progress, wanted.
+-- Returns its number, or 0 when somebody else changed it meanwhile.
+local current = redis.call('HGET', KEYS[2], ARGV[1]) or ''
+if current ~= ARGV[2] then return 0 end
+local number = tonumber(string.match(current, '^%d+'))
+if number and ARGV[4] == '1' then
+  redis.call('SADD', KEYS[5], number)
+  redis.call('HDEL', KEYS[3], number .. ':check', number .. ':sweep')
+  redis.call('HDEL', KEYS[6], number)
+  redis.call('HDEL', KEYS[7], number)
+  number = nil
+end
+if not number then number = redis.call('INCR', KEYS[4]) end
+redis.call('HSET', KEYS[2], ARGV[1], number .. ' ' .. ARGV[3])
+redis.call('INCR', KEYS[1])
+return number

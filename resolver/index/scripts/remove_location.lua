@@ -1,0 +1,12 @@
+-- Removes location ARGV[1]: its number is retired, so its claims stop counting with this write.
+-- KEYS: version, locations, status, retired, progress, wanted. Returns the number, 0 for none.
+local current = redis.call('HGET', KEYS[2], ARGV[1])
+if not current then return 0 end
+local number = tonumber(string.match(current, '^%d+'))
+redis.call('HDEL', KEYS[2], ARGV[1])
+redis.call('HDEL', KEYS[3], number .. ':check', number .. ':sweep')
+redis.call('SADD', KEYS[4], number)
+redis.call('HDEL', KEYS[5], number)
+redis.call('HDEL', KEYS[6], number)
+redis.call('INCR', KEYS[1])
+return number

@@ -1,0 +1,8 @@
+"""The registry, the table that answers are made from, and choosing among owners."""
+
+from resolver.locations.choose import Wish
+from resolver.locations.registry import Registry
+from resolver.locations.resolve import Answer, Offer, Resolver
+from resolver.locations.table import Place, Table, TableKeeper
+
+__all__ = ["Answer", "Offer", "Place", "Registry", "Resolver", "Table", "TableKeeper", "Wish"]

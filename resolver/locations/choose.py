@@ -1,0 +1,95 @@
+"""Choosing among an image's owners: pure functions of the owners, the client and the image."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from hashlib import blake2b
+
+from resolver.locations.table import Place
+from resolver.models import Health, Owner, State
+
+_STATES = {State.ACTIVE: 0, State.DRAINING: 1, State.MAINTENANCE: 2}
+_HEALTH = {Health.UP: 0, Health.UNKNOWN: 1, Health.DOWN: 2}
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What a client asked for beside the image."""
+
+    region: str = ""
+    exclude: frozenset[str] = frozenset()
+    fresh: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """An owner that is in the table."""
+
+    place: Place
+    owner: Owner
+
+
+def share(place: Place, raw: bytes) -> float:
+    """This location's draw for this image; the highest wins.
+
+    Weighted rendezvous hashing: each location draws by itself, so the choice is stable, weights
+    are proportions, and one that comes or goes moves only its own share (Schindelhauer and
+    Schomaker, 2005).
+    """
+    weight = place.location.weight
+    if weight <= 0:
+        return 0.0
+    digest = blake2b(raw, digest_size=8, key=place.name.encode()).digest()
+    uniform = (int.from_bytes(digest, "big") + 0.5) / 2**64
+    return -weight / math.log(uniform)
+
+
+def left_out(candidate: Candidate, wish: Wish) -> str:
+    """Why an owner may not be offered at all; empty when it may."""
+    location = candidate.place.location
+    if location.name in wish.exclude:
+        return "excluded by the request"
+    if location.state is State.MAINTENANCE:
+        return f"in maintenance{f': {location.reason}' if location.reason else ''}"
+    return ""
+
+
+def rank(
+    candidates: Iterable[Candidate], raw: bytes, wish: Wish, home: str = ""
+) -> list[Candidate]:
+    """The owners that may be offered, best first.
+
+    The order: state, the asked region, the home region, health, priority, then the weighted draw.
+    """
+    offered = [c for c in candidates if not left_out(c, wish)]
+    if len(offered) < 2:
+        return offered
+
+    def key(candidate: Candidate) -> tuple[int, bool, bool, int, int, float]:
+        place = candidate.place
+        location = place.location
+        return (
+            _STATES[location.state],
+            bool(wish.region) and location.region != wish.region,
+            bool(home) and location.region != home,
+            _HEALTH[place.health],
+            location.priority,
+            -share(place, raw),
+        )
+
+    return sorted(offered, key=key)
+
+
+def reasons(candidate: Candidate, wish: Wish, home: str) -> list[str]:
+    """Why an offered owner stands where it stands, for people."""
+    place = candidate.place
+    location = place.location
+    said = [f"state {location.state}"]
+    if wish.region:
+        said.append(f"{'in' if location.region == wish.region else 'not in'} region {wish.region}")
+    if home:
+        said.append(f"{'in' if location.region == home else 'not in'} the home region {home}")
+    said += [f"health {place.health}", f"priority {location.priority}", f"weight {location.weight}"]
+    return said

@@ -1,0 +1,237 @@
+"""The registry: what operators do with locations."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import urlsplit
+
+from resolver.errors import Conflict, InvalidLocation, LocationNotFound
+from resolver.index import Index, Record
+from resolver.locations.table import Place, TableKeeper
+from resolver.locations.validate import (
+    check_host,
+    check_https,
+    check_name,
+    is_loopback,
+    parse_location,
+)
+from resolver.models import Location, Progress
+from resolver.settings import Settings
+
+TRIES = 4
+"""How often a change is tried again when others change the same location meanwhile."""
+
+DEFAULT_PORTS = {"http": 80, "https": 443}
+
+
+def iso(at: float | None) -> str | None:
+    """A time as RFC 3339 in UTC."""
+    if at is None:
+        return None
+    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds")
+
+
+def describe(place: Place, progress: Progress | None, now: float) -> dict[str, Any]:
+    """A location as the HTTP API and the command line show it."""
+    location, check, sweep = place.location, place.status.check, place.status.sweep
+    doubt = place.doubt(now)
+    serves = place.serves
+    return {
+        "name": location.name,
+        "url": location.url,
+        "region": location.region,
+        "api": str(location.api),
+        "serves": None
+        if serves is None
+        else [v for v, on in zip(("v1", "v2"), serves, strict=True) if on],
+        "priority": location.priority,
+        "weight": location.weight,
+        "state": str(location.state),
+        "reason": location.reason,
+        "sees_all": location.sees_all,
+        "auth": location.auth,
+        "created": iso(location.created),
+        "updated": iso(location.updated),
+        "health": {
+            "state": str(place.health),
+            "reason": check.reason if check else "not looked at yet",
+            "at": iso(check.at) if check else None,
+            "versions": list(place.versions),
+        },
+        "coverage": {"covered": not doubt, "why": doubt or "its last sweep is whole and fresh"},
+        "sweep": {
+            "running": None
+            if progress is None
+            else {
+                "started": iso(progress.started),
+                "images": progress.images,
+                "marker": progress.marker,
+            },
+            "started": iso(sweep.started),
+            "ended": iso(sweep.ended),
+            "images": sweep.images,
+            "claimed": sweep.claimed,
+            "released": sweep.released,
+            "sees_all": sweep.sees_all,
+            "sees_all_why": sweep.sees_all_why,
+            "error": sweep.error or None,
+            "error_code": sweep.error_code or None,
+            "failed": iso(sweep.failed),
+        },
+    }
+
+
+class Registry:
+    """Changes and shows locations."""
+
+    def __init__(self, index: Index, tables: TableKeeper, settings: Settings) -> None:
+        self._index = index
+        self._tables = tables
+        self._settings = settings
+        self.own_ports: set[int] = {settings.port} - {0}
+        """Ports that this gateway listens on; the server adds the one it was given."""
+
+    async def list(self) -> list[dict[str, Any]]:
+        """All locations, by name.
+
+        Raises:
+            IndexUnavailable: when Redis does not answer.
+        """
+        table = await self._tables.recent(age=0)
+        progress = await self._index.records.progress()
+        now = time.time()
+        return [
+            describe(place, progress.get(place.location.number), now)
+            for place in table.by_name.values()
+        ]
+
+    async def show(self, name: str) -> dict[str, Any]:
+        """One location.
+
+        Raises:
+            LocationNotFound: there is none of that name.
+        """
+        place = (await self._tables.recent(age=0)).by_name.get(check_name(name))
+        if place is None:
+            raise self._no_such(name)
+        progress = await self._index.records.progress()
+        return describe(place, progress.get(place.location.number), time.time())
+
+    async def put(
+        self, name: str, fields: Mapping[str, Any], *, host: str = ""
+    ) -> tuple[Location, bool]:
+        """Makes a location as ``fields`` say, whole; returns it and whether it is new.
+
+        ``host`` is the ``Host`` that the request came to, which no location may have.
+
+        Raises:
+            InvalidLocation: a field is wrong, or the host is not allowed.
+        """
+        wanted = parse_location(name, fields)
+        await self._check_target(wanted.url, host)
+        for _ in range(TRIES):
+            before = await self._record(name)
+            try:
+                return await self._write(wanted, before), before is None
+            except Conflict as error:
+                conflict = error
+        raise conflict
+
+    async def patch(self, name: str, fields: Mapping[str, Any], *, host: str = "") -> Location:
+        """Changes the fields given, leaves the others.
+
+        Raises:
+            LocationNotFound: there is none of that name.
+            InvalidLocation: a field is wrong, or the host is not allowed.
+        """
+        for _ in range(TRIES):
+            before = await self._existing(name)
+            wanted = parse_location(name, fields, before.location)
+            if "url" in fields:
+                await self._check_target(wanted.url, host)
+            try:
+                return await self._write(wanted, before)
+            except Conflict as error:
+                conflict = error
+        raise conflict
+
+    async def _write(self, wanted: Location, before: Record | None) -> Location:
+        if before is not None:
+            old = before.location
+            wanted = replace(wanted, number=old.number, created=old.created, updated=old.updated)
+            if wanted == old:
+                return old
+        now = time.time()
+        created = before.location.created if before else now
+        location = await self._index.records.put(
+            replace(wanted, created=created, updated=now), before
+        )
+        changed = before is None or any(
+            getattr(before.location, f) != getattr(location, f)
+            for f in ("url", "api", "auth", "sees_all")
+        )
+        if changed:  # what is known of its images was learnt otherwise
+            await self._index.records.want_sweep(location.number)
+        return location
+
+    async def remove(self, name: str) -> None:
+        """Removes a location; with that write its claims no longer count.
+
+        Raises:
+            LocationNotFound: there is none of that name.
+        """
+        if not await self._index.records.remove(check_name(name)):
+            raise self._no_such(name)
+
+    async def sweep(self, name: str, *, confirm_shrink: bool = False) -> None:
+        """Asks the indexers to sweep a location now.
+
+        Raises:
+            LocationNotFound: there is none of that name.
+        """
+        number = (await self._existing(name)).location.number
+        await self._index.records.want_sweep(number, confirm_shrink=confirm_shrink)
+
+    async def claim(self, name: str, raw: bytes, case: int) -> bool:
+        """An operator says that the location has the image; whether that is new."""
+        number = (await self._existing(name)).location.number
+        return bool(await self._index.claims.claim(number, {raw: case}))
+
+    async def release(self, name: str, raw: bytes) -> bool:
+        """An operator says that the location does not have the image; whether it was claimed."""
+        number = (await self._existing(name)).location.number
+        return bool(await self._index.claims.release(number, [raw]))
+
+    async def _record(self, name: str) -> Record | None:
+        return (await self._index.records.load()).records.get(name)
+
+    async def _existing(self, name: str) -> Record:
+        record = await self._record(check_name(name))
+        if record is None:
+            raise self._no_such(name)
+        return record
+
+    @staticmethod
+    def _no_such(name: str) -> LocationNotFound:
+        return LocationNotFound(
+            f"there is no location {name!r}: see `glance-resolver locations list`"
+        )
+
+    async def _check_target(self, url: str, host: str) -> None:
+        if self._settings.require_https:
+            check_https(url)
+        await check_host(url, self._settings.allowed_hosts)
+        parts = urlsplit(url)
+        port = parts.port or DEFAULT_PORTS[parts.scheme]
+        own = {host.lower(), urlsplit(self._settings.public_url).netloc.lower()} - {""}
+        here = self._settings.host
+        name = parts.hostname or ""
+        listens_here = name == here or (
+            is_loopback(name) and (is_loopback(here) or here in ("0.0.0.0", "::"))
+        )
+        if parts.netloc.lower() in own or (port in self.own_ports and listens_here):
+            raise InvalidLocation("`url` is this gateway itself: give a Glance server")

@@ -1,0 +1,216 @@
+"""What an operator may write of a location, checked, with messages that say what to write."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import re
+import socket
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+from urllib.parse import urlsplit
+
+from resolver.errors import InvalidLocation
+from resolver.models import Api, Location, State
+
+NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}", re.ASCII)
+FIELDS = (
+    "url",
+    "region",
+    "api",
+    "priority",
+    "weight",
+    "state",
+    "reason",
+    "sees_all",
+    "auth",
+)
+MAX_TEXT = 255
+MAX_URL = 1024
+MAX_NUMBER = 1_000_000
+
+_URL = re.compile(r"[A-Za-z0-9._~:/\[\]%!$&'()*+,;=@-]+", re.ASCII)
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}", re.ASCII)
+
+
+def check_name(name: str) -> str:
+    """Raises InvalidLocation unless it is a name that a location may have."""
+    if not NAME.fullmatch(name):
+        raise InvalidLocation(
+            f"{name[:80]!r} is no location name: use a-z, 0-9, '.', '_' and '-', "
+            "beginning with a letter or digit, at most 63 characters"
+        )
+    return name
+
+
+def check_url(text: Any) -> str:
+    """A base URL as it will be kept: no trailing slash, scheme and host in lower case.
+
+    Raises:
+        InvalidLocation: it is something else.
+    """
+    if not isinstance(text, str) or not text:
+        raise InvalidLocation(
+            "`url` is missing: give the base URL of the Glance server, such as "
+            "https://cloud.example/image"
+        )
+    if len(text) > MAX_URL or not _URL.fullmatch(text):
+        what = "a query or fragment" if set(text) & set("?#") else "characters"
+        raise InvalidLocation(f"`url` has {what} that a base URL cannot have: {text[:80]!r}")
+    try:
+        parts = urlsplit(text)
+        port = parts.port
+        host = parts.hostname or ""
+    except ValueError as error:
+        raise InvalidLocation(f"`url` is no URL ({error}): {text[:80]!r}") from error
+    if parts.scheme not in ("http", "https") or not host:
+        raise InvalidLocation(f"`url` must begin with http:// or https://, not {text[:80]!r}")
+    if "@" in parts.netloc:
+        raise InvalidLocation("`url` must not hold a user or password: use `auth`")
+    path = parts.path.rstrip("/")
+    if re.search(r"//|/\.\.?(/|$)|%2e|%2f|%5c", path, re.IGNORECASE) or re.search(
+        r"%(?![0-9a-fA-F]{2})", text
+    ):
+        raise InvalidLocation(f"`url` has a path that could be read in two ways: {path[:80]!r}")
+    if re.search(r"/v[12](\.\d+)?$", path):
+        raise InvalidLocation(
+            f"`url` must be the base URL, without the version: {text[: text.rindex('/v')]}"
+        )
+    shown = f"[{host}]" if ":" in host else host
+    return f"{parts.scheme}://{shown}{f':{port}' if port is not None else ''}{path}"
+
+
+def _text(value: Any, name: str) -> str:
+    if not isinstance(value, str) or len(value) > MAX_TEXT or not value.isprintable():
+        raise InvalidLocation(f"`{name}` must be a text of at most {MAX_TEXT} printable characters")
+    return value
+
+
+def _number(value: Any, name: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MAX_NUMBER:
+        raise InvalidLocation(f"`{name}` must be a whole number from 0 to {MAX_NUMBER}")
+    return value
+
+
+def _auth(value: Any) -> dict[str, str] | None:
+    if value is None:
+        return None
+    if not isinstance(value, dict) or len(value) != 1:
+        raise InvalidLocation(
+            '`auth` says where the token is: {"token_env": "VARIABLE"} or '
+            '{"token_file": "/path"}, never the token itself'
+        )
+    ((kind, where),) = value.items()
+    if kind == "token_env":
+        if not isinstance(where, str) or not _VARIABLE.fullmatch(where):
+            raise InvalidLocation("`auth.token_env` must be the name of an environment variable")
+        if where.upper().startswith("RESOLVER_"):
+            raise InvalidLocation("`auth.token_env` must not name a setting of the resolver")
+    elif kind == "token_file":
+        if not isinstance(where, str) or not where.startswith("/") or "\0" in where:
+            raise InvalidLocation("`auth.token_file` must be an absolute path")
+        _text(where, "auth.token_file")
+    else:
+        raise InvalidLocation(f"`auth` knows `token_env` and `token_file`, not {str(kind)[:40]!r}")
+    return {kind: where}
+
+
+def _choice(value: Any, name: str, kind: type[Api] | type[State]) -> Any:
+    try:
+        return kind(value)
+    except ValueError:
+        raise InvalidLocation(
+            f"`{name}` must be one of {', '.join(kind)}, not {str(value)[:40]!r}"
+        ) from None
+
+
+def parse_location(name: str, fields: Mapping[str, Any], base: Location | None = None) -> Location:
+    """The location that ``fields`` describe: a whole one, or ``base`` with some fields changed.
+
+    Raises:
+        InvalidLocation: naming the first field that cannot be.
+    """
+    check_name(name)
+    if "name" in fields and fields["name"] != name:
+        raise InvalidLocation(f"`name` in the body is not {name!r}; a location cannot be renamed")
+    unknown = [str(f)[:40] for f in fields if f not in FIELDS and f != "name"]
+    if unknown:
+        raise InvalidLocation(
+            f"unknown field {', '.join(unknown)}: a location has {', '.join(FIELDS)}"
+        )
+    if base is None or "url" in fields:
+        url = check_url(fields.get("url"))
+        base = replace(base, url=url) if base else Location(name=name, url=url)
+    changes: dict[str, Any] = {}
+    for field in ("region", "reason"):
+        if field in fields:
+            changes[field] = _text("" if fields[field] is None else fields[field], field)
+    for field in ("priority", "weight"):
+        if field in fields:
+            changes[field] = _number(fields[field], field)
+    if "api" in fields:
+        changes["api"] = _choice(fields["api"], "api", Api)
+    if "state" in fields:
+        changes["state"] = _choice(fields["state"], "state", State)
+    if "sees_all" in fields:
+        if fields["sees_all"] not in (True, False, None):
+            raise InvalidLocation("`sees_all` must be true, false, or null to find out")
+        changes["sees_all"] = fields["sees_all"]
+    if "auth" in fields:
+        changes["auth"] = _auth(fields["auth"])
+    return replace(base, **changes)
+
+
+def is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
+
+
+def check_https(url: str) -> None:
+    """Raises InvalidLocation for http to another machine."""
+    parts = urlsplit(url)
+    if parts.scheme != "https" and not is_loopback(parts.hostname or ""):
+        raise InvalidLocation("`url` must be https here (RESOLVER_REQUIRE_HTTPS)")
+
+
+async def check_host(url: str, allowed: Iterable[str]) -> None:
+    """Raises InvalidLocation unless RESOLVER_ALLOWED_HOSTS allows the URL's host.
+
+    A name that only a network could allow is looked up, and all its addresses must be allowed.
+    """
+    allowed = tuple(allowed)
+    host = (urlsplit(url).hostname or "").lower()
+    if not allowed or _named(host, allowed):
+        return
+    networks = []
+    for rule in allowed:
+        try:
+            networks.append(ipaddress.ip_network(rule, strict=False))
+        except ValueError:
+            continue
+    try:
+        addresses = [ipaddress.ip_address(host)]
+    except ValueError:
+        addresses = await _addresses(host) if networks else []
+    if not addresses or not all(any(a in net for net in networks) for a in addresses):
+        raise InvalidLocation(
+            f"`url`: host {host} is not allowed here (RESOLVER_ALLOWED_HOSTS: {', '.join(allowed)})"
+        )
+
+
+def _named(host: str, allowed: Iterable[str]) -> bool:
+    for rule in map(str.lower, allowed):
+        if host == rule or (rule.startswith("*.") and host.endswith(rule[1:])):
+            return True
+    return False
+
+
+async def _addresses(host: str) -> list[ipaddress.IPv4Address | ipaddress.IPv6Address]:
+    try:
+        found = await asyncio.get_running_loop().getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except OSError as error:
+        raise InvalidLocation(f"`url`: host {host} cannot be looked up") from error
+    return [ipaddress.ip_address(info[4][0]) for info in found]

@@ -1,0 +1,241 @@
+"""Settings: environment over a TOML file over defaults.
+
+Every field here is ``RESOLVER_<NAME>`` in the environment and ``name`` in the TOML file that
+``RESOLVER_CONFIG`` names. An unknown name is an error, so that a misspelt one is not ignored.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from resolver.errors import SettingsError
+from resolver.models import MAX_BITS, MIN_BITS
+
+PREFIX = "RESOLVER_"
+
+ELSEWHERE = frozenset({"RESOLVER_CONFIG", "RESOLVER_URL", "RESOLVER_TOKEN"})
+"""Names in the same environment that are no settings of the server: the file, and what the
+operator commands use."""
+
+Seconds = Annotated[float, Field(gt=0, le=86400 * 30)]
+Names = Annotated[tuple[str, ...], NoDecode]
+
+
+class Settings(BaseSettings):
+    """All settings of ``glance-resolver serve``. Times are in seconds."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True)
+
+    redis_url: str = Field(
+        "memory:",
+        description="Where the index is: `redis://`, `rediss://`, `unix://`, "
+        "`redis+sentinel://h1,h2/service/db`, `redis+cluster://h1,h2`, or `memory:` "
+        "(in this process, kept nowhere).",
+    )
+    prefix: str = Field("glr:", description="What all Redis keys begin with.")
+    index_bits: int | None = Field(
+        None,
+        ge=MIN_BITS,
+        le=MAX_BITS,
+        description="Buckets of a new index, as a power of two; 16 when unset, 8 on `memory:`. "
+        "Fixed when the index is made.",
+    )
+    index_timeout: Seconds = Field(
+        0.25, description="How long a request waits for Redis before it is answered 503."
+    )
+    host: str = Field("127.0.0.1", description="Address to listen on.")
+    port: int = Field(9393, ge=0, le=65535, description="Port to listen on; 0 picks a free one.")
+    role: Literal["all", "gateway", "indexer"] = Field(
+        "all", description="`gateway` answers, `indexer` sweeps, `all` does both."
+    )
+    public_url: str = Field(
+        "",
+        description="This gateway's own URL as clients know it, for version documents; "
+        "from the request's `Host` when unset.",
+    )
+    region: str = Field("", description="The home region: its owners are preferred.")
+    locations_file: str = Field(
+        "", description="YAML file of locations to register at start (also `--locations`)."
+    )
+    admin_tokens: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
+        (), description="Tokens for the admin paths, each bare or `name=token`."
+    )
+    allowed_hosts: Names = Field(
+        (),
+        description="Hosts that locations may have: names, `*.suffix`, addresses, networks "
+        "(`10.0.0.0/8`). Empty: any.",
+    )
+    require_https: bool = Field(
+        False, description="Refuse locations with http, except on loopback."
+    )
+    redirect_writes: bool = Field(
+        False,
+        description="Redirect small writes (PATCH, DELETE, tags, members, actions) too. "
+        "Uploads are never redirected.",
+    )
+    bulk_limit: int = Field(
+        10_000, ge=1, le=1_000_000, description="Most ids in one `POST /resolve`."
+    )
+    sweep_interval: Seconds = Field(
+        300.0,
+        description="Time between two sweeps of a location. A sweep counts as fresh for twice "
+        "this long and its own duration.",
+    )
+    health_interval: Seconds = Field(
+        15.0, description="Time between two looks at a location's `/versions`."
+    )
+    location_timeout: Seconds = Field(
+        30.0, description="How long one request to a Glance server may take in all."
+    )
+    shrink_guard: float = Field(
+        0.2,
+        ge=0,
+        le=1,
+        description="The share of a location's images that one sweep may release without an "
+        "operator's word. It applies to more than 10 images; an empty listing always needs it.",
+    )
+    shutdown_timeout: Seconds = Field(
+        10.0, description="How long requests in flight may take to end after SIGTERM."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Least level that is logged."
+    )
+    log_format: Literal["auto", "text", "json"] = Field(
+        "auto", description="`auto`: text on a terminal, JSON otherwise."
+    )
+    access_log: Literal["off", "errors", "all"] = Field(
+        "all", description="Which requests get a log line: none, those of status 400 and up, all."
+    )
+
+    @field_validator("admin_tokens", "allowed_hosts", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return tuple(item.strip() for item in value.split(",") if item.strip())
+        return value
+
+    @field_validator("admin_tokens")
+    @classmethod
+    def _tokens(cls, value: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
+        for number, item in enumerate(value, 1):
+            name, token = split_token(item.get_secret_value())
+            if len(token) < 6 or not token.isascii() or " " in token or not name:
+                raise ValueError(
+                    f"token {number} must be TOKEN or NAME=TOKEN, "
+                    "with a TOKEN of at least 6 ASCII characters"
+                )
+        return value
+
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _hosts(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for item in value:
+            if "/" in item:
+                ipaddress.ip_network(item, strict=False)
+            elif "*" in item.removeprefix("*.") or not item.removeprefix("*."):
+                raise ValueError(f"{item!r} is no host name, *.suffix, address or network")
+        return value
+
+    @field_validator("public_url")
+    @classmethod
+    def _public(cls, value: str) -> str:
+        parts = urlsplit(value)
+        if value and (parts.scheme not in ("http", "https") or not parts.hostname):
+            raise ValueError("it must be an http or https URL")
+        return value.rstrip("/")
+
+    @field_validator("prefix")
+    @classmethod
+    def _prefix(cls, value: str) -> str:
+        if not value or not value.isascii() or not value.isprintable() or set(value) & set("{} "):
+            raise ValueError("it must be printable ASCII without braces and spaces")
+        return value
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        file = os.environ.get("RESOLVER_CONFIG")
+        if not file:
+            return init_settings, env_settings
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, Path(file))
+
+    def shown(self) -> dict[str, Any]:
+        """The settings as plain values, secrets masked."""
+        values = self.model_dump(mode="json")
+        values["admin_tokens"] = [
+            f"{split_token(t.get_secret_value())[0]}=***" for t in self.admin_tokens
+        ]
+        values["redis_url"] = mask_url(self.redis_url)
+        return values
+
+
+def split_token(text: str) -> tuple[str, str]:
+    """(name, token) of an entry of RESOLVER_ADMIN_TOKENS."""
+    name, equals, token = text.partition("=")
+    return (name, token) if equals and token else ("admin", text)
+
+
+def mask_url(url: str) -> str:
+    """A URL without its password."""
+    scheme, mark, rest = url.partition("://")
+    login, at, hosts = rest.rpartition("@")
+    if not at:
+        return url
+    return f"{scheme}{mark}{login.partition(':')[0]}:***@{hosts}"
+
+
+def load_settings(
+    overrides: Mapping[str, Any] | None = None, environ: Mapping[str, str] | None = None
+) -> Settings:
+    """The settings of this process; ``overrides`` (from the command line) come first.
+
+    Raises:
+        SettingsError: one line a fault, each with the name to correct.
+    """
+    environ = os.environ if environ is None else environ
+    known = {PREFIX + name.upper() for name in Settings.model_fields} | ELSEWHERE
+    unknown = sorted(
+        name for name in environ if name.upper().startswith(PREFIX) and name.upper() not in known
+    )
+    if unknown:
+        raise SettingsError(
+            f"unknown setting {', '.join(unknown)}: correct the name or unset it "
+            "(`glance-resolver config` lists all)"
+        )
+    file = environ.get("RESOLVER_CONFIG")
+    if file and not Path(file).is_file():
+        raise SettingsError(f"RESOLVER_CONFIG names {file}, which is no file")
+    try:
+        return Settings(**{k: v for k, v in (overrides or {}).items() if v is not None})
+    except ValidationError as error:
+        faults = []
+        for fault in error.errors(include_input=False, include_url=False):
+            name = str(fault["loc"][0]) if fault["loc"] else "?"
+            message = fault["msg"].removeprefix("Value error, ")
+            if fault["type"] == "extra_forbidden":
+                faults.append(f"unknown setting {name!r} in {file}")
+            else:
+                faults.append(f"{PREFIX}{name.upper()}: {message}")
+        raise SettingsError("; ".join(faults)) from error
+    except (ValueError, OSError) as error:
+        raise SettingsError(f"RESOLVER_CONFIG {file}: {error}") from error

@@ -1,0 +1,257 @@
+"""Who does what when: the loop that checks and sweeps every location, one process at a time each.
+
+Any number of processes may run an indexer. A lease in Redis for each piece of work lets one of
+them do it; the lease of one that dies runs out, and another takes the work over.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import aiohttp
+import structlog
+
+from resolver.errors import IndexUnavailable, LocationUnavailable, ResolverError
+from resolver.glance import Server
+from resolver.index import Index, Lease
+from resolver.locations import Place, TableKeeper
+from resolver.models import Location, Progress, Status, Sweep
+from resolver.settings import Settings
+from resolver.sync.check import look
+from resolver.sync.sweep import Sweeper
+
+TICK = 0.5
+"""Seconds between two looks at what is due."""
+
+LEASE = 30.0
+"""Seconds that a dead indexer's work waits for another. A sweep renews it after each page, and
+beside that three times in this time."""
+
+SWEEPS_AT_ONCE = 4
+"""Locations that one indexer sweeps at the same time."""
+
+RETRY = 30.0
+"""Most seconds until a failed sweep is tried again."""
+
+Work = Callable[[Lease, Any], Awaitable[None]]
+"""Something to do under a lease, for a location or for all."""
+
+log = structlog.get_logger()
+
+
+@dataclass(slots=True)
+class Stats:
+    """Figures of this process since its start, for metrics."""
+
+    sweeps: dict[tuple[str, str], int] = field(default_factory=dict)
+    """(location, result) -> count; the result is ``ok`` or an error code."""
+    checks: dict[tuple[str, str], int] = field(default_factory=dict)
+    last_tick: float = 0.0
+    """When the loop last went round well."""
+
+    @staticmethod
+    def count(table: dict[tuple[str, str], int], location: str, result: str) -> None:
+        table[location, result] = table.get((location, result), 0) + 1
+
+
+class LostLease(Exception):
+    """Another indexer has taken the work over, or the location is gone."""
+
+
+class Indexer:
+    """The background work of one process."""
+
+    def __init__(
+        self,
+        index: Index,
+        tables: TableKeeper,
+        session: aiohttp.ClientSession,
+        settings: Settings,
+    ) -> None:
+        self._index = index
+        self._tables = tables
+        self._session = session
+        self._settings = settings
+        self._work: dict[str, asyncio.Task[None]] = {}
+        self._next_check: dict[int, float] = {}
+        self._sweeps = asyncio.Semaphore(SWEEPS_AT_ONCE)
+        self.stats = Stats()
+
+    async def run(self) -> None:
+        """Goes round until cancelled; then ends its work and lets go of its leases."""
+        try:
+            while True:
+                try:
+                    await self._tick()
+                    self.stats.last_tick = time.time()
+                except IndexUnavailable as error:
+                    log.warning("indexer waits for Redis", reason=error.detail)
+                await asyncio.sleep(TICK * random.uniform(0.8, 1.2))
+        finally:
+            for task in self._work.values():
+                task.cancel()
+            await asyncio.gather(*self._work.values(), return_exceptions=True)
+
+    async def _tick(self) -> None:
+        table = await self._tables.recent(age=0)
+        wanted = await self._index.records.wanted_sweeps()
+        now = time.time()
+        for place in table.by_name.values():
+            number = place.location.number
+            if now >= self._next_check.get(number, 0):
+                self._start(f"check:{number}", self._check, place)
+            if number in wanted or self._sweep_due(place, now):
+                self._start(f"sweep:{number}", self._sweep, place)
+        for name, task in self._work.items():
+            if int(name.partition(":")[2] or 0) not in {*table.by_number, 0}:
+                task.cancel()  # the location was removed or moved
+        if retired := await self._index.records.retired():
+            self._start("collect:0", self._collect, retired)
+
+    def _sweep_due(self, place: Place, now: float) -> bool:
+        sweep = place.status.sweep
+        interval = self._settings.sweep_interval
+        if sweep.error and sweep.failed is not None:
+            return now >= sweep.failed + min(interval, RETRY)
+        return sweep.ended is None or now >= sweep.ended + interval
+
+    def _start(self, name: str, work: Work, what: Any) -> None:
+        if name not in self._work:
+            task = asyncio.create_task(self._guarded(name, work, what), name=name)
+            self._work[name] = task
+            task.add_done_callback(lambda _: self._work.pop(name, None))
+
+    async def _guarded(self, name: str, work: Work, what: Any) -> None:
+        """Runs work under its lease. Whatever goes wrong ends this piece of work only."""
+        lease = self._index.lease(name, seconds=LEASE)
+        try:
+            if not await lease.take():
+                return
+            try:
+                await work(lease, what)
+            finally:
+                await lease.drop()
+        except LostLease:
+            log.warning("work taken over by another indexer", work=name)
+        except IndexUnavailable as error:
+            log.warning("work stopped: no index", work=name, reason=error.detail)
+        except Exception:
+            log.exception("work failed", work=name)
+
+    async def _check(self, _: Lease, place: Place) -> None:
+        interval = self._settings.health_interval
+        self._next_check[place.location.number] = time.time() + interval * random.uniform(0.9, 1.1)
+        before = place.status.check
+        if before and time.time() - before.at < interval / 2:
+            return  # another indexer has just looked
+        check = await look(Server(self._session, place.location), before)
+        self.stats.count(self.stats.checks, place.name, "failed" if check.failures else "ok")
+        if before is None or before.health != check.health:
+            log.info(
+                "location health",
+                location=place.name,
+                health=str(check.health),
+                reason=check.reason,
+            )
+        await self._index.records.set_check(place.location.number, check)
+
+    async def _sweep(self, lease: Lease, place: Place) -> None:
+        async with self._sweeps:
+            number = place.location.number
+            # Since the tick, another indexer may have done it or the location have changed.
+            current = (await self._tables.recent(age=0)).by_number.get(number)
+            if current is None or not await lease.renew():
+                return
+            wanted = await self._index.records.wanted_sweeps()
+            if number not in wanted and not self._sweep_due(current, time.time()):
+                return
+            await self._index.records.sweep_begun(number)
+            renewing = asyncio.create_task(self._renew(lease, asyncio.current_task()))
+            try:
+                result = await self._swept(current, lease, confirm=wanted.get(number, False))
+            finally:
+                renewing.cancel()
+                await self._index.records.set_progress(number, None)
+            await self._index.records.set_sweep(number, result)
+
+    @staticmethod
+    async def _renew(lease: Lease, sweep: asyncio.Task[None] | None) -> None:
+        """Keeps the lease while a slow page is awaited."""
+        while await asyncio.sleep(LEASE / 3, result=True):
+            try:
+                held = await lease.renew()
+            except IndexUnavailable:
+                continue  # the sweep itself will see
+            if not held and sweep is not None:
+                sweep.cancel()
+
+    async def _swept(self, place: Place, lease: Lease, *, confirm: bool) -> Sweep:
+        """Sweeps a location and returns what to keep of it, failed or not."""
+        location, before = place.location, place.status.sweep
+        server = Server(self._session, location)
+        begun = time.time()
+        last = begun
+
+        async def report(progress: Progress) -> None:
+            nonlocal last
+            if not await lease.renew():
+                raise LostLease
+            if progress.at - last >= 1:
+                last = progress.at
+                await self._index.records.set_progress(location.number, progress)
+
+        await self._index.records.set_progress(location.number, Progress(started=begun, at=begun))
+        try:
+            versions = await self._versions(server, place.status)
+            sweeper = Sweeper(self._index, server, versions, guard=self._settings.shrink_guard)
+            sweep = await sweeper.run(report, confirm_shrink=confirm)
+        except LocationUnavailable as error:
+            self._failed(location, error)
+            return replace(
+                before, error=error.detail, error_code=error.problem_code, failed=time.time()
+            )
+        self.stats.count(self.stats.sweeps, location.name, "ok")
+        log.info(
+            "sweep done",
+            location=location.name,
+            images=sweep.images,
+            claimed=sweep.claimed,
+            released=sweep.released,
+            seconds=round(time.time() - begun, 3),
+        )
+        return sweep
+
+    async def _versions(self, server: Server, status: Status) -> tuple[str, ...]:
+        """Read anew, so that an upgraded server is listed as it is now."""
+        versions = await server.versions()
+        check = status.check
+        if check is None or check.versions != versions:
+            await self._index.records.set_check(server.location.number, await look(server, check))
+        return versions
+
+    def _failed(self, location: Location, error: ResolverError) -> None:
+        self.stats.count(self.stats.sweeps, location.name, error.problem_code)
+        log.warning(
+            "sweep failed; nothing was released",
+            location=location.name,
+            code=error.problem_code,
+            reason=error.detail,
+        )
+
+    async def _collect(self, _: Lease, retired: list[int]) -> None:
+        """Frees the claims of removed locations, once no sweep can add to them."""
+        free = []
+        for number in retired:
+            lease = self._index.lease(f"sweep:{number}", seconds=LEASE)
+            if await lease.take():
+                await lease.drop()
+                free.append(number)
+        if free:
+            gone = await self._index.claims.purge(free)
+            await self._index.records.forget_retired(free)
+            log.info("claims of removed locations collected", claims=gone)

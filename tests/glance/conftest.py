@@ -1,0 +1,83 @@
+"""Two real Glance servers, and a gateway in front of them; one of each for all tests."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.glance.gateway import Gateway
+from tests.glance.install import Auth, GlanceHome, GlanceUnavailableError, install
+from tests.glance.pair import Pair, seed
+from tests.support.glance import GlanceServer
+
+SMALL_PAGE = 10
+"""Page cap of the first server, so that its listing takes several pages."""
+
+
+@pytest.fixture(scope="session")
+def glance_home() -> GlanceHome:
+    try:
+        return install()
+    except GlanceUnavailableError as error:
+        if os.environ.get("CI"):
+            pytest.fail(f"no Glance to test against: {error}")
+        pytest.skip(f"no Glance to test against: {error}")
+
+
+def running_pair(home: GlanceHome, directory: Path, auth: Auth) -> Iterator[Pair]:
+    with (
+        GlanceServer(home, directory / "one", auth=auth, limit=SMALL_PAGE) as one,
+        GlanceServer(home, directory / "two", auth=auth) as two,
+    ):
+        yield seed({"one": one, "two": two})
+
+
+@pytest.fixture(scope="session")
+def glance_pair(
+    glance_home: GlanceHome, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Pair]:
+    """Servers that ask for tokens."""
+    yield from running_pair(glance_home, tmp_path_factory.mktemp("pair"), "fake")
+
+
+@pytest.fixture(scope="session")
+def open_pair(glance_home: GlanceHome, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
+    """Servers that ask for none."""
+    yield from running_pair(glance_home, tmp_path_factory.mktemp("open"), "none")
+
+
+def running_gateway(directory: Path, arguments: list[str]) -> Iterator[Gateway]:
+    gateway = Gateway(directory, arguments, ("one", "two")).start()
+    yield gateway
+    assert gateway.stop() == 0, gateway.log.read_text()
+
+
+@pytest.fixture(scope="session")
+def gateway(glance_pair: Pair, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    """In front of `glance_pair`, with an admin's token for both."""
+    directory = tmp_path_factory.mktemp("gateway")
+    file = directory / "locations.yaml"
+    locations = {
+        name: {
+            "url": server.url,
+            "region": f"Region{name.title()}",
+            "auth": {"token_env": "GLANCE_TOKEN"},
+            "sees_all": True,
+        }
+        for name, server in glance_pair.servers.items()
+    }
+    file.write_text(yaml.safe_dump({"locations": locations}))
+    yield from running_gateway(directory, ["--locations", str(file)])
+
+
+@pytest.fixture(scope="session")
+def open_gateway(open_pair: Pair, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    """In front of `open_pair`, told nothing but their URLs."""
+    flags = [("--location", f"{name}={server.url}") for name, server in open_pair.servers.items()]
+    directory = tmp_path_factory.mktemp("gateway")
+    yield from running_gateway(directory, list(itertools.chain(*flags)))

@@ -1,0 +1,122 @@
+"""The gateway as operators start it, and Glance's clients as users start them: processes."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from tests.glance.install import GlanceHome, tail
+from tests.support.glance import ADMIN_TOKEN, Answer, call, stop_process, wait_until
+
+ROOT = Path(__file__).resolve().parents[2]
+SWEEP_TIMEOUT = 60.0
+"""Seconds from the gateway's start to the end of its first sweeps."""
+CLIENT_TIMEOUT = 120.0
+OPERATOR_TOKEN = "secret"
+
+
+def free_port() -> int:
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        port: int = held.getsockname()[1]
+        return port
+
+
+def clean_env(home: Path, extra: Mapping[str, str] | None = None) -> dict[str, str]:
+    """An environment that no OS_*, RESOLVER_* or proxy variable and no dot file reaches."""
+    return {"PATH": os.environ["PATH"], "HOME": str(home), **(extra or {})}
+
+
+class Gateway:
+    """``python -m resolver serve`` on a free port. `start` waits for the sweep of `locations`."""
+
+    def __init__(self, directory: Path, arguments: Sequence[str], locations: Sequence[str]) -> None:
+        self.directory = directory
+        self.arguments = arguments
+        self.locations = locations
+        self.port = free_port()
+        self.log = directory / "gateway.log"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def start(self) -> Self:
+        extra = {
+            "RESOLVER_REDIS_URL": "memory:",
+            "RESOLVER_ADMIN_TOKENS": f"op={OPERATOR_TOKEN}",
+            "GLANCE_TOKEN": ADMIN_TOKEN,
+        }
+        serve = [sys.executable, "-m", "resolver", "serve", "--port", str(self.port)]
+        with self.log.open("w") as log:
+            self._process = subprocess.Popen(
+                [*serve, *self.arguments],
+                stdout=log,
+                stderr=log,
+                cwd=ROOT,
+                env=clean_env(self.directory, extra),
+            )
+        try:
+            wait_until(self._swept, "the first sweeps", SWEEP_TIMEOUT)
+        except (TimeoutError, ProcessLookupError) as error:
+            self.stop()
+            raise AssertionError(f"{error}\n{tail(self.log)}") from error
+        return self
+
+    def _swept(self) -> bool:
+        if self._process is None or self._process.poll() is not None:
+            raise ProcessLookupError("the gateway ended while it started")
+        try:
+            answers = [self.admin(f"/locations/{name}") for name in self.locations]
+        except (OSError, http.client.HTTPException):
+            return False
+        return all(a.status == 200 and a.json()["sweep"]["ended"] is not None for a in answers)
+
+    def stop(self) -> int:
+        """SIGTERM; returns the exit status."""
+        process, self._process = self._process, None
+        return 0 if process is None else stop_process(process)
+
+    def get(self, target: str, headers: Mapping[str, str] | None = None) -> Answer:
+        """As a user with a token; redirects are not followed."""
+        return call(self.url, "GET", target, None, {"X-Auth-Token": ADMIN_TOKEN, **(headers or {})})
+
+    def post(self, target: str, body: Any) -> Answer:
+        return call(self.url, "POST", target, body)
+
+    def admin(self, target: str) -> Answer:
+        return call(self.url, "GET", target, None, {"Authorization": f"Bearer {OPERATOR_TOKEN}"})
+
+
+@dataclass(frozen=True)
+class Ran:
+    status: int
+    out: bytes
+    err: str
+    file: bytes | None
+    """What the client wrote to ``out.bin`` in its working directory."""
+
+
+def run_client(home: GlanceHome, directory: Path, name: str, *arguments: str) -> Ran:
+    """Runs a program of the Glance venv in `directory`, which is its (empty) HOME too."""
+    directory.mkdir(parents=True)
+    ran = subprocess.run(
+        [home.bin(name), *arguments],
+        env=clean_env(directory),
+        cwd=directory,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        timeout=CLIENT_TIMEOUT,
+        check=False,
+    )
+    saved = directory / "out.bin"
+    content = saved.read_bytes() if saved.exists() else None
+    return Ran(ran.returncode, ran.stdout, ran.stderr.decode(errors="replace"), content)

@@ -1,0 +1,123 @@
+"""Installs Glance and its clients once, into a cache outside the tree that later runs share."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+Auth = Literal["fake", "none"]
+"""``fake``: tokens that tests/glance/serve_glance.py reads. ``none``: every caller is an admin."""
+
+GLANCE_VERSION = "33.0.0"
+HERE = Path(__file__).resolve().parent
+REQUIREMENTS = HERE / "requirements.txt"
+TEMPLATES = HERE / "etc"
+INSTALL_TIMEOUT = 900.0
+"""Seconds for one step; pip takes about 30 where the network is good."""
+LIMIT = 1000
+"""Glance's default for the most images on a page, ``api_limit_max``."""
+LOG_TAIL = 3000
+
+AUTH_FILTERS = {"fake": "fakeauth context", "none": "nobody"}
+# Without tokens the caller is an admin who has no role, and the default policy asks for the role.
+POLICY = {"fake": "{}\n", "none": '"context_is_admin": ""\n'}
+
+
+class GlanceUnavailableError(Exception):
+    """Glance could not be installed or started; the message says why and ends with the log."""
+
+
+def tail(log: Path) -> str:
+    return log.read_text(errors="replace")[-LOG_TAIL:] if log.exists() else "(no log)"
+
+
+def default_cache() -> Path:
+    if chosen := os.environ.get("GLANCE_RESOLVER_TEST_CACHE"):
+        return Path(chosen).expanduser().absolute()
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(base).expanduser().absolute() / "glance-resolver" / f"glance-{GLANCE_VERSION}"
+
+
+@dataclass(frozen=True)
+class GlanceHome:
+    """An installed Glance with its clients, and a migrated database to copy."""
+
+    path: Path
+
+    @property
+    def template(self) -> Path:
+        return self.path / "template.sqlite"
+
+    def bin(self, name: str) -> Path:
+        return self.path / "venv" / "bin" / name
+
+
+def install(path: Path | None = None) -> GlanceHome:
+    """The installation at `path`, made first where it is missing or has other pins.
+
+    A second run waits for the first.
+
+    Raises:
+        GlanceUnavailableError: when pip or the migration fails.
+    """
+    home = GlanceHome(path or default_cache())
+    done, wanted = home.path / ".done", REQUIREMENTS.read_text()
+    home.path.mkdir(parents=True, exist_ok=True)
+    with _locked(home.path / ".lock"):
+        if done.exists() and done.read_text() == wanted:
+            return home
+        done.unlink(missing_ok=True)
+        shutil.rmtree(home.path / "venv", ignore_errors=True)
+        log = home.path / "install.log"
+        log.unlink(missing_ok=True)
+        _run([sys.executable, "-m", "venv", home.path / "venv"], log)
+        _run([home.bin("python"), "-m", "pip", "install", "-r", REQUIREMENTS], log)
+        _migrate(home, log)
+        done.write_text(wanted)
+    return home
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    with path.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _run(command: list[str | Path], log: Path) -> None:
+    try:
+        with log.open("a") as out:
+            subprocess.run(command, stdout=out, stderr=out, check=True, timeout=INSTALL_TIMEOUT)
+    except (subprocess.SubprocessError, OSError) as error:
+        raise GlanceUnavailableError(f"{error}\n{tail(log)}") from error
+
+
+def _migrate(home: GlanceHome, log: Path) -> None:
+    scratch = home.path / "migration"
+    shutil.rmtree(scratch, ignore_errors=True)
+    write_config(scratch, "fake")
+    conf = scratch / "etc" / "glance-api.conf"
+    _run([home.bin("glance-manage"), "--config-file", conf, "db", "sync"], log)
+    # Readers beside a writer; the mode is kept in the file, so every copy has it.
+    wal = "import sqlite3, sys; sqlite3.connect(sys.argv[1]).execute('pragma journal_mode=wal')"
+    _run([home.bin("python"), "-c", wal, scratch / "glance.sqlite"], log)
+    (scratch / "glance.sqlite").replace(home.template)
+    shutil.rmtree(scratch)
+
+
+def write_config(directory: Path, auth: Auth, limit: int = LIMIT) -> None:
+    """Fills the templates of etc/ in, and makes the directories they name."""
+    for name in ("etc", "store", "staging", "tasks"):
+        (directory / name).mkdir(parents=True, exist_ok=True)
+    values = {"auth": AUTH_FILTERS[auth], "directory": directory, "limit": limit}
+    for template in TEMPLATES.iterdir():
+        (directory / "etc" / template.name).write_text(template.read_text().format(**values))
+    (directory / "etc" / "policy.yaml").write_text(POLICY[auth])

@@ -1,0 +1,51 @@
+"""What the two servers of a test hold: every kind of image, some in both."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tests.support.glance import GlanceServer, Image
+
+UPPER_CASE_ID = "{:08X}-ABCD-4EF0-8ABC-DEFABCDEFABC"
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two running servers by location name, and what was put into each."""
+
+    servers: dict[str, GlanceServer]
+    images: dict[str, dict[str, Image]]
+    """Location name, then kind."""
+
+    def owners(self, image_id: str) -> set[str]:
+        """Names of the servers that have the image, in any spelling."""
+        return {
+            name
+            for name, kinds in self.images.items()
+            if image_id.lower() in {image.id.lower() for image in kinds.values()}
+        }
+
+    def owned(self) -> list[tuple[str, Image]]:
+        """Every (location name, image)."""
+        return [(n, image) for n, kinds in self.images.items() for image in kinds.values()]
+
+    def in_one_region(self) -> list[tuple[str, Image]]:
+        return [(n, image) for n, image in self.owned() if len(self.owners(image.id)) == 1]
+
+
+def seed(servers: dict[str, GlanceServer]) -> Pair:
+    images: dict[str, dict[str, Image]] = {}
+    for number, (name, server) in enumerate(servers.items(), 1):
+        images[name] = {
+            "private": server.create_private(),
+            "community": server.create_community(),
+            "hidden": server.create_hidden(),
+            "queued": server.create_queued(),
+            "upper-case": server.create(UPPER_CASE_ID.format(number)),
+        }
+    (one, first), (two, second) = servers.items()
+    images[one] |= {f"public-{n}": first.create_public() for n in range(32)}
+    images[two] |= {f"public-{n}": second.create_public() for n in range(5)}
+    images[one]["shared"] = shared = first.create()
+    images[two]["shared"] = second.create(shared.id, data=shared.data)
+    return Pair(servers, images)

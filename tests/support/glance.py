@@ -1,0 +1,253 @@
+"""Real Glance servers for tests: one process each, on loopback, over SQLite and a file store."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import shutil
+import subprocess
+import time
+import urllib.parse
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from email.message import Message
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from tests.glance.install import (
+    LIMIT,
+    Auth,
+    GlanceHome,
+    GlanceUnavailableError,
+    tail,
+    write_config,
+)
+
+SERVE = Path(__file__).resolve().parents[1] / "glance" / "serve_glance.py"
+ADMIN_TOKEN = "x"
+START_TIMEOUT = 60.0
+"""Seconds for a server to answer: importing Glance takes 2, and many times that on a busy host."""
+STOP_TIMEOUT = 10.0
+HTTP_TIMEOUT = 30.0
+
+
+def wait_until(met: Callable[[], object], what: str, timeout: float) -> None:
+    """Polls until `met()` is true. Raises TimeoutError that names `what`."""
+    deadline = time.monotonic() + timeout
+    while not met():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{what}: not within {timeout:.0f} s")
+        time.sleep(0.05)
+
+
+def stop_process(process: subprocess.Popen[bytes]) -> int:
+    """SIGTERM, and SIGKILL where that does not help in time. Returns the exit status."""
+    process.terminate()
+    try:
+        return process.wait(STOP_TIMEOUT)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        return process.wait()
+    finally:
+        if process.stdin is not None:
+            process.stdin.close()
+
+
+@dataclass(frozen=True)
+class Answer:
+    status: int
+    headers: Message
+    body: bytes
+
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+def call(
+    url: str,
+    method: str,
+    target: str,
+    body: Any = None,
+    headers: Mapping[str, str] | None = None,
+) -> Answer:
+    """One request; a body of bytes goes as it is, any other as JSON. Follows no redirect.
+
+    Raises:
+        OSError, http.client.HTTPException: when nothing answers.
+    """
+    sent = dict(headers or {})
+    if isinstance(body, bytes):
+        sent["Content-Type"] = "application/octet-stream"
+    elif body is not None:
+        sent["Content-Type"] = "application/json"
+        body = json.dumps(body)
+    netloc = urllib.parse.urlsplit(url).netloc
+    connection = http.client.HTTPConnection(netloc, timeout=HTTP_TIMEOUT)
+    try:
+        connection.request(method, target, body, sent)
+        response = connection.getresponse()
+        return Answer(response.status, response.headers, response.read())
+    finally:
+        connection.close()
+
+
+@dataclass(frozen=True)
+class Image:
+    id: str
+    data: bytes
+    """Empty while queued."""
+    queued: bool = False
+
+
+class GlanceServer:
+    """One Glance process. Stopped and started again it keeps its port and its images.
+
+    `limit` is the server's cap on a page of its listing.
+    """
+
+    def __init__(
+        self, home: GlanceHome, directory: Path, *, auth: Auth = "fake", limit: int = LIMIT
+    ) -> None:
+        self.home = home
+        self.directory = directory.absolute()
+        self.auth: Auth = auth
+        self.limit = limit
+        self.port = 0
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def log(self) -> Path:
+        return self.directory / "glance.log"
+
+    def start(self) -> Self:
+        """Returns once the server answers. Raises GlanceUnavailableError with the log's end."""
+        if not (self.directory / "glance.sqlite").exists():
+            write_config(self.directory, self.auth, self.limit)
+            shutil.copy(self.home.template, self.directory / "glance.sqlite")
+        (self.directory / "port").unlink(missing_ok=True)
+        # Nothing else of the caller's environment: OS_* variables would steer Glance.
+        env = {name: os.environ[name] for name in ("PATH", "HOME", "TMPDIR") if name in os.environ}
+        env |= {"OS_GLANCE_CONFIG_DIR": str(self.directory / "etc"), "PYTHONDONTWRITEBYTECODE": "1"}
+        arguments = [str(SERVE), str(self.directory), str(self.port)]
+        with self.log.open("a") as log:
+            self._process = subprocess.Popen(
+                [self.home.bin("python"), *arguments],
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                env=env,
+            )
+        try:
+            wait_until(self._answers, "Glance's start", START_TIMEOUT)
+        except (TimeoutError, ProcessLookupError) as error:
+            self.stop()
+            raise GlanceUnavailableError(f"{error}\n{tail(self.log)}") from error
+        return self
+
+    def _answers(self) -> bool:
+        if self._process is None or self._process.poll() is not None:
+            raise ProcessLookupError("Glance ended while it started")
+        port = self.directory / "port"
+        if not port.exists():
+            return False
+        self.port = int(port.read_text())
+        try:
+            return self.request("GET", "/healthcheck").status == 200
+        except (OSError, http.client.HTTPException):
+            return False
+
+    def stop(self) -> None:
+        process, self._process = self._process, None
+        if process is not None:
+            stop_process(process)
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    def request(self, method: str, target: str, body: Any = None) -> Answer:
+        """One call as admin."""
+        return call(self.url, method, target, body, {"X-Auth-Token": ADMIN_TOKEN})
+
+    def _expect(self, status: int, method: str, target: str, body: Any = None) -> Answer:
+        answer = self.request(method, target, body)
+        assert answer.status == status, f"{method} {target}: {answer}\n{tail(self.log)}"
+        return answer
+
+    def create(
+        self,
+        image_id: str | None = None,
+        *,
+        data: bytes | None = None,
+        queued: bool = False,
+        visibility: str = "public",
+        hidden: bool = False,
+        owner: str = "admin",
+    ) -> Image:
+        """Creates an image as admin, with random bytes unless `data` or `queued` is given."""
+        image_id = image_id or str(uuid.uuid4())
+        body = {
+            "id": image_id,
+            "name": f"image-{image_id[:8]}",
+            "owner": owner,
+            "visibility": visibility,
+            "os_hidden": hidden,
+            "disk_format": "raw",
+            "container_format": "bare",
+        }
+        self._expect(201, "POST", "/v2/images", body)
+        if queued:
+            return Image(image_id, b"", queued=True)
+        content = data or os.urandom(2000)
+        self._expect(204, "PUT", f"/v2/images/{image_id}/file", content)
+        return Image(image_id, content)
+
+    def create_public(self) -> Image:
+        return self.create()
+
+    def create_private(self, owner: str = "elsewhere") -> Image:
+        return self.create(visibility="private", owner=owner)
+
+    def create_community(self, owner: str = "elsewhere") -> Image:
+        return self.create(visibility="community", owner=owner)
+
+    def create_hidden(self) -> Image:
+        return self.create(hidden=True)
+
+    def create_queued(self) -> Image:
+        return self.create(queued=True)
+
+    def delete(self, image_id: str) -> None:
+        self._expect(204, "DELETE", f"/v2/images/{image_id}")
+
+    def ids(self) -> set[str]:
+        """Every image's id as Glance spells it, hidden ones and other projects' included."""
+        found: set[str] = set()
+        for hidden in ("false", "true"):
+            query = {"visibility": "all", "os_hidden": hidden, "sort": "id:asc", "limit": "100"}
+            while True:
+                target = f"/v2/images?{urllib.parse.urlencode(query)}"
+                page = [image["id"] for image in self._expect(200, "GET", target).json()["images"]]
+                if not page:
+                    break
+                found.update(page)
+                query["marker"] = page[-1]
+        return found
+
+    def accesses(self) -> list[str]:
+        """Requests served so far, oldest first, each ``METHOD target status``."""
+        return (self.directory / "access.log").read_text().splitlines()
