@@ -63,7 +63,7 @@ def serve(pairs: tuple[str, ...], locations_file: str | None, **options: Any) ->
             f"--role {settings.role} needs a Redis to share: set RESOLVER_REDIS_URL"
         )
     if embedded and not settings.admin_tokens:
-        token = secrets.token_urlsafe(18)
+        token = secrets.token_hex(16)
         settings = load_settings(
             {**options, "locations_file": locations_file, "admin_tokens": token}
         )

@@ -9,7 +9,7 @@ from urllib.parse import unquote
 
 from aiohttp import web
 
-from resolver.errors import InvalidRequest, MethodNotAllowed, NoCounterpart
+from resolver.errors import InvalidRequest, MethodNotAllowed, NoCounterpart, NotFound
 from resolver.gateway.keys import METRICS, OUTCOME, SERVICES
 from resolver.gateway.problem import NO_STORE, require_found
 from resolver.locations import Answer, Offer, Wish
@@ -47,8 +47,6 @@ class Asked(NamedTuple):
 
     api: str
     """``v1`` or ``v2``."""
-    text: str
-    """The id as it was spelt."""
     raw: bytes
     rest: str
     """The path behind the id, as sent."""
@@ -77,21 +75,13 @@ def asked(request: web.Request) -> Asked:
         or not decoded.isprintable()
     ):
         raise InvalidRequest("the path has '.', '..' or control characters in it")
-    return Asked(api, text, raw, rest, f"?{query}" if query else "")
-
-
-def spelling(asked: Asked, case: int) -> str:
-    """The id for one owner: as that owner spells it where that is known to be unusual, else as
-    the client did. Only the dashed form is one that Glance knows."""
-    if case or len(asked.text) != 36:
-        return format_id(asked.raw, case)
-    return asked.text
+    return Asked(api, raw, rest, f"?{query}" if query else "")
 
 
 def target(offer: Offer, asked: Asked, *, write: bool = False, head: bool = False) -> str | None:
     """Where the owner has what was asked for; None where its API has no counterpart."""
     place = offer.place
-    text = spelling(asked, offer.case)
+    text = format_id(asked.raw, offer.case)  # the spelling that this owner finds it by
     serves = place.serves
     same = f"{place.location.url}/{asked.api}/images/{text}{asked.rest}{asked.query}"
     if serves is None or serves[0 if asked.api == "v1" else 1]:
@@ -194,9 +184,10 @@ def redirect(
 
 
 async def no_listing(request: web.Request) -> web.StreamResponse:
-    """``/v2/images`` and its like: what glanceclient asks for a name."""
-    raise NoCounterpart(
+    """``/v2/images`` and its like, which clients ask for a name when an id is absent: after a 404
+    they say that there is no such image."""
+    raise NotFound(
         "this gateway resolves single images by id and does not list them: ask one location "
         "(`glance-resolver locations list` names them)",
-        code="listing-not-supported",
+        code="no-listing",
     )

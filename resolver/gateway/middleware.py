@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import time
 import uuid
@@ -69,7 +70,10 @@ async def _answered(request: web.Request, handler: Handler) -> web.StreamRespons
     try:
         return await handler(request)
     except ResolverError as error:
-        return render_error(error)
+        response = render_error(error)
+        if request.headers.get("User-Agent", "").startswith("python-glanceclient"):
+            return for_glanceclient(response)
+        return response
     except web.HTTPNotFound:
         return render_error(
             NotFound("nothing is here: /openapi.json lists the paths", headers={"Vary": "Accept"})
@@ -100,3 +104,15 @@ async def _answered(request: web.Request, handler: Handler) -> web.StreamRespons
 async def sign(request: web.Request, response: web.StreamResponse) -> None:
     """Every answer, streamed ones too, carries the request id."""
     response.headers[HEADER] = request.get(REQUEST_ID) or request_id(request)
+
+
+def for_glanceclient(response: web.Response) -> web.Response:
+    """The same problem as text. python-glanceclient takes every JSON error for an object of
+    objects (``exc.from_response``) and dies of a problem document with an AttributeError; its
+    ``Accept`` is ``*/*`` like curl's, so only its name tells it apart.
+    """
+    body = json.loads(response.body)  # type: ignore[arg-type]
+    response.content_type = "text/plain"
+    response.text = f"{response.status} {response.reason}: {body['detail']}"
+    response.headers["Vary"] = "User-Agent"
+    return response

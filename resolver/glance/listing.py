@@ -62,8 +62,9 @@ class _Pass:
             LocationUnavailable: the answer is no page of this listing.
         """
         reply = await server.ask(self.path, self._query())
-        # A marker deleted since is 400 for all but admins: the ids before it will do.
-        while reply.status == 400 and self.previous:
+        # A marker deleted since is 400 for all but admins, one hidden since 403: the ids before
+        # it will do.
+        while reply.status in (400, 403) and self.previous:
             self.marker = self.previous.pop()
             reply = await server.ask(self.path, self._query())
         if reply.status != 200:

@@ -92,8 +92,9 @@ class Gateway:
     def post(self, target: str, body: Any) -> Answer:
         return call(self.url, "POST", target, body)
 
-    def admin(self, target: str) -> Answer:
-        return call(self.url, "GET", target, None, {"Authorization": f"Bearer {OPERATOR_TOKEN}"})
+    def admin(self, target: str, method: str = "GET") -> Answer:
+        """As an operator."""
+        return call(self.url, method, target, None, {"Authorization": f"Bearer {OPERATOR_TOKEN}"})
 
 
 @dataclass(frozen=True)

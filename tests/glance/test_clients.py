@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 import subprocess
-import uuid
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from tests.glance.gateway import Gateway, Ran, run_client
+from tests.glance.gateway import SWEEP_TIMEOUT, Gateway, Ran, run_client
 from tests.glance.install import GlanceHome
 from tests.glance.pair import Pair
-from tests.support.glance import ADMIN_TOKEN, Image
+from tests.support.glance import ADMIN_TOKEN, Image, wait_until
 
 pytestmark = pytest.mark.glance
 
@@ -232,13 +232,20 @@ def test_the_index_holds_what_an_admin_lists(
     assert claims(gateway, name) == len(listed)
 
 
-def test_a_new_image_is_found_and_a_deleted_one_is_not(gateway: Gateway, glance_pair: Pair) -> None:
+def test_a_sweep_finds_new_images_and_drops_deleted_ones(
+    gateway: Gateway, glance_pair: Pair
+) -> None:
     server = glance_pair.servers["two"]
-    image = server.create(str(uuid.uuid4()))
+    image = server.create_hidden()
+
+    def resolves_with(status: int) -> Callable[[], bool]:
+        return lambda: gateway.get(f"/resolve/{image.id}").status == status
+
     try:
-        assert gateway.get(f"/resolve/{image.id}?fresh=1").status == 200
+        assert gateway.admin("/locations/two/sweep", "POST").status == 202
+        wait_until(resolves_with(200), "the new image in the index", SWEEP_TIMEOUT)
         assert curl(gateway, f"/v2/images/{image.id}/file") == image.data
     finally:
         server.delete(image.id)
-    assert gateway.get(f"/resolve/{image.id}?fresh=1").status == 404
-    assert gateway.get(f"/resolve/{image.id}").status == 404
+    assert gateway.admin("/locations/two/sweep", "POST").status == 202
+    wait_until(resolves_with(404), "the deleted image out of the index", SWEEP_TIMEOUT)

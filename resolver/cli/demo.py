@@ -1,0 +1,167 @@
+"""``glance-resolver demo``: the whole job on loopback, with nothing but Python."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import secrets
+import socket
+import time
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from resolver.errors import ResolverError
+
+if TYPE_CHECKING:
+    import aiohttp
+
+    from resolver.services import Services
+    from resolver.standin import StandIn
+
+PATIENCE = 30.0
+"""Seconds in which two stand-ins of some dozen images must have been swept."""
+
+SHARED = "5ca1ab1e-0000-4000-8000-00000000c0de"
+"""The image that both stand-ins have."""
+
+NOWHERE = "00000000-0000-4000-8000-000000000000"
+
+
+@click.command()
+@click.option("--once", is_flag=True, help="Show it and exit.")
+@click.option("--port", type=int, default=9393, show_default=True, help="The gateway's port.")
+def demo(once: bool, port: int) -> None:
+    """Show the whole job with two stand-in Glance servers.
+
+    Starts them and a gateway on loopback, resolves an image each way, prints what it did and
+    what to try, and stays up until Ctrl-C.
+    """
+    with contextlib.suppress(KeyboardInterrupt):
+        asyncio.run(_demo(once=once, port=port))
+
+
+def _free(port: int) -> int:
+    """``port``, or 0 for any where something else listens on it."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return 0
+    return port
+
+
+def _fill(one: StandIn, two: StandIn) -> None:
+    for number in range(12):
+        one.add(name=f"debian-{number}", data=b"one" * number)
+        two.add(name=f"ubuntu-{number}", data=b"two" * number)
+    one.add(name="hidden", hidden=True, data=b"hidden")
+    two.add(name="community", visibility="community", owner="somebody", data=b"community")
+    for server in (one, two):
+        server.add(id=SHARED, name="in-both", data=b"the same bytes")
+
+
+def _named(server: StandIn, name: str) -> str:
+    """The id of the image of that name."""
+    return next(image.id for image in map(server.get, server.ids()) if image and image.name == name)
+
+
+async def _demo(*, once: bool, port: int) -> None:
+    import aiohttp  # noqa: PLC0415
+
+    from resolver import logs  # noqa: PLC0415
+    from resolver.gateway.server import serving, until_signal  # noqa: PLC0415
+    from resolver.services import open_services  # noqa: PLC0415
+    from resolver.settings import load_settings  # noqa: PLC0415
+    from resolver.standin import StandIn  # noqa: PLC0415
+
+    logs.configure(level="error", form="text")
+    token = secrets.token_hex(8)
+    # What the shell has set for a real gateway must not make the demo touch it.
+    for name in [name for name in os.environ if name.startswith("RESOLVER_")]:
+        del os.environ[name]
+    settings = load_settings({"port": _free(port), "admin_tokens": f"demo={token}"})
+    async with StandIn() as one, StandIn(v1=True, old=True, prefix="/image") as two:
+        _fill(one, two)
+        async with (
+            open_services(settings) as services,
+            serving(services) as url,
+            aiohttp.ClientSession(url) as http,
+        ):
+            click.echo("Two stand-in Glance servers:")
+            click.echo(f"  one  {one.url}  v2, as of today")
+            click.echo(f"  two  {two.url}  v1 and v2, as of 2017, behind a path prefix")
+            click.echo(f"and glance-resolver at {url}, its index in memory.\n")
+            await _register(services, one, two)
+            await _show(http, one, two)
+            _hints(url, token, one)
+            if not once:
+                click.echo("\nRunning until Ctrl-C.")
+                await until_signal()
+
+
+async def _register(services: Services, one: StandIn, two: StandIn) -> None:
+    begun = time.monotonic()
+    await services.registry.put("one", {"url": one.url, "region": "RegionOne"})
+    await services.registry.put("two", {"url": two.url, "region": "RegionTwo"})
+    while True:
+        rows = await services.registry.list()
+        if all(row["coverage"]["covered"] for row in rows):
+            break
+        if time.monotonic() - begun > PATIENCE:
+            raise ResolverError(f"the stand-ins were not swept within {PATIENCE:g} s")
+        await asyncio.sleep(0.02)
+    counts = ", ".join(f"{row['name']} {row['sweep']['images']} images" for row in rows)
+    click.echo(f"Registered and swept in {time.monotonic() - begun:.1f} s: {counts}.\n")
+
+
+async def _show(http: aiohttp.ClientSession, one: StandIn, two: StandIn) -> None:
+    first, second = _named(one, "debian-7"), _named(two, "ubuntu-7")
+    number = 0
+
+    def say(request: str, *answers: str) -> None:
+        nonlocal number
+        number += 1
+        click.echo(f"{number}. {request}")
+        for answer in answers:
+            click.echo(f"     {answer}")
+
+    for image in (first, second):
+        async with http.get(f"/resolve/{image}") as reply:
+            answer = await reply.json()
+        say(f"GET /resolve/{image}", f"{reply.status} {answer['outcome']}: {answer['uri']}")
+    async with http.get(f"/v2/images/{first}", allow_redirects=False) as reply:
+        say(f"GET /v2/images/{first}", f"{reply.status} Location: {reply.headers['Location']}")
+    async with http.get(f"/v2/images/{second}/file") as reply:
+        say(
+            f"GET /v2/images/{second}/file, redirect followed",
+            f"{reply.status} from {reply.url.origin()}: {len(await reply.read())} bytes",
+        )
+    async with http.get(f"/resolve/{SHARED}", headers={"Accept": "text/uri-list"}) as reply:
+        say(
+            f"GET /resolve/{SHARED}, as text/uri-list (both have it)",
+            *(await reply.text()).splitlines(),
+        )
+    ids = [first, SHARED.upper(), NOWHERE, "no-uuid"]
+    async with http.post("/resolve", json=ids) as reply:
+        answers: list[dict[str, Any]] = await reply.json()
+    say("POST /resolve, four at once", *(f"{a['outcome']:8} {a['id']}" for a in answers))
+    async with http.get(f"/v2/images/{NOWHERE}") as reply:
+        problem = await reply.json()
+        say(f"GET /v2/images/{NOWHERE}", f"{reply.status} {problem['code']}: {problem['detail']}")
+
+
+def _hints(url: str, token: str, one: StandIn) -> None:
+    image = _named(one, "debian-7")
+    click.echo("\nTry:")
+    for line in (
+        f"curl -sL {url}/v2/images/{image}",
+        f"curl -s '{url}/resolve/{SHARED}?region=RegionTwo'",
+        f"curl -s {url}/resolve/{SHARED}/explain",
+        f"curl -s {url}/index",
+        f"curl -s -H 'Authorization: Bearer {token}' {url}/locations",
+        f"glance-resolver locations list --url {url} --token {token}",
+    ):
+        click.echo(f"  {line}")

@@ -1,0 +1,77 @@
+"""Fixtures that all tests share: a clean environment, a real Redis, an index on each backend."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Iterator
+
+import hypothesis
+import pytest
+
+from resolver.index import Index, open_index
+from tests.support.redis import RedisMissingError, RedisServer
+
+# A busy machine is no failure; in CI a failure must come again on the next run.
+hypothesis.settings.register_profile("desk", deadline=None)
+hypothesis.settings.register_profile("ci", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "desk")
+
+BITS = 8
+"""Buckets of the shared index: as many as there are ids enough to fill."""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_settings_from_outside() -> Iterator[None]:
+    """A developer's own RESOLVER_* variables must not steer the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [n for n in os.environ if n.upper().startswith("RESOLVER_")]:
+            patch.delenv(name)
+        yield
+
+
+def started_redis() -> RedisServer:
+    """A running server; skips where there is none, fails in CI."""
+    try:
+        return RedisServer().start()
+    except RedisMissingError as error:
+        if os.environ.get("CI"):
+            pytest.fail(f"no Redis to test against: {error}")
+        pytest.skip(f"no Redis to test against: {error}")
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[RedisServer]:
+    """One server for all tests. Not empty: `index_url` and `redis_url` flush it."""
+    server = started_redis()
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def own_redis() -> Iterator[RedisServer]:
+    """A server that the test may kill."""
+    server = started_redis()
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def redis_url(redis_server: RedisServer) -> str:
+    """URL of an empty Redis."""
+    redis_server.flush()
+    return redis_server.url
+
+
+@pytest.fixture(params=["memory:", pytest.param("redis", marks=pytest.mark.redis)])
+def index_url(request: pytest.FixtureRequest) -> str:
+    """URL of an empty index, on each backend."""
+    if request.param == "memory:":
+        return "memory:"
+    return str(request.getfixturevalue("redis_url"))
+
+
+@pytest.fixture
+async def index(index_url: str) -> AsyncIterator[Index]:
+    """An empty index, on each backend."""
+    async with open_index(index_url, bits=BITS) as index:
+        yield index

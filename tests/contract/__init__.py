@@ -1,0 +1,1 @@
+"""What the index promises. The whole suite runs on the embedded server and on a real Redis."""
