@@ -8,6 +8,9 @@ from typing import Any
 
 import structlog
 
+SHARED: list[Any] = [structlog.stdlib.add_log_level, structlog.stdlib.add_logger_name]
+"""What is done to every line, ours or a library's."""
+
 
 def configure(*, level: str, form: str) -> None:
     """Sends our log lines and those of libraries to standard error, in one form.
@@ -17,11 +20,7 @@ def configure(*, level: str, form: str) -> None:
         form: ``text``, ``json``, or ``auto`` for text where standard error is a terminal.
     """
     text = form == "text" or (form == "auto" and sys.stderr.isatty())
-    shared: list[Any] = [
-        structlog.stdlib.add_log_level,
-        structlog.stdlib.add_logger_name,
-        structlog.processors.TimeStamper(fmt="%H:%M:%S" if text else "iso", utc=not text),
-    ]
+    stamp = structlog.processors.TimeStamper(fmt="%H:%M:%S" if text else "iso", utc=not text)
     if text:
         last: list[Any] = [
             structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event_to=16)
@@ -31,17 +30,22 @@ def configure(*, level: str, form: str) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=shared,
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last],
+            foreign_pre_chain=SHARED,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, stamp, *last],
         )
     )
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
+    route()
+
+
+def route() -> None:
+    """Sends our own log lines through the standard library's logging, where handlers are."""
     structlog.configure(
         processors=[
             structlog.stdlib.filter_by_level,
-            *shared,
+            *SHARED,
             structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
         ],
         logger_factory=structlog.stdlib.LoggerFactory(),

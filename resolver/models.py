@@ -40,7 +40,7 @@ def letter_case(text: str) -> int:
     Glance keeps an id as its creator spelt it and, on SQLite and PostgreSQL, finds it by that
     spelling only. 0 is the usual lower case.
     """
-    digits = text[-36:].replace("-", "")
+    digits = text.replace("-", "")[-32:]
     if digits == digits.lower():
         return 0
     return int("".join("1" if c.isupper() else "0" for c in digits), 2)

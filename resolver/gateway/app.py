@@ -22,7 +22,7 @@ def watch_routes() -> list[web.RouteDef]:
 
 
 def gateway_routes() -> list[web.RouteDef]:
-    image = "/{api:v[12]}/images/{id}{rest:(?:/.*)?}"
+    image = "/{api:v[12]}/images/{id}{rest:(?:/[\\s\\S]*)?}"
     return [
         web.get(image, images.read_image),
         *(web.route(method, image, images.write_image) for method in images.WRITES),

@@ -10,8 +10,8 @@ from resolver.services import Services
 SERVICES = web.AppKey("services", Services)
 METRICS = web.AppKey("metrics", Metrics)
 
-REQUEST_ID = "request_id"
+REQUEST_ID = web.RequestKey("request_id", str)
 """Key on a request: its ``req-<uuid>``."""
 
-OUTCOME = "outcome"
+OUTCOME = web.RequestKey("outcome", object)
 """Key on a request: the answer it got, for the log line."""

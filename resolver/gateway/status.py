@@ -94,7 +94,7 @@ async def _faults(services: Services) -> dict[str, str]:
 async def metrics(request: web.Request) -> web.StreamResponse:
     # The figures of locations come off the table, which an idle gateway must freshen.
     with contextlib.suppress(IndexUnavailable):
-        await request.app[SERVICES].tables.recent()
+        await request.app[SERVICES].tables.current()
     return web.Response(
         body=request.app[METRICS].render(),
         headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8", **NO_STORE},
@@ -105,7 +105,7 @@ async def index_figures(request: web.Request) -> web.StreamResponse:
     """GET /index."""
     services = request.app[SERVICES]
     census = await request.app[COUNTER].census()
-    table = await services.tables.recent(age=0)
+    table = await services.tables.current()
     now = time.time()
     locations: dict[str, Any] = {}
     for place in table.by_name.values():

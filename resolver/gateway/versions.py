@@ -44,7 +44,7 @@ async def versions(request: web.Request) -> web.StreamResponse:
     """``/`` answers 300 as Glance does, the others 200: clients take either."""
     services = request.app[SERVICES]
     base = services.settings.public_url or f"{request.scheme}://{request.host}"
-    table = await services.tables.recent()
+    table = await services.tables.current()
     return json_response(document(table, base), status=300 if request.path == "/" else 200)
 
 
@@ -66,7 +66,7 @@ async def schemas(request: web.Request) -> web.StreamResponse:
     wish = wish_of(request)
     places = [
         place
-        for place in (await services.tables.recent()).in_service()
+        for place in (await services.tables.current()).in_service()
         if (place.serves is None or place.serves[1]) and place.name not in wish.exclude
     ]
     if not places:

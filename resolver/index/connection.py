@@ -7,6 +7,7 @@ and scripts in pipelines, every failure of Redis or the network as one `IndexUna
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -201,8 +202,13 @@ def connect(url: str) -> Link:
     try:
         return Link(_client(url))
     except (ValueError, RedisError) as error:
-        scheme = url.partition(":")[0]
-        raise SettingsError(f"RESOLVER_REDIS_URL ({scheme}:…): {error}") from error
+        scheme, _, rest = url.partition(":")
+        password = rest.rpartition("@")[0].partition(":")[2]
+        why = str(error)
+        # An unescaped / or : in a password makes the parser quote a piece of it as host or port.
+        if any(piece and piece in why for piece in re.split(r"[:/?#@]", password)):
+            why = "it cannot be read; percent-encode what is special in its password"
+        raise SettingsError(f"RESOLVER_REDIS_URL ({scheme}:…): {why}") from error
 
 
 @asynccontextmanager

@@ -98,6 +98,10 @@ class Records:
             )
         return Snapshot(int(version), records)
 
+    async def version(self) -> int:
+        """The version that `load` would give: cheap to ask."""
+        return int(await self._link.command("GET", self._keys.version) or 0)
+
     async def put(self, location: Location, before: Record | None) -> Location:
         """Writes a location if its record still is ``before``; returns it with its number.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,9 +18,6 @@ from resolver.models import (
     format_id,
     minor_version,
 )
-
-MAX_AGE = 1.0
-"""Seconds after which a table is looked at again where no lookup brings its version along."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +123,6 @@ class TableKeeper:
         self._index = index
         self._fresh_for = fresh_for
         self._lock = asyncio.Lock()
-        self._loaded = 0.0
         self.table = Table(Snapshot(-1, {}), fresh_for=fresh_for)
 
     async def at_least(self, version: int) -> Table:
@@ -143,22 +138,13 @@ class TableKeeper:
                     await self._load()
         return self.table
 
-    async def recent(self, *, age: float = MAX_AGE) -> Table:
-        """A table read at most ``age`` seconds ago.
+    async def current(self) -> Table:
+        """The table as it is now, where no lookup brings its version along.
 
         Raises:
-            IndexUnavailable: it had to be read and Redis did not answer.
+            IndexUnavailable: Redis did not answer.
         """
-        if self.table.version < 0 or time.monotonic() - self._loaded >= age:
-            asked = time.monotonic()
-            async with self._lock:
-                if self._loaded < asked:
-                    await self._load()
-        return self.table
+        return await self.at_least(await self._index.records.version())
 
     async def _load(self) -> None:
-        begun = time.monotonic()
-        snapshot = await self._index.records.load()
-        self._loaded = begun
-        if snapshot.version != self.table.version:
-            self.table = Table(snapshot, fresh_for=self._fresh_for)
+        self.table = Table(await self._index.records.load(), fresh_for=self._fresh_for)

@@ -98,7 +98,7 @@ class Indexer:
             await asyncio.gather(*self._work.values(), return_exceptions=True)
 
     async def _tick(self) -> None:
-        table = await self._tables.recent(age=0)
+        table = await self._tables.current()
         wanted = await self._index.records.wanted_sweeps()
         now = time.time()
         for place in table.by_name.values():
@@ -164,7 +164,7 @@ class Indexer:
         async with self._sweeps:
             number = place.location.number
             # Since the tick, another indexer may have done it or the location have changed.
-            current = (await self._tables.recent(age=0)).by_number.get(number)
+            current = (await self._tables.current()).by_number.get(number)
             if current is None or not await lease.renew():
                 return
             wanted = await self._index.records.wanted_sweeps()

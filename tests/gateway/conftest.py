@@ -1,0 +1,98 @@
+"""A gateway under test: the real app on a loopback port, its index in memory."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import aiohttp
+import pytest
+from yarl import URL
+
+from resolver import logs
+from resolver.gateway.server import serving
+from resolver.models import Check, Health, Sweep, letter_case, parse_id
+from resolver.services import Services, open_services
+from resolver.settings import Settings
+
+TOKEN = "s3cret-token"
+ADMIN = {"Authorization": f"Bearer {TOKEN}"}
+V1 = ("v1.1", "v1.0")
+V2 = ("v2.15", "v2.0")
+
+
+@dataclass
+class Gateway:
+    """One running gateway and a client for it that follows no redirects."""
+
+    services: Services
+    url: str
+    http: aiohttp.ClientSession
+
+    async def call(self, method: str, path: str, **options: Any) -> tuple[Any, Any]:
+        """(response, decoded body) of a request; the body is None unless it is JSON."""
+        url = URL(self.url + path, encoded=True)  # or the client would tidy escapes up
+        async with self.http.request(method, url, allow_redirects=False, **options) as response:
+            await response.read()
+            is_json = response.content_type.endswith("json") and method != "HEAD"
+            is_json = is_json and not response.content_type.endswith("ndjson")
+            return response, await response.json(content_type=None) if is_json else None
+
+    async def get(self, path: str, **options: Any) -> tuple[Any, Any]:
+        return await self.call("GET", path, **options)
+
+    async def location(
+        self, name: str, *, versions: tuple[str, ...] = V2, covered: bool = True, **fields: Any
+    ) -> int:
+        """Registers a location that looks as if it had been checked and swept."""
+        fields.setdefault("url", f"https://{name}.example:9292")
+        location, _ = await self.services.registry.put(name, fields)
+        now = time.time()
+        records = self.services.index.records
+        if versions:
+            await records.set_check(
+                location.number, Check(at=now, health=Health.UP, versions=versions)
+            )
+        if covered:
+            await records.set_sweep(
+                location.number, Sweep(started=now - 1, ended=now, sees_all=True)
+            )
+        return location.number
+
+    async def claim(self, name: str, *ids: str) -> None:
+        for text in ids:
+            await self.services.registry.claim(name, parse_id(text), letter_case(text))
+
+
+@pytest.fixture(autouse=True)
+def _logs() -> None:
+    """Log lines go where caplog sees them."""
+    logs.route()
+
+
+Start = Callable[..., Awaitable[Gateway]]
+
+
+@pytest.fixture
+async def start() -> AsyncIterator[Start]:
+    """Starts gateways with the settings given."""
+    async with AsyncExitStack() as stack:
+
+        async def begin(**settings: Any) -> Gateway:
+            defaults = {"port": 0, "role": "gateway", "admin_tokens": f"ops={TOKEN}"}
+            services = await stack.enter_async_context(
+                open_services(Settings(**{**defaults, **settings}))
+            )
+            url = await stack.enter_async_context(serving(services))
+            http = await stack.enter_async_context(aiohttp.ClientSession(url))
+            return Gateway(services, url, http)
+
+        yield begin
+
+
+@pytest.fixture
+async def gateway(start: Start) -> Gateway:
+    return await start()

@@ -1,0 +1,191 @@
+"""What machines that watch it see: ids, figures, health, documents."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+
+import openapi_spec_validator
+import pytest
+from aiohttp import web
+
+from resolver.gateway.app import gateway_routes, watch_routes
+from resolver.gateway.status import openapi_document
+from tests.gateway.conftest import ADMIN, V1, V2, Gateway, Start
+
+ID = "0a1b2c3d-4e5f-4a6b-8c7d-9e0f1a2b3c4d"
+REQUEST_ID = "req-9e6a2f0e-54b5-4b05-ae8e-8a4c9a3c1f11"
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/", "/versions", f"/v2/images/{ID}", f"/resolve/{ID}", "/locations", "/nowhere", "/metrics"],
+)
+async def test_every_answer_carries_a_request_id(gateway: Gateway, path: str) -> None:
+    response, _ = await gateway.get(path)
+    assert re.fullmatch(
+        r"req-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}",
+        response.headers["X-Openstack-Request-Id"],
+    )
+    response, _ = await gateway.get(path, headers={"X-Openstack-Request-Id": REQUEST_ID})
+    assert response.headers["X-Openstack-Request-Id"] == REQUEST_ID
+    response, _ = await gateway.get(path, headers={"X-Openstack-Request-Id": "req-x"})
+    assert response.headers["X-Openstack-Request-Id"] != "req-x"
+
+
+async def test_one_log_line_a_request(gateway: Gateway, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "access"):
+        await gateway.get(f"/v2/images/{ID}", headers={"X-Openstack-Request-Id": REQUEST_ID})
+    (record,) = [r for r in caplog.records if r.name == "access"]
+    assert REQUEST_ID in record.getMessage()
+    assert "unknown" in record.getMessage()
+
+
+async def test_tokens_are_never_logged(gateway: Gateway, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.DEBUG):
+        await gateway.call(
+            "PUT", "/locations/one", headers=ADMIN, json={"url": "https://one.example"}
+        )
+        await gateway.get(f"/v2/images/{ID}", headers={"X-Auth-Token": "keystone-token"})
+    assert "s3cret-token" not in caplog.text
+    assert "keystone-token" not in caplog.text
+
+
+async def test_unexpected_failures_show_no_internals(
+    gateway: Gateway, caplog: pytest.LogCaptureFixture
+) -> None:
+    # A record that no version of ours writes: what a handler did not foresee.
+    link = gateway.services.index.link
+    await link.command("HSET", "glr:{reg}:locations", "bad", "7 {}")
+    await link.command("INCR", "glr:{reg}:version")
+    response, body = await gateway.get(f"/resolve/{ID}")
+    assert (response.status, body["code"]) == (500, "internal-error")
+    assert "Traceback" not in json.dumps(body)
+    assert "KeyError" not in json.dumps(body)
+    assert response.headers["X-Openstack-Request-Id"] in body["detail"]
+
+
+async def test_health(gateway: Gateway) -> None:
+    response, _ = await gateway.get("/healthcheck")
+    assert (response.status, await response.text()) == (200, "OK")
+    assert (await gateway.get("/livez"))[1]["live"] is True
+    assert (await gateway.get("/readyz"))[1]["ready"] is True
+
+
+async def test_an_indexer_only_answers_those_that_watch_it(start: Start) -> None:
+    gateway = await start(role="indexer")
+    assert (await gateway.get("/readyz"))[0].status == 200
+    assert (await gateway.get("/metrics"))[0].status == 200
+    assert (await gateway.get(f"/resolve/{ID}"))[0].status == 404
+
+
+async def test_metrics(gateway: Gateway) -> None:
+    await gateway.location("one")
+    await gateway.location("two", covered=False)
+    await gateway.get(f"/v2/images/{ID}")
+    response, _ = await gateway.get("/metrics")
+    text = await response.text()
+    assert response.content_type == "text/plain"
+    for line in (
+        'glance_resolver_requests_total{method="GET",'
+        'route="/{api}/images/{id}{rest}",status="503"} 1.0',
+        'glance_resolver_answers_total{outcome="unknown"} 1.0',
+        'glance_resolver_location_up{location="one"} 1.0',
+        'glance_resolver_location_covered{location="one"} 1.0',
+        'glance_resolver_location_covered{location="two"} 0.0',
+    ):
+        assert line in text, text
+    assert ID not in text  # a label for each image would be without bound
+
+
+async def test_index_figures(gateway: Gateway) -> None:
+    await gateway.location("one")
+    await gateway.location("two", covered=False)
+    await gateway.claim("one", ID)
+    await gateway.claim("two", ID)
+    _, body = await gateway.get("/index")
+    assert (body["images"], body["claims"], body["covered"], body["missing"]) == (
+        1,
+        2,
+        False,
+        ["two"],
+    )
+    assert body["locations"]["one"]["claims"] == 1
+    assert body["locations"]["two"]["coverage"] == "not swept yet"
+
+
+async def test_version_documents_name_this_gateway(gateway: Gateway) -> None:
+    await gateway.location("one", versions=V2 + V1)
+    await gateway.location("two", versions=("v2.9", "v2.0"))
+    for path, status in (
+        ("/", 300),
+        ("/versions", 200),
+        ("/v2", 200),
+        ("/v2/", 200),
+        ("/v1/", 200),
+    ):
+        response, body = await gateway.get(path)
+        assert response.status == status
+        ids = [v["id"] for v in body["versions"]]
+        assert ids[0] == "v2.9"  # what every location can do
+        assert ids[-1] == "v1.0"
+        assert body["versions"][0]["status"] == "CURRENT"
+        assert all(v["links"][0]["href"].startswith(gateway.url) for v in body["versions"])
+
+
+async def test_public_url_is_used_in_version_documents(start: Start) -> None:
+    gateway = await start(public_url="https://images.example/glance/")
+    _, body = await gateway.get("/versions")
+    assert body["versions"][0]["links"][0]["href"] == "https://images.example/glance/v2/"
+
+
+async def test_schemas_go_to_a_healthy_location_with_v2(gateway: Gateway) -> None:
+    response, _ = await gateway.get("/v2/schemas/image")
+    assert response.status == 503
+    await gateway.location("old", versions=V1, priority=1)
+    await gateway.location("off", state="maintenance", priority=1)
+    await gateway.location("new", priority=9)
+    response, _ = await gateway.get("/v2/schemas/metadefs/namespace?x=1")
+    assert response.headers["Location"] == (
+        "https://new.example:9292/v2/schemas/metadefs/namespace?x=1"
+    )
+
+
+async def test_listing_is_said_not_to_be_here(gateway: Gateway) -> None:
+    for path in ("/v2/images", "/v2/images?name=x", "/v1/images/detail", "/v1/images"):
+        response, body = await gateway.get(path)
+        assert (response.status, body["code"]) == (404, "no-listing")
+
+
+async def test_unknown_paths_and_methods(gateway: Gateway) -> None:
+    response, body = await gateway.get("/nowhere")
+    assert (response.status, body["code"]) == (404, "not-found")
+    response, body = await gateway.call("DELETE", "/resolve")
+    assert (response.status, body["code"]) == (405, "method-not-allowed")
+    assert response.headers["Allow"] == "POST"
+
+
+def test_openapi_is_valid_and_says_what_the_routes_say() -> None:
+    document = openapi_document()
+    openapi_spec_validator.validate(document)
+    app = web.Application()
+    app.add_routes([*watch_routes(), *gateway_routes()])
+    routes = {
+        (route.method.lower(), route.resource.canonical)
+        for route in app.router.routes()
+        if route.resource is not None and route.method != "HEAD"
+    }
+    described = {
+        (method, path)
+        for path, item in document["paths"].items()
+        for method in item
+        if method != "parameters"
+    }
+    assert described == routes
+
+
+async def test_openapi_is_served(gateway: Gateway) -> None:
+    response, body = await gateway.get("/openapi.json")
+    assert response.status == 200
+    assert body["paths"].keys() == openapi_document()["paths"].keys()
