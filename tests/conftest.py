@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Iterator
 import hypothesis
 import pytest
 
+from resolver import logs
 from resolver.index import Index, open_index
 from tests.support.redis import RedisMissingError, RedisServer
 
@@ -27,6 +28,12 @@ def _no_settings_from_outside() -> Iterator[None]:
         for name in [n for n in os.environ if n.upper().startswith("RESOLVER_")]:
             patch.delenv(name)
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _logs() -> None:
+    """Log lines go where caplog sees them, not to standard output."""
+    logs.route()
 
 
 def started_redis() -> RedisServer:

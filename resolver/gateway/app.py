@@ -5,9 +5,10 @@ from __future__ import annotations
 from aiohttp import web
 
 from resolver.gateway import admin, images, resolve, status, versions
-from resolver.gateway.keys import METRICS, SERVICES
+from resolver.gateway.keys import METRICS, SERVICES, TRAFFIC
 from resolver.gateway.metrics import Metrics
 from resolver.gateway.middleware import sign, watch
+from resolver.gateway.traffic import Traffic
 from resolver.services import Services
 
 
@@ -53,7 +54,8 @@ def make_app(services: Services) -> web.Application:
     """The app of one process, for its role."""
     app = web.Application(middlewares=[watch])
     app[SERVICES] = services
-    app[METRICS] = Metrics(services.tables, services.indexer.stats)
+    app[TRAFFIC] = traffic = Traffic()
+    app[METRICS] = Metrics(services.tables, services.indexer.stats, traffic)
     app[status.COUNTER] = status.Counter(services.index)
     app.on_response_prepare.append(sign)
     app.add_routes(watch_routes())

@@ -10,6 +10,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from resolver import __version__
+from resolver.gateway.traffic import Traffic
 from resolver.locations import Place, TableKeeper
 from resolver.models import Health
 from resolver.sync.indexer import Stats
@@ -21,7 +22,7 @@ BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2
 class Metrics:
     """All metrics of one process. Names begin with ``glance_resolver_``."""
 
-    def __init__(self, tables: TableKeeper, stats: Stats) -> None:
+    def __init__(self, tables: TableKeeper, stats: Stats, traffic: Traffic) -> None:
         self.registry = CollectorRegistry()
         self.requests = Counter(
             "glance_resolver_requests",
@@ -42,11 +43,11 @@ class Metrics:
             ["outcome"],
             registry=self.registry,
         )
-        self.in_flight = Gauge(
+        Gauge(
             "glance_resolver_requests_in_flight",
             "Requests being answered",
             registry=self.registry,
-        )
+        ).set_function(lambda: traffic.count)
         Gauge("glance_resolver_build_info", "Version", ["version"], registry=self.registry).labels(
             __version__
         ).set(1)

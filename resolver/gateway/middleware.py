@@ -12,7 +12,7 @@ import structlog
 from aiohttp import web
 
 from resolver.errors import MethodNotAllowed, NotFound, ResolverError, TooLarge
-from resolver.gateway.keys import METRICS, OUTCOME, REQUEST_ID, SERVICES
+from resolver.gateway.keys import METRICS, OUTCOME, REQUEST_ID, SERVICES, TRAFFIC
 from resolver.gateway.problem import problem, render_error
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -42,7 +42,7 @@ async def watch(request: web.Request, handler: Handler) -> web.StreamResponse:
     request[REQUEST_ID] = rid = request_id(request)
     metrics = request.app[METRICS]
     response: web.StreamResponse | None = None
-    with metrics.in_flight.track_inprogress():
+    with request.app[TRAFFIC].one():
         try:
             response = await _answered(request, handler)
             return response
@@ -102,8 +102,10 @@ async def _answered(request: web.Request, handler: Handler) -> web.StreamRespons
 
 
 async def sign(request: web.Request, response: web.StreamResponse) -> None:
-    """Every answer, streamed ones too, carries the request id."""
+    """Every answer, streamed ones too, carries the request id; the last ones close."""
     response.headers[HEADER] = request.get(REQUEST_ID) or request_id(request)
+    if request.app[TRAFFIC].stopping:
+        response.force_close()
 
 
 def for_glanceclient(response: web.Response) -> web.Response:

@@ -14,6 +14,7 @@ from aiohttp import web
 
 from resolver.errors import SettingsError
 from resolver.gateway.app import make_app
+from resolver.gateway.keys import TRAFFIC
 from resolver.gateway.middleware import HEADER, request_id
 from resolver.gateway.problem import problem
 from resolver.services import Services
@@ -57,9 +58,8 @@ async def serving(services: Services) -> AsyncIterator[str]:
         SettingsError: the address cannot be listened on.
     """
     settings = services.settings
-    runner = web.AppRunner(
-        make_app(services), access_log=None, shutdown_timeout=settings.shutdown_timeout
-    )
+    app = make_app(services)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
     await runner.setup()
     loop = asyncio.get_running_loop()
     manager: Any = runner.server
@@ -90,6 +90,7 @@ async def serving(services: Services) -> AsyncIterator[str]:
         yield f"http://{f'[{host}]' if ':' in host else host}:{port}"
     finally:
         listener.close()
+        await app[TRAFFIC].drain(settings.shutdown_timeout)
         await runner.cleanup()
         if work is not None:
             work.cancel()

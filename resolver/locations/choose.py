@@ -67,7 +67,7 @@ def rank(
     if len(offered) < 2:
         return offered
 
-    def key(candidate: Candidate) -> tuple[int, bool, bool, int, int, float]:
+    def key(candidate: Candidate) -> tuple[int, bool, bool, int, int, float, str]:
         place = candidate.place
         location = place.location
         return (
@@ -77,6 +77,7 @@ def rank(
             _HEALTH[place.health],
             location.priority,
             -share(place, raw),
+            place.name,  # of those without weight, which all draw 0
         )
 
     return sorted(offered, key=key)

@@ -178,5 +178,6 @@ class Resolver:
                     "covered": not doubt,
                 }
             )
-        rows.sort(key=lambda row: (row["rank"] or len(rows) + 1, row["location"]))
+        last = len(rows) + 1  # outside the key: a list is empty while it is sorted
+        rows.sort(key=lambda row: (row["rank"] or last, row["location"]))
         return {**answer.as_json(), "detail": answer.detail, "locations": rows}

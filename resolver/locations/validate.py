@@ -154,7 +154,7 @@ def parse_location(name: str, fields: Mapping[str, Any], base: Location | None =
     if "state" in fields:
         changes["state"] = _choice(fields["state"], "state", State)
     if "sees_all" in fields:
-        if fields["sees_all"] not in (True, False, None):
+        if not isinstance(fields["sees_all"], bool | None):  # 0 is no false: see `Place.doubt`
             raise InvalidLocation("`sees_all` must be true, false, or null to find out")
         changes["sees_all"] = fields["sees_all"]
     if "auth" in fields:

@@ -12,7 +12,6 @@ import aiohttp
 import pytest
 from yarl import URL
 
-from resolver import logs
 from resolver.gateway.server import serving
 from resolver.models import Check, Health, Sweep, letter_case, parse_id
 from resolver.services import Services, open_services
@@ -65,12 +64,6 @@ class Gateway:
     async def claim(self, name: str, *ids: str) -> None:
         for text in ids:
             await self.services.registry.claim(name, parse_id(text), letter_case(text))
-
-
-@pytest.fixture(autouse=True)
-def _logs() -> None:
-    """Log lines go where caplog sees them."""
-    logs.route()
 
 
 Start = Callable[..., Awaitable[Gateway]]

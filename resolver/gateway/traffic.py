@@ -1,0 +1,43 @@
+"""Which requests are being answered, so that an end can wait for them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class Traffic:
+    """Counts the requests in flight.
+
+    aiohttp's own shutdown stops reading from every connection at once, so that a request whose
+    body was still arriving is never answered. Waiting here first lets it arrive.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.stopping = False
+        """Answers now close their connections."""
+        self._quiet = asyncio.Event()
+        self._quiet.set()
+
+    @contextmanager
+    def one(self) -> Iterator[None]:
+        """A request is being answered."""
+        self.count += 1
+        self._quiet.clear()
+        try:
+            yield
+        finally:
+            self.count -= 1
+            if not self.count:
+                self._quiet.set()
+
+    async def drain(self, timeout: float) -> None:  # noqa: ASYNC109 - a bound, not a deadline
+        """Waits until none is in flight, at most ``timeout`` seconds."""
+        self.stopping = True
+        try:
+            async with asyncio.timeout(timeout):
+                await self._quiet.wait()
+        except TimeoutError:
+            pass

@@ -1,0 +1,76 @@
+"""One call: who makes it, upon which images, and what that caller may see."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from aiohttp import web
+
+from resolver.standin.answers import fail
+from resolver.standin.image import Image
+from resolver.standin.images import Images
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who a token speaks for."""
+
+    project: str
+    admin: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """What a handler needs to know."""
+
+    request: web.Request
+    caller: Caller
+    images: Images
+    old: bool
+    page_default: int
+    page_cap: int
+
+    def sees(self, image: Image) -> bool:
+        """Whether the caller may know of the image."""
+        member = image.visibility == "shared" and self.caller.project in image.members
+        return self.owns(image) or member or image.visibility in {"public", "community"}
+
+    def owns(self, image: Image) -> bool:
+        """Whether the caller may change the image."""
+        return self.caller.admin or image.owner == self.caller.project
+
+    def marker(self) -> Image | None:
+        """The image that the page begins after."""
+        if (image_id := self.request.query.get("marker")) is None:
+            return None
+        image = self.images.get(image_id)
+        if image is None or (image.deleted and not self.caller.admin):
+            fail(400, f"No image found with ID {image_id}")
+        if not self.sees(image):
+            fail(403, f"Forbidding request, image {image_id} not visible")
+        return image
+
+    def limit(self) -> int:
+        """How many images the page may have."""
+        try:
+            limit = int(self.request.query.get("limit", self.page_default))
+        except ValueError:
+            fail(400, "limit param must be an integer")
+        if limit < 0:
+            fail(400, "limit param must be positive")
+        return min(limit, self.page_cap)
+
+    async def body(self, kind: type = dict) -> Any:
+        """The request's body, JSON of that type."""
+        try:
+            body = await self.request.json()
+        except ValueError:
+            fail(400, "Malformed JSON in request body.")
+        if not isinstance(body, kind):
+            fail(400, f"Request body must be a JSON {kind.__name__}.")
+        return body
+
+    def link(self, path: str) -> str:
+        """A URL for `Location`. It lacks the prefix, which only the proxy knows."""
+        return f"{self.request.scheme}://{self.request.host}{path}"

@@ -1,0 +1,80 @@
+"""The order of a listing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from resolver.standin.answers import fail
+
+if TYPE_CHECKING:
+    from multidict import MultiMapping
+
+    from resolver.standin.image import Image
+
+_SORTABLE = (
+    *("name", "status", "container_format", "disk_format"),
+    *("size", "id", "created_at", "updated_at"),
+)
+
+
+class _Descending:
+    """Turns a comparison round, so one key can hold both directions."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def __lt__(self, other: _Descending) -> bool:
+        return bool(other.value < self.value)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Descending) and bool(self.value == other.value)
+
+    __hash__ = None  # type: ignore[assignment]  # a key to compare by, nothing to keep
+
+
+class Order:
+    """Fields to sort by. Synthetic images differ in their id only, so they stay one block."""
+
+    def __init__(self, fields: Sequence[tuple[str, bool]]) -> None:
+        """Takes names of v2 with whether each descends; `id` must be one of them."""
+        names = {"created_at": "created", "updated_at": "updated"}
+        self._fields = [(names.get(name, name), descends) for name, descends in fields]
+        self.id_descends = dict(fields)["id"]
+
+    @classmethod
+    def asked(cls, query: MultiMapping[str]) -> Order:
+        """Sorting as asked, in either syntax, made total by creation time and id."""
+        if "sort" in query and ("sort_key" in query or "sort_dir" in query):
+            fail(400, "Old and new sorting syntax cannot be combined")
+        if "sort" in query:
+            pairs = [part.strip().partition(":")[::2] for part in query["sort"].split(",")]
+        else:
+            keys = query.getall("sort_key", ["created_at"])
+            dirs = query.getall("sort_dir", ["desc"])
+            if len(dirs) not in {1, len(keys)}:
+                fail(400, "Number of sort dirs does not match the number of sort keys")
+            pairs = list(zip(keys, dirs if len(dirs) > 1 else dirs * len(keys), strict=True))
+        for name, direction in pairs:
+            if name not in _SORTABLE:
+                valid = ", ".join(_SORTABLE)
+                fail(400, f"Invalid sort key: {name}. It must be one of the following: {valid}.")
+            if direction not in {"asc", "desc", ""}:
+                fail(400, f"Invalid sort direction: {direction}")
+        fields = {name: direction != "asc" for name, direction in pairs}
+        rest = next(iter(fields.values())) if len(fields) == 1 else True
+        for name in ("created_at", "id"):
+            if "id" not in fields:  # nothing after the id decides anything
+                fields.setdefault(name, rest)
+        return cls([*fields.items()])
+
+    def key(self, image: Image, image_id: str | None = None) -> tuple[Any, ...]:
+        """What to compare by; `image_id` stands in for the image's own."""
+        key: list[Any] = []
+        for name, descends in self._fields:
+            value = getattr(image, name)
+            value = (image_id or value) if name == "id" else (value is not None, value)
+            key.append(_Descending(value) if descends else value)
+        return tuple(key)

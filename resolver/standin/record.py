@@ -1,0 +1,69 @@
+"""The v2 record of an image, written and read."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from resolver.standin.answers import fail, forbid
+from resolver.standin.call import Call
+from resolver.standin.image import Image
+
+READ_ONLY = {"id", "status", "checksum", "size", "virtual_size", "created_at", "updated_at"} | {
+    *("self", "file", "schema", "direct_url", "stores", "os_hash_algo", "os_hash_value")
+}
+_FIXED = {"min_disk", "min_ram", "protected"}  # always at their defaults here
+SETTABLE = _FIXED | {
+    *("name", "visibility", "os_hidden", "owner", "tags", "disk_format", "container_format")
+}
+
+
+def record(image: Image, *, old: bool) -> dict[str, Any]:
+    """The image as Glance 33 shows it; `old` as Glance 15 does."""
+    sha = hashlib.sha512(image.data).hexdigest() if image.checksum else None
+    link = f"/v2/images/{image.id}"
+    modern = {
+        "os_hidden": image.hidden,
+        "os_hash_algo": sha and "sha512",
+        "os_hash_value": sha,
+        **({"stores": "fs"} if image.checksum else {}),
+    }
+    return {
+        **image.properties,
+        **{name: getattr(image, name) for name in ("name", "disk_format", "container_format")},
+        **{name: getattr(image, name) for name in ("visibility", "size", "status", "checksum")},
+        **{"virtual_size": None if old else image.size or None},
+        **{"protected": False, "min_ram": 0, "min_disk": 0, "owner": image.owner},
+        **({} if old else modern),
+        **{"id": image.id, "tags": list(image.tags)},
+        **{"created_at": shown(image.created), "updated_at": shown(image.updated)},
+        **{"self": link, "file": f"{link}/file", "schema": "/v2/schemas/image"},
+    }
+
+
+def shown(moment: float) -> str:
+    """A time as v2 shows it: the fraction is cut off, though filters compare with it."""
+    return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def fields(body: Mapping[str, Any], known: dict[str, str], call: Call) -> dict[str, Any]:
+    """Image fields out of a record; what is not one of them joins the `known` properties."""
+    found: dict[str, Any] = {}
+    for name, value in body.items():
+        if name in READ_ONLY:
+            fail(403, f"Attribute '{name}' is read-only.")
+        if name in _FIXED:
+            continue
+        if name in SETTABLE:
+            key = "hidden" if name == "os_hidden" else name
+            found[key] = tuple(value) if name == "tags" else value
+        else:
+            known[name] = str(value)
+    scope = found.get("visibility", "shared")
+    if scope not in {"public", "private", "shared", "community"}:
+        fail(400, f"Provided object does not match schema 'image': '{scope}'")
+    if scope == "public" and not call.caller.admin:
+        forbid("publicize_image")
+    return {**found, "properties": known}

@@ -1,0 +1,152 @@
+"""The operator commands against a gateway of this process."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from resolver.cli import cli, main
+from tests.gateway.conftest import TOKEN, Gateway, Start, start
+
+__all__ = ["start"]
+
+ID = "0a1b2c3d-4e5f-4a6b-8c7d-9e0f1a2b3c4d"
+OTHER = "ffffffff-4e5f-4a6b-8c7d-9e0f1a2b3c4d"
+
+Run = Callable[..., Any]
+
+
+@pytest.fixture
+async def gateway(start: Start) -> Gateway:
+    return await start()
+
+
+@pytest.fixture
+def run(gateway: Gateway, capfd: pytest.CaptureFixture[str]) -> Run:
+    """Runs a command in a thread, as if typed: (exit status, output, errors)."""
+
+    async def typed(*arguments: str, token: str | None = TOKEN) -> tuple[int, str, str]:
+        where = ["--url", gateway.url, *(["--token", token] if token else [])]
+        capfd.readouterr()
+
+        def go() -> int:
+            try:
+                main([*arguments, *where])
+            except SystemExit as end:
+                return int(end.code or 0)
+            return 0
+
+        status = await asyncio.to_thread(go)
+        out, err = capfd.readouterr()
+        return status, out, err
+
+    return typed
+
+
+async def test_locations_are_added_changed_shown_and_removed(run: Run) -> None:
+    status, out, err = await run(
+        "locations",
+        "add",
+        "one",
+        "https://one.example",
+        "--region",
+        "R1",
+        "--token-env",
+        "T",
+        "--sees-all",
+        "yes",
+    )
+    assert status == 0, err
+    assert "one is https://one.example" in out
+    status, out, _ = await run("locations", "set", "one", "--weight", "3", "--no-auth")
+    assert (status, out) == (0, "one: changed weight, auth\n")
+    _, out, _ = await run("locations", "show", "one", "--json")
+    row = json.loads(out)
+    assert (row["weight"], row["auth"], row["sees_all"], row["region"]) == (3, None, True, "R1")
+    _, out, _ = await run("locations", "show", "one")
+    assert "not swept yet" in out
+    _, out, _ = await run("locations", "list")
+    assert out.splitlines()[1].split("\t")[:3] == ["one", "R1", "active"]
+    status, out, _ = await run("locations", "remove", "one")
+    assert (status, out) == (0, "one: removed\n")
+    _, out, err = await run("locations", "list")
+    assert "no locations" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "says"),
+    [
+        (("locations", "show", "nope"), 1, "there is no location 'nope'"),
+        (("locations", "add", "one", "ftp://x"), 1, "http:// or https://"),
+        (("locations", "set", "one"), 2, "at least one option"),
+        (("locations", "add", "o", "http://x", "--no-auth", "--token-env", "A"), 2, "one of"),
+        (("locations", "sweep", "nope"), 1, "no location"),
+        (("index", "claim", "nope", ID), 1, "no location"),
+        (("resolve",), 2, "at least one image id"),
+        (("nonsense",), 2, "No such command"),
+    ],
+)
+async def test_failures_are_one_line(
+    run: Run, arguments: tuple[str, ...], status: int, says: str
+) -> None:
+    code, out, err = await run(*arguments)
+    assert code == status
+    assert says in err
+    assert "Traceback" not in err + out
+
+
+async def test_a_wrong_token_and_a_missing_gateway(
+    run: Run, capfd: pytest.CaptureFixture[str]
+) -> None:
+    status, _, err = await run("locations", "list", token="wrong-token")
+    assert status == 1
+    assert "RESOLVER_ADMIN_TOKENS" in err
+    with pytest.raises(SystemExit) as end:
+        main(["locations", "list", "--url", "http://127.0.0.1:1"])
+    assert end.value.code == 1
+    assert "cannot reach the gateway at http://127.0.0.1:1" in capfd.readouterr().err
+
+
+async def test_resolve_tells_by_its_exit_status(run: Run, gateway: Gateway) -> None:
+    status, out, _ = await run("resolve", ID)
+    assert (status, out) == (4, f"{ID}  unknown\n")
+    await gateway.location("one")
+    status, out, _ = await run("resolve", ID)
+    assert (status, out) == (3, f"{ID}  absent\n")
+    await gateway.claim("one", ID)
+    status, out, _ = await run("resolve", ID.upper())
+    assert (status, out) == (
+        0,
+        f"{ID}  found  one  https://one.example:9292/v1/images/{ID}\n",
+    )
+    assert (await run("resolve", ID, OTHER))[0] == 3
+    assert (await run("resolve", ID, "nonsense"))[0] == 2
+    _, out, _ = await run("resolve", ID, "--json")
+    assert json.loads(out)["outcome"] == "found"
+    _, out, _ = await run("resolve", ID, "--explain")
+    assert "chosen" in out
+
+
+async def test_index_by_hand(run: Run, gateway: Gateway) -> None:
+    await gateway.location("one")
+    assert (await run("index", "claim", "one", ID, OTHER))[0] == 0
+    assert (await run("index", "release", "one", OTHER))[0] == 0
+    _, out, _ = await run("index", "stats", "--json")
+    assert json.loads(out)["locations"]["one"]["claims"] == 1
+    _, out, _ = await run("index", "stats")
+    assert "images          1" in out
+
+
+def test_config_masks_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RESOLVER_ADMIN_TOKENS", "ops=verysecret")
+    monkeypatch.setenv("RESOLVER_REDIS_URL", "redis://user:verysecret@host:1/2")
+    for options in ([], ["--json"]):
+        result: Result = CliRunner().invoke(cli, ["config", *options])
+        assert result.exit_code == 0
+        assert "verysecret" not in result.output
+        assert "redis://user:***@host:1/2" in result.output

@@ -1,0 +1,224 @@
+"""`serve` and `demo` as processes of their own: what users type and see."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from resolver.standin import StandIn
+from tests.support.wait import wait_until
+
+LISTENS = re.compile(r"listens at (http://\S+)")
+
+
+class Server:
+    """A running `glance-resolver serve`."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self.process = process
+        self.said: list[str] = []
+        self.url = ""
+
+    async def read(self) -> None:
+        assert self.process.stderr is not None
+        async for line in self.process.stderr:
+            self.said.append(line.decode())
+            if match := LISTENS.search(self.said[-1]):
+                self.url = match[1]
+
+    @property
+    def output(self) -> str:
+        return "".join(self.said)
+
+
+async def command(*arguments: str, **environ: str) -> asyncio.subprocess.Process:
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("RESOLVER_")}
+    return await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "resolver",
+        *arguments,
+        env={**environment, **environ},
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+
+
+async def run(*arguments: str, **environ: str) -> tuple[int, str, str]:
+    """(exit status, standard output, standard error) of a command that ends by itself."""
+    process = await command(*arguments, **environ)
+    async with asyncio.timeout(30):
+        out, err = await process.communicate()
+    return process.returncode or 0, out.decode(), err.decode()
+
+
+@asynccontextmanager
+async def serve(*arguments: str, **environ: str) -> AsyncIterator[Server]:
+    process = await command("serve", "--port", "0", *arguments, **environ)
+    server = Server(process)
+    reader = asyncio.create_task(server.read())
+    try:
+        await wait_until(lambda: server.url or process.returncode is not None)
+        assert server.url, server.output
+        yield server
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+        await reader
+
+
+async def get(url: str) -> tuple[int, Any]:
+    async with aiohttp.ClientSession() as http, http.get(url, allow_redirects=False) as reply:
+        is_json = reply.content_type.endswith("json")
+        return reply.status, await reply.json(content_type=None) if is_json else reply.headers
+
+
+async def found(server: Server, image: str) -> bool:
+    return (await get(f"{server.url}/resolve/{image}"))[0] == 200
+
+
+async def test_one_command_sweeps_and_serves() -> None:
+    async with StandIn() as one, StandIn(prefix="/image") as two:
+        first, second = one.add(name="a").id, two.add(name="b").id
+        async with serve("--location", f"one={one.url}", "--location", f"two={two.url}") as server:
+            await wait_until(lambda: found(server, second))
+            status, headers = await get(f"{server.url}/v2/images/{first}")
+            assert (status, headers["Location"]) == (307, f"{one.url}/v2/images/{first}")
+            token = re.search(r"admin token for this run: (\S+)", server.output)
+            assert token is not None
+            status, out, _ = await run(
+                "locations", "list", "--json", RESOLVER_URL=server.url, RESOLVER_TOKEN=token[1]
+            )
+            assert [row["url"] for row in json.loads(out)] == [one.url, two.url]
+
+
+@pytest.mark.redis
+async def test_registry_and_index_outlive_a_restart(redis_url: str) -> None:
+    async with StandIn() as one:
+        image = one.add(name="a").id
+        async with serve("--location", f"one={one.url}", RESOLVER_REDIS_URL=redis_url) as server:
+            await wait_until(lambda: found(server, image))
+        one_url = one.url
+    async with serve("--role", "gateway", RESOLVER_REDIS_URL=redis_url) as server:
+        status, headers = await get(f"{server.url}/v2/images/{image}")
+        assert (status, headers["Location"]) == (307, f"{one_url}/v2/images/{image}")
+
+
+@pytest.mark.redis
+async def test_gateway_and_indexer_apart(redis_url: str) -> None:
+    environ = {"RESOLVER_REDIS_URL": redis_url, "RESOLVER_ADMIN_TOKENS": "ops=secret-1"}
+    async with (
+        StandIn() as one,
+        serve("--role", "indexer", **environ) as indexer,
+        serve("--role", "gateway", **environ) as gateway,
+    ):
+        image = one.add(name="a").id
+        client = {"RESOLVER_URL": gateway.url, "RESOLVER_TOKEN": "secret-1"}
+        status, _, err = await run("locations", "add", "one", one.url, **client)
+        assert status == 0, err
+        await wait_until(lambda: found(gateway, image))
+        later = one.add(name="b").id
+        status, out, err = await run("locations", "sweep", "one", "--wait", **client)
+        assert (status, out) == (0, "one: 2 images, 1 claimed, 0 released\n"), err
+        assert await found(gateway, later)
+        assert (await get(f"{indexer.url}/readyz"))[0] == 200
+
+
+async def test_sigterm_lets_requests_in_flight_be_answered(tmp_path: Path) -> None:
+    async with serve() as server, aiohttp.ClientSession() as http:
+        sent = asyncio.Event()
+
+        async def body() -> AsyncIterator[bytes]:
+            yield b'["0a1b2c3d-4e5f-4a6b-8c7d-9e0f1a2b3c4d"'
+            sent.set()
+            await wait_until(lambda: "stopping" in server.output)
+            yield b"]"
+
+        request = asyncio.create_task(
+            http.post(
+                f"{server.url}/resolve", data=body(), headers={"Content-Type": "application/json"}
+            )
+        )
+        await sent.wait()
+        await wait_until(lambda: in_flight(server))
+        server.process.send_signal(signal.SIGTERM)
+        begun = time.monotonic()
+        reply = await request
+        assert reply.status == 200
+        assert (await reply.json())[0]["outcome"] == "unknown"
+        assert await server.process.wait() == 0
+        assert time.monotonic() - begun < 10
+        with pytest.raises(aiohttp.ClientConnectionError):
+            await get(f"{server.url}/livez")
+
+
+async def in_flight(server: Server) -> bool:
+    """Whether a request beside this one is being answered."""
+    async with aiohttp.ClientSession() as http, http.get(f"{server.url}/metrics") as reply:
+        return "glance_resolver_requests_in_flight 2.0" in await reply.text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environ", "status", "says"),
+    [
+        ((), {"RESOLVER_PROT": "1"}, 1, "unknown setting RESOLVER_PROT"),
+        ((), {"RESOLVER_BULK_LIMIT": "x"}, 1, "RESOLVER_BULK_LIMIT: "),
+        ((), {"RESOLVER_CONFIG": "/nowhere.toml"}, 1, "/nowhere.toml, which is no file"),
+        ((), {"RESOLVER_REDIS_URL": "mysql://x"}, 1, "RESOLVER_REDIS_URL"),
+        ((), {"RESOLVER_REDIS_URL": "redis://:hidden@127.0.0.1:1"}, 1, "Redis did not answer"),
+        ((), {"RESOLVER_ADMIN_TOKENS": "a"}, 1, "at least 6"),
+        (("--location", "one"), {}, 2, "write NAME=URL"),
+        (("--location", "one=ftp://x"), {}, 1, "location one: `url` must begin with http"),
+        (("--location", "One=http://x"), {}, 1, "no location name"),
+        (("--locations", "/nowhere.yaml"), {}, 1, "/nowhere.yaml: No such file"),
+        (("--role", "gateway"), {}, 1, "RESOLVER_REDIS_URL"),
+        (("--port", "99999"), {}, 1, "RESOLVER_PORT"),
+        (("--host", "203.0.113.1"), {}, 1, "cannot listen on 203.0.113.1"),
+    ],
+)
+async def test_what_cannot_work_is_one_clear_line_at_start(
+    arguments: tuple[str, ...], environ: dict[str, str], status: int, says: str
+) -> None:
+    port = () if "--port" in arguments else ("--port", "0")
+    code, _, err = await run("serve", *port, *arguments, **environ)
+    assert code == status, err
+    assert says in err
+    assert "Traceback" not in err
+    assert "hidden" not in err
+
+
+async def test_demo_shows_the_main_job() -> None:
+    status, out, err = await run("demo", "--once", "--port", "0")
+    assert status == 0, err
+    assert "404 image-absent" in out
+    for line in ("307 Location: http://127.0.0.1:", "found    5ca1ab1e-", "invalid  no-uuid"):
+        assert line in out
+
+
+async def test_help_needs_no_server_library() -> None:
+    """Help must be quick, so what is heavy waits until a command needs it."""
+    code = (
+        "import sys; from resolver.cli import main\n"
+        "try: main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "heavy = {'aiohttp', 'redis', 'pydantic', 'structlog', 'rich', 'yaml', 'fakeredis'}\n"
+        "sys.exit(', '.join(heavy & set(sys.modules)) or 0)"
+    )
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", code, stdout=asyncio.subprocess.DEVNULL
+    )
+    assert await process.wait() == 0
