@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -196,7 +197,8 @@ def split_token(text: str) -> tuple[str, str]:
 
 
 def mask_url(url: str) -> str:
-    """A URL without its password."""
+    """A URL without its password, which Redis URLs may have in the query too."""
+    url = re.sub(r"([?&]password=)[^&#]*", r"\1***", url)
     scheme, mark, rest = url.partition("://")
     login, at, hosts = rest.rpartition("@")
     if not at:
@@ -204,25 +206,22 @@ def mask_url(url: str) -> str:
     return f"{scheme}{mark}{login.partition(':')[0]}:***@{hosts}"
 
 
-def load_settings(
-    overrides: Mapping[str, Any] | None = None, environ: Mapping[str, str] | None = None
-) -> Settings:
+def load_settings(overrides: Mapping[str, Any] | None = None) -> Settings:
     """The settings of this process; ``overrides`` (from the command line) come first.
 
     Raises:
         SettingsError: one line a fault, each with the name to correct.
     """
-    environ = os.environ if environ is None else environ
     known = {PREFIX + name.upper() for name in Settings.model_fields} | ELSEWHERE
     unknown = sorted(
-        name for name in environ if name.upper().startswith(PREFIX) and name.upper() not in known
+        name for name in os.environ if name.upper().startswith(PREFIX) and name.upper() not in known
     )
     if unknown:
         raise SettingsError(
             f"unknown setting {', '.join(unknown)}: correct the name or unset it "
             "(`glance-resolver config` lists all)"
         )
-    file = environ.get("RESOLVER_CONFIG")
+    file = os.environ.get("RESOLVER_CONFIG")
     if file and not Path(file).is_file():
         raise SettingsError(f"RESOLVER_CONFIG names {file}, which is no file")
     try:

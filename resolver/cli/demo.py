@@ -65,7 +65,7 @@ def _fill(one: StandIn, two: StandIn) -> None:
 
 def _named(server: StandIn, name: str) -> str:
     """The id of the image of that name."""
-    return next(image.id for image in map(server.get, server.ids()) if image and image.name == name)
+    return next(image.id for image in server.images() if image.name == name)
 
 
 async def _demo(*, once: bool, port: int) -> None:

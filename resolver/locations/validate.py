@@ -68,6 +68,8 @@ def check_url(text: Any) -> str:
         raise InvalidLocation(f"`url` must begin with http:// or https://, not {text[:80]!r}")
     if "@" in parts.netloc:
         raise InvalidLocation("`url` must not hold a user or password: use `auth`")
+    if "%" in parts.netloc:  # some clients decode a host, others do not
+        raise InvalidLocation(f"`url` has a host that could be read in two ways: {text[:80]!r}")
     path = parts.path.rstrip("/")
     if re.search(r"//|/\.\.?(/|$)|%2e|%2f|%5c", path, re.IGNORECASE) or re.search(
         r"%(?![0-9a-fA-F]{2})", text
