@@ -3,7 +3,6 @@
 import json
 import uuid
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from typing import Any
 
 import aiohttp
@@ -11,7 +10,7 @@ import pytest
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from resolver.standin import SYNTHETIC_TIME, Caller, Image, StandIn
+from resolver.standin import Caller, Image, StandIn
 
 ADMIN, MEMBER = {"X-Auth-Token": "a"}, {"X-Auth-Token": "m"}
 TOKENS = {"a": Caller("admin", admin=True), "m": Caller("demo")}
@@ -118,13 +117,6 @@ async def test_data(call: Client) -> None:
     status, body, headers = await call(f"/v2/images/{image.id}/file", headers=ADMIN)
     assert (status, body, headers["Content-Type"]) == (200, b"abcdef", "application/octet-stream")
     assert headers["Content-MD5"] == "e80b5017098950fc58aad83c8c14978e"
-    status, body, headers = await call(
-        f"/v2/images/{image.id}/file", headers={**ADMIN, "Range": "bytes=1-2"}
-    )
-    assert (status, body, headers["Content-Range"]) == (206, b"bc", "bytes 1-2/6")
-    for wrong in ("bytes=9-", "x"):
-        headers = {**ADMIN, "Range": wrong}
-        assert (await call(f"/v2/images/{image.id}/file", headers=headers))[0] == 416
     assert (await call(f"/v2/images/{queued.id}/file", headers=ADMIN))[0] == 204
 
 
@@ -239,10 +231,8 @@ async def test_writing_v2(call: Client) -> None:
 
 
 async def test_deactivated_data_is_for_admins(call: Client) -> None:
-    path = f"/v2/images/{call.server.add().id}"
-    assert (await call(f"{path}/actions/deactivate", "POST", MEMBER))[0] == 403
-    assert (await call(f"{path}/actions/deactivate", "POST", ADMIN))[0] == 204
-    assert [(await call(f"{path}/file", headers=who))[0] for who in (ADMIN, MEMBER)] == [200, 403]
+    path = f"/v2/images/{call.server.add(status='deactivated').id}/file"
+    assert [(await call(path, headers=who))[0] for who in (ADMIN, MEMBER)] == [200, 403]
 
 
 async def test_schemas_and_tasks(call: Client) -> None:
@@ -321,8 +311,6 @@ async def test_v1_writes(pike: Client) -> None:
     status, body, _ = await pike("/v1/images", "POST", {**meta, **BYTES}, b"abc")
     assert (status, body["image"]["status"], body["image"]["size"]) == (201, "active", 3)
     path = f"/v1/images/{body['image']['id']}"
-    _, body, _ = await pike(path, "PUT", {**ADMIN, "x-image-meta-name": "m"})
-    assert body["image"]["name"] == "m"
     assert (await pike(path, "DELETE", MEMBER))[0] == 403
     assert [(await pike(path, "DELETE", ADMIN))[0] for _ in range(2)] == [200, 404]
 
@@ -354,18 +342,6 @@ async def test_synthetic_images_are_images(session: aiohttp.ClientSession) -> No
         assert await call.ids("updated_at=gte:2024-01-01T00:00:00Z") == [special.id]
         assert await call.ids(f"id=in:{every[9]},{every[10]}&sort=id:asc") == every[9:11]
         assert len(server) == 3010
-
-
-def test_a_seed_gives_the_same_images() -> None:
-    one, two = StandIn(), StandIn()
-    one.fill(50, seed=7)
-    two.fill(50, seed=7)
-    assert list(one.ids()) == list(two.ids())
-    image = one.get(next(one.ids()))
-    assert image is not None
-    assert image.created == SYNTHETIC_TIME
-    one.synthetic = replace(one.synthetic, owner="demo")
-    assert all(image and image.owner == "demo" for image in map(one.get, one.ids()))
 
 
 async def test_prefix_and_next_that_loses_it(session: aiohttp.ClientSession) -> None:
@@ -405,13 +381,3 @@ async def test_stopping_and_starting_again_keeps_images(session: aiohttp.ClientS
     await server.stop()
     with pytest.raises(aiohttp.ClientConnectionError):
         await call("/")
-
-
-def test_ids_are_used_once() -> None:
-    server = StandIn()
-    image = server.add()
-    server.delete(image.id)
-    with pytest.raises(ValueError, match="exists"):
-        server.add(id=image.id)
-    with pytest.raises(KeyError):
-        server.delete("x")

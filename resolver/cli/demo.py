@@ -72,7 +72,7 @@ async def _demo(*, once: bool, port: int) -> None:
     import aiohttp  # noqa: PLC0415
 
     from resolver import logs  # noqa: PLC0415
-    from resolver.gateway.server import serving, until_signal  # noqa: PLC0415
+    from resolver.gateway.server import on_signal, serving  # noqa: PLC0415
     from resolver.services import open_services  # noqa: PLC0415
     from resolver.settings import load_settings  # noqa: PLC0415
     from resolver.standin import StandIn  # noqa: PLC0415
@@ -99,7 +99,7 @@ async def _demo(*, once: bool, port: int) -> None:
             _hints(url, token, one)
             if not once:
                 click.echo("\nRunning until Ctrl-C.")
-                await until_signal()
+                await on_signal().wait()
 
 
 async def _register(services: Services, one: StandIn, two: StandIn) -> None:

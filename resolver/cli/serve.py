@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import signal
+import sys
 from typing import Any
 
 import click
@@ -50,6 +52,8 @@ def serve(pairs: tuple[str, ...], locations_file: str | None, **options: Any) ->
     Settings come from RESOLVER_* in the environment and the TOML file that RESOLVER_CONFIG names;
     `glance-resolver config` lists them. Options here come first.
     """
+    # Until the server has handlers of its own: as process 1 of a container, SIGTERM is lost else.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     from resolver.locations.file import read_locations  # noqa: PLC0415
     from resolver.settings import load_settings  # noqa: PLC0415
 
@@ -73,14 +77,15 @@ def serve(pairs: tuple[str, ...], locations_file: str | None, **options: Any) ->
 
 async def _serve(settings: Any, locations: dict[str, dict[str, Any]]) -> None:
     from resolver import logs  # noqa: PLC0415
-    from resolver.gateway.server import serving, until_signal  # noqa: PLC0415
+    from resolver.gateway.server import on_signal, serving  # noqa: PLC0415
     from resolver.locations.file import register  # noqa: PLC0415
     from resolver.services import open_services  # noqa: PLC0415
 
     logs.configure(level=settings.log_level, form=settings.log_format)
+    stop = on_signal()
     async with open_services(settings) as services:
         await register(services.registry, locations)
         async with serving(services) as url:
             click.echo(f"glance-resolver ({settings.role}) listens at {url}", err=True)
-            await until_signal()
+            await stop.wait()
             click.echo("glance-resolver: stopping", err=True)

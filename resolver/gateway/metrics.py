@@ -11,7 +11,7 @@ from prometheus_client.registry import Collector
 
 from resolver import __version__
 from resolver.gateway.traffic import Traffic
-from resolver.locations import Place, TableKeeper
+from resolver.locations import TableKeeper
 from resolver.models import Health
 from resolver.sync.indexer import Stats
 
@@ -75,33 +75,30 @@ class _Locations(Collector):
                 metric.add_metric([location], number)
             return metric
 
-        def each(of: dict[Place, float]) -> dict[str, float]:
-            return {place.name: number for place, number in of.items()}
-
         yield gauge(
             "location_up",
             "1 when the location answers, 0 when it is down; none before the first look",
-            each({p: p.health is Health.UP for p in places if p.health is not Health.UNKNOWN}),
+            {p.name: p.health is Health.UP for p in places if p.health is not Health.UNKNOWN},
         )
         yield gauge(
             "location_covered",
             "1 when the index can prove that an image is not at the location",
-            each({p: not p.doubt(now) for p in places}),
+            {p.name: not p.doubt(now) for p in places},
         )
         yield gauge(
             "location_images",
             "Images that the last whole sweep listed",
-            each({p: p.status.sweep.images for p in places}),
+            {p.name: p.status.sweep.images for p in places},
         )
         yield gauge(
             "location_last_sweep_timestamp_seconds",
             "When the last whole sweep ended",
-            each({p: p.status.sweep.ended for p in places if p.status.sweep.ended is not None}),
+            {p.name: p.status.sweep.ended for p in places if p.status.sweep.ended is not None},
         )
         yield gauge(
             "location_sweep_failing",
             "1 when the latest sweep failed",
-            each({p: bool(p.status.sweep.error) for p in places}),
+            {p.name: bool(p.status.sweep.error) for p in places},
         )
         for name, text, table in (
             ("sweeps", "Sweeps ended by this process", self._stats.sweeps),

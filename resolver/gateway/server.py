@@ -98,12 +98,16 @@ async def serving(services: Services) -> AsyncIterator[str]:
                 await work
 
 
-async def until_signal() -> None:
-    """Waits for SIGTERM or SIGINT."""
+def on_signal() -> asyncio.Event:
+    """Set when SIGTERM or SIGINT comes; a second one ends the process at once."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
+
+    def stopping() -> None:
+        stop.set()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    await stop.wait()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.remove_signal_handler(number)  # a second one ends us at once
+        loop.add_signal_handler(number, stopping)
+    return stop

@@ -202,13 +202,18 @@ async def still_there(
 
 
 async def _among(server: Server, ids: Sequence[str]) -> set[str]:
-    query = {"id": f"in:{','.join(ids)}", "visibility": "all", "limit": str(len(ids))}
+    """Which of these the server says it has; none where its answer is not the whole one."""
+    # One more than can come: then only a server with smaller pages says that there is a `next`.
+    query = {"id": f"in:{','.join(ids)}", "visibility": "all", "limit": str(len(ids) + 1)}
     found: set[str] = set()
     for hidden in ({}, {"os_hidden": "true"}):
         reply = await server.ask("/v2/images", {**query, **hidden})
         if reply.status != 200:
             return set()
-        found.update(_ids(reply.json()))
+        document = reply.json()
+        found.update(_ids(document))
+        if "next" in document:
+            return set()
     return found
 
 

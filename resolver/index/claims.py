@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, NamedTuple
 from resolver.errors import IndexUnavailable
 from resolver.index.codec import Buckets, decode_owners
 from resolver.index.keys import Keys
+from resolver.index.link import pairs
 from resolver.index.scripts import load
 from resolver.models import Owner
 
 if TYPE_CHECKING:
-    from resolver.index.connection import Call, Link
+    from resolver.index.link import Call, Link
 
 CLAIM = load("claim", "owners")
 RELEASE = load("release", "owners")
@@ -75,7 +76,7 @@ class Claims:
         buckets = self.buckets
         commands: list[tuple[bytes | str, ...]] = [("GET", self._version_key)]
         commands += [("HGET", buckets.key(buckets.number(raw)), buckets.field(raw)) for raw in ids]
-        version, *values = await self._link.pipeline(commands)
+        version, *values = await self._link.pipeline(commands, quick=True)
         return Lookup(int(version or 0), [decode_owners(v) if v else () for v in values])
 
     async def claim(self, number: int, ids: Mapping[bytes, int] | Iterable[bytes]) -> int:
@@ -140,7 +141,7 @@ class Claims:
             )
             for bucket, reply in zip(batch, replies, strict=True):
                 if reply:
-                    yield bucket, reply
+                    yield bucket, pairs(reply)
 
     async def of_location(
         self, number: int, first: int = 0, last: int | None = None

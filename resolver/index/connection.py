@@ -1,31 +1,26 @@
-"""Opening Redis, in each of the forms that ``RESOLVER_REDIS_URL`` takes, and talking to it.
-
-`Index` is the composition of everything that lies in Redis. `Link` is how its parts talk: commands
-and scripts in pipelines, every failure of Redis or the network as one `IndexUnavailable`.
-"""
+"""Opening the index, in each of the forms that ``RESOLVER_REDIS_URL`` takes."""
 
 from __future__ import annotations
 
 import asyncio
-import re
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from redis.asyncio import BlockingConnectionPool, Redis, RedisCluster, Sentinel
+from redis.asyncio import ConnectionPool, Redis, RedisCluster, Sentinel
 from redis.asyncio.cluster import ClusterNode
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import RedisError
 
-from resolver.errors import IndexUnavailable, SettingsError
+from resolver.errors import SettingsError
 from resolver.index.claims import Claims
 from resolver.index.codec import Buckets
 from resolver.index.keys import Keys
 from resolver.index.leases import Lease
+from resolver.index.link import ClusterLink, EmbeddedLink, Link, SingleLink
 from resolver.index.records import Records
-from resolver.index.scripts import Script
 
 FORMAT = 1
 """Of keys and values; an index of another format is refused at start."""
@@ -38,85 +33,6 @@ MEMORY_BITS = 8
 
 CONNECT_TIMEOUT = 2.0
 """Seconds to open a connection to Redis."""
-
-SOCKET_TIMEOUT = 5.0
-"""Seconds for one reply of Redis. Requests wait less: see ``RESOLVER_INDEX_TIMEOUT``."""
-
-POOL_SIZE = 32
-"""Connections to Redis per process. A call that finds none free waits its turn."""
-
-Call = tuple[Script, Sequence[bytes | str], Sequence[bytes | str | int]]
-"""One run of a script: it, its keys, its arguments."""
-
-
-def unavailable(error: BaseException) -> IndexUnavailable:
-    why = str(error) or type(error).__name__
-    return IndexUnavailable(f"Redis did not answer: {why}", headers={"Retry-After": "2"})
-
-
-class Link:
-    """A Redis client with the two things that the index does: pipelines and scripts."""
-
-    def __init__(self, client: Any, *, embedded: bool = False) -> None:
-        self.client = client
-        self.embedded = embedded
-
-    async def pipeline(
-        self, commands: Iterable[tuple[Any, ...]], *, raise_on_error: bool = True
-    ) -> list[Any]:
-        """The replies to several commands, sent together, without MULTI.
-
-        Raises:
-            IndexUnavailable: when Redis fails or refuses a command.
-        """
-        is_cluster = isinstance(self.client, RedisCluster)
-        pipe = self.client.pipeline() if is_cluster else self.client.pipeline(transaction=False)
-        for command in commands:
-            pipe.execute_command(*command)
-        try:
-            replies: list[Any] = await pipe.execute(raise_on_error=raise_on_error)
-        except (RedisError, OSError, TimeoutError) as error:
-            raise unavailable(error) from error
-        return replies
-
-    async def command(self, *command: Any) -> Any:
-        """The reply to one command.
-
-        Raises:
-            IndexUnavailable: when Redis fails or refuses it.
-        """
-        try:
-            return await self.client.execute_command(*command)
-        except (RedisError, OSError, TimeoutError) as error:
-            raise unavailable(error) from error
-
-    async def run_all(self, calls: Sequence[Call]) -> list[Any]:
-        """The results of several scripts, sent together; each is atomic by itself.
-
-        Raises:
-            IndexUnavailable: when Redis fails or a script does.
-        """
-        commands = [
-            ("EVALSHA", script.sha, len(keys), *keys, *args) for script, keys, args in calls
-        ]
-        replies = await self.pipeline(commands, raise_on_error=False)
-        missing = [i for i, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
-        if missing:  # a new, restarted or flushed server: EVAL also teaches it the script
-            again = [("EVAL", calls[i][0].text, *commands[i][2:]) for i in missing]
-            for i, reply in zip(
-                missing, await self.pipeline(again, raise_on_error=False), strict=True
-            ):
-                replies[i] = reply
-        for reply in replies:
-            if isinstance(reply, Exception):
-                raise unavailable(reply) from reply
-        return replies
-
-    async def run(
-        self, script: Script, keys: Sequence[bytes | str], args: Sequence[bytes | str | int] = ()
-    ) -> Any:
-        """The result of one script."""
-        return (await self.run_all([(script, keys, args)]))[0]
 
 
 class Index:
@@ -143,18 +59,16 @@ class Index:
         await self.link.command("PING")
 
 
-def _client(url: str) -> Any:
+def _link(url: str) -> Link:
     common: dict[str, Any] = {
         "socket_connect_timeout": CONNECT_TIMEOUT,
-        "socket_timeout": SOCKET_TIMEOUT,
-        "retry": Retry(NoBackoff(), 1),
+        "socket_timeout": CONNECT_TIMEOUT,
+        "retry": Retry(NoBackoff(), 0),
+        "protocol": 2,  # what `Wire` reads
     }
     parts = urlsplit(url)
     if parts.scheme in ("redis", "rediss", "unix"):
-        pool = BlockingConnectionPool.from_url(
-            url, max_connections=POOL_SIZE, timeout=SOCKET_TIMEOUT, **common
-        )
-        return Redis.from_pool(pool)
+        return SingleLink(Redis.from_pool(ConnectionPool.from_url(url, **common)))
     if parts.scheme in ("redis+sentinel", "redis+cluster"):
         user, _, hosts = parts.netloc.rpartition("@")
         login: dict[str, Any] = {}
@@ -164,28 +78,34 @@ def _client(url: str) -> Any:
         default = 26379 if parts.scheme == "redis+sentinel" else 6379
         nodes = [_host_port(host, default) for host in hosts.split(",") if host]
         if not nodes:
-            raise ValueError("it names no host")
+            raise _bad(url, "it names no host")
         if parts.scheme == "redis+cluster":
-            return RedisCluster(
-                startup_nodes=[ClusterNode(host, port) for host, port in nodes], **common, **login
+            startup = [ClusterNode(host, port) for host, port in nodes]
+            return ClusterLink(
+                RedisCluster(startup_nodes=startup, **{**common, **login, "retry": None})
             )
         service, _, db = parts.path.strip("/").partition("/")
         if not service:
-            raise ValueError("a Sentinel URL ends in /SERVICE or /SERVICE/DB")
+            raise _bad(url, "a Sentinel URL ends in /SERVICE or /SERVICE/DB")
         sentinel: Any = Sentinel(  # type: ignore[no-untyped-call]
             nodes, sentinel_kwargs={"socket_timeout": CONNECT_TIMEOUT}
         )
-        return sentinel.master_for(service, db=int(db or 0), **common, **login)
-    raise ValueError(
+        return SingleLink(sentinel.master_for(service, db=int(db or 0), **common, **login))
+    raise _bad(
+        url,
         "it must begin with redis://, rediss://, unix://, redis+sentinel://, redis+cluster:// "
-        "or be memory:"
+        "or be memory:",
     )
+
+
+def _bad(url: str, why: str) -> SettingsError:
+    return SettingsError(f"RESOLVER_REDIS_URL ({url.partition(':')[0]}:…): {why}")
 
 
 def _host_port(text: str, default: int) -> tuple[str, int]:
     parts = urlsplit(f"//{text}")
     if not parts.hostname:
-        raise ValueError(f"{text!r} is no host")
+        raise ValueError(text)
     return parts.hostname, parts.port or default
 
 
@@ -196,19 +116,12 @@ def connect(url: str) -> Link:
         SettingsError: for a URL of no known form. The message leaves passwords out.
     """
     if url in ("memory:", "memory://"):
-        from fakeredis import FakeAsyncRedis, FakeServer  # noqa: PLC0415 - only this form needs it
-
-        return Link(FakeAsyncRedis(server=FakeServer()), embedded=True)
+        return EmbeddedLink()
     try:
-        return Link(_client(url))
+        return _link(url)
     except (ValueError, RedisError) as error:
-        scheme, _, rest = url.partition(":")
-        password = rest.rpartition("@")[0].partition(":")[2]
-        why = str(error)
-        # An unescaped / or : in a password makes the parser quote a piece of it as host or port.
-        if any(piece and piece in why for piece in re.split(r"[:/?#@]", password)):
-            why = "it cannot be read; percent-encode what is special in its password"
-        raise SettingsError(f"RESOLVER_REDIS_URL ({scheme}:…): {why}") from error
+        # Not the library's words: they quote what may be a part of the password.
+        raise _bad(url, "it cannot be read as a URL (is a password percent-encoded?)") from error
 
 
 @asynccontextmanager
@@ -230,7 +143,7 @@ async def open_index(
         # A server that hangs must not hang our exit.
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT):
-                await link.client.aclose()
+                await link.close()
         except (RedisError, OSError, TimeoutError):
             pass
 

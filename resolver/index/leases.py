@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from resolver.index.scripts import load
 
 if TYPE_CHECKING:
-    from resolver.index.connection import Link
+    from resolver.index.link import Link
 
 RENEW = load("lease_renew")
 DROP = load("lease_drop")

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from resolver.errors import Conflict
 from resolver.index.keys import Keys
+from resolver.index.link import pairs
 from resolver.index.scripts import load
 from resolver.models import Api, Check, Health, Location, Progress, State, Status, Sweep
 
 if TYPE_CHECKING:
-    from resolver.index.connection import Link
+    from resolver.index.link import Link
 
 LOAD = load("load")
 PUT = load("put_location")
@@ -59,11 +60,6 @@ def _check(text: bytes) -> Check:
     return Check(**fields)
 
 
-def _mapping(reply: Any) -> dict[bytes, bytes]:
-    """HGETALL from within a script is a flat list, whatever the protocol."""
-    return dict(zip(reply[::2], reply[1::2], strict=True))
-
-
 class Records:
     """The registry of one index."""
 
@@ -79,11 +75,11 @@ class Records:
         """
         keys = self._keys
         version, locations, statuses = await self._link.run(
-            LOAD, [keys.version, keys.locations, keys.status]
+            LOAD, [keys.version, keys.locations, keys.status], quick=True
         )
-        status = _mapping(statuses)
+        status = pairs(statuses)
         records = {}
-        for raw_name, raw in sorted(_mapping(locations).items()):
+        for raw_name, raw in sorted(pairs(locations).items()):
             name, stored = raw_name.decode(), raw.decode()
             location = _location(name, stored)
             check = status.get(b"%d:check" % location.number)
@@ -100,7 +96,7 @@ class Records:
 
     async def version(self) -> int:
         """The version that `load` would give: cheap to ask."""
-        return int(await self._link.command("GET", self._keys.version) or 0)
+        return int(await self._link.command("GET", self._keys.version, quick=True) or 0)
 
     async def put(self, location: Location, before: Record | None) -> Location:
         """Writes a location if its record still is ``before``; returns it with its number.
@@ -167,7 +163,7 @@ class Records:
     async def progress(self) -> dict[int, Progress]:
         """Sweeps under way, by location number."""
         reply = await self._link.command("HGETALL", self._keys.progress)
-        return {int(number): Progress(**json.loads(text)) for number, text in reply.items()}
+        return {int(number): Progress(**json.loads(text)) for number, text in pairs(reply).items()}
 
     async def set_progress(self, number: int, progress: Progress | None) -> None:
         """None: the sweep is over."""
@@ -185,7 +181,9 @@ class Records:
     async def wanted_sweeps(self) -> dict[int, bool]:
         """Sweeps asked for: location number to whether shrinking was confirmed."""
         reply = await self._link.command("HGETALL", self._keys.wanted)
-        return {int(n): bool(json.loads(text)["confirm_shrink"]) for n, text in reply.items()}
+        return {
+            int(n): bool(json.loads(text)["confirm_shrink"]) for n, text in pairs(reply).items()
+        }
 
     async def sweep_begun(self, number: int) -> None:
         """The request, if there was one, is being served."""

@@ -81,7 +81,7 @@ async def test_an_indexer_only_answers_those_that_watch_it(start: Start) -> None
 
 
 async def test_metrics(gateway: Gateway) -> None:
-    await gateway.location("one")
+    await gateway.location("one", auth={"token_env": "T"})
     await gateway.location("two", covered=False)
     await gateway.get(f"/v2/images/{ID}")
     response, _ = await gateway.get("/metrics")

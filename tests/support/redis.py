@@ -11,6 +11,7 @@ from typing import Self
 
 import redis
 
+NO_DISK = ["--save", "", "--appendonly", "no"]
 STOP_TIMEOUT = 10.0
 ATTEMPTS = 5
 """Somebody else may take the free port between our looking and Redis's listening."""
@@ -50,11 +51,9 @@ class RedisServer:
         said = ""
         for _ in range(ATTEMPTS):
             port = self.port or free_port()
+            options = ["--port", str(port), "--bind", "127.0.0.1", *NO_DISK]
             process = subprocess.Popen(
-                [redis_binary(), "--port", str(port), "--bind", "127.0.0.1"]
-                + ["--save", "", "--appendonly", "no", "--daemonize", "no"],
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
+                [redis_binary(), *options], stdout=subprocess.PIPE, stderr=subprocess.STDOUT
             )
             assert process.stdout is not None
             lines = []

@@ -12,7 +12,9 @@ POLL = 0.01
 
 
 async def wait_until(
-    condition: Callable[[], Any], timeout: float = 10, message: str = ""
+    condition: Callable[[], Any],
+    timeout: float = 10,  # noqa: ASYNC109 - it is the very thing that this is for
+    message: str = "",
 ) -> Any:
     """Polls `condition`, a plain or async callable, until it is true; returns what it gave.
 

@@ -1,0 +1,241 @@
+"""The registry: locations, what is known of them, and sweeps asked for or under way."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+
+from resolver.errors import Conflict
+from resolver.index import Index
+from resolver.models import Api, Check, Health, Location, Progress, State, Sweep
+
+ONE = Location(name="one", url="http://one.example")
+TWO = Location(name="two", url="http://two.example")
+FULL = Location(
+    name="full",
+    url="https://full.example:9292/image",
+    region='Région 7 "x" {}',
+    api=Api.V1,
+    priority=7,
+    weight=0,
+    state=State.MAINTENANCE,
+    reason="disk\u2028full",
+    sees_all=False,
+    auth={"token_env": "TOKEN"},
+    created=1.5,
+    updated=2.25,
+)
+
+
+async def locations(index: Index) -> dict[str, Location]:
+    return {name: r.location for name, r in (await index.records.load()).records.items()}
+
+
+async def test_an_empty_registry(index: Index) -> None:
+    snapshot = await index.records.load()
+    assert (snapshot.version, dict(snapshot.records)) == (0, {})
+
+
+async def test_a_location_comes_back_as_it_was_put(index: Index) -> None:
+    put = await index.records.put(FULL, None)
+    assert put == replace(FULL, number=put.number)
+    assert put.number > 0
+    assert await locations(index) == {"full": put}
+
+
+async def test_locations_come_in_order_of_name(index: Index) -> None:
+    for name in ("two", "a", "one.b", "one"):
+        await index.records.put(replace(ONE, name=name), None)
+    assert list(await locations(index)) == ["a", "one", "one.b", "two"]
+
+
+async def test_each_change_is_a_new_version(index: Index) -> None:
+    seen = [(await index.records.load()).version]
+
+    async def grew() -> None:
+        seen.append((await index.records.load()).version)
+        assert seen[-1] > seen[-2]
+
+    one = await index.records.put(ONE, None)
+    await grew()
+    before = (await index.records.load()).records["one"]
+    await index.records.put(replace(one, region="r"), before)
+    await grew()
+    await index.records.set_check(one.number, Check(at=1))
+    await grew()
+    await index.records.set_sweep(one.number, Sweep(images=1))
+    await grew()
+    await index.records.remove("one")
+    await grew()
+
+
+async def test_the_same_status_again_is_no_new_version(index: Index) -> None:
+    one = await index.records.put(ONE, None)
+    await index.records.set_check(one.number, Check(at=1))
+    before = await index.records.load()
+    await index.records.set_check(one.number, Check(at=1))
+    assert await index.records.load() == before
+
+
+async def test_making_what_is_there_already_is_a_conflict(index: Index) -> None:
+    await index.records.put(ONE, None)
+    with pytest.raises(Conflict, match="'one'"):
+        await index.records.put(replace(ONE, region="other"), None)
+    assert (await locations(index))["one"].region == ""
+
+
+async def test_changing_what_another_changed_is_a_conflict(index: Index) -> None:
+    one = await index.records.put(ONE, None)
+    read = (await index.records.load()).records["one"]
+    await index.records.put(replace(one, region="first"), read)
+    with pytest.raises(Conflict):
+        await index.records.put(replace(one, weight=9), read)
+    assert await locations(index) == {"one": replace(one, region="first")}
+
+
+async def test_changing_what_was_removed_is_a_conflict(index: Index) -> None:
+    one = await index.records.put(ONE, None)
+    read = (await index.records.load()).records["one"]
+    await index.records.remove("one")
+    with pytest.raises(Conflict):
+        await index.records.put(one, read)
+    await index.records.put(ONE, None)
+    with pytest.raises(Conflict):  # the same text, but it is another location by now
+        await index.records.put(one, read)
+
+
+async def test_of_several_that_make_one_name_at_once_one_does(index: Index) -> None:
+    tries = (index.records.put(replace(ONE, region=f"r{n}"), None) for n in range(8))
+    done = await asyncio.gather(*tries, return_exceptions=True)
+    made = [result for result in done if isinstance(result, Location)]
+    assert len(made) == 1
+    assert sum(isinstance(result, Conflict) for result in done) == 7
+    assert await locations(index) == {"one": made[0]}
+
+
+async def test_numbers_are_never_used_twice(index: Index) -> None:
+    numbers = [(await index.records.put(location, None)).number for location in (ONE, TWO)]
+    for _ in range(3):
+        assert await index.records.remove("one")
+        numbers.append((await index.records.put(ONE, None)).number)
+    await index.records.forget_retired(await index.records.retired())
+    numbers.append((await index.records.put(replace(ONE, name="three"), None)).number)
+    assert len(set(numbers)) == len(numbers)
+
+
+async def test_a_change_keeps_the_number_and_a_new_url_does_not(index: Index) -> None:
+    one = await index.records.put(ONE, None)
+    await index.records.set_sweep(one.number, Sweep(images=5))
+    await index.records.set_progress(one.number, Progress(started=1))
+    await index.records.want_sweep(one.number)
+    before = (await index.records.load()).records["one"]
+    same = await index.records.put(replace(one, weight=3), before)
+    assert same.number == one.number
+    assert await index.records.retired() == []
+
+    before = (await index.records.load()).records["one"]
+    assert before.status.sweep.images == 5
+    moved = await index.records.put(replace(same, url="http://else.example"), before)
+    assert moved.number != one.number
+    after = (await index.records.load()).records["one"]
+    assert after.location == moved
+    assert after.status.sweep == Sweep(), "what was learnt of the old server does not count"
+    assert await index.records.retired() == [one.number]
+    assert await index.records.progress() == {}
+    assert await index.records.wanted_sweeps() == {}
+
+
+async def test_removal_takes_effect_at_once_and_takes_all_along(index: Index) -> None:
+    one = await index.records.put(ONE, None)
+    two = await index.records.put(TWO, None)
+    for number in (one.number, two.number):
+        await index.records.set_check(number, Check(at=1, health=Health.UP))
+        await index.records.set_progress(number, Progress(started=1))
+        await index.records.want_sweep(number)
+    assert await index.records.remove("one")
+    snapshot = await index.records.load()
+    assert list(snapshot.records) == ["two"]
+    assert snapshot.records["two"].status.check == Check(at=1, health=Health.UP)
+    assert await index.records.retired() == [one.number]
+    assert set(await index.records.progress()) == {two.number}
+    assert set(await index.records.wanted_sweeps()) == {two.number}
+
+
+async def test_removing_what_is_not_there(index: Index) -> None:
+    before = await index.records.load()
+    assert not await index.records.remove("one")
+    assert await index.records.load() == before
+    assert await index.records.retired() == []
+
+
+async def test_status_comes_back_as_it_was_set(index: Index) -> None:
+    check = Check(at=1.5, health=Health.DOWN, failures=3, reason="é", versions=("v2.15", "v1.1"))
+    sweep = Sweep(
+        started=1.25,
+        ended=2.5,
+        images=3,
+        claimed=2,
+        released=1,
+        sees_all=True,
+        sees_all_why="why",
+        error="bad",
+        error_code="cut",
+        failed=9.0,
+    )
+    one = await index.records.put(ONE, None)
+    two = await index.records.put(TWO, None)
+    await index.records.set_check(one.number, check)
+    await index.records.set_sweep(one.number, sweep)
+    records = (await index.records.load()).records
+    assert (records["one"].status.check, records["one"].status.sweep) == (check, sweep)
+    assert records["two"].location == two
+    assert (records["two"].status.check, records["two"].status.sweep) == (None, Sweep())
+
+
+async def test_status_of_a_removed_location_is_ignored(index: Index) -> None:
+    one = await index.records.put(ONE, None)
+    await index.records.remove("one")
+    before = await index.records.load()
+    await index.records.set_check(one.number, Check(at=1))
+    await index.records.set_sweep(one.number, Sweep(images=1))
+    assert await index.records.load() == before
+    again = await index.records.put(ONE, None)
+    record = (await index.records.load()).records["one"]
+    assert record.location == again
+    assert (record.status.check, record.status.sweep) == (None, Sweep())
+
+
+async def test_progress(index: Index) -> None:
+    assert await index.records.progress() == {}
+    going = Progress(started=1.5, images=7, marker="m", at=2)
+    await index.records.set_progress(3, Progress(started=0))
+    await index.records.set_progress(3, going)
+    await index.records.set_progress(400, Progress(started=4))
+    assert await index.records.progress() == {3: going, 400: Progress(started=4)}
+    await index.records.set_progress(3, None)
+    await index.records.set_progress(3, None)
+    assert await index.records.progress() == {400: Progress(started=4)}
+
+
+async def test_sweeps_asked_for(index: Index) -> None:
+    assert await index.records.wanted_sweeps() == {}
+    await index.records.want_sweep(1)
+    await index.records.want_sweep(2)
+    await index.records.want_sweep(2, confirm_shrink=True)
+    assert await index.records.wanted_sweeps() == {1: False, 2: True}
+    await index.records.sweep_begun(1)
+    await index.records.sweep_begun(1)
+    assert await index.records.wanted_sweeps() == {2: True}
+
+
+async def test_retired_numbers_until_they_are_forgotten(index: Index) -> None:
+    assert await index.records.retired() == []
+    numbers = []
+    for n in range(12):
+        numbers.append((await index.records.put(replace(ONE, name=f"l{n}"), None)).number)
+        await index.records.remove(f"l{n}")
+    assert await index.records.retired() == sorted(numbers)
+    await index.records.forget_retired(numbers[1:])
+    assert await index.records.retired() == numbers[:1]

@@ -1,0 +1,120 @@
+"""Walks through the buckets: one location's claims, figures, collecting removed locations."""
+
+from __future__ import annotations
+
+import pytest
+
+from resolver.index import Index, open_index
+from resolver.models import Owner
+from tests.support.ids import make_id, make_ids
+
+
+async def of_location(index: Index, number: int, *span: int) -> dict[bytes, int]:
+    """All claims of a location, after a check that each bucket came once, in order."""
+    found: dict[bytes, int] = {}
+    buckets = []
+    async for bucket, claims in index.claims.of_location(number, *span):
+        assert claims, "an empty bucket came"
+        assert {index.claims.buckets.number(raw) for raw in claims} == {bucket}
+        buckets.append(bucket)
+        found |= claims
+    assert buckets == sorted(set(buckets))
+    return found
+
+
+async def test_claims_of_one_location(index: Index) -> None:
+    ids = make_ids(600)
+    mine = {raw: i % 3 for i, raw in enumerate(ids[:400])}
+    await index.claims.claim(1, mine)
+    await index.claims.claim(2, ids[200:])
+    assert await of_location(index, 1) == mine
+    assert await of_location(index, 2) == dict.fromkeys(ids[200:], 0)
+    assert await of_location(index, 3) == {}
+
+
+async def test_claims_of_one_location_in_a_range_of_buckets(index: Index) -> None:
+    ids = [bytes([bucket]) + bytes(15) for bucket in range(256)]
+    await index.claims.claim(1, ids)
+    assert list(await of_location(index, 1, 10, 12)) == ids[10:13], "both ends belong to it"
+    assert list(await of_location(index, 1, 255, 255)) == ids[255:]
+    assert list(await of_location(index, 1, 0, 0)) == ids[:1]
+    assert list(await of_location(index, 1, 250)) == ids[250:]
+    assert await of_location(index, 1, 12, 10) == {}
+
+
+async def test_figures_of_an_empty_index(index: Index) -> None:
+    census = await index.claims.census()
+    assert (census.images, dict(census.claims), census.buckets, census.fullest) == (0, {}, 0, 0)
+    assert census.bytes == 0
+
+
+async def test_figures(index: Index) -> None:
+    crowd = make_ids(40, prefix=b"\x10")
+    rest = [bytes([bucket]) + bytes(15) for bucket in (1, 2, 200)]
+    await index.claims.claim(1, crowd)
+    await index.claims.claim(2, dict.fromkeys(crowd[:15], 7))
+    await index.claims.claim(300, rest)
+    census = await index.claims.census()
+    assert census.images == 43
+    assert dict(census.claims) == {1: 40, 2: 15, 300: 3}
+    assert (census.buckets, census.fullest) == (4, 40)
+    assert census.bytes is None or census.bytes > 43 * 16
+
+
+@pytest.mark.redis
+async def test_figures_estimate_what_redis_uses(redis_url: str) -> None:
+    async with open_index(redis_url, bits=8) as index:
+        ids = make_ids(20_000)
+        await index.claims.claim(1, ids)
+        census = await index.claims.census()
+        assert census.bytes is not None
+        assert 17 * len(ids) < census.bytes < 60 * len(ids), "it costs about its bytes"
+
+
+async def test_purging_takes_the_claims_of_these_locations_only(index: Index) -> None:
+    ids = make_ids(300)
+    await index.claims.claim(1, ids)
+    await index.claims.claim(2, dict.fromkeys(ids[:200], 9))
+    await index.claims.claim(300, ids[100:])
+    assert await index.claims.purge([1, 300]) == 500
+    census = await index.claims.census()
+    assert dict(census.claims) == {2: 200}
+    assert census.images == 200, "an image without owners is gone"
+    assert await of_location(index, 2) == dict.fromkeys(ids[:200], 9)
+    assert await index.claims.purge([1, 300]) == 0
+
+
+async def test_purging_nothing_is_harmless(index: Index) -> None:
+    await index.claims.claim(1, [make_id(1)])
+    assert await index.claims.purge([]) == 0
+    assert (await index.claims.lookup([make_id(1)])).owners == [(Owner(1),)]
+
+
+@pytest.mark.parametrize("bits", [4, 7, 9, 13])
+async def test_bits_that_are_no_multiple_of_8(index_url: str, bits: int) -> None:
+    async with open_index(index_url, bits=bits) as index:
+        # Neighbours in the last bucket and the first, and ids that differ in the shared byte only.
+        ids = [*make_ids(500), b"\xff" * 16, bytes(16), *(bytes([1, n]) * 8 for n in range(64))]
+        await index.claims.claim(1, dict.fromkeys(ids, 3))
+        await index.claims.claim(2, ids[::2])
+        assert await of_location(index, 1) == dict.fromkeys(ids, 3)
+        assert await of_location(index, 2) == dict.fromkeys(ids[::2], 0)
+        census = await index.claims.census()
+        assert (census.images, dict(census.claims)) == (
+            len(ids),
+            {1: len(ids), 2: len(ids[::2])},
+        )
+        assert await index.claims.release(1, ids) == len(ids)
+        assert await of_location(index, 1) == {}
+        assert await index.claims.purge([2]) == len(ids[::2])
+        assert (await index.claims.census()).images == 0
+
+
+async def test_as_many_bits_as_there_may_be(index_url: str) -> None:
+    async with open_index(index_url, bits=28) as index:
+        ids = [bytes([1, 2, 3, n]) * 4 for n in range(64)]
+        await index.claims.claim(1, ids)
+        first, last = (index.claims.buckets.number(raw) for raw in (ids[0], ids[-1]))
+        assert last == first + 3
+        assert await of_location(index, 1, first, last) == dict.fromkeys(ids, 0)
+        assert (await index.claims.lookup(ids)).owners == [(Owner(1),)] * 64

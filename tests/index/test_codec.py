@@ -1,0 +1,96 @@
+"""How claims are written: what is read is what was written, here and in Lua."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from resolver.index import open_index
+from resolver.index.codec import Buckets, decode_owners, encode_owner, encode_owners
+from resolver.models import MAX_BITS, MIN_BITS, Owner
+from tests.support.ids import make_id
+
+numbers = st.one_of(st.integers(1, 200), st.integers(8000, 9000), st.integers(1, 2**40))
+cases = st.one_of(st.just(0), st.integers(0, 0xFFFFFFFF))
+owner_lists = st.lists(
+    st.builds(Owner, numbers, cases), max_size=8, unique_by=lambda owner: owner.number
+)
+raws = st.binary(min_size=16, max_size=16)
+
+
+@given(owner_lists)
+def test_owners_come_back(owners: list[Owner]) -> None:
+    assert decode_owners(encode_owners(owners)) == tuple(owners)
+
+
+@pytest.mark.parametrize(
+    ("number", "size"), [(1, 1), (63, 1), (64, 2), (8191, 2), (8192, 3), (2**40, 6)]
+)
+def test_an_entry_takes_few_bytes(number: int, size: int) -> None:
+    assert len(encode_owner(Owner(number))) == size
+    assert len(encode_owner(Owner(number, 1))) == size + 4
+
+
+@given(owner_lists.filter(bool), st.data())
+def test_what_is_cut_short_is_refused_or_a_whole_beginning(
+    owners: list[Owner], data: st.DataObject
+) -> None:
+    value = encode_owners(owners)
+    cut = value[: data.draw(st.integers(0, len(value) - 1))]
+    try:
+        read = decode_owners(cut)
+    except ValueError as error:
+        assert "cut short" in str(error)  # noqa: PT017 - both ways are right
+        return
+    assert read == tuple(owners[: len(read)])
+    assert encode_owners(read) == cut
+
+
+@given(owner_lists, owner_lists)
+@example([Owner(2**40, 5), Owner(1)], [Owner(2**40)])
+async def test_lua_writes_and_reads_the_same(first: list[Owner], then: list[Owner]) -> None:
+    """Claims in, some spelt anew, some released: what Python decodes is what Lua was told."""
+    raw = make_id(1)
+    model: dict[int, int] = {}
+    async with open_index("memory:", bits=4) as index:
+        for owner in [*first, *then]:
+            new = await index.claims.claim(owner.number, {raw: owner.case})
+            assert new == (owner.number not in model)
+            model[owner.number] = owner.case
+        value = await index.link.command(
+            "HGET", index.claims.buckets.key(0), index.claims.buckets.field(raw)
+        )
+        assert {Owner(*item) for item in model.items()} == set(decode_owners(value or b""))
+        assert len(value or b"") == len(encode_owners(Owner(*item) for item in model.items()))
+        for owner in first:
+            assert await index.claims.release(owner.number, [raw]) == 1
+            del model[owner.number]
+        (left,) = (await index.claims.lookup([raw])).owners
+        assert dict(left) == model
+        assert len(left) == len(model)
+
+
+@given(st.integers(MIN_BITS, MAX_BITS), raws)
+def test_an_id_comes_back_from_its_bucket_and_field(bits: int, raw: bytes) -> None:
+    buckets = Buckets(b"b:", bits)
+    number, field = buckets.number(raw), buckets.field(raw)
+    assert 0 <= number < buckets.count == 1 << bits
+    assert len(field) == buckets.width
+    assert buckets.join(number, field) == raw
+
+
+@given(st.integers(MIN_BITS, MAX_BITS), raws, raws)
+def test_buckets_follow_the_order_of_ids(bits: int, one: bytes, two: bytes) -> None:
+    buckets = Buckets(b"b:", bits)
+    low, high = sorted((one, two))
+    assert buckets.number(low) <= buckets.number(high)
+    keys = [buckets.key(buckets.number(raw)) for raw in (low, high)]
+    assert keys == sorted(keys), "and so do their keys"
+    assert (keys[0] == keys[1]) == (buckets.number(low) == buckets.number(high))
+
+
+@pytest.mark.parametrize("bits", [MIN_BITS - 1, MAX_BITS + 1, 0, -1])
+def test_bits_out_of_range(bits: int) -> None:
+    with pytest.raises(ValueError, match=f"{MIN_BITS} to {MAX_BITS}"):
+        Buckets(b"b:", bits)

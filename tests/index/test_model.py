@@ -1,0 +1,71 @@
+"""Any history of claims and releases leaves the index as a plain dictionary would be."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import NamedTuple
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from resolver.index import open_index
+from resolver.models import Owner
+
+# Few ids and numbers, so that histories meet: neighbours within a bucket and across its edges.
+RAWS = [bytes([first, last]) * 8 for first in (0, 1, 15, 16, 255) for last in (0, 1, 255)]
+NUMBERS = (1, 63, 64, 8192)
+
+
+class Step(NamedTuple):
+    what: str
+    number: int
+    ids: dict[bytes, int]
+
+
+steps = st.builds(
+    Step,
+    st.sampled_from(["claim", "claim", "claim", "release", "release", "purge"]),
+    st.sampled_from(NUMBERS),
+    st.dictionaries(st.sampled_from(RAWS), st.sampled_from([0, 0, 1, 0xFFFFFFFF]), max_size=10),
+)
+
+
+@settings(max_examples=60)
+@given(st.sampled_from([4, 5, 8, 9]), st.lists(steps, max_size=12))
+async def test_a_history_of_claims(bits: int, history: list[Step]) -> None:
+    model: dict[bytes, dict[int, int]] = defaultdict(dict)
+    async with open_index("memory:", bits=bits) as index:
+        for what, number, ids in history:
+            if what == "claim":
+                expected = sum(number not in model[raw] for raw in ids)
+                assert await index.claims.claim(number, ids) == expected
+                for raw, case in ids.items():
+                    model[raw][number] = case
+            elif what == "release":
+                expected = sum(model[raw].pop(number, None) is not None for raw in ids)
+                assert await index.claims.release(number, ids) == expected
+            else:
+                owned = [raw for raw in RAWS if model[raw].pop(number, None) is not None]
+                assert await index.claims.purge([number]) == len(owned)
+
+        found = (await index.claims.lookup(RAWS)).owners
+        assert [dict(owners) for owners in found] == [model[raw] for raw in RAWS]
+        assert all(len(owners) == len(model[r]) for owners, r in zip(found, RAWS, strict=True))
+        for number in NUMBERS:
+            claims: dict[bytes, int] = {}
+            async for _, some in index.claims.of_location(number):
+                claims |= some
+            assert claims == {
+                raw: owners[number] for raw, owners in model.items() if number in owners
+            }
+        census = await index.claims.census()
+        assert census.images == sum(1 for owners in model.values() if owners)
+        assert sum(census.claims.values()) == sum(map(len, model.values()))
+        # Nothing else was left behind, such as an empty bucket.
+        keys = await index.link.command("KEYS", "glr:b:*")
+        assert len(keys) == census.buckets
+
+
+def test_owner_is_what_a_pair_of_the_model_is() -> None:
+    """The comparisons above hold only while an owner is a (number, case) pair."""
+    assert dict([Owner(1, 2)]) == {1: 2}

@@ -1,0 +1,55 @@
+"""Sweeping stand-in servers into an index, one sweep at a time and without an indexer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import aiohttp
+
+from resolver.glance import Server
+from resolver.index import Index
+from resolver.locations import Place
+from resolver.locations.validate import parse_location
+from resolver.models import Location, Progress, Status, Sweep, format_id
+from resolver.standin import StandIn
+from resolver.sync.sweep import Sweeper
+
+
+class Sweeping:
+    """An index with locations, and the session that they are asked with."""
+
+    def __init__(self, index: Index, session: aiohttp.ClientSession) -> None:
+        self.index = index
+        self.session = session
+        self.progress: list[Progress] = []
+        """What the last sweep reported."""
+
+    async def register(self, server: StandIn, name: str = "one", **fields: Any) -> Location:
+        location = parse_location(name, {"url": server.url, **fields})
+        return await self.index.records.put(location, None)
+
+    async def sweep(
+        self, location: Location, *, guard: float = 0.2, confirm_shrink: bool = False
+    ) -> Sweep:
+        """One sweep. Raises LocationUnavailable as `Sweeper.run` does."""
+        self.progress = []
+
+        async def report(progress: Progress) -> None:
+            self.progress.append(progress)
+
+        server = Server(self.session, location)
+        sweeper = Sweeper(self.index, server, await server.versions(), guard=guard)
+        return await sweeper.run(report, confirm_shrink=confirm_shrink)
+
+    async def claimed(self, location: Location) -> set[str]:
+        """Ids that the index has of a location, as that location spells them."""
+        return {
+            format_id(raw, case)
+            async for _, claims in self.index.claims.of_location(location.number)
+            for raw, case in claims.items()
+        }
+
+
+def doubt(location: Location, sweep: Sweep) -> str:
+    """Why a sweep that has just ended does not vouch; empty when it does."""
+    return Place(location, Status(sweep=sweep), fresh_for=600).doubt(sweep.ended or 0)

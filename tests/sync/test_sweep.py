@@ -1,0 +1,234 @@
+"""A sweep leaves the index with what the server has, whatever kind of server it is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from resolver.errors import LocationUnavailable
+from resolver.standin import Caller, StandIn
+from tests.support.sweeping import Sweeping, doubt
+from tests.sync.conftest import StartServer
+
+TOKENS = {"admin": Caller("admin", admin=True), "member": Caller("demo")}
+
+
+def furnish(server: StandIn) -> None:
+    """One image of each kind that some listing leaves out."""
+    server.add(name="public")
+    server.add(name="private", visibility="private", owner="elsewhere")
+    server.add(name="shared", visibility="shared", owner="elsewhere")
+    server.add(name="community", visibility="community", owner="elsewhere")
+    server.add(name="queued", status="queued", data=b"")
+    server.add(name="deactivated", status="deactivated")
+    if not server.old:
+        server.add(name="hidden", hidden=True)
+        server.add(name="hidden community", hidden=True, visibility="community", owner="elsewhere")
+
+
+async def test_a_whole_listing(sweeping: Sweeping, server: StandIn) -> None:
+    server.fill(2600, seed=1)
+    furnish(server)
+    location = await sweeping.register(server)
+    sweep = await sweeping.sweep(location)
+    everything = set(server.ids())
+    assert len(everything) == 2608
+    assert await sweeping.claimed(location) == everything
+    assert (sweep.images, sweep.claimed, sweep.released) == (2608, 2608, 0)
+    assert sweep.sees_all is True
+    assert doubt(location, sweep) == ""
+    assert server.requests["GET", "images"] <= 8, "pages are as large as Glance gives"
+    seen = [progress.images for progress in sweeping.progress]
+    assert seen == sorted(seen)
+    assert seen[-1] == 2608
+
+    again = await sweeping.sweep(location)
+    assert (again.images, again.claimed, again.released) == (2608, 0, 0)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"v1": True, "v2": False},
+        {"v1": True},
+        {"old": True},
+        {"old": True, "v1": True},
+        {"prefix": "/image"},
+        {"prefix": "/a/b", "old": True},
+        {"page_cap": 3},
+        {"page_cap": 1, "old": True},
+    ],
+    ids=str,
+)
+async def test_every_kind_of_server(
+    sweeping: Sweeping, start_server: StartServer, options: dict[str, object]
+) -> None:
+    server = await start_server(**options)
+    furnish(server)
+    server.fill(20, seed=2)
+    location = await sweeping.register(server)
+    sweep = await sweeping.sweep(location)
+    assert await sweeping.claimed(location) == set(server.ids())
+    assert sweep.images == len(server)
+    gone = next(server.ids())
+    server.delete(gone)
+    assert (await sweeping.sweep(location)).released == 1
+    assert await sweeping.claimed(location) == set(server.ids())
+
+
+@pytest.mark.parametrize("api", ["v1", "v2"])
+async def test_the_api_that_an_operator_names_is_used(
+    sweeping: Sweeping, start_server: StartServer, api: str
+) -> None:
+    server = await start_server(v1=True)
+    server.add()
+    location = await sweeping.register(server, api=api)
+    await sweeping.sweep(location)
+    assert await sweeping.claimed(location) == set(server.ids())
+    kinds = {kind for _, kind in server.requests}
+    assert ("v1-images" in kinds, "images" in kinds) == (api == "v1", api == "v2")
+
+
+async def test_ids_are_kept_as_the_server_spells_them(sweeping: Sweeping, server: StandIn) -> None:
+    spelt = [
+        "ABCDEFAB-ABCD-4BCD-8BCD-ABCDEFABCDEF",
+        "0abcdefa-Abcd-4bcd-8bcd-abcdefabcdeF",
+        "fabcdefa-abcd-4bcd-8bcd-abcdefabcdef",
+        "FFFFFFFF-FFFF-4FFF-8FFF-FFFFFFFFFFFF",
+        "00000000-0000-4000-8000-000000000000",
+    ]
+    server.fill(1200, seed=3)  # so that they lie on different pages
+    for image_id in spelt:
+        server.add(id=image_id)
+    location = await sweeping.register(server)
+    await sweeping.sweep(location)
+    assert await sweeping.claimed(location) == set(server.ids())
+
+    assert (await sweeping.sweep(location)).released == 0
+    server.delete(spelt[0])
+    server.delete(spelt[2])
+    assert (await sweeping.sweep(location)).released == 2
+    assert await sweeping.claimed(location) == set(server.ids())
+
+
+async def test_what_was_deleted_is_released_and_what_is_new_is_claimed(
+    sweeping: Sweeping, server: StandIn
+) -> None:
+    server.fill(1500, seed=4)
+    location = await sweeping.register(server)
+    other = await sweeping.register(server, "other")
+    await sweeping.sweep(location)
+    await sweeping.sweep(other)
+    first, *_, last = server.ids()
+    for image_id in (first, last):
+        server.delete(image_id)
+    server.add()
+    sweep = await sweeping.sweep(location)
+    assert (sweep.claimed, sweep.released, sweep.images) == (1, 2, 1499)
+    assert await sweeping.claimed(location) == set(server.ids())
+    assert {first, last} <= await sweeping.claimed(other), "another location's claims stay"
+
+
+async def test_a_claim_that_was_never_listed_is_released_too(
+    sweeping: Sweeping, start_server: StartServer
+) -> None:
+    server = await start_server(page_cap=10)
+    server.fill(100, seed=5)
+    location = await sweeping.register(server)
+    edges = [bytes(16), b"\x80" * 16, b"\xff" * 16]
+    await sweeping.index.claims.claim(location.number, edges)
+    sweep = await sweeping.sweep(location)
+    assert (sweep.claimed, sweep.released) == (100, 3)
+    assert await sweeping.claimed(location) == set(server.ids())
+
+
+@pytest.mark.parametrize("kind", ["token_env", "token_file"])
+async def test_credentials(
+    sweeping: Sweeping,
+    start_server: StartServer,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    kind: str,
+) -> None:
+    file = tmp_path / "token"
+
+    def store(token: str) -> None:
+        monkeypatch.setenv("ONE_TOKEN", token)
+        file.write_text(f"{token}\n")
+
+    server = await start_server(tokens=TOKENS)
+    furnish(server)
+    where = {"token_env": "ONE_TOKEN", "token_file": str(file)}[kind]
+    location = await sweeping.register(server, auth={kind: where})
+
+    with pytest.raises(LocationUnavailable, match=where) as caught:
+        await sweeping.sweep(location)
+    assert caught.value.problem_code == "no-credential"
+
+    store("wrong")
+    with pytest.raises(LocationUnavailable, match="401") as caught:
+        await sweeping.sweep(location)
+    assert caught.value.problem_code == "unauthorized"
+    assert "wrong" not in caught.value.detail
+
+    store("admin")  # rotated: no restart is needed
+    sweep = await sweeping.sweep(location)
+    assert sweep.sees_all is True
+    assert await sweeping.claimed(location) == set(server.ids())
+
+    store("")
+    with pytest.raises(LocationUnavailable, match="holds no token"):
+        await sweeping.sweep(location)
+
+
+async def test_a_server_that_wants_a_credential_says_so(
+    sweeping: Sweeping, start_server: StartServer
+) -> None:
+    location = await sweeping.register(await start_server(tokens=TOKENS))
+    with pytest.raises(LocationUnavailable, match="set the location's `auth`") as caught:
+        await sweeping.sweep(location)
+    assert caught.value.problem_code == "unauthorized"
+
+
+@pytest.mark.parametrize("told", [None, False])
+async def test_a_credential_that_sees_less_releases_nothing_and_never_vouches(
+    sweeping: Sweeping,
+    start_server: StartServer,
+    monkeypatch: pytest.MonkeyPatch,
+    told: bool | None,
+) -> None:
+    """Whether Glance tells it or the operator does."""
+    monkeypatch.setenv("ONE_TOKEN", "member" if told is None else "admin")
+    server = await start_server(tokens=TOKENS)
+    furnish(server)
+    location = await sweeping.register(server, auth={"token_env": "ONE_TOKEN"}, sees_all=told)
+    sweep = await sweeping.sweep(location)
+    assert sweep.sees_all is False
+    assert "does not see every image" in doubt(location, sweep)
+    before = await sweeping.claimed(location)
+    assert before
+    assert before <= set(server.ids())
+
+    for image_id in before:
+        server.delete(image_id)
+    monkeypatch.setenv("ONE_TOKEN", "member")
+    for confirm in (False, True):
+        sweep = await sweeping.sweep(location, confirm_shrink=confirm)
+        assert sweep.released == 0
+        assert await sweeping.claimed(location) == before
+
+
+async def test_where_it_cannot_be_told_what_a_credential_sees(
+    sweeping: Sweeping, start_server: StartServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Glance before 2.11 let everybody list tasks, so there it takes an operator's word."""
+    monkeypatch.setenv("ONE_TOKEN", "admin")
+    server = await start_server(tokens=TOKENS, old=True)
+    auth = {"token_env": "ONE_TOKEN"}
+    unsure = await sweeping.register(server, "unsure", auth=auth)
+    sweep = await sweeping.sweep(unsure)
+    assert sweep.sees_all is None
+    assert "register the location with `sees_all`" in doubt(unsure, sweep)
+    told = await sweeping.register(server, "told", auth=auth, sees_all=True)
+    assert doubt(told, await sweeping.sweep(told)) == ""

@@ -1,0 +1,190 @@
+"""Whatever a server does wrong, a sweep of it releases nothing that is still there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from aiohttp import web
+from aiohttp.typedefs import Handler
+
+from resolver.errors import LocationUnavailable
+from resolver.glance import connect
+from resolver.index import Index
+from resolver.standin import Caller, StandIn
+from tests.support import faults
+from tests.support.faults import Switch, on_pages
+from tests.support.sweeping import Sweeping
+from tests.sync.conftest import StartServer
+
+
+def swap(images: list[Any]) -> list[Any]:
+    return images[::-1]
+
+
+def without_ids(images: list[Any]) -> list[Any]:
+    return [{"name": "x"} for _ in images]
+
+
+def strange_ids(images: list[Any]) -> list[Any]:
+    return [{"id": "not-a-uuid"} for _ in images]
+
+
+BAD = {
+    "400": (faults.status(400), "bad-listing"),
+    "401": (faults.status(401), "unauthorized"),
+    "403": (faults.status(403), "bad-listing"),
+    "404": (faults.status(404), "bad-listing"),
+    "429": (faults.status(429), "bad-listing"),
+    "500": (faults.status(500), "server-error"),
+    "503": (faults.status(503), "server-error"),
+    "300": (faults.status(300), "bad-listing"),
+    "302": (faults.status(302, Location="/elsewhere"), "bad-listing"),
+    "204": (faults.status(204), "bad-listing"),
+    "cut": (faults.cut, "cut"),
+    "html": (faults.body("<html>login</html>"), "junk"),
+    "nothing": (faults.body(""), "junk"),
+    "half": (faults.body('{"images": ['), "junk"),
+    "deep": (faults.body("[" * 100_000), "junk"),
+    "array": (faults.body("[]"), "junk"),
+    "null": (faults.body('{"images": null}'), "junk"),
+    "mapping": (faults.body('{"images": {}}'), "junk"),
+    "texts": (faults.body('{"images": ["a"]}'), "junk"),
+    "numbers": (faults.body('{"images": [{"id": 5}]}'), "junk"),
+    "no ids": (faults.images(without_ids), "junk"),
+    "strange ids": (faults.images(strange_ids), "junk"),
+    "out of order": (faults.images(swap), "bad-listing"),
+}
+
+
+@pytest.mark.parametrize("later", [False, True], ids=["first page", "later page"])
+@pytest.mark.parametrize("name", BAD)
+async def test_a_listing_that_fails_releases_nothing(
+    sweeping: Sweeping, start_server: StartServer, name: str, later: bool
+) -> None:
+    switch = Switch()
+    server = await start_server(middlewares=[switch.middleware], page_cap=10)
+    server.fill(50, seed=1)
+    location = await sweeping.register(server)
+    await sweeping.sweep(location)
+    before = await sweeping.claimed(location)
+    server.delete(next(server.ids()))
+    new = server.add(id="ffffffff-ffff-4fff-8fff-ffffffffffff")
+
+    fault, code = BAD[name]
+    switch.fault = on_pages(fault, later=later)
+    for confirm in (False, True):  # an operator's word is about shrinking, not about failing
+        with pytest.raises(LocationUnavailable) as caught:
+            await sweeping.sweep(location, confirm_shrink=confirm)
+        assert caught.value.problem_code == code
+        assert before <= await sweeping.claimed(location)
+
+    switch.fault = None
+    sweep = await sweeping.sweep(location)
+    assert (sweep.released, new.id in await sweeping.claimed(location)) == (1, True)
+
+
+@pytest.mark.parametrize("page", [10, 25])
+async def test_a_page_that_repeats_itself_ends_the_sweep(
+    sweeping: Sweeping, start_server: StartServer, page: int
+) -> None:
+    switch = Switch()
+    server = await start_server(middlewares=[switch.middleware], page_cap=page)
+    server.fill(50, seed=1)
+    location = await sweeping.register(server)
+    switch.fault = on_pages(faults.repeat)
+    with pytest.raises(LocationUnavailable, match="repeats itself") as caught:
+        await sweeping.sweep(location)
+    assert caught.value.problem_code == "bad-listing"
+
+
+async def test_a_server_that_does_not_answer_in_time(
+    index: Index, server: StandIn, switch: Switch
+) -> None:
+    server.fill(5, seed=1)
+    async with connect(0.2) as session:
+        sweeping = Sweeping(index, session)
+        location = await sweeping.register(server)
+        await sweeping.sweep(location)
+        switch.fault = on_pages(faults.slow)
+        with pytest.raises(LocationUnavailable, match="in time") as caught:
+            await sweeping.sweep(location)
+        assert caught.value.problem_code == "timeout"
+        assert await sweeping.claimed(location) == set(server.ids())
+
+
+async def test_a_server_that_is_gone(sweeping: Sweeping, server: StandIn) -> None:
+    location = await sweeping.register(server)
+    await server.stop()
+    with pytest.raises(LocationUnavailable, match="cannot connect") as caught:
+        await sweeping.sweep(location)
+    assert caught.value.problem_code == "unreachable"
+
+
+async def test_a_server_that_is_no_glance(sweeping: Sweeping, start_server: StartServer) -> None:
+    server = await start_server(prefix="/image")
+    location = await sweeping.register(server)
+    server.prefix = "/elsewhere"
+    with pytest.raises(LocationUnavailable, match=r"is .* the base URL of a Glance") as caught:
+        await sweeping.sweep(location)
+    assert caught.value.problem_code == "not-glance"
+
+
+# Markers that go while they are used
+
+
+@pytest.mark.parametrize("token", ["admin", "member"])
+@pytest.mark.parametrize("lost", [1, 3, 5])
+async def test_a_marker_that_is_deleted_meanwhile(
+    sweeping: Sweeping,
+    start_server: StartServer,
+    monkeypatch: pytest.MonkeyPatch,
+    token: str,
+    lost: int,
+) -> None:
+    """All but admins get a 400 for it; the ids before it do as well."""
+    monkeypatch.setenv("ONE_TOKEN", token)
+    switch = Switch()
+    tokens = {"admin": Caller("admin", admin=True), "member": Caller("demo")}
+    server = await start_server(middlewares=[switch.middleware], tokens=tokens, page_cap=10)
+    server.fill(45, seed=9)
+    everything = list(server.ids())
+    switch.fault = deleting(server, "marker", everything[10 - lost : 10])
+    location = await sweeping.register(server, auth={"token_env": "ONE_TOKEN"}, sees_all=True)
+    sweep = await sweeping.sweep(location)
+    assert len(server) == 45 - lost, "they were deleted while they served as marker"
+    assert sweep.images == 45
+    assert await sweeping.claimed(location) == set(everything)
+    switch.fault = None
+    assert (await sweeping.sweep(location)).released == lost
+    assert await sweeping.claimed(location) == set(server.ids())
+
+
+def deleting(server: StandIn, when: str, ids: list[str]) -> Callable[..., Any]:
+    """Deletes images just before the first request that has the parameter `when`."""
+    left = list(ids)
+
+    async def fault(request: web.Request, handler: Handler) -> web.StreamResponse:
+        if when in request.query:
+            while left:
+                server.delete(left.pop())
+        return await handler(request)
+
+    return fault
+
+
+async def test_when_all_that_could_be_markers_are_deleted_the_sweep_fails(
+    sweeping: Sweeping, start_server: StartServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ONE_TOKEN", "member")
+    switch = Switch()
+    server = await start_server(
+        middlewares=[switch.middleware], tokens={"member": Caller("demo")}, page_cap=10
+    )
+    server.fill(45, seed=9)
+    switch.fault = deleting(server, "marker", list(server.ids())[:10])
+    location = await sweeping.register(server, auth={"token_env": "ONE_TOKEN"}, sees_all=True)
+    with pytest.raises(LocationUnavailable, match="answered 400") as caught:
+        await sweeping.sweep(location)
+    assert caught.value.problem_code == "bad-listing"

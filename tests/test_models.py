@@ -1,0 +1,118 @@
+"""Image ids: every spelling of one is one key, and how a server spells it is kept."""
+
+from __future__ import annotations
+
+import uuid
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from resolver.errors import InvalidImageId
+from resolver.models import api_versions, format_id, letter_case, minor_version, parse_id
+
+raws = st.binary(min_size=16, max_size=16)
+cases = st.one_of(st.just(0), st.just(0xFFFFFFFF), st.integers(0, 0xFFFFFFFF))
+
+
+@st.composite
+def spellings(draw: st.DrawFn, raw: bytes) -> str:
+    """One of the ways to write an id."""
+    text = format_id(raw, draw(cases))
+    if draw(st.booleans()):
+        text = text.replace("-", "")
+    return draw(st.sampled_from(["", "", "urn:uuid:", "URN:UUID:", "Urn:uuid:"])) + text
+
+
+@given(st.data(), raws)
+def test_every_spelling_is_one_key(data: st.DataObject, raw: bytes) -> None:
+    assert parse_id(data.draw(spellings(raw))) == raw
+
+
+@given(raws)
+def test_the_usual_form_is_that_of_a_uuid(raw: bytes) -> None:
+    assert format_id(raw) == str(uuid.UUID(bytes=raw))
+    assert letter_case(format_id(raw)) == 0
+
+
+@given(raws, cases)
+def test_a_spelling_comes_back(raw: bytes, case: int) -> None:
+    text = format_id(raw, case)
+    assert text.lower() == format_id(raw)
+    kept = letter_case(text)
+    assert format_id(parse_id(text), kept) == text
+    # Digits have no case, so no bit of theirs is kept.
+    assert kept & case == kept
+    letters = sum(c.isupper() for c in text)
+    assert kept.bit_count() == letters
+
+
+@given(st.data(), raws)
+def test_letter_case_does_not_depend_on_the_form(data: st.DataObject, raw: bytes) -> None:
+    text = data.draw(spellings(raw))
+    bare = text.replace("-", "")[-32:]
+    assert letter_case(text) == letter_case(bare)
+    assert format_id(raw, letter_case(text)).replace("-", "") == bare
+
+
+def test_the_prefix_of_a_urn_is_no_digit() -> None:
+    assert letter_case("URN:UUID:" + "a" * 32) == 0
+
+
+def test_which_digit_is_which_bit() -> None:
+    assert letter_case("A" + "a" * 31) == 1 << 31
+    assert letter_case("a" * 31 + "A") == 1
+    assert format_id(b"\xaa" * 16, 1 << 31) == "Aaaaaaaa-aaaa-aaaa-aaaa-aaaaaaaaaaaa"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        " ",
+        "image",
+        "0" * 31,
+        "0" * 33,
+        "g" * 32,
+        "00000000-0000-0000-0000-00000000000",
+        "00000000-0000-0000-0000-0000000000000",
+        "00000000-000000000000-0000-000000000000",
+        "0000000-00000-0000-0000-000000000000",
+        "00000000-0000-0000-0000-000000000000\n",
+        " 00000000-0000-0000-0000-000000000000",
+        "{00000000-0000-0000-0000-000000000000}",
+        "urn:uuid:urn:uuid:" + "0" * 32,
+        "urn:uuid:",
+        "uuid:" + "0" * 32,
+        "0x" + "0" * 30,
+        "\u0660" * 32,
+        "\uff10" * 32,
+        "00000000_0000_0000_0000_000000000000",
+        "00000000-0000-0000-0000-000000000000/file",
+        "0" * 10_000,
+    ],
+)
+def test_what_is_no_image_id(text: str) -> None:
+    with pytest.raises(InvalidImageId) as caught:
+        parse_id(text)
+    assert caught.value.status == 400
+    assert len(caught.value.detail) < 250, "a long one is shown cut"
+
+
+@given(st.one_of(st.text(), st.from_regex(r"[0-9a-fA-F-]{30,40}", fullmatch=True)))
+def test_only_uuids_are_image_ids(text: str) -> None:
+    try:
+        raw = parse_id(text)
+    except InvalidImageId:
+        return
+    assert uuid.UUID(text).bytes == raw
+
+
+def test_versions() -> None:
+    assert api_versions(()) == (False, False)
+    assert api_versions(("v2.15", "v2.0")) == (False, True)
+    assert api_versions(("v1.1", "v1.0")) == (True, False)
+    assert api_versions(("v2.5", "v1.0")) == (True, True)
+    assert api_versions(("v20.1", "v10", "x")) == (False, False)
+    assert minor_version(("v2.9", "v2.15", "v1.20", "v2.x")) == 15
+    assert minor_version(("v1.1",)) == -1

@@ -1,0 +1,174 @@
+"""Settings: where they come from, and what is said of bad ones."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from resolver.errors import SettingsError
+from resolver.settings import Settings, load_settings, mask_url, split_token
+
+ONE_TOKEN = "correct-horse"
+
+
+def toml(directory: Path, patch: pytest.MonkeyPatch, text: str) -> str:
+    file = directory / "resolver.toml"
+    file.write_text(text)
+    patch.setenv("RESOLVER_CONFIG", str(file))
+    return str(file)
+
+
+def test_defaults() -> None:
+    settings = load_settings()
+    assert (settings.redis_url, settings.prefix, settings.port) == ("memory:", "glr:", 9393)
+    assert settings.index_bits is None
+    assert settings.admin_tokens == ()
+
+
+def test_environment_over_file_over_defaults(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    toml(tmp_path, monkeypatch, 'port = 1111\nregion = "file"\nbulk_limit = 5\n')
+    monkeypatch.setenv("RESOLVER_PORT", "2222")
+    monkeypatch.setenv("resolver_region", "environment")
+    settings = load_settings({"port": None, "role": "gateway"})
+    assert (settings.port, settings.region, settings.bulk_limit) == (2222, "environment", 5)
+    assert settings.role == "gateway"
+    assert load_settings({"port": 3333}).port == 3333, "the command line comes first"
+
+
+@pytest.mark.parametrize("name", ["RESOLVER_PROT", "resolver_prot", "RESOLVER_"])
+def test_an_unknown_name_is_an_error_that_names_it(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv(name, "1")
+    with pytest.raises(SettingsError, match=f"unknown setting {name}"):
+        load_settings()
+
+
+def test_names_that_the_operator_commands_use_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RESOLVER_URL", "http://127.0.0.1:1")
+    monkeypatch.setenv("RESOLVER_TOKEN", "x")
+    monkeypatch.setenv("RESOLVERS", "x")
+    load_settings()
+
+
+def test_an_unknown_name_in_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = toml(tmp_path, monkeypatch, "prot = 1\n")
+    with pytest.raises(SettingsError, match=f"unknown setting 'prot' in {re.escape(file)}"):
+        load_settings()
+
+
+def test_a_file_that_is_no_toml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = toml(tmp_path, monkeypatch, "port = \n")
+    with pytest.raises(SettingsError, match=re.escape(file)):
+        load_settings()
+
+
+def test_a_file_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RESOLVER_CONFIG", str(tmp_path / "none.toml"))
+    with pytest.raises(SettingsError, match=r"none\.toml, which is no file"):
+        load_settings()
+
+
+def test_lists_are_comma_separated(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RESOLVER_ALLOWED_HOSTS", " *.example.org, 10.0.0.0/8,,one,")
+    monkeypatch.setenv("RESOLVER_ADMIN_TOKENS", f"{ONE_TOKEN},ops=secret-two")
+    settings = load_settings()
+    assert settings.allowed_hosts == ("*.example.org", "10.0.0.0/8", "one")
+    assert [t.get_secret_value() for t in settings.admin_tokens] == [ONE_TOKEN, "ops=secret-two"]
+
+
+def test_lists_in_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    toml(tmp_path, monkeypatch, f'allowed_hosts = ["one", "two"]\nadmin_tokens = "{ONE_TOKEN}"\n')
+    settings = load_settings()
+    assert settings.allowed_hosts == ("one", "two")
+    assert len(settings.admin_tokens) == 1
+
+
+def test_secrets_are_masked() -> None:
+    settings = Settings(
+        admin_tokens=(ONE_TOKEN, "ops=secret-two"),
+        redis_url="redis://me:s3cret@one.example/0",
+    )
+    shown = settings.shown()
+    assert shown["admin_tokens"] == ["admin=***", "ops=***"]
+    assert shown["redis_url"] == "redis://me:***@one.example/0"
+    for text in (str(shown), repr(settings), str(settings)):
+        assert ONE_TOKEN not in text
+        assert "secret-two" not in text
+    assert set(shown) == set(Settings.model_fields)
+
+
+@pytest.mark.parametrize(
+    ("url", "masked"),
+    [
+        ("memory:", "memory:"),
+        ("redis://one.example:6379/0", "redis://one.example:6379/0"),
+        ("redis://:s3cret@h", "redis://:***@h"),
+        ("rediss://me:s3:c@ret@h/1", "rediss://me:***@h/1"),
+        ("redis+cluster://me:s3cret@h1:1,h2:2", "redis+cluster://me:***@h1:1,h2:2"),
+        ("redis://h/0?password=s3cret&db=1", "redis://h/0?password=***&db=1"),
+        ("unix:///run/redis.sock?db=1&password=s3cret", "unix:///run/redis.sock?db=1&password=***"),
+    ],
+)
+def test_masked_urls(url: str, masked: str) -> None:
+    assert mask_url(url) == masked
+
+
+def test_tokens_have_a_name() -> None:
+    assert split_token("bare-token") == ("admin", "bare-token")
+    assert split_token("ops=token=") == ("ops", "token=")
+    assert split_token("token=") == ("admin", "token=")
+
+
+@pytest.mark.parametrize(
+    ("fields", "why"),
+    [
+        ({"port": "x"}, "RESOLVER_PORT: "),
+        ({"port": 65536}, "RESOLVER_PORT: "),
+        ({"role": "both"}, "RESOLVER_ROLE: "),
+        ({"index_bits": 3}, "RESOLVER_INDEX_BITS: "),
+        ({"index_bits": 29}, "RESOLVER_INDEX_BITS: "),
+        ({"sweep_interval": 0}, "RESOLVER_SWEEP_INTERVAL: "),
+        ({"sweep_interval": "nan"}, "RESOLVER_SWEEP_INTERVAL: "),
+        ({"shrink_guard": 1.1}, "RESOLVER_SHRINK_GUARD: "),
+        ({"bulk_limit": 0}, "RESOLVER_BULK_LIMIT: "),
+        ({"admin_tokens": "short"}, "RESOLVER_ADMIN_TOKENS: token 1 must be"),
+        ({"admin_tokens": f"{ONE_TOKEN},two words here"}, "RESOLVER_ADMIN_TOKENS: token 2"),
+        ({"admin_tokens": f"={ONE_TOKEN}"}, "RESOLVER_ADMIN_TOKENS: token 1"),
+        ({"admin_tokens": "p\u00e4ssword"}, "RESOLVER_ADMIN_TOKENS: token 1"),
+        ({"allowed_hosts": "*"}, "RESOLVER_ALLOWED_HOSTS: '*'"),
+        ({"allowed_hosts": "a.*.example"}, "RESOLVER_ALLOWED_HOSTS: 'a.*.example'"),
+        ({"allowed_hosts": "*."}, "RESOLVER_ALLOWED_HOSTS: '*.'"),
+        ({"allowed_hosts": "10.0.0.0/99"}, "RESOLVER_ALLOWED_HOSTS: '10.0.0.0/99'"),
+        ({"public_url": "images.example"}, "RESOLVER_PUBLIC_URL: it must be"),
+        ({"prefix": ""}, "RESOLVER_PREFIX: it must be"),
+        ({"prefix": "{x}:"}, "RESOLVER_PREFIX: it must be"),
+        ({"prefix": "a b"}, "RESOLVER_PREFIX: it must be"),
+        ({"log_level": "loud"}, "RESOLVER_LOG_LEVEL: "),
+    ],
+)
+def test_bad_values_are_named(
+    monkeypatch: pytest.MonkeyPatch, fields: dict[str, Any], why: str
+) -> None:
+    for name, value in fields.items():
+        monkeypatch.setenv(f"RESOLVER_{name.upper()}", str(value))
+    with pytest.raises(SettingsError, match=re.escape(why)) as caught:
+        load_settings()
+    for text in ("horse", "two words", "p\u00e4ss"):
+        assert text not in caught.value.detail, "a secret is shown"
+
+
+def test_all_faults_are_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RESOLVER_PORT", "x")
+    monkeypatch.setenv("RESOLVER_ROLE", "y")
+    with pytest.raises(SettingsError, match=r"RESOLVER_PORT: .*; RESOLVER_ROLE: "):
+        load_settings()
+
+
+def test_every_setting_is_described() -> None:
+    assert [n for n, field in Settings.model_fields.items() if not field.description] == []
