@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from aiohttp import web
@@ -17,8 +18,8 @@ from resolver.errors import (
 from resolver.gateway.images import answer_one, make_wish
 from resolver.gateway.keys import METRICS, OUTCOME, SERVICES
 from resolver.gateway.problem import NO_STORE, accepted, json_response, require_found
-from resolver.locations import Answer, Wish
-from resolver.models import Outcome, parse_id
+from resolver.locations import Form, Wish
+from resolver.models import Outcome, format_id, is_usual, parse_id
 
 JSON = "application/json"
 URI_LIST = "text/uri-list"
@@ -79,13 +80,13 @@ async def resolve_many(request: web.Request) -> web.StreamResponse:
             f"{len(items)} ids are more than the {services.settings.bulk_limit} "
             "(RESOLVER_BULK_LIMIT) that one request may have: send them in parts"
         )
-    raws = [_parse(item) for item in items]
-    answers = iter(await services.resolver.resolve([raw for raw in raws if raw], wish))
-    rows = [(item, next(answers) if raw else None) for item, raw in zip(items, raws, strict=True)]
+    parsed = [_parse(item) for item in items]
+    forms = await services.resolver.resolve_text([one[0] for one in parsed if one], wish)
+    rows = _rows(items, parsed, forms)
     _count(request, rows)
     response = web.StreamResponse(headers={**NO_STORE, "Content-Type": kind, "Vary": "Accept"})
     await response.prepare(request)
-    async for part in _rendered(rows, ndjson=kind == NDJSON):
+    for part in _rendered(rows, ndjson=kind == NDJSON):
         await response.write(part)
     await response.write_eof()
     return response
@@ -140,50 +141,74 @@ def parse_items(body: bytes, content_type: str) -> Sequence[Any]:
     return items
 
 
-def _parse(item: Any) -> bytes | None:
+def _parse(item: Any) -> tuple[bytes, str] | None:
+    """An id as bytes and in its usual form; None for what is no id."""
     try:
-        return parse_id(item) if isinstance(item, str) else None
+        if not isinstance(item, str):
+            return None
+        if is_usual(item):
+            return bytes.fromhex(item.replace("-", "")), item
+        raw = parse_id(item)
+        return raw, format_id(raw)
     except InvalidImageId:
         return None
 
 
-def _invalid(item: Any) -> dict[str, Any]:
+Row = tuple[Outcome, Form | None, Any]
+"""An answer to come: its outcome, its text but for the id, and the id; without a text, the item
+that is no id."""
+
+
+def _rows(
+    items: Sequence[Any], parsed: Sequence[tuple[bytes, str] | None], forms: Iterable[Form]
+) -> list[Row]:
+    form_of = iter(forms).__next__
+    rows: list[Row] = []
+    for item, one in zip(items, parsed, strict=True):
+        if one is None:
+            rows.append((Outcome.INVALID, None, item))
+        else:
+            form = form_of()
+            rows.append((form.outcome, form, one[1]))
+    return rows
+
+
+def _invalid(item: Any) -> str:
     shown = item if isinstance(item, str) else json.dumps(item)
-    return {
-        "id": shown[:MAX_ITEM],
-        "outcome": str(Outcome.INVALID),
-        "uri": None,
-        "url": None,
-        "owners": [],
-        "missing": [],
-        "code": InvalidImageId.code,
-    }
+    return json.dumps(
+        {
+            "id": shown[:MAX_ITEM],
+            "outcome": str(Outcome.INVALID),
+            "uri": None,
+            "url": None,
+            "owners": [],
+            "missing": [],
+            "code": InvalidImageId.code,
+        }
+    )
 
 
-def _count(request: web.Request, rows: Sequence[tuple[Any, Answer | None]]) -> None:
-    counts: dict[str, int] = {}
-    for _, answer in rows:
-        outcome = str(answer.outcome if answer else Outcome.INVALID)
-        counts[outcome] = counts.get(outcome, 0) + 1
+def _count(request: web.Request, rows: Sequence[Row]) -> None:
+    counts = Counter(str(row[0]) for row in rows)
     for outcome, count in counts.items():
         request.app[METRICS].answers.labels(outcome).inc(count)
-    request[OUTCOME] = counts
+    request[OUTCOME] = dict(counts)
 
 
-async def _rendered(
-    rows: Sequence[tuple[Any, Answer | None]], *, ndjson: bool
-) -> AsyncIterator[bytes]:
+def _rendered(rows: Sequence[Row], *, ndjson: bool) -> Iterator[bytes]:
     """The answers as text, `CHUNK` at a time."""
-    if not ndjson:
-        yield b"["
+    if not rows:
+        yield b"" if ndjson else b"[]\n"
+    between = "\n" if ndjson else ",\n"
+    head = "" if ndjson else "["
     for start in range(0, len(rows), CHUNK):
-        texts = [
-            json.dumps(answer.as_json() if answer else _invalid(item))
-            for item, answer in rows[start : start + CHUNK]
-        ]
-        if ndjson:
-            yield ("\n".join(texts) + "\n").encode()
-        else:
-            yield ((",\n" if start else "") + ",\n".join(texts)).encode()
-    if not ndjson:
-        yield b"]\n"
+        text = between.join(
+            [
+                form.fill(one) if form else _invalid(one)
+                for _, form, one in rows[start : start + CHUNK]
+            ]
+        )
+        last = start + CHUNK >= len(rows)
+        tail = between if not last else "\n" if ndjson else "]\n"
+        yield f"{head}{text}{tail}".encode()
+        head = ""

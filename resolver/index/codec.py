@@ -61,6 +61,10 @@ def decode_owners(value: bytes) -> tuple[Owner, ...]:
     return tuple(owners)
 
 
+KEPT_KEYS = 1 << 16
+"""Names of buckets kept rather than made anew each time: some 7 MB at most."""
+
+
 class Buckets:
     """Where an id lies in an index of ``1 << bits`` buckets.
 
@@ -79,13 +83,19 @@ class Buckets:
         self._key_prefix = key_prefix
         self._shift = 32 - bits
         self._digits = -(-bits // 4)
+        self._keys: dict[int, bytes] = {}
 
     def number(self, raw: bytes) -> int:
         """The bucket of an id."""
         return int.from_bytes(raw[:4], "big") >> self._shift
 
     def key(self, bucket: int) -> bytes:
-        return self._key_prefix + b"%0*x" % (self._digits, bucket)
+        key = self._keys.get(bucket)
+        if key is None:
+            key = self._key_prefix + b"%0*x" % (self._digits, bucket)
+            if len(self._keys) < KEPT_KEYS:
+                self._keys[bucket] = key
+        return key
 
     def field(self, raw: bytes) -> bytes:
         return raw[self.cut :]

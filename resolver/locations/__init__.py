@@ -2,7 +2,17 @@
 
 from resolver.locations.choose import Wish
 from resolver.locations.registry import Registry
-from resolver.locations.resolve import Answer, Offer, Resolver
+from resolver.locations.resolve import Answer, Form, Offer, Resolver
 from resolver.locations.table import Place, Table, TableKeeper
 
-__all__ = ["Answer", "Offer", "Place", "Registry", "Resolver", "Table", "TableKeeper", "Wish"]
+__all__ = [
+    "Answer",
+    "Form",
+    "Offer",
+    "Place",
+    "Registry",
+    "Resolver",
+    "Table",
+    "TableKeeper",
+    "Wish",
+]

@@ -56,6 +56,25 @@ def left_out(candidate: Candidate, wish: Wish) -> str:
     return ""
 
 
+def _standing(candidate: Candidate, wish: Wish, home: str) -> tuple[int, bool, bool, int, int]:
+    """What orders owners before the draw does; the same for every image."""
+    place = candidate.place
+    location = place.location
+    return (
+        _STATES[location.state],
+        bool(wish.region) and location.region != wish.region,
+        bool(home) and location.region != home,
+        _HEALTH[place.health],
+        location.priority,
+    )
+
+
+def drawn(candidates: Iterable[Candidate], wish: Wish, home: str = "") -> bool:
+    """Whether the order of these owners depends on the image, since some stand equal."""
+    standings = [_standing(c, wish, home) for c in candidates if not left_out(c, wish)]
+    return len(set(standings)) < len(standings)
+
+
 def rank(
     candidates: Iterable[Candidate], raw: bytes, wish: Wish, home: str = ""
 ) -> list[Candidate]:
@@ -66,21 +85,7 @@ def rank(
     offered = [c for c in candidates if not left_out(c, wish)]
     if len(offered) < 2:
         return offered
-
-    def key(candidate: Candidate) -> tuple[int, bool, bool, int, int, float, str]:
-        place = candidate.place
-        location = place.location
-        return (
-            _STATES[location.state],
-            bool(wish.region) and location.region != wish.region,
-            bool(home) and location.region != home,
-            _HEALTH[place.health],
-            location.priority,
-            -share(place, raw),
-            place.name,  # of those without weight, which all draw 0
-        )
-
-    return sorted(offered, key=key)
+    return sorted(offered, key=lambda c: (_standing(c, wish, home), -share(c.place, raw)))
 
 
 def reasons(candidate: Candidate, wish: Wish, home: str) -> list[str]:
