@@ -150,11 +150,17 @@ class Sweep:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """A sweep under way."""
+    """A sweep under way, and where another indexer would go on with it."""
 
     started: float
     images: int = 0
-    marker: str = ""
+    claimed: int = 0
+    before: int = 0
+    """Claims that the index had when the listing passed them."""
+    front: str = ""
+    """The id up to which everything listed is claimed."""
+    markers: tuple[str, ...] = ()
+    """For each pass of the listing, a marker from which it goes on without a gap."""
     at: float = 0.0
 
 

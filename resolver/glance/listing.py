@@ -35,11 +35,21 @@ class Page:
 
     ``images`` maps each id to how it is spelt (see `resolver.models.letter_case`). Every id in
     lower case up to ``front`` has now been listed; those spelt otherwise come when they come,
-    since where they stand depends on the server's database.
+    since where they stand depends on the server's database. From ``markers`` and ``front`` the
+    listing can be resumed: nothing behind ``front`` is left out then.
     """
 
     images: Mapping[bytes, int]
     front: bytes
+    markers: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Resume:
+    """Where an earlier listing of the same server had come to."""
+
+    front: bytes
+    markers: tuple[str, ...]
 
 
 @dataclass(slots=True)
@@ -54,6 +64,10 @@ class _Pass:
     previous: list[str] = field(default_factory=list)
     odd: set[bytes] = field(default_factory=set)
     """Ids spelt otherwise so far."""
+    asked: str = ""
+    """The marker that the latest page was asked with: all before it lies before every front."""
+    resumed: bool = False
+    """The next page may hold nothing new."""
 
     async def next(self, server: Server) -> dict[bytes, int]:
         """The next page; empty, and ``front`` is `END`, when there is none.
@@ -61,6 +75,7 @@ class _Pass:
         Raises:
             LocationUnavailable: the answer is no page of this listing.
         """
+        self.asked = self.marker
         reply = await server.ask(self.path, self._query())
         # A marker deleted since is 400 for all but admins, one hidden since 403: the ids before
         # it will do.
@@ -94,11 +109,12 @@ class _Pass:
             else:
                 seen = raw
             images[raw] = case
-        if not images:
+        if not images and not self.resumed:
             raise LocationUnavailable(
                 f"the listing repeats itself at {spelt[-1]}", code="bad-listing"
             )
         self.front, self.marker, self.previous = seen, spelt[-1], spelt[-6:-1]
+        self.resumed = False
         return images
 
     def _query(self) -> dict[str, str]:
@@ -136,7 +152,9 @@ def use_v2(api: Api, versions: tuple[str, ...]) -> bool:
     return v2 or not v1
 
 
-async def list_images(server: Server, versions: tuple[str, ...]) -> AsyncIterator[Page]:
+async def list_images(
+    server: Server, versions: tuple[str, ...], resume: Resume | None = None
+) -> AsyncIterator[Page]:
     """All images the credential sees, ids ascending. The last page's ``front`` is `END`.
 
     Raises:
@@ -153,6 +171,13 @@ async def list_images(server: Server, versions: tuple[str, ...]) -> AsyncIterato
         passes = [_Pass("/v2/images", V2)]
         if await _takes(server, {"visibility": "community"}):
             passes.append(_Pass("/v2/images", {**V2, "visibility": "community"}))
+    if resume is not None:
+        if len(resume.markers) != len(passes):
+            raise LocationUnavailable(
+                "the server lists otherwise than before", code="cannot-resume"
+            )
+        for one, marker in zip(passes, resume.markers, strict=True):
+            one.front, one.marker, one.resumed = resume.front, marker, True
     async for page in merge(server, passes):
         yield page
 
@@ -163,6 +188,7 @@ async def _takes(server: Server, params: Mapping[str, str]) -> bool:
 
 
 async def merge(server: Server, passes: Sequence[_Pass]) -> AsyncIterator[Page]:
+    """Pages of several sorted streams as one."""
     waiting: dict[bytes, int] = {}
     while (behind := min(passes, key=lambda p: p.front)).front != END:
         waiting.update(await behind.next(server))
@@ -170,7 +196,7 @@ async def merge(server: Server, passes: Sequence[_Pass]) -> AsyncIterator[Page]:
         ready = {raw: case for raw, case in waiting.items() if case or raw <= front}
         for raw in ready:
             del waiting[raw]
-        yield Page(ready, front)
+        yield Page(ready, front, tuple(p.asked for p in passes))
 
 
 async def still_there(

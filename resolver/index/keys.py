@@ -10,6 +10,8 @@ key                             type      holds
 ``glr:{reg}:locations``         hash      name -> ``<number> <JSON of the location>``
 ``glr:{reg}:status``            hash      ``<number>:check`` / ``<number>:sweep`` -> JSON
 ``glr:{reg}:progress``          hash      number -> JSON of the sweep under way
+``glr:{reg}:noted:<number>``    set       ids that the sweep under way found claimed and not
+                                          listed, or listed in upper case
 ``glr:{reg}:wanted``            hash      number -> JSON of a sweep that was asked for
 ``glr:{reg}:version``           integer   grows with each change of locations or status
 ``glr:{reg}:numbers``           integer   the last number given to a location
@@ -41,7 +43,11 @@ class Keys:
         self.version = registry + "version"
         self.numbers = registry + "numbers"
         self.retired = registry + "retired"
+        self._noted = registry + "noted:"
         self._lease = f"{prefix}lease:"
+
+    def noted(self, number: int) -> str:
+        return f"{self._noted}{number}"
 
     def lease(self, what: str) -> str:
         return self._lease + what

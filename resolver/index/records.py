@@ -60,6 +60,19 @@ def _check(text: bytes) -> Check:
     return Check(**fields)
 
 
+def _progress(text: bytes) -> Progress:
+    fields = json.loads(text)
+    fields["markers"] = tuple(fields["markers"])
+    return Progress(**fields)
+
+
+NOTED_BATCH = 1000
+"""Members added to a set by one command."""
+
+GONE, ODD = b"-", b"+"
+"""First byte of an id that a sweep noted."""
+
+
 class Records:
     """The registry of one index."""
 
@@ -163,14 +176,48 @@ class Records:
     async def progress(self) -> dict[int, Progress]:
         """Sweeps under way, by location number."""
         reply = await self._link.command("HGETALL", self._keys.progress)
-        return {int(number): Progress(**json.loads(text)) for number, text in pairs(reply).items()}
+        return {int(number): _progress(text) for number, text in pairs(reply).items()}
 
-    async def set_progress(self, number: int, progress: Progress | None) -> None:
-        """None: the sweep is over."""
-        if progress is None:
-            await self._link.command("HDEL", self._keys.progress, number)
-        else:
-            await self._link.command("HSET", self._keys.progress, number, _dump(asdict(progress)))
+    async def set_progress(
+        self,
+        number: int,
+        progress: Progress,
+        gone: Mapping[bytes, int] | None = None,
+        odd: Mapping[bytes, int] | None = None,
+    ) -> None:
+        """Keeps how far a sweep is, with the ids (to their letter case) that it noted since last:
+        those ``gone`` from the listing and those listed in an ``odd`` spelling."""
+        noted = [
+            mark + raw + case.to_bytes(4, "big")
+            for mark, ids in ((GONE, gone), (ODD, odd))
+            for raw, case in (ids or {}).items()
+        ]
+        commands: list[tuple[Any, ...]] = [
+            ("SADD", self._keys.noted(number), *noted[i : i + NOTED_BATCH])
+            for i in range(0, len(noted), NOTED_BATCH)
+        ]
+        # Last, so that progress kept never lacks what was noted on the way to it.
+        commands.append(("HSET", self._keys.progress, number, _dump(asdict(progress))))
+        await self._link.pipeline(commands)
+
+    async def noted(self, number: int) -> tuple[dict[bytes, int], dict[bytes, int]]:
+        """What the sweep under way has noted so far: (gone, odd)."""
+        entries = await self._link.command("SMEMBERS", self._keys.noted(number))
+        found: dict[bytes, dict[bytes, int]] = {GONE: {}, ODD: {}}
+        for entry in entries:
+            found[entry[:1]][entry[1:17]] = int.from_bytes(entry[17:], "big")
+        return found[GONE], found[ODD]
+
+    async def begin_progress(self, number: int, progress: Progress) -> None:
+        """A sweep begins, with nothing of an earlier one."""
+        await self.end_progress(number)
+        await self.set_progress(number, progress)
+
+    async def end_progress(self, number: int) -> None:
+        """The sweep is over."""
+        await self._link.pipeline(
+            [("HDEL", self._keys.progress, number), ("UNLINK", self._keys.noted(number))]
+        )
 
     async def want_sweep(self, number: int, *, confirm_shrink: bool = False) -> None:
         """Asks the indexers to sweep a location now."""
@@ -195,4 +242,6 @@ class Records:
 
     async def forget_retired(self, numbers: list[int]) -> None:
         """Their claims are all gone."""
+        for number in numbers:
+            await self.end_progress(number)
         await self._link.command("SREM", self._keys.retired, *numbers)

@@ -85,7 +85,10 @@ def rank(
     offered = [c for c in candidates if not left_out(c, wish)]
     if len(offered) < 2:
         return offered
-    return sorted(offered, key=lambda c: (_standing(c, wish, home), -share(c.place, raw)))
+    # By name last: those without weight all draw 0, and owners come in no order of their own.
+    return sorted(
+        offered, key=lambda c: (_standing(c, wish, home), -share(c.place, raw), c.place.name)
+    )
 
 
 def reasons(candidate: Candidate, wish: Wish, home: str) -> list[str]:

@@ -69,7 +69,7 @@ def describe(place: Place, progress: Progress | None, now: float) -> dict[str, A
             else {
                 "started": iso(progress.started),
                 "images": progress.images,
-                "marker": progress.marker,
+                "front": progress.front or None,
             },
             "started": iso(sweep.started),
             "ended": iso(sweep.ended),

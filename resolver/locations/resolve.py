@@ -203,7 +203,7 @@ class Resolver:
                 return await self._tables.at_least(found.version), found.owners
         except TimeoutError as error:
             raise IndexUnavailable(
-                f"Redis did not answer within {deadline:g} s", headers={"Retry-After": "2"}
+                f"Redis did not answer within {deadline:.2g} s", headers={"Retry-After": "2"}
             ) from error
 
     async def explain(self, raw: bytes, wish: Wish) -> dict[str, Any]:

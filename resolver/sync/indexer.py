@@ -176,7 +176,6 @@ class Indexer:
                 result = await self._swept(current, lease, confirm=wanted.get(number, False))
             finally:
                 renewing.cancel()
-                await self._index.records.set_progress(number, None)
             await self._index.records.set_sweep(number, result)
 
     @staticmethod
@@ -195,23 +194,19 @@ class Indexer:
         location, before = place.location, place.status.sweep
         server = Server(self._session, location)
         begun = time.time()
-        last = begun
 
-        async def report(progress: Progress) -> None:
-            nonlocal last
+        async def report(_: Progress) -> None:
             if not await lease.renew():
                 raise LostLease
-            if progress.at - last >= 1:
-                last = progress.at
-                await self._index.records.set_progress(location.number, progress)
 
-        await self._index.records.set_progress(location.number, Progress(started=begun, at=begun))
+        resume = (await self._index.records.progress()).get(location.number)
         try:
             versions = await self._versions(server, place.status)
             sweeper = Sweeper(self._index, server, versions, guard=self._settings.shrink_guard)
-            sweep = await sweeper.run(report, confirm_shrink=confirm)
+            sweep = await sweeper.run(report, confirm_shrink=confirm, resume=resume)
         except LocationUnavailable as error:
             self._failed(location, error)
+            await self._index.records.end_progress(location.number)
             return replace(
                 before, error=error.detail, error_code=error.problem_code, failed=time.time()
             )

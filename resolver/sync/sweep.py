@@ -5,19 +5,23 @@ bounded. What is listed and not claimed is claimed at once. What is claimed and 
 noted: it is released when the listing has ended well, the loss is believable, and the server,
 asked again about just these images, still does not have them. So a listing that fails, or lies by
 leaving out, releases nothing.
+
+How far a sweep is, and what it noted, lies in Redis too, so that another indexer goes on with it.
 """
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 
 from resolver.errors import LocationUnavailable
-from resolver.glance import Page, Server, list_images, still_there
+from resolver.glance import Page, Resume, Server, list_images, still_there
 from resolver.glance.listing import END, sees_all
 from resolver.index import Index
-from resolver.models import Progress, Sweep, format_id
+from resolver.models import Progress, Sweep, format_id, parse_id
 
 GUARD_FLOOR = 10
 """Images that a sweep may release whatever share they are, so that small clouds can change."""
@@ -25,13 +29,22 @@ GUARD_FLOOR = 10
 CONFIRM_BATCH = 1000
 """Images asked about and released in one go."""
 
+CHECKPOINT = 1.0
+"""Seconds between two checkpoints: what a killed sweep does again at most."""
+
+RESUME_WITHIN = 900.0
+"""Seconds after its last checkpoint in which a sweep is gone on with; then it begins anew, since
+what it saw first is too long ago to vouch for."""
+
 Report = Callable[[Progress], Awaitable[None]]
 """Called after each page; raises to stop the sweep."""
 
 
 @dataclass(slots=True)
 class _Tally:
-    images: int = 0
+    started: float
+    usual: int = 0
+    """Images listed whose ids are in lower case."""
     claimed: int = 0
     before: int = 0
     """Claims that the index had when the listing passed them."""
@@ -39,8 +52,29 @@ class _Tally:
     """Claimed and not listed, with the spelling claimed."""
     odd: dict[bytes, int] = field(default_factory=dict)
     """Listed, spelt with upper case: these come in no order that can be relied on."""
+    new_gone: dict[bytes, int] = field(default_factory=dict)
+    new_odd: dict[bytes, int] = field(default_factory=dict)
+    """Those of them that no checkpoint has yet."""
     known: str = ""
     """Some id that was listed, as it was spelt."""
+    saved: float = field(default_factory=time.monotonic)
+
+    @property
+    def images(self) -> int:
+        return self.usual + len(self.odd)
+
+    def progress(self, page: Page | None = None) -> Progress:
+        """How far the sweep is, for others; from ``page``, where it could be gone on with."""
+        resumable = page is not None and page.front not in (b"", END)
+        return Progress(
+            started=self.started,
+            images=self.images,
+            claimed=self.claimed,
+            before=self.before,
+            front=format_id(page.front) if page and resumable else "",
+            markers=page.markers if page and resumable else (),
+            at=time.time(),
+        )
 
 
 class Sweeper:
@@ -50,31 +84,42 @@ class Sweeper:
         self, index: Index, server: Server, versions: tuple[str, ...], *, guard: float
     ) -> None:
         self._claims = index.claims
+        self._records = index.records
         self._server = server
         self._versions = versions
         self._guard = guard
         self._number = server.location.number
 
-    async def run(self, report: Report, *, confirm_shrink: bool = False) -> Sweep:
-        """Sweeps, and tells how it went.
+    async def run(
+        self, report: Report, *, confirm_shrink: bool = False, resume: Progress | None = None
+    ) -> Sweep:
+        """Sweeps, and tells how it went; goes on from where ``resume`` was.
 
         Raises:
             LocationUnavailable: the server failed, or listed what cannot be believed. Claims made
                 so far stay; nothing was released.
             IndexUnavailable: Redis failed. The same holds.
         """
-        started = time.time()
         all_seen, why = await sees_all(self._server, self._versions)
-        tally = await self._list(started, report)
+        tally, start = await self._begin(resume)
+        try:
+            await self._list(tally, start, report)
+        except LocationUnavailable:
+            if start is None:
+                raise
+            # A server that cannot go on from there may well begin anew.
+            tally, start = await self._begin(None)
+            await self._list(tally, start, report)
         released = 0
         if all_seen is not False:  # a credential that sees less proves nothing by not listing
             for raw in tally.odd:
                 tally.gone.pop(raw, None)
             if not confirm_shrink:
                 self._believe(tally)
-            released = await self._release(tally, report, started)
+            released = await self._release(tally, report)
+        await self._records.end_progress(self._number)
         return Sweep(
-            started=started,
+            started=tally.started,
             ended=time.time(),
             images=tally.images,
             claimed=tally.claimed,
@@ -83,53 +128,83 @@ class Sweeper:
             sees_all_why=why,
         )
 
-    async def _list(self, started: float, report: Report) -> _Tally:
-        tally = _Tally()
+    async def _begin(self, resume: Progress | None) -> tuple[_Tally, Resume | None]:
+        """Where to start, from nothing or from another sweep's checkpoint."""
+        if resume is None or not resume.front or time.time() - resume.at > RESUME_WITHIN:
+            tally = _Tally(time.time())
+            await self._records.begin_progress(self._number, tally.progress())
+            return tally, None
+        gone, odd = await self._records.noted(self._number)
+        tally = _Tally(
+            resume.started,
+            usual=resume.images - len(odd),
+            claimed=resume.claimed,
+            before=resume.before,
+            gone=gone,
+            odd=odd,
+        )
+        return tally, Resume(parse_id(resume.front), resume.markers)
+
+    async def _list(self, tally: _Tally, start: Resume | None, report: Report) -> None:
         buckets = self._claims.buckets
         waiting: dict[bytes, int] = {}
-        done = 0  # buckets before this one are reconciled
-        async for page in list_images(self._server, self._versions):
-            tally.images += len(page.images)
-            for raw, case in page.images.items():
-                (tally.odd if case else waiting)[raw] = case
-            if page.images:
-                raw, case = next(iter(page.images.items()))
-                tally.known = format_id(raw, case)
-            passed = buckets.count if page.front == END else buckets.number(page.front)
-            if passed > done:
-                ready = {r: c for r, c in waiting.items() if buckets.number(r) < passed}
-                for raw in ready:
-                    del waiting[raw]
-                await self._reconcile(tally, done, passed - 1, ready)
-                done = passed
-            await self._claim_odd(tally, page)
-            await report(
-                Progress(
-                    started=started,
-                    images=tally.images,
-                    marker=format_id(page.front) if page.front not in (b"", END) else "",
-                    at=time.time(),
-                )
-            )
-        return tally
+        # Buckets before `done` are reconciled. The one that a checkpoint fell into was listed only
+        # in part by us, so what it has and we did not see says nothing: `partial`.
+        partial = done = buckets.number(start.front) if start else 0
+        pages = ahead(list_images(self._server, self._versions, start))
+        async with contextlib.aclosing(pages):
+            async for page in pages:
+                odd = {raw: case for raw, case in page.images.items() if case}
+                waiting.update((raw, case) for raw, case in page.images.items() if not case)
+                tally.usual += len(page.images) - len(odd)
+                if page.images:
+                    raw, case = next(iter(page.images.items()))
+                    tally.known = format_id(raw, case)
+                passed = buckets.count if page.front == END else buckets.number(page.front)
+                if passed > done:
+                    ready = {raw: 0 for raw in waiting if buckets.number(raw) < passed}
+                    for raw in ready:
+                        del waiting[raw]
+                    await self._reconcile(
+                        tally, (done, passed - 1), ready, partial if start else None
+                    )
+                    done = passed
+                if odd:
+                    tally.odd.update(odd)
+                    tally.new_odd.update(odd)
+                    tally.claimed += await self._claims.claim(self._number, odd)
+                await self._checkpoint(tally, page, waiting)
+                await report(tally.progress(page))
+
+    async def _checkpoint(self, tally: _Tally, page: Page, waiting: dict[bytes, int]) -> None:
+        """Writes down how far the sweep is, once in a while."""
+        if time.monotonic() - tally.saved < CHECKPOINT:
+            return
+        # What waits for its bucket to be whole is before the front, so nobody would list it again.
+        tally.claimed += await self._claims.claim(self._number, waiting)
+        await self._records.set_progress(
+            self._number, tally.progress(page), tally.new_gone, tally.new_odd
+        )
+        tally.new_gone, tally.new_odd = {}, {}
+        tally.saved = time.monotonic()
 
     async def _reconcile(
-        self, tally: _Tally, first: int, last: int, listed: dict[bytes, int]
+        self,
+        tally: _Tally,
+        span: tuple[int, int],
+        listed: dict[bytes, int],
+        partial: int | None,
     ) -> None:
         """Claims what is listed in these buckets and notes what is claimed and not listed."""
-        async for _, claims in self._claims.of_location(self._number, first, last):
+        async for bucket, claims in self._claims.of_location(self._number, *span):
             tally.before += len(claims)
             for raw, case in claims.items():
-                if raw not in listed:
-                    tally.gone[raw] = case
-                elif not case:
-                    del listed[raw]
+                if raw in listed:
+                    if not case:
+                        del listed[raw]
+                elif bucket != partial:
+                    tally.gone[raw] = tally.new_gone[raw] = case
         tally.claimed += await self._claims.claim(self._number, listed)
-
-    async def _claim_odd(self, tally: _Tally, page: Page) -> None:
-        odd = {raw: case for raw, case in page.images.items() if case}
-        if odd:
-            tally.claimed += await self._claims.claim(self._number, odd)
 
     def _believe(self, tally: _Tally) -> None:
         """Raises LocationUnavailable where a listing would cost more claims than is believable."""
@@ -144,7 +219,7 @@ class Sweeper:
                 code="shrink-guard",
             )
 
-    async def _release(self, tally: _Tally, report: Report, started: float) -> int:
+    async def _release(self, tally: _Tally, report: Report) -> int:
         released = 0
         gone = list(tally.gone.items())
         for i in range(0, len(gone), CONFIRM_BATCH):
@@ -153,5 +228,24 @@ class Sweeper:
             released += await self._claims.release(
                 self._number, [raw for raw in spelt.values() if raw not in there]
             )
-            await report(Progress(started=started, images=tally.images, at=time.time()))
+            await report(tally.progress())
         return released
+
+
+async def ahead(pages: AsyncIterator[Page]) -> AsyncGenerator[Page, None]:
+    """The same pages, each asked for while the one before it is dealt with."""
+    end = object()
+
+    async def following() -> Page | object:
+        return await anext(pages, end)
+
+    coming = asyncio.create_task(following())
+    try:
+        while isinstance(page := await coming, Page):
+            coming = asyncio.create_task(following())
+            yield page
+    finally:
+        coming.cancel()
+        await asyncio.wait([coming])
+        if not coming.cancelled():
+            coming.exception()  # seen

@@ -209,13 +209,20 @@ async def test_status_of_a_removed_location_is_ignored(index: Index) -> None:
 
 async def test_progress(index: Index) -> None:
     assert await index.records.progress() == {}
-    going = Progress(started=1.5, images=7, marker="m", at=2)
+    going = Progress(started=1.5, images=7, front="f", markers=("m", ""), at=2)
     await index.records.set_progress(3, Progress(started=0))
     await index.records.set_progress(3, going)
     await index.records.set_progress(400, Progress(started=4))
     assert await index.records.progress() == {3: going, 400: Progress(started=4)}
-    await index.records.set_progress(3, None)
-    await index.records.set_progress(3, None)
+    gone = {bytes(15) + b"a": 0, bytes(15) + b"b": 0xF0000000}
+    await index.records.set_progress(3, going, gone)
+    await index.records.set_progress(3, going, {bytes(16): 0}, {bytes(16): 1})
+    assert await index.records.noted(3) == ({**gone, bytes(16): 0}, {bytes(16): 1})
+    await index.records.begin_progress(3, Progress(started=9))
+    assert await index.records.noted(3) == ({}, {})
+    assert (await index.records.progress())[3] == Progress(started=9)
+    await index.records.end_progress(3)
+    await index.records.end_progress(3)
     assert await index.records.progress() == {400: Progress(started=4)}
 
 

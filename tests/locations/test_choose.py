@@ -7,7 +7,7 @@ from collections import Counter
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from resolver.locations import Wish
@@ -33,7 +33,7 @@ def candidates(draw: st.DrawFn) -> list[Candidate]:
                 name,
                 number=number,
                 region=draw(st.sampled_from(REGIONS)),
-                state=draw(st.sampled_from(State)),
+                state=draw(st.sampled_from([*STATES, State.ACTIVE, State.MAINTENANCE])),
                 priority=draw(st.integers(0, 2)),
                 weight=draw(st.integers(0, 3)),
                 health=draw(st.sampled_from([*HEALTH, None])),
@@ -47,7 +47,7 @@ def candidates(draw: st.DrawFn) -> list[Candidate]:
 wishes = st.builds(
     Wish,
     region=st.sampled_from(REGIONS),
-    exclude=st.frozensets(st.sampled_from([*NAMES, "none"]), max_size=4),
+    exclude=st.frozensets(st.sampled_from([*NAMES, "none"]), max_size=2),
 )
 homes = st.sampled_from(REGIONS)
 
@@ -65,6 +65,7 @@ def test_all_that_may_be_offered_and_nothing_else(
     assert offered == {c.place.name for c in owners if not left_out(c, wish)}
 
 
+@settings(max_examples=400)
 @given(candidates(), raws, wishes, homes)
 def test_the_order_of_the_contract(
     owners: list[Candidate], raw: bytes, wish: Wish, home: str
@@ -139,6 +140,12 @@ def test_removing_one_of_ten_moves_its_share_only(images: list[bytes]) -> None:
     assert set(moved) == {"j"}
     assert len(moved) == before.count("j")
     assert len(moved) / len(some) == pytest.approx(0.1, abs=0.01)
+
+
+def test_owners_without_weight_have_an_order_too() -> None:
+    owners = [Candidate(make_place(name, weight=0), Owner(1)) for name in "abc"]
+    for raw in make_ids(5):
+        assert rank(owners[::-1], raw, Wish()) == rank(owners, raw, Wish())
 
 
 def test_why_an_owner_is_left_out() -> None:

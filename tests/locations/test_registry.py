@@ -111,7 +111,7 @@ async def test_claims_by_hand(registry: Registry, index: Index) -> None:
 async def test_what_is_shown(registry: Registry, index: Index) -> None:
     location, _ = await registry.put("one", {**ONE, "auth": {"token_env": "TOKEN"}})
     await registry.put("two", {"url": "http://two.example"})
-    going = Progress(started=0, images=7, marker="m")
+    going = Progress(started=0, images=7, front="f")
     await index.records.set_progress(location.number, going)
     shown = await registry.show("one")
     assert shown == (await registry.list())[0]
@@ -119,7 +119,7 @@ async def test_what_is_shown(registry: Registry, index: Index) -> None:
     assert shown["auth"] == {"token_env": "TOKEN"}
     assert shown["coverage"] == {"covered": False, "why": "not swept yet"}
     running = shown["sweep"]["running"]
-    assert running == {"started": "1970-01-01T00:00:00.000+00:00", "images": 7, "marker": "m"}
+    assert running == {"started": "1970-01-01T00:00:00.000+00:00", "images": 7, "front": "f"}
     assert shown["health"]["state"] == "unknown"
 
 

@@ -111,15 +111,17 @@ async def test_a_keeper_reads_only_what_is_news(index: Index) -> None:
 
 
 async def test_a_keeper_notices_that_redis_was_emptied(index: Index) -> None:
+    """Also when as many changes were made since as there had been before."""
     keeper = TableKeeper(index, fresh_for=FRESH_FOR)
-    for name in ("one", "two"):
-        await index.records.put(Location(name=name, url=f"http://{name}.example"), None)
-    assert len(await keeper.current()) == 2
+    for names in (["one", "two"], ["new", "newer"]):
+        await index.link.command("FLUSHALL")
+        for name in names:
+            await index.records.put(Location(name=name, url=f"http://{name}.example"), None)
+        assert list((await keeper.current()).by_name) == names
+        found = await index.claims.lookup([])
+        assert list((await keeper.at_least(found.version)).by_name) == names
     await index.link.command("FLUSHALL")
     assert len(await keeper.current()) == 0
-    await index.records.put(Location(name="new", url="http://new.example"), None)
-    found = await index.claims.lookup([])
-    assert list((await keeper.at_least(found.version)).by_name) == ["new"]
 
 
 @pytest.mark.redis

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from resolver.errors import LocationUnavailable
+from resolver.models import format_id, letter_case
 from resolver.standin import Caller, StandIn
+from tests.support.ids import make_ids
 from tests.support.sweeping import Sweeping, doubt
 from tests.sync.conftest import StartServer
 
@@ -109,6 +111,35 @@ async def test_ids_are_kept_as_the_server_spells_them(sweeping: Sweeping, server
     server.delete(spelt[0])
     server.delete(spelt[2])
     assert (await sweeping.sweep(location)).released == 2
+    assert await sweeping.claimed(location) == set(server.ids())
+
+
+@pytest.mark.parametrize("upper", [False, True])
+async def test_a_claim_in_another_spelling_is_corrected(
+    sweeping: Sweeping, server: StandIn, upper: bool
+) -> None:
+    """Such as one made by hand, or for an image that was made anew."""
+    raw = b"\xab" * 16
+    spelt = {False: format_id(raw), True: format_id(raw).upper()}
+    server.add(id=spelt[upper])
+    location = await sweeping.register(server)
+    wrong = letter_case(spelt[not upper])
+    await sweeping.index.claims.claim(location.number, {raw: wrong})
+    sweep = await sweeping.sweep(location)
+    assert (sweep.claimed, sweep.released) == (0, 0)
+    assert await sweeping.claimed(location) == {spelt[upper]}
+
+
+async def test_a_server_of_upper_case_ids_is_not_taken_for_one_that_shrank(
+    sweeping: Sweeping, server: StandIn
+) -> None:
+    for raw in make_ids(40):
+        server.add(id=format_id(raw).upper())
+    location = await sweeping.register(server)
+    await sweeping.sweep(location)
+    sweep = await sweeping.sweep(location)
+    assert (sweep.images, sweep.claimed, sweep.released) == (40, 0, 0)
+    assert server.requests["GET", "image"] == 0, "no image needs to be asked about"
     assert await sweeping.claimed(location) == set(server.ids())
 
 

@@ -1,4 +1,4 @@
-"""Listings that lack what the index has: what is still there is kept, the rest must be believable."""
+"""Listings that lack what the index has: what is there is kept, the rest must be believable."""
 
 from __future__ import annotations
 

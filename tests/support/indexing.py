@@ -1,0 +1,85 @@
+"""Processes that index: services with a running indexer, and what they made of a location."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from resolver.index import Index
+from resolver.models import Sweep
+from resolver.services import Services, open_services
+from resolver.settings import Settings
+from resolver.sync import Indexer
+from tests.support.wait import wait_until
+
+SETTINGS: dict[str, Any] = {
+    # Nothing is due but what a test asks for.
+    "sweep_interval": 3600,
+    "health_interval": 3600,
+    "index_bits": 8,
+    "location_timeout": 5,
+    "index_timeout": 5,
+}
+
+
+@asynccontextmanager
+async def indexing(url: str, **settings: Any) -> AsyncIterator[Services]:
+    """Services with their indexer at work, as one process has them."""
+    async with (
+        open_services(Settings(redis_url=url, **SETTINGS | settings)) as services,
+        running(services.indexer),
+    ):
+        yield services
+
+
+@asynccontextmanager
+async def running(indexer: Indexer) -> AsyncIterator[None]:
+    task = asyncio.create_task(indexer.run())
+    try:
+        yield
+        assert not task.done(), "the indexer ended by itself"
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+
+async def ticks(indexer: Indexer, count: int = 2) -> None:
+    """Waits until the indexer has gone round `count` more times."""
+    seen = {indexer.stats.last_tick}
+
+    def gone_round() -> bool:
+        seen.add(indexer.stats.last_tick)
+        return len(seen) > count
+
+    await wait_until(gone_round, message="the indexer goes on")
+
+
+async def swept(services: Services, name: str, *, since: float | None = None) -> Sweep:
+    """The last whole sweep of a location, once there is one that ended after `since`."""
+
+    async def done() -> Sweep | None:
+        record = (await services.index.records.load()).records.get(name)
+        ended = record.status.sweep.ended if record else None
+        return record.status.sweep if record and ended and ended > (since or 0) else None
+
+    sweep: Sweep = await wait_until(done, message=f"{name} is swept")
+    return sweep
+
+
+async def failed(services: Services, name: str) -> Sweep:
+    """The status of a location's sweep, once it tells of a failure."""
+
+    async def told() -> Sweep | None:
+        sweep = (await services.index.records.load()).records[name].status.sweep
+        return sweep if sweep.error else None
+
+    sweep: Sweep = await wait_until(told, message=f"the sweep of {name} fails")
+    return sweep
+
+
+async def claims_by_number(index: Index) -> dict[int, int]:
+    return dict((await index.claims.census()).claims)
