@@ -15,7 +15,7 @@ from resolver.errors import Forbidden, InvalidRequest, Unauthorized, Unsupported
 from resolver.gateway.keys import REQUEST_ID, SERVICES
 from resolver.gateway.problem import json_response
 from resolver.gateway.resolve import read_body
-from resolver.models import letter_case, parse_id
+from resolver.models import MAX_BITS, MIN_BITS, letter_case, parse_id
 from resolver.settings import split_token
 
 MAX_BODY = 65_536
@@ -146,6 +146,20 @@ async def sweep_location(request: web.Request) -> web.StreamResponse:
         {"location": name, "follow": follow, "see": "its `sweep`"},
         status=202,
         headers={"Location": follow},
+    )
+
+
+@admin_only
+async def rebuild_index(request: web.Request) -> web.StreamResponse:
+    body = await read_object(request)
+    bits = body.get("bits")
+    if set(body) != {"bits"} or type(bits) is not int or not MIN_BITS <= bits <= MAX_BITS:
+        raise InvalidRequest(f'send {{"bits": N}} with N from {MIN_BITS} to {MAX_BITS}')
+    await request.app[SERVICES].index.rebuild.want(bits)
+    return json_response(
+        {"bits": bits, "follow": "/index", "see": "its `rebuild`"},
+        status=202,
+        headers={"Location": "/index"},
     )
 
 

@@ -46,6 +46,7 @@ def gateway_routes() -> list[web.RouteDef]:
         web.put("/locations/{name}/images/{id}", admin.claim_image),
         web.delete("/locations/{name}/images/{id}", admin.release_image),
         web.get("/index", status.index_figures),
+        web.post("/index/rebuild", admin.rebuild_index),
         web.get("/openapi.json", status.openapi),
     ]
 

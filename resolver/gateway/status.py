@@ -106,6 +106,7 @@ async def index_figures(request: web.Request) -> web.StreamResponse:
     services = request.app[SERVICES]
     census = await request.app[COUNTER].census()
     table = await services.tables.current()
+    rebuild = await services.index.rebuild.progress()
     now = time.time()
     locations: dict[str, Any] = {}
     for place in table.by_name.values():
@@ -124,6 +125,7 @@ async def index_figures(request: web.Request) -> web.StreamResponse:
             "claims": sum(row["claims"] for row in locations.values()),
             "bytes": census.bytes,
             "bits": services.index.bits,
+            "rebuild": None if rebuild is None else {"bits": rebuild[0], "done": rebuild[1]},
             "buckets": {
                 "all": 1 << services.index.bits,
                 "used": census.buckets,

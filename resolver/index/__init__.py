@@ -4,11 +4,13 @@
 """
 
 from resolver.index.claims import Census, Claims, Lookup
+from resolver.index.codec import Buckets
 from resolver.index.connection import Index, open_index
 from resolver.index.leases import Lease
 from resolver.index.records import Record, Records, Snapshot
 
 __all__ = [
+    "Buckets",
     "Census",
     "Claims",
     "Index",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
@@ -13,7 +13,7 @@ from resolver.errors import IndexUnavailable
 from resolver.index.codec import Buckets, decode_owners
 from resolver.index.keys import Keys
 from resolver.index.link import pairs
-from resolver.index.scripts import load
+from resolver.index.scripts import Script, load
 from resolver.models import Owner
 
 if TYPE_CHECKING:
@@ -56,28 +56,78 @@ class Census:
     """Estimated Redis memory of all buckets; None where the server cannot tell."""
 
 
+class Layout:
+    """How many buckets there are, as this process knows it.
+
+    While the index is rebuilt with other buckets, what is written goes to both, and reads use the
+    old ones until the new are whole.
+    """
+
+    def __init__(self, link: Link, keys: Keys, bits: int) -> None:
+        self._link = link
+        self._keys = keys
+        self._made: dict[int, Buckets] = {}
+        self.current = self.of(bits)
+        self.next: Buckets | None = None
+
+    def of(self, bits: int) -> Buckets:
+        if bits not in self._made:
+            self._made[bits] = Buckets(self._keys.bucket_prefix(bits), bits)
+        return self._made[bits]
+
+    async def refresh(self) -> None:
+        """Reads it anew.
+
+        Raises:
+            IndexUnavailable: when Redis does not answer.
+        """
+        bits, following = await self._link.command("HMGET", self._keys.meta, "bits", "next")
+        if bits is None:  # Redis lost everything: as we write it, so it is
+            await self._link.command("HSETNX", self._keys.meta, "bits", self.current.bits)
+            return
+        self.current = self.of(int(bits))
+        self.next = self.of(int(following)) if following else None
+
+    def to_write(self) -> list[Buckets]:
+        return [self.current] if self.next is None else [self.current, self.next]
+
+
 class Claims:
     """The claims of one index. Ids are 16 bytes."""
 
-    def __init__(self, link: Link, keys: Keys, buckets: Buckets) -> None:
+    def __init__(self, link: Link, keys: Keys, bits: int) -> None:
         self._link = link
-        self._version_key = keys.version
-        self.buckets = buckets
+        self._keys = keys
+        self.layout = Layout(link, keys, bits)
+
+    @property
+    def buckets(self) -> Buckets:
+        """The buckets that are read."""
+        return self.layout.current
 
     async def lookup(self, ids: Sequence[bytes]) -> Lookup:
         """Owners of each id, in the order of ``ids``, in one round trip.
 
         The registry's version comes along, so that the caller can tell whether the location table
-        it holds still is the one that these numbers belong to.
+        it holds still is the one that these numbers belong to; and how many buckets there are, so
+        that a lookup in those of yesterday is done again.
 
         Raises:
             IndexUnavailable: when Redis does not answer.
         """
-        buckets = self.buckets
-        commands: list[tuple[bytes | str, ...]] = [("GET", self._version_key)]
-        commands += [("HGET", buckets.key(buckets.number(raw)), buckets.field(raw)) for raw in ids]
-        version, *values = await self._link.pipeline(commands, quick=True)
-        return Lookup(int(version or 0), [decode_owners(v) if v else () for v in values])
+        while True:
+            buckets = self.layout.current
+            key, number, field = buckets.key, buckets.number, buckets.field
+            commands: list[tuple[bytes | str, ...]] = [
+                ("GET", self._keys.version),
+                ("HGET", self._keys.meta, "bits"),
+            ]
+            commands += [("HGET", key(number(raw)), field(raw)) for raw in ids]
+            version, bits, *values = await self._link.pipeline(commands, quick=True)
+            if bits is None or int(bits) == buckets.bits:
+                owners = [decode_owners(v) if v else () for v in values]
+                return Lookup(int(version or 0), owners)
+            await self.layout.refresh()
 
     async def claim(self, number: int, ids: Mapping[bytes, int] | Iterable[bytes]) -> int:
         """Location ``number`` has these images. A mapping gives each id's letter case.
@@ -88,17 +138,16 @@ class Claims:
             IndexUnavailable: when Redis does not answer; claims made so far stay.
         """
         cases = ids if isinstance(ids, Mapping) else dict.fromkeys(ids, 0)
-        grouped: dict[int, list[bytes]] = {}
-        field = self.buckets.field
-        for raw, case in cases.items():
-            entry = field(raw) + case.to_bytes(4, "big") if case else field(raw)
-            grouped.setdefault(self.buckets.number(raw), []).append(entry)
-        head = (number, self.buckets.width)
-        return await self._run_grouped(
-            (CLAIM, [self.buckets.key(bucket)], [*head, *entries[i : i + SCRIPT_IDS]])
-            for bucket, entries in grouped.items()
-            for i in range(0, len(entries), SCRIPT_IDS)
-        )
+
+        def calls(buckets: Buckets) -> Iterator[Call]:
+            entries: dict[int, list[bytes]] = {}
+            bucket_of, field = buckets.number, buckets.field
+            for raw, case in cases.items():
+                entry = field(raw) + case.to_bytes(4, "big") if case else field(raw)
+                entries.setdefault(bucket_of(raw), []).append(entry)
+            return _calls(CLAIM, buckets, (number, buckets.width), entries)
+
+        return await self._write(calls) if cases else 0
 
     async def release(self, number: int, ids: Iterable[bytes]) -> int:
         """Location ``number`` no longer has these images. Returns how many claims went.
@@ -106,23 +155,44 @@ class Claims:
         Raises:
             IndexUnavailable: when Redis does not answer; releases made so far stay.
         """
-        grouped: dict[int, list[bytes]] = {}
-        for raw in ids:
-            grouped.setdefault(self.buckets.number(raw), []).append(self.buckets.field(raw))
-        return await self._run_grouped(
-            (RELEASE, [self.buckets.key(bucket)], [number, *fields[i : i + SCRIPT_IDS]])
-            for bucket, fields in grouped.items()
-            for i in range(0, len(fields), SCRIPT_IDS)
-        )
+        gone = list(ids)
+
+        def calls(buckets: Buckets) -> Iterator[Call]:
+            fields: dict[int, list[bytes]] = {}
+            for raw in gone:
+                fields.setdefault(buckets.number(raw), []).append(buckets.field(raw))
+            return _calls(RELEASE, buckets, (number,), fields)
+
+        return await self._write(calls) if gone else 0
 
     async def purge(self, numbers: Sequence[int]) -> int:
         """Drops all claims of locations that were removed, bucket by bucket."""
-        return await self._run_grouped(
-            (PURGE, [self.buckets.key(bucket)], list(numbers))
-            for bucket in range(self.buckets.count)
-        )
 
-    async def _run_grouped(self, calls: Iterable[Call]) -> int:
+        def calls(buckets: Buckets) -> Iterator[Call]:
+            for bucket in range(buckets.count):
+                yield PURGE, [buckets.key(bucket)], list(numbers)
+
+        return await self._write(calls)
+
+    async def _write(self, calls: Callable[[Buckets], Iterable[Call]]) -> int:
+        """Runs what ``calls`` makes for the buckets there are; the sum of the first results.
+
+        The layout is read after the writes: had a rebuild begun before they were done, which does
+        not copy them then, they are made in its buckets too.
+        """
+        total: int | None = None
+        done: set[int] = set()
+        while True:
+            for buckets in self.layout.to_write():
+                if buckets.bits not in done:
+                    count = await self._run(calls(buckets))
+                    total = count if total is None else total
+                    done.add(buckets.bits)
+            await self.layout.refresh()
+            if all(buckets.bits in done for buckets in self.layout.to_write()):
+                return total or 0
+
+    async def _run(self, calls: Iterable[Call]) -> int:
         total = 0
         calls = iter(calls)
         while batch := list(islice(calls, BATCH_CALLS)):
@@ -130,25 +200,32 @@ class Claims:
         return total
 
     async def read(
-        self, first: int = 0, last: int | None = None
+        self, first: int = 0, last: int | None = None, *, buckets: Buckets | None = None
     ) -> AsyncIterator[tuple[int, dict[bytes, bytes]]]:
         """(bucket, {field: owners' bytes}) of the non-empty buckets from ``first`` to ``last``."""
-        stop = self.buckets.count if last is None else last + 1
+        buckets = buckets or self.buckets
+        stop = buckets.count if last is None else last + 1
         for start in range(first, stop, BATCH_CALLS):
             batch = range(start, min(start + BATCH_CALLS, stop))
             replies = await self._link.pipeline(
-                ("HGETALL", self.buckets.key(bucket)) for bucket in batch
+                ("HGETALL", buckets.key(bucket)) for bucket in batch
             )
             for bucket, reply in zip(batch, replies, strict=True):
                 if reply:
                     yield bucket, pairs(reply)
 
     async def of_location(
-        self, number: int, first: int = 0, last: int | None = None
+        self,
+        number: int,
+        first: int = 0,
+        last: int | None = None,
+        *,
+        buckets: Buckets | None = None,
     ) -> AsyncIterator[tuple[int, dict[bytes, int]]]:
         """(bucket, {id: letter case}) of one location's claims, bucket by bucket."""
-        join = self.buckets.join
-        async for bucket, fields in self.read(first, last):
+        buckets = buckets or self.buckets
+        join = buckets.join
+        async for bucket, fields in self.read(first, last, buckets=buckets):
             claims = {
                 join(bucket, field): owner.case
                 for field, value in fields.items()
@@ -165,10 +242,11 @@ class Claims:
             IndexUnavailable: when Redis does not answer.
         """
         begun = time.monotonic()
+        buckets = self.buckets
         values: Counter[bytes] = Counter()
         used: list[int] = []
         fullest = 0
-        async for bucket, fields in self.read():
+        async for bucket, fields in self.read(buckets=buckets):
             values.update(fields.values())
             used.append(bucket)
             fullest = max(fullest, len(fields))
@@ -183,17 +261,26 @@ class Claims:
             claims=dict(claims),
             buckets=len(used),
             fullest=fullest,
-            bytes=await self._memory(used),
+            bytes=await self._memory(buckets, used),
         )
 
-    async def _memory(self, used: list[int]) -> int | None:
+    async def _memory(self, buckets: Buckets, used: list[int]) -> int | None:
         if not used:
             return 0
         sample = used[:: max(1, len(used) // SAMPLE)]
         try:
             sizes = await self._link.pipeline(
-                ("MEMORY", "USAGE", self.buckets.key(bucket)) for bucket in sample
+                ("MEMORY", "USAGE", buckets.key(bucket)) for bucket in sample
             )
         except IndexUnavailable:  # the embedded server does not know the command
             return None
         return sum(size or 0 for size in sizes) * len(used) // len(sample)
+
+
+def _calls(
+    script: Script, buckets: Buckets, head: tuple[int, ...], entries: Mapping[int, list[bytes]]
+) -> Iterator[Call]:
+    """The script once a bucket, more often only where a bucket has very many entries."""
+    for bucket, some in entries.items():
+        for i in range(0, len(some), SCRIPT_IDS):
+            yield script, [buckets.key(bucket)], [*head, *some[i : i + SCRIPT_IDS]]

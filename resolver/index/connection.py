@@ -8,18 +8,17 @@ from contextlib import asynccontextmanager
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from redis.asyncio import ConnectionPool, Redis, RedisCluster, Sentinel
-from redis.asyncio.cluster import ClusterNode
+from redis.asyncio import Connection, ConnectionPool, Redis, Sentinel
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from resolver.errors import SettingsError
 from resolver.index.claims import Claims
-from resolver.index.codec import Buckets
 from resolver.index.keys import Keys
 from resolver.index.leases import Lease
 from resolver.index.link import ClusterLink, EmbeddedLink, Link, SingleLink
+from resolver.index.rebuild import Rebuild
 from resolver.index.records import Records
 
 FORMAT = 1
@@ -40,10 +39,15 @@ class Index:
 
     def __init__(self, link: Link, keys: Keys, bits: int) -> None:
         self.link = link
-        self.bits = bits
-        self.claims = Claims(link, keys, Buckets(keys.bucket_prefix, bits))
+        self.claims = Claims(link, keys, bits)
         self.records = Records(link, keys)
+        self.rebuild = Rebuild(link, keys, self.claims)
         self._keys = keys
+
+    @property
+    def bits(self) -> int:
+        """The index has ``1 << bits`` buckets."""
+        return self.claims.buckets.bits
 
     @property
     def embedded(self) -> bool:
@@ -80,17 +84,21 @@ def _link(url: str) -> Link:
         if not nodes:
             raise _bad(url, "it names no host")
         if parts.scheme == "redis+cluster":
-            startup = [ClusterNode(host, port) for host, port in nodes]
             return ClusterLink(
-                RedisCluster(startup_nodes=startup, **{**common, **login, "retry": None})
+                nodes, lambda node: Connection(host=node[0], port=node[1], **common, **login)
             )
         service, _, db = parts.path.strip("/").partition("/")
         if not service:
             raise _bad(url, "a Sentinel URL ends in /SERVICE or /SERVICE/DB")
-        sentinel: Any = Sentinel(  # type: ignore[no-untyped-call]
-            nodes, sentinel_kwargs={"socket_timeout": CONNECT_TIMEOUT}
-        )
-        return SingleLink(sentinel.master_for(service, db=int(db or 0), **common, **login))
+        # Each without redis-py's own retries: a Sentinel that is down costs no more than it must.
+        sentinel: Any = Sentinel(nodes, sentinel_kwargs=common)  # type: ignore[no-untyped-call]
+        client = sentinel.master_for(service, db=int(db or 0), **common, **login)
+
+        async def close() -> None:
+            for one in sentinel.sentinels:
+                await one.aclose()
+
+        return SingleLink(client, sentinel=close)
     raise _bad(
         url,
         "it must begin with redis://, rediss://, unix://, redis+sentinel://, redis+cluster:// "

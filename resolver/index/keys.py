@@ -5,8 +5,9 @@ With the default prefix ``glr:``
 ==============================  ========  =======================================================
 key                             type      holds
 ==============================  ========  =======================================================
-``glr:b:<hex>``                 hash      one bucket of claims: the id's remaining bytes -> owners
-``glr:{reg}:meta``              hash      ``format`` and ``bits`` of this index, fixed when made
+``glr:<bits>:<hex>``            hash      one bucket of claims: the id's remaining bytes -> owners
+``glr:{reg}:meta``              hash      ``format`` and ``bits`` of this index; while it is rebuilt
+                                          ``wanted``, ``next``, how far ``at``, then ``old``
 ``glr:{reg}:locations``         hash      name -> ``<number> <JSON of the location>``
 ``glr:{reg}:status``            hash      ``<number>:check`` / ``<number>:sweep`` -> JSON
 ``glr:{reg}:progress``          hash      number -> JSON of the sweep under way
@@ -28,12 +29,14 @@ Redis Cluster the registry lies in one slot, so a script can change it whole, wh
 
 from __future__ import annotations
 
+from resolver.models import MIN_BITS
+
 
 class Keys:
-    """Names of keys under one prefix, for an index of ``1 << bits`` buckets."""
+    """Names of keys under one prefix."""
 
     def __init__(self, prefix: str) -> None:
-        self.bucket_prefix = f"{prefix}b:".encode()
+        self._prefix = prefix
         registry = f"{prefix}{{reg}}:"
         self.meta = registry + "meta"
         self.locations = registry + "locations"
@@ -45,6 +48,11 @@ class Keys:
         self.retired = registry + "retired"
         self._noted = registry + "noted:"
         self._lease = f"{prefix}lease:"
+
+    def bucket_prefix(self, bits: int) -> bytes:
+        """What the buckets of an index of ``1 << bits`` begin with; ``<bits>`` is one letter, so
+        that a name of the default prefix fits Redis's smallest string."""
+        return f"{self._prefix}{chr(ord('a') + bits - MIN_BITS)}:".encode()
 
     def noted(self, number: int) -> str:
         return f"{self._noted}{number}"

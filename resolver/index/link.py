@@ -7,27 +7,44 @@ a connection each, so that a lookup never waits behind a batch of claims.
 from __future__ import annotations
 
 import asyncio
+import random
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import hiredis
-from redis.asyncio import Redis, RedisCluster
-from redis.asyncio.cluster import ClusterNode
+from redis.asyncio import Redis
 from redis.crc import key_slot
 from redis.exceptions import NoScriptError, RedisError
 
 from resolver.errors import IndexUnavailable
 from resolver.index.scripts import Script
-from resolver.index.wire import PATIENCE, Lane
+from resolver.index.wire import PATIENCE, Lane, Wire, shared
 
 Command = tuple[Any, ...]
 
 Call = tuple[Script, Sequence[bytes | str], Sequence[bytes | str | int]]
 """One run of a script: it, its keys, its arguments."""
 
-AT_ONCE = 32
-"""Commands that were sent to the wrong node of a cluster and are sent again at the same time."""
+Address = tuple[str, int]
+"""Host and port of a node."""
+
+RECOVERY = 4.0
+"""Seconds in which a command is sent again while the cluster has no node that takes it. Less than
+`PATIENCE`, so that the cluster's own words are told in the end."""
+
+PAUSES = (0.02, 0.3)
+"""Seconds, first and longest, until such a command is sent again."""
+
+SUSPECT = 0.2
+"""Seconds that a caller waited before it gave up, after which the map of the cluster is doubted."""
+
+MAP_TIMEOUT = 2.0
+"""Seconds that a node has for telling the map of the cluster."""
+
+ASKED = 3
+"""Nodes that are asked for it at the same time; the first answer will do."""
 
 
 def unavailable(error: BaseException) -> IndexUnavailable:
@@ -152,16 +169,21 @@ class EmbeddedLink(Link):
 class SingleLink(Link):
     """One server, or the master that Sentinel names."""
 
-    def __init__(self, client: Redis) -> None:
+    def __init__(
+        self, client: Redis, *, sentinel: Callable[[], Awaitable[None]] | None = None
+    ) -> None:
+        """``sentinel`` closes what asks the Sentinels, where they name the server."""
         self._client = client
+        self._sentinel = sentinel
         connect = client.connection_pool.make_connection
-        self._lanes = {True: Lane(connect), False: Lane(connect)}
+        greet = _must_be_master if sentinel else None
+        self._lanes = {quick: Lane(connect, greet) for quick in (True, False)}
 
     async def send(self, commands: Sequence[Command], *, quick: bool) -> list[Any]:
         lane = self._lanes[quick]
         replies = await lane.call(commands)
         if any(isinstance(r, hiredis.ReplyError) and str(r)[:8] == "READONLY" for r in replies):
-            await lane.close()  # it was master: find the one that is
+            await lane.reset()  # it was master: find the one that is
             replies = await lane.call(commands)
         return replies
 
@@ -169,76 +191,254 @@ class SingleLink(Link):
         for lane in self._lanes.values():
             await lane.close()
         await self._client.aclose()
+        if self._sentinel is not None:
+            await self._sentinel()
+
+
+async def _must_be_master(wire: Wire) -> None:
+    """Sentinels that have not heard of a failover name the old master, which may answer reads.
+
+    Raises:
+        ConnectionError: the server is a replica.
+    """
+    async with asyncio.timeout(PATIENCE):
+        (role,) = await wire.call(hiredis.pack_command(("ROLE",)), 1)
+    # An error is no role: a user may not be allowed to ask.
+    if isinstance(role, list) and role[0] != b"master":
+        raise ConnectionError("the server that Sentinel named is a replica")
 
 
 class ClusterLink(Link):
-    """Redis Cluster: each command to the node of its key, one batch a node."""
+    """Redis Cluster: each command to the master of its key's slot, one batch a node.
 
-    def __init__(self, client: RedisCluster) -> None:
-        self._client = client
-        self._lanes: dict[tuple[str, bool], Lane] = {}
+    It keeps its own map of the slots. redis-py's client for clusters reads its replies one by one,
+    gives them other shapes than the wire has, and sends what was redirected one by one too.
+    """
+
+    def __init__(self, seeds: Sequence[Address], connect: Callable[[Address], Any]) -> None:
+        """``connect`` makes a connection of redis-py's to an address, not opened yet."""
+        self._seeds = list(seeds)
+        self._connect = connect
+        self._masters: dict[int, Address] = {}
+        """By slot."""
+        self._nodes: list[Address] = []
+        """Masters and replicas."""
+        self._lanes: dict[tuple[Address, bool], Lane] = {}
+        self._stale = True
+        """Whether something speaks against the map."""
+        self._first_asked: list[Address] = []
+        """Those that were said to know better."""
+        self._learning: asyncio.Task[None] | None = None
+        self._closed = False
 
     async def send(self, commands: Sequence[Command], *, quick: bool) -> list[Any]:
-        await self._client.initialize()
-        nodes: dict[str, list[int]] = {}
-        by_name: dict[str, ClusterNode] = {}
-        for i, command in enumerate(commands):
-            node = self._node(command)
-            nodes.setdefault(node.name, []).append(i)
-            by_name[node.name] = node
+        now = asyncio.get_running_loop().time
+        until = now() + RECOVERY
+        pause, longest = PAUSES
         replies: list[Any] = [None] * len(commands)
-        again: list[int] = []
-
-        async def ask(name: str, indexes: list[int]) -> None:
-            try:
-                found = await self._lane(by_name[name], quick).call([commands[i] for i in indexes])
-            except (OSError, RedisError) as error:
-                found = [error] * len(indexes)
-            for i, reply in zip(indexes, found, strict=True):
-                replies[i] = reply
-                if _elsewhere(reply):
-                    again.append(i)
-
-        await asyncio.gather(*(ask(name, indexes) for name, indexes in nodes.items()))
-        if again:
-            await self._again(commands, again, replies)
+        todo: dict[int, Address | None] = dict.fromkeys(range(len(commands)))
+        turn = 0
+        while todo:
+            if self._stale:
+                await self._learn()
+            todo, wait = await self._ask_all(commands, todo, replies, quick)
+            turn += 1
+            if now() >= until or self._closed:
+                break
+            if wait or (todo and turn > 2):  # else it is known where to go
+                await asyncio.sleep(pause * random.uniform(0.5, 1))
+                pause = min(2 * pause, longest)
         return replies
 
-    def _node(self, command: Command) -> ClusterNode:
+    async def _ask_all(
+        self,
+        commands: Sequence[Command],
+        todo: Mapping[int, Address | None],
+        replies: list[Any],
+        quick: bool,
+    ) -> tuple[dict[int, Address | None], bool]:
+        """Sends the commands ``todo`` (by index) and sets their ``replies``.
+
+        Returns which to send again, to a node that one was sent on to or else to the master of the
+        slot, and whether to wait before that.
+        """
+        batches: dict[Address, list[int]] = {}
+        again: dict[int, Address | None] = {}
+        wait = False
+        for i, node in todo.items():
+            node = node or self._master(commands[i])  # noqa: PLW2901 - None means this
+            if node is None:
+                replies[i] = ConnectionError("the cluster has no node for the slot")
+                again[i], wait = None, True
+                self._stale = True
+            else:
+                batches.setdefault(node, []).append(i)
+
+        async def ask(node: Address, indexes: list[int]) -> None:
+            nonlocal wait
+            found = await self._ask(node, [(commands[i], bool(todo[i])) for i in indexes], quick)
+            for i, reply in zip(indexes, found, strict=True):
+                replies[i] = reply
+                if isinstance(reply, Exception) and (way := self._way(reply, node)) is not None:
+                    again[i] = way.node
+                    wait = wait or way.wait
+
+        await asyncio.gather(*(ask(node, indexes) for node, indexes in batches.items()))
+        return again, wait
+
+    async def _ask(
+        self, node: Address, commands: list[tuple[Command, bool]], quick: bool
+    ) -> list[Any]:
+        """One node's replies; where it gives none, the reason instead of each."""
+        batch: list[Command] = []
+        places = []
+        for command, sent_on in commands:
+            if sent_on:  # the node takes the next command for a slot that it still gets
+                batch.append(("ASKING",))
+            places.append(len(batch))
+            batch.append(command)
+        begun = asyncio.get_running_loop().time()
+        try:
+            replies = await self._lane(node, quick).call(batch)
+        except (OSError, RedisError) as error:
+            self._stale = True
+            return [error] * len(commands)
+        except asyncio.CancelledError:
+            if asyncio.get_running_loop().time() - begun > SUSPECT:
+                self._stale = True  # it may hang, and another be master by now
+            raise
+        return [replies[at] for at in places]
+
+    def _way(self, error: Exception, node: Address) -> _Way | None:
+        """What to do about an error; None: it is the reply."""
+        if not isinstance(error, hiredis.ReplyError):
+            return _Way(None, wait=True)
+        word, _, rest = str(error).partition(" ")
+        match word:
+            case "MOVED":
+                slot, _, text = rest.partition(" ")
+                owner = _address(text, node)
+                self._masters[int(slot)] = owner
+                self._stale = True
+                if owner not in self._first_asked:
+                    self._first_asked.append(owner)
+                return _Way(None, wait=False)
+            case "ASK":
+                return _Way(_address(rest.partition(" ")[2], node), wait=False)
+            case "TRYAGAIN":
+                return _Way(None, wait=True)
+            case "CLUSTERDOWN" | "READONLY" | "LOADING" | "MASTERDOWN":
+                self._stale = True
+                return _Way(None, wait=True)
+            case _:
+                return None
+
+    def _master(self, command: Command) -> Address | None:
         key = _key(command)
         if key is None:
-            return self._client.get_random_node()
-        slot = key_slot(key if isinstance(key, bytes) else key.encode())
-        return self._client.nodes_manager.get_node_from_slot(slot)
+            return random.choice(list(set(self._masters.values())) or [None])
+        return self._masters.get(_slot(key))
 
-    def _lane(self, node: ClusterNode, quick: bool) -> Lane:
-        lane = self._lanes.get((node.name, quick))
+    def _lane(self, node: Address, quick: bool) -> Lane:
+        lane = self._lanes.get((node, quick))
         if lane is None:
-            self._lanes[node.name, quick] = lane = Lane(
-                lambda: node.connection_class(**node.connection_kwargs)
-            )
+            if self._closed:
+                raise ConnectionError("closed")
+            self._lanes[node, quick] = lane = Lane(lambda: self._connect(node))
         return lane
 
-    async def _again(
-        self, commands: Sequence[Command], indexes: list[int], replies: list[Any]
-    ) -> None:
-        """Sends what a node would not take through redis-py, which follows MOVED and ASK and
-        learns who is master now."""
-        room = asyncio.Semaphore(AT_ONCE)
+    async def _learn(self) -> None:
+        """Reads the map of the cluster anew. Callers share one attempt.
 
-        async def one(i: int) -> None:
-            async with room:
-                try:
-                    replies[i] = await self._client.execute_command(*commands[i])
-                except RedisError as error:
-                    replies[i] = error
+        Raises:
+            OSError, RedisError: no node tells it.
+        """
+        if self._learning is None:
+            if self._closed:
+                raise ConnectionError("closed")
+            self._learning = asyncio.create_task(self._read_map())
+            self._learning.add_done_callback(self._learnt_or_not)
+        await shared(self._learning)
 
-        await asyncio.gather(*(one(i) for i in indexes))
+    def _learnt_or_not(self, task: asyncio.Task[None]) -> None:
+        self._learning = None
+        if not task.cancelled():
+            task.exception()  # seen, even if all who asked have given up
+
+    async def _read_map(self) -> None:
+        first, self._first_asked = self._first_asked, []
+        others = random.sample(self._nodes, len(self._nodes))
+        nodes = list(dict.fromkeys([*first, *others, *self._seeds]))
+        why: Exception = ConnectionError("the cluster has no nodes")
+        for start in range(0, len(nodes), ASKED):
+            asked = [
+                asyncio.create_task(self._map_of(node)) for node in nodes[start : start + ASKED]
+            ]
+            try:
+                for answer in asyncio.as_completed(asked):
+                    try:
+                        masters, known = await answer
+                    except (OSError, RedisError, hiredis.ReplyError) as error:
+                        why = error
+                        continue
+                    self._stale = False
+                    self._masters, self._nodes = masters, known
+                    await self._forget_others()
+                    return
+            finally:
+                for task in asked:
+                    task.cancel()
+                await asyncio.gather(*asked, return_exceptions=True)
+        raise ConnectionError(f"no node of the cluster tells its slots: {why}") from why
+
+    async def _map_of(self, node: Address) -> tuple[dict[int, Address], list[Address]]:
+        async with asyncio.timeout(MAP_TIMEOUT):
+            (reply,) = await self._lane(node, quick=True).call([("CLUSTER", "SLOTS")])
+        if isinstance(reply, Exception):
+            raise reply
+        masters: dict[int, Address] = {}
+        known: dict[Address, None] = {}
+        for first, last, *there in reply:
+            addresses = [((host or b"").decode() or node[0], port) for host, port, *_ in there]
+            masters.update(dict.fromkeys(range(first, last + 1), addresses[0]))
+            known.update(dict.fromkeys(addresses))
+        if not masters:
+            raise ConnectionError(f"{node[0]}:{node[1]} belongs to no cluster")
+        return masters, list(known)
+
+    async def _forget_others(self) -> None:
+        """Closes lanes to nodes that have failed or left."""
+        kept = {*self._nodes, *self._seeds}
+        for node, quick in list(self._lanes):
+            if node not in kept:
+                await self._lanes.pop((node, quick)).close()
 
     async def close(self) -> None:
+        self._closed = True
+        if self._learning is not None:
+            learning = self._learning
+            learning.cancel()
+            await asyncio.wait([learning])
         for lane in self._lanes.values():
             await lane.close()
-        await self._client.aclose()
+
+
+class _Way(NamedTuple):
+    """Where a command goes that was not taken; None: to the master of its slot."""
+
+    node: Address | None
+    wait: bool
+
+
+def _address(text: str, teller: Address) -> Address:
+    """``host:port`` as a node tells it; without a host it means its own."""
+    host, _, port = text.rpartition(":")
+    return host or teller[0], int(port)
+
+
+@lru_cache(maxsize=1 << 16)
+def _slot(key: bytes | str) -> int:
+    return key_slot(key if isinstance(key, bytes) else key.encode())
 
 
 def _key(command: Command) -> bytes | str | None:
@@ -252,12 +452,3 @@ def _key(command: Command) -> bytes | str | None:
             return None
         case _:
             return command[1]  # type: ignore[no-any-return]
-
-
-def _elsewhere(reply: Any) -> bool:
-    """Whether another node, or the same one a little later, would have answered."""
-    if isinstance(reply, hiredis.ReplyError):
-        return str(reply).startswith(
-            ("MOVED", "ASK", "TRYAGAIN", "CLUSTERDOWN", "READONLY", "LOADING", "MASTERDOWN")
-        )
-    return isinstance(reply, Exception)

@@ -10,13 +10,31 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any, NamedTuple, TypeVar
 
 import hiredis
 
 PATIENCE = 5.0
 """Seconds without a reply after which a connection counts as dead."""
+
+
+T = TypeVar("T")
+
+
+async def shared(task: asyncio.Task[T]) -> T:
+    """The result of a task that others wait for too: one who gives up does not end it.
+
+    Raises:
+        ConnectionError: somebody ended the task.
+    """
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        this = asyncio.current_task()
+        if task.cancelled() and not (this and this.cancelling()):
+            raise ConnectionError("closed") from None
+        raise
 
 
 class _Batch(NamedTuple):
@@ -94,12 +112,21 @@ class Wire(asyncio.Protocol):
 
 
 class Lane:
-    """A wire that is opened when first needed and again when it was lost."""
+    """A wire that is opened when first needed and again when it was lost.
 
-    def __init__(self, connect: Callable[[], Any]) -> None:
+    ``greet`` is awaited with each new wire, and raises where it leads to the wrong server.
+    """
+
+    def __init__(
+        self,
+        connect: Callable[[], Any],
+        greet: Callable[[Wire], Awaitable[None]] | None = None,
+    ) -> None:
         self._connect = connect
+        self._greet = greet
         self._wire: Wire | None = None
         self._opening: asyncio.Task[Wire] | None = None
+        self._closed = False
 
     async def call(self, commands: Iterable[tuple[Any, ...]]) -> list[Any]:
         """The replies to commands sent together.
@@ -122,12 +149,14 @@ class Lane:
 
     async def _opened(self) -> Wire:
         """The open wire. Callers share one attempt, and one that gives up does not end it."""
+        if self._closed:
+            raise ConnectionError("closed")
         if self._wire is not None and self._wire.open:
             return self._wire
         if self._opening is None:
             self._opening = asyncio.create_task(self._open())
             self._opening.add_done_callback(self._opened_or_not)
-        return await asyncio.shield(self._opening)
+        return await shared(self._opening)
 
     def _opened_or_not(self, task: asyncio.Task[Wire]) -> None:
         self._opening = None
@@ -135,18 +164,33 @@ class Lane:
             task.exception()  # seen, even if all who asked have given up
 
     async def _open(self) -> Wire:
-        if self._wire is not None:
-            old, self._wire = self._wire, None
-            await old.release()
+        await self._drop()
         connection = self._connect()
-        await connection.connect()
-        self._wire = Wire(connection)
-        return self._wire
+        try:
+            await connection.connect()
+            wire = Wire(connection)
+            if self._greet is not None:
+                await self._greet(wire)
+        except BaseException:
+            await connection.disconnect(nowait=True)
+            raise
+        self._wire = wire
+        return wire
 
-    async def close(self) -> None:
-        """Closes the wire; the next call opens another."""
-        if self._opening is not None:
-            self._opening.cancel()
+    async def _drop(self) -> None:
         if self._wire is not None:
             wire, self._wire = self._wire, None
             await wire.release()
+
+    async def reset(self) -> None:
+        """Drops the wire; the next call opens another."""
+        await self._drop()
+
+    async def close(self) -> None:
+        """Drops the wire for good; whoever waits or calls gets a ConnectionError."""
+        self._closed = True
+        if self._opening is not None:
+            opening = self._opening
+            opening.cancel()
+            await asyncio.wait([opening])
+        await self._drop()

@@ -16,7 +16,7 @@ from typing import Any
 import aiohttp
 import structlog
 
-from resolver.errors import IndexUnavailable, LocationUnavailable, ResolverError
+from resolver.errors import Conflict, IndexUnavailable, LocationUnavailable, ResolverError
 from resolver.glance import Server
 from resolver.index import Index, Lease
 from resolver.locations import Place, TableKeeper
@@ -110,6 +110,8 @@ class Indexer:
         for name, task in self._work.items():
             if int(name.partition(":")[2] or 0) not in {*table.by_number, 0}:
                 task.cancel()  # the location was removed or moved
+        if (bits := await self._index.rebuild.wanted()) is not None:
+            self._start("rebuild:0", self._rebuild, bits)
         if retired := await self._index.records.retired():
             self._start("collect:0", self._collect, retired)
 
@@ -237,6 +239,21 @@ class Indexer:
             code=error.problem_code,
             reason=error.detail,
         )
+
+    async def _rebuild(self, lease: Lease, bits: int) -> None:
+        """Gives the index other buckets."""
+        begun = time.monotonic()
+
+        async def report() -> None:
+            if not await lease.renew():
+                raise LostLease
+
+        try:
+            if await self._index.rebuild.run(bits, report):
+                seconds = round(time.monotonic() - begun, 1)
+                log.info("index rebuilt", bits=bits, seconds=seconds)
+        except Conflict as error:
+            log.warning("index not rebuilt", reason=error.detail)
 
     async def _collect(self, _: Lease, retired: list[int]) -> None:
         """Frees the claims of removed locations, once no sweep can add to them."""

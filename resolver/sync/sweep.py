@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from resolver.errors import LocationUnavailable
 from resolver.glance import Page, Resume, Server, list_images, still_there
 from resolver.glance.listing import END, sees_all
-from resolver.index import Index
+from resolver.index import Buckets, Index
 from resolver.models import Progress, Sweep, format_id, parse_id
 
 GUARD_FLOOR = 10
@@ -166,7 +166,7 @@ class Sweeper:
                     for raw in ready:
                         del waiting[raw]
                     await self._reconcile(
-                        tally, (done, passed - 1), ready, partial if start else None
+                        tally, buckets, (done, passed - 1), ready, partial if start else None
                     )
                     done = passed
                 if odd:
@@ -191,12 +191,13 @@ class Sweeper:
     async def _reconcile(
         self,
         tally: _Tally,
+        buckets: Buckets,
         span: tuple[int, int],
         listed: dict[bytes, int],
         partial: int | None,
     ) -> None:
         """Claims what is listed in these buckets and notes what is claimed and not listed."""
-        async for bucket, claims in self._claims.of_location(self._number, *span):
+        async for bucket, claims in self._claims.of_location(self._number, *span, buckets=buckets):
             tally.before += len(claims)
             for raw, case in claims.items():
                 if raw in listed:

@@ -150,3 +150,20 @@ def test_config_masks_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
         assert result.exit_code == 0
         assert "verysecret" not in result.output
         assert "redis://user:***@host:1/2" in result.output
+
+
+async def test_the_index_is_rebuilt(start: Start, capfd: pytest.CaptureFixture[str]) -> None:
+    gateway = await start(role="all")
+    await gateway.location("one")
+    await gateway.claim("one", ID)
+    where = ["--url", gateway.url, "--token", TOKEN]
+    await asyncio.to_thread(main_quietly, ["index", "rebuild", "--bits", "10", "--wait", *where])
+    assert "the index has 1,024 buckets" in capfd.readouterr().out
+    assert gateway.services.index.bits == 10
+    assert (await gateway.get(f"/resolve/{ID}"))[0].status == 200
+
+
+def main_quietly(arguments: list[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(arguments)
+    assert not end.value.code

@@ -1,0 +1,137 @@
+"""Other buckets for a live index: no answer is wrong while they change."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+
+import pytest
+
+from resolver.errors import Conflict
+from resolver.index import Index, open_index
+from resolver.index import rebuild as rebuild_module
+from tests.support.ids import make_ids
+
+
+@pytest.fixture(autouse=True)
+def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rebuild_module, "DROP_AFTER", 0.0)
+    monkeypatch.setattr(rebuild_module, "COPY_BATCH", 8)
+
+
+async def nothing() -> None:
+    await asyncio.sleep(0)
+
+
+async def contents(index: Index) -> dict[bytes, set[tuple[int, int]]]:
+    buckets = index.claims.buckets
+    found = {}
+    async for bucket, fields in index.claims.read():
+        for field in fields:
+            raw = buckets.join(bucket, field)
+            found[raw] = {tuple(o) for o in (await index.claims.lookup([raw])).owners[0]}
+    return found
+
+
+@pytest.mark.parametrize("bits", [4, 6, 9, 12])
+async def test_every_claim_is_there_afterwards(index: Index, bits: int) -> None:
+    ids = make_ids(400)
+    await index.claims.claim(1, ids)
+    await index.claims.claim(300, dict.fromkeys(ids[:100], 4026531840))
+    before = await contents(index)
+    assert await index.rebuild.run(bits, nothing)
+    assert index.bits == bits
+    assert await contents(index) == before
+    census = await index.claims.census()
+    keys = await index.link.command("KEYS", "glr:?:*") if not clustered(index) else None
+    assert keys is None or len(keys) == census.buckets  # nothing of the old is left
+    assert not await index.rebuild.run(bits, nothing)  # it has them already
+
+
+def clustered(index: Index) -> bool:
+    return type(index.link).__name__ == "ClusterLink"
+
+
+async def test_another_process_reads_and_writes_the_new_buckets(redis_url: str) -> None:
+    async with open_index(redis_url, bits=8) as one, open_index(redis_url) as other:
+        ids = make_ids(50)
+        await other.claims.claim(1, ids[:25])
+        await one.rebuild.run(10, nothing)
+        assert all((await other.claims.lookup(ids[:25])).owners)
+        await other.claims.claim(1, ids[25:])
+        assert all((await one.claims.lookup(ids)).owners)
+        await other.claims.release(1, ids)
+        assert not any((await one.claims.lookup(ids)).owners)
+
+
+async def test_no_answer_is_wrong_while_it_is_rebuilt(index_url: str) -> None:
+    """Writers and readers go on; each id is read right after it was written."""
+    async with open_index(index_url, bits=8) as index:
+        ids = make_ids(300)
+        await index.claims.claim(9, ids)  # these stay, and must be found at every moment
+        going = True
+
+        async def churn(mine: list[bytes], number: int) -> set[bytes]:
+            rng = random.Random(number)
+            has: set[bytes] = set()
+            while going:
+                some = rng.sample(mine, 5)
+                if rng.random() < 0.5:
+                    await index.claims.claim(number, some)
+                    has |= set(some)
+                else:
+                    await index.claims.release(number, some)
+                    has -= set(some)
+                found = (await index.claims.lookup(mine)).owners
+                for raw, owners in zip(mine, found, strict=True):
+                    numbers = {owner.number for owner in owners}
+                    assert 9 in numbers
+                    assert (number in numbers) == (raw in has)
+                await asyncio.sleep(0)
+            return has
+
+        tasks = [asyncio.create_task(churn(ids[n::3], n + 1)) for n in range(3)]
+        for bits in (10, 5, 8):
+            assert await index.rebuild.run(bits, nothing)
+        going = False
+        model = await asyncio.gather(*tasks)
+        for number, has in enumerate(model, 1):
+            claimed = {raw async for _, some in index.claims.of_location(number) for raw in some}
+            assert claimed == has
+
+
+class Killed(Exception):
+    pass
+
+
+async def test_a_killed_rebuild_is_done_again(index: Index) -> None:
+    ids = make_ids(200)
+    await index.claims.claim(1, ids)
+    rounds = 0
+
+    async def kill() -> None:
+        nonlocal rounds
+        rounds += 1
+        if rounds > 12:
+            raise Killed
+
+    with pytest.raises(Killed):
+        await index.rebuild.run(10, kill)
+    await index.claims.release(1, ids[:50])
+    assert not any((await index.claims.lookup(ids[:50])).owners)
+    assert await index.rebuild.run(10, nothing)
+    assert index.bits == 10
+    found = (await index.claims.lookup(ids)).owners
+    assert [bool(owners) for owners in found] == [False] * 50 + [True] * 150
+
+
+async def test_one_rebuild_at_a_time(index: Index) -> None:
+    await index.rebuild.want(10)
+    await index.rebuild.want(10)
+    assert await index.rebuild.wanted() == 10
+    assert await index.rebuild.progress() == (10, 0.0)
+    with pytest.raises(Conflict, match="--bits 10"):
+        await index.rebuild.want(11)
+    await index.rebuild.run(10, nothing)
+    assert await index.rebuild.wanted() is None
+    assert await index.rebuild.progress() is None
