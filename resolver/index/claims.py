@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
 from resolver.errors import IndexUnavailable
@@ -28,6 +28,13 @@ SCRIPT_IDS = 256
 
 BATCH_CALLS = 256
 """Script calls or bucket reads in one pipeline: bounds memory on both sides."""
+
+BATCH_IDS = 1000
+"""Ids in one pipeline of scripts. Redis runs a pipeline that has arrived in one go, so this is
+what a lookup may have to wait for: some 2 ms."""
+
+PURGE_BUCKETS = 16
+"""Buckets purged in one pipeline, likewise."""
 
 SAMPLE = 64
 """Buckets whose memory is asked for to estimate that of all."""
@@ -165,14 +172,26 @@ class Claims:
 
         return await self._write(calls) if gone else 0
 
-    async def purge(self, numbers: Sequence[int]) -> int:
-        """Drops all claims of locations that were removed, bucket by bucket."""
+    async def purge(self, numbers: Sequence[int], *, pace: float = 0.0) -> int:
+        """Drops all claims of locations that were removed, bucket by bucket.
 
-        def calls(buckets: Buckets) -> Iterator[Call]:
-            for bucket in range(buckets.count):
-                yield PURGE, [buckets.key(bucket)], list(numbers)
-
-        return await self._write(calls)
+        After each few buckets it rests ``pace`` times as long as they took, so that lookups
+        meanwhile are as quick as ever. Returns how many claims went.
+        """
+        total = 0
+        for buckets in self.layout.to_write():
+            for first in range(0, buckets.count, PURGE_BUCKETS):
+                begun = time.monotonic()
+                total += sum(
+                    await self._link.run_all(
+                        [
+                            (PURGE, [buckets.key(bucket)], list(numbers))
+                            for bucket in range(first, min(first + PURGE_BUCKETS, buckets.count))
+                        ]
+                    )
+                )
+                await asyncio.sleep(pace * (time.monotonic() - begun))
+        return total
 
     async def _write(self, calls: Callable[[Buckets], Iterable[Call]]) -> int:
         """Runs what ``calls`` makes for the buckets there are; the sum of the first results.
@@ -194,8 +213,15 @@ class Claims:
 
     async def _run(self, calls: Iterable[Call]) -> int:
         total = 0
-        calls = iter(calls)
-        while batch := list(islice(calls, BATCH_CALLS)):
+        batch: list[Call] = []
+        size = 0
+        for call in calls:
+            batch.append(call)
+            size += len(call[2])
+            if size >= BATCH_IDS or len(batch) >= BATCH_CALLS:
+                total += sum(await self._link.run_all(batch))
+                batch, size = [], 0
+        if batch:
             total += sum(await self._link.run_all(batch))
         return total
 

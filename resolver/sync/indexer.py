@@ -41,6 +41,9 @@ RETRY = 30.0
 Work = Callable[[Lease, Any], Awaitable[None]]
 """Something to do under a lease, for a location or for all."""
 
+COLLECT_PACE = 3.0
+"""The collector rests this many times as long as it works."""
+
 log = structlog.get_logger()
 
 
@@ -264,6 +267,8 @@ class Indexer:
                 await lease.drop()
                 free.append(number)
         if free:
-            gone = await self._index.claims.purge(free)
+            gone = await self._index.claims.purge(free, pace=COLLECT_PACE)
+            if await self._index.rebuild.wanted() is not None:
+                return  # it may have copied what was purged: once more when it is done
             await self._index.records.forget_retired(free)
             log.info("claims of removed locations collected", claims=gone)
