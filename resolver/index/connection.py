@@ -17,7 +17,7 @@ from resolver.errors import SettingsError
 from resolver.index.claims import Claims
 from resolver.index.keys import Keys
 from resolver.index.leases import Lease
-from resolver.index.link import ClusterLink, EmbeddedLink, Link, SingleLink
+from resolver.index.link import ClusterLink, EmbeddedLink, Link, SentinelLink, SingleLink
 from resolver.index.rebuild import Rebuild
 from resolver.index.records import Records
 
@@ -93,12 +93,7 @@ def _link(url: str) -> Link:
         # Each without redis-py's own retries: a Sentinel that is down costs no more than it must.
         sentinel: Any = Sentinel(nodes, sentinel_kwargs=common)  # type: ignore[no-untyped-call]
         client = sentinel.master_for(service, db=int(db or 0), **common, **login)
-
-        async def close() -> None:
-            for one in sentinel.sentinels:
-                await one.aclose()
-
-        return SingleLink(client, sentinel=close)
+        return SentinelLink(client, sentinel)
     raise _bad(
         url,
         "it must begin with redis://, rediss://, unix://, redis+sentinel://, redis+cluster:// "

@@ -12,7 +12,8 @@ key                             type      holds
 ``glr:{reg}:status``            hash      ``<number>:check`` / ``<number>:sweep`` -> JSON
 ``glr:{reg}:progress``          hash      number -> JSON of the sweep under way
 ``glr:{reg}:noted:<number>``    set       ids that the sweep under way found claimed and not
-                                          listed, or listed in upper case
+                                          listed, or listed in upper case, and those claimed by
+                                          hand since it began
 ``glr:{reg}:wanted``            hash      number -> JSON of a sweep that was asked for
 ``glr:{reg}:version``           integer   grows with each change of locations or status
 ``glr:{reg}:numbers``           integer   the last number given to a location

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from resolver.errors import Conflict
 from resolver.index.keys import Keys
@@ -69,8 +69,19 @@ def _progress(text: bytes) -> Progress:
 NOTED_BATCH = 1000
 """Members added to a set by one command."""
 
-GONE, ODD = b"-", b"+"
-"""First byte of an id that a sweep noted."""
+GONE, ODD, KEPT = b"-", b"+", b"="
+"""First byte of an id that was noted."""
+
+
+class Noted(NamedTuple):
+    """Ids noted while a sweep is under way."""
+
+    gone: dict[bytes, int]
+    """Claimed and not listed, to the letter case claimed."""
+    odd: dict[bytes, int]
+    """Listed, and spelt so."""
+    kept: Set[bytes]
+    """Claimed by an operator since the sweep began."""
 
 
 class Records:
@@ -200,13 +211,17 @@ class Records:
         commands.append(("HSET", self._keys.progress, number, _dump(asdict(progress))))
         await self._link.pipeline(commands)
 
-    async def noted(self, number: int) -> tuple[dict[bytes, int], dict[bytes, int]]:
-        """What the sweep under way has noted so far: (gone, odd)."""
+    async def noted(self, number: int) -> Noted:
+        """What was noted since the sweep under way began."""
         entries = await self._link.command("SMEMBERS", self._keys.noted(number))
-        found: dict[bytes, dict[bytes, int]] = {GONE: {}, ODD: {}}
+        found: dict[bytes, dict[bytes, int]] = {GONE: {}, ODD: {}, KEPT: {}}
         for entry in entries:
             found[entry[:1]][entry[1:17]] = int.from_bytes(entry[17:], "big")
-        return found[GONE], found[ODD]
+        return Noted(found[GONE], found[ODD], found[KEPT].keys())
+
+    async def keep(self, number: int, raw: bytes) -> None:
+        """An operator claims this image now: a sweep under way may not undo that."""
+        await self._link.command("SADD", self._keys.noted(number), KEPT + raw)
 
     async def begin_progress(self, number: int, progress: Progress) -> None:
         """A sweep begins, with nothing of an earlier one."""

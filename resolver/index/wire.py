@@ -105,6 +105,11 @@ class Wire(asyncio.Protocol):
             if not batch.future.done():
                 batch.future.set_exception(ConnectionError(str(why) or type(why).__name__))
 
+    @property
+    def peer(self) -> tuple[str, int]:
+        """Host and port that it was opened to."""
+        return self._connection.host, int(self._connection.port)
+
     async def release(self) -> None:
         """Closes, and lets redis-py forget the connection."""
         self.close(ConnectionError("closed"))
@@ -181,6 +186,11 @@ class Lane:
         if self._wire is not None:
             wire, self._wire = self._wire, None
             await wire.release()
+
+    @property
+    def peer(self) -> tuple[str, int] | None:
+        """Host and port of the open wire."""
+        return self._wire.peer if self._wire is not None and self._wire.open else None
 
     async def reset(self) -> None:
         """Drops the wire; the next call opens another."""

@@ -199,6 +199,7 @@ class Registry:
     async def claim(self, name: str, raw: bytes, case: int) -> bool:
         """An operator says that the location has the image; whether that is new."""
         number = (await self._existing(name)).location.number
+        await self._index.records.keep(number, raw)
         return bool(await self._index.claims.claim(number, {raw: case}))
 
     async def release(self, name: str, raw: bytes) -> bool:

@@ -208,7 +208,9 @@ class Indexer:
         try:
             versions = await self._versions(server, place.status)
             sweeper = Sweeper(self._index, server, versions, guard=self._settings.shrink_guard)
-            sweep = await sweeper.run(report, confirm_shrink=confirm, resume=resume)
+            sweep = await sweeper.run(
+                report, confirm_shrink=confirm, resume=resume, listed_before=before.images
+            )
         except LocationUnavailable as error:
             self._failed(location, error)
             await self._index.records.end_progress(location.number)

@@ -91,9 +91,16 @@ class Sweeper:
         self._number = server.location.number
 
     async def run(
-        self, report: Report, *, confirm_shrink: bool = False, resume: Progress | None = None
+        self,
+        report: Report,
+        *,
+        confirm_shrink: bool = False,
+        resume: Progress | None = None,
+        listed_before: int = 0,
     ) -> Sweep:
         """Sweeps, and tells how it went; goes on from where ``resume`` was.
+
+        ``listed_before`` is how many images the last whole sweep listed.
 
         Raises:
             LocationUnavailable: the server failed, or listed what cannot be believed. Claims made
@@ -111,11 +118,11 @@ class Sweeper:
             tally, start = await self._begin(None)
             await self._list(tally, start, report)
         released = 0
-        if all_seen is not False:  # a credential that sees less proves nothing by not listing
+        if all_seen:  # a credential that may see less proves nothing by not listing
             for raw in tally.odd:
                 tally.gone.pop(raw, None)
             if not confirm_shrink:
-                self._believe(tally)
+                self._believe(tally, listed_before)
             released = await self._release(tally, report)
         await self._records.end_progress(self._number)
         return Sweep(
@@ -134,7 +141,7 @@ class Sweeper:
             tally = _Tally(time.time())
             await self._records.begin_progress(self._number, tally.progress())
             return tally, None
-        gone, odd = await self._records.noted(self._number)
+        gone, odd, _ = await self._records.noted(self._number)
         tally = _Tally(
             resume.started,
             usual=resume.images - len(odd),
@@ -207,13 +214,16 @@ class Sweeper:
                     tally.gone[raw] = tally.new_gone[raw] = case
         tally.claimed += await self._claims.claim(self._number, listed)
 
-    def _believe(self, tally: _Tally) -> None:
+    def _believe(self, tally: _Tally, listed_before: int) -> None:
         """Raises LocationUnavailable where a listing would cost more claims than is believable."""
         gone = len(tally.gone)
-        empty = gone and not tally.images
-        if empty or (gone > GUARD_FLOOR and gone > self._guard * tally.before):
+        many = gone > GUARD_FLOOR and gone > self._guard * tally.before
+        # Not one of them: another server's listing, or none at all.
+        other = listed_before > 1 and gone == tally.before > 1
+        if many or other or (gone and not tally.images):
+            lacks = f"lacks {gone}" if tally.images else "is empty"
             raise LocationUnavailable(
-                f"the listing {'is empty' if empty else f'lacks {gone}'} where the index has "
+                f"the listing {lacks} where the index has "
                 f"{tally.before} images of this location; nothing was released. If this is right, "
                 f"run `glance-resolver locations sweep {self._server.location.name} "
                 "--confirm-shrink`",
@@ -226,6 +236,7 @@ class Sweeper:
         for i in range(0, len(gone), CONFIRM_BATCH):
             spelt = {format_id(raw, case): raw for raw, case in gone[i : i + CONFIRM_BATCH]}
             there = await still_there(self._server, self._versions, spelt, tally.known or None)
+            there |= (await self._records.noted(self._number)).kept
             released += await self._claims.release(
                 self._number, [raw for raw in spelt.values() if raw not in there]
             )

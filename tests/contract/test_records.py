@@ -217,9 +217,11 @@ async def test_progress(index: Index) -> None:
     gone = {bytes(15) + b"a": 0, bytes(15) + b"b": 0xF0000000}
     await index.records.set_progress(3, going, gone)
     await index.records.set_progress(3, going, {bytes(16): 0}, {bytes(16): 1})
-    assert await index.records.noted(3) == ({**gone, bytes(16): 0}, {bytes(16): 1})
+    assert await index.records.noted(3) == ({**gone, bytes(16): 0}, {bytes(16): 1}, set())
+    await index.records.keep(3, bytes(16))
+    assert (await index.records.noted(3)).kept == {bytes(16)}
     await index.records.begin_progress(3, Progress(started=9))
-    assert await index.records.noted(3) == ({}, {})
+    assert await index.records.noted(3) == ({}, {}, set())
     assert (await index.records.progress())[3] == Progress(started=9)
     await index.records.end_progress(3)
     await index.records.end_progress(3)

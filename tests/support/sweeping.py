@@ -23,6 +23,8 @@ class Sweeping:
         self.session = session
         self.progress: list[Progress] = []
         """What the last sweep reported."""
+        self.listed: dict[int, int] = {}
+        """Images that the last sweep of each location listed."""
 
     async def register(self, server: StandIn, name: str = "one", **fields: Any) -> Location:
         location = parse_location(name, {"url": server.url, **fields})
@@ -39,7 +41,13 @@ class Sweeping:
 
         server = Server(self.session, location)
         sweeper = Sweeper(self.index, server, await server.versions(), guard=guard)
-        return await sweeper.run(report, confirm_shrink=confirm_shrink)
+        sweep = await sweeper.run(
+            report,
+            confirm_shrink=confirm_shrink,
+            listed_before=self.listed.get(location.number, 0),
+        )
+        self.listed[location.number] = sweep.images
+        return sweep
 
     async def claimed(self, location: Location) -> set[str]:
         """Ids that the index has of a location, as that location spells them."""
