@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator, Iterator
+from typing import TypeVar
 
 import hypothesis
 import pytest
 
 from resolver import logs
 from resolver.index import Index, open_index
+from tests.support.cluster import RedisCluster
 from tests.support.redis import RedisMissingError, RedisServer
+from tests.support.sentinel import Sentinels
 
 # A busy machine is no failure; in CI a failure must come again on the next run.
 hypothesis.settings.register_profile("desk", deadline=None)
@@ -36,10 +39,13 @@ def _logs() -> None:
     logs.route()
 
 
-def started_redis() -> RedisServer:
-    """A running server; skips where there is none, fails in CI."""
+Startable = TypeVar("Startable", RedisServer, RedisCluster, Sentinels)
+
+
+def started(servers: Startable) -> Startable:
+    """Running servers; skips where there are none, fails in CI."""
     try:
-        return RedisServer().start()
+        return servers.start()
     except RedisMissingError as error:
         if os.environ.get("CI"):
             pytest.fail(f"no Redis to test against: {error}")
@@ -49,7 +55,7 @@ def started_redis() -> RedisServer:
 @pytest.fixture(scope="session")
 def redis_server() -> Iterator[RedisServer]:
     """One server for all tests. Not empty: `index_url` and `redis_url` flush it."""
-    server = started_redis()
+    server = started(RedisServer())
     yield server
     server.kill()
 
@@ -57,7 +63,7 @@ def redis_server() -> Iterator[RedisServer]:
 @pytest.fixture
 def own_redis() -> Iterator[RedisServer]:
     """A server that the test may kill."""
-    server = started_redis()
+    server = started(RedisServer())
     yield server
     server.kill()
 
@@ -67,6 +73,21 @@ def redis_url(redis_server: RedisServer) -> str:
     """URL of an empty Redis."""
     redis_server.flush()
     return redis_server.url
+
+
+@pytest.fixture(scope="session")
+def redis_cluster() -> Iterator[RedisCluster]:
+    """One cluster for all tests. Not empty: `cluster_url` flushes it."""
+    cluster = started(RedisCluster())
+    yield cluster
+    cluster.close()
+
+
+@pytest.fixture
+def cluster_url(redis_cluster: RedisCluster) -> str:
+    """URL of an empty Redis Cluster."""
+    redis_cluster.flush()
+    return redis_cluster.url
 
 
 @pytest.fixture(params=["memory:", pytest.param("redis", marks=pytest.mark.redis)])

@@ -31,7 +31,13 @@ NOWHERE = "00000000-0000-4000-8000-000000000000"
 
 @click.command()
 @click.option("--once", is_flag=True, help="Show it and exit.")
-@click.option("--port", type=int, default=9393, show_default=True, help="The gateway's port.")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=9393,
+    show_default=True,
+    help="The gateway's port.",
+)
 def demo(once: bool, port: int) -> None:
     """Show the whole job with two stand-in Glance servers.
 

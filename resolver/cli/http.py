@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import urllib.error
 import urllib.request
+from http.client import HTTPException
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import click
 
@@ -32,7 +33,12 @@ class Gateway:
     """A running gateway, over HTTP."""
 
     def __init__(self, url: str, token: str | None) -> None:
-        if urlsplit(url).scheme not in ("http", "https"):
+        try:
+            parts = urlsplit(url)
+            usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+        except ValueError:
+            usable = False
+        if not usable or not url.isascii() or not url.isprintable() or " " in url:
             raise click.UsageError(f"--url {url!r} must be an http or https URL (RESOLVER_URL)")
         self._url = url.rstrip("/")
         self._token = token
@@ -62,12 +68,17 @@ class Gateway:
             raise GatewayError(
                 detail or f"the gateway answered {error.code}", error.code, document
             ) from error
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, HTTPException) as error:
             why = getattr(error, "reason", None) or error
             raise GatewayError(
                 f"cannot reach the gateway at {self._url}: {why} (is it running? give --url or "
                 "RESOLVER_URL)"
             ) from error
+
+
+def segment(text: str) -> str:
+    """One segment of a path, whatever bytes it was typed as."""
+    return quote(text, safe="", errors="surrogateescape")
 
 
 def _decode(body: bytes) -> Any:

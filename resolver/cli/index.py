@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 from typing import Any
-from urllib.parse import quote
 
 import click
 
-from resolver.cli.http import Gateway, gateway_options
+from resolver.cli.dump import export, import_
+from resolver.cli.http import Gateway, gateway_options, segment
 from resolver.cli.output import print_fields, print_json, print_table
 
 POLL = 0.5
@@ -58,7 +58,7 @@ def _rebuilding(rebuild: dict[str, Any] | None) -> str:
 
 
 def _path(location: str, image: str) -> str:
-    return f"/locations/{quote(location, safe='')}/images/{quote(image, safe='')}"
+    return f"/locations/{segment(location)}/images/{segment(image)}"
 
 
 @index.command()
@@ -105,3 +105,7 @@ def rebuild(bits: int, wait: bool, url: str, token: str | None) -> None:
             line.update(f"{going['done']:.0%} copied")
             time.sleep(POLL)
     click.echo(f"the index has {1 << bits:,} buckets")
+
+
+index.add_command(export)
+index.add_command(import_)

@@ -5,11 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from typing import Any
-from urllib.parse import quote
 
 import click
 
-from resolver.cli.http import Gateway, gateway_options
+from resolver.cli.http import Gateway, gateway_options, segment
 from resolver.cli.output import print_fields, print_json, print_table
 
 POLL = 0.5
@@ -22,7 +21,7 @@ def locations() -> None:
 
 
 def _path(name: str) -> str:
-    return f"/locations/{quote(name, safe='')}"
+    return f"/locations/{segment(name)}"
 
 
 def _fields(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import sys
 from typing import Any
-from urllib.parse import quote, urlencode
+from urllib.parse import urlencode
 
 import click
 
-from resolver.cli.http import Gateway, gateway_options
+from resolver.cli.http import Gateway, gateway_options, segment
 from resolver.cli.output import print_json, print_table
 from resolver.models import Outcome
 
@@ -53,9 +53,7 @@ def resolve(
     suffix = urlencode({name: value for name, value in query.items() if value})
     suffix = f"?{suffix}" if suffix else ""
     if explain:
-        answers = [
-            gateway.call("GET", f"/resolve/{quote(text, safe='')}/explain{suffix}") for text in ids
-        ]
+        answers = [gateway.call("GET", f"/resolve/{segment(text)}/explain{suffix}") for text in ids]
     else:
         answers = []
         for start in range(0, len(ids), BATCH):

@@ -93,11 +93,19 @@ async def read_object(request: web.Request, *, required: bool = True) -> dict[st
         # curl -d says x-www-form-urlencoded: tell it rather than guess, since this changes things
         raise UnsupportedMediaType("send JSON with `Content-Type: application/json`")
     try:
-        value = json.loads(body)
+        value = json.loads(body, object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:
         raise InvalidRequest('the body is not JSON: send {"url": "https://…"}') from error
     if not isinstance(value, dict):
         raise InvalidRequest('the body is not a JSON object: send {"url": "https://…"}')
+    return value
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object, unless a name stands in it twice, where parsers differ on which one counts."""
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        raise InvalidRequest("the JSON has a name twice in one object")
     return value
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from resolver.gateway import admin, images, resolve, status, versions
+from resolver.gateway import admin, dump, images, resolve, status, versions
 from resolver.gateway.keys import METRICS, SERVICES, TRAFFIC
 from resolver.gateway.metrics import Metrics
 from resolver.gateway.middleware import sign, watch
@@ -26,7 +26,7 @@ def gateway_routes() -> list[web.RouteDef]:
     image = "/{api:v[12]}/images/{id}{rest:(?:/[\\s\\S]*)?}"
     return [
         web.get(image, images.read_image),
-        *(web.route(method, image, images.write_image) for method in images.WRITES),
+        web.route("*", image, images.write_image),
         web.get("/{api:v[12]}/images", images.no_listing),
         web.get("/v1/images/detail", images.no_listing),
         web.get("/resolve/{id}", resolve.resolve_one),
@@ -46,6 +46,8 @@ def gateway_routes() -> list[web.RouteDef]:
         web.put("/locations/{name}/images/{id}", admin.claim_image),
         web.delete("/locations/{name}/images/{id}", admin.release_image),
         web.get("/index", status.index_figures),
+        web.get("/index/export", dump.export_index, allow_head=False),
+        web.post("/index/import", dump.import_index),
         web.post("/index/rebuild", admin.rebuild_index),
         web.get("/openapi.json", status.openapi),
     ]

@@ -16,7 +16,6 @@ from resolver.locations import Answer, Offer, Wish
 from resolver.models import format_id, parse_id
 
 READS = ("GET", "HEAD")
-WRITES = ("POST", "PUT", "PATCH", "DELETE")
 VARY = "X-Resolver-Region, X-Resolver-Exclude, X-Resolver-Fresh"
 
 _PRINTABLE = re.compile(r"[!-~]*", re.ASCII)
@@ -54,28 +53,34 @@ class Asked(NamedTuple):
     """With its ``?``, as sent; empty for none."""
 
 
+def clean_target(request: web.Request) -> tuple[str, str]:
+    """The request's path, and its query with the ``?``, byte for byte as they were sent.
+
+    Raises:
+        InvalidRequest: the path could be read in two ways, and so lead out of where it points.
+    """
+    path, query = request.rel_url.raw_path, request.rel_url.raw_query_string
+    decoded = unquote(path)
+    if not (_PRINTABLE.fullmatch(path) and _PRINTABLE.fullmatch(query) and decoded.isprintable()):
+        raise InvalidRequest("the path or query has characters that a URL cannot have")
+    if any(part in (".", "..") for part in re.split(r"[/\\]", decoded)):
+        raise InvalidRequest("the path has '.' or '..' in it")
+    return path, f"?{query}" if query else ""
+
+
 def asked(request: web.Request) -> Asked:
-    """Takes the request's target apart without changing a byte of what is passed on.
+    """What image a request is about.
 
     Raises:
         InvalidImageId: no UUID stands where one must.
         InvalidRequest: the rest could be read in two ways.
     """
-    url = request.rel_url
-    path, query = url.raw_path, url.raw_query_string
+    path, query = clean_target(request)
     match = _HEAD.fullmatch(path)
-    if match is None or not _PRINTABLE.fullmatch(path) or not _PRINTABLE.fullmatch(query):
-        raise InvalidRequest("the path or query has characters that a URL cannot have")
+    if match is None:
+        raise InvalidRequest("the path could be read in two ways")
     api, text, rest = match.groups()
-    text = unquote(text)
-    raw = parse_id(text)
-    decoded = unquote(rest)
-    if (
-        any(part in (".", "..") for part in re.split(r"[/\\]", decoded))
-        or not decoded.isprintable()
-    ):
-        raise InvalidRequest("the path has '.', '..' or control characters in it")
-    return Asked(api, raw, rest, f"?{query}" if query else "")
+    return Asked(api, parse_id(unquote(text)), rest, query)
 
 
 def target(offer: Offer, asked: Asked, *, write: bool = False, head: bool = False) -> str | None:
@@ -124,7 +129,7 @@ async def read_image(request: web.Request) -> web.StreamResponse:
     """GET and HEAD: 307 to the best owner that can serve the path."""
     what = asked(request)
     answer = await answer_one(request, what.raw, wish_of(request))
-    require_found(answer)
+    require_found(answer, VARY)
     return redirect(answer, what, head=request.method == "HEAD")
 
 
@@ -136,7 +141,7 @@ async def write_image(request: web.Request) -> web.StreamResponse:
         allowed += sorted({m for m, rest in _SMALL_WRITES[what.api] if rest.fullmatch(what.rest)})
     answer = await answer_one(request, what.raw, wish_of(request))
     if request.method in allowed:
-        require_found(answer)
+        require_found(answer, VARY)
         return redirect(answer, what, write=True)
     offers = answer.offers
     url = (target(offers[0], what, write=True) or offers[0].url) if offers else None

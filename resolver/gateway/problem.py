@@ -64,18 +64,21 @@ def json_response(
     )
 
 
-def require_found(answer: Answer) -> None:
-    """Raises the error that an answer without owners is.
+def require_found(answer: Answer, vary: str) -> None:
+    """Raises the error that an answer without owners is. ``vary`` names the request headers that
+    it depends on.
 
     Raises:
         ImageAbsent: every location was covered.
         ImageUnknown: some could not vouch.
     """
     if answer.outcome is Outcome.ABSENT:
-        raise ImageAbsent(answer.detail, extra=answer.as_json())
+        raise ImageAbsent(answer.detail, extra=answer.as_json(), headers={"Vary": vary})
     if answer.outcome is Outcome.UNKNOWN:
         raise ImageUnknown(
-            answer.detail, extra=answer.as_json(), headers={"Retry-After": str(RETRY_AFTER)}
+            answer.detail,
+            extra=answer.as_json(),
+            headers={"Retry-After": str(RETRY_AFTER), "Vary": vary},
         )
 
 
@@ -113,5 +116,5 @@ def accepted(request: web.Request, *offers: str) -> str:
 
     best = max(offers, key=quality_of)
     if quality_of(best) <= 0:
-        raise NotAcceptable(f"this can be had as {' or '.join(offers)}")
+        raise NotAcceptable(f"this can be had as {' or '.join(offers)}", headers={"Vary": "Accept"})
     return best

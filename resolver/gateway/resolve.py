@@ -51,7 +51,7 @@ async def resolve_one(request: web.Request) -> web.StreamResponse:
     """GET /resolve/{id}."""
     kind = accepted(request, JSON, URI_LIST)
     answer = await answer_one(request, parse_id(request.match_info["id"]), wish_of(request))
-    require_found(answer)
+    require_found(answer, "Accept")
     if kind == URI_LIST:  # RFC 2483: CRLF behind each
         text = "".join(f"{offer.uri}\r\n" for offer in answer.offers)
         return web.Response(
@@ -125,7 +125,7 @@ def parse_items(body: bytes, content_type: str) -> Sequence[Any]:
         )
     if not is_json:
         try:
-            lines = body.decode("utf-8").splitlines()
+            lines = body.decode("utf-8").removesuffix("\n").split("\n") if body else []
         except UnicodeDecodeError as error:
             raise InvalidRequest("the lines are not UTF-8 text") from error
         return [line.strip() for line in lines]

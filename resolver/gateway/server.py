@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -14,7 +13,7 @@ from aiohttp import web
 
 from resolver.errors import SettingsError
 from resolver.gateway.app import make_app
-from resolver.gateway.keys import TRAFFIC
+from resolver.gateway.keys import METRICS, TRAFFIC
 from resolver.gateway.middleware import HEADER, request_id
 from resolver.gateway.problem import problem
 from resolver.services import Services
@@ -31,6 +30,12 @@ log = structlog.get_logger()
 class Connection(web.RequestHandler):
     """aiohttp's connection, with problem documents for what is no HTTP request too."""
 
+    __slots__ = ("_malformed",)
+
+    def __init__(self, malformed: Callable[[int, str], None], *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._malformed = malformed
+
     def handle_error(
         self,
         request: web.BaseRequest,
@@ -41,6 +46,7 @@ class Connection(web.RequestHandler):
         if status >= 500:  # past the middleware: the connection itself broke
             return super().handle_error(request, status, exc, message)
         first = (message or "").strip().partition("\n")[0].rstrip(":")
+        self._malformed(status, first)
         response = problem(
             status, "malformed-request", "Malformed request", first[:200] or "not HTTP"
         )
@@ -66,7 +72,12 @@ async def serving(services: Services) -> AsyncIterator[str]:
 
     def connection() -> Connection:
         options: Any = {"access_log": None, "keepalive_timeout": KEEPALIVE}
-        return Connection(manager, loop=loop, **options)
+        return Connection(malformed, manager, loop=loop, **options)
+
+    def malformed(status: int, why: str) -> None:
+        app[METRICS].requests.labels("none", "none", str(status)).inc()
+        if settings.access_log != "off":
+            log.info("malformed request", status=status, why=why[:200])
 
     try:
         listener = await loop.create_server(
@@ -93,9 +104,14 @@ async def serving(services: Services) -> AsyncIterator[str]:
         await app[TRAFFIC].drain(settings.shutdown_timeout)
         await runner.cleanup()
         if work is not None:
-            work.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await work
+            await end(work)
+
+
+async def end(task: asyncio.Task[None]) -> None:
+    """Cancels a task until it is done: a library that catches one cancellation does not stop us."""
+    while not task.done():
+        task.cancel()
+        await asyncio.wait([task], timeout=0.5)
 
 
 def on_signal() -> asyncio.Event:

@@ -7,7 +7,7 @@ from typing import Any
 from aiohttp import web
 
 from resolver.errors import ImageUnknown
-from resolver.gateway.images import wish_of
+from resolver.gateway.images import clean_target, wish_of
 from resolver.gateway.keys import SERVICES
 from resolver.gateway.problem import NO_STORE, json_response
 from resolver.locations import Place, Table, Wish
@@ -44,7 +44,7 @@ async def versions(request: web.Request) -> web.StreamResponse:
     """``/`` answers 300 as Glance does, the others 200: clients take either."""
     services = request.app[SERVICES]
     base = services.settings.public_url or f"{request.scheme}://{request.host}"
-    table = await services.tables.current()
+    table = await services.tables.current(services.settings.index_timeout)
     return json_response(document(table, base), status=300 if request.path == "/" else 200)
 
 
@@ -64,9 +64,10 @@ async def schemas(request: web.Request) -> web.StreamResponse:
     """307 to a healthy location that serves v2."""
     services = request.app[SERVICES]
     wish = wish_of(request)
+    path, query = clean_target(request)
     places = [
         place
-        for place in (await services.tables.current()).in_service()
+        for place in (await services.tables.current(services.settings.index_timeout)).in_service()
         if (place.serves is None or place.serves[1]) and place.name not in wish.exclude
     ]
     if not places:
@@ -74,6 +75,5 @@ async def schemas(request: web.Request) -> web.StreamResponse:
             "no location in service has schemas", code="no-location", headers={"Retry-After": "5"}
         )
     best = min(places, key=lambda place: _choice(place, wish, services.settings.region))
-    path, query = request.rel_url.raw_path, request.rel_url.raw_query_string
-    where = f"{best.location.url}{path}{f'?{query}' if query else ''}"
+    where = f"{best.location.url}{path}{query}"
     return web.Response(status=307, headers={**NO_STORE, "Location": where})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from resolver import __version__
 from resolver.errors import LocationUnavailable
 from resolver.glance.credentials import token_of
 from resolver.models import Location
+
+_VERSION = re.compile(r"v[0-9]{1,2}(\.[0-9]{1,3})?", re.ASCII)
 
 MAX_BODY = 64 * 1024 * 1024
 """Bytes of one answer: a page of 1,000 images takes 0.5 MB, with many properties some MB."""
@@ -132,7 +135,7 @@ class Server:
         ids = tuple(
             v["id"]
             for v in (listed if isinstance(listed, list) else ())
-            if isinstance(v, dict) and isinstance(v.get("id"), str) and len(v["id"]) <= 16
+            if isinstance(v, dict) and isinstance(v.get("id"), str) and _VERSION.fullmatch(v["id"])
         )
         if not ids:
             raise LocationUnavailable("/versions lists no versions", code="not-glance")

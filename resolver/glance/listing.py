@@ -145,11 +145,10 @@ V2 = {"limit": str(PAGE), "sort": "id:asc"}
 
 
 def use_v2(api: Api, versions: tuple[str, ...]) -> bool:
-    """Which API to ask: the newer one that is served, v1 only where that is all there is."""
-    if api is not Api.AUTO:
-        return api is Api.V2
+    """Which API to list with: v2 wherever it is served, whatever clients are redirected to, since
+    v1 never lists other projects' community images."""
     v1, v2 = api_versions(versions)
-    return v2 or not v1
+    return v2 or (not v1 and api is not Api.V1)
 
 
 async def list_images(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -10,6 +11,7 @@ from urllib.parse import unquote, urlsplit
 
 from redis.asyncio import Connection, ConnectionPool, Redis, Sentinel
 from redis.asyncio.retry import Retry
+from redis.asyncio.sentinel import MasterNotFoundError
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
@@ -63,6 +65,39 @@ class Index:
         await self.link.command("PING")
 
 
+class Watchers(Sentinel):
+    """Sentinels, of which most are asked: one that was cut off may name the master of old."""
+
+    async def discover_master(self, service_name: str) -> tuple[str, int]:
+        """The master by the latest failover that any of them knows of.
+
+        Raises:
+            MasterNotFoundError: none answers, or knows one that is up.
+        """
+        asked: list[asyncio.Future[Any]] = [
+            asyncio.ensure_future(one.sentinel_masters()) for one in self.sentinels
+        ]
+        told = []
+        why = ""
+        try:
+            for answer in asyncio.as_completed(asked):
+                try:
+                    told.append((await answer).get(service_name))
+                except (RedisError, OSError) as error:
+                    why = f": {error}"
+                if len(told) > len(asked) / 2:
+                    break
+        finally:
+            for task in asked:
+                task.cancel()
+            await asyncio.gather(*asked, return_exceptions=True)
+        states = [s for s in told if s and self.check_master_state(s, service_name)]
+        if not states:
+            raise MasterNotFoundError(f"No master found for {service_name!r}{why}")
+        state = max(states, key=lambda s: int(s["config-epoch"]))
+        return state["ip"], int(state["port"])
+
+
 def _link(url: str) -> Link:
     common: dict[str, Any] = {
         "socket_connect_timeout": CONNECT_TIMEOUT,
@@ -71,6 +106,8 @@ def _link(url: str) -> Link:
         "protocol": 2,  # what `Wire` reads
     }
     parts = urlsplit(url)
+    if parts.scheme in ("redis", "rediss") and not re.fullmatch(r"/?\d*", parts.path, re.ASCII):
+        raise _bad(url, "what follows the host must be the number of a database")
     if parts.scheme in ("redis", "rediss", "unix"):
         return SingleLink(Redis.from_pool(ConnectionPool.from_url(url, **common)))
     if parts.scheme in ("redis+sentinel", "redis+cluster"):
@@ -91,7 +128,7 @@ def _link(url: str) -> Link:
         if not service:
             raise _bad(url, "a Sentinel URL ends in /SERVICE or /SERVICE/DB")
         # Each without redis-py's own retries: a Sentinel that is down costs no more than it must.
-        sentinel: Any = Sentinel(nodes, sentinel_kwargs=common)  # type: ignore[no-untyped-call]
+        sentinel: Any = Watchers(nodes, sentinel_kwargs=common)  # type: ignore[no-untyped-call]
         client = sentinel.master_for(service, db=int(db or 0), **common, **login)
         return SentinelLink(client, sentinel)
     raise _bad(

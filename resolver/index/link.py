@@ -30,6 +30,9 @@ Call = tuple[Script, Sequence[bytes | str], Sequence[bytes | str | int]]
 Address = tuple[str, int]
 """Host and port of a node."""
 
+SENTINEL_CHECK = 1.0
+"""Seconds after which the Sentinels are asked again who is master, while the index is used."""
+
 RECOVERY = 4.0
 """Seconds in which a command is sent again while the cluster has no node that takes it. Less than
 `PATIENCE`, so that the cluster's own words are told in the end."""
@@ -167,16 +170,13 @@ class EmbeddedLink(Link):
 
 
 class SingleLink(Link):
-    """One server, or the master that Sentinel names."""
+    """One server."""
 
     def __init__(
-        self, client: Redis, *, sentinel: Callable[[], Awaitable[None]] | None = None
+        self, client: Redis, greet: Callable[[Wire], Awaitable[None]] | None = None
     ) -> None:
-        """``sentinel`` closes what asks the Sentinels, where they name the server."""
         self._client = client
-        self._sentinel = sentinel
         connect = client.connection_pool.make_connection
-        greet = _must_be_master if sentinel else None
         self._lanes = {quick: Lane(connect, greet) for quick in (True, False)}
 
     async def send(self, commands: Sequence[Command], *, quick: bool) -> list[Any]:
@@ -191,8 +191,44 @@ class SingleLink(Link):
         for lane in self._lanes.values():
             await lane.close()
         await self._client.aclose()
-        if self._sentinel is not None:
-            await self._sentinel()
+
+
+class SentinelLink(SingleLink):
+    """The master that Sentinel names.
+
+    In a planned failover the old master stays a master for some ten seconds, until it is told to
+    follow: what it takes is lost. So the Sentinels are asked again while the link is used.
+    """
+
+    def __init__(self, client: Redis, sentinel: Any) -> None:
+        super().__init__(client, _must_be_master)
+        self._sentinel = sentinel
+        self._check: asyncio.Task[None] | None = None
+        self._next_check = 0.0
+
+    async def send(self, commands: Sequence[Command], *, quick: bool) -> list[Any]:
+        now = asyncio.get_running_loop().time()
+        if now >= self._next_check and (self._check is None or self._check.done()):
+            self._next_check = now + SENTINEL_CHECK
+            self._check = asyncio.create_task(self._leave_old_master())
+        return await super().send(commands, quick=quick)
+
+    async def _leave_old_master(self) -> None:
+        try:
+            host, port = await self._client.connection_pool.get_master_address()  # type: ignore[attr-defined]
+            for lane in self._lanes.values():
+                if lane.peer not in (None, (host, int(port))):
+                    await lane.reset()
+        except (RedisError, OSError):
+            pass  # no Sentinel knows better
+
+    async def close(self) -> None:
+        if self._check is not None:
+            self._check.cancel()
+            await asyncio.wait([self._check])
+        await super().close()
+        for one in self._sentinel.sentinels:
+            await one.aclose()
 
 
 async def _must_be_master(wire: Wire) -> None:
@@ -408,9 +444,8 @@ class ClusterLink(Link):
 
     async def _forget_others(self) -> None:
         """Closes lanes to nodes that have failed or left."""
-        kept = {*self._nodes, *self._seeds}
         for node, quick in list(self._lanes):
-            if node not in kept:
+            if node not in self._nodes:
                 await self._lanes.pop((node, quick)).close()
 
     async def close(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 from collections.abc import Mapping, Set
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -20,6 +21,7 @@ LOAD = load("load")
 PUT = load("put_location")
 REMOVE = load("remove_location")
 SET_STATUS = load("set_status")
+SERVED = load("sweep_served")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +73,14 @@ NOTED_BATCH = 1000
 
 GONE, ODD, KEPT = b"-", b"+", b"="
 """First byte of an id that was noted."""
+
+
+class Wanted(NamedTuple):
+    """A sweep that was asked for."""
+
+    confirm_shrink: bool
+    stored: bytes = b""
+    """The request as Redis has it."""
 
 
 class Noted(NamedTuple):
@@ -236,20 +246,20 @@ class Records:
 
     async def want_sweep(self, number: int, *, confirm_shrink: bool = False) -> None:
         """Asks the indexers to sweep a location now."""
-        await self._link.command(
-            "HSET", self._keys.wanted, number, _dump({"confirm_shrink": confirm_shrink})
-        )
+        request = _dump({"confirm_shrink": confirm_shrink, "id": secrets.token_hex(4)})
+        await self._link.command("HSET", self._keys.wanted, number, request)
 
-    async def wanted_sweeps(self) -> dict[int, bool]:
-        """Sweeps asked for: location number to whether shrinking was confirmed."""
+    async def wanted_sweeps(self) -> dict[int, Wanted]:
+        """Sweeps asked for, by location number."""
         reply = await self._link.command("HGETALL", self._keys.wanted)
         return {
-            int(n): bool(json.loads(text)["confirm_shrink"]) for n, text in pairs(reply).items()
+            int(number): Wanted(bool(json.loads(text)["confirm_shrink"]), text)
+            for number, text in pairs(reply).items()
         }
 
-    async def sweep_begun(self, number: int) -> None:
-        """The request, if there was one, is being served."""
-        await self._link.command("HDEL", self._keys.wanted, number)
+    async def sweep_served(self, number: int, wanted: Wanted) -> None:
+        """That sweep has ended. One asked for since stays asked for."""
+        await self._link.run(SERVED, [self._keys.wanted], [number, wanted.stored])
 
     async def retired(self) -> list[int]:
         """Numbers of removed locations whose claims may still lie in the buckets."""

@@ -22,6 +22,8 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen = set()
         for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                continue
             key = self.construct_object(key_node, deep=True)
             if isinstance(key, Hashable):
                 if key in seen:
@@ -60,6 +62,9 @@ def read_locations(path: str) -> dict[str, dict[str, Any]]:
             f"locations file {path}: it must be `locations:` and under it `NAME:` with `url:` "
             "(config/locations.example.yaml shows one)"
         )
+    names = [str(name) for name in listed]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise SettingsError(f"locations file {path}: {twice.pop()!r} stands twice")
     for name, fields in listed.items():
         if not isinstance(fields, dict):
             raise SettingsError(f"locations file {path}: {name!r} must have fields, at least `url`")

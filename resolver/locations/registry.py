@@ -16,7 +16,7 @@ from resolver.locations.validate import (
     check_host,
     check_https,
     check_name,
-    is_loopback,
+    listens,
     parse_location,
 )
 from resolver.models import Location, Progress
@@ -226,13 +226,20 @@ class Registry:
         if self._settings.require_https:
             check_https(url)
         await check_host(url, self._settings.allowed_hosts)
-        parts = urlsplit(url)
-        port = parts.port or DEFAULT_PORTS[parts.scheme]
-        own = {host.lower(), urlsplit(self._settings.public_url).netloc.lower()} - {""}
-        here = self._settings.host
-        name = parts.hostname or ""
-        listens_here = name == here or (
-            is_loopback(name) and (is_loopback(here) or here in ("0.0.0.0", "::"))
-        )
-        if parts.netloc.lower() in own or (port in self.own_ports and listens_here):
+        if await self._is_self(url, host):
             raise InvalidLocation("`url` is this gateway itself: give a Glance server")
+
+    async def _is_self(self, url: str, host: str) -> bool:
+        """Whether a location's URL leads back here: by our public name, by the ``Host`` that the
+        request came to, or by an address that we listen on."""
+        parts = urlsplit(url)
+        public = urlsplit(self._settings.public_url)
+        if public.netloc:
+            below = parts.path == public.path or parts.path.startswith(f"{public.path}/")
+            if parts.netloc.lower() == public.netloc.lower() and below:
+                return True
+        elif parts.netloc.lower() == host.lower() and not parts.path:
+            return True
+        if (parts.port or DEFAULT_PORTS[parts.scheme]) not in self.own_ports:
+            return False
+        return await listens(self._settings.host, parts.hostname or "")

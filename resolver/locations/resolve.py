@@ -9,10 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from resolver.errors import IndexUnavailable
 from resolver.index import Index
 from resolver.locations.choose import Candidate, Wish, drawn, left_out, rank, reasons
-from resolver.locations.table import Place, Table, TableKeeper
+from resolver.locations.table import Place, Table, TableKeeper, late
 from resolver.models import Outcome, Owner, State, format_id
 
 RETRY_AFTER = 5
@@ -199,12 +198,14 @@ class Resolver:
         deadline = self._deadline * (1 + len(ids) / DEADLINE_IDS)
         try:
             async with asyncio.timeout(deadline):
-                found = await self._index.claims.lookup(ids)
-                return await self._tables.at_least(found.version), found.owners
+                while True:
+                    found = await self._index.claims.lookup(ids)
+                    table = await self._tables.at_least(found.version)
+                    # A table that is newer may vouch for claims made after this lookup.
+                    if table.version == found.version:
+                        return table, found.owners
         except TimeoutError as error:
-            raise IndexUnavailable(
-                f"Redis did not answer within {deadline:.2g} s", headers={"Retry-After": "2"}
-            ) from error
+            raise late(deadline) from error
 
     async def explain(self, raw: bytes, wish: Wish) -> dict[str, Any]:
         """Every location with its place among the owners, or why it has none.

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
+from resolver.errors import IndexUnavailable
 from resolver.index import Index, Record, Snapshot
 from resolver.models import (
     Api,
@@ -73,10 +74,13 @@ class Place:
         return self.images_v2 + format_id(raw, case)
 
     def doubt(self, now: float) -> str:
-        """Why the index may miss an image of this location; empty when it cannot."""
+        """Why the index may miss an image of this location; empty when it cannot.
+
+        Anybody may read it: what a server or a file said stands in the sweep's `error` only.
+        """
         sweep = self.status.sweep
         if sweep.ended is None or sweep.started is None:
-            return f"never swept: {sweep.error}" if sweep.error else "not swept yet"
+            return f"never swept ({sweep.error_code})" if sweep.error else "not swept yet"
         sees_all = self.location.sees_all
         if sees_all is None:
             sees_all = sweep.sees_all
@@ -86,7 +90,7 @@ class Place:
             return f"whether its credential sees every image {sweep.sees_all_why}"
         age = now - sweep.ended
         if age > self.fresh_for + (sweep.ended - sweep.started):
-            why = f": {sweep.error}" if sweep.error else ""
+            why = f" ({sweep.error_code})" if sweep.error else ""
             return f"the last whole sweep ended {age:.0f} s ago{why}"
         return ""
 
@@ -116,6 +120,13 @@ class Table:
         return {name: doubt for name, doubt in doubts.items() if doubt}
 
 
+def late(deadline: float) -> IndexUnavailable:
+    """Redis took longer than somebody could wait."""
+    return IndexUnavailable(
+        f"Redis did not answer within {deadline:.2g} s", headers={"Retry-After": "2"}
+    )
+
+
 class TableKeeper:
     """Holds the newest table that this process has seen."""
 
@@ -138,13 +149,17 @@ class TableKeeper:
                     await self._load()
         return self.table
 
-    async def current(self) -> Table:
+    async def current(self, deadline: float | None = None) -> Table:
         """The table as it is now, where no lookup brings its version along.
 
         Raises:
-            IndexUnavailable: Redis did not answer.
+            IndexUnavailable: Redis did not answer, or not within ``deadline`` seconds.
         """
-        return await self.at_least(await self._index.records.version())
+        try:
+            async with asyncio.timeout(deadline):
+                return await self.at_least(await self._index.records.version())
+        except TimeoutError as error:
+            raise late(deadline or 0) from error
 
     async def _load(self) -> None:
         self.table = Table(await self._index.records.load(), fresh_for=self._fresh_for)

@@ -31,6 +31,12 @@ MAX_URL = 1024
 MAX_NUMBER = 1_000_000
 
 _URL = re.compile(r"[A-Za-z0-9._~:/\[\]%!$&'()*+,;=@-]+", re.ASCII)
+_HOST = re.compile(
+    r"(?=.{1,253}\Z)[a-z0-9_]([a-z0-9_-]{0,62})?(\.[a-z0-9_]([a-z0-9_-]{0,62})?)*\.?", re.ASCII
+)
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}", re.ASCII)
 
 
@@ -70,6 +76,8 @@ def check_url(text: Any) -> str:
         raise InvalidLocation("`url` must not hold a user or password: use `auth`")
     if "%" in parts.netloc:  # some clients decode a host, others do not
         raise InvalidLocation(f"`url` has a host that could be read in two ways: {text[:80]!r}")
+    if port == 0 or not (_HOST.fullmatch(host) or _is_ipv6(host)):
+        raise InvalidLocation(f"`url` has no host and port that can be reached: {text[:80]!r}")
     path = parts.path.rstrip("/")
     if re.search(r"//|/\.\.?(/|$)|%2e|%2f|%5c", path, re.IGNORECASE) or re.search(
         r"%(?![0-9a-fA-F]{2})", text
@@ -81,6 +89,13 @@ def check_url(text: Any) -> str:
         )
     shown = f"[{host}]" if ":" in host else host
     return f"{parts.scheme}://{shown}{f':{port}' if port is not None else ''}{path}"
+
+
+def _is_ipv6(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).version == 6
+    except ValueError:
+        return False
 
 
 def _text(value: Any, name: str) -> str:
@@ -210,9 +225,38 @@ def _named(host: str, allowed: Iterable[str]) -> bool:
     return False
 
 
-async def _addresses(host: str) -> list[ipaddress.IPv4Address | ipaddress.IPv6Address]:
+async def listens(here: str, host: str) -> bool:
+    """Whether a server bound to ``here`` is what connects at ``host``, in any of its spellings."""
+    host = host.removesuffix(".")
+    try:
+        named, ours = await _addresses(host), await _addresses(here)
+    except InvalidLocation:
+        return False
+    if any(address.is_unspecified for address in ours):
+        return any(_is_local(address) for address in named)
+    return any(
+        address in ours or (address.is_unspecified and any(a.is_loopback for a in ours))
+        for address in named
+    )
+
+
+def _is_local(address: Address) -> bool:
+    """Whether it is this machine's, which only then can be bound to."""
+    if address.is_unspecified or address.is_loopback:
+        return True
+    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.bind((str(address), 0))
+        except OSError:
+            return False
+    return True
+
+
+async def _addresses(host: str) -> list[Address]:
     try:
         found = await asyncio.get_running_loop().getaddrinfo(host, None, type=socket.SOCK_STREAM)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:
         raise InvalidLocation(f"`url`: host {host} cannot be looked up") from error
-    return [ipaddress.ip_address(info[4][0]) for info in found]
+    addresses = [ipaddress.ip_address(info[4][0]) for info in found]
+    return [getattr(address, "ipv4_mapped", None) or address for address in addresses]

@@ -96,9 +96,10 @@ class Indexer:
                     log.warning("indexer waits for Redis", reason=error.detail)
                 await asyncio.sleep(TICK * random.uniform(0.8, 1.2))
         finally:
-            for task in self._work.values():
-                task.cancel()
-            await asyncio.gather(*self._work.values(), return_exceptions=True)
+            while tasks := list(self._work.values()):
+                for task in tasks:
+                    task.cancel()
+                await asyncio.wait(tasks, timeout=0.5)
 
     async def _tick(self) -> None:
         table = await self._tables.current()
@@ -110,6 +111,8 @@ class Indexer:
                 self._start(f"check:{number}", self._check, place)
             if number in wanted or self._sweep_due(place, now):
                 self._start(f"sweep:{number}", self._sweep, place)
+        for number in self._next_check.keys() - table.by_number.keys():
+            del self._next_check[number]
         for name, task in self._work.items():
             if int(name.partition(":")[2] or 0) not in {*table.by_number, 0}:
                 task.cancel()  # the location was removed or moved
@@ -173,15 +176,19 @@ class Indexer:
             if current is None or not await lease.renew():
                 return
             wanted = await self._index.records.wanted_sweeps()
-            if number not in wanted and not self._sweep_due(current, time.time()):
+            asked = wanted.get(number)
+            if asked is None and not self._sweep_due(current, time.time()):
                 return
-            await self._index.records.sweep_begun(number)
             renewing = asyncio.create_task(self._renew(lease, asyncio.current_task()))
             try:
-                result = await self._swept(current, lease, confirm=wanted.get(number, False))
+                result = await self._swept(
+                    current, lease, confirm=bool(asked and asked.confirm_shrink)
+                )
             finally:
                 renewing.cancel()
             await self._index.records.set_sweep(number, result)
+            if asked is not None:
+                await self._index.records.sweep_served(number, asked)
 
     @staticmethod
     async def _renew(lease: Lease, sweep: asyncio.Task[None] | None) -> None:
@@ -211,7 +218,16 @@ class Indexer:
             sweep = await sweeper.run(
                 report, confirm_shrink=confirm, resume=resume, listed_before=before.images
             )
-        except LocationUnavailable as error:
+        except (IndexUnavailable, LostLease):
+            raise
+        except Exception as error:
+            if not isinstance(
+                error, LocationUnavailable
+            ):  # ours: told all the same, and waited for
+                log.exception("sweep broke", location=location.name)
+                error = LocationUnavailable(
+                    "the sweep broke: the indexer's log has the cause", code="internal-error"
+                )
             self._failed(location, error)
             await self._index.records.end_progress(location.number)
             return replace(

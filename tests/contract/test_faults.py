@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from redis.asyncio import Redis
 
 from resolver.errors import IndexUnavailable, ResolverError, SettingsError
 from resolver.index import Index, open_index
 from resolver.index.connection import DEFAULT_BITS, FORMAT, MEMORY_BITS
 from resolver.models import Location, Owner
+from tests.contract.conftest import Real
+from tests.support.cluster import RedisCluster
 from tests.support.ids import make_ids
-from tests.support.redis import RedisServer, free_port
+from tests.support.redis import free_port
 from tests.support.wait import wait_until
 
 pytestmark = pytest.mark.redis
@@ -20,26 +21,26 @@ IDS = make_ids(50)
 ONE = Location(name="one", url="http://one.example")
 
 
-async def test_the_default_number_of_buckets(redis_url: str) -> None:
+async def test_the_default_number_of_buckets(real: Real) -> None:
     async with open_index("memory:") as index:
         assert (index.bits, index.embedded) == (MEMORY_BITS, True)
-    async with open_index(redis_url) as index:
+    async with open_index(real.url) as index:
         assert (index.bits, index.embedded) == (DEFAULT_BITS, False)
 
 
-async def test_an_index_keeps_the_bits_it_was_made_with(redis_url: str) -> None:
-    async with open_index(redis_url, bits=11) as index:
+async def test_an_index_keeps_the_bits_it_was_made_with(real: Real) -> None:
+    async with open_index(real.url, bits=11) as index:
         await index.claims.claim(1, IDS)
     for asked in (None, 11):
-        async with open_index(redis_url, bits=asked) as index:
+        async with open_index(real.url, bits=asked) as index:
             assert index.bits == 11
             assert (await index.claims.lookup(IDS)).owners == [(Owner(1),)] * len(IDS)
 
 
-async def test_of_several_that_make_an_index_at_once_all_agree(redis_url: str) -> None:
+async def test_of_several_that_make_an_index_at_once_all_agree(real: Real) -> None:
     async def bits(wanted: int) -> int:
         try:
-            async with open_index(redis_url, bits=wanted) as index:
+            async with open_index(real.url, bits=wanted) as index:
                 return index.bits
         except SettingsError:
             return 0
@@ -49,66 +50,66 @@ async def test_of_several_that_make_an_index_at_once_all_agree(redis_url: str) -
     assert sum(bits > 0 for bits in found) == 2
 
 
-async def test_other_bits_are_refused(redis_url: str) -> None:
-    async with open_index(redis_url, bits=11):
+async def test_other_bits_are_refused(real: Real) -> None:
+    async with open_index(real.url, bits=11):
         pass
     with pytest.raises(SettingsError) as caught:
-        async with open_index(redis_url, bits=12):
+        async with open_index(real.url, bits=12):
             pytest.fail("it opened")
     assert "RESOLVER_INDEX_BITS=11, not 12" in caught.value.detail
     assert "RESOLVER_PREFIX" in caught.value.detail, "it says what to do"
-    async with open_index(redis_url, prefix="new:", bits=12) as index:
+    async with open_index(real.url, prefix="new:", bits=12) as index:
         assert index.bits == 12
 
 
-async def test_another_format_is_refused(redis_url: str, redis_server: RedisServer) -> None:
-    async with open_index(redis_url):
+async def test_another_format_is_refused(real: Real) -> None:
+    async with open_index(real.url):
         pass
-    with redis_server.client() as client:
+    with real.client() as client:
         client.hset("glr:{reg}:meta", "format", FORMAT + 1)
     with pytest.raises(SettingsError, match=f"format {FORMAT + 1} and this version reads {FORMAT}"):
-        async with open_index(redis_url):
+        async with open_index(real.url):
             pytest.fail("it opened")
 
 
-async def test_prefixes_keep_two_indexes_apart(redis_url: str, redis_server: RedisServer) -> None:
-    async with open_index(redis_url, prefix="a:") as a, open_index(redis_url, prefix="b:") as b:
+async def test_prefixes_keep_two_indexes_apart(real: Real) -> None:
+    async with open_index(real.url, prefix="a:") as a, open_index(real.url, prefix="b:") as b:
         await a.claims.claim(1, IDS)
         await a.records.put(ONE, None)
         assert await a.lease("x", seconds=60).take()
         assert (await b.claims.lookup(IDS)).owners == [()] * len(IDS)
         assert not (await b.records.load()).records
         assert await b.lease("x", seconds=60).take()
-    with redis_server.client() as client:
+    with real.client() as client:
         assert {key[:2] for key in client.scan_iter()} == {b"a:", b"b:"}
 
 
-async def test_only_leases_have_a_time_to_live(redis_url: str, redis_server: RedisServer) -> None:
-    async with open_index(redis_url) as index:
+async def test_only_leases_have_a_time_to_live(real: Real) -> None:
+    async with open_index(real.url) as index:
         one = await index.records.put(ONE, None)
         await index.claims.claim(one.number, IDS)
         await index.records.want_sweep(one.number)
         await index.lease("x", seconds=60).take()
-    with redis_server.client() as client:
+    with real.client() as client:
         lasting = {key: client.ttl(key) == -1 for key in client.scan_iter()}
     assert {key for key, lasts in lasting.items() if not lasts} == {b"glr:lease:x"}
     assert len(lasting) > 3
 
 
-async def test_scripts_survive_being_forgotten(redis_url: str, redis_server: RedisServer) -> None:
-    async with open_index(redis_url, bits=8) as index:
+async def test_scripts_survive_being_forgotten(real: Real) -> None:
+    async with open_index(real.url, bits=8) as index:
         lease = index.lease("x", seconds=60)
         for number in (1, 2):
-            with redis_server.client() as client:
+            with real.client() as client:
                 client.script_flush()
             assert await index.claims.claim(number, IDS) == len(IDS)
             await index.records.put(Location(name=f"l{number}", url="http://l.example"), None)
             assert await lease.take() is (number == 1)
             assert await lease.renew()
-        with redis_server.client() as client:
+        with real.client() as client:
             client.script_flush()
         assert await index.claims.release(1, IDS) == len(IDS)
-        with redis_server.client() as client:
+        with real.client() as client:
             client.script_flush()
         assert await index.claims.purge([2]) == len(IDS)
 
@@ -121,13 +122,13 @@ async def answers(index: Index) -> bool:
     return True
 
 
-async def test_an_index_outlives_a_restart_of_redis(own_redis: RedisServer) -> None:
-    async with open_index(own_redis.url, bits=8) as index:
+async def test_an_index_outlives_a_restart_of_redis(own_real: Real) -> None:
+    async with open_index(own_real.url, bits=8) as index:
         await index.claims.claim(1, IDS)
-        own_redis.kill()
+        own_real.kill()
         with pytest.raises(IndexUnavailable):
             await index.claims.lookup(IDS)
-        own_redis.start()
+        own_real.start()
         # Nothing was kept on disk, so all that it must do is to work again, scripts too.
         await wait_until(lambda: answers(index), message="the index answers again")
         assert (await index.claims.lookup(IDS)).owners == [()] * len(IDS)
@@ -135,11 +136,11 @@ async def test_an_index_outlives_a_restart_of_redis(own_redis: RedisServer) -> N
         assert (await index.claims.lookup(IDS)).owners == [(Owner(2),)] * len(IDS)
 
 
-async def test_every_call_says_that_redis_is_gone(own_redis: RedisServer) -> None:
-    async with open_index(own_redis.url, bits=8) as index:
+async def test_every_call_says_that_redis_is_gone(own_real: Real) -> None:
+    async with open_index(own_real.url, bits=8) as index:
         one = await index.records.put(ONE, None)
         lease = index.lease("x", seconds=60)
-        own_redis.kill()
+        own_real.kill()
         calls = [
             index.ping(),
             index.claims.lookup(IDS),
@@ -163,32 +164,41 @@ async def test_every_call_says_that_redis_is_gone(own_redis: RedisServer) -> Non
                 assert (error.status, error.headers.get("Retry-After")) == (503, "2")
 
 
-async def test_opening_without_redis_fails_soon() -> None:
+@pytest.mark.parametrize(
+    "url", ["redis://{0}", "redis+cluster://{0},{1}", "redis+sentinel://{0},{1}/x"]
+)
+async def test_opening_without_redis_fails_soon(url: str) -> None:
+    nowhere = [f"127.0.0.1:{free_port()}" for _ in range(2)]
     async with asyncio.timeout(5):
         with pytest.raises(IndexUnavailable, match="Redis did not answer"):
-            async with open_index(f"redis://127.0.0.1:{free_port()}"):
+            async with open_index(url.format(*nowhere)):
                 pytest.fail("it opened")
 
 
-async def test_an_abandoned_call_does_not_answer_the_next_one(redis_url: str) -> None:
+def tell_all(real: Real, *command: str) -> None:
+    """A command to each server that takes writes."""
+    for server in real.masters() if isinstance(real, RedisCluster) else [real]:
+        with server.client() as client:
+            client.execute_command(*command)
+
+
+async def test_an_abandoned_call_does_not_answer_the_next_one(real: Real) -> None:
     """A reply that nobody waited for must not be read as that of another call."""
-    async with open_index(redis_url, bits=8) as index, Redis.from_url(redis_url) as other:
+    async with open_index(real.url, bits=8) as index:
         await index.claims.claim(1, IDS[:1])
         for raw in IDS[1:4]:
-            await other.execute_command("CLIENT", "PAUSE", "60000", "WRITE")
+            tell_all(real, "CLIENT", "PAUSE", "60000", "WRITE")
             with pytest.raises(TimeoutError):
                 async with asyncio.timeout(0.03):
                     await index.claims.claim(2, [raw])
-            await other.execute_command("CLIENT", "UNPAUSE")
+            tell_all(real, "CLIENT", "UNPAUSE")
             assert (await index.claims.lookup(IDS[:1])).owners == [(Owner(1),)]
 
 
-async def test_a_wrong_type_in_redis_is_told_as_unavailable(
-    redis_url: str, redis_server: RedisServer
-) -> None:
-    async with open_index(redis_url, bits=8) as index:
+async def test_a_wrong_type_in_redis_is_told_as_unavailable(real: Real) -> None:
+    async with open_index(real.url, bits=8) as index:
         key = index.claims.buckets.key(index.claims.buckets.number(IDS[0]))
-        with redis_server.client() as client:
+        with real.client() as client:
             client.set(key, "not a hash")
         with pytest.raises(IndexUnavailable, match="WRONGTYPE"):
             await index.claims.claim(1, IDS[:1])

@@ -233,10 +233,14 @@ async def test_sweeps_asked_for(index: Index) -> None:
     await index.records.want_sweep(1)
     await index.records.want_sweep(2)
     await index.records.want_sweep(2, confirm_shrink=True)
-    assert await index.records.wanted_sweeps() == {1: False, 2: True}
-    await index.records.sweep_begun(1)
-    await index.records.sweep_begun(1)
-    assert await index.records.wanted_sweeps() == {2: True}
+    wanted = await index.records.wanted_sweeps()
+    assert {n: w.confirm_shrink for n, w in wanted.items()} == {1: False, 2: True}
+    await index.records.sweep_served(1, wanted[1])
+    await index.records.sweep_served(1, wanted[1])
+    await index.records.want_sweep(2)  # asked for while the one before is being served
+    await index.records.sweep_served(2, wanted[2])
+    left = await index.records.wanted_sweeps()
+    assert {n: w.confirm_shrink for n, w in left.items()} == {2: False}
 
 
 async def test_retired_numbers_until_they_are_forgotten(index: Index) -> None:

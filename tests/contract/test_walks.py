@@ -6,6 +6,7 @@ import pytest
 
 from resolver.index import Index, open_index
 from resolver.models import Owner
+from tests.contract.conftest import Real
 from tests.support.ids import make_id, make_ids
 
 
@@ -62,8 +63,8 @@ async def test_figures(index: Index) -> None:
 
 
 @pytest.mark.redis
-async def test_figures_estimate_what_redis_uses(redis_url: str) -> None:
-    async with open_index(redis_url, bits=8) as index:
+async def test_figures_estimate_what_redis_uses(real: Real) -> None:
+    async with open_index(real.url, bits=8) as index:
         ids = make_ids(20_000)
         await index.claims.claim(1, ids)
         census = await index.claims.census()

@@ -157,7 +157,8 @@ async def test_a_gateway_does_not_point_at_itself(start: Start) -> None:
     for url in (
         gateway.url,
         gateway.url.replace("127.0.0.1", "localhost"),
-        "https://images.example",
+        "https://images.example/glance",
+        "https://images.example/glance/image",
     ):
         response, body = await gateway.call(
             "PUT", "/locations/one", headers=ADMIN, json={"url": url}
@@ -214,11 +215,11 @@ async def test_a_sweep_can_be_asked_for(gateway: Gateway) -> None:
     response, _ = await gateway.call("POST", "/locations/one/sweep", headers=ADMIN)
     assert response.status == 202
     assert response.headers["Location"] == "/locations/one"
-    assert await gateway.services.index.records.wanted_sweeps() == {number: False}
+    assert not (await gateway.services.index.records.wanted_sweeps())[number].confirm_shrink
     response, _ = await gateway.call(
         "POST", "/locations/one/sweep", headers=ADMIN, json={"confirm_shrink": True}
     )
-    assert await gateway.services.index.records.wanted_sweeps() == {number: True}
+    assert (await gateway.services.index.records.wanted_sweeps())[number].confirm_shrink
     response, _ = await gateway.call(
         "POST", "/locations/one/sweep", headers=ADMIN, json={"confirm": 1}
     )
@@ -234,3 +235,37 @@ async def test_another_url_is_another_server(gateway: Gateway) -> None:
     )
     response, body = await gateway.get(f"/resolve/{ID}")
     assert (response.status, body["missing"]) == (503, ["one"])
+
+
+@pytest.mark.parametrize(
+    "host", ["127.1", "2130706433", "[::ffff:127.0.0.1]", "localhost", "0.0.0.0", "127.0.0.1"]
+)
+@pytest.mark.parametrize("listens", ["127.0.0.1", "0.0.0.0"])
+async def test_no_spelling_of_the_own_address_is_a_location(
+    start: Start, host: str, listens: str
+) -> None:
+    gateway = await start(host=listens)
+    port = gateway.url.rpartition(":")[2]
+    response, body = await gateway.call(
+        "PUT", "/locations/one", headers=ADMIN, json={"url": f"http://{host}:{port}"}
+    )
+    assert response.status == 400, body
+
+
+async def test_a_neighbour_behind_the_same_name_is_a_location(start: Start) -> None:
+    gateway = await start(public_url="https://cloud.example/resolver")
+    response, _ = await gateway.call(
+        "PUT", "/locations/one", headers=ADMIN, json={"url": "https://cloud.example/image"}
+    )
+    assert response.status == 201
+
+
+async def test_a_name_twice_in_the_json_is_refused(gateway: Gateway) -> None:
+    response, body = await gateway.call(
+        "PUT",
+        "/locations/one",
+        headers={**ADMIN, "Content-Type": "application/json"},
+        data=b'{"url": "https://one.example", "url": "https://two.example"}',
+    )
+    assert response.status == 400
+    assert "twice" in body["detail"]

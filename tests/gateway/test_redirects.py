@@ -295,3 +295,27 @@ async def test_glanceclient_gets_errors_that_it_can_read(gateway: Gateway) -> No
     assert response.status == 404
     assert response.content_type == "text/plain"
     assert (await response.text()).startswith("404 Not Found: ")
+
+
+@pytest.mark.parametrize("rest", ["../../admin", "%2e%2e/x", "..%2fx", "a/./b"])
+async def test_schemas_lead_nowhere_else(gateway: Gateway, rest: str) -> None:
+    await gateway.location("one", url="https://cloud.example/image")
+    reply = await raw(
+        gateway, f"GET /v2/schemas/{rest} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    )
+    assert reply.startswith("HTTP/1.1 400 "), reply
+
+
+async def test_other_methods_are_told_what_is_allowed(gateway: Gateway) -> None:
+    await gateway.location("one")
+    await gateway.claim("one", ID)
+    for method in ("OPTIONS", "PURGE"):
+        response, _ = await gateway.call(method, f"/v2/images/{ID}")
+        assert (response.status, response.headers["Allow"]) == (405, "GET, HEAD")
+
+
+async def test_errors_say_what_they_depend_on(gateway: Gateway) -> None:
+    response, _ = await gateway.get(f"/v2/images/{ID}")
+    assert "X-Resolver-Exclude" in response.headers["Vary"]
+    response, _ = await gateway.get(f"/resolve/{ID}")
+    assert response.headers["Vary"] == "Accept"

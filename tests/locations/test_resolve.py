@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 from redis.asyncio import Redis
 
 from resolver.errors import IndexUnavailable
-from resolver.index import Index, open_index
+from resolver.index import Index, Lookup, open_index
 from resolver.locations import Answer, Registry, Resolver, TableKeeper, Wish
 from resolver.models import Check, Health, Outcome, Sweep
 from resolver.settings import Settings
@@ -109,11 +110,17 @@ async def test_unknown_when_one_was_not_swept(house: House) -> None:
 async def test_unknown_when_a_sweep_is_too_old(house: House) -> None:
     number = await house.add("one")
     past = time.time() - FRESH_FOR - 60
-    old = Sweep(started=past, ended=past + 1, sees_all=True, error="it answered 500")
+    old = Sweep(
+        started=past,
+        ended=past + 1,
+        sees_all=True,
+        error="it answered 500",
+        error_code="server-error",
+    )
     await house.index.records.set_sweep(number, old)
     answer = await house.ask(C)
     assert (answer.outcome, answer.missing) == (Outcome.UNKNOWN, ("one",))
-    assert "it answered 500" in answer.detail
+    assert "(server-error)" in answer.detail
 
 
 @pytest.mark.parametrize("sees_all", [False, None])
@@ -245,3 +252,27 @@ async def test_a_redis_that_hangs_is_told_within_the_deadline(redis_url: str) ->
         await other.ping()  # comes back when the pause is over
         house.resolver = Resolver(index, house.tables, deadline=5)
         assert await house.owners(A) == ["one"]
+
+
+async def test_a_table_newer_than_the_lookup_vouches_for_nothing(house: House) -> None:
+    """A first sweep that ends between the two makes `absent` of what it has just claimed."""
+    number = await house.add("one", swept=False)
+    claims = house.index.claims
+    lookup = claims.lookup
+    crossed = False
+
+    async def crossing(ids: Sequence[bytes]) -> Lookup:
+        nonlocal crossed
+        found = await lookup(ids)
+        if not crossed:
+            crossed = True
+            await claims.claim(number, [A])
+            now = time.time()
+            await house.index.records.set_sweep(
+                number, Sweep(started=now - 1, ended=now, images=1, sees_all=True)
+            )
+        return found
+
+    claims.lookup = crossing  # type: ignore[method-assign]
+    answer = await house.ask(A)
+    assert answer.outcome is Outcome.FOUND

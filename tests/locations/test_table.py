@@ -35,16 +35,23 @@ def test_a_clock_that_was_set_back_is_no_doubt() -> None:
 
 
 def test_a_failure_since_does_not_take_trust_away_before_its_time() -> None:
-    failed = Sweep(started=1000, ended=1100, sees_all=True, error="it answered 500", failed=1200)
+    failed = Sweep(
+        started=1000,
+        ended=1100,
+        sees_all=True,
+        error="it answered 500",
+        error_code="server-error",
+        failed=1200,
+    )
     place = make_place("one", sweep=failed)
     assert place.doubt(1300) == ""
-    assert place.doubt(END_OF_TRUST + 1).endswith(": it answered 500")
+    assert place.doubt(END_OF_TRUST + 1).endswith("(server-error)")
 
 
 def test_never_swept() -> None:
     assert make_place("one").doubt(0) == "not swept yet"
-    failed = Sweep(error="cannot connect", failed=5)
-    assert make_place("one", sweep=failed).doubt(6) == "never swept: cannot connect"
+    failed = Sweep(error="cannot connect", error_code="unreachable", failed=5)
+    assert make_place("one", sweep=failed).doubt(6) == "never swept (unreachable)"
 
 
 @pytest.mark.parametrize("told", [True, False, None])

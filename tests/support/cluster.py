@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+from urllib.parse import quote
 
 import redis
 from redis.backoff import NoBackoff
@@ -25,6 +26,8 @@ from tests.support.redis import (
 )
 
 SLOTS = 16384
+START_NODE_TIMEOUT = 2000
+"""Milliseconds; nodes with a short one meet sooner."""
 MASTERS = 3
 UP_TIMEOUT = 60.0
 """Seconds for the nodes to agree; it takes three on an idle machine."""
@@ -46,6 +49,11 @@ def poll(met: Callable[[], Any], what: str, timeout: float = UP_TIMEOUT) -> Any:
         time.sleep(POLL)
 
 
+def login(password: str) -> str:
+    """The part of a URL before its hosts."""
+    return f":{quote(password, safe='')}@" if password else ""
+
+
 class Server(RedisServer):
     """A server with options of its own, that logs to a file, may want a password, and can hang."""
 
@@ -63,8 +71,7 @@ class Server(RedisServer):
 
     @property
     def url(self) -> str:
-        login = f":{self.password}@" if self.password else ""
-        return f"redis://{login}{self.name}/0"
+        return f"redis://{login(self.password)}{self.name}/0"
 
     @property
     def running(self) -> bool:
@@ -76,11 +83,11 @@ class Server(RedisServer):
         return self._process.pid
 
     def options(self, port: int) -> list[str]:
-        login = ("--requirepass", self.password, "--masterauth", self.password)
+        secret = ("--requirepass", self.password, "--masterauth", self.password)
         return [
             *("--port", str(port), "--bind", "127.0.0.1", "--dir", str(self.directory)),
             *("--logfile", str(self.directory / f"{port}.log"), "--save", ""),
-            *(login if self.password else ()),
+            *(secret if self.password else ()),
             *self._more,
         ]
 
@@ -105,7 +112,7 @@ class Server(RedisServer):
 
     def client(self) -> redis.Redis:
         retry = Retry(NoBackoff(), 0)
-        return redis.Redis(port=self.port, password=self.password or None, retry=retry)
+        return redis.Redis(port=self.port, password=self.password or None, retry=retry, protocol=2)
 
     def ask(self, command: str, *args: Any) -> Any:
         """The plain reply to one command."""
@@ -146,29 +153,35 @@ class Node(Server):
         ]
 
 
-class RedisCluster:
-    """Three masters with a replica each; `node_timeout` ms without a word make a node a dead one.
+def synced(master: Server, replica: Server) -> bool:
+    """Whether a replica has all that its master had at this moment."""
+    written = int(master.info()["master_repl_offset"])
+    seen = replica.info()
+    return seen["role"] == "slave" and int(seen["slave_repl_offset"]) >= written
 
-    Left long where nobody is killed: a busy machine is no failure.
+
+class RedisCluster:
+    """Three masters with a replica each.
+
+    `node_timeout` milliseconds without a word make a node a dead one. It is long unless a test
+    kills nodes: a busy machine is no failure.
     """
 
-    def __init__(
-        self, *, node_timeout: int = 15_000, replicas: bool = True, password: str = ""
-    ) -> None:
+    def __init__(self, *, node_timeout: int = 60_000, password: str = "") -> None:
         self._directory = tempfile.TemporaryDirectory(prefix="glr-cluster-")
+        self._node_timeout = node_timeout
         self.password = password
-        options = ["--cluster-node-timeout", str(node_timeout)]
+        options = ["--cluster-node-timeout", str(min(node_timeout, START_NODE_TIMEOUT))]
         # A replica takes over however long it has heard nothing of its master.
         options += ["--cluster-replica-validity-factor", "0"]
         options += ["--cluster-allow-replica-migration", "no"]
         directory = Path(self._directory.name)
-        count = MASTERS * (1 + replicas)
-        self.nodes = [Node(directory, *options, password=password) for _ in range(count)]
+        self.nodes = [Node(directory, *options, password=password) for _ in range(2 * MASTERS)]
 
     @property
     def url(self) -> str:
-        login = f":{self.password}@" if self.password else ""
-        return f"redis+cluster://{login}{','.join(node.name for node in self.nodes)}"
+        nodes = ",".join(node.name for node in self.nodes)
+        return f"redis+cluster://{login(self.password)}{nodes}"
 
     def start(self) -> Self:
         """Returns once all nodes agree and the replicas follow. Again: the same cluster, empty.
@@ -183,8 +196,10 @@ class RedisCluster:
             if new:
                 self._join()
             self.wait()
+            for node in self.nodes:
+                node.ask("CONFIG SET", "cluster-node-timeout", self._node_timeout)
         except BaseException:
-            self.kill()
+            self.close()
             raise
         return self
 
@@ -224,9 +239,7 @@ class RedisCluster:
                 if any("fail" in row[1] for row in seen.values()):
                     return False
                 # Who it is, whom it follows, and its slots.
-                views.add(
-                    tuple(sorted((i, row[2], *sorted(row[7:])) for i, row in seen.items()))
-                )
+                views.add(tuple(sorted((i, row[2], *sorted(row[7:])) for i, row in seen.items())))
             return len(views) == 1
 
         poll(whole, "the cluster is whole")
@@ -259,6 +272,31 @@ class RedisCluster:
                 return node
         raise LookupError(f"{master.name} has no replica")
 
+    def role(self, node: Node) -> str:
+        return node.info()["role"]
+
+    def synced(self) -> bool:
+        """Whether each replica has all that its master had at this moment."""
+        pairs = [(master, self.replica_of(master)) for master in self.masters()]
+        return all(synced(master, replica) for master, replica in pairs)
+
+    def begin_move(self, slot: int, source: Node, target: Node) -> None:
+        """From now on `source` sends commands for keys that it lacks on to `target`."""
+        target.ask("CLUSTER SETSLOT", slot, "IMPORTING", source.id)
+        source.ask("CLUSTER SETSLOT", slot, "MIGRATING", target.id)
+
+    def move_keys(self, keys: list[bytes], source: Node, target: Node) -> None:
+        login = ("AUTH", self.password) if self.password else ()
+        address = ("127.0.0.1", target.port)
+        source.ask("MIGRATE", *address, "", 0, 10_000, *login, "KEYS", *keys)
+
+    def end_move(self, slot: int, source: Node, target: Node) -> None:
+        """Moves what is left, and tells the nodes who has the slot now."""
+        while keys := source.ask("CLUSTER GETKEYSINSLOT", slot, 100):
+            self.move_keys(keys, source, target)
+        for node in (target, source):
+            node.ask("CLUSTER SETSLOT", slot, "NODE", target.id)
+
     def flush(self) -> None:
         for node in self.masters():
             node.ask("FLUSHALL")
@@ -268,10 +306,6 @@ class RedisCluster:
         """A plain client, to look at what the code under test wrote."""
         node = redis.cluster.ClusterNode("127.0.0.1", self.nodes[0].port)
         return redis.RedisCluster(startup_nodes=[node], password=self.password or None)
-
-    def clients(self) -> list[redis.Redis]:
-        """A plain client of each master."""
-        return [node.client() for node in self.masters()]
 
     def kill(self) -> None:
         for node in self.nodes:

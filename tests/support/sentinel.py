@@ -7,7 +7,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from tests.support.cluster import Server, poll
+from tests.support.cluster import Server, login, poll, synced
 
 SERVICE = "glr"
 SENTINELS = 3
@@ -41,8 +41,8 @@ class Sentinels:
 
     @property
     def url(self) -> str:
-        login = f":{self.password}@" if self.password else ""
-        return f"redis+sentinel://{login}{','.join(s.name for s in self.sentinels)}/{SERVICE}"
+        sentinels = ",".join(one.name for one in self.sentinels)
+        return f"redis+sentinel://{login(self.password)}{sentinels}/{SERVICE}"
 
     def start(self) -> Self:
         """Returns once all know each other. Raises RedisMissingError."""
@@ -65,7 +65,7 @@ class Sentinels:
         return self
 
     def wait(self) -> None:
-        """Until every Sentinel knows the others and all that run are well."""
+        """Until every Sentinel knows the others, and they agree with the servers who is what."""
 
         def whole() -> bool:
             for one in self.sentinels:
@@ -79,7 +79,11 @@ class Sentinels:
                 row = one.ask("SENTINEL REPLICAS", SERVICE)[0]
                 if dict(zip(row[::2], row[1::2], strict=True))[b"flags"] != b"slave":
                     return False
-            return True
+            if len(self.named()) > 1:
+                return False
+            master = self.master()
+            follows = self.other(master).info()
+            return (master.info()["role"], follows.get("master_link_status")) == ("master", "up")
 
         poll(whole, "the Sentinels know each other")
 
@@ -94,6 +98,15 @@ class Sentinels:
 
     def other(self, server: Server) -> Server:
         return next(s for s in self.servers if s is not server)
+
+    def failover(self) -> None:
+        """Lets the replica take over; a Sentinel refuses until it has heard from it lately."""
+        poll(lambda: self.sentinels[1].ask("SENTINEL FAILOVER", SERVICE), "a failover begins")
+
+    def synced(self) -> bool:
+        """Whether the replica has all that the master had at this moment."""
+        master = self.master()
+        return synced(master, self.other(master))
 
     def close(self) -> None:
         for server in (*self.sentinels, *self.servers):

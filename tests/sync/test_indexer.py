@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from resolver.locations import Wish
 from resolver.models import Health, Outcome, parse_id
 from resolver.services import Services
 from resolver.standin import StandIn
+from resolver.sync import sweep as sweep_module
 from tests.support import faults
 from tests.support.faults import Gate, Switch, on_pages
 from tests.support.indexing import claims_by_number, failed, indexing, swept, ticks
@@ -255,3 +258,34 @@ async def test_an_indexer_outlives_redis(own_redis: RedisServer, server: StandIn
         await wait_until(again)
         assert (await swept(services, "two")).claimed == 10
         assert set((await services.tables.current()).by_name) == {"two"}
+
+
+@pytest.mark.parametrize("version", ["v2.²", "v2.\ud800", "v2.99999", "x" * 500])
+async def test_a_server_with_odd_versions_harms_only_itself(
+    start_server: StartServer, version: str
+) -> None:
+    switch = Switch()
+    server = await start_server(middlewares=[switch.middleware])
+    switch.fault = faults.body(json.dumps({"versions": [{"id": version}]}))
+    async with indexing("memory:") as services:
+        await services.registry.put("one", {"url": server.url})
+
+        async def told() -> bool:
+            return bool((await services.registry.show("one"))["sweep"]["error"])
+
+        await wait_until(told)
+        assert (await services.tables.current()).by_name["one"].minor == -1
+
+
+async def test_a_sweep_that_breaks_in_us_is_told_and_waited_for(
+    server: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweep_module.Sweeper, "_believe", None)  # as a mistake of ours would
+    async with indexing("memory:") as services:
+        await services.registry.put("one", {"url": server.url})
+
+        async def told() -> bool:
+            return (await services.registry.show("one"))["sweep"]["error_code"] == "internal-error"
+
+        await wait_until(told)
+        assert services.indexer.stats.sweeps["one", "internal-error"] == 1

@@ -79,17 +79,18 @@ async def test_every_kind_of_server(
     assert await sweeping.claimed(location) == set(server.ids())
 
 
-@pytest.mark.parametrize("api", ["v1", "v2"])
-async def test_the_api_that_an_operator_names_is_used(
-    sweeping: Sweeping, start_server: StartServer, api: str
+@pytest.mark.parametrize("api", ["auto", "v1", "v2"])
+@pytest.mark.parametrize("old", [False, True])
+async def test_whatever_api_clients_are_sent_to_v2_is_listed_where_it_is_served(
+    sweeping: Sweeping, start_server: StartServer, api: str, old: bool
 ) -> None:
-    server = await start_server(v1=True)
+    """v1 never lists community images of other projects."""
+    server = await start_server(v1=True, old=old)
     server.add()
+    server.add(visibility="community", owner="somebody")
     location = await sweeping.register(server, api=api)
     await sweeping.sweep(location)
     assert await sweeping.claimed(location) == set(server.ids())
-    kinds = {kind for _, kind in server.requests}
-    assert ("v1-images" in kinds, "images" in kinds) == (api == "v1", api == "v2")
 
 
 async def test_ids_are_kept_as_the_server_spells_them(sweeping: Sweeping, server: StandIn) -> None:

@@ -39,7 +39,7 @@ def at_page(number: int, answer: Fault) -> Fault:
     return fault
 
 
-@pytest.mark.parametrize("page", range(1, 13))
+@pytest.mark.parametrize("page", range(2, 14))  # the first asks what filters the server knows
 @pytest.mark.parametrize("how", [faults.cut, faults.status(503), faults.body('{"images": [')])
 async def test_a_listing_cut_at_any_page_releases_nothing(
     sweeping: Sweeping, start_server: StartServer, page: int, how: Fault

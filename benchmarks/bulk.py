@@ -1,0 +1,239 @@
+"""``POST /resolve`` with a thousand ids a request against nginx + Lua + Redis, one by one.
+
+``python -m benchmarks.bulk`` takes two minutes with a million images in Redis, ``--small`` half a
+minute. Each server has the first core to itself; wrk and Redis share the second. wrk drives both.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import re
+import subprocess
+import sys
+import tempfile
+import urllib.request
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from benchmarks.common import (
+    START_TIMEOUT,
+    MissingError,
+    RedisServer,
+    Rounds,
+    arguments,
+    batches,
+    in_turns,
+    machine,
+    on_core,
+    out,
+    pin,
+    program,
+    sorted_ids,
+    steps,
+    stop,
+    table,
+    text_id,
+)
+from benchmarks.contenders import Packed
+from benchmarks.memory import PAGE
+from benchmarks.nginx import nginx
+from resolver.index import open_index
+
+OURS, PEER = "POST /resolve, 1,000 ids", "nginx + Lua + Redis, one by one"
+NDJSON = "POST /resolve, 1,000 ids, NDJSON"
+SERVER, DRIVER = 0, 1  # cores
+
+LOCATION = "http://127.0.0.1:9"
+"""A Glance that is never asked: this process only answers."""
+
+BULK = 1000
+BODIES = 50
+"""Different bodies that wrk sends in turn."""
+
+SINGLES = 50_000
+"""Different ids that wrk asks nginx for."""
+
+IDS_AIM, RATIO_AIM = 200_000, 5.0
+
+POST = """
+local requests, at = {}, 0
+function init(args)
+  for body in io.lines("%(file)s") do
+    requests[#requests + 1] = wrk.format("POST", "/resolve",
+      {["Content-Type"] = "application/json", ["Accept"] = "%(accept)s"}, body)
+  end
+end
+function request() at = at %% #requests + 1; return requests[at] end
+"""
+GET = """
+local requests, at = {}, 0
+function init(args)
+  for id in io.lines("%(file)s") do
+    requests[#requests + 1] = wrk.format("GET", "/v2/images/" .. id)
+  end
+end
+function request() at = at %% #requests + 1; return requests[at] end
+"""
+
+
+@contextmanager
+def gateway(redis: RedisServer) -> Iterator[tuple[int, int]]:
+    """(port, process) of a running `glance-resolver serve`."""
+    settings = {
+        **{"REDIS_URL": redis.url, "ACCESS_LOG": "off", "PORT": "0", "ROLE": "gateway"},
+        **{"LOG_LEVEL": "error", "INDEX_TIMEOUT": "5"},
+    }
+    clean = {name: value for name, value in os.environ.items() if name[:9] != "RESOLVER_"}
+    environment = {**clean, **{f"RESOLVER_{name}": value for name, value in settings.items()}}
+    command = [sys.executable, "-m", "resolver", "serve", "--location", f"a={LOCATION}"]
+    process = subprocess.Popen(
+        [*on_core(SERVER), *command], env=environment, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stderr is not None
+    try:
+        for line in process.stderr:
+            if match := re.search(r"listens at http://127\.0\.0\.1:(\d+)", line):
+                yield int(match[1]), process.pid
+                return
+        raise MissingError("glance-resolver did not start")
+    finally:
+        stop(process)
+        process.stderr.close()
+
+
+def processor(pid: int) -> float:
+    """Seconds of processor that a process has used."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def drive(port: int, script: Path, connections: int, seconds: int) -> float:
+    """Requests a second that wrk gets answered. Raises RuntimeError where some failed."""
+    wrk = program("wrk", "wrk")
+    command = [*on_core(DRIVER), wrk, "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout=10s"]
+    answer = subprocess.run(
+        [*command, "-s", str(script), f"http://127.0.0.1:{port}"],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=seconds + START_TIMEOUT,
+    ).stdout
+    rate = re.search(r"Requests/sec:\s+([\d.]+)", answer)
+    if rate is None or "Non-2xx" in answer or "Socket errors" in answer:
+        raise RuntimeError(answer)
+    return float(rate[1])
+
+
+async def fill(redis: RedisServer, ids: Sequence[bytes]) -> None:
+    """The same images for both: claims of the location, and a string key each."""
+    async with open_index(redis.url) as index:
+        number = (await index.records.load()).records["a"].location.number
+        with Packed(redis.port) as packed:
+            for batch in batches(ids, PAGE):
+                await index.claims.claim(number, batch)
+                await packed.run([("SET", text_id(raw), LOCATION) for raw in batch])
+
+
+def check(port: int, peer: int, ids: Sequence[str]) -> None:
+    """Raises RuntimeError unless both name the right server."""
+    url = f"http://127.0.0.1:{port}/resolve"
+    with urllib.request.urlopen(urllib.request.Request(url, json.dumps(ids).encode())) as reply:
+        found = [(row["id"], row["owners"][0]["location"]) for row in json.load(reply)]
+    if found != [(one, "a") for one in ids]:
+        raise RuntimeError(f"/resolve answered {found[:2]}")
+    wanted = f"{LOCATION}/v2/images/{ids[0]}"
+    asked = f"http://127.0.0.1:{peer}/v2/images/{ids[0]}"
+    command = ["curl", "-s", "-o", "/dev/null", "-w", "%{http_code} %{redirect_url}", asked]
+    answer = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    if answer != f"307 {wanted}":
+        raise RuntimeError(f"nginx answered {answer}")
+
+
+def scripts(folder: Path, ids: list[bytes]) -> dict[str, Path]:
+    """What wrk runs for each contender."""
+    asked = [text_id(raw) for raw in random.Random(5).choices(ids, k=SINGLES)]
+    bodies, singles = folder / "bodies", folder / "ids"
+    bodies.write_text("\n".join(json.dumps(some) for some in batches(asked[: BODIES * BULK], BULK)))
+    singles.write_text("\n".join(asked))
+    made: dict[str, Path] = {}
+    for name, text, values in (
+        (OURS, POST, {"file": bodies, "accept": "application/json"}),
+        (NDJSON, POST, {"file": bodies, "accept": "application/x-ndjson"}),
+        (PEER, GET, {"file": singles}),
+    ):
+        made[name] = folder / f"{len(made)}.lua"
+        made[name].write_text(text % values)
+    return made
+
+
+def compare(count: int, rounds: int, seconds: int) -> None:
+    rates, work = Rounds(), Rounds()
+    with (
+        tempfile.TemporaryDirectory() as name,
+        steps(1 + 3 * rounds) as step,
+        RedisServer(DRIVER) as redis,
+        gateway(redis) as (port, ours),
+        nginx(redis, Path(name), SERVER) as peer,
+    ):
+        step(f"{count:,} images")
+        ids = sorted_ids(count)
+        asyncio.run(fill(redis, ids))
+        folder = Path(name)
+        lua = scripts(folder, ids)
+        check(port, peer.port, [text_id(raw) for raw in ids[:3]])
+
+        def one(what: str, port: int, pid: int, connections: int, each: int) -> None:
+            used = processor(pid)
+            rate = drive(port, lua[what], connections, seconds) * each
+            rates.add(what, rate)
+            work.add(what, (processor(pid) - used) / (rate * seconds) * 1e6)
+
+        contenders: list[tuple[str, Callable[[str], None]]] = [
+            (OURS, lambda what: one(what, port, ours, 4, BULK)),
+            (NDJSON, lambda what: one(what, port, ours, 4, BULK)),
+            (PEER, lambda what: one(what, peer.port, peer.worker, 64, 1)),
+        ]
+        for number in range(rounds):
+            for what, run in in_turns(contenders, number):
+                step(f"{what}, round {number + 1}")
+                run(what)
+    show(count, rates, work)
+
+
+def show(count: int, rates: Rounds, work: Rounds) -> None:
+    made = table(
+        f"Ids resolved a second by one process on one core, {count:,} images",
+        *("", "ids/s: median (least - most)", "to nginx", "server's µs an id", "to nginx"),
+    )
+    for name in rates.names():
+        made.add_row(
+            name,
+            rates.shown(name),
+            f"{rates.ratio(name, PEER):.2f}",
+            work.shown(name, ".1f"),
+            f"{work.ratio(name, PEER):.2f}",
+        )
+    out.print(made)
+    rate, ratio = rates.median(OURS), rates.ratio(OURS, PEER)
+    for text, value, aim in (
+        (f"{rate:,.0f} ids/s; aim of {IDS_AIM:,}", rate, IDS_AIM),
+        (f"{ratio:.1f} times nginx; aim of {RATIO_AIM:g} times", ratio, RATIO_AIM),
+    ):
+        out.print(f"{text} {'met' if value >= aim else 'NOT met'}")
+
+
+def main() -> None:
+    options = arguments(__doc__, ("--images", 0, "images"), ("--rounds", 0, "rounds"))
+    small = options.small
+    out.print(f"benchmarks.bulk: {machine()}")
+    pin(DRIVER)
+    count = options.images or (50_000 if small else 1_000_000)
+    compare(count, options.rounds or (3 if small else 5), 2 if small else 5)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,108 @@
+"""nginx that resolves one id a request with Lua and Redis: what one would write without us."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from string import Template
+
+from benchmarks.common import (
+    START_TIMEOUT,
+    MissingError,
+    RedisServer,
+    free_port,
+    on_core,
+    program,
+    stop,
+)
+
+MODULES = Path("/usr/lib/nginx/modules")
+
+CONFIG = Template("""
+load_module $modules/ndk_http_module.so;
+load_module $modules/ngx_http_lua_module.so;
+user root;
+worker_processes 1;
+daemon off;
+pid $folder/nginx.pid;
+error_log $folder/error.log warn;
+events { worker_connections 1024; }
+http {
+    access_log off;
+    keepalive_requests 1000000000;
+    client_body_temp_path $folder;
+    proxy_temp_path $folder;
+    fastcgi_temp_path $folder;
+    uwsgi_temp_path $folder;
+    scgi_temp_path $folder;
+    lua_package_path "/usr/share/lua/5.1/?.lua;;";
+    server {
+        listen 127.0.0.1:$port;
+        location /v2/images/ {
+            content_by_lua_block {
+                local redis = require("nginx.redis"):new()
+                redis:set_timeout(1000)
+                local ok, why = redis:connect("127.0.0.1", $redis)
+                if not ok then return ngx.exit(503) end
+                local id = string.sub(ngx.var.uri, 12)
+                local base, why = redis:get(id)
+                redis:set_keepalive(60000, 256)
+                if not base then return ngx.exit(503) end
+                if base == ngx.null then return ngx.exit(404) end
+                return ngx.redirect(base .. "/v2/images/" .. id, 307)
+            }
+        }
+    }
+}
+""")
+
+
+class Nginx:
+    """A running nginx: where it listens, and the process whose processor time counts."""
+
+    def __init__(self, port: int, worker: int) -> None:
+        self.port, self.worker = port, worker
+
+
+@contextmanager
+def nginx(redis: RedisServer, folder: Path, core: int) -> Iterator[Nginx]:
+    """nginx before that Redis, which has a string key for each id with its server's URL.
+
+    Raises:
+        MissingError: it or its modules are not installed, or it does not start.
+    """
+    binary = program("nginx", "nginx libnginx-mod-http-lua lua-nginx-redis")
+    if not (MODULES / "ngx_http_lua_module.so").exists():
+        raise MissingError("there is no Lua for nginx (Debian: apt install libnginx-mod-http-lua)")
+    if not Path("/usr/share/lua/5.1/nginx/redis.lua").exists():
+        raise MissingError("there is no Redis for Lua (Debian: apt install lua-nginx-redis)")
+    port = free_port()
+    config = folder / "nginx.conf"
+    config.write_text(
+        CONFIG.substitute(modules=MODULES, folder=folder, port=port, redis=redis.port)
+    )
+    command = [*on_core(core), binary, "-p", str(folder), "-c", str(config)]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    try:
+        wait_for(port, process)
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        yield Nginx(port, int(children[0]))
+    finally:
+        stop(process)
+
+
+def wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
+    """Returns when something listens there. Raises MissingError when the process ended."""
+    deadline = time.monotonic() + START_TIMEOUT
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port), 1).close()
+            break
+        except OSError as error:
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise MissingError(f"nothing listens on port {port}") from error
+            time.sleep(0.05)

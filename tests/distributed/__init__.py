@@ -1,0 +1,1 @@
+"""Redis Cluster and Sentinel while they change, and several indexers on one Redis."""

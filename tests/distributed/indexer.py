@@ -1,0 +1,28 @@
+"""An indexer as a process of its own: ``python -m tests.distributed.indexer REDIS_URL``.
+
+Its leases are short, so that a test need not wait long for one to run out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+
+from resolver.services import open_services
+from resolver.settings import Settings
+from resolver.sync import indexer
+from tests.support.indexing import SETTINGS
+
+LEASE = 2.0
+"""Seconds."""
+
+
+async def main(url: str) -> None:
+    indexer.LEASE = LEASE
+    async with open_services(Settings(redis_url=url, **SETTINGS)) as services:
+        print("ready", flush=True)
+        await services.indexer.run()
+
+
+if __name__ == "__main__":
+    asyncio.run(main(sys.argv[1]))

@@ -1,0 +1,130 @@
+"""A master behind Sentinels that dies or hands over: the open index finds the next one."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+
+from resolver.errors import IndexUnavailable
+from resolver.index import Index, open_index
+from resolver.models import Location, Owner
+from tests.distributed.test_failover import IDS, WITHIN, lookup, recovers
+from tests.support.sentinel import SERVICE, Sentinels
+from tests.support.wait import wait_until
+
+pytestmark = pytest.mark.redis
+
+
+async def settled(index: Index, sentinels: Sentinels) -> None:
+    await index.records.put(Location(name="one", url="http://one.example"), None)
+    assert await index.claims.claim(9, IDS) == len(IDS)
+    await wait_until(sentinels.synced, message="the replica has everything")
+
+
+@pytest.mark.parametrize("how", ["killed", "hangs"])
+async def test_a_master_that_fails(sentinels: Sentinels, how: str) -> None:
+    async with open_index(sentinels.url, bits=8) as index:
+        await settled(index, sentinels)
+        master = sentinels.master()
+        if how == "killed":
+            master.kill()
+        else:
+            master.pause()
+        with pytest.raises(IndexUnavailable):
+            await index.claims.claim(1, IDS)
+        took = await recovers(lambda: index.claims.claim(1, IDS))
+        print(f"sentinel, {how}: claims after {took:.2f} s")
+        both = [{Owner(1), Owner(9)}] * len(IDS)
+        assert [set(o) for o in (await index.claims.lookup(IDS)).owners] == both
+        assert list((await index.records.load()).records) == ["one"]
+        assert sentinels.master() is sentinels.other(master)
+        if how == "killed":
+            master.start()
+        else:
+            master.resume()
+        await asyncio.to_thread(sentinels.wait)
+        assert [set(o) for o in (await index.claims.lookup(IDS)).owners] == both
+        assert await index.claims.release(1, IDS) == len(IDS)
+
+
+async def test_a_planned_failover(sentinels: Sentinels) -> None:
+    async with open_index(sentinels.url, bits=8) as index:
+        await settled(index, sentinels)
+        both = {Owner(1), Owner(9)}
+        for _ in range(2):  # there and back
+            master = sentinels.master()
+            await asyncio.to_thread(sentinels.failover)
+
+            def handed_over(old: int = master.port) -> bool:
+                return old not in sentinels.named()
+
+            await wait_until(handed_over, timeout=WITHIN)
+            begun = time.monotonic()
+            async with open_index(sentinels.master().url) as new:
+
+                async def goes_there() -> bool:
+                    # Until it is told to follow, the old master takes claims, which are lost.
+                    await index.claims.claim(1, IDS)
+                    found = await asyncio.gather(new.claims.lookup(IDS), index.claims.lookup(IDS))
+                    return all(set(o) == both for lookup in found for o in lookup.owners)
+
+                await recovers(lambda: index.claims.claim(1, IDS))
+                await wait_until(goes_there, timeout=WITHIN)
+            print(f"sentinel, handed over: claims go there after {time.monotonic() - begun:.2f} s")
+            await asyncio.to_thread(sentinels.wait)
+            assert [set(o) for o in (await index.claims.lookup(IDS)).owners] == [both] * len(IDS)
+            assert await index.claims.release(1, IDS) == len(IDS)
+            await lookup(index)
+
+
+async def test_sentinels_that_are_down(sentinels: Sentinels) -> None:
+    """Any one of them will do, and those that are down cost no time."""
+    async with open_index(sentinels.url, bits=8) as index:
+        await settled(index, sentinels)
+        await lookup(index)
+        for one in sentinels.sentinels[:2]:
+            one.kill()
+        begun = time.monotonic()
+        async with open_index(sentinels.url) as other:
+            await lookup(other)
+        assert time.monotonic() - begun < 2
+        sentinels.sentinels[2].kill()
+        await lookup(index)  # who is master is asked for new connections only
+        with pytest.raises(IndexUnavailable):
+            async with open_index(sentinels.url):
+                pytest.fail("it opened")
+
+
+@pytest.mark.parametrize("password", ["", "wrong"])
+async def test_a_password_that_does_not_fit(sentinels: Sentinels, password: str) -> None:
+    sentinels.password = password
+    with pytest.raises(IndexUnavailable) as caught:
+        async with open_index(sentinels.url):
+            pytest.fail("it opened")
+    assert "wrong" not in caught.value.detail.replace("wrong password", "")
+
+
+async def test_a_service_that_no_sentinel_knows(sentinels: Sentinels) -> None:
+    with pytest.raises(IndexUnavailable, match="No master found for 'other'"):
+        async with open_index(sentinels.url.replace(f"/{SERVICE}", "/other")):
+            pytest.fail("it opened")
+
+
+async def test_a_replica_is_not_taken_for_the_master(sentinels: Sentinels) -> None:
+    """What a Sentinel that is behind the times names: it would answer reads, and old ones."""
+    async with open_index(sentinels.url, bits=8):
+        pass
+    master = sentinels.master()
+    replica = sentinels.other(master)
+    for one in sentinels.sentinels:
+        one.kill()
+    lone = sentinels.sentinels[0]
+    file = lone.directory / f"sentinel-{lone.port}.conf"
+    file.unlink()
+    lone.start()
+    lone.ask("SENTINEL MONITOR", SERVICE, "127.0.0.1", replica.port, 2)
+    with pytest.raises(IndexUnavailable, match="replica"):
+        async with open_index(sentinels.url):
+            pytest.fail("it opened")
