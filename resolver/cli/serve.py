@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import secrets
 import signal
 import sys
@@ -86,6 +87,7 @@ async def _serve(settings: Any, locations: dict[str, dict[str, Any]]) -> None:
     async with open_services(settings) as services:
         await register(services.registry, locations)
         async with serving(services) as url:
+            gc.freeze()  # what is there now stays: collections need not look at it again
             click.echo(f"glance-resolver ({settings.role}) listens at {url}", err=True)
             await stop.wait()
             click.echo("glance-resolver: stopping", err=True)

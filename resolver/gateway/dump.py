@@ -228,7 +228,7 @@ class Import:
             if location.name not in there:
                 try:
                     # The same that `put` asks, which would tell only after others were added.
-                    await registry._check_target(location.url, self._host)
+                    await registry.check_target(location.url, self._host)
                 except InvalidLocation as error:
                     error.detail = f"location {location.name!r}: {error.detail}"
                     raise

@@ -124,12 +124,14 @@ class Claims:
         """
         while True:
             buckets = self.layout.current
-            key, number, field = buckets.key, buckets.number, buckets.field
+            key, shift, cut = buckets.key, buckets.shift, buckets.cut
             commands: list[tuple[bytes | str, ...]] = [
                 ("GET", self._keys.version),
                 ("HGET", self._keys.meta, "bits"),
             ]
-            commands += [("HGET", key(number(raw)), field(raw)) for raw in ids]
+            commands += [
+                ("HGET", key(int.from_bytes(raw[:4], "big") >> shift), raw[cut:]) for raw in ids
+            ]
             version, bits, *values = await self._link.pipeline(commands, quick=True)
             if bits is None or int(bits) == buckets.bits:
                 owners = [decode_owners(v) if v else () for v in values]
@@ -148,10 +150,14 @@ class Claims:
 
         def calls(buckets: Buckets) -> Iterator[Call]:
             entries: dict[int, list[bytes]] = {}
-            bucket_of, field = buckets.number, buckets.field
+            shift, cut = buckets.shift, buckets.cut  # `number` and `field`, without a call an id
             for raw, case in cases.items():
-                entry = field(raw) + case.to_bytes(4, "big") if case else field(raw)
-                entries.setdefault(bucket_of(raw), []).append(entry)
+                entry = raw[cut:] + case.to_bytes(4, "big") if case else raw[cut:]
+                bucket = int.from_bytes(raw[:4], "big") >> shift
+                if bucket in entries:
+                    entries[bucket].append(entry)
+                else:
+                    entries[bucket] = [entry]
             return _calls(CLAIM, buckets, (number, buckets.width), entries)
 
         return await self._write(calls) if cases else 0

@@ -81,13 +81,13 @@ class Buckets:
         self.width = 16 - self.cut
         """Bytes of a field."""
         self._key_prefix = key_prefix
-        self._shift = 32 - bits
+        self.shift = 32 - bits
         self._digits = -(-bits // 4)
         self._keys: dict[int, bytes] = {}
 
     def number(self, raw: bytes) -> int:
         """The bucket of an id."""
-        return int.from_bytes(raw[:4], "big") >> self._shift
+        return int.from_bytes(raw[:4], "big") >> self.shift
 
     def key(self, bucket: int) -> bytes:
         key = self._keys.get(bucket)

@@ -132,7 +132,7 @@ class Registry:
             InvalidLocation: a field is wrong, or the host is not allowed.
         """
         wanted = parse_location(name, fields)
-        await self._check_target(wanted.url, host)
+        await self.check_target(wanted.url, host)
         for _ in range(TRIES):
             before = await self._record(name)
             try:
@@ -152,7 +152,7 @@ class Registry:
             before = await self._existing(name)
             wanted = parse_location(name, fields, before.location)
             if "url" in fields:
-                await self._check_target(wanted.url, host)
+                await self.check_target(wanted.url, host)
             try:
                 return await self._write(wanted, before)
             except Conflict as error:
@@ -222,7 +222,8 @@ class Registry:
             f"there is no location {name!r}: see `glance-resolver locations list`"
         )
 
-    async def _check_target(self, url: str, host: str) -> None:
+    async def check_target(self, url: str, host: str) -> None:
+        """Raises InvalidLocation unless a location may have this URL here."""
         if self._settings.require_https:
             check_https(url)
         await check_host(url, self._settings.allowed_hosts)

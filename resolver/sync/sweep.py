@@ -32,6 +32,9 @@ CONFIRM_BATCH = 1000
 CHECKPOINT = 1.0
 """Seconds between two checkpoints: what a killed sweep does again at most."""
 
+LATE = 5.0
+"""Seconds after which a page is written down only if the sweep is still ours to do."""
+
 RESUME_WITHIN = 900.0
 """Seconds after its last checkpoint in which a sweep is gone on with; then it begins anew, since
 what it saw first is too long ago to vouch for."""
@@ -158,9 +161,12 @@ class Sweeper:
         # Buckets before `done` are reconciled. The one that a checkpoint fell into was listed only
         # in part by us, so what it has and we did not see says nothing: `partial`.
         partial = done = buckets.number(start.front) if start else 0
+        heard = time.monotonic()
         pages = ahead(list_images(self._server, self._versions, start))
         async with contextlib.aclosing(pages):
             async for page in pages:
+                if time.monotonic() - heard > LATE:
+                    await report(tally.progress())
                 odd = {raw: case for raw, case in page.images.items() if case}
                 waiting.update((raw, case) for raw, case in page.images.items() if not case)
                 tally.usual += len(page.images) - len(odd)
@@ -182,6 +188,7 @@ class Sweeper:
                     tally.claimed += await self._claims.claim(self._number, odd)
                 await self._checkpoint(tally, page, waiting)
                 await report(tally.progress(page))
+                heard = time.monotonic()
 
     async def _checkpoint(self, tally: _Tally, page: Page, waiting: dict[bytes, int]) -> None:
         """Writes down how far the sweep is, once in a while."""
@@ -237,10 +244,11 @@ class Sweeper:
             spelt = {format_id(raw, case): raw for raw, case in gone[i : i + CONFIRM_BATCH]}
             there = await still_there(self._server, self._versions, spelt, tally.known or None)
             there |= (await self._records.noted(self._number)).kept
+            # We may have slept since asking (SIGSTOP, a suspended machine): is it still ours?
+            await report(tally.progress())
             released += await self._claims.release(
                 self._number, [raw for raw in spelt.values() if raw not in there]
             )
-            await report(tally.progress())
         return released
 
 

@@ -179,10 +179,6 @@ async def test_the_sweep_of_a_lost_process_is_taken_over(
                     assert await claims_by_number(services.index) == {location.number: 197}
 
 
-@pytest.mark.xfail(
-    reason="Sweeper._release does not renew its lease between the answer and the release",
-    strict=False,
-)
 async def test_a_process_that_wakes_up_releases_nothing(
     url: str, start_server: StartServer
 ) -> None:

@@ -7,25 +7,24 @@ import random
 from collections.abc import AsyncIterator
 from typing import Any
 
-import aiohttp
 import pytest
 
-from resolver.errors import IndexUnavailable
 from resolver.gateway import dump as handlers
-from resolver.gateway.dump import walk
-from resolver.index import Index, open_index
+from resolver.index import Index
 from resolver.locations import dump
 from resolver.locations.dump import Writer
-from resolver.models import Location, Owner, format_id, letter_case
+from resolver.models import Location, format_id, letter_case
 from tests.gateway.conftest import ADMIN, Gateway, Start
 from tests.support.ids import make_ids
 from tests.support.wait import wait_until
 
+pytestmark = pytest.mark.usefixtures("small")
+
 PATHS = [("GET", "/index/export"), ("POST", "/index/import")]
 
 
-@pytest.fixture(autouse=True)
-def _small(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Little is much."""
     monkeypatch.setattr(dump, "BLOCK", 16)
     monkeypatch.setattr(handlers, "ROWS", 5)
@@ -262,95 +261,3 @@ async def test_a_location_that_is_removed_meanwhile(start: Start) -> None:
     assert (response.status, answer["code"]) == (409, "conflict")
     assert "'two' was removed" in answer["detail"]
     assert "two" not in (await contents(other.services.index))
-
-
-async def test_what_is_wrong_before_the_first_byte_is_a_problem_document(
-    start: Start, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    gateway = await start()
-    await gateway.location("one")
-
-    async def fails(*_: object, **__: object) -> AsyncIterator[Any]:
-        raise IndexUnavailable("Redis did not answer: gone")
-        yield
-
-    monkeypatch.setattr(gateway.services.index.claims, "read", fails)
-    response, body = await gateway.get("/index/export", headers=ADMIN)
-    assert (response.status, body["code"]) == (503, "index-unavailable")
-
-
-async def test_an_export_that_stops_does_not_look_whole(
-    start: Start, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    gateway = await start()
-    await fill(gateway)
-    claims = gateway.services.index.claims
-    read = claims.read
-
-    async def fails(first: int = 0, *rest: Any, **named: Any) -> AsyncIterator[Any]:
-        if first > 100:
-            raise IndexUnavailable("Redis did not answer: gone")
-        async for one in read(first, *rest, **named):
-            yield one
-
-    monkeypatch.setattr(claims, "read", fails)
-    got = b""
-
-    async def gather() -> None:
-        nonlocal got
-        async with gateway.http.get("/index/export", headers=ADMIN) as response:
-            async for data in response.content.iter_any():
-                got += data
-
-    with pytest.raises(aiohttp.ClientPayloadError):
-        await gather()
-    assert got.endswith(b"error Redis did not answer: gone\n")
-    status, body = await imported(await start(), got)
-    assert status == 400
-    assert "the export stopped here: Redis did not answer: gone" in body["detail"]
-
-
-async def test_a_client_may_go_away(start: Start, caplog: pytest.LogCaptureFixture) -> None:
-    gateway = await start()
-    await fill(gateway)
-    async with gateway.http.get("/index/export", headers=ADMIN) as response:
-        await response.content.readany()
-        response.close()
-    text = await exported(gateway)
-
-    async def body() -> AsyncIterator[bytes]:
-        yield text[: len(text) // 2]
-        raise OSError("the cable was pulled")
-
-    with pytest.raises(aiohttp.ClientError):
-        await gateway.http.post("/index/import", data=body(), headers=ADMIN)
-    await wait_until(lambda: "import broke off" in caplog.text)
-    assert "Traceback" not in caplog.text
-    assert (await gateway.get("/livez"))[0].status == 200
-
-
-@pytest.mark.parametrize(("old", "new"), [(4, 9), (9, 4), (8, 13)])
-async def test_every_image_once_when_the_buckets_change_meanwhile(
-    index_url: str, old: int, new: int
-) -> None:
-    async with open_index(index_url, bits=old) as index:
-        ids = make_ids(300)
-        await index.claims.claim(1, ids)
-        got: list[bytes] = []
-        bits = set()
-        async for rows in walk(index.claims):
-            bits.add(index.bits)
-            got += [raw for raw, _ in rows]
-            if len(got) > 50 and index.bits == old:
-                other = index.claims.layout.of(new)
-                for raw in ids:
-                    value = bytes([Owner(1).number << 1])
-                    await index.link.command(
-                        "HSET", other.key(other.number(raw)), other.field(raw), value
-                    )
-                await index.link.command("HSET", "glr:{reg}:meta", "bits", new)
-                gone = index.claims.layout.of(old)
-                for bucket in range(gone.count):
-                    await index.link.command("UNLINK", gone.key(bucket))
-        assert bits == {old, new}
-        assert got == sorted(ids)
