@@ -125,7 +125,9 @@ class Indexer:
         sweep = place.status.sweep
         interval = self._settings.sweep_interval
         if sweep.error and sweep.failed is not None:
-            return now >= sweep.failed + min(interval, RETRY)
+            # What an operator must confirm is no better listed again at once.
+            soon = interval if sweep.error_code == "shrink-guard" else min(interval, RETRY)
+            return now >= sweep.failed + soon
         return sweep.ended is None or now >= sweep.ended + interval
 
     def _start(self, name: str, work: Work, what: Any) -> None:
