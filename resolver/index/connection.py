@@ -17,9 +17,10 @@ from redis.exceptions import RedisError
 
 from resolver.errors import SettingsError
 from resolver.index.claims import Claims
+from resolver.index.cluster import ClusterLink
 from resolver.index.keys import Keys
 from resolver.index.leases import Lease
-from resolver.index.link import ClusterLink, EmbeddedLink, Link, SentinelLink, SingleLink
+from resolver.index.link import EmbeddedLink, Link, SentinelLink, SingleLink
 from resolver.index.rebuild import Rebuild
 from resolver.index.records import Records
 

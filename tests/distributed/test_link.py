@@ -9,8 +9,8 @@ import pytest
 
 from resolver.errors import IndexUnavailable
 from resolver.index import Index, open_index
+from resolver.index.cluster import ClusterLink
 from resolver.index.connection import connect
-from resolver.index.link import ClusterLink
 from resolver.index.scripts import load
 from resolver.models import Owner
 from tests.support.cluster import RedisCluster
