@@ -12,7 +12,6 @@ from resolver.errors import InvalidImageId
 MIN_BITS, MAX_BITS = 4, 28
 """An index has ``1 << bits`` buckets."""
 
-_USUAL = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
 _DASHED = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}", re.ASCII)
 _PLAIN = re.compile(r"[0-9a-fA-F]{32}", re.ASCII)
 
@@ -33,11 +32,6 @@ def parse_id(text: str) -> bytes:
     raise InvalidImageId(
         f"{shown!r} is not an image id: give a UUID such as 0a1b2c3d-4e5f-4a6b-8c7d-9e0f1a2b3c4d"
     )
-
-
-def is_usual(text: str) -> bool:
-    """Whether an id is spelt as `format_id` does."""
-    return _USUAL.fullmatch(text) is not None
 
 
 def letter_case(text: str) -> int:

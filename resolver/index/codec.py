@@ -62,7 +62,7 @@ def decode_owners(value: bytes) -> tuple[Owner, ...]:
 
 
 KEPT_KEYS = 1 << 16
-"""Names of buckets kept rather than made anew each time: some 7 MB at most."""
+"""Names of buckets, and questions, kept rather than made anew each time: some 20 MB at most."""
 
 
 class Buckets:
@@ -84,6 +84,8 @@ class Buckets:
         self.shift = 32 - bits
         self._digits = -(-bits // 4)
         self._keys: dict[int, bytes] = {}
+        self.questions: dict[int, bytes] = {}
+        """What `question` has made: a dict, so that a lookup of thousands need not call."""
 
     def number(self, raw: bytes) -> int:
         """The bucket of an id."""
@@ -96,6 +98,14 @@ class Buckets:
             if len(self._keys) < KEPT_KEYS:
                 self._keys[bucket] = key
         return key
+
+    def question(self, bucket: int) -> bytes:
+        """``HGET`` of a field in the bucket as RESP, but for the field and its CRLF."""
+        key = self.key(bucket)
+        head = b"*3\r\n$4\r\nHGET\r\n$%d\r\n%b\r\n$%d\r\n" % (len(key), key, self.width)
+        if len(self.questions) < KEPT_KEYS:
+            self.questions[bucket] = head
+        return head
 
     def field(self, raw: bytes) -> bytes:
         return raw[self.cut :]

@@ -49,6 +49,9 @@ class Link(ABC):
     embedded = False
     """Whether it lives in this process and dies with it."""
 
+    takes_packed = False
+    """Whether a command may come as the bytes that go over the wire."""
+
     @abstractmethod
     async def send(self, commands: Sequence[Command], *, quick: bool) -> list[Any]:
         """The replies, errors in their place. Raises what its kind of connection raises."""
@@ -152,6 +155,8 @@ class EmbeddedLink(Link):
 
 class SingleLink(Link):
     """One server."""
+
+    takes_packed = True
 
     def __init__(
         self, client: Redis, greet: Callable[[Wire], Awaitable[None]] | None = None

@@ -133,7 +133,7 @@ class Lane:
         self._opening: asyncio.Task[Wire] | None = None
         self._closed = False
 
-    async def call(self, commands: Iterable[tuple[Any, ...]]) -> list[Any]:
+    async def call(self, commands: Iterable[tuple[Any, ...] | bytes]) -> list[Any]:
         """The replies to commands sent together.
 
         What is sent may be sent twice when the connection breaks, so it must bear that.
@@ -141,7 +141,8 @@ class Lane:
         Raises:
             OSError, RedisError, TimeoutError: there is no connection to be had.
         """
-        packed = [hiredis.pack_command(command) for command in commands]
+        pack = hiredis.pack_command
+        packed = [c if isinstance(c, bytes) else pack(c) for c in commands]
         text = b"".join(packed)
         if not packed:
             return []

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import json
 import random
+from typing import Any
 
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from resolver.errors import InvalidImageId
+from resolver.gateway.resolve import parse_ids
 from resolver.locations import Wish
 from resolver.models import format_id, letter_case, parse_id
 from tests.gateway.conftest import V1, Gateway
@@ -30,3 +37,47 @@ async def test_bulk_text_is_the_single_answer_for_every_mix_of_owners(gateway: G
             assert json.loads(form.fill(text)) == answer.as_json()
             assert form.outcome == answer.outcome
     assert letter_case(ids[0]) == 0
+
+
+@given(
+    st.lists(
+        st.one_of(
+            st.uuids().map(str),
+            st.uuids().map(lambda u: str(u).upper()),
+            st.uuids().map(lambda u: u.hex),
+            st.text(max_size=40),
+            st.text("0123456789abcdef- \n_", min_size=36, max_size=36),
+            st.integers(),
+        ),
+        max_size=12,
+    )
+)
+def test_ids_taken_apart_at_once_are_those_taken_apart_one_by_one(items: list[Any]) -> None:
+    ids = parse_ids(items)
+    rest = iter(zip(ids.raws, ids.texts, strict=True))
+    for place, item in enumerate(items):
+        try:
+            expected = parse_id(item) if isinstance(item, str) else None
+        except InvalidImageId:
+            expected = None
+        if expected is None:
+            assert ids.invalid[place] == item
+        else:
+            assert next(rest) == (expected, format_id(expected))
+    assert next(rest, None) is None
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        "0a1b2c3d-4e5f-4a6b-8c7d-9e0f1a2b3c4 ",
+        "0a1b2c3d-4e5f-4a6b-8c7d-9e0f1a2b3c4g",
+        "0a1b2c3d-4e5f-4a6b-8c7d--e0f1a2b3c4d",
+        "0a1b2c3d04e5f-4a6b-8c7d-9e0f1a2b3c4d",
+        "0a1b2c3d-4e5f-4a6b-8c7d-9e0f1a2b3c4\u0664",
+    ],
+)
+def test_one_odd_item_among_usual_ones_is_noticed(odd: str) -> None:
+    usual = "0a1b2c3d-4e5f-4a6b-8c7d-9e0f1a2b3c4d"
+    ids = parse_ids([usual, odd, usual])
+    assert (ids.texts, ids.invalid) == ([usual, usual], {1: odd})
