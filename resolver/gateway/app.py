@@ -23,14 +23,14 @@ def watch_routes() -> list[web.RouteDef]:
 
 
 def gateway_routes() -> list[web.RouteDef]:
-    image = "/{api:v[12]}/images/{id}{rest:(?:/[\\s\\S]*)?}"
+    image = "/{api:v[12]}/images/{id:[^/]+}{rest:(?:/[\\s\\S]*)?}"
     return [
         web.get(image, images.read_image),
         web.route("*", image, images.write_image),
         web.get("/{api:v[12]}/images", images.no_listing),
         web.get("/v1/images/detail", images.no_listing),
-        web.get("/resolve/{id}", resolve.resolve_one),
-        web.get("/resolve/{id}/explain", resolve.explain),
+        web.get("/resolve/{id:[^/]+}", resolve.resolve_one),
+        web.get("/resolve/{id:[^/]+}/explain", resolve.explain),
         web.post("/resolve", resolve.resolve_many),
         web.get("/", versions.versions),
         web.get("/versions", versions.versions),
@@ -43,8 +43,8 @@ def gateway_routes() -> list[web.RouteDef]:
         web.patch("/locations/{name}", admin.patch_location),
         web.delete("/locations/{name}", admin.delete_location),
         web.post("/locations/{name}/sweep", admin.sweep_location),
-        web.put("/locations/{name}/images/{id}", admin.claim_image),
-        web.delete("/locations/{name}/images/{id}", admin.release_image),
+        web.put("/locations/{name}/images/{id:[^/]+}", admin.claim_image),
+        web.delete("/locations/{name}/images/{id:[^/]+}", admin.release_image),
         web.get("/index", status.index_figures),
         web.get("/index/export", dump.export_index, allow_head=False),
         web.post("/index/import", dump.import_index),

@@ -7,7 +7,7 @@ from resolver.index.claims import Census, Claims, Lookup
 from resolver.index.codec import Buckets
 from resolver.index.connection import Index, open_index
 from resolver.index.leases import Lease
-from resolver.index.records import Record, Records, Snapshot
+from resolver.index.records import Record, Records, Snapshot, Wanted
 
 __all__ = [
     "Buckets",
@@ -19,5 +19,6 @@ __all__ = [
     "Record",
     "Records",
     "Snapshot",
+    "Wanted",
     "open_index",
 ]

@@ -91,7 +91,7 @@ class Layout:
         bits, following = await self._link.command("HMGET", self._keys.meta, "bits", "next")
         if bits is None:  # Redis lost everything: as we write it, so it is
             await self._link.command("HSETNX", self._keys.meta, "bits", self.current.bits)
-            return
+            bits = await self._link.command("HGET", self._keys.meta, "bits")
         self.current = self.of(int(bits))
         self.next = self.of(int(following)) if following else None
 

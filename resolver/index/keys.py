@@ -12,8 +12,8 @@ key                             type      holds
 ``glr:{reg}:status``            hash      ``<number>:check`` / ``<number>:sweep`` -> JSON
 ``glr:{reg}:progress``          hash      number -> JSON of the sweep under way
 ``glr:{reg}:noted:<number>``    set       ids that the sweep under way found claimed and not
-                                          listed, or listed in upper case, and those claimed by
-                                          hand since it began
+                                          listed, or listed in upper case
+``glr:{reg}:kept:<number>``     set       ids claimed by hand since the sweep under way began
 ``glr:{reg}:wanted``            hash      number -> JSON of a sweep that was asked for
 ``glr:{reg}:version``           integer   grows with each change of locations or status
 ``glr:{reg}:numbers``           integer   the last number given to a location
@@ -48,6 +48,7 @@ class Keys:
         self.numbers = registry + "numbers"
         self.retired = registry + "retired"
         self._noted = registry + "noted:"
+        self._kept = registry + "kept:"
         self._lease = f"{prefix}lease:"
 
     def bucket_prefix(self, bits: int) -> bytes:
@@ -57,6 +58,9 @@ class Keys:
 
     def noted(self, number: int) -> str:
         return f"{self._noted}{number}"
+
+    def kept(self, number: int) -> str:
+        return f"{self._kept}{number}"
 
     def lease(self, what: str) -> str:
         return self._lease + what

@@ -26,8 +26,8 @@ from resolver.index.scripts import load
 if TYPE_CHECKING:
     from resolver.index.link import Link
 
-BEGIN = load("rebuild_begin")
-END = load("rebuild_end")
+BEGIN = load("rebuild_begin", "version")
+END = load("rebuild_end", "version")
 
 COPY_BATCH = 64
 """Buckets copied together: some thousands of images."""

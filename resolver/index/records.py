@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Mapping, Set
+import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -18,9 +19,9 @@ if TYPE_CHECKING:
     from resolver.index.link import Link
 
 LOAD = load("load")
-PUT = load("put_location")
-REMOVE = load("remove_location")
-SET_STATUS = load("set_status")
+PUT = load("put_location", "version")
+REMOVE = load("remove_location", "version")
+SET_STATUS = load("set_status", "version")
 SERVED = load("sweep_served")
 
 
@@ -71,7 +72,7 @@ def _progress(text: bytes) -> Progress:
 NOTED_BATCH = 1000
 """Members added to a set by one command."""
 
-GONE, ODD, KEPT = b"-", b"+", b"="
+GONE, ODD = b"-", b"+"
 """First byte of an id that was noted."""
 
 
@@ -79,7 +80,9 @@ class Wanted(NamedTuple):
     """A sweep that was asked for."""
 
     confirm_shrink: bool
-    stored: bytes = b""
+    at: float
+    """When: a sweep begun before it does not serve it."""
+    stored: bytes
     """The request as Redis has it."""
 
 
@@ -90,8 +93,6 @@ class Noted(NamedTuple):
     """Claimed and not listed, to the letter case claimed."""
     odd: dict[bytes, int]
     """Listed, and spelt so."""
-    kept: Set[bytes]
-    """Claimed by an operator since the sweep began."""
 
 
 class Records:
@@ -182,16 +183,23 @@ class Records:
             )
         )
 
-    async def set_check(self, number: int, check: Check) -> None:
-        await self._set_status("check", number, asdict(check))
+    async def set_check(self, number: int, check: Check, of: Location | None = None) -> None:
+        """What a look told. Not kept if the location was removed, or is no longer ``of``."""
+        await self._set_status("check", number, asdict(check), of)
 
-    async def set_sweep(self, number: int, sweep: Sweep) -> None:
-        await self._set_status("sweep", number, asdict(sweep))
+    async def set_sweep(self, number: int, sweep: Sweep, of: Location | None = None) -> None:
+        """How a sweep ended. Not kept if the location was removed, or is no longer ``of``."""
+        await self._set_status("sweep", number, asdict(sweep), of)
 
-    async def _set_status(self, what: str, number: int, fields: dict[str, Any]) -> None:
+    async def _set_status(
+        self, what: str, number: int, fields: dict[str, Any], of: Location | None
+    ) -> None:
         keys = self._keys
+        same = [of.name, f'"created":{_dump(of.created)},'] if of else []
         await self._link.run(
-            SET_STATUS, [keys.version, keys.status, keys.retired], [what, number, _dump(fields)]
+            SET_STATUS,
+            [keys.version, keys.status, keys.retired, keys.locations],
+            [what, number, _dump(fields), *same],
         )
 
     async def progress(self) -> dict[int, Progress]:
@@ -222,16 +230,25 @@ class Records:
         await self._link.pipeline(commands)
 
     async def noted(self, number: int) -> Noted:
-        """What was noted since the sweep under way began."""
-        entries = await self._link.command("SMEMBERS", self._keys.noted(number))
-        found: dict[bytes, dict[bytes, int]] = {GONE: {}, ODD: {}, KEPT: {}}
-        for entry in entries:
-            found[entry[:1]][entry[1:17]] = int.from_bytes(entry[17:], "big")
-        return Noted(found[GONE], found[ODD], found[KEPT].keys())
+        """What the sweep under way has noted so far."""
+        found: dict[bytes, dict[bytes, int]] = {GONE: {}, ODD: {}}
+        cursor = 0
+        while True:
+            reply = await self._link.command(
+                "SSCAN", self._keys.noted(number), cursor, "COUNT", NOTED_BATCH
+            )
+            for entry in reply[1]:
+                found[entry[:1]][entry[1:17]] = int.from_bytes(entry[17:], "big")
+            if not (cursor := int(reply[0])):
+                return Noted(found[GONE], found[ODD])
 
     async def keep(self, number: int, raw: bytes) -> None:
         """An operator claims this image now: a sweep under way may not undo that."""
-        await self._link.command("SADD", self._keys.noted(number), KEPT + raw)
+        await self._link.command("SADD", self._keys.kept(number), raw)
+
+    async def kept(self, number: int) -> set[bytes]:
+        """What operators have claimed since the sweep under way began."""
+        return set(await self._link.command("SMEMBERS", self._keys.kept(number)))
 
     async def begin_progress(self, number: int, progress: Progress) -> None:
         """A sweep begins, with nothing of an earlier one."""
@@ -241,21 +258,28 @@ class Records:
     async def end_progress(self, number: int) -> None:
         """The sweep is over."""
         await self._link.pipeline(
-            [("HDEL", self._keys.progress, number), ("UNLINK", self._keys.noted(number))]
+            [
+                ("HDEL", self._keys.progress, number),
+                ("UNLINK", self._keys.noted(number)),
+                ("UNLINK", self._keys.kept(number)),
+            ]
         )
 
     async def want_sweep(self, number: int, *, confirm_shrink: bool = False) -> None:
         """Asks the indexers to sweep a location now."""
-        request = _dump({"confirm_shrink": confirm_shrink, "id": secrets.token_hex(4)})
+        request = _dump(
+            {"at": time.time(), "confirm_shrink": confirm_shrink, "id": secrets.token_hex(4)}
+        )
         await self._link.command("HSET", self._keys.wanted, number, request)
 
     async def wanted_sweeps(self) -> dict[int, Wanted]:
         """Sweeps asked for, by location number."""
         reply = await self._link.command("HGETALL", self._keys.wanted)
-        return {
-            int(number): Wanted(bool(json.loads(text)["confirm_shrink"]), text)
-            for number, text in pairs(reply).items()
-        }
+        wanted = {}
+        for number, text in pairs(reply).items():
+            fields = json.loads(text)
+            wanted[int(number)] = Wanted(fields["confirm_shrink"], fields["at"], text)
+        return wanted
 
     async def sweep_served(self, number: int, wanted: Wanted) -> None:
         """That sweep has ended. One asked for since stays asked for."""

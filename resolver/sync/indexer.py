@@ -18,7 +18,7 @@ import structlog
 
 from resolver.errors import Conflict, IndexUnavailable, LocationUnavailable, ResolverError
 from resolver.glance import Server
-from resolver.index import Index, Lease
+from resolver.index import Index, Lease, Wanted
 from resolver.locations import Place, TableKeeper
 from resolver.models import Location, Progress, Status, Sweep
 from resolver.settings import Settings
@@ -168,7 +168,7 @@ class Indexer:
                 health=str(check.health),
                 reason=check.reason,
             )
-        await self._index.records.set_check(place.location.number, check)
+        await self._index.records.set_check(place.location.number, check, place.location)
 
     async def _sweep(self, lease: Lease, place: Place) -> None:
         async with self._sweeps:
@@ -183,12 +183,12 @@ class Indexer:
                 return
             renewing = asyncio.create_task(self._renew(lease, asyncio.current_task()))
             try:
-                result = await self._swept(
-                    current, lease, confirm=bool(asked and asked.confirm_shrink)
-                )
+                result = await self._swept(current, lease, asked)
             finally:
                 renewing.cancel()
-            await self._index.records.set_sweep(number, result)
+            if not await lease.renew():
+                raise LostLease
+            await self._index.records.set_sweep(number, result, current.location)
             if asked is not None:
                 await self._index.records.sweep_served(number, asked)
 
@@ -203,7 +203,7 @@ class Indexer:
             if not held and sweep is not None:
                 sweep.cancel()
 
-    async def _swept(self, place: Place, lease: Lease, *, confirm: bool) -> Sweep:
+    async def _swept(self, place: Place, lease: Lease, asked: Wanted | None) -> Sweep:
         """Sweeps a location and returns what to keep of it, failed or not."""
         location, before = place.location, place.status.sweep
         server = Server(self._session, location)
@@ -214,11 +214,16 @@ class Indexer:
                 raise LostLease
 
         resume = (await self._index.records.progress()).get(location.number)
+        if resume is not None and asked is not None and asked.at > resume.started:
+            resume = None  # who asks now wants what is there now
         try:
             versions = await self._versions(server, place.status)
             sweeper = Sweeper(self._index, server, versions, guard=self._settings.shrink_guard)
             sweep = await sweeper.run(
-                report, confirm_shrink=confirm, resume=resume, listed_before=before.images
+                report,
+                confirm_shrink=bool(asked and asked.confirm_shrink),
+                resume=resume,
+                listed_before=before.images,
             )
         except (IndexUnavailable, LostLease):
             raise
@@ -251,7 +256,9 @@ class Indexer:
         versions = await server.versions()
         check = status.check
         if check is None or check.versions != versions:
-            await self._index.records.set_check(server.location.number, await look(server, check))
+            await self._index.records.set_check(
+                server.location.number, await look(server, check), server.location
+            )
         return versions
 
     def _failed(self, location: Location, error: ResolverError) -> None:

@@ -144,7 +144,7 @@ class Sweeper:
             tally = _Tally(time.time())
             await self._records.begin_progress(self._number, tally.progress())
             return tally, None
-        gone, odd, _ = await self._records.noted(self._number)
+        gone, odd = await self._records.noted(self._number)
         tally = _Tally(
             resume.started,
             usual=resume.images - len(odd),
@@ -185,6 +185,8 @@ class Sweeper:
                 if odd:
                     tally.odd.update(odd)
                     tally.new_odd.update(odd)
+                    early = {r: c for r, c in odd.items() if buckets.number(r) >= done}
+                    await self._claim_early(tally, early)
                     tally.claimed += await self._claims.claim(self._number, odd)
                 await self._checkpoint(tally, page, waiting)
                 await report(tally.progress(page))
@@ -195,12 +197,18 @@ class Sweeper:
         if time.monotonic() - tally.saved < CHECKPOINT:
             return
         # What waits for its bucket to be whole is before the front, so nobody would list it again.
-        tally.claimed += await self._claims.claim(self._number, waiting)
+        await self._claim_early(tally, waiting)
         await self._records.set_progress(
             self._number, tally.progress(page), tally.new_gone, tally.new_odd
         )
         tally.new_gone, tally.new_odd = {}, {}
         tally.saved = time.monotonic()
+
+    async def _claim_early(self, tally: _Tally, images: dict[bytes, int]) -> None:
+        """Claims images before their bucket is read, where they will be no claims of before."""
+        new = await self._claims.claim(self._number, images)
+        tally.claimed += new
+        tally.before -= new
 
     async def _reconcile(
         self,
@@ -243,7 +251,7 @@ class Sweeper:
         for i in range(0, len(gone), CONFIRM_BATCH):
             spelt = {format_id(raw, case): raw for raw, case in gone[i : i + CONFIRM_BATCH]}
             there = await still_there(self._server, self._versions, spelt, tally.known or None)
-            there |= (await self._records.noted(self._number)).kept
+            there |= await self._records.kept(self._number)
             # We may have slept since asking (SIGSTOP, a suspended machine): is it still ours?
             await report(tally.progress())
             released += await self._claims.release(

@@ -217,11 +217,11 @@ async def test_progress(index: Index) -> None:
     gone = {bytes(15) + b"a": 0, bytes(15) + b"b": 0xF0000000}
     await index.records.set_progress(3, going, gone)
     await index.records.set_progress(3, going, {bytes(16): 0}, {bytes(16): 1})
-    assert await index.records.noted(3) == ({**gone, bytes(16): 0}, {bytes(16): 1}, set())
+    assert await index.records.noted(3) == ({**gone, bytes(16): 0}, {bytes(16): 1})
     await index.records.keep(3, bytes(16))
-    assert (await index.records.noted(3)).kept == {bytes(16)}
+    assert await index.records.kept(3) == {bytes(16)}
     await index.records.begin_progress(3, Progress(started=9))
-    assert await index.records.noted(3) == ({}, {}, set())
+    assert await index.records.noted(3) == ({}, {})
     assert (await index.records.progress())[3] == Progress(started=9)
     await index.records.end_progress(3)
     await index.records.end_progress(3)
@@ -252,3 +252,20 @@ async def test_retired_numbers_until_they_are_forgotten(index: Index) -> None:
     assert await index.records.retired() == sorted(numbers)
     await index.records.forget_retired(numbers[1:])
     assert await index.records.retired() == numbers[:1]
+
+
+async def test_a_status_of_before_redis_lost_its_data_is_not_taken(index: Index) -> None:
+    """Numbers begin anew then, so the number alone does not say which location it was."""
+    records = index.records
+    old = await records.put(Location(name="one", url="http://one", created=1.5), None)
+    await index.link.command("FLUSHALL") if not clustered(index) else await records.remove("one")
+    new = await records.put(Location(name="one", url="http://one", created=2.5), None)
+    swept = Sweep(started=1, ended=2, sees_all=True)
+    await records.set_sweep(new.number, swept, old)
+    assert (await records.load()).records["one"].status.sweep.ended is None
+    await records.set_sweep(new.number, swept, new)
+    assert (await records.load()).records["one"].status.sweep.ended == 2
+
+
+def clustered(index: Index) -> bool:
+    return type(index.link).__name__ == "ClusterLink"

@@ -319,3 +319,11 @@ async def test_errors_say_what_they_depend_on(gateway: Gateway) -> None:
     assert "X-Resolver-Exclude" in response.headers["Vary"]
     response, _ = await gateway.get(f"/resolve/{ID}")
     assert response.headers["Vary"] == "Accept"
+
+
+@pytest.mark.parametrize(
+    "path", ["/resolve/%7B{}%7D", "/v2/images/%7B{}%7D/file", "/v1/images/%7Bx"]
+)
+async def test_braces_make_no_id(gateway: Gateway, path: str) -> None:
+    response, body = await gateway.get(path.replace("{}", ID))
+    assert (response.status, body["code"]) == (400, "invalid-image-id")

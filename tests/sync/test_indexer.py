@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import time
 
 import pytest
 
 from resolver.locations import Wish
-from resolver.models import Health, Outcome, parse_id
+from resolver.models import Health, Outcome, Progress, parse_id
 from resolver.services import Services
 from resolver.standin import StandIn
 from resolver.sync import sweep as sweep_module
@@ -289,3 +290,25 @@ async def test_a_sweep_that_breaks_in_us_is_told_and_waited_for(
 
         await wait_until(told)
         assert services.indexer.stats.sweeps["one", "internal-error"] == 1
+
+
+async def test_a_sweep_asked_for_is_not_one_begun_before(index_url: str, server: StandIn) -> None:
+    """One left behind may have passed what is asked about; what is due goes on with it."""
+    server.fill(30, seed=1)
+    async with indexing(index_url) as services:
+        await services.registry.put("one", {"url": server.url})
+        first = await swept(services, "one")
+        now = time.time()
+        record = (await services.index.records.load()).records["one"]
+        left = Progress(started=now - 50, images=3, front=NOWHERE, markers=("", ""), at=now)
+        await services.index.records.set_progress(record.location.number, left)
+        await services.registry.sweep("one")
+
+        async def again() -> bool:
+            status = (await services.index.records.load()).records["one"].status
+            return status.sweep.ended != first.ended
+
+        await wait_until(again)
+        sweep = (await services.index.records.load()).records["one"].status.sweep
+        assert (sweep.started or 0) >= now
+        assert await services.index.records.wanted_sweeps() == {}

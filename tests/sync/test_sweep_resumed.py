@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from resolver.errors import LocationUnavailable
 from resolver.glance import Server
 from resolver.models import Location, Progress, Sweep
 from resolver.standin import StandIn
@@ -129,3 +130,22 @@ async def test_a_server_that_cannot_go_on_is_listed_anew(sweeping: Sweeping) -> 
         sweep, _ = await resumed(sweeping, location)
         assert sweep.images == len(server)
         assert await sweeping.claimed(location) == {image.id for image in server.images()}
+
+
+async def test_the_guard_counts_what_was_claimed_before_not_by_this_sweep(
+    sweeping: Sweeping,
+) -> None:
+    """With a checkpoint a page, much is claimed before its bucket is read."""
+    async with StandIn(page_cap=20) as server:
+        server.fill(5, seed=1)
+        location = await sweeping.register(server)
+        await sweeping.sweep(location)
+        before = await sweeping.claimed(location)
+        for text in before:
+            server.update(text, deleted=True)
+        for number in range(300):
+            server.add(name=f"other-{number}")
+        server.add(id="ABCDEF00-0000-4000-8000-00000000ABCD")
+        with pytest.raises(LocationUnavailable, match="lacks 5 where the index has 5 images"):
+            await sweeping.sweep(location)
+        assert before <= await sweeping.claimed(location)

@@ -14,11 +14,5 @@ if number and ARGV[4] == '1' then
 end
 if not number then number = redis.call('INCR', KEYS[4]) end
 redis.call('HSET', KEYS[2], ARGV[1], number .. ' ' .. ARGV[3])
--- Counting begins at the time in microseconds, so that after Redis lost its data no version comes
--- again that a process may still hold a table of.
-if redis.call('EXISTS', KEYS[1]) == 0 then
-  local now = redis.call('TIME')
-  redis.call('SET', KEYS[1], now[1] .. string.format('%06d', tonumber(now[2])))
-end
-redis.call('INCR', KEYS[1])
+grow(KEYS[1])
 return number

@@ -4,5 +4,5 @@ local following = redis.call('HGET', KEYS[1], 'next')
 if following then return following == ARGV[1] and 1 or 0 end
 if redis.call('HGET', KEYS[1], 'bits') == ARGV[1] then return 2 end
 redis.call('HSET', KEYS[1], 'next', ARGV[1], 'at', 0)
-redis.call('INCR', KEYS[2])
+grow(KEYS[2])
 return 1

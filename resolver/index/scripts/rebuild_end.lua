@@ -4,5 +4,5 @@ if redis.call('HGET', KEYS[1], 'next') ~= ARGV[1] then return 0 end
 local old = redis.call('HGET', KEYS[1], 'bits')
 redis.call('HSET', KEYS[1], 'bits', ARGV[1], 'old', old)
 redis.call('HDEL', KEYS[1], 'next', 'at')
-redis.call('INCR', KEYS[2])
+grow(KEYS[2])
 return tonumber(old)

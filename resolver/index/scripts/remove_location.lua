@@ -8,5 +8,5 @@ redis.call('HDEL', KEYS[3], number .. ':check', number .. ':sweep')
 redis.call('SADD', KEYS[4], number)
 redis.call('HDEL', KEYS[5], number)
 redis.call('HDEL', KEYS[6], number)
-redis.call('INCR', KEYS[1])
+grow(KEYS[1])
 return number
