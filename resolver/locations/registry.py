@@ -170,11 +170,12 @@ class Registry:
         location = await self._index.records.put(
             replace(wanted, created=created, updated=now), before
         )
-        changed = before is None or any(
-            getattr(before.location, f) != getattr(location, f)
-            for f in ("url", "api", "auth", "sees_all")
-        )
-        if changed:  # what is known of its images was learnt otherwise
+        # What is known of its images was learnt otherwise. One that is new, or has a new number for
+        # a new URL, was never swept and so is due without asking.
+        old = before.location if before else location
+        if old.number == location.number and any(
+            getattr(old, field) != getattr(location, field) for field in ("api", "auth", "sees_all")
+        ):
             await self._index.records.want_sweep(location.number)
         return location
 

@@ -75,13 +75,12 @@ async def test_what_changes_its_contents_asks_for_a_sweep(registry: Registry, in
         await served(index, location.number)
         return location.number in wanted
 
-    location, _ = await registry.put("one", ONE)
-    assert not (await index.records.wanted_sweeps())[location.number].confirm_shrink
-    await served(index, location.number)
+    await registry.put("one", ONE)
+    assert await index.records.wanted_sweeps() == {}  # never swept: due without asking
     assert await asked(auth={"token_env": "TOKEN"})
     assert await asked(api="v2")
     assert await asked(sees_all=True)
-    assert await asked(url="http://else.example")
+    assert not await asked(url="http://else.example")  # another number, never swept
     assert not await asked(weight=3, region="r", state="draining", reason="x", priority=1)
 
 

@@ -52,7 +52,7 @@ async def test_a_sweep_that_is_asked_for(index_url: str, server: StandIn) -> Non
     async with indexing(index_url) as services:
         await services.registry.put("one", {"url": server.url})
         first = await swept(services, "one")
-        new, gone = server.add().id, next(server.ids())
+        gone, new = next(server.ids()), server.add().id
         server.delete(gone)
         await services.registry.sweep("one")
         second = await swept(services, "one", since=first.ended)
