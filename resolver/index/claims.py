@@ -199,14 +199,11 @@ class Claims:
         """
         total = 0
         for buckets in self.layout.to_write():
-            for first in range(0, buckets.count, PURGE_BUCKETS):
+            for span in buckets.spans(PURGE_BUCKETS):
                 begun = time.monotonic()
                 total += sum(
                     await self._link.run_all(
-                        [
-                            (PURGE, [buckets.key(bucket)], list(numbers))
-                            for bucket in range(first, min(first + PURGE_BUCKETS, buckets.count))
-                        ]
+                        [(PURGE, [buckets.key(bucket)], list(numbers)) for bucket in span]
                     )
                 )
                 await asyncio.sleep(pace * (time.monotonic() - begun))
@@ -249,9 +246,7 @@ class Claims:
     ) -> AsyncIterator[tuple[int, dict[bytes, bytes]]]:
         """(bucket, {field: owners' bytes}) of the non-empty buckets from ``first`` to ``last``."""
         buckets = buckets or self.buckets
-        stop = buckets.count if last is None else last + 1
-        for start in range(first, stop, BATCH_CALLS):
-            batch = range(start, min(start + BATCH_CALLS, stop))
+        for batch in buckets.spans(BATCH_CALLS, first, None if last is None else last + 1):
             replies = await self._link.pipeline(
                 ("HGETALL", buckets.key(bucket)) for bucket in batch
             )

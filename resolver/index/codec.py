@@ -8,7 +8,7 @@ per hex digit (see `resolver.models.letter_case`). ``scripts/owners.lua`` reads 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 
 from resolver.models import MAX_BITS, MIN_BITS, Owner
@@ -86,6 +86,12 @@ class Buckets:
         self._keys: dict[int, bytes] = {}
         self.questions: dict[int, bytes] = {}
         """What `question` has made: a dict, so that a lookup of thousands need not call."""
+
+    def spans(self, size: int, first: int = 0, stop: int | None = None) -> Iterator[range]:
+        """All buckets, or those from ``first`` to before ``stop``, ``size`` at a time."""
+        stop = self.count if stop is None else stop
+        for start in range(first, stop, size):
+            yield range(start, min(start + size, stop))
 
     def number(self, raw: bytes) -> int:
         """The bucket of an id."""

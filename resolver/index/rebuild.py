@@ -89,9 +89,9 @@ class Rebuild:
             old, new = layout.current, layout.of(bits)
             # What a killed rebuild left there may have been released since.
             await self._drop(new, report)
-            for first in range(0, old.count, COPY_BATCH):
-                await self._copy(old, new, range(first, min(first + COPY_BATCH, old.count)))
-                await self._link.command("HSET", self._keys.meta, "at", first)
+            for span in old.spans(COPY_BATCH):
+                await self._copy(old, new, span)
+                await self._link.command("HSET", self._keys.meta, "at", span.start)
                 await report()
             await self._link.run(END, [self._keys.meta, self._keys.version], [bits])
             await layout.refresh()
@@ -129,11 +129,8 @@ class Rebuild:
         await self._link.command("HDEL", self._keys.meta, "old")
 
     async def _drop(self, buckets: Buckets, report: Callable[[], Awaitable[None]]) -> None:
-        for first in range(0, buckets.count, BATCH_CALLS):
-            await self._link.pipeline(
-                ("UNLINK", buckets.key(bucket))
-                for bucket in range(first, min(first + BATCH_CALLS, buckets.count))
-            )
+        for span in buckets.spans(BATCH_CALLS):
+            await self._link.pipeline(("UNLINK", buckets.key(bucket)) for bucket in span)
             await report()
 
 
