@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 
 import click
 
-from resolver.cli.http import TIMEOUT, Gateway, GatewayError, gateway_options
+from resolver.cli.http import TIMEOUT, Gateway, GatewayError, gateway_options, refusal
 from resolver.errors import ResolverError
 
 PIECE = 128 * 1024
@@ -106,10 +106,7 @@ class Channel:
             document = None
         if response.status == 200 and document is not None:
             return document
-        detail = document.get("detail") if isinstance(document, dict) else None
-        raise GatewayError(
-            detail or f"the gateway answered {response.status}", response.status, document
-        )
+        raise refusal(response.status, document)
 
     @contextmanager
     def _failures(self) -> Iterator[None]:

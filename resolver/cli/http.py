@@ -21,12 +21,13 @@ F = TypeVar("F", bound=Any)
 
 
 class GatewayError(ResolverError):
-    """The gateway refused, or was not there. ``status`` 0: no answer."""
+    """The gateway refused, or was not there."""
 
-    def __init__(self, detail: str, status: int = 0, body: Any = None) -> None:
-        super().__init__(detail)
-        self.http_status = status
-        self.body = body
+
+def refusal(status: int, document: Any) -> GatewayError:
+    """What the gateway's problem document says, or else its status."""
+    detail = document.get("detail") if isinstance(document, dict) else None
+    return GatewayError(detail or f"the gateway answered {status}")
 
 
 class Gateway:
@@ -63,11 +64,7 @@ class Gateway:
             with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
                 return _decode(response.read())
         except urllib.error.HTTPError as error:
-            document = _decode(error.read())
-            detail = document.get("detail") if isinstance(document, dict) else None
-            raise GatewayError(
-                detail or f"the gateway answered {error.code}", error.code, document
-            ) from error
+            raise refusal(error.code, _decode(error.read())) from error
         except (OSError, ValueError, HTTPException) as error:
             why = getattr(error, "reason", None) or error
             raise GatewayError(
