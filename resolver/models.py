@@ -105,6 +105,8 @@ class Location:
     """Whether the credential sees every image; None: find out."""
     auth: dict[str, str] | None = None
     """Where the credential is, never the credential itself."""
+    notifications: dict[str, str] | None = None
+    """Where its notifications come from; the broker's URL is named, never given."""
     created: float = 0.0
     updated: float = 0.0
 
@@ -159,11 +161,42 @@ class Progress:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Poll:
+    """The last polls of a location: the last that ended well, and the last failure after it."""
+
+    ended: float | None = None
+    mark: float = 0.0
+    """The server's own time up to which its changes are known."""
+    images: int = 0
+    """Images that it listed as changed."""
+    claimed: int = 0
+    released: int = 0
+    error: str = ""
+    error_code: str = ""
+    failed: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Feed:
+    """The link to a location's notifications."""
+
+    connected: bool = False
+    since: float = 0.0
+    """When it became so."""
+    at: float = 0.0
+    """When the indexer that holds the link last said that it is still so."""
+    error: str = ""
+    error_code: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
     """All that was learnt of a location, by whichever process looked."""
 
     check: Check | None = None
     sweep: Sweep = field(default_factory=Sweep)
+    poll: Poll = field(default_factory=Poll)
+    feed: Feed | None = None
 
 
 class Outcome(StrEnum):

@@ -7,8 +7,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from resolver.glance import connect
-from resolver.index import Index, open_index
-from resolver.locations import Registry, Resolver, TableKeeper
+from resolver.index import ClaimCache, Index, open_index
+from resolver.locations import Asker, Registry, Resolver, TableKeeper, Terms
 from resolver.settings import Settings
 from resolver.sync import Indexer
 
@@ -21,6 +21,7 @@ class Services:
     index: Index
     tables: TableKeeper
     registry: Registry
+    asker: Asker
     resolver: Resolver
     indexer: Indexer
 
@@ -33,16 +34,39 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         SettingsError: the index in Redis does not go with the settings.
         IndexUnavailable: Redis did not answer.
     """
+    cache = ClaimCache(settings.cache_size, settings.cache_ttl)
     async with (
-        open_index(settings.redis_url, prefix=settings.prefix, bits=settings.index_bits) as index,
+        open_index(
+            settings.redis_url, prefix=settings.prefix, bits=settings.index_bits, cache=cache
+        ) as index,
         connect(settings.location_timeout) as session,
+        connect(settings.probe_timeout, settings.probes_per_location) as quick_session,
     ):
-        tables = TableKeeper(index, fresh_for=2 * settings.sweep_interval)
-        yield Services(
-            settings=settings,
-            index=index,
-            tables=tables,
-            registry=Registry(index, tables, settings),
-            resolver=Resolver(index, tables, home=settings.region, deadline=settings.index_timeout),
-            indexer=Indexer(index, tables, session, settings),
+        polled = 3 * settings.poll_interval if settings.poll_interval else None
+        tables = TableKeeper(index, Terms(2 * settings.sweep_interval, polled))
+        asker = Asker(
+            index,
+            quick_session,
+            timeout=settings.probe_timeout,
+            per_location=settings.probes_per_location,
+            at_once=settings.probes_at_once,
+            remember=settings.absent_ttl,
         )
+        try:
+            yield Services(
+                settings=settings,
+                index=index,
+                tables=tables,
+                registry=Registry(index, tables, settings),
+                asker=asker,
+                resolver=Resolver(
+                    index,
+                    tables,
+                    asker if settings.probe else None,
+                    home=settings.region,
+                    deadline=settings.index_timeout,
+                ),
+                indexer=Indexer(index, tables, session, settings),
+            )
+        finally:
+            await asker.close()

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     NoDecode,
@@ -96,6 +96,50 @@ class Settings(BaseSettings):
         description="Time between two sweeps of a location. A sweep counts as fresh for twice "
         "this long and its own duration.",
     )
+    poll_interval: float = Field(
+        30.0,
+        ge=0,
+        le=86400,
+        description="Time between two polls, which read what changed at a location since the last; "
+        "0 turns them off.",
+    )
+    probe: bool = Field(
+        True,
+        description="Whether the locations themselves are asked about an id that the index does "
+        "not know: `on` or `off`.",
+    )
+    probe_timeout: Seconds = Field(
+        2.0, description="How long a location may take to answer about one image."
+    )
+    probes_per_location: int = Field(
+        32,
+        ge=1,
+        le=1000,
+        description="Questions under way at one location at most; past it an unknown id is "
+        "answered 503.",
+    )
+    probes_at_once: int = Field(
+        1024, ge=1, le=100_000, description="Questions under way at all locations, likewise."
+    )
+    absent_ttl: float = Field(
+        10.0,
+        ge=0,
+        le=3600,
+        description="How long a location's word that it does not have an image is remembered. "
+        "No longer than `RESOLVER_CACHE_TTL`.",
+    )
+    cache_size: int = Field(
+        250_000,
+        ge=0,
+        le=100_000_000,
+        description="Ids whose owners a gateway keeps in its memory, some 200 bytes each; 0 turns "
+        "that off.",
+    )
+    cache_ttl: Seconds = Field(
+        60.0,
+        description="How long they are kept at most. Redis tells of changes at once; this is for "
+        "when it does not.",
+    )
     health_interval: Seconds = Field(
         15.0, description="Time between two looks at a location's `/versions`."
     )
@@ -166,6 +210,15 @@ class Settings(BaseSettings):
             raise ValueError("it must be printable ASCII without braces and spaces")
         return value
 
+    @model_validator(mode="after")
+    def _lifetimes(self) -> Settings:
+        if self.absent_ttl > self.cache_ttl:
+            raise ValueError(
+                f"RESOLVER_ABSENT_TTL: {self.absent_ttl:g} s is longer than RESOLVER_CACHE_TTL, "
+                f"{self.cache_ttl:g} s: a no must not outlive a yes"
+            )
+        return self
+
     @classmethod
     def settings_customise_sources(
         cls,
@@ -233,6 +286,8 @@ def load_settings(overrides: Mapping[str, Any] | None = None) -> Settings:
             message = fault["msg"].removeprefix("Value error, ")
             if fault["type"] == "extra_forbidden":
                 faults.append(f"unknown setting {name!r} in {file}")
+            elif not fault["loc"]:  # about several: it names them
+                faults.append(message)
             else:
                 faults.append(f"{PREFIX}{name.upper()}: {message}")
         raise SettingsError("; ".join(faults)) from error

@@ -17,7 +17,7 @@ from resolver.gateway.app import gateway_routes, watch_routes
 from resolver.gateway.metrics import Metrics
 from resolver.gateway.traffic import Traffic
 from resolver.index import open_index
-from resolver.locations import TableKeeper
+from resolver.locations import TableKeeper, Terms
 from resolver.locations.file import read_locations
 from resolver.settings import Settings, load_settings
 from resolver.sync.indexer import Stats
@@ -43,7 +43,7 @@ def test_settings_named_in_documents_exist() -> None:
 
 async def test_metrics_and_their_names_in_the_readme_agree() -> None:
     async with open_index("memory:") as index:
-        metrics = Metrics(TableKeeper(index, fresh_for=1), Stats(), Traffic())
+        metrics = Metrics(TableKeeper(index, Terms(1)), Stats(), Traffic())
         text = metrics.render().decode()
     exposed = set(re.findall(r"^# TYPE (glance_resolver_\w+)", text, re.MULTILINE))
     exposed = {name for name in exposed if not name.endswith("_created")}

@@ -13,7 +13,7 @@ from resolver.errors import InvalidRequest, MethodNotAllowed, NoCounterpart, Not
 from resolver.gateway.keys import METRICS, OUTCOME, SERVICES
 from resolver.gateway.problem import NO_STORE, require_found
 from resolver.locations import Answer, Offer, Wish
-from resolver.models import format_id, parse_id
+from resolver.models import format_id, letter_case, parse_id
 
 READS = ("GET", "HEAD")
 VARY = "X-Resolver-Region, X-Resolver-Exclude, X-Resolver-Fresh"
@@ -47,6 +47,8 @@ class Asked(NamedTuple):
     api: str
     """``v1`` or ``v2``."""
     raw: bytes
+    case: int
+    """How the id was spelt."""
     rest: str
     """The path behind the id, as sent."""
     query: str
@@ -80,7 +82,8 @@ def asked(request: web.Request) -> Asked:
     if match is None:
         raise InvalidRequest("the path could be read in two ways")
     api, text, rest = match.groups()
-    return Asked(api, parse_id(unquote(text)), rest, query)
+    text = unquote(text)
+    return Asked(api, parse_id(text), letter_case(text), rest, query)
 
 
 def target(offer: Offer, asked: Asked, *, write: bool = False, head: bool = False) -> str | None:
@@ -117,9 +120,9 @@ def make_wish(region: str, exclude: Iterable[str], fresh: str) -> Wish:
     return Wish(region, frozenset(n for n in names if n), fresh.lower() in ("1", "true"))
 
 
-async def answer_one(request: web.Request, raw: bytes, wish: Wish) -> Answer:
+async def answer_one(request: web.Request, raw: bytes, case: int, wish: Wish) -> Answer:
     """Resolves one id and notes the outcome for the log and the figures."""
-    (answer,) = await request.app[SERVICES].resolver.resolve([raw], wish)
+    answer = await request.app[SERVICES].resolver.resolve(raw, wish, case)
     request[OUTCOME] = str(answer.outcome)
     request.app[METRICS].answers.labels(str(answer.outcome)).inc()
     return answer
@@ -128,7 +131,7 @@ async def answer_one(request: web.Request, raw: bytes, wish: Wish) -> Answer:
 async def read_image(request: web.Request) -> web.StreamResponse:
     """GET and HEAD: 307 to the best owner that can serve the path."""
     what = asked(request)
-    answer = await answer_one(request, what.raw, wish_of(request))
+    answer = await answer_one(request, what.raw, what.case, wish_of(request))
     require_found(answer, VARY)
     return redirect(answer, what, head=request.method == "HEAD")
 
@@ -139,7 +142,7 @@ async def write_image(request: web.Request) -> web.StreamResponse:
     allowed = list(READS)
     if request.app[SERVICES].settings.redirect_writes:
         allowed += sorted({m for m, rest in _SMALL_WRITES[what.api] if rest.fullmatch(what.rest)})
-    answer = await answer_one(request, what.raw, wish_of(request))
+    answer = await answer_one(request, what.raw, what.case, wish_of(request))
     if request.method in allowed:
         require_found(answer, VARY)
         return redirect(answer, what, write=True)

@@ -19,7 +19,7 @@ from resolver.gateway.images import answer_one, make_wish
 from resolver.gateway.keys import METRICS, OUTCOME, SERVICES
 from resolver.gateway.problem import NO_STORE, accepted, json_response, require_found
 from resolver.locations import Form, Wish
-from resolver.models import Outcome, format_id, parse_id
+from resolver.models import Outcome, format_id, letter_case, parse_id
 
 JSON = "application/json"
 URI_LIST = "text/uri-list"
@@ -50,7 +50,8 @@ def wish_of(request: web.Request) -> Wish:
 async def resolve_one(request: web.Request) -> web.StreamResponse:
     """GET /resolve/{id}."""
     kind = accepted(request, JSON, URI_LIST)
-    answer = await answer_one(request, parse_id(request.match_info["id"]), wish_of(request))
+    text = request.match_info["id"]
+    answer = await answer_one(request, parse_id(text), letter_case(text), wish_of(request))
     require_found(answer, "Accept")
     if kind == URI_LIST:  # RFC 2483: CRLF behind each
         text = "".join(f"{offer.uri}\r\n" for offer in answer.offers)
@@ -62,8 +63,9 @@ async def resolve_one(request: web.Request) -> web.StreamResponse:
 
 async def explain(request: web.Request) -> web.StreamResponse:
     """GET /resolve/{id}/explain."""
-    raw = parse_id(request.match_info["id"])
-    return json_response(await request.app[SERVICES].resolver.explain(raw, wish_of(request)))
+    text, resolver = request.match_info["id"], request.app[SERVICES].resolver
+    raw = parse_id(text)
+    return json_response(await resolver.explain(raw, wish_of(request), letter_case(text)))
 
 
 async def resolve_many(request: web.Request) -> web.StreamResponse:
@@ -81,7 +83,7 @@ async def resolve_many(request: web.Request) -> web.StreamResponse:
             "(RESOLVER_BULK_LIMIT) that one request may have: send them in parts"
         )
     ids = parse_ids(items)
-    forms = await services.resolver.resolve_text(ids.raws, wish)
+    forms = await services.resolver.resolve_text(ids.raws, wish, ids.cases)
     _count(request, forms, len(ids.invalid))
     rows = _rows(ids, forms)
     response = web.StreamResponse(headers={**NO_STORE, "Content-Type": kind, "Vary": "Accept"})
@@ -149,13 +151,15 @@ class Ids(NamedTuple):
     """The same in their usual form."""
     invalid: dict[int, Any]
     """Items that are no ids, by where they stood."""
+    cases: dict[int, int]
+    """How ids are spelt that have upper-case digits, by where they stand among `raws`."""
 
 
 def parse_ids(items: Sequence[Any]) -> Ids:
     """Many ids at once where all are spelt as usual, one by one otherwise."""
     if (raws := _all_usual(items)) is not None:
-        return Ids(raws, items, {})
-    ids = Ids([], texts := [], {})
+        return Ids(raws, items, {}, {})
+    ids = Ids([], texts := [], {}, {})
     for place, item in enumerate(items):
         try:
             raw = parse_id(item) if isinstance(item, str) else None
@@ -164,6 +168,8 @@ def parse_ids(items: Sequence[Any]) -> Ids:
         if raw is None:
             ids.invalid[place] = item
         else:
+            if case := letter_case(item):
+                ids.cases[len(ids.raws)] = case
             ids.raws.append(raw)
             texts.append(format_id(raw))
     return ids

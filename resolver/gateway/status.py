@@ -110,12 +110,10 @@ async def index_figures(request: web.Request) -> web.StreamResponse:
     now = time.time()
     locations: dict[str, Any] = {}
     for place in table.by_name.values():
-        doubt = place.doubt(now)
         locations[place.name] = {
             "claims": census.claims.get(place.location.number, 0),
-            "covered": not doubt,
-            "coverage": doubt or "its last sweep is whole and fresh",
             "swept": iso(place.status.sweep.ended),
+            **{"coverage" if word == "why" else word: v for word, v in place.coverage(now).items()},
         }
     doubts = table.doubts(now)
     return json_response(

@@ -30,10 +30,13 @@ MAX_CONNECTIONS = 8
 
 
 @asynccontextmanager
-async def connect(timeout: float) -> AsyncIterator[aiohttp.ClientSession]:  # noqa: ASYNC109 - of each request, not of this call
-    """The HTTP session that all locations share; ``timeout`` seconds for a request in all."""
+async def connect(
+    timeout: float,  # noqa: ASYNC109 - of each request, not of this call
+    connections: int = MAX_CONNECTIONS,
+) -> AsyncIterator[aiohttp.ClientSession]:
+    """An HTTP session that all locations share; ``timeout`` seconds for a request in all."""
     async with aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0, limit_per_host=MAX_CONNECTIONS),
+        connector=aiohttp.TCPConnector(limit=0, limit_per_host=connections),
         timeout=aiohttp.ClientTimeout(total=timeout, connect=CONNECT_TIMEOUT),
         headers={"User-Agent": f"glance-resolver/{__version__}"},
         cookie_jar=aiohttp.DummyCookieJar(),
@@ -71,9 +74,15 @@ class Server:
         self.location = location
 
     async def ask(
-        self, path: str, params: Mapping[str, str] | None = None, *, method: str = "GET"
+        self,
+        path: str,
+        params: Mapping[str, str] | None = None,
+        *,
+        method: str = "GET",
+        most: int = MAX_BODY,
     ) -> Reply:
-        """The answer to one request, whatever its status below 500 other than 401.
+        """The answer to one request, whatever its status below 500 other than 401. ``most``: bytes
+        that its body may have.
 
         Redirects are not followed: a redirected listing is another server's listing.
 
@@ -90,7 +99,7 @@ class Server:
                 headers=headers,
                 allow_redirects=False,
             ) as response:
-                body = await _read(response)
+                body = await _read(response, most)
                 status = response.status
         except TimeoutError as error:
             raise LocationUnavailable("it did not answer in time", code="timeout") from error
@@ -142,12 +151,12 @@ class Server:
         return ids[:64]
 
 
-async def _read(response: aiohttp.ClientResponse) -> bytes:
+async def _read(response: aiohttp.ClientResponse, most: int) -> bytes:
     parts = bytearray()
     async for chunk in response.content.iter_any():
         parts += chunk
-        if len(parts) > MAX_BODY:
+        if len(parts) > most:
             raise LocationUnavailable(
-                f"its answer is longer than {MAX_BODY // 1024 // 1024} MB", code="too-long"
+                f"its answer is longer than {most // 1024 // 1024} MB", code="too-long"
             )
     return bytes(parts)

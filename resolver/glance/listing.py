@@ -13,7 +13,8 @@ from typing import Any
 
 from resolver.errors import InvalidImageId, LocationUnavailable
 from resolver.glance.client import Server
-from resolver.models import Api, api_versions, letter_case, minor_version, parse_id
+from resolver.glance.probe import has_image, use_v2
+from resolver.models import letter_case, minor_version, parse_id
 
 PAGE = 1000
 """Images in a page; Glance caps it at 1,000 silently, and smaller pages cost it as much each."""
@@ -144,13 +145,6 @@ V1 = {"limit": str(PAGE), "sort_key": "id", "sort_dir": "asc", "is_public": "Non
 V2 = {"limit": str(PAGE), "sort": "id:asc"}
 
 
-def use_v2(api: Api, versions: tuple[str, ...]) -> bool:
-    """Which API to list with: v2 wherever it is served, whatever clients are redirected to, since
-    v1 never lists other projects' community images."""
-    v1, v2 = api_versions(versions)
-    return v2 or (not v1 and api is not Api.V1)
-
-
 async def list_images(
     server: Server, versions: tuple[str, ...], resume: Resume | None = None
 ) -> AsyncIterator[Page]:
@@ -221,7 +215,7 @@ async def still_there(
             there |= {ids[text] for text in some if text in found}
             del todo[:CONFIRM]
     for text in todo:
-        if await _one(server, text, v2=v2):
+        if await has_image(server, versions, text):
             there.add(ids[text])
     return there
 
@@ -240,21 +234,6 @@ async def _among(server: Server, ids: Sequence[str]) -> set[str]:
         if "next" in document:
             return set()
     return found
-
-
-async def _one(server: Server, text: str, *, v2: bool) -> bool:
-    """Whether the server has one image. v1 tells admins of deleted ones with a header."""
-    if v2:
-        reply = await server.ask(f"/v2/images/{text}")
-    else:
-        reply = await server.ask(f"/v1/images/{text}", method="HEAD")
-        if reply.headers.get("X-Image-Meta-Deleted", "").lower() == "true":
-            return False
-    if reply.status in (200, 404):
-        return reply.status == 200
-    raise LocationUnavailable(
-        f"asked for image {text}, it answered {reply.status}", code="no-clear-answer"
-    )
 
 
 async def sees_all(server: Server, versions: tuple[str, ...]) -> tuple[bool | None, str]:

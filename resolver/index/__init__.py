@@ -3,6 +3,7 @@
 `Index` is the door; nothing outside this package knows a Redis key or a script.
 """
 
+from resolver.index.cache import ClaimCache
 from resolver.index.claims import Census, Claims, Lookup
 from resolver.index.codec import Buckets
 from resolver.index.connection import Index, open_index
@@ -12,6 +13,7 @@ from resolver.index.records import Record, Records, Snapshot, Wanted
 __all__ = [
     "Buckets",
     "Census",
+    "ClaimCache",
     "Claims",
     "Index",
     "Lease",

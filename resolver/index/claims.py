@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from resolver.errors import IndexUnavailable
+from resolver.index.cache import ClaimCache, Kept
 from resolver.index.codec import Buckets, decode_owners
 from resolver.index.keys import Keys
 from resolver.index.link import pairs
@@ -102,18 +103,36 @@ class Layout:
 class Claims:
     """The claims of one index. Ids are 16 bytes."""
 
-    def __init__(self, link: Link, keys: Keys, bits: int) -> None:
+    def __init__(self, link: Link, keys: Keys, bits: int, cache: ClaimCache) -> None:
         self._link = link
         self._keys = keys
+        self._meta = keys.meta.encode()
         self.layout = Layout(link, keys, bits)
+        self.cache = cache
+        link.hear(self._changed)
+
+    def _changed(self, keys: Sequence[bytes] | None) -> None:
+        if keys is None or self._meta in keys:
+            self.cache.clear()
+            return
+        for key in keys:
+            if (bucket := self.buckets.bucket_of(key)) is not None:
+                self.cache.drop(bucket)
+
+    def kept(self, raw: bytes) -> tuple[tuple[Owner, ...], float] | None:
+        """An image's owners, and the seconds for which they have been known, where this process
+        has read them lately and would have been told of a change."""
+        if not self._link.sure():
+            return None
+        return self.cache.get(self.buckets.number(raw), raw)
 
     @property
     def buckets(self) -> Buckets:
         """The buckets that are read."""
         return self.layout.current
 
-    async def lookup(self, ids: Sequence[bytes]) -> Lookup:
-        """Owners of each id, in the order of ``ids``, in one round trip.
+    async def lookup(self, ids: Sequence[bytes], *, keep: bool = False) -> Lookup:
+        """Owners of each id, in the order of ``ids``, in one round trip. ``keep``: for `kept` too.
 
         The registry's version comes along, so that the caller can tell whether the location table
         it holds still is the one that these numbers belong to; and how many buckets there are, so
@@ -129,11 +148,21 @@ class Claims:
                 ("HGET", self._keys.meta, "bits"),
             ]
             commands += self._questions(buckets, ids)
+            places = self._opened(buckets, ids) if keep else []
             version, bits, *values = await self._link.pipeline(commands, quick=True)
             if bits is None or int(bits) == buckets.bits:
                 owners = [decode_owners(v) if v else () for v in values]
+                if places and self._link.sure():
+                    for (bucket, kept), raw, owned in zip(places, ids, owners, strict=True):
+                        if owned:
+                            self.cache.put(bucket, kept, raw, owned)
                 return Lookup(int(version or 0), owners)
             await self.layout.refresh()
+
+    def _opened(self, buckets: Buckets, ids: Sequence[bytes]) -> list[tuple[int, Kept]]:
+        """For each id its bucket, and where to keep what a read that begins now finds there."""
+        numbers = [buckets.number(raw) for raw in ids]
+        return [(number, self.cache.open(number)) for number in numbers]
 
     def _questions(self, buckets: Buckets, ids: Sequence[bytes]) -> list[Any]:
         """A command for each id, packed where the link takes it so: that is the hottest loop."""

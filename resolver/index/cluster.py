@@ -45,6 +45,7 @@ class ClusterLink(Link):
 
     def __init__(self, seeds: Sequence[Address], connect: Callable[[Address], Any]) -> None:
         """``connect`` makes a connection of redis-py's to an address, not opened yet."""
+        super().__init__()
         self._seeds = list(seeds)
         self._connect = connect
         self._masters: dict[int, Address] = {}
@@ -172,8 +173,16 @@ class ClusterLink(Link):
         if lane is None:
             if self._closed:
                 raise ConnectionError("closed")
-            self._lanes[node, quick] = lane = Lane(lambda: self._connect(node))
+            changed = self.changed if quick else None
+            self._lanes[node, quick] = lane = Lane(lambda: self._connect(node), changed=changed)
         return lane
+
+    def sure(self) -> bool:
+        """Of every node that something was read from: one that may have been replaced, unnoticed,
+        by another makes all of it unsure."""
+        now = asyncio.get_running_loop().time()
+        lanes = [lane for (_, quick), lane in self._lanes.items() if quick and not lane.unused]
+        return not self._stale and all(lane.sure(now) for lane in lanes)
 
     async def _learn(self) -> None:
         """Reads the map of the cluster anew. Callers share one attempt.

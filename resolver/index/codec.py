@@ -105,6 +105,12 @@ class Buckets:
                 self._keys[bucket] = key
         return key
 
+    def bucket_of(self, key: bytes) -> int | None:
+        """The bucket with this key; None for another key."""
+        if not key.startswith(self._key_prefix):
+            return None
+        return int(key[len(self._key_prefix) :], 16)
+
     def question(self, bucket: int) -> bytes:
         """``HGET`` of a field in the bucket as RESP, but for the field and its CRLF."""
         key = self.key(bucket)

@@ -16,6 +16,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from resolver.errors import SettingsError
+from resolver.index.cache import ClaimCache
 from resolver.index.claims import Claims
 from resolver.index.cluster import ClusterLink
 from resolver.index.keys import Keys
@@ -23,6 +24,7 @@ from resolver.index.leases import Lease
 from resolver.index.link import EmbeddedLink, Link, SentinelLink, SingleLink
 from resolver.index.rebuild import Rebuild
 from resolver.index.records import Records
+from resolver.index.sightings import Sightings
 
 FORMAT = 1
 """Of keys and values; an index of another format is refused at start."""
@@ -40,10 +42,11 @@ CONNECT_TIMEOUT = 2.0
 class Index:
     """Claims, the registry and leases of one index."""
 
-    def __init__(self, link: Link, keys: Keys, bits: int) -> None:
+    def __init__(self, link: Link, keys: Keys, bits: int, cache: ClaimCache) -> None:
         self.link = link
-        self.claims = Claims(link, keys, bits)
+        self.claims = Claims(link, keys, bits, cache)
         self.records = Records(link, keys)
+        self.sightings = Sightings(link, keys, self.claims)
         self.rebuild = Rebuild(link, keys, self.claims)
         self._keys = keys
 
@@ -167,9 +170,14 @@ def connect(url: str) -> Link:
 
 @asynccontextmanager
 async def open_index(
-    url: str, *, prefix: str = "glr:", bits: int | None = None
+    url: str,
+    *,
+    prefix: str = "glr:",
+    bits: int | None = None,
+    cache: ClaimCache | None = None,
 ) -> AsyncIterator[Index]:
-    """The index of a URL, made if it is new. ``bits`` None: as it is, or the default.
+    """The index of a URL, made if it is new. ``bits`` None: as it is, or the default. ``cache``:
+    where claims may be kept in this process; None for nowhere.
 
     Raises:
         SettingsError: bad URL, or an index that was made otherwise.
@@ -179,7 +187,8 @@ async def open_index(
     try:
         keys = Keys(prefix)
         wanted = bits or (MEMORY_BITS if link.embedded else DEFAULT_BITS)
-        yield Index(link, keys, await _agree(link, keys, wanted, explicit=bits is not None))
+        there = await _agree(link, keys, wanted, explicit=bits is not None)
+        yield Index(link, keys, there, cache or ClaimCache(0, 0))
     finally:
         # A server that hangs must not hang our exit.
         try:

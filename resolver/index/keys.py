@@ -9,17 +9,18 @@ key                             type      holds
 ``glr:{reg}:meta``              hash      ``format`` and ``bits`` of this index; while it is rebuilt
                                           ``wanted``, ``next``, how far ``at``, then ``old``
 ``glr:{reg}:locations``         hash      name -> ``<number> <JSON of the location>``
-``glr:{reg}:status``            hash      ``<number>:check`` / ``<number>:sweep`` -> JSON
+``glr:{reg}:status``            hash      ``<number>:<what>`` -> JSON; check, sweep, poll, feed
 ``glr:{reg}:progress``          hash      number -> JSON of the sweep under way
 ``glr:{reg}:noted:<number>``    set       ids that the sweep under way found claimed and not
                                           listed, or listed in upper case
 ``glr:{reg}:kept:<number>``     set       ids claimed by hand since the sweep under way began
+``glr:{reg}:gone:<number>``     zset      ids that were lately seen to have left -> when
 ``glr:{reg}:wanted``            hash      number -> JSON of a sweep that was asked for
 ``glr:{reg}:version``           integer   grows with each change of locations or status
 ``glr:{reg}:numbers``           integer   the last number given to a location
 ``glr:{reg}:retired``           set       numbers of removed locations, until their claims are gone
-``glr:lease:<what>``            string    who does one piece of background work; the only keys
-                                          with a time to live
+``glr:lease:<what>``            string    who does one piece of background work; these and
+                                          ``gone`` are the only keys with a time to live
 ==============================  ========  =======================================================
 
 A bucket is chosen by the leading ``bits`` of the UUID, so a listing in UUID order fills bucket
@@ -49,6 +50,7 @@ class Keys:
         self.retired = registry + "retired"
         self._noted = registry + "noted:"
         self._kept = registry + "kept:"
+        self._gone = registry + "gone:"
         self._lease = f"{prefix}lease:"
 
     def bucket_prefix(self, bits: int) -> bytes:
@@ -61,6 +63,9 @@ class Keys:
 
     def kept(self, number: int) -> str:
         return f"{self._kept}{number}"
+
+    def gone(self, number: int) -> str:
+        return f"{self._gone}{number}"
 
     def lease(self, what: str) -> str:
         return self._lease + what

@@ -16,8 +16,9 @@ from redis.asyncio import Redis
 from redis.exceptions import NoScriptError, RedisError
 
 from resolver.errors import IndexUnavailable
+from resolver.index import scripts
 from resolver.index.scripts import Script
-from resolver.index.wire import PATIENCE, Lane, Wire
+from resolver.index.wire import PATIENCE, Changed, Lane, Wire
 
 Command = tuple[Any, ...]
 
@@ -51,6 +52,22 @@ class Link(ABC):
 
     takes_packed = False
     """Whether a command may come as the bytes that go over the wire."""
+
+    def __init__(self) -> None:
+        self._hearers: list[Changed] = []
+
+    def hear(self, hearer: Changed) -> None:
+        """Has ``hearer`` called with the keys that were read quickly and have changed since."""
+        self._hearers.append(hearer)
+
+    def changed(self, keys: Sequence[bytes] | None) -> None:
+        """Tells all who hear of changes; None: any key may have changed."""
+        for hearer in self._hearers:
+            hearer(keys)
+
+    @abstractmethod
+    def sure(self) -> bool:
+        """Whether every change that was made a second ago or earlier has been told."""
 
     @abstractmethod
     async def send(self, commands: Sequence[Command], *, quick: bool) -> list[Any]:
@@ -132,12 +149,17 @@ def _no_script(reply: Any) -> bool:
     )
 
 
+READING = frozenset({"GET", "HGET", "HMGET", "HGETALL", "SMEMBERS", "SSCAN", "PING", "MEMORY"})
+"""Commands that change nothing."""
+
+
 class EmbeddedLink(Link):
     """The index in this process."""
 
     embedded = True
 
     def __init__(self) -> None:
+        super().__init__()
         from fakeredis import FakeAsyncRedis, FakeServer  # noqa: PLC0415 - only this kind needs it
 
         self._client = FakeAsyncRedis(server=FakeServer())
@@ -147,10 +169,23 @@ class EmbeddedLink(Link):
         for command in commands:
             pipe.execute_command(*command)
         replies: list[Any] = await pipe.execute(raise_on_error=False)
+        if written := [key for command in commands for key in _written(command)]:
+            self.changed(written)
         return replies
+
+    def sure(self) -> bool:
+        return True
 
     async def close(self) -> None:
         await self._client.aclose()
+
+
+def _written(command: Command) -> Sequence[bytes]:
+    """The keys that a command may have changed."""
+    if command[0] in READING or (command[0] == "EVALSHA" and command[1] in scripts.READING):
+        return ()
+    keys = command[3 : 3 + command[2]] if command[0] in ("EVALSHA", "EVAL") else command[1:2]
+    return [key if isinstance(key, bytes) else key.encode() for key in keys]
 
 
 class SingleLink(Link):
@@ -161,9 +196,10 @@ class SingleLink(Link):
     def __init__(
         self, client: Redis, greet: Callable[[Wire], Awaitable[None]] | None = None
     ) -> None:
+        super().__init__()
         self._client = client
         connect = client.connection_pool.make_connection
-        self._lanes = {quick: Lane(connect, greet) for quick in (True, False)}
+        self._lanes = {True: Lane(connect, greet, self.changed), False: Lane(connect, greet)}
 
     async def send(self, commands: Sequence[Command], *, quick: bool) -> list[Any]:
         lane = self._lanes[quick]
@@ -172,6 +208,9 @@ class SingleLink(Link):
             await lane.reset()  # it was master: find the one that is
             replies = await lane.call(commands)
         return replies
+
+    def sure(self) -> bool:
+        return self._lanes[True].sure(asyncio.get_running_loop().time())
 
     async def close(self) -> None:
         for lane in self._lanes.values():

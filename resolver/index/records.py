@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -13,12 +13,23 @@ from resolver.errors import Conflict
 from resolver.index.keys import Keys
 from resolver.index.link import pairs
 from resolver.index.scripts import load
-from resolver.models import Api, Check, Health, Location, Progress, State, Status, Sweep
+from resolver.models import (
+    Api,
+    Check,
+    Feed,
+    Health,
+    Location,
+    Poll,
+    Progress,
+    State,
+    Status,
+    Sweep,
+)
 
 if TYPE_CHECKING:
     from resolver.index.link import Link
 
-LOAD = load("load")
+LOAD = load("load", reading=True)
 PUT = load("put_location", "version")
 REMOVE = load("remove_location", "version")
 SET_STATUS = load("set_status", "version")
@@ -101,6 +112,14 @@ class Records:
     def __init__(self, link: Link, keys: Keys) -> None:
         self._link = link
         self._keys = keys
+        self._version = keys.version.encode()
+        self.changes = 0
+        """Grows when the version has changed, or may have, since it was read."""
+        link.hear(self._changed)
+
+    def _changed(self, keys: Sequence[bytes] | None) -> None:
+        if keys is None or self._version in keys:
+            self.changes += 1
 
     async def load(self) -> Snapshot:
         """All locations and their status, of one moment.
@@ -117,13 +136,17 @@ class Records:
         for raw_name, raw in sorted(pairs(locations).items()):
             name, stored = raw_name.decode(), raw.decode()
             location = _location(name, stored)
-            check = status.get(b"%d:check" % location.number)
-            sweep = status.get(b"%d:sweep" % location.number)
+            check, sweep, poll, feed = (
+                status.get(b"%d:%s" % (location.number, what))
+                for what in (b"check", b"sweep", b"poll", b"feed")
+            )
             records[name] = Record(
                 location,
                 Status(
                     check=_check(check) if check else None,
                     sweep=Sweep(**json.loads(sweep)) if sweep else Sweep(),
+                    poll=Poll(**json.loads(poll)) if poll else Poll(),
+                    feed=Feed(**json.loads(feed)) if feed else None,
                 ),
                 stored,
             )
@@ -190,6 +213,14 @@ class Records:
     async def set_sweep(self, number: int, sweep: Sweep, of: Location | None = None) -> None:
         """How a sweep ended. Not kept if the location was removed, or is no longer ``of``."""
         await self._set_status("sweep", number, asdict(sweep), of)
+
+    async def set_poll(self, number: int, poll: Poll, of: Location) -> None:
+        """How a poll ended. Not kept if the location was removed, or is no longer ``of``."""
+        await self._set_status("poll", number, asdict(poll), of)
+
+    async def set_feed(self, number: int, feed: Feed, of: Location) -> None:
+        """How its notifications are. Not kept if the location was removed, or no longer ``of``."""
+        await self._set_status("feed", number, asdict(feed), of)
 
     async def _set_status(
         self, what: str, number: int, fields: dict[str, Any], of: Location | None

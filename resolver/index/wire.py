@@ -4,13 +4,17 @@ redis-py opens the connection (TLS, authentication, database, Sentinel); after t
 which awaits each reply by itself, is replaced by this protocol: batches of several callers follow
 each other on one connection and each gets its replies as one list. A redis-py pipeline moves some
 85,000 commands a second, this some 500,000 and more.
+
+A connection can be *tracked* (RESP3, ``CLIENT TRACKING``): Redis then says on it which of the keys
+read there have changed, in order with the replies. What was read may be kept until then.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import hiredis
@@ -19,7 +23,22 @@ PATIENCE = 5.0
 """Seconds without a reply after which a connection counts as dead."""
 
 
+HEARTBEAT = 0.25
+"""Seconds after which a tracked connection that was silent is asked something."""
+
+SURE_FOR = 0.75
+"""Seconds that a reply vouches for: all that changed before its question was sent is known. With
+the way of a change to us, below the second in which every gateway knows."""
+
 T = TypeVar("T")
+
+Changed = Callable[[Sequence[bytes] | None], None]
+"""Called with the keys that have changed; None: any may have."""
+
+_MORE = object()
+"""No whole reply has arrived."""
+
+_TRACKED: tuple[tuple[Any, ...], ...] = (("HELLO", "3"), ("CLIENT", "TRACKING", "ON"))
 
 
 async def shared(task: asyncio.Task[T]) -> T:
@@ -43,19 +62,32 @@ class _Batch(NamedTuple):
     sent: float
 
 
+_PING = hiredis.pack_command(("PING",))
+
+
+def _seen(future: asyncio.Future[Any]) -> None:
+    if not future.cancelled():
+        future.exception()
+
+
 class Wire(asyncio.Protocol):
     """An open connection. Replies that are errors come as `hiredis.ReplyError` in their place."""
 
-    def __init__(self, connection: Any) -> None:
+    def __init__(self, connection: Any, changed: Changed | None = None) -> None:
+        """``changed`` hears of changes once the wire is tracked, and of its end."""
         self._connection = connection  # redis-py's, which owns the socket
         # redis-py offers no other way to its transport; tests/index/test_wire.py watches this.
         self._transport: asyncio.Transport = connection._writer.transport
         self._transport.set_protocol(self)
         self._loop = asyncio.get_running_loop()
-        self._reader = hiredis.Reader()
+        self._reader = hiredis.Reader(notEnoughData=_MORE)
         self._replies: list[Any] = []
         self._batches: deque[_Batch] = deque()
+        self._changed = changed
         self.open = True
+        self.tracked = False
+        self._proven = 0.0
+        """When the last batch that was answered had been sent."""
 
     def call(self, packed: bytes, count: int) -> asyncio.Future[list[Any]]:
         """Sends ``count`` packed commands; the future gets their replies.
@@ -73,23 +105,55 @@ class Wire(asyncio.Protocol):
         self._transport.write(packed)
         return future
 
+    async def track(self) -> None:
+        """Has Redis say what changes. Not all do: then nothing that was read may be kept."""
+        packed = b"".join(hiredis.pack_command(command) for command in _TRACKED)
+        async with asyncio.timeout(PATIENCE):
+            replies = await self.call(packed, len(_TRACKED))
+        self.tracked = not any(isinstance(reply, Exception) for reply in replies)
+        if self.tracked:
+            self._loop.call_later(HEARTBEAT, self._beat)
+
+    def _beat(self) -> None:
+        """Asks something where all is quiet; `call` ends a connection that owes an answer."""
+        if not self.open:
+            return
+        waited = self._loop.time() - (self._batches[0].sent if self._batches else self._proven)
+        if waited > (PATIENCE if self._batches else 0.9 * HEARTBEAT):
+            with contextlib.suppress(ConnectionError):
+                self.call(_PING, 1).add_done_callback(_seen)
+        self._loop.call_later(HEARTBEAT, self._beat)
+
+    def sure(self, now: float) -> bool:
+        """Whether every change before `SURE_FOR` seconds ago has been told. ``now``: loop time."""
+        return self.tracked and self.open and now - self._proven < SURE_FOR
+
     def data_received(self, data: bytes) -> None:
-        gets = self._reader.gets
+        gets, batches = self._reader.gets, self._batches
         try:
             self._reader.feed(data)
-            while self._batches:
-                batch, replies = self._batches[0], self._replies
-                while len(replies) < batch.size:
-                    reply = gets()
-                    if reply is False:  # RESP2 has no such value: more must arrive first
-                        return
-                    replies.append(reply)
-                self._batches.popleft()
+            while (reply := gets()) is not _MORE:
+                if type(reply) is hiredis.PushNotification:
+                    self._pushed(reply)
+                    continue
+                if not batches:
+                    self.close(ConnectionError("a reply that nobody asked for"))
+                    return
+                batch, replies = batches[0], self._replies
+                replies.append(reply)
+                if len(replies) < batch.size:
+                    continue
+                batches.popleft()
                 self._replies = []
+                self._proven = batch.sent
                 if not batch.future.done():  # its caller may have given up
                     batch.future.set_result(replies)
         except hiredis.ProtocolError as error:
             self.close(ConnectionError(f"not Redis: {error}"))
+
+    def _pushed(self, push: list[Any]) -> None:
+        if push[0] == b"invalidate" and self._changed is not None:
+            self._changed(push[1])  # None after a flush
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self.close(exc or ConnectionError("Redis closed the connection"))
@@ -104,6 +168,8 @@ class Wire(asyncio.Protocol):
         for batch in batches:
             if not batch.future.done():
                 batch.future.set_exception(ConnectionError(str(why) or type(why).__name__))
+        if self.tracked and self._changed is not None:
+            self._changed(None)
 
     @property
     def peer(self) -> tuple[str, int]:
@@ -120,15 +186,18 @@ class Lane:
     """A wire that is opened when first needed and again when it was lost.
 
     ``greet`` is awaited with each new wire, and raises where it leads to the wrong server.
+    ``changed`` makes the wires tracked and hears of changes.
     """
 
     def __init__(
         self,
         connect: Callable[[], Any],
         greet: Callable[[Wire], Awaitable[None]] | None = None,
+        changed: Changed | None = None,
     ) -> None:
         self._connect = connect
         self._greet = greet
+        self._changed = changed
         self._wire: Wire | None = None
         self._opening: asyncio.Task[Wire] | None = None
         self._closed = False
@@ -174,9 +243,11 @@ class Lane:
         connection = self._connect()
         try:
             await connection.connect()
-            wire = Wire(connection)
+            wire = Wire(connection, self._changed)
             if self._greet is not None:
                 await self._greet(wire)
+            if self._changed is not None:
+                await wire.track()
         except BaseException:
             await connection.disconnect(nowait=True)
             raise
@@ -192,6 +263,15 @@ class Lane:
     def peer(self) -> tuple[str, int] | None:
         """Host and port of the open wire."""
         return self._wire.peer if self._wire is not None and self._wire.open else None
+
+    @property
+    def unused(self) -> bool:
+        """Whether it has no wire, so that nothing was read on it that could have changed."""
+        return self._wire is None or not self._wire.open
+
+    def sure(self, now: float) -> bool:
+        """As `Wire.sure`."""
+        return self._wire is not None and self._wire.sure(now)
 
     async def reset(self) -> None:
         """Drops the wire; the next call opens another."""

@@ -1,12 +1,14 @@
 """The registry, the table that answers are made from, and choosing among owners."""
 
+from resolver.locations.ask import Asker
 from resolver.locations.choose import Wish
 from resolver.locations.registry import Registry
 from resolver.locations.resolve import Answer, Form, Offer, Resolver
-from resolver.locations.table import Place, Table, TableKeeper
+from resolver.locations.table import Place, Table, TableKeeper, Terms
 
 __all__ = [
     "Answer",
+    "Asker",
     "Form",
     "Offer",
     "Place",
@@ -14,5 +16,6 @@ __all__ = [
     "Resolver",
     "Table",
     "TableKeeper",
+    "Terms",
     "Wish",
 ]

@@ -38,7 +38,6 @@ def iso(at: float | None) -> str | None:
 def describe(place: Place, progress: Progress | None, now: float) -> dict[str, Any]:
     """A location as the HTTP API and the command line show it."""
     location, check, sweep = place.location, place.status.check, place.status.sweep
-    doubt = place.doubt(now)
     serves = place.serves
     return {
         "name": location.name,
@@ -62,7 +61,7 @@ def describe(place: Place, progress: Progress | None, now: float) -> dict[str, A
             "at": iso(check.at) if check else None,
             "versions": list(place.versions),
         },
-        "coverage": {"covered": not doubt, "why": doubt or "its last sweep is whole and fresh"},
+        "coverage": place.coverage(now),
         "sweep": {
             "running": None
             if progress is None

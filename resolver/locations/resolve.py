@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from resolver.index import Index
+from resolver.locations.ask import Asker, Image, Said
 from resolver.locations.choose import Candidate, Wish, drawn, left_out, rank, reasons
 from resolver.locations.table import Place, Table, TableKeeper, late
 from resolver.models import Outcome, Owner, State, format_id
@@ -17,6 +18,11 @@ from resolver.models import Outcome, Owner, State, format_id
 RETRY_AFTER = 5
 """Seconds that an `unknown` asks its client to wait: a first sweep of a small cloud."""
 
+
+NOT_ASKED = Said(why="it was not asked in time")
+
+BULK_AT_ONCE = 16
+"""Ids of one request about which locations are asked at the same time."""
 
 DEADLINE_IDS = 1000
 """Ids that lengthen the index's deadline by as much as one request's."""
@@ -79,42 +85,81 @@ class Round:
     """Answers from one table, for one client, as of one moment."""
 
     def __init__(self, table: Table, wish: Wish, home: str) -> None:
-        self._table = table
-        self._wish = wish
+        self.table = table
+        self.wish = wish
         self._home = home
-        self._doubts = table.doubts(time.time())
+        self._begun = time.monotonic()
+        self._covered: dict[str, str] | None = None
         self._forms: dict[tuple[Owner, ...], Form] = {}
 
-    def candidates(self, owners: tuple[Owner, ...]) -> list[Candidate]:
+    def candidates(self, owners: Iterable[Owner]) -> list[Candidate]:
         """The owners that are registered."""
-        by_number = self._table.by_number
+        by_number = self.table.by_number
         return [Candidate(by_number[o.number], o) for o in owners if o.number in by_number]
 
-    def answer(self, raw: bytes, owners: tuple[Owner, ...]) -> Answer:
-        """The answer about one image with these claims."""
+    def found(self, raw: bytes, candidates: Sequence[Candidate]) -> Answer | None:
+        """The answer that names those who may be offered; None where nobody may."""
+        offered = rank(candidates, raw, self.wish, self._home)
+        if not offered:
+            return None
+        return Answer(raw, Outcome.FOUND, tuple(self._offer(raw, c) for c in offered))
+
+    def answer(
+        self, raw: bytes, owners: tuple[Owner, ...], said: Mapping[int, Said] | None = None
+    ) -> Answer:
+        """The answer about one image with these claims.
+
+        ``said``: what locations answered when they were asked about it; None where none was, so
+        that their coverage must do.
+        """
         candidates = self.candidates(owners)
-        offered = rank(candidates, raw, self._wish, self._home)
-        if offered:
-            return Answer(raw, Outcome.FOUND, tuple(self._offer(raw, c) for c in offered))
+        if (found := self.found(raw, candidates)) is not None:
+            return found
+        doubts = self._doubts() if said is None else self._silence(said)
         if candidates:
-            why = "; ".join(f"{c.place.name} is {left_out(c, self._wish)}" for c in candidates)
+            why = "; ".join(f"{c.place.name} is {left_out(c, self.wish)}" for c in candidates)
             return Answer(
                 raw,
                 Outcome.UNKNOWN,
-                missing=tuple(c.place.name for c in candidates),
+                missing=tuple(dict.fromkeys((*(c.place.name for c in candidates), *doubts))),
                 detail=f"It is known only where it may not be offered: {why}.",
             )
-        if self._doubts:
-            why = "; ".join(f"{name}: {doubt}" for name, doubt in self._doubts.items())
+        if doubts:
+            why = "; ".join(f"{name}: {doubt}" for name, doubt in doubts.items())
             return Answer(
                 raw,
                 Outcome.UNKNOWN,
-                missing=tuple(self._doubts),
+                missing=tuple(doubts),
                 detail=f"No owner is known, and not every location can vouch. {why}.",
             )
-        if not self._table.in_service():
+        if not self.table.in_service():
             return Answer(raw, Outcome.UNKNOWN, detail="No location is registered and in service.")
-        return Answer(raw, Outcome.ABSENT, detail="Every location was covered and none lists it.")
+        if said is None:
+            detail = "Every location was covered and none lists it."
+            return Answer(raw, Outcome.ABSENT, detail=detail)
+        age = time.monotonic() - min(one.at for one in said.values())
+        source = "probe" if any(one.at >= self._begun for one in said.values()) else "cache"
+        return Answer(
+            raw,
+            Outcome.ABSENT,
+            detail="Every location was asked and none has it.",
+            source=source,
+            age=age,
+        )
+
+    def _doubts(self) -> dict[str, str]:
+        if self._covered is None:
+            self._covered = self.table.doubts(time.time())
+        return self._covered
+
+    def _silence(self, said: Mapping[int, Said]) -> dict[str, str]:
+        """Why locations in service have not said that they lack the image; only those."""
+        doubts = {}
+        for place in self.table.in_service():
+            one = said.get(place.location.number, NOT_ASKED)
+            if one.owner is None and (why := place.blind if one.no else one.why):
+                doubts[place.name] = why
+        return doubts
 
     @staticmethod
     def _offer(raw: bytes, candidate: Candidate) -> Offer:
@@ -133,8 +178,8 @@ class Round:
         if any(owner.case for owner in owners):
             return Form.of(self.answer(raw, owners))
         candidates = self.candidates(owners)
-        if drawn(candidates, self._wish, self._home):
-            ranked = rank(candidates, raw, self._wish, self._home)
+        if drawn(candidates, self.wish, self._home):
+            ranked = rank(candidates, raw, self.wish, self._home)
             order = (_DRAWN, *(candidate.owner for candidate in ranked))
         else:
             order = owners
@@ -164,63 +209,166 @@ class Form:
 
 
 class Resolver:
-    """Answers for ids, from the index."""
+    """Answers for ids: from the index, and from the locations where it cannot tell."""
 
     def __init__(
-        self, index: Index, tables: TableKeeper, *, home: str = "", deadline: float = 0.25
+        self,
+        index: Index,
+        tables: TableKeeper,
+        asker: Asker | None = None,
+        *,
+        home: str = "",
+        deadline: float = 0.25,
     ) -> None:
+        """``asker`` None: no location is asked, so the index alone must know."""
         self._index = index
         self._tables = tables
+        self._asker = asker
         self._home = home
         self._deadline = deadline
 
-    async def resolve(self, ids: Sequence[bytes], wish: Wish) -> list[Answer]:
-        """The answers for ``ids``, in their order, in one round trip.
+    async def resolve(self, raw: bytes, wish: Wish, case: int = 0) -> Answer:
+        """The answer about one image. ``case``: how its client spelt it.
+
+        Raises:
+            IndexUnavailable: Redis gave no answer within the deadline.
+        """
+        if not wish.fresh and self._tables.known and (kept := self._index.claims.kept(raw)):
+            owners, age = kept
+            round_ = Round(self._tables.table, wish, self._home)
+            if not wish.exclude and (found := round_.found(raw, round_.candidates(owners))):
+                return replace(found, source="cache", age=age)
+        table, (owners,) = await self._read([raw], keep=True)
+        answer, _, _ = await self._settle(Round(table, wish, self._home), (raw, case), owners)
+        return answer
+
+    async def resolve_text(
+        self, ids: Sequence[bytes], wish: Wish, cases: Mapping[int, int] | None = None
+    ) -> list[Form]:
+        """The answers for many ids, in their order, as JSON text. ``cases``: by where they stand,
+        how those are spelt that are not as usual.
+
+        Locations are asked about as many as can be within one question's time.
 
         Raises:
             IndexUnavailable: Redis gave no answer within the deadline, which grows with ``ids``.
         """
         table, owners = await self._read(ids)
-        answer = Round(table, wish, self._home).answer
-        return [answer(raw, owned) for raw, owned in zip(ids, owners, strict=True)]
+        round_ = Round(table, wish, self._home)
+        forms = [round_.form(raw, owned) for raw, owned in zip(ids, owners, strict=True)]
+        if self._asker is None:
+            return forms
+        todo = [
+            at for at, form in enumerate(forms) if wish.fresh or form.outcome is not Outcome.FOUND
+        ]
+        coming = iter(todo)
 
-    async def resolve_text(self, ids: Sequence[bytes], wish: Wish) -> list[Form]:
-        """As `resolve`, for those who want JSON text and many of it.
+        async def some() -> None:
+            for at in coming:
+                image = ids[at], (cases or {}).get(at, 0)
+                answer, _, _ = await self._settle(round_, image, owners[at])
+                forms[at] = Form.of(answer)
+                unasked.discard(at)
 
-        Raises:
-            IndexUnavailable: as `resolve`.
+        unasked = set(todo)
+        if todo:
+            workers = [asyncio.create_task(some()) for _ in range(min(BULK_AT_ONCE, len(todo)))]
+            _, late_ones = await asyncio.wait(workers, timeout=self._asker.timeout)
+            for task in late_ones:
+                task.cancel()
+            await asyncio.gather(*late_ones, return_exceptions=True)
+            for task in workers:
+                if not task.cancelled():
+                    task.result()
+        for at in unasked:
+            if forms[at].outcome is not Outcome.FOUND:
+                forms[at] = Form.of(round_.answer(ids[at], owners[at], said={}))
+        return forms
+
+    async def _settle(
+        self, round_: Round, image: Image, owners: tuple[Owner, ...]
+    ) -> tuple[Answer, tuple[Owner, ...], Mapping[int, Said]]:
+        """The answer about an image with these claims, asking the locations where they do not do.
+
+        Those that a client doubts, by wanting it fresh or leaving an owner out, are asked whether
+        they still have it; all others where none is left. Returns the owners and what was said too.
         """
-        table, owners = await self._read(ids)
-        form = Round(table, wish, self._home).form
-        return [form(raw, owned) for raw, owned in zip(ids, owners, strict=True)]
+        raw, _ = image
+        wish, table = round_.wish, round_.table
+        candidates = round_.candidates(owners)
+        found = round_.found(raw, candidates)
+        asker = self._asker
+        if asker is None:
+            return found or round_.answer(raw, owners), owners, {}
+        if owners:
+            asker.forget(image)
+        doubted = [
+            c.place
+            for c in candidates
+            if (wish.fresh or c.place.name in wish.exclude)
+            and c.place.location.state is not State.MAINTENANCE
+        ]
+        if found and not doubted:
+            return found, owners, {}
+        said: dict[int, Said] = {}
+        if doubted:
+            asking = asker.ask(image, doubted, claimed=True, fresh=wish.fresh)
+            if found and not wish.fresh:  # it is not among those that are offered: no haste
+                asker.aside(asking)
+                return found, owners, {}
+            said = await asking
+            gone = {n for n, one in said.items() if one.no and not table.by_number[n].blind}
+            owners = _corrected(owners, said, gone)
+            if found := round_.found(raw, round_.candidates(owners)):
+                best = said.get(found.offers[0].place.location.number, NOT_ASKED)
+                return replace(found, source="probe" if best.owner else "index"), owners, said
+        known = {owner.number for owner in owners}
+        others = [
+            place
+            for place in table.in_service()
+            if place.location.number not in known | said.keys()
+        ]
+        said |= await asker.ask(image, others, claimed=False, fresh=wish.fresh)
+        owners = _corrected(owners, said, set())
+        answer = round_.answer(raw, owners, said)
+        if answer.outcome is Outcome.FOUND:
+            answer = replace(answer, source="probe")
+        return answer, owners, said
 
-    async def _read(self, ids: Sequence[bytes]) -> tuple[Table, list[tuple[Owner, ...]]]:
+    async def _read(
+        self, ids: Sequence[bytes], *, keep: bool = False
+    ) -> tuple[Table, list[tuple[Owner, ...]]]:
         deadline = self._deadline * (1 + len(ids) / DEADLINE_IDS)
         try:
             async with asyncio.timeout(deadline):
                 while True:
-                    found = await self._index.claims.lookup(ids)
+                    changes = self._tables.changes
+                    found = await self._index.claims.lookup(ids, keep=keep)
                     table = await self._tables.at_least(found.version)
                     # A table that is newer may vouch for claims made after this lookup.
                     if table.version == found.version:
+                        self._tables.is_of(changes)
                         return table, found.owners
         except TimeoutError as error:
             raise late(deadline) from error
 
-    async def explain(self, raw: bytes, wish: Wish) -> dict[str, Any]:
+    async def explain(self, raw: bytes, wish: Wish, case: int = 0) -> dict[str, Any]:
         """Every location with its place among the owners, or why it has none.
 
         Raises:
             IndexUnavailable: Redis gave no answer within the deadline.
         """
         table, (owners,) = await self._read([raw])
+        answer, owners, said = await self._settle(
+            Round(table, wish, self._home), (raw, case), owners
+        )
         now = time.time()
-        answer = Round(table, wish, self._home).answer(raw, owners)
         by_number = {o.number: o for o in owners}
         ranks = {offer.place.name: i for i, offer in enumerate(answer.offers)}
         rows = []
         for place in table.by_name.values():
-            owner = by_number.get(place.location.number)
+            number = place.location.number
+            owner = by_number.get(number)
             doubt = place.doubt(now)
             if place.name in ranks:
                 verdict = "chosen" if ranks[place.name] == 0 else "ranked"
@@ -232,6 +380,8 @@ class Resolver:
             else:
                 verdict = "not an owner"
                 why = ["no claim", doubt or "its fresh and whole sweep does not list the image"]
+            if (one := said.get(number)) is not None:
+                why.append(_heard(one, place))
             rows.append(
                 {
                     "location": place.name,
@@ -244,3 +394,22 @@ class Resolver:
         last = len(rows) + 1  # outside the key: a list is empty while it is sorted
         rows.sort(key=lambda row: (row["rank"] or last, row["location"]))
         return {**answer.as_json(), "detail": answer.detail, "locations": rows}
+
+
+def _corrected(
+    owners: Iterable[Owner], said: Mapping[int, Said], gone: Container[int]
+) -> tuple[Owner, ...]:
+    """The owners by the index, less those that are gone, and those that said so themselves."""
+    there = {one.owner.number: one.owner for one in said.values() if one.owner is not None}
+    kept = [o for o in owners if o.number not in there and o.number not in gone]
+    return (*kept, *there.values())
+
+
+def _heard(one: Said, place: Place) -> str:
+    """What a location said, for people."""
+    if one.owner is not None:
+        return "asked, it said yes"
+    if one.no:
+        age = time.monotonic() - one.at
+        return f"asked {age:.1f} s ago, it said no{f', but {place.blind}' if place.blind else ''}"
+    return f"asked, {one.why}"

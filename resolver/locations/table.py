@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 from resolver.errors import IndexUnavailable
 from resolver.index import Index, Record, Snapshot
@@ -21,14 +22,23 @@ from resolver.models import (
 )
 
 
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """For how long what was read of a location vouches, beside the time that a sweep takes."""
+
+    swept_within: float
+    """Seconds after the end of a sweep."""
+    polled_within: float | None = None
+    """Seconds after the end of a poll or sweep; None without polls."""
+
+
 @dataclass(frozen=True)
 class Place:
     """A location as one row of the table, with what each answer needs made ready."""
 
     location: Location
     status: Status
-    fresh_for: float
-    """Seconds after its end in which a sweep still vouches, beside its own duration."""
+    terms: Terms
 
     @property
     def name(self) -> str:
@@ -73,36 +83,98 @@ class Place:
             return self.uri(raw, case)
         return self.images_v2 + format_id(raw, case)
 
+    @property
+    def sees_all(self) -> bool | None:
+        """Whether its credential sees every image; None: not known."""
+        if self.location.sees_all is not None:
+            return self.location.sees_all
+        return self.status.sweep.sees_all
+
+    @property
+    def blind(self) -> str:
+        """Why what it does not show may be there all the same; empty when it cannot."""
+        why = self.status.sweep.sees_all_why
+        if self.sees_all is False:
+            return f"its credential does not see every image: {why or 'as registered (`sees_all`)'}"
+        if self.sees_all is None:
+            return f"whether its credential sees every image {why or 'is not known yet'}"
+        return ""
+
     def doubt(self, now: float) -> str:
         """Why the index may miss an image of this location; empty when it cannot.
 
         Anybody may read it: what a server or a file said stands in the sweep's `error` only.
         """
-        sweep = self.status.sweep
+        sweep, poll = self.status.sweep, self.status.poll
         if sweep.ended is None or sweep.started is None:
             return f"never swept ({sweep.error_code})" if sweep.error else "not swept yet"
-        sees_all = self.location.sees_all
-        if sees_all is None:
-            sees_all = sweep.sees_all
-        if sees_all is False:
-            return f"its credential does not see every image: {sweep.sees_all_why}"
-        if sees_all is None:
-            return f"whether its credential sees every image {sweep.sees_all_why}"
+        if self.blind:
+            return self.blind
+        took = sweep.ended - sweep.started
         age = now - sweep.ended
-        if age > self.fresh_for + (sweep.ended - sweep.started):
+        if age > self.terms.swept_within + took:
             why = f" ({sweep.error_code})" if sweep.error else ""
             return f"the last whole sweep ended {age:.0f} s ago{why}"
+        news = now - max(sweep.ended, poll.ended or 0.0)
+        if self.terms.polled_within is not None and news > self.terms.polled_within + took:
+            why = f" ({poll.error_code})" if poll.error else ""
+            return f"what changed was last read {news:.0f} s ago{why}"
         return ""
+
+    def coverage(self, now: float) -> dict[str, Any]:
+        """How whole and how fresh the index is for this location, in words for anybody."""
+        doubt, sweep, poll, feed = (
+            self.doubt(now),
+            self.status.sweep,
+            self.status.poll,
+            self.status.feed,
+        )
+        swept = "not swept yet"
+        if sweep.ended is not None:
+            swept = f"whole {_ago(now, sweep.ended)}: {sweep.images} images"
+        if sweep.error:
+            swept += f"; the latest failed ({sweep.error_code})"
+        polled = "off"
+        if self.terms.polled_within is not None:
+            polled = "not polled yet" if poll.ended is None else _ago(now, poll.ended)
+            if poll.error:
+                polled += f"; the latest failed ({poll.error_code})"
+        events = "none: the location has no `notifications`"
+        if self.location.notifications:
+            if feed is None:
+                events = "not connected yet"
+            elif now - feed.at > FEED_LOST:
+                events = f"not known: the last word of them came {_ago(now, feed.at)}"
+            elif feed.connected:
+                events = f"connected {_ago(now, feed.since)}"
+            else:
+                events = f"lost {_ago(now, feed.since)} ({feed.error_code})"
+        return {
+            "covered": not doubt,
+            "why": doubt or "its last sweep is whole and fresh",
+            "sweep": swept,
+            "poll": polled,
+            "events": events,
+            "credential": self.blind or "sees every image",
+        }
+
+
+FEED_LOST = 120.0
+"""Seconds without a word after which nobody holds the link to a location's notifications."""
+
+
+def _ago(now: float, at: float) -> str:
+    return f"{max(now - at, 0):.0f} s ago"
 
 
 class Table:
     """All locations as of one version of the registry."""
 
-    def __init__(self, snapshot: Snapshot, *, fresh_for: float) -> None:
+    def __init__(self, snapshot: Snapshot, terms: Terms) -> None:
         self.version = snapshot.version
         self.records: Mapping[str, Record] = snapshot.records
         self.by_name = {
-            name: Place(record.location, record.status, fresh_for)
+            name: Place(record.location, record.status, terms)
             for name, record in snapshot.records.items()
         }
         self.by_number = {place.location.number: place for place in self.by_name.values()}
@@ -130,11 +202,26 @@ def late(deadline: float) -> IndexUnavailable:
 class TableKeeper:
     """Holds the newest table that this process has seen."""
 
-    def __init__(self, index: Index, *, fresh_for: float) -> None:
+    def __init__(self, index: Index, terms: Terms) -> None:
         self._index = index
-        self._fresh_for = fresh_for
+        self._terms = terms
         self._lock = asyncio.Lock()
-        self.table = Table(Snapshot(-1, {}), fresh_for=fresh_for)
+        self.table = Table(Snapshot(-1, {}), terms)
+        self._known = -1
+
+    @property
+    def changes(self) -> int:
+        """Grows when the registry has changed since its version was read."""
+        return self._index.records.changes
+
+    @property
+    def known(self) -> bool:
+        """Whether `table` is that of now, as far as Redis would have told us otherwise."""
+        return self._known == self.changes and self._index.link.sure()
+
+    def is_of(self, changes: int) -> None:
+        """`table` has the version that was read when `changes` was this, or later."""
+        self._known = changes
 
     async def at_least(self, version: int) -> Table:
         """The table of ``version`` or a later one.
@@ -162,4 +249,4 @@ class TableKeeper:
             raise late(deadline or 0) from error
 
     async def _load(self) -> None:
-        self.table = Table(await self._index.records.load(), fresh_for=self._fresh_for)
+        self.table = Table(await self._index.records.load(), self._terms)

@@ -75,7 +75,13 @@ async def start() -> AsyncIterator[Start]:
     async with AsyncExitStack() as stack:
 
         async def begin(**settings: Any) -> Gateway:
-            defaults = {"port": 0, "role": "gateway", "admin_tokens": f"ops={TOKEN}"}
+            # Its locations are names only: there is nobody to be asked.
+            defaults = {
+                "port": 0,
+                "role": "gateway",
+                "admin_tokens": f"ops={TOKEN}",
+                "probe": False,
+            }
             services = await stack.enter_async_context(
                 open_services(Settings(**{**defaults, **settings}))
             )

@@ -66,7 +66,7 @@ async def test_the_life_of_a_location(gateway: Gateway) -> None:
     assert response.status == 201
     assert body["url"] == "https://cloud.example:8443/image"
     assert body["auth"] == {"token_env": "T"}
-    assert body["coverage"] == {"covered": False, "why": "not swept yet"}
+    assert (body["coverage"]["covered"], body["coverage"]["why"]) == (False, "not swept yet")
     assert body["serves"] is None
     response, again = await gateway.call(
         "PUT",

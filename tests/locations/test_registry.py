@@ -10,7 +10,7 @@ import pytest
 
 from resolver.errors import InvalidLocation, LocationNotFound
 from resolver.index import Index
-from resolver.locations import Registry, TableKeeper
+from resolver.locations import Registry, TableKeeper, Terms
 from resolver.models import Progress, State
 from resolver.settings import Settings
 from tests.support.ids import make_id
@@ -19,7 +19,7 @@ ONE = {"url": "http://one.example"}
 
 
 def make_registry(index: Index, **settings: Any) -> Registry:
-    return Registry(index, TableKeeper(index, fresh_for=600), Settings(**settings))
+    return Registry(index, TableKeeper(index, Terms(600)), Settings(**settings))
 
 
 @pytest.fixture
@@ -122,7 +122,14 @@ async def test_what_is_shown(registry: Registry, index: Index) -> None:
     assert shown == (await registry.list())[0]
     assert [row["name"] for row in await registry.list()] == ["one", "two"]
     assert shown["auth"] == {"token_env": "TOKEN"}
-    assert shown["coverage"] == {"covered": False, "why": "not swept yet"}
+    assert shown["coverage"] == {
+        "covered": False,
+        "why": "not swept yet",
+        "sweep": "not swept yet",
+        "poll": "off",
+        "events": "none: the location has no `notifications`",
+        "credential": "whether its credential sees every image is not known yet",
+    }
     running = shown["sweep"]["running"]
     assert running == {"started": "1970-01-01T00:00:00.000+00:00", "images": 7, "front": "f"}
     assert shown["health"]["state"] == "unknown"

@@ -12,7 +12,7 @@ from redis.asyncio import Redis
 
 from resolver.errors import IndexUnavailable
 from resolver.index import Index, Lookup, open_index
-from resolver.locations import Answer, Registry, Resolver, TableKeeper, Wish
+from resolver.locations import Answer, Registry, Resolver, TableKeeper, Terms, Wish
 from resolver.models import Check, Health, Outcome, Sweep
 from resolver.settings import Settings
 from tests.support.ids import make_ids
@@ -27,7 +27,7 @@ class House:
 
     def __init__(self, index: Index) -> None:
         self.index = index
-        self.tables = TableKeeper(index, fresh_for=FRESH_FOR)
+        self.tables = TableKeeper(index, Terms(FRESH_FOR))
         self.registry = Registry(index, self.tables, Settings())
         self.resolver = Resolver(index, self.tables, deadline=5)
 
@@ -50,8 +50,7 @@ class House:
         return location.number
 
     async def ask(self, raw: bytes, wish: Wish = ANY) -> Answer:
-        (answer,) = await self.resolver.resolve([raw], wish)
-        return answer
+        return await self.resolver.resolve(raw, wish)
 
     async def owners(self, raw: bytes, wish: Wish = ANY) -> list[str]:
         return [offer.place.name for offer in (await self.ask(raw, wish)).offers]
@@ -210,9 +209,8 @@ async def test_the_owner_s_spelling_is_used(house: House) -> None:
 
 async def test_answers_come_in_the_order_asked(house: House) -> None:
     await house.add("one", A)
-    answers = await house.resolver.resolve([C, A, B, A], ANY)
-    assert [answer.raw for answer in answers] == [C, A, B, A]
-    outcomes = [answer.outcome for answer in answers]
+    forms = await house.resolver.resolve_text([C, A, B, A], ANY)
+    outcomes = [form.outcome for form in forms]
     assert outcomes == [Outcome.ABSENT, Outcome.FOUND, Outcome.ABSENT, Outcome.FOUND]
 
 
@@ -261,9 +259,9 @@ async def test_a_table_newer_than_the_lookup_vouches_for_nothing(house: House) -
     lookup = claims.lookup
     crossed = False
 
-    async def crossing(ids: Sequence[bytes]) -> Lookup:
+    async def crossing(ids: Sequence[bytes], *, keep: bool) -> Lookup:
         nonlocal crossed
-        found = await lookup(ids)
+        found = await lookup(ids, keep=keep)
         if not crossed:
             crossed = True
             await claims.claim(number, [A])

@@ -8,7 +8,7 @@ import pytest
 
 from resolver.errors import IndexUnavailable
 from resolver.index import Index, open_index
-from resolver.locations import TableKeeper
+from resolver.locations import TableKeeper, Terms
 from resolver.models import Api, Health, Location, State, Sweep
 from tests.support.ids import make_id
 from tests.support.places import FRESH_FOR, make_place, make_table
@@ -98,7 +98,7 @@ def test_identifiers_and_what_can_be_fetched() -> None:
 
 
 async def test_a_keeper_follows_changes(index: Index) -> None:
-    keeper = TableKeeper(index, fresh_for=FRESH_FOR)
+    keeper = TableKeeper(index, Terms(FRESH_FOR))
     assert len(await keeper.current()) == 0
     one = await index.records.put(Location(name="one", url="http://one.example"), None)
     assert len(keeper.table) == 0
@@ -109,7 +109,7 @@ async def test_a_keeper_follows_changes(index: Index) -> None:
 
 
 async def test_a_keeper_reads_only_what_is_news(index: Index) -> None:
-    keeper = TableKeeper(index, fresh_for=FRESH_FOR)
+    keeper = TableKeeper(index, Terms(FRESH_FOR))
     await index.records.put(Location(name="one", url="http://one.example"), None)
     version = (await index.claims.lookup([])).version
     tables = await asyncio.gather(*(keeper.at_least(version) for _ in range(20)))
@@ -119,7 +119,7 @@ async def test_a_keeper_reads_only_what_is_news(index: Index) -> None:
 
 async def test_a_keeper_notices_that_redis_was_emptied(index: Index) -> None:
     """Also when as many changes were made since as there had been before."""
-    keeper = TableKeeper(index, fresh_for=FRESH_FOR)
+    keeper = TableKeeper(index, Terms(FRESH_FOR))
     for names in (["one", "two"], ["new", "newer"]):
         await index.link.command("FLUSHALL")
         for name in names:
@@ -134,7 +134,7 @@ async def test_a_keeper_notices_that_redis_was_emptied(index: Index) -> None:
 @pytest.mark.redis
 async def test_a_keeper_without_redis_keeps_its_table_and_says_so(own_redis: RedisServer) -> None:
     async with open_index(own_redis.url, bits=8) as index:
-        keeper = TableKeeper(index, fresh_for=FRESH_FOR)
+        keeper = TableKeeper(index, Terms(FRESH_FOR))
         await index.records.put(Location(name="one", url="http://one.example"), None)
         table = await keeper.current()
         own_redis.kill()

@@ -22,6 +22,9 @@ SETTINGS: dict[str, Any] = {
     "index_bits": 8,
     "location_timeout": 5,
     "index_timeout": 5,
+    # What sweeps alone make known.
+    "probe": False,
+    "poll_interval": 0,
 }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from resolver.index import Record, Snapshot
-from resolver.locations import Place, Table
+from resolver.locations import Place, Table, Terms
 from resolver.models import Check, Health, Location, Status, Sweep
 
 FRESH_FOR = 600.0
@@ -23,9 +23,9 @@ def make_place(
     """A location `http://<name>.example`; `health` None: nobody has looked yet."""
     location = Location(name=name, number=number, url=f"http://{name}.example", **fields)
     check = None if health is None else Check(at=0, health=health, versions=versions)
-    return Place(location, Status(check=check, sweep=sweep or Sweep()), FRESH_FOR)
+    return Place(location, Status(check=check, sweep=sweep or Sweep()), Terms(FRESH_FOR))
 
 
 def make_table(*places: Place) -> Table:
     records = {p.name: Record(p.location, p.status) for p in places}
-    return Table(Snapshot(1, records), fresh_for=FRESH_FOR)
+    return Table(Snapshot(1, records), Terms(FRESH_FOR))

@@ -8,7 +8,7 @@ import aiohttp
 
 from resolver.glance import Server
 from resolver.index import Index
-from resolver.locations import Place
+from resolver.locations import Place, Terms
 from resolver.locations.validate import parse_location
 from resolver.models import Location, Progress, Status, Sweep, format_id
 from resolver.standin import StandIn
@@ -60,4 +60,4 @@ class Sweeping:
 
 def doubt(location: Location, sweep: Sweep) -> str:
     """Why a sweep that has just ended does not vouch; empty when it does."""
-    return Place(location, Status(sweep=sweep), fresh_for=600).doubt(sweep.ended or 0)
+    return Place(location, Status(sweep=sweep), Terms(600)).doubt(sweep.ended or 0)

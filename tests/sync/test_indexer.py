@@ -23,7 +23,7 @@ NOWHERE = "00000000-0000-4000-8000-000000000000"
 
 
 async def outcome(services: Services, image_id: str) -> Outcome:
-    (answer,) = await services.resolver.resolve([parse_id(image_id)], Wish())
+    answer = await services.resolver.resolve(parse_id(image_id), Wish())
     return answer.outcome
 
 

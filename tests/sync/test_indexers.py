@@ -115,7 +115,7 @@ async def test_a_gateway_answers_from_what_an_indexer_learns(
         await swept(indexer, "one")
 
         async def outcome() -> Outcome:
-            (answer,) = await gateway.resolver.resolve([raw], Wish())
+            answer = await gateway.resolver.resolve(raw, Wish())
             return answer.outcome
 
         assert await outcome() is Outcome.FOUND

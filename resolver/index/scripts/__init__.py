@@ -13,8 +13,15 @@ class Script:
     sha: str
 
 
-def load(name: str, *heads: str) -> Script:
-    """The script ``<name>.lua`` behind its shared heads."""
+READING: set[str] = set()
+"""Names by which Redis knows the scripts that change nothing."""
+
+
+def load(name: str, *heads: str, reading: bool = False) -> Script:
+    """The script ``<name>.lua`` behind its shared heads. ``reading``: it changes nothing."""
     folder = resources.files(__package__)
     text = "".join((folder / f"{part}.lua").read_text("utf-8") for part in (*heads, name))
-    return Script(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
+    sha = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
+    if reading:
+        READING.add(sha)
+    return Script(text, sha)

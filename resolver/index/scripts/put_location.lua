@@ -7,7 +7,7 @@ if current ~= ARGV[2] then return 0 end
 local number = tonumber(string.match(current, '^%d+'))
 if number and ARGV[4] == '1' then
   redis.call('SADD', KEYS[5], number)
-  redis.call('HDEL', KEYS[3], number .. ':check', number .. ':sweep')
+  redis.call('HDEL', KEYS[3], number .. ':check', number .. ':sweep', number .. ':poll', number .. ':feed')
   redis.call('HDEL', KEYS[6], number)
   redis.call('HDEL', KEYS[7], number)
   number = nil

@@ -4,7 +4,7 @@ local current = redis.call('HGET', KEYS[2], ARGV[1])
 if not current then return 0 end
 local number = tonumber(string.match(current, '^%d+'))
 redis.call('HDEL', KEYS[2], ARGV[1])
-redis.call('HDEL', KEYS[3], number .. ':check', number .. ':sweep')
+redis.call('HDEL', KEYS[3], number .. ':check', number .. ':sweep', number .. ':poll', number .. ':feed')
 redis.call('SADD', KEYS[4], number)
 redis.call('HDEL', KEYS[5], number)
 redis.call('HDEL', KEYS[6], number)

@@ -1,0 +1,231 @@
+"""Asking the locations themselves about an image that the index does not know, or may know wrongly.
+
+One question is one image at one location. Whoever wants to know the same thing meanwhile waits for
+the same question. Questions under way are bounded, for each location and in all: past the bound
+nothing is asked, and so nothing is known. What they answer is claimed, or released, and a no is
+remembered for a short time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Collection, Coroutine
+from dataclasses import dataclass, field
+from typing import Any
+
+import aiohttp
+import structlog
+
+from resolver.errors import IndexUnavailable, LocationUnavailable
+from resolver.glance import Server, has_image
+from resolver.index import Index
+from resolver.locations.table import Place
+from resolver.models import Health, Owner, format_id
+
+REMEMBERED = 100_000
+"""Most images of which answers are remembered: some 40 MB where there are two locations."""
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What a location said of an image."""
+
+    owner: Owner | None = None
+    """Its claim, where it has the image."""
+    no: bool = False
+    """It answered that it does not show it: a no, if its credential sees every image."""
+    why: str = ""
+    """Why it said neither. Anybody may read it."""
+    at: float = field(default_factory=time.monotonic)
+
+
+class _Question:
+    """One image at one location, being asked."""
+
+    __slots__ = ("answer", "begun", "claimed", "task")
+
+    def __init__(self) -> None:
+        self.begun = time.monotonic()
+        self.answer: asyncio.Future[Said] = asyncio.get_running_loop().create_future()
+        self.claimed = False
+        """Whether the index says that the image is there."""
+        self.task: asyncio.Task[None] | None = None
+        """Ends when the index has the answer too."""
+
+
+Image = tuple[bytes, int]
+"""An id and its letter case, as a client spelt it."""
+
+
+class Asker:
+    """Asks locations about images."""
+
+    def __init__(
+        self,
+        index: Index,
+        session: aiohttp.ClientSession,
+        *,
+        timeout: float,
+        per_location: int,
+        at_once: int,
+        remember: float,
+    ) -> None:
+        self._index = index
+        self._session = session
+        self.timeout = timeout
+        self._per_location = per_location
+        self._at_once = at_once
+        self._remember = remember
+        self._open: dict[tuple[Image, int], _Question] = {}
+        self._busy: Counter[int] = Counter()
+        self._memory: dict[Image, dict[int, Said]] = {}
+        self._aside: set[asyncio.Task[Any]] = set()
+        self.counts: Counter[tuple[str, str]] = Counter()
+        """(location, result) -> questions since the start."""
+
+    async def ask(
+        self, image: Image, places: Collection[Place], *, claimed: bool, fresh: bool
+    ) -> dict[int, Said]:
+        """What these locations say, by number.
+
+        ``claimed``: the index says that they have it. Then all are waited for, and a no releases
+        the claim. Otherwise the first yes will do; the rest answer in their own time, and what they
+        have is claimed too. A location that is known to be down is asked, but not waited for when
+        others have answered. ``fresh``: what was said before this call does not do.
+        """
+        arrived = time.monotonic()
+        asked: dict[int, _Question] = {}
+        said = {} if fresh else self._remembered(image, claimed=claimed)
+        said = {p.location.number: one for p in places if (one := said.get(p.location.number))}
+        todo = [p for p in places if p.location.number not in said]
+        room = self._at_once - len(self._open)
+        new = sum((image, p.location.number) not in self._open for p in todo)
+        for place in todo:
+            number = place.location.number
+            question = self._open.get((image, number))
+            if question is not None and question.task and fresh and question.begun < arrived:
+                await asyncio.wait([question.task])  # its answer may be of before we came
+                question = self._open.get((image, number))
+            if question is None:
+                if new > room or self._busy[number] >= self._per_location:
+                    said[number] = Said(why="too many questions are under way")
+                    self.counts[place.name, "refused"] += 1
+                    continue
+                question = self._begin(image, place)
+            question.claimed = question.claimed or claimed
+            asked[number] = question
+        waiting = {question.answer for question in asked.values()}
+        urgent = {
+            asked[place.location.number].answer
+            for place in todo
+            if place.location.number in asked and place.health is not Health.DOWN
+        } or waiting
+        while urgent & waiting:
+            done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            if not claimed and any(answer.result().owner for answer in done):
+                break
+        for number, question in asked.items():
+            said[number] = (
+                question.answer.result()
+                if question.answer.done()
+                else Said(why="it has not answered yet")
+            )
+        return said
+
+    def aside(self, asking: Coroutine[Any, Any, Any]) -> None:
+        """Lets somebody ask whom nobody waits for."""
+        task = asyncio.create_task(asking)
+        self._aside.add(task)
+        task.add_done_callback(self._aside.discard)
+
+    def forget(self, image: Image) -> None:
+        """A claim for it has come: that there was none is of no use any more."""
+        if (known := self._memory.get(image)) is not None:
+            self._memory[image] = {n: one for n, one in known.items() if not one.no}
+
+    def _remembered(self, image: Image, *, claimed: bool) -> dict[int, Said]:
+        """What was said lately: each no, and of what the index knows each yes too. (A yes that it
+        does not know, or no longer, was lost or has been followed by a release.)"""
+        since = time.monotonic() - self._remember
+        known = self._memory.get(image, {})
+        return {n: one for n, one in known.items() if one.at > since and (one.no or claimed)}
+
+    def _begin(self, image: Image, place: Place) -> _Question:
+        number = place.location.number
+        key = image, number
+        self._busy[number] += 1
+        self._open[key] = question = _Question()
+
+        def ended(_: object) -> None:
+            del self._open[key]
+            self._busy[number] -= 1
+            if not question.answer.done():  # it was cancelled before it began
+                question.answer.set_result(Said(why="this gateway is stopping"))
+
+        question.task = asyncio.create_task(
+            self._pursue(question, image, place), name=f"probe:{place.name}"
+        )
+        question.task.add_done_callback(ended)
+        return question
+
+    async def _pursue(self, question: _Question, image: Image, place: Place) -> None:
+        """Asks, and tells those who wait and the index what came out."""
+        said = await self._answer_of(image, place)
+        sightings, number = self._index.sightings, place.location.number
+        try:
+            if said.no or said.owner is not None:
+                self._keep(image, number, said)
+            if said.no and question.claimed and not place.blind:
+                # First, so that who asks us next is not sent there once more.
+                await sightings.lost(number, [image[0]])
+            question.answer.set_result(said)
+            if said.owner is not None:
+                await sightings.saw(number, {image[0]: said.owner.case}, question.begun)
+        except IndexUnavailable as error:
+            log.warning("what a location said is not in the index", reason=error.detail)
+        finally:
+            if not question.answer.done():
+                question.answer.set_result(said)
+
+    async def _answer_of(self, image: Image, place: Place) -> Said:
+        raw, case = image
+        server = Server(self._session, place.location)
+        owner = None
+        result, why = "no", ""
+        try:
+            async with asyncio.timeout(self.timeout):
+                # As Glance writes ids, and as the client did: some databases tell them apart.
+                for one in dict.fromkeys((0, case)):
+                    if await has_image(server, place.versions, format_id(raw, one)):
+                        owner = Owner(place.location.number, one)
+                        result = "yes"
+                        break
+        except LocationUnavailable as error:
+            result, why = error.problem_code, f"it gave no answer ({error.problem_code})"
+        except TimeoutError:
+            result, why = "timeout", f"it did not answer within {self.timeout:g} s"
+        except Exception:  # ours: the location is told as silent, and the log has the cause
+            log.exception("question broke", location=place.name)
+            result, why = "internal-error", "the question failed (internal-error)"
+        self.counts[place.name, result] += 1
+        return Said(owner, result == "no", why)
+
+    def _keep(self, image: Image, number: int, said: Said) -> None:
+        known = self._memory.pop(image, {})  # to the end: the first is the one longest unasked
+        known[number] = said
+        self._memory[image] = known
+        while len(self._memory) > REMEMBERED:
+            del self._memory[next(iter(self._memory))]
+
+    async def close(self) -> None:
+        """Ends all questions."""
+        asked = [question.task for question in self._open.values() if question.task]
+        tasks = [*asked, *self._aside]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks, timeout=1)
