@@ -58,7 +58,7 @@ def make_app(services: Services) -> web.Application:
     app = web.Application(middlewares=[watch])
     app[SERVICES] = services
     app[TRAFFIC] = traffic = Traffic()
-    app[METRICS] = Metrics(services.tables, services.indexer.stats, traffic)
+    app[METRICS] = Metrics(services.tables, services.indexer.stats, traffic, services.asker.counts)
     app[status.COUNTER] = status.Counter(services.index)
     app.on_response_prepare.append(sign)
     app.add_routes(watch_routes())

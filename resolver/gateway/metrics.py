@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -22,7 +22,14 @@ BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2
 class Metrics:
     """All metrics of one process. Names begin with ``glance_resolver_``."""
 
-    def __init__(self, tables: TableKeeper, stats: Stats, traffic: Traffic) -> None:
+    def __init__(
+        self,
+        tables: TableKeeper,
+        stats: Stats,
+        traffic: Traffic,
+        asked: Mapping[tuple[str, str], int],
+    ) -> None:
+        """``asked``: questions to locations by (location, result)."""
         self.registry = CollectorRegistry()
         self.requests = Counter(
             "glance_resolver_requests",
@@ -51,7 +58,7 @@ class Metrics:
         Gauge("glance_resolver_build_info", "Version", ["version"], registry=self.registry).labels(
             __version__
         ).set(1)
-        self.registry.register(_Locations(tables, stats))
+        self.registry.register(_Locations(tables, stats, asked))
 
     def render(self) -> bytes:
         """The text exposition format."""
@@ -61,9 +68,12 @@ class Metrics:
 class _Locations(Collector):
     """What is known of each location, read off the table when scraped."""
 
-    def __init__(self, tables: TableKeeper, stats: Stats) -> None:
+    def __init__(
+        self, tables: TableKeeper, stats: Stats, asked: Mapping[tuple[str, str], int]
+    ) -> None:
         self._tables = tables
         self._stats = stats
+        self._asked = asked
 
     def collect(self) -> Iterable[Metric]:
         places = list(self._tables.table.by_name.values())
@@ -103,6 +113,9 @@ class _Locations(Collector):
         for name, text, table in (
             ("sweeps", "Sweeps ended by this process", self._stats.sweeps),
             ("checks", "Looks at locations by this process", self._stats.checks),
+            ("polls", "Polls ended by this process", self._stats.polls),
+            ("events", "Notifications taken by this process", self._stats.events),
+            ("probes", "Questions about one image asked by this process", self._asked),
         ):
             counter = CounterMetricFamily(
                 f"glance_resolver_{name}", text, labels=["location", "result"]

@@ -105,7 +105,7 @@ async def index_figures(request: web.Request) -> web.StreamResponse:
     """GET /index."""
     services = request.app[SERVICES]
     census = await request.app[COUNTER].census()
-    table = await services.tables.current()
+    table = await services.tables.fresh()
     rebuild = await services.index.rebuild.progress()
     now = time.time()
     locations: dict[str, Any] = {}

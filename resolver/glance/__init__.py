@@ -1,7 +1,19 @@
 """One location's Glance server: its versions, its listing, questions about single images."""
 
+from resolver.glance.changes import Changes, changed_since, server_time
 from resolver.glance.client import Server, connect
 from resolver.glance.listing import Page, Resume, list_images, still_there
 from resolver.glance.probe import has_image
 
-__all__ = ["Page", "Resume", "Server", "connect", "has_image", "list_images", "still_there"]
+__all__ = [
+    "Changes",
+    "Page",
+    "Resume",
+    "Server",
+    "changed_since",
+    "connect",
+    "has_image",
+    "list_images",
+    "server_time",
+    "still_there",
+]

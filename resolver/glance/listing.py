@@ -7,6 +7,7 @@ there they need a pass too. The passes are merged as sorted streams.
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -43,6 +44,8 @@ class Page:
     images: Mapping[bytes, int]
     front: bytes
     markers: tuple[str, ...] = ()
+    asked: float = 0.0
+    """When the first of them was asked for, as `time.monotonic` has it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +99,7 @@ class _Pass:
         images: dict[bytes, int] = {}
         seen = self.front
         for text in spelt:
-            raw, case = _parse(text)
+            raw, case = parse_listed(text)
             if case:
                 if raw in self.odd:
                     continue
@@ -122,17 +125,30 @@ class _Pass:
         return {**self.params, **({"marker": self.marker} if self.marker else {})}
 
 
-def _ids(document: Any) -> list[str]:
+def rows_of(document: Any) -> list[dict[str, Any]]:
+    """The images of a listing, each with an id.
+
+    Raises:
+        LocationUnavailable: it is no listing.
+    """
     images = document.get("images") if isinstance(document, dict) else None
     if not isinstance(images, list):
         raise LocationUnavailable("the listing has no `images`", code="junk")
-    try:
-        return [image["id"] for image in images]
-    except (TypeError, KeyError) as error:
-        raise LocationUnavailable("the listing has an image without id", code="junk") from error
+    if not all(isinstance(image, dict) and "id" in image for image in images):
+        raise LocationUnavailable("the listing has an image without id", code="junk")
+    return images
 
 
-def _parse(text: Any) -> tuple[bytes, int]:
+def _ids(document: Any) -> list[str]:
+    return [image["id"] for image in rows_of(document)]
+
+
+def parse_listed(text: Any) -> tuple[bytes, int]:
+    """A listed image's id, and how it is spelt.
+
+    Raises:
+        LocationUnavailable: it is no id.
+    """
     try:
         return parse_id(text), letter_case(text)
     except (InvalidImageId, TypeError, AttributeError) as error:
@@ -153,17 +169,11 @@ async def list_images(
     Raises:
         LocationUnavailable: an answer was not a page of a sorted listing.
     """
-    if not use_v2(server.location.api, versions):
-        passes = [_Pass("/v1/images/detail", V1)]
-    elif await _takes(server, {"visibility": "all"}):
-        passes = [
-            _Pass("/v2/images", {**V2, "visibility": "all"}),
-            _Pass("/v2/images", {**V2, "visibility": "all", "os_hidden": "true"}),
-        ]
-    else:
-        passes = [_Pass("/v2/images", V2)]
-        if await _takes(server, {"visibility": "community"}):
-            passes.append(_Pass("/v2/images", {**V2, "visibility": "community"}))
+    passes = (
+        await v2_passes(server)
+        if use_v2(server.location.api, versions)
+        else [_Pass("/v1/images/detail", V1)]
+    )
     if resume is not None:
         if len(resume.markers) != len(passes):
             raise LocationUnavailable(
@@ -175,6 +185,23 @@ async def list_images(
         yield page
 
 
+async def v2_passes(server: Server, **filters: str) -> list[_Pass]:
+    """The passes that show every image of a v2 server, or those that pass the filters.
+
+    Raises:
+        LocationUnavailable: the server failed while asked what it knows.
+    """
+    params = {**V2, **filters}
+    if await _takes(server, {"visibility": "all"}):
+        params["visibility"] = "all"
+        others = {"os_hidden": "true"}
+    elif await _takes(server, {"visibility": "community"}):
+        others = {"visibility": "community"}
+    else:
+        return [_Pass("/v2/images", params)]
+    return [_Pass("/v2/images", params), _Pass("/v2/images", {**params, **others})]
+
+
 async def _takes(server: Server, params: Mapping[str, str]) -> bool:
     """Whether the server knows a filter, which it says by not answering 400."""
     return (await server.ask("/v2/images", {**params, "limit": "1"})).status != 400
@@ -183,13 +210,16 @@ async def _takes(server: Server, params: Mapping[str, str]) -> bool:
 async def merge(server: Server, passes: Sequence[_Pass]) -> AsyncIterator[Page]:
     """Pages of several sorted streams as one."""
     waiting: dict[bytes, int] = {}
+    asked = 0.0
     while (behind := min(passes, key=lambda p: p.front)).front != END:
+        if not waiting:
+            asked = time.monotonic()
         waiting.update(await behind.next(server))
         front = min(p.front for p in passes)
         ready = {raw: case for raw, case in waiting.items() if case or raw <= front}
         for raw in ready:
             del waiting[raw]
-        yield Page(ready, front, tuple(p.asked for p in passes))
+        yield Page(ready, front, tuple(p.asked for p in passes), asked)
 
 
 async def still_there(

@@ -211,6 +211,11 @@ class Records:
         text = await self._link.command("HGET", self._keys.status, f"{number}:check")
         return _check(text) if text else None
 
+    async def poll(self, number: int) -> Poll:
+        """How the last poll of a location ended, those told quietly too."""
+        text = await self._link.command("HGET", self._keys.status, f"{number}:poll")
+        return Poll(**json.loads(text)) if text else Poll()
+
     async def set_check(
         self, number: int, check: Check, of: Location | None = None, *, quiet: bool = False
     ) -> None:
@@ -225,13 +230,13 @@ class Records:
         """How a sweep ended. Not kept if the location was removed, or is no longer ``of``."""
         await self._set_status("sweep", number, asdict(sweep), of)
 
-    async def set_poll(self, number: int, poll: Poll, of: Location) -> None:
-        """How a poll ended. Not kept if the location was removed, or is no longer ``of``."""
-        await self._set_status("poll", number, asdict(poll), of)
+    async def set_poll(self, number: int, poll: Poll, of: Location, *, quiet: bool = False) -> None:
+        """How a poll ended; the rest as `set_check`."""
+        await self._set_status("poll", number, asdict(poll), of, quiet=quiet)
 
-    async def set_feed(self, number: int, feed: Feed, of: Location) -> None:
-        """How its notifications are. Not kept if the location was removed, or no longer ``of``."""
-        await self._set_status("feed", number, asdict(feed), of)
+    async def set_feed(self, number: int, feed: Feed, of: Location, *, quiet: bool = False) -> None:
+        """How its notifications are; the rest as `set_check`."""
+        await self._set_status("feed", number, asdict(feed), of, quiet=quiet)
 
     async def _set_status(
         self,

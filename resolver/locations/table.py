@@ -29,7 +29,7 @@ class Terms:
     swept_within: float
     """Seconds after the end of a sweep."""
     polled_within: float | None = None
-    """Seconds after the end of a poll or sweep; None without polls."""
+    """Seconds for which polls may fail; None without polls."""
 
 
 @dataclass(frozen=True)
@@ -116,9 +116,9 @@ class Place:
             why = f" ({sweep.error_code})" if sweep.error else ""
             return f"the last whole sweep ended {age:.0f} s ago{why}"
         news = now - max(sweep.ended, poll.ended or 0.0)
-        if self.terms.polled_within is not None and news > self.terms.polled_within + took:
-            why = f" ({poll.error_code})" if poll.error else ""
-            return f"what changed was last read {news:.0f} s ago{why}"
+        # Polls that work are not told to every table, those that fail are.
+        if poll.error and self.terms.polled_within is not None and news > self.terms.polled_within:
+            return f"what changed was last read {news:.0f} s ago ({poll.error_code})"
         return ""
 
     def coverage(self, now: float) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from resolver.locations import Place, TableKeeper
 from resolver.models import Location, Progress, Status, Sweep
 from resolver.settings import Settings
 from resolver.sync.check import look
+from resolver.sync.poll import poll
 from resolver.sync.sweep import Sweeper
 
 TICK = 0.5
@@ -41,6 +42,9 @@ RETRY = 30.0
 Work = Callable[[Lease, Any], Awaitable[None]]
 """Something to do under a lease, for a location or for all."""
 
+POLL_NOW = 0.0
+"""In place of the time of a location's next poll: at once, whoever has just polled."""
+
 COLLECT_PACE = 3.0
 """The collector rests this many times as long as it works."""
 
@@ -54,6 +58,8 @@ class Stats:
     sweeps: dict[tuple[str, str], int] = field(default_factory=dict)
     """(location, result) -> count; the result is ``ok`` or an error code."""
     checks: dict[tuple[str, str], int] = field(default_factory=dict)
+    polls: dict[tuple[str, str], int] = field(default_factory=dict)
+    events: dict[tuple[str, str], int] = field(default_factory=dict)
     last_tick: float = 0.0
     """When the loop last went round well."""
 
@@ -82,6 +88,7 @@ class Indexer:
         self._settings = settings
         self._work: dict[str, asyncio.Task[None]] = {}
         self._next_check: dict[int, float] = {}
+        self._next_poll: dict[int, float] = {}
         self._sweeps = asyncio.Semaphore(SWEEPS_AT_ONCE)
         self.stats = Stats()
 
@@ -111,8 +118,12 @@ class Indexer:
                 self._start(f"check:{number}", self._check, place)
             if number in wanted or self._sweep_due(place, now):
                 self._start(f"sweep:{number}", self._sweep, place)
-        for number in self._next_check.keys() - table.by_number.keys():
-            del self._next_check[number]
+            polls = self._settings.poll_interval and place.versions
+            if polls and now >= self._next_poll.get(number, POLL_NOW):
+                self._start(f"poll:{number}", self._poll, place)
+        for due in (self._next_check, self._next_poll):
+            for number in due.keys() - table.by_number.keys():
+                del due[number]
         for name, task in self._work.items():
             if int(name.partition(":")[2] or 0) not in {*table.by_number, 0}:
                 task.cancel()  # the location was removed or moved
@@ -173,6 +184,37 @@ class Indexer:
             place.location.number, check, place.location, quiet=quiet
         )
 
+    async def _poll(self, lease: Lease, place: Place) -> None:
+        """Reads what changed at a location since the last poll, by whomever."""
+        location, interval = place.location, self._settings.poll_interval
+        asked = self._next_poll.get(location.number) == POLL_NOW
+        self._next_poll[location.number] = time.time() + interval * random.uniform(0.9, 1.1)
+        before = await self._index.records.poll(location.number)
+        last = max(before.ended or 0, before.failed or 0)
+        if not asked and time.time() - last < interval / 2:
+            return  # another indexer has just polled
+
+        async def report() -> None:
+            if not await lease.renew():
+                raise LostLease
+
+        server = Server(self._session, location)
+        try:
+            after = await poll(
+                self._index, server, place.versions, before, place.status.sweep, report
+            )
+            result = "ok"
+        except LocationUnavailable as error:
+            result = error.problem_code
+            after = replace(
+                before, error=error.detail, error_code=error.problem_code, failed=time.time()
+            )
+        self.stats.count(self.stats.polls, place.name, result)
+        if (result == "ok") != (not before.error):
+            log.info("polls", location=place.name, result=result, reason=after.error)
+        quiet = not before.error and not after.error
+        await self._index.records.set_poll(location.number, after, location, quiet=quiet)
+
     async def _sweep(self, lease: Lease, place: Place) -> None:
         async with self._sweeps:
             number = place.location.number
@@ -216,6 +258,13 @@ class Indexer:
             if not await lease.renew():
                 raise LostLease
 
+        async def sighted(sees_all: bool | None, why: str) -> None:
+            """At once, not when the sweep has ended: it tells what a no of this server is worth."""
+            nonlocal before
+            if (before.sees_all, before.sees_all_why) != (sees_all, why):
+                before = replace(before, sees_all=sees_all, sees_all_why=why)
+                await self._index.records.set_sweep(location.number, before, location)
+
         resume = (await self._index.records.progress()).get(location.number)
         if resume is not None and asked is not None and asked.at > resume.started:
             resume = None  # who asks now wants what is there now
@@ -224,6 +273,7 @@ class Indexer:
             sweeper = Sweeper(self._index, server, versions, guard=self._settings.shrink_guard)
             sweep = await sweeper.run(
                 report,
+                sighted,
                 confirm_shrink=bool(asked and asked.confirm_shrink),
                 resume=resume,
                 listed_before=before.images,

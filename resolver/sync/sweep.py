@@ -87,6 +87,7 @@ class Sweeper:
         self, index: Index, server: Server, versions: tuple[str, ...], *, guard: float
     ) -> None:
         self._claims = index.claims
+        self._saw = index.sightings.saw
         self._records = index.records
         self._server = server
         self._versions = versions
@@ -96,6 +97,7 @@ class Sweeper:
     async def run(
         self,
         report: Report,
+        sighted: Callable[[bool | None, str], Awaitable[None]] | None = None,
         *,
         confirm_shrink: bool = False,
         resume: Progress | None = None,
@@ -103,6 +105,7 @@ class Sweeper:
     ) -> Sweep:
         """Sweeps, and tells how it went; goes on from where ``resume`` was.
 
+        ``sighted`` hears before all else whether the credential sees every image, and why.
         ``listed_before`` is how many images the last whole sweep listed.
 
         Raises:
@@ -111,6 +114,8 @@ class Sweeper:
             IndexUnavailable: Redis failed. The same holds.
         """
         all_seen, why = await sees_all(self._server, self._versions)
+        if sighted is not None:
+            await sighted(all_seen, why)
         tally, start = await self._begin(resume)
         try:
             await self._list(tally, start, report)
@@ -158,6 +163,7 @@ class Sweeper:
     async def _list(self, tally: _Tally, start: Resume | None, report: Report) -> None:
         buckets = self._claims.buckets
         waiting: dict[bytes, int] = {}
+        asked = 0.0  # when the first that waits was asked for
         # Buckets before `done` are reconciled. The one that a checkpoint fell into was listed only
         # in part by us, so what it has and we did not see says nothing: `partial`.
         partial = done = buckets.number(start.front) if start else 0
@@ -167,6 +173,8 @@ class Sweeper:
             async for page in pages:
                 if time.monotonic() - heard > LATE:
                     await report(tally.progress())
+                if not waiting:
+                    asked = page.asked
                 odd = {raw: case for raw, case in page.images.items() if case}
                 waiting.update((raw, case) for raw, case in page.images.items() if not case)
                 tally.usual += len(page.images) - len(odd)
@@ -179,34 +187,36 @@ class Sweeper:
                     for raw in ready:
                         del waiting[raw]
                     await self._reconcile(
-                        tally, buckets, (done, passed - 1), ready, partial if start else None
+                        tally, buckets, (done, passed - 1), ready, asked, partial if start else None
                     )
                     done = passed
                 if odd:
                     tally.odd.update(odd)
                     tally.new_odd.update(odd)
                     early = {r: c for r, c in odd.items() if buckets.number(r) >= done}
-                    await self._claim_early(tally, early)
-                    tally.claimed += await self._claims.claim(self._number, odd)
-                await self._checkpoint(tally, page, waiting)
+                    await self._claim_early(tally, early, asked)
+                    tally.claimed += await self._saw(self._number, odd, asked)
+                await self._checkpoint(tally, page, waiting, asked)
                 await report(tally.progress(page))
                 heard = time.monotonic()
 
-    async def _checkpoint(self, tally: _Tally, page: Page, waiting: dict[bytes, int]) -> None:
+    async def _checkpoint(
+        self, tally: _Tally, page: Page, waiting: dict[bytes, int], asked: float
+    ) -> None:
         """Writes down how far the sweep is, once in a while."""
         if time.monotonic() - tally.saved < CHECKPOINT:
             return
         # What waits for its bucket to be whole is before the front, so nobody would list it again.
-        await self._claim_early(tally, waiting)
+        await self._claim_early(tally, waiting, asked)
         await self._records.set_progress(
             self._number, tally.progress(page), tally.new_gone, tally.new_odd
         )
         tally.new_gone, tally.new_odd = {}, {}
         tally.saved = time.monotonic()
 
-    async def _claim_early(self, tally: _Tally, images: dict[bytes, int]) -> None:
+    async def _claim_early(self, tally: _Tally, images: dict[bytes, int], asked: float) -> None:
         """Claims images before their bucket is read, where they will be no claims of before."""
-        new = await self._claims.claim(self._number, images)
+        new = await self._saw(self._number, images, asked)
         tally.claimed += new
         tally.before -= new
 
@@ -216,6 +226,7 @@ class Sweeper:
         buckets: Buckets,
         span: tuple[int, int],
         listed: dict[bytes, int],
+        asked: float,
         partial: int | None,
     ) -> None:
         """Claims what is listed in these buckets and notes what is claimed and not listed."""
@@ -227,7 +238,7 @@ class Sweeper:
                         del listed[raw]
                 elif bucket != partial:
                     tally.gone[raw] = tally.new_gone[raw] = case
-        tally.claimed += await self._claims.claim(self._number, listed)
+        tally.claimed += await self._saw(self._number, listed, asked)
 
     def _believe(self, tally: _Tally, listed_before: int) -> None:
         """Raises LocationUnavailable where a listing would cost more claims than is believable."""

@@ -1,0 +1,50 @@
+"""One poll: what changed at a location since the last, against the index.
+
+It costs a few requests however many images there are, so it comes often; a sweep then finds what no
+poll can tell. Reading begins `OVERLAP` before where the last one ended, since a change may be seen
+later than it is stamped; what was claimed already is claimed again without a write.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable
+
+from resolver.glance import Server, changed_since, server_time
+from resolver.index import Index
+from resolver.models import Poll, Sweep
+
+OVERLAP = 20.0
+"""Seconds that are read again: what the clocks of one cloud's nodes, and its longest transaction,
+may differ by."""
+
+
+async def poll(
+    index: Index,
+    server: Server,
+    versions: tuple[str, ...],
+    before: Poll,
+    sweep: Sweep,
+    report: Callable[[], Awaitable[None]],
+) -> Poll:
+    """Reads on from where ``before`` ended, or from where the last whole sweep began. ``report`` is
+    called after each page and may raise.
+
+    Raises:
+        LocationUnavailable: the server failed. What was learnt so far stays.
+        IndexUnavailable: Redis failed. The same holds.
+    """
+    number = server.location.number
+    there = await server_time(server)
+    since = before.mark
+    if not since:
+        since = there - (time.time() - sweep.started if sweep.started else 0)
+    images = claimed = released = 0
+    async for changes in changed_since(server, versions, since - OVERLAP):
+        images += len(changes.there) + len(changes.gone)
+        claimed += await index.sightings.saw(number, changes.there, changes.asked)
+        if changes.gone:
+            kept = await index.records.kept(number)
+            released += await index.sightings.lost(number, changes.gone - kept)
+        await report()
+    return Poll(ended=time.time(), mark=there, images=images, claimed=claimed, released=released)
