@@ -3,10 +3,12 @@
 from resolver.glance.changes import Changes, changed_since, server_time
 from resolver.glance.client import Server, connect
 from resolver.glance.listing import Page, Resume, list_images, still_there
+from resolver.glance.notifications import Notice, parse_notice, subscribed
 from resolver.glance.probe import has_image
 
 __all__ = [
     "Changes",
+    "Notice",
     "Page",
     "Resume",
     "Server",
@@ -14,6 +16,8 @@ __all__ = [
     "connect",
     "has_image",
     "list_images",
+    "parse_notice",
     "server_time",
     "still_there",
+    "subscribed",
 ]

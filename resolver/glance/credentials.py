@@ -1,4 +1,4 @@
-"""Where a location's credential comes from. The registry names the place, never the secret."""
+"""Where a location's secrets come from. The registry names the place, never the secret."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from resolver.errors import LocationUnavailable
 
-MAX_TOKEN = 16_384
+MAX_SECRET = 16_384
 """Bytes; a Keystone PKI token is the largest known kind."""
 
 
@@ -20,20 +20,29 @@ def token_of(auth: Mapping[str, str] | None) -> str | None:
     """
     if not auth:
         return None
-    if variable := auth.get("token_env"):
+    return secret(auth.get("token_env"), auth.get("token_file"), "token")
+
+
+def secret(variable: str | None, file_name: str | None, what: str) -> str:
+    """What stands in an environment variable, or else in a file.
+
+    Raises:
+        LocationUnavailable: nothing usable does. The message names the place.
+    """
+    if variable:
         where = f"environment variable {variable}"
-        token = os.environ.get(variable, "")
+        text = os.environ.get(variable, "")
     else:
-        where = f"file {auth['token_file']}"
+        where = f"file {file_name}"
         try:
-            with Path(auth["token_file"]).open(encoding="ascii") as file:
-                token = file.read(MAX_TOKEN + 1)
+            with Path(file_name or "").open(encoding="ascii") as file:
+                text = file.read(MAX_SECRET + 1)
         except (OSError, ValueError) as error:
             why = getattr(error, "strerror", None) or "it is not text"
             raise LocationUnavailable(
-                f"cannot read the token from {where}: {why}", code="no-credential"
+                f"cannot read the {what} from {where}: {why}", code="no-credential"
             ) from error
-    token = token.strip()
-    if not token or len(token) > MAX_TOKEN or not token.isascii() or not token.isprintable():
-        raise LocationUnavailable(f"{where} holds no token", code="no-credential")
-    return token
+    text = text.strip()
+    if not text or len(text) > MAX_SECRET or not text.isascii() or not text.isprintable():
+        raise LocationUnavailable(f"{where} holds no {what}", code="no-credential")
+    return text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -63,6 +64,11 @@ class Index:
     def lease(self, what: str, *, seconds: float) -> Lease:
         """A right to do ``what`` that one process at a time holds."""
         return Lease(self.link, self._keys.lease(what), seconds)
+
+    async def identity(self) -> str:
+        """What tells this index from every other, also from itself before it lost its data."""
+        await self.link.command("HSETNX", self._keys.meta, "identity", secrets.token_hex(4))
+        return str((await self.link.command("HGET", self._keys.meta, "identity")).decode())
 
     async def ping(self) -> None:
         """Raises IndexUnavailable unless Redis answers."""

@@ -6,7 +6,7 @@ With the default prefix ``glr:``
 key                             type      holds
 ==============================  ========  =======================================================
 ``glr:<bits>:<hex>``            hash      one bucket of claims: the id's remaining bytes -> owners
-``glr:{reg}:meta``              hash      ``format`` and ``bits`` of this index; while it is rebuilt
+``glr:{reg}:meta``              hash      ``format``, ``bits``, ``identity``; while it is rebuilt
                                           ``wanted``, ``next``, how far ``at``, then ``old``
 ``glr:{reg}:locations``         hash      name -> ``<number> <JSON of the location>``
 ``glr:{reg}:status``            hash      ``<number>:<what>`` -> JSON; check, sweep, poll, feed

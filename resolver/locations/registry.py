@@ -53,6 +53,7 @@ def describe(place: Place, progress: Progress | None, now: float) -> dict[str, A
         "reason": location.reason,
         "sees_all": location.sees_all,
         "auth": location.auth,
+        "notifications": location.notifications,
         "created": iso(location.created),
         "updated": iso(location.updated),
         "health": {

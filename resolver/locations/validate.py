@@ -6,7 +6,7 @@ import asyncio
 import ipaddress
 import re
 import socket
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit
@@ -15,17 +15,6 @@ from resolver.errors import InvalidLocation
 from resolver.models import Api, Location, State
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}", re.ASCII)
-FIELDS = (
-    "url",
-    "region",
-    "api",
-    "priority",
-    "weight",
-    "state",
-    "reason",
-    "sees_all",
-    "auth",
-)
 MAX_TEXT = 255
 MAX_URL = 1024
 MAX_NUMBER = 1_000_000
@@ -120,17 +109,48 @@ def _auth(value: Any) -> dict[str, str] | None:
         )
     ((kind, where),) = value.items()
     if kind == "token_env":
-        if not isinstance(where, str) or not _VARIABLE.fullmatch(where):
-            raise InvalidLocation("`auth.token_env` must be the name of an environment variable")
-        if where.upper().startswith("RESOLVER_"):
-            raise InvalidLocation("`auth.token_env` must not name a setting of the resolver")
+        _variable(where, "auth.token_env")
     elif kind == "token_file":
-        if not isinstance(where, str) or not where.startswith("/") or "\0" in where:
-            raise InvalidLocation("`auth.token_file` must be an absolute path")
-        _text(where, "auth.token_file")
+        _path(where, "auth.token_file")
     else:
         raise InvalidLocation(f"`auth` knows `token_env` and `token_file`, not {str(kind)[:40]!r}")
     return {kind: where}
+
+
+def _variable(value: Any, name: str) -> None:
+    if not isinstance(value, str) or not _VARIABLE.fullmatch(value):
+        raise InvalidLocation(f"`{name}` must be the name of an environment variable")
+    if value.upper().startswith("RESOLVER_"):
+        raise InvalidLocation(f"`{name}` must not name a setting of the resolver")
+
+
+def _path(value: Any, name: str) -> None:
+    if not isinstance(value, str) or not value.startswith("/") or "\0" in value:
+        raise InvalidLocation(f"`{name}` must be an absolute path")
+    _text(value, name)
+
+
+def _notifications(value: Any) -> dict[str, str] | None:
+    if value is None:
+        return None
+    known = {"url_env", "url_file", "exchange", "topic"}
+    if (
+        not isinstance(value, dict)
+        or set(value) - known
+        or ("url_env" in value) == ("url_file" in value)
+    ):
+        raise InvalidLocation(
+            '`notifications` says where the broker\'s URL is: {"url_env": "VARIABLE"} or '
+            '{"url_file": "/path"}, never the URL itself, and perhaps `exchange` and `topic`'
+        )
+    if "url_env" in value:
+        _variable(value["url_env"], "notifications.url_env")
+    else:
+        _path(value["url_file"], "notifications.url_file")
+    for name in ("exchange", "topic"):
+        if name in value and not _text(value[name], f"notifications.{name}"):
+            raise InvalidLocation(f"`notifications.{name}` must not be empty: leave it out")
+    return dict(value)
 
 
 def _choice(value: Any, name: str, kind: type[Api] | type[State]) -> Any:
@@ -140,6 +160,28 @@ def _choice(value: Any, name: str, kind: type[Api] | type[State]) -> Any:
         raise InvalidLocation(
             f"`{name}` must be one of {', '.join(kind)}, not {str(value)[:40]!r}"
         ) from None
+
+
+def _sees_all(value: Any) -> bool | None:
+    if not isinstance(value, bool | None):  # 0 is no false: see `Place.blind`
+        raise InvalidLocation("`sees_all` must be true, false, or null to find out")
+    return value
+
+
+_PARSERS: Mapping[str, Callable[[Any], Any]] = {
+    "region": lambda value: _text("" if value is None else value, "region"),
+    "reason": lambda value: _text("" if value is None else value, "reason"),
+    "priority": lambda value: _number(value, "priority"),
+    "weight": lambda value: _number(value, "weight"),
+    "api": lambda value: _choice(value, "api", Api),
+    "state": lambda value: _choice(value, "state", State),
+    "sees_all": _sees_all,
+    "auth": _auth,
+    "notifications": _notifications,
+}
+"""How each field but `url` is read."""
+
+FIELDS = ("url", *_PARSERS)
 
 
 def parse_location(name: str, fields: Mapping[str, Any], base: Location | None = None) -> Location:
@@ -159,24 +201,7 @@ def parse_location(name: str, fields: Mapping[str, Any], base: Location | None =
     if base is None or "url" in fields:
         url = check_url(fields.get("url"))
         base = replace(base, url=url) if base else Location(name=name, url=url)
-    changes: dict[str, Any] = {}
-    for field in ("region", "reason"):
-        if field in fields:
-            changes[field] = _text("" if fields[field] is None else fields[field], field)
-    for field in ("priority", "weight"):
-        if field in fields:
-            changes[field] = _number(fields[field], field)
-    if "api" in fields:
-        changes["api"] = _choice(fields["api"], "api", Api)
-    if "state" in fields:
-        changes["state"] = _choice(fields["state"], "state", State)
-    if "sees_all" in fields:
-        if not isinstance(fields["sees_all"], bool | None):  # 0 is no false: see `Place.doubt`
-            raise InvalidLocation("`sees_all` must be true, false, or null to find out")
-        changes["sees_all"] = fields["sees_all"]
-    if "auth" in fields:
-        changes["auth"] = _auth(fields["auth"])
-    return replace(base, **changes)
+    return replace(base, **{f: parse(fields[f]) for f, parse in _PARSERS.items() if f in fields})
 
 
 def is_loopback(host: str) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -19,10 +19,11 @@ import structlog
 from resolver.errors import Conflict, IndexUnavailable, LocationUnavailable, ResolverError
 from resolver.glance import Server
 from resolver.index import Index, Lease, Wanted
-from resolver.locations import Place, TableKeeper
-from resolver.models import Location, Progress, Status, Sweep
+from resolver.locations import Place, Table, TableKeeper
+from resolver.models import Feed, Location, Progress, Status, Sweep
 from resolver.settings import Settings
 from resolver.sync.check import look
+from resolver.sync.events import Latest, abandon, follow
 from resolver.sync.poll import poll
 from resolver.sync.sweep import Sweeper
 
@@ -45,6 +46,9 @@ Work = Callable[[Lease, Any], Awaitable[None]]
 POLL_NOW = 0.0
 """In place of the time of a location's next poll: at once, whoever has just polled."""
 
+FIRST_PAUSE, LONGEST_PAUSE = 1.0, 15.0
+"""Seconds until a lost broker is tried again; each time twice as long."""
+
 COLLECT_PACE = 3.0
 """The collector rests this many times as long as it works."""
 
@@ -64,8 +68,10 @@ class Stats:
     """When the loop last went round well."""
 
     @staticmethod
-    def count(table: dict[tuple[str, str], int], location: str, result: str) -> None:
-        table[location, result] = table.get((location, result), 0) + 1
+    def count(
+        table: dict[tuple[str, str], int], location: str, result: str, count: int = 1
+    ) -> None:
+        table[location, result] = table.get((location, result), 0) + count
 
 
 class LostLease(Exception):
@@ -89,6 +95,9 @@ class Indexer:
         self._work: dict[str, asyncio.Task[None]] = {}
         self._next_check: dict[int, float] = {}
         self._next_poll: dict[int, float] = {}
+        self._followed: dict[int, dict[str, str]] = {}
+        """Where the notifications come from that are followed, by location."""
+        self._rest: set[asyncio.Task[None]] = set()
         self._sweeps = asyncio.Semaphore(SWEEPS_AT_ONCE)
         self.stats = Stats()
 
@@ -103,7 +112,7 @@ class Indexer:
                     log.warning("indexer waits for Redis", reason=error.detail)
                 await asyncio.sleep(TICK * random.uniform(0.8, 1.2))
         finally:
-            while tasks := list(self._work.values()):
+            while tasks := [*self._work.values(), *self._rest]:
                 for task in tasks:
                     task.cancel()
                 await asyncio.wait(tasks, timeout=0.5)
@@ -118,6 +127,8 @@ class Indexer:
                 self._start(f"check:{number}", self._check, place)
             if number in wanted or self._sweep_due(place, now):
                 self._start(f"sweep:{number}", self._sweep, place)
+            if place.location.notifications:
+                self._start(f"events:{number}", self._follow, place)
             polls = self._settings.poll_interval and place.versions
             if polls and now >= self._next_poll.get(number, POLL_NOW):
                 self._start(f"poll:{number}", self._poll, place)
@@ -125,12 +136,20 @@ class Indexer:
             for number in due.keys() - table.by_number.keys():
                 del due[number]
         for name, task in self._work.items():
-            if int(name.partition(":")[2] or 0) not in {*table.by_number, 0}:
+            kind, number = name.partition(":")[0], int(name.partition(":")[2])
+            if number not in {*table.by_number, 0}:
                 task.cancel()  # the location was removed or moved
+            elif kind == "events" and self._unfollowed(number, table):
+                task.cancel()
         if (bits := await self._index.rebuild.wanted()) is not None:
             self._start("rebuild:0", self._rebuild, bits)
         if retired := await self._index.records.retired():
             self._start("collect:0", self._collect, retired)
+
+    def _unfollowed(self, number: int, table: Table) -> bool:
+        """Whether the notifications that are followed for a location are no longer its own."""
+        followed, place = self._followed.get(number), table.by_number.get(number)
+        return followed is not None and (place is None or place.location.notifications != followed)
 
     def _sweep_due(self, place: Place, now: float) -> bool:
         sweep = place.status.sweep
@@ -214,6 +233,66 @@ class Indexer:
             log.info("polls", location=place.name, result=result, reason=after.error)
         quiet = not before.error and not after.error
         await self._index.records.set_poll(location.number, after, location, quiet=quiet)
+
+    async def _follow(self, lease: Lease, place: Place) -> None:
+        """Follows a location's notifications, until they are others or it is removed."""
+        location = place.location
+        number = location.number
+        records, latest, pause = self._index.records, Latest(), FIRST_PAUSE
+        feed = Feed(since=time.time(), at=time.time())
+        self._followed[number] = location.notifications or {}
+
+        def told(kind: str, count: int) -> None:
+            if count:
+                self.stats.count(self.stats.events, place.name, kind, count)
+
+        async def tell(now: Feed, *, quiet: bool) -> None:
+            nonlocal feed
+            feed = now
+            await records.set_feed(number, feed, location, quiet=quiet)
+
+        async def linked(lost: bool) -> None:
+            # A broker that went away may have lost the exchange, and our queue's tie to it.
+            lost = lost or bool(feed.error_code)
+            now = time.time()
+            log.info("notifications connected", location=place.name, gap=lost)
+            await tell(Feed(connected=True, since=now, at=now), quiet=False)
+            self._next_poll[number] = POLL_NOW
+            if lost and place.status.sweep.ended is not None:
+                await records.want_sweep(number)  # no poll tells what was deleted
+
+        async def alive() -> None:
+            if time.time() - feed.at > LEASE / 3:
+                if not await lease.renew():
+                    raise LostLease
+                await tell(replace(feed, at=time.time()), quiet=True)
+
+        try:
+            while await lease.renew():
+                try:
+                    await follow(self._index, location, latest, told, linked, alive)
+                except (LocationUnavailable, IndexUnavailable) as error:
+                    log.warning("notifications lost", location=place.name, reason=error.detail)
+                    now = time.time()
+                    if feed.connected and now - feed.since > LONGEST_PAUSE:
+                        pause = FIRST_PAUSE
+                    since = feed.since if feed.error_code else now
+                    why = error.problem_code
+                    await tell(
+                        Feed(since=since, at=now, error=error.detail, error_code=why),
+                        quiet=feed.error_code == why,
+                    )
+                await asyncio.sleep(pause * random.uniform(0.8, 1.2))
+                pause = min(2 * pause, LONGEST_PAUSE)
+        finally:
+            if self._unfollowed(number, self._tables.table):
+                self._later(abandon(self._index, location))
+            del self._followed[number]
+
+    def _later(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._rest.add(task)
+        task.add_done_callback(self._rest.discard)
 
     async def _sweep(self, lease: Lease, place: Place) -> None:
         async with self._sweeps:
