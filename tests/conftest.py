@@ -12,6 +12,7 @@ import pytest
 from resolver import logs
 from resolver.index import Index, open_index
 from tests.support.cluster import RedisCluster
+from tests.support.rabbit import RabbitMissingError, RabbitServer
 from tests.support.redis import RedisMissingError, RedisServer
 from tests.support.sentinel import Sentinels
 
@@ -39,17 +40,17 @@ def _logs() -> None:
     logs.route()
 
 
-Startable = TypeVar("Startable", RedisServer, RedisCluster, Sentinels)
+Startable = TypeVar("Startable", RedisServer, RedisCluster, Sentinels, RabbitServer)
 
 
 def started(servers: Startable) -> Startable:
     """Running servers; skips where there are none, fails in CI."""
     try:
         return servers.start()
-    except RedisMissingError as error:
+    except (RedisMissingError, RabbitMissingError) as error:
         if os.environ.get("CI"):
-            pytest.fail(f"no Redis to test against: {error}")
-        pytest.skip(f"no Redis to test against: {error}")
+            pytest.fail(f"no server to test against: {error}")
+        pytest.skip(f"no server to test against: {error}")
 
 
 @pytest.fixture(scope="session")
@@ -66,6 +67,14 @@ def own_redis() -> Iterator[RedisServer]:
     server = started(RedisServer())
     yield server
     server.kill()
+
+
+@pytest.fixture(scope="session")
+def rabbit_server() -> Iterator[RabbitServer]:
+    """One broker for all tests: each takes an exchange of its own, or a Glance's."""
+    server = started(RabbitServer())
+    yield server
+    server.close()
 
 
 @pytest.fixture

@@ -148,18 +148,22 @@ class Subscription:
         await self._queue.delete(if_unused=False, if_empty=False, timeout=CONNECT_TIMEOUT)
 
 
-def broker_url(notifications: Mapping[str, str]) -> str:
-    """The broker's URL, from where the location says that it is.
+def broker_urls(notifications: Mapping[str, str]) -> list[str]:
+    """The broker's URLs, from where the location says that they are: ``amqp://`` or ``amqps://``,
+    or what Glance itself has as ``transport_url``, ``rabbit://`` with perhaps several hosts.
 
     Raises:
         LocationUnavailable: there is none. The message names the place.
     """
-    url = secret(notifications.get("url_env"), notifications.get("url_file"), "broker URL")
-    if not url.startswith(("amqp://", "amqps://")):
+    text = secret(notifications.get("url_env"), notifications.get("url_file"), "broker URL")
+    scheme, mark, rest = text.partition("://")
+    if not mark or scheme not in ("amqp", "amqps", "rabbit"):
         raise LocationUnavailable(
-            "the broker's URL must begin with amqp:// or amqps://", code="no-broker"
+            "the broker's URL must begin with amqp://, amqps:// or rabbit://", code="no-broker"
         )
-    return url
+    hosts, slash, path = rest.partition("/")
+    scheme = "amqp" if scheme == "rabbit" else scheme
+    return [f"{scheme}://{host}{slash}{path}" for host in hosts.split(",") if host]
 
 
 @asynccontextmanager
@@ -184,19 +188,23 @@ async def subscribed(
         ) from error
     for name in ("aio_pika", "aiormq"):  # they log a lost connection as a traceback each
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    url = broker_url(notifications)
     exchange_name = notifications.get("exchange", EXCHANGE)
-    try:
-        connection = await aio_pika.connect(
-            url,
-            timeout=CONNECT_TIMEOUT,
-            heartbeat=HEARTBEAT,
-            client_properties={"connection_name": queue_name},
-        )
-    except (AMQPError, OSError, TimeoutError, ValueError) as error:
+    why: Exception = ValueError("no host")
+    for url in broker_urls(notifications):
+        try:
+            connection = await aio_pika.connect(
+                url,
+                timeout=CONNECT_TIMEOUT,
+                heartbeat=HEARTBEAT,
+                client_properties={"connection_name": queue_name},
+            )
+            break
+        except (AMQPError, OSError, TimeoutError, ValueError) as error:
+            why = error
+    else:
         raise LocationUnavailable(
-            f"cannot connect to the broker: {type(error).__name__}", code="broker-unreachable"
-        ) from error
+            f"cannot connect to the broker: {type(why).__name__}", code="broker-unreachable"
+        ) from why
     try:
         try:
             channel = await connection.channel(publisher_confirms=False)

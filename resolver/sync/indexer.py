@@ -258,7 +258,8 @@ class Indexer:
             log.info("notifications connected", location=place.name, gap=lost)
             await tell(Feed(connected=True, since=now, at=now), quiet=False)
             self._next_poll[number] = POLL_NOW
-            if lost and place.status.sweep.ended is not None:
+            now_known = self._tables.table.by_number.get(number, place)
+            if lost and now_known.status.sweep.ended is not None:
                 await records.want_sweep(number)  # no poll tells what was deleted
 
         async def alive() -> None:

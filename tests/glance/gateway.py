@@ -37,8 +37,15 @@ def clean_env(home: Path, extra: Mapping[str, str] | None = None) -> dict[str, s
 class Gateway:
     """``python -m resolver serve`` on a free port. `start` waits for the sweep of `locations`."""
 
-    def __init__(self, directory: Path, arguments: Sequence[str], locations: Sequence[str]) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        arguments: Sequence[str],
+        locations: Sequence[str],
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         self.directory = directory
+        self.environment = environment or {}
         self.arguments = arguments
         self.locations = locations
         self.port = free_port()
@@ -54,6 +61,7 @@ class Gateway:
             "RESOLVER_REDIS_URL": "memory:",
             "RESOLVER_ADMIN_TOKENS": f"op={OPERATOR_TOKEN}",
             "GLANCE_TOKEN": ADMIN_TOKEN,
+            **self.environment,
         }
         serve = [sys.executable, "-m", "resolver", "serve", "--port", str(self.port)]
         with self.log.open("w") as log:

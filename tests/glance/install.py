@@ -113,11 +113,24 @@ def _migrate(home: GlanceHome, log: Path) -> None:
     shutil.rmtree(scratch)
 
 
-def write_config(directory: Path, auth: Auth, limit: int = LIMIT) -> None:
-    """Fills the templates of etc/ in, and makes the directories they name."""
+NOTIFICATIONS = """
+[oslo_messaging_notifications]
+driver = messagingv2
+transport_url = {broker}
+"""
+
+
+def write_config(directory: Path, auth: Auth, limit: int = LIMIT, broker: str = "") -> None:
+    """Fills the templates of etc/ in, and makes the directories they name.
+
+    ``broker``: URL of a RabbitMQ that notifications go to; none without one, as by default.
+    """
     for name in ("etc", "store", "staging", "tasks"):
         (directory / name).mkdir(parents=True, exist_ok=True)
     values = {"auth": AUTH_FILTERS[auth], "directory": directory, "limit": limit}
     for template in TEMPLATES.iterdir():
         (directory / "etc" / template.name).write_text(template.read_text().format(**values))
+    if broker:
+        with (directory / "etc" / "glance-api.conf").open("a") as config:
+            config.write(NOTIFICATIONS.format(broker=broker))
     (directory / "etc" / "policy.yaml").write_text(POLICY[auth])

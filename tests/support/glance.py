@@ -109,12 +109,19 @@ class GlanceServer:
     """
 
     def __init__(
-        self, home: GlanceHome, directory: Path, *, auth: Auth = "fake", limit: int = LIMIT
+        self,
+        home: GlanceHome,
+        directory: Path,
+        *,
+        auth: Auth = "fake",
+        limit: int = LIMIT,
+        broker: str = "",
     ) -> None:
         self.home = home
         self.directory = directory.absolute()
         self.auth: Auth = auth
         self.limit = limit
+        self.broker = broker
         self.port = 0
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -129,7 +136,7 @@ class GlanceServer:
     def start(self) -> Self:
         """Returns once the server answers. Raises GlanceUnavailableError with the log's end."""
         if not (self.directory / "glance.sqlite").exists():
-            write_config(self.directory, self.auth, self.limit)
+            write_config(self.directory, self.auth, self.limit, self.broker)
             shutil.copy(self.home.template, self.directory / "glance.sqlite")
         (self.directory / "port").unlink(missing_ok=True)
         # Nothing else of the caller's environment: OS_* variables would steer Glance.

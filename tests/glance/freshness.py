@@ -1,0 +1,124 @@
+"""How long a change at a real Glance takes until the gateway's answers show it."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from tests.glance.gateway import Gateway
+from tests.glance.install import GlanceHome
+from tests.support.glance import GlanceServer, wait_until
+from tests.support.rabbit import RabbitServer
+
+ALONE = {"RESOLVER_PROBE": "off", "RESOLVER_POLL_INTERVAL": "0", "RESOLVER_SWEEP_INTERVAL": "3600"}
+"""Settings under which a gateway learns of nothing by itself; a way adds its own."""
+
+WAYS: Mapping[str, Mapping[str, str]] = {
+    "events": {},
+    "poll": {"RESOLVER_POLL_INTERVAL": "3"},
+    "probe": {"RESOLVER_PROBE": "on", "RESOLVER_ABSENT_TTL": "0"},
+    "sweep": {"RESOLVER_SWEEP_INTERVAL": "3"},
+}
+"""Each way in which a change arrives, and what turns it on."""
+
+LONGEST = 60.0
+"""Seconds after which a change counts as never seen."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Seconds until a change was seen, each; none where the way does not tell of it."""
+
+    created: list[float]
+    deleted: list[float]
+
+
+@contextmanager
+def cloud(home: GlanceHome, directory: Path, broker: RabbitServer) -> Iterator[GlanceServer]:
+    """One Glance that sends notifications."""
+    with GlanceServer(
+        home, directory / "glance", broker=broker.url.replace("amqp:", "rabbit:")
+    ) as server:
+        # With its first notification Glance makes the exchange.
+        server.delete(server.create(queued=True).id)
+        yield server
+
+
+@contextmanager
+def gateway_by(
+    way: str, server: GlanceServer, directory: Path, broker: RabbitServer
+) -> Iterator[Gateway]:
+    """A gateway that learns of changes in one way only."""
+    folder = directory / way
+    folder.mkdir()
+    location = {"url": server.url, "auth": {"token_env": "GLANCE_TOKEN"}}
+    if way == "events":
+        location["notifications"] = {"url_env": "BROKER"}
+    file = folder / "locations.yaml"
+    file.write_text(yaml.safe_dump({"locations": {"one": location}}))
+    gateway = Gateway(
+        folder, ["--locations", str(file)], ["one"], {**ALONE, **WAYS[way], "BROKER": broker.url}
+    ).start()
+    try:
+        if way == "events":
+            wait_until(lambda: _connected(gateway), "the link to the broker", 30)
+        yield gateway
+    finally:
+        gateway.stop()
+
+
+def _connected(gateway: Gateway) -> bool:
+    coverage = gateway.admin("/locations/one").json()["coverage"]
+    return bool(coverage["events"].startswith("connected"))
+
+
+def measure(way: str, gateway: Gateway, server: GlanceServer, count: int, pace: float) -> Seen:
+    """Creates and deletes ``count`` images, one each ``pace`` seconds, and watches each."""
+    with ThreadPoolExecutor(64) as threads:
+        ids = [str(uuid.uuid4()) for _ in range(count)]
+        created = [
+            threads.submit(_until, gateway, text, 200, _at(lambda t=text: _create(server, t)))
+            for text in _paced(ids, pace)
+        ]
+        found = [one.result() for one in created]
+        if way == "poll":  # v2 does not tell it what was deleted
+            return Seen(found, [])
+        query = "?fresh=1" if way == "probe" else ""
+        deleted = [
+            threads.submit(_until, gateway, text + query, 404, _at(lambda t=text: server.delete(t)))
+            for text in _paced(ids, pace)
+        ]
+        return Seen(found, [one.result() for one in deleted])
+
+
+def _create(server: GlanceServer, image_id: str) -> None:
+    server.create(image_id, queued=True)
+
+
+def _paced(ids: list[str], pace: float) -> Iterator[str]:
+    for text in ids:
+        begun = time.monotonic()
+        yield text
+        time.sleep(max(0.0, pace - (time.monotonic() - begun)))
+
+
+def _at(change: Callable[[], None]) -> float:
+    """Makes a change; when Glance had confirmed it."""
+    change()
+    return time.monotonic()
+
+
+def _until(gateway: Gateway, target: str, status: int, since: float) -> float:
+    """Seconds from ``since`` until the answer has this status."""
+    while (answer := gateway.get(f"/resolve/{target}")).status != status:
+        if time.monotonic() - since > LONGEST:
+            raise AssertionError(f"{target}: {answer} after {LONGEST} s")
+        time.sleep(0.005)
+    return time.monotonic() - since
