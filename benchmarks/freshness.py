@@ -4,7 +4,7 @@
 
 Starts a Glance (from PyPI, in a cache outside the tree), a RabbitMQ and, for each way in which a
 change can arrive, a gateway that knows this way only. A time begins when Glance has confirmed the
-change and ends with the first answer that shows it; each image is asked for some 100 times a second.
+change and ends with the first answer that shows it; each is asked for some 100 times a second.
 """
 
 from __future__ import annotations
