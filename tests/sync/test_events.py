@@ -288,7 +288,7 @@ async def test_a_queue_that_was_lost_is_followed_by_a_poll_and_a_sweep(
         await swept(services, "one")
         polls = services.indexer.stats.polls
         await wait_until(lambda: polls.get(("one", "ok")), message="a first poll")
-        new, gone = server.add().id, next(server.ids())
+        gone, new = next(server.ids()), server.add().id
         server.delete(gone)
         name = f"glance-resolver.{await services.index.identity()}.{await link.number()}"
         async with await aio_pika.connect(rabbit_server.url) as other:
