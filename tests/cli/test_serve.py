@@ -124,6 +124,7 @@ async def test_gateway_and_indexer_apart(redis_url: str) -> None:
         "RESOLVER_REDIS_URL": redis_url,
         "RESOLVER_ADMIN_TOKENS": "ops=secret-1",
         "RESOLVER_PROBE": "off",  # what is found was swept
+        "RESOLVER_POLL_INTERVAL": "0",
     }
     async with (
         StandIn() as one,
