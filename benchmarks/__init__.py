@@ -1,4 +1,4 @@
 """The resolver side by side with its peers. Each module is one command that prints its tables:
 
-``python -m benchmarks.index``, ``python -m benchmarks.sweep`` and ``python -m benchmarks.bulk``.
+``python -m benchmarks.index``, ``.sweep``, ``.bulk``, ``.remove``, ``.gateway`` and ``.where``.
 """

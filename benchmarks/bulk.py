@@ -8,47 +8,32 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import random
-import re
-import subprocess
-import sys
 import tempfile
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from benchmarks.common import (
-    START_TIMEOUT,
-    MissingError,
     RedisServer,
     Rounds,
     arguments,
     batches,
     in_turns,
     machine,
-    on_core,
     out,
     pin,
-    program,
     sorted_ids,
     steps,
-    stop,
     table,
     text_id,
 )
-from benchmarks.contenders import Packed
-from benchmarks.memory import PAGE
 from benchmarks.nginx import nginx
-from resolver.index import open_index
+from benchmarks.serve import LOCATION, drive, fill, gateway, gets, processor, redirected
 
 OURS, PEER = "POST /resolve, 1,000 ids", "nginx + Lua + Redis, one by one"
 NDJSON = "POST /resolve, 1,000 ids, NDJSON"
 SERVER, DRIVER = 0, 1  # cores
-
-LOCATION = "http://127.0.0.1:9"
-"""A Glance that is never asked: this process only answers."""
 
 BULK = 1000
 BODIES = 50
@@ -69,73 +54,6 @@ function init(args)
 end
 function request() at = at %% #requests + 1; return requests[at] end
 """
-GET = """
-local requests, at = {}, 0
-function init(args)
-  for id in io.lines("%(file)s") do
-    requests[#requests + 1] = wrk.format("GET", "/v2/images/" .. id)
-  end
-end
-function request() at = at %% #requests + 1; return requests[at] end
-"""
-
-
-@contextmanager
-def gateway(redis: RedisServer) -> Iterator[tuple[int, int]]:
-    """(port, process) of a running `glance-resolver serve`."""
-    settings = {
-        **{"REDIS_URL": redis.url, "ACCESS_LOG": "off", "PORT": "0", "ROLE": "gateway"},
-        **{"LOG_LEVEL": "error", "INDEX_TIMEOUT": "5"},
-    }
-    clean = {name: value for name, value in os.environ.items() if name[:9] != "RESOLVER_"}
-    environment = {**clean, **{f"RESOLVER_{name}": value for name, value in settings.items()}}
-    command = [sys.executable, "-m", "resolver", "serve", "--location", f"a={LOCATION}"]
-    process = subprocess.Popen(
-        [*on_core(SERVER), *command], env=environment, stderr=subprocess.PIPE, text=True
-    )
-    assert process.stderr is not None
-    try:
-        for line in process.stderr:
-            if match := re.search(r"listens at http://127\.0\.0\.1:(\d+)", line):
-                yield int(match[1]), process.pid
-                return
-        raise MissingError("glance-resolver did not start")
-    finally:
-        stop(process)
-        process.stderr.close()
-
-
-def processor(pid: int) -> float:
-    """Seconds of processor that a process has used."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def drive(port: int, script: Path, connections: int, seconds: int) -> float:
-    """Requests a second that wrk gets answered. Raises RuntimeError where some failed."""
-    wrk = program("wrk", "wrk")
-    command = [*on_core(DRIVER), wrk, "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout=10s"]
-    answer = subprocess.run(
-        [*command, "-s", str(script), f"http://127.0.0.1:{port}"],
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=seconds + START_TIMEOUT,
-    ).stdout
-    rate = re.search(r"Requests/sec:\s+([\d.]+)", answer)
-    if rate is None or "Non-2xx" in answer or "Socket errors" in answer:
-        raise RuntimeError(answer)
-    return float(rate[1])
-
-
-async def fill(redis: RedisServer, ids: Sequence[bytes]) -> None:
-    """The same images for both: claims of the location, and a string key each."""
-    async with open_index(redis.url) as index:
-        number = (await index.records.load()).records["a"].location.number
-        with Packed(redis.port) as packed:
-            for batch in batches(ids, PAGE):
-                await index.claims.claim(number, batch)
-                await packed.run([("SET", text_id(raw), LOCATION) for raw in batch])
 
 
 def check(port: int, peer: int, ids: Sequence[str]) -> None:
@@ -146,27 +64,19 @@ def check(port: int, peer: int, ids: Sequence[str]) -> None:
     if found != [(one, "a") for one in ids]:
         raise RuntimeError(f"/resolve answered {found[:2]}")
     wanted = f"{LOCATION}/v2/images/{ids[0]}"
-    asked = f"http://127.0.0.1:{peer}/v2/images/{ids[0]}"
-    command = ["curl", "-s", "-o", "/dev/null", "-w", "%{http_code} %{redirect_url}", asked]
-    answer = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    if answer != f"307 {wanted}":
+    if (answer := redirected(peer, ids[0])) != f"307 {wanted}":
         raise RuntimeError(f"nginx answered {answer}")
 
 
 def scripts(folder: Path, ids: list[bytes]) -> dict[str, Path]:
     """What wrk runs for each contender."""
-    asked = [text_id(raw) for raw in random.Random(5).choices(ids, k=SINGLES)]
-    bodies, singles = folder / "bodies", folder / "ids"
-    bodies.write_text("\n".join(json.dumps(some) for some in batches(asked[: BODIES * BULK], BULK)))
-    singles.write_text("\n".join(asked))
-    made: dict[str, Path] = {}
-    for name, text, values in (
-        (OURS, POST, {"file": bodies, "accept": "application/json"}),
-        (NDJSON, POST, {"file": bodies, "accept": "application/x-ndjson"}),
-        (PEER, GET, {"file": singles}),
-    ):
+    asked = [text_id(raw) for raw in random.Random(5).choices(ids, k=BODIES * BULK)]
+    bodies = folder / "bodies"
+    bodies.write_text("\n".join(json.dumps(some) for some in batches(asked, BULK)))
+    made = {PEER: gets(folder, "one", ids, SINGLES)}
+    for name, accept in ((OURS, "application/json"), (NDJSON, "application/x-ndjson")):
         made[name] = folder / f"{len(made)}.lua"
-        made[name].write_text(text % values)
+        made[name].write_text(POST % {"file": bodies, "accept": accept})
     return made
 
 
@@ -176,7 +86,7 @@ def compare(count: int, rounds: int, seconds: int) -> None:
         tempfile.TemporaryDirectory() as name,
         steps(1 + 3 * rounds) as step,
         RedisServer(DRIVER) as redis,
-        gateway(redis) as (port, ours),
+        gateway(redis.url, SERVER) as (port, ours),
         nginx(redis, Path(name), SERVER) as peer,
     ):
         step(f"{count:,} images")
@@ -188,7 +98,7 @@ def compare(count: int, rounds: int, seconds: int) -> None:
 
         def one(what: str, port: int, pid: int, connections: int, each: int) -> None:
             used = processor(pid)
-            rate = drive(port, lua[what], connections, seconds) * each
+            rate = drive(port, lua[what], DRIVER, connections, seconds) * each
             rates.add(what, rate)
             work.add(what, (processor(pid) - used) / (rate * seconds) * 1e6)
 

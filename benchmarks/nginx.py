@@ -1,4 +1,7 @@
-"""nginx that resolves one id a request with Lua and Redis: what one would write without us."""
+"""nginx that resolves one id a request with Lua and Redis: what one would write without us.
+
+Below ``/bare/`` it redirects without looking anything up.
+"""
 
 from __future__ import annotations
 
@@ -42,6 +45,9 @@ http {
     lua_package_path "/usr/share/lua/5.1/?.lua;;";
     server {
         listen 127.0.0.1:$port;
+        location /bare/ {
+            return 307 http://127.0.0.1:9/v2/images/0a1b2c3d-4e5f-4a6b-8c7d-9e0f1a2b3c4d;
+        }
         location /v2/images/ {
             content_by_lua_block {
                 local redis = require("nginx.redis"):new()

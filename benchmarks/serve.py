@@ -1,0 +1,127 @@
+"""A running gateway for the benchmarks, and wrk to drive it."""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from benchmarks.common import (
+    START_TIMEOUT,
+    MissingError,
+    RedisServer,
+    batches,
+    on_core,
+    program,
+    stop,
+    text_id,
+)
+from benchmarks.contenders import Packed
+from benchmarks.memory import PAGE
+from resolver.index import open_index
+
+LOCATION = "http://127.0.0.1:9"
+"""A Glance that is never asked: the gateway only answers."""
+
+GET = """
+local requests, at = {}, 0
+function init(args)
+  for id in io.lines("%(file)s") do
+    requests[#requests + 1] = wrk.format("GET", "%(path)s" .. id)
+  end
+end
+function request() at = at %% #requests + 1; return requests[at] end
+"""
+"""What wrk asks for: each id of a file in turn."""
+
+
+@contextmanager
+def gateway(
+    redis_url: str,
+    core: int,
+    *,
+    locations: int = 1,
+    module: Sequence[str] = ("resolver",),
+    command: Sequence[str] = (),
+    settings: Mapping[str, str] | None = None,
+) -> Iterator[tuple[int, int]]:
+    """(port, process) of a running `glance-resolver serve`, with locations ``a``, ``b1``, …."""
+    given = {
+        **{"REDIS_URL": redis_url, "ACCESS_LOG": "off", "PORT": "0", "ROLE": "gateway"},
+        **{"LOG_LEVEL": "error", "INDEX_TIMEOUT": "5", **(settings or {})},
+    }
+    clean = {name: value for name, value in os.environ.items() if name[:9] != "RESOLVER_"}
+    environment = {**clean, **{f"RESOLVER_{name}": value for name, value in given.items()}}
+    others = (f"--location=b{n}={LOCATION}/{n}" for n in range(1, locations))
+    arguments = [f"--location=a={LOCATION}", *others]
+    process = subprocess.Popen(
+        [*on_core(core), sys.executable, "-m", *module, "serve", *arguments, *command],
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    try:
+        for line in process.stderr:
+            if match := re.search(r"listens at http://127\.0\.0\.1:(\d+)", line):
+                yield int(match[1]), process.pid
+                return
+        raise MissingError("glance-resolver did not start")
+    finally:
+        stop(process)
+        process.stderr.close()
+
+
+async def fill(redis: RedisServer, ids: Sequence[bytes]) -> None:
+    """The same images for both: claims of the location, and a string key each."""
+    async with open_index(redis.url) as index:
+        number = (await index.records.load()).records["a"].location.number
+        with Packed(redis.port) as packed:
+            for batch in batches(ids, PAGE):
+                await index.claims.claim(number, batch)
+                await packed.run([("SET", text_id(raw), LOCATION) for raw in batch])
+
+
+def processor(pid: int) -> float:
+    """Seconds of processor that a process has used."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def drive(port: int, script: Path, core: int, connections: int, seconds: int) -> float:
+    """Requests a second that wrk gets answered. Raises RuntimeError where some failed."""
+    wrk = program("wrk", "wrk")
+    command = [*on_core(core), wrk, "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout=10s"]
+    answer = subprocess.run(
+        [*command, "-s", str(script), f"http://127.0.0.1:{port}"],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=seconds + START_TIMEOUT,
+    ).stdout
+    rate = re.search(r"Requests/sec:\s+([\d.]+)", answer)
+    if rate is None or "Non-2xx" in answer or "Socket errors" in answer:
+        raise RuntimeError(answer)
+    return float(rate[1])
+
+
+def gets(
+    folder: Path, name: str, ids: Sequence[bytes], count: int, path: str = "/v2/images/"
+) -> Path:
+    """A script for wrk that asks for ``count`` of these ids, drawn at random."""
+    asked, script = folder / f"{name}.ids", folder / f"{name}.lua"
+    asked.write_text("\n".join(text_id(raw) for raw in random.Random(5).choices(ids, k=count)))
+    script.write_text(GET % {"file": asked, "path": path})
+    return script
+
+
+def redirected(port: int, text: str) -> str:
+    """``<status> <Location>`` of the answer about an image."""
+    url = f"http://127.0.0.1:{port}/v2/images/{text}"
+    command = ["curl", "-s", "-o", "/dev/null", "-w", "%{http_code} %{redirect_url}", url]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
