@@ -5,6 +5,7 @@ from __future__ import annotations
 from aiohttp import web
 
 from resolver.gateway import admin, dump, images, resolve, status, versions
+from resolver.gateway.door import DOOR, Door
 from resolver.gateway.keys import METRICS, SERVICES, TRAFFIC
 from resolver.gateway.metrics import Metrics
 from resolver.gateway.middleware import sign, watch
@@ -58,10 +59,20 @@ def make_app(services: Services) -> web.Application:
     app = web.Application(middlewares=[watch])
     app[SERVICES] = services
     app[TRAFFIC] = traffic = Traffic()
-    app[METRICS] = Metrics(services.tables, services.indexer.stats, traffic, services.asker.counts)
+    app[METRICS] = metrics = Metrics(
+        services.tables, services.indexer.stats, traffic, services.asker.counts
+    )
     app[status.COUNTER] = status.Counter(services.index)
     app.on_response_prepare.append(sign)
     app.add_routes(watch_routes())
     if services.settings.role != "indexer":
         app.add_routes(gateway_routes())
+        settings = services.settings
+        app[DOOR] = Door(
+            services.resolver,
+            metrics,
+            traffic,
+            home=settings.region,
+            log=settings.access_log == "all",
+        )
     return app

@@ -5,11 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Gauge, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from resolver import __version__
+from resolver.gateway.figures import Counted, Timed
 from resolver.gateway.traffic import Traffic
 from resolver.locations import TableKeeper
 from resolver.models import Health
@@ -31,25 +32,17 @@ class Metrics:
     ) -> None:
         """``asked``: questions to locations by (location, result)."""
         self.registry = CollectorRegistry()
-        self.requests = Counter(
-            "glance_resolver_requests",
-            "Requests answered",
-            ["route", "method", "status"],
-            registry=self.registry,
+        self.requests = Counted(
+            "glance_resolver_requests", "Requests answered", ["route", "method", "status"]
         )
-        self.seconds = Histogram(
-            "glance_resolver_request_seconds",
-            "Time to answer a request",
-            ["route"],
-            buckets=BUCKETS,
-            registry=self.registry,
+        self.seconds = Timed(
+            "glance_resolver_request_seconds", "Time to answer a request", "route", BUCKETS
         )
-        self.answers = Counter(
-            "glance_resolver_answers",
-            "Ids answered, one by one or many at once",
-            ["outcome"],
-            registry=self.registry,
+        self.answers = Counted(
+            "glance_resolver_answers", "Ids answered, one by one or many at once", ["outcome"]
         )
+        for collector in (self.requests, self.seconds, self.answers):
+            self.registry.register(collector)
         Gauge(
             "glance_resolver_requests_in_flight",
             "Requests being answered",

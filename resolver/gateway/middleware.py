@@ -50,20 +50,36 @@ async def watch(request: web.Request, handler: Handler) -> web.StreamResponse:
             seconds = time.perf_counter() - begun
             route = route_of(request)
             status = response.status if response is not None else 499
-            metrics.requests.labels(route, request.method, str(status)).inc()
-            metrics.seconds.labels(route).observe(seconds)
+            metrics.requests.counts[route, request.method, str(status)] += 1
+            metrics.seconds.note(route, seconds)
             level = request.app[SERVICES].settings.access_log
             if level == "all" or (level == "errors" and status >= 400):
-                log.info(
-                    "request",
-                    request_id=rid,
-                    method=request.method,
-                    path=request.path_qs[:512],
-                    status=status,
-                    ms=round(seconds * 1000, 2),
-                    client=request.remote,
-                    **({"outcome": request[OUTCOME]} if OUTCOME in request else {}),
+                more = {"outcome": request[OUTCOME]} if OUTCOME in request else {}
+                log_request(
+                    rid, request.method, request.path_qs, status, seconds, request.remote, **more
                 )
+
+
+def log_request(
+    rid: str,
+    method: str,
+    path: str,
+    status: int,
+    seconds: float,
+    client: str | None,
+    **more: object,
+) -> None:
+    """The line of one request."""
+    log.info(
+        "request",
+        request_id=rid,
+        method=method,
+        path=path[:512],
+        status=status,
+        ms=round(seconds * 1000, 2),
+        client=client,
+        **more,
+    )
 
 
 async def _answered(request: web.Request, handler: Handler) -> web.StreamResponse:

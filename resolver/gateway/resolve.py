@@ -239,7 +239,7 @@ def _count(request: web.Request, forms: Sequence[Form], invalid: int) -> None:
         outcome = str(by_form[key].outcome)
         counts[outcome] = counts.get(outcome, 0) + count
     for outcome, count in counts.items():
-        request.app[METRICS].answers.labels(outcome).inc(count)
+        request.app[METRICS].answers.counts[outcome,] += count
     request[OUTCOME] = counts
 
 

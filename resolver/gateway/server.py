@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -13,9 +13,9 @@ from aiohttp import web
 
 from resolver.errors import SettingsError
 from resolver.gateway.app import make_app
+from resolver.gateway.connection import Connection
+from resolver.gateway.door import DOOR
 from resolver.gateway.keys import METRICS, TRAFFIC
-from resolver.gateway.middleware import HEADER, request_id
-from resolver.gateway.problem import problem
 from resolver.services import Services
 
 BACKLOG = 1024
@@ -25,34 +25,6 @@ KEEPALIVE = 75.0
 """Seconds that an idle connection is kept, as nginx does."""
 
 log = structlog.get_logger()
-
-
-class Connection(web.RequestHandler):
-    """aiohttp's connection, with problem documents for what is no HTTP request too."""
-
-    __slots__ = ("_malformed",)
-
-    def __init__(self, malformed: Callable[[int, str], None], *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
-        self._malformed = malformed
-
-    def handle_error(
-        self,
-        request: web.BaseRequest,
-        status: int = 500,
-        exc: BaseException | None = None,
-        message: str | None = None,
-    ) -> web.StreamResponse:
-        if status >= 500:  # past the middleware: the connection itself broke
-            return super().handle_error(request, status, exc, message)
-        first = (message or "").strip().partition("\n")[0].rstrip(":")
-        self._malformed(status, first)
-        response = problem(
-            status, "malformed-request", "Malformed request", first[:200] or "not HTTP"
-        )
-        response.headers[HEADER] = request_id(request)
-        response.force_close()
-        return response
 
 
 @asynccontextmanager
@@ -72,10 +44,10 @@ async def serving(services: Services) -> AsyncIterator[str]:
 
     def connection() -> Connection:
         options: Any = {"access_log": None, "keepalive_timeout": KEEPALIVE}
-        return Connection(malformed, manager, loop=loop, **options)
+        return Connection(malformed, app.get(DOOR), manager, loop=loop, **options)
 
     def malformed(status: int, why: str) -> None:
-        app[METRICS].requests.labels("none", "none", str(status)).inc()
+        app[METRICS].requests.counts["none", "none", str(status)] += 1
         if settings.access_log != "off":
             log.info("malformed request", status=status, why=why[:200])
 

@@ -24,14 +24,20 @@ class Traffic:
     @contextmanager
     def one(self) -> Iterator[None]:
         """A request is being answered."""
-        self.count += 1
-        self._quiet.clear()
+        self.begin()
         try:
             yield
         finally:
-            self.count -= 1
-            if not self.count:
-                self._quiet.set()
+            self.end()
+
+    def begin(self) -> None:
+        self.count += 1
+        self._quiet.clear()
+
+    def end(self) -> None:
+        self.count -= 1
+        if not self.count:
+            self._quiet.set()
 
     async def drain(self, timeout: float) -> None:  # noqa: ASYNC109 - a bound, not a deadline
         """Waits until none is in flight, at most ``timeout`` seconds."""

@@ -3,7 +3,7 @@
 from resolver.locations.ask import Asker
 from resolver.locations.choose import Wish
 from resolver.locations.registry import Registry
-from resolver.locations.resolve import Answer, Form, Offer, Resolver
+from resolver.locations.resolve import Answer, Form, Offer, Owned, Resolver, Round
 from resolver.locations.table import Place, Table, TableKeeper, Terms
 
 __all__ = [
@@ -11,9 +11,11 @@ __all__ = [
     "Asker",
     "Form",
     "Offer",
+    "Owned",
     "Place",
     "Registry",
     "Resolver",
+    "Round",
     "Table",
     "TableKeeper",
     "Terms",

@@ -7,12 +7,14 @@ import json
 import time
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from enum import Enum
 from typing import Any
 
 from resolver.index import Index
 from resolver.locations.ask import Asker, Image, Said
 from resolver.locations.choose import Candidate, Wish, drawn, left_out, rank, reasons
 from resolver.locations.table import Place, Table, TableKeeper, late
+from resolver.locations.together import Tell, Together
 from resolver.models import Outcome, Owner, State, format_id
 
 RETRY_AFTER = 5
@@ -90,7 +92,8 @@ class Round:
         self._home = home
         self._begun = time.monotonic()
         self._covered: dict[str, str] | None = None
-        self._forms: dict[tuple[Owner, ...], Form] = {}
+        self._forms: dict[Order, Form] = {}
+        self._plain: dict[tuple[Owner, ...], _Plain] = {}
 
     def candidates(self, owners: Iterable[Owner]) -> list[Candidate]:
         """The owners that are registered."""
@@ -172,24 +175,44 @@ class Round:
         Images with the same owners in the same order differ in their id only, so the text is made
         once for all of them. Only a draw among equals depends on the id, and a spelling.
         """
-        form = self._forms.get(owners)
-        if form is not None:
-            return form
-        if any(owner.case for owner in owners):
+        order = self.order(raw, owners)
+        if order is None:
             return Form.of(self.answer(raw, owners))
-        candidates = self.candidates(owners)
-        if drawn(candidates, self.wish, self._home):
-            ranked = rank(candidates, raw, self.wish, self._home)
-            order = (_DRAWN, *(candidate.owner for candidate in ranked))
-        else:
-            order = owners
         if (form := self._forms.get(order)) is None:
             self._forms[order] = form = Form.of(self.answer(raw, owners))
         return form
 
+    def order(self, raw: bytes, owners: tuple[Owner, ...]) -> Order | None:
+        """What answers about images with these owners have in common but for the id: equal for
+        two images, so are they. None: nothing, since an owner spells the id its own way."""
+        plain = self._plain.get(owners)
+        if plain is None:
+            plain = _Plain.NO
+            if not any(owner.case for owner in owners):
+                drawn_ = drawn(self.candidates(owners), self.wish, self._home)
+                plain = _Plain.DRAWN if drawn_ else _Plain.YES
+            self._plain[owners] = plain
+        if plain is _Plain.YES:
+            return owners
+        if plain is _Plain.NO:
+            return None
+        ranked = rank(self.candidates(owners), raw, self.wish, self._home)
+        return (_DRAWN, *(candidate.owner for candidate in ranked))
+
+
+Order = tuple[Owner, ...]
 
 _DRAWN = Owner(-1)
-"""Heads the key of a form whose order was drawn, which no claim's owners are."""
+"""Heads an order that was drawn, which no claim's owners are."""
+
+
+class _Plain(Enum):
+    """Whether the answers about images with the same owners are the same but for the id."""
+
+    YES = 1
+    DRAWN = 2
+    """It depends on the image which of them comes first."""
+    NO = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,6 +229,10 @@ class Form:
     def fill(self, text: str) -> str:
         """The answer for an id in its usual, dashed and lower-case, form."""
         return text.join(self.parts)
+
+
+Owned = tuple[Table, tuple[Owner, ...]]
+"""An image's owners, and the table that their numbers are of."""
 
 
 class Resolver:
@@ -226,6 +253,21 @@ class Resolver:
         self._asker = asker
         self._home = home
         self._deadline = deadline
+        self._together: Together[Owned] = Together(self._read_each)
+
+    def ask(self, raw: bytes, tell: Tell[Owned]) -> None:
+        """Has ``tell`` called with an image's owners, and the table that their numbers are of."""
+        self._together.ask(raw, tell)
+
+    def known(self, raw: bytes) -> Owned | None:
+        """The same where this process knows it, and would have been told of a change."""
+        if self._tables.known and (kept := self._index.claims.kept(raw)):
+            return self._tables.table, kept[0]
+        return None
+
+    async def _read_each(self, ids: Sequence[bytes]) -> list[Owned]:
+        table, owners = await self._read(ids, keep=True)
+        return [(table, owned) for owned in owners]
 
     async def resolve(self, raw: bytes, wish: Wish, case: int = 0) -> Answer:
         """The answer about one image. ``case``: how its client spelt it.
@@ -238,7 +280,7 @@ class Resolver:
             round_ = Round(self._tables.table, wish, self._home)
             if not wish.exclude and (found := round_.found(raw, round_.candidates(owners))):
                 return replace(found, source="cache", age=age)
-        table, (owners,) = await self._read([raw], keep=True)
+        table, owners = await self._together.get(raw)
         answer, _, _ = await self._settle(Round(table, wish, self._home), (raw, case), owners)
         return answer
 

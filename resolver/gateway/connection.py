@@ -1,0 +1,102 @@
+"""One client's connection: aiohttp's, with the door before it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from aiohttp import web
+from aiohttp.http import RawRequestMessage
+
+from resolver.gateway.door import Door
+from resolver.gateway.middleware import HEADER, request_id
+from resolver.gateway.problem import problem
+
+
+class Connection(web.RequestHandler):
+    """aiohttp's connection, with problem documents for what is no HTTP request too.
+
+    aiohttp's task waits for messages. While the door has one, that task is kept asleep and the
+    message stays first in aiohttp's queue, so that whatever arrives meanwhile waits behind it, with
+    aiohttp's own bounds; then it is either answered or left to the task. The few names of aiohttp's
+    insides that this takes are watched by tests/gateway/test_door.py.
+    """
+
+    __slots__ = ("_asleep", "_client", "_door", "_malformed")
+
+    def __init__(
+        self,
+        malformed: Callable[[int, str], None],
+        door: Door | None,
+        *args: Any,
+        **options: Any,
+    ) -> None:
+        super().__init__(*args, **options)
+        self._malformed = malformed
+        self._door = door
+        self._asleep: asyncio.Future[None] | None = None
+        """What aiohttp's task waits for, while the door has a message."""
+
+    def data_received(self, data: bytes) -> None:
+        waiter = self._waiter
+        door = self._door
+        if door is None or waiter is None or self._messages or self._paused:
+            super().data_received(data)  # the task, or the door, is at work
+            return
+        self._waiter = None
+        super().data_received(data)
+        if len(self._messages) == 1 and not self._upgraded:
+            message, payload = self._messages[0]
+            if isinstance(message, RawRequestMessage):
+                usual = door.admits(message, payload)
+                if usual is not None:
+                    self._asleep = waiter
+                    door.ask(message, usual, self._peer, self._reply)
+                    return
+        self._wake(waiter)
+
+    def _reply(self, answer: str | None) -> None:
+        """What the door says of the first message in the queue."""
+        waiter, self._asleep = self._asleep, None
+        assert waiter is not None
+        if answer is not None and self.transport is not None:
+            self._messages.popleft()
+            if self._parser is not None:
+                self._parser.message_consumed()
+            self.transport.write(answer.encode("ascii"))
+            self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
+        self._wake(waiter)
+
+    def _wake(self, waiter: asyncio.Future[None]) -> None:
+        """Lets aiohttp's task go on, where there is something for it to do."""
+        self._waiter = waiter
+        if waiter.done():
+            return
+        if self._close or self._force_close:
+            waiter.cancel()
+        elif self._messages:
+            waiter.set_result(None)
+
+    @property
+    def _peer(self) -> str | None:
+        peer = self.peername
+        return str(peer[0]) if isinstance(peer, tuple) else None
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        if status >= 500:  # past the middleware: the connection itself broke
+            return super().handle_error(request, status, exc, message)
+        first = (message or "").strip().partition("\n")[0].rstrip(":")
+        self._malformed(status, first)
+        response = problem(
+            status, "malformed-request", "Malformed request", first[:200] or "not HTTP"
+        )
+        response.headers[HEADER] = request_id(request)
+        response.force_close()
+        return response

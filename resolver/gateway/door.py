@@ -1,0 +1,191 @@
+"""The door: the usual request is answered before aiohttp makes an object or a task of it.
+
+The usual request is ``GET`` or ``HEAD`` of ``/v1/images/<id>`` or ``/v2/images/<id>``, perhaps with
+``/file``, the id in its usual form, no header of ours and no body, on a connection that stays
+open. aiohttp's parser reads it and nothing more of aiohttp runs: the redirect is the text that the
+ordinary handler makes, made once for all images with the same owners, with the id filled in.
+
+Whatever is not usual, or has another answer than a redirect, goes the ordinary way, through
+`resolver.gateway.images`. tests/gateway/test_door.py holds the two against each other.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+import time
+from collections.abc import Callable
+from functools import partial
+
+from aiohttp import EMPTY_PAYLOAD, HttpVersion11, StreamReader, web
+from aiohttp.helpers import rfc822_formatted_time
+from aiohttp.http import SERVER_SOFTWARE, RawRequestMessage
+from multidict import istr
+
+from resolver.errors import ResolverError
+from resolver.gateway.images import Asked, redirect
+from resolver.gateway.metrics import Metrics
+from resolver.gateway.middleware import HEADER, log_request
+from resolver.gateway.traffic import Traffic
+from resolver.locations import Owned, Resolver, Round, Table, Wish
+from resolver.models import Outcome, Owner
+
+USUAL = re.compile(
+    r"/(v[12])/images/([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})((?:/file)?)", re.ASCII
+)
+SPECIAL = tuple(
+    istr(name)
+    for name in (HEADER, "X-Resolver-Region", "X-Resolver-Exclude", "X-Resolver-Fresh", "Expect")
+)
+"""Headers that make a request unusual."""
+
+ROUTE = "/{api}/images/{id}{rest}"
+FOUND = (str(Outcome.FOUND),)
+
+MOST_FORMS = 10_000
+"""Redirects kept as text. There are as many as sets of owners that images have."""
+
+Reply = Callable[[str | None], None]
+"""Takes the answer, or None where it must be made the ordinary way."""
+
+
+class Forms:
+    """Redirects by one location table as text, cut where the image's id stands."""
+
+    def __init__(self, table: Table, home: str) -> None:
+        self.table = table
+        self._round = Round(table, Wish(), home)
+        self._made: dict[tuple[str, str, str, object], tuple[str, ...] | None] = {}
+
+    def fill(self, method: str, usual: re.Match[str], raw: bytes, owners: tuple[Owner, ...]) -> str:
+        """The head of the redirect, but for what the moment adds; empty where there is none."""
+        api, text, rest = usual.groups()
+        order = self._round.order(raw, owners)
+        key = method, api, rest, order
+        try:
+            form = self._made[key]
+        except KeyError:
+            form = self._make(method, api, text, rest, raw, owners)
+            if order is not None and len(self._made) < MOST_FORMS:
+                self._made[key] = form
+        return text.join(form) if form else ""
+
+    def _make(
+        self, method: str, api: str, text: str, rest: str, raw: bytes, owners: tuple[Owner, ...]
+    ) -> tuple[str, ...] | None:
+        answer = self._round.answer(raw, owners)
+        if answer.outcome is not Outcome.FOUND:
+            return None
+        try:
+            response = redirect(answer, Asked(api, raw, rest, ""), head=method == "HEAD")
+        except ResolverError:
+            return None
+        lines = [f"HTTP/1.1 {response.status} {response.reason}"]
+        lines += [f"{name}: {value}" for name, value in response.headers.items()]
+        if method != "HEAD":
+            lines.append("Content-Length: 0")
+        return tuple("\r\n".join([*lines, ""]).split(text))
+
+
+class Door:
+    """Answers usual requests; counts and logs them as the middleware does."""
+
+    def __init__(
+        self, resolver: Resolver, metrics: Metrics, traffic: Traffic, *, home: str, log: bool
+    ) -> None:
+        self._resolver = resolver
+        self._metrics = metrics
+        self._traffic = traffic
+        self._home = home
+        self._log = log
+        self._forms: Forms | None = None
+        self._date = ""
+        self._stamp = ""
+
+    def admits(self, message: RawRequestMessage, payload: StreamReader) -> re.Match[str] | None:
+        """The parts of a usual request; None for any other."""
+        if (
+            message.method not in ("GET", "HEAD")
+            or message.should_close
+            or message.upgrade
+            or message.version != HttpVersion11
+            or payload is not EMPTY_PAYLOAD
+            or self._traffic.stopping
+        ):
+            return None
+        headers = message.headers
+        for name in SPECIAL:
+            if name in headers:
+                return None
+        return USUAL.fullmatch(message.path)
+
+    def ask(
+        self, message: RawRequestMessage, usual: re.Match[str], client: str | None, reply: Reply
+    ) -> None:
+        """Has ``reply`` called with the answer, at once or when the index has told."""
+        begun = time.perf_counter()
+        raw = bytes.fromhex(usual[2].replace("-", ""))
+        known = self._resolver.known(raw)
+        if known is not None:
+            reply(self._answer(message, usual, raw, client, begun, known))
+            return
+        self._traffic.begin()
+        self._resolver.ask(raw, partial(self._told, message, usual, raw, client, begun, reply))
+
+    def _told(
+        self,
+        message: RawRequestMessage,
+        usual: re.Match[str],
+        raw: bytes,
+        client: str | None,
+        begun: float,
+        reply: Reply,
+        found: Owned | BaseException,
+    ) -> None:
+        self._traffic.end()
+        if isinstance(found, BaseException) or self._traffic.stopping:
+            reply(None)
+        else:
+            reply(self._answer(message, usual, raw, client, begun, found))
+
+    def _answer(
+        self,
+        message: RawRequestMessage,
+        usual: re.Match[str],
+        raw: bytes,
+        client: str | None,
+        begun: float,
+        found: Owned,
+    ) -> str | None:
+        table, owners = found
+        if self._forms is None or self._forms.table is not table:
+            self._forms = Forms(table, self._home)
+        head = self._forms.fill(message.method, usual, raw, owners)
+        if not head:
+            return None
+        rid = new_request_id()
+        seconds = time.perf_counter() - begun
+        metrics = self._metrics
+        metrics.requests.counts[ROUTE, message.method, "307"] += 1
+        metrics.seconds.note(ROUTE, seconds)
+        metrics.answers.counts[FOUND] += 1
+        if self._log:
+            log_request(rid, message.method, message.path, 307, seconds, client, outcome=FOUND[0])
+        return f"{head}{self._moment()}{rid}\r\n\r\n"
+
+    def _moment(self) -> str:
+        """The rest of an answer's head, up to the request's id."""
+        date = rfc822_formatted_time()
+        if date is not self._date:
+            self._date = date
+            self._stamp = f"Date: {date}\r\nServer: {SERVER_SOFTWARE}\r\n{HEADER}: "
+        return self._stamp
+
+
+DOOR = web.AppKey("door", Door)
+
+
+def new_request_id() -> str:
+    """``req-`` and a random UUID; `uuid.uuid4` makes the same at five times the cost."""
+    digits = f"{random.getrandbits(128):032x}"
+    return f"req-{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-a{digits[17:20]}-{digits[20:]}"

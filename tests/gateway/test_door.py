@@ -1,0 +1,357 @@
+"""The door answers as the ordinary handlers do, in order, and leaves them what is theirs."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import random
+import re
+import uuid
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from resolver.errors import IndexUnavailable
+from resolver.gateway import images
+from resolver.gateway.door import new_request_id
+from tests.gateway.conftest import V1, V2, Gateway, Start
+from tests.support.wait import wait_until
+
+ID = "0a1b2c3d-4e5f-4a6b-8c7d-9e0f1a2b3c4d"
+REQUEST_ID = "req-9e6a2f0e-54b5-4b05-ae8e-8a4c9a3c1f11"
+PATHS = [f"/{api}/images/%s{rest}" for api in ("v1", "v2") for rest in ("", "/file")]
+
+
+class Line:
+    """A bare connection: what is sent and what comes, byte for byte."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader, self.writer = reader, writer
+
+    def send(self, method: str, path: str, *headers: str, version: str = "1.1") -> None:
+        lines = [f"{method} {path} HTTP/{version}", "Host: gateway", *headers, "", ""]
+        self.writer.write("\r\n".join(lines).encode())
+
+    async def answer(self, *, body: bool = True) -> str:
+        """The next answer, whole."""
+        async with asyncio.timeout(10):
+            head = (await self._reader.readuntil(b"\r\n\r\n")).decode()
+            length = re.search(r"^Content-Length: (\d+)", head, re.MULTILINE)
+            size = int(length[1]) if length and body else 0
+            return head + (await self._reader.readexactly(size)).decode()
+
+    async def ask(self, method: str, path: str, *headers: str, version: str = "1.1") -> str:
+        self.send(method, path, *headers, version=version)
+        return await self.answer(body=method != "HEAD")
+
+    async def ended(self) -> bool:
+        async with asyncio.timeout(10):
+            return await self._reader.read(1) == b""
+
+
+@asynccontextmanager
+async def line(gateway: Gateway) -> AsyncIterator[Line]:
+    host, port = gateway.url.removeprefix("http://").split(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    try:
+        yield Line(reader, writer)
+    finally:
+        writer.close()
+        await writer.wait_closed()
+
+
+@dataclass
+class Ordinary:
+    """How many requests went the ordinary way."""
+
+    count: int = 0
+
+
+@pytest.fixture
+def ordinary(monkeypatch: pytest.MonkeyPatch) -> Ordinary:
+    seen, answer_one = Ordinary(), images.answer_one
+
+    async def counted(*arguments: Any) -> Any:
+        seen.count += 1
+        return await answer_one(*arguments)
+
+    monkeypatch.setattr(images, "answer_one", counted)
+    return seen
+
+
+def moment_left_out(answer: str) -> str:
+    """An answer but for its date and request id."""
+    return re.sub(r"^(Date|X-Openstack-Request-Id): .*$", r"\1: …", answer, flags=re.MULTILINE)
+
+
+async def world(gateway: Gateway, chance: random.Random) -> list[str]:
+    """Registers some locations of all kinds; gives ids of images that they have or lack."""
+    names = [f"l{n}" for n in range(chance.randint(1, 4))]
+    for name in names:
+        await gateway.location(
+            name,
+            url=f"https://{name}.example:9292{chance.choice(['', '/image', '/a/b'])}",
+            versions=chance.choice([V1, V2, V1 + V2, ()]),
+            state=chance.choice(["active", "active", "active", "draining", "maintenance"]),
+            priority=chance.choice([100, 100, 50]),
+            weight=chance.choice([1, 1, 3, 0]),
+            region=chance.choice(["", "north"]),
+            covered=chance.random() < 0.7,
+        )
+    ids = [str(uuid.UUID(int=chance.getrandbits(128))) for _ in range(12)]
+    for text in ids[2:]:
+        for name in chance.sample(names, chance.randint(1, len(names))):
+            await gateway.claim(name, text.upper() if chance.random() < 0.1 else text)
+    return ids
+
+
+@pytest.mark.parametrize("seed", range(8))
+async def test_both_ways_give_the_same_answers(start: Start, seed: int) -> None:
+    chance = random.Random(seed)
+    gateway = await start(region=chance.choice(["", "north"]))
+    ids = await world(gateway, chance)
+    async with line(gateway) as one:
+        for text in ids:
+            for path in PATHS:
+                for method in ("GET", "HEAD"):
+                    for _ in range(2):  # made, and made before
+                        door = await one.ask(method, path % text)
+                        usual = await one.ask(method, path % text, "X-Resolver-Fresh: 0")
+                        assert moment_left_out(door) == moment_left_out(usual)
+
+
+async def test_what_is_usual_does_not_go_the_ordinary_way(
+    gateway: Gateway, ordinary: Ordinary
+) -> None:
+    await gateway.location("one")
+    await gateway.claim("one", ID)
+    async with line(gateway) as one:
+        for method in ("GET", "HEAD"):
+            for path in ("/v2/images/%s", "/v2/images/%s/file", "/v1/images/%s"):
+                answer = await one.ask(method, path % ID, "X-Auth-Token: t", "Accept: */*")
+                if (method, path[:3]) != ("HEAD", "/v1"):
+                    assert answer.startswith("HTTP/1.1 307 ")
+    assert ordinary.count == 1  # HEAD of v1 has no counterpart, which is no redirect
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "header"),
+    [
+        ("GET", f"/v2/images/{ID.upper()}", "A: b"),
+        ("GET", f"/v2/images/{ID.replace('-', '')}", "A: b"),
+        ("GET", f"/v2/images/{ID}?x=1", "A: b"),
+        ("GET", f"/v2/images/{ID}/members", "A: b"),
+        ("DELETE", f"/v2/images/{ID}", "A: b"),
+        ("GET", f"/v2/images/{ID}", "x-resolver-region: north"),
+        ("GET", f"/v2/images/{ID}", "X-Resolver-Exclude: two"),
+        ("GET", f"/v2/images/{ID}", "X-Resolver-Fresh: 1"),
+        ("GET", f"/v2/images/{ID}", "Connection: close"),
+        ("GET", f"/v2/images/{ID}", f"X-Openstack-Request-Id: {REQUEST_ID}"),
+    ],
+)
+async def test_what_is_unusual_goes_the_ordinary_way(
+    gateway: Gateway, ordinary: Ordinary, method: str, path: str, header: str
+) -> None:
+    await gateway.location("one")
+    await gateway.claim("one", ID)
+    async with line(gateway) as one:
+        answer = await one.ask(method, path, header)
+        assert answer.startswith(f"HTTP/1.1 {405 if method == 'DELETE' else 307} ")
+        assert ordinary.count == 1
+        if REQUEST_ID in header:
+            assert f"X-Openstack-Request-Id: {REQUEST_ID}\r\n" in answer
+        if "close" in header:
+            assert "Connection: close" in answer
+            assert await one.ended()
+
+
+async def test_http_1_0(gateway: Gateway, ordinary: Ordinary) -> None:
+    await gateway.location("one")
+    await gateway.claim("one", ID)
+    async with line(gateway) as one:
+        answer = await one.ask("GET", f"/v2/images/{ID}", "Connection: keep-alive", version="1.0")
+        assert answer.startswith("HTTP/1.0 307 ")
+        assert "Connection: keep-alive" in answer
+        assert (await one.ask("GET", f"/v2/images/{ID}", version="1.0")).startswith("HTTP/1.0 307")
+        assert await one.ended()
+    assert ordinary.count == 2
+
+
+async def test_requests_sent_ahead_are_answered_in_order(gateway: Gateway) -> None:
+    await gateway.location("one")
+    await gateway.claim("one", ID)
+    wanted = []
+    async with line(gateway) as one:
+        for number in range(200):  # more than aiohttp keeps: it stops reading meanwhile
+            path = (f"/v2/images/{ID}", f"/v2/images/{ID}?n={number}", "/livez")[number % 3]
+            one.send("GET", path)
+            wanted.append(path)
+            if number % 10 == 0:
+                await asyncio.sleep(0)
+        for path in wanted:
+            answer = await one.answer()
+            if path == "/livez":
+                assert json.loads(answer.partition("\r\n\r\n")[2])["live"] is True
+            else:
+                assert f"Location: https://one.example:9292{path}\r\n" in answer
+
+
+async def test_a_request_may_come_in_pieces(gateway: Gateway) -> None:
+    await gateway.location("one")
+    await gateway.claim("one", ID)
+    async with line(gateway) as one:
+        for _ in range(2):
+            for piece in (
+                b"GET /v2/im",
+                f"ages/{ID} HT".encode(),
+                b"TP/1.1\r\nHost: g\r\n\r",
+                b"\n",
+            ):
+                one.writer.write(piece)
+                await asyncio.sleep(0.01)
+            assert (await one.answer()).startswith("HTTP/1.1 307 ")
+
+
+async def test_garbage_behind_a_request_is_answered_after_it(gateway: Gateway) -> None:
+    await gateway.location("one")
+    await gateway.claim("one", ID)
+    async with line(gateway) as one:
+        one.send("GET", f"/v2/images/{ID}")
+        await one.writer.drain()
+        await asyncio.sleep(0.01)
+        one.writer.write(b"\0\0\0\r\n\r\n")
+        assert (await one.answer()).startswith("HTTP/1.1 307 ")
+        assert "malformed-request" in await one.answer()
+        assert await one.ended()
+
+
+Hold = Callable[[], asyncio.Event]
+
+
+@pytest.fixture
+def hold(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> Hold:
+    """Makes lookups wait for the event that it gives."""
+
+    def begin() -> asyncio.Event:
+        free, lookup = asyncio.Event(), gateway.services.index.claims.lookup
+
+        async def held(*arguments: Any, **options: Any) -> Any:
+            await free.wait()
+            return await lookup(*arguments, **options)
+
+        monkeypatch.setattr(gateway.services.index.claims, "lookup", held)
+        return free
+
+    return begin
+
+
+async def test_a_client_that_leaves_leaves_nothing(gateway: Gateway, hold: Hold) -> None:
+    free = hold()
+    before = len(asyncio.all_tasks())
+    async with line(gateway) as one:
+        one.send("GET", f"/v2/images/{ID}")
+        await wait_until(lambda: len(asyncio.all_tasks()) > before + 1)
+    free.set()
+    await wait_until(lambda: len(asyncio.all_tasks()) <= before)
+    response, _ = await gateway.get("/metrics")
+    assert "glance_resolver_requests_in_flight 1.0" in await response.text()
+
+
+async def test_requests_of_one_turn_travel_together(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await gateway.location("one")
+    ids = [str(uuid.UUID(int=n)) for n in range(20)]
+    await gateway.claim("one", *ids)
+    asked: list[int] = []
+    lookup = gateway.services.index.claims.lookup
+
+    async def counted(some: Any, **options: Any) -> Any:
+        asked.append(len(some))
+        return await lookup(some, **options)
+
+    monkeypatch.setattr(gateway.services.index.claims, "lookup", counted)
+    answers = await asyncio.gather(
+        *(
+            gateway.services.resolver.resolve_one(uuid.UUID(text).bytes, images.Wish())
+            for text in ids
+        )
+    )
+    assert [answer.id for answer in answers] == ids
+    assert asked == [20]
+
+
+async def test_a_failing_index_is_told_the_ordinary_way(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fails(*_: Any, **__: Any) -> None:
+        raise IndexUnavailable("Redis did not answer")
+
+    monkeypatch.setattr(gateway.services.index.claims, "lookup", fails)
+    async with line(gateway) as one:
+        for _ in range(2):  # and the connection goes on
+            answer = await one.ask("GET", f"/v2/images/{ID}")
+            assert answer.startswith("HTTP/1.1 503 ")
+            assert "index-unavailable" in answer
+
+
+async def test_what_changes_is_answered_at_once(gateway: Gateway) -> None:
+    await gateway.location("one")
+    await gateway.claim("one", ID)
+    async with line(gateway) as one:
+        assert "Location: https://one." in await one.ask("GET", f"/v2/images/{ID}")
+        await gateway.location("two", priority=1)
+        await gateway.claim("two", ID)
+        assert "Location: https://two." in await one.ask("GET", f"/v2/images/{ID}")
+        await gateway.location("two", state="maintenance")
+        assert "Location: https://one." in await one.ask("GET", f"/v2/images/{ID}")
+
+
+async def test_counted_and_logged_alike(gateway: Gateway, caplog: pytest.LogCaptureFixture) -> None:
+    await gateway.location("one")
+    await gateway.claim("one", ID)
+    lines = []
+    async with line(gateway) as one:
+        for header in ("A: b", "X-Resolver-Fresh: 0"):
+            caplog.clear()
+            with caplog.at_level(logging.INFO, "access"):
+                await one.ask("GET", f"/v2/images/{ID}", header)
+            (record,) = [r for r in caplog.records if r.name == "access"]
+            lines.append(record.msg)
+    for got in lines:
+        assert isinstance(got, dict)
+        assert re.fullmatch(r"req-.{36}", got.pop("request_id"))
+        got.pop("ms")
+    assert lines[0] == lines[1]
+    response, _ = await gateway.get("/metrics")
+    text = await response.text()
+    route = "/{api}/images/{id}{rest}"
+    assert (
+        f'glance_resolver_requests_total{{method="GET",route="{route}",status="307"}} 2.0' in text
+    )
+    assert f'glance_resolver_request_seconds_count{{route="{route}"}} 2.0' in text
+    assert 'glance_resolver_answers_total{outcome="found"} 2.0' in text
+
+
+def test_request_ids_are_random_uuids() -> None:
+    ids = {new_request_id() for _ in range(1000)}
+    assert len(ids) == 1000
+    for one in ids:
+        made = uuid.UUID(one.removeprefix("req-"))
+        assert (made.version, made.variant) == (4, uuid.RFC_4122)
+        assert one == f"req-{made}"
+
+
+def test_what_is_used_of_aiohttps_insides_is_there() -> None:
+    """`Connection` keeps aiohttp's task asleep by these names; a new aiohttp may have others."""
+    names = {
+        *("_waiter", "_messages", "_close", "_force_close", "_keepalive_timeout"),
+        "_next_keepalive_close_time",
+    }
+    assert names <= set(web.RequestHandler.__slots__)
+    assert {"_paused", "_upgraded", "_parser"} <= set(web.RequestHandler.__mro__[1].__slots__)
