@@ -63,6 +63,13 @@ class Settings(BaseSettings):
     role: Literal["all", "gateway", "indexer"] = Field(
         "all", description="`gateway` answers, `indexer` sweeps, `all` does both."
     )
+    workers: int = Field(
+        1,
+        ge=1,
+        le=256,
+        description="Processes that answer at one address, where there are cores for them; "
+        "more than 1 needs a Redis.",
+    )
     public_url: str = Field(
         "",
         description="This gateway's own URL as clients know it, for version documents; "

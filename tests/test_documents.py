@@ -44,7 +44,7 @@ def test_settings_named_in_documents_exist() -> None:
 async def test_metrics_and_their_names_in_the_readme_agree() -> None:
     async with open_index("memory:") as index:
         metrics = Metrics(TableKeeper(index, Terms(1)), Stats(), Traffic(), {})
-        text = metrics.render().decode()
+        text = (await metrics.render()).decode()
     exposed = set(re.findall(r"^# TYPE (glance_resolver_\w+)", text, re.MULTILINE))
     exposed = {name for name in exposed if not name.endswith("_created")}
     named = set(re.findall(r"\bglance_resolver_\w+", README))

@@ -7,11 +7,14 @@ import gc
 import secrets
 import signal
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from resolver.errors import SettingsError
+
+if TYPE_CHECKING:
+    from resolver.settings import Settings
 
 
 def parse_pairs(pairs: tuple[str, ...]) -> dict[str, dict[str, Any]]:
@@ -45,6 +48,7 @@ def parse_pairs(pairs: tuple[str, ...]) -> dict[str, dict[str, Any]]:
 @click.option(
     "--role", type=click.Choice(["all", "gateway", "indexer"]), help="What this process does."
 )
+@click.option("--workers", type=int, metavar="N", help="Processes that answer at one address.")
 @click.option("--host", help="Address to listen on.")
 @click.option("--port", type=int, help="Port to listen on; 0 picks a free one.")
 def serve(pairs: tuple[str, ...], locations_file: str | None, **options: Any) -> None:
@@ -58,7 +62,10 @@ def serve(pairs: tuple[str, ...], locations_file: str | None, **options: Any) ->
     from resolver.locations.file import read_locations  # noqa: PLC0415
     from resolver.settings import load_settings  # noqa: PLC0415
 
-    settings = load_settings({**options, "locations_file": locations_file})
+    def load(**more: str) -> Settings:
+        return load_settings({**options, "locations_file": locations_file, **more})
+
+    settings = load()
     locations = read_locations(settings.locations_file) if settings.locations_file else {}
     for name, fields in parse_pairs(pairs).items():
         locations[name] = {**locations.get(name, {}), **fields}
@@ -67,27 +74,51 @@ def serve(pairs: tuple[str, ...], locations_file: str | None, **options: Any) ->
         raise SettingsError(
             f"--role {settings.role} needs a Redis to share: set RESOLVER_REDIS_URL"
         )
+    if embedded and settings.workers > 1:
+        raise SettingsError(
+            f"--workers {settings.workers} need a Redis to share: set RESOLVER_REDIS_URL"
+        )
     if embedded and not settings.admin_tokens:
         token = secrets.token_hex(16)
-        settings = load_settings(
-            {**options, "locations_file": locations_file, "admin_tokens": token}
-        )
+        settings = load(admin_tokens=token)
         click.echo(f"admin token for this run: {token}", err=True)
-    asyncio.run(_serve(settings, locations))
-
-
-async def _serve(settings: Any, locations: dict[str, dict[str, Any]]) -> None:
     from resolver import logs  # noqa: PLC0415
+
+    logs.configure(level=settings.log_level, form=settings.log_format)
+    if settings.workers > 1:
+        from resolver.gateway.workers import run  # noqa: PLC0415
+
+        asyncio.run(_register(settings, locations))
+        run(load, settings, lambda url: listens(settings, url))
+    else:
+        asyncio.run(_serve(settings, locations))
+
+
+def listens(settings: Settings, url: str) -> None:
+    """Says that it serves, and where."""
+    several = f", {settings.workers} workers" if settings.workers > 1 else ""
+    click.echo(f"glance-resolver ({settings.role}{several}) listens at {url}", err=True)
+
+
+async def _register(settings: Settings, locations: dict[str, dict[str, Any]]) -> None:
+    """Registers the locations given at start, and sees that Redis is there."""
+    from resolver.locations.file import register  # noqa: PLC0415
+    from resolver.services import open_services  # noqa: PLC0415
+
+    async with open_services(settings) as services:
+        await register(services.registry, locations)
+
+
+async def _serve(settings: Settings, locations: dict[str, dict[str, Any]]) -> None:
     from resolver.gateway.server import on_signal, serving  # noqa: PLC0415
     from resolver.locations.file import register  # noqa: PLC0415
     from resolver.services import open_services  # noqa: PLC0415
 
-    logs.configure(level=settings.log_level, form=settings.log_format)
     stop = on_signal()
     async with open_services(settings) as services:
         await register(services.registry, locations)
         async with serving(services) as url:
             gc.freeze()  # what is there now stays: collections need not look at it again
-            click.echo(f"glance-resolver ({settings.role}) listens at {url}", err=True)
+            listens(settings, url)
             await stop.wait()
             click.echo("glance-resolver: stopping", err=True)

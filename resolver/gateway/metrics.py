@@ -11,6 +11,7 @@ from prometheus_client.registry import Collector
 
 from resolver import __version__
 from resolver.gateway.figures import Counted, Timed
+from resolver.gateway.siblings import Siblings
 from resolver.gateway.traffic import Traffic
 from resolver.locations import TableKeeper
 from resolver.models import Health
@@ -53,8 +54,13 @@ class Metrics:
         ).set(1)
         self.registry.register(_Locations(tables, stats, asked))
 
-    def render(self) -> bytes:
+        self.siblings: Siblings | None = None
+        """The other workers, where there are several."""
+
+    async def render(self) -> bytes:
         """The text exposition format."""
+        if self.siblings is not None:
+            return await self.siblings.render(self.registry)
         return generate_latest(self.registry)
 
 

@@ -122,6 +122,7 @@ async def sign(request: web.Request, response: web.StreamResponse) -> None:
     response.headers[HEADER] = request.get(REQUEST_ID) or request_id(request)
     if request.app[TRAFFIC].stopping:
         response.force_close()
+        response.headers["Connection"] = "close"  # aiohttp has chosen that header by now
 
 
 def for_glanceclient(response: web.Response) -> web.Response:

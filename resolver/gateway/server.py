@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator
+import socket
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -16,7 +17,9 @@ from resolver.gateway.app import make_app
 from resolver.gateway.connection import Connection
 from resolver.gateway.door import DOOR
 from resolver.gateway.keys import METRICS, TRAFFIC
+from resolver.gateway.siblings import Siblings
 from resolver.services import Services
+from resolver.settings import Settings
 
 BACKLOG = 1024
 """Connections that the kernel keeps for us while we are busy."""
@@ -28,9 +31,16 @@ log = structlog.get_logger()
 
 
 @asynccontextmanager
-async def serving(services: Services) -> AsyncIterator[str]:
+async def serving(
+    services: Services,
+    sockets: Sequence[socket.socket] = (),
+    siblings: Siblings | None = None,
+) -> AsyncIterator[str]:
     """Listens and runs the role's work; gives the URL it listens at. The end is graceful:
     listening stops, requests in flight are answered, the indexer lets go of its leases.
+
+    ``sockets``: where to listen, instead of the settings' host and port. ``siblings``: this worker
+    is one of several.
 
     Raises:
         SettingsError: the address cannot be listened on.
@@ -52,31 +62,52 @@ async def serving(services: Services) -> AsyncIterator[str]:
             log.info("malformed request", status=status, why=why[:200])
 
     try:
-        listener = await loop.create_server(
-            connection, settings.host, settings.port, backlog=BACKLOG, reuse_address=True
-        )
+        if sockets:
+            listeners = [
+                await loop.create_server(connection, sock=one, backlog=BACKLOG) for one in sockets
+            ]
+        else:
+            listeners = [
+                await loop.create_server(
+                    connection, settings.host, settings.port, backlog=BACKLOG, reuse_address=True
+                )
+            ]
     except OSError as error:
         await runner.cleanup()
-        raise SettingsError(
-            f"cannot listen on {settings.host} port {settings.port}: {error.strerror or error} "
-            "(RESOLVER_HOST, RESOLVER_PORT)"
-        ) from error
-    port = listener.sockets[0].getsockname()[1]
+        raise cannot_listen(settings, error) from error
+    if siblings is not None:
+        app[METRICS].siblings = siblings
+        await siblings.open(app[METRICS].registry)
+    port = listeners[0].sockets[0].getsockname()[1]
     services.registry.own_ports.add(port)
     work = None
     if settings.role != "gateway":
         work = asyncio.create_task(services.indexer.run(), name="indexer")
-    host = settings.host
-    if host in ("0.0.0.0", "::"):
-        host = "127.0.0.1"
     try:
-        yield f"http://{f'[{host}]' if ':' in host else host}:{port}"
+        yield shown_url(settings.host, port)
     finally:
-        listener.close()
-        await app[TRAFFIC].drain(settings.shutdown_timeout)
+        for listener in listeners:
+            listener.close()
+        await app[TRAFFIC].drain(settings.shutdown_timeout, lambda: manager.connections)
         await runner.cleanup()
         if work is not None:
             await end(work)
+        if siblings is not None:
+            siblings.close(app[METRICS].registry)
+
+
+def shown_url(host: str, port: int) -> str:
+    """Where a server on this host can be reached from here."""
+    if host in ("0.0.0.0", "::"):
+        host = "127.0.0.1"
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def cannot_listen(settings: Settings, error: OSError) -> SettingsError:
+    return SettingsError(
+        f"cannot listen on {settings.host} port {settings.port}: {error.strerror or error} "
+        "(RESOLVER_HOST, RESOLVER_PORT)"
+    )
 
 
 async def end(task: asyncio.Task[None]) -> None:

@@ -96,7 +96,7 @@ async def metrics(request: web.Request) -> web.StreamResponse:
     with contextlib.suppress(IndexUnavailable):
         await request.app[SERVICES].tables.current()
     return web.Response(
-        body=request.app[METRICS].render(),
+        body=await request.app[METRICS].render(),
         headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8", **NO_STORE},
     )
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sized
 from contextlib import contextmanager
+
+LINGER = 0.5
+"""Seconds until an idle connection is closed at the end."""
 
 
 class Traffic:
@@ -39,9 +42,21 @@ class Traffic:
         if not self.count:
             self._quiet.set()
 
-    async def drain(self, timeout: float) -> None:  # noqa: ASYNC109 - a bound, not a deadline
-        """Waits until none is in flight, at most ``timeout`` seconds."""
+    async def drain(
+        self,
+        timeout: float,  # noqa: ASYNC109 - a bound, not a deadline
+        connections: Callable[[], Sized] = tuple,
+    ) -> None:
+        """Waits until no request is in flight, at most ``timeout`` seconds.
+
+        Before that, clients of connections that are idle get `LINGER` seconds for another request,
+        whose answer tells them to open another connection: it may be on its way already.
+        """
         self.stopping = True
+        loop = asyncio.get_running_loop()
+        until = loop.time() + min(LINGER, timeout)
+        while connections() and loop.time() < until:  # noqa: ASYNC110 - nobody tells of each
+            await asyncio.sleep(LINGER / 20)
         try:
             async with asyncio.timeout(timeout):
                 await self._quiet.wait()

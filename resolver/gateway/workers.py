@@ -1,0 +1,213 @@
+"""Several processes that answer at one address, kept by gunicorn's arbiter.
+
+It replaces a worker that dies or hangs, on SIGHUP starts new ones with the settings read anew
+before it ends the old, and on SIGTERM ends all when their requests are answered. What is ours is
+what a worker does.
+
+Each worker has a listening socket of its own (``SO_REUSEPORT``), so that the kernel spreads the
+connections. The sockets belong to the arbiter's process, which never closes one while it runs:
+connections that wait when a worker ends are its successor's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import itertools
+import logging
+import os
+import shutil
+import signal
+import socket
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from gunicorn.app.base import BaseApplication
+from gunicorn.arbiter import Arbiter
+from gunicorn.glogging import Logger
+from gunicorn.workers.base import Worker
+
+from resolver import logs
+from resolver.errors import ResolverError, SettingsError
+from resolver.gateway.server import BACKLOG, cannot_listen, on_signal, serving, shown_url
+from resolver.gateway.siblings import Siblings
+from resolver.services import open_services
+from resolver.settings import Settings
+
+HUNG = 30
+"""Seconds without a sign of life after which a worker is killed and replaced."""
+
+BEAT = 1.0
+"""Seconds between two signs of life."""
+
+AGAIN = 1.0
+"""Seconds that a worker which cannot start waits before it ends, so that tries do not pile up."""
+
+log = logging.getLogger(__name__)
+
+
+def listen(settings: Settings) -> list[list[socket.socket]]:
+    """For each worker its listening sockets: one an address that the host has.
+
+    Raises:
+        SettingsError: the address cannot be listened on.
+    """
+    try:
+        found = socket.getaddrinfo(
+            settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+        port = settings.port
+        sockets: list[list[socket.socket]] = [[] for _ in range(settings.workers)]
+        for family, kind, protocol, _, address in dict.fromkeys(found):
+            # Without SO_REUSEPORT this fails where somebody else listens already.
+            with socket.socket(family, kind, protocol) as probe:
+                port = _bound(probe, family, (address[0], port, *address[2:]))
+            for mine in sockets:
+                one = socket.socket(family, kind, protocol)
+                one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+                _bound(one, family, (address[0], port, *address[2:]))
+                one.listen(BACKLOG)
+                mine.append(one)
+    except OSError as error:
+        raise cannot_listen(settings, error) from error
+    return sockets
+
+
+def _bound(one: socket.socket, family: int, address: Any) -> int:
+    one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if family == socket.AF_INET6:
+        one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+    one.bind(address)
+    return int(one.getsockname()[1])
+
+
+class Log(Logger):
+    """The arbiter's log lines, among ours. It tells of each start; what matters are warnings."""
+
+    def setup(self, cfg: Any) -> None:
+        self.cfg = cfg
+        self.error_log.propagate = True
+        self.error_log.setLevel(logging.WARNING)
+
+
+class Process(Worker):
+    """A worker: the server on one of the sockets."""
+
+    number: int
+    """Which of the listening sockets is its own."""
+    column: int
+    """Where its figures are, for it alone while it lives; a successor goes on there."""
+
+    def init_signals(self) -> None:
+        for number in self.SIGNALS:
+            signal.signal(number, signal.SIG_DFL)
+
+    def run(self) -> None:
+        try:
+            asyncio.run(self._run())
+        except ResolverError as error:
+            log.error("worker cannot start: %s", error)  # noqa: TRY400 - the text says it all
+            time.sleep(AGAIN)
+            raise SystemExit(1) from error
+
+    async def _run(self) -> None:
+        application: Application = self.app
+        stop = on_signal()
+        beating = asyncio.create_task(self._beat(stop))
+        siblings = Siblings(application.folder, self.column)
+        async with (
+            open_services(application.settings) as services,
+            serving(services, application.sockets[self.number], siblings),
+        ):
+            gc.freeze()
+            await stop.wait()
+        beating.cancel()
+
+    async def _beat(self, stop: asyncio.Event) -> None:
+        while True:
+            self.notify()
+            if os.getppid() != self.ppid:  # the arbiter was killed
+                stop.set()
+            await asyncio.sleep(BEAT)
+
+
+class Application(BaseApplication):
+    """What the arbiter runs."""
+
+    def __init__(
+        self,
+        load: Callable[[], Settings],
+        settings: Settings,
+        sockets: list[list[socket.socket]],
+        folder: Path,
+    ) -> None:
+        self._load = load
+        self.settings = settings
+        self.sockets = sockets
+        self.folder = folder
+        super().__init__()
+
+    def load_config(self) -> None:
+        options: dict[str, Any] = {
+            "workers": len(self.sockets),
+            "worker_class": Process,
+            "logger_class": Log,
+            "pre_fork": _give_place,
+            "timeout": HUNG,
+            # Requests in flight, then what aiohttp and the indexer need.
+            "graceful_timeout": int(self.settings.shutdown_timeout) + 5,
+            "control_socket_disable": True,
+        }
+        for name, value in options.items():
+            if name in self.cfg.settings:
+                self.cfg.set(name, value)
+
+    def reload(self) -> None:
+        try:
+            self.settings = self._load()
+            logs.configure(level=self.settings.log_level, form=self.settings.log_format)
+        except SettingsError as error:
+            log.error("the settings stay as they were: %s", error)  # noqa: TRY400 - likewise
+        super().reload()
+
+    def load(self) -> Application:
+        return self
+
+
+class Keeper(Arbiter):
+    """The arbiter, over sockets that are ours."""
+
+    def start(self) -> None:
+        self.LISTENERS = [one for mine in self.app.sockets for one in mine]
+        super().start()
+
+    def stop(self, graceful: bool = True) -> None:
+        super().stop(graceful)
+        shutil.rmtree(self.app.folder, ignore_errors=True)
+
+
+def _give_place(arbiter: Arbiter, worker: Process) -> None:
+    """A socket that no worker has, or in a reload one that is about to lose its worker; and where
+    to count."""
+    others = list(arbiter.WORKERS.values())
+    having = Counter(other.number for other in others)
+    worker.number = min(range(arbiter.cfg.workers), key=lambda number: having[number])
+    taken = {other.column for other in others}
+    worker.column = next(n for n in itertools.count() if n not in taken)
+
+
+def run(load: Callable[[], Settings], settings: Settings, say: Callable[[str], None]) -> None:
+    """Serves with ``settings.workers`` processes until a signal ends it. Never returns.
+
+    Raises:
+        SettingsError: the address cannot be listened on.
+    """
+    sockets = listen(settings)
+    folder = Path(tempfile.mkdtemp(prefix="glance-resolver-"))
+    say(shown_url(settings.host, sockets[0][0].getsockname()[1]))
+    gc.freeze()  # what is there now is shared with the workers, as long as nobody writes to it
+    Keeper(Application(load, settings, sockets, folder)).run()
