@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 
+import structlog
 from aiohttp import EMPTY_PAYLOAD, HttpVersion11, StreamReader, web
 from aiohttp.helpers import rfc822_formatted_time
 from aiohttp.http import SERVER_SOFTWARE, RawRequestMessage
@@ -44,6 +45,8 @@ FOUND = (str(Outcome.FOUND),)
 
 MOST_FORMS = 10_000
 """Redirects kept as text. There are as many as sets of owners that images have."""
+
+log = structlog.get_logger()
 
 Reply = Callable[[str | None], None]
 """Takes the answer, or None where it must be made the ordinary way."""
@@ -77,7 +80,7 @@ class Forms:
         if answer.outcome is not Outcome.FOUND:
             return None
         try:
-            response = redirect(answer, Asked(api, raw, rest, ""), head=method == "HEAD")
+            response = redirect(answer, Asked(api, raw, 0, rest, ""), head=method == "HEAD")
         except ResolverError:
             return None
         lines = [f"HTTP/1.1 {response.status} {response.reason}"]
@@ -160,7 +163,11 @@ class Door:
         table, owners = found
         if self._forms is None or self._forms.table is not table:
             self._forms = Forms(table, self._home)
-        head = self._forms.fill(message.method, usual, raw, owners)
+        try:
+            head = self._forms.fill(message.method, usual, raw, owners)
+        except Exception:  # a fault of ours must not cost the client its answer
+            log.exception("the door failed", path=message.path)
+            head = ""
         if not head:
             return None
         rid = new_request_id()

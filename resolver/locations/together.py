@@ -6,10 +6,14 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
+import structlog
+
 T = TypeVar("T")
 
+log = structlog.get_logger()
+
 Tell = Callable[[T | BaseException], None]
-"""Called with what came, or why nothing did. It must not raise."""
+"""Called with what came, or why nothing did."""
 
 
 class Together(Generic[T]):
@@ -64,4 +68,7 @@ class Together(Generic[T]):
         except Exception as error:  # whoever asked knows what to do about it
             found = [error] * len(ids)
         for tell, one in zip(tells, found, strict=True):
-            tell(one)
+            try:
+                tell(one)
+            except Exception:  # one that fails must not keep the others waiting
+                log.exception("an answer was lost")
