@@ -82,14 +82,16 @@ def throughput(count: int, rounds: int, seconds: int, step: Callable[[str], None
         redis = stack.enter_context(RedisServer(DRIVER))
         ids = sorted_ids(count)
         step(f"filling {count:,} images")
-        ours = stack.enter_context(gateway(redis.url, SERVER))
+        cold = stack.enter_context(gateway(redis.url, SERVER, settings={"CACHE_SIZE": "0"}))
+        warm = stack.enter_context(gateway(redis.url, SERVER))
         asyncio.run(fill(redis, ids))
         peer = stack.enter_context(nginx(redis, folder, SERVER))
         simple = stack.enter_context(plain(redis))
         some = gets(folder, "some", ids, ASKED)
         bare = gets(folder, "bare", ids, ASKED, "/bare/")
         contenders = [
-            Contender(COLD, *ours, some),
+            Contender(COLD, *cold, some),
+            Contender(WARM, *warm, some),
             Contender(PEER, peer.port, peer.worker, some),
             Contender(BARE, peer.port, peer.worker, bare),
             Contender(PLAIN, *simple, some),

@@ -49,10 +49,10 @@ class Connection(web.RequestHandler):
         if len(self._messages) == 1 and not self._upgraded:
             message, payload = self._messages[0]
             if isinstance(message, RawRequestMessage):
-                usual = door.admits(message, payload)
+                usual = door.admits(message, payload, self.peername)
                 if usual is not None:
                     self._asleep = waiter
-                    door.ask(message, usual, self._peer, self._reply)
+                    door.ask(usual, self._reply)
                     return
         self._wake(waiter)
 
@@ -77,11 +77,6 @@ class Connection(web.RequestHandler):
             waiter.cancel()
         elif self._messages:
             waiter.set_result(None)
-
-    @property
-    def _peer(self) -> str | None:
-        peer = self.peername
-        return str(peer[0]) if isinstance(peer, tuple) else None
 
     def handle_error(
         self,

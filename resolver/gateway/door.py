@@ -16,6 +16,7 @@ import re
 import time
 from collections.abc import Callable
 from functools import partial
+from typing import Any, NamedTuple
 
 import structlog
 from aiohttp import EMPTY_PAYLOAD, HttpVersion11, StreamReader, web
@@ -52,6 +53,21 @@ Reply = Callable[[str | None], None]
 """Takes the answer, or None where it must be made the ordinary way."""
 
 
+class Usual(NamedTuple):
+    """What a usual request asks."""
+
+    method: str
+    api: str
+    """``v1`` or ``v2``."""
+    text: str
+    """The id."""
+    rest: str
+    """``/file`` or nothing."""
+    raw: bytes
+    peer: Any
+    begun: float
+
+
 class Forms:
     """Redirects by one location table as text, cut where the image's id stands."""
 
@@ -60,34 +76,32 @@ class Forms:
         self._round = Round(table, Wish(), home)
         self._made: dict[tuple[str, str, str, object], tuple[str, ...] | None] = {}
 
-    def fill(self, method: str, usual: re.Match[str], raw: bytes, owners: tuple[Owner, ...]) -> str:
+    def fill(self, usual: Usual, owners: tuple[Owner, ...]) -> str:
         """The head of the redirect, but for what the moment adds; empty where there is none."""
-        api, text, rest = usual.groups()
-        order = self._round.order(raw, owners)
-        key = method, api, rest, order
+        order = self._round.order(usual.raw, owners)
+        key = usual.method, usual.api, usual.rest, order
         try:
             form = self._made[key]
         except KeyError:
-            form = self._make(method, api, text, rest, raw, owners)
+            form = self._make(usual, owners)
             if order is not None and len(self._made) < MOST_FORMS:
                 self._made[key] = form
-        return text.join(form) if form else ""
+        return usual.text.join(form) if form else ""
 
-    def _make(
-        self, method: str, api: str, text: str, rest: str, raw: bytes, owners: tuple[Owner, ...]
-    ) -> tuple[str, ...] | None:
-        answer = self._round.answer(raw, owners)
+    def _make(self, usual: Usual, owners: tuple[Owner, ...]) -> tuple[str, ...] | None:
+        answer = self._round.answer(usual.raw, owners)
         if answer.outcome is not Outcome.FOUND:
             return None
+        asked = Asked(usual.api, usual.raw, 0, usual.rest, "")
         try:
-            response = redirect(answer, Asked(api, raw, 0, rest, ""), head=method == "HEAD")
+            response = redirect(answer, asked, head=usual.method == "HEAD")
         except ResolverError:
             return None
         lines = [f"HTTP/1.1 {response.status} {response.reason}"]
         lines += [f"{name}: {value}" for name, value in response.headers.items()]
-        if method != "HEAD":
+        if usual.method != "HEAD":
             lines.append("Content-Length: 0")
-        return tuple("\r\n".join([*lines, ""]).split(text))
+        return tuple("\r\n".join([*lines, ""]).split(usual.text))
 
 
 class Door:
@@ -105,8 +119,8 @@ class Door:
         self._date = ""
         self._stamp = ""
 
-    def admits(self, message: RawRequestMessage, payload: StreamReader) -> re.Match[str] | None:
-        """The parts of a usual request; None for any other."""
+    def admits(self, message: RawRequestMessage, payload: StreamReader, peer: Any) -> Usual | None:
+        """What a usual request asks; None for any other."""
         if (
             message.method not in ("GET", "HEAD")
             or message.should_close
@@ -120,64 +134,50 @@ class Door:
         for name in SPECIAL:
             if name in headers:
                 return None
-        return USUAL.fullmatch(message.path)
+        match = USUAL.fullmatch(message.path)
+        if match is None:
+            return None
+        api, text, rest = match.groups()
+        raw = bytes.fromhex(text.replace("-", ""))
+        return Usual(message.method, api, text, rest, raw, peer, time.perf_counter())
 
-    def ask(
-        self, message: RawRequestMessage, usual: re.Match[str], client: str | None, reply: Reply
-    ) -> None:
+    def ask(self, usual: Usual, reply: Reply) -> None:
         """Has ``reply`` called with the answer, at once or when the index has told."""
-        begun = time.perf_counter()
-        raw = bytes.fromhex(usual[2].replace("-", ""))
-        known = self._resolver.known(raw)
+        known = self._resolver.known(usual.raw)
         if known is not None:
-            reply(self._answer(message, usual, raw, client, begun, known))
-            return
-        self._traffic.begin()
-        self._resolver.ask(raw, partial(self._told, message, usual, raw, client, begun, reply))
+            table, owners, _ = known
+            reply(self._answer(usual, table, owners))
+        else:
+            self._traffic.begin()
+            self._resolver.ask(usual.raw, partial(self._told, usual, reply))
 
-    def _told(
-        self,
-        message: RawRequestMessage,
-        usual: re.Match[str],
-        raw: bytes,
-        client: str | None,
-        begun: float,
-        reply: Reply,
-        found: Owned | BaseException,
-    ) -> None:
+    def _told(self, usual: Usual, reply: Reply, found: Owned | BaseException) -> None:
         self._traffic.end()
         if isinstance(found, BaseException) or self._traffic.stopping:
             reply(None)
         else:
-            reply(self._answer(message, usual, raw, client, begun, found))
+            reply(self._answer(usual, *found))
 
-    def _answer(
-        self,
-        message: RawRequestMessage,
-        usual: re.Match[str],
-        raw: bytes,
-        client: str | None,
-        begun: float,
-        found: Owned,
-    ) -> str | None:
-        table, owners = found
+    def _answer(self, usual: Usual, table: Table, owners: tuple[Owner, ...]) -> str | None:
         if self._forms is None or self._forms.table is not table:
             self._forms = Forms(table, self._home)
         try:
-            head = self._forms.fill(message.method, usual, raw, owners)
+            head = self._forms.fill(usual, owners)
         except Exception:  # a fault of ours must not cost the client its answer
-            log.exception("the door failed", path=message.path)
-            head = ""
+            log.exception("the door failed", id=usual.text)
+            return None
         if not head:
             return None
         rid = new_request_id()
-        seconds = time.perf_counter() - begun
+        seconds = time.perf_counter() - usual.begun
         metrics = self._metrics
-        metrics.requests.counts[ROUTE, message.method, "307"] += 1
+        metrics.requests.counts[ROUTE, usual.method, "307"] += 1
         metrics.seconds.note(ROUTE, seconds)
         metrics.answers.counts[FOUND] += 1
         if self._log:
-            log_request(rid, message.method, message.path, 307, seconds, client, outcome=FOUND[0])
+            path = f"/{usual.api}/images/{usual.text}{usual.rest}"
+            client = str(usual.peer[0]) if isinstance(usual.peer, tuple) else None
+            log_request(rid, usual.method, path, 307, seconds, client, outcome=FOUND[0])
         return f"{head}{self._moment()}{rid}\r\n\r\n"
 
     def _moment(self) -> str:

@@ -7,6 +7,7 @@ a connection each, so that a lookup never waits behind a batch of claims.
 from __future__ import annotations
 
 import asyncio
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any
@@ -210,7 +211,7 @@ class SingleLink(Link):
         return replies
 
     def sure(self) -> bool:
-        return self._lanes[True].sure(asyncio.get_running_loop().time())
+        return self._lanes[True].sure(time.monotonic())  # the clock of the loop
 
     async def close(self) -> None:
         for lane in self._lanes.values():

@@ -259,14 +259,19 @@ class Resolver:
         """Has ``tell`` called with an image's owners, and the table that their numbers are of."""
         self._together.ask(raw, tell)
 
-    def known(self, raw: bytes) -> Owned | None:
-        """The same where this process knows it, and would have been told of a change."""
+    def known(self, raw: bytes) -> tuple[Table, tuple[Owner, ...], float] | None:
+        """The same, and for how many seconds it has been so, where this process knows it and would
+        have been told of a change."""
         if self._tables.known and (kept := self._index.claims.kept(raw)):
-            return self._tables.table, kept[0]
+            return self._tables.table, *kept
         return None
 
     async def _read_each(self, ids: Sequence[bytes]) -> list[Owned]:
         table, owners = await self._read(ids, keep=True)
+        if self._asker is not None:
+            for raw, owned in zip(ids, owners, strict=True):
+                if owned:
+                    self._asker.forget((raw, 0))
         return [(table, owned) for owned in owners]
 
     async def resolve(self, raw: bytes, wish: Wish, case: int = 0) -> Answer:
@@ -275,10 +280,10 @@ class Resolver:
         Raises:
             IndexUnavailable: Redis gave no answer within the deadline.
         """
-        if not wish.fresh and self._tables.known and (kept := self._index.claims.kept(raw)):
-            owners, age = kept
-            round_ = Round(self._tables.table, wish, self._home)
-            if not wish.exclude and (found := round_.found(raw, round_.candidates(owners))):
+        if not (wish.fresh or wish.exclude) and (known := self.known(raw)):
+            table, owners, age = known
+            round_ = Round(table, wish, self._home)
+            if found := round_.found(raw, round_.candidates(owners)):
                 return replace(found, source="cache", age=age)
         table, owners = await self._together.get(raw)
         answer, _, _ = await self._settle(Round(table, wish, self._home), (raw, case), owners)

@@ -216,8 +216,8 @@ class TableKeeper:
 
     @property
     def known(self) -> bool:
-        """Whether `table` is that of now, as far as Redis would have told us otherwise."""
-        return self._known == self.changes and self._index.link.sure()
+        """Whether `table` is that of now as far as Redis has told, if it does (`Link.sure`)."""
+        return self._known == self.changes
 
     def is_of(self, changes: int) -> None:
         """`table` has the version that was read when `changes` was this, or later."""
