@@ -117,14 +117,14 @@ class Claims:
             return
         for key in keys:
             if (bucket := self.buckets.bucket_of(key)) is not None:
-                self.cache.drop(bucket)
+                self.cache.drop(bucket >> self.buckets.coarse)
 
     def kept(self, raw: bytes) -> tuple[tuple[Owner, ...], float] | None:
         """An image's owners, and the seconds for which they have been known, where this process
         has read them lately and would have been told of a change."""
         if not self._link.sure():
             return None
-        return self.cache.get(self.buckets.number(raw), raw)
+        return self.cache.get(self.buckets.shelf(raw), raw)
 
     @property
     def buckets(self) -> Buckets:
@@ -148,20 +148,20 @@ class Claims:
                 ("HGET", self._keys.meta, "bits"),
             ]
             commands += self._questions(buckets, ids)
-            places = self._opened(buckets, ids) if keep else []
+            places = self._opened(buckets, ids) if keep and self.cache.size else []
             version, bits, *values = await self._link.pipeline(commands, quick=True)
             if bits is None or int(bits) == buckets.bits:
                 owners = [decode_owners(v) if v else () for v in values]
                 if places and self._link.sure():
-                    for (bucket, kept), raw, owned in zip(places, ids, owners, strict=True):
-                        if owned:
-                            self.cache.put(bucket, kept, raw, owned)
+                    for (bucket, kept), raw, value in zip(places, ids, values, strict=True):
+                        if value:
+                            self.cache.put(bucket, kept, raw, value)
                 return Lookup(int(version or 0), owners)
             await self.layout.refresh()
 
     def _opened(self, buckets: Buckets, ids: Sequence[bytes]) -> list[tuple[int, Kept]]:
-        """For each id its bucket, and where to keep what a read that begins now finds there."""
-        numbers = [buckets.number(raw) for raw in ids]
+        """For each id its shelf in the cache, and what of it a read that begins now may fill."""
+        numbers = [buckets.shelf(raw) for raw in ids]
         return [(number, self.cache.open(number)) for number in numbers]
 
     def _questions(self, buckets: Buckets, ids: Sequence[bytes]) -> list[Any]:

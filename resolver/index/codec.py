@@ -65,6 +65,11 @@ KEPT_KEYS = 1 << 16
 """Names of buckets, and questions, kept rather than made anew each time: some 20 MB at most."""
 
 
+SHELF_BITS = 16
+"""A process keeps what it has read on ``1 << SHELF_BITS`` shelves at most: a shelf for one image
+takes twice the image's own bytes."""
+
+
 class Buckets:
     """Where an id lies in an index of ``1 << bits`` buckets.
 
@@ -82,6 +87,9 @@ class Buckets:
         """Bytes of a field."""
         self._key_prefix = key_prefix
         self.shift = 32 - bits
+        self.coarse = max(0, bits - SHELF_BITS)
+        """A bucket's shelf is its number shifted right by this."""
+        self._shelf_shift = self.shift + self.coarse
         self._digits = -(-bits // 4)
         self._keys: dict[int, bytes] = {}
         self.questions: dict[int, bytes] = {}
@@ -96,6 +104,11 @@ class Buckets:
     def number(self, raw: bytes) -> int:
         """The bucket of an id."""
         return int.from_bytes(raw[:4], "big") >> self.shift
+
+    def shelf(self, raw: bytes) -> int:
+        """Where an id is kept in a process: with its bucket, or where these are many with those
+        beside it."""
+        return int.from_bytes(raw[:4], "big") >> self._shelf_shift
 
     def key(self, bucket: int) -> bytes:
         key = self._keys.get(bucket)
