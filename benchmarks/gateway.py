@@ -1,9 +1,12 @@
 """Redirects a second, and how late the latest are, against nginx with Lua and Redis.
 
-``python -m benchmarks.gateway`` takes some five minutes, ``--small`` one. Parts:
+``python -m benchmarks.gateway`` takes some ten minutes, ``--small`` three. Parts:
 
 * ``throughput``: each contender as fast as it can, on one core;
-* ``tail``: latency at 70 % of the own peak, at a fixed rate.
+* ``tail``: latency at 70 % of the own peak, at a fixed rate;
+* ``sizes``: many images, and many locations, against few;
+* ``workers``: two workers against one;
+* ``footprint``: memory with a million ids kept, and how long a start takes.
 
 The server has the first core to itself; wrk, or the open loop, and Redis share the second.
 """
@@ -11,15 +14,18 @@ The server has the first core to itself; wrk, or the open loop, and Redis share 
 from __future__ import annotations
 
 import asyncio
+import re
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks.common import (
+    CORES,
     RedisServer,
     Rounds,
     arguments,
@@ -39,7 +45,7 @@ from benchmarks.nginx import nginx, wait_for
 from benchmarks.openloop import OpenLoop, percentile
 from benchmarks.serve import LOCATION, drive, fill, gateway, gets, processor, redirected
 
-PARTS = ("throughput", "tail")
+PARTS = ("throughput", "tail", "sizes", "workers", "footprint")
 SERVER, DRIVER = 0, 1  # cores
 CONNECTIONS = 64
 
@@ -53,6 +59,11 @@ ASKED = 20_000
 
 LOAD, P99_AIM, P999_AIM = 0.7, 5.0, 20.0
 """Share of the peak rate; milliseconds."""
+
+P99_RATIO_AIM, WORKERS_AIM, MEMORY_AIM = 1.2, 1.8, 250
+
+KEPT, ASK_RATE, STARTS = 1_000_000, 15_000, 9
+"""Ids kept for `footprint`, how many a second are asked for, and starts timed."""
 
 
 class Contender(NamedTuple):
@@ -75,14 +86,17 @@ def plain(redis: RedisServer) -> Iterator[tuple[int, int]]:
         stop(process)
 
 
+COLD_SETTINGS = {"CACHE_SIZE": "1000"}
+"""Too few for any id to be there still when it is asked for again."""
+
+
 def throughput(count: int, rounds: int, seconds: int, step: Callable[[str], None]) -> None:
-    rates, work = Rounds(), Rounds()
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         redis = stack.enter_context(RedisServer(DRIVER))
         ids = sorted_ids(count)
         step(f"filling {count:,} images")
-        cold = stack.enter_context(gateway(redis.url, SERVER, settings={"CACHE_SIZE": "0"}))
+        cold = stack.enter_context(gateway(redis.url, SERVER, settings=COLD_SETTINGS))
         warm = stack.enter_context(gateway(redis.url, SERVER))
         asyncio.run(fill(redis, ids))
         peer = stack.enter_context(nginx(redis, folder, SERVER))
@@ -99,14 +113,43 @@ def throughput(count: int, rounds: int, seconds: int, step: Callable[[str], None
         for one in contenders:
             if one.name != BARE:
                 check(one.port, ids)
-        for number in range(rounds):
-            for one in in_turns(contenders, number):
-                step(f"{one.name}, round {number + 1}")
-                used = processor(one.pid)
-                rate = drive(one.port, one.script, DRIVER, CONNECTIONS, seconds)
-                rates.add(one.name, rate)
-                work.add(one.name, (processor(one.pid) - used) / (rate * seconds) * 1e6)
-    show(count, rates, work)
+        found = race(contenders, rounds, seconds, step)
+    title = (
+        f"Redirects a second by one process on one core, {CONNECTIONS} connections, {count:,} "
+        "images"
+    )
+    show(title, found, PEER)
+    for name, aim in AIMS.items():
+        ratio = found.rates.ratio(name, PEER)
+        verdict(f"{name}: {ratio:.2f} times", f"{aim:g} times", met=ratio >= aim)
+
+
+class Found(NamedTuple):
+    """What a race told: requests a second, and the server's processor time for each."""
+
+    rates: Rounds
+    work: Rounds
+
+
+def race(
+    contenders: Sequence[Contender], rounds: int, seconds: int, step: Callable[[str], None]
+) -> Found:
+    """Drives the contenders in turns."""
+    found = Found(Rounds(), Rounds())
+    for number in range(rounds):
+        for one in in_turns(contenders, number):
+            step(f"{one.name}, round {number + 1}")
+            pids = [one.pid, *children(one.pid)]
+            used = sum(map(processor, pids))
+            rate = drive(one.port, one.script, DRIVER, CONNECTIONS, seconds)
+            found.rates.add(one.name, rate)
+            each = (sum(map(processor, pids)) - used) / (rate * seconds)
+            found.work.add(one.name, each * 1e6)
+    return found
+
+
+def children(pid: int) -> list[int]:
+    return list(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
 
 
 def check(port: int, ids: Sequence[bytes]) -> None:
@@ -116,67 +159,180 @@ def check(port: int, ids: Sequence[bytes]) -> None:
             raise RuntimeError(f"port {port} answered {answer}")
 
 
-def show(count: int, rates: Rounds, work: Rounds) -> None:
-    made = table(
-        f"Redirects a second by one process on one core, {CONNECTIONS} connections, "
-        f"{count:,} images",
-        *("", "median (least - most)", "to nginx + Lua", "server's µs each"),
-    )
-    for name in rates.names():
+def show(title: str, found: Found, to: str) -> None:
+    made = table(title, "", "median (least - most)", f"to {to}", "server's µs each", "to that")
+    for name in found.rates.names():
         made.add_row(
-            name, rates.shown(name), rates.shown_ratio(name, PEER), work.shown(name, ".1f")
+            name,
+            found.rates.shown(name),
+            found.rates.shown_ratio(name, to),
+            found.work.shown(name, ".1f"),
+            f"{found.work.ratio(name, to):.2f}",
         )
     out.print(made)
-    for name, aim in AIMS.items():
-        if name in rates.names():
-            verdict(
-                f"{name}: {rates.ratio(name, PEER):.2f} times",
-                f"{aim:g} times",
-                met=rates.ratio(name, PEER) >= aim,
-            )
 
 
 def verdict(text: str, aim: str, *, met: bool) -> None:
     out.print(f"{text}; aim of {aim} {'met' if met else 'NOT met'}")
 
 
+SHARES = {"50 %": 0.5, "99 %": 0.99, "99.9 %": 0.999, "slowest": 1.0}
+
+
+def requests(script: Path) -> list[bytes]:
+    """What the open loop sends: the ids of a script for wrk."""
+    return [redirect_of(text) for text in script.with_suffix(".ids").read_text().split()]
+
+
+def redirect_of(text: str) -> bytes:
+    return f"GET /v2/images/{text} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode()
+
+
 def tail(count: int, rounds: int, seconds: int, step: Callable[[str], None]) -> None:
-    found = {name: Rounds() for name in ("rate", "50 %", "99 %", "99.9 %", "slowest")}
+    late = {name: Rounds() for name in SHARES}
+    rates = Rounds()
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         redis = stack.enter_context(RedisServer(DRIVER))
         ids = sorted_ids(count)
         step(f"tail: filling {count:,} images")
-        port, _ = stack.enter_context(gateway(redis.url, SERVER))
+        cold, _ = stack.enter_context(gateway(redis.url, SERVER, settings=COLD_SETTINGS))
+        warm, _ = stack.enter_context(gateway(redis.url, SERVER))
         asyncio.run(fill(redis, ids))
         script = gets(folder, "some", ids, ASKED)
-        requests = [
-            f"GET /v2/images/{text} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode()
-            for text in script.with_suffix(".ids").read_text().split()
-        ]
-        loop = OpenLoop(port, requests, CONNECTIONS)
-        stack.callback(loop.close)
+        asked = requests(script)
         for number in range(rounds):
-            step(f"tail: peak, round {number + 1}")
-            peak = drive(port, script, DRIVER, CONNECTIONS, seconds)
-            step(f"tail: at {LOAD:.0%} of it, round {number + 1}")
-            took = loop.run(LOAD * peak, seconds)
-            found["rate"].add(COLD, LOAD * peak)
-            for name, share in (("50 %", 0.5), ("99 %", 0.99), ("99.9 %", 0.999), ("slowest", 1)):
-                found[name].add(COLD, percentile(took, share) * 1e3)
+            for name, port in in_turns(((COLD, cold), (WARM, warm)), number):
+                step(f"tail: {name}, round {number + 1}")
+                peak = drive(port, script, DRIVER, CONNECTIONS, seconds)
+                loop = OpenLoop(port, asked, CONNECTIONS)
+                took = loop.run(LOAD * peak, seconds)
+                loop.close()
+                rates.add(name, LOAD * peak)
+                for share, part in SHARES.items():
+                    late[share].add(name, percentile(took, part) * 1e3)
     made = table(
         f"Milliseconds since a request was due, at {LOAD:.0%} of the own peak, {count:,} images",
-        *("", "requests/s", "50 %", "99 %", "99.9 %", "slowest"),
+        *("", "requests/s", *SHARES),
     )
-    made.add_row(
-        COLD,
-        found["rate"].shown(COLD),
-        *(found[name].shown(COLD, ".2f") for name in ("50 %", "99 %", "99.9 %", "slowest")),
-    )
+    for name in rates.names():
+        made.add_row(name, rates.shown(name), *(late[share].shown(name, ".1f") for share in SHARES))
     out.print(made)
-    for name, aim in (("99 %", P99_AIM), ("99.9 %", P999_AIM)):
-        late = found[name].median(COLD)
-        verdict(f"{COLD}: {name} within {late:.2f} ms", f"{aim:g} ms", met=late <= aim)
+    for name in rates.names():
+        for share, aim in (("99 %", P99_AIM), ("99.9 %", P999_AIM)):
+            ms = late[share].median(name)
+            verdict(f"{name}: {share} within {ms:.1f} ms", f"{aim:g} ms", met=ms <= aim)
+
+
+def sizes(most: int, rounds: int, seconds: int, step: Callable[[str], None]) -> None:
+    few, many, wide = (
+        "2 locations, 100,000 images",
+        f"2 locations, {most:,} images",
+        "200 locations",
+    )
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        contenders = []
+        for name, count, locations in (
+            (few, 100_000, 2),
+            (many, most, 2),
+            ("200 locations, 100,000 images", 100_000, 200),
+        ):
+            step(f"sizes: filling {name}")
+            redis = stack.enter_context(RedisServer(DRIVER))
+            ids = sorted_ids(count)
+            options = {"settings": COLD_SETTINGS, "locations": locations}
+            port, pid = stack.enter_context(gateway(redis.url, SERVER, **options))
+            asyncio.run(fill(redis, ids, strings=False))
+            script = gets(folder, f"{locations}-{count}", ids, ASKED)
+            contenders.append(Contender(name, port, pid, script))
+        found = race(contenders, rounds, seconds, step)
+        show("Cold redirects a second by the size of things", found, few)
+        rate = 0.5 * min(found.rates.median(one.name) for one in contenders)
+        late = Rounds()
+        for number in range(rounds):
+            for one in in_turns(contenders, number):
+                step(f"sizes: tail of {one.name}, round {number + 1}")
+                loop = OpenLoop(one.port, requests(one.script), CONNECTIONS)
+                late.add(one.name, percentile(loop.run(rate, seconds), 0.99) * 1e3)
+                loop.close()
+    for one in contenders:
+        ratio = late.ratio(one.name, few)
+        text = f"{one.name}: 99 % within {late.shown(one.name, '.2f')} ms at {rate:,.0f}/s, "
+        verdict(f"{text}{ratio:.2f} times", f"{P99_RATIO_AIM:g} times", met=ratio <= P99_RATIO_AIM)
+
+
+def workers(count: int, rounds: int, seconds: int, step: Callable[[str], None]) -> None:
+    one, two = "1 worker", "2 workers"
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        redis = stack.enter_context(RedisServer(DRIVER))
+        ids = sorted_ids(count)
+        step(f"workers: filling {count:,} images")
+        contenders = []
+        some = None
+        for name, options in ((one, ()), (two, ("--workers", "2"))):
+            where = stack.enter_context(gateway(redis.url, None, command=options))
+            some = some or gets(folder, "some", ids, ASKED)
+            contenders.append(Contender(name, *where, some))
+        asyncio.run(fill(redis, ids))
+        found = race(contenders, rounds, seconds, step)
+    show(f"Workers, on {len(CORES)} cores that wrk and Redis use too", found, one)
+    ratio = found.rates.ratio(two, one)
+    if len(CORES) > 3:
+        aim = WORKERS_AIM
+        verdict(f"{ratio:.2f} times with two workers", f"{aim:g} times", met=ratio >= aim)
+    else:
+        out.print(
+            f"Two workers and their load want four cores. What can be said on {len(CORES)}: a "
+            f"request costs {found.work.ratio(two, one):.2f} times the processor time that it "
+            "costs one worker."
+        )
+
+
+def footprint(small: bool, step: Callable[[str], None]) -> None:
+    with ExitStack() as stack:
+        redis = stack.enter_context(RedisServer(DRIVER))
+        count = KEPT // 20 if small else KEPT
+        settings = {"CACHE_SIZE": str(count + (1 << 16)), "CACHE_TTL": "3600"}
+        step("footprint: filling")
+        ids = sorted_ids(count)
+        port, pid = stack.enter_context(gateway(redis.url, SERVER, settings=settings))
+        asyncio.run(fill(redis, ids, strings=False))
+        before = resident(pid)
+        step(f"footprint: {count:,} ids asked for")
+        ask_ahead(port, [text_id(raw) for raw in ids])
+        after = resident(pid)
+        took = Rounds()
+        for _ in range(STARTS):
+            step("footprint: start")
+            begun = time.perf_counter()
+            with gateway(redis.url, SERVER) as (fresh, _):
+                redirected(fresh, text_id(ids[0]))
+                took.add("start", time.perf_counter() - begun)
+    verdict(
+        f"{after:.0f} MB with {count:,} ids kept, {before:.0f} MB before",
+        f"{MEMORY_AIM} MB",
+        met=after <= MEMORY_AIM,
+    )
+    start = took.median("start")
+    verdict(f"start to first answer: {took.shown('start', '.2f')} s", "0.5 s", met=start <= 0.5)
+
+
+def resident(pid: int) -> float:
+    """Megabytes of memory that a process has."""
+    found = re.search(r"VmRSS:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())
+    assert found is not None
+    return int(found[1]) / 1024
+
+
+def ask_ahead(port: int, ids: Sequence[str]) -> None:
+    """Asks for each id once."""
+    loop = OpenLoop(port, [redirect_of(text) for text in ids], CONNECTIONS)
+    found = len(loop.run(ASK_RATE, len(ids) / ASK_RATE))
+    loop.close()
+    if found < len(ids) - 1:
+        raise RuntimeError(f"{found} of {len(ids)} were answered")
 
 
 def main() -> None:
@@ -186,11 +342,17 @@ def main() -> None:
     pin(DRIVER)
     count = options.images or (20_000 if small else 1_000_000)
     rounds, seconds = options.rounds or (3 if small else 7), 2 if small else 4
-    with steps(2 + 6 * rounds) as step:
+    with steps(15 + 20 * rounds) as step:
         if "throughput" in options.parts:
             throughput(count, rounds, seconds, step)
         if "tail" in options.parts:
             tail(count, rounds, seconds, step)
+        if "sizes" in options.parts:
+            sizes(500_000 if small else 5_000_000, rounds, seconds, step)
+        if "workers" in options.parts:
+            workers(count, rounds, seconds, step)
+        if "footprint" in options.parts:
+            footprint(small, step)
 
 
 if __name__ == "__main__":

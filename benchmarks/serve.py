@@ -43,14 +43,15 @@ function request() at = at %% #requests + 1; return requests[at] end
 @contextmanager
 def gateway(
     redis_url: str,
-    core: int,
+    core: int | None,
     *,
     locations: int = 1,
     module: Sequence[str] = ("resolver",),
     command: Sequence[str] = (),
     settings: Mapping[str, str] | None = None,
 ) -> Iterator[tuple[int, int]]:
-    """(port, process) of a running `glance-resolver serve`, with locations ``a``, ``b1``, …."""
+    """(port, process) of a running `glance-resolver serve`, with locations ``a``, ``b1``, …, on
+    that core, or on any."""
     given = {
         **{"REDIS_URL": redis_url, "ACCESS_LOG": "off", "PORT": "0", "ROLE": "gateway"},
         **{"LOG_LEVEL": "error", "INDEX_TIMEOUT": "5", **(settings or {})},
@@ -60,7 +61,15 @@ def gateway(
     others = (f"--location=b{n}={LOCATION}/{n}" for n in range(1, locations))
     arguments = [f"--location=a={LOCATION}", *others]
     process = subprocess.Popen(
-        [*on_core(core), sys.executable, "-m", *module, "serve", *arguments, *command],
+        [
+            *([] if core is None else on_core(core)),
+            sys.executable,
+            "-m",
+            *module,
+            "serve",
+            *arguments,
+            *command,
+        ],
         env=environment,
         stderr=subprocess.PIPE,
         text=True,
@@ -77,14 +86,15 @@ def gateway(
         process.stderr.close()
 
 
-async def fill(redis: RedisServer, ids: Sequence[bytes]) -> None:
-    """The same images for both: claims of the location, and a string key each."""
+async def fill(redis: RedisServer, ids: Sequence[bytes], *, strings: bool = True) -> None:
+    """Claims of the location ``a``, and for those who know no buckets a string key each."""
     async with open_index(redis.url) as index:
         number = (await index.records.load()).records["a"].location.number
         with Packed(redis.port) as packed:
             for batch in batches(ids, PAGE):
                 await index.claims.claim(number, batch)
-                await packed.run([("SET", text_id(raw), LOCATION) for raw in batch])
+                if strings:
+                    await packed.run([("SET", text_id(raw), LOCATION) for raw in batch])
 
 
 def processor(pid: int) -> float:
