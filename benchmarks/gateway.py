@@ -225,18 +225,15 @@ def tail(count: int, rounds: int, seconds: int, step: Callable[[str], None]) -> 
 
 
 def sizes(most: int, rounds: int, seconds: int, step: Callable[[str], None]) -> None:
-    few, many, wide = (
-        "2 locations, 100,000 images",
-        f"2 locations, {most:,} images",
-        "200 locations",
-    )
+    few, many = "2 locations, 100,000 images", f"2 locations, {most:,} images"
+    wide = "200 locations, 100,000 images"
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         contenders = []
         for name, count, locations in (
             (few, 100_000, 2),
             (many, most, 2),
-            ("200 locations, 100,000 images", 100_000, 200),
+            (wide, 100_000, 200),
         ):
             step(f"sizes: filling {name}")
             redis = stack.enter_context(RedisServer(DRIVER))
