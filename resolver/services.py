@@ -46,6 +46,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         tables = TableKeeper(index, Terms(2 * settings.sweep_interval, polled))
         asker = Asker(
             index,
+            tables,
             quick_session,
             timeout=settings.probe_timeout,
             per_location=settings.probes_per_location,

@@ -31,7 +31,7 @@ async def has_image(server: Server, versions: tuple[str, ...], text: str) -> boo
         there = reply.status == 200 and _same(_id_of(reply), text)
     else:
         reply = await server.ask(f"/v1/images/{text}", method="HEAD")
-        there = reply.status == 200 and _same(reply.headers.get("X-Image-Meta-Id", text), text)
+        there = reply.status == 200 and _same(reply.headers.get("X-Image-Meta-Id"), text)
         if there and reply.headers.get("X-Image-Meta-Deleted", "").lower() == "true":
             return False
     if there or reply.status == 404:

@@ -147,7 +147,9 @@ class ClusterLink(Link):
             case "MOVED":
                 slot, _, text = rest.partition(" ")
                 owner = _address(text, node)
-                self._masters[int(slot)] = owner
+                if self._masters.get(int(slot)) != owner:
+                    self._masters[int(slot)] = owner
+                    self.changed(None)
                 self._stale = True
                 if owner not in self._first_asked:
                     self._first_asked.append(owner)
@@ -219,6 +221,8 @@ class ClusterLink(Link):
                         why = error
                         continue
                     self._stale = False
+                    if masters != self._masters:  # the masters of before may tell nothing now
+                        self.changed(None)
                     self._masters, self._nodes = masters, known
                     await self._forget_others()
                     return

@@ -163,7 +163,7 @@ class EmbeddedLink(Link):
         super().__init__()
         from fakeredis import FakeAsyncRedis, FakeServer  # noqa: PLC0415 - only this kind needs it
 
-        self._client = FakeAsyncRedis(server=FakeServer())
+        self._client = FakeAsyncRedis(server=FakeServer(), max_connections=2**31)
 
     async def send(self, commands: Sequence[Command], *, quick: bool) -> list[Any]:
         pipe = self._client.pipeline(transaction=False)
@@ -233,11 +233,19 @@ class SentinelLink(SingleLink):
         self._next_check = 0.0
 
     async def send(self, commands: Sequence[Command], *, quick: bool) -> list[Any]:
+        self._ask_again()
+        return await super().send(commands, quick=quick)
+
+    def sure(self) -> bool:
+        """Also while all that is asked for is kept, and nothing sent."""
+        self._ask_again()
+        return super().sure()
+
+    def _ask_again(self) -> None:
         now = asyncio.get_running_loop().time()
         if now >= self._next_check and (self._check is None or self._check.done()):
             self._next_check = now + SENTINEL_CHECK
             self._check = asyncio.create_task(self._leave_old_master())
-        return await super().send(commands, quick=quick)
 
     async def _leave_old_master(self) -> None:
         try:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Collection, Coroutine
+from collections.abc import Collection, Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,7 +21,7 @@ import structlog
 from resolver.errors import IndexUnavailable, LocationUnavailable
 from resolver.glance import Server, has_image
 from resolver.index import Index
-from resolver.locations.table import Place
+from resolver.locations.table import Place, TableKeeper
 from resolver.models import Health, Owner, format_id
 
 REMEMBERED = 100_000
@@ -46,9 +46,11 @@ class Said:
 class _Question:
     """One image at one location, being asked."""
 
-    __slots__ = ("answer", "begun", "claimed", "task")
+    __slots__ = ("answer", "begun", "claimed", "owners", "task")
 
-    def __init__(self) -> None:
+    def __init__(self, owners: tuple[Owner, ...]) -> None:
+        self.owners = owners
+        """Those that the index had when it was asked."""
         self.begun = time.monotonic()
         self.answer: asyncio.Future[Said] = asyncio.get_running_loop().create_future()
         self.claimed = False
@@ -61,12 +63,23 @@ Image = tuple[bytes, int]
 """An id and its letter case, as a client spelt it."""
 
 
+class _Known(dict[int, Said]):
+    """What locations said of an image, by number, while the index had these owners."""
+
+    __slots__ = ("owners",)
+
+    def __init__(self, owners: tuple[Owner, ...]) -> None:
+        super().__init__()
+        self.owners = owners
+
+
 class Asker:
     """Asks locations about images."""
 
     def __init__(
         self,
         index: Index,
+        tables: TableKeeper,
         session: aiohttp.ClientSession,
         *,
         timeout: float,
@@ -75,6 +88,7 @@ class Asker:
         remember: float,
     ) -> None:
         self._index = index
+        self._tables = tables
         self._session = session
         self.timeout = timeout
         self._per_location = per_location
@@ -82,15 +96,21 @@ class Asker:
         self._remember = remember
         self._open: dict[tuple[Image, int], _Question] = {}
         self._busy: Counter[int] = Counter()
-        self._memory: dict[Image, dict[int, Said]] = {}
+        self._memory: dict[Image, _Known] = {}
         self._aside: set[asyncio.Task[Any]] = set()
         self.counts: Counter[tuple[str, str]] = Counter()
         """(location, result) -> questions since the start."""
 
     async def ask(
-        self, image: Image, places: Collection[Place], *, claimed: bool, fresh: bool
+        self,
+        image: Image,
+        places: Collection[Place],
+        *,
+        claimed: bool,
+        fresh: bool,
+        owners: tuple[Owner, ...] = (),
     ) -> dict[int, Said]:
-        """What these locations say, by number.
+        """What these locations say, by number. ``owners``: those that the index has now.
 
         ``claimed``: the index says that they have it. Then all are waited for, and a no releases
         the claim. Otherwise the first yes will do; the rest answer in their own time, and what they
@@ -99,23 +119,30 @@ class Asker:
         """
         arrived = time.monotonic()
         asked: dict[int, _Question] = {}
-        said = {} if fresh else self._remembered(image, claimed=claimed)
+        said = {} if fresh else self._remembered(image)
         said = {p.location.number: one for p in places if (one := said.get(p.location.number))}
         todo = [p for p in places if p.location.number not in said]
+        if fresh:  # what is being answered may be of before we came
+            before = [
+                question.task
+                for place in todo
+                if (question := self._open.get((image, place.location.number)))
+                and question.task
+                and question.begun < arrived
+            ]
+            if before:
+                await asyncio.wait(before)
         room = self._at_once - len(self._open)
         new = sum((image, p.location.number) not in self._open for p in todo)
         for place in todo:
             number = place.location.number
             question = self._open.get((image, number))
-            if question is not None and question.task and fresh and question.begun < arrived:
-                await asyncio.wait([question.task])  # its answer may be of before we came
-                question = self._open.get((image, number))
             if question is None:
                 if new > room or self._busy[number] >= self._per_location:
                     said[number] = Said(why="too many questions are under way")
                     self.counts[place.name, "refused"] += 1
                     continue
-                question = self._begin(image, place)
+                question = self._begin(image, place, owners)
             question.claimed = question.claimed or claimed
             asked[number] = question
         waiting = {question.answer for question in asked.values()}
@@ -142,23 +169,26 @@ class Asker:
         self._aside.add(task)
         task.add_done_callback(self._aside.discard)
 
-    def forget(self, image: Image) -> None:
-        """A claim for it has come: that there was none is of no use any more."""
-        if (known := self._memory.get(image)) is not None:
-            self._memory[image] = {n: one for n, one in known.items() if not one.no}
+    def forget(self, image: Image, owners: tuple[Owner, ...]) -> None:
+        """The index has these owners: what was said to be nowhere else while it had others is of no
+        use any more."""
+        known = self._memory.get(image)
+        if known is not None and known.owners != owners:
+            for number in [n for n, one in known.items() if one.no]:
+                del known[number]
+            known.owners = owners
 
-    def _remembered(self, image: Image, *, claimed: bool) -> dict[int, Said]:
-        """What was said lately: each no, and of what the index knows each yes too. (A yes that it
-        does not know, or no longer, was lost or has been followed by a release.)"""
+    def _remembered(self, image: Image) -> dict[int, Said]:
+        """Each no of lately. Whoever asks those that said yes has reason to doubt it."""
         since = time.monotonic() - self._remember
-        known = self._memory.get(image, {})
-        return {n: one for n, one in known.items() if one.at > since and (one.no or claimed)}
+        known: Mapping[int, Said] = self._memory.get(image) or {}
+        return {n: one for n, one in known.items() if one.at > since and one.no}
 
-    def _begin(self, image: Image, place: Place) -> _Question:
+    def _begin(self, image: Image, place: Place, owners: tuple[Owner, ...]) -> _Question:
         number = place.location.number
         key = image, number
         self._busy[number] += 1
-        self._open[key] = question = _Question()
+        self._open[key] = question = _Question(owners)
 
         def ended(_: object) -> None:
             del self._open[key]
@@ -178,13 +208,16 @@ class Asker:
         sightings, number = self._index.sightings, place.location.number
         try:
             if said.no or said.owner is not None:
-                self._keep(image, number, said)
+                self._keep(image, number, said, question.owners)
             if said.no and question.claimed and not place.blind:
                 # First, so that who asks us next is not sent there once more.
                 await sightings.lost(number, [image[0]])
             question.answer.set_result(said)
             if said.owner is not None:
                 await sightings.saw(number, {image[0]: said.owner.case}, question.begun)
+                if number not in (await self._tables.current()).by_number:
+                    # It was removed, and its claims may have been collected by now.
+                    await self._index.claims.release(number, [image[0]])
         except IndexUnavailable as error:
             log.warning("what a location said is not in the index", reason=error.detail)
         finally:
@@ -214,8 +247,9 @@ class Asker:
         self.counts[place.name, result] += 1
         return Said(owner, result == "no", why)
 
-    def _keep(self, image: Image, number: int, said: Said) -> None:
-        known = self._memory.pop(image, {})  # to the end: the first is the one longest unasked
+    def _keep(self, image: Image, number: int, said: Said, owners: tuple[Owner, ...]) -> None:
+        # To the end: the first is the one longest unasked.
+        known = self._memory.pop(image, None) or _Known(owners)
         known[number] = said
         self._memory[image] = known
         while len(self._memory) > REMEMBERED:

@@ -95,6 +95,12 @@ class Round:
         self._forms: dict[Order, Form] = {}
         self._plain: dict[tuple[Owner, ...], _Plain] = {}
 
+    def on(self, table: Table) -> Round:
+        """The same from another table."""
+        other = Round(table, self.wish, self._home)
+        other._begun = self._begun
+        return other
+
     def candidates(self, owners: Iterable[Owner]) -> list[Candidate]:
         """The owners that are registered."""
         by_number = self.table.by_number
@@ -271,7 +277,7 @@ class Resolver:
         if self._asker is not None:
             for raw, owned in zip(ids, owners, strict=True):
                 if owned:
-                    self._asker.forget((raw, 0))
+                    self._asker.forget((raw, 0), owned)
         return [(table, owned) for owned in owners]
 
     async def resolve(self, raw: bytes, wish: Wish, case: int = 0) -> Answer:
@@ -348,7 +354,7 @@ class Resolver:
         if asker is None:
             return found or round_.answer(raw, owners), owners, {}
         if owners:
-            asker.forget(image)
+            asker.forget(image, owners)
         doubted = [
             c.place
             for c in candidates
@@ -359,28 +365,37 @@ class Resolver:
             return found, owners, {}
         said: dict[int, Said] = {}
         if doubted:
-            asking = asker.ask(image, doubted, claimed=True, fresh=wish.fresh)
+            asking = asker.ask(image, doubted, claimed=True, fresh=wish.fresh, owners=owners)
             if found and not wish.fresh:  # it is not among those that are offered: no haste
                 asker.aside(asking)
                 return found, owners, {}
             said = await asking
             gone = {n for n, one in said.items() if one.no and not table.by_number[n].blind}
             owners = _corrected(owners, said, gone)
+            round_ = await self._now(round_)
             if found := round_.found(raw, round_.candidates(owners)):
                 best = said.get(found.offers[0].place.location.number, NOT_ASKED)
                 return replace(found, source="probe" if best.owner else "index"), owners, said
         known = {owner.number for owner in owners}
         others = [
             place
-            for place in table.in_service()
+            for place in round_.table.in_service()
             if place.location.number not in known | said.keys()
         ]
-        said |= await asker.ask(image, others, claimed=False, fresh=wish.fresh)
+        said |= await asker.ask(image, others, claimed=False, fresh=wish.fresh, owners=owners)
         owners = _corrected(owners, said, set())
+        round_ = await self._now(round_)
         answer = round_.answer(raw, owners, said)
         if answer.outcome is Outcome.FOUND:
             answer = replace(answer, source="probe")
         return answer, owners, said
+
+    async def _now(self, round_: Round) -> Round:
+        """The same with the table of now: while some were asked, others may have left or come."""
+        table = self._tables.table
+        if not self._tables.known:
+            table = await self._tables.current(self._deadline)
+        return round_ if table is round_.table else round_.on(table)
 
     async def _read(
         self, ids: Sequence[bytes], *, keep: bool = False

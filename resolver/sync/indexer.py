@@ -419,12 +419,15 @@ class Indexer:
             log.warning("index not rebuilt", reason=error.detail)
 
     async def _collect(self, _: Lease, retired: list[int]) -> None:
-        """Frees the claims of removed locations, once no sweep can add to them."""
+        """Frees the claims of removed locations, once nobody can add to them."""
         free = []
         for number in retired:
-            lease = self._index.lease(f"sweep:{number}", seconds=LEASE)
-            if await lease.take():
+            for what in ("sweep", "poll", "events"):
+                lease = self._index.lease(f"{what}:{number}", seconds=LEASE)
+                if not await lease.take():
+                    break
                 await lease.drop()
+            else:
                 free.append(number)
         if free:
             gone = await self._index.claims.purge(free, pace=COLLECT_PACE)

@@ -36,9 +36,11 @@ async def poll(
     """
     number = server.location.number
     there = await server_time(server)
-    since = before.mark
-    if not since:
-        since = there - (time.time() - sweep.started if sweep.started else 0)
+    now = time.time()
+    if before.ended is None:
+        since = there - (now - sweep.started if sweep.started else 0)
+    else:  # the earlier, where its clock was set back; two seconds are what `Date` rounds off
+        since = min(before.mark, there - (now - before.ended) + 2)
     images = claimed = released = 0
     async for changes in changed_since(server, versions, since - OVERLAP):
         images += len(changes.there) + len(changes.gone)

@@ -240,6 +240,16 @@ async def test_the_server_s_clock_counts(
     assert old not in await polling.claimed()
 
 
+async def test_a_server_whose_clock_is_set_back(polling: Polling, server: StandIn) -> None:
+    """By its new time the last poll lies ahead. What has changed since is read all the same."""
+    now = time.time()
+    polling.last = Poll(ended=now - 40, mark=now + HOUR)
+    new = server.add(created=now - 30).id
+    await polling.poll()
+    assert await polling.claimed() == {new}
+    assert abs(polling.last.mark - now) < 3
+
+
 async def test_a_server_that_does_not_tell_the_time(
     polling: Polling, server: StandIn, switch: Switch
 ) -> None:

@@ -1,0 +1,180 @@
+"""Storms of ids that nobody knows: what reaches the locations is bounded, and the known go on."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from typing import Any
+
+import aiohttp
+import pytest
+from aiohttp import web
+from aiohttp.typedefs import Handler
+
+from resolver.models import format_id
+from tests.gateway.conftest import Gateway, Start
+from tests.support.clouds import Busy, Cloud, Hold
+from tests.support.faults import Fault
+from tests.support.ids import make_ids
+from tests.support.wait import wait_until
+
+UNKNOWN = 10_000
+AT_ONCE = 1_000
+CLIENTS = 64
+"""Requests of one storm that are under way together."""
+KNOWN = 200
+QUIET = 300
+"""Known ids asked for, one by one, before the storm."""
+PER_LOCATION = 16
+IN_ALL = 24
+ROUND_TRIP = 0.005
+"""Seconds that a location takes for an answer."""
+NAMES = ("one", "two")
+
+IDS = [format_id(raw) for raw in make_ids(UNKNOWN + KNOWN + 1)]
+KNOWN_IDS, ONE_ID, UNKNOWN_IDS = IDS[:KNOWN], IDS[KNOWN], IDS[KNOWN + 1 :]
+
+
+@pytest.fixture(params=["memory:", pytest.param("redis", marks=pytest.mark.redis)])
+async def gateway(request: pytest.FixtureRequest, start: Start) -> Gateway:
+    url = request.param
+    if url == "redis":
+        url = request.getfixturevalue("redis_url")
+    return await start(
+        redis_url=url,
+        probe=True,
+        probe_timeout=10,
+        index_timeout=5,
+        probes_per_location=PER_LOCATION,
+        probes_at_once=IN_ALL,
+        access_log="off",
+    )
+
+
+@pytest.fixture
+async def cloud(gateway: Gateway) -> AsyncIterator[Cloud]:
+    async with AsyncExitStack() as stack:
+        cloud = Cloud(gateway.services, stack)
+        for name in NAMES:
+            await cloud.add(name)
+        for text in KNOWN_IDS:
+            await cloud.claim("one", text)
+        yield cloud
+
+
+async def distant(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """As over a network."""
+    await asyncio.sleep(ROUND_TRIP)
+    return await handler(request)
+
+
+def busy(cloud: Cloud, then: Fault) -> dict[str, Busy]:
+    counters = {name: Busy(then) for name in NAMES}
+    for name, counter in counters.items():
+        cloud.spoil(name, counter)
+    return counters
+
+
+async def timed(gateway: Gateway, text: str) -> tuple[float, dict[str, Any]]:
+    begun = time.perf_counter()
+    _, body = await gateway.get(f"/resolve/{text}")
+    return time.perf_counter() - begun, body
+
+
+async def known_meanwhile(
+    gateway: Gateway, over: Callable[[], bool]
+) -> list[tuple[float, dict[str, Any]]]:
+    found = []
+    while not over() or len(found) < KNOWN:
+        found.append(await timed(gateway, KNOWN_IDS[len(found) % KNOWN]))
+        await asyncio.sleep(0)
+    return found
+
+
+def p99(taken: list[tuple[float, dict[str, Any]]]) -> float:
+    times = sorted(seconds for seconds, _ in taken)
+    return times[len(times) * 99 // 100]
+
+
+async def test_ten_thousand_unknown_ids(gateway: Gateway, cloud: Cloud) -> None:
+    counters = busy(cloud, distant)
+    asker = gateway.services.asker
+    quiet = [await timed(gateway, KNOWN_IDS[n % KNOWN]) for n in range(QUIET)]
+    coming = iter(UNKNOWN_IDS)
+    outcomes: Counter[str] = Counter()
+    absent: list[str] = []
+    most = 0
+
+    async def client() -> None:
+        nonlocal most
+        for text in coming:
+            _, body = await timed(gateway, text)
+            outcomes[body["outcome"]] += 1
+            most = max(most, len(asker._open))
+            if body["outcome"] == "absent":
+                assert body["missing"] == []
+                absent.append(text)
+            else:
+                assert "too many questions" in body["detail"], body["detail"]
+                assert body["missing"]
+
+    clients = [asyncio.create_task(client()) for _ in range(CLIENTS)]
+    known = await known_meanwhile(gateway, lambda: all(task.done() for task in clients))
+    await asyncio.gather(*clients)
+    assert {body["outcome"] for _, body in known} == {"found"}
+    assert outcomes.total() == UNKNOWN
+    assert set(outcomes) <= {"absent", "unknown"}
+    assert outcomes["absent"] > 0
+    for name, counter in counters.items():
+        assert 1 < counter.most <= PER_LOCATION
+        # At most one for each id; each that is absent was asked about at both.
+        assert len(absent) <= cloud.asked(name) <= UNKNOWN
+    assert most <= IN_ALL
+    asked = sum(cloud.asked(name) for name in NAMES)
+    told = asker.counts
+    assert asked == sum(told[name, "no"] for name in NAMES), "no question got lost"
+    print(
+        f"\n{UNKNOWN} unknown ids: {dict(outcomes)}, {asked} questions, most at once "
+        f"{max(c.most for c in counters.values())}; known p99 {1e3 * p99(quiet):.1f} ms quiet, "
+        f"{1e3 * p99(known):.1f} ms in the storm ({p99(known) / p99(quiet):.1f} times)"
+    )
+
+
+async def test_a_thousand_requests_for_one_id(gateway: Gateway, cloud: Cloud) -> None:
+    hold = Hold()
+    counters = busy(cloud, hold)
+    quiet = [await timed(gateway, KNOWN_IDS[n % KNOWN]) for n in range(QUIET)]
+    looked = cloud.lookups()
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as http:
+        crowd = replace(gateway, http=http)
+        asking = [asyncio.create_task(timed(crowd, ONE_ID)) for _ in range(AT_ONCE)]
+        await wait_until(lambda: looked() >= AT_ONCE and hold.waiting == 2, 30)
+        known = [await timed(gateway, KNOWN_IDS[n % KNOWN]) for n in range(QUIET)]
+        hold.open.set()
+        outcomes = Counter([body["outcome"] for _, body in await asyncio.gather(*asking)])
+    assert outcomes == {"absent": AT_ONCE}
+    assert {body["outcome"] for _, body in known} == {"found"}
+    assert [cloud.asked(name) for name in NAMES] == [1, 1]
+    assert [counter.most for counter in counters.values()] == [1, 1]
+    print(
+        f"\n{AT_ONCE} requests for one id: a question a location; known p99 "
+        f"{1e3 * p99(quiet):.1f} ms quiet, {1e3 * p99(known):.1f} ms meanwhile"
+    )
+
+
+async def test_a_bulk_of_unknown_ids_keeps_to_the_bounds(gateway: Gateway, cloud: Cloud) -> None:
+    counters = busy(cloud, distant)
+    some = UNKNOWN_IDS[:400]
+    bodies = await asyncio.gather(
+        *(gateway.call("POST", "/resolve", json=some + KNOWN_IDS[:3]) for _ in range(4))
+    )
+    for _, rows in bodies:
+        assert {row["outcome"] for row in rows[-3:]} == {"found"}
+        assert {row["outcome"] for row in rows[:-3]} <= {"absent", "unknown"}
+    for name, counter in counters.items():
+        assert counter.most <= PER_LOCATION
+        assert cloud.asked(name) <= len(some), "one for each id, whoever asks"
