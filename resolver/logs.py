@@ -2,14 +2,47 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import logging
 import sys
+from datetime import UTC, datetime
 from typing import Any
 
 import structlog
 
 SHARED: list[Any] = [structlog.stdlib.add_log_level, structlog.stdlib.add_logger_name]
 """What is done to every line, ours or a library's."""
+
+
+class RequestLog:
+    """A line a request. structlog takes 35 us to make one, which is more than a redirect takes;
+    as JSON it is made here in a tenth of that, and the lines of one turn of the event loop are
+    written together."""
+
+    def __init__(self) -> None:
+        self.quick = False
+        """Whether lines are JSON on standard error and nobody else wants them."""
+        self._lines: list[str] = []
+        self._log = structlog.get_logger("access")
+
+    def note(self, **fields: Any) -> None:
+        if not self.quick:
+            self._log.info("request", **fields)
+            return
+        at = datetime.now(UTC).isoformat().replace("+00:00", "Z")
+        fields |= {"event": "request", "level": "info", "logger": "access", "timestamp": at}
+        if not self._lines:
+            asyncio.get_running_loop().call_soon(self._write)
+        self._lines.append(json.dumps(fields))
+
+    def _write(self) -> None:
+        lines, self._lines = self._lines, []
+        sys.stderr.write("\n".join([*lines, ""]))
+        sys.stderr.flush()
+
+
+requests = RequestLog()
 
 
 def configure(*, level: str, form: str) -> None:
@@ -37,6 +70,7 @@ def configure(*, level: str, form: str) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
+    requests.quick = not text and root.isEnabledFor(logging.INFO)
     route()
 
 

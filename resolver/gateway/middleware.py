@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 import structlog
 from aiohttp import web
 
+from resolver import logs
 from resolver.errors import MethodNotAllowed, NotFound, ResolverError, TooLarge
 from resolver.gateway.keys import METRICS, OUTCOME, REQUEST_ID, SERVICES, TRAFFIC
 from resolver.gateway.problem import problem, render_error
@@ -70,13 +71,12 @@ def log_request(
     **more: object,
 ) -> None:
     """The line of one request."""
-    log.info(
-        "request",
+    logs.requests.note(
         request_id=rid,
         method=method,
         path=path[:512],
         status=status,
-        ms=round(seconds * 1000, 2),
+        ms=round(seconds * 1000, 3),
         client=client,
         **more,
     )
