@@ -65,7 +65,10 @@ class Connection(web.RequestHandler):
             if self._parser is not None:
                 self._parser.message_consumed()
             self.transport.write(answer.encode("ascii"))
-            self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
+            closing = self._loop.time() + self._keepalive_timeout
+            self._next_keepalive_close_time = closing
+            if self._keepalive_handle is None:  # it came while the door was at work
+                self._keepalive_handle = self._loop.call_at(closing, self._process_keepalive)
         self._wake(waiter)
 
     def _wake(self, waiter: asyncio.Future[None]) -> None:
@@ -92,6 +95,6 @@ class Connection(web.RequestHandler):
         response = problem(
             status, "malformed-request", "Malformed request", first[:200] or "not HTTP"
         )
-        response.headers[HEADER] = request_id(request)
+        response.headers[HEADER] = request_id(request.headers)
         response.force_close()
         return response

@@ -1,7 +1,7 @@
 """The door: the usual request is answered before aiohttp makes an object or a task of it.
 
 The usual request is ``GET`` or ``HEAD`` of ``/v1/images/<id>`` or ``/v2/images/<id>``, perhaps with
-``/file``, the id in its usual form, no header of ours and no body, on a connection that stays
+``/file``, the id in its usual form, no wish in its headers and no body, on a connection that stays
 open. aiohttp's parser reads it and nothing more of aiohttp runs: the redirect is the text that the
 ordinary handler makes, made once for all images with the same owners, with the id filled in.
 
@@ -11,7 +11,6 @@ Whatever is not usual, or has another answer than a redirect, goes the ordinary 
 
 from __future__ import annotations
 
-import random
 import re
 import time
 from collections.abc import Callable
@@ -27,7 +26,7 @@ from multidict import istr
 from resolver.errors import ResolverError
 from resolver.gateway.images import Asked, redirect
 from resolver.gateway.metrics import Metrics
-from resolver.gateway.middleware import HEADER, log_request
+from resolver.gateway.middleware import HEADER, log_request, request_id
 from resolver.gateway.traffic import Traffic
 from resolver.locations import Owned, Resolver, Round, Table, Wish
 from resolver.models import Outcome, Owner
@@ -36,8 +35,7 @@ USUAL = re.compile(
     r"/(v[12])/images/([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})((?:/file)?)", re.ASCII
 )
 SPECIAL = tuple(
-    istr(name)
-    for name in (HEADER, "X-Resolver-Region", "X-Resolver-Exclude", "X-Resolver-Fresh", "Expect")
+    istr(name) for name in ("X-Resolver-Region", "X-Resolver-Exclude", "X-Resolver-Fresh", "Expect")
 )
 """Headers that make a request unusual."""
 
@@ -64,6 +62,8 @@ class Usual(NamedTuple):
     rest: str
     """``/file`` or nothing."""
     raw: bytes
+    rid: str
+    """The request's id."""
     peer: Any
     begun: float
 
@@ -139,7 +139,8 @@ class Door:
             return None
         api, text, rest = match.groups()
         raw = bytes.fromhex(text.replace("-", ""))
-        return Usual(message.method, api, text, rest, raw, peer, time.perf_counter())
+        rid = request_id(headers)
+        return Usual(message.method, api, text, rest, raw, rid, peer, time.perf_counter())
 
     def ask(self, usual: Usual, reply: Reply) -> None:
         """Has ``reply`` called with the answer, at once or when the index has told."""
@@ -168,7 +169,6 @@ class Door:
             return None
         if not head:
             return None
-        rid = new_request_id()
         seconds = time.perf_counter() - usual.begun
         metrics = self._metrics
         metrics.requests.counts[ROUTE, usual.method, "307"] += 1
@@ -177,8 +177,8 @@ class Door:
         if self._log:
             path = f"/{usual.api}/images/{usual.text}{usual.rest}"
             client = str(usual.peer[0]) if isinstance(usual.peer, tuple) else None
-            log_request(rid, usual.method, path, 307, seconds, client, outcome=FOUND[0])
-        return f"{head}{self._moment()}{rid}\r\n\r\n"
+            log_request(usual.rid, usual.method, path, 307, seconds, client, outcome=FOUND[0])
+        return f"{head}{self._moment()}{usual.rid}\r\n\r\n"
 
     def _moment(self) -> str:
         """The rest of an answer's head, up to the request's id."""
@@ -190,9 +190,3 @@ class Door:
 
 
 DOOR = web.AppKey("door", Door)
-
-
-def new_request_id() -> str:
-    """``req-`` and a random UUID; `uuid.uuid4` makes the same at five times the cost."""
-    digits = f"{random.getrandbits(128):032x}"
-    return f"req-{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-a{digits[17:20]}-{digits[20:]}"
