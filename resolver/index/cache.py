@@ -60,6 +60,7 @@ class ClaimCache:
             kept = self._buckets[bucket] = {}
             self._born[bucket] = now
             self.count += 1
+            self._make_room()
         return kept
 
     def put(self, bucket: int, kept: Kept, raw: bytes, value: bytes) -> None:
@@ -74,7 +75,10 @@ class ClaimCache:
                 self._values[value] = value
             same = value
         kept[raw] = same
-        while self.count > self.size and self._buckets:
+        self._make_room()
+
+    def _make_room(self) -> None:
+        while self.count > self.size and self._born:
             self.drop(next(iter(self._born)))  # the oldest
 
     def drop(self, bucket: int) -> None:
