@@ -7,6 +7,8 @@ import random
 import re
 import subprocess
 import sys
+import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -60,30 +62,23 @@ def gateway(
     environment = {**clean, **{f"RESOLVER_{name}": value for name, value in given.items()}}
     others = (f"--location=b{n}={LOCATION}/{n}" for n in range(1, locations))
     arguments = [f"--location=a={LOCATION}", *others]
-    process = subprocess.Popen(
-        [
-            *([] if core is None else on_core(core)),
-            sys.executable,
-            "-m",
-            *module,
-            "serve",
-            *arguments,
-            *command,
-        ],
-        env=environment,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stderr is not None
-    try:
-        for line in process.stderr:
-            if match := re.search(r"listens at http://127\.0\.0\.1:(\d+)", line):
-                yield int(match[1]), process.pid
-                return
-        raise MissingError("glance-resolver did not start")
-    finally:
-        stop(process)
-        process.stderr.close()
+    where = [] if core is None else on_core(core)
+    with tempfile.NamedTemporaryFile() as said:  # a pipe that nobody reads would hold it up
+        process = subprocess.Popen(
+            [*where, sys.executable, "-m", *module, "serve", *arguments, *command],
+            env=environment,
+            stderr=said,
+        )
+        try:
+            while process.poll() is None:
+                text = Path(said.name).read_text()
+                if match := re.search(r"listens at http://127\.0\.0\.1:(\d+)", text):
+                    yield int(match[1]), process.pid
+                    return
+                time.sleep(0.005)
+            raise MissingError("glance-resolver did not start")
+        finally:
+            stop(process)
 
 
 async def fill(redis: RedisServer, ids: Sequence[bytes], *, strings: bool = True) -> None:

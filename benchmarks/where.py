@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
 import signal
 import sys
@@ -30,6 +31,9 @@ SYSTEM = {
 
 INTERVAL = 0.001
 SECONDS = 6
+IMAGES = 20_000
+LEAST = 0.005
+"""Shares below this are not shown."""
 
 
 def part(frame: FrameType) -> str:
@@ -45,16 +49,17 @@ def part(frame: FrameType) -> str:
 
 
 def sampled(file: str) -> None:
-    """Runs `glance-resolver serve` and writes what was seen at the end. Never returns."""
+    """Runs `glance-resolver serve` and writes what was seen at the end."""
     from resolver.cli import main  # noqa: PLC0415
 
     seen: Counter[str] = Counter()
 
-    def look(_: int, frame: FrameType | None) -> None:
+    def note(_: int, frame: FrameType | None) -> None:
         if frame is not None:
             seen[part(frame)] += 1
 
-    signal.signal(signal.SIGPROF, look)
+    signal.signal(signal.SIGPROF, note)
+    signal.signal(signal.SIGUSR1, lambda *_: seen.clear())  # what was before is not asked for
     signal.setitimer(signal.ITIMER_PROF, INTERVAL, INTERVAL)
     try:
         main(sys.argv[3:])
@@ -63,30 +68,40 @@ def sampled(file: str) -> None:
         Path(file).write_text(json.dumps(seen))
 
 
+def look(title: str, settings: dict[str, str]) -> None:
+    with tempfile.TemporaryDirectory() as name, RedisServer(1) as redis:
+        folder, ids = Path(name), sorted_ids(IMAGES)
+        file = folder / "seen"
+        module = ["benchmarks.where", "--sampled", str(file)]
+        with gateway(redis.url, 0, module=module, settings=settings) as (port, pid):
+            asyncio.run(fill(redis, ids))
+            script = gets(folder, "ids", ids, IMAGES)
+            drive(port, script, 1, 64, 2)
+            os.kill(pid, signal.SIGUSR1)
+            used = processor(pid)
+            rate = drive(port, script, 1, 64, SECONDS)
+            each = (processor(pid) - used) / (rate * SECONDS) * 1e6
+        seen = Counter(json.loads(file.read_text()))
+    made = table(
+        f"{title}: {rate:,.0f} requests/s (while watched), {each:.1f} µs each", "", "µs", "share"
+    )
+    for what, count in seen.most_common():
+        share = count / seen.total()
+        if share >= LEAST:
+            made.add_row(what, f"{share * each:.1f}", f"{share:.1%}")
+    out.print(made)
+
+
 def main() -> None:
     if sys.argv[1:2] == ["--sampled"]:
         sampled(sys.argv[2])
-    options = arguments(__doc__, ("--images", 20_000, "images"))
+        return
+    arguments(__doc__)
     out.print(f"benchmarks.where: {machine()}")
     pin(1)
-    with tempfile.TemporaryDirectory() as name, RedisServer(1) as redis:
-        folder = Path(name)
-        ids = sorted_ids(options.images)
-        file = folder / "seen"
-        with gateway(redis.url, 0, module=["benchmarks.where", "--sampled", str(file)]) as (
-            port,
-            pid,
-        ):
-            asyncio.run(fill(redis, ids))
-            used = processor(pid)
-            rate = drive(port, gets(folder, "ids", ids, 20_000), 1, 64, SECONDS)
-            each = (processor(pid) - used) / (rate * SECONDS) * 1e6
-        seen = Counter(json.loads(file.read_text()))
-    made = table(f"{rate:,.0f} requests/s (while watched), {each:.1f} µs each", "", "µs", "share")
-    for what, count in seen.most_common():
-        share = count / seen.total()
-        made.add_row(what, f"{share * each:.1f}", f"{share:.1%}")
-    out.print(made)
+    look("warm", {})
+    look("cold", {"CACHE_SIZE": "1000"})
+    look("warm, with log lines", {"ACCESS_LOG": "all", "LOG_LEVEL": "info"})
 
 
 if __name__ == "__main__":
