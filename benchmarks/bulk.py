@@ -23,13 +23,14 @@ from benchmarks.common import (
     machine,
     out,
     pin,
+    processor,
     sorted_ids,
     steps,
     table,
     text_id,
 )
 from benchmarks.nginx import nginx
-from benchmarks.serve import LOCATION, drive, fill, gateway, gets, processor, redirected
+from benchmarks.serve import LOCATION, drive, fill, gateway, gets, redirected
 
 OURS, PEER = "POST /resolve, 1,000 ids", "nginx + Lua + Redis, one by one"
 NDJSON = "POST /resolve, 1,000 ids, NDJSON"

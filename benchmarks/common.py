@@ -18,6 +18,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -32,6 +33,12 @@ START_TIMEOUT = 10.0
 """Seconds that a server may take to listen."""
 
 CORES = sorted(os.sched_getaffinity(0))
+
+OTHERS_SHARE = 0.08
+"""What others may use of the machine while a figure is taken."""
+
+ATTEMPTS, PATIENCE = 5, 120.0
+"""How often a figure is taken again, and seconds to wait for a quiet moment before each."""
 
 err = Console(stderr=True)
 out = Console() if Console().is_terminal else Console(width=110)
@@ -246,6 +253,68 @@ def machine() -> str:
     load = os.getloadavg()[0]
     when = time.strftime("%Y-%m-%d %H:%M")
     return f"{when}, {len(CORES)} cores, load {load:.1f} at the start"
+
+
+def descendants() -> list[int]:
+    """The processes that this one started, and those that they started."""
+    parents: dict[int, list[int]] = {}
+    for file in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parent = int(file.read_text().rpartition(")")[2].split()[1])
+        except OSError:  # it has ended
+            continue
+        parents.setdefault(parent, []).append(int(file.parent.name))
+    found = [os.getpid()]
+    for pid in found:
+        found += parents.get(pid, [])
+    return found[1:]
+
+
+def processor(pid: int) -> float:
+    """Seconds of processor that a process has used; 0 when it is no more."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+class Others:
+    """What the rest of the machine does meanwhile: figures taken beside busy strangers say
+    little, so they are taken again."""
+
+    def __init__(self) -> None:
+        self.disturbed = 0
+        """Figures that had to be taken beside others all the same."""
+
+    def undisturbed(self, measure: Callable[[], T]) -> T:
+        """What ``measure`` gives when others use next to nothing, or after some patience."""
+        for left in reversed(range(ATTEMPTS)):
+            until = time.monotonic() + PATIENCE
+            while self._used_during(lambda: time.sleep(0.5))[1] and time.monotonic() < until:
+                pass
+            value, busy = self._used_during(measure)
+            if not busy or not left:
+                self.disturbed += busy
+                return value
+        raise AssertionError
+
+    def _used_during(self, measure: Callable[[], T]) -> tuple[T, bool]:
+        """What it gives, and whether others used more than their share meanwhile."""
+        begun, before = time.monotonic(), self._seconds()
+        value = measure()
+        used = (self._seconds() - before) / (time.monotonic() - begun)
+        return value, used > OTHERS_SHARE * len(CORES)
+
+    @staticmethod
+    def _seconds() -> float:
+        """Seconds of processor that others have used since the machine started."""
+        fields = Path("/proc/stat").read_text().split("\n", 1)[0].split()
+        user, nice, system, _, _, irq, softirq, *_ = map(int, fields[1:])
+        busy = (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK")
+        waited_for = resource.getrusage(resource.RUSAGE_CHILDREN)
+        mine = cpu() + waited_for.ru_utime + waited_for.ru_stime
+        return busy - mine - sum(map(processor, descendants()))
 
 
 def cpu() -> float:

@@ -21,11 +21,13 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks.common import (
     CORES,
+    Others,
     RedisServer,
     Rounds,
     arguments,
@@ -35,6 +37,7 @@ from benchmarks.common import (
     on_core,
     out,
     pin,
+    processor,
     sorted_ids,
     steps,
     stop,
@@ -43,7 +46,7 @@ from benchmarks.common import (
 )
 from benchmarks.nginx import nginx, wait_for
 from benchmarks.openloop import OpenLoop, percentile
-from benchmarks.serve import LOCATION, drive, fill, gateway, gets, processor, redirected
+from benchmarks.serve import LOCATION, drive, fill, gateway, gets, redirected
 
 PARTS = ("throughput", "tail", "sizes", "workers", "footprint")
 SERVER, DRIVER = 0, 1  # cores
@@ -56,6 +59,8 @@ AIMS = {WARM: 1.2, COLD: 0.6}
 
 ASKED = 20_000
 """Different ids that are asked for."""
+
+others = Others()
 
 LOAD, P99_AIM, P999_AIM = 0.7, 5.0, 20.0
 """Share of the peak rate; milliseconds."""
@@ -139,13 +144,18 @@ def race(
     for number in range(rounds):
         for one in in_turns(contenders, number):
             step(f"{one.name}, round {number + 1}")
-            pids = [one.pid, *children(one.pid)]
-            used = sum(map(processor, pids))
-            rate = drive(one.port, one.script, DRIVER, CONNECTIONS, seconds)
+            rate, each = others.undisturbed(partial(load, one, seconds))
             found.rates.add(one.name, rate)
-            each = (sum(map(processor, pids)) - used) / (rate * seconds)
-            found.work.add(one.name, each * 1e6)
+            found.work.add(one.name, each)
     return found
+
+
+def load(one: Contender, seconds: int) -> tuple[float, float]:
+    """Requests a second, and the server's microseconds for each."""
+    pids = [one.pid, *children(one.pid)]
+    used = sum(map(processor, pids))
+    rate = drive(one.port, one.script, DRIVER, CONNECTIONS, seconds)
+    return rate, (sum(map(processor, pids)) - used) / (rate * seconds) * 1e6
 
 
 def children(pid: int) -> list[int]:
@@ -188,6 +198,15 @@ def redirect_of(text: str) -> bytes:
     return f"GET /v2/images/{text} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode()
 
 
+def latencies(port: int, asked: Sequence[bytes], rate: float, seconds: int) -> list[float]:
+    """Seconds from when each request was due, least first."""
+    loop = OpenLoop(port, asked, CONNECTIONS)
+    try:
+        return others.undisturbed(partial(loop.run, rate, seconds))
+    finally:
+        loop.close()
+
+
 def tail(count: int, rounds: int, seconds: int, step: Callable[[str], None]) -> None:
     late = {name: Rounds() for name in SHARES}
     rates = Rounds()
@@ -204,11 +223,11 @@ def tail(count: int, rounds: int, seconds: int, step: Callable[[str], None]) -> 
         for number in range(rounds):
             for name, port in in_turns(((COLD, cold), (WARM, warm)), number):
                 step(f"tail: {name}, round {number + 1}")
-                peak = drive(port, script, DRIVER, CONNECTIONS, seconds)
-                loop = OpenLoop(port, asked, CONNECTIONS)
-                took = loop.run(LOAD * peak, seconds)
-                loop.close()
-                rates.add(name, LOAD * peak)
+                rate = LOAD * others.undisturbed(
+                    partial(drive, port, script, DRIVER, CONNECTIONS, seconds)
+                )
+                took = latencies(port, asked, rate, seconds)
+                rates.add(name, rate)
                 for share, part in SHARES.items():
                     late[share].add(name, percentile(took, part) * 1e3)
     made = table(
@@ -250,9 +269,8 @@ def sizes(most: int, rounds: int, seconds: int, step: Callable[[str], None]) -> 
         for number in range(rounds):
             for one in in_turns(contenders, number):
                 step(f"sizes: tail of {one.name}, round {number + 1}")
-                loop = OpenLoop(one.port, requests(one.script), CONNECTIONS)
-                late.add(one.name, percentile(loop.run(rate, seconds), 0.99) * 1e3)
-                loop.close()
+                took = latencies(one.port, requests(one.script), rate, seconds)
+                late.add(one.name, percentile(took, 0.99) * 1e3)
     for one in contenders:
         ratio = late.ratio(one.name, few)
         text = f"{one.name}: 99 % within {late.shown(one.name, '.2f')} ms at {rate:,.0f}/s, "
@@ -350,6 +368,8 @@ def main() -> None:
             workers(count, rounds, seconds, step)
         if "footprint" in options.parts:
             footprint(small, step)
+    if others.disturbed:
+        out.print(f"{others.disturbed} figures were taken while others used the machine")
 
 
 if __name__ == "__main__":

@@ -95,7 +95,9 @@ def nginx(redis: RedisServer, folder: Path, core: int) -> Iterator[Nginx]:
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     try:
         wait_for(port, process)
-        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        file = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        while not (children := file.read_text().split()):  # it listens before it forks
+            time.sleep(0.01)
         yield Nginx(port, int(children[0]))
     finally:
         stop(process)

@@ -92,12 +92,6 @@ async def fill(redis: RedisServer, ids: Sequence[bytes], *, strings: bool = True
                     await packed.run([("SET", text_id(raw), LOCATION) for raw in batch])
 
 
-def processor(pid: int) -> float:
-    """Seconds of processor that a process has used."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
 def drive(port: int, script: Path, core: int, connections: int, seconds: int) -> float:
     """Requests a second that wrk gets answered. Raises RuntimeError where some failed."""
     wrk = program("wrk", "wrk")

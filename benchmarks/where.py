@@ -18,8 +18,17 @@ from collections import Counter
 from pathlib import Path
 from types import FrameType
 
-from benchmarks.common import RedisServer, arguments, machine, out, pin, sorted_ids, table
-from benchmarks.serve import drive, fill, gateway, gets, processor
+from benchmarks.common import (
+    RedisServer,
+    arguments,
+    machine,
+    out,
+    pin,
+    processor,
+    sorted_ids,
+    table,
+)
+from benchmarks.serve import drive, fill, gateway, gets
 
 PACKAGE = re.compile(r"/(resolver/\w+|asyncio|aiohttp|prometheus_client|structlog|redis)[/.]")
 SYSTEM = {
