@@ -23,7 +23,7 @@ class Connection(web.RequestHandler):
     insides that this takes are watched by tests/gateway/test_door.py.
     """
 
-    __slots__ = ("_asleep", "_client", "_door", "_malformed")
+    __slots__ = ("_asleep", "_door", "_malformed")
 
     def __init__(
         self,
@@ -64,7 +64,7 @@ class Connection(web.RequestHandler):
             self._messages.popleft()
             if self._parser is not None:
                 self._parser.message_consumed()
-            self.transport.write(answer.encode("ascii"))
+            self.transport.write(answer.encode())
             closing = self._loop.time() + self._keepalive_timeout
             self._next_keepalive_close_time = closing
             if self._keepalive_handle is None:  # it came while the door was at work
