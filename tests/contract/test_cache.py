@@ -15,6 +15,7 @@ import redis
 
 from resolver.index import ClaimCache, Index, open_index
 from resolver.index.cluster import ClusterLink
+from resolver.index.codec import encode_owners
 from resolver.models import Location, Owner
 from tests.conftest import started
 from tests.contract.conftest import Real
@@ -451,7 +452,7 @@ async def test_a_planned_failover_is_noticed_by_a_process_that_only_keeps(
 def test_the_cache_keeps_to_its_size() -> None:
     cache = ClaimCache(100, 60)
     for raw in make_ids(1000):
-        cache.put(raw[0], cache.open(raw[0]), raw, (Owner(1),))
+        cache.put(raw[0], cache.open(raw[0]), raw, encode_owners([Owner(1)]))
         assert cache.count <= 100
     assert cache.count > 50
     cache.clear()
@@ -470,7 +471,7 @@ def test_a_cache_of_no_size_holds_nothing() -> None:
     cache = ClaimCache(0, 0)
     for bucket, raw in enumerate(MORE):
         kept = cache.open(bucket)
-        cache.put(bucket, kept, raw, (Owner(1),))
+        cache.put(bucket, kept, raw, encode_owners([Owner(1)]))
         assert cache.get(bucket, raw) is None
     cache.open(1)
     assert len(cache._buckets) == 0
@@ -479,14 +480,14 @@ def test_a_cache_of_no_size_holds_nothing() -> None:
 def test_what_is_dropped_is_not_put_back() -> None:
     cache = ClaimCache(100, 60)
     opened = cache.open(7)
-    cache.put(7, opened, A, (Owner(1),))
+    cache.put(7, opened, A, encode_owners([Owner(1)]))
     cache.drop(7)
-    cache.put(7, opened, B, (Owner(1),))
+    cache.put(7, opened, B, encode_owners([Owner(1)]))
     assert (cache.get(7, A), cache.get(7, B), cache.count) == (None, None, 0)
     again = cache.open(7)
-    cache.put(7, opened, A, (Owner(1),))
+    cache.put(7, opened, A, encode_owners([Owner(1)]))
     assert cache.get(7, A) is None
-    cache.put(7, again, A, (Owner(2),))
+    cache.put(7, again, A, encode_owners([Owner(2)]))
     found = cache.get(7, A)
     assert found is not None
     assert found[0] == (Owner(2),)
@@ -497,13 +498,13 @@ def test_nothing_is_kept_beyond_its_time(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr("resolver.index.cache.time.monotonic", lambda: now)
     cache = ClaimCache(100, 10)
     first = cache.open(7)
-    cache.put(7, first, A, (Owner(1),))
+    cache.put(7, first, A, encode_owners([Owner(1)]))
     now += 9
-    cache.put(7, cache.open(7), B, (Owner(1),))
+    cache.put(7, cache.open(7), B, encode_owners([Owner(1)]))
     found = cache.get(7, B)
     assert found is not None
     assert found[1] == 9, "as old as the oldest that could have been missed with it"
     now += 2
-    cache.put(7, first, B, (Owner(1),))  # a read that took long
+    cache.put(7, first, B, encode_owners([Owner(1)]))  # a read that took long
     assert (cache.get(7, A), cache.get(7, B)) == (None, None)
     assert cache.count == 0

@@ -144,13 +144,13 @@ class Cloud:
         return await self.services.resolver.resolve(parse_id(text), wish, letter_case(text))
 
     def lookups(self) -> Callable[[], int]:
-        """Tells how many lookups have ended from now on."""
+        """Tells of how many ids lookups have ended from now on."""
         lookup, count = self.index.claims.lookup, 0
 
         async def counted(*args: Any, **options: Any) -> Lookup:
             nonlocal count
             found = await lookup(*args, **options)
-            count += 1
+            count += len(args[0])
             return found
 
         self.index.claims.lookup = counted  # type: ignore[method-assign]
