@@ -26,10 +26,12 @@ async def has_image(server: Server, versions: tuple[str, ...], text: str) -> boo
     Raises:
         LocationUnavailable: it gave no clear answer, such as a 300 for want of that API.
     """
-    if use_v2(server.location.api, versions):
+    v2 = use_v2(server.location.api, versions)
+    if v2:
         reply = await server.ask(f"/v2/images/{text}", most=MOST)
         there = reply.status == 200 and _same(_id_of(reply), text)
-    else:
+        v2 = bool(versions) or reply.status != 300  # not looked at yet, and it has no v2
+    if not v2:
         reply = await server.ask(f"/v1/images/{text}", method="HEAD")
         there = reply.status == 200 and _same(reply.headers.get("X-Image-Meta-Id"), text)
         if there and reply.headers.get("X-Image-Meta-Deleted", "").lower() == "true":

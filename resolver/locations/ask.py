@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Collection, Coroutine, Mapping
+from collections.abc import Collection, Container, Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -48,13 +48,13 @@ class _Question:
 
     __slots__ = ("answer", "begun", "claimed", "owners", "task")
 
-    def __init__(self, owners: tuple[Owner, ...]) -> None:
+    def __init__(self, owners: tuple[Owner, ...], *, claimed: bool) -> None:
         self.owners = owners
         """Those that the index had when it was asked."""
+        self.claimed = claimed
+        """Whether the place that is asked was one of them."""
         self.begun = time.monotonic()
         self.answer: asyncio.Future[Said] = asyncio.get_running_loop().create_future()
-        self.claimed = False
-        """Whether the index says that the image is there."""
         self.task: asyncio.Task[None] | None = None
         """Ends when the index has the answer too."""
 
@@ -109,29 +109,33 @@ class Asker:
         claimed: bool,
         fresh: bool,
         owners: tuple[Owner, ...] = (),
+        exclude: Container[str] = (),
     ) -> dict[int, Said]:
         """What these locations say, by number. ``owners``: those that the index has now.
 
         ``claimed``: the index says that they have it. Then all are waited for, and a no releases
-        the claim. Otherwise the first yes will do; the rest answer in their own time, and what they
-        have is claimed too. A location that is known to be down is asked, but not waited for when
-        others have answered. ``fresh``: what was said before this call does not do.
+        the claim. Otherwise the first yes will do of a location that is not to be left out
+        (``exclude``); the rest answer in their own time, and what they have is claimed too. A
+        location that is known to be down is asked, but not waited for when others have answered.
+        ``fresh``: what was said before this call does not do.
         """
         arrived = time.monotonic()
         asked: dict[int, _Question] = {}
         said = {} if fresh else self._remembered(image)
         said = {p.location.number: one for p in places if (one := said.get(p.location.number))}
         todo = [p for p in places if p.location.number not in said]
-        if fresh:  # what is being answered may be of before we came
-            before = [
-                question.task
-                for place in todo
-                if (question := self._open.get((image, place.location.number)))
-                and question.task
-                and question.begun < arrived
-            ]
-            if before:
-                await asyncio.wait(before)
+        # What is being answered may be of before we came, or of before the claim that it would
+        # release: such a question is waited for, and asked anew.
+        before = [
+            question.task
+            for place in todo
+            if (question := self._open.get((image, place.location.number)))
+            and question.task
+            and question.begun < arrived
+            and (fresh or (claimed and not question.claimed))
+        ]
+        if before:
+            await asyncio.wait(before)
         room = self._at_once - len(self._open)
         new = sum((image, p.location.number) not in self._open for p in todo)
         for place in todo:
@@ -142,10 +146,14 @@ class Asker:
                     said[number] = Said(why="too many questions are under way")
                     self.counts[place.name, "refused"] += 1
                     continue
-                question = self._begin(image, place, owners)
-            question.claimed = question.claimed or claimed
+                question = self._begin(image, place, owners, claimed=claimed)
             asked[number] = question
         waiting = {question.answer for question in asked.values()}
+        offered = {
+            asked[place.location.number].answer
+            for place in todo
+            if place.location.number in asked and place.name not in exclude
+        }
         urgent = {
             asked[place.location.number].answer
             for place in todo
@@ -153,7 +161,7 @@ class Asker:
         } or waiting
         while urgent & waiting:
             done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-            if not claimed and any(answer.result().owner for answer in done):
+            if not claimed and any(answer.result().owner for answer in done & offered):
                 break
         for number, question in asked.items():
             said[number] = (
@@ -184,11 +192,13 @@ class Asker:
         known: Mapping[int, Said] = self._memory.get(image) or {}
         return {n: one for n, one in known.items() if one.at > since and one.no}
 
-    def _begin(self, image: Image, place: Place, owners: tuple[Owner, ...]) -> _Question:
+    def _begin(
+        self, image: Image, place: Place, owners: tuple[Owner, ...], *, claimed: bool
+    ) -> _Question:
         number = place.location.number
         key = image, number
         self._busy[number] += 1
-        self._open[key] = question = _Question(owners)
+        self._open[key] = question = _Question(owners, claimed=claimed)
 
         def ended(_: object) -> None:
             del self._open[key]
@@ -204,7 +214,8 @@ class Asker:
 
     async def _pursue(self, question: _Question, image: Image, place: Place) -> None:
         """Asks, and tells those who wait and the index what came out."""
-        said = await self._answer_of(image, place)
+        cases = {owner.number: owner.case for owner in question.owners}
+        said = await self._answer_of(image, place, cases.get(place.location.number, 0))
         sightings, number = self._index.sightings, place.location.number
         try:
             if said.no or said.owner is not None:
@@ -224,15 +235,16 @@ class Asker:
             if not question.answer.done():
                 question.answer.set_result(said)
 
-    async def _answer_of(self, image: Image, place: Place) -> Said:
+    async def _answer_of(self, image: Image, place: Place, claimed_case: int) -> Said:
         raw, case = image
         server = Server(self._session, place.location)
         owner = None
         result, why = "no", ""
         try:
             async with asyncio.timeout(self.timeout):
-                # As Glance writes ids, and as the client did: some databases tell them apart.
-                for one in dict.fromkeys((0, case)):
+                # As it is claimed, as Glance writes ids, and as the client did: some databases
+                # tell them apart.
+                for one in dict.fromkeys((claimed_case, 0, case)):
                     if await has_image(server, place.versions, format_id(raw, one)):
                         owner = Owner(place.location.number, one)
                         result = "yes"

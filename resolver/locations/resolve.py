@@ -314,18 +314,22 @@ class Resolver:
         todo = [
             at for at, form in enumerate(forms) if wish.fresh or form.outcome is not Outcome.FOUND
         ]
-        coming = iter(todo)
+        places: dict[Image, list[int]] = {}
+        for at in todo:
+            places.setdefault((ids[at], (cases or {}).get(at, 0)), []).append(at)
+        coming = iter(places.items())
 
         async def some() -> None:
-            for at in coming:
-                image = ids[at], (cases or {}).get(at, 0)
-                answer, _, _ = await self._settle(round_, image, owners[at])
-                forms[at] = Form.of(answer)
-                unasked.discard(at)
+            for image, where in coming:
+                answer, _, _ = await self._settle(round_, image, owners[where[0]])
+                form = Form.of(answer)
+                for at in where:
+                    forms[at] = form
+                unasked.difference_update(where)
 
         unasked = set(todo)
         if todo:
-            workers = [asyncio.create_task(some()) for _ in range(min(BULK_AT_ONCE, len(todo)))]
+            workers = [asyncio.create_task(some()) for _ in range(min(BULK_AT_ONCE, len(places)))]
             _, late_ones = await asyncio.wait(workers, timeout=self._asker.timeout)
             for task in late_ones:
                 task.cancel()
@@ -382,7 +386,14 @@ class Resolver:
             for place in round_.table.in_service()
             if place.location.number not in known | said.keys()
         ]
-        said |= await asker.ask(image, others, claimed=False, fresh=wish.fresh, owners=owners)
+        said |= await asker.ask(
+            image,
+            others,
+            claimed=False,
+            fresh=wish.fresh,
+            owners=owners,
+            exclude=wish.exclude,
+        )
         owners = _corrected(owners, said, set())
         round_ = await self._now(round_)
         answer = round_.answer(raw, owners, said)

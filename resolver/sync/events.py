@@ -7,6 +7,7 @@ What was lost while there was no link is read by a poll, and by a sweep where th
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable, Iterable
 
 import structlog
@@ -31,6 +32,10 @@ class Latest:
     def __init__(self) -> None:
         self._known: dict[bytes, tuple[float, bool]] = {}
 
+    def knows(self, raw: bytes) -> bool:
+        """Whether anything was heard of an image."""
+        return raw in self._known
+
     def is_news(self, notice: Notice) -> bool:
         """Whether nothing later was heard. At the same moment a deletion comes last."""
         stamp, gone = self._known.get(notice.raw, (0.0, False))
@@ -53,7 +58,12 @@ async def apply(index: Index, number: int, latest: Latest, notices: Iterable[Not
     news = 0
     there: dict[bytes, int] = {}
     gone: set[bytes] = set()
+    new: set[bytes] = set()
+    oldest = now = time.time()
     for notice in notices:
+        if not latest.knows(notice.raw):
+            new.add(notice.raw)
+            oldest = min(oldest, notice.stamp or now)
         if not latest.is_news(notice):
             continue
         news += 1
@@ -64,8 +74,14 @@ async def apply(index: Index, number: int, latest: Latest, notices: Iterable[Not
             gone.add(notice.raw)
         else:
             there[notice.raw] = notice.case
-    if there:
-        await index.claims.claim(number, there)
+    # Of what was heard of, the notifications' own order tells; of the rest, whether something else
+    # has seen it leave since this was sent.
+    heard = {raw: case for raw, case in there.items() if raw not in new}
+    first = {raw: case for raw, case in there.items() if raw in new}
+    if heard:
+        await index.claims.claim(number, heard)
+    if first:
+        await index.sightings.saw(number, first, time.monotonic() - (now - oldest))
     if gone:
         await index.sightings.lost(number, gone)
     return news

@@ -29,6 +29,9 @@ GUARD_FLOOR = 10
 CONFIRM_BATCH = 1000
 """Images asked about and released in one go."""
 
+NOTED_MOST = 10_000
+"""Images that one sweep may note as gone, against answers of before that are still on their way."""
+
 CHECKPOINT = 1.0
 """Seconds between two checkpoints: what a killed sweep does again at most."""
 
@@ -88,6 +91,7 @@ class Sweeper:
     ) -> None:
         self._claims = index.claims
         self._saw = index.sightings.saw
+        self._lost = index.sightings.lost
         self._records = index.records
         self._server = server
         self._versions = versions
@@ -265,9 +269,10 @@ class Sweeper:
             there |= await self._records.kept(self._number)
             # We may have slept since asking (SIGSTOP, a suspended machine): is it still ours?
             await report(tally.progress())
-            released += await self._claims.release(
-                self._number, [raw for raw in spelt.values() if raw not in there]
-            )
+            lost = [raw for raw in spelt.values() if raw not in there]
+            # Millions that an operator confirmed would be as many notes, of which few are of use.
+            release = self._lost if len(gone) <= NOTED_MOST else self._claims.release
+            released += await release(self._number, lost)
         return released
 
 
