@@ -15,7 +15,8 @@ key                             type      holds
                                           listed, or listed in upper case
 ``glr:{reg}:kept:<number>``     set       ids claimed by hand since the sweep under way began
 ``glr:{reg}:wanted``            hash      number -> JSON of a sweep that was asked for
-``glr:{reg}:version``           integer   grows with each change of locations or status
+``glr:{reg}:version``           integer   grows with each change of locations or status, but for a
+                                          look that told nothing new
 ``glr:{reg}:numbers``           integer   the last number given to a location
 ``glr:{reg}:retired``           set       numbers of removed locations, until their claims are gone
 ``glr:lease:<what>``            string    who does one piece of background work; the only keys

@@ -183,23 +183,40 @@ class Records:
             )
         )
 
-    async def set_check(self, number: int, check: Check, of: Location | None = None) -> None:
-        """What a look told. Not kept if the location was removed, or is no longer ``of``."""
-        await self._set_status("check", number, asdict(check), of)
+    async def check(self, number: int) -> Check | None:
+        """What the last look at a location told, those told quietly too."""
+        text = await self._link.command("HGET", self._keys.status, f"{number}:check")
+        return _check(text) if text else None
+
+    async def set_check(
+        self, number: int, check: Check, of: Location | None = None, *, quiet: bool = False
+    ) -> None:
+        """What a look told. Not kept if the location was removed, or is no longer ``of``.
+
+        ``quiet``: nothing that answers depend on has changed, so the version stays and no process
+        reads the registry anew for it.
+        """
+        await self._set_status("check", number, asdict(check), of, quiet=quiet)
 
     async def set_sweep(self, number: int, sweep: Sweep, of: Location | None = None) -> None:
         """How a sweep ended. Not kept if the location was removed, or is no longer ``of``."""
         await self._set_status("sweep", number, asdict(sweep), of)
 
     async def _set_status(
-        self, what: str, number: int, fields: dict[str, Any], of: Location | None
+        self,
+        what: str,
+        number: int,
+        fields: dict[str, Any],
+        of: Location | None,
+        *,
+        quiet: bool = False,
     ) -> None:
         keys = self._keys
         same = [of.name, f'"created":{_dump(of.created)},'] if of else []
         await self._link.run(
             SET_STATUS,
             [keys.version, keys.status, keys.retired, keys.locations],
-            [what, number, _dump(fields), *same],
+            [what, number, _dump(fields), int(quiet), *same],
         )
 
     async def progress(self) -> dict[int, Progress]:

@@ -101,7 +101,7 @@ class Registry:
         Raises:
             IndexUnavailable: when Redis does not answer.
         """
-        table = await self._tables.current()
+        table = await self._tables.fresh()
         progress = await self._index.records.progress()
         now = time.time()
         return [
@@ -115,7 +115,7 @@ class Registry:
         Raises:
             LocationNotFound: there is none of that name.
         """
-        place = (await self._tables.current()).by_name.get(check_name(name))
+        place = (await self._tables.fresh()).by_name.get(check_name(name))
         if place is None:
             raise self._no_such(name)
         progress = await self._index.records.progress()

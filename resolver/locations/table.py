@@ -161,5 +161,15 @@ class TableKeeper:
         except TimeoutError as error:
             raise late(deadline or 0) from error
 
+    async def fresh(self) -> Table:
+        """The table read anew: only there are the times of looks that told nothing new.
+
+        Raises:
+            IndexUnavailable: Redis did not answer.
+        """
+        async with self._lock:
+            await self._load()
+        return self.table
+
     async def _load(self) -> None:
         self.table = Table(await self._index.records.load(), fresh_for=self._fresh_for)

@@ -156,7 +156,7 @@ class Indexer:
     async def _check(self, _: Lease, place: Place) -> None:
         interval = self._settings.health_interval
         self._next_check[place.location.number] = time.time() + interval * random.uniform(0.9, 1.1)
-        before = place.status.check
+        before = await self._index.records.check(place.location.number)
         if before and time.time() - before.at < interval / 2:
             return  # another indexer has just looked
         check = await look(Server(self._session, place.location), before)
@@ -168,7 +168,10 @@ class Indexer:
                 health=str(check.health),
                 reason=check.reason,
             )
-        await self._index.records.set_check(place.location.number, check, place.location)
+        quiet = before is not None and replace(before, at=check.at) == check
+        await self._index.records.set_check(
+            place.location.number, check, place.location, quiet=quiet
+        )
 
     async def _sweep(self, lease: Lease, place: Place) -> None:
         async with self._sweeps:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+from resolver.gateway.server import end
 from resolver.index import Index
 from resolver.models import Sweep
 from resolver.services import Services, open_services
@@ -42,9 +42,7 @@ async def running(indexer: Indexer) -> AsyncIterator[None]:
         yield
         assert not task.done(), "the indexer ended by itself"
     finally:
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
+        await end(task)
 
 
 async def ticks(indexer: Indexer, count: int = 2) -> None:

@@ -312,3 +312,26 @@ async def test_a_sweep_asked_for_is_not_one_begun_before(index_url: str, server:
         sweep = (await services.index.records.load()).records["one"].status.sweep
         assert (sweep.started or 0) >= now
         assert await services.index.records.wanted_sweeps() == {}
+
+
+async def test_looks_that_tell_nothing_new_are_no_new_version(
+    index_url: str, server: StandIn
+) -> None:
+    """Else every gateway would read the registry anew for each look at each location."""
+    async with indexing(index_url, health_interval=0.05) as services:
+        await services.registry.put("one", {"url": server.url})
+        await swept(services, "one")
+        version = await services.index.records.version()
+        seen = (await services.registry.show("one"))["health"]["at"]
+
+        async def looked_again() -> bool:
+            return bool((await services.registry.show("one"))["health"]["at"] > seen)
+
+        await wait_until(looked_again, message="another look is shown")
+        assert await services.index.records.version() == version
+        await server.stop()
+        await wait_until(
+            lambda: services.tables.table.by_name["one"].health is Health.DOWN,
+            message="what is new is told to all",
+        )
+        assert await services.index.records.version() > version
