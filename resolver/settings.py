@@ -97,7 +97,9 @@ class Settings(BaseSettings):
         "this long and its own duration.",
     )
     health_interval: Seconds = Field(
-        15.0, description="Time between two looks at a location's `/versions`."
+        15.0,
+        description="Time between two looks at a location's health. Three failed looks in a row, "
+        "the second and third of them sooner, make it down; three good ones up again.",
     )
     location_timeout: Seconds = Field(
         30.0, description="How long one request to a Glance server may take in all."

@@ -126,6 +126,10 @@ def show(name: str, as_json: bool, url: str, token: str | None) -> None:
             ("swept", sweep["ended"] or "never"),
             ("sweeping", f"{running['images']} images so far" if running else "no"),
             ("last error", sweep["error"] or "none"),
+            *(
+                ("changed", f"{change['at']} {change['state']} {change['reason']}".strip())
+                for change in health["history"]
+            ),
         )
     )
 

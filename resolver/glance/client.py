@@ -71,16 +71,22 @@ class Server:
         self.location = location
 
     async def ask(
-        self, path: str, params: Mapping[str, str] | None = None, *, method: str = "GET"
+        self,
+        path: str,
+        params: Mapping[str, str] | None = None,
+        *,
+        method: str = "GET",
+        login: bool = True,
     ) -> Reply:
         """The answer to one request, whatever its status below 500 other than 401.
 
-        Redirects are not followed: a redirected listing is another server's listing.
+        Redirects are not followed: a redirected listing is another server's listing. ``login``:
+        with the location's credential.
 
         Raises:
             LocationUnavailable: nothing usable came; its code says in which way.
         """
-        token = token_of(self.location.auth)
+        token = token_of(self.location.auth) if login else None
         headers = {"X-Auth-Token": token} if token else {}
         try:
             async with self._session.request(
@@ -117,13 +123,34 @@ class Server:
             raise LocationUnavailable(f"it answered {status}", code="server-error")
         return Reply(status, response.headers, body)
 
+    async def healthy(self) -> bool:
+        """Whether ``/healthcheck`` says so; False where there is none to ask.
+
+        Raises:
+            LocationUnavailable: it says that the server is not well, or nothing.
+        """
+        try:
+            reply = await self.ask("/healthcheck", login=False)
+        except LocationUnavailable as error:
+            if error.problem_code == "unauthorized":
+                return False  # somebody in front of it wants a token for every path
+            raise LocationUnavailable(
+                f"/healthcheck: {error.detail}", code=error.problem_code
+            ) from error
+        return reply.status == 200 and reply.body.strip() == b"OK"
+
     async def versions(self) -> tuple[str, ...]:
         """Glance's version ids, highest first as it lists them: ``("v2.15", "v2.13", …)``.
 
         Raises:
             LocationUnavailable: it gave no such document.
         """
-        reply = await self.ask("/versions")
+        try:
+            reply = await self.ask("/versions", login=False)
+        except LocationUnavailable as error:
+            if error.problem_code != "unauthorized" or not self.location.auth:
+                raise
+            reply = await self.ask("/versions")
         if reply.status not in (200, 300):
             raise LocationUnavailable(
                 f"/versions answered {reply.status}: is {self.location.url} the base URL of a "

@@ -13,7 +13,7 @@ from resolver.errors import Conflict
 from resolver.index.keys import Keys
 from resolver.index.link import pairs
 from resolver.index.scripts import load
-from resolver.models import Api, Check, Health, Location, Progress, State, Status, Sweep
+from resolver.models import Api, Change, Check, Health, Location, Progress, State, Status, Sweep
 
 if TYPE_CHECKING:
     from resolver.index.link import Link
@@ -60,6 +60,10 @@ def _check(text: bytes) -> Check:
     fields = json.loads(text)
     fields["health"] = Health(fields["health"])
     fields["versions"] = tuple(fields["versions"])
+    fields["changes"] = tuple(
+        Change(**{**change, "health": Health(change["health"])})
+        for change in fields.get("changes", ())
+    )
     return Check(**fields)
 
 

@@ -60,6 +60,11 @@ def describe(place: Place, progress: Progress | None, now: float) -> dict[str, A
             "state": str(place.health),
             "reason": check.reason if check else "not looked at yet",
             "at": iso(check.at) if check else None,
+            "failures": check.failures if check else 0,
+            "history": [
+                {"at": iso(change.at), "state": str(change.health), "reason": change.reason}
+                for change in (check.changes if check else ())
+            ],
             "versions": list(place.versions),
         },
         "coverage": {"covered": not doubt, "why": doubt or "its last sweep is whole and fresh"},

@@ -20,9 +20,9 @@ from resolver.errors import Conflict, IndexUnavailable, LocationUnavailable, Res
 from resolver.glance import Server
 from resolver.index import Index, Lease, Wanted
 from resolver.locations import Place, TableKeeper
-from resolver.models import Location, Progress, Status, Sweep
+from resolver.models import Location, Progress, Sweep
 from resolver.settings import Settings
-from resolver.sync.check import look
+from resolver.sync.health import Checker
 from resolver.sync.sweep import Sweeper
 
 TICK = 0.5
@@ -54,6 +54,8 @@ class Stats:
     sweeps: dict[tuple[str, str], int] = field(default_factory=dict)
     """(location, result) -> count; the result is ``ok`` or an error code."""
     checks: dict[tuple[str, str], int] = field(default_factory=dict)
+    suspects: bool = False
+    """Whether so many locations fail together that the checker calls none of them down."""
     last_tick: float = 0.0
     """When the loop last went round well."""
 
@@ -81,9 +83,9 @@ class Indexer:
         self._session = session
         self._settings = settings
         self._work: dict[str, asyncio.Task[None]] = {}
-        self._next_check: dict[int, float] = {}
         self._sweeps = asyncio.Semaphore(SWEEPS_AT_ONCE)
         self.stats = Stats()
+        self._checker = Checker(index, tables, session, settings, self.stats)
 
     async def run(self) -> None:
         """Goes round until cancelled; then ends its work and lets go of its leases."""
@@ -107,12 +109,9 @@ class Indexer:
         now = time.time()
         for place in table.by_name.values():
             number = place.location.number
-            if now >= self._next_check.get(number, 0):
-                self._start(f"check:{number}", self._check, place)
             if number in wanted or self._sweep_due(place, now):
                 self._start(f"sweep:{number}", self._sweep, place)
-        for number in self._next_check.keys() - table.by_number.keys():
-            del self._next_check[number]
+        self._start("health:0", self._check, None)
         for name, task in self._work.items():
             if int(name.partition(":")[2] or 0) not in {*table.by_number, 0}:
                 task.cancel()  # the location was removed or moved
@@ -153,25 +152,12 @@ class Indexer:
         except Exception:
             log.exception("work failed", work=name)
 
-    async def _check(self, _: Lease, place: Place) -> None:
-        interval = self._settings.health_interval
-        self._next_check[place.location.number] = time.time() + interval * random.uniform(0.9, 1.1)
-        before = await self._index.records.check(place.location.number)
-        if before and time.time() - before.at < interval / 2:
-            return  # another indexer has just looked
-        check = await look(Server(self._session, place.location), before)
-        self.stats.count(self.stats.checks, place.name, "failed" if check.failures else "ok")
-        if before is None or before.health != check.health:
-            log.info(
-                "location health",
-                location=place.name,
-                health=str(check.health),
-                reason=check.reason,
-            )
-        quiet = before is not None and replace(before, at=check.at) == check
-        await self._index.records.set_check(
-            place.location.number, check, place.location, quiet=quiet
-        )
+    async def _check(self, lease: Lease, _: None) -> None:
+        async def hold() -> None:
+            if not await lease.renew():
+                raise LostLease
+
+        await self._checker.run(hold, LEASE / 3)
 
     async def _sweep(self, lease: Lease, place: Place) -> None:
         async with self._sweeps:
@@ -220,7 +206,8 @@ class Indexer:
         if resume is not None and asked is not None and asked.at > resume.started:
             resume = None  # who asks now wants what is there now
         try:
-            versions = await self._versions(server, place.status)
+            # Read anew, so that an upgraded server is listed as it is now.
+            versions = await server.versions()
             sweeper = Sweeper(self._index, server, versions, guard=self._settings.shrink_guard)
             sweep = await sweeper.run(
                 report,
@@ -253,16 +240,6 @@ class Indexer:
             seconds=round(time.time() - begun, 3),
         )
         return sweep
-
-    async def _versions(self, server: Server, status: Status) -> tuple[str, ...]:
-        """Read anew, so that an upgraded server is listed as it is now."""
-        versions = await server.versions()
-        check = status.check
-        if check is None or check.versions != versions:
-            await self._index.records.set_check(
-                server.location.number, await look(server, check), server.location
-            )
-        return versions
 
     def _failed(self, location: Location, error: ResolverError) -> None:
         self.stats.count(self.stats.sweeps, location.name, error.problem_code)
