@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import urlencode
 
 import click
 
@@ -151,10 +152,12 @@ def add(name: str, base_url: str, url: str, token: str | None, **fields: Any) ->
 @_fields
 @gateway_options
 def set_(name: str, base_url: str | None, url: str, token: str | None, **fields: Any) -> None:
-    """Change some fields of a location."""
+    """Change some fields of a location. Another --state without --reason ends the old reason."""
     body = {**({"url": base_url} if base_url else {}), **_body(**fields)}
     if not body:
         raise click.UsageError("give at least one option to change")
+    if "state" in body:
+        body.setdefault("reason", "")  # the old state's reason is none of the new one's
     Gateway(url, token).call("PATCH", _path(name), body)
     click.echo(f"{name}: changed {', '.join(body)}")
 
@@ -166,6 +169,35 @@ def remove(name: str, url: str, token: str | None) -> None:
     """Remove a location; its images stop resolving to it at once."""
     Gateway(url, token).call("DELETE", _path(name))
     click.echo(f"{name}: removed")
+
+
+@locations.command()
+@click.argument("name", required=False, default="")
+@click.option("--limit", type=click.IntRange(1, 10_000), default=20, show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@gateway_options
+def log(name: str, limit: int, as_json: bool, url: str, token: str | None) -> None:
+    """Who changed what and when, the newest first: of NAME, or of all."""
+    query = urlencode({"limit": limit, "location": name} if name else {"limit": limit})
+    changes = Gateway(url, token).call("GET", f"/audit?{query}")["changes"]
+    if as_json:
+        print_json(changes)
+        return
+    print_table(
+        ("when", "by", "what", "location", "change"),
+        (
+            (one["at"], one["by"] or "at start", one["what"], one["location"], _change(one))
+            for one in changes
+        ),
+    )
+
+
+def _change(entry: dict[str, Any]) -> str:
+    """What an entry of the log changed, for people."""
+    before, after = entry["before"], entry["after"]
+    if before and after:
+        return "; ".join(f"{name}: {before[name]} -> {after[name]}" for name in after)
+    return str((before or after or {}).get("url", ""))
 
 
 @locations.command()

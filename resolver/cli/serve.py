@@ -67,7 +67,7 @@ def serve(pairs: tuple[str, ...], locations_file: str | None, **options: Any) ->
         raise SettingsError(
             f"--role {settings.role} needs a Redis to share: set RESOLVER_REDIS_URL"
         )
-    if embedded and not settings.admin_tokens:
+    if embedded and not (settings.admin_tokens or settings.admin_tokens_file):
         token = secrets.token_hex(16)
         settings = load_settings(
             {**options, "locations_file": locations_file, "admin_tokens": token}

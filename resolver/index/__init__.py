@@ -3,6 +3,7 @@
 `Index` is the door; nothing outside this package knows a Redis key or a script.
 """
 
+from resolver.index.audit import Entry
 from resolver.index.claims import Census, Claims, Lookup
 from resolver.index.codec import Buckets
 from resolver.index.connection import Index, open_index
@@ -13,6 +14,7 @@ __all__ = [
     "Buckets",
     "Census",
     "Claims",
+    "Entry",
     "Index",
     "Lease",
     "Lookup",

@@ -16,6 +16,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from resolver.errors import SettingsError
+from resolver.index.audit import Audit
 from resolver.index.claims import Claims
 from resolver.index.cluster import ClusterLink
 from resolver.index.keys import Keys
@@ -44,6 +45,7 @@ class Index:
         self.link = link
         self.claims = Claims(link, keys, bits)
         self.records = Records(link, keys)
+        self.audit = Audit(link, keys)
         self.rebuild = Rebuild(link, keys, self.claims)
         self._keys = keys
 
