@@ -6,7 +6,9 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from resolver.glance import connect
+import aiohttp
+
+from resolver.glance import Clouds, connect
 from resolver.index import Index, open_index
 from resolver.locations import Registry, Resolver, TableKeeper
 from resolver.settings import Settings
@@ -23,6 +25,10 @@ class Services:
     registry: Registry
     resolver: Resolver
     indexer: Indexer
+    session: aiohttp.ClientSession
+    """What locations are asked with."""
+    clouds: Clouds
+    """Their credentials that come from Keystone."""
 
 
 @asynccontextmanager
@@ -35,14 +41,21 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
     """
     async with (
         open_index(settings.redis_url, prefix=settings.prefix, bits=settings.index_bits) as index,
-        connect(settings.location_timeout) as session,
+        connect(
+            settings.location_timeout,
+            allowed_hosts=settings.allowed_hosts,
+            require_https=settings.require_https,
+        ) as session,
     ):
         tables = TableKeeper(index, fresh_for=2 * settings.sweep_interval)
+        clouds = Clouds()
         yield Services(
             settings=settings,
             index=index,
             tables=tables,
             registry=Registry(index, tables, settings),
             resolver=Resolver(index, tables, home=settings.region, deadline=settings.index_timeout),
-            indexer=Indexer(index, tables, session, settings),
+            indexer=Indexer(index, tables, session, settings, clouds),
+            session=session,
+            clouds=clouds,
         )

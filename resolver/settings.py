@@ -84,7 +84,8 @@ class Settings(BaseSettings):
     allowed_hosts: Names = Field(
         (),
         description="Hosts that locations may have: names, `*.suffix`, addresses, networks "
-        "(`10.0.0.0/8`). Empty: any.",
+        "(`10.0.0.0/8`). Looked at with each connection; a name vouches for all its addresses but "
+        "loopback and link-local ones. Empty: any.",
     )
     require_https: bool = Field(
         False, description="Refuse locations with http, except on loopback."

@@ -11,12 +11,20 @@ from typing import Any
 import structlog
 from aiohttp import web
 
-from resolver.errors import Forbidden, InvalidRequest, Unauthorized, UnsupportedMediaType
+from resolver.errors import (
+    Forbidden,
+    InvalidLocation,
+    InvalidRequest,
+    Unauthorized,
+    UnsupportedMediaType,
+)
 from resolver.gateway.images import READS
 from resolver.gateway.keys import ADMIN, REQUEST_ID, SERVICES, TOKENS
 from resolver.gateway.problem import json_response
 from resolver.gateway.resolve import read_body
+from resolver.glance import is_resolver
 from resolver.index.audit import KEPT
+from resolver.locations.validate import check_url
 from resolver.models import MAX_BITS, MIN_BITS, letter_case, parse_id
 
 MAX_BODY = 65_536
@@ -114,9 +122,9 @@ async def show_location(request: web.Request) -> web.StreamResponse:
 @admin_only
 async def put_location(request: web.Request) -> web.StreamResponse:
     name, registry = request.match_info["name"], request.app[SERVICES].registry
-    _, new = await registry.put(
-        name, await read_object(request), host=request.host, by=request[ADMIN]
-    )
+    fields = await read_object(request)
+    await _refuse_resolver(request, fields)
+    _, new = await registry.put(name, fields, host=request.host, by=request[ADMIN])
     headers = {"Location": f"/locations/{name}"} if new else None
     return json_response(await registry.show(name), status=201 if new else 200, headers=headers)
 
@@ -124,8 +132,24 @@ async def put_location(request: web.Request) -> web.StreamResponse:
 @admin_only
 async def patch_location(request: web.Request) -> web.StreamResponse:
     name, registry = request.match_info["name"], request.app[SERVICES].registry
-    await registry.patch(name, await read_object(request), host=request.host, by=request[ADMIN])
+    fields = await read_object(request)
+    await _refuse_resolver(request, fields)
+    await registry.patch(name, fields, host=request.host, by=request[ADMIN])
     return json_response(await registry.show(name))
+
+
+async def _refuse_resolver(request: web.Request, fields: dict[str, Any]) -> None:
+    """Raises InvalidLocation for the URL of a resolver: this one by whatever way round, another
+    that may point back here. One that does not answer now is found out when it is looked at."""
+    if isinstance(url := fields.get("url"), str):
+        services = request.app[SERVICES]
+        url = check_url(url)
+        await services.registry.check_target(url, request.host)
+        if await is_resolver(services.session, url):
+            raise InvalidLocation(
+                "`url` is a glance-resolver, this one or another: register the Glance servers "
+                "behind it"
+            )
 
 
 @admin_only

@@ -14,7 +14,7 @@ import aiohttp
 import structlog
 
 from resolver.errors import IndexUnavailable
-from resolver.glance import Server
+from resolver.glance import Clouds, Server
 from resolver.index import Index
 from resolver.locations import Place, TableKeeper
 from resolver.models import Check, Health, State
@@ -68,11 +68,13 @@ class Checker:
         tables: TableKeeper,
         session: aiohttp.ClientSession,
         settings: Settings,
+        clouds: Clouds,
         stats: Stats,
     ) -> None:
         self._index = index
         self._tables = tables
         self._session = session
+        self._clouds = clouds
         self._interval = settings.health_interval
         self._stats = stats
         self._watched: dict[int, _Watched] = {}
@@ -124,7 +126,8 @@ class Checker:
                     pause -= since
                     return
             async with self._limit:
-                seen = await look(Server(self._session, one.place.location), one.check)
+                server = Server(self._session, one.place.location, self._clouds)
+                seen = await look(server, one.check)
             one.looked = loop.time()
             if await self._learn(one, seen):
                 pause *= AGAIN

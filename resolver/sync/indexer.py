@@ -17,7 +17,7 @@ import aiohttp
 import structlog
 
 from resolver.errors import Conflict, IndexUnavailable, LocationUnavailable, ResolverError
-from resolver.glance import Server
+from resolver.glance import Clouds, Server
 from resolver.index import Index, Lease, Wanted
 from resolver.locations import Place, TableKeeper
 from resolver.models import Location, Progress, Sweep
@@ -77,15 +77,17 @@ class Indexer:
         tables: TableKeeper,
         session: aiohttp.ClientSession,
         settings: Settings,
+        clouds: Clouds,
     ) -> None:
         self._index = index
         self._tables = tables
         self._session = session
+        self._clouds = clouds
         self._settings = settings
         self._work: dict[str, asyncio.Task[None]] = {}
         self._sweeps = asyncio.Semaphore(SWEEPS_AT_ONCE)
         self.stats = Stats()
-        self._checker = Checker(index, tables, session, settings, self.stats)
+        self._checker = Checker(index, tables, session, settings, clouds, self.stats)
 
     async def run(self) -> None:
         """Goes round until cancelled; then ends its work and lets go of its leases."""
@@ -195,7 +197,7 @@ class Indexer:
     async def _swept(self, place: Place, lease: Lease, asked: Wanted | None) -> Sweep:
         """Sweeps a location and returns what to keep of it, failed or not."""
         location, before = place.location, place.status.sweep
-        server = Server(self._session, location)
+        server = Server(self._session, location, self._clouds)
         begun = time.time()
 
         async def report(_: Progress) -> None:
