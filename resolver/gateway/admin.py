@@ -22,7 +22,8 @@ from resolver.gateway.images import READS
 from resolver.gateway.keys import ADMIN, REQUEST_ID, SERVICES, TOKENS
 from resolver.gateway.problem import json_response
 from resolver.gateway.resolve import read_body
-from resolver.glance import is_resolver
+from resolver.glance import Server, is_resolver
+from resolver.glance.examine import Step, examine
 from resolver.index.audit import KEPT
 from resolver.locations.validate import check_url
 from resolver.models import MAX_BITS, MIN_BITS, letter_case, parse_id
@@ -172,6 +173,27 @@ async def sweep_location(request: web.Request) -> web.StreamResponse:
         {"location": name, "follow": follow, "see": "its `sweep`"},
         status=202,
         headers={"Location": follow},
+    )
+
+
+@admin_only
+async def check_location(request: web.Request) -> web.StreamResponse:
+    """Tries a location from end to end, from here and with the credentials of this process."""
+    services, name = request.app[SERVICES], request.match_info["name"]
+    location = (await services.registry.place(name)).location
+    steps = await examine(Server(services.session, location, services.clouds))
+    shown = await services.registry.show(name)
+    sweep, coverage = shown["sweep"], shown["coverage"]
+    fault = sweep["error"] or ("" if coverage["covered"] else coverage["why"])
+    steps.append(Step("sweep", not fault, fault or f"{sweep['images']} images, {coverage['why']}"))
+    return json_response(
+        {
+            "location": name,
+            "ok": all(step.ok for step in steps),
+            "steps": [
+                {"step": s.name, "ok": s.ok, "said": s.said, "fix": s.fix or None} for s in steps
+            ],
+        }
     )
 
 

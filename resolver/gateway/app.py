@@ -43,6 +43,7 @@ def gateway_routes() -> list[web.RouteDef]:
         web.put("/locations/{name}", admin.put_location),
         web.patch("/locations/{name}", admin.patch_location),
         web.delete("/locations/{name}", admin.delete_location),
+        web.post("/locations/{name}/check", admin.check_location),
         web.post("/locations/{name}/sweep", admin.sweep_location),
         web.put("/locations/{name}/images/{id:[^/]+}", admin.claim_image),
         web.delete("/locations/{name}/images/{id:[^/]+}", admin.release_image),

@@ -8,6 +8,7 @@ openstacksdk reads the file as every OpenStack client does, and brings keystonea
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,7 +21,7 @@ RENEW = 120.0
 UNDATED = 300.0
 """Seconds after which a credential without an end is read anew."""
 
-PAUSE = 10.0
+PAUSE = 2.0
 """Seconds in which a cloud that gave no token, or one that was not accepted, is not asked again."""
 
 TIMEOUT = 20.0
@@ -81,9 +82,7 @@ def log_in(name: str) -> Login:
         headers = plugin.get_headers(session) or {}
         access = plugin.get_access(session) if hasattr(plugin, "get_access") else None
     except Exception as error:
-        raise LocationUnavailable(
-            f"cloud {name!r} of clouds.yaml gives no token: {_line(error)}", code="no-credential"
-        ) from error
+        raise _no_token(name, error) from error
     if access is None:
         return Login(headers, until=time.monotonic() + UNDATED)
     left = access.expires.timestamp() - time.time()
@@ -91,6 +90,44 @@ def log_in(name: str) -> Login:
         headers,
         roles=tuple(access.role_names) if access.project_scoped else (),
         until=time.monotonic() + left - min(RENEW, left / 5),
+    )
+
+
+def image_endpoints(name: str, interface: str) -> list[tuple[str, str]]:
+    """(region, base URL) of each image endpoint in a cloud's catalog. Blocks.
+
+    Raises:
+        LocationUnavailable: Keystone, or clouds.yaml, gave no catalog.
+    """
+    session, plugin = open_cloud(name)
+    try:
+        access = plugin.get_access(session) if hasattr(plugin, "get_access") else None
+    except Exception as error:
+        raise _no_token(name, error) from error
+    if access is None or not access.has_service_catalog():
+        raise LocationUnavailable(
+            f"cloud {name!r} of clouds.yaml has no catalog: it needs a user of a Keystone, on a "
+            "project",
+            code="no-credential",
+        )
+    found = access.service_catalog.get_endpoints(service_type="image", interface=interface)
+    return sorted(
+        {
+            (one.get("region_id") or one.get("region") or "", _base(one["url"]))
+            for endpoints in found.values()
+            for one in endpoints
+        }
+    )
+
+
+def _base(url: str) -> str:
+    """An endpoint's URL without the version that some catalogs have in it."""
+    return re.sub(r"/v[12](\.[0-9]+)?$", "", url.rstrip("/")).rstrip("/")
+
+
+def _no_token(name: str, error: Exception) -> LocationUnavailable:
+    return LocationUnavailable(
+        f"cloud {name!r} of clouds.yaml gives no token: {_line(error)}", code="no-credential"
     )
 
 

@@ -140,11 +140,20 @@ class Registry:
         Raises:
             LocationNotFound: there is none of that name.
         """
+        place = await self.place(name)
+        progress = await self._index.records.progress()
+        return describe(place, progress.get(place.location.number), time.time())
+
+    async def place(self, name: str) -> Place:
+        """One location as it is now.
+
+        Raises:
+            LocationNotFound: there is none of that name.
+        """
         place = (await self._tables.fresh()).by_name.get(check_name(name))
         if place is None:
             raise self._no_such(name)
-        progress = await self._index.records.progress()
-        return describe(place, progress.get(place.location.number), time.time())
+        return place
 
     async def put(
         self, name: str, fields: Mapping[str, Any], *, host: str = "", by: str = ""

@@ -105,16 +105,26 @@ class Image:
 class GlanceServer:
     """One Glance process. Stopped and started again it keeps its port and its images.
 
-    `limit` is the server's cap on a page of its listing.
+    `limit` is the server's cap on a page of its listing; `keystone` the URL of one whose tokens it
+    takes, and `token` what a test's own requests bear.
     """
 
     def __init__(
-        self, home: GlanceHome, directory: Path, *, auth: Auth = "fake", limit: int = LIMIT
+        self,
+        home: GlanceHome,
+        directory: Path,
+        *,
+        auth: Auth = "fake",
+        limit: int = LIMIT,
+        keystone: str = "",
+        token: str = ADMIN_TOKEN,
     ) -> None:
         self.home = home
         self.directory = directory.absolute()
         self.auth: Auth = auth
         self.limit = limit
+        self.keystone = keystone
+        self.token = token
         self.port = 0
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -129,7 +139,7 @@ class GlanceServer:
     def start(self) -> Self:
         """Returns once the server answers. Raises GlanceUnavailableError with the log's end."""
         if not (self.directory / "glance.sqlite").exists():
-            write_config(self.directory, self.auth, self.limit)
+            write_config(self.directory, self.auth, self.limit, self.keystone)
             shutil.copy(self.home.template, self.directory / "glance.sqlite")
         (self.directory / "port").unlink(missing_ok=True)
         # Nothing else of the caller's environment: OS_* variables would steer Glance.
@@ -181,7 +191,7 @@ class GlanceServer:
 
     def request(self, method: str, target: str, body: Any = None) -> Answer:
         """One call as admin."""
-        return call(self.url, method, target, body, {"X-Auth-Token": ADMIN_TOKEN})
+        return call(self.url, method, target, body, {"X-Auth-Token": self.token})
 
     def _expect(self, status: int, method: str, target: str, body: Any = None) -> Answer:
         answer = self.request(method, target, body)
