@@ -10,9 +10,11 @@ from __future__ import annotations
 import asyncio
 import re
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
+from resolver import __version__
 from resolver.errors import LocationUnavailable
 
 RENEW = 120.0
@@ -24,8 +26,11 @@ UNDATED = 300.0
 PAUSE = 2.0
 """Seconds in which a cloud that gave no token, or one that was not accepted, is not asked again."""
 
-TIMEOUT = 20.0
+TIMEOUT = 10.0
 """Seconds for one request to Keystone."""
+
+THREADS = 4
+"""Logins at once. Threads of their own, since names are looked up in the event loop's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +62,13 @@ def open_cloud(name: str) -> tuple[Any, Any]:
         region = OpenStackConfig(pw_func=None).get_one(cloud=name)
         verify, cert = region.get_requests_verify_args()
         plugin = region.get_auth()
-        return Session(auth=plugin, verify=verify, cert=cert, timeout=TIMEOUT), plugin
+        return Session(
+            auth=plugin,
+            verify=verify,
+            cert=cert,
+            timeout=TIMEOUT,
+            user_agent=f"glance-resolver/{__version__}",
+        ), plugin
     except Exception as error:
         raise LocationUnavailable(
             f"cloud {name!r} of clouds.yaml: {_line(error)}", code="no-credential"
@@ -147,6 +158,7 @@ class Clouds:
 
     def __init__(self) -> None:
         self._clouds: dict[str, _Cloud] = {}
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="keystone")
 
     async def login(self, name: str) -> Login:
         """A login that is good for a while.
@@ -163,7 +175,9 @@ class Clouds:
                 raise cloud.fault
             cloud.tried = now
             try:
-                cloud.login, cloud.fault = await asyncio.to_thread(log_in, name), None
+                loop = asyncio.get_running_loop()
+                cloud.login = await loop.run_in_executor(self._threads, log_in, name)
+                cloud.fault = None
             except LocationUnavailable as error:
                 cloud.login, cloud.fault = None, error
                 raise

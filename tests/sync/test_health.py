@@ -127,14 +127,19 @@ async def test_one_bad_server_holds_up_no_other(
             assert stats.checks["l00", "failed"] > 1
 
 
-async def test_two_indexers_have_one_checker(redis_url: str, server: StandIn) -> None:
-    async with (
-        indexing(redis_url, health_interval=INTERVAL) as one,
-        indexing(redis_url, health_interval=INTERVAL) as two,
-    ):
-        await one.registry.put("one", {"url": server.url})
-        await are(two, Health.UP, ["one"])
-        both = [one.indexer.stats.checks, two.indexer.stats.checks]
-        await wait_until(lambda: sum(c.get(("one", "ok"), 0) for c in both) > 9)
-        assert sorted(bool(checks) for checks in both) == [False, True]
-        await wait_until(lambda: two.tables.table.by_name["one"].health is Health.UP)
+async def test_two_indexers_have_one_checker_and_another_when_it_ends(
+    redis_url: str, server: StandIn
+) -> None:
+    async with indexing(redis_url, health_interval=INTERVAL) as two:
+        async with indexing(redis_url, health_interval=INTERVAL) as one:
+            await one.registry.put("one", {"url": server.url})
+            await are(two, Health.UP, ["one"])
+            both = [one.indexer.stats.checks, two.indexer.stats.checks]
+            await wait_until(lambda: sum(c.get(("one", "ok"), 0) for c in both) > 9)
+            assert sorted(bool(checks) for checks in both) == [False, True]
+            await wait_until(lambda: two.tables.table.by_name["one"].health is Health.UP)
+        await server.stop()
+        await are(two, Health.DOWN, ["one"])
+        check = (await checks(two))["one"]
+        assert check is not None
+        assert [change.health for change in check.changes] == [Health.DOWN, Health.UP]
