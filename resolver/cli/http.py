@@ -27,6 +27,8 @@ class GatewayError(ResolverError):
 def refusal(status: int, document: Any) -> GatewayError:
     """What the gateway's problem document says, or else its status."""
     detail = document.get("detail") if isinstance(document, dict) else None
+    if status == 401:
+        detail = "it wants one of its RESOLVER_ADMIN_TOKENS: give --token or RESOLVER_TOKEN"
     return GatewayError(detail or f"the gateway answered {status}")
 
 

@@ -12,7 +12,7 @@ import click
 
 from resolver.cli.apply import apply, discover
 from resolver.cli.completion import location_names
-from resolver.cli.http import Gateway, gateway_options, segment
+from resolver.cli.http import Gateway, GatewayError, gateway_options, segment
 from resolver.cli.output import print_fields, print_json, print_table
 
 POLL = 0.5
@@ -260,7 +260,7 @@ def _await_sweep(gateway: Gateway, name: str, before: dict[str, Any]) -> dict[st
     """The sweep's figures once it has ended, with progress on a terminal.
 
     Raises:
-        click.ClickException: it failed; the message says why.
+        GatewayError: it failed; the message says why.
     """
     from rich.console import Console  # noqa: PLC0415
     from rich.status import Status  # noqa: PLC0415
@@ -271,7 +271,7 @@ def _await_sweep(gateway: Gateway, name: str, before: dict[str, Any]) -> dict[st
         while True:
             sweep: dict[str, Any] = gateway.call("GET", _path(name))["sweep"]
             if sweep["failed"] != before["failed"] and sweep["error"]:
-                raise click.ClickException(f"{name}: {sweep['error']}")
+                raise GatewayError(f"{name}: {sweep['error']}")
             if sweep["ended"] != before["ended"]:
                 return sweep
             if sweep["running"]:

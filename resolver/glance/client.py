@@ -15,7 +15,7 @@ import aiohttp
 from resolver import __version__
 from resolver.errors import LocationUnavailable, LoopDetected
 from resolver.glance.credentials import token_of
-from resolver.glance.hosts import AllowedHosts, Guard, Resolver
+from resolver.glance.hosts import AllowedHosts, Guard, GuardedResolver
 from resolver.glance.keystone import Clouds, Login
 from resolver.models import Location
 
@@ -56,7 +56,7 @@ async def connect(
     allowed = AllowedHosts(allowed_hosts)
     async with aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(
-            limit=0, limit_per_host=MAX_CONNECTIONS, resolver=Resolver(allowed)
+            limit=0, limit_per_host=MAX_CONNECTIONS, resolver=GuardedResolver(allowed)
         ),
         middlewares=(Guard(allowed, require_https=require_https),),
         timeout=aiohttp.ClientTimeout(total=timeout, connect=CONNECT_TIMEOUT),

@@ -70,7 +70,7 @@ def _refusal(host: str, address: Address | None = None) -> LocationUnavailable:
     )
 
 
-class Resolver(AbstractResolver):
+class GuardedResolver(AbstractResolver):
     """Looks names up for the connector, and gives it only addresses that are allowed: the check
     and the connection see the same lookup, so a name that means another host by now gains nothing.
     """

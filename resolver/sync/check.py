@@ -22,6 +22,9 @@ PATIENCE = 5.0
 VERSIONS_EVERY = 300.0
 """Seconds after which ``/versions`` is read again where ``/healthcheck`` answers for health."""
 
+MAX_REASON = 300
+"""Characters of a reason that are kept."""
+
 HISTORY = 10
 """Changes of health that are kept of a location."""
 
@@ -63,7 +66,7 @@ def judge(before: Check | None, seen: Seen, doubt: str = "") -> Check:
     health = known.health
     if seen.fault:
         failures, successes = known.failures + 1, 0
-        reason = f"{seen.fault} ({doubt})" if doubt else seen.fault
+        reason = seen.fault[:MAX_REASON] + (f" ({doubt})" if doubt else "")
         if failures >= DOWN_AFTER and not doubt:
             health = Health.DOWN
     else:

@@ -17,8 +17,7 @@ from resolver.cli import main, output
 from resolver.cli.apply import difference, standing
 from resolver.cli.completion import location_names
 from resolver.cli.locations import Pace
-from resolver.glance import Clouds, keystone
-from resolver.glance.keystone import Login
+from resolver.glance import keystone
 from resolver.standin import StandIn
 from tests.cli.test_commands import Run, gateway, run
 from tests.gateway.conftest import ADMIN, TOKEN, Gateway, start
@@ -188,16 +187,3 @@ async def test_names_are_completed(gateway: Gateway, monkeypatch: pytest.MonkeyP
     assert [item.value for item in found] == ["oslo"]
     monkeypatch.setenv("RESOLVER_URL", "http://127.0.0.1:1")
     assert await asyncio.to_thread(location_names, context, argument, "") == []
-
-
-async def test_one_login_for_all_who_ask_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    fetched: list[str] = []
-
-    def log_in(name: str) -> Login:
-        fetched.append(name)
-        return Login({}, until=float("inf"))
-
-    monkeypatch.setattr(keystone, "log_in", log_in)
-    clouds = Clouds()
-    await asyncio.gather(*(clouds.login("prod") for _ in range(20)))
-    assert fetched == ["prod"]

@@ -102,7 +102,32 @@ class Image:
     queued: bool = False
 
 
-class GlanceServer:
+class Served:
+    """A server in a process of its own, which ends when its standard input does."""
+
+    _process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> Self:
+        raise NotImplementedError
+
+    def stop(self) -> None:
+        process, self._process = self._process, None
+        if process is not None:
+            stop_process(process)
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+
+class GlanceServer(Served):
     """One Glance process. Stopped and started again it keeps its port and its images.
 
     `limit` is the server's cap on a page of its listing; `keystone` the URL of one whose tokens it
@@ -126,7 +151,6 @@ class GlanceServer:
         self.keystone = keystone
         self.token = token
         self.port = 0
-        self._process: subprocess.Popen[bytes] | None = None
 
     @property
     def url(self) -> str:
@@ -172,22 +196,6 @@ class GlanceServer:
             return self.request("GET", "/healthcheck").status == 200
         except (OSError, http.client.HTTPException):
             return False
-
-    def stop(self) -> None:
-        process, self._process = self._process, None
-        if process is not None:
-            stop_process(process)
-
-    def __enter__(self) -> Self:
-        return self.start()
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.stop()
 
     def request(self, method: str, target: str, body: Any = None) -> Answer:
         """One call as admin."""

@@ -7,11 +7,10 @@ import os
 import shutil
 import subprocess
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from tests.glance.install import KeystoneHome, tail, write_keystone_config
-from tests.support.glance import START_TIMEOUT, Answer, call, stop_process, wait_until
+from tests.support.glance import START_TIMEOUT, Answer, Served, call, wait_until
 from tests.support.redis import free_port
 
 SERVE = Path(__file__).resolve().parents[1] / "glance" / "serve_keystone.py"
@@ -19,7 +18,7 @@ PASSWORD = "keystone-admin-secret"
 """Of its first admin."""
 
 
-class KeystoneServer:
+class KeystoneServer(Served):
     """One Keystone process with a project ``admin``, its user of that name, and what Glance needs:
     the user ``glance`` and the image service."""
 
@@ -29,7 +28,6 @@ class KeystoneServer:
         self.port = free_port()
         self.log = self.directory / "keystone.log"
         self._token = ""
-        self._process: subprocess.Popen[bytes] | None = None
 
     @property
     def url(self) -> str:
@@ -71,22 +69,6 @@ class KeystoneServer:
             return call(self.url, "GET", "/v3").status == 200
         except (OSError, http.client.HTTPException):
             return False
-
-    def stop(self) -> None:
-        process, self._process = self._process, None
-        if process is not None:
-            stop_process(process)
-
-    def __enter__(self) -> Self:
-        return self.start()
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.stop()
 
     def request(self, method: str, path: str, body: Any = None, token: str = "") -> Answer:
         """One call, as admin unless a token is given."""
