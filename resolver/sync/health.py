@@ -50,12 +50,14 @@ class _Watched:
     """One location under watch. Times are the loop's."""
 
     place: Place
+    read: bool = False
+    """Whether what another process saw was read."""
     check: Check | None = None
     due: float = 0.0
     looked: float = 0.0
-    """When the last look ended; 0 before the first."""
+    """When our last look ended; 0 before the first."""
     failing: float = 0.0
-    """When the first of the failed looks in a row ended."""
+    """When the first of our failed looks in a row ended."""
     busy: bool = False
 
 
@@ -118,9 +120,9 @@ class Checker:
         loop = asyncio.get_running_loop()
         pause = self._interval
         try:
-            if not one.looked:
+            if not one.read:
                 one.check = await self._index.records.check(one.place.location.number)
-                one.looked = loop.time()
+                one.read = True
                 since = time.time() - one.check.at if one.check else math.inf
                 if 0 <= since < self._interval:  # another process has just looked
                     pause -= since
@@ -142,7 +144,9 @@ class Checker:
     async def _learn(self, one: _Watched, seen: Seen) -> bool:
         """Judges and keeps what was seen; whether to look again soon."""
         before, after = one.check, judge(one.check, seen)
-        if after.failures == 1:
+        if not seen.fault:
+            one.failing = 0.0
+        elif not one.failing:
             one.failing = one.looked
         if after.failures >= DOWN_AFTER - 1 and (before is None or before.health != Health.DOWN):
             doubt = self._doubt(one)

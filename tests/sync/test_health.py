@@ -7,12 +7,13 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from resolver.models import Check, Health
-from resolver.services import Services
+from resolver.services import Services, open_services
+from resolver.settings import Settings
 from resolver.standin import StandIn
 from resolver.sync.check import DOWN_AFTER
 from tests.support import faults
 from tests.support.faults import Switch
-from tests.support.indexing import indexing
+from tests.support.indexing import indexing, running
 from tests.support.wait import wait_until
 from tests.sync.conftest import StartServer
 
@@ -81,6 +82,26 @@ async def test_when_all_fail_at_once_the_checker_suspects_itself(
         await are(services, Health.DOWN, names[18:])
         await are(services, Health.UP, names[:18])
         await wait_until(lambda: not services.indexer.stats.suspects)
+
+
+async def test_a_checker_that_takes_over_believes_its_own_eyes_only(
+    start_server: StartServer,
+) -> None:
+    """It sees all fail that nearly were down for the one before it: that may be its own fault."""
+    switch = Switch()
+    servers = [await start_server(middlewares=[switch.middleware]) for _ in range(4)]
+    switch.fault = faults.status(503)
+    async with open_services(Settings(health_interval=INTERVAL)) as services:
+        for number, server in enumerate(servers):
+            await services.registry.put(f"l{number}", {"url": server.url})
+        nearly = Check(at=1, health=Health.UP, failures=DOWN_AFTER - 1)
+        for record in (await services.index.records.load()).records.values():
+            await services.index.records.set_check(record.location.number, nearly)
+        async with running(services.indexer):
+            stats = services.indexer.stats
+            await wait_until(lambda: sum(stats.checks.values()) > 20)
+            await are(services, Health.UP, ["l0", "l1", "l2", "l3"])
+            assert stats.suspects
 
 
 async def test_those_that_were_down_before_do_not_count(start_server: StartServer) -> None:
