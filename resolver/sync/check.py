@@ -44,8 +44,12 @@ async def look(server: Server, before: Check | None) -> Seen:
     """Looks at ``/healthcheck`` where there is one, else at ``/versions``; without credentials,
     which say nothing of the server. Never raises for a bad server."""
     now = time.time()
-    known = before is not None and bool(before.versions) and not before.failures
-    fresh = known and before is not None and now - before.versions_at < VERSIONS_EVERY
+    fresh = (
+        before is not None
+        and bool(before.versions)
+        and not before.failures
+        and now - before.versions_at < VERSIONS_EVERY
+    )
     try:
         async with asyncio.timeout(PATIENCE):
             if await server.healthy() and fresh:

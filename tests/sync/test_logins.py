@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 
 import pytest
@@ -81,3 +82,9 @@ async def test_one_that_is_refused_is_renewed_once(
     assert await clouds.login("prod") is second
     monkeypatch.setattr(keystone, "PAUSE", 0)
     assert clouds.refused("prod", second)
+
+
+async def test_without_the_extra_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "openstack.config", None)
+    with pytest.raises(LocationUnavailable, match=r"pip install \"glance-resolver\[keystone\]\""):
+        await Clouds().login("prod")
