@@ -92,6 +92,12 @@ class NoCounterpart(ResolverError):
     status, code, title = 501, "no-counterpart", "Not possible at the owner"
 
 
+class LoopDetected(ResolverError):
+    """Another resolver, or this one, takes this one for a Glance server."""
+
+    status, code, title = 508, "loop", "Not a Glance server"
+
+
 class ImageUnknown(ResolverError):
     """No owner is known and some location could not vouch: neither found nor absent."""
 

@@ -112,16 +112,32 @@ class Location:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Check:
-    """What the last look at a location's ``/versions`` told."""
+class Change:
+    """A location's health became another."""
 
     at: float
+    health: Health
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """What looks at a location have told so far."""
+
+    at: float
+    """When the last look began."""
     health: Health = Health.UNKNOWN
     failures: int = 0
     """Failed looks in a row."""
+    successes: int = 0
+    """Good looks in a row while it is down."""
     reason: str = ""
     versions: tuple[str, ...] = ()
     """Glance's version ids, such as ``v2.15``; kept from the last look that could read them."""
+    versions_at: float = 0.0
+    """When they were read."""
+    changes: tuple[Change, ...] = ()
+    """The last changes of health, the newest first."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 
-from resolver.glance import connect
+import aiohttp
+
+from resolver.glance import Clouds, connect
 from resolver.index import ClaimCache, Index, open_index
 from resolver.locations import Asker, Registry, Resolver, TableKeeper, Terms
 from resolver.settings import Settings
@@ -24,6 +27,10 @@ class Services:
     asker: Asker
     resolver: Resolver
     indexer: Indexer
+    session: aiohttp.ClientSession
+    """What locations are asked with."""
+    clouds: Clouds
+    """Their credentials that come from Keystone."""
 
 
 @asynccontextmanager
@@ -35,19 +42,24 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         IndexUnavailable: Redis did not answer.
     """
     cache = ClaimCache(settings.cache_size, settings.cache_ttl)
+    guarded = partial(
+        connect, allowed_hosts=settings.allowed_hosts, require_https=settings.require_https
+    )
     async with (
         open_index(
             settings.redis_url, prefix=settings.prefix, bits=settings.index_bits, cache=cache
         ) as index,
-        connect(settings.location_timeout) as session,
-        connect(settings.probe_timeout, settings.probes_per_location) as quick_session,
+        guarded(settings.location_timeout) as session,
+        guarded(settings.probe_timeout, settings.probes_per_location) as quick_session,
     ):
         polled = 3 * settings.poll_interval if settings.poll_interval else None
         tables = TableKeeper(index, Terms(2 * settings.sweep_interval, polled))
+        clouds = Clouds()
         asker = Asker(
             index,
             tables,
             quick_session,
+            clouds,
             timeout=settings.probe_timeout,
             per_location=settings.probes_per_location,
             at_once=settings.probes_at_once,
@@ -67,7 +79,9 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
                     home=settings.region,
                     deadline=settings.index_timeout,
                 ),
-                indexer=Indexer(index, tables, session, settings),
+                indexer=Indexer(index, tables, session, settings, clouds),
+                session=session,
+                clouds=clouds,
             )
         finally:
             await asker.close()

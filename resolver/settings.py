@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
@@ -80,12 +80,19 @@ class Settings(BaseSettings):
         "", description="YAML file of locations to register at start (also `--locations`)."
     )
     admin_tokens: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
-        (), description="Tokens for the admin paths, each bare or `name=token`."
+        (),
+        description="Tokens for the admin paths, each bare or `name=token`; `name:ro=token` may "
+        "only read.",
+    )
+    admin_tokens_file: str = Field(
+        "",
+        description="More of them, one a line, in a file that is read again when it changes.",
     )
     allowed_hosts: Names = Field(
         (),
         description="Hosts that locations may have: names, `*.suffix`, addresses, networks "
-        "(`10.0.0.0/8`). Empty: any.",
+        "(`10.0.0.0/8`). Looked at with each connection; a name vouches for all its addresses but "
+        "loopback and link-local ones. Empty: any.",
     )
     require_https: bool = Field(
         False, description="Refuse locations with http, except on loopback."
@@ -148,7 +155,9 @@ class Settings(BaseSettings):
         "when it does not.",
     )
     health_interval: Seconds = Field(
-        15.0, description="Time between two looks at a location's `/versions`."
+        15.0,
+        description="Time between two looks at a location's health. Three failed looks in a row, "
+        "the second and third of them sooner, make it down; three good ones up again.",
     )
     location_timeout: Seconds = Field(
         30.0, description="How long one request to a Glance server may take in all."
@@ -184,12 +193,10 @@ class Settings(BaseSettings):
     @classmethod
     def _tokens(cls, value: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
         for number, item in enumerate(value, 1):
-            name, token = split_token(item.get_secret_value())
-            if len(token) < 6 or not token.isascii() or " " in token or not name:
-                raise ValueError(
-                    f"token {number} must be TOKEN or NAME=TOKEN, "
-                    "with a TOKEN of at least 6 ASCII characters"
-                )
+            try:
+                parse_token(item.get_secret_value())
+            except ValueError as error:
+                raise ValueError(f"token {number} {error}") from error
         return value
 
     @field_validator("allowed_hosts")
@@ -243,17 +250,41 @@ class Settings(BaseSettings):
     def shown(self) -> dict[str, Any]:
         """The settings as plain values, secrets masked."""
         values = self.model_dump(mode="json")
-        values["admin_tokens"] = [
-            f"{split_token(t.get_secret_value())[0]}=***" for t in self.admin_tokens
-        ]
+        tokens = (parse_token(token.get_secret_value()) for token in self.admin_tokens)
+        values["admin_tokens"] = [f"{t.name}{':ro' * t.read_only}=***" for t in tokens]
         values["redis_url"] = mask_url(self.redis_url)
         return values
 
 
-def split_token(text: str) -> tuple[str, str]:
-    """(name, token) of an entry of RESOLVER_ADMIN_TOKENS."""
+class AdminToken(NamedTuple):
+    """Somebody who may use the admin paths."""
+
+    name: str
+    token: str
+    read_only: bool = False
+
+
+_TOKEN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,62}", re.ASCII)
+
+
+def parse_token(text: str) -> AdminToken:
+    """An entry of RESOLVER_ADMIN_TOKENS: ``TOKEN``, ``NAME=TOKEN`` or ``NAME:ro=TOKEN``.
+
+    Raises:
+        ValueError: it is none of these. The message does not show it.
+    """
     name, equals, token = text.partition("=")
-    return (name, token) if equals and token else ("admin", text)
+    if not (equals and token):
+        name, token = "admin", text
+    name, read_only, _ = name.partition(":ro") if name.endswith(":ro") else (name, "", "")
+    if len(token) < 6 or not token.isascii() or not token.isprintable() or " " in token:
+        name = ""
+    if not _TOKEN_NAME.fullmatch(name):
+        raise ValueError(
+            "must be TOKEN, NAME=TOKEN or NAME:ro=TOKEN, "
+            "with a TOKEN of at least 6 ASCII characters"
+        )
+    return AdminToken(name, token, bool(read_only))
 
 
 def mask_url(url: str) -> str:

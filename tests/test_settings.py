@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from resolver.errors import SettingsError
-from resolver.settings import Settings, load_settings, mask_url, split_token
+from resolver.settings import Settings, load_settings, mask_url, parse_token
 
 ONE_TOKEN = "correct-horse"
 
@@ -120,9 +120,10 @@ def test_masked_urls(url: str, masked: str) -> None:
 
 
 def test_tokens_have_a_name() -> None:
-    assert split_token("bare-token") == ("admin", "bare-token")
-    assert split_token("ops=token=") == ("ops", "token=")
-    assert split_token("token=") == ("admin", "token=")
+    assert parse_token("bare-token") == ("admin", "bare-token", False)
+    assert parse_token("ops=token=") == ("ops", "token=", False)
+    assert parse_token("token=") == ("admin", "token=", False)
+    assert parse_token("board:ro=token=") == ("board", "token=", True)
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ COMMANDS = {
     "locations": ("resolver.cli.locations", "locations", "List and change the locations."),
     "index": ("resolver.cli.index", "index", "Look at the index, claim and release by hand."),
     "config": ("resolver.cli.config", "config", "Show every setting and its value."),
+    "completion": ("resolver.cli.completion", "completion", "Print a shell's completion script."),
 }
 """Name: module, attribute, and the line that help shows."""
 

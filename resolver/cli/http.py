@@ -27,13 +27,15 @@ class GatewayError(ResolverError):
 def refusal(status: int, document: Any) -> GatewayError:
     """What the gateway's problem document says, or else its status."""
     detail = document.get("detail") if isinstance(document, dict) else None
+    if status == 401:
+        detail = "it wants one of its RESOLVER_ADMIN_TOKENS: give --token or RESOLVER_TOKEN"
     return GatewayError(detail or f"the gateway answered {status}")
 
 
 class Gateway:
     """A running gateway, over HTTP."""
 
-    def __init__(self, url: str, token: str | None) -> None:
+    def __init__(self, url: str, token: str | None, timeout: float = TIMEOUT) -> None:
         try:
             parts = urlsplit(url)
             usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
@@ -43,6 +45,7 @@ class Gateway:
             raise click.UsageError(f"--url {url!r} must be an http or https URL (RESOLVER_URL)")
         self._url = url.rstrip("/")
         self._token = token
+        self._timeout = timeout
 
     def call(self, method: str, path: str, body: Any = None) -> Any:
         """The decoded JSON answer; None for an empty one.
@@ -61,7 +64,7 @@ class Gateway:
             self._url + path, data=data, headers=headers, method=method
         )
         try:
-            with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
+            with urllib.request.urlopen(request, timeout=self._timeout) as response:
                 return _decode(response.read())
         except urllib.error.HTTPError as error:
             raise refusal(error.code, _decode(error.read())) from error

@@ -8,6 +8,19 @@ from typing import Any
 
 import click
 
+STYLES = {
+    "up": "green",
+    "yes": "green",
+    "ok": "green",
+    "chosen": "green",
+    "draining": "yellow",
+    "maintenance": "yellow",
+    "left out": "yellow",
+    "down": "red",
+    "no": "red",
+}
+"""Colours of cells that say one of these, on a terminal."""
+
 
 def print_json(value: Any) -> None:
     click.echo(json.dumps(value, indent=2, ensure_ascii=False))
@@ -18,6 +31,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     from rich.box import SIMPLE_HEAD  # noqa: PLC0415 - only where a table is shown
     from rich.console import Console  # noqa: PLC0415
     from rich.table import Table  # noqa: PLC0415
+    from rich.text import Text  # noqa: PLC0415
 
     console = Console(highlight=False)
     cells = [["" if cell is None else str(cell) for cell in row] for row in rows]
@@ -29,7 +43,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     for column in columns:
         table.add_column(column, overflow="fold")
     for row in cells:
-        table.add_row(*row)
+        table.add_row(*(Text(cell, STYLES.get(cell.partition(":")[0], "")) for cell in row))
     console.print(table)
 
 

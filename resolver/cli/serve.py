@@ -78,7 +78,7 @@ def serve(pairs: tuple[str, ...], locations_file: str | None, **options: Any) ->
         raise SettingsError(
             f"--workers {settings.workers} need a Redis to share: set RESOLVER_REDIS_URL"
         )
-    if embedded and not settings.admin_tokens:
+    if embedded and not (settings.admin_tokens or settings.admin_tokens_file):
         token = secrets.token_hex(16)
         settings = load(admin_tokens=token)
         click.echo(f"admin token for this run: {token}", err=True)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import hmac
 import json
+import re
 from collections.abc import Awaitable, Callable
 from functools import wraps
 from typing import Any
@@ -11,12 +11,22 @@ from typing import Any
 import structlog
 from aiohttp import web
 
-from resolver.errors import Forbidden, InvalidRequest, Unauthorized, UnsupportedMediaType
-from resolver.gateway.keys import REQUEST_ID, SERVICES
+from resolver.errors import (
+    Forbidden,
+    InvalidLocation,
+    InvalidRequest,
+    Unauthorized,
+    UnsupportedMediaType,
+)
+from resolver.gateway.images import READS
+from resolver.gateway.keys import ADMIN, REQUEST_ID, SERVICES, TOKENS
 from resolver.gateway.problem import json_response
 from resolver.gateway.resolve import read_body
+from resolver.glance import Server, is_resolver
+from resolver.glance.examine import Step, examine
+from resolver.index.audit import KEPT
+from resolver.locations.validate import check_url
 from resolver.models import MAX_BITS, MIN_BITS, letter_case, parse_id
-from resolver.settings import split_token
 
 MAX_BODY = 65_536
 """Bytes of a location's description."""
@@ -29,31 +39,21 @@ log = structlog.get_logger("audit")
 def authorize(request: web.Request) -> str:
     """The name of the admin whose token the request bears.
 
-    Every token is compared in full, so that time tells nothing.
-
     Raises:
-        Forbidden: no token is set at all.
+        Forbidden: no token is set at all, or this one may only read.
         Unauthorized: none, or none of those set.
     """
-    tokens = request.app[SERVICES].settings.admin_tokens
-    if not tokens:
-        raise Forbidden(
-            "set RESOLVER_ADMIN_TOKENS (such as ops=<a long random text>) and restart to use the "
-            "admin paths"
-        )
     scheme, _, sent = request.headers.get("Authorization", "").partition(" ")
     given = sent.strip().encode("utf-8", "surrogateescape")
-    admin = ""
-    for item in tokens:
-        name, token = split_token(item.get_secret_value())
-        if hmac.compare_digest(given, token.encode()) and scheme.lower() == "bearer":
-            admin = name
-    if not admin:
+    admin = request.app[TOKENS].find(given)
+    if admin is None or scheme.lower() != "bearer":
         raise Unauthorized(
             "send `Authorization: Bearer <token>` with one of RESOLVER_ADMIN_TOKENS",
             headers={"WWW-Authenticate": 'Bearer realm="glance-resolver"'},
         )
-    return admin
+    if admin.read_only and request.method not in READS:
+        raise Forbidden(f"the token {admin.name!r} may only read", code="read-only-token")
+    return admin.name
 
 
 def admin_only(handler: Handler) -> Handler:
@@ -61,9 +61,9 @@ def admin_only(handler: Handler) -> Handler:
 
     @wraps(handler)
     async def guarded(request: web.Request) -> web.StreamResponse:
-        admin = authorize(request)
+        request[ADMIN] = admin = authorize(request)
         response = await handler(request)
-        if request.method not in ("GET", "HEAD"):
+        if request.method not in READS:
             log.info(
                 "admin",
                 admin=admin,
@@ -123,7 +123,9 @@ async def show_location(request: web.Request) -> web.StreamResponse:
 @admin_only
 async def put_location(request: web.Request) -> web.StreamResponse:
     name, registry = request.match_info["name"], request.app[SERVICES].registry
-    _, new = await registry.put(name, await read_object(request), host=request.host)
+    fields = await read_object(request)
+    await _refuse_resolver(request, fields)
+    _, new = await registry.put(name, fields, host=request.host, by=request[ADMIN])
     headers = {"Location": f"/locations/{name}"} if new else None
     return json_response(await registry.show(name), status=201 if new else 200, headers=headers)
 
@@ -131,13 +133,29 @@ async def put_location(request: web.Request) -> web.StreamResponse:
 @admin_only
 async def patch_location(request: web.Request) -> web.StreamResponse:
     name, registry = request.match_info["name"], request.app[SERVICES].registry
-    await registry.patch(name, await read_object(request), host=request.host)
+    fields = await read_object(request)
+    await _refuse_resolver(request, fields)
+    await registry.patch(name, fields, host=request.host, by=request[ADMIN])
     return json_response(await registry.show(name))
+
+
+async def _refuse_resolver(request: web.Request, fields: dict[str, Any]) -> None:
+    """Raises InvalidLocation for the URL of a resolver: this one by whatever way round, another
+    that may point back here. One that does not answer now is found out when it is looked at."""
+    if isinstance(url := fields.get("url"), str):
+        services = request.app[SERVICES]
+        url = check_url(url)
+        await services.registry.check_target(url, request.host)
+        if await is_resolver(services.session, url):
+            raise InvalidLocation(
+                "`url` is a glance-resolver, this one or another: register the Glance servers "
+                "behind it"
+            )
 
 
 @admin_only
 async def delete_location(request: web.Request) -> web.StreamResponse:
-    await request.app[SERVICES].registry.remove(request.match_info["name"])
+    await request.app[SERVICES].registry.remove(request.match_info["name"], request[ADMIN])
     return web.Response(status=204)
 
 
@@ -148,7 +166,8 @@ async def sweep_location(request: web.Request) -> web.StreamResponse:
     confirm = options.pop("confirm_shrink", False)
     if options or not isinstance(confirm, bool):
         raise InvalidRequest('a sweep takes nothing, or {"confirm_shrink": true}')
-    await request.app[SERVICES].registry.sweep(name, confirm_shrink=confirm)
+    registry = request.app[SERVICES].registry
+    await registry.sweep(name, confirm_shrink=confirm, by=request[ADMIN])
     follow = f"/locations/{name}"
     return json_response(
         {"location": name, "follow": follow, "see": "its `sweep`"},
@@ -158,12 +177,35 @@ async def sweep_location(request: web.Request) -> web.StreamResponse:
 
 
 @admin_only
+async def check_location(request: web.Request) -> web.StreamResponse:
+    """Tries a location from end to end, from here and with the credentials of this process."""
+    services, name = request.app[SERVICES], request.match_info["name"]
+    location = (await services.registry.place(name)).location
+    steps = await examine(Server(services.session, location, services.clouds))
+    shown = await services.registry.show(name)
+    sweep, coverage = shown["sweep"], shown["coverage"]
+    fault = sweep["error"] or ("" if coverage["covered"] else coverage["why"])
+    steps.append(Step("sweep", not fault, fault or f"{sweep['images']} images, {coverage['why']}"))
+    return json_response(
+        {
+            "location": name,
+            "ok": all(step.ok for step in steps),
+            "steps": [
+                {"step": s.name, "ok": s.ok, "said": s.said, "fix": s.fix or None} for s in steps
+            ],
+        }
+    )
+
+
+@admin_only
 async def rebuild_index(request: web.Request) -> web.StreamResponse:
     body = await read_object(request)
     bits = body.get("bits")
     if set(body) != {"bits"} or type(bits) is not int or not MIN_BITS <= bits <= MAX_BITS:
         raise InvalidRequest(f'send {{"bits": N}} with N from {MIN_BITS} to {MAX_BITS}')
-    await request.app[SERVICES].index.rebuild.want(bits)
+    index = request.app[SERVICES].index
+    await index.rebuild.want(bits)
+    await index.audit.note(request[ADMIN], "rebuild")
     return json_response(
         {"bits": bits, "follow": "/index", "see": "its `rebuild`"},
         status=202,
@@ -184,3 +226,18 @@ async def release_image(request: web.Request) -> web.StreamResponse:
     name, raw = request.match_info["name"], parse_id(request.match_info["id"])
     await request.app[SERVICES].registry.release(name, raw)
     return web.Response(status=204)
+
+
+@admin_only
+async def audit_log(request: web.Request) -> web.StreamResponse:
+    """GET /audit: the last changes, the newest first."""
+    query = request.query
+    if unknown := set(query) - {"location", "limit"}:
+        raise InvalidRequest(
+            f"unknown parameter {min(unknown)[:40]!r}: there are location and limit"
+        )
+    limit = query.get("limit", "100")
+    if not re.fullmatch(r"[0-9]{1,5}", limit, re.ASCII) or not 1 <= int(limit) <= KEPT:
+        raise InvalidRequest(f"limit must be a number from 1 to {KEPT}")
+    entries = await request.app[SERVICES].registry.log(int(limit), query.get("location", ""))
+    return json_response({"changes": entries})

@@ -6,9 +6,10 @@ from aiohttp import web
 
 from resolver.gateway import admin, dump, images, resolve, status, versions
 from resolver.gateway.door import DOOR, Door
-from resolver.gateway.keys import METRICS, SERVICES, TRAFFIC
+from resolver.gateway.keys import METRICS, SERVICES, TOKENS, TRAFFIC
 from resolver.gateway.metrics import Metrics
 from resolver.gateway.middleware import sign, watch
+from resolver.gateway.tokens import Tokens
 from resolver.gateway.traffic import Traffic
 from resolver.services import Services
 
@@ -43,9 +44,11 @@ def gateway_routes() -> list[web.RouteDef]:
         web.put("/locations/{name}", admin.put_location),
         web.patch("/locations/{name}", admin.patch_location),
         web.delete("/locations/{name}", admin.delete_location),
+        web.post("/locations/{name}/check", admin.check_location),
         web.post("/locations/{name}/sweep", admin.sweep_location),
         web.put("/locations/{name}/images/{id:[^/]+}", admin.claim_image),
         web.delete("/locations/{name}/images/{id:[^/]+}", admin.release_image),
+        web.get("/audit", admin.audit_log),
         web.get("/index", status.index_figures),
         web.get("/index/export", dump.export_index, allow_head=False),
         web.post("/index/import", dump.import_index),
@@ -59,6 +62,7 @@ def make_app(services: Services) -> web.Application:
     app = web.Application(middlewares=[watch])
     app[SERVICES] = services
     app[TRAFFIC] = traffic = Traffic()
+    app[TOKENS] = Tokens(services.settings)
     app[METRICS] = metrics = Metrics(
         services.tables, services.indexer.stats, traffic, services.asker.counts
     )

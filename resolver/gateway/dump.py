@@ -13,7 +13,7 @@ from aiohttp import web
 
 from resolver.errors import Conflict, InvalidLocation, ResolverError
 from resolver.gateway.admin import admin_only
-from resolver.gateway.keys import SERVICES
+from resolver.gateway.keys import ADMIN, SERVICES
 from resolver.gateway.problem import NO_STORE, json_response
 from resolver.index import Claims
 from resolver.locations.dump import Block, Head, Reader, Writer, fields_of
@@ -131,13 +131,14 @@ async def _meanwhile(work: Coroutine[Any, Any, T]) -> AsyncIterator[asyncio.Task
 @admin_only
 async def import_index(request: web.Request) -> web.StreamResponse:
     """POST /index/import."""
-    reader, work = Reader(), Import(request.app[SERVICES], request.host)
+    reader, work = Reader(), Import(request.app[SERVICES], request.host, request[ADMIN])
     try:
         async for data in _body(request):
             for part in reader.feed(data):
                 await work.take(part)
         reader.close()
         await work.settle()
+        await request.app[SERVICES].index.audit.note(request[ADMIN], "import")
     except ResolverError as error:
         await work.stop()
         error.detail += f"; {work.applied()}"
@@ -160,9 +161,10 @@ async def _body(request: web.Request) -> AsyncIterator[bytes]:
 class Import:
     """What one import does to the registry and the claims. All of it may be done again."""
 
-    def __init__(self, services: Services, host: str) -> None:
+    def __init__(self, services: Services, host: str, by: str) -> None:
         self._services = services
         self._host = host
+        self._by = by
         self._targets: list[Location] = []
         """By number in the file."""
         self._under_way: deque[asyncio.Task[None]] = deque()
@@ -240,7 +242,7 @@ class Import:
                     code="other-location",
                 )
         for location in missing:
-            await registry.put(location.name, fields_of(location), host=self._host)
+            await registry.put(location.name, fields_of(location), host=self._host, by=self._by)
             self._registered.append(location.name)
         there = (await tables.current()).by_name
         if gone := [location.name for location in wanted if location.name not in there]:

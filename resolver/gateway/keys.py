@@ -5,15 +5,20 @@ from __future__ import annotations
 from aiohttp import web
 
 from resolver.gateway.metrics import Metrics
+from resolver.gateway.tokens import Tokens
 from resolver.gateway.traffic import Traffic
 from resolver.services import Services
 
 SERVICES = web.AppKey("services", Services)
 METRICS = web.AppKey("metrics", Metrics)
 TRAFFIC = web.AppKey("traffic", Traffic)
+TOKENS = web.AppKey("tokens", Tokens)
 
 REQUEST_ID = web.RequestKey("request_id", str)
 """Key on a request: its ``req-<uuid>``."""
+
+ADMIN = web.RequestKey("admin", str)
+"""Key on a request to an admin path: the name of its token."""
 
 OUTCOME = web.RequestKey("outcome", object)
 """Key on a request: the answer it got, for the log line."""

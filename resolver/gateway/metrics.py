@@ -122,6 +122,11 @@ class _Locations(Collector):
             for labels, count in table.items():
                 counter.add_metric(list(labels), count)
             yield counter
+        yield GaugeMetricFamily(
+            "glance_resolver_checker_suspects_itself",
+            "1 while so many locations fail together that this process calls none of them down",
+            value=self._stats.suspects,
+        )
         last_tick = GaugeMetricFamily(
             "glance_resolver_indexer_last_tick_timestamp_seconds",
             "When the indexer of this process last looked at what is due; 0 without one",

@@ -13,9 +13,10 @@ from aiohttp import web
 from multidict import istr
 
 from resolver import logs
-from resolver.errors import MethodNotAllowed, NotFound, ResolverError, TooLarge
+from resolver.errors import LoopDetected, MethodNotAllowed, NotFound, ResolverError, TooLarge
 from resolver.gateway.keys import METRICS, OUTCOME, REQUEST_ID, SERVICES, TRAFFIC
 from resolver.gateway.problem import problem, render_error
+from resolver.glance import HOP
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -90,6 +91,12 @@ def log_request(
 
 
 async def _answered(request: web.Request, handler: Handler) -> web.StreamResponse:
+    if HOP in request.headers:
+        return render_error(
+            LoopDetected(
+                "this is a glance-resolver and no Glance server: register the servers behind it"
+            )
+        )
     try:
         return await handler(request)
     except ResolverError as error:

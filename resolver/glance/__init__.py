@@ -1,13 +1,16 @@
 """One location's Glance server: its versions, its listing, questions about single images."""
 
 from resolver.glance.changes import Changes, changed_since, server_time
-from resolver.glance.client import Server, connect
+from resolver.glance.client import HOP, Server, connect, is_resolver
+from resolver.glance.keystone import Clouds
 from resolver.glance.listing import Page, Resume, list_images, still_there
 from resolver.glance.notifications import Notice, parse_notice, subscribed
 from resolver.glance.probe import has_image
 
 __all__ = [
+    "HOP",
     "Changes",
+    "Clouds",
     "Notice",
     "Page",
     "Resume",
@@ -15,6 +18,7 @@ __all__ = [
     "changed_since",
     "connect",
     "has_image",
+    "is_resolver",
     "list_images",
     "parse_notice",
     "server_time",

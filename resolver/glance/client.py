@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -13,8 +13,10 @@ from typing import Any
 import aiohttp
 
 from resolver import __version__
-from resolver.errors import LocationUnavailable
+from resolver.errors import LocationUnavailable, LoopDetected
 from resolver.glance.credentials import token_of
+from resolver.glance.hosts import AllowedHosts, Guard, GuardedResolver
+from resolver.glance.keystone import Clouds, Login
 from resolver.models import Location
 
 _VERSION = re.compile(r"v[0-9]{1,2}(\.[0-9]{1,3})?", re.ASCII)
@@ -22,23 +24,44 @@ _VERSION = re.compile(r"v[0-9]{1,2}(\.[0-9]{1,3})?", re.ASCII)
 MAX_BODY = 64 * 1024 * 1024
 """Bytes of one answer: a page of 1,000 images takes 0.5 MB, with many properties some MB."""
 
+SMALL_BODY = 1024 * 1024
+"""Bytes of an answer about health or versions."""
+
 CONNECT_TIMEOUT = 5.0
 """Seconds to open a connection to a Glance server."""
 
+GREETING = 2.0
+"""Seconds that a server may take to be told for a resolver when it is registered."""
+
 MAX_CONNECTIONS = 8
 """Connections to one Glance server."""
+
+
+HOP = "X-Resolver-Hop"
+"""Header of all that a resolver asks of locations; one that is asked so refuses (508), since no
+location may be a resolver."""
 
 
 @asynccontextmanager
 async def connect(
     timeout: float,  # noqa: ASYNC109 - of each request, not of this call
     connections: int = MAX_CONNECTIONS,
+    *,
+    allowed_hosts: Iterable[str] = (),
+    require_https: bool = False,
 ) -> AsyncIterator[aiohttp.ClientSession]:
-    """An HTTP session that all locations share; ``timeout`` seconds for a request in all."""
+    """An HTTP session that all locations share; ``timeout`` seconds for a request in all.
+
+    It opens no connection to a host that is not allowed, whatever its name meant before.
+    """
+    allowed = AllowedHosts(allowed_hosts)
     async with aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0, limit_per_host=connections),
+        connector=aiohttp.TCPConnector(
+            limit=0, limit_per_host=connections, resolver=GuardedResolver(allowed)
+        ),
+        middlewares=(Guard(allowed, require_https=require_https),),
         timeout=aiohttp.ClientTimeout(total=timeout, connect=CONNECT_TIMEOUT),
-        headers={"User-Agent": f"glance-resolver/{__version__}"},
+        headers={"User-Agent": f"glance-resolver/{__version__}", HOP: "1"},
         cookie_jar=aiohttp.DummyCookieJar(),
     ) as session:
         yield session
@@ -69,9 +92,32 @@ class Reply:
 class Server:
     """The Glance server of one location."""
 
-    def __init__(self, session: aiohttp.ClientSession, location: Location) -> None:
+    def __init__(
+        self, session: aiohttp.ClientSession, location: Location, clouds: Clouds | None = None
+    ) -> None:
         self._session = session
+        self._clouds = clouds or Clouds()
         self.location = location
+
+    async def _login(self) -> Login:
+        """What to send with a request.
+
+        Raises:
+            LocationUnavailable: the place that the credential should be in has none.
+        """
+        auth = self.location.auth
+        if auth and "cloud" in auth:
+            return await self._clouds.login(auth["cloud"])
+        token = token_of(auth)
+        return Login({"X-Auth-Token": token} if token else {})
+
+    async def roles(self) -> tuple[str, ...] | None:
+        """The roles of the location's credential on its project; None where Keystone did not say.
+
+        Raises:
+            LocationUnavailable: there is no credential to be had.
+        """
+        return (await self._login()).roles
 
     async def ask(
         self,
@@ -79,18 +125,52 @@ class Server:
         params: Mapping[str, str] | None = None,
         *,
         method: str = "GET",
+        login: bool = True,
         most: int = MAX_BODY,
     ) -> Reply:
-        """The answer to one request, whatever its status below 500 other than 401. ``most``: bytes
-        that its body may have.
+        """The answer to one request, whatever its status below 500 other than 401.
 
-        Redirects are not followed: a redirected listing is another server's listing.
+        Redirects are not followed: a redirected listing is another server's listing. ``login``:
+        with the location's credential, of which a cloud has another where one is not accepted.
+        ``most`` bytes of it are read.
 
         Raises:
             LocationUnavailable: nothing usable came; its code says in which way.
         """
-        token = token_of(self.location.auth)
-        headers = {"X-Auth-Token": token} if token else {}
+        sent = await self._login() if login else Login({})
+        reply = await self._answer(method, path, params, sent.headers, most)
+        cloud = (self.location.auth or {}).get("cloud", "")
+        if reply.status == 401 and sent.headers and cloud and self._clouds.refused(cloud, sent):
+            sent = await self._login()
+            reply = await self._answer(method, path, params, sent.headers, most)
+        if reply.status == 401:
+            raise LocationUnavailable(
+                "it does not accept the credential (401): check the location's `auth`"
+                if sent.headers
+                else "it wants a credential (401): set the location's `auth`",
+                code="unauthorized",
+            )
+        if reply.status == LoopDetected.status:
+            raise LocationUnavailable(
+                "it is a glance-resolver: register the Glance servers behind it", code="loop"
+            )
+        if reply.status >= 500:
+            raise LocationUnavailable(f"it answered {reply.status}", code="server-error")
+        return reply
+
+    async def _answer(
+        self,
+        method: str,
+        path: str,
+        params: Mapping[str, str] | None,
+        headers: Mapping[str, str],
+        most: int,
+    ) -> Reply:
+        """What comes to one request, whatever its status.
+
+        Raises:
+            LocationUnavailable: nothing that is an answer.
+        """
         try:
             async with self._session.request(
                 method,
@@ -99,8 +179,7 @@ class Server:
                 headers=headers,
                 allow_redirects=False,
             ) as response:
-                body = await _read(response, most)
-                status = response.status
+                return Reply(response.status, response.headers, await _read(response, most))
         except TimeoutError as error:
             raise LocationUnavailable("it did not answer in time", code="timeout") from error
         except aiohttp.ClientConnectorCertificateError as error:
@@ -115,16 +194,23 @@ class Server:
                 f"the answer broke off or was not HTTP: {error or type(error).__name__}",
                 code="cut",
             ) from error
-        if status == 401:
+
+    async def healthy(self) -> bool:
+        """Whether ``/healthcheck`` says so; False where there is none to ask.
+
+        Raises:
+            LocationUnavailable: it says that the server is not well, or nothing.
+        """
+        try:
+            reply = await self.ask("/healthcheck", login=False, most=SMALL_BODY)
+        except LocationUnavailable as error:
+            if error.problem_code == "unauthorized":
+                return False  # somebody in front of it wants a token for every path
             raise LocationUnavailable(
-                "it does not accept the credential (401): check the location's `auth`"
-                if token
-                else "it wants a credential (401): set the location's `auth`",
-                code="unauthorized",
-            )
-        if status >= 500:
-            raise LocationUnavailable(f"it answered {status}", code="server-error")
-        return Reply(status, response.headers, body)
+                f"/healthcheck: {error.detail}", code=error.problem_code
+            ) from error
+        # Glance's says nothing where no check is configured for it.
+        return reply.status == 200 and reply.body.strip() in (b"", b"OK")
 
     async def versions(self) -> tuple[str, ...]:
         """Glance's version ids, highest first as it lists them: ``("v2.15", "v2.13", …)``.
@@ -132,7 +218,12 @@ class Server:
         Raises:
             LocationUnavailable: it gave no such document.
         """
-        reply = await self.ask("/versions")
+        try:
+            reply = await self.ask("/versions", login=False, most=SMALL_BODY)
+        except LocationUnavailable as error:
+            if error.problem_code != "unauthorized" or not self.location.auth:
+                raise
+            reply = await self.ask("/versions", most=SMALL_BODY)
         if reply.status not in (200, 300):
             raise LocationUnavailable(
                 f"/versions answered {reply.status}: is {self.location.url} the base URL of a "
@@ -149,6 +240,18 @@ class Server:
         if not ids:
             raise LocationUnavailable("/versions lists no versions", code="not-glance")
         return ids[:64]
+
+
+async def is_resolver(session: aiohttp.ClientSession, url: str) -> bool:
+    """Whether a glance-resolver answers at a base URL; no where nothing answers at once."""
+    try:
+        async with asyncio.timeout(GREETING):
+            await Server(session, Location(name="", url=url)).versions()
+    except LocationUnavailable as error:
+        return error.problem_code == LoopDetected.code
+    except TimeoutError:
+        pass
+    return False
 
 
 async def _read(response: aiohttp.ClientResponse, most: int) -> bytes:

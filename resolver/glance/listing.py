@@ -26,6 +26,9 @@ END = b"\xff" * 17
 CONFIRM = 99
 """Ids in one ``id=in:`` question beside the one known to be there."""
 
+ADMIN = "admin"
+"""The role that Glance's policy lets list everybody's images, on a project: system scope cannot."""
+
 TASKS_IN_CODE = 11
 """From v2.11 on the tasks API is for admins unless an operator says otherwise; before, a policy
 file without that line let everybody in, so the answer proved nothing."""
@@ -275,6 +278,10 @@ async def sees_all(server: Server, versions: tuple[str, ...]) -> tuple[bool | No
     location = server.location
     if location.sees_all is not None:
         return location.sees_all, "as registered (`sees_all`)"
+    if (roles := await server.roles()) is not None:
+        if ADMIN in map(str.lower, roles):
+            return True, f"it has the role {ADMIN} on a project"
+        return False, f"it has not the role {ADMIN} on a project"
     if minor_version(versions) >= TASKS_IN_CODE and use_v2(location.api, versions):
         status = (await server.ask("/v2/tasks", {"limit": "1"})).status
         if status == 200:

@@ -3,6 +3,7 @@
 `Index` is the door; nothing outside this package knows a Redis key or a script.
 """
 
+from resolver.index.audit import Entry
 from resolver.index.cache import ClaimCache
 from resolver.index.claims import Census, Claims, Lookup
 from resolver.index.codec import Buckets
@@ -15,6 +16,7 @@ __all__ = [
     "Census",
     "ClaimCache",
     "Claims",
+    "Entry",
     "Index",
     "Lease",
     "Lookup",

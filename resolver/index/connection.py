@@ -17,6 +17,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from resolver.errors import SettingsError
+from resolver.index.audit import Audit
 from resolver.index.cache import ClaimCache
 from resolver.index.claims import Claims
 from resolver.index.cluster import ClusterLink
@@ -48,6 +49,7 @@ class Index:
         self.claims = Claims(link, keys, bits, cache)
         self.records = Records(link, keys)
         self.sightings = Sightings(link, keys, self.claims)
+        self.audit = Audit(link, keys)
         self.rebuild = Rebuild(link, keys, self.claims)
         self._keys = keys
 

@@ -16,6 +16,7 @@ key                             type      holds
 ``glr:{reg}:kept:<number>``     set       ids claimed by hand since the sweep under way began
 ``glr:{reg}:gone:<number>``     zset      ids that were lately seen to have left -> when
 ``glr:{reg}:wanted``            hash      number -> JSON of a sweep that was asked for
+``glr:{reg}:audit``             list      JSON of operators' last changes, the newest first
 ``glr:{reg}:version``           integer   grows with each change of locations or status, but for a
                                           look that told nothing new
 ``glr:{reg}:numbers``           integer   the last number given to a location
@@ -46,6 +47,7 @@ class Keys:
         self.status = registry + "status"
         self.progress = registry + "progress"
         self.wanted = registry + "wanted"
+        self.audit = registry + "audit"
         self.version = registry + "version"
         self.numbers = registry + "numbers"
         self.retired = registry + "retired"

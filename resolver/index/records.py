@@ -11,11 +11,13 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from resolver.errors import Conflict
+from resolver.index.audit import opening
 from resolver.index.keys import Keys
 from resolver.index.link import pairs
 from resolver.index.scripts import load
 from resolver.models import (
     Api,
+    Change,
     Check,
     Feed,
     Health,
@@ -31,8 +33,8 @@ if TYPE_CHECKING:
     from resolver.index.link import Link
 
 LOAD = load("load", reading=True)
-PUT = load("put_location", "version")
-REMOVE = load("remove_location", "version")
+PUT = load("put_location", "version", "audit")
+REMOVE = load("remove_location", "version", "audit")
 SET_STATUS = load("set_status", "version")
 SERVED = load("sweep_served")
 
@@ -79,6 +81,10 @@ def _check(text: bytes) -> Check:
     fields = json.loads(text)
     fields["health"] = Health(fields["health"])
     fields["versions"] = tuple(fields["versions"])
+    fields["changes"] = tuple(
+        Change(**{**change, "health": Health(change["health"])})
+        for change in fields.get("changes", ())
+    )
     return Check(**fields)
 
 
@@ -179,8 +185,9 @@ class Records:
         """The version that `load` would give: cheap to ask."""
         return int(await self._link.command("GET", self._keys.version, quick=True) or 0)
 
-    async def put(self, location: Location, before: Record | None) -> Location:
-        """Writes a location if its record still is ``before``; returns it with its number.
+    async def put(self, location: Location, before: Record | None, by: str = "") -> Location:
+        """Writes a location if its record still is ``before``; returns it with its number. The
+        audit log says who it was ``by``.
 
         A location whose URL changed is another server: it gets a new number, so that no claim
         made for the old one counts.
@@ -204,14 +211,21 @@ class Records:
                 keys.retired,
                 keys.progress,
                 keys.wanted,
+                keys.audit,
             ],
-            [name, before.stored if before else "", _dump(fields), int(moved)],
+            [
+                name,
+                before.stored if before else "",
+                _dump(fields),
+                int(moved),
+                opening(by, "change" if before else "add", name),
+            ],
         )
         if not number:
             raise Conflict(f"location {name!r} was changed by somebody else meanwhile: look again")
         return replace(location, number=number)
 
-    async def remove(self, name: str) -> bool:
+    async def remove(self, name: str, by: str = "") -> bool:
         """Removes a location in one write; its claims stop counting with it. False: none there."""
         keys = self._keys
         return bool(
@@ -224,8 +238,9 @@ class Records:
                     keys.retired,
                     keys.progress,
                     keys.wanted,
+                    keys.audit,
                 ],
-                [name],
+                [name, opening(by, "remove", name)],
             )
         )
 

@@ -19,7 +19,7 @@ import aiohttp
 import structlog
 
 from resolver.errors import IndexUnavailable, LocationUnavailable
-from resolver.glance import Server, has_image
+from resolver.glance import Clouds, Server, has_image
 from resolver.index import Index
 from resolver.locations.table import Place, TableKeeper
 from resolver.models import Health, Owner, format_id
@@ -81,6 +81,7 @@ class Asker:
         index: Index,
         tables: TableKeeper,
         session: aiohttp.ClientSession,
+        clouds: Clouds,
         *,
         timeout: float,
         per_location: int,
@@ -90,6 +91,7 @@ class Asker:
         self._index = index
         self._tables = tables
         self._session = session
+        self._clouds = clouds
         self.timeout = timeout
         self._per_location = per_location
         self._at_once = at_once
@@ -237,7 +239,7 @@ class Asker:
 
     async def _answer_of(self, image: Image, place: Place, claimed_case: int) -> Said:
         raw, case = image
-        server = Server(self._session, place.location)
+        server = Server(self._session, place.location, self._clouds)
         owner = None
         result, why = "no", ""
         try:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlsplit
 
 from resolver.errors import Conflict, InvalidLocation, LocationNotFound
-from resolver.index import Index, Record
+from resolver.index import Entry, Index, Record
 from resolver.locations.table import Place, TableKeeper
 from resolver.locations.validate import (
+    FIELDS,
     check_host,
     check_https,
     check_name,
@@ -60,6 +61,11 @@ def describe(place: Place, progress: Progress | None, now: float) -> dict[str, A
             "state": str(place.health),
             "reason": check.reason if check else "not looked at yet",
             "at": iso(check.at) if check else None,
+            "failures": check.failures if check else 0,
+            "history": [
+                {"at": iso(change.at), "state": str(change.health), "reason": change.reason}
+                for change in (check.changes if check else ())
+            ],
             "versions": list(place.versions),
         },
         "coverage": place.coverage(now),
@@ -82,6 +88,25 @@ def describe(place: Place, progress: Progress | None, now: float) -> dict[str, A
             "error_code": sweep.error_code or None,
             "failed": iso(sweep.failed),
         },
+    }
+
+
+def _told(entry: Entry) -> dict[str, Any]:
+    """An entry of the audit log, without what a change left as it was."""
+    before, after = (
+        side and {name: value for name, value in side.items() if name in FIELDS}
+        for side in (entry.before, entry.after)
+    )
+    if before and after:
+        changed = [name for name in FIELDS if before.get(name) != after.get(name)]
+        before, after = ({name: side.get(name) for name in changed} for side in (before, after))
+    return {
+        "at": iso(entry.at),
+        "by": entry.by,
+        "what": entry.what,
+        "location": entry.location or None,
+        "before": before,
+        "after": after,
     }
 
 
@@ -115,18 +140,28 @@ class Registry:
         Raises:
             LocationNotFound: there is none of that name.
         """
-        place = (await self._tables.fresh()).by_name.get(check_name(name))
-        if place is None:
-            raise self._no_such(name)
+        place = await self.place(name)
         progress = await self._index.records.progress()
         return describe(place, progress.get(place.location.number), time.time())
 
+    async def place(self, name: str) -> Place:
+        """One location as it is now.
+
+        Raises:
+            LocationNotFound: there is none of that name.
+        """
+        place = (await self._tables.fresh()).by_name.get(check_name(name))
+        if place is None:
+            raise self._no_such(name)
+        return place
+
     async def put(
-        self, name: str, fields: Mapping[str, Any], *, host: str = ""
+        self, name: str, fields: Mapping[str, Any], *, host: str = "", by: str = ""
     ) -> tuple[Location, bool]:
         """Makes a location as ``fields`` say, whole; returns it and whether it is new.
 
-        ``host`` is the ``Host`` that the request came to, which no location may have.
+        ``host`` is the ``Host`` that the request came to, which no location may have; ``by`` who
+        sent it, for the audit log.
 
         Raises:
             InvalidLocation: a field is wrong, or the host is not allowed.
@@ -136,13 +171,15 @@ class Registry:
         for _ in range(TRIES):
             before = await self._record(name)
             try:
-                return await self._write(wanted, before), before is None
+                return await self._write(wanted, before, by), before is None
             except Conflict as error:
                 conflict = error
         raise conflict
 
-    async def patch(self, name: str, fields: Mapping[str, Any], *, host: str = "") -> Location:
-        """Changes the fields given, leaves the others.
+    async def patch(
+        self, name: str, fields: Mapping[str, Any], *, host: str = "", by: str = ""
+    ) -> Location:
+        """Changes the fields given, leaves the others; ``host`` and ``by`` as with `put`.
 
         Raises:
             LocationNotFound: there is none of that name.
@@ -154,12 +191,12 @@ class Registry:
             if "url" in fields:
                 await self.check_target(wanted.url, host)
             try:
-                return await self._write(wanted, before)
+                return await self._write(wanted, before, by)
             except Conflict as error:
                 conflict = error
         raise conflict
 
-    async def _write(self, wanted: Location, before: Record | None) -> Location:
+    async def _write(self, wanted: Location, before: Record | None, by: str) -> Location:
         if before is not None:
             old = before.location
             wanted = replace(wanted, number=old.number, created=old.created, updated=old.updated)
@@ -168,7 +205,7 @@ class Registry:
         now = time.time()
         created = before.location.created if before else now
         location = await self._index.records.put(
-            replace(wanted, created=created, updated=now), before
+            replace(wanted, created=created, updated=now), before, by
         )
         # What is known of its images was learnt otherwise. One that is new, or has a new number for
         # a new URL, was never swept and so is due without asking.
@@ -179,16 +216,16 @@ class Registry:
             await self._index.records.want_sweep(location.number)
         return location
 
-    async def remove(self, name: str) -> None:
+    async def remove(self, name: str, by: str = "") -> None:
         """Removes a location; with that write its claims no longer count.
 
         Raises:
             LocationNotFound: there is none of that name.
         """
-        if not await self._index.records.remove(check_name(name)):
+        if not await self._index.records.remove(check_name(name), by):
             raise self._no_such(name)
 
-    async def sweep(self, name: str, *, confirm_shrink: bool = False) -> None:
+    async def sweep(self, name: str, *, confirm_shrink: bool = False, by: str = "") -> None:
         """Asks the indexers to sweep a location now.
 
         Raises:
@@ -196,6 +233,15 @@ class Registry:
         """
         number = (await self._existing(name)).location.number
         await self._index.records.want_sweep(number, confirm_shrink=confirm_shrink)
+        if confirm_shrink:  # a plain one changes nothing that it would not do by itself
+            await self._index.audit.note(by, "confirm-shrink", name)
+
+    async def log(self, count: int, name: str = "") -> Sequence[dict[str, Any]]:
+        """The last changes that operators made, the newest first, each with the fields that it
+        changed; of one location if one is named, which may be gone by now."""
+        if name:
+            check_name(name)
+        return [_told(entry) for entry in await self._index.audit.last(count, name)]
 
     async def claim(self, name: str, raw: bytes, case: int) -> bool:
         """An operator says that the location has the image; whether that is new."""

@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from resolver.errors import InvalidLocation
+from resolver.glance.hosts import Address, AllowedHosts, is_loopback, parse_address
 from resolver.models import Api, Location, State
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}", re.ASCII)
@@ -23,8 +24,6 @@ _URL = re.compile(r"[A-Za-z0-9._~:/\[\]%!$&'()*+,;=@-]+", re.ASCII)
 _HOST = re.compile(
     r"(?=.{1,253}\Z)[a-z0-9_]([a-z0-9_-]{0,62})?(\.[a-z0-9_]([a-z0-9_-]{0,62})?)*\.?", re.ASCII
 )
-
-Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}", re.ASCII)
 
@@ -104,16 +103,21 @@ def _auth(value: Any) -> dict[str, str] | None:
         return None
     if not isinstance(value, dict) or len(value) != 1:
         raise InvalidLocation(
-            '`auth` says where the token is: {"token_env": "VARIABLE"} or '
-            '{"token_file": "/path"}, never the token itself'
+            '`auth` says where the token is: {"token_env": "VARIABLE"}, {"token_file": "/path"} or '
+            '{"cloud": "name in clouds.yaml"}, never the token itself'
         )
     ((kind, where),) = value.items()
     if kind == "token_env":
         _variable(where, "auth.token_env")
     elif kind == "token_file":
         _path(where, "auth.token_file")
+    elif kind == "cloud":
+        if not _text(where, "auth.cloud"):
+            raise InvalidLocation("`auth.cloud` must be the name of a cloud in clouds.yaml")
     else:
-        raise InvalidLocation(f"`auth` knows `token_env` and `token_file`, not {str(kind)[:40]!r}")
+        raise InvalidLocation(
+            f"`auth` knows `token_env`, `token_file` and `cloud`, not {str(kind)[:40]!r}"
+        )
     return {kind: where}
 
 
@@ -204,13 +208,6 @@ def parse_location(name: str, fields: Mapping[str, Any], base: Location | None =
     return replace(base, **{f: parse(fields[f]) for f, parse in _PARSERS.items() if f in fields})
 
 
-def is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost" or host.endswith(".localhost")
-
-
 def check_https(url: str) -> None:
     """Raises InvalidLocation for http to another machine."""
     parts = urlsplit(url)
@@ -222,32 +219,19 @@ async def check_host(url: str, allowed: Iterable[str]) -> None:
     """Raises InvalidLocation unless RESOLVER_ALLOWED_HOSTS allows the URL's host.
 
     A name that only a network could allow is looked up, and all its addresses must be allowed.
+    They are looked at again with each connection.
     """
-    allowed = tuple(allowed)
+    rules = AllowedHosts(allowed)
     host = (urlsplit(url).hostname or "").lower()
-    if not allowed or _named(host, allowed):
+    if not rules.rules or rules.names(host):
         return
-    networks = []
-    for rule in allowed:
-        try:
-            networks.append(ipaddress.ip_network(rule, strict=False))
-        except ValueError:
-            continue
-    try:
-        addresses = [ipaddress.ip_address(host)]
-    except ValueError:
-        addresses = await _addresses(host) if networks else []
-    if not addresses or not all(any(a in net for net in networks) for a in addresses):
+    address = parse_address(host)
+    found = [address] if address else await _addresses(host) if rules.networks else []
+    if not found or not all(rules.admits(host, one) for one in found):
         raise InvalidLocation(
-            f"`url`: host {host} is not allowed here (RESOLVER_ALLOWED_HOSTS: {', '.join(allowed)})"
+            f"`url`: host {host} is not allowed here (RESOLVER_ALLOWED_HOSTS: "
+            f"{', '.join(rules.rules)})"
         )
-
-
-def _named(host: str, allowed: Iterable[str]) -> bool:
-    for rule in map(str.lower, allowed):
-        if host == rule or (rule.startswith("*.") and host.endswith(rule[1:])):
-            return True
-    return False
 
 
 async def listens(here: str, host: str) -> bool:

@@ -17,13 +17,13 @@ import aiohttp
 import structlog
 
 from resolver.errors import Conflict, IndexUnavailable, LocationUnavailable, ResolverError
-from resolver.glance import Server
+from resolver.glance import Clouds, Server
 from resolver.index import Index, Lease, Wanted
 from resolver.locations import Place, Table, TableKeeper
-from resolver.models import Feed, Location, Progress, Status, Sweep
+from resolver.models import Feed, Location, Progress, Sweep
 from resolver.settings import Settings
-from resolver.sync.check import look
 from resolver.sync.events import Latest, abandon, follow
+from resolver.sync.health import Checker
 from resolver.sync.poll import poll
 from resolver.sync.sweep import Sweeper
 
@@ -64,6 +64,8 @@ class Stats:
     checks: dict[tuple[str, str], int] = field(default_factory=dict)
     polls: dict[tuple[str, str], int] = field(default_factory=dict)
     events: dict[tuple[str, str], int] = field(default_factory=dict)
+    suspects: bool = False
+    """Whether so many locations fail together that the checker calls none of them down."""
     last_tick: float = 0.0
     """When the loop last went round well."""
 
@@ -87,19 +89,21 @@ class Indexer:
         tables: TableKeeper,
         session: aiohttp.ClientSession,
         settings: Settings,
+        clouds: Clouds,
     ) -> None:
         self._index = index
         self._tables = tables
         self._session = session
+        self._clouds = clouds
         self._settings = settings
         self._work: dict[str, asyncio.Task[None]] = {}
-        self._next_check: dict[int, float] = {}
         self._next_poll: dict[int, float] = {}
         self._followed: dict[int, dict[str, str]] = {}
         """Where the notifications come from that are followed, by location."""
         self._rest: set[asyncio.Task[None]] = set()
         self._sweeps = asyncio.Semaphore(SWEEPS_AT_ONCE)
         self.stats = Stats()
+        self._checker = Checker(index, tables, session, settings, clouds, self.stats)
 
     async def run(self) -> None:
         """Goes round until cancelled; then ends its work and lets go of its leases."""
@@ -123,8 +127,6 @@ class Indexer:
         now = time.time()
         for place in table.by_name.values():
             number = place.location.number
-            if now >= self._next_check.get(number, 0):
-                self._start(f"check:{number}", self._check, place)
             if number in wanted or self._sweep_due(place, now):
                 self._start(f"sweep:{number}", self._sweep, place)
             if place.location.notifications:
@@ -132,9 +134,9 @@ class Indexer:
             polls = self._settings.poll_interval and place.versions
             if polls and now >= self._next_poll.get(number, POLL_NOW):
                 self._start(f"poll:{number}", self._poll, place)
-        for due in (self._next_check, self._next_poll):
-            for number in due.keys() - table.by_number.keys():
-                del due[number]
+        for number in self._next_poll.keys() - table.by_number.keys():
+            del self._next_poll[number]
+        self._start("health:0", self._check, None)
         for name, task in self._work.items():
             kind, number = name.partition(":")[0], int(name.partition(":")[2])
             if number not in {*table.by_number, 0}:
@@ -183,25 +185,12 @@ class Indexer:
         except Exception:
             log.exception("work failed", work=name)
 
-    async def _check(self, _: Lease, place: Place) -> None:
-        interval = self._settings.health_interval
-        self._next_check[place.location.number] = time.time() + interval * random.uniform(0.9, 1.1)
-        before = await self._index.records.check(place.location.number)
-        if before and time.time() - before.at < interval / 2:
-            return  # another indexer has just looked
-        check = await look(Server(self._session, place.location), before)
-        self.stats.count(self.stats.checks, place.name, "failed" if check.failures else "ok")
-        if before is None or before.health != check.health:
-            log.info(
-                "location health",
-                location=place.name,
-                health=str(check.health),
-                reason=check.reason,
-            )
-        quiet = before is not None and replace(before, at=check.at) == check
-        await self._index.records.set_check(
-            place.location.number, check, place.location, quiet=quiet
-        )
+    async def _check(self, lease: Lease, _: None) -> None:
+        async def hold() -> None:
+            if not await lease.renew():
+                raise LostLease
+
+        await self._checker.run(hold, LEASE / 3)
 
     async def _poll(self, lease: Lease, place: Place) -> None:
         """Reads what changed at a location since the last poll, by whomever."""
@@ -217,7 +206,7 @@ class Indexer:
             if not await lease.renew():
                 raise LostLease
 
-        server = Server(self._session, location)
+        server = Server(self._session, location, self._clouds)
         try:
             after = await poll(
                 self._index, server, place.versions, before, place.status.sweep, report
@@ -331,7 +320,7 @@ class Indexer:
     async def _swept(self, place: Place, lease: Lease, asked: Wanted | None) -> Sweep:
         """Sweeps a location and returns what to keep of it, failed or not."""
         location, before = place.location, place.status.sweep
-        server = Server(self._session, location)
+        server = Server(self._session, location, self._clouds)
         begun = time.time()
 
         async def report(_: Progress) -> None:
@@ -349,7 +338,8 @@ class Indexer:
         if resume is not None and asked is not None and asked.at > resume.started:
             resume = None  # who asks now wants what is there now
         try:
-            versions = await self._versions(server, place.status)
+            # Read anew, so that an upgraded server is listed as it is now.
+            versions = await server.versions()
             sweeper = Sweeper(self._index, server, versions, guard=self._settings.shrink_guard)
             sweep = await sweeper.run(
                 report,
@@ -383,16 +373,6 @@ class Indexer:
             seconds=round(time.time() - begun, 3),
         )
         return sweep
-
-    async def _versions(self, server: Server, status: Status) -> tuple[str, ...]:
-        """Read anew, so that an upgraded server is listed as it is now."""
-        versions = await server.versions()
-        check = status.check
-        if check is None or check.versions != versions:
-            await self._index.records.set_check(
-                server.location.number, await look(server, check), server.location
-            )
-        return versions
 
     def _failed(self, location: Location, error: ResolverError) -> None:
         self.stats.count(self.stats.sweeps, location.name, error.problem_code)

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 import yaml
 
 from tests.glance.gateway import Gateway
-from tests.glance.install import Auth, GlanceHome, GlanceUnavailableError, install
+from tests.glance.install import (
+    Auth,
+    GlanceHome,
+    GlanceUnavailableError,
+    KeystoneHome,
+    install,
+    install_keystone,
+)
 from tests.glance.pair import Pair, seed
 from tests.support.glance import GlanceServer
 
@@ -19,14 +27,26 @@ SMALL_PAGE = 10
 """Page cap of the first server, so that its listing takes several pages."""
 
 
-@pytest.fixture(scope="session")
-def glance_home() -> GlanceHome:
+Installed = TypeVar("Installed")
+
+
+def installed(make: Callable[[], Installed]) -> Installed:
     try:
-        return install()
+        return make()
     except GlanceUnavailableError as error:
         if os.environ.get("CI"):
-            pytest.fail(f"no Glance to test against: {error}")
-        pytest.skip(f"no Glance to test against: {error}")
+            pytest.fail(f"no OpenStack to test against: {error}")
+        pytest.skip(f"no OpenStack to test against: {error}")
+
+
+@pytest.fixture(scope="session")
+def glance_home() -> GlanceHome:
+    return installed(install)
+
+
+@pytest.fixture(scope="session")
+def keystone_home() -> KeystoneHome:
+    return installed(install_keystone)
 
 
 def running_pair(home: GlanceHome, directory: Path, auth: Auth) -> Iterator[Pair]:

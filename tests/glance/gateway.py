@@ -42,10 +42,10 @@ class Gateway:
         directory: Path,
         arguments: Sequence[str],
         locations: Sequence[str],
-        environment: Mapping[str, str] | None = None,
+        env: Mapping[str, str] | None = None,
     ) -> None:
         self.directory = directory
-        self.environment = environment or {}
+        self.env = dict(env or {})
         self.arguments = arguments
         self.locations = locations
         self.port = free_port()
@@ -61,7 +61,7 @@ class Gateway:
             "RESOLVER_REDIS_URL": "memory:",
             "RESOLVER_ADMIN_TOKENS": f"op={OPERATOR_TOKEN}",
             "GLANCE_TOKEN": ADMIN_TOKEN,
-            **self.environment,
+            **self.env,
         }
         serve = [sys.executable, "-m", "resolver", "serve", "--port", str(self.port)]
         with self.log.open("w") as log:
@@ -83,6 +83,8 @@ class Gateway:
         if self._process is None or self._process.poll() is not None:
             raise ProcessLookupError("the gateway ended while it started")
         try:
+            if self.get("/livez").status != 200:
+                return False
             answers = [self.admin(f"/locations/{name}") for name in self.locations]
         except (OSError, http.client.HTTPException):
             return False
@@ -103,6 +105,21 @@ class Gateway:
     def admin(self, target: str, method: str = "GET") -> Answer:
         """As an operator."""
         return call(self.url, method, target, None, {"Authorization": f"Bearer {OPERATOR_TOKEN}"})
+
+    def operator(self, *arguments: str, token: str = OPERATOR_TOKEN) -> Ran:
+        """Runs a command of ours as an operator does, on a machine with the gateway's clouds.yaml.
+        Its standard input is empty."""
+        env = {"RESOLVER_URL": self.url, "RESOLVER_TOKEN": token, **self.env}
+        ran = subprocess.run(
+            [sys.executable, "-m", "resolver", *arguments],
+            env=clean_env(self.directory, env),
+            cwd=ROOT,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=CLIENT_TIMEOUT,
+            check=False,
+        )
+        return Ran(ran.returncode, ran.stdout, ran.stderr.decode(errors="replace"), None)
 
 
 @dataclass(frozen=True)

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import fcntl
+import grp
 import os
+import pwd
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-Auth = Literal["fake", "none"]
-"""``fake``: tokens that tests/glance/serve_glance.py reads. ``none``: every caller is an admin."""
+Auth = Literal["fake", "none", "keystone"]
+"""``fake``: tokens that tests/glance/serve_glance.py reads. ``none``: every caller is an admin.
+``keystone``: a Keystone's tokens."""
 
 GLANCE_VERSION = "33.0.0"
+KEYSTONE_VERSION = "30.0.0"
 HERE = Path(__file__).resolve().parent
 REQUIREMENTS = HERE / "requirements.txt"
+KEYSTONE_REQUIREMENTS = HERE / "requirements-keystone.txt"
 TEMPLATES = HERE / "etc"
 INSTALL_TIMEOUT = 900.0
 """Seconds for one step; pip takes about 30 where the network is good."""
@@ -26,9 +31,9 @@ LIMIT = 1000
 """Glance's default for the most images on a page, ``api_limit_max``."""
 LOG_TAIL = 3000
 
-AUTH_FILTERS = {"fake": "fakeauth context", "none": "nobody"}
+AUTH_FILTERS = {"fake": "fakeauth context", "none": "nobody", "keystone": "authtoken context"}
 # Without tokens the caller is an admin who has no role, and the default policy asks for the role.
-POLICY = {"fake": "{}\n", "none": '"context_is_admin": ""\n'}
+POLICY = {"fake": "{}\n", "none": '"context_is_admin": ""\n', "keystone": "{}\n"}
 
 
 class GlanceUnavailableError(Exception):
@@ -39,50 +44,75 @@ def tail(log: Path) -> str:
     return log.read_text(errors="replace")[-LOG_TAIL:] if log.exists() else "(no log)"
 
 
-def default_cache() -> Path:
+def default_cache(what: str) -> Path:
     if chosen := os.environ.get("GLANCE_RESOLVER_TEST_CACHE"):
-        return Path(chosen).expanduser().absolute()
+        return Path(chosen).expanduser().absolute() / what
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(base).expanduser().absolute() / "glance-resolver" / f"glance-{GLANCE_VERSION}"
+    return Path(base).expanduser().absolute() / "glance-resolver" / what
 
 
 @dataclass(frozen=True)
-class GlanceHome:
-    """An installed Glance with its clients, and a migrated database to copy."""
+class Home:
+    """A virtual environment with something of OpenStack's."""
 
     path: Path
-
-    @property
-    def template(self) -> Path:
-        return self.path / "template.sqlite"
 
     def bin(self, name: str) -> Path:
         return self.path / "venv" / "bin" / name
 
 
+@dataclass(frozen=True)
+class GlanceHome(Home):
+    """An installed Glance with its clients, and a migrated database to copy."""
+
+    @property
+    def template(self) -> Path:
+        return self.path / "template.sqlite"
+
+
+@dataclass(frozen=True)
+class KeystoneHome(Home):
+    """An installed Keystone, and what ``keystone-manage`` makes of an empty directory."""
+
+    @property
+    def template(self) -> Path:
+        return self.path / "template"
+
+
 def install(path: Path | None = None) -> GlanceHome:
     """The installation at `path`, made first where it is missing or has other pins.
-
-    A second run waits for the first.
 
     Raises:
         GlanceUnavailableError: when pip or the migration fails.
     """
-    home = GlanceHome(path or default_cache())
-    done, wanted = home.path / ".done", REQUIREMENTS.read_text()
+    home = GlanceHome(path or default_cache(f"glance-{GLANCE_VERSION}"))
+    _made(home, REQUIREMENTS, lambda log: _migrate(home, log))
+    return home
+
+
+def install_keystone() -> KeystoneHome:
+    """The same of Keystone."""
+    home = KeystoneHome(default_cache(f"keystone-{KEYSTONE_VERSION}"))
+    _made(home, KEYSTONE_REQUIREMENTS, lambda log: _make_keystone(home, log))
+    return home
+
+
+def _made(home: Home, requirements: Path, then: Callable[[Path], None]) -> None:
+    """Makes an installation where there is none with these pins. A second run waits for the
+    first."""
+    done, wanted = home.path / ".done", requirements.read_text()
     home.path.mkdir(parents=True, exist_ok=True)
     with _locked(home.path / ".lock"):
         if done.exists() and done.read_text() == wanted:
-            return home
+            return
         done.unlink(missing_ok=True)
         shutil.rmtree(home.path / "venv", ignore_errors=True)
         log = home.path / "install.log"
         log.unlink(missing_ok=True)
         _run([sys.executable, "-m", "venv", home.path / "venv"], log)
-        _run([home.bin("python"), "-m", "pip", "install", "-r", REQUIREMENTS], log)
-        _migrate(home, log)
+        _run([home.bin("python"), "-m", "pip", "install", "-r", requirements], log)
+        then(log)
         done.write_text(wanted)
-    return home
 
 
 @contextmanager
@@ -119,15 +149,49 @@ driver = messagingv2
 transport_url = {broker}
 """
 
+KEYSTONE_CONF = """[database]
+connection = sqlite:///{directory}/keystone.sqlite?timeout=30
+[fernet_tokens]
+key_repository = {directory}/fernet
+[fernet_receipts]
+key_repository = {directory}/fernet
+[credential]
+key_repository = {directory}/credential
+"""
 
-def write_config(directory: Path, auth: Auth, limit: int = LIMIT, broker: str = "") -> None:
+
+def write_keystone_config(directory: Path) -> Path:
+    """Writes the file that names what lies in `directory`; returns it."""
+    conf = directory / "etc" / "keystone.conf"
+    conf.parent.mkdir(parents=True, exist_ok=True)
+    conf.write_text(KEYSTONE_CONF.format(directory=directory))
+    return conf
+
+
+def _make_keystone(home: KeystoneHome, log: Path) -> None:
+    shutil.rmtree(home.template, ignore_errors=True)
+    conf = write_keystone_config(home.template)
+    user, group = pwd.getpwuid(os.getuid()).pw_name, grp.getgrgid(os.getgid()).gr_name
+    owner = ["--keystone-user", user, "--keystone-group", group]
+    for command in (["db_sync"], ["fernet_setup", *owner], ["credential_setup", *owner]):
+        _run([home.bin("keystone-manage"), "--config-file", conf, *command], log)
+
+
+def write_config(
+    directory: Path, auth: Auth, limit: int = LIMIT, *, keystone: str = "", broker: str = ""
+) -> None:
     """Fills the templates of etc/ in, and makes the directories they name.
 
     ``broker``: URL of a RabbitMQ that notifications go to; none without one, as by default.
     """
     for name in ("etc", "store", "staging", "tasks"):
         (directory / name).mkdir(parents=True, exist_ok=True)
-    values = {"auth": AUTH_FILTERS[auth], "directory": directory, "limit": limit}
+    values = {
+        "auth": AUTH_FILTERS[auth],
+        "directory": directory,
+        "limit": limit,
+        "keystone": keystone,
+    }
     for template in TEMPLATES.iterdir():
         (directory / "etc" / template.name).write_text(template.read_text().format(**values))
     if broker:

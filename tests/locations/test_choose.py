@@ -133,13 +133,23 @@ def test_weights_are_shares(images: list[bytes]) -> None:
 
 def test_removing_one_of_ten_moves_its_share_only(images: list[bytes]) -> None:
     owners = [Candidate(make_place(name), Owner(1)) for name in "abcdefghij"]
-    some = images[:20_000]
-    before = first_choices(owners, some)
-    after = first_choices(owners[:-1], some)
+    before = first_choices(owners, images)
+    after = first_choices(owners[:-1], images)
     moved = [old for old, new in zip(before, after, strict=True) if old != new]
     assert set(moved) == {"j"}
     assert len(moved) == before.count("j")
-    assert len(moved) / len(some) == pytest.approx(0.1, abs=0.01)
+    assert len(moved) / len(images) == pytest.approx(0.1, abs=0.01)
+
+
+def test_more_weight_takes_from_others_and_gives_none(images: list[bytes]) -> None:
+    owners = [Candidate(make_place(name), Owner(1)) for name in "abcd"]
+    some = images[:20_000]
+    before = first_choices(owners, some)
+    heavier = Candidate(make_place("d", weight=2), Owner(1))
+    after = first_choices([*owners[:-1], heavier], some)
+    moved = [new for old, new in zip(before, after, strict=True) if old != new]
+    assert set(moved) == {"d"}
+    assert len(moved) / len(some) == pytest.approx(2 / 5 - 1 / 4, abs=0.01)
 
 
 def test_owners_without_weight_have_an_order_too() -> None:

@@ -102,10 +102,36 @@ class Image:
     queued: bool = False
 
 
-class GlanceServer:
+class Served:
+    """A server in a process of its own, which ends when its standard input does."""
+
+    _process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> Self:
+        raise NotImplementedError
+
+    def stop(self) -> None:
+        process, self._process = self._process, None
+        if process is not None:
+            stop_process(process)
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+
+class GlanceServer(Served):
     """One Glance process. Stopped and started again it keeps its port and its images.
 
-    `limit` is the server's cap on a page of its listing.
+    `limit` is the server's cap on a page of its listing; `keystone` the URL of one whose tokens it
+    takes, and `token` what a test's own requests bear.
     """
 
     def __init__(
@@ -115,15 +141,18 @@ class GlanceServer:
         *,
         auth: Auth = "fake",
         limit: int = LIMIT,
+        keystone: str = "",
+        token: str = ADMIN_TOKEN,
         broker: str = "",
     ) -> None:
         self.home = home
         self.directory = directory.absolute()
         self.auth: Auth = auth
         self.limit = limit
+        self.keystone = keystone
+        self.token = token
         self.broker = broker
         self.port = 0
-        self._process: subprocess.Popen[bytes] | None = None
 
     @property
     def url(self) -> str:
@@ -136,7 +165,9 @@ class GlanceServer:
     def start(self) -> Self:
         """Returns once the server answers. Raises GlanceUnavailableError with the log's end."""
         if not (self.directory / "glance.sqlite").exists():
-            write_config(self.directory, self.auth, self.limit, self.broker)
+            write_config(
+                self.directory, self.auth, self.limit, keystone=self.keystone, broker=self.broker
+            )
             shutil.copy(self.home.template, self.directory / "glance.sqlite")
         (self.directory / "port").unlink(missing_ok=True)
         # Nothing else of the caller's environment: OS_* variables would steer Glance.
@@ -170,25 +201,9 @@ class GlanceServer:
         except (OSError, http.client.HTTPException):
             return False
 
-    def stop(self) -> None:
-        process, self._process = self._process, None
-        if process is not None:
-            stop_process(process)
-
-    def __enter__(self) -> Self:
-        return self.start()
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.stop()
-
     def request(self, method: str, target: str, body: Any = None) -> Answer:
         """One call as admin."""
-        return call(self.url, method, target, body, {"X-Auth-Token": ADMIN_TOKEN})
+        return call(self.url, method, target, body, {"X-Auth-Token": self.token})
 
     def _expect(self, status: int, method: str, target: str, body: Any = None) -> Answer:
         answer = self.request(method, target, body)
@@ -219,7 +234,7 @@ class GlanceServer:
         self._expect(201, "POST", "/v2/images", body)
         if queued:
             return Image(image_id, b"", queued=True)
-        content = data or os.urandom(2000)
+        content = data or os.urandom(1000).hex().encode()  # no image format begins or ends so
         self._expect(204, "PUT", f"/v2/images/{image_id}/file", content)
         return Image(image_id, content)
 

@@ -1,5 +1,6 @@
 -- Removes location ARGV[1]: its number is retired, so its claims stop counting with this write.
--- KEYS: version, locations, status, retired, progress, wanted. Returns the number, 0 for none.
+-- ARGV[2]: the audit entry's opening.
+-- KEYS: version, locations, status, retired, progress, wanted, audit. Returns the number, or 0.
 local current = redis.call('HGET', KEYS[2], ARGV[1])
 if not current then return 0 end
 local number = tonumber(string.match(current, '^%d+'))
@@ -8,5 +9,6 @@ redis.call('HDEL', KEYS[3], number .. ':check', number .. ':sweep', number .. ':
 redis.call('SADD', KEYS[4], number)
 redis.call('HDEL', KEYS[5], number)
 redis.call('HDEL', KEYS[6], number)
+audit(KEYS[7], ARGV[2], string.match(current, '^%d+ (.*)$'), 'null')
 grow(KEYS[1])
 return number

@@ -1,0 +1,74 @@
+"""Who changed what: the last changes that operators made, kept beside the registry.
+
+A change of a location is written by the script that makes it, so that neither is without the other.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from resolver.index.keys import Keys
+from resolver.index.scripts import load
+
+if TYPE_CHECKING:
+    from resolver.index.link import Link
+
+NOTE = load("note", "audit")
+
+KEPT = 10_000
+"""Entries that are kept: the same number as in ``audit.lua``."""
+
+BATCH = 1000
+"""Entries read in one go."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One change."""
+
+    at: float
+    by: str
+    """The name of the admin token; empty for what a process did by itself at its start."""
+    what: str
+    location: str
+    """Empty for what concerns the whole index."""
+    before: Mapping[str, Any] | None
+    """The location's fields; None where there was none, or none was changed."""
+    after: Mapping[str, Any] | None
+
+
+def opening(by: str, what: str, location: str) -> str:
+    """An entry of now, without its end, which the scripts write."""
+    fields = {"at": round(time.time(), 3), "by": by, "what": what, "location": location}
+    return json.dumps(fields, separators=(",", ":"))[:-1]
+
+
+class Audit:
+    """The log of one index."""
+
+    def __init__(self, link: Link, keys: Keys) -> None:
+        self._link = link
+        self._key = keys.audit
+
+    async def note(self, by: str, what: str, location: str = "") -> None:
+        """Keeps that something was done that changed no location's fields."""
+        await self._link.run(NOTE, [self._key], [opening(by, what, location)])
+
+    async def last(self, count: int, location: str = "") -> list[Entry]:
+        """The last entries, the newest first; those about one location if one is named.
+
+        Raises:
+            IndexUnavailable: when Redis does not answer.
+        """
+        found: list[Entry] = []
+        for start in range(0, KEPT, BATCH):
+            batch = await self._link.command("LRANGE", self._key, start, start + BATCH - 1)
+            entries = (Entry(**json.loads(text)) for text in batch)
+            found += (one for one in entries if location in ("", one.location))
+            if len(found) >= count or len(batch) < BATCH:
+                break
+        return found[:count]

@@ -1,0 +1,189 @@
+"""Many locations at once, trying one, and how a terminal shows it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+from rich.console import Console
+
+from resolver.cli import main, output
+from resolver.cli.apply import difference, standing
+from resolver.cli.completion import location_names
+from resolver.cli.locations import Pace
+from resolver.glance import keystone
+from resolver.standin import StandIn
+from tests.cli.test_commands import Run, gateway, run
+from tests.gateway.conftest import ADMIN, TOKEN, Gateway, start
+from tests.support.faults import Switch, status
+
+__all__ = ["gateway", "run", "start"]
+
+ONE = {"url": "https://one.example", "region": "R1"}
+
+
+def row(name: str, **fields: Any) -> dict[str, Any]:
+    """A location as the gateway shows it, as far as it matters here."""
+    (change,) = difference({name: fields}, {}, prune=False)
+    return {"name": name, **change["fields"]}
+
+
+def test_what_is_equal_is_left_alone() -> None:
+    there = {"one": row("one", **ONE)}
+    same = {**ONE, "url": "https://ONE.example/", "weight": 1, "auth": None}
+    assert difference({"one": same}, there, prune=True) == []
+
+
+def test_what_the_file_does_not_say_is_the_default() -> None:
+    there = {"one": row("one", **ONE, weight=7, state="draining", auth={"cloud": "prod"})}
+    (change,) = difference({"one": ONE}, there, prune=False)
+    assert change["changed"] == {
+        "weight": [7, 1],
+        "state": ["draining", "active"],
+        "auth": [{"cloud": "prod"}, None],
+    }
+
+
+def test_only_pruning_removes() -> None:
+    there = {"one": row("one", **ONE), "two": row("two", url="https://two.example")}
+    assert difference({"one": ONE}, there, prune=False) == []
+    (change,) = difference({"one": ONE}, there, prune=True)
+    assert (change["what"], change["location"]) == ("remove", "two")
+
+
+@pytest.mark.parametrize(
+    ("region", "base", "name", "what"),
+    [
+        ("R1", "https://one.example", "one", "there already"),
+        ("Oslo 2 (new)", "https://oslo.example", "oslo-2-new", "new"),
+        ("", "https://oslo.example", "image", "new"),
+        ("Ø", "https://oslo.example", "image", "new"),
+        ("One", "https://else.example", "one", "one is https://one.example: `locations set one "
+         "--base-url https://else.example`"),
+    ],
+)  # fmt: skip
+def test_an_endpoint_of_a_catalog(region: str, base: str, name: str, what: str) -> None:
+    assert standing(region, base, [row("one", **ONE)]) == {"name": name, "what": what}
+
+
+@pytest.mark.parametrize(
+    ("url", "base"),
+    [
+        ("https://c.example/image/v2/", "https://c.example/image"),
+        ("https://c.example/v2.15", "https://c.example"),
+        ("https://c.example:9292", "https://c.example:9292"),
+        ("https://c.example/v2/more", "https://c.example/v2/more"),
+    ],
+)
+def test_a_catalogs_url_is_taken_without_its_version(url: str, base: str) -> None:
+    assert keystone._base(url) == base
+
+
+async def test_apply_is_safe_to_repeat(run: Run, tmp_path: Path) -> None:
+    file = tmp_path / "locations.yaml"
+    file.write_text("locations: {one: {url: https://one.example, weight: 2}}")
+    code, out, err = await run("locations", "apply", str(file), "--yes", "--json")
+    assert (code, err) == (0, "1 changes made\n")
+    assert [(c["what"], c["location"]) for c in json.loads(out)] == [("add", "one")]
+    assert (await run("locations", "apply", str(file)))[1] == "nothing to change\n"
+    file.write_text("locations: {one: {url: https://new.example}}")
+    code, out, _ = await run("locations", "apply", str(file), "--dry-run")
+    assert "another server: its claims begin anew" in out
+    assert code == 0
+    file.write_text("locations: {one: {url: nonsense}}")
+    code, _, err = await run("locations", "apply", str(file))
+    assert code == 1
+    assert err.startswith(f"glance-resolver: locations file {file}: one: `url` must begin")
+
+
+async def test_check_tells_what_to_fix(run: Run, gateway: Gateway) -> None:
+    switch = Switch()
+    async with StandIn(middlewares=[switch.middleware]) as server:
+        await gateway.services.registry.put("one", {"url": server.url, "api": "v1"})
+        code, out, _ = await run("locations", "check", "one")
+        assert code == 1
+        assert "api\tno\tit is registered with v1, which it does not serve" in out
+        assert "api: `locations set one --api auto`" in out
+        assert "sweep\tno\tnot swept yet" in out
+        code, out, _ = await run("locations", "set", "one", "--api", "auto", "--token-env", "NONE")
+        code, out, _ = await run("locations", "check", "one", "--json")
+        steps = {one["step"]: one for one in json.loads(out)["steps"]}
+        assert steps["versions"]["ok"]
+        assert steps["credential"]["said"] == "environment variable NONE holds no token"
+        assert steps["credential"]["fix"]
+        assert "listing" not in steps, "it cannot do without"
+        switch.fault = status(403)
+        await run("locations", "set", "one", "--no-auth")
+        _, out, _ = await run("locations", "check", "one")
+        assert "versions: give the base URL of a Glance server" in out
+    _, out, _ = await run("locations", "check", "one")
+    assert "versions: see that the server runs" in out
+    assert (await run("locations", "check", "two"))[0] == 1
+
+
+def test_a_sweeps_pace() -> None:
+    pace = Pace()
+    at = {"images": 1000, "front": "40000000-0000-4000-8000-000000000000"}
+    assert pace.told(at, 10) == "1,000 images"
+    at = {"images": 3000, "front": "80000000-0000-4000-8000-000000000000"}
+    assert pace.told(at, 14) == "3,000 images, 500 a second, 8 s left"
+    assert pace.told({"images": 3000, "front": None}, 14) == "3,000 images, 500 a second"
+
+
+def test_tables_fit_a_terminal_and_are_coloured_only_there(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [("one", "down"), ("[red]two" + "x" * 80, "up")]
+    output.print_table(("name", "health"), rows)
+    assert capsys.readouterr().out == f"NAME\tHEALTH\none\tdown\n{rows[1][0]}\tup\n"
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setattr(
+        "rich.console.Console",
+        lambda **options: Console(
+            **options, force_terminal=True, width=40, color_system="standard"
+        ),
+    )
+    output.print_table(("name", "health"), rows)
+    shown = capsys.readouterr().out
+    assert "\x1b[31mdown" in shown
+    assert "[red]two" in shown, "what a name says is no markup"
+    plain = "".join(shown.split("\x1b[31m")).replace("\x1b[32m", "").replace("\x1b[0m", "")
+    assert all(len(line) <= 40 + 20 for line in plain.splitlines())
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_scripts(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["completion", shell])
+    assert not end.value.code
+    assert "_GLANCE_RESOLVER_COMPLETE" in capsys.readouterr().out
+
+
+def test_a_shell_completes_commands() -> None:
+    words = {"COMP_WORDS": "glance-resolver locations ch", "COMP_CWORD": "2"}
+    ran = subprocess.run(
+        [sys.executable, "-c", "from resolver.cli import main; main()"],
+        env={**words, "_GLANCE_RESOLVER_COMPLETE": "bash_complete", "PATH": ""},
+        capture_output=True,
+        check=False,
+    )
+    assert ran.stdout.decode().split() == ["plain,check"]
+
+
+async def test_names_are_completed(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("oslo", "frankfurt"):
+        await gateway.call("PUT", f"/locations/{name}", headers=ADMIN, json=ONE)
+    monkeypatch.setenv("RESOLVER_URL", gateway.url)
+    monkeypatch.setenv("RESOLVER_TOKEN", TOKEN)
+    context = click.Context(click.Command("show"))
+    argument = click.Argument(["name"])
+    found = await asyncio.to_thread(location_names, context, argument, "o")
+    assert [item.value for item in found] == ["oslo"]
+    monkeypatch.setenv("RESOLVER_URL", "http://127.0.0.1:1")
+    assert await asyncio.to_thread(location_names, context, argument, "") == []

@@ -1,0 +1,156 @@
+"""Who may change what, and the log of who did."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from resolver.errors import SettingsError
+from resolver.gateway.tokens import Tokens
+from resolver.index import open_index
+from resolver.index.audit import KEPT, opening
+from resolver.index.keys import Keys
+from resolver.index.scripts import load
+from resolver.settings import Settings
+from tests.gateway.conftest import ADMIN, Gateway, Start
+
+ONE = {"url": "https://one.example", "auth": {"token_env": "ONE_TOKEN"}}
+
+
+def bearer(token: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {token}"}
+
+
+async def test_the_log_says_who_did_what(start: Start) -> None:
+    gateway = await start(admin_tokens="ann=ann-token,bob=bob-token")
+    ann, bob = bearer("ann-token"), bearer("bob-token")
+    await gateway.call("PUT", "/locations/one", headers=ann, json=ONE)
+    maintenance = {"state": "maintenance", "reason": "new disks"}
+    await gateway.call("PATCH", "/locations/one", headers=bob, json=maintenance)
+    await gateway.call("PATCH", "/locations/one", headers=bob, json=maintenance)
+    await gateway.call("PUT", "/locations/two", headers=ann, json={"url": "https://two.example"})
+    confirm = {"confirm_shrink": True}
+    await gateway.call("POST", "/locations/one/sweep", headers=ann, json=confirm)
+    await gateway.call("POST", "/locations/one/sweep", headers=ann)
+    await gateway.call("DELETE", "/locations/one", headers=bob)
+    _, body = await gateway.get("/audit?location=one", headers=ann)
+    told = [(one["by"], one["what"], one["before"], one["after"]) for one in body["changes"]]
+    fields = {
+        "url": "https://one.example",
+        "region": "",
+        "api": "auto",
+        "priority": 100,
+        "weight": 1,
+        "state": "active",
+        "reason": "",
+        "sees_all": None,
+        "auth": {"token_env": "ONE_TOKEN"},
+        "notifications": None,
+    }
+    assert told == [
+        ("bob", "remove", {**fields, **maintenance}, None),
+        ("ann", "confirm-shrink", None, None),
+        ("bob", "change", {"state": "active", "reason": ""}, maintenance),
+        ("ann", "add", None, fields),
+    ]
+    times = [one["at"] for one in body["changes"]]
+    assert times == sorted(times, reverse=True)
+    _, body = await gateway.get("/audit?limit=2", headers=ann)
+    assert [one["location"] for one in body["changes"]] == ["one", "one"]
+
+
+@pytest.mark.parametrize(
+    "query", ["limit=0", "limit=x", "limit=10001", "limit=²", "from=1", "location=A"]
+)
+async def test_a_bad_question_about_the_log(gateway: Gateway, query: str) -> None:
+    response, body = await gateway.get(f"/audit?{query}", headers=ADMIN)
+    assert response.status == 400
+    assert body["detail"]
+
+
+async def test_the_log_is_for_admins(gateway: Gateway) -> None:
+    assert (await gateway.get("/audit"))[0].status == 401
+
+
+async def test_the_log_is_bounded(index_url: str) -> None:
+    assert f"0, {KEPT - 1})" in load("audit").text
+    async with open_index(index_url) as index:
+        await index.audit.note("ann", "first")
+        some = opening("ann", "more", "") + ',"before":null,"after":null}'
+        await index.link.command("LPUSH", Keys("glr:").audit, *[some] * KEPT)
+        await index.audit.note("ann", "last")
+        entries = await index.audit.last(KEPT * 2)
+        assert (len(entries), entries[0].what, entries[-1].what) == (KEPT, "last", "more")
+
+
+@pytest.mark.redis
+async def test_a_change_counts_on_every_gateway_at_once(start: Start, redis_url: str) -> None:
+    one = await start(redis_url=redis_url)
+    two = await start(redis_url=redis_url)
+    image = "0a1b2c3d-4e5f-4a6b-8c7d-9e0f1a2b3c4d"
+    await one.location("here")
+    await one.claim("here", image)
+    assert (await two.get(f"/v2/images/{image}"))[0].status == 307
+    body = {"state": "maintenance", "reason": "new disks until nine"}
+    await one.call("PATCH", "/locations/here", headers=ADMIN, json=body)
+    response, problem = await two.get(f"/v2/images/{image}")
+    assert response.status == 503
+    assert "new disks until nine" in problem["detail"]
+    await two.call("PATCH", "/locations/here", headers=ADMIN, json={"state": "draining"})
+    assert (await one.get(f"/v2/images/{image}"))[0].status == 307
+
+
+async def test_a_token_that_may_only_read(start: Start) -> None:
+    gateway = await start(admin_tokens="ops=ops-token,board:ro=board-token")
+    board = bearer("board-token")
+    await gateway.call("PUT", "/locations/one", headers=bearer("ops-token"), json=ONE)
+    for path in ("/locations", "/locations/one", "/audit", "/index/export"):
+        assert (await gateway.get(path, headers=board))[0].status == 200
+    for method, path in (
+        ("PUT", "/locations/two"),
+        ("PATCH", "/locations/one"),
+        ("DELETE", "/locations/one"),
+        ("POST", "/locations/one/sweep"),
+        ("POST", "/index/rebuild"),
+        ("POST", "/index/import"),
+    ):
+        response, body = await gateway.call(method, path, headers=board, json=ONE)
+        assert (response.status, body["code"]) == (403, "read-only-token")
+        assert "'board' may only read" in body["detail"]
+    assert set((await gateway.services.index.records.load()).records) == {"one"}
+
+
+async def test_the_token_file_is_read_again_when_it_changes(start: Start, tmp_path: Path) -> None:
+    file = tmp_path / "tokens"
+    file.write_text("# people\nann=first-token\n\nboard:ro=board-token\n")
+    gateway = await start(admin_tokens="ops=ops-token", admin_tokens_file=str(file))
+
+    async def status(token: str) -> int:
+        return int((await gateway.get("/locations", headers=bearer(token)))[0].status)
+
+    assert [await status(t) for t in ("ops-token", "first-token", "board-token")] == [200] * 3
+    new = tmp_path / "new"
+    new.write_text("ann=second-token\n")
+    os.replace(new, file)
+    assert [await status(t) for t in ("first-token", "second-token")] == [401, 200]
+    # What cannot be read lets nobody in, and does not shut out the others.
+    file.write_text("ann=second-token\nsecret but no token\n")
+    response, body = await gateway.get("/locations", headers=bearer("second-token"))
+    assert (response.status, body["code"]) == (403, "admin-disabled")
+    assert "RESOLVER_ADMIN_TOKENS_FILE line 2: must be TOKEN" in body["detail"]
+    assert "secret" not in body["detail"]
+    file.unlink()
+    assert [await status(t) for t in ("second-token", "ops-token")] == [403, 200]
+    file.write_text("ann=third-token\n")
+    assert await status("third-token") == 200
+
+
+@pytest.mark.parametrize("text", [None, "short", "a b=secret-token", "\u00e9=secret-token"])
+def test_a_bad_token_file_is_told_at_start(tmp_path: Path, text: str | None) -> None:
+    file = tmp_path / "tokens"
+    if text is not None:
+        file.write_text(text, encoding="utf-8")
+    with pytest.raises(SettingsError, match="RESOLVER_ADMIN_TOKENS_FILE"):
+        Tokens(Settings(admin_tokens_file=str(file)))

@@ -1,0 +1,188 @@
+"""Where a location may not be: hosts that are not allowed, this gateway, another one."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from typing import Any
+
+import pytest
+from aiohttp import web
+from aiohttp.typedefs import Handler
+
+from resolver.errors import LocationUnavailable
+from resolver.glance import HOP, Server, connect, is_resolver
+from resolver.glance.client import SMALL_BODY
+from resolver.glance.hosts import AllowedHosts, parse_address
+from resolver.models import Location
+from resolver.standin import StandIn
+from tests.gateway.conftest import ADMIN, Start
+from tests.support.faults import Switch
+from tests.support.wait import wait_until
+
+
+class Names:
+    """What names mean, which a test may change."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.addresses: dict[str, str] = {}
+        real = asyncio.BaseEventLoop.getaddrinfo
+
+        async def getaddrinfo(loop: Any, host: Any, port: Any, **options: Any) -> Any:
+            if host in self.addresses:
+                host = self.addresses[host]
+            return await real(loop, host, port, **options)
+
+        monkeypatch.setattr(asyncio.BaseEventLoop, "getaddrinfo", getaddrinfo)
+
+
+@pytest.fixture
+def names(monkeypatch: pytest.MonkeyPatch) -> Names:
+    return Names(monkeypatch)
+
+
+@pytest.mark.parametrize(
+    ("rules", "host", "address", "admitted"),
+    [
+        ((), "any.test", "127.0.0.1", True),
+        (("10.0.0.0/8",), "any.test", "10.1.2.3", True),
+        (("10.0.0.0/8",), "any.test", "11.1.2.3", False),
+        (("10.0.0.0/8",), "any.test", "::ffff:10.1.2.3", True),
+        (("*.cloud.test",), "a.cloud.test", "11.1.2.3", True),
+        (("*.cloud.test",), "A.Cloud.Test.", "192.168.1.1", True),
+        (("*.cloud.test",), "cloud.test", "11.1.2.3", False),
+        (("*.cloud.test",), "a.cloud.test", "169.254.169.254", False),
+        (("*.cloud.test",), "a.cloud.test", "127.0.0.1", False),
+        (("*.cloud.test",), "a.cloud.test", "::1", False),
+        (("*.cloud.test",), "a.cloud.test", "fe80::1%eth0", False),
+        (("*.cloud.test", "127.0.0.0/8"), "a.cloud.test", "127.0.0.1", True),
+        (("localhost",), "localhost", "127.0.0.1", True),
+        (("2001:db8::/32",), "a.test", "2001:db8::7", True),
+    ],
+)
+def test_what_is_admitted(rules: tuple[str, ...], host: str, address: str, admitted: bool) -> None:
+    parsed = parse_address(address)
+    assert parsed is not None
+    assert AllowedHosts(rules).admits(host, parsed) is admitted
+
+
+async def asked(url: str, *allowed: str, require_https: bool = False) -> str:
+    """`ok`, or the code of why a server was not asked."""
+    async with connect(5, allowed_hosts=allowed, require_https=require_https) as session:
+        try:
+            await Server(session, Location(name="one", url=url)).versions()
+        except LocationUnavailable as error:
+            return error.problem_code
+    return "ok"
+
+
+async def test_hosts_are_looked_at_when_connecting(names: Names) -> None:
+    async with StandIn() as server:
+        assert await asked(server.url, "127.0.0.0/8") == "ok"
+        assert await asked(server.url, "10.0.0.0/8") == "not-allowed"
+        for spelling in ("localhost", "127.1", "2130706433", "[::ffff:127.0.0.1]"):
+            assert await asked(f"http://{spelling}:{server.port}", "10.0.0.0/8") != "ok"
+        names.addresses["glance.cloud.test"] = "127.0.0.1"
+        named = f"http://glance.cloud.test:{server.port}"
+        assert await asked(named, "*.cloud.test") == "not-allowed"
+        assert await asked(named, "*.cloud.test", "127.0.0.1") == "ok"
+        assert await asked(named, require_https=True) == "not-allowed"
+        assert await asked(server.url, require_https=True) == "ok", "loopback"
+
+
+async def test_a_name_that_means_another_host_by_now_gains_nothing(
+    start: Start, names: Names
+) -> None:
+    """DNS rebinding: it was allowed when it was registered."""
+    async with StandIn() as server:
+        gateway = await start(allowed_hosts="10.0.0.0/8", role="all", health_interval=0.2)
+        url = f"http://cloud.test:{server.port}"
+        names.addresses["cloud.test"] = "127.0.0.1"
+        response, body = await gateway.call(
+            "PUT", "/locations/one", headers=ADMIN, json={"url": url}
+        )
+        assert (response.status, "not allowed here" in body["detail"]) == (400, True)
+        names.addresses["cloud.test"] = "10.1.2.3"
+        await gateway.services.registry.put("one", {"url": url})
+        names.addresses["cloud.test"] = "127.0.0.1"
+
+        async def told() -> bool:
+            health = (await gateway.services.registry.show("one"))["health"]
+            return "cloud.test at 127.0.0.1 is not allowed here" in health["reason"]
+
+        await wait_until(told, message="the checker is refused")
+        assert sum(server.requests.values()) == 0
+
+
+async def test_what_a_resolver_asks_no_resolver_answers(start: Start) -> None:
+    gateway = await start()
+    for path in ("/", "/versions", "/healthcheck", "/v2/images", "/locations"):
+        response, body = await gateway.get(path, headers={HOP: "1", **ADMIN})
+        assert (response.status, body["code"]) == (508, "loop")
+        assert "register the servers behind it" in body["detail"]
+
+
+async def test_another_resolver_is_no_location(start: Start) -> None:
+    one, two = await start(), await start(role="all", health_interval=0.2)
+    response, body = await two.call("PUT", "/locations/one", headers=ADMIN, json={"url": one.url})
+    assert response.status == 400
+    assert "is a glance-resolver, this one or another" in body["detail"]
+    async with StandIn() as server:
+        put = await two.call("PUT", "/locations/one", headers=ADMIN, json={"url": server.url})
+        assert put[0].status == 201
+        response, _ = await two.call(
+            "PATCH", "/locations/one", headers=ADMIN, json={"url": f"{one.url}/behind"}
+        )
+        assert response.status == 400
+    # One that did not answer then is found out later, and nothing is believed of it.
+    await two.services.registry.put("late", {"url": one.url})
+
+    async def told() -> bool:
+        shown = await two.services.registry.show("late")
+        codes = shown["sweep"]["error_code"]
+        return "it is a glance-resolver" in shown["health"]["reason"] and codes == "loop"
+
+    await wait_until(told, message="it is found out")
+
+
+async def test_this_gateway_is_none_by_any_name(start: Start, names: Names) -> None:
+    gateway = await start(public_url="https://images.example")
+    names.addresses["alias.test"] = "127.0.0.1"
+    url = f"http://alias.test:{gateway.url.rpartition(':')[2]}"
+    assert await is_resolver(gateway.services.session, url)
+    response, _ = await gateway.call("PUT", "/locations/one", headers=ADMIN, json={"url": url})
+    assert response.status == 400
+
+
+async def test_one_that_does_not_answer_can_be_registered(start: Start) -> None:
+    gateway = await start()
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{closed.getsockname()[1]}"
+        put = await gateway.call("PUT", "/locations/one", headers=ADMIN, json={"url": url})
+    assert put[0].status == 201
+
+
+async def test_answers_are_read_no_further_than_they_may_be_long() -> None:
+    async def endless(request: web.Request, _: Handler) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        for _ in range(4 * SMALL_BODY // 65536):
+            await response.write(b" " * 65536)
+        return response
+
+    switch = Switch()
+    async with StandIn(middlewares=[switch.middleware]) as server:
+        switch.fault = endless
+        assert await asked(server.url) == "too-long"
+
+
+async def test_redirects_are_not_followed() -> None:
+    async def elsewhere(_: web.Request, __: Handler) -> web.StreamResponse:
+        return web.Response(status=302, headers={"Location": f"{other.url}/versions"})
+
+    switch = Switch()
+    async with StandIn() as other, StandIn(middlewares=[switch.middleware]) as server:
+        switch.fault = elsewhere
+        assert await asked(server.url) == "not-glance"
+        assert sum(other.requests.values()) == 0

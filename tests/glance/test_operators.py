@@ -1,0 +1,357 @@
+"""An operator's week, on a real Keystone and the real Glance servers of two regions."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from resolver.errors import LocationUnavailable
+from resolver.glance import Clouds, Server, connect, keystone
+from resolver.glance.listing import sees_all
+from resolver.models import Location
+from tests.glance.gateway import OPERATOR_TOKEN, Gateway
+from tests.glance.install import GlanceHome, KeystoneHome
+from tests.support.glance import GlanceServer, Image, wait_until
+from tests.support.keystone import KeystoneServer
+
+pytestmark = pytest.mark.glance
+
+PATIENCE = 60.0
+REGIONS = ("Frankfurt", "Oslo")
+NOWHERE = "00000000-0000-4000-8000-000000000000"
+BOARD = "board-token"
+TUESDAY, THURSDAY = "tuesday-s-password", "thursday-s-password"
+
+
+@dataclass
+class Cloud:
+    """What there is, and the clouds.yaml that leads to it."""
+
+    keystone: KeystoneServer
+    servers: dict[str, GlanceServer]
+    images: dict[str, Image]
+    shared: Image
+    user: str
+    """The id of the user that the resolver logs in as."""
+    file: Path
+
+    def write(self, password: str) -> None:
+        """clouds.yaml, with the password of the resolver's user."""
+        where = {"auth_url": f"{self.keystone.url}/v3", "user_domain_id": "default"}
+        where |= {"project_name": "admin", "project_domain_id": "default"}
+        login = {"username": "resolver", "password": password}
+        member = {"username": "member", "password": "member-secret"}
+        clouds: dict[str, Any] = {
+            "prod": {"auth": {**where, **login}},
+            "prod-member": {"auth": {**where, **member}},
+            "open": {"auth_type": "none", "auth": {"endpoint": "http://127.0.0.1:1"}},
+        }
+        self.file.write_text(yaml.safe_dump({"clouds": clouds}))
+
+
+@pytest.fixture(scope="module")
+def cloud(
+    keystone_home: KeystoneHome, glance_home: GlanceHome, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Cloud]:
+    directory = tmp_path_factory.mktemp("cloud")
+    with KeystoneServer(keystone_home, directory / "keystone") as keystone_server:
+        user = keystone_server.user("resolver", TUESDAY, "admin", "admin")
+        keystone_server.user("member", "member-secret", "admin", "member")
+        keystone_server.user("tests", "tests-secret", "admin", "admin")
+        options: dict[str, Any] = {
+            "auth": "keystone",
+            "keystone": keystone_server.url,
+            "token": keystone_server.token("tests", "tests-secret", "admin"),
+        }
+        with (
+            GlanceServer(glance_home, directory / "one", **options) as one,
+            GlanceServer(glance_home, directory / "two", **options) as two,
+        ):
+            servers = dict(zip(REGIONS, (one, two), strict=True))
+            for region, server in servers.items():
+                # As some catalogs have it.
+                keystone_server.image_endpoint(region, f"{server.url}/v2/")
+            images = {region: server.create_private() for region, server in servers.items()}
+            shared = one.create()
+            two.create(shared.id, data=shared.data)
+            file = directory / "clouds.yaml"
+            made = Cloud(keystone_server, servers, images, shared, user, file)
+            made.write(TUESDAY)
+            yield made
+
+
+@pytest.fixture
+def gateway(cloud: Cloud, tmp_path: Path) -> Iterator[Gateway]:
+    """One that knows no location yet."""
+    env = {
+        "OS_CLIENT_CONFIG_FILE": str(cloud.file),
+        "RESOLVER_LOG_LEVEL": "debug",
+        "RESOLVER_ADMIN_TOKENS": f"op={OPERATOR_TOKEN},board:ro={BOARD}",
+    }
+    running = Gateway(tmp_path, [], (), env)
+    yield running.start()
+    assert running.stop() == 0, running.log.read_text()
+
+
+def rows(gateway: Gateway) -> dict[str, Any]:
+    ran = gateway.operator("locations", "list", "--json")
+    assert ran.status == 0, ran
+    return {row["name"]: row for row in json.loads(ran.out)}
+
+
+def covered(gateway: Gateway) -> bool:
+    found = rows(gateway)
+    return bool(found) and all(row["coverage"]["covered"] for row in found.values())
+
+
+def ok(gateway: Gateway, *arguments: str) -> str:
+    """What a command printed that must succeed."""
+    ran = gateway.operator(*arguments)
+    assert ran.status == 0, f"{arguments}: {ran}\n{gateway.log.read_text()[-3000:]}"
+    return ran.out.decode()
+
+
+def discovered(gateway: Gateway) -> None:
+    ok(gateway, "locations", "discover", "--cloud", "prod", "--yes")
+    wait_until(lambda: covered(gateway), "both regions are swept", PATIENCE)
+
+
+def owners(gateway: Gateway, image: str) -> list[str]:
+    answer = gateway.get(f"/resolve/{image}").json()
+    return [owner["location"] for owner in answer.get("owners", [])]
+
+
+def test_tuesday_regions_are_found_and_added(gateway: Gateway, cloud: Cloud) -> None:
+    shown = ok(gateway, "locations", "discover", "--cloud", "prod")
+    for region, server in cloud.servers.items():
+        assert f"{region.lower()}\t{region}\tpublic\t{server.url}\tnew" in shown
+    assert rows(gateway) == {}, "only shown"
+    discovered(gateway)
+    assert "there already" in ok(gateway, "locations", "discover", "--cloud", "prod")
+    found = rows(gateway)
+    assert set(found) == {"frankfurt", "oslo"}
+    assert found["oslo"]["auth"] == {"cloud": "prod"}
+    assert found["oslo"]["sweep"]["sees_all_why"] == "it has the role admin on a project"
+    for region, image in cloud.images.items():
+        assert owners(gateway, image.id) == [region.lower()]
+        assert region.lower() in ok(gateway, "resolve", image.id)
+    assert gateway.operator("resolve", NOWHERE).status == 3
+    checked = ok(gateway, "locations", "check", "oslo")
+    assert "roles on its project: " in checked
+    assert "no\t" not in checked
+
+
+def test_no_secret_is_told(gateway: Gateway) -> None:
+    discovered(gateway)
+    ok(gateway, "locations", "check", "oslo")
+    told = [
+        gateway.log.read_text(),
+        ok(gateway, "locations", "list", "--json"),
+        ok(gateway, "locations", "show", "oslo"),
+        ok(gateway, "locations", "log", "--json"),
+        ok(gateway, "index", "export", "-"),
+        ok(gateway, "config"),
+        gateway.get("/metrics").body.decode(),
+        gateway.get(f"/resolve/{NOWHERE}/explain").body.decode(),
+    ]
+    for text in told:
+        assert TUESDAY not in text
+        assert "gAAAA" not in text, "what Keystone's tokens begin with"
+
+
+def test_wednesday_a_region_is_drained_and_taken_down(gateway: Gateway, cloud: Cloud) -> None:
+    discovered(gateway)
+    image = cloud.shared.id
+    first, second = owners(gateway, image)
+    ok(gateway, "locations", "set", first, "--state", "draining", "--reason", "new racks")
+    assert owners(gateway, image) == [second, first]
+    explained = ok(gateway, "resolve", "--explain", image)
+    assert f"{second}\t1\tchosen\tstate active" in explained
+    assert f"{first}\t2\tranked\tstate draining" in explained
+
+    alone = cloud.images["Oslo"].id
+    reason = ("--state", "maintenance", "--reason", "disks until nine")
+    ok(gateway, "locations", "set", "oslo", *reason)
+    for path in (f"/v2/images/{alone}", f"/v1/images/{alone}", f"/resolve/{alone}"):
+        answer = gateway.get(path)
+        assert answer.status == 503
+        assert "oslo is in maintenance: disks until nine" in answer.json()["detail"]
+        assert answer.headers["Retry-After"]
+    assert gateway.operator("resolve", alone).status == 4
+    assert "left out\tin maintenance: disks until nine" in ok_explained(gateway, alone)
+    ok(gateway, "locations", "set", "oslo", "--state", "active")
+    assert owners(gateway, alone) == ["oslo"]
+    assert rows(gateway)["oslo"]["reason"] == "", "the old reason is none of the new state's"
+
+    log = json.loads(ok(gateway, "locations", "log", "oslo", "--json"))
+    assert (log[0]["by"], log[0]["what"]) == ("op", "change")
+    assert log[0]["before"] == {"state": "maintenance", "reason": "disks until nine"}
+    assert log[0]["after"] == {"state": "active", "reason": ""}
+    refused = gateway.operator("locations", "set", "oslo", "--weight", "2", token=BOARD)
+    assert refused.status == 1
+    assert refused.err == "glance-resolver: the token 'board' may only read\n"
+    assert gateway.operator("locations", "log", token=BOARD).status == 0
+
+    ok(gateway, "locations", "remove", "oslo")
+    assert gateway.get(f"/resolve/{alone}").status == 404
+    assert "remove" in ok(gateway, "locations", "log", "oslo")
+
+
+def ok_explained(gateway: Gateway, image: str) -> str:
+    """An explanation of an id that is not found, which the exit status tells too."""
+    ran = gateway.operator("resolve", "--explain", image)
+    assert ran.status == 4, ran
+    return ran.out.decode()
+
+
+def test_thursday_a_password_is_rotated(gateway: Gateway, cloud: Cloud) -> None:
+    discovered(gateway)
+    cloud.keystone.password(cloud.user, THURSDAY)  # ends its tokens too
+    try:
+        failed = gateway.operator("locations", "sweep", "oslo", "--wait")
+        assert failed.status == 1
+        assert "cloud 'prod' of clouds.yaml gives no token" in failed.err
+        checked = gateway.operator("locations", "check", "oslo")
+        assert checked.status == 1
+        assert "credential: put the credential where `auth` says" in checked.out.decode()
+        assert owners(gateway, cloud.images["Oslo"].id) == ["oslo"], "what is known stays"
+        cloud.write(THURSDAY)
+
+        def swept() -> bool:
+            return gateway.operator("locations", "sweep", "oslo", "--wait").status == 0
+
+        wait_until(swept, "the new password is taken up", PATIENCE)
+        ok(gateway, "locations", "check", "oslo")
+    finally:
+        cloud.keystone.password(cloud.user, TUESDAY)
+        cloud.write(TUESDAY)
+
+
+def test_friday_the_registry_is_what_the_file_says(
+    gateway: Gateway, cloud: Cloud, tmp_path: Path
+) -> None:
+    file = tmp_path / "locations.yaml"
+    oslo = {"url": cloud.servers["Oslo"].url, "region": "Oslo", "auth": {"cloud": "prod"}}
+
+    def write(**locations: Any) -> None:
+        file.write_text(yaml.safe_dump({"locations": locations}))
+
+    discovered(gateway)
+    write(oslo={**oslo, "weight": 3}, lab={"url": "http://127.0.0.1:9", "api": "v1"})
+    shown = ok(gateway, "locations", "apply", str(file), "--dry-run")
+    assert "+ lab  http://127.0.0.1:9\n~ oslo  weight: 1 -> 3\n" in shown
+    assert "left alone" in shown
+    assert "frankfurt (--prune removes them)" in shown
+    asked = gateway.operator("locations", "apply", str(file))
+    assert (asked.status, "nothing was changed; --yes does it" in asked.err) == (1, True)
+    assert set(rows(gateway)) == {"frankfurt", "oslo"}
+    ok(gateway, "locations", "apply", str(file), "--yes")
+    assert rows(gateway)["oslo"]["weight"] == 3
+    assert "nothing to change" in ok(gateway, "locations", "apply", str(file), "--yes")
+    write(oslo=oslo)
+    pruned = ok(gateway, "locations", "apply", str(file), "--prune", "--yes")
+    assert "- frankfurt\n- lab\n" in pruned
+    assert set(rows(gateway)) == {"oslo"}
+    bad = gateway.operator("locations", "apply", str(tmp_path / "none.yaml"))
+    assert bad.status == 1
+    assert bad.err.count("\n") == 1
+
+
+def test_a_member_proves_nothing_absent(gateway: Gateway, cloud: Cloud) -> None:
+    url = cloud.servers["Oslo"].url
+    ok(gateway, "locations", "add", "oslo", url, "--cloud", "prod-member")
+    wait_until(lambda: rows(gateway)["oslo"]["sweep"]["ended"], "it is swept", PATIENCE)
+    answer = gateway.get(f"/resolve/{NOWHERE}")
+    assert answer.status == 503
+    assert "it has not the role admin on a project" in answer.json()["detail"]
+    checked = gateway.operator("locations", "check", "oslo")
+    assert checked.status == 1
+    assert "sees all: give it the credential of an admin" in checked.out.decode()
+
+
+@pytest.fixture
+def clouds(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> Clouds:
+    monkeypatch.setenv("OS_CLIENT_CONFIG_FILE", str(cloud.file))
+    return Clouds()
+
+
+def server_of(cloud: Cloud, session: Any, name: str, clouds: Clouds) -> Server:
+    url = cloud.servers["Oslo"].url
+    return Server(session, Location(name="oslo", url=url, auth={"cloud": name}), clouds)
+
+
+@pytest.mark.parametrize("kind", ["v3applicationcredential", "v3token"])
+async def test_other_plugins_log_in_too(cloud: Cloud, clouds: Clouds, kind: str) -> None:
+    token = cloud.keystone.token("resolver", TUESDAY, "admin")
+    auth = {"auth_url": f"{cloud.keystone.url}/v3"}
+    if kind == "v3token":
+        auth |= {"token": token, "project_name": "admin", "project_domain_id": "default"}
+    else:
+        made = cloud.keystone.application_credential(cloud.user, token)
+        auth |= {"application_credential_id": made["id"]}
+        auth |= {"application_credential_secret": made["secret"]}
+    cloud.file.write_text(yaml.safe_dump({"clouds": {"other": {"auth_type": kind, "auth": auth}}}))
+    try:
+        async with connect(30) as session:
+            server = server_of(cloud, session, "other", clouds)
+            assert (await server.ask("/v2/images", {"limit": "1"})).status == 200
+            assert await sees_all(server, await server.versions()) == (
+                True,
+                "it has the role admin on a project",
+            )
+    finally:
+        cloud.write(TUESDAY)
+
+
+async def test_a_cloud_without_login_sends_none(cloud: Cloud, clouds: Clouds) -> None:
+    login = await clouds.login("open")
+    assert (login.headers, login.roles) == ({}, None)
+
+
+async def test_a_token_that_is_not_accepted_any_more_is_renewed_once(
+    cloud: Cloud, clouds: Clouds, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with connect(30) as session:
+        server = server_of(cloud, session, "prod", clouds)
+        assert (await server.ask("/v2/images", {"limit": "1"})).status == 200
+        first = await clouds.login("prod")
+        assert await clouds.login("prod") is first, "shared, and not fetched for each request"
+        token = first.headers["X-Auth-Token"]
+        headers = {"X-Auth-Token": token, "X-Subject-Token": token}
+        async with session.delete(f"{cloud.keystone.url}/v3/auth/tokens", headers=headers):
+            pass
+        assert (await server.ask("/v2/images", {"limit": "1"})).status == 200
+        assert await clouds.login("prod") is not first
+        # A cloud that this server does not trust is not asked for token after token.
+        fetched = []
+        monkeypatch.setattr(keystone, "log_in", lambda name: fetched.append(name) or bad(name))
+        stranger = server_of(cloud, session, "stranger", clouds)
+        for _ in range(4):
+            with pytest.raises(LocationUnavailable, match="does not accept the credential"):
+                await stranger.ask("/v2/images", {"limit": "1"})
+        assert len(fetched) == 2
+
+
+def bad(_: str) -> keystone.Login:
+    return keystone.Login({"X-Auth-Token": "nobody's"}, ("admin",), until=float("inf"))
+
+
+async def test_a_login_is_good_until_shortly_before_its_token_ends(
+    cloud: Cloud, clouds: Clouds
+) -> None:
+    """Keystone's tokens last an hour unless it is told otherwise."""
+    left = (await clouds.login("prod")).until - time.monotonic()
+    assert 3300 < left < 3600 - keystone.RENEW + 1
+
+
+async def test_what_is_wrong_with_a_cloud_is_said(cloud: Cloud, clouds: Clouds) -> None:
+    with pytest.raises(LocationUnavailable, match="Cloud nowhere was not found") as caught:
+        await clouds.login("nowhere")
+    assert caught.value.problem_code == "no-credential"
