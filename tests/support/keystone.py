@@ -96,9 +96,11 @@ class KeystoneServer(Served):
         return str(found[0]["id"] if found else self.make(kind, name=name)["id"])
 
     def user(self, name: str, password: str, project: str, *roles: str) -> str:
-        """A user with these roles on a project; returns its id."""
-        user = self._named("user", name)
-        self.password(user, password)
+        """A new user with these roles on a project; returns its id.
+
+        Its first password is given with it: a change would end all tokens of that second.
+        """
+        user = str(self.make("user", name=name, password=password)["id"])
         for role in roles:
             where = f"projects/{self._named('project', project)}/users/{user}"
             self.request("PUT", f"/v3/{where}/roles/{self._named('role', role)}")
