@@ -28,6 +28,7 @@ from resolver.gateway.images import Asked, redirect
 from resolver.gateway.metrics import Metrics
 from resolver.gateway.middleware import HEADER, log_request, request_id
 from resolver.gateway.traffic import Traffic
+from resolver.glance import HOP
 from resolver.locations import Owned, Resolver, Round, Table, Wish
 from resolver.models import Outcome, Owner
 
@@ -35,7 +36,8 @@ USUAL = re.compile(
     r"/(v[12])/images/([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})((?:/file)?)", re.ASCII
 )
 SPECIAL = tuple(
-    istr(name) for name in ("X-Resolver-Region", "X-Resolver-Exclude", "X-Resolver-Fresh", "Expect")
+    istr(name)
+    for name in ("X-Resolver-Region", "X-Resolver-Exclude", "X-Resolver-Fresh", HOP, "Expect")
 )
 """Headers that make a request unusual."""
 

@@ -158,6 +158,7 @@ async def test_what_is_usual_does_not_go_the_ordinary_way(
         ("GET", f"/v2/images/{ID}", "x-resolver-region: north"),
         ("GET", f"/v2/images/{ID}", "X-Resolver-Exclude: two"),
         ("GET", f"/v2/images/{ID}", "X-Resolver-Fresh: 1"),
+        ("GET", f"/v2/images/{ID}", "X-Resolver-Hop: 1"),
         ("GET", f"/v2/images/{ID}", "Connection: close"),
     ],
 )
