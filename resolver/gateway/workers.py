@@ -33,7 +33,7 @@ from gunicorn.workers.base import Worker
 
 from resolver import logs
 from resolver.errors import ResolverError, SettingsError
-from resolver.gateway.server import BACKLOG, cannot_listen, on_signal, serving, shown_url
+from resolver.gateway.server import BACKLOG, cannot_listen, serving, shown_url
 from resolver.gateway.siblings import Siblings
 from resolver.services import open_services
 from resolver.settings import Settings
@@ -105,6 +105,8 @@ class Process(Worker):
     def init_signals(self) -> None:
         for number in self.SIGNALS:
             signal.signal(number, signal.SIG_DFL)
+        # On a terminal ^C comes to all: the arbiter tells its workers.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def run(self) -> None:
         try:
@@ -116,7 +118,8 @@ class Process(Worker):
 
     async def _run(self) -> None:
         application: Application = self.app
-        stop = on_signal()
+        stop = asyncio.Event()  # the arbiter may say it twice
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
         beating = asyncio.create_task(self._beat(stop))
         siblings = Siblings(application.folder, self.column)
         async with (
@@ -184,6 +187,10 @@ class Keeper(Arbiter):
     def start(self) -> None:
         self.LISTENERS = [one for mine in self.app.sockets for one in mine]
         super().start()
+
+    def handle_int(self) -> None:
+        """As SIGTERM: gunicorn's own would cut requests off."""
+        self.handle_term()
 
     def stop(self, graceful: bool = True) -> None:
         super().stop(graceful)

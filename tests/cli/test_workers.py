@@ -164,6 +164,30 @@ async def test_sigterm_ends_all(environ: dict[str, str]) -> None:
         assert not alive(pids)
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_signals_to_all_let_requests_in_flight_be_answered(
+    environ: dict[str, str], number: int
+) -> None:
+    """As ^C on a terminal does, or a service manager that signals the whole group."""
+    async with serve(*WORKERS, **environ) as server:
+        await claim(server)
+        await wait_until(lambda: len(workers(server)) == 2)
+        host, port = server.url.removeprefix("http://").split(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write(b"POST /resolve HTTP/1.1\r\nHost: a\r\nContent-Length: 40\r\n\r\n")
+        await writer.drain()
+        await asyncio.sleep(0.3)
+        for pid in (server.process.pid, *workers(server)):
+            os.kill(pid, number)
+        await asyncio.sleep(0.3)
+        writer.write(f'["{ID}"]'.encode())
+        assert (await reader.readuntil(b"\r\n")) == b"HTTP/1.1 200 OK\r\n"
+        writer.close()
+        await writer.wait_closed()
+        async with asyncio.timeout(8):
+            assert await server.process.wait() == 0
+
+
 async def test_an_orphan_ends_by_itself(environ: dict[str, str]) -> None:
     async with serve(*WORKERS, **environ) as server:
         await wait_until(lambda: len(workers(server)) == 2)
