@@ -14,6 +14,28 @@ from resolver.gateway.middleware import HEADER, request_id
 from resolver.gateway.problem import problem
 
 
+class Outbox:
+    """Answers that leave together, when all requests of the loop's turn have been read.
+
+    A client or proxy that waits is woken by the first of them and is still awake at the next. Where
+    each is written when it is made, each wakes it, and the waking is charged to us: 41 us a
+    redirect instead of 32.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: list[tuple[asyncio.Transport, bytes]] = []
+
+    def put(self, transport: asyncio.Transport, data: bytes) -> None:
+        if not self._waiting:
+            asyncio.get_running_loop().call_soon(self._send)
+        self._waiting.append((transport, data))
+
+    def _send(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for transport, data in waiting:
+            transport.write(data)
+
+
 class Connection(web.RequestHandler):
     """aiohttp's connection, with problem documents for what is no HTTP request too.
 
@@ -23,18 +45,20 @@ class Connection(web.RequestHandler):
     insides that this takes are watched by tests/gateway/test_door.py.
     """
 
-    __slots__ = ("_asleep", "_door", "_malformed")
+    __slots__ = ("_asleep", "_door", "_malformed", "_outbox")
 
     def __init__(
         self,
         malformed: Callable[[int, str], None],
         door: Door | None,
+        outbox: Outbox,
         *args: Any,
         **options: Any,
     ) -> None:
         super().__init__(*args, **options)
         self._malformed = malformed
         self._door = door
+        self._outbox = outbox
         self._asleep: asyncio.Future[None] | None = None
         """What aiohttp's task waits for, while the door has a message."""
 
@@ -64,7 +88,7 @@ class Connection(web.RequestHandler):
             self._messages.popleft()
             if self._parser is not None:
                 self._parser.message_consumed()
-            self.transport.write(answer.encode())
+            self._outbox.put(self.transport, answer.encode())
             closing = self._loop.time() + self._keepalive_timeout
             self._next_keepalive_close_time = closing
             if self._keepalive_handle is None:  # it came while the door was at work

@@ -14,7 +14,7 @@ from aiohttp import web
 
 from resolver.errors import SettingsError
 from resolver.gateway.app import make_app
-from resolver.gateway.connection import Connection
+from resolver.gateway.connection import Connection, Outbox
 from resolver.gateway.door import DOOR
 from resolver.gateway.keys import METRICS, TRAFFIC
 from resolver.gateway.siblings import Siblings
@@ -52,9 +52,11 @@ async def serving(
     loop = asyncio.get_running_loop()
     manager: Any = runner.server
 
+    outbox = Outbox()
+
     def connection() -> Connection:
         options: Any = {"access_log": None, "keepalive_timeout": KEEPALIVE}
-        return Connection(malformed, app.get(DOOR), manager, loop=loop, **options)
+        return Connection(malformed, app.get(DOOR), outbox, manager, loop=loop, **options)
 
     def malformed(status: int, why: str) -> None:
         app[METRICS].requests.counts["none", "none", str(status)] += 1
