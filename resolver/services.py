@@ -50,7 +50,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
             settings.redis_url, prefix=settings.prefix, bits=settings.index_bits, cache=cache
         ) as index,
         guarded(settings.location_timeout) as session,
-        guarded(settings.probe_timeout, settings.probes_per_location) as quick_session,
+        guarded(settings.probe_timeout, connections=0) as quick_session,
     ):
         polled = 3 * settings.poll_interval if settings.poll_interval else None
         tables = TableKeeper(index, Terms(2 * settings.sweep_interval, polled))
@@ -64,6 +64,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
             per_location=settings.probes_per_location,
             at_once=settings.probes_at_once,
             remember=settings.absent_ttl,
+            patience=settings.index_timeout,
         )
         try:
             yield Services(

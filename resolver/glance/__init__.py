@@ -3,7 +3,7 @@
 from resolver.glance.changes import Changes, changed_since, server_time
 from resolver.glance.client import HOP, Server, connect, is_resolver
 from resolver.glance.keystone import Clouds
-from resolver.glance.listing import Page, Resume, list_images, still_there
+from resolver.glance.listing import Page, Resume, list_images, sees_all, still_there
 from resolver.glance.notifications import Notice, parse_notice, subscribed
 from resolver.glance.probe import has_image
 
@@ -21,6 +21,7 @@ __all__ = [
     "is_resolver",
     "list_images",
     "parse_notice",
+    "sees_all",
     "server_time",
     "still_there",
     "subscribed",

@@ -50,7 +50,8 @@ async def connect(
     allowed_hosts: Iterable[str] = (),
     require_https: bool = False,
 ) -> AsyncIterator[aiohttp.ClientSession]:
-    """An HTTP session that all locations share; ``timeout`` seconds for a request in all.
+    """An HTTP session that all locations share; ``timeout`` seconds for a request in all, and
+    ``connections`` to one host, 0 for any number.
 
     It opens no connection to a host that is not allowed, whatever its name meant before.
     """
@@ -111,6 +112,14 @@ class Server:
         token = token_of(auth)
         return Login({"X-Auth-Token": token} if token else {})
 
+    async def credential(self) -> str:
+        """What is sent as ``X-Auth-Token``; empty for nothing.
+
+        Raises:
+            LocationUnavailable: there is no credential to be had.
+        """
+        return (await self._login()).headers.get("X-Auth-Token", "")
+
     async def roles(self) -> tuple[str, ...] | None:
         """The roles of the location's credential on its project; None where Keystone did not say.
 
@@ -155,7 +164,11 @@ class Server:
                 "it is a glance-resolver: register the Glance servers behind it", code="loop"
             )
         if reply.status >= 500:
-            raise LocationUnavailable(f"it answered {reply.status}", code="server-error")
+            raise LocationUnavailable(
+                f"it answered {reply.status}",
+                code="server-error",
+                extra={"status": reply.status},
+            )
         return reply
 
     async def _answer(
@@ -204,8 +217,10 @@ class Server:
         try:
             reply = await self.ask("/healthcheck", login=False, most=SMALL_BODY)
         except LocationUnavailable as error:
-            if error.problem_code == "unauthorized":
-                return False  # somebody in front of it wants a token for every path
+            if error.problem_code == "unauthorized" or error.extra.get("status") == 500:
+                # Somebody in front of it wants a token for every path; or the check itself is
+                # broken (Pike's may be), since one that found something wrong says 503.
+                return False
             raise LocationUnavailable(
                 f"/healthcheck: {error.detail}", code=error.problem_code
             ) from error

@@ -99,15 +99,20 @@ def _stamp(text: Any) -> float:
 class Subscription:
     """Our queue at one broker, being read."""
 
-    def __init__(self, channel: AbstractChannel, queue: AbstractQueue, *, new: bool) -> None:
+    def __init__(
+        self, channel: AbstractChannel, queue: AbstractQueue, tie: tuple[str, str], *, new: bool
+    ) -> None:
         self._channel = channel
         self._queue = queue
+        self._tie = tie
+        """The exchange, and the pattern of the routing keys."""
         self.new = new
         """Whether the queue was not there: what was sent before is lost."""
         self._came: asyncio.Queue[AbstractIncomingMessage | None] = asyncio.Queue()
         self._tag = ""
 
     async def start(self) -> None:
+        await self._queue.bind(*self._tie, timeout=CONNECT_TIMEOUT)
         self._channel.close_callbacks.add(lambda *_: self._came.put_nowait(None))
         self._tag = str(await self._queue.consume(self._came.put, timeout=CONNECT_TIMEOUT))
 
@@ -130,7 +135,8 @@ class Subscription:
         return [message for message in came if message is not None]
 
     async def _still_ours(self) -> None:
-        """A queue that somebody deletes ends without a word where nothing is sent."""
+        """A queue that somebody deletes, or unties, ends without a word where nothing is sent."""
+        await self._queue.bind(*self._tie, timeout=CONNECT_TIMEOUT)
         declared = await self._channel.declare_queue(
             self._queue.name, passive=True, timeout=CONNECT_TIMEOUT
         )
@@ -168,9 +174,9 @@ def broker_urls(notifications: Mapping[str, str]) -> list[str]:
 
 @asynccontextmanager
 async def subscribed(
-    notifications: Mapping[str, str], queue_name: str
+    notifications: Mapping[str, str], queue_name: str, *, read: bool = True
 ) -> AsyncIterator[Subscription]:
-    """Our durable queue, bound to Glance's exchange and being read.
+    """Our durable queue, bound to Glance's exchange and being read if ``read``.
 
     The exchange is Glance's: it is never declared here, since one declared otherwise than Glance
     does would keep Glance from publishing.
@@ -180,7 +186,12 @@ async def subscribed(
     """
     try:
         import aio_pika  # noqa: PLC0415 - an extra: only those with notifications need it
-        from aio_pika.exceptions import AMQPError, ChannelNotFoundEntity  # noqa: PLC0415
+        from aio_pika.exceptions import (  # noqa: PLC0415
+            AMQPError,
+            AuthenticationError,
+            ChannelNotFoundEntity,
+            ProbableAuthenticationError,
+        )
     except ImportError as error:
         raise LocationUnavailable(
             "reading notifications needs `pip install 'glance-resolver[events]'`",
@@ -199,6 +210,10 @@ async def subscribed(
                 client_properties={"connection_name": queue_name},
             )
             break
+        except (AuthenticationError, ProbableAuthenticationError) as error:
+            raise LocationUnavailable(
+                "the broker refuses the user and password of its URL", code="broker-refused"
+            ) from error
         except (AMQPError, OSError, TimeoutError, ValueError) as error:
             why = error
     else:
@@ -229,10 +244,10 @@ async def subscribed(
                 arguments={"x-expires": UNUSED_FOR * 1000},
                 timeout=CONNECT_TIMEOUT,
             )
-            topic = notifications.get("topic", TOPIC)
-            await queue.bind(exchange_name, f"{topic}.*", timeout=CONNECT_TIMEOUT)
-            subscription = Subscription(channel, queue, new=new)
-            await subscription.start()
+            tie = exchange_name, f"{notifications.get('topic', TOPIC)}.*"
+            subscription = Subscription(channel, queue, tie, new=new)
+            if read:
+                await subscription.start()
             yield subscription
         except (AMQPError, OSError, TimeoutError, RuntimeError) as error:
             raise LocationUnavailable(

@@ -6,6 +6,9 @@ from resolver.errors import InvalidImageId, LocationUnavailable
 from resolver.glance.client import Reply, Server
 from resolver.models import Api, api_versions, parse_id
 
+GLANCE_SIGN = "X-Openstack-Request-Id"
+"""What every answer of Glance's own has (its context middleware), and a proxy's has not."""
+
 MOST = 4 * 1024 * 1024
 """Bytes of an image's record; one with a thousand long properties has less."""
 
@@ -24,7 +27,8 @@ async def has_image(server: Server, versions: tuple[str, ...], text: str) -> boo
     deleted images. False is a 404: that the image is not there, or not for this credential.
 
     Raises:
-        LocationUnavailable: it gave no clear answer, such as a 300 for want of that API.
+        LocationUnavailable: it gave no clear answer, such as a 300 for want of that API, or a 404
+            that is not Glance's.
     """
     v2 = use_v2(server.location.api, versions)
     if v2:
@@ -36,6 +40,8 @@ async def has_image(server: Server, versions: tuple[str, ...], text: str) -> boo
         there = reply.status == 200 and _same(reply.headers.get("X-Image-Meta-Id"), text)
         if there and reply.headers.get("X-Image-Meta-Deleted", "").lower() == "true":
             return False
+    if reply.status == 404 and GLANCE_SIGN not in reply.headers:
+        await server.versions()  # a proxy that lost its Glance says 404 of everything
     if there or reply.status == 404:
         return there
     raise LocationUnavailable(

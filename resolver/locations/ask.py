@@ -13,19 +13,22 @@ import time
 from collections import Counter
 from collections.abc import Collection, Container, Coroutine, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import aiohttp
 import structlog
 
 from resolver.errors import IndexUnavailable, LocationUnavailable
-from resolver.glance import Clouds, Server, has_image
+from resolver.glance import Clouds, Server, has_image, sees_all
 from resolver.index import Index
-from resolver.locations.table import Place, TableKeeper
+from resolver.locations.table import Place, TableKeeper, blindness
 from resolver.models import Health, Owner, format_id
 
 REMEMBERED = 100_000
 """Most images of which answers are remembered: some 40 MB where there are two locations."""
+
+SIGHT = 300.0
+"""Seconds for which it is believed what a credential sees."""
 
 log = structlog.get_logger()
 
@@ -37,10 +40,25 @@ class Said:
     owner: Owner | None = None
     """Its claim, where it has the image."""
     no: bool = False
-    """It answered that it does not show it: a no, if its credential sees every image."""
+    """It does not have it: its 404, with a credential that sees every image."""
+    asked: bool = True
+    """False where the question was not put to it at all."""
     why: str = ""
     """Why it said neither. Anybody may read it."""
     at: float = field(default_factory=time.monotonic)
+    of: float = 0.0
+    """When the location was last changed: what it said before that is of no use."""
+
+
+class _Sight(NamedTuple):
+    """What a credential was found to see."""
+
+    credential: str
+    of: float
+    """When the location was last changed."""
+    at: float
+    blind: str
+    """Why it may not see every image; empty when it does."""
 
 
 class _Question:
@@ -87,7 +105,10 @@ class Asker:
         per_location: int,
         at_once: int,
         remember: float,
+        patience: float,
     ) -> None:
+        """``timeout``: seconds for a question; ``patience``: for the index to take what was said;
+        ``remember``: for which a no is remembered."""
         self._index = index
         self._tables = tables
         self._session = session
@@ -96,9 +117,13 @@ class Asker:
         self._per_location = per_location
         self._at_once = at_once
         self._remember = remember
+        self._patience = patience
         self._open: dict[tuple[Image, int], _Question] = {}
         self._busy: Counter[int] = Counter()
         self._memory: dict[Image, _Known] = {}
+        self._sights: dict[int, _Sight] = {}
+        """By location number. The sweep's credential may have been another one, of another process
+        or of before it was rotated."""
         self._aside: set[asyncio.Task[Any]] = set()
         self.counts: Counter[tuple[str, str]] = Counter()
         """(location, result) -> questions since the start."""
@@ -112,6 +137,7 @@ class Asker:
         fresh: bool,
         owners: tuple[Owner, ...] = (),
         exclude: Container[str] = (),
+        until: float,
     ) -> dict[int, Said]:
         """What these locations say, by number. ``owners``: those that the index has now.
 
@@ -119,12 +145,17 @@ class Asker:
         the claim. Otherwise the first yes will do of a location that is not to be left out
         (``exclude``); the rest answer in their own time, and what they have is claimed too. A
         location that is known to be down is asked, but not waited for when others have answered.
-        ``fresh``: what was said before this call does not do.
+        ``fresh``: what was said before this call does not do. ``until``: `time.monotonic` after
+        which nobody is waited for.
         """
         arrived = time.monotonic()
         asked: dict[int, _Question] = {}
         said = {} if fresh else self._remembered(image)
-        said = {p.location.number: one for p in places if (one := said.get(p.location.number))}
+        said = {
+            p.location.number: one
+            for p in places
+            if (one := said.get(p.location.number)) and one.of == p.location.updated
+        }
         todo = [p for p in places if p.location.number not in said]
         # What is being answered may be of before we came, or of before the claim that it would
         # release: such a question is waited for, and asked anew.
@@ -137,15 +168,18 @@ class Asker:
             and (fresh or (claimed and not question.claimed))
         ]
         if before:
-            await asyncio.wait(before)
+            await asyncio.wait(before, timeout=max(0.0, until - time.monotonic()))
         room = self._at_once - len(self._open)
         new = sum((image, p.location.number) not in self._open for p in todo)
         for place in todo:
             number = place.location.number
             question = self._open.get((image, number))
+            if question is not None and question.task in before:
+                said[number] = Said(why="it has not answered yet", asked=False)
+                continue
             if question is None:
                 if new > room or self._busy[number] >= self._per_location:
-                    said[number] = Said(why="too many questions are under way")
+                    said[number] = Said(why="too many questions are under way", asked=False)
                     self.counts[place.name, "refused"] += 1
                     continue
                 question = self._begin(image, place, owners, claimed=claimed)
@@ -161,8 +195,10 @@ class Asker:
             for place in todo
             if place.location.number in asked and place.health is not Health.DOWN
         } or waiting
-        while urgent & waiting:
-            done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        while urgent & waiting and (left := until - time.monotonic()) > 0:
+            done, waiting = await asyncio.wait(
+                waiting, timeout=left, return_when=asyncio.FIRST_COMPLETED
+            )
             if not claimed and any(answer.result().owner for answer in done & offered):
                 break
         for number, question in asked.items():
@@ -222,10 +258,14 @@ class Asker:
         try:
             if said.no or said.owner is not None:
                 self._keep(image, number, said, question.owners)
-            if said.no and question.claimed and not place.blind:
-                # First, so that who asks us next is not sent there once more.
-                await sightings.lost(number, [image[0]])
-            question.answer.set_result(said)
+            if said.no and question.claimed:
+                # First, so that who asks us next is not sent there once more; but not at length.
+                releasing = asyncio.ensure_future(sightings.lost(number, [image[0]]))
+                await asyncio.wait([releasing], timeout=self._patience)
+                question.answer.set_result(said)
+                await releasing
+            else:
+                question.answer.set_result(said)
             if said.owner is not None:
                 await sightings.saw(number, {image[0]: said.owner.case}, question.begun)
                 if number not in (await self._tables.current()).by_number:
@@ -251,6 +291,9 @@ class Asker:
                         owner = Owner(place.location.number, one)
                         result = "yes"
                         break
+                else:
+                    if why := await self._blind(server, place):
+                        result = "blind"
         except LocationUnavailable as error:
             result, why = error.problem_code, f"it gave no answer ({error.problem_code})"
         except TimeoutError:
@@ -259,7 +302,26 @@ class Asker:
             log.exception("question broke", location=place.name)
             result, why = "internal-error", "the question failed (internal-error)"
         self.counts[place.name, result] += 1
-        return Said(owner, result == "no", why)
+        return Said(owner, result == "no", why=why, of=place.location.updated)
+
+    async def _blind(self, server: Server, place: Place) -> str:
+        """Why a 404 of this server is no no; empty where it is one.
+
+        Raises:
+            LocationUnavailable: it failed while asked what its credential sees.
+        """
+        location, credential = place.location, await server.credential()
+        sight = self._sights.get(location.number)
+        if (
+            sight is None
+            or (sight.credential, sight.of) != (credential, location.updated)
+            or time.monotonic() - sight.at > SIGHT
+        ):
+            at = time.monotonic()
+            sees, why = await sees_all(server, place.versions)
+            sight = _Sight(credential, location.updated, at, blindness(sees, why))
+            self._sights[location.number] = sight
+        return sight.blind
 
     def _keep(self, image: Image, number: int, said: Said, owners: tuple[Owner, ...]) -> None:
         # To the end: the first is the one longest unasked.

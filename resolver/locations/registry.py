@@ -202,19 +202,37 @@ class Registry:
             wanted = replace(wanted, number=old.number, created=old.created, updated=old.updated)
             if wanted == old:
                 return old
+        await self._check_notifications(wanted)
+        # What is known of its images was learnt otherwise. One that is new, or will have a new
+        # number for a new URL, was never swept and so is due without asking.
+        otherwise = before is not None and any(
+            getattr(before.location, field) != getattr(wanted, field)
+            for field in ("api", "auth", "sees_all")
+        )
+        if before is not None and otherwise:
+            # First: from here on nobody takes what another credential saw for what this one sees.
+            sweep = replace(before.status.sweep, sees_all=None, sees_all_why="is not known yet")
+            await self._index.records.set_sweep(before.location.number, sweep, before.location)
         now = time.time()
         created = before.location.created if before else now
         location = await self._index.records.put(
             replace(wanted, created=created, updated=now), before, by
         )
-        # What is known of its images was learnt otherwise. One that is new, or has a new number for
-        # a new URL, was never swept and so is due without asking.
-        old = before.location if before else location
-        if old.number == location.number and any(
-            getattr(old, field) != getattr(location, field) for field in ("api", "auth", "sees_all")
-        ):
+        if before is not None and otherwise and before.location.number == location.number:
             await self._index.records.want_sweep(location.number)
         return location
+
+    async def _check_notifications(self, wanted: Location) -> None:
+        """Raises InvalidLocation where another location has the same ones: a notification does not
+        say which of them it is about."""
+        if not wanted.notifications:
+            return
+        for place in (await self._tables.current()).by_name.values():
+            if place.name != wanted.name and place.location.notifications == wanted.notifications:
+                raise InvalidLocation(
+                    f"`notifications` are those of location {place.name!r}: each needs a broker, "
+                    "an exchange or a topic of its own, since a notification names no location"
+                )
 
     async def remove(self, name: str, by: str = "") -> None:
         """Removes a location; with that write its claims no longer count.

@@ -21,7 +21,10 @@ RETRY_AFTER = 5
 """Seconds that an `unknown` asks its client to wait: a first sweep of a small cloud."""
 
 
-NOT_ASKED = Said(why="it was not asked in time")
+NOT_ASKED = Said(why="it was not asked in time", asked=False)
+
+GRACE = 0.05
+"""Seconds for which a question that has just failed may still say why."""
 
 BULK_AT_ONCE = 16
 """Ids of one request about which locations are asked at the same time."""
@@ -166,7 +169,7 @@ class Round:
         doubts = {}
         for place in self.table.in_service():
             one = said.get(place.location.number, NOT_ASKED)
-            if one.owner is None and (why := place.blind if one.no else one.why):
+            if one.owner is None and not one.no and (why := one.why):
                 doubts[place.name] = why
         return doubts
 
@@ -338,8 +341,9 @@ class Resolver:
                 if not task.cancelled():
                     task.result()
         for at in unasked:
-            if forms[at].outcome is not Outcome.FOUND:
-                forms[at] = Form.of(round_.answer(ids[at], owners[at], said={}))
+            if wish.fresh or forms[at].outcome is not Outcome.FOUND:
+                known = () if wish.fresh else owners[at]
+                forms[at] = Form.of(round_.answer(ids[at], known, said={}))
         return forms
 
     async def _settle(
@@ -351,7 +355,7 @@ class Resolver:
         they still have it; all others where none is left. Returns the owners and what was said too.
         """
         raw, _ = image
-        wish, table = round_.wish, round_.table
+        wish = round_.wish
         candidates = round_.candidates(owners)
         found = round_.found(raw, candidates)
         asker = self._asker
@@ -368,13 +372,17 @@ class Resolver:
         if found and not doubted:
             return found, owners, {}
         said: dict[int, Said] = {}
+        until = time.monotonic() + asker.timeout + GRACE
         if doubted:
-            asking = asker.ask(image, doubted, claimed=True, fresh=wish.fresh, owners=owners)
+            asking = asker.ask(
+                image, doubted, claimed=True, fresh=wish.fresh, owners=owners, until=until
+            )
             if found and not wish.fresh:  # it is not among those that are offered: no haste
                 asker.aside(asking)
                 return found, owners, {}
             said = await asking
-            gone = {n for n, one in said.items() if one.no and not table.by_number[n].blind}
+            # One that could not even be asked is nobody's fresh answer.
+            gone = {n for n, one in said.items() if one.no or (wish.fresh and not one.asked)}
             owners = _corrected(owners, said, gone)
             round_ = await self._now(round_)
             if found := round_.found(raw, round_.candidates(owners)):
@@ -393,6 +401,7 @@ class Resolver:
             fresh=wish.fresh,
             owners=owners,
             exclude=wish.exclude,
+            until=until,
         )
         owners = _corrected(owners, said, set())
         round_ = await self._now(round_)
@@ -454,7 +463,7 @@ class Resolver:
                 verdict = "not an owner"
                 why = ["no claim", doubt or "its fresh and whole sweep does not list the image"]
             if (one := said.get(number)) is not None:
-                why.append(_heard(one, place))
+                why.append(_heard(one))
             rows.append(
                 {
                     "location": place.name,
@@ -478,11 +487,11 @@ def _corrected(
     return (*kept, *there.values())
 
 
-def _heard(one: Said, place: Place) -> str:
+def _heard(one: Said) -> str:
     """What a location said, for people."""
     if one.owner is not None:
         return "asked, it said yes"
     if one.no:
         age = time.monotonic() - one.at
-        return f"asked {age:.1f} s ago, it said no{f', but {place.blind}' if place.blind else ''}"
-    return f"asked, {one.why}"
+        return f"asked {age:.1f} s ago, it said no"
+    return f"{'asked' if one.asked else 'not asked'}: {one.why}"

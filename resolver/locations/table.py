@@ -22,6 +22,15 @@ from resolver.models import (
 )
 
 
+def blindness(sees_all: bool | None, why: str) -> str:
+    """Why a credential's not seeing an image proves nothing; empty where it does."""
+    if sees_all is False:
+        return f"its credential does not see every image: {why or 'as registered (`sees_all`)'}"
+    if sees_all is None:
+        return f"whether its credential sees every image {why or 'is not known yet'}"
+    return ""
+
+
 @dataclass(frozen=True, slots=True)
 class Terms:
     """For how long what was read of a location vouches, beside the time that a sweep takes."""
@@ -93,12 +102,7 @@ class Place:
     @property
     def blind(self) -> str:
         """Why what it does not show may be there all the same; empty when it cannot."""
-        why = self.status.sweep.sees_all_why
-        if self.sees_all is False:
-            return f"its credential does not see every image: {why or 'as registered (`sees_all`)'}"
-        if self.sees_all is None:
-            return f"whether its credential sees every image {why or 'is not known yet'}"
-        return ""
+        return blindness(self.sees_all, self.status.sweep.sees_all_why)
 
     def doubt(self, now: float) -> str:
         """Why the index may miss an image of this location; empty when it cannot.
@@ -159,7 +163,7 @@ class Place:
         }
 
 
-FEED_LOST = 120.0
+FEED_LOST = 45.0
 """Seconds without a word after which nobody holds the link to a location's notifications."""
 
 

@@ -20,9 +20,9 @@ from resolver.errors import Conflict, IndexUnavailable, LocationUnavailable, Res
 from resolver.glance import Clouds, Server
 from resolver.index import Index, Lease, Wanted
 from resolver.locations import Place, Table, TableKeeper
-from resolver.models import Feed, Location, Progress, Sweep
+from resolver.models import Location, Progress, Sweep
 from resolver.settings import Settings
-from resolver.sync.events import Latest, abandon, follow
+from resolver.sync.follow import Follower, abandon
 from resolver.sync.health import Checker
 from resolver.sync.poll import poll
 from resolver.sync.sweep import Sweeper
@@ -45,9 +45,6 @@ Work = Callable[[Lease, Any], Awaitable[None]]
 
 POLL_NOW = 0.0
 """In place of the time of a location's next poll: at once, whoever has just polled."""
-
-FIRST_PAUSE, LONGEST_PAUSE = 1.0, 15.0
-"""Seconds until a lost broker is tried again; each time twice as long."""
 
 COLLECT_PACE = 3.0
 """The collector rests this many times as long as it works."""
@@ -100,6 +97,8 @@ class Indexer:
         self._next_poll: dict[int, float] = {}
         self._followed: dict[int, dict[str, str]] = {}
         """Where the notifications come from that are followed, by location."""
+        self._gap_swept: dict[int, float] = {}
+        """When a sweep was last wanted for notifications that were lost, by location."""
         self._rest: set[asyncio.Task[None]] = set()
         self._sweeps = asyncio.Semaphore(SWEEPS_AT_ONCE)
         self.stats = Stats()
@@ -116,10 +115,14 @@ class Indexer:
                     log.warning("indexer waits for Redis", reason=error.detail)
                 await asyncio.sleep(TICK * random.uniform(0.8, 1.2))
         finally:
-            while tasks := [*self._work.values(), *self._rest]:
+            while tasks := list(self._work.values()):
                 for task in tasks:
                     task.cancel()
                 await asyncio.wait(tasks, timeout=0.5)
+            if self._rest:
+                _, late = await asyncio.wait(self._rest, timeout=1)
+                for task in late:
+                    task.cancel()
 
     async def _tick(self) -> None:
         table = await self._tables.current()
@@ -225,58 +228,35 @@ class Indexer:
 
     async def _follow(self, lease: Lease, place: Place) -> None:
         """Follows a location's notifications, until they are others or it is removed."""
-        location = place.location
-        number = location.number
-        records, latest, pause = self._index.records, Latest(), FIRST_PAUSE
-        feed = Feed(since=time.time(), at=time.time())
-        self._followed[number] = location.notifications or {}
+        number, location = place.location.number, place.location
+
+        async def hold() -> None:
+            if not await lease.renew():
+                raise LostLease
+
+        async def linked(lost: bool) -> None:
+            self._next_poll[number] = POLL_NOW
+            now = time.time()
+            sweep = self._tables.table.by_number.get(number, place).status.sweep
+            # No poll tells what was deleted. Not again and again, where a link does not last.
+            due = now - self._gap_swept.get(number, 0.0) > self._settings.sweep_interval
+            if lost and due and sweep.ended is not None:
+                self._gap_swept[number] = now
+                await self._index.records.want_sweep(number)
 
         def told(kind: str, count: int) -> None:
             if count:
                 self.stats.count(self.stats.events, place.name, kind, count)
 
-        async def tell(now: Feed, *, quiet: bool) -> None:
-            nonlocal feed
-            feed = now
-            await records.set_feed(number, feed, location, quiet=quiet)
-
-        async def linked(lost: bool) -> None:
-            # A broker that went away may have lost the exchange, and our queue's tie to it.
-            lost = lost or bool(feed.error_code)
-            now = time.time()
-            log.info("notifications connected", location=place.name, gap=lost)
-            await tell(Feed(connected=True, since=now, at=now), quiet=False)
-            self._next_poll[number] = POLL_NOW
-            now_known = self._tables.table.by_number.get(number, place)
-            if lost and now_known.status.sweep.ended is not None:
-                await records.want_sweep(number)  # no poll tells what was deleted
-
-        async def alive() -> None:
-            if time.time() - feed.at > LEASE / 3:
-                if not await lease.renew():
-                    raise LostLease
-                await tell(replace(feed, at=time.time()), quiet=True)
-
+        follower = Follower(self._index, place, told, linked, hold)
+        self._followed[number] = location.notifications or {}
         try:
-            while await lease.renew():
-                try:
-                    await follow(self._index, location, latest, told, linked, alive)
-                except (LocationUnavailable, IndexUnavailable) as error:
-                    log.warning("notifications lost", location=place.name, reason=error.detail)
-                    now = time.time()
-                    if feed.connected and now - feed.since > LONGEST_PAUSE:
-                        pause = FIRST_PAUSE
-                    since = feed.since if feed.error_code else now
-                    why = error.problem_code
-                    await tell(
-                        Feed(since=since, at=now, error=error.detail, error_code=why),
-                        quiet=feed.error_code == why,
-                    )
-                await asyncio.sleep(pause * random.uniform(0.8, 1.2))
-                pause = min(2 * pause, LONGEST_PAUSE)
+            await follower.run()
         finally:
             if self._unfollowed(number, self._tables.table):
                 self._later(abandon(self._index, location))
+            else:
+                self._later(follower.stopped())
             del self._followed[number]
 
     def _later(self, work: Coroutine[Any, Any, None]) -> None:

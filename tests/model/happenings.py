@@ -10,9 +10,11 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from resolver.glance import Server
 from resolver.glance.notifications import parse_notice
 from resolver.models import State, format_id, letter_case
 from resolver.services import Services
+from resolver.sync.check import judge, look
 from resolver.sync.events import Latest, apply
 from tests.model.judge import Ask
 from tests.model.world import SILENCE, Served, Spell, World
@@ -215,17 +217,12 @@ class Happenings:
         place = (await services.tables.current()).by_name.get(name)
         if place is None or place.location.number != spell.number:
             return
-        self.world.sweeping.add(spell.number)
         if not await self._work(services, f"sweep:{spell.number}", services.indexer._sweep, place):
             return
         record = (await services.index.records.load()).records.get(name)
         if record is None or record.location.number != spell.number:
             return
         sweep = record.status.sweep
-        for one in self.world.spells[name]:
-            if one.number == spell.number and sweep.sees_all is not None:
-                one.sighted = min(one.sighted, time.monotonic())
-        self.world.sweeping.discard(spell.number)
         if spell.server.troubled(begun):
             return
         if sweep.error_code not in ("", "shrink-guard") or (sweep.error and confirm):
@@ -272,10 +269,12 @@ class Happenings:
         services = self.one
         place = (await services.tables.current()).by_name.get(name)
         if place is not None:
-            number = place.location.number
-            await self._work(services, f"check:{number}", services.indexer._check, place)
-            check = await services.index.records.check(number)
-            self.tell(f"{name} is looked at: {check and check.health}")
+            location, records = place.location, services.index.records
+            before = await records.check(location.number)
+            server = Server(services.session, location, services.clouds)
+            check = judge(before, await look(server, before))
+            await records.set_check(location.number, check, location)
+            self.tell(f"{name} is looked at: {check.health}")
 
     # What goes wrong, and ends
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -62,8 +61,6 @@ def faults(world: World, ask: Ask, told: Told) -> Iterator[str]:
                 yield f"absent, and it is at {name} all the time"
             if spell.server.outage.on and spell.server.outage.began < ask.oldest:
                 yield f"absent, and {name} could not be asked"
-            if spell.sighted == math.inf and spell.number not in world.sweeping:
-                yield f"absent, and nobody knows what the credential for {name} sees"
     else:
         yield from _unknown(world, ask, told)
     if ask.wish.fresh and _clear(world, ask):
@@ -119,7 +116,6 @@ def _excused(world: World, name: str, ask: Ask) -> bool:
     lives = any(spell.life(ask.raw) for spell in spells)
     return any(
         spell.server.troubled(ask.oldest)
-        or spell.sighted > ask.begun
         or spell.number in ask.down
         or (lives and (not spell.in_service or name in ask.wish.exclude))
         for spell in spells
@@ -133,7 +129,6 @@ def _clear(world: World, ask: Ask) -> bool:
         return (
             spell.sure <= ask.begun
             and spell.until > time.monotonic()
-            and spell.sighted <= ask.begun
             and spell.number not in ask.down
             and not spell.server.troubled(ask.begun)
         )

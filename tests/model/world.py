@@ -157,8 +157,6 @@ class Spell:
     since: float
     sure: float
     until: float = math.inf
-    sighted: float = math.inf
-    """When a sweep had found out what its credential sees."""
 
     @property
     def in_service(self) -> bool:
@@ -174,8 +172,6 @@ class World:
 
     servers: list[Served]
     spells: dict[str, list[Spell]] = field(default_factory=dict)
-    sweeping: set[int] = field(default_factory=set)
-    """Locations that are being swept, so that it may be known already what is seen there."""
 
     def current(self) -> dict[str, Spell]:
         """The registered locations by name."""
@@ -202,8 +198,6 @@ class World:
         spells = self.spells.setdefault(name, [])
         if spells and spells[-1].until == math.inf:
             spells[-1].until = time.monotonic()
-            if spell and spell.number == spells[-1].number:
-                spell.sighted = spells[-1].sighted
         if spell:
             spells.append(spell)
 

@@ -10,17 +10,20 @@ from collections.abc import Callable
 from typing import Any
 
 import aio_pika
+import pamqp.encode
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resolver.errors import LocationUnavailable
+from resolver.errors import InvalidLocation, LocationUnavailable
 from resolver.glance import Notice, parse_notice
 from resolver.glance.notifications import broker_urls
 from resolver.index import Index
 from resolver.models import parse_id
-from resolver.services import Services
+from resolver.services import Services, open_services
+from resolver.settings import Settings
 from resolver.standin import StandIn
+from resolver.sync import follow
 from resolver.sync.events import REMEMBERED, Latest, apply
 from tests.support.indexing import indexing, swept
 from tests.support.notifications import envelope, message, publishing
@@ -117,7 +120,7 @@ def test_what_is_older_than_the_latest_is_no_news() -> None:
     assert not latest.is_news(notice(stamp=NOON - 1))
     assert not latest.is_news(notice(stamp=NOON)), "at the same moment the deletion comes last"
     assert latest.is_news(notice(stamp=NOON + 1)), "created again"
-    assert not latest.is_news(notice(gone=True, stamp=NOON))
+    assert latest.is_news(notice(gone=True, stamp=NOON)), "from a node whose clock is behind"
 
 
 def test_only_so_many_images_are_remembered() -> None:
@@ -298,6 +301,105 @@ async def test_a_queue_that_was_lost_is_followed_by_a_poll_and_a_sweep(
         await wait_until(lambda: polls["one", "ok"] >= 2, message="a poll")
         await wait_until(lambda: link.claimed(new), message="the claim")
         await wait_until(lambda: _not(link.claimed(gone)), message="the release, by a sweep")
+
+
+async def queue_of(services: Services, link: Linked) -> str:
+    return f"glance-resolver.{await services.index.identity()}.{await link.number()}"
+
+
+@pytest.mark.rabbit
+async def test_a_queue_that_was_untied_is_tied_again(
+    rabbit_server: RabbitServer, exchange: str, server: StandIn, redis_url: str
+) -> None:
+    async with (
+        publishing(rabbit_server.url, exchange) as glance,
+        indexing(redis_url) as services,
+        await aio_pika.connect(rabbit_server.url) as other,
+    ):
+        link = await linked(services, server, exchange)
+        queue = await (await other.channel()).get_queue(await queue_of(services, link))
+        await queue.unbind(exchange, "notifications.*")
+
+        async def again() -> bool:
+            await glance.send("image.create", A)
+            return await link.claimed(A)
+
+        await wait_until(again, message="the claim", timeout=15)
+
+
+@pytest.mark.rabbit
+async def test_what_was_lost_while_nobody_was_linked_is_swept(
+    rabbit_server: RabbitServer,
+    exchange: str,
+    server: StandIn,
+    redis_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(follow, "UNLINKED", 0.0)
+    server.fill(20, seed=3)
+    async with publishing(rabbit_server.url, exchange) as glance:
+        async with indexing(redis_url) as services:
+            link = await linked(services, server, exchange)
+            await swept(services, "one")
+            queue = await queue_of(services, link)
+        async with await aio_pika.connect(rabbit_server.url) as other:
+            there = await (await other.channel()).get_queue(queue)
+            await there.unbind(exchange, "notifications.*")  # as a broker does that restarts
+        gone = next(server.ids())
+        server.delete(gone)
+        await glance.send("image.delete", gone)
+        async with indexing(redis_url) as services:
+            link = Linked(services, server)
+            await wait_until(lambda: _not(link.claimed(gone)), message="the release")
+
+
+@pytest.mark.rabbit
+async def test_what_kills_every_link_is_dropped(
+    rabbit_server: RabbitServer,
+    exchange: str,
+    server: StandIn,
+    redis_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(follow, "LONGEST_PAUSE", 0.1)
+    async with (
+        publishing(rabbit_server.url, exchange) as glance,
+        indexing(redis_url) as services,
+    ):
+        link = await linked(services, server, exchange)
+        with monkeypatch.context() as patch:  # nanoseconds, where AMQP has seconds
+            wrong = (1_763_900_000_000_000_000).to_bytes(8, "big")
+            patch.setitem(pamqp.encode.METHODS, "timestamp", lambda _: wrong)
+            poison = aio_pika.Message(b"{}", timestamp=1)
+            await glance._exchange.publish(poison, routing_key="notifications.info")
+        await wait_until(lambda: _not(link.connected()), message="the loss", timeout=15)
+
+        async def heals() -> bool:
+            await glance.send("image.create", A)
+            return await link.claimed(A)
+
+        await wait_until(heals, message="the claim", timeout=30)
+
+
+@pytest.mark.rabbit
+async def test_who_stops_says_so(
+    rabbit_server: RabbitServer, exchange: str, server: StandIn, redis_url: str
+) -> None:
+    async with publishing(rabbit_server.url, exchange):
+        async with indexing(redis_url) as services:
+            link = await linked(services, server, exchange)
+        async with open_services(Settings(redis_url=redis_url)) as services:
+            link = Linked(services, server)
+            assert "(stopped)" in await link.word()
+
+
+async def test_two_locations_cannot_have_the_same_notifications(server: StandIn) -> None:
+    async with open_services(Settings()) as services:
+        same = {"notifications": {"url_env": "BROKER"}}
+        await services.registry.put("one", {"url": server.url, **same})
+        await services.registry.patch("one", {"weight": 2})
+        with pytest.raises(InvalidLocation, match="'one'"):
+            await services.registry.put("two", {"url": "http://two.example", **same})
 
 
 @pytest.mark.rabbit
