@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from typing import Any
 
 import click
 
-from resolver.cli.http import Gateway, gateway_options, segment
+from resolver.cli.http import Gateway, GatewayError, gateway_options, segment
 from resolver.cli.output import print_json, print_table
 from resolver.errors import ResolverError
 
@@ -47,12 +48,18 @@ def apply(
         return
     if not (yes or _agreed(f"make {len(changes)} changes at {url}?")):
         raise ResolverError("nothing was changed; --yes does it without asking")
-    for change in changes:
+    for done, change in enumerate(changes):
         path = f"/locations/{segment(change['location'])}"
-        if change["what"] == "remove":
-            gateway.call("DELETE", path)
-        else:
-            gateway.call("PUT", path, change["fields"])
+        try:
+            if change["what"] == "remove":
+                gateway.call("DELETE", path)
+            else:
+                gateway.call("PUT", path, change["fields"])
+        except GatewayError as error:
+            raise GatewayError(
+                f"{change['location']}: {error.detail}; {done} of {len(changes)} changes are made: "
+                f"correct {file} and apply it again"
+            ) from error
     click.echo(f"{len(changes)} changes made", err=as_json)
 
 
@@ -68,7 +75,8 @@ def _agreed(question: str) -> bool:
 def difference(
     wanted: dict[str, dict[str, Any]], there: dict[str, dict[str, Any]], *, prune: bool
 ) -> list[dict[str, Any]]:
-    """What to do so that the registry is as wanted: removals last, so that none is missed."""
+    """What to do so that the registry is as wanted: removals last, so that none is missed, but for
+    those whose notifications another location takes over."""
     from dataclasses import asdict  # noqa: PLC0415
 
     from resolver.locations.validate import FIELDS, parse_location  # noqa: PLC0415
@@ -89,12 +97,12 @@ def difference(
             changes.append(
                 {"what": "change", "location": name, "changed": changed, "fields": fields}
             )
-    if prune:
-        changes += [
-            {"what": "remove", "location": name, "changed": {}, "fields": None}
-            for name in sorted(there.keys() - wanted.keys())
-        ]
-    return changes
+    taken = [change["fields"]["notifications"] for change in changes]
+    gone: dict[bool, list[dict[str, Any]]] = {True: [], False: []}
+    for name in sorted(there.keys() - wanted.keys()) if prune else ():
+        heir = bool(there[name]["notifications"]) and there[name]["notifications"] in taken
+        gone[heir].append({"what": "remove", "location": name, "changed": {}, "fields": None})
+    return [*gone[True], *changes, *gone[False]]
 
 
 def _line(change: dict[str, Any]) -> str:
@@ -132,10 +140,10 @@ def discover(
 
     gateway = Gateway(url, token)
     there = gateway.call("GET", "/locations")["locations"]
-    rows = [
-        {"region": region, "interface": interface, "url": base, **standing(region, base, there)}
-        for region, base in image_endpoints(cloud, interface)
-    ]
+    rows: list[dict[str, Any]] = []
+    for region, base in image_endpoints(cloud, interface):
+        row = {"region": region, "interface": interface, "url": base}
+        rows.append(row | standing(region, base, [*there, *rows]))
     for row in rows:
         if yes and row["what"] == "new":
             body = {"url": row["url"], "region": row["region"], "auth": {"cloud": cloud}}
@@ -153,15 +161,19 @@ def discover(
 
 
 def standing(region: str, base: str, there: list[dict[str, Any]]) -> dict[str, str]:
-    """The name that an endpoint has, or would get, and what it is to the registry."""
+    """The name that an endpoint has, or would get, and what it is to the registry and to the
+    endpoints before it, which are rows with ``what``."""
     for row in there:
         if row["url"] == base:
             return {"name": row["name"], "what": "there already"}
-    name = re.sub(r"[^a-z0-9._-]+", "-", region.lower()).strip("-._")[:63] or "image"
+    name = re.sub(r"[^a-z0-9._-]+", "-", region.lower()).strip("-._")[:60] or "image"
     for row in there:
-        if row["name"] == name:
+        if row["name"] == name and "what" not in row:
             return {
                 "name": name,
                 "what": f"{name} is {row['url']}: `locations set {name} --base-url {base}`",
             }
-    return {"name": name, "what": "new"}
+    names = {row["name"] for row in there}
+    others = (f"{name}-{number}" for number in itertools.count(2))
+    free = next(one for one in itertools.chain([name], others) if one not in names)
+    return {"name": free, "what": "new"}

@@ -59,25 +59,30 @@ def serve(pairs: tuple[str, ...], locations_file: str | None, **options: Any) ->
     """
     # Until the server has handlers of its own: as process 1 of a container, SIGTERM is lost else.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    from resolver.gateway.tokens import Tokens  # noqa: PLC0415
     from resolver.locations.file import read_locations  # noqa: PLC0415
     from resolver.settings import load_settings  # noqa: PLC0415
 
     def load(**more: str) -> Settings:
-        return load_settings({**options, "locations_file": locations_file, **more})
+        settings = load_settings({**options, "locations_file": locations_file, **more})
+        if settings.redis_url.startswith("memory:"):
+            for option, wants in (
+                ("role", settings.role != "all"),
+                ("workers", settings.workers > 1),
+            ):
+                if wants:
+                    raise SettingsError(
+                        f"--{option} {getattr(settings, option)} needs a Redis to share: set "
+                        "RESOLVER_REDIS_URL"
+                    )
+        Tokens(settings).check()
+        return settings
 
     settings = load()
     locations = read_locations(settings.locations_file) if settings.locations_file else {}
     for name, fields in parse_pairs(pairs).items():
         locations[name] = {**locations.get(name, {}), **fields}
     embedded = settings.redis_url.startswith("memory:")
-    if embedded and settings.role != "all":
-        raise SettingsError(
-            f"--role {settings.role} needs a Redis to share: set RESOLVER_REDIS_URL"
-        )
-    if embedded and settings.workers > 1:
-        raise SettingsError(
-            f"--workers {settings.workers} need a Redis to share: set RESOLVER_REDIS_URL"
-        )
     if embedded and not (settings.admin_tokens or settings.admin_tokens_file):
         token = secrets.token_hex(16)
         settings = load(admin_tokens=token)

@@ -114,7 +114,8 @@ class Connection(web.RequestHandler):
     ) -> web.StreamResponse:
         if status >= 500:  # past the middleware: the connection itself broke
             return super().handle_error(request, status, exc, message)
-        first = (message or "").strip().partition("\n")[0].rstrip(":")
+        # aiohttp quotes what it could not read, which may be a token.
+        first = (message or "").strip().partition("\n")[0].partition(": b'")[0].rstrip(":")
         self._malformed(status, first)
         response = problem(
             status, "malformed-request", "Malformed request", first[:200] or "not HTTP"

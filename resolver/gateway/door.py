@@ -86,7 +86,8 @@ class Forms:
             form = self._made[key]
         except KeyError:
             form = self._make(usual, owners)
-            if order is not None and len(self._made) < MOST_FORMS:
+            kept = order is not None and len(self._made) < MOST_FORMS
+            if kept and not self._round.stands_in(usual.text, owners):
                 self._made[key] = form
         return usual.text.join(form) if form else ""
 

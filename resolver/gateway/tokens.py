@@ -6,6 +6,7 @@ import hmac
 from pathlib import Path
 
 from resolver.errors import Forbidden, SettingsError
+from resolver.glance.credentials import read_text
 from resolver.settings import AdminToken, Settings, parse_token
 
 MAX_FILE = 1024 * 1024
@@ -16,11 +17,16 @@ class Tokens:
     """Finds the owner of a token. The file is read again when it has become another."""
 
     def __init__(self, settings: Settings) -> None:
-        """Raises SettingsError for a file that cannot be read, or has a line that is no token."""
         self._set = tuple(parse_token(item.get_secret_value()) for item in settings.admin_tokens)
         self._file = Path(settings.admin_tokens_file) if settings.admin_tokens_file else None
         self._stamp: tuple[int, ...] = ()
         self._filed: tuple[AdminToken, ...] = ()
+
+    def check(self) -> None:
+        """Raises SettingsError for a file that cannot be read, or has a line that is no token.
+
+        At the first start only: later such a file costs the tokens in it, and no redirect.
+        """
         try:
             self._refresh()
         except ValueError as error:
@@ -63,8 +69,7 @@ class Tokens:
             if stamp == self._stamp:
                 return
             self._stamp, self._filed = (), ()
-            with self._file.open(encoding="ascii") as file:
-                text = file.read(MAX_FILE)
+            text = read_text(self._file, MAX_FILE)
         except (OSError, ValueError) as error:
             self._stamp, self._filed = (), ()
             why = getattr(error, "strerror", None) or "it is not ASCII text"

@@ -32,9 +32,10 @@ from gunicorn.glogging import Logger
 from gunicorn.workers.base import Worker
 
 from resolver import logs
-from resolver.errors import ResolverError, SettingsError
+from resolver.errors import ResolverError
 from resolver.gateway.server import BACKLOG, cannot_listen, serving, shown_url
 from resolver.gateway.siblings import Siblings
+from resolver.index import open_index
 from resolver.services import open_services
 from resolver.settings import Settings
 
@@ -118,6 +119,10 @@ class Process(Worker):
 
     async def _run(self) -> None:
         application: Application = self.app
+        for number, sockets in enumerate(application.sockets):
+            if number != self.number:  # or they would listen on when their own worker does not
+                for one in sockets:
+                    one.close()
         stop = asyncio.Event()  # the arbiter may say it twice
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
         beating = asyncio.create_task(self._beat(stop))
@@ -170,15 +175,30 @@ class Application(BaseApplication):
                 self.cfg.set(name, value)
 
     def reload(self) -> None:
+        """Takes the settings up anew, unless the new workers could not serve with them."""
+        old = self.settings
         try:
-            self.settings = self._load()
-            logs.configure(level=self.settings.log_level, form=self.settings.log_format)
-        except SettingsError as error:
+            new = self._load()
+            if new.redis_url != old.redis_url:
+                asyncio.run(_reach(new))
+        except ResolverError as error:
             log.error("the settings stay as they were: %s", error)  # noqa: TRY400 - likewise
+        else:
+            self.settings = new
+            logs.configure(level=new.log_level, form=new.log_format)
+            for name in ("host", "port", "workers"):
+                if getattr(new, name) != getattr(old, name):
+                    log.warning("RESOLVER_%s changes with a restart only", name.upper())
         super().reload()
 
     def load(self) -> Application:
         return self
+
+
+async def _reach(settings: Settings) -> None:
+    """Raises ResolverError unless there is an index to be had."""
+    async with open_index(settings.redis_url, prefix=settings.prefix, bits=settings.index_bits):
+        pass
 
 
 class Keeper(Arbiter):

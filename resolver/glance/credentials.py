@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -23,6 +25,19 @@ def token_of(auth: Mapping[str, str] | None) -> str | None:
     return secret(auth.get("token_env"), auth.get("token_file"), "token")
 
 
+def read_text(path: Path, most: int) -> str:
+    """What a file holds, of ``most`` bytes at most; nothing else than a file is waited for.
+
+    Raises:
+        OSError, ValueError: it cannot be read, or is no ASCII text.
+    """
+    number = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with open(number, "rb") as file:
+        if not stat.S_ISREG(os.fstat(number).st_mode):
+            raise OSError(errno.EINVAL, "it is no regular file")
+        return file.read(most).decode("ascii")
+
+
 def secret(variable: str | None, file_name: str | None, what: str) -> str:
     """What stands in an environment variable, or else in a file.
 
@@ -35,8 +50,7 @@ def secret(variable: str | None, file_name: str | None, what: str) -> str:
     else:
         where = f"file {file_name}"
         try:
-            with Path(file_name or "").open(encoding="ascii") as file:
-                text = file.read(MAX_SECRET + 1)
+            text = read_text(Path(file_name or ""), MAX_SECRET + 1)
         except (OSError, ValueError) as error:
             why = getattr(error, "strerror", None) or "it is not text"
             raise LocationUnavailable(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
@@ -10,6 +11,9 @@ from resolver.glance.client import Server
 from resolver.glance.listing import V1, V2, sees_all
 from resolver.glance.probe import use_v2
 from resolver.models import Api, api_versions
+
+PATIENCE = 5.0
+"""Seconds for each step: somebody waits."""
 
 FIXES = {
     "unreachable": "see that the server runs, and that its name and port lead to it from here",
@@ -47,7 +51,10 @@ async def examine(server: Server) -> list[Step]:
 
     async def attempt(name: str, what: Callable[[], Awaitable[Step]]) -> bool:
         try:
-            step = await what()
+            async with asyncio.timeout(PATIENCE):
+                step = await what()
+        except TimeoutError:
+            step = Step(name, False, f"no answer within {PATIENCE:g} s", FIXES["timeout"])
         except LocationUnavailable as error:
             fix = FIXES.get(error.problem_code, "look at the server's log")
             step = Step(name, False, error.detail, fix.replace("NAME", server.location.name))

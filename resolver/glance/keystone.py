@@ -76,8 +76,9 @@ def open_cloud(name: str) -> tuple[Any, Any]:
 
 
 def _line(error: Exception) -> str:
-    """The first line of what a library says, which never holds a secret."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+    """The first line of what a library says, without what a URL in it may hold of a login."""
+    line = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return re.sub(r"//[^/@\s]*@", "//***@", line)[:300]
 
 
 def log_in(name: str) -> Login:

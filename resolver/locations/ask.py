@@ -332,7 +332,10 @@ class Asker:
             del self._memory[next(iter(self._memory))]
 
     async def close(self) -> None:
-        """Ends all questions."""
+        """Ends all questions, those that were answered when the index has the answer."""
+        told = [q.task for q in self._open.values() if q.task and q.answer.done()]
+        if told:
+            await asyncio.wait(told, timeout=1)
         asked = [question.task for question in self._open.values() if question.task]
         tasks = [*asked, *self._aside]
         for task in tasks:

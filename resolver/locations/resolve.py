@@ -188,8 +188,19 @@ class Round:
         if order is None:
             return Form.of(self.answer(raw, owners))
         if (form := self._forms.get(order)) is None:
-            self._forms[order] = form = Form.of(self.answer(raw, owners))
+            form = Form.of(self.answer(raw, owners))
+            if not self.stands_in(format_id(raw), owners):
+                self._forms[order] = form
         return form
+
+    def stands_in(self, text: str, owners: tuple[Owner, ...]) -> bool:
+        """Whether an image's id also stands in what is said of its owners, such as in a URL's
+        prefix: text of its answer cut at the id is then no other image's."""
+        return any(
+            text in part
+            for candidate in self.candidates(owners)
+            for part in (candidate.place.location.url, candidate.place.location.region)
+        )
 
     def order(self, raw: bytes, owners: tuple[Owner, ...]) -> Order | None:
         """What answers about images with these owners have in common but for the id: equal for

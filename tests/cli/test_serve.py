@@ -110,7 +110,8 @@ async def test_one_command_sweeps_and_serves() -> None:
 async def test_registry_and_index_outlive_a_restart(redis_url: str) -> None:
     async with StandIn() as one:
         image = one.add(name="a").id
-        async with serve("--location", f"one={one.url}", RESOLVER_REDIS_URL=redis_url) as server:
+        environ = {"RESOLVER_REDIS_URL": redis_url, "RESOLVER_PROBE": "off"}
+        async with serve("--location", f"one={one.url}", **environ) as server:
             await wait_until(lambda: found(server, image))
         one_url = one.url
     async with serve("--role", "gateway", RESOLVER_REDIS_URL=redis_url) as server:

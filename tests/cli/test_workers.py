@@ -208,4 +208,4 @@ async def test_an_address_in_use_is_said(environ: dict[str, str]) -> None:
 async def test_memory_takes_one_worker() -> None:
     status, _, err = await run("serve", "--port", "0", "--workers", "2")
     assert status == 1
-    assert "need a Redis to share" in err
+    assert "needs a Redis to share" in err

@@ -153,4 +153,4 @@ def test_a_bad_token_file_is_told_at_start(tmp_path: Path, text: str | None) -> 
     if text is not None:
         file.write_text(text, encoding="utf-8")
     with pytest.raises(SettingsError, match="RESOLVER_ADMIN_TOKENS_FILE"):
-        Tokens(Settings(admin_tokens_file=str(file)))
+        Tokens(Settings(admin_tokens_file=str(file))).check()
