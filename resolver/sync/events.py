@@ -1,8 +1,8 @@
 """What notifications say, written to the index.
 
 They come at most once, perhaps again, and perhaps in another order than they were sent in. So each
-image's latest is remembered by Glance's own time, and what is there is believed only if it is later
-than what is gone.
+deletion is remembered with Glance's own time, and that an image is there is believed only if it was
+sent later.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from resolver.glance import Notice
 from resolver.index import Index
 
 REMEMBERED = 50_000
-"""Images of which the latest notification is remembered: those of minutes, where they crossed."""
+"""Images whose deletion is remembered: those of minutes, where notifications crossed."""
 
 
 class Latest:
-    """The latest notification of each image lately heard of."""
+    """When images left that were lately heard to have been deleted, by Glance's own time."""
 
     def __init__(self) -> None:
-        self._known: dict[bytes, tuple[float, bool]] = {}
+        self._left: dict[bytes, float] = {}
 
     def has_left(self, raw: bytes) -> bool:
         """Whether the latest that was heard of an image is that it was deleted."""
-        return self._known.get(raw, (0.0, False))[1]
+        return raw in self._left
 
     def is_news(self, notice: Notice) -> bool:
         """Whether it says what nothing later has said otherwise.
@@ -34,13 +34,14 @@ class Latest:
         found again by asking, while what is kept wrongly stays until a sweep. An image that was
         deleted is there again only by what is later than that.
         """
-        stamp, gone = self._known.get(notice.raw, (0.0, False))
-        if gone and not notice.gone and notice.stamp and notice.stamp <= stamp:
+        left = self._left.get(notice.raw)
+        if left is not None and not notice.gone and notice.stamp and notice.stamp <= left:
             return False
-        self._known.pop(notice.raw, None)  # to the end
-        self._known[notice.raw] = (max(notice.stamp, stamp), notice.gone)
-        if len(self._known) > REMEMBERED:
-            del self._known[next(iter(self._known))]
+        self._left.pop(notice.raw, None)  # to the end, or for good
+        if notice.gone:
+            self._left[notice.raw] = max(notice.stamp, left or 0.0)
+            if len(self._left) > REMEMBERED:
+                del self._left[next(iter(self._left))]
         return True
 
 
