@@ -81,8 +81,8 @@ Image = tuple[bytes, int]
 """An id and its letter case, as a client spelt it."""
 
 
-class _Known(dict[int, Said]):
-    """What locations said of an image, by number, while the index had these owners."""
+class _Noes(dict[int, Said]):
+    """Locations that said no of an image, by number, while the index had these owners."""
 
     __slots__ = ("owners",)
 
@@ -120,7 +120,7 @@ class Asker:
         self._patience = patience
         self._open: dict[tuple[Image, int], _Question] = {}
         self._busy: Counter[int] = Counter()
-        self._memory: dict[Image, _Known] = {}
+        self._memory: dict[Image, _Noes] = {}
         self._sights: dict[int, _Sight] = {}
         """By location number. The sweep's credential may have been another one, of another process
         or of before it was rotated."""
@@ -220,15 +220,13 @@ class Asker:
         use any more."""
         known = self._memory.get(image)
         if known is not None and known.owners != owners:
-            for number in [n for n, one in known.items() if one.no]:
-                del known[number]
-            known.owners = owners
+            del self._memory[image]
 
     def _remembered(self, image: Image) -> dict[int, Said]:
         """Each no of lately. Whoever asks those that said yes has reason to doubt it."""
         since = time.monotonic() - self._remember
         known: Mapping[int, Said] = self._memory.get(image) or {}
-        return {n: one for n, one in known.items() if one.at > since and one.no}
+        return {n: one for n, one in known.items() if one.at > since}
 
     def _begin(
         self, image: Image, place: Place, owners: tuple[Owner, ...], *, claimed: bool
@@ -256,8 +254,10 @@ class Asker:
         said = await self._answer_of(image, place, cases.get(place.location.number, 0))
         sightings, number = self._index.sightings, place.location.number
         try:
-            if said.no or said.owner is not None:
+            if said.no:
                 self._keep(image, number, said, question.owners)
+            elif said.owner is not None and image in self._memory:
+                self._memory[image].pop(number, None)
             if said.no and question.claimed:
                 # First, so that who asks us next is not sent there once more; but not at length.
                 releasing = asyncio.ensure_future(sightings.lost(number, [image[0]]))
@@ -325,7 +325,7 @@ class Asker:
 
     def _keep(self, image: Image, number: int, said: Said, owners: tuple[Owner, ...]) -> None:
         # To the end: the first is the one longest unasked.
-        known = self._memory.pop(image, None) or _Known(owners)
+        known = self._memory.pop(image, None) or _Noes(owners)
         known[number] = said
         self._memory[image] = known
         while len(self._memory) > REMEMBERED:

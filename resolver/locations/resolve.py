@@ -169,8 +169,8 @@ class Round:
         doubts = {}
         for place in self.table.in_service():
             one = said.get(place.location.number, NOT_ASKED)
-            if one.owner is None and not one.no and (why := one.why):
-                doubts[place.name] = why
+            if one.owner is None and not one.no:
+                doubts[place.name] = one.why
         return doubts
 
     @staticmethod

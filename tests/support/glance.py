@@ -10,6 +10,7 @@ import subprocess
 import time
 import urllib.parse
 import uuid
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from email.message import Message
@@ -102,13 +103,14 @@ class Image:
     queued: bool = False
 
 
-class Served:
+class Served(ABC):
     """A server in a process of its own, which ends when its standard input does."""
 
     _process: subprocess.Popen[bytes] | None = None
 
+    @abstractmethod
     def start(self) -> Self:
-        raise NotImplementedError
+        """Returns once it answers."""
 
     def stop(self) -> None:
         process, self._process = self._process, None
