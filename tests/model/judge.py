@@ -116,6 +116,7 @@ def _excused(world: World, name: str, ask: Ask) -> bool:
     lives = any(spell.life(ask.raw) for spell in spells)
     return any(
         spell.server.troubled(ask.oldest)
+        or spell.sure > ask.begun  # it came while others were being asked
         or spell.number in ask.down
         or (lives and (not spell.in_service or name in ask.wish.exclude))
         for spell in spells
