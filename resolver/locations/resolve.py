@@ -419,7 +419,7 @@ class Resolver:
                     found = await self._index.claims.lookup(ids, keep=keep)
                     table = await self._tables.at_least(found.version)
                     # A table that is newer may vouch for claims made after this lookup.
-                    if table.version == found.version:
+                    if (table.identity, table.version) == found[:2]:
                         self._tables.is_of(changes)
                         return table, found.owners
         except TimeoutError as error:

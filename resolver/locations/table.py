@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from resolver.errors import IndexUnavailable
+from resolver.errors import IndexLost, IndexUnavailable
 from resolver.index import Index, Record, Snapshot
 from resolver.models import (
     Api,
@@ -171,6 +171,7 @@ class Table:
     """All locations as of one version of the registry."""
 
     def __init__(self, snapshot: Snapshot, terms: Terms) -> None:
+        self.identity = snapshot.identity
         self.version = snapshot.version
         self.records: Mapping[str, Record] = snapshot.records
         self.by_name = {
@@ -224,17 +225,21 @@ class TableKeeper:
         self._known = changes
 
     async def at_least(self, version: int) -> Table:
-        """The table of ``version`` or a later one.
+        """The table of ``version`` or a later one, of the index that was seen last.
 
         Raises:
             IndexUnavailable: it had to be read and Redis did not answer.
         """
-        if version != self.table.version:
+        if not self._has(version):
             async with self._lock:
-                # A flushed Redis counts from 0 again, so any other version is news.
-                if version != self.table.version:
+                if not self._has(version):
                     await self._load()
         return self.table
+
+    def _has(self, version: int) -> bool:
+        # After a failover it may count from less, so any other version is news.
+        table, layout = self.table, self._index.claims.layout
+        return version == table.version and layout.identity == table.identity
 
     async def current(self, deadline: float | None = None) -> Table:
         """The table as it is now, where no lookup brings its version along.
@@ -244,7 +249,7 @@ class TableKeeper:
         """
         try:
             async with asyncio.timeout(deadline):
-                return await self.at_least(await self._index.records.version())
+                return await self.at_least((await self._index.claims.lookup([])).version)
         except TimeoutError as error:
             raise late(deadline or 0) from error
 
@@ -259,4 +264,7 @@ class TableKeeper:
         return self.table
 
     async def _load(self) -> None:
-        self.table = Table(await self._index.records.load(), self._terms)
+        snapshot = await self._index.records.load()
+        if not snapshot.identity:
+            raise IndexLost("Redis has lost the locations", headers={"Retry-After": "2"})
+        self.table = Table(snapshot, self._terms)

@@ -156,7 +156,8 @@ async def test_the_gateway_that_makes_a_change_says_so_at_once(three: Three) -> 
 async def test_a_flush_leaves_nobody_an_owner(three: Three, redis_server: RedisServer) -> None:
     await kept(three.two, ID)
     redis_server.flush()
-    await says(three.two, ID, "unknown")
+    response, body = await three.two.get(f"/resolve/{ID}")
+    assert (response.status, body["code"]) == (503, "index-unavailable")
 
 
 async def test_the_redirect_follows_too(three: Three) -> None:
