@@ -41,7 +41,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         SettingsError: the index in Redis does not go with the settings.
         IndexUnavailable: Redis did not answer.
     """
-    cache = ClaimCache(settings.cache_size, settings.cache_ttl)
+    cache = ClaimCache(settings.cache_size, settings.cache_ttl, settings.stale_for)
     guarded = partial(
         connect, allowed_hosts=settings.allowed_hosts, require_https=settings.require_https
     )
@@ -65,6 +65,14 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
             at_once=settings.probes_at_once,
             remember=settings.absent_ttl,
         )
+        resolver = Resolver(
+            index,
+            tables,
+            asker if settings.probe else None,
+            home=settings.region,
+            deadline=settings.index_timeout,
+            stale_for=settings.stale_for,
+        )
         try:
             yield Services(
                 settings=settings,
@@ -72,16 +80,11 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
                 tables=tables,
                 registry=Registry(index, tables, settings),
                 asker=asker,
-                resolver=Resolver(
-                    index,
-                    tables,
-                    asker if settings.probe else None,
-                    home=settings.region,
-                    deadline=settings.index_timeout,
-                ),
+                resolver=resolver,
                 indexer=Indexer(index, tables, session, settings, clouds),
                 session=session,
                 clouds=clouds,
             )
         finally:
+            await resolver.close()
             await asker.close()

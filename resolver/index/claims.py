@@ -177,7 +177,7 @@ class Claims:
 
     def _changed(self, keys: Sequence[bytes] | None) -> None:
         if keys is None or self._meta in keys:
-            self.cache.clear()
+            self.cache.doubt()
             return
         for key in keys:
             if (bucket := self.buckets.bucket_of(key)) is not None:
@@ -189,6 +189,10 @@ class Claims:
         if not self._link.sure():
             return None
         return self.cache.get(self.buckets.shelf(raw), raw)
+
+    def stale(self, raw: bytes) -> tuple[tuple[Owner, ...], float] | None:
+        """The owners that this process knew last, and how many seconds ago it read them."""
+        return self.cache.stale(self.buckets.shelf(raw), raw)
 
     @property
     def buckets(self) -> Buckets:
@@ -222,6 +226,8 @@ class Claims:
                     for (bucket, kept), raw, value in zip(places, ids, values, strict=True):
                         if value:
                             self.cache.put(bucket, kept, raw, value)
+                        else:
+                            self.cache.none(bucket, raw)
                 return Lookup(identity, int(version or 0), owners)
             await self.layout.refresh()
 

@@ -46,13 +46,15 @@ class Said:
 class _Question:
     """One image at one location, being asked."""
 
-    __slots__ = ("answer", "begun", "claimed", "owners", "task")
+    __slots__ = ("answer", "begun", "claimed", "noted", "owners", "task")
 
-    def __init__(self, owners: tuple[Owner, ...], *, claimed: bool) -> None:
+    def __init__(self, owners: tuple[Owner, ...], *, claimed: bool, noted: bool) -> None:
         self.owners = owners
         """Those that the index had when it was asked."""
         self.claimed = claimed
         """Whether the place that is asked was one of them."""
+        self.noted = noted
+        """Whether the index is told of the answer."""
         self.begun = time.monotonic()
         self.answer: asyncio.Future[Said] = asyncio.get_running_loop().create_future()
         self.task: asyncio.Task[None] | None = None
@@ -112,6 +114,7 @@ class Asker:
         fresh: bool,
         owners: tuple[Owner, ...] = (),
         exclude: Container[str] = (),
+        noted: bool = True,
     ) -> dict[int, Said]:
         """What these locations say, by number. ``owners``: those that the index has now.
 
@@ -119,7 +122,7 @@ class Asker:
         the claim. Otherwise the first yes will do of a location that is not to be left out
         (``exclude``); the rest answer in their own time, and what they have is claimed too. A
         location that is known to be down is asked, but not waited for when others have answered.
-        ``fresh``: what was said before this call does not do.
+        ``fresh``: what was said before this call does not do. ``noted``: the index is told.
         """
         arrived = time.monotonic()
         asked: dict[int, _Question] = {}
@@ -148,7 +151,7 @@ class Asker:
                     said[number] = Said(why="too many questions are under way")
                     self.counts[place.name, "refused"] += 1
                     continue
-                question = self._begin(image, place, owners, claimed=claimed)
+                question = self._begin(image, place, owners, claimed=claimed, noted=noted)
             asked[number] = question
         waiting = {question.answer for question in asked.values()}
         offered = {
@@ -195,12 +198,18 @@ class Asker:
         return {n: one for n, one in known.items() if one.at > since and one.no}
 
     def _begin(
-        self, image: Image, place: Place, owners: tuple[Owner, ...], *, claimed: bool
+        self,
+        image: Image,
+        place: Place,
+        owners: tuple[Owner, ...],
+        *,
+        claimed: bool,
+        noted: bool,
     ) -> _Question:
         number = place.location.number
         key = image, number
         self._busy[number] += 1
-        self._open[key] = question = _Question(owners, claimed=claimed)
+        self._open[key] = question = _Question(owners, claimed=claimed, noted=noted)
 
         def ended(_: object) -> None:
             del self._open[key]
@@ -222,6 +231,8 @@ class Asker:
         try:
             if said.no or said.owner is not None:
                 self._keep(image, number, said, question.owners)
+            if not question.noted:
+                return
             if said.no and question.claimed and not place.blind:
                 # First, so that who asks us next is not sent there once more.
                 await sightings.lost(number, [image[0]])

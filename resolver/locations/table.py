@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -209,6 +210,8 @@ class TableKeeper:
         self._lock = asyncio.Lock()
         self.table = Table(Snapshot(-1, {}), terms)
         self._known = -1
+        self._seen = 0.0
+        """When `table` was last that of now."""
 
     @property
     def changes(self) -> int:
@@ -223,6 +226,14 @@ class TableKeeper:
     def is_of(self, changes: int) -> None:
         """`table` has the version that was read when `changes` was this, or later."""
         self._known = changes
+        self._seen = time.monotonic()
+
+    def last(self, stale_for: float) -> Table | None:
+        """The table of not longer ago than this, for when Redis does not answer; None where there
+        is none, or claims are known of another index already."""
+        table, layout = self.table, self._index.claims.layout
+        late = time.monotonic() - self._seen > stale_for
+        return None if late or not table.identity or table.identity != layout.identity else table
 
     async def at_least(self, version: int) -> Table:
         """The table of ``version`` or a later one, of the index that was seen last.
@@ -249,7 +260,12 @@ class TableKeeper:
         """
         try:
             async with asyncio.timeout(deadline):
-                return await self.at_least((await self._index.claims.lookup([])).version)
+                changes = self.changes
+                found = await self._index.claims.lookup([])
+                table = await self.at_least(found.version)
+                if (table.identity, table.version) == found[:2]:
+                    self.is_of(changes)
+                return table
         except TimeoutError as error:
             raise late(deadline or 0) from error
 
