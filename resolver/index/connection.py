@@ -186,9 +186,10 @@ async def open_index(
     prefix: str = "glr:",
     bits: int | None = None,
     cache: ClaimCache | None = None,
+    make: bool = True,
 ) -> AsyncIterator[Index]:
     """The index of a URL, made if it is new. ``bits`` None: as it is, or the default. ``cache``:
-    where claims may be kept in this process; None for nowhere.
+    where claims may be kept in this process; None for nowhere. ``make`` False: nothing is sent.
 
     Raises:
         SettingsError: bad URL, or an index that was made otherwise.
@@ -197,7 +198,8 @@ async def open_index(
     link = connect(url)
     try:
         index = Index(link, Keys(prefix), bits, cache or ClaimCache(0, 0))
-        await index.make()
+        if make:
+            await index.make()
         yield index
     finally:
         # A server that hangs must not hang our exit.

@@ -223,6 +223,10 @@ class Records:
             raise Conflict(f"location {name!r} was changed by somebody else meanwhile: look again")
         return replace(location, number=number)
 
+    async def number_after(self, number: int) -> None:
+        """In an index without locations: gives none of these numbers, which others may remember."""
+        await self._link.command("SET", self._keys.numbers, number, "NX")
+
     async def remove(self, name: str, by: str = "") -> bool:
         """Removes a location in one write; its claims stop counting with it. False: none there."""
         keys = self._keys

@@ -178,7 +178,7 @@ class Round:
             one = said.get(place.location.number, NOT_ASKED)
             if one.owner is None and (why := place.blind if one.no else one.why):
                 doubts[place.name] = why
-        return doubts
+        return doubts | self.table.missed(time.time())
 
     @staticmethod
     def _offer(raw: bytes, candidate: Candidate) -> Offer:

@@ -171,7 +171,10 @@ def _ago(now: float, at: float) -> str:
 class Table:
     """All locations as of one version of the registry."""
 
-    def __init__(self, snapshot: Snapshot, terms: Terms) -> None:
+    def __init__(
+        self, snapshot: Snapshot, terms: Terms, lost: Mapping[str, float] | None = None
+    ) -> None:
+        """``lost``: locations that an index had which is gone, and until when they are missed."""
         self.identity = snapshot.identity
         self.version = snapshot.version
         self.records: Mapping[str, Record] = snapshot.records
@@ -180,6 +183,7 @@ class Table:
             for name, record in snapshot.records.items()
         }
         self.by_number = {place.location.number: place for place in self.by_name.values()}
+        self.lost = {n: until for n, until in (lost or {}).items() if n not in self.by_name}
 
     def __len__(self) -> int:
         return len(self.by_name)
@@ -191,7 +195,15 @@ class Table:
     def doubts(self, now: float) -> dict[str, str]:
         """Why `absent` cannot be said: locations in service that cannot vouch, each with why."""
         doubts = {place.name: place.doubt(now) for place in self.in_service()}
-        return {name: doubt for name, doubt in doubts.items() if doubt}
+        return {name: doubt for name, doubt in doubts.items() if doubt} | self.missed(now)
+
+    def missed(self, now: float) -> dict[str, str]:
+        """Locations that nobody removed and that are not here, each with why."""
+        return {
+            name: "Redis lost its data, and it is not registered again"
+            for name, until in self.lost.items()
+            if now < until
+        }
 
 
 def late(deadline: float) -> IndexUnavailable:
@@ -204,9 +216,12 @@ def late(deadline: float) -> IndexUnavailable:
 class TableKeeper:
     """Holds the newest table that this process has seen."""
 
-    def __init__(self, index: Index, terms: Terms) -> None:
+    def __init__(self, index: Index, terms: Terms, missed_for: float = 3600.0) -> None:
+        """``missed_for``: how long `absent` is not said for want of a location that was lost with
+        the data of Redis."""
         self._index = index
         self._terms = terms
+        self._missed_for = missed_for
         self._lock = asyncio.Lock()
         self.table = Table(Snapshot(-1, {}), terms)
         self._known = -1
@@ -283,4 +298,9 @@ class TableKeeper:
         snapshot = await self._index.records.load()
         if not snapshot.identity:
             raise IndexLost("Redis has lost the locations", headers={"Retry-After": "2"})
-        self.table = Table(snapshot, self._terms)
+        before = self.table
+        lost = dict(before.lost)
+        if before.identity not in ("", snapshot.identity):
+            until = time.time() + self._missed_for
+            lost |= {place.name: until for place in before.in_service()}
+        self.table = Table(snapshot, self._terms, lost)
