@@ -6,6 +6,8 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable
 
+import structlog
+
 from resolver.errors import IndexUnavailable
 
 FAILURES = 3
@@ -13,6 +15,9 @@ FAILURES = 3
 
 PAUSE = 0.25
 """Seconds between two trials whether it answers again."""
+
+
+log = structlog.get_logger()
 
 
 class Breaker:
@@ -44,6 +49,9 @@ class Breaker:
                 await self._trial()
             except IndexUnavailable as error:
                 self.why = error
+                continue
+            except Exception:  # ours: without a trial nobody would ask again
+                log.exception("the trial broke")
                 continue
             self.why, self._failures, self._trying = None, 0, None
             return
