@@ -108,6 +108,10 @@ class IndexUnavailable(ResolverError):
     status, code, title = 503, "index-unavailable", "The index cannot be reached"
 
 
+class IndexLost(IndexUnavailable):
+    """Redis answers and has no index: it lost its data, or nobody has made one yet."""
+
+
 class LocationUnavailable(ResolverError):
     """A Glance server did not give a usable answer. Never means that it lacks an image."""
 

@@ -56,7 +56,14 @@ class Settings(BaseSettings):
         "Fixed when the index is made.",
     )
     index_timeout: Seconds = Field(
-        0.25, description="How long a request waits for Redis before it is answered 503."
+        0.25, description="How long a request waits for Redis before it is answered without it."
+    )
+    stale_for: float = Field(
+        3600.0,
+        ge=0,
+        le=86400 * 30,
+        description="How long what this process knew last will do while Redis does not answer; 0: "
+        "not at all.",
     )
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(9393, ge=0, le=65535, description="Port to listen on; 0 picks a free one.")

@@ -93,8 +93,8 @@ def serve(pairs: tuple[str, ...], locations_file: str | None, **options: Any) ->
     if settings.workers > 1:
         from resolver.gateway.workers import run  # noqa: PLC0415
 
-        asyncio.run(_register(settings, locations))
-        run(load, settings, lambda url: listens(settings, url))
+        registered = asyncio.run(_register(settings, locations))
+        run(load, settings, locations, registered, lambda url: listens(settings, url))
     else:
         asyncio.run(_serve(settings, locations))
 
@@ -105,25 +105,22 @@ def listens(settings: Settings, url: str) -> None:
     click.echo(f"glance-resolver ({settings.role}{several}) listens at {url}", err=True)
 
 
-async def _register(settings: Settings, locations: dict[str, dict[str, Any]]) -> None:
-    """Registers the locations given at start, and sees that Redis is there."""
-    from resolver.locations.file import register  # noqa: PLC0415
+async def _register(settings: Settings, locations: dict[str, dict[str, Any]]) -> str:
+    """Registers the locations given at start, and returns the identity of the index that has them;
+    nothing where Redis does not answer."""
     from resolver.services import open_services  # noqa: PLC0415
 
-    async with open_services(settings) as services:
-        await register(services.registry, locations)
+    async with open_services(settings, locations) as services:
+        return services.upkeep.registered
 
 
 async def _serve(settings: Settings, locations: dict[str, dict[str, Any]]) -> None:
     from resolver.gateway.server import on_signal, serving  # noqa: PLC0415
-    from resolver.locations.file import register  # noqa: PLC0415
     from resolver.services import open_services  # noqa: PLC0415
 
     stop = on_signal()
-    async with open_services(settings) as services:
-        await register(services.registry, locations)
-        async with serving(services) as url:
-            gc.freeze()  # what is there now stays: collections need not look at it again
-            listens(settings, url)
-            await stop.wait()
-            click.echo("glance-resolver: stopping", err=True)
+    async with open_services(settings, locations) as services, serving(services) as url:
+        gc.freeze()  # what is there now stays: collections need not look at it again
+        listens(settings, url)
+        await stop.wait()
+        click.echo("glance-resolver: stopping", err=True)

@@ -66,6 +66,7 @@ def make_app(services: Services) -> web.Application:
     app[METRICS] = metrics = Metrics(
         services.tables, services.indexer.stats, traffic, services.asker.counts
     )
+    metrics.without_index = lambda: services.resolver.breaker.why is not None
     app[status.COUNTER] = status.Counter(services.index)
     app.on_response_prepare.append(sign)
     app.add_routes(watch_routes())

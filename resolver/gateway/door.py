@@ -149,8 +149,7 @@ class Door:
         """Has ``reply`` called with the answer, at once or when the index has told."""
         known = self._resolver.known(usual.raw)
         if known is not None:
-            table, owners, _ = known
-            reply(self._answer(usual, table, owners))
+            reply(self._answer(usual, known.table, known.owners))
         else:
             self._traffic.begin()
             self._resolver.ask(usual.raw, partial(self._told, usual, reply))
@@ -160,7 +159,7 @@ class Door:
         if isinstance(found, BaseException) or self._traffic.stopping:
             reply(None)
         else:
-            reply(self._answer(usual, *found))
+            reply(self._answer(usual, found.table, found.owners))
 
     def _answer(self, usual: Usual, table: Table, owners: tuple[Owner, ...]) -> str | None:
         if self._forms is None or self._forms.table is not table:

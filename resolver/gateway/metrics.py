@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from prometheus_client import CollectorRegistry, Gauge, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -54,6 +54,13 @@ class Metrics:
         ).set(1)
         self.registry.register(_Locations(tables, stats, asked))
 
+        self.without_index: Callable[[], bool] = lambda: False
+        """Whether Redis does not answer."""
+        Gauge(
+            "glance_resolver_without_index",
+            "1 while this process answers without Redis",
+            registry=self.registry,
+        ).set_function(lambda: float(self.without_index()))
         self.siblings: Siblings | None = None
         """The other workers, where there are several."""
 

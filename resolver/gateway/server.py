@@ -82,9 +82,9 @@ async def serving(
         await siblings.open(app[METRICS].registry)
     port = listeners[0].sockets[0].getsockname()[1]
     services.registry.own_ports.add(port)
-    work = None
+    work = [asyncio.create_task(services.upkeep.run(), name="upkeep")]
     if settings.role != "gateway":
-        work = asyncio.create_task(services.indexer.run(), name="indexer")
+        work.append(asyncio.create_task(services.indexer.run(), name="indexer"))
     try:
         yield shown_url(settings.host, port)
     finally:
@@ -92,8 +92,8 @@ async def serving(
             listener.close()
         await app[TRAFFIC].drain(settings.shutdown_timeout, lambda: manager.connections)
         await runner.cleanup()
-        if work is not None:
-            await end(work)
+        for task in work:
+            await end(task)
         if siblings is not None:
             siblings.close(app[METRICS].registry)
 

@@ -85,6 +85,8 @@ async def _faults(services: Services) -> dict[str, str]:
         faults["index"] = error.detail
     except TimeoutError:
         faults["index"] = f"Redis did not answer within {READY_TIMEOUT:g} s"
+    if services.upkeep.fault:
+        faults.setdefault("index", services.upkeep.fault)
     last = services.indexer.stats.last_tick
     if services.settings.role != "gateway" and last and time.time() - last > STALLED:
         faults["indexer"] = f"it last went round {time.time() - last:.0f} s ago"

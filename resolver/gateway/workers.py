@@ -36,6 +36,7 @@ from resolver.errors import ResolverError
 from resolver.gateway.server import BACKLOG, cannot_listen, serving, shown_url
 from resolver.gateway.siblings import Siblings
 from resolver.index import open_index
+from resolver.locations import Given
 from resolver.services import open_services
 from resolver.settings import Settings
 
@@ -128,7 +129,9 @@ class Process(Worker):
         beating = asyncio.create_task(self._beat(stop))
         siblings = Siblings(application.folder, self.column)
         async with (
-            open_services(application.settings) as services,
+            open_services(
+                application.settings, application.given, application.registered
+            ) as services,
             serving(services, application.sockets[self.number], siblings),
         ):
             gc.freeze()
@@ -150,11 +153,15 @@ class Application(BaseApplication):
         self,
         load: Callable[[], Settings],
         settings: Settings,
+        given: Given,
+        registered: str,
         sockets: list[list[socket.socket]],
         folder: Path,
     ) -> None:
         self._load = load
         self.settings = settings
+        self.given = given
+        self.registered = registered
         self.sockets = sockets
         self.folder = folder
         super().__init__()
@@ -227,8 +234,15 @@ def _give_place(arbiter: Arbiter, worker: Process) -> None:
     worker.column = next(n for n in itertools.count() if n not in taken)
 
 
-def run(load: Callable[[], Settings], settings: Settings, say: Callable[[str], None]) -> None:
-    """Serves with ``settings.workers`` processes until a signal ends it. Never returns.
+def run(
+    load: Callable[[], Settings],
+    settings: Settings,
+    given: Given,
+    registered: str,
+    say: Callable[[str], None],
+) -> None:
+    """Serves with ``settings.workers`` processes until a signal ends it. Never returns. ``given``:
+    locations; ``registered``: the identity of the index that has them already.
 
     Raises:
         SettingsError: the address cannot be listened on.
@@ -237,4 +251,4 @@ def run(load: Callable[[], Settings], settings: Settings, say: Callable[[str], N
     folder = Path(tempfile.mkdtemp(prefix="glance-resolver-"))
     say(shown_url(settings.host, sockets[0][0].getsockname()[1]))
     gc.freeze()  # what is there now is shared with the workers, as long as nobody writes to it
-    Keeper(Application(load, settings, sockets, folder)).run()
+    Keeper(Application(load, settings, given, registered, sockets, folder)).run()

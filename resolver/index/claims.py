@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from resolver.errors import IndexUnavailable
+from resolver.errors import IndexLost, IndexUnavailable, SettingsError
 from resolver.index.cache import ClaimCache, Kept
 from resolver.index.codec import Buckets, decode_owners
 from resolver.index.keys import Keys
@@ -23,6 +24,15 @@ if TYPE_CHECKING:
 CLAIM = load("claim", "owners")
 RELEASE = load("release", "owners")
 PURGE = load("purge", "owners")
+
+FORMAT = 1
+"""Of keys and values; an index of another format is refused."""
+
+DEFAULT_BITS = 16
+"""65,536 buckets: compact up to some 25 million images."""
+
+MEMORY_BITS = 8
+"""The embedded index gains nothing from many buckets."""
 
 SCRIPT_IDS = 256
 """Ids in one script call: keeps each under a millisecond of Redis's only thread."""
@@ -44,6 +54,8 @@ SAMPLE = 64
 class Lookup(NamedTuple):
     """Owners of some ids, and the registry's version at that moment."""
 
+    identity: str
+    """Of the index; versions of different ones have nothing to do with each other."""
     version: int
     owners: list[tuple[Owner, ...]]
 
@@ -65,18 +77,27 @@ class Census:
 
 
 class Layout:
-    """How many buckets there are, as this process knows it.
+    """Which index there is in Redis and how many buckets it has, as this process knows it.
 
     While the index is rebuilt with other buckets, what is written goes to both, and reads use the
     old ones until the new are whole.
+
+    An index has an identity, made with it, which every lookup brings along. A Redis that has none
+    has lost its data: what was read before is of no use beside what is read afterwards, since
+    locations get their numbers anew.
     """
 
-    def __init__(self, link: Link, keys: Keys, bits: int) -> None:
+    def __init__(self, link: Link, keys: Keys, bits: int | None, cache: ClaimCache) -> None:
+        """``bits`` None: as they are, or the default."""
         self._link = link
         self._keys = keys
+        self._cache = cache
+        self._wanted = bits
         self._made: dict[int, Buckets] = {}
-        self.current = self.of(bits)
+        self.current = self.of(bits or (MEMORY_BITS if link.embedded else DEFAULT_BITS))
         self.next: Buckets | None = None
+        self.identity = ""
+        """Empty while the index has not been seen."""
 
     def of(self, bits: int) -> Buckets:
         if bits not in self._made:
@@ -87,14 +108,57 @@ class Layout:
         """Reads it anew.
 
         Raises:
-            IndexUnavailable: when Redis does not answer.
+            IndexLost: there is no index.
+            IndexUnavailable: when Redis does not answer, or has an index that goes not with ours.
         """
-        bits, following = await self._link.command("HMGET", self._keys.meta, "bits", "next")
-        if bits is None:  # Redis lost everything: as we write it, so it is
-            await self._link.command("HSETNX", self._keys.meta, "bits", self.current.bits)
-            bits = await self._link.command("HGET", self._keys.meta, "bits")
-        self.current = self.of(int(bits))
+        form, bits, following, identity = await self._link.command(
+            "HMGET", self._keys.meta, "format", "bits", "next", "identity"
+        )
+        if form is None or bits is None or identity is None:
+            raise IndexLost("Redis has lost the index", headers={"Retry-After": "2"})
+        try:
+            self._check(int(form), int(bits))
+        except SettingsError as error:
+            raise IndexUnavailable(error.detail, headers={"Retry-After": "30"}) from error
+        buckets = self.of(int(bits))
+        if self.identity != identity.decode() or self.current is not buckets:
+            self._cache.clear()
+        self.current, self.identity = buckets, identity.decode()
         self.next = self.of(int(following)) if following else None
+
+    def _check(self, form: int, bits: int) -> None:
+        if form != FORMAT:
+            raise SettingsError(
+                f"the index in Redis has format {form} and this version reads {FORMAT}: "
+                "run the version that made it, or give another RESOLVER_PREFIX"
+            )
+        # Of one that we know it may have been changed since.
+        if not self.identity and self._wanted not in (None, bits):
+            raise SettingsError(
+                f"the index in Redis was made with RESOLVER_INDEX_BITS={bits}, not "
+                f"{self._wanted}: leave the setting out, or give another RESOLVER_PREFIX for a "
+                "new index"
+            )
+
+    async def make(self) -> None:
+        """Makes the index where there is none, and reads how it was made.
+
+        Raises:
+            SettingsError: it goes not with ours.
+            IndexUnavailable: when Redis does not answer, or takes no writes.
+        """
+        meta = self._keys.meta
+        ours = {
+            "format": FORMAT,
+            "bits": self.current.bits,
+            "identity": secrets.token_hex(4),  # the last: with it the index is there
+        }
+        there = await self._link.command("HMGET", meta, *ours)
+        if None in there:
+            await self._link.pipeline(("HSETNX", meta, name, ours[name]) for name in ours)
+            there = await self._link.command("HMGET", meta, *ours)
+        self._check(int(there[0]), int(there[1]))
+        await self.refresh()
 
     def to_write(self) -> list[Buckets]:
         return [self.current] if self.next is None else [self.current, self.next]
@@ -103,17 +167,17 @@ class Layout:
 class Claims:
     """The claims of one index. Ids are 16 bytes."""
 
-    def __init__(self, link: Link, keys: Keys, bits: int, cache: ClaimCache) -> None:
+    def __init__(self, link: Link, keys: Keys, bits: int | None, cache: ClaimCache) -> None:
         self._link = link
         self._keys = keys
         self._meta = keys.meta.encode()
-        self.layout = Layout(link, keys, bits)
+        self.layout = Layout(link, keys, bits, cache)
         self.cache = cache
         link.hear(self._changed)
 
     def _changed(self, keys: Sequence[bytes] | None) -> None:
         if keys is None or self._meta in keys:
-            self.cache.clear()
+            self.cache.doubt()
             return
         for key in keys:
             if (bucket := self.buckets.bucket_of(key)) is not None:
@@ -126,6 +190,10 @@ class Claims:
             return None
         return self.cache.get(self.buckets.shelf(raw), raw)
 
+    def stale(self, raw: bytes) -> tuple[tuple[Owner, ...], float] | None:
+        """The owners that this process knew last, and how many seconds ago it read them."""
+        return self.cache.stale(self.buckets.shelf(raw), raw)
+
     @property
     def buckets(self) -> Buckets:
         """The buckets that are read."""
@@ -135,28 +203,32 @@ class Claims:
         """Owners of each id, in the order of ``ids``, in one round trip. ``keep``: for `kept` too.
 
         The registry's version comes along, so that the caller can tell whether the location table
-        it holds still is the one that these numbers belong to; and how many buckets there are, so
-        that a lookup in those of yesterday is done again.
+        it holds still is the one that these numbers belong to; and which index this is and how many
+        buckets it has, so that a lookup in those of yesterday is done again.
 
         Raises:
+            IndexLost: there is no index.
             IndexUnavailable: when Redis does not answer.
         """
         while True:
             buckets = self.layout.current
             commands: list[Any] = [
                 ("GET", self._keys.version),
-                ("HGET", self._keys.meta, "bits"),
+                ("HMGET", self._keys.meta, "bits", "identity"),
             ]
             commands += self._questions(buckets, ids)
             places = self._opened(buckets, ids) if keep and self.cache.size else []
-            version, bits, *values = await self._link.pipeline(commands, quick=True)
-            if bits is None or int(bits) == buckets.bits:
+            identity = self.layout.identity
+            version, made, *values = await self._link.pipeline(commands, quick=True)
+            if identity and made == [b"%d" % buckets.bits, identity.encode()]:
                 owners = [decode_owners(v) if v else () for v in values]
                 if places and self._link.sure():
                     for (bucket, kept), raw, value in zip(places, ids, values, strict=True):
                         if value:
                             self.cache.put(bucket, kept, raw, value)
-                return Lookup(int(version or 0), owners)
+                        else:
+                            self.cache.none(bucket, raw)
+                return Lookup(identity, int(version or 0), owners)
             await self.layout.refresh()
 
     def _opened(self, buckets: Buckets, ids: Sequence[bytes]) -> list[tuple[int, Kept]]:
@@ -246,7 +318,13 @@ class Claims:
         """
         total: int | None = None
         done: set[int] = set()
+        # What follows bears a location's number, which in another index may be another's.
+        identity = self.layout.identity
+        await self.layout.refresh()
+        identity = identity or self.layout.identity
         while True:
+            if self.layout.identity != identity:
+                raise IndexLost("Redis has lost the index that this was meant for")
             for buckets in self.layout.to_write():
                 if buckets.bits not in done:
                     count = await self._run(calls(buckets))

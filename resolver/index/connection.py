@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -28,15 +27,6 @@ from resolver.index.rebuild import Rebuild
 from resolver.index.records import Records
 from resolver.index.sightings import Sightings
 
-FORMAT = 1
-"""Of keys and values; an index of another format is refused at start."""
-
-DEFAULT_BITS = 16
-"""65,536 buckets: compact up to some 25 million images."""
-
-MEMORY_BITS = 8
-"""The embedded index gains nothing from many buckets."""
-
 CONNECT_TIMEOUT = 2.0
 """Seconds to open a connection to Redis."""
 
@@ -44,7 +34,7 @@ CONNECT_TIMEOUT = 2.0
 class Index:
     """Claims, the registry and leases of one index."""
 
-    def __init__(self, link: Link, keys: Keys, bits: int, cache: ClaimCache) -> None:
+    def __init__(self, link: Link, keys: Keys, bits: int | None, cache: ClaimCache) -> None:
         self.link = link
         self.claims = Claims(link, keys, bits, cache)
         self.records = Records(link, keys)
@@ -68,9 +58,22 @@ class Index:
         return Lease(self.link, self._keys.lease(what), seconds)
 
     async def identity(self) -> str:
-        """What tells this index from every other, also from itself before it lost its data."""
-        await self.link.command("HSETNX", self._keys.meta, "identity", secrets.token_hex(4))
-        return str((await self.link.command("HGET", self._keys.meta, "identity")).decode())
+        """What tells this index from every other, also from itself before it lost its data.
+
+        Raises:
+            IndexUnavailable: when Redis does not answer, or has no index.
+        """
+        await self.claims.layout.refresh()
+        return self.claims.layout.identity
+
+    async def make(self) -> None:
+        """Makes the index where there is none.
+
+        Raises:
+            SettingsError: it was made otherwise than the settings say.
+            IndexUnavailable: when Redis does not answer, or takes no writes.
+        """
+        await self.claims.layout.make()
 
     async def ping(self) -> None:
         """Raises IndexUnavailable unless Redis answers."""
@@ -183,9 +186,10 @@ async def open_index(
     prefix: str = "glr:",
     bits: int | None = None,
     cache: ClaimCache | None = None,
+    make: bool = True,
 ) -> AsyncIterator[Index]:
     """The index of a URL, made if it is new. ``bits`` None: as it is, or the default. ``cache``:
-    where claims may be kept in this process; None for nowhere.
+    where claims may be kept in this process; None for nowhere. ``make`` False: nothing is sent.
 
     Raises:
         SettingsError: bad URL, or an index that was made otherwise.
@@ -193,10 +197,10 @@ async def open_index(
     """
     link = connect(url)
     try:
-        keys = Keys(prefix)
-        wanted = bits or (MEMORY_BITS if link.embedded else DEFAULT_BITS)
-        there = await _agree(link, keys, wanted, explicit=bits is not None)
-        yield Index(link, keys, there, cache or ClaimCache(0, 0))
+        index = Index(link, Keys(prefix), bits, cache or ClaimCache(0, 0))
+        if make:
+            await index.make()
+        yield index
     finally:
         # A server that hangs must not hang our exit.
         try:
@@ -204,22 +208,3 @@ async def open_index(
                 await link.close()
         except (RedisError, OSError, TimeoutError):
             pass
-
-
-async def _agree(link: Link, keys: Keys, bits: int, *, explicit: bool) -> int:
-    """The bits of the index there is, after writing ours where there was none."""
-    await link.pipeline(
-        [("HSETNX", keys.meta, "format", FORMAT), ("HSETNX", keys.meta, "bits", bits)]
-    )
-    form, there = await link.command("HMGET", keys.meta, "format", "bits")
-    if int(form) != FORMAT:
-        raise SettingsError(
-            f"the index in Redis has format {int(form)} and this version reads {FORMAT}: "
-            "run the version that made it, or give another RESOLVER_PREFIX"
-        )
-    if explicit and int(there) != bits:
-        raise SettingsError(
-            f"the index in Redis was made with RESOLVER_INDEX_BITS={int(there)}, not {bits}: "
-            "leave the setting out, or give another RESOLVER_PREFIX for a new index"
-        )
-    return int(there)

@@ -70,6 +70,10 @@ class Link(ABC):
     def sure(self) -> bool:
         """Whether every change that was made a second ago or earlier has been told."""
 
+    def owing(self) -> float:
+        """For how many seconds a reply has been awaited that others come behind."""
+        return 0.0
+
     @abstractmethod
     async def send(self, commands: Sequence[Command], *, quick: bool) -> list[Any]:
         """The replies, errors in their place. Raises what its kind of connection raises."""
@@ -212,6 +216,9 @@ class SingleLink(Link):
 
     def sure(self) -> bool:
         return self._lanes[True].sure(time.monotonic())  # the clock of the loop
+
+    def owing(self) -> float:
+        return self._lanes[True].owing(time.monotonic())
 
     async def close(self) -> None:
         for lane in self._lanes.values():

@@ -56,6 +56,8 @@ class Snapshot:
     version: int
     records: Mapping[str, Record]
     """By name, in order of name."""
+    identity: str = ""
+    """Of the index that it is of; empty where that has lost its data, or is new."""
 
 
 def _dump(value: Any) -> str:
@@ -157,8 +159,8 @@ class Records:
             IndexUnavailable: when Redis does not answer.
         """
         keys = self._keys
-        version, locations, statuses = await self._link.run(
-            LOAD, [keys.version, keys.locations, keys.status], quick=True
+        version, locations, statuses, identity = await self._link.run(
+            LOAD, [keys.version, keys.locations, keys.status, keys.meta], quick=True
         )
         status = pairs(statuses)
         records = {}
@@ -179,11 +181,7 @@ class Records:
                 ),
                 stored,
             )
-        return Snapshot(int(version), records)
-
-    async def version(self) -> int:
-        """The version that `load` would give: cheap to ask."""
-        return int(await self._link.command("GET", self._keys.version, quick=True) or 0)
+        return Snapshot(int(version), records, identity.decode())
 
     async def put(self, location: Location, before: Record | None, by: str = "") -> Location:
         """Writes a location if its record still is ``before``; returns it with its number. The
@@ -224,6 +222,10 @@ class Records:
         if not number:
             raise Conflict(f"location {name!r} was changed by somebody else meanwhile: look again")
         return replace(location, number=number)
+
+    async def number_after(self, number: int) -> None:
+        """In an index without locations: gives none of these numbers, which others may remember."""
+        await self._link.command("SET", self._keys.numbers, number, "NX")
 
     async def remove(self, name: str, by: str = "") -> bool:
         """Removes a location in one write; its claims stop counting with it. False: none there."""

@@ -128,6 +128,10 @@ class Wire(asyncio.Protocol):
         """Whether every change before `SURE_FOR` seconds ago has been told. ``now``: loop time."""
         return self.tracked and self.open and now - self._proven < SURE_FOR
 
+    def owing(self, now: float) -> float:
+        """For how many seconds its oldest question has been without a reply."""
+        return now - self._batches[0].sent if self._batches else 0.0
+
     def data_received(self, data: bytes) -> None:
         gets, batches = self._reader.gets, self._batches
         try:
@@ -272,6 +276,10 @@ class Lane:
     def sure(self, now: float) -> bool:
         """As `Wire.sure`."""
         return self._wire is not None and self._wire.sure(now)
+
+    def owing(self, now: float) -> float:
+        """As `Wire.owing`."""
+        return self._wire.owing(now) if self._wire is not None else 0.0
 
     async def reset(self) -> None:
         """Drops the wire; the next call opens another."""

@@ -5,11 +5,13 @@ from resolver.locations.choose import Wish
 from resolver.locations.registry import Registry
 from resolver.locations.resolve import Answer, Form, Offer, Owned, Resolver, Round
 from resolver.locations.table import Place, Table, TableKeeper, Terms
+from resolver.locations.upkeep import Given, Upkeep
 
 __all__ = [
     "Answer",
     "Asker",
     "Form",
+    "Given",
     "Offer",
     "Owned",
     "Place",
@@ -19,5 +21,6 @@ __all__ = [
     "Table",
     "TableKeeper",
     "Terms",
+    "Upkeep",
     "Wish",
 ]

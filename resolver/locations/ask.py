@@ -64,13 +64,15 @@ class _Sight(NamedTuple):
 class _Question:
     """One image at one location, being asked."""
 
-    __slots__ = ("answer", "begun", "claimed", "owners", "task")
+    __slots__ = ("answer", "begun", "claimed", "noted", "owners", "task")
 
-    def __init__(self, owners: tuple[Owner, ...], *, claimed: bool) -> None:
+    def __init__(self, owners: tuple[Owner, ...], *, claimed: bool, noted: bool) -> None:
         self.owners = owners
         """Those that the index had when it was asked."""
         self.claimed = claimed
         """Whether the place that is asked was one of them."""
+        self.noted = noted
+        """Whether the index is told of the answer."""
         self.begun = time.monotonic()
         self.answer: asyncio.Future[Said] = asyncio.get_running_loop().create_future()
         self.task: asyncio.Task[None] | None = None
@@ -138,6 +140,7 @@ class Asker:
         owners: tuple[Owner, ...] = (),
         exclude: Container[str] = (),
         until: float,
+        noted: bool = True,
     ) -> dict[int, Said]:
         """What these locations say, by number. ``owners``: those that the index has now.
 
@@ -146,7 +149,7 @@ class Asker:
         (``exclude``); the rest answer in their own time, and what they have is claimed too. A
         location that is known to be down is asked, but not waited for when others have answered.
         ``fresh``: what was said before this call does not do. ``until``: `time.monotonic` after
-        which nobody is waited for.
+        which nobody is waited for. ``noted``: the index is told.
         """
         arrived = time.monotonic()
         asked: dict[int, _Question] = {}
@@ -182,7 +185,7 @@ class Asker:
                     said[number] = Said(why="too many questions are under way", asked=False)
                     self.counts[place.name, "refused"] += 1
                     continue
-                question = self._begin(image, place, owners, claimed=claimed)
+                question = self._begin(image, place, owners, claimed=claimed, noted=noted)
             asked[number] = question
         waiting = {question.answer for question in asked.values()}
         offered = {
@@ -229,12 +232,18 @@ class Asker:
         return {n: one for n, one in known.items() if one.at > since}
 
     def _begin(
-        self, image: Image, place: Place, owners: tuple[Owner, ...], *, claimed: bool
+        self,
+        image: Image,
+        place: Place,
+        owners: tuple[Owner, ...],
+        *,
+        claimed: bool,
+        noted: bool,
     ) -> _Question:
         number = place.location.number
         key = image, number
         self._busy[number] += 1
-        self._open[key] = question = _Question(owners, claimed=claimed)
+        self._open[key] = question = _Question(owners, claimed=claimed, noted=noted)
 
         def ended(_: object) -> None:
             del self._open[key]
@@ -258,6 +267,8 @@ class Asker:
                 self._keep(image, number, said, question.owners)
             elif said.owner is not None and image in self._memory:
                 self._memory[image].pop(number, None)
+            if not question.noted:
+                return
             if said.no and question.claimed:
                 # First, so that who asks us next is not sent there once more; but not at length.
                 releasing = asyncio.ensure_future(sightings.lost(number, [image[0]]))

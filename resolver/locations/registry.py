@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlsplit
 
-from resolver.errors import Conflict, InvalidLocation, LocationNotFound
+from resolver.errors import Conflict, IndexLost, InvalidLocation, LocationNotFound
 from resolver.index import Entry, Index, Record
 from resolver.locations.table import Place, TableKeeper
 from resolver.locations.validate import (
@@ -168,6 +168,8 @@ class Registry:
         """
         wanted = parse_location(name, fields)
         await self.check_target(wanted.url, host)
+        if by:
+            await self._begin()
         for _ in range(TRIES):
             before = await self._record(name)
             try:
@@ -195,6 +197,15 @@ class Registry:
             except Conflict as error:
                 conflict = error
         raise conflict
+
+    async def _begin(self) -> None:
+        """Makes a new index where Redis has lost its data: an operator who registers a location
+        wants one."""
+        try:
+            await self._index.identity()
+        except IndexLost:
+            await self._index.records.number_after(max(self._tables.table.by_number, default=0))
+            await self._index.make()
 
     async def _write(self, wanted: Location, before: Record | None, by: str) -> Location:
         if before is not None:

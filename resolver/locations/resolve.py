@@ -8,10 +8,12 @@ import time
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
-from typing import Any
+from typing import Any, NamedTuple
 
+from resolver.errors import IndexUnavailable
 from resolver.index import Index
 from resolver.locations.ask import Asker, Image, Said
+from resolver.locations.breaker import Breaker
 from resolver.locations.choose import Candidate, Wish, drawn, left_out, rank, reasons
 from resolver.locations.table import Place, Table, TableKeeper, late
 from resolver.locations.together import Tell, Together
@@ -89,8 +91,13 @@ class Answer:
 class Round:
     """Answers from one table, for one client, as of one moment."""
 
-    def __init__(self, table: Table, wish: Wish, home: str) -> None:
+    def __init__(
+        self, table: Table, wish: Wish, home: str, cut: IndexUnavailable | None = None
+    ) -> None:
+        """``cut``: why Redis does not answer. A location that was registered meanwhile is not in
+        the table then, so nothing is absent."""
         self.table = table
+        self.cut = cut
         self.wish = wish
         self._home = home
         self._begun = time.monotonic()
@@ -100,7 +107,7 @@ class Round:
 
     def on(self, table: Table) -> Round:
         """The same from another table."""
-        other = Round(table, self.wish, self._home)
+        other = Round(table, self.wish, self._home, self.cut)
         other._begun = self._begun
         return other
 
@@ -144,6 +151,9 @@ class Round:
                 missing=tuple(doubts),
                 detail=f"No owner is known, and not every location can vouch. {why}.",
             )
+        if self.cut is not None:
+            detail = f"No owner is known here, and {self.cut.detail}."
+            return Answer(raw, Outcome.UNKNOWN, detail=detail)
         if not self.table.in_service():
             return Answer(raw, Outcome.UNKNOWN, detail="No location is registered and in service.")
         if said is None:
@@ -171,7 +181,7 @@ class Round:
             one = said.get(place.location.number, NOT_ASKED)
             if one.owner is None and not one.no:
                 doubts[place.name] = one.why
-        return doubts
+        return doubts | self.table.missed(time.time())
 
     @staticmethod
     def _offer(raw: bytes, candidate: Candidate) -> Offer:
@@ -251,8 +261,15 @@ class Form:
         return text.join(self.parts)
 
 
-Owned = tuple[Table, tuple[Owner, ...]]
-"""An image's owners, and the table that their numbers are of."""
+class Owned(NamedTuple):
+    """An image's owners, and the table that their numbers are of."""
+
+    table: Table
+    owners: tuple[Owner, ...]
+    source: str = "index"
+    age: float = 0.0
+    cut: IndexUnavailable | None = None
+    """Why Redis was not asked, or did not answer."""
 
 
 class Resolver:
@@ -266,47 +283,87 @@ class Resolver:
         *,
         home: str = "",
         deadline: float = 0.25,
+        stale_for: float = 3600.0,
     ) -> None:
-        """``asker`` None: no location is asked, so the index alone must know."""
+        """``asker`` None: no location is asked, so the index alone must know. ``stale_for``: how
+        long what was known last will do while Redis does not answer."""
         self._index = index
         self._tables = tables
         self._asker = asker
         self._home = home
         self._deadline = deadline
+        self._stale_for = stale_for
         self._together: Together[Owned] = Together(self._read_each)
+        self.breaker = Breaker(self._try)
+        self._failed: Sequence[bytes] = ()
+        """What was asked for last in vain: on a cluster, one node may answer and another not."""
+
+    async def close(self) -> None:
+        await self.breaker.close()
+
+    async def _try(self) -> None:
+        await self._ask_index(self._failed[:1], keep=False)
 
     def ask(self, raw: bytes, tell: Tell[Owned]) -> None:
         """Has ``tell`` called with an image's owners, and the table that their numbers are of."""
         self._together.ask(raw, tell)
 
-    def known(self, raw: bytes) -> tuple[Table, tuple[Owner, ...], float] | None:
-        """The same, and for how many seconds it has been so, where this process knows it and would
-        have been told of a change."""
+    def known(self, raw: bytes) -> Owned | None:
+        """The same, where this process knows it and would have been told of a change; or where it
+        knew it last and Redis does not answer."""
         if self._tables.known and (kept := self._index.claims.kept(raw)):
-            return self._tables.table, *kept
+            return Owned(self._tables.table, kept[0], "cache", kept[1])
+        if self.breaker.why is not None:
+            return self._last(raw, self.breaker.why)
         return None
 
-    async def _read_each(self, ids: Sequence[bytes]) -> list[Owned]:
-        table, owners = await self._read(ids, keep=True)
+    def _last(self, raw: bytes, why: IndexUnavailable) -> Owned | None:
+        """An image's owners as they were known last."""
+        table = self._tables.last(self._stale_for)
+        if table is None or (found := self._index.claims.stale(raw)) is None:
+            return None
+        return Owned(table, found[0], "stale", found[1], why)
+
+    def _cut(self, raw: bytes, why: IndexUnavailable) -> Owned:
+        """The same, or that no owner is known.
+
+        Raises:
+            IndexUnavailable: nor is any location, or nobody is asked.
+        """
+        if (last := self._last(raw, why)) is not None:
+            return last
+        table = self._tables.last(self._stale_for)
+        if table is None or not table.in_service() or self._asker is None:
+            raise IndexUnavailable(why.detail, headers=why.headers) from why
+        return Owned(table, (), "stale", 0.0, why)
+
+    async def _read_each(self, ids: Sequence[bytes]) -> Sequence[Owned | BaseException]:
+        try:
+            table, owners = await self._read(ids, keep=True)
+        except IndexUnavailable as error:
+            return [self._last(raw, error) or error for raw in ids]
         if self._asker is not None:
             for raw, owned in zip(ids, owners, strict=True):
                 if owned:
                     self._asker.forget((raw, 0), owned)
-        return [(table, owned) for owned in owners]
+        return [Owned(table, owned) for owned in owners]
 
     async def resolve(self, raw: bytes, wish: Wish, case: int = 0) -> Answer:
         """The answer about one image. ``case``: how its client spelt it.
 
         Raises:
-            IndexUnavailable: Redis gave no answer within the deadline.
+            IndexUnavailable: Redis gave no answer within the deadline, and nothing else helps.
         """
         if not (wish.fresh or wish.exclude) and (known := self.known(raw)):
-            table, owners, age = known
-            round_ = Round(table, wish, self._home)
-            if found := round_.found(raw, round_.candidates(owners)):
-                return replace(found, source="cache", age=age)
-        table, owners = await self._together.get(raw)
-        answer, _, _ = await self._settle(Round(table, wish, self._home), (raw, case), owners)
+            round_ = Round(known.table, wish, self._home)
+            if found := round_.found(raw, round_.candidates(known.owners)):
+                return replace(found, source=known.source, age=known.age)
+        try:
+            owned = await self._together.get(raw)
+        except IndexUnavailable as error:
+            owned = self._cut(raw, error)
+        round_ = Round(owned.table, wish, self._home, owned.cut)
+        answer, _, _ = await self._settle(round_, (raw, case), owned)
         return answer
 
     async def resolve_text(
@@ -318,11 +375,28 @@ class Resolver:
         Locations are asked about as many as can be within one question's time.
 
         Raises:
-            IndexUnavailable: Redis gave no answer within the deadline, which grows with ``ids``.
+            IndexUnavailable: Redis gave no answer within the deadline, which grows with ``ids``,
+                and nothing else helps.
         """
-        table, owners = await self._read(ids)
-        round_ = Round(table, wish, self._home)
-        forms = [round_.form(raw, owned) for raw, owned in zip(ids, owners, strict=True)]
+        cut = None
+        try:
+            table, owners = await self._read(ids)
+            every = [Owned(table, owned) for owned in owners]
+        except IndexUnavailable as error:
+            cut = error
+            last = self._tables.last(self._stale_for)
+            if last is None or not last.in_service():
+                raise
+            table = last
+            every = [self._last(raw, cut) or Owned(table, (), "stale", 0.0, cut) for raw in ids]
+        round_ = Round(table, wish, self._home, cut)
+        if cut is None:
+            forms = [round_.form(raw, owned) for raw, owned in zip(ids, owners, strict=True)]
+        else:
+            forms = [
+                Form.of(_told(round_.answer(raw, owned.owners), owned))
+                for raw, owned in zip(ids, every, strict=True)
+            ]
         if self._asker is None:
             return forms
         todo = [
@@ -335,7 +409,7 @@ class Resolver:
 
         async def some() -> None:
             for image, where in coming:
-                answer, _, _ = await self._settle(round_, image, owners[where[0]])
+                answer, _, _ = await self._settle(round_, image, every[where[0]])
                 form = Form.of(answer)
                 for at in where:
                     forms[at] = form
@@ -353,11 +427,17 @@ class Resolver:
                     task.result()
         for at in unasked:
             if wish.fresh or forms[at].outcome is not Outcome.FOUND:
-                known = () if wish.fresh else owners[at]
-                forms[at] = Form.of(round_.answer(ids[at], known, said={}))
+                known = () if wish.fresh else every[at].owners
+                forms[at] = Form.of(_told(round_.answer(ids[at], known, said={}), every[at]))
         return forms
 
     async def _settle(
+        self, round_: Round, image: Image, owned: Owned
+    ) -> tuple[Answer, tuple[Owner, ...], Mapping[int, Said]]:
+        answer, owners, said = await self._settled(round_, image, owned.owners)
+        return _told(answer, owned), owners, said
+
+    async def _settled(
         self, round_: Round, image: Image, owners: tuple[Owner, ...]
     ) -> tuple[Answer, tuple[Owner, ...], Mapping[int, Said]]:
         """The answer about an image with these claims, asking the locations where they do not do.
@@ -386,7 +466,13 @@ class Resolver:
         until = time.monotonic() + asker.timeout + GRACE
         if doubted:
             asking = asker.ask(
-                image, doubted, claimed=True, fresh=wish.fresh, owners=owners, until=until
+                image,
+                doubted,
+                claimed=True,
+                fresh=wish.fresh,
+                owners=owners,
+                until=until,
+                noted=round_.cut is None,
             )
             if found and not wish.fresh:  # it is not among those that are offered: no haste
                 asker.aside(asking)
@@ -413,6 +499,7 @@ class Resolver:
             owners=owners,
             exclude=wish.exclude,
             until=until,
+            noted=round_.cut is None,
         )
         owners = _corrected(owners, said, set())
         round_ = await self._now(round_)
@@ -423,13 +510,39 @@ class Resolver:
 
     async def _now(self, round_: Round) -> Round:
         """The same with the table of now: while some were asked, others may have left or come."""
+        if round_.cut is not None:
+            return round_
         table = self._tables.table
         if not self._tables.known:
-            table = await self._tables.current(self._deadline)
+            try:
+                table = await self._tables.current(self._deadline)
+            except IndexUnavailable as error:
+                return Round(round_.table, round_.wish, self._home, error)
         return round_ if table is round_.table else round_.on(table)
 
     async def _read(
         self, ids: Sequence[bytes], *, keep: bool = False
+    ) -> tuple[Table, list[tuple[Owner, ...]]]:
+        """The owners of each id, and the table that they are of.
+
+        Raises:
+            IndexUnavailable: Redis gave no answer within the deadline, or is known to give none.
+        """
+        if (why := self.breaker.why) is not None:
+            raise IndexUnavailable(why.detail, headers=why.headers)
+        try:
+            if self._index.link.owing() > self._deadline:  # we would wait behind that
+                raise late(self._deadline)
+            found = await self._ask_index(ids, keep=keep)
+        except IndexUnavailable as error:
+            self._failed = ids
+            self.breaker.failed(error)
+            raise
+        self.breaker.worked()
+        return found
+
+    async def _ask_index(
+        self, ids: Sequence[bytes], *, keep: bool
     ) -> tuple[Table, list[tuple[Owner, ...]]]:
         deadline = self._deadline * (1 + len(ids) / DEADLINE_IDS)
         try:
@@ -439,7 +552,7 @@ class Resolver:
                     found = await self._index.claims.lookup(ids, keep=keep)
                     table = await self._tables.at_least(found.version)
                     # A table that is newer may vouch for claims made after this lookup.
-                    if table.version == found.version:
+                    if (table.identity, table.version) == found[:2]:
                         self._tables.is_of(changes)
                         return table, found.owners
         except TimeoutError as error:
@@ -451,9 +564,14 @@ class Resolver:
         Raises:
             IndexUnavailable: Redis gave no answer within the deadline.
         """
-        table, (owners,) = await self._read([raw])
+        try:
+            table, (owners,) = await self._read([raw])
+            owned = Owned(table, owners)
+        except IndexUnavailable as error:
+            owned = self._cut(raw, error)
+        table = owned.table
         answer, owners, said = await self._settle(
-            Round(table, wish, self._home), (raw, case), owners
+            Round(table, wish, self._home, owned.cut), (raw, case), owned
         )
         now = time.time()
         by_number = {o.number: o for o in owners}
@@ -487,6 +605,13 @@ class Resolver:
         last = len(rows) + 1  # outside the key: a list is empty while it is sorted
         rows.sort(key=lambda row: (row["rank"] or last, row["location"]))
         return {**answer.as_json(), "detail": answer.detail, "locations": rows}
+
+
+def _told(answer: Answer, owned: Owned) -> Answer:
+    """The answer with where it came from, where Redis did not answer."""
+    if owned.cut is None or answer.source != "index":
+        return answer
+    return replace(answer, source=owned.source, age=owned.age)
 
 
 def _corrected(

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from resolver.errors import IndexUnavailable
+from resolver.errors import IndexLost, IndexUnavailable
 from resolver.index import Index, Record, Snapshot
 from resolver.models import (
     Api,
@@ -174,7 +175,11 @@ def _ago(now: float, at: float) -> str:
 class Table:
     """All locations as of one version of the registry."""
 
-    def __init__(self, snapshot: Snapshot, terms: Terms) -> None:
+    def __init__(
+        self, snapshot: Snapshot, terms: Terms, lost: Mapping[str, float] | None = None
+    ) -> None:
+        """``lost``: locations that an index had which is gone, and until when they are missed."""
+        self.identity = snapshot.identity
         self.version = snapshot.version
         self.records: Mapping[str, Record] = snapshot.records
         self.by_name = {
@@ -182,6 +187,7 @@ class Table:
             for name, record in snapshot.records.items()
         }
         self.by_number = {place.location.number: place for place in self.by_name.values()}
+        self.lost = {n: until for n, until in (lost or {}).items() if n not in self.by_name}
 
     def __len__(self) -> int:
         return len(self.by_name)
@@ -193,7 +199,15 @@ class Table:
     def doubts(self, now: float) -> dict[str, str]:
         """Why `absent` cannot be said: locations in service that cannot vouch, each with why."""
         doubts = {place.name: place.doubt(now) for place in self.in_service()}
-        return {name: doubt for name, doubt in doubts.items() if doubt}
+        return {name: doubt for name, doubt in doubts.items() if doubt} | self.missed(now)
+
+    def missed(self, now: float) -> dict[str, str]:
+        """Locations that nobody removed and that are not here, each with why."""
+        return {
+            name: "Redis lost its data, and it is not registered again"
+            for name, until in self.lost.items()
+            if now < until
+        }
 
 
 def late(deadline: float) -> IndexUnavailable:
@@ -206,12 +220,17 @@ def late(deadline: float) -> IndexUnavailable:
 class TableKeeper:
     """Holds the newest table that this process has seen."""
 
-    def __init__(self, index: Index, terms: Terms) -> None:
+    def __init__(self, index: Index, terms: Terms, missed_for: float = 3600.0) -> None:
+        """``missed_for``: how long `absent` is not said for want of a location that was lost with
+        the data of Redis."""
         self._index = index
         self._terms = terms
+        self._missed_for = missed_for
         self._lock = asyncio.Lock()
         self.table = Table(Snapshot(-1, {}), terms)
         self._known = -1
+        self._seen = 0.0
+        """When `table` was last that of now."""
 
     @property
     def changes(self) -> int:
@@ -226,19 +245,31 @@ class TableKeeper:
     def is_of(self, changes: int) -> None:
         """`table` has the version that was read when `changes` was this, or later."""
         self._known = changes
+        self._seen = time.monotonic()
+
+    def last(self, stale_for: float) -> Table | None:
+        """The table of not longer ago than this, for when Redis does not answer; None where there
+        is none, or claims are known of another index already."""
+        table, layout = self.table, self._index.claims.layout
+        late = time.monotonic() - self._seen > stale_for
+        return None if late or not table.identity or table.identity != layout.identity else table
 
     async def at_least(self, version: int) -> Table:
-        """The table of ``version`` or a later one.
+        """The table of ``version`` or a later one, of the index that was seen last.
 
         Raises:
             IndexUnavailable: it had to be read and Redis did not answer.
         """
-        if version != self.table.version:
+        if not self._has(version):
             async with self._lock:
-                # A flushed Redis counts from 0 again, so any other version is news.
-                if version != self.table.version:
+                if not self._has(version):
                     await self._load()
         return self.table
+
+    def _has(self, version: int) -> bool:
+        # After a failover it may count from less, so any other version is news.
+        table, layout = self.table, self._index.claims.layout
+        return version == table.version and layout.identity == table.identity
 
     async def current(self, deadline: float | None = None) -> Table:
         """The table as it is now, where no lookup brings its version along.
@@ -248,7 +279,12 @@ class TableKeeper:
         """
         try:
             async with asyncio.timeout(deadline):
-                return await self.at_least(await self._index.records.version())
+                changes = self.changes
+                found = await self._index.claims.lookup([])
+                table = await self.at_least(found.version)
+                if (table.identity, table.version) == found[:2]:
+                    self.is_of(changes)
+                return table
         except TimeoutError as error:
             raise late(deadline or 0) from error
 
@@ -263,4 +299,12 @@ class TableKeeper:
         return self.table
 
     async def _load(self) -> None:
-        self.table = Table(await self._index.records.load(), self._terms)
+        snapshot = await self._index.records.load()
+        if not snapshot.identity:
+            raise IndexLost("Redis has lost the locations", headers={"Retry-After": "2"})
+        before = self.table
+        lost = dict(before.lost)
+        if before.identity not in ("", snapshot.identity):
+            until = time.time() + self._missed_for
+            lost |= {place.name: until for place in before.in_service()}
+        self.table = Table(snapshot, self._terms, lost)

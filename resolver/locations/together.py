@@ -23,7 +23,10 @@ class Together(Generic[T]):
     more than the lookups.
     """
 
-    def __init__(self, read: Callable[[Sequence[bytes]], Awaitable[Sequence[T]]]) -> None:
+    def __init__(
+        self, read: Callable[[Sequence[bytes]], Awaitable[Sequence[T | BaseException]]]
+    ) -> None:
+        """``read`` gives for each id what is found, or why nothing is."""
         self._read = read
         self._ids: list[bytes] = []
         self._tells: list[Tell[T]] = []

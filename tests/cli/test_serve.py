@@ -18,6 +18,7 @@ import aiohttp
 import pytest
 
 from resolver.standin import StandIn
+from tests.support.redis import RedisServer
 from tests.support.wait import wait_until
 
 LISTENS = re.compile(r"listens at (http://\S+)")
@@ -185,7 +186,6 @@ async def in_flight(server: Server) -> bool:
         ((), {"RESOLVER_BULK_LIMIT": "x"}, 1, "RESOLVER_BULK_LIMIT: "),
         ((), {"RESOLVER_CONFIG": "/nowhere.toml"}, 1, "/nowhere.toml, which is no file"),
         ((), {"RESOLVER_REDIS_URL": "mysql://x"}, 1, "RESOLVER_REDIS_URL"),
-        ((), {"RESOLVER_REDIS_URL": "redis://:hidden@127.0.0.1:1"}, 1, "Redis did not answer"),
         ((), {"RESOLVER_ADMIN_TOKENS": "a"}, 1, "at least 6"),
         (("--location", "one"), {}, 2, "write NAME=URL"),
         (("--location", "one=ftp://x"), {}, 1, "location one: `url` must begin with http"),
@@ -205,6 +205,43 @@ async def test_what_cannot_work_is_one_clear_line_at_start(
     assert says in err
     assert "Traceback" not in err
     assert "hidden" not in err
+
+
+@pytest.mark.redis
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--role", "all"),
+        ("--role", "gateway"),
+        ("--role", "indexer"),
+        ("--role", "all", "--workers", "2"),
+    ],
+)
+async def test_it_starts_without_redis_and_recovers(
+    own_redis: RedisServer, options: tuple[str, ...]
+) -> None:
+    own_redis.kill()
+    text = "0a1b2c3d-4e5f-4a6b-8c7d-9e0f1a2b3c4d"
+    async with StandIn() as one:
+        one.add(id=text)
+        arguments = (*options, "--location", f"one={one.url}")
+        async with serve(*arguments, RESOLVER_REDIS_URL=own_redis.url) as server:
+            status, body = await get(f"{server.url}/readyz")
+            assert status == 503
+            assert "Redis did not answer" in str(body)
+            assert "Traceback" not in server.output
+            own_redis.start()
+
+            async def ready() -> bool:
+                return (await get(f"{server.url}/readyz"))[0] == 200
+
+            await wait_until(ready, 10)
+            if options[1] != "indexer":
+
+                async def found() -> bool:
+                    return (await get(f"{server.url}/v2/images/{text}"))[0] == 307
+
+                await wait_until(found, 10)
 
 
 async def test_demo_shows_the_main_job() -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import redis
 
+from resolver.errors import IndexLost
 from resolver.index import ClaimCache, Index, open_index
 from resolver.index.cluster import ClusterLink
 from resolver.index.codec import encode_owners
@@ -226,6 +227,9 @@ async def test_a_flush_is_heard_of(real: Real, stack: AsyncExitStack) -> None:
         client.flushall()
     await dropped(index, A)
     await wait_until(lambda: index.records.changes > changes, SECOND)
+    with pytest.raises(IndexLost):
+        await index.claims.lookup([A], keep=True)
+    await index.make()
     assert (await index.claims.lookup([A], keep=True)).owners == [()]
 
 

@@ -6,9 +6,9 @@ import asyncio
 
 import pytest
 
-from resolver.errors import IndexUnavailable, ResolverError, SettingsError
+from resolver.errors import IndexLost, IndexUnavailable, ResolverError, SettingsError
 from resolver.index import Index, open_index
-from resolver.index.connection import DEFAULT_BITS, FORMAT, MEMORY_BITS
+from resolver.index.claims import DEFAULT_BITS, FORMAT, MEMORY_BITS
 from resolver.models import Location, Owner
 from tests.contract.conftest import Real
 from tests.support.cluster import RedisCluster
@@ -48,6 +48,26 @@ async def test_of_several_that_make_an_index_at_once_all_agree(real: Real) -> No
     found = await asyncio.gather(*(bits(wanted) for wanted in (10, 11, 12, 10, 11, 12)))
     assert len(set(found) - {0}) == 1
     assert sum(bits > 0 for bits in found) == 2
+
+
+async def test_an_index_of_an_earlier_version_gets_an_identity(real: Real) -> None:
+    async with open_index(real.url, bits=11) as index:
+        await index.claims.claim(1, IDS)
+    with real.client() as client:
+        client.hdel("glr:{reg}:meta", "identity")
+    async with open_index(real.url) as index:
+        assert await index.identity()
+        assert (await index.claims.lookup(IDS)).owners == [(Owner(1),)] * len(IDS)
+
+
+async def test_claims_for_an_index_that_was_lost_meanwhile_are_refused(real: Real) -> None:
+    """Its locations' numbers may be those of others by now."""
+    async with open_index(real.url, bits=8) as index, open_index(real.url) as other:
+        await index.claims.claim(1, IDS)
+        real.flush()
+        await other.make()
+        with pytest.raises(IndexLost):
+            await index.claims.claim(1, IDS)
 
 
 async def test_other_bits_are_refused(real: Real) -> None:
@@ -125,12 +145,19 @@ async def answers(index: Index) -> bool:
 async def test_an_index_outlives_a_restart_of_redis(own_real: Real) -> None:
     async with open_index(own_real.url, bits=8) as index:
         await index.claims.claim(1, IDS)
+        before = await index.identity()
         own_real.kill()
         with pytest.raises(IndexUnavailable):
             await index.claims.lookup(IDS)
         own_real.start()
-        # Nothing was kept on disk, so all that it must do is to work again, scripts too.
+        # Nothing was kept on disk. That is told; once there is a new index all works, scripts too.
         await wait_until(lambda: answers(index), message="the index answers again")
+        for call in (index.claims.lookup(IDS), index.claims.claim(2, IDS), index.identity()):
+            with pytest.raises(IndexLost):
+                await call
+        assert (await index.records.load()).identity == ""
+        await index.make()
+        assert await index.identity() != before
         assert (await index.claims.lookup(IDS)).owners == [()] * len(IDS)
         assert await index.claims.claim(2, IDS) == len(IDS)
         assert (await index.claims.lookup(IDS)).owners == [(Owner(2),)] * len(IDS)

@@ -83,9 +83,9 @@ async def test_a_quiet_check_is_kept_and_is_no_new_version(index: Index) -> None
     one = await index.records.put(ONE, None)
     assert await index.records.check(one.number) is None
     await index.records.set_check(one.number, Check(at=1), one)
-    before = await index.records.version()
+    before = (await index.claims.lookup([])).version
     await index.records.set_check(one.number, Check(at=2), one, quiet=True)
-    assert await index.records.version() == before
+    assert (await index.claims.lookup([])).version == before
     assert await index.records.check(one.number) == Check(at=2)
     assert (await index.records.load()).records["one"].status.check == Check(at=2)
     await index.records.remove("one")

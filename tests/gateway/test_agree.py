@@ -153,9 +153,14 @@ async def test_the_gateway_that_makes_a_change_says_so_at_once(three: Three) -> 
     assert await said(three.one, ID) == ("found", ["a"])
 
 
-async def test_a_flush_leaves_nobody_an_owner(three: Three, redis_server: RedisServer) -> None:
+async def test_after_a_flush_the_last_owners_do_until_there_is_an_index_again(
+    three: Three, redis_server: RedisServer
+) -> None:
     await kept(three.two, ID)
     redis_server.flush()
+    _, body = await three.two.get(f"/resolve/{ID}")
+    assert (body["outcome"], body["source"]) == ("found", "stale")
+    await three.one.services.index.make()
     await says(three.two, ID, "unknown")
 
 

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from resolver.errors import IndexUnavailable
+from resolver.errors import IndexLost, IndexUnavailable
 from resolver.index import Index, open_index
 from resolver.locations import TableKeeper, Terms
 from resolver.models import Api, Health, Location, State, Sweep
@@ -122,12 +122,20 @@ async def test_a_keeper_notices_that_redis_was_emptied(index: Index) -> None:
     keeper = TableKeeper(index, Terms(FRESH_FOR))
     for names in (["one", "two"], ["new", "newer"]):
         await index.link.command("FLUSHALL")
+        await index.make()
         for name in names:
             await index.records.put(Location(name=name, url=f"http://{name}.example"), None)
         assert list((await keeper.current()).by_name) == names
         found = await index.claims.lookup([])
         assert list((await keeper.at_least(found.version)).by_name) == names
+    table = keeper.table
     await index.link.command("FLUSHALL")
+    with pytest.raises(IndexLost):
+        await keeper.current()
+    with pytest.raises(IndexLost):
+        await keeper.fresh()
+    assert keeper.table is table
+    await index.make()
     assert len(await keeper.current()) == 0
 
 

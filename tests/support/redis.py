@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -36,10 +38,14 @@ def free_port() -> int:
 
 
 class RedisServer:
-    """One redis-server. Killed and started again it keeps its port and nothing else."""
+    """One redis-server. Killed and started again it keeps its port, and its data where it has a
+    folder."""
 
-    def __init__(self) -> None:
+    def __init__(self, folder: Path | None = None) -> None:
         self.port = 0
+        self.keeps = NO_DISK
+        if folder is not None:
+            self.keeps = ["--dir", str(folder), "--appendonly", "yes", "--appendfsync", "always"]
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -51,7 +57,7 @@ class RedisServer:
         said = ""
         for _ in range(ATTEMPTS):
             port = self.port or free_port()
-            options = ["--port", str(port), "--bind", "127.0.0.1", *NO_DISK]
+            options = ["--port", str(port), "--bind", "127.0.0.1", *self.keeps]
             process = subprocess.Popen(
                 [redis_binary(), *options], stdout=subprocess.PIPE, stderr=subprocess.STDOUT
             )
@@ -75,6 +81,15 @@ class RedisServer:
             process.wait(STOP_TIMEOUT)
             if process.stdout is not None:
                 process.stdout.close()
+
+    def pause(self) -> None:
+        """It keeps its connections and does nothing."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
 
     def client(self) -> redis.Redis:
         """A plain client, to look at what the code under test wrote."""

@@ -1,0 +1,17 @@
+"""Gateways as those of the gateway's own tests, and the table of what was seen."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tests.faults.load import COLUMNS, ROWS
+from tests.gateway.conftest import start
+
+__all__ = ["start"]
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    if ROWS:
+        terminalreporter.section("faults")
+        for row in (COLUMNS, ["---"] * len(COLUMNS), *ROWS):
+            terminalreporter.write_line(f"| {' | '.join(row)} |")

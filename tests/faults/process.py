@@ -1,0 +1,51 @@
+"""A process of the resolver, as `serve` makes it, and a client of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import aiohttp
+
+from resolver.gateway.server import serving
+from resolver.services import Services, open_services
+from resolver.settings import Settings
+from tests.gateway.conftest import ADMIN, TOKEN
+
+SETTINGS: dict[str, Any] = {"port": 0, "admin_tokens": f"ops={TOKEN}", "health_interval": 1}
+Given = dict[str, dict[str, Any]]
+
+
+class Process:
+    def __init__(self, services: Services, http: aiohttp.ClientSession) -> None:
+        self.services = services
+        self.http = http
+
+    async def get(self, path: str) -> tuple[int, Any]:
+        async with self.http.get(path, allow_redirects=False) as response:
+            return response.status, json.loads(await response.read() or b"null")
+
+    async def call(self, method: str, path: str, **fields: Any) -> None:
+        async with self.http.request(method, path, headers=ADMIN, json=fields or None) as response:
+            assert response.status < 300, await response.text()
+
+    async def ready(self) -> str:
+        """What keeps it from being ready."""
+        status, body = await self.get("/readyz")
+        return "" if status == 200 else str(body["faults"])
+
+    async def finds(self, text: str) -> bool:
+        _, body = await self.get(f"/resolve/{text}")
+        return body.get("outcome") == "found" and body["source"] in ("index", "cache")
+
+
+@asynccontextmanager
+async def process(url: str, given: Given | None = None, **settings: Any) -> AsyncIterator[Process]:
+    async with (
+        open_services(Settings(redis_url=url, **SETTINGS | settings), given) as services,
+        serving(services) as address,
+        aiohttp.ClientSession(address) as http,
+    ):
+        yield Process(services, http)

@@ -1,0 +1,189 @@
+"""What a gateway says while Redis does not answer: what it knew, what locations say, or nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from resolver.locations import Resolver
+from resolver.models import format_id
+from tests.gateway.conftest import ADMIN, Gateway, Start
+from tests.support.clouds import Cloud
+from tests.support.ids import make_ids
+from tests.support.proxy import Proxy
+from tests.support.redis import RedisServer
+from tests.support.wait import wait_until
+
+pytestmark = pytest.mark.redis
+KNOWN, UNASKED, ABSENT, *_ = [format_id(raw) for raw in make_ids(10)]
+
+
+@dataclass
+class World:
+    gateway: Gateway
+    redis: RedisServer
+    proxy: Proxy
+    cloud: Cloud
+
+    async def known(self) -> None:
+        """Asks until the answer comes out of the gateway's own memory."""
+
+        async def cached() -> bool:
+            _, body = await self.gateway.get(f"/resolve/{KNOWN}")
+            return bool(body["source"] == "cache")
+
+        await wait_until(cached)
+
+    async def gone(self) -> None:
+        """Until the gateway has given Redis up."""
+
+        async def stale() -> bool:
+            _, body = await self.gateway.get(f"/resolve/{KNOWN}")
+            return bool(body.get("source") != "cache" and self.resolver.breaker.why)
+
+        await wait_until(stale)
+
+    @property
+    def resolver(self) -> Resolver:
+        return self.gateway.services.resolver
+
+
+@pytest.fixture
+async def world(start: Start, own_redis: RedisServer) -> AsyncIterator[World]:
+    async with AsyncExitStack() as stack:
+        proxy = await stack.enter_async_context(Proxy(own_redis.port))
+        gateway = await start(redis_url=proxy.url, probe=True)
+        cloud = Cloud(gateway.services, stack)
+        for name in ("one", "two"):
+            await cloud.add(name)
+        cloud.servers["one"].add(id=KNOWN)
+        cloud.servers["two"].add(id=UNASKED)
+        await gateway.claim("one", KNOWN)
+        world = World(gateway, own_redis, proxy, cloud)
+        await world.known()
+        yield world
+
+
+def cut_off(world: World, how: str) -> None:
+    if how == "killed":
+        world.redis.kill()
+    elif how == "silent":
+        world.proxy.silent = True
+    else:
+        world.proxy.refuse = True
+        world.proxy.cut()
+
+
+FAULTS = ["killed", "silent", "cut"]
+
+
+@pytest.mark.parametrize("how", FAULTS)
+async def test_known_images_keep_resolving(world: World, how: str) -> None:
+    gateway = world.gateway
+    cut_off(world, how)
+    begun = time.monotonic()
+    while time.monotonic() - begun < 1.5:
+        asked = time.monotonic()
+        response, _ = await gateway.get(f"/v2/images/{KNOWN}")
+        assert response.status == 307
+        assert response.headers["Location"].startswith(world.cloud.servers["one"].url)
+        assert time.monotonic() - asked < 0.1, "nobody waits for it"
+        await asyncio.sleep(0.005)
+    await world.gone()
+    response, body = await gateway.get(f"/resolve/{KNOWN}")
+    assert (response.status, body["source"]) == (200, "stale")
+    assert body["age"] >= 1
+    assert [owner["location"] for owner in body["owners"]] == ["one"]
+    _, body = await gateway.get(f"/resolve/{KNOWN}/explain")
+    assert (body["outcome"], body["source"]) == ("found", "stale")
+    _, body = await gateway.get(f"/resolve/{UNASKED}")
+    assert (body["outcome"], body["source"]) == ("found", "probe")
+    response, body = await gateway.get(f"/resolve/{ABSENT}")
+    assert (response.status, body["outcome"]) == (503, "unknown")
+    assert response.headers["Retry-After"]
+    assert "Redis did not answer" in body["detail"]
+    _, rows = await gateway.call("POST", "/resolve", json=[KNOWN, UNASKED, ABSENT])
+    assert [(row["outcome"], row["source"]) for row in rows] == [
+        ("found", "stale"),
+        ("found", "probe"),
+        ("unknown", "stale"),
+    ]
+
+
+@pytest.mark.parametrize("how", ["silent", "cut"])
+async def test_what_changed_meanwhile_counts_when_redis_is_back(world: World, how: str) -> None:
+    cut_off(world, how)
+    await world.gone()
+    with world.redis.client() as client:
+        for key in client.scan_iter("glr:[0-9a-z]:*"):
+            client.delete(key)
+    world.cloud.servers["one"].delete(KNOWN)
+    world.proxy.silent = world.proxy.refuse = False
+    await wait_until(lambda: world.resolver.breaker.why is None)
+    response, body = await world.gateway.get(f"/resolve/{KNOWN}")
+    assert (response.status, body["outcome"]) == (404, "absent")
+
+
+@pytest.mark.parametrize("state", ["removed", "maintenance", "excluded"])
+async def test_who_was_not_to_be_offered_does_not_come_back(world: World, state: str) -> None:
+    gateway = world.gateway
+    headers = {}
+    if state == "removed":
+        await gateway.call("DELETE", "/locations/one", headers=ADMIN)
+    elif state == "maintenance":
+        fields = {"state": "maintenance", "reason": "disks"}
+        await gateway.call("PATCH", "/locations/one", headers=ADMIN, json=fields)
+    else:
+        headers = {"X-Resolver-Exclude": "one"}
+    if state != "excluded":  # another image is asked for, so that the gateway hears of it
+        await gateway.get(f"/resolve/{UNASKED}")
+    cut_off(world, "killed")
+    for _ in range(5):
+        response, body = await gateway.get(f"/v2/images/{KNOWN}", headers=headers)
+        assert (response.status, body["outcome"]) == (503, "unknown")
+
+
+async def test_an_owner_that_lost_it_is_not_offered_to_who_doubts(world: World) -> None:
+    world.cloud.servers["one"].delete(KNOWN)
+    cut_off(world, "killed")
+    response, body = await world.gateway.get(f"/resolve/{KNOWN}?fresh=1")
+    assert (response.status, body["outcome"]) == (503, "unknown")
+    world.cloud.servers["two"].add(id=KNOWN)
+    _, body = await world.gateway.get(f"/resolve/{KNOWN}?fresh=1")
+    assert (body["owners"][0]["location"], body["source"]) == ("two", "probe")
+
+
+async def test_one_trial_and_no_herd(world: World) -> None:
+    cut_off(world, "killed")
+    await world.gone()
+    asked = 0
+    lookup = world.gateway.services.index.claims.lookup
+
+    async def counted(*args: Any, **options: Any) -> Any:
+        nonlocal asked
+        asked += 1
+        return await lookup(*args, **options)
+
+    world.gateway.services.index.claims.lookup = counted  # type: ignore[method-assign]
+    begun = time.monotonic()
+    while time.monotonic() - begun < 1:
+        await asyncio.gather(*(world.gateway.get(f"/resolve/{KNOWN}") for _ in range(20)))
+    assert 1 <= asked <= 6
+
+
+async def test_nothing_is_used_for_longer_than_it_may(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(world.resolver, "_stale_for", 0.5)
+    cut_off(world, "killed")
+    await world.gone()
+    await asyncio.sleep(0.5)
+    response, body = await world.gateway.get(f"/resolve/{KNOWN}")
+    assert (response.status, body["code"]) == (503, "index-unavailable")
+    assert response.headers["Retry-After"]
