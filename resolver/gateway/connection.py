@@ -45,7 +45,7 @@ class Connection(web.RequestHandler):
     insides that this takes are watched by tests/gateway/test_door.py.
     """
 
-    __slots__ = ("_asleep", "_door", "_malformed", "_outbox")
+    __slots__ = ("_asleep", "_door", "_fields", "_malformed", "_outbox")
 
     def __init__(
         self,
@@ -61,13 +61,23 @@ class Connection(web.RequestHandler):
         self._outbox = outbox
         self._asleep: asyncio.Future[None] | None = None
         """What aiohttp's task waits for, while the door has a message."""
+        self._fields = ""
+        """The header fields of the last request, where it was a usual one and the parser has read
+        nothing since."""
 
     def data_received(self, data: bytes) -> None:
         waiter = self._waiter
         door = self._door
+        fields, self._fields = self._fields, ""
         if door is None or waiter is None or self._messages or self._paused:
             super().data_received(data)  # the task, or the door, is at work
             return
+        if fields and self.transport is not None and not self._close:
+            answer = door.repeated(data, fields, self.peername)
+            if answer is not None:
+                self._fields = fields
+                self._send(answer)
+                return
         self._waiter = None
         super().data_received(data)
         if len(self._messages) == 1 and not self._upgraded:
@@ -75,6 +85,7 @@ class Connection(web.RequestHandler):
             if isinstance(message, RawRequestMessage):
                 usual = door.admits(message, payload, self.peername)
                 if usual is not None:
+                    self._fields = door.fields_of(message, data)
                     self._asleep = waiter
                     door.ask(usual, self._reply)
                     return
@@ -88,12 +99,16 @@ class Connection(web.RequestHandler):
             self._messages.popleft()
             if self._parser is not None:
                 self._parser.message_consumed()
-            self._outbox.put(self.transport, answer.encode())
-            closing = self._loop.time() + self._keepalive_timeout
-            self._next_keepalive_close_time = closing
-            if self._keepalive_handle is None:  # it came while the door was at work
-                self._keepalive_handle = self._loop.call_at(closing, self._process_keepalive)
+            self._send(answer)
         self._wake(waiter)
+
+    def _send(self, answer: str) -> None:
+        assert self.transport is not None
+        self._outbox.put(self.transport, answer.encode())
+        closing = self._loop.time() + self._keepalive_timeout
+        self._next_keepalive_close_time = closing
+        if self._keepalive_handle is None:  # it came while the door was at work
+            self._keepalive_handle = self._loop.call_at(closing, self._process_keepalive)
 
     def _wake(self, waiter: asyncio.Future[None]) -> None:
         """Lets aiohttp's task go on, where there is something for it to do."""

@@ -26,15 +26,17 @@ from multidict import istr
 from resolver.errors import ResolverError
 from resolver.gateway.images import Asked, redirect
 from resolver.gateway.metrics import Metrics
-from resolver.gateway.middleware import HEADER, log_request, request_id
+from resolver.gateway.middleware import HEADER, log_request, new_request_id, request_id
 from resolver.gateway.traffic import Traffic
 from resolver.glance import HOP
 from resolver.locations import Owned, Resolver, Round, Table, Wish
 from resolver.models import Outcome, Owner
 
-USUAL = re.compile(
-    r"/(v[12])/images/([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})((?:/file)?)", re.ASCII
-)
+PATH = r"/(v[12])/images/([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})((?:/file)?)"
+USUAL = re.compile(PATH, re.ASCII)
+LINE = re.compile(rf"(GET|HEAD) {PATH} HTTP/1\.1\r\n", re.ASCII)
+"""The request line of a usual request."""
+
 SPECIAL = tuple(
     istr(name)
     for name in ("X-Resolver-Region", "X-Resolver-Exclude", "X-Resolver-Fresh", HOP, "Expect")
@@ -144,6 +146,33 @@ class Door:
         raw = bytes.fromhex(text.replace("-", ""))
         rid = request_id(headers)
         return Usual(message.method, api, text, rest, raw, rid, peer, time.perf_counter())
+
+    @staticmethod
+    def fields_of(message: RawRequestMessage, data: bytes) -> str:
+        """The header fields of a usual request, where ``data`` is that request and no more; else,
+        and where an id of its own is among them, nothing."""
+        text = data.decode("latin-1")
+        line = LINE.match(text)
+        if line is None or text.find("\r\n\r\n") != len(text) - 4 or HEADER in message.headers:
+            return ""
+        return text[line.end() :]
+
+    def repeated(self, data: bytes, fields: str, peer: Any) -> str | None:
+        """The answer to a request whose header fields are, byte for byte, those of a usual one that
+        aiohttp's parser has read: they mean the same. None where it is another request, or its
+        answer is not known here."""
+        text = data.decode("latin-1")
+        line = LINE.match(text)
+        if line is None or text[line.end() :] != fields or self._traffic.stopping:
+            return None
+        method, api, image, rest = line.groups()
+        raw = bytes.fromhex(image.replace("-", ""))
+        known = self._resolver.known(raw)
+        if known is None:
+            return None
+        begun = time.perf_counter()
+        usual = Usual(method, api, image, rest, raw, new_request_id(), peer, begun)
+        return self._answer(usual, known.table, known.owners)
 
     def ask(self, usual: Usual, reply: Reply) -> None:
         """Has ``reply`` called with the answer, at once or when the index has told."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import multiprocessing
 import random
 import re
 import uuid
@@ -18,7 +19,7 @@ from aiohttp import web
 
 from resolver.errors import IndexUnavailable
 from resolver.gateway import images
-from resolver.gateway.door import Forms
+from resolver.gateway.door import Door, Forms
 from resolver.gateway.middleware import new_request_id
 from tests.gateway.conftest import V1, V2, Gateway, Start
 from tests.support.wait import wait_until
@@ -49,6 +50,10 @@ class Line:
     async def ask(self, method: str, path: str, *headers: str, version: str = "1.1") -> str:
         self.send(method, path, *headers, version=version)
         return await self.answer(body=method != "HEAD")
+
+    async def read(self) -> bytes:
+        """All that comes until the end."""
+        return await self._reader.read()
 
     async def ended(self) -> bool:
         async with asyncio.timeout(10):
@@ -123,9 +128,9 @@ async def test_both_ways_give_the_same_answers(start: Start, seed: int) -> None:
         for text in ids:
             for path in PATHS:
                 for method in ("GET", "HEAD"):
-                    for _ in range(2):  # made, and made before
+                    usual = await one.ask(method, path % text, "X-Resolver-Fresh: 0")
+                    for _ in range(3):  # made; made before; and with fields read before
                         door = await one.ask(method, path % text)
-                        usual = await one.ask(method, path % text, "X-Resolver-Fresh: 0")
                         assert moment_left_out(door) == moment_left_out(usual)
 
 
@@ -228,6 +233,95 @@ async def test_a_request_may_come_in_pieces(gateway: Gateway) -> None:
                 one.writer.write(piece)
                 await asyncio.sleep(0.01)
             assert (await one.answer()).startswith("HTTP/1.1 307 ")
+
+
+def variants() -> list[bytes]:
+    """What may come behind a usual request, some of it nearly one."""
+    line, fields = f"GET /v2/images/{ID} HTTP/1.1\r\n", "Host: gateway\r\n\r\n"
+    same = line + fields
+    other = {
+        *(f"{line}Host: gateway\r\n{field}\r\n\r\n" for field in ("A: b", "Connection: close")),
+        f"{line}Host: gateway\r\nContent-Length: 3\r\n\r\nabc",
+        f"{line}Host: gateway\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        f"{line}host: gateway\r\n\r\n",
+        f"{line}Host: gateway\r\nX-Resolver-Region: north\r\n\r\n",
+        f"{line}Host: gateway\r\nX-Openstack-Request-Id: {REQUEST_ID}\r\n\r\n",
+        f"{line}\r\n",
+        same + same,
+        same + same[:30],
+        same + "\0\r\n\r\n",
+        *(same.replace("1.1", version) for version in ("1.0", "1.2", "2.0", "1.1 ")),
+        *(same.replace("GET", method) for method in ("HEAD", "get", "POST", "GETT", " GET")),
+        same.replace(ID, ID.upper()),
+        same.replace(ID, ID[:-1]),
+        same.replace(ID, ID + "?x"),
+        same.replace(ID, ID + "/file"),
+        same.replace(ID, ID + "/file/"),
+        same.replace(ID, ID[::-1]),
+        same.replace("v2", "v1"),
+        same.replace("v2", "v3"),
+        same.replace("\r\n", "\n"),
+        "\r\n" + same,
+    }
+    return [one.encode() for one in (same, *sorted(other))]
+
+
+async def everything(gateway: Gateway, *pieces: bytes) -> list[str]:
+    """The answers to what is sent in pieces, but for what the moment adds."""
+    async with line(gateway) as one:
+        for piece in pieces:
+            one.writer.write(piece)
+            await asyncio.sleep(0.01)
+        one.send("GET", "/livez", "Connection: close")
+        async with asyncio.timeout(10):
+            heads = re.split(r"HTTP/(?=\d\.\d \d)", (await one.read()).decode())
+    return [re.sub(r"(Date|Id|seconds\"): [^\r]*|req-[-0-9a-f]{36}", r"\1", head) for head in heads]
+
+
+@pytest.mark.parametrize("behind", variants())
+async def test_what_comes_behind_a_usual_request_is_read_as_if_it_came_alone(
+    gateway: Gateway, behind: bytes
+) -> None:
+    await gateway.location("one")
+    await gateway.claim("one", ID)
+    usual = variants()[0]
+    first = (await everything(gateway, usual))[1]
+    (alone, after) = [await everything(gateway, *before, behind) for before in ((), (usual, usual))]
+    assert after == ["", first, first, *alone[1:]]
+
+
+@pytest.mark.parametrize("cut", range(1, 72, 5))
+async def test_a_request_like_the_last_may_come_in_pieces(gateway: Gateway, cut: int) -> None:
+    await gateway.location("one")
+    await gateway.claim("one", ID)
+    usual = variants()[0]
+    answers = await everything(gateway, usual, usual, usual[:cut], usual[cut:], usual)
+    assert [answer[:6] for answer in answers] == ["", *["1.1 30"] * 4, "1.1 20"]
+
+
+async def test_fields_are_known_to_their_own_connection_only(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await gateway.location("one")
+    await gateway.claim("one", ID)
+    repeated: list[str | None] = []
+    before = Door.repeated
+
+    def seen(self: Door, *arguments: Any) -> str | None:
+        repeated.append(before(self, *arguments))
+        return repeated[-1]
+
+    monkeypatch.setattr(Door, "repeated", seen)
+    async with line(gateway) as one, line(gateway) as two:
+        for each in (one, two):
+            await each.ask("GET", f"/v2/images/{ID}", "A: b")
+        assert repeated == []
+        await one.ask("GET", f"/v1/images/{ID}", "A: b")
+        await two.ask("GET", f"/v2/images/{ID}", "A: c")
+        assert [bool(answer) for answer in repeated] == [True, False]
+        await two.ask("GET", "/livez", "A: c")
+        await two.ask("GET", f"/v2/images/{ID}", "A: c")
+        assert len(repeated) == 3  # what was read between is not known to be usual
 
 
 async def test_garbage_behind_a_request_is_answered_after_it(gateway: Gateway) -> None:
@@ -360,9 +454,15 @@ async def test_a_fault_of_the_door_is_no_fault_of_the_answer(
     assert ordinary.count == 2
 
 
-def test_request_ids_are_random_uuids() -> None:
+def _one_more(_: int) -> str:
+    return new_request_id()
+
+
+def test_request_ids_are_uuids_and_each_process_has_its_own() -> None:
     ids = {new_request_id() for _ in range(1000)}
-    assert len(ids) == 1000
+    with multiprocessing.get_context("fork").Pool(2) as pool:
+        ids |= {*pool.map(_one_more, range(1000), chunksize=1)}
+    assert len(ids) == 2000
     for one in ids:
         made = uuid.UUID(one.removeprefix("req-"))
         assert (made.version, made.variant) == (4, uuid.RFC_4122)
