@@ -39,13 +39,13 @@ class Outbox:
 class Connection(web.RequestHandler):
     """aiohttp's connection, with problem documents for what is no HTTP request too.
 
-    aiohttp's task waits for messages. While the door has one, that task is kept asleep and the
-    message stays first in aiohttp's queue, so that whatever arrives meanwhile waits behind it, with
-    aiohttp's own bounds; then it is either answered or left to the task. The few names of aiohttp's
-    insides that this takes are watched by tests/gateway/test_door.py.
+    aiohttp's task waits for messages. While the door has one, that task is kept asleep, and what
+    arrives meanwhile waits. Then the message is either answered or left to the task: it is still
+    first in aiohttp's queue, or, where the parser has not read it, goes there now. The few names of
+    aiohttp's insides that this takes are watched by tests/gateway/test_door.py.
     """
 
-    __slots__ = ("_asleep", "_door", "_fields", "_malformed", "_outbox")
+    __slots__ = ("_asleep", "_door", "_fields", "_held", "_malformed", "_outbox", "_size")
 
     def __init__(
         self,
@@ -64,42 +64,57 @@ class Connection(web.RequestHandler):
         self._fields = ""
         """The header fields of the last request, where it was a usual one and the parser has read
         nothing since."""
+        self._held = b""
+        """The request that the door has and the parser has not read, and what came behind it."""
+        self._size = 0
+        """Of that request, in bytes."""
 
     def data_received(self, data: bytes) -> None:
-        waiter = self._waiter
-        door = self._door
+        waiter, door = self._waiter, self._door
+        if self._held:
+            self._held += data
+            self._pause_transport_reading()  # who sends ahead waits for the answer
+            return
         fields, self._fields = self._fields, ""
-        if door is None or waiter is None or self._messages or self._paused:
+        if door is None or waiter is None or self._messages or self._paused or self._close:
             super().data_received(data)  # the task, or the door, is at work
             return
-        if fields and self.transport is not None and not self._close:
-            answer = door.repeated(data, fields, self.peername)
-            if answer is not None:
-                self._fields = fields
-                self._send(answer)
-                return
-        self._waiter = None
-        super().data_received(data)
-        if len(self._messages) == 1 and not self._upgraded:
-            message, payload = self._messages[0]
-            if isinstance(message, RawRequestMessage):
-                usual = door.admits(message, payload, self.peername)
-                if usual is not None:
-                    self._fields = door.fields_of(message, data)
-                    self._asleep = waiter
-                    door.ask(usual, self._reply)
-                    return
-        self._wake(waiter)
+        usual = door.repeated(data, fields, self.peername) if fields else None
+        if usual is not None:
+            self._fields, self._held, self._size = fields, data, len(data)
+        else:
+            self._waiter = None
+            super().data_received(data)
+            if len(self._messages) == 1 and not self._upgraded:
+                message, payload = self._messages[0]
+                if isinstance(message, RawRequestMessage):
+                    usual = door.admits(message, payload, self.peername)
+                    if usual is not None:
+                        self._fields = door.fields_of(message, data)
+        if usual is None:
+            self._wake(waiter)
+            return
+        self._waiter, self._asleep = None, waiter
+        door.ask(usual, self._reply)
 
     def _reply(self, answer: str | None) -> None:
-        """What the door says of the first message in the queue."""
+        """What the door says of the request that it has."""
         waiter, self._asleep = self._asleep, None
         assert waiter is not None
         if answer is not None and self.transport is not None:
-            self._messages.popleft()
-            if self._parser is not None:
-                self._parser.message_consumed()
+            if not self._held:
+                self._messages.popleft()
+                if self._parser is not None:
+                    self._parser.message_consumed()
             self._send(answer)
+        if self._held:
+            behind = self._held[self._size :] if answer is not None else self._held
+            self._held = b""
+            if behind and self.transport is not None:
+                self._fields = ""
+                super().data_received(behind)
+                if not (self._reading_paused or self._buffer_paused):
+                    self._resume_transport_reading()
         self._wake(waiter)
 
     def _send(self, answer: str) -> None:

@@ -157,22 +157,16 @@ class Door:
             return ""
         return text[line.end() :]
 
-    def repeated(self, data: bytes, fields: str, peer: Any) -> str | None:
-        """The answer to a request whose header fields are, byte for byte, those of a usual one that
-        aiohttp's parser has read: they mean the same. None where it is another request, or its
-        answer is not known here."""
+    def repeated(self, data: bytes, fields: str, peer: Any) -> Usual | None:
+        """What a request asks whose header fields are, byte for byte, those of a usual one that
+        aiohttp's parser has read: they mean the same. None for any other."""
         text = data.decode("latin-1")
         line = LINE.match(text)
         if line is None or text[line.end() :] != fields or self._traffic.stopping:
             return None
         method, api, image, rest = line.groups()
         raw = bytes.fromhex(image.replace("-", ""))
-        known = self._resolver.known(raw)
-        if known is None:
-            return None
-        begun = time.perf_counter()
-        usual = Usual(method, api, image, rest, raw, new_request_id(), peer, begun)
-        return self._answer(usual, known.table, known.owners)
+        return Usual(method, api, image, rest, raw, new_request_id(), peer, time.perf_counter())
 
     def ask(self, usual: Usual, reply: Reply) -> None:
         """Has ``reply`` called with the answer, at once or when the index has told."""

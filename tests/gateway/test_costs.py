@@ -25,7 +25,7 @@ pytestmark = pytest.mark.redis
 
 IDS = [str(uuid.UUID(int=n << 64)) for n in range(50)]
 
-CALLS = 29
+CALLS = 32
 """Python functions that a warm redirect runs, aiohttp's and the test's own too."""
 
 

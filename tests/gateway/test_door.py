@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import logging
 import multiprocessing
@@ -19,7 +20,8 @@ from aiohttp import web
 
 from resolver.errors import IndexUnavailable
 from resolver.gateway import images
-from resolver.gateway.door import Door, Forms
+from resolver.gateway.connection import Connection
+from resolver.gateway.door import Door, Forms, Usual
 from resolver.gateway.middleware import new_request_id
 from tests.gateway.conftest import V1, V2, Gateway, Start
 from tests.support.wait import wait_until
@@ -88,6 +90,26 @@ def ordinary(monkeypatch: pytest.MonkeyPatch) -> Ordinary:
 
     monkeypatch.setattr(images, "answer_one", counted)
     return seen
+
+
+Hold = Callable[[], asyncio.Event]
+
+
+@pytest.fixture
+def hold(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> Hold:
+    """Makes lookups wait for the event that it gives."""
+
+    def begin() -> asyncio.Event:
+        free, lookup = asyncio.Event(), gateway.services.index.claims.lookup
+
+        async def held(*arguments: Any, **options: Any) -> Any:
+            await free.wait()
+            return await lookup(*arguments, **options)
+
+        monkeypatch.setattr(gateway.services.index.claims, "lookup", held)
+        return free
+
+    return begin
 
 
 def moment_left_out(answer: str) -> str:
@@ -272,9 +294,14 @@ async def everything(gateway: Gateway, *pieces: bytes) -> list[str]:
         for piece in pieces:
             one.writer.write(piece)
             await asyncio.sleep(0.01)
-        one.send("GET", "/livez", "Connection: close")
-        async with asyncio.timeout(10):
-            heads = re.split(r"HTTP/(?=\d\.\d \d)", (await one.read()).decode())
+        return await rest_of(one)
+
+
+async def rest_of(one: Line) -> list[str]:
+    """The answers from now on, with one more to the end, but for what the moment adds."""
+    one.send("GET", "/livez", "Connection: close")
+    async with asyncio.timeout(10):
+        heads = re.split(r"HTTP/(?=\d\.\d \d)", (await one.read()).decode())
     return [re.sub(r"(Date|Id|seconds\"): [^\r]*|req-[-0-9a-f]{36}", r"\1", head) for head in heads]
 
 
@@ -299,15 +326,62 @@ async def test_a_request_like_the_last_may_come_in_pieces(gateway: Gateway, cut:
     assert [answer[:6] for answer in answers] == ["", *["1.1 30"] * 4, "1.1 20"]
 
 
+@pytest.mark.parametrize("behind", variants())
+async def test_what_comes_while_the_door_waits_is_answered_after_it(
+    gateway: Gateway, hold: Hold, behind: bytes
+) -> None:
+    """The index is asked about the second request, whose fields were those of the first."""
+    await gateway.location("one")
+    await gateway.claim("one", ID)
+    usual = variants()[0]
+    (alone, first) = await everything(gateway, behind), (await everything(gateway, usual))[1]
+    async with line(gateway) as one:
+        one.writer.write(usual)
+        assert (await one.answer()).startswith("HTTP/1.1 307 ")
+        gateway.services.index.claims.cache.clear()
+        free = hold()
+        one.writer.write(usual)
+        await asyncio.sleep(0.02)
+        one.writer.write(behind)
+        await asyncio.sleep(0.01)
+        free.set()
+        answers = await rest_of(one)
+    assert answers == ["", first, *alone[1:]]
+
+
+@pytest.mark.parametrize("size", [100, 5_000_000])
+async def test_who_sends_ahead_is_not_read_without_bound(
+    gateway: Gateway, hold: Hold, size: int
+) -> None:
+    await gateway.location("one")
+    await gateway.claim("one", ID)
+    usual = variants()[0]
+    async with line(gateway) as one:
+        one.writer.write(usual)
+        assert (await one.answer()).startswith("HTTP/1.1 307 ")
+        gateway.services.index.claims.cache.clear()
+        free = hold()
+        one.writer.write(usual)
+        await asyncio.sleep(0.02)
+        one.writer.write(usual * (size // len(usual)))
+        await asyncio.sleep(0.05)
+        held = [o._held for o in gc.get_objects() if isinstance(o, Connection) and o._held]
+        assert len(held) == 1
+        assert len(usual) <= len(held[0]) < 1_000_000
+        free.set()
+        for _ in range(1 + size // len(usual)):
+            assert (await one.answer()).startswith("HTTP/1.1 307 ")
+
+
 async def test_fields_are_known_to_their_own_connection_only(
     gateway: Gateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await gateway.location("one")
     await gateway.claim("one", ID)
-    repeated: list[str | None] = []
+    repeated: list[Usual | None] = []
     before = Door.repeated
 
-    def seen(self: Door, *arguments: Any) -> str | None:
+    def seen(self: Door, *arguments: Any) -> Usual | None:
         repeated.append(before(self, *arguments))
         return repeated[-1]
 
@@ -335,26 +409,6 @@ async def test_garbage_behind_a_request_is_answered_after_it(gateway: Gateway) -
         assert (await one.answer()).startswith("HTTP/1.1 307 ")
         assert "malformed-request" in await one.answer()
         assert await one.ended()
-
-
-Hold = Callable[[], asyncio.Event]
-
-
-@pytest.fixture
-def hold(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> Hold:
-    """Makes lookups wait for the event that it gives."""
-
-    def begin() -> asyncio.Event:
-        free, lookup = asyncio.Event(), gateway.services.index.claims.lookup
-
-        async def held(*arguments: Any, **options: Any) -> Any:
-            await free.wait()
-            return await lookup(*arguments, **options)
-
-        monkeypatch.setattr(gateway.services.index.claims, "lookup", held)
-        return free
-
-    return begin
 
 
 async def test_a_client_that_leaves_leaves_nothing(gateway: Gateway, hold: Hold) -> None:
@@ -476,4 +530,7 @@ def test_what_is_used_of_aiohttps_insides_is_there() -> None:
         *("_next_keepalive_close_time", "_keepalive_handle"),
     }
     assert names <= set(web.RequestHandler.__slots__)
-    assert {"_paused", "_upgraded", "_parser"} <= set(web.RequestHandler.__mro__[1].__slots__)
+    base = web.RequestHandler.__mro__[1]
+    names = {"_paused", "_upgraded", "_parser", "_reading_paused", "_buffer_paused"}
+    assert names <= set(base.__slots__)
+    assert {"_pause_transport_reading", "_resume_transport_reading"} <= set(vars(base))
