@@ -59,6 +59,7 @@ def gateway(
         **{"LOG_LEVEL": "error", "INDEX_TIMEOUT": "5", **(settings or {})},
     }
     clean = {name: value for name, value in os.environ.items() if name[:9] != "RESOLVER_"}
+    clean.pop("PYTHONDONTWRITEBYTECODE", None)  # what is installed has its bytecode
     environment = {**clean, **{f"RESOLVER_{name}": value for name, value in given.items()}}
     others = (f"--location=b{n}={LOCATION}/{n}" for n in range(1, locations))
     arguments = [f"--location=a={LOCATION}", *others]

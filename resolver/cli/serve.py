@@ -57,10 +57,10 @@ def serve(pairs: tuple[str, ...], locations_file: str | None, **options: Any) ->
     Settings come from RESOLVER_* in the environment and the TOML file that RESOLVER_CONFIG names;
     `glance-resolver config` lists them. Options here come first.
     """
+    gc.disable()  # what a start makes stays: looking for garbage in it is a sixth of its time
     # Until the server has handlers of its own: as process 1 of a container, SIGTERM is lost else.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     from resolver.gateway.tokens import Tokens  # noqa: PLC0415
-    from resolver.locations.file import read_locations  # noqa: PLC0415
     from resolver.settings import load_settings  # noqa: PLC0415
 
     def load(**more: str) -> Settings:
@@ -79,7 +79,11 @@ def serve(pairs: tuple[str, ...], locations_file: str | None, **options: Any) ->
         return settings
 
     settings = load()
-    locations = read_locations(settings.locations_file) if settings.locations_file else {}
+    locations: dict[str, dict[str, Any]] = {}
+    if settings.locations_file:
+        from resolver.locations.file import read_locations  # noqa: PLC0415
+
+        locations = read_locations(settings.locations_file)
     for name, fields in parse_pairs(pairs).items():
         locations[name] = {**locations.get(name, {}), **fields}
     embedded = settings.redis_url.startswith("memory:")
@@ -120,7 +124,8 @@ async def _serve(settings: Settings, locations: dict[str, dict[str, Any]]) -> No
 
     stop = on_signal()
     async with open_services(settings, locations) as services, serving(services) as url:
-        gc.freeze()  # what is there now stays: collections need not look at it again
+        gc.freeze()  # collections need not look at what is there now
+        gc.enable()
         listens(settings, url)
         await stop.wait()
         click.echo("glance-resolver: stopping", err=True)

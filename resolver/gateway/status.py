@@ -9,7 +9,6 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
-import yaml
 from aiohttp import web
 
 from resolver import __version__
@@ -144,6 +143,8 @@ async def index_figures(request: web.Request) -> web.StreamResponse:
 @cache
 def openapi_document() -> Any:
     """The description of the HTTP interface, from the file beside this module."""
+    import yaml  # noqa: PLC0415 - few ask for this, and every start would wait for it
+
     text = (resources.files("resolver.gateway") / "openapi.yaml").read_text("utf-8")
     document = yaml.safe_load(text)
     document["info"]["version"] = __version__

@@ -1,4 +1,4 @@
-"""A file of locations (YAML), registered when the server starts."""
+"""A file of locations (YAML)."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from typing import Any
 
 import yaml
 
-from resolver.errors import InvalidLocation, LocationNotFound, SettingsError
-from resolver.locations.registry import Registry
+from resolver.errors import InvalidLocation, SettingsError
 from resolver.locations.validate import parse_location
 
 MAX_FILE = 16 * 1024 * 1024
@@ -73,20 +72,3 @@ def read_locations(path: str) -> dict[str, dict[str, Any]]:
         except InvalidLocation as error:
             raise SettingsError(f"locations file {path}: {name}: {error.detail}") from error
     return {str(name): dict(fields) for name, fields in listed.items()}
-
-
-async def register(registry: Registry, locations: dict[str, dict[str, Any]]) -> None:
-    """Adds these locations; of those that are there, changes the fields given and no others, so
-    that what an operator set meanwhile (a state, a weight) outlives a restart.
-
-    Raises:
-        SettingsError: one of them is not allowed here.
-    """
-    for name, fields in locations.items():
-        try:
-            try:
-                await registry.patch(name, fields)
-            except LocationNotFound:
-                await registry.put(name, fields)
-        except InvalidLocation as error:
-            raise SettingsError(f"location {name}: {error.detail}") from error

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlsplit
 
-from resolver.errors import Conflict, IndexLost, InvalidLocation, LocationNotFound
+from resolver.errors import Conflict, IndexLost, InvalidLocation, LocationNotFound, SettingsError
 from resolver.index import Entry, Index, Record
 from resolver.locations.table import Place, TableKeeper
 from resolver.locations.validate import (
@@ -177,6 +177,22 @@ class Registry:
             except Conflict as error:
                 conflict = error
         raise conflict
+
+    async def register(self, given: Mapping[str, Mapping[str, Any]]) -> None:
+        """Adds these locations; of those that are there, changes the fields given and no others, so
+        that what an operator set meanwhile (a state, a weight) outlives a restart.
+
+        Raises:
+            SettingsError: one of them is not allowed here.
+        """
+        for name, fields in given.items():
+            try:
+                try:
+                    await self.patch(name, fields)
+                except LocationNotFound:
+                    await self.put(name, fields)
+            except InvalidLocation as error:
+                raise SettingsError(f"location {name}: {error.detail}") from error
 
     async def patch(
         self, name: str, fields: Mapping[str, Any], *, host: str = "", by: str = ""

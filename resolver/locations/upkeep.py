@@ -11,7 +11,6 @@ import structlog
 from resolver.errors import IndexLost, IndexUnavailable, ResolverError, SettingsError
 from resolver.index import Index
 from resolver.locations.dump import fields_of
-from resolver.locations.file import register
 from resolver.locations.registry import Registry
 from resolver.locations.table import Table, TableKeeper
 
@@ -139,6 +138,6 @@ class Upkeep:
                 wanted[name] = fields_of(place.location)
             elif last is None:
                 wanted[name] = dict(fields)
-        await register(self._registry, wanted)
+        await self._registry.register(wanted)
         if last is not None and wanted:
             log.warning("Redis lost its data; locations registered again", locations=[*wanted])

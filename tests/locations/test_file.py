@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from resolver.errors import SettingsError
-from resolver.locations.file import MAX_FILE, read_locations, register
+from resolver.locations.file import MAX_FILE, read_locations
 from resolver.models import State
 from resolver.services import open_services
 from resolver.settings import Settings
@@ -95,7 +95,7 @@ async def test_registering_adds_and_changes_the_fields_given_only() -> None:
             "two": {"url": "https://two.example", "state": "draining"},
         }
         for _ in range(2):  # a restart registers again
-            await register(registry, listed)
+            await registry.register(listed)
         records = (await services.index.records.load()).records
         assert set(records) == {"one", "two", "three"}
         two = records["two"].location
@@ -105,4 +105,4 @@ async def test_registering_adds_and_changes_the_fields_given_only() -> None:
 async def test_registering_what_is_not_allowed_here_names_the_location() -> None:
     async with open_services(Settings(allowed_hosts=("*.example",))) as services:
         with pytest.raises(SettingsError, match=r"location one: .*RESOLVER_ALLOWED_HOSTS"):
-            await register(services.registry, {"one": {"url": "http://10.0.0.1"}})
+            await services.registry.register({"one": {"url": "http://10.0.0.1"}})
