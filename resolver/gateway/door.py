@@ -46,6 +46,9 @@ SPECIAL = tuple(
 ROUTE = "/{api}/images/{id}{rest}"
 FOUND = (str(Outcome.FOUND),)
 
+MOST_FIELDS = 4096
+"""Bytes of header fields that a connection remembers."""
+
 MOST_FORMS = 10_000
 """Redirects kept as text. There are as many as sets of owners that images have."""
 
@@ -150,12 +153,13 @@ class Door:
     @staticmethod
     def fields_of(message: RawRequestMessage, data: bytes) -> str:
         """The header fields of a usual request, where ``data`` is that request and no more; else,
-        and where an id of its own is among them, nothing."""
+        and where they are many or an id of its own is among them, nothing."""
         text = data.decode("latin-1")
         line = LINE.match(text)
         if line is None or text.find("\r\n\r\n") != len(text) - 4 or HEADER in message.headers:
             return ""
-        return text[line.end() :]
+        fields = text[line.end() :]
+        return fields if len(fields) <= MOST_FIELDS else ""
 
     def repeated(self, data: bytes, fields: str, peer: Any) -> Usual | None:
         """What a request asks whose header fields are, byte for byte, those of a usual one that

@@ -21,7 +21,7 @@ from aiohttp import web
 from resolver.errors import IndexUnavailable
 from resolver.gateway import images
 from resolver.gateway.connection import Connection
-from resolver.gateway.door import Door, Forms, Usual
+from resolver.gateway.door import MOST_FIELDS, Door, Forms, Usual
 from resolver.gateway.middleware import new_request_id
 from tests.gateway.conftest import V1, V2, Gateway, Start
 from tests.support.wait import wait_until
@@ -315,6 +315,18 @@ async def test_what_comes_behind_a_usual_request_is_read_as_if_it_came_alone(
     first = (await everything(gateway, usual))[1]
     (alone, after) = [await everything(gateway, *before, behind) for before in ((), (usual, usual))]
     assert after == ["", first, first, *alone[1:]]
+
+
+@pytest.mark.parametrize("extra", [-1, 0, 1])
+async def test_fields_are_remembered_up_to_a_bound(gateway: Gateway, extra: int) -> None:
+    await gateway.location("one")
+    await gateway.claim("one", ID)
+    fields = f"A: {'a' * (MOST_FIELDS - 7 + extra)}\r\n\r\n"
+    async with line(gateway) as one:
+        one.writer.write(f"GET /v2/images/{ID} HTTP/1.1\r\n{fields}".encode())
+        assert (await one.answer()).startswith("HTTP/1.1 307 ")
+        known = [o for o in gc.get_objects() if isinstance(o, Connection) and o._fields == fields]
+        assert len(known) == (extra <= 0)
 
 
 @pytest.mark.parametrize("cut", range(1, 72, 5))
