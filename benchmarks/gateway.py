@@ -218,10 +218,11 @@ def tail(count: int, rounds: int, seconds: int, step: Callable[[str], None]) -> 
         cold, _ = stack.enter_context(gateway(redis.url, SERVER, settings=COLD_SETTINGS))
         warm, _ = stack.enter_context(gateway(redis.url, SERVER))
         asyncio.run(fill(redis, ids))
+        peer = stack.enter_context(nginx(redis, folder, SERVER)).port
         script = gets(folder, "some", ids, ASKED)
         asked = requests(script)
         for number in range(rounds):
-            for name, port in in_turns(((COLD, cold), (WARM, warm)), number):
+            for name, port in in_turns(((COLD, cold), (WARM, warm), (PEER, peer)), number):
                 step(f"tail: {name}, round {number + 1}")
                 rate = LOAD * others.undisturbed(
                     partial(drive, port, script, DRIVER, CONNECTIONS, seconds)
@@ -232,12 +233,13 @@ def tail(count: int, rounds: int, seconds: int, step: Callable[[str], None]) -> 
                     late[share].add(name, percentile(took, part) * 1e3)
     made = table(
         f"Milliseconds since a request was due, at {LOAD:.0%} of the own peak, {count:,} images",
-        *("", "requests/s", *SHARES),
+        *("", "requests/s", *SHARES, f"99 % to {PEER}"),
     )
     for name in rates.names():
-        made.add_row(name, rates.shown(name), *(late[share].shown(name, ".1f") for share in SHARES))
+        shown = [late[share].shown(name, ".1f") for share in SHARES]
+        made.add_row(name, rates.shown(name), *shown, f"{late['99 %'].ratio(name, PEER):.2f}")
     out.print(made)
-    for name in rates.names():
+    for name in AIMS:
         for share, aim in (("99 %", P99_AIM), ("99.9 %", P999_AIM)):
             ms = late[share].median(name)
             verdict(f"{name}: {share} within {ms:.1f} ms", f"{aim:g} ms", met=ms <= aim)
