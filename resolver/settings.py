@@ -67,6 +67,17 @@ class Settings(BaseSettings):
     )
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(9393, ge=0, le=65535, description="Port to listen on; 0 picks a free one.")
+    tls_cert: str = Field(
+        "",
+        description="PEM file of this gateway's certificate, with the intermediate ones behind it: "
+        "https (TLS 1.2 or newer) and no http is spoken then. Looked at with each connection, and "
+        "read again when it changes.",
+    )
+    tls_key: str = Field(
+        "",
+        description="PEM file of its private key, without a passphrase; unset: it is in the "
+        "certificate's file.",
+    )
     role: Literal["all", "gateway", "indexer"] = Field(
         "all", description="`gateway` answers, `indexer` sweeps, `all` does both."
     )
@@ -238,6 +249,12 @@ class Settings(BaseSettings):
                 f"RESOLVER_ABSENT_TTL: {self.absent_ttl:g} s is longer than RESOLVER_CACHE_TTL, "
                 f"{self.cache_ttl:g} s: a no must not outlive a yes"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _key(self) -> Settings:
+        if self.tls_key and not self.tls_cert:
+            raise ValueError("RESOLVER_TLS_KEY is the key of a certificate: set RESOLVER_TLS_CERT")
         return self
 
     @classmethod
