@@ -43,9 +43,10 @@ class Settings(BaseSettings):
 
     redis_url: str = Field(
         "memory:",
-        description="Where the index is: `redis://`, `rediss://`, `unix://`, "
+        description="Where the index is: `redis://`, `unix://`, "
         "`redis+sentinel://h1,h2/service/db`, `redis+cluster://h1,h2`, or `memory:` "
-        "(in this process, kept nowhere).",
+        "(in this process, kept nowhere). `rediss` instead of `redis` means TLS, with "
+        "`?ssl_ca_certs=FILE`, `&ssl_certfile=FILE&ssl_keyfile=FILE` where those are wanted.",
     )
     prefix: str = Field("glr:", description="What all Redis keys begin with.")
     index_bits: int | None = Field(
@@ -313,7 +314,7 @@ def parse_token(text: str) -> AdminToken:
 
 def mask_url(url: str) -> str:
     """A URL without its password, which Redis URLs may have in the query too."""
-    url = re.sub(r"([?&]password=)[^&#]*", r"\1***", url)
+    url = re.sub(r"([?&](?:ssl_)?password=)[^&#]*", r"\1***", url)
     scheme, mark, rest = url.partition("://")
     login, at, hosts = rest.rpartition("@")
     if not at:

@@ -93,7 +93,7 @@ async def export_index(request: web.Request) -> web.StreamResponse:
                     await asyncio.sleep(0)
                 rows = await following
     except ResolverError as error:
-        log.warning("export stopped", reason=error.detail)
+        log.warning("export stopped", reason=str(error))
         await response.write(writer.error(error.detail))
         _break_off(request)
     except ConnectionError:  # the client has gone, which is its right
