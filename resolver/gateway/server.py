@@ -57,7 +57,10 @@ async def serving(
     outbox = Outbox()
 
     def connection() -> Connection:
-        options: Any = {"access_log": None, "keepalive_timeout": KEEPALIVE}
+        # A megabyte unpacks to a gigabyte, also where nobody wants it: `read_body` and the import
+        # of an operator say what they take.
+        options: Any = {"auto_decompress": False}
+        options |= {"access_log": None, "keepalive_timeout": KEEPALIVE}
         return Connection(malformed, app.get(DOOR), outbox, manager, loop=loop, **options)
 
     def malformed(status: int, why: str) -> None:
