@@ -46,7 +46,7 @@ EXPOSE 9393
 
 # No proxy that the environment names: this asks the process beside it.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=15s --retries=3 \
-    CMD ["python", "-c", "import os, urllib.request as u; u.build_opener(u.ProxyHandler({})).open('http://127.0.0.1:' + os.environ.get('RESOLVER_PORT', '9393') + '/livez', timeout=3)"]
+    CMD ["python", "-c", "import os, ssl, urllib.request as u; s = 's' * bool(os.environ.get('RESOLVER_TLS_CERT')); u.build_opener(u.ProxyHandler({}), u.HTTPSHandler(context=ssl._create_unverified_context())).open(f'http{s}://127.0.0.1:' + os.environ.get('RESOLVER_PORT', '9393') + '/livez', timeout=3)"]
 
 ENTRYPOINT ["glance-resolver"]
 CMD ["serve", "--host", "0.0.0.0"]

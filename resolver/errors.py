@@ -105,7 +105,18 @@ class ImageUnknown(ResolverError):
 
 
 class IndexUnavailable(ResolverError):
+    """``detail`` is for anybody. ``whole``, which its text ends in, may name hosts: for the log."""
+
     status, code, title = 503, "index-unavailable", "The index cannot be reached"
+
+    def __init__(
+        self, detail: str, *, headers: Mapping[str, str] | None = None, whole: str = ""
+    ) -> None:
+        super().__init__(detail, headers=headers)
+        self.whole = whole
+
+    def __str__(self) -> str:
+        return f"{self.detail} [{self.whole}]" if self.whole else self.detail
 
 
 class IndexLost(IndexUnavailable):

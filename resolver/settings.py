@@ -43,9 +43,10 @@ class Settings(BaseSettings):
 
     redis_url: str = Field(
         "memory:",
-        description="Where the index is: `redis://`, `rediss://`, `unix://`, "
+        description="Where the index is: `redis://`, `unix://`, "
         "`redis+sentinel://h1,h2/service/db`, `redis+cluster://h1,h2`, or `memory:` "
-        "(in this process, kept nowhere).",
+        "(in this process, kept nowhere). `rediss` instead of `redis` means TLS, with "
+        "`?ssl_ca_certs=FILE`, `&ssl_certfile=FILE&ssl_keyfile=FILE` where those are wanted.",
     )
     prefix: str = Field("glr:", description="What all Redis keys begin with.")
     index_bits: int | None = Field(
@@ -67,6 +68,17 @@ class Settings(BaseSettings):
     )
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(9393, ge=0, le=65535, description="Port to listen on; 0 picks a free one.")
+    tls_cert: str = Field(
+        "",
+        description="PEM file of this gateway's certificate, with the intermediate ones behind it: "
+        "https (TLS 1.2 or newer) and no http is spoken then. Looked at with each connection, and "
+        "read again when it changes.",
+    )
+    tls_key: str = Field(
+        "",
+        description="PEM file of its private key, without a passphrase; unset: it is in the "
+        "certificate's file.",
+    )
     role: Literal["all", "gateway", "indexer"] = Field(
         "all", description="`gateway` answers, `indexer` sweeps, `all` does both."
     )
@@ -240,6 +252,12 @@ class Settings(BaseSettings):
             )
         return self
 
+    @model_validator(mode="after")
+    def _key(self) -> Settings:
+        if self.tls_key and not self.tls_cert:
+            raise ValueError("RESOLVER_TLS_KEY is the key of a certificate: set RESOLVER_TLS_CERT")
+        return self
+
     @classmethod
     def settings_customise_sources(
         cls,
@@ -296,7 +314,7 @@ def parse_token(text: str) -> AdminToken:
 
 def mask_url(url: str) -> str:
     """A URL without its password, which Redis URLs may have in the query too."""
-    url = re.sub(r"([?&]password=)[^&#]*", r"\1***", url)
+    url = re.sub(r"([?&](?:ssl_)?password=)[^&#]*", r"\1***", url)
     scheme, mark, rest = url.partition("://")
     login, at, hosts = rest.rpartition("@")
     if not at:

@@ -11,6 +11,7 @@ import pytest
 
 from resolver import logs
 from resolver.index import Index, open_index
+from tests.support.balancers import Balancer, BalancerMissingError
 from tests.support.cluster import RedisCluster
 from tests.support.rabbit import RabbitMissingError, RabbitServer
 from tests.support.redis import RedisMissingError, RedisServer
@@ -40,14 +41,14 @@ def _logs() -> None:
     logs.route()
 
 
-Startable = TypeVar("Startable", RedisServer, RedisCluster, Sentinels, RabbitServer)
+Startable = TypeVar("Startable", RedisServer, RedisCluster, Sentinels, RabbitServer, Balancer)
 
 
 def started(servers: Startable) -> Startable:
     """Running servers; skips where there are none, fails in CI."""
     try:
         return servers.start()
-    except (RedisMissingError, RabbitMissingError) as error:
+    except (RedisMissingError, RabbitMissingError, BalancerMissingError) as error:
         if os.environ.get("CI"):
             pytest.fail(f"no server to test against: {error}")
         pytest.skip(f"no server to test against: {error}")

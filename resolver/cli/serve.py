@@ -60,6 +60,7 @@ def serve(pairs: tuple[str, ...], locations_file: str | None, **options: Any) ->
     gc.disable()  # what a start makes stays: looking for garbage in it is a sixth of its time
     # Until the server has handlers of its own: as process 1 of a container, SIGTERM is lost else.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    from resolver.gateway.tls import tls_options  # noqa: PLC0415
     from resolver.gateway.tokens import Tokens  # noqa: PLC0415
     from resolver.settings import load_settings  # noqa: PLC0415
 
@@ -76,6 +77,7 @@ def serve(pairs: tuple[str, ...], locations_file: str | None, **options: Any) ->
                         "RESOLVER_REDIS_URL"
                     )
         Tokens(settings).check()
+        tls_options(settings)
         return settings
 
     settings = load()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Awaitable, Callable
 from functools import wraps
@@ -21,7 +20,7 @@ from resolver.errors import (
 from resolver.gateway.images import READS
 from resolver.gateway.keys import ADMIN, REQUEST_ID, SERVICES, TOKENS
 from resolver.gateway.problem import json_response
-from resolver.gateway.resolve import read_body
+from resolver.gateway.resolve import read_body, read_json
 from resolver.glance import Server, is_resolver
 from resolver.glance.examine import Step, examine
 from resolver.index.audit import KEPT
@@ -93,7 +92,7 @@ async def read_object(request: web.Request, *, required: bool = True) -> dict[st
         # curl -d says x-www-form-urlencoded: tell it rather than guess, since this changes things
         raise UnsupportedMediaType("send JSON with `Content-Type: application/json`")
     try:
-        value = json.loads(body, object_pairs_hook=_unique)
+        value = read_json(body, object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:
         raise InvalidRequest('the body is not JSON: send {"url": "https://…"}') from error
     if not isinstance(value, dict):

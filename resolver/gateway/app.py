@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 
 from resolver.gateway import admin, dump, images, resolve, status, versions
 from resolver.gateway.door import DOOR, Door
@@ -57,6 +57,14 @@ def gateway_routes() -> list[web.RouteDef]:
     ]
 
 
+async def expects(request: web.Request) -> None:
+    """100 for whoever waits for it. Other expectations are passed over, as RFC 9110, 10.1.1 allows;
+    aiohttp's own answer to those is past the middleware, so without a problem document or count."""
+    if request.headers["Expect"].lower() == "100-continue" and request.version == HttpVersion11:
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        request.writer.output_size = 0  # the answer itself has not begun
+
+
 def make_app(services: Services) -> web.Application:
     """The app of one process, for its role."""
     app = web.Application(middlewares=[watch])
@@ -69,9 +77,9 @@ def make_app(services: Services) -> web.Application:
     metrics.without_index = lambda: services.resolver.breaker.why is not None
     app[status.COUNTER] = status.Counter(services.index)
     app.on_response_prepare.append(sign)
-    app.add_routes(watch_routes())
+    routes = watch_routes()
     if services.settings.role != "indexer":
-        app.add_routes(gateway_routes())
+        routes += gateway_routes()
         settings = services.settings
         app[DOOR] = Door(
             services.resolver,
@@ -80,4 +88,7 @@ def make_app(services: Services) -> web.Application:
             home=settings.region,
             log=settings.access_log == "all",
         )
+    for route in routes:
+        route.kwargs["expect_handler"] = expects
+    app.add_routes(routes)
     return app

@@ -78,6 +78,8 @@ class Connection(web.RequestHandler):
         fields, self._fields = self._fields, ""
         if door is None or waiter is None or self._messages or self._paused or self._close:
             super().data_received(data)  # the task, or the door, is at work
+            if self._messages and not isinstance(self._messages[-1][0], RawRequestMessage):
+                self._break_off()
             return
         usual = door.repeated(data, fields, self.peername) if fields else None
         if usual is not None:
@@ -135,6 +137,16 @@ class Connection(web.RequestHandler):
         elif self._messages:
             waiter.set_result(None)
 
+    def _break_off(self) -> None:
+        """The rest of a body cannot be read. aiohttp does not tell whoever waits for it."""
+        if self._current_request is not None and not self._current_request.content.is_eof():
+            self._current_request.content.set_exception(web.RequestPayloadError("broken"))
+
+    def log_exception(self, *args: Any, **options: Any) -> None:
+        """What aiohttp's task died of, but for a broken body, which is no fault of ours."""
+        if not isinstance(options.get("exc_info"), web.RequestPayloadError):
+            super().log_exception(*args, **options)
+
     def handle_error(
         self,
         request: web.BaseRequest,
@@ -142,6 +154,8 @@ class Connection(web.RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
+        if isinstance(exc, UnicodeError):  # aiohttp quotes an expectation that it does not know
+            status, message = 400, "Expect has bytes that no header field can have"
         if status >= 500:  # past the middleware: the connection itself broke
             return super().handle_error(request, status, exc, message)
         # aiohttp quotes what it could not read, which may be a token.

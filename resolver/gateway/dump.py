@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import zlib
 from collections import deque
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager
@@ -11,7 +12,7 @@ from typing import Any, TypeVar
 import structlog
 from aiohttp import web
 
-from resolver.errors import Conflict, InvalidLocation, ResolverError
+from resolver.errors import Conflict, InvalidLocation, ResolverError, UnsupportedMediaType
 from resolver.gateway.admin import admin_only
 from resolver.gateway.keys import ADMIN, SERVICES
 from resolver.gateway.problem import NO_STORE, json_response
@@ -33,6 +34,12 @@ MAX_BUCKETS = 4096
 
 AHEAD = 4
 """Blocks of claims under way at the same time, so that Redis and this process both have work."""
+
+GZIP = 16 + zlib.MAX_WBITS
+"""What tells zlib that there is a gzip head."""
+
+UNPACKED = 65_536
+"""Bytes of a compressed file that are unpacked at a time."""
 
 TOP = 32
 """A position among the ids is their first so many bits; buckets are chosen by some of them."""
@@ -93,7 +100,7 @@ async def export_index(request: web.Request) -> web.StreamResponse:
                     await asyncio.sleep(0)
                 rows = await following
     except ResolverError as error:
-        log.warning("export stopped", reason=error.detail)
+        log.warning("export stopped", reason=str(error))
         await response.write(writer.error(error.detail))
         _break_off(request)
     except ConnectionError:  # the client has gone, which is its right
@@ -150,11 +157,30 @@ async def import_index(request: web.Request) -> web.StreamResponse:
 
 
 async def _body(request: web.Request) -> AsyncIterator[bytes]:
-    """The body as it comes. Where it breaks off it ends, since the reader sees that best."""
+    """The body as it comes, unpacked. Where it breaks off it ends, since the reader sees that best.
+
+    Raises:
+        UnsupportedMediaType: it is compressed otherwise than with gzip.
+    """
+    coding = request.headers.get("Content-Encoding", "identity").lower()
+    if coding not in ("identity", "gzip"):
+        raise UnsupportedMediaType(
+            f"send the file as it is or with `Content-Encoding: gzip`, not {coding[:40]!r}",
+            headers={"Accept-Encoding": "gzip"},
+        )
+    unpacker = zlib.decompressobj(GZIP)
     try:
-        async for data in request.content.iter_any():
-            yield data
-    except (ConnectionError, web.RequestPayloadError) as error:
+        async for sent in request.content.iter_any():
+            if coding == "identity":
+                yield sent
+                continue
+            data = sent
+            while data:
+                yield unpacker.decompress(data, UNPACKED)
+                data = unpacker.unconsumed_tail
+                if unpacker.eof:  # RFC 1952, 2.2: another member may follow
+                    data, unpacker = unpacker.unused_data, zlib.decompressobj(GZIP)
+    except (ConnectionError, web.RequestPayloadError, zlib.error) as error:
         log.warning("import broke off", reason=str(error))
 
 

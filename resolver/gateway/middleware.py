@@ -137,7 +137,20 @@ async def _answered(request: web.Request, handler: Handler) -> web.StreamRespons
         return render_error(TooLarge("the body is too large: send fewer ids at once"))
     except web.HTTPException as error:
         return problem(error.status, "http-error", error.reason, error.reason)
-    except (ConnectionError, TimeoutError):
+    except web.RequestPayloadError:
+        response = problem(
+            400,
+            "malformed-request",
+            "Malformed request",
+            "the body cannot be read: its chunks are broken",
+        )
+        response.force_close()
+        return response
+    except ConnectionError:
+        if request.transport is not None and not request.transport.is_closing():
+            raise
+        return web.Response(status=499, reason="Client Closed Request")  # which nobody reads
+    except TimeoutError:
         raise
     except Exception:
         log.exception("request failed", request_id=request[REQUEST_ID])

@@ -99,13 +99,30 @@ async def read_body(request: web.Request, limit: int) -> bytes:
 
     Raises:
         TooLarge: it is longer.
+        UnsupportedMediaType: it is compressed.
     """
+    coding = request.headers.get("Content-Encoding", "identity")
+    if coding.lower() != "identity":
+        raise UnsupportedMediaType(
+            f"send the body as it is, without `Content-Encoding: {coding[:40]}`",
+            headers={"Accept-Encoding": "identity"},  # RFC 9110, 12.5.3
+        )
     body = bytearray()
     async for chunk in request.content.iter_any():
         body += chunk
         if len(body) > limit:
             raise TooLarge(f"the body is longer than {limit} bytes: send fewer ids at once")
     return bytes(body)
+
+
+def read_json(body: bytes, **options: Any) -> Any:
+    """A body's JSON. RFC 8259, 8.1: it is UTF-8, and a mark at its beginning may be passed over;
+    `json.loads` would guess UTF-16 and UTF-32, and let halves of surrogate pairs through.
+
+    Raises:
+        ValueError, RecursionError: it is none.
+    """
+    return json.loads(body.decode("utf-8-sig"), **options)
 
 
 def parse_items(body: bytes, content_type: str) -> Sequence[Any]:
@@ -132,7 +149,7 @@ def parse_items(body: bytes, content_type: str) -> Sequence[Any]:
             raise InvalidRequest("the lines are not UTF-8 text") from error
         return [line.strip() for line in lines]
     try:
-        value = json.loads(body)
+        value = read_json(body)
     except (ValueError, RecursionError) as error:
         raise InvalidRequest(
             'the body is not JSON: send ["<id>", …], {"ids": ["<id>", …]} or a line each'

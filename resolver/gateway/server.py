@@ -18,6 +18,7 @@ from resolver.gateway.connection import Connection, Outbox
 from resolver.gateway.door import DOOR
 from resolver.gateway.keys import METRICS, TRAFFIC
 from resolver.gateway.siblings import Siblings
+from resolver.gateway.tls import tls_options
 from resolver.services import Services
 from resolver.settings import Settings
 
@@ -43,9 +44,10 @@ async def serving(
     is one of several.
 
     Raises:
-        SettingsError: the address cannot be listened on.
+        SettingsError: the address cannot be listened on, or the certificate cannot be used.
     """
     settings = services.settings
+    tls = tls_options(settings)
     app = make_app(services)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
     await runner.setup()
@@ -55,7 +57,10 @@ async def serving(
     outbox = Outbox()
 
     def connection() -> Connection:
-        options: Any = {"access_log": None, "keepalive_timeout": KEEPALIVE}
+        # A megabyte unpacks to a gigabyte, also where nobody wants it: `read_body` and the import
+        # of an operator say what they take.
+        options: Any = {"auto_decompress": False}
+        options |= {"access_log": None, "keepalive_timeout": KEEPALIVE}
         return Connection(malformed, app.get(DOOR), outbox, manager, loop=loop, **options)
 
     def malformed(status: int, why: str) -> None:
@@ -66,12 +71,18 @@ async def serving(
     try:
         if sockets:
             listeners = [
-                await loop.create_server(connection, sock=one, backlog=BACKLOG) for one in sockets
+                await loop.create_server(connection, sock=one, backlog=BACKLOG, **tls)
+                for one in sockets
             ]
         else:
             listeners = [
                 await loop.create_server(
-                    connection, settings.host, settings.port, backlog=BACKLOG, reuse_address=True
+                    connection,
+                    settings.host,
+                    settings.port,
+                    backlog=BACKLOG,
+                    reuse_address=True,
+                    **tls,
                 )
             ]
     except OSError as error:
@@ -86,7 +97,7 @@ async def serving(
     if settings.role != "gateway":
         work.append(asyncio.create_task(services.indexer.run(), name="indexer"))
     try:
-        yield shown_url(settings.host, port)
+        yield shown_url(settings, port)
     finally:
         for listener in listeners:
             listener.close()
@@ -98,11 +109,12 @@ async def serving(
             siblings.close(app[METRICS].registry)
 
 
-def shown_url(host: str, port: int) -> str:
-    """Where a server on this host can be reached from here."""
+def shown_url(settings: Settings, port: int) -> str:
+    """Where the gateway can be reached from here."""
+    host, scheme = settings.host, "https" if settings.tls_cert else "http"
     if host in ("0.0.0.0", "::"):
         host = "127.0.0.1"
-    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 def cannot_listen(settings: Settings, error: OSError) -> SettingsError:

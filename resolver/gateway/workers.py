@@ -249,7 +249,7 @@ def run(
     """
     sockets = listen(settings)
     folder = Path(tempfile.mkdtemp(prefix="glance-resolver-"))
-    say(shown_url(settings.host, sockets[0][0].getsockname()[1]))
+    say(shown_url(settings, sockets[0][0].getsockname()[1]))
     gc.freeze()  # what is there now is shared with the workers, as long as nobody writes to it
     gc.enable()
     Keeper(Application(load, settings, given, registered, sockets, folder)).run()

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import re
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
-from redis.asyncio import Connection, ConnectionPool, Redis, Sentinel
+from redis.asyncio import Connection, ConnectionPool, Redis, Sentinel, SSLConnection
+from redis.asyncio.connection import parse_url
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import MasterNotFoundError
 from redis.backoff import NoBackoff
@@ -22,7 +25,7 @@ from resolver.index.claims import Claims
 from resolver.index.cluster import ClusterLink
 from resolver.index.keys import Keys
 from resolver.index.leases import Lease
-from resolver.index.link import EmbeddedLink, Link, SentinelLink, SingleLink
+from resolver.index.link import Address, EmbeddedLink, Link, SentinelLink, SingleLink
 from resolver.index.rebuild import Rebuild
 from resolver.index.records import Records
 from resolver.index.sightings import Sightings
@@ -113,44 +116,82 @@ class Watchers(Sentinel):
         return state["ip"], int(state["port"])
 
 
+COMMON: dict[str, Any] = {
+    "socket_connect_timeout": CONNECT_TIMEOUT,
+    "socket_timeout": CONNECT_TIMEOUT,
+    "retry": Retry(NoBackoff(), 0),
+    "protocol": 2,  # what `Wire` reads
+}
+FORM = re.compile(r"(redis|rediss|unix)|(rediss?)\+(sentinel|cluster)")
+"""Schemes; with ``rediss`` all is spoken over TLS."""
+
+
 def _link(url: str) -> Link:
-    common: dict[str, Any] = {
-        "socket_connect_timeout": CONNECT_TIMEOUT,
-        "socket_timeout": CONNECT_TIMEOUT,
-        "retry": Retry(NoBackoff(), 0),
-        "protocol": 2,  # what `Wire` reads
-    }
     parts = urlsplit(url)
-    if parts.scheme in ("redis", "rediss") and not re.fullmatch(r"/?\d*", parts.path, re.ASCII):
+    form = FORM.fullmatch(parts.scheme)
+    if form is None:
+        raise _bad(
+            url,
+            "it must begin with redis://, unix://, redis+sentinel:// or redis+cluster://, with "
+            "rediss for TLS, or be memory:",
+        )
+    plain, scheme, kind = form.groups()
+    if plain in ("redis", "rediss") and not re.fullmatch(r"/?\d*", parts.path, re.ASCII):
         raise _bad(url, "what follows the host must be the number of a database")
-    if parts.scheme in ("redis", "rediss", "unix"):
-        return SingleLink(Redis.from_pool(ConnectionPool.from_url(url, **common)))
-    if parts.scheme in ("redis+sentinel", "redis+cluster"):
-        user, _, hosts = parts.netloc.rpartition("@")
-        login: dict[str, Any] = {}
-        if user:
-            name, _, password = user.partition(":")
-            login = {"username": unquote(name) or None, "password": unquote(password) or None}
-        default = 26379 if parts.scheme == "redis+sentinel" else 6379
-        nodes = [_host_port(host, default) for host in hosts.split(",") if host]
-        if not nodes:
-            raise _bad(url, "it names no host")
-        if parts.scheme == "redis+cluster":
-            return ClusterLink(
-                nodes, lambda node: Connection(host=node[0], port=node[1], **common, **login)
-            )
-        service, _, db = parts.path.strip("/").partition("/")
-        if not service:
-            raise _bad(url, "a Sentinel URL ends in /SERVICE or /SERVICE/DB")
-        # Each without redis-py's own retries: a Sentinel that is down costs no more than it must.
-        sentinel: Any = Watchers(nodes, sentinel_kwargs=common)  # type: ignore[no-untyped-call]
-        client = sentinel.master_for(service, db=int(db or 0), **common, **login)
-        return SentinelLink(client, sentinel)
-    raise _bad(
-        url,
-        "it must begin with redis://, rediss://, unix://, redis+sentinel://, redis+cluster:// "
-        "or be memory:",
+    login, at, hosts = parts.netloc.rpartition("@")
+    # As redis-py reads it, so that each form takes the same options; those of ours come after.
+    read: dict[str, Any] = dict(
+        parse_url(url if plain else f"{scheme}://{login}{at}one/?{parts.query}")
     )
+    tls = read.get("connection_class") is SSLConnection
+    if tls:
+        read.setdefault("ssl_check_hostname", True)  # not so in every redis-py
+    if plain:
+        pool: Any = ConnectionPool(**{**COMMON, **read})
+        _check(pool.make_connection(), url)
+        return SingleLink(Redis.from_pool(pool))
+    options = {**COMMON, **{n: v for n, v in read.items() if n not in ("host", "connection_class")}}
+    default = 26379 if kind == "sentinel" else 6379
+    nodes = [_host_port(host, default) for host in hosts.split(",") if host]
+    if not nodes:
+        raise _bad(url, "it names no host")
+    if kind == "cluster":
+        connection = SSLConnection if tls else Connection
+
+        def connect(node: Address) -> Connection:
+            return connection(host=node[0], port=node[1], **options)
+
+        _check(connect(nodes[0]), url)
+        return ClusterLink(nodes, connect)
+    service, _, db = parts.path.strip("/").partition("/")
+    if not service:
+        raise _bad(url, "a Sentinel URL ends in /SERVICE or /SERVICE/DB")
+    # Each without redis-py's own retries: a Sentinel that is down costs no more than it must.
+    theirs = {**COMMON, "ssl": tls, **{n: v for n, v in read.items() if n.startswith("ssl_")}}
+    sentinel: Any = Watchers(nodes, sentinel_kwargs=theirs)  # type: ignore[no-untyped-call]
+    client = sentinel.master_for(service, ssl=tls, **{**options, "db": int(db or 0)})
+    _check(client.connection_pool.make_connection(), url)
+    return SentinelLink(client, sentinel)
+
+
+def _check(connection: Any, url: str) -> None:
+    """Raises SettingsError unless the files that a connection wants for TLS can be used."""
+    if not isinstance(connection, SSLConnection):
+        return
+    tls = connection.ssl_context
+    for name in ("ca_certs", "certfile", "keyfile"):
+        if file := getattr(tls, name):
+            try:
+                text = Path(file).read_bytes()
+            except OSError as error:
+                raise _bad(url, f"ssl_{name}: cannot read {file}: {error.strerror}") from error
+            if b"ENCRYPTED" in text and not tls.password:  # else OpenSSL asks on the terminal
+                raise _bad(url, f"ssl_{name}: {file} wants a passphrase: keep the key without one")
+    try:
+        tls.get()
+    except ssl.SSLError as error:
+        why = error.reason or "no valid PEM"
+        raise _bad(url, f"the files for TLS that it names cannot be used: {why}") from error
 
 
 def _bad(url: str, why: str) -> SettingsError:
@@ -174,6 +215,8 @@ def connect(url: str) -> Link:
         return EmbeddedLink()
     try:
         return _link(url)
+    except TypeError as error:
+        raise _bad(url, "it has an option that redis-py does not know for it") from error
     except (ValueError, RedisError) as error:
         # Not the library's words: they quote what may be a part of the password.
         raise _bad(url, "it cannot be read as a URL (is a password percent-encoded?)") from error

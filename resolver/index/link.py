@@ -16,8 +16,8 @@ import hiredis
 from redis.asyncio import Redis
 from redis.exceptions import NoScriptError, RedisError
 
-from resolver.errors import IndexUnavailable
 from resolver.index import scripts
+from resolver.index.failure import unavailable
 from resolver.index.scripts import Script
 from resolver.index.wire import PATIENCE, Changed, Lane, Wire
 
@@ -31,11 +31,6 @@ Address = tuple[str, int]
 
 SENTINEL_CHECK = 1.0
 """Seconds after which the Sentinels are asked again who is master, while the index is used."""
-
-
-def unavailable(error: BaseException) -> IndexUnavailable:
-    why = str(error) or type(error).__name__
-    return IndexUnavailable(f"Redis did not answer: {why}", headers={"Retry-After": "2"})
 
 
 def pairs(reply: Any) -> dict[bytes, bytes]:

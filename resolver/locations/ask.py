@@ -283,7 +283,7 @@ class Asker:
                     # It was removed, and its claims may have been collected by now.
                     await self._index.claims.release(number, [image[0]])
         except IndexUnavailable as error:
-            log.warning("what a location said is not in the index", reason=error.detail)
+            log.warning("what a location said is not in the index", reason=str(error))
         finally:
             if not question.answer.done():
                 question.answer.set_result(said)

@@ -74,7 +74,7 @@ class Upkeep:
         except IndexUnavailable as error:
             if isinstance(error.__cause__, SettingsError):
                 raise error.__cause__ from None
-            self._tell(error.detail)
+            self._tell(error.detail, str(error))
         except TimeoutError:
             self._tell(f"Redis did not answer within {START:g} s")
 
@@ -91,16 +91,16 @@ class Upkeep:
                 await self._look()
                 self._tell("")
             except ResolverError as error:
-                self._tell(error.detail)
+                self._tell(error.detail, str(error))
                 await asyncio.sleep(LOOK / 2)
             except Exception:
                 log.exception("upkeep failed")
                 await asyncio.sleep(LOOK)
 
-    def _tell(self, fault: str) -> None:
+    def _tell(self, fault: str, whole: str = "") -> None:
         if fault != self.fault:
             if fault:
-                log.warning("the index is of no use", reason=fault)
+                log.warning("the index is of no use", reason=whole or fault)
             else:
                 log.info("the index is of use again")
         self.fault = fault

@@ -134,7 +134,7 @@ class Checker:
             if await self._learn(one, seen):
                 pause *= AGAIN
         except IndexUnavailable as error:  # as if nobody had looked
-            log.warning("a look was not kept", location=one.place.name, reason=error.detail)
+            log.warning("a look was not kept", location=one.place.name, reason=str(error))
         except Exception:
             log.exception("look failed", location=one.place.name)
         finally:

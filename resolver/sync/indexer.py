@@ -112,7 +112,7 @@ class Indexer:
                     await self._tick()
                     self.stats.last_tick = time.time()
                 except IndexUnavailable as error:
-                    log.warning("indexer waits for Redis", reason=error.detail)
+                    log.warning("indexer waits for Redis", reason=str(error))
                 await asyncio.sleep(TICK * random.uniform(0.8, 1.2))
         finally:
             while tasks := list(self._work.values()):
@@ -184,7 +184,7 @@ class Indexer:
         except LostLease:
             log.warning("work taken over by another indexer", work=name)
         except IndexUnavailable as error:
-            log.warning("work stopped: no index", work=name, reason=error.detail)
+            log.warning("work stopped: no index", work=name, reason=str(error))
         except Exception:
             log.exception("work failed", work=name)
 

@@ -21,7 +21,7 @@ from resolver.standin import StandIn
 from tests.support.redis import RedisServer
 from tests.support.wait import wait_until
 
-LISTENS = re.compile(r"listens at (http://\S+)")
+LISTENS = re.compile(r"listens at (https?://\S+)")
 
 
 class Server:

@@ -8,6 +8,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -17,6 +18,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from tests.support.certificates import Files
 from tests.support.redis import (
     ATTEMPTS,
     RedisMissingError,
@@ -49,6 +51,21 @@ def poll(met: Callable[[], Any], what: str, timeout: float = UP_TIMEOUT) -> Any:
         time.sleep(POLL)
 
 
+@dataclass(frozen=True)
+class Tls:
+    """What servers speak TLS with."""
+
+    server: Files
+    ca: Path
+    """Who signs the certificates of their peers, and of clients."""
+    clients: bool = False
+    """Whether clients must have a certificate."""
+
+
+def scheme(tls: Tls | None) -> str:
+    return "rediss" if tls else "redis"
+
+
 def login(password: str) -> str:
     """The part of a URL before its hosts."""
     return f":{quote(password, safe='')}@" if password else ""
@@ -57,21 +74,43 @@ def login(password: str) -> str:
 class Server(RedisServer):
     """A server with options of its own, that logs to a file, may want a password, and can hang."""
 
-    def __init__(self, directory: Path, *options: str, password: str = "") -> None:
+    def __init__(
+        self, directory: Path, *options: str, password: str = "", tls: Tls | None = None
+    ) -> None:
         super().__init__()
         self.password = password
         self.directory = directory
         self.mode: list[str] = []
         """Arguments before all others."""
+        self.tls = tls
+        self.tls_port = 0
         self._more = list(options)
 
     @property
+    def reach(self) -> int:
+        """The port for those under test. The other, without TLS, is for the tests themselves."""
+        return self.tls_port or self.port
+
+    @property
     def name(self) -> str:
-        return f"127.0.0.1:{self.port}"
+        return f"127.0.0.1:{self.reach}"
 
     @property
     def url(self) -> str:
-        return f"redis://{login(self.password)}{self.name}/0"
+        return f"{scheme(self.tls)}://{login(self.password)}{self.name}/0"
+
+    def tls_options(self) -> tuple[str, ...]:
+        if self.tls is None:
+            return ()
+        if not self.port or not self.tls_port:
+            self.tls_port = free_port()
+        files = self.tls.server
+        return (
+            *("--tls-port", str(self.tls_port), "--tls-ca-cert-file", str(self.tls.ca)),
+            *("--tls-cert-file", str(files.cert), "--tls-key-file", str(files.key)),
+            *("--tls-auth-clients", "yes" if self.tls.clients else "no"),
+            *("--tls-replication", "yes"),
+        )
 
     @property
     def running(self) -> bool:
@@ -88,6 +127,7 @@ class Server(RedisServer):
             *("--port", str(port), "--bind", "127.0.0.1", "--dir", str(self.directory)),
             *("--logfile", str(self.directory / f"{port}.log"), "--save", ""),
             *(secret if self.password else ()),
+            *self.tls_options(),
             *self._more,
         ]
 
@@ -147,6 +187,7 @@ class Node(Server):
             self.bus = free_port()
         return [
             *super().options(port),
+            *(("--tls-cluster", "yes") if self.tls else ()),
             *("--cluster-enabled", "yes", "--cluster-port", str(self.bus)),
             *("--cluster-config-file", f"nodes-{port}.conf"),
             *("--repl-diskless-sync-delay", "0", "--repl-ping-replica-period", "1"),
@@ -167,7 +208,9 @@ class RedisCluster:
     kills nodes: a busy machine is no failure.
     """
 
-    def __init__(self, *, node_timeout: int = 60_000, password: str = "") -> None:
+    def __init__(
+        self, *, node_timeout: int = 60_000, password: str = "", tls: Tls | None = None
+    ) -> None:
         self._directory = tempfile.TemporaryDirectory(prefix="glr-cluster-")
         self._node_timeout = node_timeout
         self.password = password
@@ -176,12 +219,15 @@ class RedisCluster:
         options += ["--cluster-replica-validity-factor", "0"]
         options += ["--cluster-allow-replica-migration", "no"]
         directory = Path(self._directory.name)
-        self.nodes = [Node(directory, *options, password=password) for _ in range(2 * MASTERS)]
+        self._tls = tls
+        self.nodes = [
+            Node(directory, *options, password=password, tls=tls) for _ in range(2 * MASTERS)
+        ]
 
     @property
     def url(self) -> str:
         nodes = ",".join(node.name for node in self.nodes)
-        return f"redis+cluster://{login(self.password)}{nodes}"
+        return f"{scheme(self._tls)}+cluster://{login(self.password)}{nodes}"
 
     def start(self) -> Self:
         """Returns once all nodes agree and the replicas follow. Again: the same cluster, empty.

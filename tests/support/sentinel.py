@@ -7,7 +7,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from tests.support.cluster import Server, login, poll, synced
+from tests.support.cluster import Server, Tls, login, poll, scheme, synced
 
 SERVICE = "glr"
 SENTINELS = 3
@@ -25,24 +25,26 @@ class SentinelProcess(Server):
         return [
             *(str(file), "--sentinel", "--port", str(port), "--bind", "127.0.0.1"),
             *("--logfile", log, "--dir", str(self.directory)),
+            *self.tls_options(),
         ]
 
 
 class Sentinels:
     """Two servers, one of them the master, behind three Sentinels."""
 
-    def __init__(self, *, password: str = "") -> None:
+    def __init__(self, *, password: str = "", tls: Tls | None = None) -> None:
         self._directory = tempfile.TemporaryDirectory(prefix="glr-sentinel-")
         directory = Path(self._directory.name)
         options = ("--repl-diskless-sync-delay", "0", "--repl-ping-replica-period", "1")
         self.password = password
-        self.servers = [Server(directory, *options, password=password) for _ in range(2)]
-        self.sentinels = [SentinelProcess(directory) for _ in range(SENTINELS)]
+        self._tls = tls
+        self.servers = [Server(directory, *options, password=password, tls=tls) for _ in range(2)]
+        self.sentinels = [SentinelProcess(directory, tls=tls) for _ in range(SENTINELS)]
 
     @property
     def url(self) -> str:
         sentinels = ",".join(one.name for one in self.sentinels)
-        return f"redis+sentinel://{login(self.password)}{sentinels}/{SERVICE}"
+        return f"{scheme(self._tls)}+sentinel://{login(self.password)}{sentinels}/{SERVICE}"
 
     def start(self) -> Self:
         """Returns once all know each other. Raises RedisMissingError."""
@@ -50,10 +52,10 @@ class Sentinels:
             for server in (*self.servers, *self.sentinels):
                 server.start()
             master, replica = self.servers
-            replica.ask("REPLICAOF", "127.0.0.1", master.port)
+            replica.ask("REPLICAOF", "127.0.0.1", master.reach)
             poll(lambda: replica.info()["master_link_status"] == "up", "the replica follows")
             for one in self.sentinels:
-                one.ask("SENTINEL MONITOR", SERVICE, "127.0.0.1", master.port, 2)
+                one.ask("SENTINEL MONITOR", SERVICE, "127.0.0.1", master.reach, 2)
                 settings = ["down-after-milliseconds", DOWN_AFTER, "failover-timeout", 5000]
                 if self.password:
                     settings += ["auth-pass", self.password]
@@ -94,7 +96,7 @@ class Sentinels:
 
     def master(self) -> Server:
         (port,) = self.named()
-        return next(server for server in self.servers if server.port == port)
+        return next(server for server in self.servers if server.reach == port)
 
     def other(self, server: Server) -> Server:
         return next(s for s in self.servers if s is not server)

@@ -1,0 +1,16 @@
+"""Gateways as those of the gateway's own tests, and an authority for certificates."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.gateway.conftest import start
+from tests.gateway.test_door import ordinary
+from tests.support.certificates import Authority
+
+__all__ = ["ordinary", "start"]
+
+
+@pytest.fixture(scope="session")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return Authority(tmp_path_factory.mktemp("authority"))

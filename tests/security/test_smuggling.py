@@ -1,0 +1,359 @@
+"""Request smuggling: a proxy and the gateway behind it must agree where each request ends.
+
+Both are real. Each attack goes through HAProxy and through nginx, which share their connections to
+the gateway between clients. The gateway must have seen those requests that the proxy sent on and no
+other, and whoever asks next must get the answer to what he asked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import uuid
+from collections import Counter
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import pytest
+
+from tests.conftest import started
+from tests.gateway.conftest import Gateway, Start
+from tests.support.balancers import Balancer, Haproxy, Nginx
+from tests.support.wait import wait_until
+
+N = "NNNNNNNNNNNN"
+"""The number of an attack, which all its images have."""
+
+KNOWN, POISON, VICTIM = (
+    f"{head}-0000-4000-8000-{N}" for head in ("aaaaaaaa", "deadbeef", "f1f1f1f1")
+)
+"""Images that are asked for by an attack as the proxy should read it, by what it hides, and by
+whoever asks next."""
+
+HIDDEN = f"GET /v2/images/{POISON} HTTP/1.1\r\nHost: hidden\r\n\r\n"
+OPEN = f"GET /v2/images/{POISON} HTTP/1.1\r\nHost: hidden\r\nX-Rest: "
+"""The same without an end: what comes next on the connection would be a part of it."""
+
+POST = f"POST /resolve?exclude={N} HTTP/1.1\r\nHost: a\r\nContent-Type: text/plain\r\n"
+DOOR = f"GET /v2/images/{KNOWN} HTTP/1.1\r\nHost: a\r\n"
+
+
+QUIET = 0.2
+"""Seconds without a word after which no more is awaited."""
+
+
+def chunked(*chunks: str) -> str:
+    return "".join(f"{len(one):x}\r\n{one}\r\n" for one in chunks) + "0\r\n\r\n"
+
+
+def both(first: str, second: str, body: str) -> str:
+    return f"{POST}{first}\r\n{second}\r\n\r\n{body}"
+
+
+END = "0\r\n\r\n"
+LATE = END + OPEN
+SHORT = f"{len(HIDDEN):x}\r\n{HIDDEN}\r\n{END}"
+TE = "Transfer-Encoding: chunked"
+
+LENGTHS = {
+    "CL.TE": both(f"Content-Length: {len(LATE)}", TE, LATE),
+    "TE.CL": both(TE, "Content-Length: 4", SHORT),
+    "twice the same": both("Content-Length: 2", "Content-Length: 2", "ab"),
+    "two that differ": both(f"Content-Length: {len(OPEN)}", "Content-Length: 0", OPEN),
+    "two that differ, short first": both("Content-Length: 0", f"Content-Length: {len(OPEN)}", OPEN),
+    "a list": f"{POST}Content-Length: 0, {len(OPEN)}\r\n\r\n{OPEN}",
+    "a list of the same": f"{POST}Content-Length: 2, 2\r\n\r\nab{HIDDEN}",
+    "a sign": f"{POST}Content-Length: +{len(OPEN)}\r\n\r\n{OPEN}",
+    "less than nothing": f"{POST}Content-Length: -1\r\n\r\n{OPEN}",
+    "hexadecimal": f"{POST}Content-Length: 0x10\r\n\r\n{OPEN}",
+    "underscore": f"{POST}Content-Length: 1_0\r\n\r\n{OPEN}",
+    "spaces within": f"{POST}Content-Length: 1 0\r\n\r\n{OPEN}",
+    "a fraction": f"{POST}Content-Length: 1.0\r\n\r\n{OPEN}",
+    "too large for any": f"{POST}Content-Length: 184467440737095516160\r\n\r\n{OPEN}",
+    "empty": f"{POST}Content-Length:\r\n\r\n{OPEN}",
+    "other digits": f"{POST}Content-Length: \u00b2\r\n\r\n{OPEN}",
+    "zeros before": f"{POST}Content-Length: 000{len(OPEN)}\r\n\r\n{OPEN}",
+}
+
+CODINGS = [
+    "Transfer-Encoding: xchunked",
+    "Transfer-Encoding : chunked",
+    "Transfer-Encoding:\tchunked",
+    "Transfer-Encoding:chunked",
+    "Transfer-Encoding: chunked\t",
+    "Transfer-Encoding: CHUNKED",
+    "Transfer-Encoding: chunked\r\nTransfer-Encoding: x",
+    "Transfer-Encoding: x\r\nTransfer-Encoding: chunked",
+    "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked",
+    "Transfer-Encoding: chunked, identity",
+    "Transfer-Encoding: identity, chunked",
+    "Transfer-Encoding: identity",
+    "Transfer-Encoding: gzip, chunked",
+    "Transfer-Encoding: chunked;q=1",
+    'Transfer-Encoding: "chunked"',
+    "Transfer-Encoding: chun ked",
+    "Transfer-Encoding: \x0bchunked",
+    "Transfer-Encoding: chunked\x00",
+    "Transfer-Encoding: \xa0chunked",
+    "Transfer-Encoding: ,chunked",
+    "Transfer-Encoding:",
+    "Transfer-Encoding:\r\n chunked",
+    " Transfer-Encoding: chunked",
+    "X: y\r\n Transfer-Encoding: chunked",
+    "X: y\nTransfer-Encoding: chunked",
+    "X: y\rTransfer-Encoding: chunked",
+    "Transfer-Encoding\n: chunked",
+    "Transfer-Encoding\r: chunked",
+    "Transfer-Encoding\x00: chunked",
+    "Transfer_Encoding: chunked",
+    "Transfer-Encoding: chunked\r\nConnection: Transfer-Encoding",
+]
+
+CHUNKS = {
+    "extension": "2;a=b\r\nab\r\n0\r\n\r\n",
+    "extension in quotes": '2;a="b;c"\r\nab\r\n0\r\n\r\n',
+    "extension with LF": f"2;a\nx\r\nab\r\n0\r\n\r\n{HIDDEN}",
+    "extension with a hidden end": f"2;\nab\r\n{len(HIDDEN) + 5:x}\r\n{END}{HIDDEN}\r\n{END}",
+    "extension that is long": "2;" + "a" * 100_000 + "\r\nab\r\n0\r\n\r\n",
+    "space before extension": "2 ;a=b\r\nab\r\n0\r\n\r\n",
+    "space behind size": f"2 \r\nab\r\n0\r\n\r\n{HIDDEN}",
+    "space before size": f" 2\r\nab\r\n0\r\n\r\n{HIDDEN}",
+    "sign": f"+2\r\nab\r\n0\r\n\r\n{HIDDEN}",
+    "less than nothing": f"-2\r\nab\r\n0\r\n\r\n{HIDDEN}",
+    "hexadecimal": f"0x2\r\nab\r\n0\r\n\r\n{HIDDEN}",
+    "underscore": f"0_2\r\nab\r\n0\r\n\r\n{HIDDEN}",
+    "zeros": f"0002\r\nab\r\n0\r\n\r\n{HIDDEN}",
+    "too large": f"fffffffffffffffe2\r\nab\r\n0\r\n\r\n{HIDDEN}",
+    "wraps round": f"10000000000000002\r\nab\r\n0\r\n\r\n{HIDDEN}",
+    "LF behind size": f"2\nab\r\n0\r\n\r\n{HIDDEN}",
+    "LF behind data": f"2\r\nab\n0\r\n\r\n{HIDDEN}",
+    "CR behind size": f"2\rab\r\n0\r\n\r\n{HIDDEN}",
+    "nothing behind data": f"2\r\nab0\r\n\r\n{HIDDEN}",
+    "more data than said": f"2\r\nabc\r\n0\r\n\r\n{HIDDEN}",
+    "LF at the end": f"2\r\nab\r\n0\n\n{HIDDEN}",
+    "no end": "2\r\nab\r\n",
+    "trailers": f"2\r\nab\r\n0\r\nContent-Length: 5\r\nHost: b\r\n\r\n{HIDDEN}",
+    "trailer with LF": f"2\r\nab\r\n0\r\nA: b\n\r\n{HIDDEN}",
+    "size is no number": f"GET\r\nab\r\n0\r\n\r\n{HIDDEN}",
+    "whole": chunked("ab", HIDDEN),
+}
+
+UPGRADE = "Connection: Upgrade"
+H2C = "HTTP2-Settings: AA"
+WEBSOCKET = "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="
+POST_1_0 = POST.replace("1.1", "1.0")
+
+OTHERS = {
+    "body on GET": f"{DOOR}Content-Length: {len(HIDDEN)}\r\n\r\n{HIDDEN}",
+    "body on GET, chunked": f"{DOOR}{TE}\r\n\r\n{chunked(HIDDEN)}",
+    "body on GET, CL.TE": f"{DOOR}Content-Length: {len(LATE)}\r\n{TE}\r\n\r\n{LATE}",
+    "body on HEAD": f"HEAD{DOOR[3:]}Content-Length: {len(HIDDEN)}\r\n\r\n{HIDDEN}",
+    "body on DELETE": f"DELETE{DOOR[3:]}Content-Length: {len(HIDDEN)}\r\n\r\n{HIDDEN}",
+    "body that is not read": f"PUT{DOOR[3:]}Content-Length: {len(HIDDEN)}\r\n\r\n{HIDDEN}",
+    "body that is not read, chunked": f"PUT{DOOR[3:]}{TE}\r\n\r\n{chunked(HIDDEN)}",
+    "body where nothing is": f"PUT /none HTTP/1.1\r\nHost: a\r\n{TE}\r\n\r\n{chunked(HIDDEN)}",
+    "body without length": f"{POST}\r\n{HIDDEN}",
+    "half a body": f"{POST}Content-Length: 500\r\n\r\n{HIDDEN}",
+    "pipelined": f"{DOOR}\r\n{DOOR}\r\n{HIDDEN}",
+    "pipelined behind a body": f"{POST}Content-Length: 2\r\n\r\nab{HIDDEN}",
+    "LF only": f"{DOOR}\r\n{HIDDEN}".replace("\r\n", "\n"),
+    "LF at the end of the fields": f"{DOOR}A: b\n\r\n{HIDDEN}",
+    "CR alone in a value": f"{DOOR}A: b\rContent-Length: {len(OPEN)}\r\n\r\n{OPEN}",
+    "LF alone in a value": f"{DOOR}A: b\nContent-Length: {len(OPEN)}\r\n\r\n{OPEN}",
+    "CR alone as line end": f"{DOOR}\r\n".replace("\r\n", "\r") + HIDDEN,
+    "null in a value": f"{DOOR}A: b\x00c\r\nContent-Length: {len(OPEN)}\r\n\r\n{OPEN}",
+    "space before the colon": f"{POST}Content-Length : {len(OPEN)}\r\n\r\n{OPEN}",
+    "tab before the colon": f"{POST}Content-Length\t: {len(OPEN)}\r\n\r\n{OPEN}",
+    "folded": f"{POST}Content-Length:\r\n {len(OPEN)}\r\n\r\n{OPEN}",
+    "first field is folded": f"{POST.replace('Host', ' Content-Length', 1)}\r\n{OPEN}",
+    "hop by hop": f"{POST}Connection: Content-Length\r\nContent-Length: {len(OPEN)}\r\n\r\n{OPEN}",
+    "underscore in the name": f"{POST}Content_Length: {len(OPEN)}\r\n\r\n{OPEN}",
+    "expects": f"{POST}Expect: 100-continue\r\nContent-Length: {len(HIDDEN)}\r\n\r\n{HIDDEN}",
+    "expects something else": f"{DOOR}Expect: x\r\nContent-Length: {len(HIDDEN)}\r\n\r\n{HIDDEN}",
+    "upgrade": f"{DOOR}{UPGRADE}, HTTP2-Settings\r\nUpgrade: h2c\r\n{H2C}\r\n\r\n{HIDDEN}",
+    "websocket": f"{DOOR}{UPGRADE}\r\nUpgrade: websocket\r\n{WEBSOCKET}\r\n\r\n{HIDDEN}",
+    "HTTP/1.0 kept alive": f"{POST_1_0}Connection: keep-alive\r\n{TE}\r\n\r\n{chunked(HIDDEN)}",
+    "HTTP/0.9": f"GET /v2/images/{POISON}\r\n\r\n{HIDDEN}",
+    "HTTP/1.2": f"{DOOR.replace('1.1', '1.2')}\r\n{HIDDEN}",
+    "HTTP/11.1": f"{DOOR.replace('1.1', '11.1')}\r\n{HIDDEN}",
+    "HTTP/2": f"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n{HIDDEN}",
+    "spaces in the request line": f"{DOOR.replace(' HTTP', '  HTTP')}\r\n{HIDDEN}",
+    "LF in the request line": f"{DOOR.replace(' HTTP', ' X' + chr(10) + 'HTTP')}\r\n{HIDDEN}",
+    "two hosts": f"{DOOR}Host: b\r\n\r\n{HIDDEN}",
+    "no host": f"GET /v2/images/{POISON} HTTP/1.1\r\n\r\n{HIDDEN}",
+    "absolute form": f"GET http://b/v2/images/{POISON} HTTP/1.1\r\nHost: a\r\n\r\n{HIDDEN}",
+    "CONNECT": f"CONNECT a:80 HTTP/1.1\r\nHost: a\r\n\r\n{HIDDEN}",
+    "TRACE": f"TRACE / HTTP/1.1\r\nHost: a\r\nContent-Length: {len(HIDDEN)}\r\n\r\n{HIDDEN}",
+    "empty lines before": f"\r\n\r\n{DOOR}\r\n{HIDDEN}",
+    "lower-case method": f"get{DOOR[3:]}\r\n{HIDDEN}",
+}
+
+ATTACKS = {
+    **{f"length: {name}": text for name, text in LENGTHS.items()},
+    **{
+        f"coding {n}: {order}": both(*lines, body)
+        for n, coding in enumerate(CODINGS)
+        for order, lines, body in (
+            ("CL.TE", (f"Content-Length: {len(LATE)}", coding), LATE),
+            ("TE.CL", (coding, "Content-Length: 4"), SHORT),
+            ("alone", ("X-A: b", coding), chunked("ab") + HIDDEN),
+        )
+    },
+    **{f"chunk: {name}": f"{POST}{TE}\r\n\r\n{text}" for name, text in CHUNKS.items()},
+    **{f"other: {name}": text for name, text in OTHERS.items()},
+}
+
+
+PLAIN = {
+    *("length: zeros before", "chunk: zeros", "chunk: whole", "chunk: no end"),
+    *("chunk: extension", "chunk: extension in quotes", "chunk: extension that is long"),
+    *(f"coding {n}: alone" for n in (2, 3, 5, 10, 12, 19, 30)),
+    "coding 29: CL.TE",
+    *(f"other: body on {what}" for what in ("GET", "GET, chunked", "HEAD", "DELETE")),
+    *(f"other: body {what}" for what in ("that is not read", "that is not read, chunked")),
+    *("other: body where nothing is", "other: body without length", "other: half a body"),
+    *("other: pipelined", "other: pipelined behind a body", "other: hop by hop"),
+    *("other: underscore in the name", "other: expects", "other: expects something else"),
+    *("other: upgrade", "other: websocket", "other: HTTP/1.0 kept alive"),
+    *("other: spaces in the request line", "other: absolute form", "other: CONNECT"),
+    *("other: TRACE", "other: empty lines before"),
+}
+"""What has one meaning, by RFC 9112, and is answered."""
+
+ATTACKERS = 8
+
+
+class Told(NamedTuple):
+    text: str
+    ended: bool
+    """Whether the other side closed the connection."""
+
+
+async def exchange(port: int, text: str) -> Told:
+    """All that comes back until the other side closes, or is quiet."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    told, ended = b"", False
+    try:
+        writer.write(text.encode("latin-1"))
+        while True:
+            async with asyncio.timeout(QUIET):
+                data = await reader.read(65536)
+            told += data
+            if not data:
+                ended = True
+                break
+    except ConnectionError:
+        ended = True
+    except TimeoutError:
+        pass
+    finally:
+        writer.transport.abort()
+    return Told(told.decode("latin-1"), ended)
+
+
+class Seen(logging.Handler):
+    """What the gateway saw, by its own log: each request, and how many were none."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.INFO)
+        self.requests: Counter[str] = Counter()
+        self.malformed = 0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        event = record.msg if isinstance(record.msg, dict) else {}
+        if event.get("event") == "request":
+            self.requests[f"{event['method']} {event['path']}"] += 1
+        elif event.get("event") == "malformed request":
+            self.malformed += 1
+
+    @property
+    def count(self) -> int:
+        return self.requests.total() + self.malformed
+
+
+@pytest.fixture
+def seen(caplog: pytest.LogCaptureFixture) -> Iterator[Seen]:
+    caplog.set_level(logging.INFO)
+    handler = Seen()
+    logging.getLogger().addHandler(handler)
+    yield handler
+    logging.getLogger().removeHandler(handler)
+
+
+@pytest.fixture
+async def gateway(start: Start) -> Gateway:
+    """One that knows the images of every attack."""
+    gateway = await start()
+    await gateway.location("one")
+    for n in range(len(ATTACKS)):
+        for image in (KNOWN, POISON, VICTIM):
+            await gateway.claim("one", numbered(image, n))
+    return gateway
+
+
+def numbered(text: str, n: int) -> str:
+    return text.replace(N, f"{n:012d}")
+
+
+def port_of(gateway: Gateway) -> int:
+    return int(gateway.url.rpartition(":")[2])
+
+
+def statuses(told: str) -> list[str]:
+    return re.findall(r"^HTTP/1\.[01] (\d+)", told, re.MULTILINE)
+
+
+async def test_what_could_be_read_in_two_ways_is_refused_and_ends_the_connection(
+    gateway: Gateway, seen: Seen
+) -> None:
+    for n, (name, text) in enumerate(ATTACKS.items()):
+        told, ended = await exchange(port_of(gateway), numbered(text, n))
+        if name in PLAIN:
+            assert "400" not in statuses(told), name
+            continue
+        assert statuses(told) == ["400"], name
+        assert ended, name
+        assert not [one for one in seen.requests if numbered(POISON, n) in one], name
+    assert 3 * seen.malformed > 2 * len(ATTACKS)
+
+
+async def victim(port: int, n: int) -> None:
+    """Somebody else asks, and gets his own answer."""
+    image, mine = numbered(VICTIM, n), f"req-{uuid.uuid4()}"
+    ask = f"GET /v2/images/{image} HTTP/1.1\r\nHost: a\r\nX-Openstack-Request-Id: {mine}\r\n"
+    told, _ = await exchange(port, f"{ask}Connection: close\r\n\r\n")
+    assert statuses(told) == ["307"], f"attack {[*ATTACKS][n]!r}: {told}"
+    assert f"Location: https://one.example:9292/v2/images/{image}\r\n".lower() in told.lower()
+    assert mine in told
+
+
+@pytest.mark.balancer
+@pytest.mark.parametrize("kind", [Haproxy, Nginx])
+async def test_a_proxy_and_the_gateway_agree_on_every_request(
+    gateway: Gateway, seen: Seen, kind: type[Balancer]
+) -> None:
+    balancer = started(kind(port_of(gateway)))
+    numbers = iter(range(len(ATTACKS)))
+    texts = [*ATTACKS.values()]
+
+    async def attack() -> None:
+        for n in numbers:
+            told, _ = await exchange(balancer.port, numbered(texts[n], n))
+            assert VICTIM[:8] not in told, [*ATTACKS][n]
+            await victim(balancer.port, n)
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(ATTACKERS):
+                group.create_task(attack())
+        await wait_until(lambda: len(balancer.sent()) >= seen.count >= len(ATTACKS))
+        await asyncio.sleep(2 * QUIET)  # for what was smuggled and comes late
+        # A target in absolute form is a path by then, and that of CONNECT is none.
+        bare = re.compile(r"(?<= )https?://[^/]+|(?<=^CONNECT ).*")
+        sent = Counter(bare.sub("", one) for one in balancer.sent())
+        assert seen.requests - sent == Counter(), "the gateway saw what was not sent to it"
+        assert (sent - seen.requests).total() == seen.malformed, sent - seen.requests
+        assert sent.total() > len(ATTACKS), "hardly an attack went through"
+    finally:
+        balancer.close()

@@ -1,0 +1,220 @@
+"""The gateway over TLS: what it does not start with, what it speaks, a renewed certificate."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import re
+import shutil
+import signal
+import ssl
+from collections.abc import Callable
+from pathlib import Path
+
+import aiohttp
+import pytest
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    PrivateFormat,
+    load_pem_private_key,
+)
+
+from resolver.errors import SettingsError
+from resolver.gateway.tls import load
+from resolver.settings import load_settings
+from tests.cli.test_serve import run, serve
+from tests.cli.test_workers import workers
+from tests.gateway.conftest import ADMIN, TOKEN, Start
+from tests.gateway.test_door import Ordinary
+from tests.support.certificates import Authority, Files
+from tests.support.wait import wait_until
+
+PEM = re.compile("-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", re.DOTALL)
+ID = "0a1b2c3d-4e5f-4a6b-8c7d-9e0f1a2b3c4d"
+
+
+@pytest.fixture
+def files(authority: Authority, tmp_path: Path) -> Files:
+    """A certificate that the test may replace."""
+    issued = authority.issue()
+    mine = Files(tmp_path / "cert.pem", tmp_path / "key.pem")
+    replace(mine, issued)
+    return mine
+
+
+def replace(files: Files, by: Files) -> None:
+    """As certbot and Kubernetes do: each file at once, the two one after the other."""
+    for old, new in ((files.cert, by.cert), (files.key, by.key)):
+        shutil.copy(new, old.with_suffix(".new"))
+        old.with_suffix(".new").replace(old)
+
+
+async def shown(url: str, authority: Authority) -> bytes | None:
+    """The certificate that a new connection is shown."""
+    host, port = url.removeprefix("https://").split(":")
+    _, writer = await asyncio.open_connection(host, int(port), ssl=authority.client())
+    try:
+        found: bytes | None = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
+        return found
+    finally:
+        writer.close()
+        await writer.wait_closed()
+
+
+def der(files: Files) -> bytes:
+    return ssl.PEM_cert_to_DER_cert(PEM.findall(files.cert.read_text())[0])
+
+
+def missing(files: Files, _: Authority) -> Files:
+    return Files(files.cert, files.key.with_name("none.pem"))
+
+
+def other_key(files: Files, authority: Authority) -> Files:
+    return Files(files.cert, authority.issue().key)
+
+
+def encrypted(files: Files, _: Authority) -> Files:
+    key = load_pem_private_key(files.key.read_bytes(), None)
+    form = (Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"secret"))
+    files.key.write_bytes(key.private_bytes(*form))
+    return files
+
+
+def swapped(files: Files, _: Authority) -> Files:
+    return Files(files.key, files.cert)
+
+
+def broken(files: Files, _: Authority) -> Files:
+    files.cert.write_text(files.cert.read_text()[:200] + "\n")
+    return files
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (missing, "RESOLVER_TLS_KEY: cannot read .*none.pem: No such file"),
+        (other_key, "RESOLVER_TLS_KEY: .* is not the key of .*cert.pem"),
+        (encrypted, "RESOLVER_TLS_KEY: .*key.pem wants a passphrase.*openssl pkey"),
+        (swapped, "RESOLVER_TLS_CERT: .*key.pem holds no certificate in PEM form"),
+        (broken, "RESOLVER_TLS_CERT, RESOLVER_TLS_KEY: .* cannot be used: "),
+    ],
+)
+async def test_what_cannot_be_used_is_one_line_at_start(
+    files: Files, authority: Authority, spoil: Callable[[Files, Authority], Files], says: str
+) -> None:
+    status, _, err = await run("serve", "--port", "0", **spoil(files, authority).environ)
+    assert status == 1
+    assert re.search(says, err)
+    assert err.count("\n") == 1, err
+
+
+def test_a_key_without_a_certificate_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RESOLVER_TLS_KEY", "/key.pem")
+    with pytest.raises(SettingsError, match="set RESOLVER_TLS_CERT"):
+        load_settings()
+
+
+def test_nothing_older_than_tls_1_2_is_spoken(files: Files) -> None:
+    context = load(files.cert, files.key)
+    assert context.minimum_version == ssl.TLSVersion.TLSv1_2
+    weak = re.compile("NULL|EXP|RC4|DES|MD5|ADH|AECDH|PSK")
+    assert not [c["name"] for c in context.get_ciphers() if weak.search(c["name"])]
+
+
+async def test_the_door_answers_over_tls_and_links_say_https(
+    start: Start, files: Files, authority: Authority, ordinary: Ordinary
+) -> None:
+    gateway = await start(tls_cert=str(files.cert), tls_key=str(files.key))
+    assert gateway.url.startswith("https://127.0.0.1:")
+    await gateway.location("one")
+    await gateway.claim("one", ID)
+    connector = aiohttp.TCPConnector(ssl=authority.client())
+    async with aiohttp.ClientSession(gateway.url, connector=connector) as http:
+        for _ in range(5):
+            async with http.get(f"/v2/images/{ID}", allow_redirects=False) as reply:
+                assert reply.status == 307
+                assert reply.headers["Location"] == f"https://one.example:9292/v2/images/{ID}"
+        # The first may come with the end of the handshake, before aiohttp's task has begun.
+        assert ordinary.count <= 1
+        async with http.get("/versions") as reply:
+            for version in (await reply.json())["versions"]:
+                assert version["links"][0]["href"].startswith(f"{gateway.url}/v")
+
+
+async def test_plain_http_gets_no_answer(start: Start, files: Files) -> None:
+    gateway = await start(tls_cert=str(files.cert), tls_key=str(files.key))
+    async with aiohttp.ClientSession() as http:
+        with pytest.raises(aiohttp.ClientError):
+            await http.get(gateway.url.replace("https", "http") + "/livez")
+
+
+async def test_a_new_certificate_is_shown_to_the_next_connection(
+    start: Start, files: Files, authority: Authority, caplog: pytest.LogCaptureFixture
+) -> None:
+    gateway = await start(tls_cert=str(files.cert), tls_key=str(files.key))
+    old, new = der(files), authority.issue()
+    assert await shown(gateway.url, authority) == old
+    shutil.copy(new.cert, files.cert)  # the moment before the key comes
+    assert await shown(gateway.url, authority) == old
+    assert "is not the key of" in caplog.text
+    files.cert.unlink()
+    assert await shown(gateway.url, authority) == old
+    replace(files, new)
+    assert await shown(gateway.url, authority) == der(new)
+    assert [r for r in caplog.records if r.levelno == logging.ERROR]
+
+
+async def test_a_key_may_stand_in_the_certificates_file(
+    start: Start, files: Files, authority: Authority
+) -> None:
+    files.cert.write_text(files.key.read_text() + files.cert.read_text())
+    gateway = await start(tls_cert=str(files.cert))
+    assert await shown(gateway.url, authority) == der(files)
+
+
+async def test_a_handshake_that_never_ends_holds_up_nobody_and_no_exit(
+    files: Files, authority: Authority
+) -> None:
+    async with serve(**files.environ) as server:
+        assert server.url.startswith("https://")
+        host, port = server.url.removeprefix("https://").split(":")
+        _, silent = await asyncio.open_connection(host, int(port))
+        try:
+            assert await shown(server.url, authority) == der(files)
+            server.process.send_signal(signal.SIGTERM)
+            async with asyncio.timeout(5):
+                assert await server.process.wait() == 0
+        finally:
+            silent.close()
+        assert "Traceback" not in server.output
+
+
+@pytest.mark.redis
+async def test_workers_speak_it_too_and_take_a_new_one_up(
+    redis_url: str, files: Files, authority: Authority
+) -> None:
+    environ = {"RESOLVER_REDIS_URL": redis_url, "RESOLVER_ADMIN_TOKENS": TOKEN, **files.environ}
+    more = ("--workers", "2", "--role", "gateway", "--location", "one=https://one.example")
+    async with serve(*more, **environ) as server:
+        await wait_until(lambda: len(workers(server)) == 2)
+        before = workers(server)
+        connector = aiohttp.TCPConnector(ssl=authority.client(), force_close=True)
+        async with aiohttp.ClientSession(server.url, connector=connector) as http:
+            async with http.put(f"/locations/one/images/{ID}", headers=ADMIN) as reply:
+                assert reply.status == 201
+            for _ in range(8):
+                async with http.get(f"/v2/images/{ID}", allow_redirects=False) as reply:
+                    assert reply.status == 307
+            new = authority.issue()
+            replace(files, new)
+            for _ in range(8):  # whichever worker it is
+                assert await shown(server.url, authority) == der(new)
+            encrypted(files, authority)  # SIGHUP: the settings stay as they were
+            os.kill(server.process.pid, signal.SIGHUP)
+            await wait_until(lambda: "the settings stay as they were" in server.output)
+            replace(files, new)
+            os.kill(server.process.pid, signal.SIGHUP)
+            await wait_until(lambda: len(workers(server)) == 2 and not workers(server) & before)
+            assert await shown(server.url, authority) == der(new)
