@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Iterable, Mapping
 
@@ -61,6 +62,11 @@ class Metrics:
             "1 while this process answers without Redis",
             registry=self.registry,
         ).set_function(lambda: float(self.without_index()))
+        Gauge(
+            "glance_resolver_tasks",
+            "Tasks of the event loop; steady where the load is",
+            registry=self.registry,
+        ).set_function(lambda: len(asyncio.all_tasks()))
         self.siblings: Siblings | None = None
         """The other workers, where there are several."""
 

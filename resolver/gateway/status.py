@@ -42,7 +42,7 @@ class Counter:
         """Figures of now, or of a little ago where taking them is dear."""
         async with self._lock:
             last = self._last
-            if last is None or time.time() - last.at > CENSUS_SHARE * last.seconds:
+            if last is None or abs(time.time() - last.at) > CENSUS_SHARE * last.seconds:
                 self._last = last = await self._index.claims.census()
             return last
 

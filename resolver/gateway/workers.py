@@ -12,6 +12,7 @@ connections that wait when a worker ends are its successor's.
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import gc
 import itertools
 import logging
@@ -49,6 +50,9 @@ BEAT = 1.0
 AGAIN = 1.0
 """Seconds that a worker which cannot start waits before it ends, so that tries do not pile up."""
 
+FOLDER = "glance-resolver-workers-"
+"""What the names of workers' folders begin with."""
+
 log = logging.getLogger(__name__)
 
 
@@ -77,6 +81,38 @@ def listen(settings: Settings) -> list[list[socket.socket]]:
     except OSError as error:
         raise cannot_listen(settings, error) from error
     return sockets
+
+
+def make_folder() -> Path:
+    """A folder for the workers' files. Those of arbiters that were killed are removed.
+
+    Each is locked for as long as a process of its arbiter lives: the lock is inherited, and ends
+    with the last of them.
+    """
+    for old in Path(tempfile.gettempdir()).glob(f"{FOLDER}*"):
+        if (lock := _locked(old)) is not None:
+            shutil.rmtree(old, ignore_errors=True)
+            os.close(lock)
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=FOLDER))
+        if _locked(folder) is not None and folder.exists():  # or another start has removed it
+            return folder
+
+
+def _locked(folder: Path) -> int | None:
+    """The lock of a folder of ours, as a file descriptor; None where somebody holds it."""
+    try:
+        found = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(found, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.fstat(found).st_uid == os.geteuid():
+            return found
+    except BlockingIOError:
+        pass
+    os.close(found)
+    return None
 
 
 def _bound(one: socket.socket, family: int, address: Any) -> int:
@@ -248,7 +284,7 @@ def run(
         SettingsError: the address cannot be listened on.
     """
     sockets = listen(settings)
-    folder = Path(tempfile.mkdtemp(prefix="glance-resolver-"))
+    folder = make_folder()
     say(shown_url(settings, sockets[0][0].getsockname()[1]))
     gc.freeze()  # what is there now is shared with the workers, as long as nobody writes to it
     gc.enable()

@@ -8,7 +8,7 @@ from resolver.index.cache import ClaimCache
 from resolver.index.claims import Census, Claims, Lookup
 from resolver.index.codec import Buckets
 from resolver.index.connection import Index, open_index
-from resolver.index.leases import Lease
+from resolver.index.leases import Lease, LostLease
 from resolver.index.records import Record, Records, Snapshot, Wanted
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "Index",
     "Lease",
     "Lookup",
+    "LostLease",
     "Record",
     "Records",
     "Snapshot",

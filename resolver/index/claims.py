@@ -290,7 +290,10 @@ class Claims:
                 fields.setdefault(buckets.number(raw), []).append(buckets.field(raw))
             return _calls(RELEASE, buckets, (number,), fields)
 
-        return await self._write(calls) if gone else 0
+        released = await self._write(calls) if gone else 0
+        for raw in gone:  # what this process did, Redis need not tell it first
+            self.cache.drop(self.buckets.shelf(raw))
+        return released
 
     async def purge(self, numbers: Sequence[int], *, pace: float = 0.0) -> int:
         """Drops all claims of locations that were removed, bucket by bucket.

@@ -14,6 +14,10 @@ RENEW = load("lease_renew")
 DROP = load("lease_drop")
 
 
+class LostLease(Exception):
+    """Somebody else has taken the work over."""
+
+
 class Lease:
     """Held from `take` until `drop`, or until ``seconds`` after the last `renew`."""
 
@@ -33,6 +37,15 @@ class Lease:
     async def renew(self) -> bool:
         """Whether we still hold it, for another full time."""
         return bool(await self._link.run(RENEW, [self._key], [self._token, self._milliseconds]))
+
+    async def hold(self) -> None:
+        """As `renew`.
+
+        Raises:
+            LostLease: we do not hold it any more.
+        """
+        if not await self.renew():
+            raise LostLease
 
     async def drop(self) -> None:
         """Lets the next one take it. Nothing happens if we did not hold it."""

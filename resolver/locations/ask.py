@@ -25,7 +25,8 @@ from resolver.locations.table import Place, TableKeeper, blindness
 from resolver.models import Health, Owner, format_id
 
 REMEMBERED = 100_000
-"""Most images of which answers are remembered: some 40 MB where there are two locations."""
+"""Most images of which answers of lately are remembered: some 40 MB where there are two
+locations."""
 
 SIGHT = 300.0
 """Seconds for which it is believed what a credential sees."""
@@ -86,11 +87,13 @@ Image = tuple[bytes, int]
 class _Noes(dict[int, Said]):
     """Locations that said no of an image, by number, while the index had these owners."""
 
-    __slots__ = ("owners",)
+    __slots__ = ("at", "owners")
 
     def __init__(self, owners: tuple[Owner, ...]) -> None:
         super().__init__()
         self.owners = owners
+        self.at = 0.0
+        """When the last of them said so."""
 
 
 class Asker:
@@ -338,8 +341,14 @@ class Asker:
         # To the end: the first is the one longest unasked.
         known = self._memory.pop(image, None) or _Noes(owners)
         known[number] = said
+        known.at = said.at
         self._memory[image] = known
-        while len(self._memory) > REMEMBERED:
+        for _ in range(2):  # faster than new ones come, and never at length
+            first = next(iter(self._memory))
+            if said.at - self._memory[first].at <= self._remember:
+                break
+            del self._memory[first]
+        if len(self._memory) > REMEMBERED:
             del self._memory[next(iter(self._memory))]
 
     async def close(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -247,6 +248,7 @@ class Registry:
         )
         if before is not None and otherwise and before.location.number == location.number:
             await self._index.records.want_sweep(location.number)
+        await self._learn()
         return location
 
     async def _check_notifications(self, wanted: Location) -> None:
@@ -269,6 +271,12 @@ class Registry:
         """
         if not await self._index.records.remove(check_name(name), by):
             raise self._no_such(name)
+        await self._learn()
+
+    async def _learn(self) -> None:
+        """What this process did, Redis need not tell it first."""
+        with contextlib.suppress(IndexLost):  # it is being made anew
+            await self._tables.fresh()
 
     async def sweep(self, name: str, *, confirm_shrink: bool = False, by: str = "") -> None:
         """Asks the indexers to sweep a location now.

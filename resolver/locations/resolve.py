@@ -181,7 +181,7 @@ class Round:
             one = said.get(place.location.number, NOT_ASKED)
             if one.owner is None and not one.no:
                 doubts[place.name] = one.why
-        return doubts | self.table.missed(time.time())
+        return doubts | self.table.missed()
 
     @staticmethod
     def _offer(raw: bytes, candidate: Candidate) -> Offer:

@@ -115,14 +115,16 @@ class Place:
             return f"never swept ({sweep.error_code})" if sweep.error else "not swept yet"
         if self.blind:
             return self.blind
-        took = sweep.ended - sweep.started
+        took = max(sweep.ended - sweep.started, 0.0)
         age = now - sweep.ended
-        if age > self.terms.swept_within + took:
+        # Of a clock that was set back since, it may be of any time.
+        if abs(age) > self.terms.swept_within + took:
             why = f" ({sweep.error_code})" if sweep.error else ""
             return f"the last whole sweep ended {age:.0f} s ago{why}"
         news = now - max(sweep.ended, poll.ended or 0.0)
         # Polls that work are not told to every table, those that fail are.
-        if poll.error and self.terms.polled_within is not None and news > self.terms.polled_within:
+        within = self.terms.polled_within
+        if poll.error and within is not None and abs(news) > within:
             return f"what changed was last read {news:.0f} s ago ({poll.error_code})"
         return ""
 
@@ -178,7 +180,8 @@ class Table:
     def __init__(
         self, snapshot: Snapshot, terms: Terms, lost: Mapping[str, float] | None = None
     ) -> None:
-        """``lost``: locations that an index had which is gone, and until when they are missed."""
+        """``lost``: locations that an index had which is gone, and until when they are missed, by
+        `time.monotonic`."""
         self.identity = snapshot.identity
         self.version = snapshot.version
         self.records: Mapping[str, Record] = snapshot.records
@@ -199,10 +202,11 @@ class Table:
     def doubts(self, now: float) -> dict[str, str]:
         """Why `absent` cannot be said: locations in service that cannot vouch, each with why."""
         doubts = {place.name: place.doubt(now) for place in self.in_service()}
-        return {name: doubt for name, doubt in doubts.items() if doubt} | self.missed(now)
+        return {name: doubt for name, doubt in doubts.items() if doubt} | self.missed()
 
-    def missed(self, now: float) -> dict[str, str]:
+    def missed(self) -> dict[str, str]:
         """Locations that nobody removed and that are not here, each with why."""
+        now = time.monotonic()
         return {
             name: "Redis lost its data, and it is not registered again"
             for name, until in self.lost.items()
@@ -305,6 +309,6 @@ class TableKeeper:
         before = self.table
         lost = dict(before.lost)
         if before.identity not in ("", snapshot.identity):
-            until = time.time() + self._missed_for
+            until = time.monotonic() + self._missed_for
             lost |= {place.name: until for place in before.in_service()}
         self.table = Table(snapshot, self._terms, lost)

@@ -48,7 +48,7 @@ async def look(server: Server, before: Check | None) -> Seen:
         before is not None
         and bool(before.versions)
         and not before.failures
-        and now - before.versions_at < VERSIONS_EVERY
+        and abs(now - before.versions_at) < VERSIONS_EVERY
     )
     try:
         async with asyncio.timeout(PATIENCE):

@@ -62,6 +62,7 @@ class Follower:
         self._latest = Latest()
         self._before = place.status.feed
         self._feed = Feed(since=time.time(), at=time.time())
+        self._held = time.monotonic()
         self._pause = FIRST_PAUSE
         self._useless = 0
         """Links in a row that ended before anything was taken."""
@@ -86,7 +87,7 @@ class Follower:
             # while nobody was linked to it.
             before = self._before
             lost = subscription.new or bool(self._feed.error_code)
-            lost = lost or (before is not None and now - before.at > UNLINKED)
+            lost = lost or (before is not None and abs(now - before.at) > UNLINKED)
             log.info("notifications connected", location=location.name, gap=lost)
             await self._tell(Feed(connected=True, since=now, at=now))
             await self._linked(lost)
@@ -101,8 +102,9 @@ class Follower:
                 self._told("news", news)
                 self._told("old", len(useful) - news)
                 self._told("other", len(messages) - len(useful))
-                if time.time() - self._feed.at > ALIVE:
+                if time.monotonic() - self._held > ALIVE:
                     await self._hold()
+                    self._held = time.monotonic()
                     await self._tell(replace(self._feed, at=time.time()), quiet=True)
 
     async def _lost(self, error: LocationUnavailable | IndexUnavailable) -> None:

@@ -15,7 +15,7 @@ import structlog
 
 from resolver.errors import IndexUnavailable
 from resolver.glance import Clouds, Server
-from resolver.index import Index
+from resolver.index import Index, LostLease
 from resolver.locations import Place, TableKeeper
 from resolver.models import Check, Health, State
 from resolver.settings import Settings
@@ -81,29 +81,36 @@ class Checker:
         self._stats = stats
         self._watched: dict[int, _Watched] = {}
         self._limit = asyncio.Semaphore(LOOKS_AT_ONCE)
+        self._held = 0.0
+        """When the lease was last known to be ours, on the loop's clock."""
 
     async def run(self, hold: Hold, every: float) -> None:
         """Looks until ``hold``, called every ``every`` seconds, raises."""
         loop = asyncio.get_running_loop()
-        held = loop.time()
+        self._held = loop.time()
         self._watched.clear()  # another process may have looked meanwhile
         looks: set[asyncio.Task[None]] = set()
         try:
             while True:
-                if loop.time() - held >= every:
-                    await hold()
-                    held = loop.time()
+                await self._ours(hold, every)
                 self._take_in()
                 for one in self._watched.values():
                     if not one.busy and loop.time() >= one.due:
                         one.busy = True
-                        looks.add(task := asyncio.create_task(self._look(one)))
+                        looks.add(task := asyncio.create_task(self._look(one, hold, every)))
                         task.add_done_callback(looks.discard)
                 await asyncio.sleep(min(STEP, self._interval / 20))
         finally:
             for task in looks:
                 task.cancel()
             self._stats.suspects = False
+
+    async def _ours(self, hold: Hold, every: float) -> None:
+        """Renews the lease where that is due."""
+        loop = asyncio.get_running_loop()
+        if loop.time() - self._held >= every:
+            await hold()
+            self._held = loop.time()
 
     def _take_in(self) -> None:
         """Watches what the table has now, and no more."""
@@ -116,7 +123,7 @@ class Checker:
                 self._watched[number] = one = _Watched(place)
             one.place = place
 
-    async def _look(self, one: _Watched) -> None:
+    async def _look(self, one: _Watched, hold: Hold, every: float) -> None:
         loop = asyncio.get_running_loop()
         pause = self._interval
         try:
@@ -130,9 +137,13 @@ class Checker:
             async with self._limit:
                 server = Server(self._session, one.place.location, self._clouds)
                 seen = await look(server, one.check)
+            # We may have slept since (SIGSTOP, a suspended machine), and another looks by now.
+            await self._ours(hold, every)
             one.looked = loop.time()
             if await self._learn(one, seen):
                 pause *= AGAIN
+        except LostLease:
+            pass  # `run` will see
         except IndexUnavailable as error:  # as if nobody had looked
             log.warning("a look was not kept", location=one.place.name, reason=str(error))
         except Exception:

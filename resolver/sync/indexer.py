@@ -7,6 +7,7 @@ them do it; the lease of one that dies runs out, and another takes the work over
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import time
 from collections.abc import Awaitable, Callable, Coroutine
@@ -18,7 +19,7 @@ import structlog
 
 from resolver.errors import Conflict, IndexUnavailable, LocationUnavailable, ResolverError
 from resolver.glance import Clouds, Server
-from resolver.index import Index, Lease, Wanted
+from resolver.index import Index, Lease, LostLease, Wanted
 from resolver.locations import Place, Table, TableKeeper
 from resolver.models import Location, Progress, Sweep
 from resolver.settings import Settings
@@ -73,10 +74,6 @@ class Stats:
         table[location, result] = table.get((location, result), 0) + count
 
 
-class LostLease(Exception):
-    """Another indexer has taken the work over, or the location is gone."""
-
-
 class Indexer:
     """The background work of one process."""
 
@@ -98,7 +95,8 @@ class Indexer:
         self._followed: dict[int, dict[str, str]] = {}
         """Where the notifications come from that are followed, by location."""
         self._gap_swept: dict[int, float] = {}
-        """When a sweep was last wanted for notifications that were lost, by location."""
+        """When a sweep was last wanted for notifications that were lost, by location; by
+        `time.monotonic`, as are polls."""
         self._rest: set[asyncio.Task[None]] = set()
         self._sweeps = asyncio.Semaphore(SWEEPS_AT_ONCE)
         self.stats = Stats()
@@ -135,7 +133,7 @@ class Indexer:
             if place.location.notifications:
                 self._start(f"events:{number}", self._follow, place)
             polls = self._settings.poll_interval and place.versions
-            if polls and now >= self._next_poll.get(number, POLL_NOW):
+            if polls and time.monotonic() >= self._next_poll.get(number, POLL_NOW):
                 self._start(f"poll:{number}", self._poll, place)
         for number in self._next_poll.keys() - table.by_number.keys():
             del self._next_poll[number]
@@ -162,8 +160,9 @@ class Indexer:
         if sweep.error and sweep.failed is not None:
             # What an operator must confirm is no better listed again at once.
             soon = interval if sweep.error_code == "shrink-guard" else min(interval, RETRY)
-            return now >= sweep.failed + soon
-        return sweep.ended is None or now >= sweep.ended + interval
+            return abs(now - sweep.failed) >= soon
+        # A time that is still to come is of a clock that was set back since.
+        return sweep.ended is None or abs(now - sweep.ended) >= interval
 
     def _start(self, name: str, work: Work, what: Any) -> None:
         if name not in self._work:
@@ -189,30 +188,23 @@ class Indexer:
             log.exception("work failed", work=name)
 
     async def _check(self, lease: Lease, _: None) -> None:
-        async def hold() -> None:
-            if not await lease.renew():
-                raise LostLease
-
-        await self._checker.run(hold, LEASE / 3)
+        await self._checker.run(lease.hold, LEASE / 3)
 
     async def _poll(self, lease: Lease, place: Place) -> None:
         """Reads what changed at a location since the last poll, by whomever."""
         location, interval = place.location, self._settings.poll_interval
         asked = self._next_poll.get(location.number) == POLL_NOW
-        self._next_poll[location.number] = time.time() + interval * random.uniform(0.9, 1.1)
+        pause = interval * random.uniform(0.9, 1.1)
+        self._next_poll[location.number] = time.monotonic() + pause
         before = await self._index.records.poll(location.number)
         last = max(before.ended or 0, before.failed or 0)
-        if not asked and time.time() - last < interval / 2:
+        if not asked and abs(time.time() - last) < interval / 2:
             return  # another indexer has just polled
-
-        async def report() -> None:
-            if not await lease.renew():
-                raise LostLease
 
         server = Server(self._session, location, self._clouds)
         try:
             after = await poll(
-                self._index, server, place.versions, before, place.status.sweep, report
+                self._index, server, place.versions, before, place.status.sweep, lease.hold
             )
             result = "ok"
         except LocationUnavailable as error:
@@ -230,16 +222,12 @@ class Indexer:
         """Follows a location's notifications, until they are others or it is removed."""
         number, location = place.location.number, place.location
 
-        async def hold() -> None:
-            if not await lease.renew():
-                raise LostLease
-
         async def linked(lost: bool) -> None:
             self._next_poll[number] = POLL_NOW
-            now = time.time()
+            now = time.monotonic()
             sweep = self._tables.table.by_number.get(number, place).status.sweep
             # No poll tells what was deleted. Not again and again, where a link does not last.
-            due = now - self._gap_swept.get(number, 0.0) > self._settings.sweep_interval
+            due = now - self._gap_swept.get(number, -math.inf) > self._settings.sweep_interval
             if lost and due and sweep.ended is not None:
                 self._gap_swept[number] = now
                 await self._index.records.want_sweep(number)
@@ -248,7 +236,7 @@ class Indexer:
             if count:
                 self.stats.count(self.stats.events, place.name, kind, count)
 
-        follower = Follower(self._index, place, told, linked, hold)
+        follower = Follower(self._index, place, told, linked, lease.hold)
         self._followed[number] = location.notifications or {}
         try:
             await follower.run()
@@ -280,8 +268,7 @@ class Indexer:
                 result = await self._swept(current, lease, asked)
             finally:
                 renewing.cancel()
-            if not await lease.renew():
-                raise LostLease
+            await lease.hold()
             await self._index.records.set_sweep(number, result, current.location)
             if asked is not None:
                 await self._index.records.sweep_served(number, asked)
@@ -304,8 +291,7 @@ class Indexer:
         begun = time.time()
 
         async def report(_: Progress) -> None:
-            if not await lease.renew():
-                raise LostLease
+            await lease.hold()
 
         async def sighted(sees_all: bool | None, why: str) -> None:
             """At once, not when the sweep has ended: it tells what a no of this server is worth."""
@@ -367,12 +353,8 @@ class Indexer:
         """Gives the index other buckets."""
         begun = time.monotonic()
 
-        async def report() -> None:
-            if not await lease.renew():
-                raise LostLease
-
         try:
-            if await self._index.rebuild.run(bits, report):
+            if await self._index.rebuild.run(bits, lease.hold):
                 seconds = round(time.monotonic() - begun, 1)
                 log.info("index rebuilt", bits=bits, seconds=seconds)
         except Conflict as error:

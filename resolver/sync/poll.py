@@ -25,10 +25,10 @@ async def poll(
     versions: tuple[str, ...],
     before: Poll,
     sweep: Sweep,
-    report: Callable[[], Awaitable[None]],
+    hold: Callable[[], Awaitable[None]],
 ) -> Poll:
-    """Reads on from where ``before`` ended, or from where the last whole sweep began. ``report`` is
-    called after each page and may raise.
+    """Reads on from where ``before`` ended, or from where the last whole sweep began. ``hold`` is
+    called before anything is written down and raises where the poll is no longer ours.
 
     Raises:
         LocationUnavailable: the server failed. What was learnt so far stays.
@@ -43,10 +43,10 @@ async def poll(
         since = min(before.mark, there - (now - before.ended) + 2)
     images = claimed = released = 0
     async for changes in changed_since(server, versions, since - OVERLAP):
+        await hold()
         images += len(changes.there) + len(changes.gone)
         claimed += await index.sightings.saw(number, changes.there, changes.asked)
         if changes.gone:
             kept = await index.records.kept(number)
             released += await index.sightings.lost(number, changes.gone - kept)
-        await report()
     return Poll(ended=time.time(), mark=there, images=images, claimed=claimed, released=released)

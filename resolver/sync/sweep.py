@@ -149,7 +149,7 @@ class Sweeper:
 
     async def _begin(self, resume: Progress | None) -> tuple[_Tally, Resume | None]:
         """Where to start, from nothing or from another sweep's checkpoint."""
-        if resume is None or not resume.front or time.time() - resume.at > RESUME_WITHIN:
+        if resume is None or not resume.front or abs(time.time() - resume.at) > RESUME_WITHIN:
             tally = _Tally(time.time())
             await self._records.begin_progress(self._number, tally.progress())
             return tally, None

@@ -209,3 +209,29 @@ async def test_memory_takes_one_worker() -> None:
     status, _, err = await run("serve", "--port", "0", "--workers", "2")
     assert status == 1
     assert "needs a Redis to share" in err
+
+
+async def test_what_a_killed_arbiter_leaves_is_removed_by_the_next(
+    environ: dict[str, str], tmp_path: Path
+) -> None:
+    environ = {**environ, "TMPDIR": str(tmp_path)}
+
+    def folders() -> list[Path]:
+        return list(tmp_path.iterdir())
+
+    async with serve(*WORKERS, **environ) as server:
+        await wait_until(lambda: len(workers(server)) == 2)
+        pids = workers(server)
+        (left,) = folders()
+        async with serve(*WORKERS, **environ) as other:
+            assert left.exists(), "its processes live"
+            server.process.kill()
+            await server.process.wait()
+            await wait_until(lambda: not alive(pids))
+            assert left.exists()
+            other.process.terminate()
+            await other.process.wait()
+            assert folders() == [left]
+        async with serve(*WORKERS, **environ):
+            (own,) = folders()
+            assert own != left

@@ -1,4 +1,6 @@
-"""An indexer as a process of its own: ``python -m tests.distributed.indexer REDIS_URL``.
+"""An indexer as a process of its own: ``python -m tests.distributed.indexer REDIS_URL [JSON]``.
+
+The JSON has settings.
 
 Its leases are short, so that a test need not wait long for one to run out.
 """
@@ -6,6 +8,7 @@ Its leases are short, so that a test need not wait long for one to run out.
 from __future__ import annotations
 
 import asyncio
+import json
 import sys
 
 from resolver.services import open_services
@@ -17,12 +20,13 @@ LEASE = 2.0
 """Seconds."""
 
 
-async def main(url: str) -> None:
+async def main(url: str, settings: str = "{}") -> None:
     indexer.LEASE = LEASE
-    async with open_services(Settings(redis_url=url, **SETTINGS)) as services:
+    values = SETTINGS | json.loads(settings)
+    async with open_services(Settings(redis_url=url, **values)) as services:
         print("ready", flush=True)
         await services.indexer.run()
 
 
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1]))
+    asyncio.run(main(*sys.argv[1:]))

@@ -4,12 +4,15 @@ one that is killed or hangs is taken over."""
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import sys
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from aiohttp import web
@@ -61,10 +64,10 @@ class Watch:
 
 
 @asynccontextmanager
-async def process(url: str) -> AsyncIterator[asyncio.subprocess.Process]:
+async def process(url: str, **settings: Any) -> AsyncIterator[asyncio.subprocess.Process]:
     """An indexer that has begun its work."""
     running = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "tests.distributed.indexer", url),
+        *(sys.executable, "-m", "tests.distributed.indexer", url, json.dumps(settings)),
         cwd=ROOT,
         stdout=asyncio.subprocess.PIPE,
     )
@@ -227,3 +230,41 @@ async def fewest_claims(services: Services, location: Location) -> int:
 
     await wait_until(over, timeout=WITHIN)
     return min(fewest)
+
+
+async def test_a_checker_that_wakes_up_keeps_nothing_of_what_it_saw(
+    url: str, start_server: StartServer
+) -> None:
+    """Another looks at the locations by then."""
+    switch = Switch()
+    switch.fault = watch = Watch()
+    server = await start_server(middlewares=[switch.middleware])
+    health = {"health_interval": 0.2}
+    async with gateway(url) as services, process(url, **health) as first:
+        location, _ = await services.registry.put("one", {"url": server.url})
+        records = services.index.records
+        await wait_until(lambda: records.check(location.number), timeout=WITHIN)
+        watch.hold = lambda request: request.path == "/healthcheck"
+        await wait_until(lambda: watch.held, timeout=WITHIN, message="it looks")
+        os.kill(first.pid, signal.SIGSTOP)
+        slept = time.time()
+        watch.hold = lambda _: False
+        watch.open.set()  # the answer lies in its socket now
+
+        async def looked() -> float:
+            check = await records.check(location.number)
+            assert check is not None
+            return check.at
+
+        async with process(url, **health):
+
+            async def another() -> bool:
+                return await looked() > slept + LEASE
+
+            await wait_until(another, timeout=WITHIN, message="the other looks")
+            os.kill(first.pid, signal.SIGCONT)
+            seen = [await looked()]
+            while time.time() < slept + 2 * LEASE + 1:
+                seen.append(await looked())
+            assert seen == sorted(seen), "no look of before is written over a later one"
+            assert seen[-1] > seen[0]

@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 
+from resolver.errors import IndexUnavailable
 from resolver.locations import Resolver
+from resolver.locations.breaker import FAILURES
 from resolver.models import format_id
 from tests.gateway.conftest import ADMIN, Gateway, Start
 from tests.support.clouds import Cloud
@@ -187,3 +189,24 @@ async def test_nothing_is_used_for_longer_than_it_may(
     response, body = await world.gateway.get(f"/resolve/{KNOWN}")
     assert (response.status, body["code"]) == (503, "index-unavailable")
     assert response.headers["Retry-After"]
+
+
+@pytest.mark.parametrize("change", ["removed", "maintenance", "released"])
+async def test_what_this_gateway_has_changed_counts_at_once(world: World, change: str) -> None:
+    """Redis answers again, and requests do not ask it yet."""
+    gateway, breaker = world.gateway, world.resolver.breaker
+    for _ in range(FAILURES):
+        breaker.failed(IndexUnavailable("Redis did not answer"))
+    _, body = await gateway.get(f"/resolve/{KNOWN}")
+    assert breaker.why is not None
+    assert body["owners"][0]["location"] == "one"
+    if change == "removed":
+        await gateway.call("DELETE", "/locations/one", headers=ADMIN)
+    elif change == "maintenance":
+        fields = {"state": "maintenance", "reason": "disks"}
+        await gateway.call("PATCH", "/locations/one", headers=ADMIN, json=fields)
+    else:
+        world.cloud.servers["one"].delete(KNOWN)
+        await gateway.call("DELETE", f"/locations/one/images/{KNOWN}", headers=ADMIN)
+    _, body = await gateway.get(f"/resolve/{KNOWN}")
+    assert body.get("owners", []) == []

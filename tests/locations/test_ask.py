@@ -699,3 +699,19 @@ async def test_an_asker_that_ends_leaves_nobody_waiting() -> None:
             answer = await asking
         assert (answer.outcome, answer.missing) == (Outcome.UNKNOWN, ("one",))
         hold.open.set()
+
+
+async def test_what_is_too_old_to_be_of_use_is_not_kept() -> None:
+    async with clouds(absent_ttl=0.05) as cloud:
+        await cloud.add("one")
+        await cloud.add("two")
+        memory = cloud.services.asker._memory
+        most = 0
+        for raw in make_ids(200, seed=5):
+            assert (await cloud.resolve(format_id(raw))).outcome is Outcome.ABSENT
+            most = max(most, len(memory))
+        assert most < 150
+        await asyncio.sleep(0.1)
+        for raw in make_ids(most, seed=6):
+            await cloud.resolve(format_id(raw))
+        assert len(memory) < 150

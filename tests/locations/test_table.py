@@ -48,6 +48,12 @@ def test_a_failure_since_does_not_take_trust_away_before_its_time() -> None:
     assert place.doubt(END_OF_TRUST + 1).endswith("(server-error)")
 
 
+def test_a_sweep_of_a_clock_that_was_set_back_vouches_for_nothing() -> None:
+    place = make_place("one", sweep=WHOLE)
+    assert place.doubt(WHOLE.ended - 1) == ""
+    assert "last whole sweep" in place.doubt(WHOLE.ended - 3600)
+
+
 def test_never_swept() -> None:
     assert make_place("one").doubt(0) == "not swept yet"
     failed = Sweep(error="cannot connect", error_code="unreachable", failed=5)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -336,3 +337,25 @@ async def test_looks_that_tell_nothing_new_are_no_new_version(
             message="what is new is told to all",
         )
         assert (await services.index.claims.lookup([])).version > version
+
+
+@pytest.mark.parametrize("set_back", [False, True])
+async def test_a_clock_that_was_set_stops_no_sweep(server: StandIn, set_back: bool) -> None:
+    """What was written by the clock of before is an hour ahead of it, or behind."""
+    server.fill(30, seed=1)
+    async with indexing("memory:", poll_interval=3600) as services:
+        await services.registry.put("one", {"url": server.url})
+        await services.registry.sweep("one")
+        sweep = await swept(services, "one")
+        records, hour = services.index.records, 3700.0 if set_back else -3700.0
+        number = (await records.load()).records["one"].location.number
+        assert sweep.started
+        assert sweep.ended
+        other = replace(sweep, started=sweep.started + hour, ended=sweep.ended + hour)
+        await records.set_sweep(number, other)
+
+        async def again() -> bool:
+            now = (await records.load()).records["one"].status.sweep
+            return now.ended is not None and abs(now.ended - time.time()) < 60
+
+        await wait_until(again, message="it is swept again")
