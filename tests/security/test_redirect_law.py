@@ -1,0 +1,235 @@
+"""A redirect leads to a registered location that is in service and owns the image, nowhere else.
+
+Whatever the id's spelling, the rest of the path, the header fields and the table of locations are.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from typing import Any, NamedTuple
+from urllib.parse import unquote
+
+from hypothesis import event, given, settings
+from hypothesis import strategies as st
+
+from resolver.gateway.server import serving
+from resolver.models import Check, Health, State, format_id, letter_case, parse_id
+from resolver.services import open_services
+from resolver.settings import Settings
+from tests.gateway.conftest import V1, V2
+
+IMAGES = ("0a1b2c3d-4e5f-4a6b-8c7d-9e0f1a2b3c4d", "FFFFFFFF-4e5f-4a6b-8c7d-9e0f1a2b3c4d")
+
+URLS = [
+    "https://a.example",
+    "https://a.example/x",
+    "https://a.example/xy",
+    "https://a.example.evil.example",
+    "https://a.example:9292/image",
+    "http://10.0.0.1:9292",
+    "http://[2001:db8::1]:9292/glance/api",
+    "https://b.example/v2/images",
+    f"https://b.example/{IMAGES[0]}",
+    "https://b.example/%20;a=b",
+]
+
+KNOWN_FIELDS = {
+    *("cache-control", "location", "link", "vary", "content-type", "content-length", "date"),
+    *("server", "x-openstack-request-id", "connection", "retry-after", "allow"),
+}
+
+
+class Place(NamedTuple):
+    url: str
+    state: str
+    versions: tuple[str, ...]
+    owns: frozenset[int]
+    """Which of the images."""
+    upper: bool
+    """Whether it spells them in upper case."""
+
+
+places = st.builds(
+    Place,
+    st.sampled_from(URLS),
+    st.sampled_from([*State]).map(str),
+    st.sampled_from([(), V1, V2, V1 + V2]),
+    st.frozensets(st.sampled_from([0, 1])),
+    st.booleans(),
+)
+
+# What parsers of URLs and of header fields have stumbled over, among anything that can be sent.
+pieces = st.one_of(
+    st.sampled_from(
+        [
+            *(
+                "/",
+                "//",
+                "\\",
+                "/..",
+                "/.",
+                "%2f",
+                "%5c",
+                "%2e%2e",
+                "@evil.example",
+                ":80",
+                "#",
+                "?",
+            ),
+            *("%0d%0aLocation:%20http://evil.example", "%0a", "%0d", "%00", "%e5%98%8a%e5%98%8d"),
+            *(
+                "//evil.example",
+                "http://evil.example",
+                "%40evil.example",
+                ";",
+                "file",
+                "/file",
+                "&",
+            ),
+            *(
+                "\t",
+                "\xa0",
+                "%",
+                "%25",
+                "..;",
+                "/members/x",
+                IMAGES[0],
+                "\u0130".encode().decode("l1"),
+            ),
+        ]
+    ),
+    st.text(
+        st.characters(min_codepoint=33, max_codepoint=255, exclude_characters="\x7f"), max_size=8
+    ),
+)
+tails = st.lists(pieces, max_size=4).map("".join)
+spellings = st.sampled_from(
+    [
+        lambda text: text,
+        str.upper,
+        str.lower,
+        lambda text: text.replace("-", ""),
+        lambda text: f"urn:uuid:{text}",
+        lambda text: text.replace("-", "%2d"),
+    ]
+)
+targets = st.one_of(
+    st.builds(
+        lambda lead, api, image, spelt, tail: f"{lead}/{api}/images/{spelt(image)}{tail}",
+        st.sampled_from(["", "", "", "http://evil.example", "/", "/.", "//evil.example", "/x/.."]),
+        st.sampled_from(["v1", "v2"]),
+        st.sampled_from(IMAGES),
+        spellings,
+        tails,
+    ),
+    tails.map(lambda tail: f"/v2/schemas/image{tail}"),
+    tails,
+)
+hosts = st.sampled_from(
+    ["evil.example", "evil.example:80@a.example", "a.example", "[::1", "", "\xff"]
+)
+fields = st.lists(
+    st.tuples(
+        st.sampled_from(
+            [
+                *(
+                    "Host",
+                    "X-Forwarded-Host",
+                    "X-Forwarded-Proto",
+                    "X-Original-URL",
+                    "X-Rewrite-URL",
+                ),
+                *(
+                    "X-Forwarded-Prefix",
+                    "X-Resolver-Region",
+                    "X-Resolver-Exclude",
+                    "Referer",
+                    "Origin",
+                ),
+            ]
+        ),
+        hosts,
+    ).map(": ".join)
+    | hosts.map(lambda host: f"Forwarded: for=1.2.3.4;host={host};proto=https"),
+    max_size=3,
+)
+requests = st.tuples(st.sampled_from(["GET", "HEAD"]), targets, fields)
+
+
+async def head_of(port: int, method: str, target: str, extra: list[str]) -> str:
+    """The head of the answer."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        host = [] if any(one.startswith("Host:") for one in extra) else ["Host: gateway.example"]
+        lines = [f"{method} {target} HTTP/1.1", *host, *extra, "", ""]
+        writer.write("\r\n".join(lines).encode("latin-1"))
+        async with asyncio.timeout(10):
+            return (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+    finally:
+        writer.transport.abort()
+
+
+def permitted(table: list[Place], target: str) -> set[str]:
+    """What a redirect of this request may begin with, in full up to the id."""
+    starts = set()
+    image = re.search(r"/v[12]/images/([^/?#]*)", target)
+    if image is not None:
+        try:
+            raw = parse_id(re.sub("%2[dD]", "-", image[1]))
+        except Exception:
+            return set()
+        for place in table:
+            for n in place.owns if place.state != State.MAINTENANCE else ():
+                if parse_id(IMAGES[n]) == raw:
+                    text = IMAGES[n].upper() if place.upper else IMAGES[n]
+                    spelt = format_id(raw, letter_case(text))
+                    starts |= {f"{place.url}/v{api}/images/{spelt}" for api in (1, 2)}
+    elif target.startswith("/v2/schemas/"):
+        starts = {f"{p.url}/v2/schemas/" for p in table if p.state != State.MAINTENANCE}
+    return starts
+
+
+async def check(table: list[Place], asked: list[Any]) -> int:
+    """How many redirects there were, all of them right."""
+    redirects = 0
+    options: Any = {"port": 0, "role": "gateway", "probe": False, "admin_tokens": "ops=s3cret-1"}
+    async with open_services(Settings(**options)) as services, serving(services) as url:
+        for n, place in enumerate(table):
+            location, _ = await services.registry.put(
+                f"l{n}", {"url": place.url, "state": place.state}
+            )
+            look = Check(at=1.0, health=Health.UP, versions=place.versions)
+            await services.index.records.set_check(location.number, look)
+            for image in place.owns:
+                text = IMAGES[image].upper() if place.upper else IMAGES[image]
+                await services.registry.claim(f"l{n}", parse_id(text), letter_case(text))
+        for method, target, extra in asked:
+            head = await head_of(int(url.rpartition(":")[2]), method, target, extra)
+            lines = head.split("\r\n")[1:-2]
+            names = {line.partition(":")[0].lower() for line in lines}
+            assert names <= KNOWN_FIELDS, head
+            assert not re.search("[\0-\x09\x0b\x0c\x0e-\x1f\x7f]|(?<!\r)\n|\r(?!\n)", head), head
+            led = re.findall(r"(?im)^Location: (.*)\r$", head)
+            assert len(led) == (" 307 " in head.partition("\r\n")[0])
+            redirects += len(led)
+            led += re.findall(r"<([^>]*)>; rel=duplicate", head)
+            may = permitted(table, target)
+            for where in led:
+                segments = re.split(r"[/\\\\]", unquote(where.partition("?")[0]))
+                assert not {".", ".."} & set(segments), f"{target!r} leads out of {where}"
+                assert any(
+                    where.startswith(start)
+                    and (
+                        start.endswith("/") or where[len(start) : len(start) + 1] in ("", "/", "?")
+                    )
+                    for start in may
+                ), f"{method} {target!r} leads to {where}, not to one of {may}"
+    return redirects
+
+
+@settings(max_examples=150)
+@given(st.lists(places, min_size=1, max_size=4), st.lists(requests, min_size=10, max_size=30))
+def test_every_redirect_leads_to_a_registered_owner(table: list[Place], asked: list[Any]) -> None:
+    found = asyncio.run(check(table, asked))
+    event("redirects" if found else "none")
