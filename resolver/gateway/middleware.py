@@ -25,6 +25,11 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 HEADER = istr("X-Openstack-Request-Id")
 _WELL_FORMED = re.compile(r"req-[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}", re.ASCII)
 
+_SECRET = re.compile(
+    r"([?&;][^=&;]*(?:token|passw|secret|auth|key|sig|credential)[^=&;]*=)[^&;]*", re.IGNORECASE
+)
+"""A parameter that by its name may be one. None is taken from a query here, but clients err."""
+
 log = structlog.get_logger("access")
 
 
@@ -82,9 +87,10 @@ async def watch(request: web.Request, handler: Handler) -> web.StreamResponse:
             level = request.app[SERVICES].settings.access_log
             if level == "all" or (level == "errors" and status >= 400):
                 more = {"outcome": request[OUTCOME]} if OUTCOME in request else {}
-                log_request(
-                    rid, request.method, request.path_qs, status, seconds, request.remote, **more
-                )
+                path = request.path_qs
+                if "?" in path:
+                    path = _SECRET.sub(r"\1***", path)
+                log_request(rid, request.method, path, status, seconds, request.remote, **more)
 
 
 def log_request(
