@@ -95,6 +95,12 @@ def test_the_example_settings_can_be_loaded(monkeypatch: pytest.MonkeyPatch) -> 
     Settings(**tomllib.loads(text))
 
 
+def test_what_the_threat_model_says_is_shown_exists() -> None:
+    named = set(re.findall(r"tests/[\w/]+\.py", (ROOT / "SECURITY.md").read_text("utf-8")))
+    assert named
+    assert [name for name in named if not (ROOT / name).is_file()] == []
+
+
 def test_the_readme_has_the_two_commands() -> None:
     for mark in ("demo", "test"):
         block = re.search(rf"<!-- {mark} -->\n```sh\n(.+)\n```", README)
