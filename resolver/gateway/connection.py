@@ -154,7 +154,8 @@ class Connection(web.RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
-        if isinstance(exc, UnicodeError):  # aiohttp quotes an expectation that it does not know
+        if isinstance(exc, UnicodeError) and "Expect" in request.headers:
+            # aiohttp quotes an expectation that it does not know, whatever its bytes.
             status, message = 400, "Expect has bytes that no header field can have"
         if status >= 500:  # past the middleware: the connection itself broke
             return super().handle_error(request, status, exc, message)

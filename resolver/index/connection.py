@@ -185,7 +185,7 @@ def _check(connection: Any, url: str) -> None:
                 text = Path(file).read_bytes()
             except OSError as error:
                 raise _bad(url, f"ssl_{name}: cannot read {file}: {error.strerror}") from error
-            if b"ENCRYPTED" in text and not tls.password:  # else OpenSSL asks on the terminal
+            if b"ENCRYPTED" in text and not getattr(tls, "password", None):  # else OpenSSL asks on the terminal
                 raise _bad(url, f"ssl_{name}: {file} wants a passphrase: keep the key without one")
     try:
         tls.get()
