@@ -33,7 +33,7 @@ from gunicorn.glogging import Logger
 from gunicorn.workers.base import Worker
 
 from resolver import logs
-from resolver.errors import ResolverError
+from resolver.errors import ResolverError, SettingsError
 from resolver.gateway.server import BACKLOG, cannot_listen, serving, shown_url
 from resolver.gateway.siblings import Siblings
 from resolver.index import open_index
@@ -52,6 +52,9 @@ AGAIN = 1.0
 
 FOLDER = "glance-resolver-workers-"
 """What the names of workers' folders begin with."""
+
+LONGEST = 107 - len("/1000.socket")
+"""Bytes of the path of a folder with sockets in it (``sun_path`` of unix(7) has 108)."""
 
 log = logging.getLogger(__name__)
 
@@ -88,6 +91,9 @@ def make_folder() -> Path:
 
     Each is locked for as long as a process of its arbiter lives: the lock is inherited, and ends
     with the last of them.
+
+    Raises:
+        SettingsError: the path is too long for the sockets that will be in it.
     """
     for old in Path(tempfile.gettempdir()).glob(f"{FOLDER}*"):
         if (lock := _locked(old)) is not None:
@@ -96,7 +102,14 @@ def make_folder() -> Path:
     while True:
         folder = Path(tempfile.mkdtemp(prefix=FOLDER))
         if _locked(folder) is not None and folder.exists():  # or another start has removed it
-            return folder
+            break
+    if len(os.fsencode(folder)) > LONGEST:
+        folder.rmdir()
+        raise SettingsError(
+            f"the temporary folder {tempfile.gettempdir()} has too long a path for the workers' "
+            "sockets: set TMPDIR to another"
+        )
+    return folder
 
 
 def _locked(folder: Path) -> int | None:
@@ -281,7 +294,7 @@ def run(
     locations; ``registered``: the identity of the index that has them already.
 
     Raises:
-        SettingsError: the address cannot be listened on.
+        SettingsError: the address cannot be listened on, or `make_folder` says so.
     """
     sockets = listen(settings)
     folder = make_folder()

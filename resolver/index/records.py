@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 import secrets
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import lru_cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from resolver.errors import Conflict
 from resolver.index.audit import opening
@@ -31,6 +30,8 @@ from resolver.models import (
 
 if TYPE_CHECKING:
     from resolver.index.link import Link
+
+T = TypeVar("T")
 
 LOAD = load("load", reading=True)
 PUT = load("put_location", "version", "audit")
@@ -64,12 +65,6 @@ def _dump(value: Any) -> str:
     return json.dumps(value, separators=(",", ":"), sort_keys=True, ensure_ascii=False)
 
 
-SAME = 1 << 12
-"""Texts of each kind that are taken apart once, since most are as they were when the registry is
-read anew: all of 200 locations in a quarter of the time, during which no request is answered."""
-
-
-@lru_cache(SAME)
 def _location(name: str, stored: str) -> Location:
     number, _, text = stored.partition(" ")
     fields = json.loads(text)
@@ -78,7 +73,6 @@ def _location(name: str, stored: str) -> Location:
     return Location(name=name, number=int(number), **fields)
 
 
-@lru_cache(SAME)
 def _check(text: bytes) -> Check:
     fields = json.loads(text)
     fields["health"] = Health(fields["health"])
@@ -90,17 +84,14 @@ def _check(text: bytes) -> Check:
     return Check(**fields)
 
 
-@lru_cache(SAME)
 def _sweep(text: bytes) -> Sweep:
     return Sweep(**json.loads(text))
 
 
-@lru_cache(SAME)
 def _poll(text: bytes) -> Poll:
     return Poll(**json.loads(text))
 
 
-@lru_cache(SAME)
 def _feed(text: bytes) -> Feed:
     return Feed(**json.loads(text))
 
@@ -144,6 +135,9 @@ class Records:
         self._link = link
         self._keys = keys
         self._version = keys.version.encode()
+        self._parsed: dict[tuple[Any, ...], Any] = {}
+        """What the texts of the last `load` say. Most are as they were when the registry is read
+        anew: all of 200 locations in a quarter of the time, during which no request is answered."""
         self.changes = 0
         """Grows when the version has changed, or may have, since it was read."""
         link.hear(self._changed)
@@ -163,10 +157,18 @@ class Records:
             LOAD, [keys.version, keys.locations, keys.status, keys.meta], quick=True
         )
         status = pairs(statuses)
+        before, self._parsed = self._parsed, {}
+
+        def parsed(parse: Callable[..., T], *texts: Any) -> T:
+            key = (parse, *texts)
+            found: T = before.get(key) or parse(*texts)
+            self._parsed[key] = found
+            return found
+
         records = {}
         for raw_name, raw in sorted(pairs(locations).items()):
             name, stored = raw_name.decode(), raw.decode()
-            location = _location(name, stored)
+            location = parsed(_location, name, stored)
             check, sweep, poll, feed = (
                 status.get(b"%d:%s" % (location.number, what))
                 for what in (b"check", b"sweep", b"poll", b"feed")
@@ -174,10 +176,10 @@ class Records:
             records[name] = Record(
                 location,
                 Status(
-                    check=_check(check) if check else None,
-                    sweep=_sweep(sweep) if sweep else Sweep(),
-                    poll=_poll(poll) if poll else Poll(),
-                    feed=_feed(feed) if feed else None,
+                    check=parsed(_check, check) if check else None,
+                    sweep=parsed(_sweep, sweep) if sweep else Sweep(),
+                    poll=parsed(_poll, poll) if poll else Poll(),
+                    feed=parsed(_feed, feed) if feed else None,
                 ),
                 stored,
             )

@@ -235,3 +235,16 @@ async def test_what_a_killed_arbiter_leaves_is_removed_by_the_next(
         async with serve(*WORKERS, **environ):
             (own,) = folders()
             assert own != left
+
+
+async def test_a_temporary_folder_of_too_long_a_path_is_said(
+    environ: dict[str, str], tmp_path: Path
+) -> None:
+    folder = tmp_path / ("x" * 80)
+    folder.mkdir()
+    status, _, err = await run(
+        "serve", "--port", "0", "--workers", "2", **environ, TMPDIR=str(folder)
+    )
+    assert status == 1
+    assert "set TMPDIR to another" in err
+    assert os.listdir(folder) == []

@@ -74,8 +74,8 @@ async def process(url: str, **settings: Any) -> AsyncIterator[asyncio.subprocess
     try:
         assert running.stdout is not None
         async with asyncio.timeout(WITHIN):
-            while await running.stdout.readline() != b"ready\n":
-                assert running.returncode is None, "the indexer ended"
+            while (line := await running.stdout.readline()) != b"ready\n":
+                assert line, "the indexer ended"
         yield running
     finally:
         if running.returncode is None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from tests.distributed.conftest import own_cluster, sentinels
 from tests.faults.load import COLUMNS, ROWS
 from tests.gateway.conftest import start
 
-__all__ = ["start"]
+__all__ = ["own_cluster", "sentinels", "start"]
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:

@@ -4,19 +4,23 @@ acknowledged is there afterwards, and all is right again without help."""
 from __future__ import annotations
 
 import asyncio
+import os
+import subprocess
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import redis
 
+from resolver.errors import IndexUnavailable
 from resolver.standin import StandIn
 from tests.conftest import started
 from tests.faults.load import Load
 from tests.faults.process import process
+from tests.support.ids import make_ids
 from tests.support.proxy import Proxy
 from tests.support.redis import RedisServer, free_port
 from tests.support.wait import wait_until
@@ -32,11 +36,31 @@ class World:
     redis: RedisServer
     proxy: Proxy
     load: Load
+    folder: Path
+    """Where Redis keeps its data."""
 
 
 @pytest.fixture
-async def world(tmp_path: Path) -> AsyncIterator[World]:
-    server = started(RedisServer(tmp_path))
+def folder(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
+    """A folder; for those faults a small disk of its own."""
+    if "disk" not in request.node.name:
+        yield tmp_path
+        return
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if mounted.returncode:
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(f"no disk to fill: {mounted.stderr}")
+    yield tmp_path
+    subprocess.run(["umount", "--lazy", str(tmp_path)], check=True)
+
+
+@pytest.fixture
+async def world(folder: Path) -> AsyncIterator[World]:
+    server = started(RedisServer(folder))
     async with AsyncExitStack() as stack:
         stack.callback(server.kill)
         proxy = await stack.enter_async_context(Proxy(server.port))
@@ -48,7 +72,7 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
         await one.services.registry.sweep("two")
         await wait_until(load.right, 20)
         await load.warm()
-        yield World(server, proxy, load)
+        yield World(server, proxy, load, folder)
 
 
 async def killed(world: World) -> None:
@@ -151,6 +175,74 @@ async def other_password(world: World) -> None:
         client.config_set("requirepass", "")
 
 
+async def killed_in_a_batch(world: World) -> None:
+    """While a listing's images are being claimed: each is claimed or not, and claiming all again
+    ends it."""
+    services = world.load.process.services
+    number = services.tables.table.by_name["one"].location.number
+    ids = make_ids(40_000, seed=3)
+    claiming = asyncio.create_task(services.index.claims.claim(number, ids))
+    with world.redis.client() as client:
+        await wait_until(lambda: client.dbsize() > 5000, 10)
+    world.redis.kill()
+    with pytest.raises(IndexUnavailable):
+        await claiming
+    await asyncio.to_thread(world.redis.start)
+    await wait_until(lambda: done(services.index.ping()), 10)
+    kept = (await services.index.claims.lookup(ids)).owners
+    assert {tuple(owner.number for owner in owners) for owners in kept} == {(), (number,)}
+    missing = kept.count(())
+    assert await services.index.claims.claim(number, ids) == missing
+    assert 0 < missing < len(ids)
+
+
+async def done(call: Awaitable[object]) -> bool:
+    try:
+        await call
+    except IndexUnavailable:
+        return False
+    return True
+
+
+async def disk_full(world: World) -> None:
+    """Writes are refused, reads answered: with `appendfsync everysec`, Redis's default."""
+    with world.redis.client() as client:
+        client.config_set("appendfsync", "everysec")
+        with full(world.folder):
+            await wait_until(lambda: refuses(client), 10)
+            await asyncio.sleep(LASTS)
+
+
+async def disk_full_and_ended(world: World) -> None:
+    """With `appendfsync always` Redis ends itself, and does not start before there is room."""
+    with full(world.folder):
+        await wait_until(lambda: world.redis.ended, 10)
+        await asyncio.sleep(LASTS)
+    world.redis.kill()
+    await asyncio.to_thread(world.redis.start)
+
+
+def refuses(client: redis.Redis) -> bool:
+    try:
+        client.set("glr-probe", "x" * 4096)
+    except redis.ResponseError as error:
+        return "AOF" in str(error)
+    return False
+
+
+@contextmanager
+def full(folder: Path) -> Iterator[None]:
+    """No room on the disk that ``folder`` is on."""
+    file = folder / "full"
+    with file.open("wb", buffering=0) as out, suppress(OSError):
+        while out.write(b"x" * 1024):
+            pass
+    try:
+        yield
+    finally:
+        file.unlink()
+
+
 Fault = Callable[[World], Awaitable[None]]
 FAULTS: dict[str, Fault] = {
     "killed, 2.5 s, back with its data": killed,
@@ -167,6 +259,9 @@ FAULTS: dict[str, Fault] = {
     "read-only replica, 2.5 s": read_only,
     "out of memory, 2.5 s": out_of_memory,
     "another password, 2.5 s": other_password,
+    "killed in a batch of claims": killed_in_a_batch,
+    "disk full, 2.5 s": disk_full,
+    "disk full, Redis ends": disk_full_and_ended,
 }
 
 

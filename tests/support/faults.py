@@ -97,6 +97,20 @@ async def slow(_: web.Request, __: Handler) -> web.StreamResponse:
     raise AssertionError
 
 
+async def endless(request: web.Request, _: Handler) -> web.StreamResponse:
+    """The body goes on and on."""
+    response = web.StreamResponse(headers={"Content-Type": "application/json"})
+    await response.prepare(request)
+    while True:
+        await response.write(b" " * 65536)
+        await asyncio.sleep(0.01)
+
+
+async def circle(request: web.Request, _: Handler) -> web.StreamResponse:
+    """Redirected to itself."""
+    return web.Response(status=302, headers={"Location": str(request.url)})
+
+
 def images(change: Callable[[list[Any]], list[Any]]) -> Fault:
     """The true page with its images changed."""
 

@@ -1,17 +1,21 @@
-"""A TCP proxy for tests, which can cut, delay, hold back and break off what goes through it."""
+"""A TCP proxy for tests, which can cut, delay, hold back, slow down and spoil what goes through
+it."""
 
 from __future__ import annotations
 
 import asyncio
+import ssl
 from typing import Self
 
 
 class Proxy:
     """Passes connections on to a port of this host, as it is told."""
 
-    def __init__(self, target: int) -> None:
+    def __init__(self, target: int, tls: ssl.SSLContext | None = None) -> None:
+        """``tls``: speaks TLS to its clients, and nothing of it to the target."""
         self.target = target
         self.port = 0
+        self._tls = tls
         self.delay = 0.0
         """Seconds that answers take longer."""
         self._open = asyncio.Event()
@@ -20,6 +24,10 @@ class Proxy:
         """Whether new connections are closed at once."""
         self.break_after: int | None = None
         """Bytes of answers after which every connection is cut."""
+        self.byte_by_byte = 0.0
+        """Seconds between two bytes of an answer."""
+        self.corrupt = False
+        """Whether answers are others' bytes."""
         self._server: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -29,8 +37,7 @@ class Proxy:
         return f"redis://127.0.0.1:{self.port}/0"
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._passed, "127.0.0.1", 0)
-        self.port = self._server.sockets[0].getsockname()[1]
+        await self.listen()
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -40,6 +47,19 @@ class Proxy:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def listen(self) -> None:
+        """Where it listened before, if it did."""
+        self._server = await asyncio.start_server(
+            self._passed, "127.0.0.1", self.port, ssl=self._tls
+        )
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    def close(self) -> None:
+        """Nobody listens any more, and every connection is reset, until `listen`."""
+        assert self._server is not None
+        self._server.close()
+        self.cut()
 
     @property
     def silent(self) -> bool:
@@ -87,6 +107,13 @@ class Proxy:
                 if answers and self.delay:
                     await asyncio.sleep(self.delay)
                 await self._open.wait()
+                if answers and self.corrupt:
+                    data = bytes(byte ^ 0x5A for byte in data)
+                if answers and self.byte_by_byte:
+                    for byte in data:
+                        writer.write(bytes([byte]))
+                        await asyncio.sleep(self.byte_by_byte)
+                    continue
                 if answers and self.break_after is not None:
                     writer.write(data[: self.break_after])
                     await writer.drain()

@@ -73,6 +73,11 @@ class RedisServer:
             said = "".join(lines)
         raise RedisMissingError(f"redis-server does not start:\n{said}")
 
+    @property
+    def ended(self) -> bool:
+        """Whether it has ended by itself."""
+        return self._process is not None and self._process.poll() is not None
+
     def kill(self) -> None:
         """Ends it as a crash would: nothing is said to its clients."""
         process, self._process = self._process, None

@@ -1,0 +1,117 @@
+"""The clock is set an hour ahead, or back, while a resolver runs; that of its Redis is not.
+
+libfaketime does it (Debian: faketime). The monotonic clock goes on, as a kernel's does."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import uuid
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from resolver.standin import StandIn
+from tests.cli.test_serve import get, serve
+from tests.support.redis import RedisServer
+from tests.support.wait import wait_until
+
+pytestmark = pytest.mark.redis
+
+HOUR = 3600
+WITHIN = 20.0
+TOKEN = "s3cret-token"
+ADMIN = {"Authorization": f"Bearer {TOKEN}"}
+
+
+class Clock:
+    """The clock of the processes that are started with `environ`."""
+
+    def __init__(self, library: Path, file: Path) -> None:
+        self._file = file
+        self.environ = {
+            "LD_PRELOAD": str(library),
+            "FAKETIME_TIMESTAMP_FILE": str(file),
+            "FAKETIME_NO_CACHE": "1",
+            "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+            "DONT_FAKE_MONOTONIC": "1",
+        }
+        self.set(0)
+
+    def set(self, seconds: int) -> None:
+        """So many seconds ahead."""
+        self._file.write_text(f"{seconds:+d}\n")
+
+
+@pytest.fixture
+def clock(tmp_path: Path) -> Clock:
+    found = sorted(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))
+    if not found:
+        why = "no libfaketime (Debian: apt install faketime)"
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(why)
+    return Clock(found[0], tmp_path / "clock")
+
+
+@pytest.mark.parametrize("seconds", [HOUR, -HOUR])
+@pytest.mark.parametrize("probe", ["on", "off"])
+async def test_sweeps_go_on_and_nothing_is_wrongly_absent(
+    clock: Clock, own_redis: RedisServer, seconds: int, probe: str
+) -> None:
+    async with AsyncExitStack() as stack:
+        one, other = [await stack.enter_async_context(StandIn()) for _ in range(2)]
+        settings = {
+            "RESOLVER_REDIS_URL": own_redis.url,
+            "RESOLVER_ADMIN_TOKENS": f"ops={TOKEN}",
+            "RESOLVER_SWEEP_INTERVAL": "2",
+            "RESOLVER_POLL_INTERVAL": "0",
+            "RESOLVER_HEALTH_INTERVAL": "1",
+            "RESOLVER_PROBE": probe,
+        }
+        images = [one.add().id for _ in range(20)]
+        server = await stack.enter_async_context(
+            serve(f"--location=one={one.url}", **settings, **clock.environ)
+        )
+        http = await stack.enter_async_context(aiohttp.ClientSession(server.url, headers=ADMIN))
+
+        async def outcome(text: str) -> str:
+            _, body = await get(f"{server.url}/resolve/{text}")
+            return str(body["outcome"])
+
+        async def found(text: str) -> bool:
+            return await outcome(text) == "found"
+
+        async def absent() -> bool:
+            return await outcome(str(uuid.uuid4())) == "absent"
+
+        for text in images:
+            await wait_until(lambda text=text: found(text), WITHIN)
+        await wait_until(absent, WITHIN)
+        clock.set(seconds)
+        for text in images:
+            assert await found(text)
+        # A listing tells of what is new and of what has gone, however the clock was set.
+        new, gone = one.add().id, images.pop()
+        one.delete(gone)
+
+        async def known() -> bool:
+            assert all([await found(text) for text in images])
+            return await outcome(gone) == "absent"
+
+        await wait_until(known, WITHIN, "it is swept again")
+        await wait_until(lambda: found(new), WITHIN)
+        async with http.get("/locations/one") as reply:
+            assert (await reply.json())["coverage"]["covered"], "by the clock of now"
+        # A location that Redis lost, and no file has, is missed for an hour, by any clock.
+        async with http.put("/locations/other", json={"url": other.url}) as reply:
+            assert reply.status == 201
+        text = other.add().id
+        await wait_until(lambda: found(text), WITHIN)
+        own_redis.flush()
+        for image in images:
+            await wait_until(lambda image=image: found(image), WITHIN)
+        clock.set(2 * seconds)
+        for _ in range(20):
+            assert await outcome(str(uuid.uuid4())) == "unknown"
+            await asyncio.sleep(0.1)
