@@ -56,17 +56,20 @@ async def test_the_gateway_is_what_openapi_json_says(
     for server in (one, two):
         server.add(id=BOTH)
     two.add(id=V1_ONLY)
-    async with one, two:
-        async with serve(
+    async with (
+        one,
+        two,
+        serve(
             *("--location", f"one={one.url}", "--location", f"two={two.url}"),
             RESOLVER_REDIS_URL=index_url,
             RESOLVER_ADMIN_TOKENS=TOKEN,
             RESOLVER_ALLOWED_HOSTS="127.0.0.1",  # nobody else is asked anything
-        ) as server:
-            bearer = ["-H", f"Authorization: Bearer {TOKEN}"] if token else []
-            count = 8 if token else 4
-            status, report = await schemathesis(server.url, *bearer, count=count, home=tmp_path)
-            assert server.process.returncode is None, server.output
+        ) as server,
+    ):
+        bearer = ["-H", f"Authorization: Bearer {TOKEN}"] if token else []
+        count = 8 if token else 4
+        status, report = await schemathesis(server.url, *bearer, count=count, home=tmp_path)
+        assert server.process.returncode is None, server.output
     cases = re.search(r"(\d+) generated", report)
     ran(f"schemathesis, {'an admin' if token else 'anybody'}", int(cases[1]) if cases else 0)
     assert status == 0, report
