@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck
 
 LONG = "long"
-TIMES = 40
+TIMES = 10
 """How many times as many examples run on the long profile."""
 
 hypothesis.settings.register_profile(LONG, deadline=None, print_blob=True)

@@ -67,7 +67,7 @@ JSON = st.recursive(
 )
 
 
-@examples(300)
+@examples(150)
 @given(st.lists(st.uuids().map(str) | NEARLY | JSON, max_size=12))
 def test_many_ids_are_taken_as_each_of_them_is(items: list[object]) -> None:
     """The quick way for many, and the slow one, agree with `parse_id`."""
