@@ -67,19 +67,26 @@ def in_a_circle() -> Change:
 
 
 CHANGE: st.SearchStrategy[Change] = st.one_of(
-    st.builds(lambda at, row: on_images(lambda rows: [*rows[:at], row, *rows[at:]]),
-              st.integers(0, 20), ROW),
+    st.builds(
+        lambda at, row: on_images(lambda rows: [*rows[:at], row, *rows[at:]]),
+        st.integers(0, 20),
+        ROW,
+    ),
     st.builds(lambda at: on_images(lambda rows: rows[:at] + rows[at + 1 :]), st.integers(0, 20)),
     st.builds(lambda at: on_images(lambda rows: rows[at:] + rows[:at]), st.integers(0, 20)),
     st.just(on_images(lambda rows: [row for row in rows for _ in range(2)])),
     st.just(on_images(lambda rows: rows[::-1])),
     st.builds(lambda junk: on_images(lambda _: junk), JSON),
-    st.builds(lambda link: lambda d: {**d, "next": link} if isinstance(d, dict) else d,
-              NEXT | JSON),
+    st.builds(
+        lambda link: lambda d: {**d, "next": link} if isinstance(d, dict) else d, NEXT | JSON
+    ),
     st.builds(lambda junk: lambda _: junk, JSON),
-    st.builds(lambda key, junk: lambda d: {**d, key: junk} if isinstance(d, dict) else d,
-              st.sampled_from(["versions", "images", "id", "status"]), JSON),
-)  # fmt: skip
+    st.builds(
+        lambda key, junk: lambda d: {**d, key: junk} if isinstance(d, dict) else d,
+        st.sampled_from(["versions", "images", "id", "status"]),
+        JSON,
+    ),
+)
 
 
 class Answer:
@@ -135,18 +142,31 @@ HEADERS = st.dictionaries(
     st.sampled_from(["Content-Encoding", "X-Image-Meta-Id", "X-Image-Meta-Deleted", "Location"]),
     st.sampled_from(["gzip", "br", "true", "http://127.0.0.2:1/", IDS[0], "\x80"]),
     max_size=2,
-) | st.builds(lambda date: {"Date": date}, DATE)  # fmt: skip
+) | st.builds(lambda date: {"Date": date}, DATE)
 ANSWER = st.one_of(
     st.builds(Answer, CHANGE),
     st.builds(Answer, CHANGE),
-    st.builds(Answer, status=st.sampled_from([200, 204, 300, 304, 307, 400, 401, 403, 404, 410, 500,
-                                              503, 508, 599])),
+    st.builds(
+        Answer,
+        status=st.sampled_from(
+            [200, 204, 300, 304, 307, 400, 401, 403, 404, 410, 500, 503, 508, 599]
+        ),
+    ),
     st.builds(Answer, headers=HEADERS),
     st.builds(Answer, body=st.binary(max_size=50) | st.sampled_from([b"[" * 100_000, b"1" * 9999])),
-    st.builds(Answer, raw=st.binary(max_size=60) | st.sampled_from(
-        [b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n{}", b"HTTP/1.1 200\r\nA: \xff\r\n\r\n[]",
-         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", b"\r\n" * 100])),
-)  # fmt: skip
+    st.builds(
+        Answer,
+        raw=st.binary(max_size=60)
+        | st.sampled_from(
+            [
+                b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n{}",
+                b"HTTP/1.1 200\r\nA: \xff\r\n\r\n[]",
+                b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+                b"\r\n" * 100,
+            ]
+        ),
+    ),
+)
 SCRIPT = st.lists(st.none() | ANSWER, max_size=14)
 
 

@@ -67,7 +67,7 @@ async def test_the_gateway_is_what_openapi_json_says(
         ) as server,
     ):
         bearer = ["-H", f"Authorization: Bearer {TOKEN}"] if token else []
-        count = 8 if token else 4
+        count = 6 if token else 2
         status, report = await schemathesis(server.url, *bearer, count=count, home=tmp_path)
         assert server.process.returncode is None, server.output
     cases = re.search(r"(\d+) generated", report)
