@@ -130,6 +130,10 @@ class LocationUnavailable(ResolverError):
 
 
 class SettingsError(ResolverError):
-    """A setting, a locations file or a command line that cannot work. Shown at start."""
+    """A setting, a locations file or a command line that cannot work. Shown at start, in one line
+    whatever was quoted."""
 
     code, title = "settings", "Bad settings"
+
+    def __init__(self, detail: str) -> None:
+        super().__init__("".join(c if c.isprintable() else repr(c)[1:-1] for c in detail))

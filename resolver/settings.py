@@ -354,5 +354,7 @@ def load_settings(overrides: Mapping[str, Any] | None = None) -> Settings:
             else:
                 faults.append(f"{PREFIX}{name.upper()}: {message}")
         raise SettingsError("; ".join(faults)) from error
+    except RecursionError as error:
+        raise SettingsError(f"RESOLVER_CONFIG {file}: it is nested too deeply") from error
     except (ValueError, OSError) as error:
         raise SettingsError(f"RESOLVER_CONFIG {file}: {error}") from error

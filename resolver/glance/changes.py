@@ -40,8 +40,8 @@ async def server_time(server: Server) -> float:
     """
     date = (await server.ask("/versions")).headers.get("Date", "")
     try:
-        return parsedate_to_datetime(date).timestamp()
-    except ValueError:
+        return parsedate_to_datetime(date).astimezone(UTC).timestamp()
+    except (ValueError, OverflowError):
         return time.time()
 
 
@@ -66,6 +66,7 @@ async def changed_since(
 
 async def _v1_changes(server: Server, moment: str) -> AsyncIterator[Changes]:
     marker = ""
+    before: set[str] = set()
     while True:
         asked = time.monotonic()
         query = {**V1, "changes-since": moment, **({"marker": marker} if marker else {})}
@@ -85,6 +86,7 @@ async def _v1_changes(server: Server, moment: str) -> AsyncIterator[Changes]:
             else:
                 there[raw] = case
         yield Changes(there, frozenset(gone), asked)
-        if rows[-1]["id"] == marker:
-            raise LocationUnavailable("the listing repeats itself", code="bad-listing")
         marker = rows[-1]["id"]
+        if marker in before:
+            raise LocationUnavailable("the listing repeats itself", code="bad-listing")
+        before.add(marker)

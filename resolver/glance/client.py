@@ -203,9 +203,9 @@ class Server:
             why = error.os_error.strerror or error.os_error
             raise LocationUnavailable(f"cannot connect: {why}", code="unreachable") from error
         except (aiohttp.ClientError, asyncio.IncompleteReadError, OSError, ValueError) as error:
+            why = " ".join(str(error).split())[:300] or type(error).__name__  # aiohttp's has lines
             raise LocationUnavailable(
-                f"the answer broke off or was not HTTP: {error or type(error).__name__}",
-                code="cut",
+                f"the answer broke off or was not HTTP: {why}", code="cut"
             ) from error
 
     async def healthy(self) -> bool:

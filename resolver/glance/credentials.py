@@ -26,16 +26,19 @@ def token_of(auth: Mapping[str, str] | None) -> str | None:
 
 
 def read_text(path: Path, most: int) -> str:
-    """What a file holds, of ``most`` bytes at most; nothing else than a file is waited for.
+    """What a file holds; nothing else than a file is waited for.
 
     Raises:
-        OSError, ValueError: it cannot be read, or is no ASCII text.
+        OSError, ValueError: it cannot be read, is longer than ``most`` bytes, or is no ASCII text.
     """
     number = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     with open(number, "rb") as file:
         if not stat.S_ISREG(os.fstat(number).st_mode):
             raise OSError(errno.EINVAL, "it is no regular file")
-        return file.read(most).decode("ascii")
+        text = file.read(most + 1)
+    if len(text) > most:
+        raise OSError(errno.EFBIG, f"it is longer than {most} bytes")
+    return text.decode("ascii")
 
 
 def secret(variable: str | None, file_name: str | None, what: str) -> str:
@@ -50,7 +53,7 @@ def secret(variable: str | None, file_name: str | None, what: str) -> str:
     else:
         where = f"file {file_name}"
         try:
-            text = read_text(Path(file_name or ""), MAX_SECRET + 1)
+            text = read_text(Path(file_name or ""), MAX_SECRET)
         except (OSError, ValueError) as error:
             why = getattr(error, "strerror", None) or "it is not text"
             raise LocationUnavailable(

@@ -71,13 +71,23 @@ def open_cloud(name: str) -> tuple[Any, Any]:
         ), plugin
     except Exception as error:
         raise LocationUnavailable(
-            f"cloud {name!r} of clouds.yaml: {_line(error)}", code="no-credential"
+            f"cloud {name!r} of clouds.yaml: {_why(error)}", code="no-credential"
         ) from error
 
 
-def _line(error: Exception) -> str:
-    """The first line of what a library says, without what a URL in it may hold of a login."""
-    line = (str(error).strip() or type(error).__name__).splitlines()[0]
+def _why(error: Exception) -> str:
+    """What is wrong, in a line: where the file is no YAML; what a library says on purpose, without
+    what a URL in it may hold of a login; or that the file is not laid out as one must be."""
+    if (mark := getattr(error, "problem_mark", None)) is not None:
+        line = f"{mark.name}, line {mark.line + 1}: {getattr(error, 'problem', None)}"
+    elif type(error).__module__.partition(".")[0] in ("keystoneauth1", "openstack"):
+        line = (str(error).strip() or type(error).__name__).splitlines()[0]
+    else:
+        line = (
+            "it cannot be read as one: it must be `clouds:`, under it the cloud's name, and under "
+            f"that `auth:` with `auth_url:` and the login ({type(error).__name__})"
+        )
+    line = "".join(filter(str.isprintable, line))
     return re.sub(r"//[^/@\s]*@", "//***@", line)[:300]
 
 
@@ -139,7 +149,7 @@ def _base(url: str) -> str:
 
 def _no_token(name: str, error: Exception) -> LocationUnavailable:
     return LocationUnavailable(
-        f"cloud {name!r} of clouds.yaml gives no token: {_line(error)}", code="no-credential"
+        f"cloud {name!r} of clouds.yaml gives no token: {_why(error)}", code="no-credential"
     )
 
 

@@ -142,7 +142,7 @@ def rows_of(document: Any) -> list[dict[str, Any]]:
     return images
 
 
-def _ids(document: Any) -> list[str]:
+def _ids(document: Any) -> list[Any]:
     return [image["id"] for image in rows_of(document)]
 
 
@@ -263,7 +263,7 @@ async def _among(server: Server, ids: Sequence[str]) -> set[str]:
         if reply.status != 200:
             return set()
         document = reply.json()
-        found.update(_ids(document))
+        found.update(text for text in _ids(document) if isinstance(text, str))
         if "next" in document:
             return set()
     return found

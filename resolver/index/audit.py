@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from resolver.index.failure import legible
 from resolver.index.keys import Keys
 from resolver.index.scripts import load
 
@@ -58,6 +59,7 @@ class Audit:
         """Keeps that something was done that changed no location's fields."""
         await self._link.run(NOTE, [self._key], [opening(by, what, location)])
 
+    @legible()
     async def last(self, count: int, location: str = "") -> list[Entry]:
         """The last entries, the newest first; those about one location if one is named.
 

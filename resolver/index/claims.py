@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from resolver.errors import IndexLost, IndexUnavailable, SettingsError
 from resolver.index.cache import ClaimCache, Kept
 from resolver.index.codec import Buckets, decode_owners
+from resolver.index.failure import UNREADABLE, legible, unreadable
 from resolver.index.keys import Keys
 from resolver.index.link import pairs
 from resolver.index.scripts import Script, load
@@ -104,6 +105,7 @@ class Layout:
             self._made[bits] = Buckets(self._keys.bucket_prefix(bits), bits)
         return self._made[bits]
 
+    @legible()
     async def refresh(self) -> None:
         """Reads it anew.
 
@@ -221,14 +223,18 @@ class Claims:
             identity = self.layout.identity
             version, made, *values = await self._link.pipeline(commands, quick=True)
             if identity and made == [b"%d" % buckets.bits, identity.encode()]:
-                owners = [decode_owners(v) if v else () for v in values]
+                try:
+                    owners = [decode_owners(v) if v else () for v in values]
+                    number = int(version or 0)
+                except UNREADABLE as error:
+                    raise unreadable(error) from error
                 if places and self._link.sure():
                     for (bucket, kept), raw, value in zip(places, ids, values, strict=True):
                         if value:
                             self.cache.put(bucket, kept, raw, value)
                         else:
                             self.cache.none(bucket, raw)
-                return Lookup(identity, int(version or 0), owners)
+                return Lookup(identity, number, owners)
             await self.layout.refresh()
 
     def _opened(self, buckets: Buckets, ids: Sequence[bytes]) -> list[tuple[int, Kept]]:
@@ -295,6 +301,7 @@ class Claims:
             self.cache.drop(self.buckets.shelf(raw))
         return released
 
+    @legible()
     async def purge(self, numbers: Sequence[int], *, pace: float = 0.0) -> int:
         """Drops all claims of locations that were removed, bucket by bucket.
 
@@ -337,6 +344,7 @@ class Claims:
             if all(buckets.bits in done for buckets in self.layout.to_write()):
                 return total or 0
 
+    @legible()
     async def _run(self, calls: Iterable[Call]) -> int:
         total = 0
         batch: list[Call] = []
@@ -385,6 +393,7 @@ class Claims:
             if claims:
                 yield bucket, claims
 
+    @legible()
     async def census(self) -> Census:
         """Counts everything, a bounded batch at a time.
 

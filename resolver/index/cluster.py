@@ -16,6 +16,7 @@ import hiredis
 from redis.crc import key_slot
 from redis.exceptions import RedisError
 
+from resolver.index.failure import UNREADABLE
 from resolver.index.link import Address, Command, Link
 from resolver.index.wire import Lane, shared
 
@@ -239,10 +240,13 @@ class ClusterLink(Link):
             raise reply
         masters: dict[int, Address] = {}
         known: dict[Address, None] = {}
-        for first, last, *there in reply:
-            addresses = [((host or b"").decode() or node[0], port) for host, port, *_ in there]
-            masters.update(dict.fromkeys(range(first, last + 1), addresses[0]))
-            known.update(dict.fromkeys(addresses))
+        try:
+            for first, last, *there in reply:
+                addresses = [((host or b"").decode() or node[0], port) for host, port, *_ in there]
+                masters.update(dict.fromkeys(range(first, last + 1), addresses[0]))
+                known.update(dict.fromkeys(addresses))
+        except UNREADABLE as error:
+            raise ConnectionError(f"{node[0]}:{node[1]} tells no map of a cluster") from error
         if not masters:
             raise ConnectionError(f"{node[0]}:{node[1]} belongs to no cluster")
         return masters, list(known)

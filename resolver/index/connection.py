@@ -23,6 +23,7 @@ from resolver.index.audit import Audit
 from resolver.index.cache import ClaimCache
 from resolver.index.claims import Claims
 from resolver.index.cluster import ClusterLink
+from resolver.index.failure import UNREADABLE
 from resolver.index.keys import Keys
 from resolver.index.leases import Lease
 from resolver.index.link import Address, EmbeddedLink, Link, SentinelLink, SingleLink
@@ -101,7 +102,7 @@ class Watchers(Sentinel):
             for answer in asyncio.as_completed(asked):
                 try:
                     told.append((await answer).get(service_name))
-                except (RedisError, OSError) as error:
+                except (RedisError, OSError, *UNREADABLE) as error:
                     why = f": {error}"
                 if len(told) > len(asked) / 2:
                     break
@@ -195,7 +196,9 @@ def _check(connection: Any, url: str) -> None:
 
 
 def _bad(url: str, why: str) -> SettingsError:
-    return SettingsError(f"RESOLVER_REDIS_URL ({url.partition(':')[0]}:…): {why}")
+    scheme, colon, _ = url.partition(":")
+    shown = f" ({scheme[:20]}:…)" if colon else ""  # without one it may all be a password
+    return SettingsError(f"RESOLVER_REDIS_URL{shown}: {why}")
 
 
 def _host_port(text: str, default: int) -> tuple[str, int]:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 import socket
 import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import hiredis
 from redis.asyncio.sentinel import MasterNotFoundError
@@ -62,3 +64,28 @@ def _kind(error: BaseException) -> str:
             return f"it refused a command{f' ({code[0]})' if code else ''}"
         one = one.__cause__ or one.__context__
     return "it cannot be reached"
+
+
+UNREADABLE = (TypeError, ValueError, LookupError, AttributeError)
+"""What comes of taking apart a reply that is not what an index's should be."""
+
+
+def unreadable(error: BaseException) -> IndexUnavailable:
+    return IndexUnavailable(
+        "Redis answered what cannot be read: is something else writing to it?",
+        headers={"Retry-After": "2"},
+        whole=f"{type(error).__name__}: {error}"[:200],
+    )
+
+
+@asynccontextmanager
+async def legible() -> AsyncIterator[None]:
+    """What is read in the block, or by the coroutine decorated, is an index's.
+
+    Raises:
+        IndexUnavailable: it is not.
+    """
+    try:
+        yield
+    except UNREADABLE as error:
+        raise unreadable(error) from error

@@ -17,7 +17,7 @@ from redis.asyncio import Redis
 from redis.exceptions import NoScriptError, RedisError
 
 from resolver.index import scripts
-from resolver.index.failure import unavailable
+from resolver.index.failure import UNREADABLE, unavailable
 from resolver.index.scripts import Script
 from resolver.index.wire import PATIENCE, Changed, Lane, Wire
 
@@ -255,7 +255,7 @@ class SentinelLink(SingleLink):
             for lane in self._lanes.values():
                 if lane.peer not in (None, (host, int(port))):
                     await lane.reset()
-        except (RedisError, OSError):
+        except (RedisError, OSError, *UNREADABLE):
             pass  # no Sentinel knows better
 
     async def close(self) -> None:

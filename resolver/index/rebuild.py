@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from resolver.errors import Conflict
 from resolver.index.claims import BATCH_CALLS, Claims
 from resolver.index.codec import Buckets
+from resolver.index.failure import legible
 from resolver.index.keys import Keys
 from resolver.index.link import Command, pairs
 from resolver.index.scripts import load
@@ -46,11 +47,13 @@ class Rebuild:
         self._keys = keys
         self._claims = claims
 
+    @legible()
     async def wanted(self) -> int | None:
         """The bits that were asked for and are not there yet."""
         wanted = await self._link.command("HGET", self._keys.meta, "wanted")
         return int(wanted) if wanted else None
 
+    @legible()
     async def want(self, bits: int) -> None:
         """Asks the indexers to rebuild with ``1 << bits`` buckets.
 
@@ -65,6 +68,7 @@ class Rebuild:
                 )
         await self._link.command("HSET", self._keys.meta, "wanted", bits)
 
+    @legible()
     async def progress(self) -> tuple[int, float] | None:
         """(bits, share of the buckets copied) of a rebuild asked for or under way."""
         wanted, at = await self._link.command("HMGET", self._keys.meta, "wanted", "at")
@@ -72,6 +76,7 @@ class Rebuild:
             return None
         return int(wanted), int(at or 0) / self._claims.buckets.count
 
+    @legible()
     async def run(self, bits: int, report: Callable[[], Awaitable[None]]) -> bool:
         """Rebuilds; whether there was anything to do. ``report`` is called often and may raise.
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from resolver.errors import Conflict
 from resolver.index.audit import opening
+from resolver.index.failure import legible
 from resolver.index.keys import Keys
 from resolver.index.link import pairs
 from resolver.index.scripts import load
@@ -146,6 +147,7 @@ class Records:
         if keys is None or self._version in keys:
             self.changes += 1
 
+    @legible()
     async def load(self) -> Snapshot:
         """All locations and their status, of one moment.
 
@@ -248,11 +250,13 @@ class Records:
             )
         )
 
+    @legible()
     async def check(self, number: int) -> Check | None:
         """What the last look at a location told, those told quietly too."""
         text = await self._link.command("HGET", self._keys.status, f"{number}:check")
         return _check(text) if text else None
 
+    @legible()
     async def poll(self, number: int) -> Poll:
         """How the last poll of a location ended, those told quietly too."""
         text = await self._link.command("HGET", self._keys.status, f"{number}:poll")
@@ -297,6 +301,7 @@ class Records:
             [what, number, _dump(fields), int(quiet), *same],
         )
 
+    @legible()
     async def progress(self) -> dict[int, Progress]:
         """Sweeps under way, by location number."""
         reply = await self._link.command("HGETALL", self._keys.progress)
@@ -324,6 +329,7 @@ class Records:
         commands.append(("HSET", self._keys.progress, number, _dump(asdict(progress))))
         await self._link.pipeline(commands)
 
+    @legible()
     async def noted(self, number: int) -> Noted:
         """What the sweep under way has noted so far."""
         found: dict[bytes, dict[bytes, int]] = {GONE: {}, ODD: {}}
@@ -341,6 +347,7 @@ class Records:
         """An operator claims this image now: a sweep under way may not undo that."""
         await self._link.command("SADD", self._keys.kept(number), raw)
 
+    @legible()
     async def kept(self, number: int) -> set[bytes]:
         """What operators have claimed since the sweep under way began."""
         return set(await self._link.command("SMEMBERS", self._keys.kept(number)))
@@ -367,6 +374,7 @@ class Records:
         )
         await self._link.command("HSET", self._keys.wanted, number, request)
 
+    @legible()
     async def wanted_sweeps(self) -> dict[int, Wanted]:
         """Sweeps asked for, by location number."""
         reply = await self._link.command("HGETALL", self._keys.wanted)
@@ -380,6 +388,7 @@ class Records:
         """That sweep has ended. One asked for since stays asked for."""
         await self._link.run(SERVED, [self._keys.wanted], [number, wanted.stored])
 
+    @legible()
     async def retired(self) -> list[int]:
         """Numbers of removed locations whose claims may still lie in the buckets."""
         return sorted(int(n) for n in await self._link.command("SMEMBERS", self._keys.retired))

@@ -13,6 +13,7 @@ from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING
 
 from resolver.index.claims import SCRIPT_IDS, Claims
+from resolver.index.failure import legible
 from resolver.index.keys import Keys
 from resolver.index.scripts import load
 
@@ -61,6 +62,7 @@ class Sightings:
             await self._link.run(NOTE, [self._keys.gone(number)], [KEPT, *some])
         return await self._claims.release(number, every)
 
+    @legible()
     async def _gone_since(self, number: int, asked: float) -> set[bytes]:
         seconds = time.monotonic() - asked + MARGIN
         return set(await self._link.run(SINCE, [self._keys.gone(number)], [repr(seconds)]))

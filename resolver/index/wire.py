@@ -60,7 +60,11 @@ class _Batch(NamedTuple):
     future: asyncio.Future[list[Any]]
     size: int
     sent: float
+    mark: bytes
 
+
+_MARK = b"*2\r\n$4\r\nPING\r\n$8\r\n%b\r\n"
+"""Ends each batch: what comes back for it tells that the replies are those of this batch."""
 
 _PING = hiredis.pack_command(("PING",))
 
@@ -83,6 +87,8 @@ class Wire(asyncio.Protocol):
         self._reader = hiredis.Reader(notEnoughData=_MORE)
         self._replies: list[Any] = []
         self._batches: deque[_Batch] = deque()
+        self._sent = 0
+        """Batches so far."""
         self._changed = changed
         self.open = True
         self.tracked = False
@@ -101,8 +107,10 @@ class Wire(asyncio.Protocol):
         if not self.open:
             raise ConnectionError("connection lost")
         future: asyncio.Future[list[Any]] = self._loop.create_future()
-        self._batches.append(_Batch(future, count, now))
-        self._transport.write(packed)
+        self._sent += 1
+        mark = b"%08x" % (self._sent & 0xFFFFFFFF)
+        self._batches.append(_Batch(future, count + 1, now, mark))
+        self._transport.write(packed + _MARK % mark)
         return future
 
     async def track(self) -> None:
@@ -147,17 +155,26 @@ class Wire(asyncio.Protocol):
                 replies.append(reply)
                 if len(replies) < batch.size:
                     continue
+                # A proxy may say PONG for it, and a server that is loading an error for everything.
+                said = replies.pop()
+                if said not in (batch.mark, b"PONG") and not isinstance(said, hiredis.ReplyError):
+                    self.close(ConnectionError("replies that belong to other questions"))
+                    return
                 batches.popleft()
                 self._replies = []
                 self._proven = batch.sent
                 if not batch.future.done():  # its caller may have given up
                     batch.future.set_result(replies)
-        except hiredis.ProtocolError as error:
+        except Exception as error:  # also hiredis's own, such as of a map whose key is a list
             self.close(ConnectionError(f"not Redis: {error}"))
 
     def _pushed(self, push: list[Any]) -> None:
-        if push[0] == b"invalidate" and self._changed is not None:
-            self._changed(push[1])  # None after a flush
+        """Hears of a change. What says so otherwise than Redis does ends the connection, and with
+        it what was read there."""
+        kind, *rest = push
+        if kind == b"invalidate" and self._changed is not None:
+            (keys,) = rest  # None after a flush
+            self._changed(keys)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self.close(exc or ConnectionError("Redis closed the connection"))
@@ -246,7 +263,10 @@ class Lane:
         await self._drop()
         connection = self._connect()
         try:
-            await connection.connect()
+            try:
+                await connection.connect()
+            except (TypeError, ValueError, LookupError, AttributeError) as error:  # redis-py's
+                raise ConnectionError(f"not Redis: {type(error).__name__}") from error
             wire = Wire(connection, self._changed)
             if self._greet is not None:
                 await self._greet(wire)

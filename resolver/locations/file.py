@@ -45,12 +45,13 @@ def read_locations(path: str) -> dict[str, dict[str, Any]]:
     try:
         with Path(path).open("rb") as file:
             text = file.read(MAX_FILE + 1)
-        if len(text) > MAX_FILE:
-            raise SettingsError(f"locations file {path}: longer than {MAX_FILE} bytes")
-        document = yaml.load(text, Loader=_Loader)
     except OSError as error:
         raise SettingsError(f"locations file {path}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError) as error:
+    if len(text) > MAX_FILE:
+        raise SettingsError(f"locations file {path}: longer than {MAX_FILE} bytes")
+    try:
+        document = yaml.load(text, Loader=_Loader)
+    except Exception as error:  # PyYAML's own, and whatever a tag such as !!timestamp trips over
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
         why = getattr(error, "problem", None) or "it is no YAML text"

@@ -111,6 +111,8 @@ class Indexer:
                     self.stats.last_tick = time.time()
                 except IndexUnavailable as error:
                     log.warning("indexer waits for Redis", reason=str(error))
+                except Exception:  # ours: without another round nothing would be swept again
+                    log.exception("a round broke")
                 await asyncio.sleep(TICK * random.uniform(0.8, 1.2))
         finally:
             while tasks := list(self._work.values()):

@@ -52,13 +52,25 @@ async def test_tokens_are_never_logged(gateway: Gateway, caplog: pytest.LogCaptu
     assert "keystone-token" not in caplog.text
 
 
-async def test_unexpected_failures_show_no_internals(
+async def test_a_record_that_nobody_of_us_wrote_is_told_as_an_index_that_cannot_be_read(
     gateway: Gateway, caplog: pytest.LogCaptureFixture
 ) -> None:
-    # A record that no version of ours writes: what a handler did not foresee.
     link = gateway.services.index.link
     await link.command("HSET", "glr:{reg}:locations", "bad", "7 {}")
     await link.command("INCR", "glr:{reg}:version")
+    response, body = await gateway.get(f"/resolve/{ID}")
+    assert (response.status, body["code"]) == (503, "index-unavailable")
+    assert "KeyError" not in json.dumps(body)
+    assert "KeyError: 'api'" in caplog.text
+
+
+async def test_unexpected_failures_show_no_internals(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def breaks(*_: object) -> None:
+        raise KeyError("inside")
+
+    monkeypatch.setattr(type(gateway.services.resolver), "resolve", breaks)
     response, body = await gateway.get(f"/resolve/{ID}")
     assert (response.status, body["code"]) == (500, "internal-error")
     assert "Traceback" not in json.dumps(body)

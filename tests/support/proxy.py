@@ -78,6 +78,10 @@ class Proxy:
         for writer in list(self._writers):
             writer.transport.abort()
 
+    def changed(self, data: bytes) -> bytes:
+        """What is passed on in place of an answer; for those who lie."""
+        return data
+
     async def _passed(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self.refuse:
             writer.transport.abort()
@@ -119,7 +123,7 @@ class Proxy:
                     await writer.drain()
                     self.cut()
                     return
-                writer.write(data)
+                writer.write(self.changed(data) if answers else data)
                 await writer.drain()
         except OSError:
             pass

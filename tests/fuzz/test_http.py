@@ -1,0 +1,212 @@
+"""Bytes that are nearly HTTP, sent in pieces: each is answered, and as when it comes whole."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from contextlib import AsyncExitStack
+from typing import NamedTuple
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from tests.fuzz.conftest import Quiet, examples, ran
+from tests.gateway.conftest import ADMIN, Gateway, Start, start
+
+__all__ = ["start"]
+
+ENDS = 5.0
+"""Seconds after which a connection whose client has ended its side must be ended by us."""
+
+SILENCE = 0.3
+"""Seconds without a byte after which a gateway that waits for the rest of a body is let go."""
+
+LAST = b"GET /livez HTTP/1.1\r\nHost: gateway\r\nConnection: close\r\n\r\n"
+"""Follows what is sent, so that most connections end by themselves."""
+
+ID = "0a1b2c3d-4e5f-4a6b-8c7d-9e0f1a2b3c4d"
+NOWHERE = "00000000-0000-4000-8000-000000000000"
+
+TARGET = st.sampled_from(
+    [
+        *(
+            f"/{api}/images/{ID}{rest}"
+            for api in ("v1", "v2")
+            for rest in ("", "/file", "/", "//x")
+        ),
+        f"/v2/images/{NOWHERE}",
+        f"/v2/images/{ID.upper()}/file?a=%ff&b",
+        f"/v2/images/{ID}/%2e%2e/x",
+        f"/v2/images/%30{ID[1:]}",
+        f"/resolve/{ID}?region=%ff",
+        f"/resolve/{ID}/explain?exclude=%00,%ed%b2%80",
+        "/resolve",
+        "/index/import",
+        "/index/rebuild",
+        "/locations/one",
+        "/locations/%ff",
+        "/locations/%ed%b2%80%00",
+        "/audit?location=%ff",
+        "/audit?limit=\u0663",
+        "/v2/schemas/image",
+        "http://elsewhere.example/versions",
+        "*",
+        "//",
+        "/index",
+        "/",
+    ]
+)
+BROKEN = (
+    b"POST %b HTTP/1.1\r\nHost: x\r\nContent-Encoding: gzip\r\nContent-Length: 5\r\n"
+    b"Authorization: %b\r\n\r\nhello"
+)
+METHOD = st.sampled_from(
+    ["GET", "GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "BREW"]
+)
+HEADER = st.sampled_from(
+    [
+        "Accept: text/uri-list;q=nan, */*;q=\u0663",
+        "Accept: application/x-ndjson",
+        "Content-Type: application/json",
+        "Content-Encoding: gzip",
+        "Content-Encoding: deflate",
+        "Content-Encoding: br",
+        "Connection: close",
+        "Connection: upgrade\r\nUpgrade: websocket",
+        "Expect: 100-continue",
+        "Expect: 200-ok",
+        "Transfer-Encoding: chunked",
+        "Content-Length: 5",
+        "Content-Length: -1",
+        "X-Resolver-Region: \x80\xff",
+        "X-Resolver-Exclude: ,,one,\x80",
+        "X-Resolver-Fresh: 1",
+        "X-Resolver-Fresh: \x80",
+        "X-Openstack-Request-Id: req-\x80",
+        "User-Agent: python-glanceclient",
+        f"Authorization: {ADMIN['Authorization']}",
+        "Authorization: Bearer \x80\xff",
+        " folded",
+        "no colon",
+        "X: \0",
+    ]
+)
+BODY = st.sampled_from(
+    [
+        "",
+        "",
+        "hello",
+        f'["{ID}"]',
+        "5\r\nhello\r\n0\r\n\r\n",
+        "5\r\nhel",
+        "zz\r\n",
+        "{}",
+        '{"a":' * 9999,
+    ]
+)
+
+
+def told(method: str, target: str, version: str, headers: list[str], body: str) -> bytes:
+    lines = [f"{method} {target} HTTP/{version}", "Host: gateway", *headers, "", body]
+    return "\r\n".join(lines).encode(
+        "utf-8" if target == "/audit?limit=\u0663" else "latin-1", "replace"
+    )
+
+
+REQUEST = st.builds(
+    told,
+    METHOD,
+    TARGET,
+    st.sampled_from(["1.1", "1.1", "1.1", "1.0", "2.0", "9"]),
+    st.lists(HEADER, max_size=4),
+    BODY,
+)
+USUAL = st.builds(told, st.just("GET"), TARGET, st.just("1.1"), st.just([]), st.just(""))
+
+
+def struck(data: bytes, at: int, put: bytes) -> bytes:
+    at %= len(data) + 1
+    return data[:at] + put + data[at + len(put) :]
+
+
+SENT = st.lists(
+    USUAL
+    | REQUEST
+    | st.builds(struck, USUAL | REQUEST, st.integers(0, 300), st.binary(max_size=4)),
+    min_size=1,
+    max_size=4,
+).map(b"".join)
+CUTS = st.lists(st.integers(1, 400), max_size=4)
+
+
+class Told(NamedTuple):
+    """The answers of one connection."""
+
+    status: list[int]
+    reset: bool
+    """Whether the gateway, done with it, left bytes unread: then its last words may be lost."""
+
+
+@pytest.fixture
+async def gateway(start: Start) -> Gateway:
+    gateway = await start(access_log="all")
+    await gateway.location("one")
+    await gateway.location("two", url="https://two.example/image", priority=200)
+    await gateway.claim("one", ID)
+    await gateway.claim("two", ID)
+    return gateway
+
+
+async def answers(gateway: Gateway, data: bytes, cuts: list[int]) -> Told:
+    """What comes to these bytes, sent in pieces, until the connection ends."""
+    data += LAST
+    host, port = gateway.url.removeprefix("http://").split(":")
+    async with AsyncExitStack() as stack:
+        reader, writer = await asyncio.open_connection(host, int(port))
+        stack.callback(writer.close)
+        before, text, reset = 0, b"", False
+        try:
+            for cut in [*sorted(cut for cut in cuts if cut < len(data)), len(data)]:
+                writer.write(data[before:cut])
+                await writer.drain()
+                await asyncio.sleep(0.001 if cuts else 0)
+                before = cut
+            while True:
+                try:
+                    async with asyncio.timeout(SILENCE):
+                        some = await reader.read(65536)
+                except TimeoutError:  # it waits for more: it may, until its client has gone
+                    writer.write_eof()
+                    async with asyncio.timeout(ENDS):
+                        some = await reader.read(65536)
+                if not some:
+                    break
+                text += some
+        except ConnectionError:
+            reset = True
+    return Told([int(status) for status in re.findall(rb"HTTP/1\.[01] (\d{3}) ", text)], reset)
+
+
+@examples(250)
+@example(b"GET /v2/images/%b HTTP/1.1\r\nHost: x\r\n\r\n" % ID.encode() * 3, [20, 60])
+@example(BROKEN % (b"/resolve", b""), [])
+@example(BROKEN % (b"/index/import", ADMIN["Authorization"].encode()), [])
+@example(BROKEN % (b"/v2/images/%b" % ID.encode(), b""), [])
+@given(SENT, CUTS)
+async def test_what_is_nearly_http_is_answered_cleanly_and_alike_in_pieces(
+    loop_quiet: Quiet, gateway: Gateway, data: bytes, cuts: list[int]
+) -> None:
+    ran("http: connections")
+    whole = await answers(gateway, data, [])
+    pieces = await answers(gateway, data, cuts)
+    loop_quiet.check()
+    for one in (whole, pieces):
+        faults = [status for status in one.status if status >= 500 and status not in (501, 503)]
+        assert not faults, (data, cuts)
+    if not (whole.reset or pieces.reset):
+        # What cannot be read takes along, in aiohttp's parser, what came in the same piece.
+        last = slice(-1, None) if whole.status[-1:] == [400] else slice(None)
+        assert pieces.status[last] == whole.status[last], (data, cuts)
+    response, _ = await gateway.get(f"/v2/images/{ID}")  # and it goes on
+    assert response.status == 307

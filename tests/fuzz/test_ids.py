@@ -1,0 +1,81 @@
+"""Image ids: every spelling means its bytes, and nothing else is one."""
+
+from __future__ import annotations
+
+import re
+import uuid
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from resolver.errors import InvalidImageId
+from resolver.gateway.resolve import parse_ids
+from resolver.models import format_id, letter_case, parse_id
+from tests.fuzz.conftest import examples, ran
+
+RAW = st.binary(min_size=16, max_size=16)
+CASE = st.integers(0, 0xFFFFFFFF)
+ID = re.compile(
+    r"(?:urn:uuid:)?(?:[0-9a-f]{32}|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})",
+    re.ASCII | re.IGNORECASE,
+)
+NEARLY = st.from_regex(ID, fullmatch=True).flatmap(
+    lambda text: st.builds(
+        lambda at, put, cut: text[:at] + put + text[at + cut :],
+        st.integers(0, len(text)),
+        st.text(max_size=3) | st.sampled_from(["-", "\n", "\0", "۴", "K", "f" * 40]),
+        st.integers(0, 3),
+    )
+)
+"""An id with something put in or cut out at one place."""
+
+
+@examples(300)
+@given(RAW, CASE, st.sampled_from(["", "urn:uuid:", "URN:UUID:", "Urn:Uuid:"]), st.booleans())
+def test_an_id_in_any_spelling_is_its_bytes_and_comes_back_as_spelt(
+    raw: bytes, case: int, prefix: str, plain: bool
+) -> None:
+    ran("ids: spellings")
+    text = format_id(raw, case)
+    assert text.lower() == str(uuid.UUID(bytes=raw))
+    sent = prefix + (text.replace("-", "") if plain else text)
+    assert parse_id(sent) == raw
+    # Digits have no case, so what comes back may have fewer bits than were asked for.
+    assert format_id(raw, letter_case(sent)) == text
+
+
+@examples(500)
+@example("")
+@example("\u017f" * 32)
+@given(NEARLY | st.text() | st.text("0123456789abcdefABCDEF-{}:", min_size=30, max_size=40))
+def test_what_is_no_id_is_refused_with_a_word_about_it(text: str) -> None:
+    ran("ids: nearly ids")
+    if ID.fullmatch(text):
+        assert parse_id(text) == uuid.UUID(text.lower()).bytes
+        return
+    with pytest.raises(InvalidImageId, match="is not an image id") as caught:
+        parse_id(text)
+    assert caught.value.detail.isprintable()
+    assert len(caught.value.detail) < 1000
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+@examples(150)
+@given(st.lists(st.uuids().map(str) | NEARLY | JSON, max_size=12))
+def test_many_ids_are_taken_as_each_of_them_is(items: list[object]) -> None:
+    """The quick way for many, and the slow one, agree with `parse_id`."""
+    ran("ids: lists")
+    ids = parse_ids(items)
+    good = [item for item in items if isinstance(item, str) and ID.fullmatch(item)]
+    assert ids.raws == [parse_id(item) for item in good]
+    assert list(ids.texts) == [format_id(parse_id(item)) for item in good]
+    assert len(ids.invalid) == len(items) - len(good)
+    for place, item in enumerate(good):
+        assert ids.cases.get(place, 0) == letter_case(item)

@@ -1,0 +1,238 @@
+"""Exports cut, changed, mixed up or made by hand: nothing is imported that was not written."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import zlib
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from resolver.index.codec import encode_owners
+from resolver.locations import dump
+from resolver.locations.dump import BadDump, Block, Head, Reader, Writer
+from resolver.models import Location, Owner
+from tests.fuzz.conftest import Quiet, examples, ran
+from tests.fuzz.test_ids import JSON
+from tests.gateway.conftest import ADMIN, Gateway, Start, start
+
+__all__ = ["start"]
+
+LOCATIONS = [
+    Location(name="one", url="https://one.example", number=7),
+    Location(name="two", url="https://two.example/image", number=9, region="\u00e9u"),
+]
+OWNERS = st.lists(
+    st.sampled_from([Owner(7), Owner(9), Owner(7, 1), Owner(9, 0xFFFFFFFF), Owner(8)]),
+    max_size=3,
+    unique_by=lambda owner: owner.number,
+)
+ROWS = st.dictionaries(st.binary(min_size=16, max_size=16), OWNERS, max_size=12)
+
+Claims = dict[tuple[str, bytes], int]
+"""The letter case of each claim, by location and id."""
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Little is much."""
+    monkeypatch.setattr(dump, "BLOCK", 4)
+
+
+def written(rows: dict[bytes, list[Owner]]) -> bytes:
+    writer = Writer(LOCATIONS)
+    text = writer.head()
+    for raw in sorted(rows):
+        owners = [Owner(number, _case(raw, case)) for number, case in rows[raw]]
+        text += writer.add([(raw, encode_owners(owners))])
+    return text + writer.end()
+
+
+def sealed(text: bytes) -> bytes:
+    """The same with each checksum, and the counts at the end, as they would be."""
+    digest = hashlib.sha256()
+    out = []
+    for line in text.splitlines(keepends=True):
+        if line.startswith((b"sum ", b"end ")):
+            line = b"%b sha256=%b\n" % (  # noqa: PLW2901
+                line.rpartition(b" ")[0],
+                digest.hexdigest().encode(),
+            )
+        digest.update(line)
+        out.append(line)
+    return b"".join(out)
+
+
+def read(text: bytes, cuts: list[int]) -> tuple[Claims, BadDump | None]:
+    """What a reader gives of a text that comes in pieces, and what it says in the end."""
+    reader, claims = Reader(), Claims()
+    names: list[str] = []
+
+    def pieces() -> Iterator[bytes]:
+        before = 0
+        for cut in [*sorted(cuts), len(text)]:
+            yield text[before:cut]
+            before = max(before, cut)
+
+    try:
+        for piece in pieces():
+            for part in reader.feed(piece):
+                if isinstance(part, Head):
+                    names = [location.name for location in part.locations]
+                elif isinstance(part, Block):
+                    for local, ids in part.owned.items():
+                        claims |= {(names[local], raw): case for raw, case in ids.items()}
+        reader.close()
+    except BadDump as error:
+        return claims, error
+    return claims, None
+
+
+LINE = st.one_of(
+    st.binary(max_size=60),
+    st.builds(lambda more: b"location 0 " + json.dumps(more).encode(), JSON),
+    st.builds(
+        lambda name, more: b"location 1 " + json.dumps({"name": name, "url": more}).encode(),
+        JSON | st.just("two"),
+        JSON | st.just("https://two.example/image"),
+    ),
+    st.sampled_from(
+        [
+            b"glance-resolver-index 2",
+            b"error it broke",
+            b"end 99999999999999999999 -1 sha256=00",
+            b"sum sha256=",
+            b"00000000-0000-4000-8000-000000000000 0,1=00000000-0000-4000-8000-00000000000A",
+            b"ffffffff-ffff-ffff-ffff-ffffffffffff 0=FFFFFFFF-FFFF-FFFF-FFFF-FFFFFFFFFFFF,1",
+            b"ffffffff-ffff-ffff-ffff-ffffffffffff 0=,1",
+            b"ffffffff-ffff-ffff-ffff-ffffffffffff 1,0",
+            b"ffffffff-ffff-ffff-ffff-ffffffffffff 9999999",
+            b'location 0 {"a":' + b'{"a":' * 50_000 + b"}",
+            b'location 0 {"priority": 1' + b"0" * 5000 + b"}",
+        ]
+    ),
+)
+SPOIL = st.one_of(
+    st.tuples(st.just("cut"), st.integers(0, 3000), st.none()),
+    st.tuples(st.just("flip"), st.integers(0, 30_000), st.none()),
+    st.tuples(st.just("line"), st.integers(0, 30), LINE),
+    st.tuples(st.just("drop"), st.integers(0, 30), st.none()),
+    st.tuples(st.just("twice"), st.integers(0, 30), st.none()),
+    st.tuples(st.just("swap"), st.integers(0, 30), st.none()),
+)
+
+
+def spoilt(text: bytes, how: str, at: int, line: bytes | None) -> bytes:
+    lines = text.splitlines(keepends=True)
+    if how == "cut":
+        return text[: at % len(text)]
+    if how == "flip":
+        at %= 8 * len(text)
+        return text[: at // 8] + bytes([text[at // 8] ^ 1 << at % 8]) + text[at // 8 + 1 :]
+    at %= len(lines)
+    if how == "line":
+        lines.insert(at, (line or b"") + b"\n")
+    elif how == "drop":
+        del lines[at]
+    elif how == "twice":
+        lines.insert(at, lines[at])
+    else:
+        lines[at - 1], lines[at] = lines[at], lines[at - 1]
+    return b"".join(lines)
+
+
+CUTS = st.lists(st.integers(0, 2000), max_size=5)
+
+
+@examples(300)
+@given(ROWS, st.lists(SPOIL, max_size=2), CUTS)
+def test_a_reader_gives_only_what_was_written(
+    rows: dict[bytes, list[Owner]], spoils: list[Any], cuts: list[int]
+) -> None:
+    ran("imports: read")
+    text = whole = written(rows)
+    for spoil in spoils:
+        text = spoilt(text, *spoil) if text else text
+    wanted = {
+        (location.name, raw): _case(raw, owner.case)
+        for raw, owners in rows.items()
+        for owner in owners
+        for location in LOCATIONS
+        if location.number == owner.number
+    }
+    claims, error = read(text, cuts)
+    assert claims.items() <= wanted.items()
+    assert (error is None) == (text == whole)
+    if error is None:
+        assert claims == wanted
+    else:
+        assert error.detail.isprintable()
+        assert 1 <= error.extra["line"] <= text.count(b"\n") + 2
+
+
+def _case(raw: bytes, case: int) -> int:
+    """Digits have no case."""
+    return sum(
+        1 << (31 - i) for i, c in enumerate(raw.hex()) if c.isalpha() and case >> (31 - i) & 1
+    )
+
+
+@pytest.fixture
+async def gateway(start: Start) -> Gateway:
+    return await start(index_bits=4, allowed_hosts="*.example")
+
+
+@examples(120)
+@example({}, [("line", 2, b"location 1 {}")], True, "plain")
+@example({b"a" * 16: [Owner(7)]}, [], False, "bomb")
+@given(
+    ROWS,
+    st.lists(SPOIL, max_size=2),
+    st.booleans(),
+    st.sampled_from(["plain", "gzip", "cut gzip", "no gzip", "deflate", "bomb"]),
+)
+async def test_an_import_ends_cleanly_and_tells_what_it_did(
+    loop_quiet: Quiet,
+    gateway: Gateway,
+    rows: dict[bytes, list[Owner]],
+    spoils: list[Any],
+    seal: bool,
+    form: str,
+) -> None:
+    ran("imports: sent")
+    text = written(rows)
+    for spoil in spoils:
+        text = spoilt(text, *spoil) if text else text
+    text = sealed(text) if seal else text
+    headers = {
+        **ADMIN,
+        "Content-Encoding": {"plain": "identity", "deflate": "deflate"}.get(form, "gzip"),
+    }
+    body = {
+        "gzip": gzip.compress(text),
+        "cut gzip": gzip.compress(text)[:-5],
+        "deflate": zlib.compress(text),
+        "bomb": gzip.compress(text + b"0" * 3_000_000),
+    }.get(form, text)
+    before = await counted(gateway)
+    response, told = await gateway.call("POST", "/index/import", data=body, headers=headers)
+    loop_quiet.check()
+    assert response.status in (200, 400, 409), told
+    done = told if response.status == 200 else told.get("applied")
+    if done is None:  # not even begun with: the encoding is none
+        assert await counted(gateway) == before
+    else:
+        assert await counted(gateway) - before == done["new"]
+    for name in gateway.services.tables.table.by_name:  # and none is half there
+        shown, _ = await gateway.get(f"/locations/{name}", headers=ADMIN)
+        assert shown.status == 200
+
+
+async def counted(gateway: Gateway) -> int:
+    census = await gateway.services.index.claims.census()
+    return sum(census.claims.values())

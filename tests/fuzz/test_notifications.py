@@ -1,0 +1,99 @@
+"""Notifications of every kind, put through what reads them and into an index."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from resolver.glance.notifications import GONE, MAX_BODY, THERE, parse_notice
+from resolver.index import Index, open_index
+from resolver.models import parse_id
+from resolver.sync.events import Latest, apply
+from tests.fuzz.conftest import Quiet, examples, ran
+from tests.fuzz.test_ids import JSON
+from tests.support.notifications import envelope, message
+
+IDS = [str(uuid.UUID(int=n << 96 | n)) for n in (1, 0xABCDEF, 0xFFFFFFFF)]
+IMAGE = st.sampled_from([*IDS, IDS[1].upper(), "urn:uuid:" + IDS[2]])
+STAMP = st.sampled_from(
+    ["2026-11-23 10:00:00.000001", "0001-01-01T00:00:00+23:59", "9999-12-31 23:59:59", "yesterday"]
+)
+EVENT = st.sampled_from([*sorted(THERE), GONE, "image.send", "image.member.create"])
+STATUS = st.sampled_from(["active", "queued", "deleted", "pending_delete", "killed"])
+
+
+def damaged(value: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    """Mostly as it should be, and sometimes anything."""
+    return value | value | value | JSON
+
+
+PAYLOAD = st.fixed_dictionaries(
+    {"id": damaged(IMAGE)},
+    optional={"status": damaged(STATUS), "deleted": damaged(st.booleans()), "more": JSON},
+)
+BARE = st.fixed_dictionaries(
+    {"event_type": damaged(EVENT), "payload": damaged(PAYLOAD)},
+    optional={"timestamp": damaged(STAMP), "message_id": JSON, "priority": JSON},
+)
+
+
+def packed(bare: Any, form: str) -> bytes:
+    if form == "bare":
+        return json.dumps(bare).encode()
+    inner = json.dumps(bare) if form == "text" else bare
+    return json.dumps({"oslo.version": form, "oslo.message": inner}).encode()
+
+
+BODY = st.builds(packed, damaged(BARE), st.sampled_from(["bare", "text", "object", "3.0"]))
+
+
+def struck(body: bytes, at: int, put: bytes) -> bytes:
+    at %= len(body) + 1
+    return body[:at] + put + body[at + len(put) :]
+
+
+BODIES = st.lists(
+    BODY | BODY | st.binary(max_size=200) | st.builds(struck, BODY, st.integers(0), st.binary()),
+    max_size=8,
+)
+
+
+@pytest.fixture
+async def index() -> AsyncIterator[Index]:
+    async with open_index("memory:", bits=4) as index:
+        yield index
+
+
+OTHER = uuid.UUID(int=5 << 100).bytes
+
+
+@examples(150)
+@example([b"[" * 100_000, b'{"oslo.message": "' + b"[" * 100_000 + b'"}'])
+@example([b"{" + b'"a":{' * 50_000])
+@example([b"1" * 100_000, b'{"event_type": NaN, "payload": Infinity}', b"\xff\xfe{\0}\0", b""])
+@example([json.dumps(envelope(message("image.create", {"id": IDS[0]}))).encode() + b" " * MAX_BODY])
+@given(BODIES)
+async def test_any_notification_is_applied_or_passed_over(
+    loop_quiet: Quiet, index: Index, bodies: list[bytes]
+) -> None:
+    """Only images that were named are claimed, deletions count, others' claims stay."""
+    ran("notifications", len(bodies))
+    ids = [OTHER, *map(parse_id, IDS)]
+    await index.claims.claim(2, ids)
+    await index.claims.release(1, ids)
+    notices = [notice for body in bodies if (notice := parse_notice(body)) is not None]
+    news = await apply(index, 1, Latest(), notices)
+    assert 0 <= news <= len(notices)
+    found = (await index.claims.lookup(ids)).owners
+    last = {notice.raw: notice for notice in notices}
+    for raw, owners in zip(ids, found, strict=True):
+        numbers = {owner.number for owner in owners}
+        assert 2 in numbers
+        assert 1 not in numbers or (raw in last and not last[raw].gone)
+    loop_quiet.check()

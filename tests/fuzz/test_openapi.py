@@ -1,0 +1,79 @@
+"""schemathesis against ``/openapi.json`` of a running gateway, all checks on.
+
+``schemathesis.toml`` beside this has what is wrong for us, and why. By hand, against any gateway::
+
+    HOOKS=tests/fuzz/hooks.py schemathesis --config-file tests/fuzz/schemathesis.toml \\
+        run http://127.0.0.1:9393/openapi.json -H "Authorization: Bearer $RESOLVER_TOKEN"
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from resolver.standin import StandIn
+from tests.cli.test_serve import serve
+from tests.fuzz.conftest import TIMES, long_run, ran
+from tests.gateway.conftest import TOKEN
+
+HERE = Path(__file__).parent
+BOTH = "5ca1ab1e-0000-4000-8000-00000000c0de"
+V1_ONLY = "5ca1ab1e-0000-4000-8000-000000000001"
+
+
+async def schemathesis(url: str, *options: str, count: int, home: Path) -> tuple[int, str]:
+    """(exit status, report) of a run with ``count`` examples for each operation."""
+    process = await asyncio.create_subprocess_exec(
+        str(Path(sys.executable).with_name("schemathesis")),
+        "--config-file",
+        str(HERE / "schemathesis.toml"),
+        "run",
+        f"{url}/openapi.json",
+        f"--max-examples={count * TIMES if long_run() else count}",
+        *([] if long_run() else ["--generation-deterministic"]),
+        "--continue-on-failure",
+        *options,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+        env={**os.environ, "HOOKS": str(HERE / "hooks.py"), "NO_COLOR": "1", "COLUMNS": "200"},
+        cwd=home,
+    )
+    out, _ = await process.communicate()
+    return process.returncode or 0, out.decode()
+
+
+@pytest.mark.parametrize("token", [True, False], ids=["admin", "anybody"])
+async def test_the_gateway_is_what_openapi_json_says(
+    index_url: str, token: bool, tmp_path: Path
+) -> None:
+    one, two = StandIn(), StandIn(v1=True, v2=False, prefix="/image")
+    for server in (one, two):
+        server.add(id=BOTH)
+    two.add(id=V1_ONLY)
+    async with (
+        one,
+        two,
+        serve(
+            *("--location", f"one={one.url}", "--location", f"two={two.url}"),
+            RESOLVER_REDIS_URL=index_url,
+            RESOLVER_ADMIN_TOKENS=TOKEN,
+            RESOLVER_ALLOWED_HOSTS="127.0.0.1",  # nobody else is asked anything
+        ) as server,
+    ):
+        bearer = ["-H", f"Authorization: Bearer {TOKEN}"] if token else []
+        count = 6 if token else 2
+        status, report = await schemathesis(server.url, *bearer, count=count, home=tmp_path)
+        assert server.process.returncode is None, server.output
+    cases = re.search(r"(\d+) generated", report)
+    ran(f"schemathesis, {'an admin' if token else 'anybody'}", int(cases[1]) if cases else 0)
+    assert status == 0, report
+    assert cases, report
+    assert int(cases[1]) > 500, report  # it did reach the operations
+    assert "Traceback" not in server.output
+    assert '"level": "error"' not in server.output
