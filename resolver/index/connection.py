@@ -186,7 +186,8 @@ def _check(connection: Any, url: str) -> None:
                 text = Path(file).read_bytes()
             except OSError as error:
                 raise _bad(url, f"ssl_{name}: cannot read {file}: {error.strerror}") from error
-            if b"ENCRYPTED" in text and not getattr(tls, "password", None):  # else OpenSSL asks on the terminal
+            # Else OpenSSL asks for it on the terminal. redis-py 5 cannot be given one.
+            if b"ENCRYPTED" in text and not getattr(tls, "password", None):
                 raise _bad(url, f"ssl_{name}: {file} wants a passphrase: keep the key without one")
     try:
         tls.get()

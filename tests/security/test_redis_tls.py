@@ -17,6 +17,7 @@ from resolver.models import Owner, parse_id
 from tests.cli.test_serve import run
 from tests.conftest import started
 from tests.gateway.conftest import ADMIN, Start
+from tests.security.test_tls import encrypted
 from tests.support.certificates import Authority, Files
 from tests.support.cluster import RedisCluster, Server, Tls
 from tests.support.sentinel import Sentinels
@@ -184,6 +185,14 @@ async def test_files_and_options_that_cannot_work_are_told_at_start(
     options = options.format(cert=files.cert, key=files.key, other=authority.issue().key)
     with pytest.raises(SettingsError, match=says):
         async with open_index(f"{form}?{options}", make=False):
+            pytest.fail("it opened")
+
+
+async def test_a_key_with_a_passphrase_is_told_at_start(authority: Authority) -> None:
+    files = encrypted(authority.issue(), authority)
+    url = f"rediss://h?ssl_certfile={files.cert}&ssl_keyfile={files.key}"
+    with pytest.raises(SettingsError, match=r"ssl_keyfile: .* wants a passphrase"):
+        async with open_index(url, make=False):
             pytest.fail("it opened")
 
 
