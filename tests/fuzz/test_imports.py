@@ -222,9 +222,10 @@ async def test_an_import_ends_cleanly_and_tells_what_it_did(
     before = await counted(gateway)
     response, told = await gateway.call("POST", "/index/import", data=body, headers=headers)
     loop_quiet.check()
-    assert response.status in (200, 400, 409), told
+    # What is compressed otherwise than with gzip is not read.
+    assert response.status in ((415,) if form == "deflate" else (200, 400, 409)), told
     done = told if response.status == 200 else told.get("applied")
-    if done is None:  # not even begun with: the encoding is none
+    if done is None:  # not even begun with
         assert await counted(gateway) == before
     else:
         assert await counted(gateway) - before == done["new"]
