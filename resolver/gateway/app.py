@@ -38,7 +38,7 @@ def gateway_routes() -> list[web.RouteDef]:
         web.get("/versions", versions.versions),
         web.get("/{api:v[12]}", versions.versions),
         web.get("/{api:v[12]}/", versions.versions),
-        web.get("/v2/schemas/{schema:.+}", versions.schemas),
+        web.get("/v2/schemas/{schema:[\\s\\S]+}", versions.schemas),
         web.get("/locations", admin.list_locations),
         web.get("/locations/{name}", admin.show_location),
         web.put("/locations/{name}", admin.put_location),

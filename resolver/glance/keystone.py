@@ -8,11 +8,15 @@ openstacksdk reads the file as every OpenStack client does, and brings keystonea
 from __future__ import annotations
 
 import asyncio
+import logging
+import os
 import re
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
+
+import yaml
 
 from resolver import __version__
 from resolver.errors import LocationUnavailable
@@ -58,6 +62,7 @@ def open_cloud(name: str) -> tuple[Any, Any]:
             'auth {"cloud": …} needs openstacksdk: pip install "glance-resolver[keystone]"',
             code="no-credential",
         ) from error
+    logging.getLogger("openstack.config").setLevel(logging.ERROR)  # `_skipped` says it in a line
     try:
         region = OpenStackConfig(pw_func=None).get_one(cloud=name)
         verify, cert = region.get_requests_verify_args()
@@ -71,16 +76,35 @@ def open_cloud(name: str) -> tuple[Any, Any]:
         ), plugin
     except Exception as error:
         raise LocationUnavailable(
-            f"cloud {name!r} of clouds.yaml: {_why(error)}", code="no-credential"
+            f"cloud {name!r} of clouds.yaml: {_skipped() or _why(error)}", code="no-credential"
         ) from error
 
 
+def _skipped() -> str:
+    """What is wrong with a file that openstacksdk has passed over because it is no YAML, in a line;
+    it says so in its log only, and then that there is no such cloud."""
+    from openstack.config.loader import CONFIG_FILES  # noqa: PLC0415 - as above
+
+    for path in [os.environ.get("OS_CLIENT_CONFIG_FILE", ""), *CONFIG_FILES]:
+        try:
+            with open(path, encoding="utf-8") as file:
+                yaml.safe_load(file)
+        except OSError:
+            continue
+        except (
+            Exception
+        ) as error:  # PyYAML's own, and whatever a tag such as !!timestamp trips over
+            mark = getattr(error, "problem_mark", None)
+            where = f", line {mark.line + 1}" if mark else ""
+            line = f"{path}{where}: {getattr(error, 'problem', None) or 'it is no YAML text'}"
+            return "".join(filter(str.isprintable, line))[:300]
+    return ""
+
+
 def _why(error: Exception) -> str:
-    """What is wrong, in a line: where the file is no YAML; what a library says on purpose, without
-    what a URL in it may hold of a login; or that the file is not laid out as one must be."""
-    if (mark := getattr(error, "problem_mark", None)) is not None:
-        line = f"{mark.name}, line {mark.line + 1}: {getattr(error, 'problem', None)}"
-    elif type(error).__module__.partition(".")[0] in ("keystoneauth1", "openstack"):
+    """What is wrong, in a line: what a library says on purpose, without what a URL in it may hold
+    of a login; or that the file is not laid out as one must be."""
+    if type(error).__module__.partition(".")[0] in ("keystoneauth1", "openstack"):
         line = (str(error).strip() or type(error).__name__).splitlines()[0]
     else:
         line = (

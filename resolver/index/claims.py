@@ -142,6 +142,7 @@ class Layout:
                 "new index"
             )
 
+    @legible()
     async def make(self) -> None:
         """Makes the index where there is none, and reads how it was made.
 

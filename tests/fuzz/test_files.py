@@ -175,6 +175,26 @@ def test_a_clouds_file_gives_a_login_or_one_clear_line(
         clear(error.detail)
 
 
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        ("clouds:\n  prod: [\n", "line 3: expected"),
+        ("a: b: c", "line 1: mapping values"),
+        ("\x00", ""),
+    ],
+)
+def test_a_clouds_file_that_is_no_yaml_is_named_with_the_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str, line: str
+) -> None:
+    path = put(tmp_path / "clouds.yaml", content)
+    monkeypatch.setenv("OS_CLIENT_CONFIG_FILE", path)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(LocationUnavailable) as caught:
+        log_in("prod")
+    assert path in caught.value.detail
+    assert line in caught.value.detail
+
+
 TOKEN_LINE = st.one_of(
     st.sampled_from(
         ["", "# one", "ops=secret-1", "ops:ro=secret-2", "bare-token", "a=b", "=", ":ro="]

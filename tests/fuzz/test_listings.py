@@ -220,7 +220,7 @@ async def claims_there(world: World, number: int) -> set[str]:
     return {format_id(raw) async for _, some in found for raw in some}
 
 
-@examples(120)
+@examples(80)
 @example([Answer(on_images(lambda rows: [*rows, {"id": []}]), asks="id")], True)
 @given(SCRIPT, st.booleans())
 async def test_a_sweep_of_any_server_ends_and_one_that_fails_releases_nothing(
@@ -245,7 +245,7 @@ async def test_a_sweep_of_any_server_ends_and_one_that_fails_releases_nothing(
         await sweeping.index.records.remove(one.name)
 
 
-@examples(120)
+@examples(80)
 @example([Answer(headers={"Date": "Fri, 31 Dec 9999 23:59:59 -2359"})], False)
 @example([Answer(in_a_circle())], True)
 @example([Answer(headers={"Date": "Mon, 23 Nov 99999999999999999999 10:00:00 GMT"})], False)
@@ -272,7 +272,7 @@ async def test_a_poll_of_any_server_ends(
     await sweeping.index.records.remove(location.name)
 
 
-@examples(120)
+@examples(80)
 @given(SCRIPT)
 async def test_a_look_at_any_server_is_an_answer_or_one_kind_of_failure(
     world: World, script: list[Answer | None]

@@ -179,6 +179,8 @@ OK = b"+OK\r\n"
 @example([OK, b"%1\r\n*0\r\n+a\r\n"], "ping")
 @example([OK, b">0\r\n"], "ping")
 @example([OK, b":5\r\n" * 9], "lookup")
+@example([OK, b"$1\r\na\r\n-ERR no\r\n"], "make")
+@example([OK, OK, b"$1\r\na\r\n-ERR no\r\n"], "make")
 @given(
     st.tuples(st.just(OK) | PLAIN, st.lists(JUNK | st.just(b""), max_size=5)).map(
         lambda some: [some[0], *some[1]]
