@@ -283,3 +283,12 @@ async def test_a_status_of_before_redis_lost_its_data_is_not_taken(index: Index)
 
 def clustered(index: Index) -> bool:
     return type(index.link).__name__ == "ClusterLink"
+
+
+async def test_of_status_that_is_no_more_nothing_is_kept_in_memory(index: Index) -> None:
+    location = await index.records.put(Location(name="one", url="http://one.example"), None)
+    for at in range(50):
+        await index.records.set_check(location.number, Check(at=at))
+        await index.records.set_sweep(location.number, Sweep(started=at, ended=at))
+        await index.records.load()
+    assert len(index.records._parsed) == 3  # the location, its check and its sweep

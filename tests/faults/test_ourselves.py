@@ -219,7 +219,7 @@ async def unhurried(request: web.Request, handler: Handler) -> web.StreamRespons
     return await handler(request)
 
 
-@pytest.mark.parametrize("how", ["killed", "SIGSTOP"])
+@pytest.mark.parametrize("how", ["killed", pytest.param("SIGSTOP", marks=pytest.mark.long)])
 async def test_indexers_that_are_lost_within_sweeps(disk: RedisServer, how: str) -> None:
     """One after the other is killed, or hangs past its lease and goes on when another leads;
     meanwhile images come and go."""
