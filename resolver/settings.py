@@ -129,7 +129,7 @@ class Settings(BaseSettings):
         ge=0,
         le=1_000_000,
         description="What is dear and one client may have a second, at each worker: ids that "
-        "locations are asked about, `/explain`, and every 100 ids of a `POST /resolve`. Ten "
+        "locations are asked about, `/explain`, and every 500 ids of a `POST /resolve`. Ten "
         "seconds' worth may come at once; past it 429. Known images are redirected all the same. "
         "0: no limit.",
     )

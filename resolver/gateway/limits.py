@@ -18,8 +18,9 @@ BURST = 10.0
 MOST_CLIENTS = 65_536
 """Clients that are remembered. One more and the one longest unseen is forgotten."""
 
-BULK_IDS = 100
-"""Ids of a bulk request that cost as much as one question to the locations."""
+BULK_IDS = 500
+"""Ids of a bulk request that cost as much as one question to the locations. At the default rate
+that is more than a worker can answer."""
 
 
 class Buckets:

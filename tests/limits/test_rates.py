@@ -13,7 +13,7 @@ from aiohttp.test_utils import make_mocked_request
 from multidict import CIMultiDict
 
 from resolver.gateway import limits
-from resolver.gateway.limits import BURST, Buckets, Limits
+from resolver.gateway.limits import BULK_IDS, BURST, Buckets, Limits
 from resolver.models import format_id
 from tests.gateway.conftest import Gateway, Start
 from tests.support.clouds import Cloud
@@ -176,14 +176,14 @@ async def test_what_else_is_dear(limited: tuple[Gateway, Cloud], path: str) -> N
 async def test_retry_after_is_true(limited: tuple[Gateway, Cloud]) -> None:
     gateway, _ = limited
     await spend(gateway)
-    response, _ = await gateway.call("POST", "/resolve", json=[KNOWN] * 300)  # three tokens
+    response, _ = await gateway.call("POST", "/resolve", json=[KNOWN] * 3 * BULK_IDS)
     assert response.status == 429
     seconds = int(response.headers["Retry-After"])
     assert seconds == 2  # a token and a half, or nearly
-    response, _ = await gateway.call("POST", "/resolve", json=[KNOWN] * 300)
+    response, _ = await gateway.call("POST", "/resolve", json=[KNOWN] * 3 * BULK_IDS)
     assert response.status == 429
     await asyncio.sleep(seconds)
-    response, _ = await gateway.call("POST", "/resolve", json=[KNOWN] * 300)
+    response, _ = await gateway.call("POST", "/resolve", json=[KNOWN] * 3 * BULK_IDS)
     assert response.status == 200
 
 
