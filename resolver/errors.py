@@ -78,12 +78,24 @@ class Conflict(ResolverError):
     status, code, title = 409, "conflict", "Changed meanwhile"
 
 
+class RequestTimeout(ResolverError):
+    """A body took longer than a client may take for it."""
+
+    status, code, title = 408, "request-timeout", "The request came too slowly"
+
+
 class TooLarge(ResolverError):
     status, code, title = 413, "too-large", "Request too large"
 
 
 class UnsupportedMediaType(ResolverError):
     status, code, title = 415, "unsupported-media-type", "Body of an unknown type"
+
+
+class TooManyRequests(ResolverError):
+    """One client asked for more of what is dear than it may."""
+
+    status, code, title = 429, "too-many-requests", "Too many requests"
 
 
 class NoCounterpart(ResolverError):
@@ -117,6 +129,12 @@ class IndexUnavailable(ResolverError):
 
     def __str__(self) -> str:
         return f"{self.detail} [{self.whole}]" if self.whole else self.detail
+
+
+class Busy(ResolverError):
+    """As much as this process takes on at a time is under way."""
+
+    status, code, title = 503, "busy", "Busy"
 
 
 class IndexLost(IndexUnavailable):

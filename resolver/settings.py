@@ -124,6 +124,32 @@ class Settings(BaseSettings):
     bulk_limit: int = Field(
         10_000, ge=1, le=1_000_000, description="Most ids in one `POST /resolve`."
     )
+    client_rate: float = Field(
+        1000.0,
+        ge=0,
+        le=1_000_000,
+        description="What is dear and one client may have a second, at each worker: ids that "
+        "locations are asked about, `/explain`, and every 500 ids of a `POST /resolve`. Ten "
+        "seconds' worth may come at once; past it 429. Known images are redirected all the same. "
+        "0: no limit.",
+    )
+    client_timeout: Seconds = Field(
+        30.0,
+        description="How long a client may take to send a request's head, or its body (an import: "
+        "to go on with it), and to take what it is sent.",
+    )
+    max_connections: int = Field(
+        10_000,
+        ge=1,
+        le=1_000_000,
+        description="Clients' connections that a worker has open at most. Past it idle ones are "
+        "closed; where none is idle, new ones wait.",
+    )
+    trusted_proxies: Names = Field(
+        (),
+        description="Addresses and networks of the proxies in front (`10.0.0.0/8`), whose "
+        "`X-Forwarded-For` says who a client is.",
+    )
     sweep_interval: Seconds = Field(
         300.0,
         description="Time between two sweeps of a location. A sweep counts as fresh for twice "
@@ -201,7 +227,7 @@ class Settings(BaseSettings):
         "all", description="Which requests get a log line: none, those of status 400 and up, all."
     )
 
-    @field_validator("admin_tokens", "allowed_hosts", mode="before")
+    @field_validator("admin_tokens", "allowed_hosts", "trusted_proxies", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
         if isinstance(value, str):
@@ -226,6 +252,13 @@ class Settings(BaseSettings):
                 ipaddress.ip_network(item, strict=False)
             elif "*" in item.removeprefix("*.") or not item.removeprefix("*."):
                 raise ValueError(f"{item!r} is no host name, *.suffix, address or network")
+        return value
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _proxies(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for item in value:
+            ipaddress.ip_network(item)
         return value
 
     @field_validator("public_url")

@@ -7,6 +7,7 @@ from aiohttp import HttpVersion11, web
 from resolver.gateway import admin, dump, images, resolve, status, versions
 from resolver.gateway.door import DOOR, Door
 from resolver.gateway.keys import METRICS, SERVICES, TOKENS, TRAFFIC
+from resolver.gateway.limits import LIMITS, Limits
 from resolver.gateway.metrics import Metrics
 from resolver.gateway.middleware import sign, watch
 from resolver.gateway.tokens import Tokens
@@ -81,6 +82,8 @@ def make_app(services: Services) -> web.Application:
     if services.settings.role != "indexer":
         routes += gateway_routes()
         settings = services.settings
+        app[LIMITS] = Limits(settings.client_rate, settings.trusted_proxies)
+        app[resolve.BODIES] = resolve.Bodies(settings.bulk_limit * resolve.MAX_ITEM)
         app[DOOR] = Door(
             services.resolver,
             metrics,

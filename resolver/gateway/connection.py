@@ -8,10 +8,26 @@ from typing import Any
 
 from aiohttp import web
 from aiohttp.http import RawRequestMessage
+from aiohttp.http_exceptions import LineTooLong
 
-from resolver.gateway.door import Door
-from resolver.gateway.middleware import HEADER, request_id
+from resolver.gateway.door import Door, Told
+from resolver.gateway.listener import Crowd
+from resolver.gateway.middleware import HEADER, new_request_id, request_id
 from resolver.gateway.problem import problem
+
+MAX_LINE = 8190
+"""Bytes of a request's target, as in Apache httpd and aiohttp."""
+
+MAX_FIELD = 16_384
+"""Bytes of a header field's value, as in Glance (`max_header_line`), for the tokens it takes."""
+
+MAX_FIELDS = 128
+
+MAX_HEAD = 32_768
+"""Bytes of all header fields, as in nginx."""
+
+SOON = 0.05
+"""Seconds until a connection that its client has ended is looked at again."""
 
 
 class Outbox:
@@ -45,17 +61,34 @@ class Connection(web.RequestHandler):
     aiohttp's insides that this takes are watched by tests/gateway/test_door.py.
     """
 
-    __slots__ = ("_asleep", "_door", "_fields", "_held", "_malformed", "_outbox", "_size")
+    __slots__ = (
+        *("_asleep", "_crowd", "_door", "_fields", "_head_size", "_held", "_malformed", "_outbox"),
+        *("_patience", "_size", "_slow_head", "_slow_read", "told"),
+    )
 
     def __init__(
         self,
         malformed: Callable[[int, str], None],
         door: Door | None,
         outbox: Outbox,
+        crowd: Crowd,
+        patience: float,
         *args: Any,
         **options: Any,
     ) -> None:
-        super().__init__(*args, **options)
+        """``patience``: seconds that the client has for a request's head, and for taking what it
+        is sent."""
+        options |= {"max_line_size": MAX_LINE, "max_field_size": MAX_FIELD}
+        super().__init__(*args, max_headers=MAX_FIELDS, **options)
+        self._crowd = crowd
+        self._patience = patience
+        self._slow_head: asyncio.TimerHandle | None = None
+        """Runs while the client is to send a request's head and has not."""
+        self._head_size = 0
+        self._slow_read: asyncio.TimerHandle | None = None
+        """Runs while something waits for the client to take it."""
+        self.told: Told | None = None
+        """What the door was told, for the handler that answers in its place."""
         self._malformed = malformed
         self._door = door
         self._outbox = outbox
@@ -68,6 +101,115 @@ class Connection(web.RequestHandler):
         """The request that the door has and the parser has not read, and what came behind it."""
         self._size = 0
         """Of that request, in bytes."""
+
+    @property
+    def idle(self) -> bool:
+        """Whether no request is being answered."""
+        return self._waiter is not None and not self._waiter.done() and not self._messages
+
+    @property
+    def idle_since(self) -> float:
+        """When the last answer was sent, in the loop's time."""
+        return self._next_keepalive_close_time - self._keepalive_timeout
+
+    @property
+    def asked(self) -> bool:
+        """Whether there was a request on it."""
+        return self._request_count > 0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self._crowd.open.add(self)
+        self._slow_head = self._loop.call_later(self._patience, self._head_is_late)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        super().connection_lost(exc)
+        self._crowd.open.discard(self)
+        for timer in (self._slow_head, self._slow_read):
+            if timer is not None:
+                timer.cancel()
+        self._slow_head = self._slow_read = None
+
+    def eof_received(self) -> bool | None:  # type: ignore[override]  # as asyncio has it
+        """A client that has sent its last request may still wait for the answer: true keeps the
+        connection, but with TLS, where asyncio cannot."""
+        return self.ssl_context is None and self._awaited() and self._end_in_time()
+
+    def _awaited(self) -> bool:
+        """Whether requests that have come whole are being answered."""
+        bodies = [body for _, body in self._messages]
+        if self._current_request is not None:
+            bodies.append(self._current_request.content)
+        return not self.idle and all(body.is_eof() for body in bodies)
+
+    def _end_in_time(self) -> bool:
+        if self.transport is not None and not self._awaited():
+            self.transport.close()
+        elif self.transport is not None:
+            self._loop.call_later(SOON, self._end_in_time)
+        return True
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        if self.transport is not None:
+            self._slow_read = self._loop.call_later(
+                self._patience, self._read_is_late, self.transport
+            )
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._slow_read is not None:
+            self._slow_read.cancel()
+            self._slow_read = None
+
+    def _read_is_late(self, transport: asyncio.Transport) -> None:
+        self._crowd.cut("slow-read")
+        transport.abort()
+
+    def _head_is_late(self) -> None:
+        self._slow_head = None
+        if not self.idle:
+            return
+        self._crowd.cut("slow-head")
+        if self._head_size:
+            self._refuse(408, f"the request's head took longer than {self._patience:g} s")
+        else:
+            self.force_close()
+
+    def _head_received(self, size: int) -> None:
+        """Watches over a head that did not come at once."""
+        self._head_size += size
+        if not self._messages:
+            if self._slow_head is None:
+                self._slow_head = self._loop.call_later(self._patience, self._head_is_late)
+            if self._head_size > MAX_HEAD + MAX_LINE:
+                self._refuse(431, f"the header fields have more than {MAX_HEAD} bytes")
+            return
+        if self._slow_head is not None:
+            self._slow_head.cancel()
+            self._slow_head = None
+        size, self._head_size = self._head_size, 0
+        if size > MAX_HEAD and isinstance(message := self._messages[0][0], RawRequestMessage):
+            fields = sum(len(name) + len(value) + 4 for name, value in message.raw_headers)
+            if fields > MAX_HEAD:
+                self._messages.clear()
+                self._refuse(431, f"the header fields have more than {MAX_HEAD} bytes")
+
+    def _refuse(self, status: int, why: str) -> None:
+        """Answers what is no whole request yet, and closes."""
+        self._malformed(status, why)
+        refusal = malformed_request(status, why)
+        assert isinstance(refusal.body, bytes)
+        if self.transport is not None:
+            head = [
+                f"HTTP/1.1 {status} {refusal.reason}",
+                f"Content-Type: {refusal.content_type}",
+                f"Content-Length: {len(refusal.body)}",
+                f"{HEADER}: {new_request_id()}",
+                "Connection: close",
+            ]
+            self.transport.write("\r\n".join([*head, "", ""]).encode() + refusal.body)
+        self.force_close()
 
     def data_received(self, data: bytes) -> None:
         waiter, door = self._waiter, self._door
@@ -87,6 +229,10 @@ class Connection(web.RequestHandler):
         else:
             self._waiter = None
             super().data_received(data)
+            if self._slow_head is not None or not self._messages:
+                self._waiter = waiter
+                self._head_received(len(data))
+                self._waiter = None
             if len(self._messages) == 1 and not self._upgraded:
                 message, payload = self._messages[0]
                 if isinstance(message, RawRequestMessage):
@@ -99,9 +245,10 @@ class Connection(web.RequestHandler):
         self._waiter, self._asleep = None, waiter
         door.ask(usual, self._reply)
 
-    def _reply(self, answer: str | None) -> None:
+    def _reply(self, answer: str | None, told: Told | None = None) -> None:
         """What the door says of the request that it has."""
         waiter, self._asleep = self._asleep, None
+        self.told = told
         assert waiter is not None
         if answer is not None and self.transport is not None:
             if not self._held:
@@ -154,17 +301,35 @@ class Connection(web.RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
-        if isinstance(exc, UnicodeError) and "Expect" in request.headers:
-            # aiohttp quotes an expectation that it does not know, whatever its bytes.
-            status, message = 400, "Expect has bytes that no header field can have"
+        if isinstance(exc, ConnectionError):  # the client has gone, which is its right
+            raise exc
         if status >= 500:  # past the middleware: the connection itself broke
             return super().handle_error(request, status, exc, message)
+        if isinstance(exc, LineTooLong):
+            status, message = too_long(exc)
+        elif message == "Too many headers received":
+            status, message = 431, f"there are more than {MAX_FIELDS} header fields"
         # aiohttp quotes what it could not read, which may be a token.
         first = (message or "").strip().partition("\n")[0].partition(": b'")[0].rstrip(":")
         self._malformed(status, first)
-        response = problem(
-            status, "malformed-request", "Malformed request", first[:200] or "not HTTP"
-        )
+        response = malformed_request(status, first[:200] or "not HTTP")
         response.headers[HEADER] = request_id(request.headers)
         response.force_close()
         return response
+
+
+def too_long(error: LineTooLong) -> tuple[int, str]:
+    """The status for what aiohttp's parser found too long, told apart by the bound, and why."""
+    if error.args[1] == MAX_LINE:
+        return 414, f"the request's target has more than {MAX_LINE} bytes"
+    return 431, f"a header field has more than {MAX_FIELD} bytes"
+
+
+def malformed_request(status: int, why: str) -> web.Response:
+    """The problem that is no HTTP request, or too much of one."""
+    code, title = {
+        408: ("request-timeout", "The request came too slowly"),
+        414: ("uri-too-long", "URI too long"),
+        431: ("header-too-large", "Header fields too large"),
+    }.get(status, ("malformed-request", "Malformed request"))
+    return problem(status, code, title, why)

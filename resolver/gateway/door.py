@@ -13,9 +13,8 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import structlog
 from aiohttp import EMPTY_PAYLOAD, HttpVersion11, StreamReader, web
@@ -54,8 +53,15 @@ MOST_FORMS = 10_000
 
 log = structlog.get_logger()
 
-Reply = Callable[[str | None], None]
-"""Takes the answer, or None where it must be made the ordinary way."""
+Told = tuple[bytes, Owned | BaseException]
+"""An id, and its owners or why the index could not tell."""
+
+
+class Reply(Protocol):
+    """Takes the answer, or None where it must be made the ordinary way; and what the index told,
+    so that it is not asked twice."""
+
+    def __call__(self, answer: str | None, told: Told | None = None, /) -> None: ...
 
 
 class Usual(NamedTuple):
@@ -184,9 +190,10 @@ class Door:
     def _told(self, usual: Usual, reply: Reply, found: Owned | BaseException) -> None:
         self._traffic.end()
         if isinstance(found, BaseException) or self._traffic.stopping:
-            reply(None)
+            reply(None, (usual.raw, found))
         else:
-            reply(self._answer(usual, found.table, found.owners))
+            answer = self._answer(usual, found.table, found.owners)
+            reply(answer, None if answer else (usual.raw, found))
 
     def _answer(self, usual: Usual, table: Table, owners: tuple[Owner, ...]) -> str | None:
         if self._forms is None or self._forms.table is not table:

@@ -16,6 +16,7 @@ from resolver.errors import Conflict, InvalidLocation, ResolverError, Unsupporte
 from resolver.gateway.admin import admin_only
 from resolver.gateway.keys import ADMIN, SERVICES
 from resolver.gateway.problem import NO_STORE, json_response
+from resolver.gateway.resolve import late_body
 from resolver.index import Claims
 from resolver.locations.dump import Block, Head, Reader, Writer, fields_of
 from resolver.models import Location
@@ -161,6 +162,7 @@ async def _body(request: web.Request) -> AsyncIterator[bytes]:
 
     Raises:
         UnsupportedMediaType: it is compressed otherwise than with gzip.
+        RequestTimeout: nothing came of it for too long.
     """
     coding = request.headers.get("Content-Encoding", "identity").lower()
     if coding not in ("identity", "gzip"):
@@ -168,9 +170,15 @@ async def _body(request: web.Request) -> AsyncIterator[bytes]:
             f"send the file as it is or with `Content-Encoding: gzip`, not {coding[:40]!r}",
             headers={"Accept-Encoding": "gzip"},
         )
+    seconds = request.app[SERVICES].settings.client_timeout
+    parts = aiter(request.content.iter_any())
     unpacker = zlib.decompressobj(GZIP)
     try:
-        async for sent in request.content.iter_any():
+        while True:
+            async with asyncio.timeout(seconds):
+                sent = await anext(parts, b"")
+            if not sent:
+                return
             if coding == "identity":
                 yield sent
                 continue
@@ -180,6 +188,8 @@ async def _body(request: web.Request) -> AsyncIterator[bytes]:
                 data = unpacker.unconsumed_tail
                 if unpacker.eof:  # RFC 1952, 2.2: another member may follow
                     data, unpacker = unpacker.unused_data, zlib.decompressobj(GZIP)
+    except TimeoutError as error:
+        raise late_body(seconds) from error
     except (ConnectionError, web.RequestPayloadError, zlib.error) as error:
         log.warning("import broke off", reason=str(error))
 

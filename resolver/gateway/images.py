@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import unquote
 
 from aiohttp import web
 
 from resolver.errors import InvalidRequest, MethodNotAllowed, NoCounterpart, NotFound
 from resolver.gateway.keys import METRICS, OUTCOME, SERVICES
+from resolver.gateway.limits import LIMITS, Once
 from resolver.gateway.problem import NO_STORE, require_found
 from resolver.locations import Answer, Offer, Wish
 from resolver.models import format_id, letter_case, parse_id
@@ -122,7 +123,15 @@ def make_wish(region: str, exclude: Iterable[str], fresh: str) -> Wish:
 
 async def answer_one(request: web.Request, raw: bytes, case: int, wish: Wish) -> Answer:
     """Resolves one id and notes the outcome for the log and the figures."""
-    answer = await request.app[SERVICES].resolver.resolve(raw, wish, case)
+    protocol: Any = request.protocol
+    told, protocol.told = protocol.told, None
+    answer = await request.app[SERVICES].resolver.resolve(
+        raw,
+        wish,
+        case,
+        told=told[1] if told is not None and told[0] == raw else None,
+        pay=Once(request.app[LIMITS], request),
+    )
     request[OUTCOME] = str(answer.outcome)
     request.app[METRICS].answers.counts[str(answer.outcome),] += 1
     return answer

@@ -43,8 +43,16 @@ class Metrics:
         self.answers = Counted(
             "glance_resolver_answers", "Ids answered, one by one or many at once", ["outcome"]
         )
-        for collector in (self.requests, self.seconds, self.answers):
+        self.cut = Counted(
+            "glance_resolver_connections_cut", "Connections closed on their clients", ["reason"]
+        )
+        for collector in (self.requests, self.seconds, self.answers, self.cut):
             self.registry.register(collector)
+        self.connections: Callable[[], int] = lambda: 0
+        """How many are open."""
+        Gauge(
+            "glance_resolver_connections", "Connections that are open", registry=self.registry
+        ).set_function(lambda: float(self.connections()))
         Gauge(
             "glance_resolver_requests_in_flight",
             "Requests being answered",

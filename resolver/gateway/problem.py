@@ -8,7 +8,7 @@ from typing import Any
 
 from aiohttp import web
 
-from resolver.errors import ImageAbsent, ImageUnknown, NotAcceptable, ResolverError
+from resolver.errors import ImageAbsent, ImageUnknown, NotAcceptable, RequestTimeout, ResolverError
 from resolver.locations import Answer
 from resolver.locations.resolve import RETRY_AFTER
 from resolver.models import Outcome
@@ -43,7 +43,7 @@ def problem(
 
 
 def render_error(error: ResolverError) -> web.Response:
-    return problem(
+    response = problem(
         error.status,
         error.problem_code,
         error.title,
@@ -51,6 +51,9 @@ def render_error(error: ResolverError) -> web.Response:
         extra=error.extra,
         headers=error.headers,
     )
+    if isinstance(error, RequestTimeout):  # the rest of its body would be taken for a request
+        response.force_close()
+    return response
 
 
 def json_response(

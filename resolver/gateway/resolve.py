@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from typing import Any, NamedTuple
 
 from aiohttp import web
 
 from resolver.errors import (
+    Busy,
     InvalidImageId,
     InvalidRequest,
+    RequestTimeout,
     TooLarge,
     UnsupportedMediaType,
 )
 from resolver.gateway.images import answer_one, make_wish
 from resolver.gateway.keys import METRICS, OUTCOME, SERVICES
+from resolver.gateway.limits import BULK_IDS, LIMITS, Once
 from resolver.gateway.problem import NO_STORE, accepted, json_response, require_found
 from resolver.locations import Form, Wish
 from resolver.models import Outcome, format_id, letter_case, parse_id
@@ -30,6 +36,9 @@ CHUNK = 500
 
 MAX_ITEM = 128
 """Bytes that one id may take in a request body."""
+
+MAX_BODIES = 33_554_432
+"""Bytes of bodies of bulk requests that are being answered: 90 of 10,000 ids."""
 
 
 def wish_of(request: web.Request) -> Wish:
@@ -64,40 +73,79 @@ async def resolve_one(request: web.Request) -> web.StreamResponse:
 async def explain(request: web.Request) -> web.StreamResponse:
     """GET /resolve/{id}/explain."""
     text, resolver = request.match_info["id"], request.app[SERVICES].resolver
-    raw = parse_id(text)
-    return json_response(await resolver.explain(raw, wish_of(request), letter_case(text)))
+    raw, wish = parse_id(text), wish_of(request)
+    pay = Once(request.app[LIMITS], request)
+    pay()
+    return json_response(await resolver.explain(raw, wish, letter_case(text), pay))
 
 
 async def resolve_many(request: web.Request) -> web.StreamResponse:
     """POST /resolve."""
     kind = accepted(request, JSON, NDJSON)
     wish = wish_of(request)
-    services = request.app[SERVICES]
-    items = parse_items(
-        await read_body(request, services.settings.bulk_limit * MAX_ITEM),
-        request.headers.get("Content-Type", ""),
-    )
-    if len(items) > services.settings.bulk_limit:
-        raise TooLarge(
-            f"{len(items)} ids are more than the {services.settings.bulk_limit} "
-            "(RESOLVER_BULK_LIMIT) that one request may have: send them in parts"
+    settings, limits = request.app[SERVICES].settings, request.app[LIMITS]
+    with request.app[BODIES].one() as grow:
+        body = await read_body(request, settings.bulk_limit * MAX_ITEM, grow)
+        items = parse_items(body, request.headers.get("Content-Type", ""))
+        if len(items) > settings.bulk_limit:
+            raise TooLarge(
+                f"{len(items)} ids are more than the {settings.bulk_limit} "
+                "(RESOLVER_BULK_LIMIT) that one request may have: send them in parts"
+            )
+        limits.charge(request, len(items) / BULK_IDS)
+        ids = parse_ids(items)
+        forms = await request.app[SERVICES].resolver.resolve_text(
+            ids.raws, wish, ids.cases, partial(limits.charge, request, 1)
         )
-    ids = parse_ids(items)
-    forms = await services.resolver.resolve_text(ids.raws, wish, ids.cases)
-    _count(request, forms, len(ids.invalid))
-    rows = _rows(ids, forms)
-    response = web.StreamResponse(headers={**NO_STORE, "Content-Type": kind, "Vary": "Accept"})
-    await response.prepare(request)
-    for part in _rendered(rows, ndjson=kind == NDJSON):
-        await response.write(part)
-    await response.write_eof()
-    return response
+        _count(request, forms, len(ids.invalid))
+        rows = _rows(ids, forms)
+        response = web.StreamResponse(headers={**NO_STORE, "Content-Type": kind, "Vary": "Accept"})
+        await response.prepare(request)
+        for part in _rendered(rows, ndjson=kind == NDJSON):
+            await response.write(part)
+            await asyncio.sleep(0)
+        await response.write_eof()
+        return response
 
 
-async def read_body(request: web.Request, limit: int) -> bytes:
-    """The body, read no further than a little past ``limit`` bytes.
+class Bodies:
+    """The bodies of bulk requests that are being answered, which bound what those take."""
+
+    def __init__(self, largest: int) -> None:
+        self.size = 0
+        self._most = max(MAX_BODIES, largest)
+
+    @contextmanager
+    def one(self) -> Iterator[Callable[[int], None]]:
+        """Counts what is read of one body. What it gives raises Busy where there is no room."""
+        mine = 0
+
+        def grow(size: int) -> None:
+            nonlocal mine
+            if self.size + size > self._most:
+                raise Busy(
+                    "too many large requests are being answered: come again",
+                    headers={"Retry-After": "1"},
+                )
+            self.size += size
+            mine += size
+
+        try:
+            yield grow
+        finally:
+            self.size -= mine
+
+
+BODIES = web.AppKey("bodies", Bodies)
+
+
+async def read_body(
+    request: web.Request, limit: int, grow: Callable[[int], None] = lambda _: None
+) -> bytes:
+    """The body, read no further than a little past ``limit`` bytes. ``grow`` is told of each part.
 
     Raises:
+        RequestTimeout: the client takes too long.
         TooLarge: it is longer.
         UnsupportedMediaType: it is compressed.
     """
@@ -107,11 +155,17 @@ async def read_body(request: web.Request, limit: int) -> bytes:
             f"send the body as it is, without `Content-Encoding: {coding[:40]}`",
             headers={"Accept-Encoding": "identity"},  # RFC 9110, 12.5.3
         )
+    seconds = request.app[SERVICES].settings.client_timeout
     body = bytearray()
-    async for chunk in request.content.iter_any():
-        body += chunk
-        if len(body) > limit:
-            raise TooLarge(f"the body is longer than {limit} bytes: send fewer ids at once")
+    try:
+        async with asyncio.timeout(seconds):
+            async for chunk in request.content.iter_any():
+                grow(len(chunk))
+                body += chunk
+                if len(body) > limit:
+                    raise TooLarge(f"the body is longer than {limit} bytes: send fewer ids at once")
+    except TimeoutError as error:
+        raise late_body(seconds) from error
     return bytes(body)
 
 
@@ -123,6 +177,10 @@ def read_json(body: bytes, **options: Any) -> Any:
         ValueError, RecursionError: it is none.
     """
     return json.loads(body.decode("utf-8-sig"), **options)
+
+
+def late_body(seconds: float) -> RequestTimeout:
+    return RequestTimeout(f"the body took longer than {seconds:g} s (RESOLVER_CLIENT_TIMEOUT)")
 
 
 def parse_items(body: bytes, content_type: str) -> Sequence[Any]:
@@ -235,7 +293,10 @@ def _rows(ids: Ids, forms: Sequence[Form]) -> list[Row]:
 
 
 def _invalid(item: Any) -> str:
-    shown = item if isinstance(item, str) else json.dumps(item)
+    try:
+        shown = item if isinstance(item, str) else json.dumps(item)
+    except RecursionError:  # it may be read from deeper than it may be written
+        shown = "[…]" if isinstance(item, list) else "{…}"
     return json.dumps(
         {
             "id": shown[:MAX_ITEM],

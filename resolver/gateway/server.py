@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import socket
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -17,13 +17,13 @@ from resolver.gateway.app import make_app
 from resolver.gateway.connection import Connection, Outbox
 from resolver.gateway.door import DOOR
 from resolver.gateway.keys import METRICS, TRAFFIC
+from resolver.gateway.listener import Crowd, Listener, listening, room
+from resolver.gateway.middleware import HEADER, request_id
+from resolver.gateway.problem import problem
 from resolver.gateway.siblings import Siblings
 from resolver.gateway.tls import tls_options
 from resolver.services import Services
 from resolver.settings import Settings
-
-BACKLOG = 1024
-"""Connections that the kernel keeps for us while we are busy."""
 
 KEEPALIVE = 75.0
 """Seconds that an idle connection is kept, as nginx does."""
@@ -55,43 +55,38 @@ async def serving(
     manager: Any = runner.server
 
     outbox = Outbox()
+    metrics = app[METRICS]
+
+    def cut(why: str) -> None:
+        metrics.cut.counts[why,] += 1
+
+    crowd = Crowd(room(settings.max_connections), cut)
+    metrics.connections = lambda: len(crowd.open)
+    # A megabyte unpacks to a gigabyte, also where nobody wants it: `read_body` and the import of an
+    # operator say what they take.
+    options: Any = {"loop": loop, "auto_decompress": False}
+    options |= {"access_log": None, "keepalive_timeout": KEEPALIVE}
 
     def connection() -> Connection:
-        # A megabyte unpacks to a gigabyte, also where nobody wants it: `read_body` and the import
-        # of an operator say what they take.
-        options: Any = {"auto_decompress": False}
-        options |= {"access_log": None, "keepalive_timeout": KEEPALIVE}
-        return Connection(malformed, app.get(DOOR), outbox, manager, loop=loop, **options)
+        patience = settings.client_timeout
+        return Connection(malformed, app.get(DOOR), outbox, crowd, patience, manager, **options)
 
     def malformed(status: int, why: str) -> None:
         app[METRICS].requests.counts["none", "none", str(status)] += 1
         if settings.access_log != "off":
             log.info("malformed request", status=status, why=why[:200])
 
+    manager.request_handler = expecting(manager.request_handler, malformed)
     try:
-        if sockets:
-            listeners = [
-                await loop.create_server(connection, sock=one, backlog=BACKLOG, **tls)
-                for one in sockets
-            ]
-        else:
-            listeners = [
-                await loop.create_server(
-                    connection,
-                    settings.host,
-                    settings.port,
-                    backlog=BACKLOG,
-                    reuse_address=True,
-                    **tls,
-                )
-            ]
+        sockets = sockets or listening(settings.host, settings.port)
+        listener = Listener(sockets, connection, crowd, tls)
     except OSError as error:
         await runner.cleanup()
         raise cannot_listen(settings, error) from error
     if siblings is not None:
         app[METRICS].siblings = siblings
         await siblings.open(app[METRICS].registry)
-    port = listeners[0].sockets[0].getsockname()[1]
+    port = listener.port
     services.registry.own_ports.add(port)
     work = [asyncio.create_task(services.upkeep.run(), name="upkeep")]
     if settings.role != "gateway":
@@ -99,14 +94,35 @@ async def serving(
     try:
         yield shown_url(settings, port)
     finally:
-        for listener in listeners:
-            listener.close()
+        await listener.close()
         await app[TRAFFIC].drain(settings.shutdown_timeout, lambda: manager.connections)
         await runner.cleanup()
         for task in work:
             await end(task)
         if siblings is not None:
             siblings.close(app[METRICS].registry)
+
+
+Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+
+
+def expecting(ordinary: Handler, malformed: Callable[[int, str], None]) -> Handler:
+    """Before any middleware, aiohttp itself answers an ``Expect`` that cannot be met, as text."""
+
+    async def handle(request: web.BaseRequest) -> web.StreamResponse:
+        if request.headers.get("Expect", "100-continue").lower() == "100-continue":
+            return await ordinary(request)
+        malformed(417, "an Expect other than 100-continue")
+        refusal = problem(
+            417,
+            "expectation-failed",
+            "Expectation failed",
+            "100-continue is the one Expect that can be met: leave the header out",
+        )
+        refusal.headers[HEADER] = request_id(request.headers)
+        return refusal
+
+    return handle
 
 
 def shown_url(settings: Settings, port: int) -> str:

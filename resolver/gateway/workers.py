@@ -34,7 +34,8 @@ from gunicorn.workers.base import Worker
 
 from resolver import logs
 from resolver.errors import ResolverError, SettingsError
-from resolver.gateway.server import BACKLOG, cannot_listen, serving, shown_url
+from resolver.gateway.listener import BACKLOG
+from resolver.gateway.server import cannot_listen, serving, shown_url
 from resolver.gateway.siblings import Siblings
 from resolver.index import open_index
 from resolver.locations import Given

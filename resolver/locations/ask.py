@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Collection, Container, Coroutine, Mapping
+from collections.abc import Callable, Collection, Container, Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -80,6 +80,9 @@ class _Question:
         """Ends when the index has the answer too."""
 
 
+Pay = Callable[[], None]
+"""Charges a client for the questions that it causes. Raises TooManyRequests."""
+
 Image = tuple[bytes, int]
 """An id and its letter case, as a client spelt it."""
 
@@ -144,6 +147,7 @@ class Asker:
         exclude: Container[str] = (),
         until: float,
         noted: bool = True,
+        pay: Pay | None = None,
     ) -> dict[int, Said]:
         """What these locations say, by number. ``owners``: those that the index has now.
 
@@ -152,7 +156,11 @@ class Asker:
         (``exclude``); the rest answer in their own time, and what they have is claimed too. A
         location that is known to be down is asked, but not waited for when others have answered.
         ``fresh``: what was said before this call does not do. ``until``: `time.monotonic` after
-        which nobody is waited for. ``noted``: the index is told.
+        which nobody is waited for. ``noted``: the index is told. ``pay``: called before somebody is
+        asked for the sake of this call.
+
+        Raises:
+            TooManyRequests: from ``pay``. Nobody was asked then.
         """
         arrived = time.monotonic()
         asked: dict[int, _Question] = {}
@@ -177,6 +185,8 @@ class Asker:
             await asyncio.wait(before, timeout=max(0.0, until - time.monotonic()))
         room = self._at_once - len(self._open)
         new = sum((image, p.location.number) not in self._open for p in todo)
+        if pay is not None and 0 < new <= room:
+            pay()
         for place in todo:
             number = place.location.number
             question = self._open.get((image, number))

@@ -8,11 +8,12 @@ import time
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
+from functools import partial
 from typing import Any, NamedTuple
 
-from resolver.errors import IndexUnavailable
+from resolver.errors import IndexUnavailable, TooManyRequests
 from resolver.index import Index
-from resolver.locations.ask import Asker, Image, Said
+from resolver.locations.ask import Asker, Image, Pay, Said
 from resolver.locations.breaker import Breaker
 from resolver.locations.choose import Candidate, Wish, drawn, left_out, rank, reasons
 from resolver.locations.table import Place, Table, TableKeeper, late
@@ -30,6 +31,10 @@ GRACE = 0.05
 
 BULK_AT_ONCE = 16
 """Ids of one request about which locations are asked at the same time."""
+
+BULK_READS = 2
+"""Requests for many ids that are with the index at the same time: one is read of while the other
+is answered. More of them would make each other late, and single ids too."""
 
 DEADLINE_IDS = 1000
 """Ids that lengthen the index's deadline by as much as one request's."""
@@ -99,6 +104,8 @@ class Round:
         self.table = table
         self.cut = cut
         self.wish = wish
+        self.left: float | None = None
+        """Seconds for which the index may still be waited for; None: a deadline each time."""
         self._home = home
         self._begun = time.monotonic()
         self._covered: dict[str, str] | None = None
@@ -108,7 +115,7 @@ class Round:
     def on(self, table: Table) -> Round:
         """The same from another table."""
         other = Round(table, self.wish, self._home, self.cut)
-        other._begun = self._begun
+        other._begun, other.left = self._begun, self.left
         return other
 
     def candidates(self, owners: Iterable[Owner]) -> list[Candidate]:
@@ -270,6 +277,8 @@ class Owned(NamedTuple):
     age: float = 0.0
     cut: IndexUnavailable | None = None
     """Why Redis was not asked, or did not answer."""
+    took: float = 0.0
+    """Seconds that the index took to tell."""
 
 
 class Resolver:
@@ -294,6 +303,7 @@ class Resolver:
         self._deadline = deadline
         self._stale_for = stale_for
         self._together: Together[Owned] = Together(self._read_each)
+        self._bulks = asyncio.Semaphore(BULK_READS)
         self.breaker = Breaker(self._try)
         self._failed: Sequence[bytes] = ()
         """What was asked for last in vain: on a cluster, one node may answer and another not."""
@@ -338,65 +348,68 @@ class Resolver:
         return Owned(table, (), "stale", 0.0, why)
 
     async def _read_each(self, ids: Sequence[bytes]) -> Sequence[Owned | BaseException]:
+        begun = time.monotonic()
         try:
             table, owners = await self._read(ids, keep=True)
         except IndexUnavailable as error:
             return [self._last(raw, error) or error for raw in ids]
+        took = time.monotonic() - begun
         if self._asker is not None:
             for raw, owned in zip(ids, owners, strict=True):
                 if owned:
                     self._asker.forget((raw, 0), owned)
-        return [Owned(table, owned) for owned in owners]
+        return [Owned(table, owned, took=took) for owned in owners]
 
-    async def resolve(self, raw: bytes, wish: Wish, case: int = 0) -> Answer:
-        """The answer about one image. ``case``: how its client spelt it.
+    async def resolve(
+        self,
+        raw: bytes,
+        wish: Wish,
+        case: int = 0,
+        *,
+        told: Owned | BaseException | None = None,
+        pay: Pay | None = None,
+    ) -> Answer:
+        """The answer about one image. ``case``: how its client spelt it; ``told``: what `ask` told
+        of it for the same request, which waits for the index no longer than one deadline in all.
 
         Raises:
             IndexUnavailable: Redis gave no answer within the deadline, and nothing else helps.
+            TooManyRequests: from ``pay``.
         """
         if not (wish.fresh or wish.exclude) and (known := self.known(raw)):
             round_ = Round(known.table, wish, self._home)
             if found := round_.found(raw, round_.candidates(known.owners)):
                 return replace(found, source=known.source, age=known.age)
         try:
-            owned = await self._together.get(raw)
+            if isinstance(told, IndexUnavailable):
+                raise told
+            owned = told if isinstance(told, Owned) else await self._together.get(raw)
         except IndexUnavailable as error:
             owned = self._cut(raw, error)
         round_ = Round(owned.table, wish, self._home, owned.cut)
-        answer, _, _ = await self._settle(round_, (raw, case), owned)
+        round_.left = self._deadline - owned.took
+        answer, _, _ = await self._settle(round_, (raw, case), owned, pay)
         return answer
 
     async def resolve_text(
-        self, ids: Sequence[bytes], wish: Wish, cases: Mapping[int, int] | None = None
+        self,
+        ids: Sequence[bytes],
+        wish: Wish,
+        cases: Mapping[int, int] | None = None,
+        pay: Pay | None = None,
     ) -> list[Form]:
         """The answers for many ids, in their order, as JSON text. ``cases``: by where they stand,
         how those are spelt that are not as usual.
 
-        Locations are asked about as many as can be within one question's time.
+        Locations are asked about as many as can be within one question's time, and as ``pay``
+        allows; the rest are answered as the index has them.
 
         Raises:
             IndexUnavailable: Redis gave no answer within the deadline, which grows with ``ids``,
                 and nothing else helps.
         """
-        cut = None
-        try:
-            table, owners = await self._read(ids)
-            every = [Owned(table, owned) for owned in owners]
-        except IndexUnavailable as error:
-            cut = error
-            last = self._tables.last(self._stale_for)
-            if last is None or not last.in_service():
-                raise
-            table = last
-            every = [self._last(raw, cut) or Owned(table, (), "stale", 0.0, cut) for raw in ids]
-        round_ = Round(table, wish, self._home, cut)
-        if cut is None:
-            forms = [round_.form(raw, owned) for raw, owned in zip(ids, owners, strict=True)]
-        else:
-            forms = [
-                Form.of(_told(round_.answer(raw, owned.owners), owned))
-                for raw, owned in zip(ids, every, strict=True)
-            ]
+        async with self._bulks:
+            round_, every, forms = await self._known_forms(ids, wish)
         if self._asker is None:
             return forms
         todo = [
@@ -409,7 +422,10 @@ class Resolver:
 
         async def some() -> None:
             for image, where in coming:
-                answer, _, _ = await self._settle(round_, image, every[where[0]])
+                try:
+                    answer, _, _ = await self._settle(round_, image, every[where[0]], pay)
+                except TooManyRequests:
+                    return
                 form = Form.of(answer)
                 for at in where:
                     forms[at] = form
@@ -431,14 +447,34 @@ class Resolver:
                 forms[at] = Form.of(_told(round_.answer(ids[at], known, said={}), every[at]))
         return forms
 
+    async def _known_forms(
+        self, ids: Sequence[bytes], wish: Wish
+    ) -> tuple[Round, list[Owned], list[Form]]:
+        """What the index tells of many ids, or this process knew last."""
+        try:
+            table, owners = await self._read(ids)
+        except IndexUnavailable as cut:
+            last = self._tables.last(self._stale_for)
+            if last is None or not last.in_service():
+                raise
+            nowhere = Owned(last, (), "stale", 0.0, cut)
+            every = [self._last(raw, cut) or nowhere for raw in ids]
+            round_ = Round(last, wish, self._home, cut)
+            made: dict[object, Form] = {}
+            pairs = zip(ids, every, strict=True)
+            return round_, every, [_stale_form(round_, *pair, made) for pair in pairs]
+        round_ = Round(table, wish, self._home)
+        forms = [round_.form(raw, owned) for raw, owned in zip(ids, owners, strict=True)]
+        return round_, [Owned(table, owned) for owned in owners], forms
+
     async def _settle(
-        self, round_: Round, image: Image, owned: Owned
+        self, round_: Round, image: Image, owned: Owned, pay: Pay | None
     ) -> tuple[Answer, tuple[Owner, ...], Mapping[int, Said]]:
-        answer, owners, said = await self._settled(round_, image, owned.owners)
+        answer, owners, said = await self._settled(round_, image, owned.owners, pay)
         return _told(answer, owned), owners, said
 
     async def _settled(
-        self, round_: Round, image: Image, owners: tuple[Owner, ...]
+        self, round_: Round, image: Image, owners: tuple[Owner, ...], pay: Pay | None
     ) -> tuple[Answer, tuple[Owner, ...], Mapping[int, Said]]:
         """The answer about an image with these claims, asking the locations where they do not do.
 
@@ -465,7 +501,8 @@ class Resolver:
         said: dict[int, Said] = {}
         until = time.monotonic() + asker.timeout + GRACE
         if doubted:
-            asking = asker.ask(
+            ask = partial(
+                asker.ask,
                 image,
                 doubted,
                 claimed=True,
@@ -475,9 +512,10 @@ class Resolver:
                 noted=round_.cut is None,
             )
             if found and not wish.fresh:  # it is not among those that are offered: no haste
-                asker.aside(asking)
+                if _affords(pay):
+                    asker.aside(ask())
                 return found, owners, {}
-            said = await asking
+            said = await ask(pay=pay)
             # One that could not even be asked is nobody's fresh answer.
             gone = {n for n, one in said.items() if one.no or (wish.fresh and not one.asked)}
             owners = _corrected(owners, said, gone)
@@ -500,6 +538,7 @@ class Resolver:
             exclude=wish.exclude,
             until=until,
             noted=round_.cut is None,
+            pay=pay,
         )
         owners = _corrected(owners, said, set())
         round_ = await self._now(round_)
@@ -514,10 +553,14 @@ class Resolver:
             return round_
         table = self._tables.table
         if not self._tables.known:
+            begun = time.monotonic()
             try:
-                table = await self._tables.current(self._deadline)
+                left = self._deadline if round_.left is None else max(round_.left, 0.0)
+                table = await self._tables.current(left)
             except IndexUnavailable as error:
                 return Round(round_.table, round_.wish, self._home, error)
+            if round_.left is not None:
+                round_.left -= time.monotonic() - begun
         return round_ if table is round_.table else round_.on(table)
 
     async def _read(
@@ -558,21 +601,25 @@ class Resolver:
         except TimeoutError as error:
             raise late(deadline) from error
 
-    async def explain(self, raw: bytes, wish: Wish, case: int = 0) -> dict[str, Any]:
+    async def explain(
+        self, raw: bytes, wish: Wish, case: int = 0, pay: Pay | None = None
+    ) -> dict[str, Any]:
         """Every location with its place among the owners, or why it has none.
 
         Raises:
             IndexUnavailable: Redis gave no answer within the deadline.
+            TooManyRequests: from ``pay``.
         """
+        begun = time.monotonic()
         try:
             table, (owners,) = await self._read([raw])
-            owned = Owned(table, owners)
+            owned = Owned(table, owners, took=time.monotonic() - begun)
         except IndexUnavailable as error:
             owned = self._cut(raw, error)
         table = owned.table
-        answer, owners, said = await self._settle(
-            Round(table, wish, self._home, owned.cut), (raw, case), owned
-        )
+        round_ = Round(table, wish, self._home, owned.cut)
+        round_.left = self._deadline - owned.took
+        answer, owners, said = await self._settle(round_, (raw, case), owned, pay)
         now = time.time()
         by_number = {o.number: o for o in owners}
         ranks = {offer.place.name: i for i, offer in enumerate(answer.offers)}
@@ -605,6 +652,27 @@ class Resolver:
         last = len(rows) + 1  # outside the key: a list is empty while it is sorted
         rows.sort(key=lambda row: (row["rank"] or last, row["location"]))
         return {**answer.as_json(), "detail": answer.detail, "locations": rows}
+
+
+def _stale_form(round_: Round, raw: bytes, owned: Owned, made: dict[object, Form]) -> Form:
+    """As `Round.form`, of what was known last; its age is told to a tenth of a second."""
+    owned = owned._replace(age=round(owned.age, 1))
+    order = round_.order(raw, owned.owners)
+    key = order, owned.source, owned.age
+    if order is None or (form := made.get(key)) is None:
+        form = Form.of(_told(round_.answer(raw, owned.owners), owned))
+        if order is not None and not round_.stands_in(format_id(raw), owned.owners):
+            made[key] = form
+    return form
+
+
+def _affords(pay: Pay | None) -> bool:
+    try:
+        if pay is not None:
+            pay()
+    except TooManyRequests:
+        return False
+    return True
 
 
 def _told(answer: Answer, owned: Owned) -> Answer:

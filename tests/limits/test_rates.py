@@ -1,0 +1,225 @@
+"""What one client may have of what is dear, and that it gets what is known all the same."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+
+import pytest
+from aiohttp.test_utils import make_mocked_request
+from multidict import CIMultiDict
+
+from resolver.gateway import limits
+from resolver.gateway.limits import BULK_IDS, BURST, Buckets, Limits
+from resolver.models import format_id
+from tests.gateway.conftest import Gateway, Start
+from tests.support.clouds import Cloud
+from tests.support.ids import make_ids
+
+RATE = 2.0
+WHOLE = int(RATE * BURST)
+"""Tokens in a full bucket."""
+
+IDS = [format_id(raw) for raw in make_ids(400)]
+KNOWN, IDS = IDS[0], IDS[1:]
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_a_bucket_holds_ten_seconds_worth_and_fills_again() -> None:
+    clock = Clock()
+    buckets = Buckets(RATE, clock)
+    assert [buckets.take(b"one", 1) for _ in range(WHOLE)] == [0.0] * WHOLE
+    assert buckets.take(b"one", 1) == pytest.approx(1 / RATE)
+    assert buckets.take(b"two", 1) == 0.0, "each client has its own"
+    clock.now += 1 / RATE
+    assert buckets.take(b"one", 1) == 0.0
+    assert buckets.take(b"one", 1) > 0
+    clock.now += 3600
+    assert [buckets.take(b"one", 1) for _ in range(WHOLE)] == [0.0] * WHOLE
+    assert buckets.take(b"one", 1) > 0, "no more than a whole bucket is saved"
+
+
+def test_what_is_refused_costs_nothing_and_can_be_had_when_it_was_said() -> None:
+    clock = Clock()
+    buckets = Buckets(RATE, clock)
+    buckets.take(b"one", WHOLE)
+    wait = buckets.take(b"one", 5)
+    assert wait == pytest.approx(5 / RATE)
+    clock.now += wait - 0.01
+    assert buckets.take(b"one", 5) == pytest.approx(0.01)
+    clock.now += 0.01
+    assert buckets.take(b"one", 5) == 0.0
+
+
+def test_more_than_a_whole_bucket_takes_a_whole_one() -> None:
+    clock = Clock()
+    buckets = Buckets(RATE, clock)
+    assert buckets.take(b"one", 100 * WHOLE) == 0.0
+    assert buckets.take(b"one", 100 * WHOLE) == pytest.approx(BURST)
+
+
+def test_a_rate_of_0_is_no_limit() -> None:
+    buckets = Buckets(0)
+    assert {buckets.take(b"one", 1000) for _ in range(1000)} == {0.0}
+    assert len(buckets) == 0
+
+
+def test_the_table_cannot_grow_and_forgets_who_was_longest_unseen(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(limits, "MOST_CLIENTS", 3)
+    buckets = Buckets(RATE, Clock())
+    for name in (b"a", b"b", b"c"):
+        buckets.take(name, WHOLE - 1)
+    buckets.take(b"a", 1)
+    buckets.take(b"d", 1)
+    assert len(buckets) == 3
+    assert buckets.take(b"a", 1) > 0, "it was seen lately"
+    assert buckets.take(b"b", WHOLE) == 0.0, "it was forgotten"
+    for number in range(1000):
+        buckets.take(number.to_bytes(4, "big"), 1)
+    assert len(buckets) == 3
+
+
+def client(peer: str, *forwarded: str) -> bytes:
+    headers = CIMultiDict([("X-Forwarded-For", one) for one in forwarded])
+    request = make_mocked_request("GET", "/", headers).clone(remote=peer)
+    return Limits(1, ("10.0.0.0/8", "fd00::/8")).client(request)
+
+
+@pytest.mark.parametrize(
+    ("peer", "forwarded", "who"),
+    [
+        ("192.0.2.1", (), "192.0.2.1"),
+        ("192.0.2.1", ("198.51.100.7",), "192.0.2.1"),  # it is no proxy of ours
+        ("10.0.0.1", ("198.51.100.7",), "198.51.100.7"),
+        ("10.0.0.1", ("203.0.113.9, 198.51.100.7",), "198.51.100.7"),  # the client wrote the first
+        ("10.0.0.1", ("203.0.113.9", "198.51.100.7"), "198.51.100.7"),  # in two fields
+        ("10.0.0.1", ("198.51.100.7, 10.0.0.2",), "198.51.100.7"),  # through two proxies
+        ("10.0.0.1", ("10.0.0.3, 10.0.0.2",), "10.0.0.3"),
+        ("10.0.0.1", (), "10.0.0.1"),
+        ("10.0.0.1", ("unknown",), "10.0.0.1"),
+        ("10.0.0.1", ("198.51.100.7, junk",), "10.0.0.1"),
+        ("10.0.0.1", ("198.51.100.7:4711",), "198.51.100.7"),
+        ("10.0.0.1", ("[2001:db8::1]:4711",), "2001:db8::1"),
+        ("fd00::1", ("2001:db8::1",), "2001:db8::1"),
+        ("::ffff:10.0.0.1", ("198.51.100.7",), "198.51.100.7"),
+    ],
+)
+def test_who_a_client_is(peer: str, forwarded: tuple[str, ...], who: str) -> None:
+    assert client(peer, *forwarded) == client(who)
+
+
+def test_an_ipv6_client_is_its_64() -> None:
+    assert client("2001:db8:1:2::1") == client("2001:db8:1:2:ffff::2")
+    assert client("2001:db8:1:2::1") != client("2001:db8:1:3::1")
+
+
+@pytest.fixture
+async def limited(start: Start) -> AsyncIterator[tuple[Gateway, Cloud]]:
+    """A gateway with a low limit, and a location that has one image."""
+    async with AsyncExitStack() as stack:
+        gateway = await start(probe=True, client_rate=RATE, absent_ttl=0)
+        cloud = Cloud(gateway.services, stack)
+        await cloud.add("one")
+        await cloud.claim("one", KNOWN)
+        yield gateway, cloud
+
+
+async def spend(gateway: Gateway) -> None:
+    """Takes what the client has, by asking for ids that are nowhere."""
+    for text in IDS[:WHOLE]:
+        response, _ = await gateway.get(f"/v2/images/{text}")
+        assert response.status == 404
+
+
+async def test_misses_are_limited_and_the_known_are_not(limited: tuple[Gateway, Cloud]) -> None:
+    gateway, cloud = limited
+    await spend(gateway)
+    asked = cloud.asked("one")
+    response, body = await gateway.get(f"/v2/images/{IDS[100]}")
+    assert (response.status, body["code"]) == (429, "too-many-requests")
+    assert response.content_type == "application/problem+json"
+    assert response.headers["Retry-After"] == "1"
+    assert response.headers["X-Openstack-Request-Id"].startswith("req-")
+    assert "RESOLVER_CLIENT_RATE" in body["detail"]
+    assert cloud.asked("one") == asked, "nobody was asked"
+    for path in (f"/v2/images/{KNOWN}", f"/v1/images/{KNOWN}", f"/resolve/{KNOWN}"):
+        for headers in ({}, {"X-Resolver-Region": "x"}, {"X-Resolver-Exclude": "two"}):
+            response, _ = await gateway.get(path, headers={} if "resolve" in path else headers)
+            assert response.status in (200, 307)
+    response, _ = await gateway.get("/metrics")
+    assert 'route="/{api}/images/{id}{rest}",status="429"} 1.0' in await response.text()
+
+
+@pytest.mark.parametrize(
+    "path",
+    [f"/resolve/{IDS[100]}", f"/resolve/{KNOWN}?fresh=1", f"/resolve/{KNOWN}/explain"],
+)
+async def test_what_else_is_dear(limited: tuple[Gateway, Cloud], path: str) -> None:
+    gateway, _ = limited
+    await spend(gateway)
+    response, body = await gateway.get(path)
+    assert (response.status, body["code"]) == (429, "too-many-requests")
+
+
+async def test_retry_after_is_true(limited: tuple[Gateway, Cloud]) -> None:
+    gateway, _ = limited
+    await spend(gateway)
+    response, _ = await gateway.call("POST", "/resolve", json=[KNOWN] * 3 * BULK_IDS)
+    assert response.status == 429
+    seconds = int(response.headers["Retry-After"])
+    assert seconds == 2  # a token and a half, or nearly
+    response, _ = await gateway.call("POST", "/resolve", json=[KNOWN] * 3 * BULK_IDS)
+    assert response.status == 429
+    await asyncio.sleep(seconds)
+    response, _ = await gateway.call("POST", "/resolve", json=[KNOWN] * 3 * BULK_IDS)
+    assert response.status == 200
+
+
+async def test_many_at_once_are_asked_for_as_far_as_the_client_may(
+    limited: tuple[Gateway, Cloud],
+) -> None:
+    """The rest of them are answered as those are for which there is no time."""
+    gateway, cloud = limited
+    begun = time.monotonic()
+    _, rows = await gateway.call("POST", "/resolve", json=[KNOWN, *IDS[:99], KNOWN])
+    more = math.ceil((time.monotonic() - begun) * RATE)
+    outcomes = [row["outcome"] for row in rows]
+    assert outcomes[0] == outcomes[-1] == "found"
+    assert WHOLE - 2 <= outcomes.count("absent") == cloud.asked("one") <= WHOLE + more
+    assert outcomes.count("unknown") == 99 - outcomes.count("absent")
+
+
+async def test_one_question_for_many_requests_is_paid_once(
+    limited: tuple[Gateway, Cloud],
+) -> None:
+    gateway, cloud = limited
+    answers = await asyncio.gather(*(gateway.get(f"/v2/images/{IDS[0]}") for _ in range(5 * WHOLE)))
+    asked = cloud.asked("one")
+    assert asked <= WHOLE
+    assert sum(response.status == 404 for response, _ in answers) >= WHOLE
+
+
+async def test_proxies_that_are_trusted_say_who_asks(start: Start) -> None:
+    async with AsyncExitStack() as stack:
+        gateway = await start(probe=True, client_rate=RATE, trusted_proxies="127.0.0.1")
+        await Cloud(gateway.services, stack).add("one")
+        statuses: dict[str, list[int]] = {"192.0.2.1": [], "192.0.2.2": []}
+        for number, text in enumerate(IDS[: 2 * WHOLE + 2]):
+            who = "192.0.2.1" if number <= WHOLE + 1 else "192.0.2.2"
+            headers = {"X-Forwarded-For": f"198.51.100.{number}, {who}"}
+            response, _ = await gateway.get(f"/v2/images/{text}", headers=headers)
+            statuses[who].append(response.status)
+    assert statuses["192.0.2.1"][-1] == 429
+    assert set(statuses["192.0.2.2"]) == {404}

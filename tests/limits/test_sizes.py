@@ -1,0 +1,201 @@
+"""What may be how large: just as much is taken, and one more is refused and counted."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from resolver.gateway import resolve
+from resolver.gateway.admin import MAX_BODY
+from resolver.gateway.connection import MAX_FIELD, MAX_FIELDS, MAX_HEAD, MAX_LINE
+from resolver.gateway.resolve import MAX_ITEM
+from tests.gateway.conftest import ADMIN, Gateway, Start
+from tests.limits.line import counted, line
+
+ID = "0a1b2c3d-4e5f-4a6b-8c7d-9e0f1a2b3c4d"
+LIMIT = 10
+FIELD = b"X-A: "
+
+
+def head(*fields: bytes, target: bytes = b"/livez") -> bytes:
+    return b"\r\n".join([b"GET " + target + b" HTTP/1.1", b"Host: g", *fields, b"", b""])
+
+
+async def asked(gateway: Gateway, request: bytes, piece: int = 1 << 20) -> tuple[int, str]:
+    """Status and code of the answer to a request that is sent in pieces."""
+    async with line(gateway) as one:
+        for start in range(0, len(request), piece):
+            await one.send(request[start : start + piece])
+        status, body = await one.answer()
+        return status, body.get("code", "")
+
+
+async def refused(gateway: Gateway, status: int) -> float:
+    return await counted(
+        gateway,
+        f'glance_resolver_requests_total{{method="none",route="none",status="{status}"}}',
+    )
+
+
+def padded(size: int) -> bytes:
+    return b"/livez?" + b"x" * (size - 7)
+
+
+@pytest.mark.parametrize("piece", [1 << 20, 1000])
+async def test_a_target_of_8190_bytes_is_taken_and_one_more_is_414(
+    gateway: Gateway, piece: int
+) -> None:
+    assert await asked(gateway, head(target=padded(MAX_LINE)), piece) == (200, "")
+    assert await asked(gateway, head(target=padded(MAX_LINE + 1)), piece) == (414, "uri-too-long")
+    assert await refused(gateway, 414) == 1
+
+
+@pytest.mark.parametrize("piece", [1 << 20, 1000])
+async def test_a_value_of_16_kib_is_taken_and_one_more_byte_is_431(
+    gateway: Gateway, piece: int
+) -> None:
+    value = b"x" * MAX_FIELD
+    assert await asked(gateway, head(FIELD + value), piece) == (200, "")
+    too_large = 431, "header-too-large"
+    assert await asked(gateway, head(FIELD + value + b"x"), piece) == too_large
+    assert await refused(gateway, 431) == 1
+
+
+async def test_128_fields_are_taken_and_one_more_is_431(gateway: Gateway) -> None:
+    fields = [b"X-%d: y" % number for number in range(MAX_FIELDS - 1)]  # and Host
+    assert await asked(gateway, head(*fields)) == (200, "")
+    assert await asked(gateway, head(*fields, b"X: y")) == (431, "header-too-large")
+    assert await refused(gateway, 431) == 1
+
+
+@pytest.mark.parametrize("piece", [1 << 20, 1000])
+async def test_fields_of_32_kib_in_all_are_taken_and_one_more_byte_is_431(
+    gateway: Gateway, piece: int
+) -> None:
+    room = MAX_HEAD - len(b"Host: g\r\n")
+    fields = [FIELD + b"x" * (10_000 - len(FIELD) - 2) for _ in range(room // 10_000)]
+    last = FIELD + b"x" * (room % 10_000 - len(FIELD) - 2)
+    assert await asked(gateway, head(*fields, last), piece) == (200, "")
+    assert await asked(gateway, head(*fields, last + b"x"), piece) == (431, "header-too-large")
+    assert await refused(gateway, 431) == 1
+
+
+async def test_a_head_without_end_is_read_no_further_than_it_may_be_large(
+    gateway: Gateway,
+) -> None:
+    async with line(gateway) as one:
+        await one.send(b"GET /livez HTTP/1.1\r\n")
+        sent = 0
+        while sent < MAX_HEAD + MAX_LINE:
+            await one.send(field := FIELD + b"x" * 10_000 + b"\r\n")
+            sent += len(field)
+        assert (await one.answer())[0] == 431
+
+
+async def test_the_largest_head_goes_through_the_door_too(gateway: Gateway) -> None:
+    await gateway.location("one")
+    await gateway.claim("one", ID)
+    value = b"x" * (MAX_FIELD - 3)
+    target = f"/v2/images/{ID}".encode()
+    async with line(gateway) as one:
+        for _ in range(2):
+            await one.send(head(FIELD + value, target=target))
+            assert b"HTTP/1.1 307 " in await one.reader.readuntil(b"\r\n\r\n")
+
+
+async def bulk(gateway: Gateway, body: bytes) -> tuple[int, str]:
+    response, answer = await gateway.call("POST", "/resolve", data=body)
+    return response.status, answer["code"] if response.status >= 400 else ""
+
+
+async def test_as_many_ids_as_may_be_are_answered_and_one_more_is_413(start: Start) -> None:
+    gateway = await start(bulk_limit=LIMIT)
+    assert await bulk(gateway, json.dumps([ID] * LIMIT).encode()) == (200, "")
+    assert await bulk(gateway, json.dumps([ID] * (LIMIT + 1)).encode()) == (413, "too-large")
+
+
+async def test_a_body_as_large_as_it_may_be_is_read_and_one_more_byte_is_413(
+    start: Start,
+) -> None:
+    gateway = await start(bulk_limit=LIMIT)
+    largest = f'["{ID}"]'.encode().ljust(LIMIT * MAX_ITEM)
+    assert await bulk(gateway, largest) == (200, "")
+    assert await bulk(gateway, largest + b" ") == (413, "too-large")
+
+
+async def test_a_location_as_large_as_it_may_be_is_read_and_one_more_byte_is_413(
+    gateway: Gateway,
+) -> None:
+    body = b'{"url": "https://one.example"}'.ljust(MAX_BODY)
+    headers = {**ADMIN, "Content-Type": "application/json"}
+    response, _ = await gateway.call("PUT", "/locations/one", data=body, headers=headers)
+    assert response.status == 201
+    response, said = await gateway.call("PUT", "/locations/one", data=body + b" ", headers=headers)
+    assert (response.status, said["code"]) == (413, "too-large")
+
+
+@pytest.mark.parametrize("depth", [1, 10, 200, 500, 900, 940, 960, 980, 1000, 5000, 100_000])
+async def test_json_of_any_depth_is_invalid_and_no_fault(gateway: Gateway, depth: int) -> None:
+    nested = "[" * depth + "]" * depth
+    response, body = await gateway.call("POST", "/resolve", data=f'["{ID}", {nested}]')
+    if response.status == 200:
+        assert [row["outcome"] for row in body] == ["unknown", "invalid"]
+        assert len(body[1]["id"]) <= MAX_ITEM
+    else:
+        assert (response.status, body["code"]) == (400, "invalid-request")
+    response, body = await gateway.call(
+        "PUT",
+        "/locations/one",
+        data=f'{{"url": {nested}}}',
+        headers={**ADMIN, "Content-Type": "application/json"},
+    )
+    assert response.status == (413 if 2 * depth > MAX_BODY else 400)
+
+
+async def test_bodies_at_a_time_are_bounded_and_their_room_is_given_back(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resolve, "MAX_BODIES", 2 * LIMIT * MAX_ITEM)
+    gateway = await start(bulk_limit=LIMIT)
+    largest = f'["{ID}"]'.encode().ljust(LIMIT * MAX_ITEM)
+    start_line = f"POST /resolve HTTP/1.1\r\nHost: g\r\nContent-Length: {len(largest)}\r\n\r\n"
+    async with line(gateway) as one, line(gateway) as two:
+        for held in (one, two):
+            await held.send(start_line.encode() + largest[:-1])
+        for _ in range(100):
+            status, code = await bulk(gateway, largest)
+            if status == 503:
+                break
+        assert (status, code) == (503, "busy")
+        for held in (one, two):
+            await held.send(largest[-1:])
+            assert b" 200 OK" in await held.reader.readuntil(b"\r\n\r\n")
+    for _ in range(5):
+        assert await bulk(gateway, largest) == (200, "")
+
+
+@pytest.mark.parametrize("path", [f"/v2/images/{ID}", "/livez", "/nowhere", "/resolve"])
+async def test_an_expectation_that_cannot_be_met_is_a_problem_that_is_counted(
+    gateway: Gateway, path: str
+) -> None:
+    async with line(gateway) as one:
+        for _ in range(2):  # and the connection goes on
+            await one.send(head(b"Expect: junk", target=path.encode()))
+            status, body = await one.answer()
+            assert (status, body["code"]) == (417, "expectation-failed")
+        await one.send(head(target=b"/livez"))
+        assert (await one.answer())[0] == 200
+    assert await refused(gateway, 417) == 2
+
+
+async def test_a_body_that_waits_to_be_asked_for_is_asked_for(gateway: Gateway) -> None:
+    body = f'["{ID}"]'.encode()
+    async with line(gateway) as one:
+        await one.send(
+            b"POST /resolve HTTP/1.1\r\nHost: g\r\nExpect: 100-Continue\r\n"
+            b"Content-Length: %d\r\n\r\n" % len(body)
+        )
+        assert await one.reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+        await one.send(body)
+        assert (await one.reader.readuntil(b"\r\n")) == b"HTTP/1.1 200 OK\r\n"
