@@ -204,9 +204,9 @@ async def test_what_is_nearly_http_is_answered_cleanly_and_alike_in_pieces(
     for one in (whole, pieces):
         faults = [status for status in one.status if status >= 500 and status not in (501, 503)]
         assert not faults, (data, cuts)
-    if not (whole.reset or pieces.reset):
-        # What cannot be read takes along, in aiohttp's parser, what came in the same piece.
-        last = slice(-1, None) if whole.status[-1:] == [400] else slice(None)
-        assert pieces.status[last] == whole.status[last], (data, cuts)
+    if not (whole.reset or pieces.reset) and 400 not in whole.status[-1:] + pieces.status[-1:]:
+        # What cannot be read, also behind a request that closes the connection, takes along in
+        # aiohttp's parser what came in the same piece.
+        assert pieces.status == whole.status, (data, cuts)
     response, _ = await gateway.get(f"/v2/images/{ID}")  # and it goes on
     assert response.status == 307
