@@ -43,10 +43,11 @@ class Outbox:
 
     def put(self, transport: asyncio.Transport, data: bytes) -> None:
         if not self._waiting:
-            asyncio.get_running_loop().call_soon(self._send)
+            asyncio.get_running_loop().call_soon(self.send)
         self._waiting.append((transport, data))
 
-    def _send(self) -> None:
+    def send(self) -> None:
+        """Writes what is there at once."""
         waiting, self._waiting = self._waiting, []
         for transport, data in waiting:
             transport.write(data)
@@ -133,6 +134,7 @@ class Connection(web.RequestHandler):
     def eof_received(self) -> bool | None:  # type: ignore[override]  # as asyncio has it
         """A client that has sent its last request may still wait for the answer: true keeps the
         connection, but with TLS, where asyncio cannot."""
+        self._outbox.send()  # or the end of the connection overtakes its last answer
         return self.ssl_context is None and self._awaited() and self._end_in_time()
 
     def _awaited(self) -> bool:
@@ -143,6 +145,7 @@ class Connection(web.RequestHandler):
         return not self.idle and all(body.is_eof() for body in bodies)
 
     def _end_in_time(self) -> bool:
+        self._outbox.send()
         if self.transport is not None and not self._awaited():
             self.transport.close()
         elif self.transport is not None:
@@ -185,15 +188,19 @@ class Connection(web.RequestHandler):
             if self._head_size > MAX_HEAD + MAX_LINE:
                 self._refuse(431, f"the header fields have more than {MAX_HEAD} bytes")
             return
-        if self._slow_head is not None:
-            self._slow_head.cancel()
-            self._slow_head = None
-        size, self._head_size = self._head_size, 0
+        size = self._head_size
+        self._head_has_come()
         if size > MAX_HEAD and isinstance(message := self._messages[0][0], RawRequestMessage):
             fields = sum(len(name) + len(value) + 4 for name, value in message.raw_headers)
             if fields > MAX_HEAD:
                 self._messages.clear()
                 self._refuse(431, f"the header fields have more than {MAX_HEAD} bytes")
+
+    def _head_has_come(self) -> None:
+        self._head_size = 0
+        if self._slow_head is not None:
+            self._slow_head.cancel()
+            self._slow_head = None
 
     def _refuse(self, status: int, why: str) -> None:
         """Answers what is no whole request yet, and closes."""
@@ -220,6 +227,8 @@ class Connection(web.RequestHandler):
         fields, self._fields = self._fields, ""
         if door is None or waiter is None or self._messages or self._paused or self._close:
             super().data_received(data)  # the task, or the door, is at work
+            if self._messages:
+                self._head_has_come()
             if self._messages and not isinstance(self._messages[-1][0], RawRequestMessage):
                 self._break_off()
             return
@@ -228,8 +237,9 @@ class Connection(web.RequestHandler):
             self._fields, self._held, self._size = fields, data, len(data)
         else:
             self._waiter = None
+            begun = self._head_size > 0
             super().data_received(data)
-            if self._slow_head is not None or not self._messages:
+            if self._slow_head is not None or not self._messages or len(data) > MAX_HEAD:
                 self._waiter = waiter
                 self._head_received(len(data))
                 self._waiter = None
@@ -237,7 +247,7 @@ class Connection(web.RequestHandler):
                 message, payload = self._messages[0]
                 if isinstance(message, RawRequestMessage):
                     usual = door.admits(message, payload, self.peername)
-                    if usual is not None:
+                    if usual is not None and not begun:
                         self._fields = door.fields_of(message, data)
         if usual is None:
             self._wake(waiter)

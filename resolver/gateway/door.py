@@ -11,6 +11,7 @@ Whatever is not usual, or has another answer than a redirect, goes the ordinary 
 
 from __future__ import annotations
 
+import asyncio
 import re
 import time
 from functools import partial
@@ -47,6 +48,9 @@ FOUND = (str(Outcome.FOUND),)
 
 MOST_FIELDS = 4096
 """Bytes of header fields that a connection remembers."""
+
+HANDOVER = 0.05
+"""Seconds after which what the door could not answer has begun to be answered the ordinary way."""
 
 MOST_FORMS = 10_000
 """Redirects kept as text. There are as many as sets of owners that images have."""
@@ -188,12 +192,16 @@ class Door:
             self._resolver.ask(usual.raw, partial(self._told, usual, reply))
 
     def _told(self, usual: Usual, reply: Reply, found: Owned | BaseException) -> None:
-        self._traffic.end()
-        if isinstance(found, BaseException) or self._traffic.stopping:
-            reply(None, (usual.raw, found))
-        else:
+        answer = None
+        if not (isinstance(found, BaseException) or self._traffic.stopping):
             answer = self._answer(usual, found.table, found.owners)
-            reply(answer, None if answer else (usual.raw, found))
+        if answer is not None:
+            self._traffic.end()
+            reply(answer)
+        else:
+            # Not before the ordinary way counts it: a server that stops would take it for answered.
+            asyncio.get_running_loop().call_later(HANDOVER, self._traffic.end)
+            reply(None, (usual.raw, found))
 
     def _answer(self, usual: Usual, table: Table, owners: tuple[Owner, ...]) -> str | None:
         if self._forms is None or self._forms.table is not table:

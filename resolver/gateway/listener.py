@@ -140,7 +140,8 @@ class Listener:
                 self._make, accepted, **self._tls
             )
             # So that whatever the kernel does not take at once is known to wait for the client.
-            transport.set_write_buffer_limits(0)
+            # 1 and not 0, at which asyncio's TLS pauses with nothing written.
+            transport.set_write_buffer_limits(high=1, low=0)
         except OSError:  # it broke off, or its TLS handshake failed
             accepted.close()
 

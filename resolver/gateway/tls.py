@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from resolver.errors import SettingsError
 from resolver.settings import Settings
 
 HANDSHAKE_TIMEOUT = 10.0
-"""Seconds that a client has for the handshake."""
+"""Seconds that a client has for the handshake, at most."""
 
 SHUTDOWN_TIMEOUT = 2.0
 """Seconds that it has to say that it has read the end of a connection."""
@@ -30,10 +31,11 @@ def tls_options(settings: Settings) -> dict[str, Any]:
     """
     if not settings.tls_cert:
         return {}
-    certificate = Certificate(Path(settings.tls_cert), Path(settings.tls_key or settings.tls_cert))
+    certificate = _certificate(Path(settings.tls_cert), Path(settings.tls_key or settings.tls_cert))
+    certificate.renew()
     return {
         "ssl": certificate.context,
-        "ssl_handshake_timeout": HANDSHAKE_TIMEOUT,
+        "ssl_handshake_timeout": min(HANDSHAKE_TIMEOUT, settings.client_timeout),
         "ssl_shutdown_timeout": SHUTDOWN_TIMEOUT,
     }
 
@@ -56,8 +58,8 @@ class Certificate:
             return None
         return [(s.st_mtime_ns, s.st_size, s.st_ino, s.st_ctime_ns) for s in stats]
 
-    def _greet(self, connection: ssl.SSLObject, _name: str | None, _context: Any) -> None:
-        """Called in each handshake, also of a client that names no server."""
+    def renew(self) -> None:
+        """Reads the files again where they have changed."""
         stamp = self._look()
         if stamp != self._stamp:
             self._stamp = stamp
@@ -66,9 +68,20 @@ class Certificate:
                 log.info("the certificate was read anew")
             except SettingsError as error:
                 log.error("the certificate stays as it was", reason=error.detail)  # noqa: TRY400
+
+    def _greet(self, connection: ssl.SSLObject, _name: str | None, _context: Any) -> None:
+        """Called in each handshake, also of a client that names no server."""
+        self.renew()
         # A fresh context instead of new files in the old one, which would have lost its key where
         # they do not belong together.
         connection.context = self._latest
+
+
+@cache
+def _certificate(cert: Path, key: Path) -> Certificate:
+    """Kept: a worker that is started while the files are broken has what the process that it is
+    forked from could use last."""
+    return Certificate(cert, key)
 
 
 def load(cert: Path, key: Path) -> ssl.SSLContext:

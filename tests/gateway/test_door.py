@@ -385,6 +385,19 @@ async def test_who_sends_ahead_is_not_read_without_bound(
             assert (await one.answer()).startswith("HTTP/1.1 307 ")
 
 
+async def test_half_a_head_is_not_remembered(gateway: Gateway) -> None:
+    await gateway.location("one")
+    await gateway.claim("one", ID)
+    request = f"GET /v2/images/{ID} HTTP/1.1\r\n"
+    async with line(gateway) as one:
+        one.writer.write(f"{request}Host: g\r\nX: ".encode())
+        await asyncio.sleep(0.02)
+        one.writer.write(f"{request}Y: 1\r\n\r\n".encode())
+        assert (await one.answer()).startswith("HTTP/1.1 307 ")
+        one.writer.write(f"{request}Y: 1\r\n\r\n".encode())
+        assert " 400 " in (await one.answer()).partition("\r\n")[0]  # no Host
+
+
 async def test_fields_are_known_to_their_own_connection_only(
     gateway: Gateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:

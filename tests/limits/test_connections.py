@@ -220,6 +220,29 @@ async def test_who_ends_its_side_is_answered_and_closed(gateway: Gateway) -> Non
     await wait_until(lambda: counted_is(gateway, "glance_resolver_connections", 1))
 
 
+async def test_no_end_overtakes_an_answer(gateway: Gateway) -> None:
+    """Also where the client ends its side in the turn of the loop in which it is answered."""
+    await gateway.location("one")
+    await gateway.claim("one", ID)
+    for number in range(300):
+        gateway.services.index.claims.cache.clear()
+        async with line(gateway) as one:
+            await one.send(f"GET /v2/images/{ID} HTTP/1.1\r\nHost: g\r\n\r\n".encode())
+            for _ in range(number % 15):
+                await asyncio.sleep(0)
+            one.writer.write_eof()
+            assert (await one.rest()).startswith(b"HTTP/1.1 307 "), number
+
+
+async def test_an_indexers_idle_connections_stay(start: Start) -> None:
+    gateway = await start(role="indexer", client_timeout=SECONDS)
+    async with line(gateway) as one:
+        for _ in range(2):
+            await one.send(REQUEST)
+            assert (await one.answer())[0] == 200
+            await asyncio.sleep(SECONDS * 1.5)
+
+
 async def test_where_there_are_as_many_as_may_be_the_longest_idle_is_closed(
     start: Start, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

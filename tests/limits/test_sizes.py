@@ -81,6 +81,15 @@ async def test_fields_of_32_kib_in_all_are_taken_and_one_more_byte_is_431(
     assert await refused(gateway, 431) == 1
 
 
+async def test_the_bound_holds_for_the_next_request_too(gateway: Gateway) -> None:
+    many = [FIELD + b"x" * 8100 for _ in range(5)]
+    async with line(gateway) as one:
+        await one.send(head())
+        assert (await one.answer())[0] == 200
+        await one.send(head(*many))
+        assert (await one.answer())[0] == 431
+
+
 async def test_a_head_without_end_is_read_no_further_than_it_may_be_large(
     gateway: Gateway,
 ) -> None:

@@ -211,10 +211,42 @@ async def test_workers_speak_it_too_and_take_a_new_one_up(
             replace(files, new)
             for _ in range(8):  # whichever worker it is
                 assert await shown(server.url, authority) == der(new)
-            encrypted(files, authority)  # SIGHUP: the settings stay as they were
-            os.kill(server.process.pid, signal.SIGHUP)
-            await wait_until(lambda: "the settings stay as they were" in server.output)
-            replace(files, new)
-            os.kill(server.process.pid, signal.SIGHUP)
-            await wait_until(lambda: len(workers(server)) == 2 and not workers(server) & before)
-            assert await shown(server.url, authority) == der(new)
+            for broken in (False, True):
+                if broken:
+                    encrypted(files, authority)
+                os.kill(server.process.pid, signal.SIGHUP)
+                await wait_until(
+                    lambda old=before: len(workers(server)) == 2 and not workers(server) & old
+                )
+                before = workers(server)
+                for _ in range(8):
+                    assert await shown(server.url, authority) == der(new)
+            os.kill(min(before), signal.SIGKILL)  # one that comes in its place has it too
+            await wait_until(lambda: len(workers(server)) == 2 and workers(server) != before)
+            for _ in range(8):
+                assert await shown(server.url, authority) == der(new)
+
+
+async def test_large_answers_and_requests_sent_ahead_are_answered_whole(
+    start: Start, files: Files, authority: Authority
+) -> None:
+    gateway = await start(tls_cert=str(files.cert), tls_key=str(files.key), client_timeout=0.5)
+    await gateway.location("one")
+    await gateway.claim("one", ID)
+    host, port = gateway.url.removeprefix("https://").split(":")
+    one = f"GET /v2/images/{ID} HTTP/1.1\r\nHost: g\r\n\r\n".encode()
+    ids = "\n".join([ID] * 5000).encode()
+    many = b"POST /resolve HTTP/1.1\r\nHost: g\r\nContent-Length: %d\r\n\r\n" % len(ids) + ids
+    last = b"GET /livez HTTP/1.1\r\nHost: g\r\nConnection: close\r\n\r\n"
+    reader, writer = await asyncio.open_connection(host, int(port), ssl=authority.client())
+    async with asyncio.timeout(10):
+        writer.write(one)
+        assert b" 307 " in await reader.readuntil(b"\r\n\r\n")
+        await asyncio.sleep(1)  # longer than a head may take: it has come
+        writer.write(one * 30 + many + last)
+        got = await reader.read()
+    assert got.count(b"HTTP/1.1 307 ") == 30
+    assert got.count(b'"outcome": "found"') == 5000
+    assert got.count(b"HTTP/1.1 200 ") == 2
+    writer.close()
+    await writer.wait_closed()
