@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import TypeVar
 
 import hypothesis
@@ -98,6 +100,13 @@ def cluster_url(redis_cluster: RedisCluster) -> str:
     """URL of an empty Redis Cluster."""
     redis_cluster.flush()
     return redis_cluster.url
+
+
+@pytest.fixture
+def short_path() -> Iterator[Path]:
+    """As `tmp_path`, short enough for the name of a socket."""
+    with tempfile.TemporaryDirectory(prefix="glr-") as folder:
+        yield Path(folder)
 
 
 @pytest.fixture(params=["memory:", pytest.param("redis", marks=pytest.mark.redis)])

@@ -256,10 +256,11 @@ class Registry:
         say which of them it is about."""
         if not wanted.notifications:
             return
-        for place in (await self._tables.current()).by_name.values():
-            if place.name != wanted.name and place.location.notifications == wanted.notifications:
+        # Not the table: where the index is made anew there is none before its locations are.
+        for name, record in (await self._index.records.load()).records.items():
+            if name != wanted.name and record.location.notifications == wanted.notifications:
                 raise InvalidLocation(
-                    f"`notifications` are those of location {place.name!r}: each needs a broker, "
+                    f"`notifications` are those of location {name!r}: each needs a broker, "
                     "an exchange or a topic of its own, since a notification names no location"
                 )
 

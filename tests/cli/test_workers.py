@@ -212,12 +212,12 @@ async def test_memory_takes_one_worker() -> None:
 
 
 async def test_what_a_killed_arbiter_leaves_is_removed_by_the_next(
-    environ: dict[str, str], tmp_path: Path
+    environ: dict[str, str], short_path: Path
 ) -> None:
-    environ = {**environ, "TMPDIR": str(tmp_path)}
+    environ = {**environ, "TMPDIR": str(short_path)}
 
     def folders() -> list[Path]:
-        return list(tmp_path.iterdir())
+        return list(short_path.iterdir())
 
     async with serve(*WORKERS, **environ) as server:
         await wait_until(lambda: len(workers(server)) == 2)

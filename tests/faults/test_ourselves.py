@@ -92,10 +92,10 @@ class Running:
 
 
 @pytest.fixture
-async def disk(tmp_path: Path) -> AsyncIterator[RedisServer]:
+async def disk(short_path: Path) -> AsyncIterator[RedisServer]:
     """A Redis that keeps its data."""
-    (tmp_path / "redis").mkdir()
-    server = started(RedisServer(tmp_path / "redis"))
+    (short_path / "redis").mkdir()
+    server = started(RedisServer(short_path / "redis"))
     yield server
     server.kill()
 
@@ -157,8 +157,8 @@ async def a_moment() -> None:
     await asyncio.sleep(rng.uniform(0.1, 1.2))
 
 
-async def test_a_gateway_that_is_killed(disk: RedisServer, tmp_path: Path) -> None:
-    async with loaded(disk, folder=tmp_path) as world:
+async def test_a_gateway_that_is_killed(disk: RedisServer, short_path: Path) -> None:
+    async with loaded(disk, folder=short_path) as world:
         await world.ready()
 
         async def happens() -> None:
@@ -170,8 +170,8 @@ async def test_a_gateway_that_is_killed(disk: RedisServer, tmp_path: Path) -> No
         await world.seen("gateway and indexer killed, 4 times", happens)
 
 
-async def test_workers_that_are_killed(disk: RedisServer, tmp_path: Path) -> None:
-    async with loaded(disk, "--workers", "2", folder=tmp_path) as world:
+async def test_workers_that_are_killed(disk: RedisServer, short_path: Path) -> None:
+    async with loaded(disk, "--workers", "2", folder=short_path) as world:
         await world.ready()
 
         async def happens() -> None:
@@ -273,11 +273,13 @@ async def wanted(services: Services) -> bool:
     return not await services.index.records.wanted_sweeps()
 
 
-async def test_a_gateway_that_is_killed_within_an_import(disk: RedisServer, tmp_path: Path) -> None:
+async def test_a_gateway_that_is_killed_within_an_import(
+    disk: RedisServer, short_path: Path
+) -> None:
     """The same file imported again ends it."""
     ids = make_ids(120_000, seed=9)
-    file = tmp_path / "index"
-    async with loaded(disk, folder=tmp_path) as world:
+    file = short_path / "index"
+    async with loaded(disk, folder=short_path) as world:
         await world.ready()
         running, services = world.running, world.load.process.services
         table = await services.tables.current()

@@ -45,6 +45,25 @@ async def test_a_process_that_starts_without_redis_recovers(
         assert await one.ready() == ""
 
 
+async def test_those_that_send_notifications_are_registered_too(
+    own_redis: RedisServer, given: Given, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody else may have the same ones, which no table shows that is not there yet."""
+    monkeypatch.setenv("BROKER", f"amqp://127.0.0.1:{free_port()}/")
+    given["one"]["notifications"] = {"url_env": "BROKER"}
+    async with process(own_redis.url, given) as one:
+        assert await one.ready() == ""
+        await wait_until(lambda: one.finds(IN_ONE), 10)
+        before = await one.services.index.identity()
+        own_redis.flush()
+        await wait_until(lambda: one.services.index.claims.layout.identity != before, 10)
+        await wait_until(lambda: one.finds(IN_ONE), 10)
+        given["two"]["notifications"] = given["one"]["notifications"]
+    with pytest.raises(SettingsError, match="those of location 'one'"):
+        async with process(own_redis.url, given):
+            pass
+
+
 async def test_a_wrong_password_is_told(own_redis: RedisServer, given: Given) -> None:
     with own_redis.client() as client:
         client.config_set("requirepass", "right")
