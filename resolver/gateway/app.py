@@ -75,7 +75,7 @@ def make_app(services: Services) -> web.Application:
     app[METRICS] = metrics = Metrics(
         services.tables, services.indexer.stats, traffic, services.asker.counts
     )
-    metrics.without_index = lambda: services.resolver.breaker.why is not None
+    metrics.without_index = lambda: bool(services.resolver.breaker.why or services.upkeep.fault)
     app[status.COUNTER] = status.Counter(services.index)
     app.on_response_prepare.append(sign)
     routes = watch_routes()

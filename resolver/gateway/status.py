@@ -95,7 +95,7 @@ async def _faults(services: Services) -> dict[str, str]:
 async def metrics(request: web.Request) -> web.StreamResponse:
     # The figures of locations come off the table, which an idle gateway must freshen.
     with contextlib.suppress(IndexUnavailable):
-        await request.app[SERVICES].tables.current()
+        await request.app[SERVICES].tables.current(READY_TIMEOUT)
     return web.Response(
         body=await request.app[METRICS].render(),
         headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8", **NO_STORE},

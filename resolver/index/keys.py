@@ -51,6 +51,7 @@ class Keys:
         self.version = registry + "version"
         self.numbers = registry + "numbers"
         self.retired = registry + "retired"
+        self.removed = registry + "removed"
         self._noted = registry + "noted:"
         self._kept = registry + "kept:"
         self._gone = registry + "gone:"

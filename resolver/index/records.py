@@ -60,6 +60,8 @@ class Snapshot:
     """By name, in order of name."""
     identity: str = ""
     """Of the index that it is of; empty where that has lost its data, or is new."""
+    removed: frozenset[str] = frozenset()
+    """Names of locations that somebody removed. One that is neither there nor here was lost."""
 
 
 def _dump(value: Any) -> str:
@@ -155,8 +157,10 @@ class Records:
             IndexUnavailable: when Redis does not answer.
         """
         keys = self._keys
-        version, locations, statuses, identity = await self._link.run(
-            LOAD, [keys.version, keys.locations, keys.status, keys.meta], quick=True
+        version, locations, statuses, identity, removed = await self._link.run(
+            LOAD,
+            [keys.version, keys.locations, keys.status, keys.meta, keys.removed],
+            quick=True,
         )
         status = pairs(statuses)
         before, self._parsed = self._parsed, {}
@@ -185,7 +189,8 @@ class Records:
                 ),
                 stored,
             )
-        return Snapshot(int(version), records, identity.decode())
+        gone = frozenset(name.decode() for name in removed)
+        return Snapshot(int(version), records, identity.decode(), gone)
 
     async def put(self, location: Location, before: Record | None, by: str = "") -> Location:
         """Writes a location if its record still is ``before``; returns it with its number. The
@@ -214,6 +219,7 @@ class Records:
                 keys.progress,
                 keys.wanted,
                 keys.audit,
+                keys.removed,
             ],
             [
                 name,
@@ -228,8 +234,10 @@ class Records:
         return replace(location, number=number)
 
     async def number_after(self, number: int) -> None:
-        """In an index without locations: gives none of these numbers, which others may remember."""
-        await self._link.command("SET", self._keys.numbers, number, "NX")
+        """In an index that lost locations: gives none of these numbers, which others remember."""
+        given = int(await self._link.command("GET", self._keys.numbers) or 0)
+        if given < number:  # two who do this at once leave some out, which does no harm
+            await self._link.command("INCRBY", self._keys.numbers, number - given)
 
     async def remove(self, name: str, by: str = "") -> bool:
         """Removes a location in one write; its claims stop counting with it. False: none there."""
@@ -245,6 +253,7 @@ class Records:
                     keys.progress,
                     keys.wanted,
                     keys.audit,
+                    keys.removed,
                 ],
                 [name, opening(by, "remove", name)],
             )

@@ -184,6 +184,7 @@ class Table:
         `time.monotonic`."""
         self.identity = snapshot.identity
         self.version = snapshot.version
+        self.removed = snapshot.removed
         self.records: Mapping[str, Record] = snapshot.records
         self.by_name = {
             name: Place(record.location, record.status, terms)
@@ -194,6 +195,18 @@ class Table:
 
     def __len__(self) -> int:
         return len(self.by_name)
+
+    def gone_from(self, there: Snapshot | Table) -> list[Place]:
+        """Locations of this table that are not there and that nobody removed: Redis lost them."""
+        known = there.records.keys() | there.removed
+        return [place for place in self.by_name.values() if place.name not in known]
+
+    def numbers_otherwise(self, before: Table) -> bool:
+        """Whether a number is that of another location than before, which no change makes it."""
+        return any(
+            number in before.by_number and before.by_number[number].name != place.name
+            for number, place in self.by_number.items()
+        )
 
     def in_service(self) -> list[Place]:
         """Locations that are not in maintenance."""
@@ -307,8 +320,11 @@ class TableKeeper:
         if not snapshot.identity:
             raise IndexLost("Redis has lost the locations", headers={"Retry-After": "2"})
         before = self.table
-        lost = dict(before.lost)
-        if before.identity not in ("", snapshot.identity):
-            until = time.monotonic() + self._missed_for
-            lost |= {place.name: until for place in before.in_service()}
+        gone = before.gone_from(snapshot)
+        until = time.monotonic() + self._missed_for
+        lost = {p.name: until for p in gone if p.location.state is not State.MAINTENANCE}
+        lost |= {n: u for n, u in before.lost.items() if n not in snapshot.removed}
         self.table = Table(snapshot, self._terms, lost)
+        if gone or self.table.numbers_otherwise(before):
+            # An older state, or another index: numbers may come to mean other locations.
+            self._index.claims.cache.clear()

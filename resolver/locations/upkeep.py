@@ -111,7 +111,9 @@ class Upkeep:
         try:
             identity = await index.identity()
         except IndexLost:
-            if self._last and self._last.by_name and not self._given:
+            # A worker that was started in another's place has seen none, but was told of one.
+            had = bool(self._last.by_name) if self._last else bool(self.registered)
+            if had and not self._given:
                 if not (await index.records.load()).records:
                     raise IndexLost(
                         "Redis has lost its data, and this process was given no locations to begin "
@@ -121,23 +123,24 @@ class Upkeep:
                 await self._register()
             await index.make()
             self.registered = identity = await index.identity()
-        if identity != self.registered:
-            await self._register()
-            self.registered = identity
+        if self._last is None:
+            if identity != self.registered:
+                await self._register()
+        elif self._last.gone_from(table := await self._tables.current()):
+            await self._register(there=table)
+        self.registered = identity
         self._last = await self._tables.current()
 
-    async def _register(self) -> None:
-        """Registers what was given, as it was when it was seen last."""
+    async def _register(self, there: Table | None = None) -> None:
+        """Registers what was given, as it was when it was seen last; of what ``there`` has, and
+        what was removed from it, nothing: others may have changed it since."""
         last = self._last
-        if last is not None:
+        if last is None:
+            wanted = {name: dict(fields) for name, fields in self._given.items()}
+        else:
             await self._index.records.number_after(max(last.by_number, default=0))
-        wanted = {}
-        for name, fields in self._given.items():
-            place = last.by_name.get(name) if last is not None else None
-            if place is not None:
-                wanted[name] = fields_of(place.location)
-            elif last is None:
-                wanted[name] = dict(fields)
+            lost = last.gone_from(there) if there is not None else last.by_name.values()
+            wanted = {p.name: fields_of(p.location) for p in lost if p.name in self._given}
         await self._registry.register(wanted)
         if last is not None and wanted:
             log.warning("Redis lost its data; locations registered again", locations=[*wanted])

@@ -13,6 +13,7 @@ import aiohttp
 import pytest
 
 from tests.cli.test_serve import Server, get, run, serve
+from tests.support.redis import RedisServer
 from tests.support.wait import wait_until
 
 pytestmark = pytest.mark.redis
@@ -121,6 +122,27 @@ async def test_one_that_dies_is_replaced_and_its_counts_stay(environ: dict[str, 
         for _ in range(10):  # those that came for a dead one wait for its successor
             assert (await get(f"{server.url}/v2/images/{ID}"))[0] == 307
         assert await redirects(server) == 30
+
+
+async def test_one_that_is_replaced_makes_no_empty_index(
+    environ: dict[str, str], redis_server: RedisServer
+) -> None:
+    """Redis has lost its data, and nobody was given locations: an operator must register them."""
+    async with serve("--workers", "2", "--role", "gateway", **environ) as server:
+        await wait_until(lambda: len(workers(server)) == 2)
+        headers = {"Authorization": f"Bearer {TOKEN}"}
+        async with aiohttp.ClientSession(server.url, headers=headers) as http:
+            put = http.put("/locations/one", json={"url": "https://one.example"})
+            async with put as reply:
+                assert reply.status == 201
+        await asyncio.sleep(1.5)  # both have seen it
+        redis_server.flush()
+        for victim in workers(server):
+            os.kill(victim, signal.SIGKILL)
+        await wait_until(lambda: server.output.count("given no locations") >= 2)
+        await asyncio.sleep(1)
+        with redis_server.client() as client:
+            assert client.keys("*meta*") == []
 
 
 async def test_reload_loses_no_request(environ: dict[str, str], tmp_path: Path) -> None:

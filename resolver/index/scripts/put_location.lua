@@ -1,7 +1,7 @@
 -- Sets location ARGV[1] to the JSON ARGV[3] if its record still is ARGV[2] ('' for none).
 -- ARGV[4] '1': give it a new number, so that all claims made for it so far stop counting.
 -- ARGV[5]: the audit entry's opening.
--- KEYS: version, locations, status, numbers, retired, progress, wanted, audit.
+-- KEYS: version, locations, status, numbers, retired, progress, wanted, audit, removed.
 -- Returns its number, or 0 when somebody else changed it meanwhile.
 local current = redis.call('HGET', KEYS[2], ARGV[1]) or ''
 if current ~= ARGV[2] then return 0 end
@@ -14,6 +14,7 @@ if number and ARGV[4] == '1' then
   number = nil
 end
 if not number then number = redis.call('INCR', KEYS[4]) end
+redis.call('SREM', KEYS[9], ARGV[1])
 redis.call('HSET', KEYS[2], ARGV[1], number .. ' ' .. ARGV[3])
 audit(KEYS[8], ARGV[5], string.match(current, '^%d+ (.*)$') or 'null', ARGV[3])
 grow(KEYS[1])

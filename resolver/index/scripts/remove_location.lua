@@ -1,10 +1,11 @@
 -- Removes location ARGV[1]: its number is retired, so its claims stop counting with this write.
 -- ARGV[2]: the audit entry's opening.
--- KEYS: version, locations, status, retired, progress, wanted, audit. Returns the number, or 0.
+-- KEYS: version, locations, status, retired, progress, wanted, audit, removed. Returns the number, or 0.
 local current = redis.call('HGET', KEYS[2], ARGV[1])
 if not current then return 0 end
 local number = tonumber(string.match(current, '^%d+'))
 redis.call('HDEL', KEYS[2], ARGV[1])
+redis.call('SADD', KEYS[8], ARGV[1])
 redis.call('HDEL', KEYS[3], number .. ':check', number .. ':sweep', number .. ':poll', number .. ':feed')
 redis.call('SADD', KEYS[4], number)
 redis.call('HDEL', KEYS[5], number)
