@@ -122,9 +122,14 @@ class IndexUnavailable(ResolverError):
     status, code, title = 503, "index-unavailable", "The index cannot be reached"
 
     def __init__(
-        self, detail: str, *, headers: Mapping[str, str] | None = None, whole: str = ""
+        self,
+        detail: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        extra: Mapping[str, Any] | None = None,
+        whole: str = "",
     ) -> None:
-        super().__init__(detail, headers=headers)
+        super().__init__(detail, headers=headers, extra=extra)
         self.whole = whole
 
     def __str__(self) -> str:

@@ -9,12 +9,18 @@ from urllib.parse import unquote
 
 from aiohttp import web
 
-from resolver.errors import InvalidRequest, MethodNotAllowed, NoCounterpart, NotFound
+from resolver.errors import (
+    IndexUnavailable,
+    InvalidRequest,
+    MethodNotAllowed,
+    NoCounterpart,
+    NotFound,
+)
 from resolver.gateway.keys import METRICS, OUTCOME, SERVICES
 from resolver.gateway.limits import LIMITS, Once
 from resolver.gateway.problem import NO_STORE, require_found
 from resolver.locations import Answer, Offer, Wish
-from resolver.models import format_id, letter_case, parse_id
+from resolver.models import Outcome, format_id, letter_case, parse_id
 
 READS = ("GET", "HEAD")
 VARY = "X-Resolver-Region, X-Resolver-Exclude, X-Resolver-Fresh"
@@ -125,13 +131,21 @@ async def answer_one(request: web.Request, raw: bytes, case: int, wish: Wish) ->
     """Resolves one id and notes the outcome for the log and the figures."""
     protocol: Any = request.protocol
     told, protocol.told = protocol.told, None
-    answer = await request.app[SERVICES].resolver.resolve(
-        raw,
-        wish,
-        case,
-        told=told[1] if told is not None and told[0] == raw else None,
-        pay=Once(request.app[LIMITS], request),
-    )
+    try:
+        answer = await request.app[SERVICES].resolver.resolve(
+            raw,
+            wish,
+            case,
+            told=told[1] if told is not None and told[0] == raw else None,
+            pay=Once(request.app[LIMITS], request),
+        )
+    except IndexUnavailable as error:  # which may be that of other requests too
+        raise IndexUnavailable(
+            error.detail,
+            headers=error.headers,
+            extra=Answer(raw, Outcome.UNKNOWN).as_json(),
+            whole=error.whole,
+        ) from error
     request[OUTCOME] = str(answer.outcome)
     request.app[METRICS].answers.counts[str(answer.outcome),] += 1
     return answer

@@ -40,6 +40,7 @@ async def test_a_process_that_starts_without_redis_recovers(
                 assert response.status == 200
         status, body = await one.get(f"/resolve/{IN_ONE}")
         assert (status, body["code"]) == (503, "index-unavailable")
+        assert (body["id"], body["outcome"], body["missing"]) == (IN_ONE, "unknown", [])
         own_redis.start()
         await wait_until(lambda: one.finds(IN_ONE), 10)
         assert await one.ready() == ""
