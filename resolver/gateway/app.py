@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from aiohttp import HttpVersion11, web
+from aiohttp import web
 
 from resolver.gateway import admin, dump, images, resolve, status, versions
 from resolver.gateway.door import DOOR, Door
@@ -58,14 +58,6 @@ def gateway_routes() -> list[web.RouteDef]:
     ]
 
 
-async def expects(request: web.Request) -> None:
-    """100 for whoever waits for it. Other expectations are passed over, as RFC 9110, 10.1.1 allows;
-    aiohttp's own answer to those is past the middleware, so without a problem document or count."""
-    if request.headers["Expect"].lower() == "100-continue" and request.version == HttpVersion11:
-        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        request.writer.output_size = 0  # the answer itself has not begun
-
-
 def make_app(services: Services) -> web.Application:
     """The app of one process, for its role."""
     app = web.Application(middlewares=[watch])
@@ -78,9 +70,9 @@ def make_app(services: Services) -> web.Application:
     metrics.without_index = lambda: bool(services.resolver.breaker.why or services.upkeep.fault)
     app[status.COUNTER] = status.Counter(services.index)
     app.on_response_prepare.append(sign)
-    routes = watch_routes()
+    app.add_routes(watch_routes())
     if services.settings.role != "indexer":
-        routes += gateway_routes()
+        app.add_routes(gateway_routes())
         settings = services.settings
         app[LIMITS] = Limits(settings.client_rate, settings.trusted_proxies)
         app[resolve.BODIES] = resolve.Bodies(settings.bulk_limit * resolve.MAX_ITEM)
@@ -91,7 +83,4 @@ def make_app(services: Services) -> web.Application:
             home=settings.region,
             log=settings.access_log == "all",
         )
-    for route in routes:
-        route.kwargs["expect_handler"] = expects
-    app.add_routes(routes)
     return app

@@ -170,17 +170,22 @@ def listening(host: str, port: int) -> list[socket.socket]:
         for family, kind, protocol, _, address in dict.fromkeys(found):
             one = socket.socket(family, kind, protocol)
             sockets.append(one)
-            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if family == socket.AF_INET6:
-                one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            one.bind((address[0], port, *address[2:]))
+            port = bind(one, (address[0], port, *address[2:]))
             one.listen(BACKLOG)
-            port = one.getsockname()[1]
     except OSError:
         for one in sockets:
             one.close()
         raise
     return sockets
+
+
+def bind(one: socket.socket, address: Any) -> int:
+    """Gives a socket its address, of IPv6 no other's; returns the port, where 0 was asked for."""
+    one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if one.family == socket.AF_INET6:
+        one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+    one.bind(address)
+    return int(one.getsockname()[1])
 
 
 def room(most: int) -> int:

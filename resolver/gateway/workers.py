@@ -34,7 +34,7 @@ from gunicorn.workers.base import Worker
 
 from resolver import logs
 from resolver.errors import ResolverError, SettingsError
-from resolver.gateway.listener import BACKLOG
+from resolver.gateway.listener import BACKLOG, bind
 from resolver.gateway.server import cannot_listen, serving, shown_url
 from resolver.gateway.siblings import Siblings
 from resolver.index import open_index
@@ -75,11 +75,11 @@ def listen(settings: Settings) -> list[list[socket.socket]]:
         for family, kind, protocol, _, address in dict.fromkeys(found):
             # Without SO_REUSEPORT this fails where somebody else listens already.
             with socket.socket(family, kind, protocol) as probe:
-                port = _bound(probe, family, (address[0], port, *address[2:]))
+                port = bind(probe, (address[0], port, *address[2:]))
             for mine in sockets:
                 one = socket.socket(family, kind, protocol)
                 one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-                _bound(one, family, (address[0], port, *address[2:]))
+                bind(one, (address[0], port, *address[2:]))
                 one.listen(BACKLOG)
                 mine.append(one)
     except OSError as error:
@@ -127,14 +127,6 @@ def _locked(folder: Path) -> int | None:
         pass
     os.close(found)
     return None
-
-
-def _bound(one: socket.socket, family: int, address: Any) -> int:
-    one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    if family == socket.AF_INET6:
-        one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-    one.bind(address)
-    return int(one.getsockname()[1])
 
 
 class Log(Logger):
