@@ -1,9 +1,10 @@
 """The registry, the table that answers are made from, and choosing among owners."""
 
+from resolver.locations.answer import Answer, Form, Offer, Round
 from resolver.locations.ask import Asker
 from resolver.locations.choose import Wish
 from resolver.locations.registry import Registry
-from resolver.locations.resolve import Answer, Form, Offer, Owned, Resolver, Round
+from resolver.locations.resolve import Owned, Resolver
 from resolver.locations.table import Place, Table, TableKeeper, Terms
 from resolver.locations.upkeep import Given, Upkeep
 
