@@ -19,6 +19,8 @@ from typing import Any, NamedTuple, TypeVar
 
 import hiredis
 
+from resolver.index.failure import UNREADABLE
+
 PATIENCE = 5.0
 """Seconds without a reply after which a connection counts as dead."""
 
@@ -265,7 +267,7 @@ class Lane:
         try:
             try:
                 await connection.connect()
-            except (TypeError, ValueError, LookupError, AttributeError) as error:  # redis-py's
+            except UNREADABLE as error:  # redis-py's own
                 raise ConnectionError(f"not Redis: {type(error).__name__}") from error
             wire = Wire(connection, self._changed)
             if self._greet is not None:
