@@ -37,7 +37,7 @@ COPY --from=build /opt/resolver /opt/resolver
 
 # The base image has no bytecode of the standard library, and the user below cannot write any.
 # This keeps what the server and the health check import, and proves that they do.
-RUN python -c "import urllib.request, resolver.cli.serve, resolver.gateway.server, resolver.locations.file" \
+RUN python -c "import urllib.request, resolver.cli.serve_command, resolver.gateway.server, resolver.registry.yaml_file" \
  && glance-resolver --version
 
 ENV PYTHONDONTWRITEBYTECODE=1

@@ -37,7 +37,7 @@ NDJSON = "POST /resolve, 1,000 ids, NDJSON"
 SERVER, DRIVER = 0, 1  # cores
 
 BULK = 1000
-BODIES = 50
+BODY_BUDGET = 50
 """Different bodies that wrk sends in turn."""
 
 SINGLES = 50_000
@@ -71,7 +71,7 @@ def check(port: int, peer: int, ids: Sequence[str]) -> None:
 
 def scripts(folder: Path, ids: list[bytes]) -> dict[str, Path]:
     """What wrk runs for each contender."""
-    asked = [text_id(raw) for raw in random.Random(5).choices(ids, k=BODIES * BULK)]
+    asked = [text_id(raw) for raw in random.Random(5).choices(ids, k=BODY_BUDGET * BULK)]
     bodies = folder / "bodies"
     bodies.write_text("\n".join(json.dumps(some) for some in batches(asked, BULK)))
     made = {PEER: gets(folder, "one", ids, SINGLES)}

@@ -34,7 +34,7 @@ def parse_id(text: str) -> bytes:
     )
 
 
-def letter_case(text: str) -> int:
+def letter_case_of(text: str) -> int:
     """Which of the 32 hex digits of a spelling are upper case: bit 31 is the first digit.
 
     Glance keeps an id as its creator spelt it and, on SQLite and PostgreSQL, finds it by that
@@ -46,11 +46,13 @@ def letter_case(text: str) -> int:
     return int("".join("1" if c.isupper() else "0" for c in digits), 2)
 
 
-def format_id(raw: bytes, case: int = 0) -> str:
-    """The dashed form of 16 bytes, with the digits of ``case`` (see `letter_case`) upper case."""
-    digits = raw.hex()
-    if case:
-        digits = "".join(c.upper() if case >> (31 - i) & 1 else c for i, c in enumerate(digits))
+def format_id(image_id: bytes, letter_case: int = 0) -> str:
+    """The dashed form of 16 bytes, with the digits of ``letter_case`` (see `letter_case_of`) upper case."""
+    digits = image_id.hex()
+    if letter_case:
+        digits = "".join(
+            c.upper() if letter_case >> (31 - i) & 1 else c for i, c in enumerate(digits)
+        )
     return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
 
 
@@ -58,7 +60,7 @@ class Owner(NamedTuple):
     """One claim on an image: the location's number, and how that location spells the id."""
 
     number: int
-    case: int = 0
+    letter_case: int = 0
 
 
 class State(StrEnum):
@@ -193,7 +195,7 @@ class Poll:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Feed:
+class SubscriptionStatus:
     """The link to a location's notifications."""
 
     connected: bool = False
@@ -212,7 +214,7 @@ class Status:
     check: Check | None = None
     sweep: Sweep = field(default_factory=Sweep)
     poll: Poll = field(default_factory=Poll)
-    feed: Feed | None = None
+    feed: SubscriptionStatus | None = None
 
 
 class Outcome(StrEnum):

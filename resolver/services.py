@@ -9,9 +9,10 @@ from functools import partial
 
 import aiohttp
 
-from resolver.glance import Clouds, connect
+from resolver.glance import CloudCredentials, connect
 from resolver.index import ClaimCache, Index, open_index
-from resolver.locations import Asker, Given, Registry, Resolver, TableKeeper, Terms, Upkeep
+from resolver.registry import Bootstrap, FreshnessPolicy, Registry, StartupLocations, TableKeeper
+from resolver.resolution import Prober, Resolver
 from resolver.settings import Settings
 from resolver.sync import Indexer
 
@@ -24,22 +25,22 @@ class Services:
     index: Index
     tables: TableKeeper
     registry: Registry
-    asker: Asker
+    prober: Prober
     resolver: Resolver
     indexer: Indexer
-    upkeep: Upkeep
+    bootstrap: Bootstrap
     session: aiohttp.ClientSession
     """What locations are asked with."""
-    clouds: Clouds
+    cloud_credentials: CloudCredentials
     """Their credentials that come from Keystone."""
 
 
 @asynccontextmanager
 async def open_services(
-    settings: Settings, given: Given | None = None, registered: str = ""
+    settings: Settings, given: StartupLocations | None = None, registered: str = ""
 ) -> AsyncIterator[Services]:
     """Opens the index and what is built on it; closes all at the end. Where Redis does not answer,
-    `Upkeep.run` goes on trying.
+    `Bootstrap.run` goes on trying.
 
     ``given``: locations to register; ``registered``: the index that has them already.
 
@@ -63,15 +64,17 @@ async def open_services(
         guarded(settings.probe_timeout, connections=0) as quick_session,
     ):
         polled = 3 * settings.poll_interval if settings.poll_interval else None
-        tables = TableKeeper(index, Terms(2 * settings.sweep_interval, polled), settings.stale_for)
+        tables = TableKeeper(
+            index, FreshnessPolicy(2 * settings.sweep_interval, polled), settings.stale_for
+        )
         registry = Registry(index, tables, settings)
-        upkeep = Upkeep(index, tables, registry, given or {}, registered)
-        clouds = Clouds()
-        asker = Asker(
+        bootstrap = Bootstrap(index, tables, registry, given or {}, registered)
+        cloud_credentials = CloudCredentials()
+        prober = Prober(
             index,
             tables,
             quick_session,
-            clouds,
+            cloud_credentials,
             timeout=settings.probe_timeout,
             per_location=settings.probes_per_location,
             at_once=settings.probes_at_once,
@@ -81,25 +84,25 @@ async def open_services(
         resolver = Resolver(
             index,
             tables,
-            asker if settings.probe else None,
+            prober if settings.probe else None,
             home=settings.region,
             deadline=settings.index_timeout,
             stale_for=settings.stale_for,
         )
         try:
-            await upkeep.start()
+            await bootstrap.start()
             yield Services(
                 settings=settings,
                 index=index,
                 tables=tables,
                 registry=registry,
-                asker=asker,
+                prober=prober,
                 resolver=resolver,
-                indexer=Indexer(index, tables, session, settings, clouds),
-                upkeep=upkeep,
+                indexer=Indexer(index, tables, session, settings, cloud_credentials),
+                bootstrap=bootstrap,
                 session=session,
-                clouds=clouds,
+                cloud_credentials=cloud_credentials,
             )
         finally:
             await resolver.close()
-            await asker.close()
+            await prober.close()

@@ -12,13 +12,13 @@ import pytest
 from aiohttp import web
 
 from resolver.cli import COMMANDS
-from resolver.cli.config import reference
+from resolver.cli.config_command import reference
 from resolver.gateway.app import gateway_routes, watch_routes
-from resolver.gateway.metrics import Metrics
-from resolver.gateway.traffic import Traffic
+from resolver.gateway.metrics.process_metrics import Metrics
+from resolver.gateway.net.in_flight import InFlight
 from resolver.index import open_index
-from resolver.locations import TableKeeper, Terms
-from resolver.locations.file import read_locations
+from resolver.registry import FreshnessPolicy, TableKeeper
+from resolver.registry.yaml_file import read_locations
 from resolver.settings import Settings, load_settings
 from resolver.sync.indexer import Stats
 
@@ -43,7 +43,7 @@ def test_settings_named_in_documents_exist() -> None:
 
 async def test_metrics_and_their_names_in_the_readme_agree() -> None:
     async with open_index("memory:") as index:
-        metrics = Metrics(TableKeeper(index, Terms(1)), Stats(), Traffic(), {})
+        metrics = Metrics(TableKeeper(index, FreshnessPolicy(1)), Stats(), InFlight(), {})
         text = (await metrics.render()).decode()
     exposed = set(re.findall(r"^# TYPE (glance_resolver_\w+)", text, re.MULTILINE))
     exposed = {name for name in exposed if not name.endswith("_created")}
@@ -66,7 +66,7 @@ def test_paths_are_in_the_readme() -> None:
 
 def test_commands_are_in_the_readme() -> None:
     for name, (module, attribute, _) in COMMANDS.items():
-        command = getattr(import_module(module), attribute)
+        command = getattr(import_module(f"resolver.cli.{module}"), attribute)
         names = (
             [f"{name} {sub}" for sub in command.commands]
             if isinstance(command, click.Group)

@@ -18,7 +18,8 @@ LAYERS = [
     {"settings"},
     {"index"},
     {"glance"},
-    {"locations"},
+    {"registry"},
+    {"resolution"},
     {"sync"},
     {"services"},
     {"gateway", "cli"},
@@ -94,5 +95,5 @@ def test_the_check_sees_imports() -> None:
         seen[layer_of(path)] |= {name for _, name in imports(path)}
     assert "errors" in seen["models"]
     assert "services" in seen["gateway"]
-    assert "services" not in allowed("locations")
+    assert "services" not in allowed("registry")
     assert "logs" not in allowed("sync")

@@ -9,59 +9,59 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from resolver.errors import InvalidImageId
-from resolver.models import api_versions, format_id, letter_case, minor_version, parse_id
+from resolver.models import api_versions, format_id, letter_case_of, minor_version, parse_id
 
-raws = st.binary(min_size=16, max_size=16)
-cases = st.one_of(st.just(0), st.just(0xFFFFFFFF), st.integers(0, 0xFFFFFFFF))
+image_ids = st.binary(min_size=16, max_size=16)
+letter_cases = st.one_of(st.just(0), st.just(0xFFFFFFFF), st.integers(0, 0xFFFFFFFF))
 
 
 @st.composite
-def spellings(draw: st.DrawFn, raw: bytes) -> str:
+def spellings(draw: st.DrawFn, image_id: bytes) -> str:
     """One of the ways to write an id."""
-    text = format_id(raw, draw(cases))
+    text = format_id(image_id, draw(letter_cases))
     if draw(st.booleans()):
         text = text.replace("-", "")
     return draw(st.sampled_from(["", "", "urn:uuid:", "URN:UUID:", "Urn:uuid:"])) + text
 
 
-@given(st.data(), raws)
-def test_every_spelling_is_one_key(data: st.DataObject, raw: bytes) -> None:
-    assert parse_id(data.draw(spellings(raw))) == raw
+@given(st.data(), image_ids)
+def test_every_spelling_is_one_key(data: st.DataObject, image_id: bytes) -> None:
+    assert parse_id(data.draw(spellings(image_id))) == image_id
 
 
-@given(raws)
-def test_the_usual_form_is_that_of_a_uuid(raw: bytes) -> None:
-    assert format_id(raw) == str(uuid.UUID(bytes=raw))
-    assert letter_case(format_id(raw)) == 0
+@given(image_ids)
+def test_the_usual_form_is_that_of_a_uuid(image_id: bytes) -> None:
+    assert format_id(image_id) == str(uuid.UUID(bytes=image_id))
+    assert letter_case_of(format_id(image_id)) == 0
 
 
-@given(raws, cases)
-def test_a_spelling_comes_back(raw: bytes, case: int) -> None:
-    text = format_id(raw, case)
-    assert text.lower() == format_id(raw)
-    kept = letter_case(text)
+@given(image_ids, letter_cases)
+def test_a_spelling_comes_back(image_id: bytes, letter_case: int) -> None:
+    text = format_id(image_id, letter_case)
+    assert text.lower() == format_id(image_id)
+    kept = letter_case_of(text)
     assert format_id(parse_id(text), kept) == text
     # Digits have no case, so no bit of theirs is kept.
-    assert kept & case == kept
+    assert kept & letter_case == kept
     letters = sum(c.isupper() for c in text)
     assert kept.bit_count() == letters
 
 
-@given(st.data(), raws)
-def test_letter_case_does_not_depend_on_the_form(data: st.DataObject, raw: bytes) -> None:
-    text = data.draw(spellings(raw))
+@given(st.data(), image_ids)
+def test_letter_case_does_not_depend_on_the_form(data: st.DataObject, image_id: bytes) -> None:
+    text = data.draw(spellings(image_id))
     bare = text.replace("-", "")[-32:]
-    assert letter_case(text) == letter_case(bare)
-    assert format_id(raw, letter_case(text)).replace("-", "") == bare
+    assert letter_case_of(text) == letter_case_of(bare)
+    assert format_id(image_id, letter_case_of(text)).replace("-", "") == bare
 
 
 def test_the_prefix_of_a_urn_is_no_digit() -> None:
-    assert letter_case("URN:UUID:" + "a" * 32) == 0
+    assert letter_case_of("URN:UUID:" + "a" * 32) == 0
 
 
 def test_which_digit_is_which_bit() -> None:
-    assert letter_case("A" + "a" * 31) == 1 << 31
-    assert letter_case("a" * 31 + "A") == 1
+    assert letter_case_of("A" + "a" * 31) == 1 << 31
+    assert letter_case_of("a" * 31 + "A") == 1
     assert format_id(b"\xaa" * 16, 1 << 31) == "Aaaaaaaa-aaaa-aaaa-aaaa-aaaaaaaaaaaa"
 
 
@@ -102,10 +102,10 @@ def test_what_is_no_image_id(text: str) -> None:
 @given(st.one_of(st.text(), st.from_regex(r"[0-9a-fA-F-]{30,40}", fullmatch=True)))
 def test_only_uuids_are_image_ids(text: str) -> None:
     try:
-        raw = parse_id(text)
+        image_id = parse_id(text)
     except InvalidImageId:
         return
-    assert uuid.UUID(text).bytes == raw
+    assert uuid.UUID(text).bytes == image_id
 
 
 def test_versions() -> None:

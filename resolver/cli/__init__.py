@@ -11,15 +11,27 @@ import click
 from resolver.errors import ResolverError
 
 COMMANDS = {
-    "serve": ("resolver.cli.serve", "serve", "Run the gateway, the indexer, or both."),
-    "demo": ("resolver.cli.demo", "demo", "Show the whole job with two stand-in Glance servers."),
-    "resolve": ("resolver.cli.resolve", "resolve", "Tell which location has each image."),
-    "locations": ("resolver.cli.locations", "locations", "List and change the locations."),
-    "index": ("resolver.cli.index", "index", "Look at the index, claim and release by hand."),
-    "config": ("resolver.cli.config", "config", "Show every setting and its value."),
-    "completion": ("resolver.cli.completion", "completion", "Print a shell's completion script."),
+    "serve": ("serve_command", "serve", "Run the gateway, the indexer, or both."),
+    "demo": (
+        "demo_command",
+        "demo",
+        "Show the whole job with two stand-in Glance servers.",
+    ),
+    "resolve": ("resolve_command", "resolve", "Tell which location has each image."),
+    "locations": ("locations_command", "locations", "List and change the locations."),
+    "index": (
+        "index_command",
+        "index",
+        "Look at the index, claim and release by hand.",
+    ),
+    "config": ("config_command", "config", "Show every setting and its value."),
+    "completion": (
+        "completion_command",
+        "completion",
+        "Print a shell's completion script.",
+    ),
 }
-"""Name: module, attribute, and the line that help shows."""
+"""Name: module of this package, attribute, and the line that help shows."""
 
 
 class LazyGroup(click.Group):
@@ -32,7 +44,7 @@ class LazyGroup(click.Group):
         if cmd_name not in COMMANDS:
             return None
         module, attribute, _ = COMMANDS[cmd_name]
-        command: click.Command = getattr(import_module(module), attribute)
+        command: click.Command = getattr(import_module(f"resolver.cli.{module}"), attribute)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from aiohttp import web
 
 from resolver.errors import TooManyRequests
-from resolver.glance.hosts import Address, parse_address
+from resolver.glance.host_policy import Address, parse_address
 
 BURST = 10.0
 """Seconds' worth that a client may have at once."""
@@ -108,7 +108,7 @@ def _host(text: str) -> str:
     return text.partition(":")[0] if text.count(":") == 1 else text
 
 
-class Once:
+class ChargeOnce:
     """A charge for one request, however often it comes to it."""
 
     def __init__(self, limits: Limits, request: web.BaseRequest) -> None:

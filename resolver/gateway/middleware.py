@@ -16,7 +16,7 @@ from multidict import istr
 
 from resolver import logs
 from resolver.errors import LoopDetected, MethodNotAllowed, NotFound, ResolverError, TooLarge
-from resolver.gateway.keys import METRICS, OUTCOME, REQUEST_ID, SERVICES, TRAFFIC
+from resolver.gateway.app_keys import IN_FLIGHT, METRICS, OUTCOME, REQUEST_ID, SERVICES
 from resolver.gateway.problem import problem, render_error
 from resolver.glance import HOP
 
@@ -74,7 +74,7 @@ async def watch(request: web.Request, handler: Handler) -> web.StreamResponse:
     request[REQUEST_ID] = rid = request_id(request.headers)
     metrics = request.app[METRICS]
     response: web.StreamResponse | None = None
-    with request.app[TRAFFIC].one():
+    with request.app[IN_FLIGHT].one():
         try:
             response = await _answered(request, handler)
             return response
@@ -171,7 +171,7 @@ async def _answered(request: web.Request, handler: Handler) -> web.StreamRespons
 async def sign(request: web.Request, response: web.StreamResponse) -> None:
     """Every answer, streamed ones too, carries the request id; the last ones close."""
     response.headers[HEADER] = request.get(REQUEST_ID) or request_id(request.headers)
-    if request.app[TRAFFIC].stopping:
+    if request.app[IN_FLIGHT].stopping:
         response.force_close()
         response.headers["Connection"] = "close"  # aiohttp has chosen that header by now
 

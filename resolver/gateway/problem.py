@@ -9,9 +9,9 @@ from typing import Any
 from aiohttp import web
 
 from resolver.errors import ImageAbsent, ImageUnknown, NotAcceptable, RequestTimeout, ResolverError
-from resolver.locations import Answer
-from resolver.locations.resolve import RETRY_AFTER
 from resolver.models import Outcome
+from resolver.resolution import Answer
+from resolver.resolution.image_resolver import RETRY_AFTER
 
 NO_STORE = {"Cache-Control": "no-store"}
 """Answers are true now and nobody may keep them."""

@@ -14,14 +14,14 @@ from aiohttp import web
 
 from resolver.errors import SettingsError
 from resolver.gateway.app import make_app
-from resolver.gateway.connection import Connection, Outbox
-from resolver.gateway.door import DOOR
-from resolver.gateway.keys import METRICS, TRAFFIC
-from resolver.gateway.listener import Crowd, Listener, listening, room
+from resolver.gateway.app_keys import IN_FLIGHT, METRICS
+from resolver.gateway.metrics.worker_metrics import WorkerMetrics
 from resolver.gateway.middleware import HEADER, request_id
+from resolver.gateway.net.client_connection import ClientConnection, WriteCoalescer
+from resolver.gateway.net.fast_path import FAST_PATH
+from resolver.gateway.net.listener import ConnectionLimiter, Listener, open_listeners, room
+from resolver.gateway.net.tls import tls_options
 from resolver.gateway.problem import problem
-from resolver.gateway.siblings import Siblings
-from resolver.gateway.tls import tls_options
 from resolver.services import Services
 from resolver.settings import Settings
 
@@ -35,12 +35,12 @@ log = structlog.get_logger()
 async def serving(
     services: Services,
     sockets: Sequence[socket.socket] = (),
-    siblings: Siblings | None = None,
+    worker_metrics: WorkerMetrics | None = None,
 ) -> AsyncIterator[str]:
     """Listens and runs the role's work; gives the URL it listens at. The end is graceful:
     listening stops, requests in flight are answered, the indexer lets go of its leases.
 
-    ``sockets``: where to listen, instead of the settings' host and port. ``siblings``: this worker
+    ``sockets``: where to listen, instead of the settings' host and port. ``worker_metrics``: this worker
     is one of several.
 
     Raises:
@@ -54,22 +54,24 @@ async def serving(
     loop = asyncio.get_running_loop()
     manager: Any = runner.server
 
-    outbox = Outbox()
+    coalescer = WriteCoalescer()
     metrics = app[METRICS]
 
     def cut(why: str) -> None:
         metrics.cut.counts[why,] += 1
 
-    crowd = Crowd(room(settings.max_connections), cut)
-    metrics.connections = lambda: len(crowd.open)
+    limiter = ConnectionLimiter(room(settings.max_connections), cut)
+    metrics.connections = lambda: len(limiter.open)
     # A megabyte unpacks to a gigabyte, also where nobody wants it: `read_body` and the import of an
     # operator say what they take.
     options: Any = {"loop": loop, "auto_decompress": False}
     options |= {"access_log": None, "keepalive_timeout": KEEPALIVE}
 
-    def connection() -> Connection:
+    def connection() -> ClientConnection:
         patience = settings.client_timeout
-        return Connection(malformed, app.get(DOOR), outbox, crowd, patience, manager, **options)
+        return ClientConnection(
+            malformed, app.get(FAST_PATH), coalescer, limiter, patience, manager, **options
+        )
 
     def malformed(status: int, why: str) -> None:
         app[METRICS].requests.counts["none", "none", str(status)] += 1
@@ -78,29 +80,29 @@ async def serving(
 
     manager.request_handler = expecting(manager.request_handler, malformed)
     try:
-        sockets = sockets or listening(settings.host, settings.port)
-        listener = Listener(sockets, connection, crowd, tls)
+        sockets = sockets or open_listeners(settings.host, settings.port)
+        listener = Listener(sockets, connection, limiter, tls)
     except OSError as error:
         await runner.cleanup()
         raise cannot_listen(settings, error) from error
-    if siblings is not None:
-        app[METRICS].siblings = siblings
-        await siblings.open(app[METRICS].registry)
+    if worker_metrics is not None:
+        app[METRICS].worker_metrics = worker_metrics
+        await worker_metrics.open(app[METRICS].registry)
     port = listener.port
     services.registry.own_ports.add(port)
-    work = [asyncio.create_task(services.upkeep.run(), name="upkeep")]
+    work = [asyncio.create_task(services.bootstrap.run(), name="upkeep")]
     if settings.role != "gateway":
         work.append(asyncio.create_task(services.indexer.run(), name="indexer"))
     try:
         yield shown_url(settings, port)
     finally:
         await listener.close()
-        await app[TRAFFIC].drain(settings.shutdown_timeout, lambda: manager.connections)
+        await app[IN_FLIGHT].drain(settings.shutdown_timeout, lambda: manager.connections)
         await runner.cleanup()
         for task in work:
             await end(task)
-        if siblings is not None:
-            siblings.close(app[METRICS].registry)
+        if worker_metrics is not None:
+            worker_metrics.close(app[METRICS].registry)
 
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]

@@ -1,8 +1,8 @@
 """One location's Glance server: its versions, its listing, questions about single images."""
 
 from resolver.glance.changes import Changes, changed_since, server_time
-from resolver.glance.client import HOP, Server, connect, is_resolver
-from resolver.glance.keystone import Clouds
+from resolver.glance.glance_server import HOP, Server, connect, is_resolver
+from resolver.glance.keystone import CloudCredentials
 from resolver.glance.listing import Page, Resume, list_images, sees_all, still_there
 from resolver.glance.notifications import Notice, parse_notice, subscribed
 from resolver.glance.probe import has_image
@@ -10,7 +10,7 @@ from resolver.glance.probe import has_image
 __all__ = [
     "HOP",
     "Changes",
-    "Clouds",
+    "CloudCredentials",
     "Notice",
     "Page",
     "Resume",

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
 from resolver.errors import LocationUnavailable
-from resolver.glance.client import Server
+from resolver.glance.glance_server import Server
 from resolver.glance.listing import V1, merge, parse_listed, rows_of, v2_passes
 from resolver.glance.probe import use_v2
 from resolver.models import api_versions
@@ -26,7 +26,7 @@ class Changes:
     """A page of what changed."""
 
     there: Mapping[bytes, int] = field(default_factory=dict)
-    """Images that are there, with how they are spelt (see `resolver.models.letter_case`)."""
+    """Images that are there, with how they are spelt (see `resolver.models.letter_case_of`)."""
     gone: frozenset[bytes] = frozenset()
     asked: float = 0.0
     """When it was asked for, as `time.monotonic` has it."""
@@ -80,11 +80,11 @@ async def _v1_changes(server: Server, moment: str) -> AsyncIterator[Changes]:
             return
         there, gone = {}, set()
         for row in rows:
-            raw, case = parse_listed(row["id"])
+            image_id, letter_case = parse_listed(row["id"])
             if row.get("deleted") is True:
-                gone.add(raw)
+                gone.add(image_id)
             else:
-                there[raw] = case
+                there[image_id] = letter_case
         yield Changes(there, frozenset(gone), asked)
         marker = rows[-1]["id"]
         if marker in before:

@@ -38,7 +38,7 @@ THREADS = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Login:
+class AuthHeaders:
     """What to send to be let in, and what is known of whom it lets in."""
 
     headers: dict[str, str]
@@ -115,7 +115,7 @@ def _why(error: Exception) -> str:
     return re.sub(r"//[^/@\s]*@", "//***@", line)[:300]
 
 
-def log_in(name: str) -> Login:
+def authenticate(name: str) -> AuthHeaders:
     """A new login of a cloud. Blocks.
 
     Raises:
@@ -124,15 +124,15 @@ def log_in(name: str) -> Login:
     session, plugin = open_cloud(name)
     try:
         if type(plugin).__module__ == "keystoneauth1.noauth":  # its token is the word "notused"
-            return Login({}, until=time.monotonic() + UNDATED)
+            return AuthHeaders({}, until=time.monotonic() + UNDATED)
         headers = plugin.get_headers(session) or {}
         access = plugin.get_access(session) if hasattr(plugin, "get_access") else None
     except Exception as error:
         raise _no_token(name, error) from error
     if access is None:
-        return Login(headers, until=time.monotonic() + UNDATED)
+        return AuthHeaders(headers, until=time.monotonic() + UNDATED)
     left = access.expires.timestamp() - time.time()
-    return Login(
+    return AuthHeaders(
         headers,
         roles=tuple(access.role_names) if access.project_scoped else (),
         until=time.monotonic() + left - min(RENEW, left / 5),
@@ -180,7 +180,7 @@ def _no_token(name: str, error: Exception) -> LocationUnavailable:
 @dataclass(slots=True)
 class _Cloud:
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-    login: Login | None = None
+    login: AuthHeaders | None = None
     fault: LocationUnavailable | None = None
     """Why the last try gave none."""
     tried: float = 0.0
@@ -188,14 +188,14 @@ class _Cloud:
     """When one that had just been fetched was last found not to be accepted."""
 
 
-class Clouds:
+class CloudCredentials:
     """The logins of a process, one for each cloud, shared by all who ask locations."""
 
     def __init__(self) -> None:
         self._clouds: dict[str, _Cloud] = {}
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="keystone")
 
-    async def login(self, name: str) -> Login:
+    async def login(self, name: str) -> AuthHeaders:
         """A login that is good for a while.
 
         Raises:
@@ -211,14 +211,14 @@ class Clouds:
             cloud.tried = now
             try:
                 loop = asyncio.get_running_loop()
-                cloud.login = await loop.run_in_executor(self._threads, log_in, name)
+                cloud.login = await loop.run_in_executor(self._threads, authenticate, name)
                 cloud.fault = None
             except LocationUnavailable as error:
                 cloud.login, cloud.fault = None, error
                 raise
             return cloud.login
 
-    def refused(self, name: str, login: Login) -> bool:
+    def refused(self, name: str, login: AuthHeaders) -> bool:
         """A server did not accept this login: whether another may do better.
 
         Not if a server said so of another just now: then the cloud is not one that it trusts.

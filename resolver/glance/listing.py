@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from resolver.errors import InvalidImageId, LocationUnavailable
-from resolver.glance.client import Server
+from resolver.glance.glance_server import Server
 from resolver.glance.probe import has_image, use_v2
-from resolver.models import letter_case, minor_version, parse_id
+from resolver.models import letter_case_of, minor_version, parse_id
 
 PAGE = 1000
 """Images in a page; Glance caps it at 1,000 silently, and smaller pages cost it as much each."""
@@ -38,7 +38,7 @@ file without that line let everybody in, so the answer proved nothing."""
 class Page:
     """Images of a listing, merged from its passes.
 
-    ``images`` maps each id to how it is spelt (see `resolver.models.letter_case`). Every id in
+    ``images`` maps each id to how it is spelt (see `resolver.models.letter_case_of`). Every id in
     lower case up to ``front`` has now been listed; those spelt otherwise come when they come,
     since where they stand depends on the server's database. From ``markers`` and ``front`` the
     listing can be resumed: nothing behind ``front`` is left out then.
@@ -102,20 +102,20 @@ class _Pass:
         images: dict[bytes, int] = {}
         seen = self.front
         for text in spelt:
-            raw, case = parse_listed(text)
-            if case:
-                if raw in self.odd:
+            image_id, letter_case = parse_listed(text)
+            if letter_case:
+                if image_id in self.odd:
                     continue
-                self.odd.add(raw)
-            elif raw <= self.front:
+                self.odd.add(image_id)
+            elif image_id <= self.front:
                 continue  # again, after a lost marker
-            elif raw <= seen:
+            elif image_id <= seen:
                 raise LocationUnavailable(
                     f"the listing is out of order at {text}", code="bad-listing"
                 )
             else:
-                seen = raw
-            images[raw] = case
+                seen = image_id
+            images[image_id] = letter_case
         if not images and not self.resumed:
             raise LocationUnavailable(
                 f"the listing repeats itself at {spelt[-1]}", code="bad-listing"
@@ -153,7 +153,7 @@ def parse_listed(text: Any) -> tuple[bytes, int]:
         LocationUnavailable: it is no id.
     """
     try:
-        return parse_id(text), letter_case(text)
+        return parse_id(text), letter_case_of(text)
     except (InvalidImageId, TypeError, AttributeError) as error:
         raise LocationUnavailable(
             f"the listing has {text!r} for an id"[:200], code="junk"
@@ -219,9 +219,13 @@ async def merge(server: Server, passes: Sequence[_Pass]) -> AsyncIterator[Page]:
             asked = time.monotonic()
         waiting.update(await behind.next(server))
         front = min(p.front for p in passes)
-        ready = {raw: case for raw, case in waiting.items() if case or raw <= front}
-        for raw in ready:
-            del waiting[raw]
+        ready = {
+            image_id: letter_case
+            for image_id, letter_case in waiting.items()
+            if letter_case or image_id <= front
+        }
+        for image_id in ready:
+            del waiting[image_id]
         yield Page(ready, front, tuple(p.asked for p in passes), asked)
 
 

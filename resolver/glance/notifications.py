@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from resolver.errors import InvalidImageId, LocationUnavailable
 from resolver.glance.credentials import secret
-from resolver.models import letter_case, parse_id
+from resolver.models import letter_case_of, parse_id
 
 if TYPE_CHECKING:
     from aio_pika.abc import AbstractChannel, AbstractIncomingMessage, AbstractQueue
@@ -56,8 +56,8 @@ MAX_BODY = 1024 * 1024
 class Notice(NamedTuple):
     """What one notification says of one image."""
 
-    raw: bytes
-    case: int
+    image_id: bytes
+    letter_case: int
     gone: bool
     stamp: float
     """When Glance sent it, seconds since 1970 by its clock; 0 where it does not say."""
@@ -80,11 +80,13 @@ def parse_notice(body: bytes) -> Notice | None:
         if event not in THERE and event != GONE:
             return None
         text = payload["id"]
-        raw = parse_id(text)
+        image_id = parse_id(text)
         dead = payload.get("deleted") is True or payload.get("status") in DEAD
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError, InvalidImageId):
         return None  # junk, or a payload that is a text, as that of a failed upload
-    return Notice(raw, letter_case(text), event == GONE or dead, _stamp(message.get("timestamp")))
+    return Notice(
+        image_id, letter_case_of(text), event == GONE or dead, _stamp(message.get("timestamp"))
+    )
 
 
 def _stamp(text: Any) -> float:

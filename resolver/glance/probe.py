@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from resolver.errors import InvalidImageId, LocationUnavailable
-from resolver.glance.client import Reply, Server
+from resolver.glance.glance_server import Reply, Server
 from resolver.models import Api, api_versions, parse_id
 
 GLANCE_SIGN = "X-Openstack-Request-Id"

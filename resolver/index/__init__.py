@@ -7,7 +7,7 @@ from resolver.index.audit import Entry
 from resolver.index.cache import ClaimCache
 from resolver.index.claims import Census, Claims, Lookup
 from resolver.index.codec import Buckets
-from resolver.index.connection import Index, open_index
+from resolver.index.facade import Index, open_index
 from resolver.index.leases import Lease, LostLease
 from resolver.index.records import Record, Records, Snapshot, Wanted
 

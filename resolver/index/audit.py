@@ -11,12 +11,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from resolver.index.failure import legible
 from resolver.index.keys import Keys
+from resolver.index.redis.redis_errors import translate_decode_errors
 from resolver.index.scripts import load
 
 if TYPE_CHECKING:
-    from resolver.index.link import Link
+    from resolver.index.redis.client import RedisClient
 
 NOTE = load("note", "audit")
 
@@ -51,7 +51,7 @@ def opening(by: str, what: str, location: str) -> str:
 class Audit:
     """The log of one index."""
 
-    def __init__(self, link: Link, keys: Keys) -> None:
+    def __init__(self, link: RedisClient, keys: Keys) -> None:
         self._link = link
         self._key = keys.audit
 
@@ -59,7 +59,7 @@ class Audit:
         """Keeps that something was done that changed no location's fields."""
         await self._link.run(NOTE, [self._key], [opening(by, what, location)])
 
-    @legible()
+    @translate_decode_errors()
     async def last(self, count: int, location: str = "") -> list[Entry]:
         """The last entries, the newest first; those about one location if one is named.
 

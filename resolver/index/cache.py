@@ -1,6 +1,6 @@
 """Claims kept in this process, for as long as Redis says that they have not changed.
 
-What is kept lies in the same buckets as in Redis, or a few of them together (`Buckets.shelf`),
+What is kept lies in the same buckets as in Redis, or a few of them together (`Buckets.cache_bucket`),
 since that is how Redis tells of changes. A read holds on to the bucket that was kept when it
 began; a change told meanwhile puts another in its place. So a read that crosses with a change
 keeps its answer where nobody looks.
@@ -49,31 +49,31 @@ class ClaimCache:
         """When the first image of a bucket was read; they all die with it. Monotonic. Ordered so
         that the oldest is found at once: a plain dict looks through all that are gone before it."""
         self._values: dict[bytes, bytes] = {}
-        self._doubted = float("-inf")
+        self._suspect_since = float("-inf")
         """What was read until then may have changed."""
         self._aside: OrderedDict[int, Kept] = OrderedDict()
         """What was set aside, by bucket."""
 
-    def get(self, bucket: int, raw: bytes) -> tuple[tuple[Owner, ...], float] | None:
+    def get(self, bucket: int, image_id: bytes) -> tuple[tuple[Owner, ...], float] | None:
         """An image's owners and since how many seconds they have been known; None: not kept."""
         kept = self._buckets.get(bucket)
-        if kept is None or (value := kept.get(raw)) is None:
+        if kept is None or (value := kept.get(image_id)) is None:
             return None
         born = self._born[bucket]
         age = time.monotonic() - born
-        if age > self.ttl or born <= self._doubted:
+        if age > self.ttl or born <= self._suspect_since:
             self._set_aside(bucket)
             return None
         return decode_owners(value), age
 
-    def stale(self, bucket: int, raw: bytes) -> tuple[tuple[Owner, ...], float] | None:
+    def stale(self, bucket: int, image_id: bytes) -> tuple[tuple[Owner, ...], float] | None:
         """An image's owners when they were read last, and how many seconds ago that was."""
         kept = self._buckets.get(bucket)
-        value = kept.get(raw) if kept is not None else None
+        value = kept.get(image_id) if kept is not None else None
         if value is not None:
             born = self._born[bucket]
         else:
-            value = self._aside.get(bucket, {}).get(raw)
+            value = self._aside.get(bucket, {}).get(image_id)
             if value is None:
                 return None
             (born,) = _SINCE.unpack(value[-_SINCE.size :])
@@ -86,34 +86,34 @@ class ClaimCache:
         kept = self._buckets.get(bucket)
         now = time.monotonic()
         born = self._born.get(bucket, now)
-        if kept is None or now - born > self.ttl or born <= self._doubted:
+        if kept is None or now - born > self.ttl or born <= self._suspect_since:
             self._set_aside(bucket)
             kept = self._buckets[bucket] = {}
             self._born[bucket] = now
             self.count += 1
-            self._make_room()
+            self._evict()
         return kept
 
-    def put(self, bucket: int, kept: Kept, raw: bytes, value: bytes) -> None:
+    def put(self, bucket: int, kept: Kept, image_id: bytes, value: bytes) -> None:
         """Keeps what was read since `open` gave ``kept``, unless the bucket has changed since."""
         if self._buckets.get(bucket) is not kept:
             return
-        if raw not in kept:
+        if image_id not in kept:
             self.count += 1
         same = self._values.get(value)
         if same is None:
             if len(self._values) < DISTINCT:
                 self._values[value] = value
             same = value
-        kept[raw] = same
-        self._make_room()
+        kept[image_id] = same
+        self._evict()
 
-    def none(self, bucket: int, raw: bytes) -> None:
+    def none(self, bucket: int, image_id: bytes) -> None:
         """The image has no owner now."""
-        if self._aside and self._aside.get(bucket, {}).pop(raw, None) is not None:
+        if self._aside and self._aside.get(bucket, {}).pop(image_id, None) is not None:
             self.count -= 1
 
-    def _make_room(self) -> None:
+    def _evict(self) -> None:
         while self.count > self.size and self._aside:
             self.count -= len(self._aside.popitem(last=False)[1]) + 1  # the oldest
         while self.count > self.size and self._born:
@@ -140,8 +140,8 @@ class ClaimCache:
             aside = self._aside[bucket] = {}
             self.count += 1
         before = len(aside)
-        for raw, value in kept.items():
-            aside[raw] = same.get(value) or same.setdefault(value, value + since)
+        for image_id, value in kept.items():
+            aside[image_id] = same.get(value) or same.setdefault(value, value + since)
         self.count += len(aside) - before
 
     def drop(self, bucket: int) -> None:
@@ -152,7 +152,7 @@ class ClaimCache:
 
     def doubt(self) -> None:
         """Anything may have changed."""
-        self._doubted = time.monotonic()
+        self._suspect_since = time.monotonic()
 
     def clear(self) -> None:
         """Nothing of it is true of the index that there is now."""

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from resolver.errors import IndexLost, IndexUnavailable, SettingsError
 from resolver.index.cache import ClaimCache, Kept
 from resolver.index.codec import Buckets, decode_owners
-from resolver.index.failure import UNREADABLE, legible, unreadable
 from resolver.index.keys import Keys
-from resolver.index.link import pairs
+from resolver.index.redis.client import pairs
+from resolver.index.redis.redis_errors import DECODE_ERRORS, translate_decode_errors, unreadable
 from resolver.index.scripts import Script, load
 from resolver.models import Owner
 
 if TYPE_CHECKING:
-    from resolver.index.link import Call, Link
+    from resolver.index.redis.client import Call, RedisClient
 
 CLAIM = load("claim", "owners")
 RELEASE = load("release", "owners")
@@ -77,7 +77,7 @@ class Census:
     """Estimated Redis memory of all buckets; None where the server cannot tell."""
 
 
-class Layout:
+class BucketLayout:
     """Which index there is in Redis and how many buckets it has, as this process knows it.
 
     While the index is rebuilt with other buckets, what is written goes to both, and reads use the
@@ -88,7 +88,7 @@ class Layout:
     locations get their numbers anew.
     """
 
-    def __init__(self, link: Link, keys: Keys, bits: int | None, cache: ClaimCache) -> None:
+    def __init__(self, link: RedisClient, keys: Keys, bits: int | None, cache: ClaimCache) -> None:
         """``bits`` None: as they are, or the default."""
         self._link = link
         self._keys = keys
@@ -105,7 +105,7 @@ class Layout:
             self._made[bits] = Buckets(self._keys.bucket_prefix(bits), bits)
         return self._made[bits]
 
-    @legible()
+    @translate_decode_errors()
     async def refresh(self) -> None:
         """Reads it anew.
 
@@ -142,7 +142,7 @@ class Layout:
                 "new index"
             )
 
-    @legible()
+    @translate_decode_errors()
     async def make(self) -> None:
         """Makes the index where there is none, and reads how it was made.
 
@@ -170,11 +170,11 @@ class Layout:
 class Claims:
     """The claims of one index. Ids are 16 bytes."""
 
-    def __init__(self, link: Link, keys: Keys, bits: int | None, cache: ClaimCache) -> None:
+    def __init__(self, link: RedisClient, keys: Keys, bits: int | None, cache: ClaimCache) -> None:
         self._link = link
         self._keys = keys
         self._meta = keys.meta.encode()
-        self.layout = Layout(link, keys, bits, cache)
+        self.layout = BucketLayout(link, keys, bits, cache)
         self.cache = cache
         link.hear(self._changed)
 
@@ -186,16 +186,16 @@ class Claims:
             if (bucket := self.buckets.bucket_of(key)) is not None:
                 self.cache.drop(bucket >> self.buckets.coarse)
 
-    def kept(self, raw: bytes) -> tuple[tuple[Owner, ...], float] | None:
+    def kept(self, image_id: bytes) -> tuple[tuple[Owner, ...], float] | None:
         """An image's owners, and the seconds for which they have been known, where this process
         has read them lately and would have been told of a change."""
         if not self._link.sure():
             return None
-        return self.cache.get(self.buckets.shelf(raw), raw)
+        return self.cache.get(self.buckets.cache_bucket(image_id), image_id)
 
-    def stale(self, raw: bytes) -> tuple[tuple[Owner, ...], float] | None:
+    def stale(self, image_id: bytes) -> tuple[tuple[Owner, ...], float] | None:
         """The owners that this process knew last, and how many seconds ago it read them."""
-        return self.cache.stale(self.buckets.shelf(raw), raw)
+        return self.cache.stale(self.buckets.cache_bucket(image_id), image_id)
 
     @property
     def buckets(self) -> Buckets:
@@ -227,20 +227,20 @@ class Claims:
                 try:
                     owners = [decode_owners(v) if v else () for v in values]
                     number = int(version or 0)
-                except UNREADABLE as error:
+                except DECODE_ERRORS as error:
                     raise unreadable(error) from error
                 if places and self._link.sure():
-                    for (bucket, kept), raw, value in zip(places, ids, values, strict=True):
+                    for (bucket, kept), image_id, value in zip(places, ids, values, strict=True):
                         if value:
-                            self.cache.put(bucket, kept, raw, value)
+                            self.cache.put(bucket, kept, image_id, value)
                         else:
-                            self.cache.none(bucket, raw)
+                            self.cache.none(bucket, image_id)
                 return Lookup(identity, number, owners)
             await self.layout.refresh()
 
     def _opened(self, buckets: Buckets, ids: Sequence[bytes]) -> list[tuple[int, Kept]]:
         """For each id its shelf in the cache, and what of it a read that begins now may fill."""
-        numbers = [buckets.shelf(raw) for raw in ids]
+        numbers = [buckets.cache_bucket(image_id) for image_id in ids]
         return [(number, self.cache.open(number)) for number in numbers]
 
     def _questions(self, buckets: Buckets, ids: Sequence[bytes]) -> list[Any]:
@@ -249,14 +249,15 @@ class Claims:
         if not self._link.takes_packed:
             key = buckets.key
             return [
-                ("HGET", key(int.from_bytes(raw[:4], "big") >> shift), raw[cut:]) for raw in ids
+                ("HGET", key(int.from_bytes(image_id[:4], "big") >> shift), image_id[cut:])
+                for image_id in ids
             ]
         made, make = buckets.questions, buckets.question
         return [
-            (made.get(bucket := int.from_bytes(raw[:4], "big") >> shift) or make(bucket))
-            + raw[cut:]
+            (made.get(bucket := int.from_bytes(image_id[:4], "big") >> shift) or make(bucket))
+            + image_id[cut:]
             + b"\r\n"
-            for raw in ids
+            for image_id in ids
         ]
 
     async def claim(self, number: int, ids: Mapping[bytes, int] | Iterable[bytes]) -> int:
@@ -267,21 +268,25 @@ class Claims:
         Raises:
             IndexUnavailable: when Redis does not answer; claims made so far stay.
         """
-        cases = ids if isinstance(ids, Mapping) else dict.fromkeys(ids, 0)
+        letter_cases = ids if isinstance(ids, Mapping) else dict.fromkeys(ids, 0)
 
         def calls(buckets: Buckets) -> Iterator[Call]:
             entries: dict[int, list[bytes]] = {}
             shift, cut = buckets.shift, buckets.cut  # `number` and `field`, without a call an id
-            for raw, case in cases.items():
-                entry = raw[cut:] + case.to_bytes(4, "big") if case else raw[cut:]
-                bucket = int.from_bytes(raw[:4], "big") >> shift
+            for image_id, letter_case in letter_cases.items():
+                entry = (
+                    image_id[cut:] + letter_case.to_bytes(4, "big")
+                    if letter_case
+                    else image_id[cut:]
+                )
+                bucket = int.from_bytes(image_id[:4], "big") >> shift
                 if bucket in entries:
                     entries[bucket].append(entry)
                 else:
                     entries[bucket] = [entry]
             return _calls(CLAIM, buckets, (number, buckets.width), entries)
 
-        return await self._write(calls) if cases else 0
+        return await self._write(calls) if letter_cases else 0
 
     async def release(self, number: int, ids: Iterable[bytes]) -> int:
         """Location ``number`` no longer has these images. Returns how many claims went.
@@ -293,16 +298,16 @@ class Claims:
 
         def calls(buckets: Buckets) -> Iterator[Call]:
             fields: dict[int, list[bytes]] = {}
-            for raw in gone:
-                fields.setdefault(buckets.number(raw), []).append(buckets.field(raw))
+            for image_id in gone:
+                fields.setdefault(buckets.number(image_id), []).append(buckets.field(image_id))
             return _calls(RELEASE, buckets, (number,), fields)
 
         released = await self._write(calls) if gone else 0
-        for raw in gone:  # what this process did, Redis need not tell it first
-            self.cache.drop(self.buckets.shelf(raw))
+        for image_id in gone:  # what this process did, Redis need not tell it first
+            self.cache.drop(self.buckets.cache_bucket(image_id))
         return released
 
-    @legible()
+    @translate_decode_errors()
     async def purge(self, numbers: Sequence[int], *, pace: float = 0.0) -> int:
         """Drops all claims of locations that were removed, bucket by bucket.
 
@@ -345,7 +350,7 @@ class Claims:
             if all(buckets.bits in done for buckets in self.layout.to_write()):
                 return total or 0
 
-    @legible()
+    @translate_decode_errors()
     async def _run(self, calls: Iterable[Call]) -> int:
         total = 0
         batch: list[Call] = []
@@ -386,7 +391,7 @@ class Claims:
         join = buckets.join
         async for bucket, fields in self.read(first, last, buckets=buckets):
             claims = {
-                join(bucket, field): owner.case
+                join(bucket, field): owner.letter_case
                 for field, value in fields.items()
                 for owner in decode_owners(value)
                 if owner.number == number
@@ -394,7 +399,7 @@ class Claims:
             if claims:
                 yield bucket, claims
 
-    @legible()
+    @translate_decode_errors()
     async def census(self) -> Census:
         """Counts everything, a bounded batch at a time.
 

@@ -3,7 +3,7 @@
 Owners are concatenated entries. An entry is a base-128 varint (least significant group first) of
 ``number << 1``, so the first 63 locations take one byte and the next 8,128 two. Where a location
 spells the id with upper-case digits, the varint's lowest bit is set and four bytes follow, one bit
-per hex digit (see `resolver.models.letter_case`). ``scripts/owners.lua`` reads the same form.
+per hex digit (see `resolver.models.letter_case_of`). ``scripts/owners.lua`` reads the same form.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from resolver.models import MAX_BITS, MIN_BITS, Owner
 
 def encode_owner(owner: Owner) -> bytes:
     """One owner's entry."""
-    rest = owner.number << 1 | (owner.case != 0)
+    rest = owner.number << 1 | (owner.letter_case != 0)
     out = bytearray()
     while rest > 0x7F:
         out.append(rest & 0x7F | 0x80)
         rest >>= 7
     out.append(rest)
-    if owner.case:
-        out += owner.case.to_bytes(4, "big")
+    if owner.letter_case:
+        out += owner.letter_case.to_bytes(4, "big")
     return bytes(out)
 
 
@@ -51,13 +51,13 @@ def decode_owners(value: bytes) -> tuple[Owner, ...]:
             shift += 7
             if byte < 0x80:
                 break
-        case = 0
+        letter_case = 0
         if entry & 1:
-            case = int.from_bytes(value[at : at + 4], "big")
+            letter_case = int.from_bytes(value[at : at + 4], "big")
             at += 4
             if at > len(value):
                 raise ValueError(f"owners cut short: {value.hex()}")
-        owners.append(Owner(entry >> 1, case))
+        owners.append(Owner(entry >> 1, letter_case))
     return tuple(owners)
 
 
@@ -65,7 +65,7 @@ KEPT_KEYS = 1 << 16
 """Names of buckets, and questions, kept rather than made anew each time: some 20 MB at most."""
 
 
-SHELF_BITS = 16
+CACHE_BUCKET_BITS = 16
 """A process keeps what it has read on ``1 << SHELF_BITS`` shelves at most: a shelf for one image
 takes twice the image's own bytes."""
 
@@ -87,7 +87,7 @@ class Buckets:
         """Bytes of a field."""
         self._key_prefix = key_prefix
         self.shift = 32 - bits
-        self.coarse = max(0, bits - SHELF_BITS)
+        self.coarse = max(0, bits - CACHE_BUCKET_BITS)
         """A bucket's shelf is its number shifted right by this."""
         self._shelf_shift = self.shift + self.coarse
         self._digits = -(-bits // 4)
@@ -101,14 +101,14 @@ class Buckets:
         for start in range(first, stop, size):
             yield range(start, min(start + size, stop))
 
-    def number(self, raw: bytes) -> int:
+    def number(self, image_id: bytes) -> int:
         """The bucket of an id."""
-        return int.from_bytes(raw[:4], "big") >> self.shift
+        return int.from_bytes(image_id[:4], "big") >> self.shift
 
-    def shelf(self, raw: bytes) -> int:
+    def cache_bucket(self, image_id: bytes) -> int:
         """Where an id is kept in a process: with its bucket, or where these are many with those
         beside it."""
-        return int.from_bytes(raw[:4], "big") >> self._shelf_shift
+        return int.from_bytes(image_id[:4], "big") >> self._shelf_shift
 
     def key(self, bucket: int) -> bytes:
         key = self._keys.get(bucket)
@@ -132,8 +132,8 @@ class Buckets:
             self.questions[bucket] = head
         return head
 
-    def field(self, raw: bytes) -> bytes:
-        return raw[self.cut :]
+    def field(self, image_id: bytes) -> bytes:
+        return image_id[self.cut :]
 
     def join(self, bucket: int, field: bytes) -> bytes:
         """The id of a field in a bucket."""

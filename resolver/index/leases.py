@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from resolver.index.scripts import load
 
 if TYPE_CHECKING:
-    from resolver.index.link import Link
+    from resolver.index.redis.client import RedisClient
 
 RENEW = load("lease_renew")
 DROP = load("lease_drop")
@@ -21,7 +21,7 @@ class LostLease(Exception):
 class Lease:
     """Held from `take` until `drop`, or until ``seconds`` after the last `renew`."""
 
-    def __init__(self, link: Link, key: str, seconds: float) -> None:
+    def __init__(self, link: RedisClient, key: str, seconds: float) -> None:
         self._link = link
         self._key = key
         self._milliseconds = int(seconds * 1000)

@@ -19,13 +19,13 @@ from typing import TYPE_CHECKING
 from resolver.errors import Conflict
 from resolver.index.claims import BATCH_CALLS, Claims
 from resolver.index.codec import Buckets
-from resolver.index.failure import legible
 from resolver.index.keys import Keys
-from resolver.index.link import Command, pairs
+from resolver.index.redis.client import Command, pairs
+from resolver.index.redis.redis_errors import translate_decode_errors
 from resolver.index.scripts import load
 
 if TYPE_CHECKING:
-    from resolver.index.link import Link
+    from resolver.index.redis.client import RedisClient
 
 BEGIN = load("rebuild_begin", "version")
 END = load("rebuild_end", "version")
@@ -42,18 +42,18 @@ Hash = dict[bytes, bytes]
 class Rebuild:
     """Changes the number of buckets of one index."""
 
-    def __init__(self, link: Link, keys: Keys, claims: Claims) -> None:
+    def __init__(self, link: RedisClient, keys: Keys, claims: Claims) -> None:
         self._link = link
         self._keys = keys
         self._claims = claims
 
-    @legible()
+    @translate_decode_errors()
     async def wanted(self) -> int | None:
         """The bits that were asked for and are not there yet."""
         wanted = await self._link.command("HGET", self._keys.meta, "wanted")
         return int(wanted) if wanted else None
 
-    @legible()
+    @translate_decode_errors()
     async def want(self, bits: int) -> None:
         """Asks the indexers to rebuild with ``1 << bits`` buckets.
 
@@ -68,7 +68,7 @@ class Rebuild:
                 )
         await self._link.command("HSET", self._keys.meta, "wanted", bits)
 
-    @legible()
+    @translate_decode_errors()
     async def progress(self) -> tuple[int, float] | None:
         """(bits, share of the buckets copied) of a rebuild asked for or under way."""
         wanted, at = await self._link.command("HMGET", self._keys.meta, "wanted", "at")
@@ -76,7 +76,7 @@ class Rebuild:
             return None
         return int(wanted), int(at or 0) / self._claims.buckets.count
 
-    @legible()
+    @translate_decode_errors()
     async def run(self, bits: int, report: Callable[[], Awaitable[None]]) -> bool:
         """Rebuilds; whether there was anything to do. ``report`` is called often and may raise.
 
@@ -145,11 +145,11 @@ def _difference(old: Buckets, new: Buckets, bucket: int, before: Hash, now: Hash
     drops: dict[int, list[bytes]] = {}
     for field, value in now.items():
         if before.get(field) != value:
-            raw = old.join(bucket, field)
-            puts.setdefault(new.number(raw), []).extend((new.field(raw), value))
+            image_id = old.join(bucket, field)
+            puts.setdefault(new.number(image_id), []).extend((new.field(image_id), value))
     for field in before.keys() - now.keys():
-        raw = old.join(bucket, field)
-        drops.setdefault(new.number(raw), []).append(new.field(raw))
+        image_id = old.join(bucket, field)
+        drops.setdefault(new.number(image_id), []).append(new.field(image_id))
     return [
         *(("HSET", new.key(number), *entries) for number, entries in puts.items()),
         *(("HDEL", new.key(number), *fields) for number, fields in drops.items()),

@@ -11,26 +11,26 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from resolver.errors import Conflict
 from resolver.index.audit import opening
-from resolver.index.failure import legible
 from resolver.index.keys import Keys
-from resolver.index.link import pairs
+from resolver.index.redis.client import pairs
+from resolver.index.redis.redis_errors import translate_decode_errors
 from resolver.index.scripts import load
 from resolver.models import (
     Api,
     Change,
     Check,
-    Feed,
     Health,
     Location,
     Poll,
     Progress,
     State,
     Status,
+    SubscriptionStatus,
     Sweep,
 )
 
 if TYPE_CHECKING:
-    from resolver.index.link import Link
+    from resolver.index.redis.client import RedisClient
 
 T = TypeVar("T")
 
@@ -95,8 +95,8 @@ def _poll(text: bytes) -> Poll:
     return Poll(**json.loads(text))
 
 
-def _feed(text: bytes) -> Feed:
-    return Feed(**json.loads(text))
+def _feed(text: bytes) -> SubscriptionStatus:
+    return SubscriptionStatus(**json.loads(text))
 
 
 def _progress(text: bytes) -> Progress:
@@ -122,7 +122,7 @@ class Wanted(NamedTuple):
     """The request as Redis has it."""
 
 
-class Noted(NamedTuple):
+class SweepFindings(NamedTuple):
     """Ids noted while a sweep is under way."""
 
     gone: dict[bytes, int]
@@ -134,7 +134,7 @@ class Noted(NamedTuple):
 class Records:
     """The registry of one index."""
 
-    def __init__(self, link: Link, keys: Keys) -> None:
+    def __init__(self, link: RedisClient, keys: Keys) -> None:
         self._link = link
         self._keys = keys
         self._version = keys.version.encode()
@@ -149,7 +149,7 @@ class Records:
         if keys is None or self._version in keys:
             self.changes += 1
 
-    @legible()
+    @translate_decode_errors()
     async def load(self) -> Snapshot:
         """All locations and their status, of one moment.
 
@@ -172,8 +172,8 @@ class Records:
             return found
 
         records = {}
-        for raw_name, raw in sorted(pairs(locations).items()):
-            name, stored = raw_name.decode(), raw.decode()
+        for raw_name, image_id in sorted(pairs(locations).items()):
+            name, stored = raw_name.decode(), image_id.decode()
             location = parsed(_location, name, stored)
             check, sweep, poll, feed = (
                 status.get(b"%d:%s" % (location.number, what))
@@ -259,13 +259,13 @@ class Records:
             )
         )
 
-    @legible()
+    @translate_decode_errors()
     async def check(self, number: int) -> Check | None:
         """What the last look at a location told, those told quietly too."""
         text = await self._link.command("HGET", self._keys.status, f"{number}:check")
         return _check(text) if text else None
 
-    @legible()
+    @translate_decode_errors()
     async def poll(self, number: int) -> Poll:
         """How the last poll of a location ended, those told quietly too."""
         text = await self._link.command("HGET", self._keys.status, f"{number}:poll")
@@ -289,7 +289,9 @@ class Records:
         """How a poll ended; the rest as `set_check`."""
         await self._set_status("poll", number, asdict(poll), of, quiet=quiet)
 
-    async def set_feed(self, number: int, feed: Feed, of: Location, *, quiet: bool = False) -> None:
+    async def set_feed(
+        self, number: int, feed: SubscriptionStatus, of: Location, *, quiet: bool = False
+    ) -> None:
         """How its notifications are; the rest as `set_check`."""
         await self._set_status("feed", number, asdict(feed), of, quiet=quiet)
 
@@ -310,7 +312,7 @@ class Records:
             [what, number, _dump(fields), int(quiet), *same],
         )
 
-    @legible()
+    @translate_decode_errors()
     async def progress(self) -> dict[int, Progress]:
         """Sweeps under way, by location number."""
         reply = await self._link.command("HGETALL", self._keys.progress)
@@ -326,9 +328,9 @@ class Records:
         """Keeps how far a sweep is, with the ids (to their letter case) that it noted since last:
         those ``gone`` from the listing and those listed in an ``odd`` spelling."""
         noted = [
-            mark + raw + case.to_bytes(4, "big")
+            mark + image_id + letter_case.to_bytes(4, "big")
             for mark, ids in ((GONE, gone), (ODD, odd))
-            for raw, case in (ids or {}).items()
+            for image_id, letter_case in (ids or {}).items()
         ]
         commands: list[tuple[Any, ...]] = [
             ("SADD", self._keys.noted(number), *noted[i : i + NOTED_BATCH])
@@ -338,8 +340,8 @@ class Records:
         commands.append(("HSET", self._keys.progress, number, _dump(asdict(progress))))
         await self._link.pipeline(commands)
 
-    @legible()
-    async def noted(self, number: int) -> Noted:
+    @translate_decode_errors()
+    async def noted(self, number: int) -> SweepFindings:
         """What the sweep under way has noted so far."""
         found: dict[bytes, dict[bytes, int]] = {GONE: {}, ODD: {}}
         cursor = 0
@@ -350,13 +352,13 @@ class Records:
             for entry in reply[1]:
                 found[entry[:1]][entry[1:17]] = int.from_bytes(entry[17:], "big")
             if not (cursor := int(reply[0])):
-                return Noted(found[GONE], found[ODD])
+                return SweepFindings(found[GONE], found[ODD])
 
-    async def keep(self, number: int, raw: bytes) -> None:
+    async def keep(self, number: int, image_id: bytes) -> None:
         """An operator claims this image now: a sweep under way may not undo that."""
-        await self._link.command("SADD", self._keys.kept(number), raw)
+        await self._link.command("SADD", self._keys.kept(number), image_id)
 
-    @legible()
+    @translate_decode_errors()
     async def kept(self, number: int) -> set[bytes]:
         """What operators have claimed since the sweep under way began."""
         return set(await self._link.command("SMEMBERS", self._keys.kept(number)))
@@ -383,7 +385,7 @@ class Records:
         )
         await self._link.command("HSET", self._keys.wanted, number, request)
 
-    @legible()
+    @translate_decode_errors()
     async def wanted_sweeps(self) -> dict[int, Wanted]:
         """Sweeps asked for, by location number."""
         reply = await self._link.command("HGETALL", self._keys.wanted)
@@ -397,7 +399,7 @@ class Records:
         """That sweep has ended. One asked for since stays asked for."""
         await self._link.run(SERVED, [self._keys.wanted], [number, wanted.stored])
 
-    @legible()
+    @translate_decode_errors()
     async def retired(self) -> list[int]:
         """Numbers of removed locations whose claims may still lie in the buckets."""
         return sorted(int(n) for n in await self._link.command("SMEMBERS", self._keys.retired))

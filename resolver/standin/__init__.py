@@ -7,6 +7,6 @@ Statuses, field names and the odd corners (405 for a v2 `HEAD`, 300 for a versio
 
 from resolver.standin.call import Caller
 from resolver.standin.image import SYNTHETIC_TIME, Image
-from resolver.standin.server import StandIn
+from resolver.standin.standin_server import StandIn
 
 __all__ = ["SYNTHETIC_TIME", "Caller", "Image", "StandIn"]

@@ -9,7 +9,7 @@ from aiohttp import web
 
 from resolver.standin.answers import fail
 from resolver.standin.image import Image
-from resolver.standin.images import Images
+from resolver.standin.image_store import Images
 
 
 @dataclass(frozen=True, slots=True)

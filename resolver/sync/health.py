@@ -1,223 +1,96 @@
-"""The checker: one process looks at every location, for all gateways, while it holds the lease."""
+"""A look at a location, and what looks in a row make of its health: fast down, slow up."""
 
 from __future__ import annotations
 
 import asyncio
-import math
-import random
 import time
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
 
-import aiohttp
-import structlog
+from resolver.errors import LocationUnavailable
+from resolver.glance import Server
+from resolver.models import Change, Check, Health
 
-from resolver.errors import IndexUnavailable
-from resolver.glance import Clouds, Server
-from resolver.index import Index, LostLease
-from resolver.locations import Place, TableKeeper
-from resolver.models import Check, Health, State
-from resolver.settings import Settings
-from resolver.sync.check import DOWN_AFTER, Seen, judge, look
+DOWN_AFTER = 3
+"""Failed looks in a row after which a location is down."""
 
-if TYPE_CHECKING:
-    from resolver.sync.indexer import Stats
+UP_AFTER = 3
+"""Good looks in a row after which a location that was down is up again."""
 
-AGAIN = 0.2
-"""The part of the interval after which one that has begun to fail is looked at again."""
+PATIENCE = 5.0
+"""Seconds that a look may take in all: who takes longer to say that it is well is not."""
 
-JITTER = 0.1
-"""The part of the interval by which looks are spread, so that they do not come in step."""
+VERSIONS_EVERY = 300.0
+"""Seconds after which ``/versions`` is read again where ``/healthcheck`` answers for health."""
 
-LOOKS_AT_ONCE = 64
+MAX_REASON = 300
+"""Characters of a reason that are kept."""
 
-SUSPECT_SHARE = 0.5
-"""When more than this share of the locations that were not down fail together, the fault is
-likelier ours: a network, a name server, a clock. At least two must, or one could not go down."""
-
-STEP = 0.2
-"""Most seconds between two looks at what is due; a twentieth of the interval where that is less."""
-
-log = structlog.get_logger()
-
-Hold = Callable[[], Awaitable[None]]
-"""Renews the lease; raises where it was lost."""
+HISTORY = 10
+"""Changes of health that are kept of a location."""
 
 
-@dataclass(slots=True)
-class _Watched:
-    """One location under watch. Times are the loop's."""
+@dataclass(frozen=True, slots=True)
+class HealthSample:
+    """What one look saw."""
 
-    place: Place
-    read: bool = False
-    """Whether what another process saw was read."""
-    check: Check | None = None
-    due: float = 0.0
-    looked: float = 0.0
-    """When our last look ended; 0 before the first."""
-    failing: float = 0.0
-    """When the first of our failed looks in a row ended."""
-    busy: bool = False
+    at: float
+    fault: str = ""
+    """Why the location is not well; empty when it is."""
+    versions: tuple[str, ...] = ()
+    """Empty where they were not asked for, or not to be had."""
 
 
-class Checker:
-    """Looks at all locations and keeps what it sees; for as long as `run` runs."""
+async def look(server: Server, before: Check | None) -> HealthSample:
+    """Looks at ``/healthcheck`` where there is one, else at ``/versions``; without credentials,
+    which say nothing of the server. Never raises for a bad server."""
+    now = time.time()
+    fresh = (
+        before is not None
+        and bool(before.versions)
+        and not before.failures
+        and abs(now - before.versions_at) < VERSIONS_EVERY
+    )
+    try:
+        async with asyncio.timeout(PATIENCE):
+            if await server.healthy() and fresh:
+                return HealthSample(now)
+            return HealthSample(now, versions=await server.versions())
+    except TimeoutError:
+        return HealthSample(now, f"it did not answer within {PATIENCE:g} s")
+    except LocationUnavailable as error:
+        return HealthSample(now, error.detail)
 
-    def __init__(
-        self,
-        index: Index,
-        tables: TableKeeper,
-        session: aiohttp.ClientSession,
-        settings: Settings,
-        clouds: Clouds,
-        stats: Stats,
-    ) -> None:
-        self._index = index
-        self._tables = tables
-        self._session = session
-        self._clouds = clouds
-        self._interval = settings.health_interval
-        self._stats = stats
-        self._watched: dict[int, _Watched] = {}
-        self._limit = asyncio.Semaphore(LOOKS_AT_ONCE)
-        self._held = 0.0
-        """When the lease was last known to be ours, on the loop's clock."""
 
-    async def run(self, hold: Hold, every: float) -> None:
-        """Looks until ``hold``, called every ``every`` seconds, raises."""
-        loop = asyncio.get_running_loop()
-        self._held = loop.time()
-        self._watched.clear()  # another process may have looked meanwhile
-        looks: set[asyncio.Task[None]] = set()
-        try:
-            while True:
-                await self._ours(hold, every)
-                self._take_in()
-                for one in self._watched.values():
-                    if not one.busy and loop.time() >= one.due:
-                        one.busy = True
-                        looks.add(task := asyncio.create_task(self._look(one, hold, every)))
-                        task.add_done_callback(looks.discard)
-                await asyncio.sleep(min(STEP, self._interval / 20))
-        finally:
-            for task in looks:
-                task.cancel()
-            self._stats.suspects = False
+def next_status(before: Check | None, seen: HealthSample, doubt: str = "") -> Check:
+    """What is known of a location after one more look.
 
-    async def _ours(self, hold: Hold, every: float) -> None:
-        """Renews the lease where that is due."""
-        loop = asyncio.get_running_loop()
-        if loop.time() - self._held >= every:
-            await hold()
-            self._held = loop.time()
-
-    def _take_in(self) -> None:
-        """Watches what the table has now, and no more."""
-        places = self._tables.table.by_number
-        for number in self._watched.keys() - places.keys():
-            del self._watched[number]
-        for number, place in places.items():
-            one = self._watched.get(number)
-            if one is None or one.place.location.created != place.location.created:
-                self._watched[number] = one = _Watched(place)
-            one.place = place
-
-    async def _look(self, one: _Watched, hold: Hold, every: float) -> None:
-        loop = asyncio.get_running_loop()
-        pause = self._interval
-        try:
-            if not one.read:
-                one.check = await self._index.records.check(one.place.location.number)
-                one.read = True
-                since = time.time() - one.check.at if one.check else math.inf
-                if 0 <= since < self._interval:  # another process has just looked
-                    pause -= since
-                    return
-            async with self._limit:
-                server = Server(self._session, one.place.location, self._clouds)
-                seen = await look(server, one.check)
-            # We may have slept since (SIGSTOP, a suspended machine), and another looks by now.
-            await self._ours(hold, every)
-            one.looked = loop.time()
-            if await self._learn(one, seen):
-                pause *= AGAIN
-        except LostLease:
-            pass  # `run` will see
-        except IndexUnavailable as error:  # as if nobody had looked
-            log.warning("a look was not kept", location=one.place.name, reason=str(error))
-        except Exception:
-            log.exception("look failed", location=one.place.name)
-        finally:
-            one.busy = False
-            one.due = loop.time() + pause * random.uniform(1 - JITTER, 1 + JITTER)
-
-    async def _learn(self, one: _Watched, seen: Seen) -> bool:
-        """Judges and keeps what was seen; whether to look again soon."""
-        before, after = one.check, judge(one.check, seen)
-        if not seen.fault:
-            one.failing = 0.0
-        elif not one.failing:
-            one.failing = one.looked
-        if after.failures >= DOWN_AFTER - 1 and (before is None or before.health != Health.DOWN):
-            doubt = self._doubt(one)
-            after = judge(before, seen, doubt)
-        self._stats.count(self._stats.checks, one.place.name, "failed" if seen.fault else "ok")
-        quiet = before is not None and (before.health, before.versions) == (
-            after.health,
-            after.versions,
-        )
-        location = one.place.location
-        await self._index.records.set_check(location.number, after, location, quiet=quiet)
-        one.check = after
-        if before is None or before.health is not after.health:
-            log.info(
-                "location health",
-                location=one.place.name,
-                health=str(after.health),
-                reason=after.reason,
-            )
-        self._tell()
-        return bool(after.failures) and after.health is not Health.DOWN
-
-    def _doubt(self, one: _Watched) -> str:
-        """Why a location that fails may not be to blame for it; empty when it is.
-
-        The others must have been looked at since it began to fail. Those that were not are looked
-        at next, and until then nothing is decided.
-        """
-        if one.place.location.state is State.MAINTENANCE:
-            return ""
-        others = [
-            other
-            for other in self._watched.values()
-            if other is not one
-            and other.place.location.state is not State.MAINTENANCE
-            and not (other.check and other.check.health is Health.DOWN)
-        ]
-        unlooked = [other for other in others if other.looked < one.failing]
-        for other in unlooked:
-            other.due = 0.0
-        if unlooked:
-            return "not counted until the other locations were looked at"
-        failing = 1 + sum(bool(other.check and other.check.failures) for other in others)
-        standing = 1 + len(others)
-        if failing >= 2 and failing > SUSPECT_SHARE * standing:
-            return (
-                f"not counted: {failing} of {standing} locations fail together, so the fault is "
-                "likelier the checker's"
-            )
-        return ""
-
-    def _tell(self) -> None:
-        """Whether some location would be down, were it not for a doubt."""
-        withheld = sum(
-            one.check is not None
-            and one.check.failures >= DOWN_AFTER
-            and one.check.health is not Health.DOWN
-            for one in self._watched.values()
-        )
-        if bool(withheld) != self._stats.suspects:
-            self._stats.suspects = bool(withheld)
-            if withheld:
-                log.warning("so many locations fail together that none is called down")
+    ``doubt`` is why a failure may be ours and not the location's: it is told and changes nothing.
+    """
+    known = before or Check(at=seen.at)
+    health = known.health
+    if seen.fault:
+        failures, successes = known.failures + 1, 0
+        reason = seen.fault[:MAX_REASON] + (f" ({doubt})" if doubt else "")
+        if failures >= DOWN_AFTER and not doubt:
+            health = Health.DOWN
+    else:
+        failures, successes = 0, known.successes + 1
+        if health is not Health.DOWN or successes >= UP_AFTER:
+            health, reason = Health.UP, ""
+        else:
+            reason = f"it answers again, {successes} of {UP_AFTER} times in a row"
+    changes = known.changes
+    if health is not known.health:
+        changes = (Change(at=seen.at, health=health, reason=reason), *changes)[:HISTORY]
+    return replace(
+        known,
+        at=seen.at,
+        health=health,
+        failures=failures,
+        # Of one that is up, counting on would tell nothing.
+        successes=0 if health is Health.UP else successes,
+        reason=reason,
+        versions=seen.versions or known.versions,
+        versions_at=seen.at if seen.versions else known.versions_at,
+        changes=changes,
+    )

@@ -18,13 +18,13 @@ import aiohttp
 import structlog
 
 from resolver.errors import Conflict, IndexUnavailable, LocationUnavailable, ResolverError
-from resolver.glance import Clouds, Server
+from resolver.glance import CloudCredentials, Server
 from resolver.index import Index, Lease, LostLease, Wanted
-from resolver.locations import Place, Table, TableKeeper
 from resolver.models import Location, Progress, Sweep
+from resolver.registry import LocationView, Table, TableKeeper
 from resolver.settings import Settings
-from resolver.sync.follow import Follower, abandon
-from resolver.sync.health import Checker
+from resolver.sync.health_checker import HealthChecker
+from resolver.sync.notification_consumer import NotificationConsumer, abandon
 from resolver.sync.poll import poll
 from resolver.sync.sweep import Sweeper
 
@@ -83,12 +83,12 @@ class Indexer:
         tables: TableKeeper,
         session: aiohttp.ClientSession,
         settings: Settings,
-        clouds: Clouds,
+        cloud_credentials: CloudCredentials,
     ) -> None:
         self._index = index
         self._tables = tables
         self._session = session
-        self._clouds = clouds
+        self._cloud_credentials = cloud_credentials
         self._settings = settings
         self._work: dict[str, asyncio.Task[None]] = {}
         self._next_poll: dict[int, float] = {}
@@ -100,7 +100,9 @@ class Indexer:
         self._rest: set[asyncio.Task[None]] = set()
         self._sweeps = asyncio.Semaphore(SWEEPS_AT_ONCE)
         self.stats = Stats()
-        self._checker = Checker(index, tables, session, settings, clouds, self.stats)
+        self._checker = HealthChecker(
+            index, tables, session, settings, cloud_credentials, self.stats
+        )
 
     async def run(self) -> None:
         """Goes round until cancelled; then ends its work and lets go of its leases."""
@@ -128,15 +130,15 @@ class Indexer:
         table = await self._tables.current()
         wanted = await self._index.records.wanted_sweeps()
         now = time.time()
-        for place in table.by_name.values():
-            number = place.location.number
-            if number in wanted or self._sweep_due(place, now):
-                self._start(f"sweep:{number}", self._sweep, place)
-            if place.location.notifications:
-                self._start(f"events:{number}", self._follow, place)
-            polls = self._settings.poll_interval and place.versions
+        for view in table.by_name.values():
+            number = view.location.number
+            if number in wanted or self._sweep_due(view, now):
+                self._start(f"sweep:{number}", self._sweep, view)
+            if view.location.notifications:
+                self._start(f"events:{number}", self._follow, view)
+            polls = self._settings.poll_interval and view.versions
             if polls and time.monotonic() >= self._next_poll.get(number, POLL_NOW):
-                self._start(f"poll:{number}", self._poll, place)
+                self._start(f"poll:{number}", self._poll, view)
         for number in self._next_poll.keys() - table.by_number.keys():
             del self._next_poll[number]
         self._start("health:0", self._check, None)
@@ -153,11 +155,11 @@ class Indexer:
 
     def _unfollowed(self, number: int, table: Table) -> bool:
         """Whether the notifications that are followed for a location are no longer its own."""
-        followed, place = self._followed.get(number), table.by_number.get(number)
-        return followed is not None and (place is None or place.location.notifications != followed)
+        followed, view = self._followed.get(number), table.by_number.get(number)
+        return followed is not None and (view is None or view.location.notifications != followed)
 
-    def _sweep_due(self, place: Place, now: float) -> bool:
-        sweep = place.status.sweep
+    def _sweep_due(self, view: LocationView, now: float) -> bool:
+        sweep = view.status.sweep
         interval = self._settings.sweep_interval
         if sweep.error and sweep.failed is not None:
             # What an operator must confirm is no better listed again at once.
@@ -192,9 +194,9 @@ class Indexer:
     async def _check(self, lease: Lease, _: None) -> None:
         await self._checker.run(lease.hold, LEASE / 3)
 
-    async def _poll(self, lease: Lease, place: Place) -> None:
+    async def _poll(self, lease: Lease, view: LocationView) -> None:
         """Reads what changed at a location since the last poll, by whomever."""
-        location, interval = place.location, self._settings.poll_interval
+        location, interval = view.location, self._settings.poll_interval
         asked = self._next_poll.get(location.number) == POLL_NOW
         pause = interval * random.uniform(0.9, 1.1)
         self._next_poll[location.number] = time.monotonic() + pause
@@ -203,10 +205,10 @@ class Indexer:
         if not asked and abs(time.time() - last) < interval / 2:
             return  # another indexer has just polled
 
-        server = Server(self._session, location, self._clouds)
+        server = Server(self._session, location, self._cloud_credentials)
         try:
             after = await poll(
-                self._index, server, place.versions, before, place.status.sweep, lease.hold
+                self._index, server, view.versions, before, view.status.sweep, lease.hold
             )
             result = "ok"
         except LocationUnavailable as error:
@@ -214,20 +216,20 @@ class Indexer:
             after = replace(
                 before, error=error.detail, error_code=error.problem_code, failed=time.time()
             )
-        self.stats.count(self.stats.polls, place.name, result)
+        self.stats.count(self.stats.polls, view.name, result)
         if (result == "ok") != (not before.error):
-            log.info("polls", location=place.name, result=result, reason=after.error)
+            log.info("polls", location=view.name, result=result, reason=after.error)
         quiet = not before.error and not after.error
         await self._index.records.set_poll(location.number, after, location, quiet=quiet)
 
-    async def _follow(self, lease: Lease, place: Place) -> None:
+    async def _follow(self, lease: Lease, view: LocationView) -> None:
         """Follows a location's notifications, until they are others or it is removed."""
-        number, location = place.location.number, place.location
+        number, location = view.location.number, view.location
 
         async def linked(lost: bool) -> None:
             self._next_poll[number] = POLL_NOW
             now = time.monotonic()
-            sweep = self._tables.table.by_number.get(number, place).status.sweep
+            sweep = self._tables.table.by_number.get(number, view).status.sweep
             # No poll tells what was deleted. Not again and again, where a link does not last.
             due = now - self._gap_swept.get(number, -math.inf) > self._settings.sweep_interval
             if lost and due and sweep.ended is not None:
@@ -236,9 +238,9 @@ class Indexer:
 
         def told(kind: str, count: int) -> None:
             if count:
-                self.stats.count(self.stats.events, place.name, kind, count)
+                self.stats.count(self.stats.events, view.name, kind, count)
 
-        follower = Follower(self._index, place, told, linked, lease.hold)
+        follower = NotificationConsumer(self._index, view, told, linked, lease.hold)
         self._followed[number] = location.notifications or {}
         try:
             await follower.run()
@@ -254,9 +256,9 @@ class Indexer:
         self._rest.add(task)
         task.add_done_callback(self._rest.discard)
 
-    async def _sweep(self, lease: Lease, place: Place) -> None:
+    async def _sweep(self, lease: Lease, view: LocationView) -> None:
         async with self._sweeps:
-            number = place.location.number
+            number = view.location.number
             # Since the tick, another indexer may have done it or the location have changed.
             current = (await self._tables.current()).by_number.get(number)
             if current is None or not await lease.renew():
@@ -286,10 +288,10 @@ class Indexer:
             if not held and sweep is not None:
                 sweep.cancel()
 
-    async def _swept(self, place: Place, lease: Lease, asked: Wanted | None) -> Sweep:
+    async def _swept(self, view: LocationView, lease: Lease, asked: Wanted | None) -> Sweep:
         """Sweeps a location and returns what to keep of it, failed or not."""
-        location, before = place.location, place.status.sweep
-        server = Server(self._session, location, self._clouds)
+        location, before = view.location, view.status.sweep
+        server = Server(self._session, location, self._cloud_credentials)
         begun = time.time()
 
         async def report(_: Progress) -> None:

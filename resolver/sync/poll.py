@@ -45,8 +45,8 @@ async def poll(
     async for changes in changed_since(server, versions, since - OVERLAP):
         await hold()
         images += len(changes.there) + len(changes.gone)
-        claimed += await index.sightings.saw(number, changes.there, changes.asked)
+        claimed += await index.observations.record_present(number, changes.there, changes.asked)
         if changes.gone:
             kept = await index.records.kept(number)
-            released += await index.sightings.lost(number, changes.gone - kept)
+            released += await index.observations.lost(number, changes.gone - kept)
     return Poll(ended=time.time(), mark=there, images=images, claimed=claimed, released=released)

@@ -47,7 +47,7 @@ Report = Callable[[Progress], Awaitable[None]]
 
 
 @dataclass(slots=True)
-class _Tally:
+class SweepState:
     started: float
     usual: int = 0
     """Images listed whose ids are in lower case."""
@@ -90,8 +90,8 @@ class Sweeper:
         self, index: Index, server: Server, versions: tuple[str, ...], *, guard: float
     ) -> None:
         self._claims = index.claims
-        self._saw = index.sightings.saw
-        self._lost = index.sightings.lost
+        self._saw = index.observations.record_present
+        self._lost = index.observations.lost
         self._records = index.records
         self._server = server
         self._versions = versions
@@ -131,10 +131,10 @@ class Sweeper:
             await self._list(tally, start, report)
         released = 0
         if all_seen:  # a credential that may see less proves nothing by not listing
-            for raw in tally.odd:
-                tally.gone.pop(raw, None)
+            for image_id in tally.odd:
+                tally.gone.pop(image_id, None)
             if not confirm_shrink:
-                self._believe(tally, listed_before)
+                self._check_shrink_guard(tally, listed_before)
             released = await self._release(tally, report)
         await self._records.end_progress(self._number)
         return Sweep(
@@ -147,14 +147,14 @@ class Sweeper:
             sees_all_why=why,
         )
 
-    async def _begin(self, resume: Progress | None) -> tuple[_Tally, Resume | None]:
+    async def _begin(self, resume: Progress | None) -> tuple[SweepState, Resume | None]:
         """Where to start, from nothing or from another sweep's checkpoint."""
         if resume is None or not resume.front or abs(time.time() - resume.at) > RESUME_WITHIN:
-            tally = _Tally(time.time())
+            tally = SweepState(time.time())
             await self._records.begin_progress(self._number, tally.progress())
             return tally, None
         gone, odd = await self._records.noted(self._number)
-        tally = _Tally(
+        tally = SweepState(
             resume.started,
             usual=resume.images - len(odd),
             claimed=resume.claimed,
@@ -164,7 +164,7 @@ class Sweeper:
         )
         return tally, Resume(parse_id(resume.front), resume.markers)
 
-    async def _list(self, tally: _Tally, start: Resume | None, report: Report) -> None:
+    async def _list(self, tally: SweepState, start: Resume | None, report: Report) -> None:
         buckets = self._claims.buckets
         waiting: dict[bytes, int] = {}
         asked = 0.0  # when the first that waits was asked for
@@ -179,17 +179,27 @@ class Sweeper:
                     await report(tally.progress())
                 if not waiting:
                     asked = page.asked
-                odd = {raw: case for raw, case in page.images.items() if case}
-                waiting.update((raw, case) for raw, case in page.images.items() if not case)
+                odd = {
+                    image_id: letter_case
+                    for image_id, letter_case in page.images.items()
+                    if letter_case
+                }
+                waiting.update(
+                    (image_id, letter_case)
+                    for image_id, letter_case in page.images.items()
+                    if not letter_case
+                )
                 tally.usual += len(page.images) - len(odd)
                 if page.images:
-                    raw, case = next(iter(page.images.items()))
-                    tally.known = format_id(raw, case)
+                    image_id, letter_case = next(iter(page.images.items()))
+                    tally.known = format_id(image_id, letter_case)
                 passed = buckets.count if page.front == END else buckets.number(page.front)
                 if passed > done:
-                    ready = {raw: 0 for raw in waiting if buckets.number(raw) < passed}
-                    for raw in ready:
-                        del waiting[raw]
+                    ready = {
+                        image_id: 0 for image_id in waiting if buckets.number(image_id) < passed
+                    }
+                    for image_id in ready:
+                        del waiting[image_id]
                     await self._reconcile(
                         tally, buckets, (done, passed - 1), ready, asked, partial if start else None
                     )
@@ -205,7 +215,7 @@ class Sweeper:
                 heard = time.monotonic()
 
     async def _checkpoint(
-        self, tally: _Tally, page: Page, waiting: dict[bytes, int], asked: float
+        self, tally: SweepState, page: Page, waiting: dict[bytes, int], asked: float
     ) -> None:
         """Writes down how far the sweep is, once in a while."""
         if time.monotonic() - tally.saved < CHECKPOINT:
@@ -218,7 +228,7 @@ class Sweeper:
         tally.new_gone, tally.new_odd = {}, {}
         tally.saved = time.monotonic()
 
-    async def _claim_early(self, tally: _Tally, images: dict[bytes, int], asked: float) -> None:
+    async def _claim_early(self, tally: SweepState, images: dict[bytes, int], asked: float) -> None:
         """Claims images before their bucket is read, where they will be no claims of before."""
         new = await self._saw(self._number, images, asked)
         tally.claimed += new
@@ -226,7 +236,7 @@ class Sweeper:
 
     async def _reconcile(
         self,
-        tally: _Tally,
+        tally: SweepState,
         buckets: Buckets,
         span: tuple[int, int],
         listed: dict[bytes, int],
@@ -236,15 +246,15 @@ class Sweeper:
         """Claims what is listed in these buckets and notes what is claimed and not listed."""
         async for bucket, claims in self._claims.of_location(self._number, *span, buckets=buckets):
             tally.before += len(claims)
-            for raw, case in claims.items():
-                if raw in listed:
-                    if not case:
-                        del listed[raw]
+            for image_id, letter_case in claims.items():
+                if image_id in listed:
+                    if not letter_case:
+                        del listed[image_id]
                 elif bucket != partial:
-                    tally.gone[raw] = tally.new_gone[raw] = case
+                    tally.gone[image_id] = tally.new_gone[image_id] = letter_case
         tally.claimed += await self._saw(self._number, listed, asked)
 
-    def _believe(self, tally: _Tally, listed_before: int) -> None:
+    def _check_shrink_guard(self, tally: SweepState, listed_before: int) -> None:
         """Raises LocationUnavailable where a listing would cost more claims than is believable."""
         gone = len(tally.gone)
         many = gone > GUARD_FLOOR and gone > self._guard * tally.before
@@ -260,16 +270,19 @@ class Sweeper:
                 code="shrink-guard",
             )
 
-    async def _release(self, tally: _Tally, report: Report) -> int:
+    async def _release(self, tally: SweepState, report: Report) -> int:
         released = 0
         gone = list(tally.gone.items())
         for i in range(0, len(gone), CONFIRM_BATCH):
-            spelt = {format_id(raw, case): raw for raw, case in gone[i : i + CONFIRM_BATCH]}
+            spelt = {
+                format_id(image_id, letter_case): image_id
+                for image_id, letter_case in gone[i : i + CONFIRM_BATCH]
+            }
             there = await still_there(self._server, self._versions, spelt, tally.known or None)
             there |= await self._records.kept(self._number)
             # We may have slept since asking (SIGSTOP, a suspended machine): is it still ours?
             await report(tally.progress())
-            lost = [raw for raw in spelt.values() if raw not in there]
+            lost = [image_id for image_id in spelt.values() if image_id not in there]
             # Millions that an operator confirmed would be as many notes, of which few are of use.
             release = self._lost if len(gone) <= NOTED_MOST else self._claims.release
             released += await release(self._number, lost)

@@ -14,9 +14,9 @@ import pytest
 from rich.console import Console
 
 from resolver.cli import main, output
-from resolver.cli.apply import difference, standing
-from resolver.cli.completion import location_names
-from resolver.cli.locations import Pace
+from resolver.cli.apply_command import difference, standing
+from resolver.cli.completion_command import location_names
+from resolver.cli.locations_command import Pace
 from resolver.glance import keystone
 from resolver.standin import StandIn
 from tests.cli.test_commands import Run, gateway, run

@@ -15,8 +15,8 @@ import redis
 
 from resolver.errors import IndexLost
 from resolver.index import ClaimCache, Index, open_index
-from resolver.index.cluster import ClusterLink
 from resolver.index.codec import encode_owners
+from resolver.index.redis.cluster import ClusterClient
 from resolver.models import Location, Owner
 from tests.conftest import started
 from tests.contract.conftest import Real
@@ -55,23 +55,23 @@ async def pair(stack: AsyncExitStack, index_url: str) -> Pair:
     return one, one if index_url == "memory:" else await opened(stack, index_url)
 
 
-def kept(index: Index, raw: bytes) -> set[Owner] | None:
-    found = index.claims.kept(raw)
+def kept(index: Index, image_id: bytes) -> set[Owner] | None:
+    found = index.claims.kept(image_id)
     return None if found is None else set(found[0])
 
 
-async def keep(index: Index, raw: bytes) -> None:
+async def keep(index: Index, image_id: bytes) -> None:
     """Reads an image until it is kept."""
 
     async def read() -> bool:
-        await index.claims.lookup([raw], keep=True)
-        return kept(index, raw) is not None
+        await index.claims.lookup([image_id], keep=True)
+        return kept(index, image_id) is not None
 
     await wait_until(read, message="what is read is kept")
 
 
-async def dropped(index: Index, raw: bytes, timeout: float = SECOND) -> None:  # noqa: ASYNC109
-    await wait_until(lambda: kept(index, raw) is None, timeout, "it is kept no longer")
+async def dropped(index: Index, image_id: bytes, timeout: float = SECOND) -> None:  # noqa: ASYNC109
+    await wait_until(lambda: kept(index, image_id) is None, timeout, "it is kept no longer")
 
 
 async def test_what_was_read_is_kept_with_its_age(pair: Pair) -> None:
@@ -114,7 +114,7 @@ async def test_a_change_by_another_is_heard_of(pair: Pair, change: str) -> None:
         case "purge":
             await other.claims.purge([1])
         case "sweep":
-            await other.sightings.lost(1, [A])
+            await other.observations.lost(1, [A])
     await dropped(index, A)
     before = (await other.claims.lookup([A])).owners
     assert (await index.claims.lookup([A], keep=True)).owners == before
@@ -136,7 +136,7 @@ async def test_a_claim_of_what_is_known_changes_nothing(real: Real, stack: Async
     index, other = [await opened(stack, real.url) for _ in range(2)]
     await other.claims.claim(1, [A])
     await keep(index, A)
-    await other.sightings.saw(1, {A: 0}, asyncio.get_running_loop().time())
+    await other.observations.record_present(1, {A: 0}, asyncio.get_running_loop().time())
     await index.claims.lookup([A])
     assert kept(index, A) == {Owner(1)}
 
@@ -192,20 +192,20 @@ async def test_what_is_kept_is_never_older_than_what_was_heard(pair: Pair) -> No
     readers = [asyncio.create_task(read()) for _ in range(4)]
     hits = 0
     for _ in range(150):
-        raw, number = rng.choice(ids), rng.randint(1, 3)
+        image_id, number = rng.choice(ids), rng.randint(1, 3)
         if rng.random() < 0.5:
-            await other.claims.claim(number, [raw])
+            await other.claims.claim(number, [image_id])
         else:
-            await other.claims.release(number, [raw])
-        (owners,) = (await index.claims.lookup([raw])).owners
-        found = kept(index, raw)
+            await other.claims.release(number, [image_id])
+        (owners,) = (await index.claims.lookup([image_id])).owners
+        found = kept(index, image_id)
         hits += found is not None
         assert found in (None, set(owners))
     stop = True
     await asyncio.gather(*readers)
-    for raw in ids:
-        (owners,) = (await index.claims.lookup([raw], keep=True)).owners
-        assert kept(index, raw) in (None, set(owners))
+    for image_id in ids:
+        (owners,) = (await index.claims.lookup([image_id], keep=True)).owners
+        assert kept(index, image_id) in (None, set(owners))
     await index.claims.claim(9, ids[:1])
     await keep(index, ids[0])
     assert hits or index is other, "else nothing was tried"
@@ -298,28 +298,28 @@ async def test_it_is_all_new_in_other_buckets(
 ) -> None:
     monkeypatch.setattr("resolver.index.rebuild.DROP_AFTER", 0.0)
     index, other = [await opened(stack, real.url) for _ in range(2)]
-    ids = [bytes(1) + raw[1:] for raw in MORE]  # some have the same number in both
+    ids = [bytes(1) + image_id[1:] for image_id in MORE]  # some have the same number in both
     await other.claims.claim(1, ids)
-    for raw in ids[:5]:
-        await keep(index, raw)
+    for image_id in ids[:5]:
+        await keep(index, image_id)
 
     async def report() -> None:
-        for raw in ids[:5]:
-            (owners,) = (await other.claims.lookup([raw])).owners
-            assert kept(index, raw) in (None, set(owners))
+        for image_id in ids[:5]:
+            (owners,) = (await other.claims.lookup([image_id])).owners
+            assert kept(index, image_id) in (None, set(owners))
 
     for bits in (12, 5):
         assert await other.rebuild.run(bits, report)
         await other.claims.claim(2, ids[:5])
         await dropped(index, ids[0])
-        assert [kept(index, raw) for raw in ids[:5]] == [None] * 5
-        for raw in ids[:5]:
-            await keep(index, raw)
-            assert kept(index, raw) == {Owner(1), Owner(2)}
+        assert [kept(index, image_id) for image_id in ids[:5]] == [None] * 5
+        for image_id in ids[:5]:
+            await keep(index, image_id)
+            assert kept(index, image_id) == {Owner(1), Owner(2)}
         await other.claims.release(2, ids[:5])
-        for raw in ids[:5]:
-            await dropped(index, raw)
-            await keep(index, raw)
+        for image_id in ids[:5]:
+            await dropped(index, image_id)
+            await keep(index, image_id)
 
 
 @pytest.mark.redis
@@ -338,7 +338,7 @@ async def test_a_user_who_may_not_be_told_keeps_nothing(
         assert kept(index, A) is None
     one = await index.records.put(Location(name="one", url="http://one.example"), None)
     assert (await index.records.load()).records["one"].location == one
-    assert await index.sightings.lost(1, [A]) == 1
+    assert await index.observations.lost(1, [A]) == 1
     assert (await index.claims.lookup([A], keep=True)).owners == [()]
     assert (await index.claims.census()).images == 0
 
@@ -350,8 +350,8 @@ def own_cluster() -> Iterator[RedisCluster]:
     cluster.close()
 
 
-def bucket_key(index: Index, raw: bytes) -> bytes:
-    return index.claims.buckets.key(index.claims.buckets.number(raw))
+def bucket_key(index: Index, image_id: bytes) -> bytes:
+    return index.claims.buckets.key(index.claims.buckets.number(image_id))
 
 
 @pytest.mark.redis
@@ -413,7 +413,7 @@ async def test_a_master_that_was_replaced_is_not_relied_upon(
     await index.claims.claim(1, [A])
     await keep(index, A)
     link, changes = index.link, index.records.changes
-    assert isinstance(link, ClusterLink)
+    assert isinstance(link, ClusterClient)
     nodes = sorted(set(link._masters.values()))
     following = dict(zip(nodes, nodes[1:] + nodes[:1], strict=True))
     others = {slot: following[node] for slot, node in link._masters.items()}
@@ -455,8 +455,8 @@ async def test_a_planned_failover_is_noticed_by_a_process_that_only_keeps(
 
 def test_the_cache_keeps_to_its_size() -> None:
     cache = ClaimCache(100, 60)
-    for raw in make_ids(1000):
-        cache.put(raw[0], cache.open(raw[0]), raw, encode_owners([Owner(1)]))
+    for image_id in make_ids(1000):
+        cache.put(image_id[0], cache.open(image_id[0]), image_id, encode_owners([Owner(1)]))
         assert cache.count <= 100
     assert cache.count > 50
     cache.clear()
@@ -473,10 +473,10 @@ def test_buckets_in_which_nothing_was_found_count_too() -> None:
 
 def test_a_cache_of_no_size_holds_nothing() -> None:
     cache = ClaimCache(0, 0)
-    for bucket, raw in enumerate(MORE):
+    for bucket, image_id in enumerate(MORE):
         kept = cache.open(bucket)
-        cache.put(bucket, kept, raw, encode_owners([Owner(1)]))
-        assert cache.get(bucket, raw) is None
+        cache.put(bucket, kept, image_id, encode_owners([Owner(1)]))
+        assert cache.get(bucket, image_id) is None
     cache.open(1)
     assert len(cache._buckets) == 0
 

@@ -15,8 +15,8 @@ A, B = make_ids(2)
 UPPER = 0xFFFFFFFF
 
 
-async def owners(index: Index, raw: bytes) -> set[Owner]:
-    (found,) = (await index.claims.lookup([raw])).owners
+async def owners(index: Index, image_id: bytes) -> set[Owner]:
+    (found,) = (await index.claims.lookup([image_id])).owners
     assert len(found) == len(set(found)), "an owner stands twice"
     return set(found)
 
@@ -103,7 +103,7 @@ async def test_more_buckets_than_one_pipeline_takes(index_url: str) -> None:
         assert await index.claims.claim(3, ids) == len(ids)
         assert (await index.claims.lookup(ids)).owners == [(Owner(3),)] * len(ids)
         assert await index.claims.release(3, ids[::2]) == len(ids) // 2
-        kept = [raw async for _, claims in index.claims.of_location(3) for raw in claims]
+        kept = [image_id async for _, claims in index.claims.of_location(3) for image_id in claims]
         assert kept == ids[1::2]
 
 
@@ -116,14 +116,14 @@ async def test_nothing_to_do_is_done(index: Index) -> None:
 
 async def test_lookups_come_in_the_order_asked(index: Index) -> None:
     ids = make_ids(300)
-    for number, raw in enumerate(ids, 1):
+    for number, image_id in enumerate(ids, 1):
         if number % 3:
-            await index.claims.claim(number, [raw])
+            await index.claims.claim(number, [image_id])
     asked = [*ids[::-1], ids[5], ids[5]]
     expected: dict[bytes, tuple[Owner, ...]] = {
-        raw: (Owner(n),) if n % 3 else () for n, raw in enumerate(ids, 1)
+        image_id: (Owner(n),) if n % 3 else () for n, image_id in enumerate(ids, 1)
     }
-    assert (await index.claims.lookup(asked)).owners == [expected[raw] for raw in asked]
+    assert (await index.claims.lookup(asked)).owners == [expected[image_id] for image_id in asked]
 
 
 async def test_a_lookup_tells_the_version_of_the_registry(index: Index) -> None:

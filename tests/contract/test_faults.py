@@ -213,11 +213,11 @@ async def test_an_abandoned_call_does_not_answer_the_next_one(real: Real) -> Non
     """A reply that nobody waited for must not be read as that of another call."""
     async with open_index(real.url, bits=8) as index:
         await index.claims.claim(1, IDS[:1])
-        for raw in IDS[1:4]:
+        for image_id in IDS[1:4]:
             tell_all(real, "CLIENT", "PAUSE", "60000", "WRITE")
             with pytest.raises(TimeoutError):
                 async with asyncio.timeout(0.03):
-                    await index.claims.claim(2, [raw])
+                    await index.claims.claim(2, [image_id])
             tell_all(real, "CLIENT", "UNPAUSE")
             assert (await index.claims.lookup(IDS[:1])).owners == [(Owner(1),)]
 

@@ -28,8 +28,8 @@ async def contents(index: Index) -> dict[bytes, set[tuple[int, int]]]:
     found = {}
     async for bucket, fields in index.claims.read():
         for field in fields:
-            raw = buckets.join(bucket, field)
-            found[raw] = {tuple(o) for o in (await index.claims.lookup([raw])).owners[0]}
+            image_id = buckets.join(bucket, field)
+            found[image_id] = {tuple(o) for o in (await index.claims.lookup([image_id])).owners[0]}
     return found
 
 
@@ -83,10 +83,10 @@ async def test_no_answer_is_wrong_while_it_is_rebuilt(index_url: str) -> None:
                     await index.claims.release(number, some)
                     has -= set(some)
                 found = (await index.claims.lookup(mine)).owners
-                for raw, owners in zip(mine, found, strict=True):
+                for image_id, owners in zip(mine, found, strict=True):
                     numbers = {owner.number for owner in owners}
                     assert 9 in numbers
-                    assert (number in numbers) == (raw in has)
+                    assert (number in numbers) == (image_id in has)
                 await asyncio.sleep(0)
             return has
 
@@ -96,7 +96,9 @@ async def test_no_answer_is_wrong_while_it_is_rebuilt(index_url: str) -> None:
         going = False
         model = await asyncio.gather(*tasks)
         for number, has in enumerate(model, 1):
-            claimed = {raw async for _, some in index.claims.of_location(number) for raw in some}
+            claimed = {
+                image_id async for _, some in index.claims.of_location(number) for image_id in some
+            }
             assert claimed == has
 
 

@@ -16,7 +16,7 @@ async def of_location(index: Index, number: int, *span: int) -> dict[bytes, int]
     buckets = []
     async for bucket, claims in index.claims.of_location(number, *span):
         assert claims, "an empty bucket came"
-        assert {index.claims.buckets.number(raw) for raw in claims} == {bucket}
+        assert {index.claims.buckets.number(image_id) for image_id in claims} == {bucket}
         buckets.append(bucket)
         found |= claims
     assert buckets == sorted(set(buckets))
@@ -25,7 +25,7 @@ async def of_location(index: Index, number: int, *span: int) -> dict[bytes, int]
 
 async def test_claims_of_one_location(index: Index) -> None:
     ids = make_ids(600)
-    mine = {raw: i % 3 for i, raw in enumerate(ids[:400])}
+    mine = {image_id: i % 3 for i, image_id in enumerate(ids[:400])}
     await index.claims.claim(1, mine)
     await index.claims.claim(2, ids[200:])
     assert await of_location(index, 1) == mine
@@ -50,10 +50,10 @@ async def test_figures_of_an_empty_index(index: Index) -> None:
 
 
 async def test_figures(index: Index) -> None:
-    crowd = make_ids(40, prefix=b"\x10")
+    limiter = make_ids(40, prefix=b"\x10")
     rest = [bytes([bucket]) + bytes(15) for bucket in (1, 2, 200)]
-    await index.claims.claim(1, crowd)
-    await index.claims.claim(2, dict.fromkeys(crowd[:15], 7))
+    await index.claims.claim(1, limiter)
+    await index.claims.claim(2, dict.fromkeys(limiter[:15], 7))
     await index.claims.claim(300, rest)
     census = await index.claims.census()
     assert census.images == 43
@@ -115,7 +115,7 @@ async def test_as_many_bits_as_there_may_be(index_url: str) -> None:
     async with open_index(index_url, bits=28) as index:
         ids = [bytes([1, 2, 3, n]) * 4 for n in range(64)]
         await index.claims.claim(1, ids)
-        first, last = (index.claims.buckets.number(raw) for raw in (ids[0], ids[-1]))
+        first, last = (index.claims.buckets.number(image_id) for image_id in (ids[0], ids[-1]))
         assert last == first + 3
         assert await of_location(index, 1, first, last) == dict.fromkeys(ids, 0)
         assert (await index.claims.lookup(ids)).owners == [(Owner(1),)] * 64

@@ -57,16 +57,16 @@ class Worker:
         claims = self._index.claims
         changed = await (claims.claim if claim else claims.release)(self.number, ids)
         if self.exact:
-            assert changed == sum(self.claimed[raw] != claim for raw in ids)
+            assert changed == sum(self.claimed[image_id] != claim for image_id in ids)
         self.claimed.update(dict.fromkeys(ids, claim))
         self.unsure.difference_update(ids)
 
     async def look(self, ids: list[bytes] | None = None) -> None:
         """Asserts that a lookup gives what the model has."""
-        ids = [raw for raw in ids or self.claimed if raw not in self.unsure]
+        ids = [image_id for image_id in ids or self.claimed if image_id not in self.unsure]
         found = (await self._index.claims.lookup(ids)).owners
         got = [Owner(self.number) in owners for owners in found]
-        assert not self.exact or got == [self.claimed[raw] for raw in ids]
+        assert not self.exact or got == [self.claimed[image_id] for image_id in ids]
 
     async def run(self) -> None:
         while not self.stopped:
@@ -112,15 +112,17 @@ async def check(index: Index, *workers: Worker) -> None:
         for worker in workers:
             await worker.look()
             assert not worker.unsure
-            mine = {raw for raw, there in worker.claimed.items() if there}
+            mine = {image_id for image_id, there in worker.claimed.items() if there}
             found = {
-                raw async for _, claims in index.claims.of_location(worker.number) for raw in claims
+                image_id
+                async for _, claims in index.claims.of_location(worker.number)
+                for image_id in claims
             }
             assert found == mine
         census = await index.claims.census()
         sizes = {w.number: sum(w.claimed.values()) for w in workers}
         assert dict(census.claims) == {number: size for number, size in sizes.items() if size}
-        everything = {raw for w in workers for raw, there in w.claimed.items() if there}
+        everything = {image_id for w in workers for image_id, there in w.claimed.items() if there}
         assert census.images == len(everything)
 
 

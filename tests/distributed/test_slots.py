@@ -46,10 +46,10 @@ async def test_slots_move_under_load(own_cluster: RedisCluster) -> None:
         source, slots = crowded_slots(one, cluster)
         target = cluster.masters()[1]
         ids = [
-            raw
+            image_id
             for moving in slots.values()
             for bucket in moving
-            for raw in make_ids(4, seed=bucket, prefix=(bucket << 2).to_bytes(2, "big"))
+            for image_id in make_ids(4, seed=bucket, prefix=(bucket << 2).to_bytes(2, "big"))
         ]
         ids += make_ids(200)  # anywhere
         assert all(len(moving) >= 3 for moving in slots.values())

@@ -15,7 +15,7 @@ from resolver.settings import Settings
 from tests.gateway.conftest import ADMIN, TOKEN
 
 SETTINGS: dict[str, Any] = {"port": 0, "admin_tokens": f"ops={TOKEN}", "health_interval": 1}
-Given = dict[str, dict[str, Any]]
+StartupLocations = dict[str, dict[str, Any]]
 
 
 class Process:
@@ -42,7 +42,9 @@ class Process:
 
 
 @asynccontextmanager
-async def process(url: str, given: Given | None = None, **settings: Any) -> AsyncIterator[Process]:
+async def process(
+    url: str, given: StartupLocations | None = None, **settings: Any
+) -> AsyncIterator[Process]:
     async with (
         open_services(Settings(redis_url=url, **SETTINGS | settings), given) as services,
         serving(services) as address,

@@ -234,9 +234,9 @@ async def test_indexers_that_are_lost_within_sweeps(disk: RedisServer, how: str)
 
         async def claimed() -> set[str]:
             return {
-                format_id(raw, case)
+                format_id(image_id, letter_case)
                 async for _, found in services.index.claims.of_location(location.number)
-                for raw, case in found.items()
+                for image_id, letter_case in found.items()
             }
 
         last = await stack.enter_async_context(indexer(disk.url))

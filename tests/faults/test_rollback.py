@@ -18,7 +18,7 @@ from tests.support.redis import RedisServer
 from tests.support.wait import wait_until
 
 pytestmark = pytest.mark.redis
-IN_ONE, IN_TWO, IN_THREE, *_ = [format_id(raw) for raw in make_ids(10)]
+IN_ONE, IN_TWO, IN_THREE, *_ = [format_id(image_id) for image_id in make_ids(10)]
 Servers = dict[str, StandIn]
 
 
@@ -146,7 +146,7 @@ async def test_who_was_away_undoes_nothing(own_redis: RedisServer, servers: Serv
         proxy.delay = 0
         proxy.cut()
         await wait_until(lambda: away.services.index.claims.layout.identity != before, 10)
-        await wait_until(lambda: away.services.upkeep.registered != before, 10)
+        await wait_until(lambda: away.services.bootstrap.registered != before, 10)
         for each in (there, away):
             table = await each.services.tables.fresh()
             assert {p.name: str(p.location.state) for p in table.by_name.values()} == {

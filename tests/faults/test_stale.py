@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from resolver.errors import IndexUnavailable
-from resolver.locations import Resolver
-from resolver.locations.breaker import FAILURES
 from resolver.models import format_id
+from resolver.resolution import Resolver
+from resolver.resolution.breaker import FAILURES
 from tests.gateway.conftest import ADMIN, Gateway, Start
 from tests.support.clouds import Cloud
 from tests.support.ids import make_ids
@@ -23,7 +23,7 @@ from tests.support.redis import RedisServer
 from tests.support.wait import wait_until
 
 pytestmark = pytest.mark.redis
-KNOWN, UNASKED, ABSENT, *_ = [format_id(raw) for raw in make_ids(10)]
+KNOWN, UNASKED, ABSENT, *_ = [format_id(image_id) for image_id in make_ids(10)]
 
 
 @dataclass

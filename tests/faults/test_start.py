@@ -12,17 +12,17 @@ from resolver.errors import SettingsError
 from resolver.index import open_index
 from resolver.models import format_id
 from resolver.standin import StandIn
-from tests.faults.process import Given, process
+from tests.faults.process import StartupLocations, process
 from tests.support.ids import make_ids
 from tests.support.redis import RedisServer, free_port
 from tests.support.wait import wait_until
 
 pytestmark = pytest.mark.redis
-IN_ONE, IN_TWO, NOWHERE, *_ = [format_id(raw) for raw in make_ids(10)]
+IN_ONE, IN_TWO, NOWHERE, *_ = [format_id(image_id) for image_id in make_ids(10)]
 
 
 @pytest.fixture
-async def given() -> AsyncIterator[Given]:
+async def given() -> AsyncIterator[StartupLocations]:
     async with StandIn() as one, StandIn() as two:
         one.add(id=IN_ONE)
         two.add(id=IN_TWO)
@@ -30,7 +30,7 @@ async def given() -> AsyncIterator[Given]:
 
 
 async def test_a_process_that_starts_without_redis_recovers(
-    own_redis: RedisServer, given: Given
+    own_redis: RedisServer, given: StartupLocations
 ) -> None:
     own_redis.kill()
     async with process(own_redis.url, given) as one:
@@ -47,7 +47,7 @@ async def test_a_process_that_starts_without_redis_recovers(
 
 
 async def test_those_that_send_notifications_are_registered_too(
-    own_redis: RedisServer, given: Given, monkeypatch: pytest.MonkeyPatch
+    own_redis: RedisServer, given: StartupLocations, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nobody else may have the same ones, which no table shows that is not there yet."""
     monkeypatch.setenv("BROKER", f"amqp://127.0.0.1:{free_port()}/")
@@ -65,7 +65,7 @@ async def test_those_that_send_notifications_are_registered_too(
             pass
 
 
-async def test_a_wrong_password_is_told(own_redis: RedisServer, given: Given) -> None:
+async def test_a_wrong_password_is_told(own_redis: RedisServer, given: StartupLocations) -> None:
     with own_redis.client() as client:
         client.config_set("requirepass", "right")
     async with process(f"redis://:wrong@127.0.0.1:{own_redis.port}/0", given) as one:
@@ -108,7 +108,7 @@ async def test_nowhere_is_no_reason_to_hang() -> None:
 
 @pytest.mark.parametrize("how", ["flushed", "restarted"])
 async def test_locations_that_were_given_come_back_and_are_swept(
-    own_redis: RedisServer, given: Given, how: str
+    own_redis: RedisServer, given: StartupLocations, how: str
 ) -> None:
     async with AsyncExitStack() as stack:
         one = await stack.enter_async_context(process(own_redis.url, given, role="indexer"))
@@ -145,7 +145,9 @@ async def test_locations_that_were_given_come_back_and_are_swept(
         assert not numbers & set(table.by_number), "numbers are never given twice"
 
 
-async def test_who_was_removed_does_not_come_back(own_redis: RedisServer, given: Given) -> None:
+async def test_who_was_removed_does_not_come_back(
+    own_redis: RedisServer, given: StartupLocations
+) -> None:
     async with process(own_redis.url, given) as one:
         await wait_until(lambda: one.finds(IN_ONE), 10)
         await one.call("DELETE", "/locations/two")
@@ -160,7 +162,9 @@ async def test_who_was_removed_does_not_come_back(own_redis: RedisServer, given:
         assert list((await one.services.tables.current()).by_name) == ["one"]
 
 
-async def test_what_was_registered_by_hand_is_missed(own_redis: RedisServer, given: Given) -> None:
+async def test_what_was_registered_by_hand_is_missed(
+    own_redis: RedisServer, given: StartupLocations
+) -> None:
     """It is not there any more, and nobody says that its images are absent."""
     url = given.pop("two")["url"]
     async with process(own_redis.url, given) as one:

@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 
 from resolver.errors import Forbidden, LocationUnavailable, SettingsError
 from resolver.gateway.tokens import Tokens
-from resolver.glance.keystone import log_in
+from resolver.glance.keystone import authenticate
 from resolver.index import open_index
-from resolver.locations import Registry, TableKeeper, Terms
-from resolver.locations.file import read_locations
+from resolver.registry import FreshnessPolicy, Registry, TableKeeper
+from resolver.registry.yaml_file import read_locations
 from resolver.settings import PREFIX, Settings, load_settings
 from tests.fuzz.conftest import examples, ran
 from tests.fuzz.test_ids import JSON
@@ -133,7 +133,7 @@ async def test_a_locations_file_is_registered_whole_or_refused_in_a_line(
         clear(error.detail)
         return
     async with open_index("memory:", bits=4) as index:
-        registry = Registry(index, TableKeeper(index, Terms(60)), Settings())
+        registry = Registry(index, TableKeeper(index, FreshnessPolicy(60)), Settings())
         try:
             await registry.register(wanted)
         except SettingsError as error:
@@ -170,7 +170,7 @@ def test_a_clouds_file_gives_a_login_or_one_clear_line(
     monkeypatch.setenv("OS_CLIENT_CONFIG_FILE", put(tmp_path / "clouds.yaml", content))
     monkeypatch.chdir(tmp_path)
     try:
-        log_in("prod")
+        authenticate("prod")
     except LocationUnavailable as error:
         clear(error.detail)
 
@@ -190,7 +190,7 @@ def test_a_clouds_file_that_is_no_yaml_is_named_with_the_line(
     monkeypatch.setenv("OS_CLIENT_CONFIG_FILE", path)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(LocationUnavailable) as caught:
-        log_in("prod")
+        authenticate("prod")
     assert path in caught.value.detail
     assert line in caught.value.detail
 
@@ -212,10 +212,10 @@ def test_a_tokens_file_is_taken_whole_or_not_at_all(
     tmp_path: Path, lines: list[str | bytes]
 ) -> None:
     ran("files: tokens")
-    raw = b"\n".join(
+    image_id = b"\n".join(
         line if isinstance(line, bytes) else line.encode("utf-8", "surrogatepass") for line in lines
     )
-    path = put(tmp_path / "tokens", raw)
+    path = put(tmp_path / "tokens", image_id)
     tokens = Tokens(Settings(admin_tokens="root=secret-0", admin_tokens_file=path))
     try:
         tokens.check()
@@ -224,7 +224,7 @@ def test_a_tokens_file_is_taken_whole_or_not_at_all(
         with pytest.raises(Forbidden):
             tokens.find(b"secret-1")
     else:
-        taken = {line.strip() for line in raw.decode("ascii").splitlines()}
+        taken = {line.strip() for line in image_id.decode("ascii").splitlines()}
         found = tokens.find(b"secret-1")
         assert (found is not None) == ("ops=secret-1" in taken)
     root = tokens.find(b"secret-0")  # what the settings have goes on

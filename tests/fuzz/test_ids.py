@@ -10,8 +10,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from resolver.errors import InvalidImageId
-from resolver.gateway.resolve import parse_ids
-from resolver.models import format_id, letter_case, parse_id
+from resolver.gateway.api.resolve import parse_ids
+from resolver.models import format_id, letter_case_of, parse_id
 from tests.fuzz.conftest import examples, ran
 
 RAW = st.binary(min_size=16, max_size=16)
@@ -34,15 +34,15 @@ NEARLY = st.from_regex(ID, fullmatch=True).flatmap(
 @examples(300)
 @given(RAW, CASE, st.sampled_from(["", "urn:uuid:", "URN:UUID:", "Urn:Uuid:"]), st.booleans())
 def test_an_id_in_any_spelling_is_its_bytes_and_comes_back_as_spelt(
-    raw: bytes, case: int, prefix: str, plain: bool
+    image_id: bytes, letter_case: int, prefix: str, plain: bool
 ) -> None:
     ran("ids: spellings")
-    text = format_id(raw, case)
-    assert text.lower() == str(uuid.UUID(bytes=raw))
+    text = format_id(image_id, letter_case)
+    assert text.lower() == str(uuid.UUID(bytes=image_id))
     sent = prefix + (text.replace("-", "") if plain else text)
-    assert parse_id(sent) == raw
+    assert parse_id(sent) == image_id
     # Digits have no case, so what comes back may have fewer bits than were asked for.
-    assert format_id(raw, letter_case(sent)) == text
+    assert format_id(image_id, letter_case_of(sent)) == text
 
 
 @examples(500)
@@ -74,8 +74,8 @@ def test_many_ids_are_taken_as_each_of_them_is(items: list[object]) -> None:
     ran("ids: lists")
     ids = parse_ids(items)
     good = [item for item in items if isinstance(item, str) and ID.fullmatch(item)]
-    assert ids.raws == [parse_id(item) for item in good]
+    assert ids.image_ids == [parse_id(item) for item in good]
     assert list(ids.texts) == [format_id(parse_id(item)) for item in good]
     assert len(ids.invalid) == len(items) - len(good)
     for place, item in enumerate(good):
-        assert ids.cases.get(place, 0) == letter_case(item)
+        assert ids.letter_cases.get(place, 0) == letter_case_of(item)

@@ -14,9 +14,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from resolver.index.codec import encode_owners
-from resolver.locations import dump
-from resolver.locations.dump import BadDump, Block, Head, Reader, Writer
 from resolver.models import Location, Owner
+from resolver.registry import export_format
+from resolver.registry.export_format import BadDump, Block, Head, Reader, Writer
 from tests.fuzz.conftest import Quiet, examples, ran
 from tests.fuzz.test_ids import JSON
 from tests.gateway.conftest import ADMIN, Gateway, Start, start
@@ -41,15 +41,17 @@ Claims = dict[tuple[str, bytes], int]
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Little is much."""
-    monkeypatch.setattr(dump, "BLOCK", 4)
+    monkeypatch.setattr(export_format, "BLOCK", 4)
 
 
 def written(rows: dict[bytes, list[Owner]]) -> bytes:
     writer = Writer(LOCATIONS)
     text = writer.head()
-    for raw in sorted(rows):
-        owners = [Owner(number, _case(raw, case)) for number, case in rows[raw]]
-        text += writer.add([(raw, encode_owners(owners))])
+    for image_id in sorted(rows):
+        owners = [
+            Owner(number, _case(image_id, letter_case)) for number, letter_case in rows[image_id]
+        ]
+        text += writer.add([(image_id, encode_owners(owners))])
     return text + writer.end()
 
 
@@ -86,7 +88,10 @@ def read(text: bytes, cuts: list[int]) -> tuple[Claims, BadDump | None]:
                     names = [location.name for location in part.locations]
                 elif isinstance(part, Block):
                     for local, ids in part.owned.items():
-                        claims |= {(names[local], raw): case for raw, case in ids.items()}
+                        claims |= {
+                            (names[local], image_id): letter_case
+                            for image_id, letter_case in ids.items()
+                        }
         reader.close()
     except BadDump as error:
         return claims, error
@@ -159,8 +164,8 @@ def test_a_reader_gives_only_what_was_written(
     for spoil in spoils:
         text = spoilt(text, *spoil) if text else text
     wanted = {
-        (location.name, raw): _case(raw, owner.case)
-        for raw, owners in rows.items()
+        (location.name, image_id): _case(image_id, owner.letter_case)
+        for image_id, owners in rows.items()
         for owner in owners
         for location in LOCATIONS
         if location.number == owner.number
@@ -175,10 +180,12 @@ def test_a_reader_gives_only_what_was_written(
         assert 1 <= error.extra["line"] <= text.count(b"\n") + 2
 
 
-def _case(raw: bytes, case: int) -> int:
+def _case(image_id: bytes, letter_case: int) -> int:
     """Digits have no case."""
     return sum(
-        1 << (31 - i) for i, c in enumerate(raw.hex()) if c.isalpha() and case >> (31 - i) & 1
+        1 << (31 - i)
+        for i, c in enumerate(image_id.hex())
+        if c.isalpha() and letter_case >> (31 - i) & 1
     )
 
 

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from resolver.errors import LocationUnavailable
 from resolver.glance import Server, connect
-from resolver.glance.examine import examine
+from resolver.glance.diagnosis import diagnose
 from resolver.glance.probe import has_image
 from resolver.index import open_index
 from resolver.models import Poll, Sweep, format_id, parse_id
@@ -98,21 +98,21 @@ class Answer:
         status: int = 0,
         headers: dict[str, str] | None = None,
         body: bytes | None = None,
-        raw: bytes | None = None,
+        image_id: bytes | None = None,
         asks: str = "",
     ) -> None:
         """``asks``: only to a request with this parameter."""
         self.change, self.status, self.headers = change, status, headers or {}
-        self.body, self.raw, self.asks = body, raw, asks
+        self.body, self.image_id, self.asks = body, image_id, asks
 
     def __repr__(self) -> str:
-        return f"Answer{self.status, self.headers, self.body, self.raw, self.change}"
+        return f"Answer{self.status, self.headers, self.body, self.image_id, self.change}"
 
     async def __call__(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         if self.asks and self.asks not in request.query:
             return await handler(request)
-        if self.raw is not None and request.transport is not None:
-            request.transport.write(self.raw)  # type: ignore[attr-defined]
+        if self.image_id is not None and request.transport is not None:
+            request.transport.write(self.image_id)  # type: ignore[attr-defined]
             request.transport.close()
             raise asyncio.CancelledError
         response = await handler(request)
@@ -156,7 +156,7 @@ ANSWER = st.one_of(
     st.builds(Answer, body=st.binary(max_size=50) | st.sampled_from([b"[" * 100_000, b"1" * 9999])),
     st.builds(
         Answer,
-        raw=st.binary(max_size=60)
+        image_id=st.binary(max_size=60)
         | st.sampled_from(
             [
                 b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n{}",
@@ -217,7 +217,7 @@ async def world(request: pytest.FixtureRequest, loop_quiet: Quiet) -> AsyncItera
 
 async def claims_there(world: World, number: int) -> set[str]:
     found = world.sweeping.index.claims.of_location(number)
-    return {format_id(raw) async for _, some in found for raw in some}
+    return {format_id(image_id) async for _, some in found for image_id in some}
 
 
 @examples(80)
@@ -288,7 +288,7 @@ async def test_a_look_at_any_server_is_an_answer_or_one_kind_of_failure(
         server.healthy,
         lambda: has_image(server, known, IDS[0]),
         lambda: has_image(server, (), LOST),
-        lambda: examine(server),
+        lambda: diagnose(server),
     ):
         world.script = list(script)
         await world.ends(what())

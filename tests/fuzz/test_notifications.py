@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from resolver.glance.notifications import GONE, MAX_BODY, THERE, parse_notice
 from resolver.index import Index, open_index
 from resolver.models import parse_id
-from resolver.sync.events import Latest, apply
+from resolver.sync.deletion_log import DeletionLog, apply
 from tests.fuzz.conftest import Quiet, examples, ran
 from tests.fuzz.test_ids import JSON
 from tests.support.notifications import envelope, message
@@ -58,7 +58,7 @@ def struck(body: bytes, at: int, put: bytes) -> bytes:
     return body[:at] + put + body[at + len(put) :]
 
 
-BODIES = st.lists(
+BODY_BUDGET = st.lists(
     BODY | BODY | st.binary(max_size=200) | st.builds(struck, BODY, st.integers(0), st.binary()),
     max_size=8,
 )
@@ -78,7 +78,7 @@ OTHER = uuid.UUID(int=5 << 100).bytes
 @example([b"{" + b'"a":{' * 50_000])
 @example([b"1" * 100_000, b'{"event_type": NaN, "payload": Infinity}', b"\xff\xfe{\0}\0", b""])
 @example([json.dumps(envelope(message("image.create", {"id": IDS[0]}))).encode() + b" " * MAX_BODY])
-@given(BODIES)
+@given(BODY_BUDGET)
 async def test_any_notification_is_applied_or_passed_over(
     loop_quiet: Quiet, index: Index, bodies: list[bytes]
 ) -> None:
@@ -88,12 +88,12 @@ async def test_any_notification_is_applied_or_passed_over(
     await index.claims.claim(2, ids)
     await index.claims.release(1, ids)
     notices = [notice for body in bodies if (notice := parse_notice(body)) is not None]
-    news = await apply(index, 1, Latest(), notices)
+    news = await apply(index, 1, DeletionLog(), notices)
     assert 0 <= news <= len(notices)
     found = (await index.claims.lookup(ids)).owners
-    last = {notice.raw: notice for notice in notices}
-    for raw, owners in zip(ids, found, strict=True):
+    last = {notice.image_id: notice for notice in notices}
+    for image_id, owners in zip(ids, found, strict=True):
         numbers = {owner.number for owner in owners}
         assert 2 in numbers
-        assert 1 not in numbers or (raw in last and not last[raw].gone)
+        assert 1 not in numbers or (image_id in last and not last[image_id].gone)
     loop_quiet.check()

@@ -13,7 +13,7 @@ import pytest
 from yarl import URL
 
 from resolver.gateway.server import serving
-from resolver.models import Check, Health, Sweep, letter_case, parse_id
+from resolver.models import Check, Health, Sweep, letter_case_of, parse_id
 from resolver.services import Services, open_services
 from resolver.settings import Settings
 
@@ -63,7 +63,7 @@ class Gateway:
 
     async def claim(self, name: str, *ids: str) -> None:
         for text in ids:
-            await self.services.registry.claim(name, parse_id(text), letter_case(text))
+            await self.services.registry.claim(name, parse_id(text), letter_case_of(text))
 
 
 Start = Callable[..., Awaitable[Gateway]]

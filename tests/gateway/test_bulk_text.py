@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from resolver.errors import InvalidImageId
-from resolver.gateway.resolve import parse_ids
-from resolver.locations import Wish
-from resolver.models import format_id, letter_case, parse_id
+from resolver.gateway.api.resolve import parse_ids
+from resolver.models import format_id, letter_case_of, parse_id
+from resolver.resolution import Preferences
 from tests.gateway.conftest import V1, Start
 
 
@@ -30,14 +30,18 @@ async def test_bulk_text_is_the_single_answer_for_every_mix_of_owners(start: Sta
         for name in rng.sample("abcde", rng.choice((0, 1, 1, 2, 3))):
             await gateway.claim(name, text.upper() if rng.random() < 0.1 else text)
     resolver = gateway.services.resolver
-    raws = [parse_id(text) for text in ids]
-    for wish in (Wish(), Wish(region="south"), Wish(exclude=frozenset("a"))):
-        answers = [await resolver.resolve(raw, wish) for raw in raws]
-        forms = await resolver.resolve_text(raws, wish)
+    image_ids = [parse_id(text) for text in ids]
+    for preferences in (
+        Preferences(),
+        Preferences(region="south"),
+        Preferences(exclude=frozenset("a")),
+    ):
+        answers = [await resolver.resolve(image_id, preferences) for image_id in image_ids]
+        forms = await resolver.resolve_text(image_ids, preferences)
         for text, answer, form in zip(ids, answers, forms, strict=True):
             assert json.loads(form.fill(text)) == answer.as_json()
             assert form.outcome == answer.outcome
-    assert letter_case(ids[0]) == 0
+    assert letter_case_of(ids[0]) == 0
 
 
 @given(
@@ -55,7 +59,7 @@ async def test_bulk_text_is_the_single_answer_for_every_mix_of_owners(start: Sta
 )
 def test_ids_taken_apart_at_once_are_those_taken_apart_one_by_one(items: list[Any]) -> None:
     ids = parse_ids(items)
-    rest = iter(zip(ids.raws, ids.texts, strict=True))
+    rest = iter(zip(ids.image_ids, ids.texts, strict=True))
     for place, item in enumerate(items):
         try:
             expected = parse_id(item) if isinstance(item, str) else None

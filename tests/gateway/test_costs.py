@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from resolver.gateway import server
-from resolver.gateway.connection import Connection
-from resolver.index.wire import Wire
+from resolver.gateway.net.client_connection import ClientConnection
+from resolver.index.redis.pipelined_connection import PipelinedConnection
 from tests.gateway.conftest import Gateway, Start
 from tests.support.wait import wait_until
 
@@ -59,10 +59,10 @@ class Made:
     def __init__(self) -> None:
         self.arguments: tuple[Any, ...] = ()
         self.options: dict[str, Any] = {}
-        self.open: list[Connection] = []
+        self.open: list[ClientConnection] = []
 
-    async def connect(self) -> tuple[Connection, Client]:
-        connection, client = Connection(*self.arguments, **self.options), Client()
+    async def connect(self) -> tuple[ClientConnection, Client]:
+        connection, client = ClientConnection(*self.arguments, **self.options), Client()
         connection.connection_made(client)
         self.open.append(connection)
         await asyncio.sleep(0)  # aiohttp's task begins to wait
@@ -73,12 +73,12 @@ class Made:
 async def made(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Made]:
     made = Made()
 
-    class Seen(Connection):
+    class Seen(ClientConnection):
         def __init__(self, *arguments: Any, **options: Any) -> None:
             made.arguments, made.options = arguments, options
             super().__init__(*arguments, **options)
 
-    monkeypatch.setattr(server, "Connection", Seen)
+    monkeypatch.setattr(server, "ClientConnection", Seen)
     yield made
     for connection in made.open:
         connection.connection_lost(None)
@@ -98,18 +98,18 @@ async def gateway(start: Start, made: Made, redis_url: str) -> Gateway:
 def counted_trips(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     """How many commands went to Redis in each write."""
     trips: list[int] = []
-    call = Wire.call
+    call = PipelinedConnection.call
 
-    def counted(self: Wire, packed: bytes, count: int) -> Any:
+    def counted(self: PipelinedConnection, packed: bytes, count: int) -> Any:
         trips.append(count)
         return call(self, packed, count)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Wire, "call", counted)
+        patch.setattr(PipelinedConnection, "call", counted)
         yield trips
 
 
-async def ask_at_once(some: list[tuple[Connection, Client]]) -> None:
+async def ask_at_once(some: list[tuple[ClientConnection, Client]]) -> None:
     """Feeds a request to each in one turn of the loop, and waits for the answers."""
     for (connection, client), text in zip(some, IDS, strict=True):
         client.writes.clear()

@@ -12,8 +12,8 @@ from aiohttp.typedefs import Handler
 
 from resolver.errors import LocationUnavailable
 from resolver.glance import HOP, Server, connect, is_resolver
-from resolver.glance.client import SMALL_BODY
-from resolver.glance.hosts import AllowedHosts, parse_address
+from resolver.glance.glance_server import SMALL_BODY
+from resolver.glance.host_policy import AllowedHosts, parse_address
 from resolver.models import Location
 from resolver.standin import StandIn
 from tests.gateway.conftest import ADMIN, Start

@@ -18,7 +18,7 @@ from tests.support.clouds import Cloud, Hold
 from tests.support.ids import make_ids
 from tests.support.wait import wait_until
 
-ID, OTHER, THIRD, *MORE = [format_id(raw) for raw in make_ids(60)]
+ID, OTHER, THIRD, *MORE = [format_id(image_id) for image_id in make_ids(60)]
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ async def test_source_and_age_tell_where_an_answer_comes_from(
     path = f"/resolve/{ID}"
     _, first = await gateway.get(path)
     assert (first["source"], first["age"]) == ("probe", 0)
-    await wait_until(lambda: not gateway.services.asker._open)
+    await wait_until(lambda: not gateway.services.prober._open)
     _, second = await gateway.get(path)
     assert (second["source"], second["age"]) == ("index", 0)
     _, third = await gateway.get(path)
@@ -101,7 +101,7 @@ async def test_a_wrong_yes_is_put_right(gateway: Gateway, cloud: Cloud, how: str
             307,
             f"{there}/v2/images/{ID}/file",
         )
-    await wait_until(lambda: not gateway.services.asker._open)
+    await wait_until(lambda: not gateway.services.prober._open)
     assert await owners(gateway, f"/resolve/{ID}") == ["there"]
 
 
@@ -178,7 +178,7 @@ async def test_explain_tells_what_each_said(gateway: Gateway, cloud: Cloud) -> N
     cloud.spoil("dead", faults.status(401))
     cloud.spoil("yes", hold := Hold())
     asking = asyncio.create_task(gateway.get(f"/resolve/{ID}/explain"))
-    counts = gateway.services.asker.counts
+    counts = gateway.services.prober.counts
     await wait_until(lambda: counts.total() == 3)
     hold.open.set()
     _, body = await asking
@@ -252,6 +252,6 @@ async def test_what_one_gateway_asks_another_knows(start: Start, redis_url: str)
         server.add(id=ID)
         assert (await two.get(f"/resolve/{ID}"))[1]["source"] == "cache", "two remembers its no"
         assert (await one.get(f"/resolve/{ID}"))[1]["outcome"] == "found"
-        await wait_until(lambda: not one.services.asker._open)
+        await wait_until(lambda: not one.services.prober._open)
         assert (await two.get(f"/resolve/{ID}"))[1]["outcome"] == "found", "the claim ends it"
         assert cloud.asked("loc") == 2

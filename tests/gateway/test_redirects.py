@@ -189,13 +189,13 @@ async def test_paths_that_could_be_read_in_two_ways_are_refused(
 ) -> None:
     await gateway.location("one", url="https://cloud.example/image")
     await gateway.claim("one", ID)
-    reply = await raw(gateway, f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    reply = await image_id(gateway, f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
     assert reply.startswith("HTTP/1.1 400 "), reply
     assert "Location" not in reply
     assert "Set-Cookie" not in reply
 
 
-async def raw(gateway: Gateway, request: str) -> str:
+async def image_id(gateway: Gateway, request: str) -> str:
     """What bytes on the wire get, with no client library in between."""
     import asyncio  # noqa: PLC0415
     from urllib.parse import urlsplit  # noqa: PLC0415
@@ -220,7 +220,7 @@ async def raw(gateway: Gateway, request: str) -> str:
 async def test_what_is_no_request_gets_a_problem_and_no_traceback(
     gateway: Gateway, line: str
 ) -> None:
-    reply = await raw(gateway, f"{line}\r\nHost: x\r\nConnection: close\r\n\r\n")
+    reply = await image_id(gateway, f"{line}\r\nHost: x\r\nConnection: close\r\n\r\n")
     status = 414 if "xxx" in line else 400
     assert re.match(rf"HTTP/1\.[01] {status} ", reply), reply
     assert "application/problem+json" in reply
@@ -233,7 +233,7 @@ async def test_what_is_no_request_gets_a_problem_and_no_traceback(
     "path", ["/v2/images/nonsense", "/v1/images/..", "/resolve/0a1b", "/resolve/" + "a" * 5000]
 )
 async def test_a_malformed_id_is_400(gateway: Gateway, path: str) -> None:
-    reply = await raw(gateway, f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    reply = await image_id(gateway, f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
     assert reply.startswith(("HTTP/1.1 400 ", "HTTP/1.1 404 ")), reply
     assert '"code": "invalid-image-id"' in reply or path.endswith("..")
 
@@ -301,7 +301,7 @@ async def test_glanceclient_gets_errors_that_it_can_read(gateway: Gateway) -> No
 @pytest.mark.parametrize("rest", ["../../admin", "%2e%2e/x", "..%2fx", "a/./b"])
 async def test_schemas_lead_nowhere_else(gateway: Gateway, rest: str) -> None:
     await gateway.location("one", url="https://cloud.example/image")
-    reply = await raw(
+    reply = await image_id(
         gateway, f"GET /v2/schemas/{rest} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
     )
     assert reply.startswith("HTTP/1.1 400 "), reply

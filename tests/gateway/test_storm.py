@@ -35,7 +35,7 @@ ROUND_TRIP = 0.005
 """Seconds that a location takes for an answer."""
 NAMES = ("one", "two")
 
-IDS = [format_id(raw) for raw in make_ids(UNKNOWN + KNOWN + 1)]
+IDS = [format_id(image_id) for image_id in make_ids(UNKNOWN + KNOWN + 1)]
 KNOWN_IDS, ONE_ID, UNKNOWN_IDS = IDS[:KNOWN], IDS[KNOWN], IDS[KNOWN + 1 :]
 
 
@@ -102,7 +102,7 @@ def p99(taken: list[tuple[float, dict[str, Any]]]) -> float:
 
 async def test_ten_thousand_unknown_ids(gateway: Gateway, cloud: Cloud) -> None:
     counters = busy(cloud, distant)
-    asker = gateway.services.asker
+    prober = gateway.services.prober
     quiet = [await timed(gateway, KNOWN_IDS[n % KNOWN]) for n in range(QUIET)]
     coming = iter(UNKNOWN_IDS)
     outcomes: Counter[str] = Counter()
@@ -114,7 +114,7 @@ async def test_ten_thousand_unknown_ids(gateway: Gateway, cloud: Cloud) -> None:
         for text in coming:
             _, body = await timed(gateway, text)
             outcomes[body["outcome"]] += 1
-            most = max(most, len(asker._open))
+            most = max(most, len(prober._open))
             if body["outcome"] == "absent":
                 assert body["missing"] == []
                 absent.append(text)
@@ -135,7 +135,7 @@ async def test_ten_thousand_unknown_ids(gateway: Gateway, cloud: Cloud) -> None:
         assert len(absent) <= cloud.asked(name) <= UNKNOWN
     assert most <= IN_ALL
     asked = sum(cloud.asked(name) for name in NAMES)
-    told = asker.counts
+    told = prober.counts
     assert asked == sum(told[name, "no"] for name in NAMES), "no question got lost"
     print(
         f"\n{UNKNOWN} unknown ids: {dict(outcomes)}, {asked} questions, most at once "
@@ -150,8 +150,8 @@ async def test_a_thousand_requests_for_one_id(gateway: Gateway, cloud: Cloud) ->
     quiet = [await timed(gateway, KNOWN_IDS[n % KNOWN]) for n in range(QUIET)]
     looked = cloud.lookups()
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as http:
-        crowd = replace(gateway, http=http)
-        asking = [asyncio.create_task(timed(crowd, ONE_ID)) for _ in range(AT_ONCE)]
+        limiter = replace(gateway, http=http)
+        asking = [asyncio.create_task(timed(limiter, ONE_ID)) for _ in range(AT_ONCE)]
         await wait_until(lambda: looked() >= AT_ONCE and hold.waiting == 2, 30)
         known = [await timed(gateway, KNOWN_IDS[n % KNOWN]) for n in range(QUIET)]
         hold.open.set()

@@ -10,8 +10,8 @@ import openapi_spec_validator
 import pytest
 from aiohttp import web
 
+from resolver.gateway.api.status import openapi_document
 from resolver.gateway.app import gateway_routes, watch_routes
-from resolver.gateway.status import openapi_document
 from tests.gateway.conftest import ADMIN, V1, V2, Gateway, Start
 
 ID = "0a1b2c3d-4e5f-4a6b-8c7d-9e0f1a2b3c4d"

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from resolver.errors import LocationUnavailable
-from resolver.glance import Clouds, Server, connect, keystone
+from resolver.glance import CloudCredentials, Server, connect, keystone
 from resolver.glance.listing import sees_all
 from resolver.models import Location
 from tests.glance.gateway import OPERATOR_TOKEN, Gateway
@@ -48,12 +48,12 @@ class Cloud:
         where |= {"project_name": "admin", "project_domain_id": "default"}
         login = {"username": "resolver", "password": password}
         member = {"username": "member", "password": "member-secret"}
-        clouds: dict[str, Any] = {
+        cloud_credentials: dict[str, Any] = {
             "prod": {"auth": {**where, **login}},
             "prod-member": {"auth": {**where, **member}},
             "open": {"auth_type": "none", "auth": {"endpoint": "http://127.0.0.1:1"}},
         }
-        self.file.write_text(yaml.safe_dump({"clouds": clouds}))
+        self.file.write_text(yaml.safe_dump({"clouds": cloud_credentials}))
 
 
 @pytest.fixture(scope="module")
@@ -277,18 +277,20 @@ def test_a_member_proves_nothing_absent(gateway: Gateway, cloud: Cloud) -> None:
 
 
 @pytest.fixture
-def clouds(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> Clouds:
+def cloud_credentials(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> CloudCredentials:
     monkeypatch.setenv("OS_CLIENT_CONFIG_FILE", str(cloud.file))
-    return Clouds()
+    return CloudCredentials()
 
 
-def server_of(cloud: Cloud, session: Any, name: str, clouds: Clouds) -> Server:
+def server_of(cloud: Cloud, session: Any, name: str, cloud_credentials: CloudCredentials) -> Server:
     url = cloud.servers["Oslo"].url
-    return Server(session, Location(name="oslo", url=url, auth={"cloud": name}), clouds)
+    return Server(session, Location(name="oslo", url=url, auth={"cloud": name}), cloud_credentials)
 
 
 @pytest.mark.parametrize("kind", ["v3applicationcredential", "v3token"])
-async def test_other_plugins_log_in_too(cloud: Cloud, clouds: Clouds, kind: str) -> None:
+async def test_other_plugins_log_in_too(
+    cloud: Cloud, cloud_credentials: CloudCredentials, kind: str
+) -> None:
     token = cloud.keystone.token("resolver", TUESDAY, "admin")
     auth = {"auth_url": f"{cloud.keystone.url}/v3"}
     if kind == "v3token":
@@ -300,7 +302,7 @@ async def test_other_plugins_log_in_too(cloud: Cloud, clouds: Clouds, kind: str)
     cloud.file.write_text(yaml.safe_dump({"clouds": {"other": {"auth_type": kind, "auth": auth}}}))
     try:
         async with connect(30) as session:
-            server = server_of(cloud, session, "other", clouds)
+            server = server_of(cloud, session, "other", cloud_credentials)
             assert (await server.ask("/v2/images", {"limit": "1"})).status == 200
             assert await sees_all(server, await server.versions()) == (
                 True,
@@ -310,48 +312,56 @@ async def test_other_plugins_log_in_too(cloud: Cloud, clouds: Clouds, kind: str)
         cloud.write(TUESDAY)
 
 
-async def test_a_cloud_without_login_sends_none(cloud: Cloud, clouds: Clouds) -> None:
-    login = await clouds.login("open")
+async def test_a_cloud_without_login_sends_none(
+    cloud: Cloud, cloud_credentials: CloudCredentials
+) -> None:
+    login = await cloud_credentials.login("open")
     assert (login.headers, login.roles) == ({}, None)
 
 
 async def test_a_token_that_is_not_accepted_any_more_is_renewed_once(
-    cloud: Cloud, clouds: Clouds, monkeypatch: pytest.MonkeyPatch
+    cloud: Cloud, cloud_credentials: CloudCredentials, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with connect(30) as session:
-        server = server_of(cloud, session, "prod", clouds)
+        server = server_of(cloud, session, "prod", cloud_credentials)
         assert (await server.ask("/v2/images", {"limit": "1"})).status == 200
-        first = await clouds.login("prod")
-        assert await clouds.login("prod") is first, "shared, and not fetched for each request"
+        first = await cloud_credentials.login("prod")
+        assert await cloud_credentials.login("prod") is first, (
+            "shared, and not fetched for each request"
+        )
         token = first.headers["X-Auth-Token"]
         headers = {"X-Auth-Token": token, "X-Subject-Token": token}
         async with session.delete(f"{cloud.keystone.url}/v3/auth/tokens", headers=headers):
             pass
         assert (await server.ask("/v2/images", {"limit": "1"})).status == 200
-        assert await clouds.login("prod") is not first
+        assert await cloud_credentials.login("prod") is not first
         # A cloud that this server does not trust is not asked for token after token.
         fetched = []
-        monkeypatch.setattr(keystone, "log_in", lambda name: fetched.append(name) or bad(name))
-        stranger = server_of(cloud, session, "stranger", clouds)
+        monkeypatch.setattr(
+            keystone, "authenticate", lambda name: fetched.append(name) or bad(name)
+        )
+        stranger = server_of(cloud, session, "stranger", cloud_credentials)
         for _ in range(4):
             with pytest.raises(LocationUnavailable, match="does not accept the credential"):
                 await stranger.ask("/v2/images", {"limit": "1"})
         assert len(fetched) == 2
 
 
-def bad(_: str) -> keystone.Login:
-    return keystone.Login({"X-Auth-Token": "nobody's"}, ("admin",), until=float("inf"))
+def bad(_: str) -> keystone.AuthHeaders:
+    return keystone.AuthHeaders({"X-Auth-Token": "nobody's"}, ("admin",), until=float("inf"))
 
 
 async def test_a_login_is_good_until_shortly_before_its_token_ends(
-    cloud: Cloud, clouds: Clouds
+    cloud: Cloud, cloud_credentials: CloudCredentials
 ) -> None:
     """Keystone's tokens last an hour unless it is told otherwise."""
-    left = (await clouds.login("prod")).until - time.monotonic()
+    left = (await cloud_credentials.login("prod")).until - time.monotonic()
     assert 3300 < left < 3600 - keystone.RENEW + 1
 
 
-async def test_what_is_wrong_with_a_cloud_is_said(cloud: Cloud, clouds: Clouds) -> None:
+async def test_what_is_wrong_with_a_cloud_is_said(
+    cloud: Cloud, cloud_credentials: CloudCredentials
+) -> None:
     with pytest.raises(LocationUnavailable, match="Cloud nowhere was not found") as caught:
-        await clouds.login("nowhere")
+        await cloud_credentials.login("nowhere")
     assert caught.value.problem_code == "no-credential"

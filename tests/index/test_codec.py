@@ -12,11 +12,11 @@ from resolver.models import MAX_BITS, MIN_BITS, Owner
 from tests.support.ids import make_id
 
 numbers = st.one_of(st.integers(1, 200), st.integers(8000, 9000), st.integers(1, 2**40))
-cases = st.one_of(st.just(0), st.integers(0, 0xFFFFFFFF))
+letter_cases = st.one_of(st.just(0), st.integers(0, 0xFFFFFFFF))
 owner_lists = st.lists(
-    st.builds(Owner, numbers, cases), max_size=8, unique_by=lambda owner: owner.number
+    st.builds(Owner, numbers, letter_cases), max_size=8, unique_by=lambda owner: owner.number
 )
-raws = st.binary(min_size=16, max_size=16)
+image_ids = st.binary(min_size=16, max_size=16)
 
 
 @given(owner_lists)
@@ -51,41 +51,41 @@ def test_what_is_cut_short_is_refused_or_a_whole_beginning(
 @example([Owner(2**40, 5), Owner(1)], [Owner(2**40)])
 async def test_lua_writes_and_reads_the_same(first: list[Owner], then: list[Owner]) -> None:
     """Claims in, some spelt anew, some released: what Python decodes is what Lua was told."""
-    raw = make_id(1)
+    image_id = make_id(1)
     model: dict[int, int] = {}
     async with open_index("memory:", bits=4) as index:
         for owner in [*first, *then]:
-            new = await index.claims.claim(owner.number, {raw: owner.case})
+            new = await index.claims.claim(owner.number, {image_id: owner.letter_case})
             assert new == (owner.number not in model)
-            model[owner.number] = owner.case
+            model[owner.number] = owner.letter_case
         value = await index.link.command(
-            "HGET", index.claims.buckets.key(0), index.claims.buckets.field(raw)
+            "HGET", index.claims.buckets.key(0), index.claims.buckets.field(image_id)
         )
         assert {Owner(*item) for item in model.items()} == set(decode_owners(value or b""))
         assert len(value or b"") == len(encode_owners(Owner(*item) for item in model.items()))
         for owner in first:
-            assert await index.claims.release(owner.number, [raw]) == 1
+            assert await index.claims.release(owner.number, [image_id]) == 1
             del model[owner.number]
-        (left,) = (await index.claims.lookup([raw])).owners
+        (left,) = (await index.claims.lookup([image_id])).owners
         assert dict(left) == model
         assert len(left) == len(model)
 
 
-@given(st.integers(MIN_BITS, MAX_BITS), raws)
-def test_an_id_comes_back_from_its_bucket_and_field(bits: int, raw: bytes) -> None:
+@given(st.integers(MIN_BITS, MAX_BITS), image_ids)
+def test_an_id_comes_back_from_its_bucket_and_field(bits: int, image_id: bytes) -> None:
     buckets = Buckets(b"b:", bits)
-    number, field = buckets.number(raw), buckets.field(raw)
+    number, field = buckets.number(image_id), buckets.field(image_id)
     assert 0 <= number < buckets.count == 1 << bits
     assert len(field) == buckets.width
-    assert buckets.join(number, field) == raw
+    assert buckets.join(number, field) == image_id
 
 
-@given(st.integers(MIN_BITS, MAX_BITS), raws, raws)
+@given(st.integers(MIN_BITS, MAX_BITS), image_ids, image_ids)
 def test_buckets_follow_the_order_of_ids(bits: int, one: bytes, two: bytes) -> None:
     buckets = Buckets(b"b:", bits)
     low, high = sorted((one, two))
     assert buckets.number(low) <= buckets.number(high)
-    keys = [buckets.key(buckets.number(raw)) for raw in (low, high)]
+    keys = [buckets.key(buckets.number(image_id)) for image_id in (low, high)]
     assert keys == sorted(keys), "and so do their keys"
     assert (keys[0] == keys[1]) == (buckets.number(low) == buckets.number(high))
 

@@ -37,26 +37,28 @@ async def test_a_history_of_claims(bits: int, history: list[Step]) -> None:
     async with open_index("memory:", bits=bits) as index:
         for what, number, ids in history:
             if what == "claim":
-                expected = sum(number not in model[raw] for raw in ids)
+                expected = sum(number not in model[image_id] for image_id in ids)
                 assert await index.claims.claim(number, ids) == expected
-                for raw, case in ids.items():
-                    model[raw][number] = case
+                for image_id, letter_case in ids.items():
+                    model[image_id][number] = letter_case
             elif what == "release":
-                expected = sum(model[raw].pop(number, None) is not None for raw in ids)
+                expected = sum(model[image_id].pop(number, None) is not None for image_id in ids)
                 assert await index.claims.release(number, ids) == expected
             else:
-                owned = [raw for raw in RAWS if model[raw].pop(number, None) is not None]
+                owned = [
+                    image_id for image_id in RAWS if model[image_id].pop(number, None) is not None
+                ]
                 assert await index.claims.purge([number]) == len(owned)
 
         found = (await index.claims.lookup(RAWS)).owners
-        assert [dict(owners) for owners in found] == [model[raw] for raw in RAWS]
+        assert [dict(owners) for owners in found] == [model[image_id] for image_id in RAWS]
         assert all(len(owners) == len(model[r]) for owners, r in zip(found, RAWS, strict=True))
         for number in NUMBERS:
             claims: dict[bytes, int] = {}
             async for _, some in index.claims.of_location(number):
                 claims |= some
             assert claims == {
-                raw: owners[number] for raw, owners in model.items() if number in owners
+                image_id: owners[number] for image_id, owners in model.items() if number in owners
             }
         census = await index.claims.census()
         assert census.images == sum(1 for owners in model.values() if owners)

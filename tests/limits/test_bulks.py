@@ -8,16 +8,16 @@ from typing import Any
 import pytest
 
 from resolver.errors import IndexUnavailable
-from resolver.gateway.images import Wish
-from resolver.locations.resolve import BULK_READS
+from resolver.gateway.api.images import Preferences
 from resolver.models import Outcome, format_id
+from resolver.resolution.image_resolver import BULK_READS
 from tests.gateway.conftest import Start
 from tests.support.ids import make_ids
 from tests.support.redis import RedisServer
 from tests.support.wait import wait_until
 
 RAWS = make_ids(2000)
-IDS = [format_id(raw) for raw in RAWS]
+IDS = [format_id(image_id) for image_id in RAWS]
 
 
 @pytest.mark.redis
@@ -26,7 +26,7 @@ async def test_many_clients_do_not_make_each_other_late(
 ) -> None:
     gateway = await start(redis_url=redis_url, client_rate=0, index_timeout=5)
     await gateway.location("one")
-    number = (await gateway.services.registry.place("one")).location.number
+    number = (await gateway.services.registry.view("one")).location.number
     await gateway.services.index.claims.claim(number, RAWS)
     lookup, under_way, most = gateway.services.index.claims.lookup, 0, 0
 
@@ -54,7 +54,7 @@ async def test_what_was_known_last_is_said_once_for_many_ids(
     """It is the way that everything goes while Redis fails, so it must not cost more."""
     gateway = await start(redis_url=own_redis.url, probe=True, probe_timeout=0.1)
     await gateway.location("one")
-    number = (await gateway.services.registry.place("one")).location.number
+    number = (await gateway.services.registry.view("one")).location.number
     await gateway.services.index.claims.claim(number, RAWS)
     for text in IDS[:200]:
         await gateway.get(f"/v2/images/{text}")
@@ -69,7 +69,7 @@ async def test_what_was_known_last_is_said_once_for_many_ids(
         return resolver.breaker.why is not None
 
     await wait_until(broken)
-    _, _, forms = await resolver._known_forms(RAWS, Wish())
+    _, _, forms = await resolver._known_forms(RAWS, Preferences())
     assert [form.outcome for form in forms[:200]] == [Outcome.FOUND] * 200
     assert {form.outcome for form in forms[200:]} == {Outcome.UNKNOWN}
     assert '"source": "stale"' in forms[0].fill(IDS[0])

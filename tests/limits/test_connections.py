@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from resolver.gateway import listener
-from resolver.gateway.listener import REST, SPARE, room
+from resolver.gateway.net import listener
+from resolver.gateway.net.listener import REST, SPARE, room
 from tests.cli.test_serve import serve
 from tests.gateway.conftest import ADMIN, Gateway, Start
 from tests.limits.line import counted, line
@@ -43,7 +43,7 @@ async def answers(gateway: Gateway) -> None:
     assert response.status == 200
 
 
-class Timed:
+class LightHistogram:
     """Whether something took as long as it should."""
 
     def __enter__(self) -> None:
@@ -56,7 +56,7 @@ class Timed:
 
 async def test_who_says_nothing_is_closed(hasty: Gateway) -> None:
     async with line(hasty) as one:
-        with Timed():
+        with LightHistogram():
             assert await one.rest() == b""
     assert await cut(hasty, "slow-head") == 1
 
@@ -74,7 +74,7 @@ async def test_a_head_that_comes_a_byte_at_a_time_is_408(hasty: Gateway, first: 
                 await asyncio.sleep(SECONDS / 20)
 
         dripping = asyncio.create_task(drip())
-        with Timed():
+        with LightHistogram():
             status, body = await one.answer()
         assert (status, body["code"]) == (408, "request-timeout")
         assert await one.rest() == b""
@@ -118,7 +118,7 @@ async def test_a_body_that_comes_a_byte_at_a_time_is_408(
                 await asyncio.sleep(SECONDS / 20)
 
         dripping = asyncio.create_task(drip())
-        with Timed():
+        with LightHistogram():
             status, body = await one.answer()
         assert (status, body["code"]) == (408, "request-timeout")
         assert "RESOLVER_CLIENT_TIMEOUT" in body["detail"]
@@ -141,7 +141,7 @@ async def test_an_import_may_take_its_time_but_not_stand_still(hasty: Gateway) -
         assert (await one.answer())[0] == 200
     async with line(hasty) as one:
         await one.send(header + dump[:-1])
-        with Timed():
+        with LightHistogram():
             status, body = await one.answer()
         assert (status, body["code"]) == (408, "request-timeout")
 
@@ -353,9 +353,9 @@ async def test_out_of_file_descriptors_it_goes_on_and_recovers() -> None:
         open_files = len(os.listdir(f"/proc/{pid}/fd"))
         resource.prlimit(pid, resource.RLIMIT_NOFILE, (open_files + 8, open_files + 8))
         busy = b"POST /resolve HTTP/1.1\r\nHost: g\r\nContent-Length: 99\r\n\r\n"
-        with ExitStack() as crowd:
+        with ExitStack() as limiter:
             for _ in range(60):
-                one = crowd.enter_context(socket.create_connection((host, int(port))))
+                one = limiter.enter_context(socket.create_connection((host, int(port))))
                 one.sendall(busy)  # not idle, so that no room can be made
             await asyncio.sleep(0.5)
             used, said = ticks(pid), len(server.said)

@@ -23,7 +23,7 @@ RATE = 2.0
 WHOLE = int(RATE * BURST)
 """Tokens in a full bucket."""
 
-IDS = [format_id(raw) for raw in make_ids(400)]
+IDS = [format_id(image_id) for image_id in make_ids(400)]
 KNOWN, IDS = IDS[0], IDS[1:]
 
 

@@ -12,10 +12,10 @@ from typing import Any
 
 from resolver.glance import Server
 from resolver.glance.notifications import parse_notice
-from resolver.models import State, format_id, letter_case
+from resolver.models import State, format_id, letter_case_of
 from resolver.services import Services
-from resolver.sync.check import judge, look
-from resolver.sync.events import Latest, apply
+from resolver.sync.deletion_log import DeletionLog, apply
+from resolver.sync.health import look, next_status
 from tests.model.judge import Ask
 from tests.model.world import SILENCE, Served, Spell, World
 
@@ -66,7 +66,7 @@ class Happenings:
         self._gone: set[tuple[int, bytes]] = set()
         self._said: dict[tuple[int, bytes], float] = {}
         self._late: list[Late] = []
-        self._latest: dict[int, Latest] = {}
+        self._latest: dict[int, DeletionLog] = {}
         self._asked: dict[bytes, list[Ask]] = {}
         self._answered: dict[bytes, list[tuple[float, float]]] = {}
 
@@ -84,18 +84,22 @@ class Happenings:
 
     async def copy(self) -> None:
         if found := self._somewhere():
-            server, raw = found
-            others = [s for s in self.world.servers if raw not in s.lives]
+            server, image_id = found
+            others = [s for s in self.world.servers if image_id not in s.lives]
             if others:
-                await self._create(self.rng.choice(others), raw, server.lives[raw].case)
+                await self._create(
+                    self.rng.choice(others), image_id, server.lives[image_id].letter_case
+                )
 
     async def move(self) -> None:
         if found := self._somewhere():
-            server, raw = found
-            others = [s for s in self.world.servers if raw not in s.lives]
+            server, image_id = found
+            others = [s for s in self.world.servers if image_id not in s.lives]
             if others:
-                await self._delete(server, raw)
-                await self._create(self.rng.choice(others), raw, server.lives[raw].case)
+                await self._delete(server, image_id)
+                await self._create(
+                    self.rng.choice(others), image_id, server.lives[image_id].letter_case
+                )
 
     async def delete(self) -> None:
         if found := self._somewhere():
@@ -103,44 +107,50 @@ class Happenings:
 
     async def touch(self) -> None:
         if found := self._somewhere():
-            server, raw = found
+            server, image_id = found
             if not server.standin.old and server.standin.v2:
                 hidden = self.rng.random() < 0.5
-                image_id = format_id(raw, server.lives[raw].case)
+                image_id = format_id(image_id, server.lives[image_id].letter_case)
                 server.standin.update(image_id, hidden=hidden)
                 self.tell(f"{server.name}: {image_id[:8]} is {'hidden' if hidden else 'shown'}")
-                await self._notify(server, raw, "update")
+                await self._notify(server, image_id, "update")
 
     def _somewhere(self) -> tuple[Served, bytes] | None:
-        places = [(server, raw) for server in self.world.servers for raw in server.there()]
+        places = [
+            (server, image_id) for server in self.world.servers for image_id in server.there()
+        ]
         return self.rng.choice(places) if places else None
 
-    async def _create(self, server: Served, raw: bytes, case: int | None = None) -> None:
-        if case is None:
-            upper = letter_case(format_id(raw).upper())
-            case = self.rng.choice([0, 0, 0, 0, upper, upper & self.rng.getrandbits(32)])
+    async def _create(
+        self, server: Served, image_id: bytes, letter_case: int | None = None
+    ) -> None:
+        if letter_case is None:
+            upper = letter_case_of(format_id(image_id).upper())
+            letter_case = self.rng.choice([0, 0, 0, 0, upper, upper & self.rng.getrandbits(32)])
         fields = {
             "visibility": self.rng.choice(["public", "private", "shared", "community"]),
             "hidden": not server.standin.old and self.rng.random() < 0.2,
         }
-        server.create(raw, case, **fields)
-        self.tell(f"{server.name}: {format_id(raw, case)[:8]} is created")
-        await self._notify(server, raw, "create")
+        server.create(image_id, letter_case, **fields)
+        self.tell(f"{server.name}: {format_id(image_id, letter_case)[:8]} is created")
+        await self._notify(server, image_id, "create")
         if self.rng.random() < 0.5:
-            await self._notify(server, raw, "activate")
+            await self._notify(server, image_id, "activate")
         if len(self.world.ids()) and sum(len(s.there()) for s in self.world.servers) > IMAGES:
             await self.delete()
 
-    async def _delete(self, server: Served, raw: bytes) -> None:
-        server.delete(raw)
-        self.tell(f"{server.name}: {format_id(raw, server.lives[raw].case)[:8]} is deleted")
-        await self._notify(server, raw, "delete")
+    async def _delete(self, server: Served, image_id: bytes) -> None:
+        server.delete(image_id)
+        self.tell(
+            f"{server.name}: {format_id(image_id, server.lives[image_id].letter_case)[:8]} is deleted"
+        )
+        await self._notify(server, image_id, "delete")
 
     # What the brokers say of it
 
-    async def _notify(self, server: Served, raw: bytes, kind: str) -> None:
+    async def _notify(self, server: Served, image_id: bytes, kind: str) -> None:
         """Each location of the server has a link to its broker; on each it fares differently."""
-        body = server.notification(raw, kind)
+        body = server.notification(image_id, kind)
         for name, spell in self.world.current().items():
             if spell.server is not server:
                 continue
@@ -163,15 +173,15 @@ class Happenings:
             return
         notice = parse_notice(body)
         assert notice is not None
-        latest = self._latest.setdefault(spell.number, Latest())
+        latest = self._latest.setdefault(spell.number, DeletionLog())
         news = await apply(self.one.index, spell.number, latest, [notice])
         what = "gone" if notice.gone else "there"
         if notice.gone:
-            self._gone.add((number, notice.raw))
+            self._gone.add((number, notice.image_id))
         elif news:
-            self._gone.discard((number, notice.raw))
-            self._said[number, notice.raw] = time.monotonic()
-        self.tell(f"{name} notifies: {notice.raw.hex()[:8]} {what}{'' if news else ', old'}")
+            self._gone.discard((number, notice.image_id))
+            self._said[number, notice.image_id] = time.monotonic()
+        self.tell(f"{name} notifies: {notice.image_id.hex()[:8]} {what}{'' if news else ', old'}")
 
     async def restart(self) -> None:
         """Another indexer takes the links over; it knows nothing of what came before."""
@@ -258,12 +268,12 @@ class Happenings:
         claims: dict[bytes, int] = {}
         async for _, some in services.index.claims.of_location(spell.number):
             claims |= some
-        for raw, life in spell.server.lives.items():
-            if life.throughout(begun) and raw not in claims:
-                raise Wrong(f"{name} has {raw.hex()[:8]}, and the index does not know it")
-            late = self._said.get((spell.number, raw), 0.0) > begun
-            if exactly and not life.during(begun) and raw in claims and not late:
-                raise Wrong(f"{name} has lost {raw.hex()[:8]}, and the index claims it")
+        for image_id, life in spell.server.lives.items():
+            if life.throughout(begun) and image_id not in claims:
+                raise Wrong(f"{name} has {image_id.hex()[:8]}, and the index does not know it")
+            late = self._said.get((spell.number, image_id), 0.0) > begun
+            if exactly and not life.during(begun) and image_id in claims and not late:
+                raise Wrong(f"{name} has lost {image_id.hex()[:8]}, and the index claims it")
 
     async def _check(self, name: str) -> None:
         services = self.one
@@ -271,8 +281,8 @@ class Happenings:
         if place is not None:
             location, records = place.location, services.index.records
             before = await records.check(location.number)
-            server = Server(services.session, location, services.clouds)
-            check = judge(before, await look(server, before))
+            server = Server(services.session, location, services.cloud_credentials)
+            check = next_status(before, await look(server, before))
             await records.set_check(location.number, check, location)
             self.tell(f"{name} is looked at: {check.health}")
 
@@ -299,7 +309,7 @@ class Happenings:
     def _patience(self) -> None:
         silent = any(s.how == "silent" for s in self.world.servers)
         for services in self.gateways:
-            services.asker.timeout = QUICK if silent else PATIENT
+            services.prober.timeout = QUICK if silent else PATIENT
 
     async def hold(self) -> None:
         server = self.rng.choice(self.world.servers)

@@ -6,8 +6,8 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from resolver.locations import Wish
 from resolver.models import format_id
+from resolver.resolution import Preferences
 from tests.model.world import Spell, World
 
 AGREED = 1.0
@@ -18,9 +18,9 @@ AGREED = 1.0
 class Ask:
     """One question to a gateway."""
 
-    raw: bytes
-    case: int
-    wish: Wish
+    image_id: bytes
+    letter_case: int
+    preferences: Preferences
     told: bool
     """Whether its gateway has surely heard of all changes made before."""
     down: set[int]
@@ -34,8 +34,11 @@ class Ask:
     begun: float = field(default_factory=time.monotonic)
 
     def __str__(self) -> str:
-        wish = [*(["fresh"] if self.wish.fresh else ()), *(f"not {n}" for n in self.wish.exclude)]
-        return " ".join([format_id(self.raw, self.case)[:8], *wish])
+        preferences = [
+            *(["fresh"] if self.preferences.fresh else ()),
+            *(f"not {n}" for n in self.preferences.exclude),
+        ]
+        return " ".join([format_id(self.image_id, self.letter_case)[:8], *preferences])
 
 
 @dataclass
@@ -63,7 +66,7 @@ def faults(world: World, ask: Ask, told: Told) -> Iterator[str]:
                 yield f"absent, and {name} could not be asked"
     else:
         yield from _unknown(world, ask, told)
-    if ask.wish.fresh and _clear(world, ask):
+    if ask.preferences.fresh and _clear(world, ask):
         yield from _exact(world, ask, told)
 
 
@@ -71,27 +74,27 @@ def _kept(world: World, name: str, ask: Ask) -> bool:
     """Whether the location has had the image for as long as any answer could be from, and under a
     name that we could have asked for."""
     spell = world.current()[name]
-    life, oldest = spell.life(ask.raw), ask.begun if ask.wish.fresh else ask.oldest
-    if not ask.wish.fresh and spell.server.held.during(oldest):
+    life, oldest = spell.life(ask.image_id), ask.begun if ask.preferences.fresh else ask.oldest
+    if not ask.preferences.fresh and spell.server.held.during(oldest):
         oldest = min(oldest, spell.server.held.began)
     if life is None or not life.throughout(oldest):
         return False
     # Nobody can ask for a spelling that nobody has told.
-    return life.case in (0, ask.case) or spell.number in ask.claimed
+    return life.letter_case in (0, ask.letter_case) or spell.number in ask.claimed
 
 
 def _found(world: World, ask: Ask, told: Told) -> Iterator[str]:
     heard = ask.begun if ask.told else ask.begun - AGREED
     for name, uri in told.owners.items():
-        if name in ask.wish.exclude:
+        if name in ask.preferences.exclude:
             yield f"it names {name}, which was to be left out"
         spells = [s for s in world.during(heard).get(name, ()) if s.in_service]
-        lives = [life for spell in spells if (life := spell.life(ask.raw))]
+        lives = [life for spell in spells if (life := spell.life(ask.image_id))]
         if not spells:
             yield f"it names {name}, which is not registered and in service"
         elif not lives:
             yield f"it names {name}, which never had it"
-        elif not any(uri.endswith(format_id(ask.raw, life.case)) for life in lives):
+        elif not any(uri.endswith(format_id(ask.image_id, life.letter_case)) for life in lives):
             yield f"it spells {uri} as {name} does not"
 
 
@@ -106,19 +109,19 @@ def _unknown(world: World, ask: Ask, told: Told) -> Iterator[str]:
         return  # there may have been no time to hear the others
     for name, spell in serving.items():
         well = not spell.server.troubled(ask.begun) and spell.number not in ask.down
-        if well and name not in ask.wish.exclude and _kept(world, name, ask):
+        if well and name not in ask.preferences.exclude and _kept(world, name, ask):
             yield f"it knows not, and {name} would have said so"
 
 
 def _excused(world: World, name: str, ask: Ask) -> bool:
     """Whether a location may be missed."""
     spells = world.during(ask.begun)[name]
-    lives = any(spell.life(ask.raw) for spell in spells)
+    lives = any(spell.life(ask.image_id) for spell in spells)
     return any(
         spell.server.troubled(ask.oldest)
         or spell.sure > ask.begun  # it came while others were being asked
         or spell.number in ask.down
-        or (lives and (not spell.in_service or name in ask.wish.exclude))
+        or (lives and (not spell.in_service or name in ask.preferences.exclude))
         for spell in spells
     )
 
@@ -141,9 +144,9 @@ def _exact(world: World, ask: Ask, told: Told) -> Iterator[str]:
     """A fresh answer when all can be asked is the truth."""
     serving = world.serving(ask.begun)
     for name in told.owners.keys() & serving.keys():
-        life = serving[name].life(ask.raw)
+        life = serving[name].life(ask.image_id)
         if life is None or not life.during(ask.begun):
             yield f"fresh, and {name} had lost it before"
-    for name in serving.keys() - ask.wish.exclude:
+    for name in serving.keys() - ask.preferences.exclude:
         if told.outcome != "found" and _kept(world, name, ask):
             yield f"fresh, and {name} has it"

@@ -11,8 +11,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
-from resolver.locations import Wish
 from resolver.models import Health, format_id
+from resolver.resolution import Preferences
 from resolver.services import Services, open_services
 from resolver.settings import Settings
 from tests.model.happenings import NAMES, PATIENT, Happenings, Wrong
@@ -28,7 +28,7 @@ class Play(Happenings):
         self._steps: dict[Callable[[], Awaitable[None]], int] = {
             self.ask: 50,
             self.ask_many: 4,
-            self.crowd: 5,
+            self.limiter: 5,
             self.crossing: 4,
             self.create: 7,
             self.copy: 2,
@@ -66,16 +66,16 @@ class Play(Happenings):
     # What clients ask
 
     async def ask(self) -> None:
-        raw = self._some_id()
-        await self._maybe_beside(self._ask(self.one, raw, self._some_wish(raw)))
+        image_id = self._some_id()
+        await self._maybe_beside(self._ask(self.one, image_id, self._some_wish(image_id)))
 
-    async def crowd(self) -> None:
+    async def limiter(self) -> None:
         """Some ask at once, while something changes."""
-        raws = [self._some_id() for _ in range(self.rng.randint(1, 2))]
+        image_ids = [self._some_id() for _ in range(self.rng.randint(1, 2))]
         asks = []
         for _ in range(self.rng.randint(2, 6)):
-            raw = self.rng.choice(raws)
-            asks.append(self._ask(self.one, raw, self._some_wish(raw)))
+            image_id = self.rng.choice(image_ids)
+            asks.append(self._ask(self.one, image_id, self._some_wish(image_id)))
         tasks = [asyncio.ensure_future(one) for one in asks]
         self._running.update(tasks)
         for _ in range(self.rng.randint(0, 3)):
@@ -83,9 +83,9 @@ class Play(Happenings):
         change = self.rng.choice(
             [self.create, self.copy, self.move, self.delete, self.sweep, self.poll, self.remove]
         )
-        holders = [server for server in self.world.servers if server.has(raws[0])]
+        holders = [server for server in self.world.servers if server.has(image_ids[0])]
         if holders and self.rng.random() < 0.5:
-            await self._delete(self.rng.choice(holders), raws[0])
+            await self._delete(self.rng.choice(holders), image_ids[0])
         await change()
         if not any(s.held.on for s in self.world.servers):
             await asyncio.wait(tasks)
@@ -95,20 +95,20 @@ class Play(Happenings):
         found = self._somewhere()
         if found is None or found[0].outage.on or found[0].held.on:
             return
-        server, raw = found
+        server, image_id = found
         places = [name for name, spell in self.world.current().items() if spell.server is server]
         if not places:
             return
         if self.rng.random() < 0.3:  # one that is there in a moment
-            raw = self.rng.randbytes(16)
+            image_id = self.rng.randbytes(16)
         few = self.rng.choice([1, 2, 100])
         self.tell(f"{server.name}: its next {few} answers will cross with a change")
         server.hold(few)
         name = self.rng.choice(places)
         reads = {
-            "ask": self._ask(self.one, raw, self._some_wish(raw)),
-            "fresh": self._ask(self.one, raw, Wish(fresh=True)),
-            "without": self._ask(self.one, raw, Wish(exclude=frozenset({name}))),
+            "ask": self._ask(self.one, image_id, self._some_wish(image_id)),
+            "fresh": self._ask(self.one, image_id, Preferences(fresh=True)),
+            "without": self._ask(self.one, image_id, Preferences(exclude=frozenset({name}))),
             "poll": self._poll(name),
             "sweep": self._sweep(name),
         }
@@ -118,33 +118,46 @@ class Play(Happenings):
         for unused in reads.values():
             unused.close()
         await asyncio.sleep(self.rng.choice([0, 0.002, 0.01]))
-        await (self._delete(server, raw) if server.has(raw) else self._create(server, raw))
+        await (
+            self._delete(server, image_id)
+            if server.has(image_id)
+            else self._create(server, image_id)
+        )
         if self.rng.random() < 0.5:
-            await self._maybe_beside(self._ask(self.one, raw, Wish(exclude=frozenset({name}))))
+            await self._maybe_beside(
+                self._ask(self.one, image_id, Preferences(exclude=frozenset({name})))
+            )
         server.let_go()
         self.tell(f"{server.name}: its answers arrive")
         if not any(s.held.on for s in self.world.servers):
             await asyncio.wait(tasks)
             self._broken()
-            await self._ask(self.one, raw, Wish())
+            await self._ask(self.one, image_id, Preferences())
 
     async def ask_many(self) -> None:
-        raws = [self._some_id() for _ in range(8)]
-        wish = self._some_wish(raws[0])
-        services, asks = self.one, [await self._begin(self.one, raw, wish) for raw in raws]
+        image_ids = [self._some_id() for _ in range(8)]
+        preferences = self._some_wish(image_ids[0])
+        services, asks = (
+            self.one,
+            [await self._begin(self.one, image_id, preferences) for image_id in image_ids],
+        )
         for ask in asks:
             ask.told = ask.many = True  # it never looks at what is kept in the process
-        await self._maybe_beside(self._ask_many(services, asks, wish))
+        await self._maybe_beside(self._ask_many(services, asks, preferences))
 
-    async def _ask_many(self, services: Services, asks: list[Ask], wish: Wish) -> None:
-        cases = {at: ask.case for at, ask in enumerate(asks) if ask.case}
-        forms = await services.resolver.resolve_text([ask.raw for ask in asks], wish, cases)
+    async def _ask_many(
+        self, services: Services, asks: list[Ask], preferences: Preferences
+    ) -> None:
+        letter_cases = {at: ask.letter_case for at, ask in enumerate(asks) if ask.letter_case}
+        forms = await services.resolver.resolve_text(
+            [ask.image_id for ask in asks], preferences, letter_cases
+        )
         for ask, form in zip(asks, forms, strict=True):
-            self._judge(ask, json.loads(form.fill(format_id(ask.raw))))
+            self._judge(ask, json.loads(form.fill(format_id(ask.image_id))))
 
-    async def _ask(self, services: Services, raw: bytes, wish: Wish) -> None:
-        ask = await self._begin(services, raw, wish)
-        answer = await services.resolver.resolve(raw, wish, ask.case)
+    async def _ask(self, services: Services, image_id: bytes, preferences: Preferences) -> None:
+        ask = await self._begin(services, image_id, preferences)
+        answer = await services.resolver.resolve(image_id, preferences, ask.letter_case)
         self._judge(ask, answer.as_json() | {"detail": answer.detail})
 
     def _some_id(self) -> bytes:
@@ -160,17 +173,21 @@ class Play(Happenings):
             )
         )
 
-    def _some_wish(self, raw: bytes) -> Wish:
+    def _some_wish(self, image_id: bytes) -> Preferences:
         kind = self.rng.choices(["plain", "fresh", "owner", "any"], [10, 4, 3, 1])[0]
-        if kind == "owner" and (owners := sorted(self.world.owners(raw))):
-            return Wish(exclude=frozenset({self.rng.choice(owners)}))
+        if kind == "owner" and (owners := sorted(self.world.owners(image_id))):
+            return Preferences(exclude=frozenset({self.rng.choice(owners)}))
         if kind == "any":
-            return Wish(exclude=frozenset({self.rng.choice(NAMES)}), fresh=self.rng.random() < 0.5)
-        return Wish(fresh=kind == "fresh")
+            return Preferences(
+                exclude=frozenset({self.rng.choice(NAMES)}), fresh=self.rng.random() < 0.5
+            )
+        return Preferences(fresh=kind == "fresh")
 
-    async def _begin(self, services: Services, raw: bytes, wish: Wish) -> Ask:
-        cases = {s.lives[raw].case for s in self.world.servers if raw in s.lives} or {0}
-        case = self.rng.choice([*cases, *cases, *cases, 0])
+    async def _begin(self, services: Services, image_id: bytes, preferences: Preferences) -> Ask:
+        letter_cases = {
+            s.lives[image_id].letter_case for s in self.world.servers if image_id in s.lives
+        } or {0}
+        letter_case = self.rng.choice([*letter_cases, *letter_cases, *letter_cases, 0])
         index, told = services.index, self.rng.random() < 0.7
         down = set()
         for spell in self.world.current().values():
@@ -178,18 +195,18 @@ class Play(Happenings):
             known = check is not None and check.versions
             if (check and check.health is Health.DOWN) or not (known or spell.server.standin.v2):
                 down.add(spell.number)
-        claimed = await self._claimed(services, raw)
+        claimed = await self._claimed(services, image_id)
         if told:  # what was told before this answer has arrived
             await index.link.command("PING", quick=True)
-        ask = Ask(raw, case, wish, told, down, claimed)
+        ask = Ask(image_id, letter_case, preferences, told, down, claimed)
         since = ask.begun - self.remember
-        earlier = [begun for begun, ended in self._answered.get(raw, ()) if ended >= since]
-        under_way = [other.begun for other in self._asked.get(raw, ())]
+        earlier = [begun for begun, ended in self._answered.get(image_id, ()) if ended >= since]
+        under_way = [other.begun for other in self._asked.get(image_id, ())]
         ask.oldest = min([since, *earlier, *under_way])
-        self._asked.setdefault(raw, []).append(ask)
+        self._asked.setdefault(image_id, []).append(ask)
         return ask
 
-    async def _claimed(self, services: Services, raw: bytes) -> set[int]:
+    async def _claimed(self, services: Services, image_id: bytes) -> set[int]:
         """The locations of which the index has a claim for an image.
 
         What it knows must not be forgotten while it is true, and what it has learnt to be gone must
@@ -198,30 +215,30 @@ class Play(Happenings):
         """
         deadline = time.monotonic() + AGREED
         while True:
-            (owners,) = (await services.index.claims.lookup([raw])).owners
+            (owners,) = (await services.index.claims.lookup([image_id])).owners
             claimed = {owner.number for owner in owners}
-            if not (wrong := self._mistaken(raw, claimed)):
+            if not (wrong := self._mistaken(image_id, claimed)):
                 return claimed
             if time.monotonic() > deadline:
                 raise Wrong(wrong)
             await asyncio.sleep(0.01)
 
-    def _mistaken(self, raw: bytes, claimed: set[int]) -> str:
+    def _mistaken(self, image_id: bytes, claimed: set[int]) -> str:
         for name, spell in self.world.current().items():
-            claim, life = (spell.number, raw), spell.life(raw)
+            claim, life = (spell.number, image_id), spell.life(image_id)
             if spell.number in claimed:
                 if claim in self._gone:
-                    return f"{raw.hex()[:8]} is claimed again at {name}, where it was gone"
+                    return f"{image_id.hex()[:8]} is claimed again at {name}, where it was gone"
                 self._claims.add(claim)
             elif claim in self._claims and life and life.died == math.inf:
-                return f"{raw.hex()[:8]} is not claimed any more at {name}, where it is"
+                return f"{image_id.hex()[:8]} is not claimed any more at {name}, where it is"
             elif claim in self._claims:
                 self._gone.add(claim)
         return ""
 
     def _judge(self, ask: Ask, answer: dict[str, Any]) -> None:
-        self._asked[ask.raw].remove(ask)
-        self._answered.setdefault(ask.raw, []).append((ask.begun, time.monotonic()))
+        self._asked[ask.image_id].remove(ask)
+        self._answered.setdefault(ask.image_id, []).append((ask.begun, time.monotonic()))
         owners = {one["location"]: one["uri"] for one in answer["owners"]}
         told = Told(answer["outcome"], owners, answer["missing"])
         self.tell(f"{ask}: {told} ({answer['source']})")
@@ -259,11 +276,13 @@ class Play(Happenings):
     async def _not_right(self, services: Services) -> str:
         current = self.world.current()
         serving = [s for s in current.values() if s.in_service]
-        for raw in self.world.ids():
-            answer = await services.resolver.resolve(raw, Wish())
-            offered = {offer.place.name for offer in answer.offers}
-            elsewhere = {n for n, s in current.items() if not s.in_service and s.server.has(raw)}
-            owners = self.world.owners(raw)
+        for image_id in self.world.ids():
+            answer = await services.resolver.resolve(image_id, Preferences())
+            offered = {offer.view.name for offer in answer.offers}
+            elsewhere = {
+                n for n, s in current.items() if not s.in_service and s.server.has(image_id)
+            }
+            owners = self.world.owners(image_id)
             outcome = "found" if owners else "unknown" if elsewhere or not serving else "absent"
             if (answer.outcome, offered) != (outcome, owners):
                 return (

@@ -28,7 +28,7 @@ SILENCE = 0.25
 class Life:
     """One image at one server."""
 
-    case: int
+    letter_case: int
     born: float
     died: float = math.inf
 
@@ -118,28 +118,28 @@ class Served:
         self._go.set()
         self.held.end()
 
-    def create(self, raw: bytes, case: int, **fields: object) -> None:
-        self.standin.add(id=format_id(raw, case), **fields)
-        self.lives[raw] = Life(case, time.monotonic())
+    def create(self, image_id: bytes, letter_case: int, **fields: object) -> None:
+        self.standin.add(id=format_id(image_id, letter_case), **fields)
+        self.lives[image_id] = Life(letter_case, time.monotonic())
 
-    def delete(self, raw: bytes) -> None:
-        self.standin.delete(format_id(raw, self.lives[raw].case))
-        self.lives[raw].died = time.monotonic()
+    def delete(self, image_id: bytes) -> None:
+        self.standin.delete(format_id(image_id, self.lives[image_id].letter_case))
+        self.lives[image_id].died = time.monotonic()
 
-    def has(self, raw: bytes) -> bool:
-        return raw in self.lives and self.lives[raw].died == math.inf
+    def has(self, image_id: bytes) -> bool:
+        return image_id in self.lives and self.lives[image_id].died == math.inf
 
     def there(self) -> list[bytes]:
-        return [raw for raw in self.lives if self.has(raw)]
+        return [image_id for image_id in self.lives if self.has(image_id)]
 
-    def notification(self, raw: bytes, kind: str) -> bytes:
+    def notification(self, image_id: bytes, kind: str) -> bytes:
         """What this server's broker says of an image now."""
         message = {
             "event_type": f"image.{kind}",
             "message_id": str(uuid.uuid4()),
             "timestamp": datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S.%f"),
             "payload": {
-                "id": format_id(raw, self.lives[raw].case),
+                "id": format_id(image_id, self.lives[image_id].letter_case),
                 "status": "deleted" if kind == "delete" else "active",
                 "deleted": kind == "delete",
             },
@@ -162,8 +162,8 @@ class Spell:
     def in_service(self) -> bool:
         return self.state is not State.MAINTENANCE
 
-    def life(self, raw: bytes) -> Life | None:
-        return self.server.lives.get(raw)
+    def life(self, image_id: bytes) -> Life | None:
+        return self.server.lives.get(image_id)
 
 
 @dataclass
@@ -201,10 +201,10 @@ class World:
         if spell:
             spells.append(spell)
 
-    def owners(self, raw: bytes) -> set[str]:
+    def owners(self, image_id: bytes) -> set[str]:
         """The locations in service that have an image now."""
-        return {n for n, s in self.current().items() if s.in_service and s.server.has(raw)}
+        return {n for n, s in self.current().items() if s.in_service and s.server.has(image_id)}
 
     def ids(self) -> list[bytes]:
         """All images that ever were somewhere."""
-        return list(dict.fromkeys(raw for server in self.servers for raw in server.lives))
+        return list(dict.fromkeys(image_id for server in self.servers for image_id in server.lives))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.gateway.conftest import start
-from tests.gateway.test_door import ordinary
+from tests.gateway.test_fast_path import ordinary
 from tests.support.certificates import Authority
 
 __all__ = ["ordinary", "start"]

@@ -68,7 +68,7 @@ FIELDS = [
 ]
 PLACES = [f"/v2/images/{ID}", f"/resolve/{ID}", "/locations", "/metrics", "/versions", "/none"]
 
-BODIES = {
+BODY_BUDGET = {
     **{
         name: text.encode() for name, text in {"null": "null", "text": '"x"', "number": "1"}.items()
     },
@@ -198,12 +198,12 @@ async def test_header_fields(gateway: Gateway, faults: list[str]) -> None:
                 well(told, f"{field[:60]} {path}")
 
 
-@pytest.mark.parametrize("name", BODIES)
+@pytest.mark.parametrize("name", BODY_BUDGET)
 async def test_bodies(gateway: Gateway, faults: list[str], name: str) -> None:
     for method, path in TAKERS:
         for fields in (LOGGED_IN, LOGGED_IN + AS_JSON):
-            told = await answer(port_of(gateway), request(method, path, fields, BODIES[name]))
-            if told or len(BODIES[name]) < 10_000:
+            told = await answer(port_of(gateway), request(method, path, fields, BODY_BUDGET[name]))
+            if told or len(BODY_BUDGET[name]) < 10_000:
                 well(told, f"{method} {path} {name}")
             if name.startswith("UTF"):
                 assert statuses(told)[-1] in ("400", "415"), "JSON is UTF-8"

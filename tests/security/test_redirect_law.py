@@ -14,7 +14,7 @@ from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
 from resolver.gateway.server import serving
-from resolver.models import Check, Health, State, format_id, letter_case, parse_id
+from resolver.models import Check, Health, State, format_id, letter_case_of, parse_id
 from resolver.services import open_services
 from resolver.settings import Settings
 from tests.gateway.conftest import V1, V2
@@ -176,14 +176,14 @@ def permitted(table: list[Place], target: str) -> set[str]:
     image = re.search(r"/v[12]/images/([^/?#]*)", target)
     if image is not None:
         try:
-            raw = parse_id(re.sub("%2[dD]", "-", image[1]))
+            image_id = parse_id(re.sub("%2[dD]", "-", image[1]))
         except Exception:
             return set()
         for place in table:
             for n in place.owns if place.state != State.MAINTENANCE else ():
-                if parse_id(IMAGES[n]) == raw:
+                if parse_id(IMAGES[n]) == image_id:
                     text = IMAGES[n].upper() if place.upper else IMAGES[n]
-                    spelt = format_id(raw, letter_case(text))
+                    spelt = format_id(image_id, letter_case_of(text))
                     starts |= {f"{place.url}/v{api}/images/{spelt}" for api in (1, 2)}
     elif target.startswith("/v2/schemas/"):
         starts = {f"{p.url}/v2/schemas/" for p in table if p.state != State.MAINTENANCE}
@@ -203,7 +203,7 @@ async def check(table: list[Place], asked: list[Any]) -> int:
             await services.index.records.set_check(location.number, look)
             for image in place.owns:
                 text = IMAGES[image].upper() if place.upper else IMAGES[image]
-                await services.registry.claim(f"l{n}", parse_id(text), letter_case(text))
+                await services.registry.claim(f"l{n}", parse_id(text), letter_case_of(text))
         for method, target, extra in asked:
             head = await head_of(int(url.rpartition(":")[2]), method, target, extra)
             lines = head.split("\r\n")[1:-2]

@@ -52,8 +52,8 @@ async def works(url: str) -> None:
         for _ in range(2):
             assert (await one.claims.lookup(IDS)).owners == [(Owner(1),)] * len(IDS)
         await wait_until(one.link.sure, message="the connection is tracked")
-        for raw in IDS:
-            await one.claims.lookup([raw], keep=True)
+        for image_id in IDS:
+            await one.claims.lookup([image_id], keep=True)
         assert one.claims.kept(IDS[3]) is not None
         await other.claims.claim(2, IDS[3:4])
         await wait_until(lambda: one.claims.kept(IDS[3]) is None, message="the change is told")

@@ -12,7 +12,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from resolver.gateway import versions
+from resolver.gateway.api import version_documents
 from resolver.gateway.tokens import Tokens
 from resolver.settings import Settings
 from resolver.standin import StandIn
@@ -158,7 +158,7 @@ async def test_a_fault_of_ours_is_told_by_its_request_id_only(
         raise RuntimeError(f"cannot read /etc/glance-resolver/secret with {PASSWORD}")
 
     gateway = await start()
-    monkeypatch.setattr(versions, "document", broken)
+    monkeypatch.setattr(version_documents, "document", broken)
     reply, body = await gateway.get("/versions")
     assert (reply.status, body["code"]) == (500, "internal-error")
     assert (

@@ -36,7 +36,7 @@ OPEN = f"GET /v2/images/{POISON} HTTP/1.1\r\nHost: hidden\r\nX-Rest: "
 """The same without an end: what comes next on the connection would be a part of it."""
 
 POST = f"POST /resolve?exclude={N} HTTP/1.1\r\nHost: a\r\nContent-Type: text/plain\r\n"
-DOOR = f"GET /v2/images/{KNOWN} HTTP/1.1\r\nHost: a\r\n"
+FAST_PATH = f"GET /v2/images/{KNOWN} HTTP/1.1\r\nHost: a\r\n"
 
 
 QUIET = 0.2
@@ -145,24 +145,24 @@ WEBSOCKET = "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25
 POST_1_0 = POST.replace("1.1", "1.0")
 
 OTHERS = {
-    "body on GET": f"{DOOR}Content-Length: {len(HIDDEN)}\r\n\r\n{HIDDEN}",
-    "body on GET, chunked": f"{DOOR}{TE}\r\n\r\n{chunked(HIDDEN)}",
-    "body on GET, CL.TE": f"{DOOR}Content-Length: {len(LATE)}\r\n{TE}\r\n\r\n{LATE}",
-    "body on HEAD": f"HEAD{DOOR[3:]}Content-Length: {len(HIDDEN)}\r\n\r\n{HIDDEN}",
-    "body on DELETE": f"DELETE{DOOR[3:]}Content-Length: {len(HIDDEN)}\r\n\r\n{HIDDEN}",
-    "body that is not read": f"PUT{DOOR[3:]}Content-Length: {len(HIDDEN)}\r\n\r\n{HIDDEN}",
-    "body that is not read, chunked": f"PUT{DOOR[3:]}{TE}\r\n\r\n{chunked(HIDDEN)}",
+    "body on GET": f"{FAST_PATH}Content-Length: {len(HIDDEN)}\r\n\r\n{HIDDEN}",
+    "body on GET, chunked": f"{FAST_PATH}{TE}\r\n\r\n{chunked(HIDDEN)}",
+    "body on GET, CL.TE": f"{FAST_PATH}Content-Length: {len(LATE)}\r\n{TE}\r\n\r\n{LATE}",
+    "body on HEAD": f"HEAD{FAST_PATH[3:]}Content-Length: {len(HIDDEN)}\r\n\r\n{HIDDEN}",
+    "body on DELETE": f"DELETE{FAST_PATH[3:]}Content-Length: {len(HIDDEN)}\r\n\r\n{HIDDEN}",
+    "body that is not read": f"PUT{FAST_PATH[3:]}Content-Length: {len(HIDDEN)}\r\n\r\n{HIDDEN}",
+    "body that is not read, chunked": f"PUT{FAST_PATH[3:]}{TE}\r\n\r\n{chunked(HIDDEN)}",
     "body where nothing is": f"PUT /none HTTP/1.1\r\nHost: a\r\n{TE}\r\n\r\n{chunked(HIDDEN)}",
     "body without length": f"{POST}\r\n{HIDDEN}",
     "half a body": f"{POST}Content-Length: 500\r\n\r\n{HIDDEN}",
-    "pipelined": f"{DOOR}\r\n{DOOR}\r\n{HIDDEN}",
+    "pipelined": f"{FAST_PATH}\r\n{FAST_PATH}\r\n{HIDDEN}",
     "pipelined behind a body": f"{POST}Content-Length: 2\r\n\r\nab{HIDDEN}",
-    "LF only": f"{DOOR}\r\n{HIDDEN}".replace("\r\n", "\n"),
-    "LF at the end of the fields": f"{DOOR}A: b\n\r\n{HIDDEN}",
-    "CR alone in a value": f"{DOOR}A: b\rContent-Length: {len(OPEN)}\r\n\r\n{OPEN}",
-    "LF alone in a value": f"{DOOR}A: b\nContent-Length: {len(OPEN)}\r\n\r\n{OPEN}",
-    "CR alone as line end": f"{DOOR}\r\n".replace("\r\n", "\r") + HIDDEN,
-    "null in a value": f"{DOOR}A: b\x00c\r\nContent-Length: {len(OPEN)}\r\n\r\n{OPEN}",
+    "LF only": f"{FAST_PATH}\r\n{HIDDEN}".replace("\r\n", "\n"),
+    "LF at the end of the fields": f"{FAST_PATH}A: b\n\r\n{HIDDEN}",
+    "CR alone in a value": f"{FAST_PATH}A: b\rContent-Length: {len(OPEN)}\r\n\r\n{OPEN}",
+    "LF alone in a value": f"{FAST_PATH}A: b\nContent-Length: {len(OPEN)}\r\n\r\n{OPEN}",
+    "CR alone as line end": f"{FAST_PATH}\r\n".replace("\r\n", "\r") + HIDDEN,
+    "null in a value": f"{FAST_PATH}A: b\x00c\r\nContent-Length: {len(OPEN)}\r\n\r\n{OPEN}",
     "space before the colon": f"{POST}Content-Length : {len(OPEN)}\r\n\r\n{OPEN}",
     "tab before the colon": f"{POST}Content-Length\t: {len(OPEN)}\r\n\r\n{OPEN}",
     "folded": f"{POST}Content-Length:\r\n {len(OPEN)}\r\n\r\n{OPEN}",
@@ -170,23 +170,23 @@ OTHERS = {
     "hop by hop": f"{POST}Connection: Content-Length\r\nContent-Length: {len(OPEN)}\r\n\r\n{OPEN}",
     "underscore in the name": f"{POST}Content_Length: {len(OPEN)}\r\n\r\n{OPEN}",
     "expects": f"{POST}Expect: 100-continue\r\nContent-Length: {len(HIDDEN)}\r\n\r\n{HIDDEN}",
-    "expects something else": f"{DOOR}Expect: x\r\nContent-Length: {len(HIDDEN)}\r\n\r\n{HIDDEN}",
-    "upgrade": f"{DOOR}{UPGRADE}, HTTP2-Settings\r\nUpgrade: h2c\r\n{H2C}\r\n\r\n{HIDDEN}",
-    "websocket": f"{DOOR}{UPGRADE}\r\nUpgrade: websocket\r\n{WEBSOCKET}\r\n\r\n{HIDDEN}",
+    "expects something else": f"{FAST_PATH}Expect: x\r\nContent-Length: {len(HIDDEN)}\r\n\r\n{HIDDEN}",
+    "upgrade": f"{FAST_PATH}{UPGRADE}, HTTP2-Settings\r\nUpgrade: h2c\r\n{H2C}\r\n\r\n{HIDDEN}",
+    "websocket": f"{FAST_PATH}{UPGRADE}\r\nUpgrade: websocket\r\n{WEBSOCKET}\r\n\r\n{HIDDEN}",
     "HTTP/1.0 kept alive": f"{POST_1_0}Connection: keep-alive\r\n{TE}\r\n\r\n{chunked(HIDDEN)}",
     "HTTP/0.9": f"GET /v2/images/{POISON}\r\n\r\n{HIDDEN}",
-    "HTTP/1.2": f"{DOOR.replace('1.1', '1.2')}\r\n{HIDDEN}",
-    "HTTP/11.1": f"{DOOR.replace('1.1', '11.1')}\r\n{HIDDEN}",
+    "HTTP/1.2": f"{FAST_PATH.replace('1.1', '1.2')}\r\n{HIDDEN}",
+    "HTTP/11.1": f"{FAST_PATH.replace('1.1', '11.1')}\r\n{HIDDEN}",
     "HTTP/2": f"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n{HIDDEN}",
-    "spaces in the request line": f"{DOOR.replace(' HTTP', '  HTTP')}\r\n{HIDDEN}",
-    "LF in the request line": f"{DOOR.replace(' HTTP', ' X' + chr(10) + 'HTTP')}\r\n{HIDDEN}",
-    "two hosts": f"{DOOR}Host: b\r\n\r\n{HIDDEN}",
+    "spaces in the request line": f"{FAST_PATH.replace(' HTTP', '  HTTP')}\r\n{HIDDEN}",
+    "LF in the request line": f"{FAST_PATH.replace(' HTTP', ' X' + chr(10) + 'HTTP')}\r\n{HIDDEN}",
+    "two hosts": f"{FAST_PATH}Host: b\r\n\r\n{HIDDEN}",
     "no host": f"GET /v2/images/{POISON} HTTP/1.1\r\n\r\n{HIDDEN}",
     "absolute form": f"GET http://b/v2/images/{POISON} HTTP/1.1\r\nHost: a\r\n\r\n{HIDDEN}",
     "CONNECT": f"CONNECT a:80 HTTP/1.1\r\nHost: a\r\n\r\n{HIDDEN}",
     "TRACE": f"TRACE / HTTP/1.1\r\nHost: a\r\nContent-Length: {len(HIDDEN)}\r\n\r\n{HIDDEN}",
-    "empty lines before": f"\r\n\r\n{DOOR}\r\n{HIDDEN}",
-    "lower-case method": f"get{DOOR[3:]}\r\n{HIDDEN}",
+    "empty lines before": f"\r\n\r\n{FAST_PATH}\r\n{HIDDEN}",
+    "lower-case method": f"get{FAST_PATH[3:]}\r\n{HIDDEN}",
 }
 
 ATTACKS = {
@@ -252,7 +252,7 @@ async def exchange(port: int, text: str) -> Told:
     return Told(told.decode("latin-1"), ended)
 
 
-class Seen(logging.Handler):
+class HealthSample(logging.Handler):
     """What the gateway saw, by its own log: each request, and how many were none."""
 
     def __init__(self) -> None:
@@ -273,9 +273,9 @@ class Seen(logging.Handler):
 
 
 @pytest.fixture
-def seen(caplog: pytest.LogCaptureFixture) -> Iterator[Seen]:
+def seen(caplog: pytest.LogCaptureFixture) -> Iterator[HealthSample]:
     caplog.set_level(logging.INFO)
-    handler = Seen()
+    handler = HealthSample()
     logging.getLogger().addHandler(handler)
     yield handler
     logging.getLogger().removeHandler(handler)
@@ -305,7 +305,7 @@ def statuses(told: str) -> list[str]:
 
 
 async def test_what_could_be_read_in_two_ways_is_refused_and_ends_the_connection(
-    gateway: Gateway, seen: Seen
+    gateway: Gateway, seen: HealthSample
 ) -> None:
     for n, (name, text) in enumerate(ATTACKS.items()):
         told, ended = await exchange(port_of(gateway), numbered(text, n))
@@ -331,7 +331,7 @@ async def victim(port: int, n: int) -> None:
 @pytest.mark.balancer
 @pytest.mark.parametrize("kind", [Haproxy, Nginx])
 async def test_a_proxy_and_the_gateway_agree_on_every_request(
-    gateway: Gateway, seen: Seen, kind: type[Balancer]
+    gateway: Gateway, seen: HealthSample, kind: type[Balancer]
 ) -> None:
     balancer = started(kind(port_of(gateway)))
     numbers = iter(range(len(ATTACKS)))

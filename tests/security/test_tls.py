@@ -22,12 +22,12 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from resolver.errors import SettingsError
-from resolver.gateway.tls import load
+from resolver.gateway.net.tls import load
 from resolver.settings import load_settings
 from tests.cli.test_serve import run, serve
 from tests.cli.test_workers import workers
 from tests.gateway.conftest import ADMIN, TOKEN, Start
-from tests.gateway.test_door import Ordinary
+from tests.gateway.test_fast_path import Ordinary
 from tests.support.certificates import Authority, Files
 from tests.support.wait import wait_until
 

@@ -13,16 +13,16 @@ from aiohttp.typedefs import Handler
 
 from resolver.glance import Server, connect
 from resolver.index import Lookup
-from resolver.locations import Answer, Wish
-from resolver.models import Check, Health, Sweep, letter_case, parse_id
+from resolver.models import Check, Health, Sweep, letter_case_of, parse_id
+from resolver.resolution import Answer, Preferences
 from resolver.services import Services, open_services
 from resolver.settings import Settings
 from resolver.standin import StandIn
 from tests.support.faults import Fault, Switch
 from tests.support.indexing import SETTINGS
 
-ANY = Wish()
-FRESH = Wish(fresh=True)
+ANY = Preferences()
+FRESH = Preferences(fresh=True)
 
 
 def is_question(request: web.Request) -> bool:
@@ -132,7 +132,7 @@ class Cloud:
         self._switches[name].fault = fault
 
     async def claim(self, name: str, text: str) -> None:
-        await self.index.claims.claim(self.numbers[name], {parse_id(text): letter_case(text)})
+        await self.index.claims.claim(self.numbers[name], {parse_id(text): letter_case_of(text)})
 
     async def owners(self, text: str) -> set[str]:
         """Locations that have the image by the index."""
@@ -140,8 +140,10 @@ class Cloud:
         names = {number: name for name, number in self.numbers.items()}
         return {names[owner.number] for owner in owners}
 
-    async def resolve(self, text: str, wish: Wish = ANY) -> Answer:
-        return await self.services.resolver.resolve(parse_id(text), wish, letter_case(text))
+    async def resolve(self, text: str, preferences: Preferences = ANY) -> Answer:
+        return await self.services.resolver.resolve(
+            parse_id(text), preferences, letter_case_of(text)
+        )
 
     def lookups(self) -> Callable[[], int]:
         """Tells of how many ids lookups have ended from now on."""

@@ -8,9 +8,9 @@ import aiohttp
 
 from resolver.glance import Server
 from resolver.index import Index
-from resolver.locations import Place, Terms
-from resolver.locations.validate import parse_location
 from resolver.models import Location, Progress, Status, Sweep, format_id
+from resolver.registry import FreshnessPolicy, LocationView
+from resolver.registry.validation import parse_location
 from resolver.standin import StandIn
 from resolver.sync.sweep import Sweeper
 
@@ -52,12 +52,12 @@ class Sweeping:
     async def claimed(self, location: Location) -> set[str]:
         """Ids that the index has of a location, as that location spells them."""
         return {
-            format_id(raw, case)
+            format_id(image_id, letter_case)
             async for _, claims in self.index.claims.of_location(location.number)
-            for raw, case in claims.items()
+            for image_id, letter_case in claims.items()
         }
 
 
 def doubt(location: Location, sweep: Sweep) -> str:
     """Why a sweep that has just ended does not vouch; empty when it does."""
-    return Place(location, Status(sweep=sweep), Terms(600)).doubt(sweep.ended or 0)
+    return LocationView(location, Status(sweep=sweep), FreshnessPolicy(600)).doubt(sweep.ended or 0)

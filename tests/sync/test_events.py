@@ -23,8 +23,8 @@ from resolver.models import parse_id
 from resolver.services import Services, open_services
 from resolver.settings import Settings
 from resolver.standin import StandIn
-from resolver.sync import follow
-from resolver.sync.events import REMEMBERED, Latest, apply
+from resolver.sync import notification_consumer
+from resolver.sync.deletion_log import REMEMBERED, DeletionLog, apply
 from tests.support.indexing import indexing, swept
 from tests.support.notifications import envelope, message, publishing
 from tests.support.rabbit import RabbitServer
@@ -93,8 +93,8 @@ def test_what_says_nothing_of_an_image(body: bytes) -> None:
 
 @given(st.recursive(st.none() | st.booleans() | st.floats() | st.text(), st.lists) | st.binary())
 def test_no_body_breaks_the_reader(body: Any) -> None:
-    raw = body if isinstance(body, bytes) else encoded(body)
-    assert parse_notice(raw) is None
+    image_id = body if isinstance(body, bytes) else encoded(body)
+    assert parse_notice(image_id) is None
     parse_notice(
         encoded(
             {"event_type": "image.create", "payload": {"id": A}, "timestamp": body}
@@ -107,15 +107,15 @@ def test_no_body_breaks_the_reader(body: Any) -> None:
 def test_a_spelling_is_kept() -> None:
     notice = parse_notice(encoded(message("image.create", {"id": A.upper()})))
     assert notice is not None
-    assert (notice.raw, notice.case != 0) == (RAW, True)
+    assert (notice.image_id, notice.letter_case != 0) == (RAW, True)
 
 
-def notice(*, gone: bool = False, stamp: float = NOON, raw: bytes = RAW) -> Notice:
-    return Notice(raw, 0, gone, stamp)
+def notice(*, gone: bool = False, stamp: float = NOON, image_id: bytes = RAW) -> Notice:
+    return Notice(image_id, 0, gone, stamp)
 
 
 def test_what_is_older_than_the_latest_is_no_news() -> None:
-    latest = Latest()
+    latest = DeletionLog()
     assert latest.is_news(notice(gone=True, stamp=NOON))
     assert not latest.is_news(notice(stamp=NOON - 1))
     assert not latest.is_news(notice(stamp=NOON)), "at the same moment the deletion comes last"
@@ -124,9 +124,9 @@ def test_what_is_older_than_the_latest_is_no_news() -> None:
 
 
 def test_only_so_many_images_are_remembered() -> None:
-    latest = Latest()
+    latest = DeletionLog()
     for number in range(REMEMBERED + 10):
-        latest.is_news(notice(raw=number.to_bytes(16, "big"), gone=True))
+        latest.is_news(notice(image_id=number.to_bytes(16, "big"), gone=True))
     assert len(latest._left) == REMEMBERED
 
 
@@ -139,7 +139,7 @@ async def test_events_in_any_order_end_the_same(index: Index) -> None:
     created, deleted = notice(stamp=NOON), notice(gone=True, stamp=NOON + 1)
     for order in ([created, deleted], [deleted, created], [created, deleted, created, deleted]):
         for batches in ([order], [[one] for one in order]):
-            latest = Latest()
+            latest = DeletionLog()
             for batch in batches:
                 await apply(index, 1, latest, batch)
             assert await owners(index) == set()
@@ -148,7 +148,7 @@ async def test_events_in_any_order_end_the_same(index: Index) -> None:
 async def test_a_batch_that_comes_again_ends_as_it_did(index: Index) -> None:
     """Redis failed before it was acknowledged: an image that was created anew stays."""
     batch = [notice(gone=True, stamp=NOON), notice(stamp=NOON + 1)]
-    latest = Latest()
+    latest = DeletionLog()
     for _ in range(2):
         await apply(index, 1, latest, batch)
         assert await owners(index) == {1}
@@ -157,14 +157,14 @@ async def test_a_batch_that_comes_again_ends_as_it_did(index: Index) -> None:
 async def test_a_delete_at_one_location_leaves_the_others(index: Index) -> None:
     await index.claims.claim(1, [RAW])
     await index.claims.claim(2, [RAW])
-    assert await apply(index, 1, Latest(), [notice(gone=True)]) == 1
+    assert await apply(index, 1, DeletionLog(), [notice(gone=True)]) == 1
     assert await owners(index) == {2}
 
 
 async def test_a_listing_read_before_a_delete_does_not_undo_it(index: Index) -> None:
     asked = time.monotonic()
-    await apply(index, 1, Latest(), [notice(gone=True)])
-    assert await index.sightings.saw(1, {RAW: 0}, asked) == 0
+    await apply(index, 1, DeletionLog(), [notice(gone=True)])
+    assert await index.observations.record_present(1, {RAW: 0}, asked) == 0
     assert await owners(index) == set()
 
 
@@ -344,7 +344,7 @@ async def test_what_was_lost_while_nobody_was_linked_is_swept(
     redis_url: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(follow, "UNLINKED", 0.0)
+    monkeypatch.setattr(notification_consumer, "UNLINKED", 0.0)
     server.fill(20, seed=3)
     async with publishing(rabbit_server.url, exchange) as glance:
         async with indexing(redis_url) as services:
@@ -370,7 +370,7 @@ async def test_what_kills_every_link_is_dropped(
     redis_url: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(follow, "LONGEST_PAUSE", 0.1)
+    monkeypatch.setattr(notification_consumer, "LONGEST_PAUSE", 0.1)
     async with (
         publishing(rabbit_server.url, exchange) as glance,
         indexing(redis_url) as services,

@@ -10,7 +10,7 @@ from resolver.models import Check, Health
 from resolver.services import Services, open_services
 from resolver.settings import Settings
 from resolver.standin import StandIn
-from resolver.sync.check import DOWN_AFTER
+from resolver.sync.health import DOWN_AFTER
 from tests.support import faults
 from tests.support.faults import Switch
 from tests.support.indexing import indexing, running

@@ -8,8 +8,8 @@ from dataclasses import replace
 
 import pytest
 
-from resolver.locations import Wish
 from resolver.models import Health, Outcome, Progress, parse_id
+from resolver.resolution import Preferences
 from resolver.services import Services
 from resolver.standin import StandIn
 from resolver.sync import sweep as sweep_module
@@ -24,7 +24,7 @@ NOWHERE = "00000000-0000-4000-8000-000000000000"
 
 
 async def outcome(services: Services, image_id: str) -> Outcome:
-    answer = await services.resolver.resolve(parse_id(image_id), Wish())
+    answer = await services.resolver.resolve(parse_id(image_id), Preferences())
     return answer.outcome
 
 
@@ -283,7 +283,9 @@ async def test_a_server_with_odd_versions_harms_only_itself(
 async def test_a_sweep_that_breaks_in_us_is_told_and_waited_for(
     server: StandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sweep_module.Sweeper, "_believe", None)  # as a mistake of ours would
+    monkeypatch.setattr(
+        sweep_module.Sweeper, "_check_shrink_guard", None
+    )  # as a mistake of ours would
     async with indexing("memory:") as services:
         await services.registry.put("one", {"url": server.url})
 

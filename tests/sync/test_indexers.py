@@ -8,8 +8,8 @@ from contextlib import AsyncExitStack
 
 import pytest
 
-from resolver.locations import Wish
 from resolver.models import Outcome, parse_id
+from resolver.resolution import Preferences
 from resolver.services import open_services
 from resolver.settings import Settings
 from resolver.standin import StandIn
@@ -108,14 +108,14 @@ async def test_a_gateway_answers_from_what_an_indexer_learns(
     redis_url: str, server: StandIn
 ) -> None:
     server.fill(20, seed=1)
-    (raw,) = [parse_id(image_id) for image_id in list(server.ids())[:1]]
+    (image_id,) = [parse_id(image_id) for image_id in list(server.ids())[:1]]
     settings = Settings(redis_url=redis_url, **SETTINGS)
     async with open_services(settings) as gateway, indexing(redis_url) as indexer:
         await gateway.registry.put("one", {"url": server.url})
         await swept(indexer, "one")
 
         async def outcome() -> Outcome:
-            answer = await gateway.resolver.resolve(raw, Wish())
+            answer = await gateway.resolver.resolve(image_id, Preferences())
             return answer.outcome
 
         assert await outcome() is Outcome.FOUND

@@ -16,8 +16,8 @@ from aiohttp.typedefs import Handler
 
 from resolver.glance import Server
 from resolver.index import Index
-from resolver.locations import Wish
 from resolver.models import Location, Outcome, Poll, Sweep, format_id, parse_id
+from resolver.resolution import Preferences
 from resolver.services import Services, open_services
 from resolver.settings import Settings
 from resolver.standin import StandIn
@@ -32,7 +32,7 @@ from tests.support.sweeping import Sweeping
 from tests.support.wait import wait_until
 from tests.sync.conftest import StartServer
 
-ID, OTHER, THIRD = [format_id(raw) for raw in make_ids(3)]
+ID, OTHER, THIRD = [format_id(image_id) for image_id in make_ids(3)]
 HOUR = 3600.0
 OFTEN: dict[str, Any] = {"poll_interval": 0.2, "health_interval": 3600}
 
@@ -317,7 +317,7 @@ async def test_an_image_deleted_while_its_listing_was_under_way(
     going = asyncio.create_task(polling.poll())
     await wait_until(lambda: hold.waiting, message="the page is made and not here yet")
     server.delete(ID)
-    await polling.sweeping.index.sightings.lost(polling.location.number, [parse_id(ID)])
+    await polling.sweeping.index.observations.lost(polling.location.number, [parse_id(ID)])
     hold.open.set()
     await going
     assert await polling.claimed() == {OTHER}
@@ -332,7 +332,7 @@ async def test_an_image_deleted_between_page_and_claim(
 
     async def crossing(number: int, ids: Any) -> int:
         if list(ids):
-            await index.sightings.lost(number, list(ids))
+            await index.observations.lost(number, list(ids))
         return await claim(number, ids)
 
     index.claims.claim = crossing  # type: ignore[method-assign]
@@ -361,7 +361,7 @@ async def polled(services: Services, name: str = "one", *, since: float = 0) -> 
 
 
 async def outcome(services: Services, text: str) -> Outcome:
-    return (await services.resolver.resolve(parse_id(text), Wish())).outcome
+    return (await services.resolver.resolve(parse_id(text), Preferences())).outcome
 
 
 @asynccontextmanager

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from resolver.errors import LocationUnavailable
-from resolver.models import format_id, letter_case
+from resolver.models import format_id, letter_case_of
 from resolver.standin import Caller, StandIn
 from tests.support.ids import make_ids
 from tests.support.sweeping import Sweeping, doubt
@@ -120,12 +120,12 @@ async def test_a_claim_in_another_spelling_is_corrected(
     sweeping: Sweeping, server: StandIn, upper: bool
 ) -> None:
     """Such as one made by hand, or for an image that was made anew."""
-    raw = b"\xab" * 16
-    spelt = {False: format_id(raw), True: format_id(raw).upper()}
+    image_id = b"\xab" * 16
+    spelt = {False: format_id(image_id), True: format_id(image_id).upper()}
     server.add(id=spelt[upper])
     location = await sweeping.register(server)
-    wrong = letter_case(spelt[not upper])
-    await sweeping.index.claims.claim(location.number, {raw: wrong})
+    wrong = letter_case_of(spelt[not upper])
+    await sweeping.index.claims.claim(location.number, {image_id: wrong})
     sweep = await sweeping.sweep(location)
     assert (sweep.claimed, sweep.released) == (0, 0)
     assert await sweeping.claimed(location) == {spelt[upper]}
@@ -134,8 +134,8 @@ async def test_a_claim_in_another_spelling_is_corrected(
 async def test_a_server_of_upper_case_ids_is_not_taken_for_one_that_shrank(
     sweeping: Sweeping, server: StandIn
 ) -> None:
-    for raw in make_ids(40):
-        server.add(id=format_id(raw).upper())
+    for image_id in make_ids(40):
+        server.add(id=format_id(image_id).upper())
     location = await sweeping.register(server)
     await sweeping.sweep(location)
     sweep = await sweeping.sweep(location)

@@ -1,0 +1,1 @@
+"""HTTP handlers: each parses, asks and renders."""

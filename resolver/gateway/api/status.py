@@ -1,0 +1,155 @@
+"""For machines that watch the resolver, and the index's figures."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from functools import cache
+from importlib import resources
+from typing import Any
+
+from aiohttp import web
+
+from resolver import __version__
+from resolver.errors import IndexUnavailable
+from resolver.gateway.app_keys import METRICS, SERVICES
+from resolver.gateway.problem import NO_STORE, json_response, problem
+from resolver.index import Census, Index
+from resolver.registry.registry import rfc3339
+from resolver.services import Services
+
+READY_TIMEOUT = 1.0
+"""Seconds that Redis may take before this process counts as not ready."""
+
+STALLED = 60.0
+"""Seconds without a round after which the indexer counts as stalled."""
+
+CENSUS_SHARE = 20
+"""A census is not begun within this many times the time that the last one took, so that
+watching costs at most a twentieth of Redis."""
+
+
+class Counter:
+    """Takes the census of the index, one at a time and not too often."""
+
+    def __init__(self, index: Index) -> None:
+        self._index = index
+        self._lock = asyncio.Lock()
+        self._last: Census | None = None
+
+    async def census(self) -> Census:
+        """Figures of now, or of a little ago where taking them is dear."""
+        async with self._lock:
+            last = self._last
+            if last is None or abs(time.time() - last.at) > CENSUS_SHARE * last.seconds:
+                self._last = last = await self._index.claims.census()
+            return last
+
+
+COUNTER = web.AppKey("counter", Counter)
+
+
+async def healthcheck(_: web.Request) -> web.StreamResponse:
+    """As Glance's own: ``OK`` while the process answers."""
+    return web.Response(text="OK", headers=NO_STORE)
+
+
+async def livez(_: web.Request) -> web.StreamResponse:
+    return json_response({"live": True, "version": __version__})
+
+
+async def readyz(request: web.Request) -> web.StreamResponse:
+    """503 while this process cannot do its work; names what is wrong."""
+    services = request.app[SERVICES]
+    faults = await _faults(services)
+    if faults:
+        return problem(
+            503,
+            "not-ready",
+            "Not ready",
+            "; ".join(faults.values()),
+            extra={"ready": False, "faults": faults},
+            headers={"Retry-After": "2"},
+        )
+    return json_response({"ready": True, "role": services.settings.role})
+
+
+async def _faults(services: Services) -> dict[str, str]:
+    faults = {}
+    try:
+        async with asyncio.timeout(READY_TIMEOUT):
+            await services.index.ping()
+    except IndexUnavailable as error:
+        faults["index"] = error.detail
+    except TimeoutError:
+        faults["index"] = f"Redis did not answer within {READY_TIMEOUT:g} s"
+    if services.bootstrap.fault:
+        faults.setdefault("index", services.bootstrap.fault)
+    last = services.indexer.stats.last_tick
+    if services.settings.role != "gateway" and last and time.time() - last > STALLED:
+        faults["indexer"] = f"it last went round {time.time() - last:.0f} s ago"
+    return faults
+
+
+async def metrics(request: web.Request) -> web.StreamResponse:
+    # The figures of locations come off the table, which an idle gateway must freshen.
+    with contextlib.suppress(IndexUnavailable):
+        await request.app[SERVICES].tables.current(READY_TIMEOUT)
+    return web.Response(
+        body=await request.app[METRICS].render(),
+        headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8", **NO_STORE},
+    )
+
+
+async def index_figures(request: web.Request) -> web.StreamResponse:
+    """GET /index."""
+    services = request.app[SERVICES]
+    census = await request.app[COUNTER].census()
+    table = await services.tables.fresh()
+    rebuild = await services.index.rebuild.progress()
+    now = time.time()
+    locations: dict[str, Any] = {}
+    for view in table.by_name.values():
+        locations[view.name] = {
+            "claims": census.claims.get(view.location.number, 0),
+            "swept": rfc3339(view.status.sweep.ended),
+            **{"coverage" if word == "why" else word: v for word, v in view.coverage(now).items()},
+        }
+    doubts = table.doubts(now)
+    return json_response(
+        {
+            "at": rfc3339(census.at),
+            "images": census.images,
+            "claims": sum(row["claims"] for row in locations.values()),
+            "bytes": census.bytes,
+            "bits": services.index.bits,
+            "rebuild": None if rebuild is None else {"bits": rebuild[0], "done": rebuild[1]},
+            "buckets": {
+                "all": 1 << services.index.bits,
+                "used": census.buckets,
+                "fullest": census.fullest,
+            },
+            "uncollected": sum(
+                count for number, count in census.claims.items() if number not in table.by_number
+            ),
+            "covered": bool(table.in_service()) and not doubts,
+            "missing": sorted(doubts),
+            "locations": locations,
+        }
+    )
+
+
+@cache
+def openapi_document() -> Any:
+    """The description of the HTTP interface, from the file beside this module."""
+    import yaml  # noqa: PLC0415 - few ask for this, and every start would wait for it
+
+    text = (resources.files("resolver.gateway.api") / "openapi.yaml").read_text("utf-8")
+    document = yaml.safe_load(text)
+    document["info"]["version"] = __version__
+    return document
+
+
+async def openapi(_: web.Request) -> web.StreamResponse:
+    return json_response(openapi_document())

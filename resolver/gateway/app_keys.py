@@ -1,0 +1,24 @@
+"""What handlers find in the app and on a request, typed."""
+
+from __future__ import annotations
+
+from aiohttp import web
+
+from resolver.gateway.metrics.process_metrics import Metrics
+from resolver.gateway.net.in_flight import InFlight
+from resolver.gateway.tokens import Tokens
+from resolver.services import Services
+
+SERVICES = web.AppKey("services", Services)
+METRICS = web.AppKey("metrics", Metrics)
+IN_FLIGHT = web.AppKey("traffic", InFlight)
+TOKENS = web.AppKey("tokens", Tokens)
+
+REQUEST_ID = web.RequestKey("request_id", str)
+"""Key on a request: its ``req-<uuid>``."""
+
+ADMIN = web.RequestKey("admin", str)
+"""Key on a request to an admin path: the name of its token."""
+
+OUTCOME = web.RequestKey("outcome", object)
+"""Key on a request: the answer it got, for the log line."""

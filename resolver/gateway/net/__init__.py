@@ -1,0 +1,1 @@
+"""Bytes and sockets: accepting connections, the fast path, TLS, worker processes."""

@@ -1,0 +1,1 @@
+"""How the index talks to Redis."""

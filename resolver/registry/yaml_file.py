@@ -1,0 +1,75 @@
+"""A file of locations (YAML)."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from resolver.errors import InvalidLocation, SettingsError
+from resolver.registry.validation import parse_location
+
+MAX_FILE = 16 * 1024 * 1024
+"""Bytes; ten thousand locations take two million."""
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that stands twice, where YAML would let the last win."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen = set()
+        for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                continue
+            key = self.construct_object(key_node, deep=True)
+            if isinstance(key, Hashable):
+                if key in seen:
+                    raise yaml.MarkedYAMLError(
+                        None, None, f"{key!r} stands twice", key_node.start_mark
+                    )
+                seen.add(key)
+        return super().construct_mapping(node, deep=deep)
+
+
+def read_locations(path: str) -> dict[str, dict[str, Any]]:
+    """The locations of a file: name to its fields, all checked.
+
+    The file is ``locations:`` and under it a mapping of names to the fields of
+    ``PUT /locations/{name}``.
+
+    Raises:
+        SettingsError: naming the file, the location and what is wrong.
+    """
+    try:
+        with Path(path).open("rb") as file:
+            text = file.read(MAX_FILE + 1)
+    except OSError as error:
+        raise SettingsError(f"locations file {path}: {error.strerror}") from error
+    if len(text) > MAX_FILE:
+        raise SettingsError(f"locations file {path}: longer than {MAX_FILE} bytes")
+    try:
+        document = yaml.load(text, Loader=_Loader)
+    except Exception as error:  # PyYAML's own, and whatever a tag such as !!timestamp trips over
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark else ""
+        why = getattr(error, "problem", None) or "it is no YAML text"
+        raise SettingsError(f"locations file {path}{where}: {why}") from error
+    listed = document.get("locations") if isinstance(document, dict) else None
+    if not isinstance(listed, dict) or set(document) != {"locations"}:
+        raise SettingsError(
+            f"locations file {path}: it must be `locations:` and under it `NAME:` with `url:` "
+            "(config/locations.example.yaml shows one)"
+        )
+    names = [str(name) for name in listed]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise SettingsError(f"locations file {path}: {twice.pop()!r} stands twice")
+    for name, fields in listed.items():
+        if not isinstance(fields, dict):
+            raise SettingsError(f"locations file {path}: {name!r} must have fields, at least `url`")
+        try:
+            parse_location(str(name), fields)
+        except InvalidLocation as error:
+            raise SettingsError(f"locations file {path}: {name}: {error.detail}") from error
+    return {str(name): dict(fields) for name, fields in listed.items()}

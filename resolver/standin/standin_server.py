@@ -1,0 +1,157 @@
+"""The server: versions, tokens, and which handler a call gets."""
+
+from __future__ import annotations
+
+import re
+import uuid
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Self
+
+from aiohttp import web
+from aiohttp.typedefs import Middleware
+
+from resolver.standin import v1 as v1_api
+from resolver.standin import v2 as v2_api
+from resolver.standin.answers import Fault, fail, json_value
+from resolver.standin.call import Call, Caller
+from resolver.standin.image_store import Images
+from resolver.standin.route import Route
+
+MAX_BODY = 64 << 20
+"""Largest upload in bytes; it is kept in memory."""
+
+_MINORS = (15, 13, 12, 11, 10, 9, 8, 17, 7, 6, 5, 4, 3, 2, 1, 0)  # in Glance 33's order
+
+
+class StandIn(Images):
+    """A Glance server with images that tests and the demo choose.
+
+    `old` makes it Glance 15 (Pike). `tokens` maps `X-Auth-Token` to its caller; None asks for no
+    token and takes everyone for an admin. `prefix` is the path of the base URL: as behind a proxy
+    that strips it, links in answers lack it.
+
+    `requests` counts calls by method and kind of route: `images image file members tag schema
+    tasks v1-images v1-image versions healthcheck unknown`. A call that one of `middlewares`
+    answers by itself is not counted.
+    """
+
+    def __init__(
+        self,
+        *,
+        v1: bool = False,
+        v2: bool = True,
+        old: bool = False,
+        tokens: Mapping[str, Caller] | None = None,
+        prefix: str = "",
+        page_default: int = 25,
+        page_cap: int = 1000,
+        middlewares: Sequence[Middleware] = (),
+    ) -> None:
+        super().__init__()
+        self.v1, self.v2, self.old, self.tokens = v1, v2, old, tokens
+        self.prefix, self.middlewares = prefix.rstrip("/"), list(middlewares)
+        self.page_default, self.page_cap = page_default, page_cap
+        self.requests: Counter[tuple[str, str]] = Counter()
+        self.host, self.port = "127.0.0.1", 0
+        self._routes: list[Route] = [*(v2_api.ROUTES if v2 else ()), *(v1_api.ROUTES if v1 else ())]
+        self._runner: web.AppRunner | None = None
+
+    @property
+    def url(self) -> str:
+        """Base URL with the prefix, as an operator would register it."""
+        return f"http://{self.host}:{self.port}{self.prefix}"
+
+    def app(self) -> web.Application:
+        """A new application over these images, for whoever brings a server of their own."""
+        app = web.Application(middlewares=self.middlewares, client_max_size=MAX_BODY)
+        app.router.add_route("*", "/{path:.*}", self._dispatch)
+        return app
+
+    async def start(self, host: str = "127.0.0.1", port: int = 0) -> Self:
+        """Listen; port 0 takes a free one. May be started again after `stop`."""
+        self._runner = web.AppRunner(self.app(), access_log=None, shutdown_timeout=1)
+        await self._runner.setup()
+        await web.TCPSite(self._runner, host, port).start()
+        self.host, self.port = host, self._runner.addresses[0][1]
+        return self
+
+    async def stop(self) -> None:
+        """Close the socket and every connection. The images stay."""
+        if self._runner is not None:
+            await self._runner.cleanup()
+            self._runner = None
+
+    async def __aenter__(self) -> Self:
+        return self if self._runner else await self.start()
+
+    async def __aexit__(self, *failure: object) -> None:
+        await self.stop()
+
+    async def _dispatch(self, request: web.Request) -> web.Response:
+        try:
+            return await self._answer(request)
+        except Fault as fault:
+            return fault.response()
+
+    async def _answer(self, request: web.Request) -> web.Response:
+        if not request.path.startswith(f"{self.prefix}/") and request.path != self.prefix:
+            fail(404, "Nothing here but Glance, below its prefix.")
+        path = request.path.removeprefix(self.prefix) or "/"
+        names = [name for name, _ in self._versions()]
+        version = re.match(r"/(v(\d+)(?:\.\d+)?)(?=/|$)", path)
+        if version is None or version[1] not in {*names, *(name.split(".")[0] for name in names)}:
+            return self._unversioned(request, path)
+        # Every minor version is served alike, and links in answers say the major one.
+        path = f"/v{version[2]}{path[version.end() :]}"
+        route, found = next(
+            ((r, match) for r in self._routes if (match := r.pattern.fullmatch(path))), (None, None)
+        )
+        self.requests[request.method, route.kind if route else "unknown"] += 1
+        call = self._call(request)
+        if path.count("/") == 1:
+            return web.Response(status=302, headers={"Location": call.link(f"{path}/")})
+        if route is None or found is None:
+            fail(404, "The resource could not be found.")
+        if (handler := route.methods.get(request.method)) is None:
+            text = f"The method {request.method} is not allowed for this resource."
+            fail(405, text, Allow=", ".join(route.methods))
+        response = await handler(call, *found.groups())
+        response.headers["X-Openstack-Request-Id"] = f"req-{uuid.uuid4()}"
+        return response
+
+    def _unversioned(self, request: web.Request, path: str) -> web.Response:
+        """What needs no token; any path of a version not served gets the versions, as 300."""
+        kind = {"/": "versions", "/versions": "versions", "/healthcheck": "healthcheck"}.get(path)
+        self.requests[request.method, kind or "unknown"] += 1
+        if kind == "healthcheck":
+            return web.Response(text="OK")
+        versions = [
+            {"id": name, "status": status, "links": [{"rel": "self", "href": link}]}
+            for name, status in self._versions()
+            if (link := f"{request.scheme}://{request.host}/{name.split('.')[0]}/")
+        ]
+        return json_value({"versions": versions}, status=200 if path == "/versions" else 300)
+
+    def _versions(self) -> list[tuple[str, str]]:
+        minors = [minor for minor in _MINORS if minor <= 5 or not self.old]
+        latest = max(minors)
+        v2 = [(f"v2.{m}", "CURRENT" if m == latest else "SUPPORTED") for m in minors]
+        return v2 * self.v2 + [("v1.1", "DEPRECATED"), ("v1.0", "DEPRECATED")] * self.v1
+
+    def _call(self, request: web.Request) -> Call:
+        return Call(
+            request=request,
+            caller=self._caller(request),
+            images=self,
+            old=self.old,
+            page_default=self.page_default,
+            page_cap=self.page_cap,
+        )
+
+    def _caller(self, request: web.Request) -> Caller:
+        if self.tokens is None:
+            return Caller("admin", admin=True)
+        if caller := self.tokens.get(request.headers.get("X-Auth-Token", "")):
+            return caller
+        fail(401, "This server could not verify that you are authorized to access the document.")

@@ -1,0 +1,193 @@
+"""`index export` and `index import` as typed, against gateways of this process."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import os
+import random
+import sys
+from pathlib import Path
+
+import pytest
+
+from resolver.cli import transfer_command as command
+from resolver.models import Location
+from resolver.registry.export_format import Writer
+from tests.cli.test_commands import Run, gateway, run
+from tests.gateway.conftest import Gateway, start
+from tests.gateway.test_transfer import contents, fill
+
+__all__ = ["gateway", "run", "start"]
+
+
+@pytest.fixture
+async def text(gateway: Gateway, run: Run, tmp_path: Path) -> bytes:
+    """What an export of a filled gateway holds. The gateway is empty again."""
+    await fill(gateway)
+    file = tmp_path / "first"
+    status, _, err = await run("index", "export", str(file))
+    assert status == 0, err
+    for name in ("one", "two", "three"):
+        await gateway.services.registry.remove(name)
+    await gateway.services.index.claims.purge([1, 2, 3])
+    return file.read_bytes()
+
+
+@pytest.mark.parametrize("name", ["index.gz", "index.txt"])
+async def test_out_and_in(gateway: Gateway, run: Run, tmp_path: Path, name: str) -> None:
+    before = await fill(gateway)
+    file = tmp_path / name
+    file.write_bytes(b"an older one")
+    status, out, err = await run("index", "export", str(file))
+    assert (status, out) == (0, "")
+    claims = sum(map(len, before.values()))
+    assert err.startswith("exported ")
+    assert f" images with {claims} claims in " in err
+    assert os.listdir(tmp_path) == [name]
+    data = file.read_bytes()
+    assert (gzip.decompress(data) if name.endswith(".gz") else data).endswith(b"\n")
+    await gateway.services.registry.remove("two")
+    status, out, err = await run("index", "import", str(file))
+    assert (status, err) == (0, "")
+    assert f"{claims} claims, {len(before['two'])} of them new" in out
+    assert out.endswith("3 locations, registered: two\n")
+    assert await contents(gateway.services.index) == before
+    status, out, _ = await run("index", "import", str(file))
+    assert (status, "claims, 0 of them new, in" in out) == (0, True)
+
+
+async def test_a_pipe(
+    gateway: Gateway, run: Run, text: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for data in (text, gzip.compress(text)):
+        source = io.TextIOWrapper(io.BufferedReader(io.BytesIO(data)))  # type: ignore[type-var]
+        monkeypatch.setattr(sys, "stdin", source)
+        assert (await run("index", "import", "-"))[0] == 0
+    status, out, err = await run("index", "export", "-")
+    assert (status, out.encode()) == (0, text)
+    assert "exported" in err
+
+
+async def test_a_device_stays_one(gateway: Gateway, run: Run, tmp_path: Path) -> None:
+    link = tmp_path / "null"
+    link.symlink_to(os.devnull)
+    assert (await run("index", "export", str(link)))[0] == 0
+    assert link.is_symlink()
+    assert not os.path.isfile(os.devnull)  # noqa: ASYNC240
+
+
+async def test_what_fails_leaves_the_older_file(
+    gateway: Gateway, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "index.gz"
+    file.write_bytes(b"an older one")
+    status, _, err = await run("index", "export", str(file), token="wrong-token")
+    assert (status, "RESOLVER_ADMIN_TOKENS" in err) == (1, True)
+    monkeypatch.setattr(Writer, "end", lambda _: b"")  # as if the stream were cut
+    status, _, err = await run("index", "export", str(file))
+    assert (status, err) == (1, "glance-resolver: the export is not whole: it broke off\n")
+    monkeypatch.setattr(Writer, "end", lambda _: Writer.error("Redis went away"))
+    status, _, err = await run("index", "export", str(file))
+    assert (status, err) == (1, "glance-resolver: the export is not whole: Redis went away\n")
+    assert file.read_bytes() == b"an older one"
+    assert os.listdir(tmp_path) == ["index.gz"]
+
+
+async def test_a_stream_that_breaks_off(
+    gateway: Gateway, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await fill(gateway)
+
+    def fails(*_: object) -> bytes:
+        raise ConnectionAbortedError
+
+    monkeypatch.setattr(Writer, "add", fails)
+    status, _, err = await run("index", "export", str(tmp_path / "x"))
+    assert (status, err) == (1, "glance-resolver: the export is not whole: it broke off\n")
+    assert os.listdir(tmp_path) == []
+
+
+async def test_a_damaged_file(run: Run, text: bytes, tmp_path: Path) -> None:
+    file = tmp_path / "index.gz"
+    packed = gzip.compress(text)
+    for data, says in (
+        (packed[: len(packed) // 2], "index.gz: Compressed file ended before"),
+        (packed[:-8] + b"12345678", "index.gz: CRC check failed"),
+        (packed[:1000] + b"\0" * 50 + packed[1050:], "index.gz: "),
+        (text[:-100], ": line "),
+        (text.replace(b" 0\n", b" 1\n", 1), "checksum"),
+    ):
+        file.write_bytes(data)
+        status, out, err = await run("index", "import", str(file))
+        assert (status, out) == (1, ""), data[:20]
+        assert says in err
+        assert err.count("\n") == 1
+    file.write_bytes(packed[: len(packed) // 2])
+    _, _, err = await run("index", "import", str(file))
+    assert "line " in err  # and the gateway's words of what it did
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "says"),
+    [
+        (("export",), 2, "Missing argument"),
+        (("export", "/nowhere/x"), 1, "/nowhere/x: No such file"),
+        (("import", "/nowhere/x"), 1, "/nowhere/x: No such file"),
+        (("import", "/"), 1, "/: Is a directory"),
+        (("import", os.devnull), 1, "line 1: the file ends"),
+        (("import", __file__), 1, "line 1: it is no export of glance-resolver"),
+    ],
+)
+async def test_failures_are_one_line(
+    run: Run, arguments: tuple[str, ...], status: int, says: str
+) -> None:
+    code, _, err = await run("index", *arguments)
+    assert (code, says in err) == (status, True), err
+    assert "Traceback" not in err
+
+
+async def test_no_gateway(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    file = tmp_path / "x"
+    file.write_bytes(b"")
+    for what in ("export", "import"):
+        with pytest.raises(SystemExit) as end:
+            command_line(what, str(file), "--url", "http://127.0.0.1:1")
+        assert end.value.code == 1
+        assert "cannot reach the gateway at http://127.0.0.1:1: " in capfd.readouterr().err
+    assert file.read_bytes() == b""
+
+
+def command_line(*arguments: str) -> None:
+    from resolver.cli import main  # noqa: PLC0415
+
+    main(["index", *arguments])
+
+
+async def test_a_refusal_is_heard_while_much_is_sent(
+    gateway: Gateway, run: Run, tmp_path: Path
+) -> None:
+    """The gateway answers at the first lines, long before the file's end."""
+    file = tmp_path / "x"
+    rest = random.Random(1).randbytes(64) * 400_000  # 25 MB
+    file.write_bytes(b"not an export\n" + rest)
+    status, _, err = await run("index", "import", str(file))
+    assert (status, "line 1: it is no export" in err) == (1, True)
+    status, _, err = await run("index", "import", str(file), token="wrong-token")
+    assert (status, "RESOLVER_ADMIN_TOKENS" in err) == (1, True)
+    await gateway.location("one", url="https://moved.example")
+    writer = Writer([Location(name="one", url="https://one.example")])
+    file.write_bytes(writer.head() + rest)
+    status, _, err = await run("index", "import", str(file))
+    assert (status, "remove it here or set its URL first" in err) == (1, True)
+
+
+def test_a_meter_passes_everything_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    shown = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", shown)
+    pieces = [b"glance-resolver-index 1\nsum x\n80", b"00\n8000a\nff", b"ff ", b"end"]
+    meter = command.Meter("import")
+    assert list(meter.of(pieces)) == pieces
+    assert "images" in shown.getvalue()

@@ -1,0 +1,263 @@
+"""The text of an export: what is written is read, and nothing else is."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from resolver.index.codec import encode_owners
+from resolver.models import Location, Owner, format_id, letter_case_of
+from resolver.registry import export_format
+from resolver.registry.export_format import FIRST, BadDump, Block, Head, Reader, Writer, fields_of
+from resolver.registry.validation import parse_location
+from tests.support.ids import make_id, make_ids
+
+Claims = dict[bytes, dict[str, int]]
+"""For each id, location names to letter case."""
+
+
+def location(name: str, number: int, **fields: object) -> Location:
+    made = parse_location(name, {"url": f"https://{name}.example", **fields})
+    return Location(**{**{f: getattr(made, f) for f in made.__slots__}, "number": number})
+
+
+def write(locations: list[Location], owned: dict[bytes, list[Owner]]) -> bytes:
+    writer = Writer(locations)
+    rows = [(image_id, encode_owners(owners)) for image_id, owners in sorted(owned.items())]
+    return writer.head() + writer.add(rows) + writer.end()
+
+
+def read(pieces: Iterable[bytes]) -> tuple[list[Location], Claims]:
+    """All that a reader gives, also where it fails in the end."""
+    reader = Reader()
+    locations: list[Location] = []
+    claims: Claims = {}
+    images = counted = 0
+
+    def take(part: Head | Block) -> None:
+        nonlocal images, counted
+        if isinstance(part, Head):
+            locations.extend(part.locations)
+            return
+        images += part.images
+        counted += part.claims
+        for number, ids in part.owned.items():
+            for image_id, letter_case in ids.items():
+                claims.setdefault(image_id, {})[locations[number].name] = letter_case
+
+    for data in pieces:
+        for part in reader.feed(data):
+            take(part)
+    reader.close()
+    assert (len(claims), sum(map(len, claims.values()))) == (images, counted)
+    assert (reader.images, reader.claims) == (images, counted)
+    return locations, claims
+
+
+def cut(text: bytes, size: int) -> list[bytes]:
+    return [text[i : i + size] for i in range(0, len(text), size)]
+
+
+names = st.from_regex(r"[a-z0-9][a-z0-9._-]{0,62}", fullmatch=True)
+printable = st.text(max_size=20).filter(str.isprintable)
+fields = st.fixed_dictionaries(
+    {"url": st.sampled_from(["https://a.example", "http://b:8080/image", "https://[::1]/x%20y"])},
+    optional={
+        "region": printable,
+        "reason": printable,
+        "api": st.sampled_from(["auto", "v1", "v2"]),
+        "state": st.sampled_from(["active", "draining", "maintenance"]),
+        "priority": st.integers(0, 1000),
+        "weight": st.integers(0, 1000),
+        "sees_all": st.sampled_from([None, True, False]),
+        "auth": st.sampled_from([None, {"token_env": "T"}, {"token_file": "/a é"}]),
+    },
+)
+ids = st.binary(min_size=16, max_size=16)
+
+
+@given(
+    st.dictionaries(names, fields, max_size=5),
+    st.dictionaries(
+        ids, st.dictionaries(st.integers(0, 7), st.integers(0, 2**32 - 1), max_size=5), max_size=20
+    ),
+    st.integers(1, 200),
+    st.integers(1, 10),
+)
+def test_what_is_written_is_read(
+    given_locations: dict[str, dict[str, object]],
+    drawn: dict[bytes, dict[int, int]],
+    size: int,
+    block: int,
+) -> None:
+    locations = [location(n, 3 * i, **f) for i, (n, f) in enumerate(given_locations.items())]
+    name_of = {one.number: one.name for one in locations}
+    # Only letters have a case, and that is all that an owner's spelling can tell.
+    owned = {
+        image_id: {
+            n: letter_case_of(format_id(image_id, letter_case)) for n, letter_case in of.items()
+        }
+        for image_id, of in drawn.items()
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(export_format, "BLOCK", block)
+        text = write(locations, {r: [Owner(*o) for o in of.items()] for r, of in owned.items()})
+    got, claims = read(cut(text, size))
+    assert [fields_of(one) for one in got] == [fields_of(one) for one in locations]
+    wanted = {
+        image_id: {name_of[n]: letter_case for n, letter_case in of.items() if n in name_of}
+        for image_id, of in owned.items()
+    }
+    assert claims == {image_id: of for image_id, of in wanted.items() if of}
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> bytes:
+    """An export of three blocks, with an owner that spells an id otherwise."""
+    monkeypatch.setattr(export_format, "BLOCK", 4)
+    first, *others = sorted(make_ids(8))
+    letter_case = letter_case_of(format_id(first).upper())
+    owned = {
+        first: [Owner(5), Owner(7, letter_case)],
+        **{image_id: [Owner(7)] for image_id in others},
+    }
+    return write([location("one", 5), location("two", 7)], owned)
+
+
+def test_the_form(small: bytes) -> None:
+    lines = small.decode().splitlines()
+    one = sorted(make_ids(8))[0]
+    assert lines[0] == "glance-resolver-index 1"
+    assert lines[1].startswith('location 0 {"name": "one", "url": "https://one.example", ')
+    assert lines[3] == f"sum sha256={hashlib.sha256(small[: small.index(b'sum')]).hexdigest()}"
+    assert lines[4] == f"{format_id(one)} 0,1={format_id(one).upper()}"
+    assert lines[7].startswith("sum sha256=")  # four claims, three images
+    before = small[: small.index(b"end")]
+    assert lines[-1] == f"end 8 9 sha256={hashlib.sha256(before).hexdigest()}"
+    assert len(read([small])[1]) == 8
+
+
+def test_a_change_of_any_byte_is_seen(small: bytes) -> None:
+    whole = read([small])[1]
+    for at in range(len(small)):
+        for flip in (1, 0x20, 0x80):
+            bad = bytearray(small)
+            bad[at] ^= flip
+            given: Claims = {}
+            with pytest.raises(BadDump) as caught:
+                gather(bytes(bad), given)
+            line = small.count(b"\n", 0, at) + 1
+            assert caught.value.extra["line"] >= line  # there, or at the checksum behind it
+            assert given.items() <= whole.items()
+
+
+def gather(text: bytes, claims: Claims) -> None:
+    """Reads into ``claims`` as far as it goes."""
+    reader = Reader()
+    locations: list[Location] = []
+    for part in reader.feed(text):
+        if isinstance(part, Head):
+            locations = list(part.locations)
+        else:
+            for number, ids in part.owned.items():
+                for image_id, letter_case in ids.items():
+                    claims.setdefault(image_id, {})[locations[number].name] = letter_case
+    reader.close()
+
+
+def test_a_cut_anywhere_is_seen(small: bytes) -> None:
+    for end in range(len(small)):
+        with pytest.raises(BadDump, match="line "):
+            read([small[:end]])
+
+
+def test_a_line_less_or_twice_or_elsewhere_is_seen(small: bytes) -> None:
+    lines = small.splitlines(keepends=True)
+    for i in range(len(lines)):
+        changed = [lines[:i] + lines[i + 1 :], [*lines[: i + 1], *lines[i:]]]
+        if i:
+            changed.append([*lines[: i - 1], lines[i], lines[i - 1], *lines[i + 1 :]])
+        for some in changed:
+            with pytest.raises(BadDump):
+                read([b"".join(some)])
+
+
+def sealed(*lines: str, counts: str = "1 1", head: str = "") -> bytes:
+    """An export with these image lines and right checksums."""
+    text = head.encode() or Writer([location("one", 1), location("two", 2)]).head()
+    text += "".join(f"{line}\n" for line in lines).encode()
+    return text + f"end {counts} sha256={hashlib.sha256(text).hexdigest()}\n".encode()
+
+
+A, B = format_id(make_id(10)), format_id(make_id(11))
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "says"),
+    [
+        (b"", 1, "ends before"),
+        (b"{}", 1, "no export"),
+        (b"\x1f\x8b\x08", 1, "no export"),
+        (b"glance-resolver-index 2\n", 1, "another format"),
+        (FIRST, 2, "ends before"),
+        (sealed(f"{A} 0", counts="2 1"), 6, "end 1 1"),
+        (sealed(f"{A} 0") + b"\n", 7, "follows"),
+        (sealed(f"{A.upper()} 0"), 5, "lower case"),
+        (sealed(f"{A} 0", f"{A} 1"), 6, "ascend"),
+        (sealed(f"{B} 0", f"{A} 1"), 6, "ascend"),
+        (sealed(f"{A} 2"), 5, "numbers below 2"),
+        (sealed(f"{A} 1,0"), 5, "ascending"),
+        (sealed(f"{A} 00"), 5, "ascending"),
+        (sealed(f"{A} 0,"), 5, "ascending"),
+        (sealed(f"{A} 0={A}"), 5, "spelling"),
+        (sealed(f"{A} 0={B.upper()}"), 5, "spelling"),
+        (sealed(f"{A} 0=A"), 5, "spelling"),
+        (sealed(f"{A} 0={A.upper()}", f"{B} 0={A.upper()}"), 6, "spelling"),
+        (sealed(f"{A} 0\r"), 5, "owners' numbers"),
+        (sealed("", f"{A} 0"), 5, "owners' numbers"),
+        (sealed(head=f"{FIRST.decode()}location 1 {{}}\n"), 2, "location 0"),
+        (sealed(head=f"{FIRST.decode()}location 0 {{\n"), 2, "location 0"),
+        (sealed(head=f"{FIRST.decode()}location 0 {{a}}\n"), 2, "JSON"),
+        (sealed(head=f'{FIRST.decode()}location 0 {{"name": "a"}}\n'), 2, "`url` is missing"),
+        (sealed(head=f'{FIRST.decode()}location 0 {{"url": "http://a"}}\n'), 2, "no location name"),
+        (FIRST + b"error Redis went away\n", 2, "stopped here: Redis went away"),
+    ],
+)
+def test_what_cannot_be_is_refused_with_its_line(text: bytes, line: int, says: str) -> None:
+    for size in (1, len(text) or 1):
+        with pytest.raises(BadDump, match=says) as caught:
+            read(cut(text, size))
+        assert caught.value.extra == {"line": line}
+
+
+def test_a_name_twice() -> None:
+    with pytest.raises(BadDump, match="twice"):
+        read([Writer([location("one", 1), location("one", 2)]).head()])
+
+
+def test_what_never_ends_is_not_held() -> None:
+    reader = Reader()
+    list(reader.feed(Writer([]).head()))
+    for _ in range(export_format.MAX_BLOCK // 1000):
+        assert list(reader.feed(b"x" * 1000)) == []
+    with pytest.raises(BadDump, match="no checksum"):
+        list(reader.feed(b"x" * 1000))
+
+
+def test_claims_of_others_are_left_out() -> None:
+    text = write([location("one", 1)], {make_id(1): [Owner(2)], make_id(2): [Owner(2), Owner(1)]})
+    assert read([text])[1] == {make_id(2): {"one": 0}}
+
+
+def test_the_same_index_makes_the_same_text() -> None:
+    some = [location("one", 1), location("two", 2)]
+    one = write(some, {make_id(1): [Owner(1), Owner(2)]})
+    assert write(some, {make_id(1): [Owner(2), Owner(1)]}) == one
+
+
+def test_why_it_stopped_is_one_line() -> None:
+    assert Writer.error("a\nb é") == b"error a b \\xe9\n"

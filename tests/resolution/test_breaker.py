@@ -1,0 +1,33 @@
+"""When nobody waits for the index any more, and when again."""
+
+from __future__ import annotations
+
+from resolver.errors import IndexUnavailable
+from resolver.resolution.breaker import FAILURES, Breaker
+from tests.support.wait import wait_until
+
+GONE = IndexUnavailable("Redis did not answer")
+
+
+async def test_it_breaks_after_failures_in_a_row_and_mends_by_a_trial() -> None:
+    outcomes: list[Exception | None] = [GONE, RuntimeError("ours"), None]
+
+    async def trial() -> None:
+        if (outcome := outcomes.pop(0)) is not None:
+            raise outcome
+
+    breaker = Breaker(trial)
+    for _ in range(FAILURES - 1):
+        breaker.failed(GONE)
+    breaker.worked()
+    for _ in range(FAILURES - 1):
+        breaker.failed(GONE)
+        assert breaker.why is None
+    breaker.failed(GONE)
+    assert breaker.why is GONE
+    breaker.failed(GONE)  # one that had been asked before
+    await wait_until(lambda: breaker.why is None)
+    assert not outcomes, "one trial at a time, also after one that broke"
+    breaker.failed(GONE)
+    assert breaker.why is None, "it counts anew"
+    await breaker.close()

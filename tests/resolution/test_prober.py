@@ -1,0 +1,717 @@
+"""Asking the locations themselves: who is asked, who is waited for, and what an answer is worth."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+from aiohttp.typedefs import Handler
+
+from resolver.models import Health, Outcome, format_id, parse_id
+from resolver.resolution import Answer, Preferences
+from resolver.standin import Caller
+from tests.support import faults
+from tests.support.clouds import FRESH, Busy, Cloud, Hold, clouds
+from tests.support.faults import Fault
+from tests.support.ids import make_ids
+from tests.support.wait import wait_until
+
+ID, OTHER, THIRD, *MORE = [format_id(image_id) for image_id in make_ids(8)]
+SOON = 0.3
+"""Seconds of a deadline that a test waits out."""
+
+
+@pytest.fixture
+async def cloud() -> AsyncIterator[Cloud]:
+    async with clouds() as cloud:
+        yield cloud
+
+
+async def idle(cloud: Cloud) -> None:
+    """Until no question is under way."""
+    await wait_until(lambda: not cloud.services.prober._open, message="all questions have ended")
+
+
+async def outcomes(asking: Iterable[asyncio.Task[Answer]]) -> set[object]:
+    """The outcomes of many, or the errors in place of those."""
+    answers = await asyncio.gather(*asking, return_exceptions=True)
+    return {a.outcome if isinstance(a, Answer) else repr(a) for a in answers}
+
+
+KINDS: dict[str, dict[str, Any]] = {
+    "v2": {},
+    "v1": {"v1": True, "v2": False},
+    "both": {"v1": True},
+    "old": {"v1": True, "old": True},
+    "prefix": {"prefix": "/image"},
+    "v1-prefix": {"v1": True, "v2": False, "prefix": "/image"},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_what_the_index_does_not_know_is_found_and_claimed(cloud: Cloud, kind: str) -> None:
+    server = await cloud.add("one", **KINDS[kind])
+    server.add(id=ID)
+    answer = await cloud.resolve(ID)
+    assert (answer.outcome, answer.source, answer.missing) == (Outcome.FOUND, "probe", ())
+    assert answer.offers[0].uri == f"{server.url}/v1/images/{ID}"
+    await idle(cloud)
+    assert await cloud.owners(ID) == {"one"}
+    assert cloud.asked("one") == 1
+    again = await cloud.resolve(ID)
+    assert (again.outcome, again.source) == (Outcome.FOUND, "index")
+    assert cloud.asked("one") == 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_no_of_all_is_absent_and_remembered(cloud: Cloud, kind: str) -> None:
+    await cloud.add("one", **KINDS[kind])
+    await cloud.add("two")
+    begun = time.monotonic()
+    answer = await cloud.resolve(ID)
+    assert (answer.outcome, answer.source, answer.missing) == (Outcome.ABSENT, "probe", ())
+    assert answer.age <= time.monotonic() - begun
+    await idle(cloud)
+    answer = await cloud.resolve(ID)
+    assert (answer.outcome, answer.source) == (Outcome.ABSENT, "cache")
+    assert 0 < answer.age < time.monotonic() - begun
+    assert (cloud.asked("one"), cloud.asked("two")) == (1, 1)
+
+
+async def test_an_image_deleted_in_v1_is_no_image(cloud: Cloud) -> None:
+    server = await cloud.add("one", v1=True, v2=False)
+    server.add(id=ID)
+    server.delete(ID)
+    assert (await cloud.resolve(ID)).outcome is Outcome.ABSENT
+    assert server.requests["HEAD", "v1-image"] == 1
+
+
+async def test_the_first_yes_answers_and_the_late_one_is_claimed_too(cloud: Cloud) -> None:
+    for name in ("one", "two"):
+        (await cloud.add(name)).add(id=ID)
+    late = Hold()
+    cloud.spoil("two", late)
+    answer = await cloud.resolve(ID)
+    assert [offer.view.name for offer in answer.offers] == ["one"]
+    assert late.waiting == 1, "it was asked at the same time"
+    late.open.set()
+    await idle(cloud)
+    assert await cloud.owners(ID) == {"one", "two"}
+
+
+async def test_a_no_does_not_answer_while_another_may_say_yes(cloud: Cloud) -> None:
+    await cloud.add("one")
+    (await cloud.add("two")).add(id=ID)
+    late = Hold()
+    cloud.spoil("two", late)
+    asking = asyncio.create_task(cloud.resolve(ID))
+    await wait_until(lambda: late.waiting and cloud.asked("one"))
+    assert not asking.done()
+    late.open.set()
+    assert (await asking).outcome is Outcome.FOUND
+
+
+async def test_a_thousand_requests_make_one_question_a_location() -> None:
+    async with clouds(absent_ttl=0) as cloud:
+        holds = {}
+        for name in ("one", "two"):
+            await cloud.add(name)
+            cloud.spoil(name, hold := Hold())
+            holds[name] = hold
+        looked = cloud.lookups()
+        asking = [asyncio.create_task(cloud.resolve(ID)) for _ in range(1000)]
+        await wait_until(lambda: looked() == 1000 and all(h.waiting for h in holds.values()))
+        for hold in holds.values():
+            hold.open.set()
+        assert await outcomes(asking) == {Outcome.ABSENT}
+        assert (cloud.asked("one"), cloud.asked("two")) == (1, 1)
+
+
+def other_image() -> Fault:
+    return faults.body(f'{{"id": "{OTHER}"}}')
+
+
+async def page(_: web.Request, __: Handler) -> web.StreamResponse:
+    """What a load balancer shows."""
+    return web.Response(text="<h1>Welcome</h1>", content_type="text/html")
+
+
+NO_ANSWERS: dict[str, Fault] = {
+    "silence": faults.slow,
+    "cut": faults.cut,
+    "401": faults.status(401),
+    "403": faults.status(403),
+    "410": faults.status(410),
+    "429": faults.status(429),
+    "500": faults.status(500),
+    "503": faults.status(503),
+    "300": faults.status(300),
+    "302": faults.status(302, Location="/elsewhere"),
+    "307": faults.status(307, Location="http://127.0.0.1:1/"),
+    "another image": other_image(),
+    "a list": faults.body("[]"),
+    "no JSON": faults.body("{"),
+    "a page": page,
+}
+
+
+@pytest.mark.parametrize("fault", NO_ANSWERS)
+@pytest.mark.parametrize("kind", ["v2", "v1"])
+async def test_what_is_not_a_no(kind: str, fault: str) -> None:
+    async with clouds(probe_timeout=SOON if fault == "silence" else 5) as cloud:
+        server = await cloud.add("bad", **KINDS[kind])
+        await cloud.add("good")
+        cloud.spoil("bad", NO_ANSWERS[fault])
+        answer = await cloud.resolve(ID)
+        assert (answer.outcome, answer.missing) == (Outcome.UNKNOWN, ("bad",))
+        assert answer.detail
+        await idle(cloud)
+        assert await cloud.owners(ID) == set()
+        cloud.spoil("bad", None)
+        assert (await cloud.resolve(ID)).outcome is Outcome.ABSENT, "it is asked again at once"
+        assert (cloud.asked("bad"), cloud.asked("good")) == (1, 1)
+        server.add(id=OTHER)
+        assert (await cloud.resolve(OTHER)).outcome is Outcome.FOUND
+
+
+async def test_a_server_without_the_api_it_is_asked_for_has_not_said_no(cloud: Cloud) -> None:
+    """It answers 300 to whatever is asked of an API that is off."""
+    server = await cloud.add("one", v1=True, v2=False, fields={"api": "v2"})
+    place = (await cloud.services.tables.current()).by_name["one"]
+    check = place.status.check
+    assert check is not None
+    await cloud.index.records.set_check(
+        place.location.number, type(check)(at=check.at, health=Health.UP, versions=("v2.15",))
+    )
+    answer = await cloud.resolve(ID)
+    assert (answer.outcome, answer.missing) == (Outcome.UNKNOWN, ("one",))
+    assert server.requests["GET", "unknown"] == 1
+
+
+async def test_a_no_of_one_who_does_not_see_all_is_none(cloud: Cloud) -> None:
+    await cloud.add("good")
+    await cloud.add("blind", sees_all=False)
+    answer = await cloud.resolve(ID)
+    assert (answer.outcome, answer.missing) == (Outcome.UNKNOWN, ("blind",))
+    assert "credential" in answer.detail
+    cloud.servers["blind"].add(id=OTHER)
+    assert (await cloud.resolve(OTHER)).outcome is Outcome.FOUND, "but its yes is a yes"
+
+
+async def test_a_no_is_worth_what_the_credential_sees_that_it_was_said_to(
+    cloud: Cloud, tmp_path: Path
+) -> None:
+    """Not what another one saw that the last sweep had."""
+    file = tmp_path / "token"
+    file.write_text("strong")
+    await cloud.add(
+        "one",
+        sees_all=None,
+        swept=True,
+        fields={"auth": {"token_file": str(file)}},
+        tokens={"strong": Caller("admin", admin=True), "weak": Caller("demo")},
+    )
+    await cloud.claim("one", ID)
+    private = cloud.servers["one"].add(id=OTHER, visibility="private", owner="elsewhere").id
+    assert (await cloud.resolve(THIRD)).outcome is Outcome.ABSENT
+    file.write_text("weak")
+    answer = await cloud.resolve(private)
+    assert (answer.outcome, answer.missing) == (Outcome.UNKNOWN, ("one",))
+    assert (await cloud.resolve(ID, FRESH)).outcome is Outcome.FOUND
+    assert await cloud.owners(ID) == {"one"}
+    file.write_text("strong")
+    assert (await cloud.resolve(private)).outcome is Outcome.FOUND
+
+
+async def nobody(_: web.Request, __: Handler) -> web.StreamResponse:
+    """A proxy whose Glance is gone."""
+    return web.Response(status=404, text="404 page not found")
+
+
+async def test_a_404_that_is_not_of_a_glance_is_no_no(cloud: Cloud) -> None:
+    await cloud.add("one", swept=True)
+    await cloud.claim("one", ID)
+    cloud.spoil("one", nobody)
+    answer = await cloud.resolve(OTHER)
+    assert (answer.outcome, answer.missing) == (Outcome.UNKNOWN, ("one",))
+    assert (await cloud.resolve(ID, FRESH)).outcome is Outcome.FOUND
+    assert await cloud.owners(ID) == {"one"}
+
+
+async def test_missing_names_exactly_those_that_could_not_vouch(cloud: Cloud) -> None:
+    for name in ("a", "b", "c", "d"):
+        await cloud.add(name)
+    cloud.spoil("b", faults.status(500))
+    cloud.spoil("d", faults.status(403))
+    await cloud.services.registry.patch("c", {"state": "maintenance"})
+    answer = await cloud.resolve(ID)
+    assert (answer.outcome, answer.missing) == (Outcome.UNKNOWN, ("b", "d"))
+    assert "b: it gave no answer (server-error)" in answer.detail
+
+
+async def test_one_that_is_covered_and_silent_has_not_said_no() -> None:
+    async with clouds(probe_timeout=SOON) as cloud:
+        await cloud.add("one", swept=True)
+        await cloud.add("two", swept=True)
+        cloud.spoil("two", faults.slow)
+        answer = await cloud.resolve(ID)
+        assert (answer.outcome, answer.missing) == (Outcome.UNKNOWN, ("two",))
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+async def test_one_in_maintenance_is_never_asked(cloud: Cloud, fresh: bool) -> None:
+    server = await cloud.add("one")
+    await cloud.add("two")
+    server.add(id=ID)
+    await cloud.services.registry.patch("one", {"state": "maintenance", "reason": "disks"})
+    preferences = Preferences(fresh=fresh)
+    assert (await cloud.resolve(ID, preferences)).outcome is Outcome.ABSENT
+    await cloud.claim("one", ID)
+    answer = await cloud.resolve(ID, preferences)
+    assert (answer.outcome, answer.missing) == (Outcome.UNKNOWN, ("one",))
+    assert "disks" in answer.detail
+    assert server.requests.total() == 0
+
+
+async def test_an_image_of_one_in_maintenance_is_not_asked_for_each_time(cloud: Cloud) -> None:
+    await cloud.add("one")
+    await cloud.add("two")
+    await cloud.services.registry.patch("one", {"state": "maintenance"})
+    await cloud.claim("one", ID)
+    for _ in range(5):
+        assert (await cloud.resolve(ID)).outcome is Outcome.UNKNOWN
+    assert cloud.asked("two") == 1, "what it said is remembered"
+
+
+async def test_one_known_to_be_down_is_asked_and_not_waited_for(cloud: Cloud) -> None:
+    await cloud.add("one")
+    (await cloud.add("down", health=Health.DOWN)).add(id=ID)
+    cloud.spoil("down", hold := Hold())
+    answer = await cloud.resolve(ID)
+    assert (answer.outcome, answer.missing) == (Outcome.UNKNOWN, ("down",))
+    await wait_until(lambda: hold.waiting, message="it is asked")
+    hold.open.set()
+    await idle(cloud)
+    assert await cloud.owners(ID) == {"down"}
+    assert (await cloud.resolve(ID)).outcome is Outcome.FOUND
+
+
+async def test_where_all_are_down_they_are_waited_for(cloud: Cloud) -> None:
+    (await cloud.add("down", health=Health.DOWN)).add(id=ID)
+    assert (await cloud.resolve(ID)).outcome is Outcome.FOUND
+
+
+async def test_questions_at_one_location_are_bounded() -> None:
+    async with clouds(probes_per_location=3) as cloud:
+        server = await cloud.add("one")
+        server.add(id=THIRD)
+        await cloud.claim("one", THIRD)
+        cloud.spoil("one", hold := Hold())
+        ids = [ID, OTHER, MORE[0]]
+        asking = [asyncio.create_task(cloud.resolve(text)) for text in ids]
+        await wait_until(lambda: hold.waiting == 3)
+        for text in MORE[1:4]:
+            answer = await cloud.resolve(text)
+            assert (answer.outcome, answer.missing) == (Outcome.UNKNOWN, ("one",))
+            assert "too many questions" in answer.detail
+        joined = asyncio.create_task(cloud.resolve(ID))
+        assert (await cloud.resolve(THIRD)).outcome is Outcome.FOUND, "the known are answered"
+        hold.open.set()
+        outcomes = {answer.outcome for answer in await asyncio.gather(*asking, joined)}
+        assert outcomes == {Outcome.ABSENT}
+        assert (hold.most, cloud.asked("one")) == (3, 3)
+        assert cloud.services.prober.counts == {("one", "no"): 3, ("one", "refused"): 3}
+        assert (await cloud.resolve(MORE[1])).outcome is Outcome.ABSENT, "there is room again"
+
+
+async def test_a_full_location_leaves_the_others_to_be_asked() -> None:
+    async with clouds(probes_per_location=1) as cloud:
+        (await cloud.add("one")).add(id=OTHER)
+        (await cloud.add("two")).add(id=OTHER)
+        cloud.spoil("one", hold := Hold())
+        asking = asyncio.create_task(cloud.resolve(ID))
+        await wait_until(lambda: hold.waiting and cloud.asked("two") == 1)
+        await wait_until(lambda: len(cloud.services.prober._open) == 1)
+        answer = await cloud.resolve(OTHER)
+        assert [offer.view.name for offer in answer.offers] == ["two"]
+        hold.open.set()
+        assert (await asking).outcome is Outcome.ABSENT
+
+
+async def test_questions_are_bounded_in_all() -> None:
+    async with clouds(probes_at_once=4) as cloud:
+        holds = [Hold(), Hold()]
+        for name, hold in zip(("one", "two"), holds, strict=True):
+            await cloud.add(name)
+            cloud.spoil(name, hold)
+        asking = [asyncio.create_task(cloud.resolve(text)) for text in (ID, OTHER)]
+        await wait_until(lambda: sum(hold.waiting for hold in holds) == 4)
+        answer = await cloud.resolve(THIRD)
+        assert (answer.outcome, answer.missing) == (Outcome.UNKNOWN, ("one", "two"))
+        for hold in holds:
+            hold.open.set()
+        assert {a.outcome for a in await asyncio.gather(*asking)} == {Outcome.ABSENT}
+
+
+async def test_who_wants_it_fresh_keeps_to_the_bound_in_all() -> None:
+    """While it waits for a question of before it came, others may take the room."""
+    async with clouds(probes_at_once=2) as cloud:
+        await cloud.add("one")
+        prober, number = cloud.services.prober, cloud.numbers["one"]
+        place = (await cloud.services.tables.current()).by_number[number]
+        hold, others = Hold(), Hold()
+
+        async def both(request: web.Request, handler: Handler) -> web.StreamResponse:
+            return await (hold if ID in request.path else others)(request, handler)
+
+        def ask(text: str, *, fresh: bool = False) -> asyncio.Task[Any]:
+            return asyncio.create_task(
+                prober.ask(
+                    (parse_id(text), 0),
+                    [place],
+                    claimed=False,
+                    fresh=fresh,
+                    until=time.monotonic() + 60,
+                )
+            )
+
+        cloud.spoil("one", busy := Busy(both))
+        asking = [ask(ID), ask(OTHER)]
+        await wait_until(lambda: hold.waiting and others.waiting)
+        question = prober._open[(parse_id(ID), 0), number].task
+        assert question is not None
+        question.add_done_callback(lambda _: asking.append(ask(THIRD)))
+        asking.append(ask(ID, fresh=True))
+        hold.open.set()
+        await wait_until(lambda: len(asking) == 4)
+        others.open.set()
+        await asyncio.gather(*asking)
+        assert busy.most == 2
+        assert cloud.asked("one") == 3, "there was no room for the fourth"
+
+
+async def test_a_location_is_not_waited_for_beyond_the_deadline() -> None:
+    async with clouds(probe_timeout=SOON) as cloud:
+        await cloud.add("one")
+        cloud.spoil("one", faults.slow)
+        begun = time.monotonic()
+        answer = await cloud.resolve(ID)
+        assert SOON <= time.monotonic() - begun < SOON + 1
+        assert (answer.outcome, answer.missing) == (Outcome.UNKNOWN, ("one",))
+        await idle(cloud)
+        assert cloud.services.prober.counts["one", "timeout"] == 1
+
+
+async def test_fresh_takes_no_longer_than_one_deadline() -> None:
+    """For the owners and, where none is left, for the others."""
+    async with clouds(probe_timeout=SOON) as cloud:
+        await cloud.add("owner")
+        for n in range(4):
+            await cloud.add(f"silent{n}")
+            cloud.spoil(f"silent{n}", faults.slow)
+        await cloud.claim("owner", ID)
+        asking = asyncio.create_task(cloud.resolve(OTHER))  # they are being asked already
+        begun = time.monotonic()
+        answer = await cloud.resolve(ID, FRESH)
+        assert time.monotonic() - begun < SOON + 0.5
+        assert (answer.outcome, len(answer.missing)) == (Outcome.UNKNOWN, 4)
+        await asking
+
+
+async def test_a_remembered_no_is_dropped_when_a_claim_comes(cloud: Cloud) -> None:
+    server = await cloud.add("one")
+    assert (await cloud.resolve(ID)).outcome is Outcome.ABSENT
+    server.add(id=ID)
+    assert (await cloud.resolve(ID)).source == "cache"
+    await cloud.claim("one", ID)
+    assert (await cloud.resolve(ID)).outcome is Outcome.FOUND
+    await cloud.index.claims.release(cloud.numbers["one"], [parse_id(ID)])
+    assert (await cloud.resolve(ID)).outcome is Outcome.FOUND, "asked, not remembered"
+    assert cloud.asked("one") == 2
+
+
+async def test_a_remembered_no_does_not_do_for_fresh(cloud: Cloud) -> None:
+    server = await cloud.add("one")
+    assert (await cloud.resolve(ID)).outcome is Outcome.ABSENT
+    server.add(id=ID)
+    answer = await cloud.resolve(ID, FRESH)
+    assert (answer.outcome, answer.source) == (Outcome.FOUND, "probe")
+
+
+async def test_a_no_is_forgotten_in_time() -> None:
+    async with clouds(absent_ttl=0.05) as cloud:
+        server = await cloud.add("one")
+        assert (await cloud.resolve(ID)).outcome is Outcome.ABSENT
+        server.add(id=ID)
+
+        async def found() -> bool:
+            return (await cloud.resolve(ID)).outcome is Outcome.FOUND
+
+        await wait_until(found, 5)
+
+
+async def test_a_no_that_is_not_remembered() -> None:
+    async with clouds(absent_ttl=0) as cloud:
+        await cloud.add("one")
+        for _ in range(3):
+            answer = await cloud.resolve(ID)
+            assert (answer.outcome, answer.source) == (Outcome.ABSENT, "probe")
+            await idle(cloud)
+        assert cloud.asked("one") == 3
+
+
+async def test_fresh_does_not_take_an_answer_of_before_it_came(cloud: Cloud) -> None:
+    """The question under way was answered when the image was not there yet."""
+    server = await cloud.add("one")
+    cloud.spoil("one", hold := Hold(answers=True))
+    before = asyncio.create_task(cloud.resolve(ID))
+    await wait_until(lambda: hold.waiting)
+    server.add(id=ID)
+    looked = cloud.lookups()
+    fresh = asyncio.create_task(cloud.resolve(ID, FRESH))
+    await wait_until(looked)
+    hold.open.set()
+    assert (await before).outcome is Outcome.ABSENT
+    assert (await fresh).outcome is Outcome.FOUND
+    assert cloud.asked("one") == 2
+
+
+async def test_a_thousand_fresh_requests_make_two_questions(cloud: Cloud) -> None:
+    """One that is answered too early for those who came later, and one for all of these."""
+    await cloud.add("one")
+    cloud.spoil("one", hold := Hold())
+    looked = cloud.lookups()
+    asking = [asyncio.create_task(cloud.resolve(ID, FRESH)) for _ in range(1000)]
+    await wait_until(lambda: looked() == 1000 and hold.waiting)
+    hold.open.set()
+    assert await outcomes(asking) == {Outcome.ABSENT}
+    assert cloud.asked("one") == 2
+
+
+async def test_fresh_releases_what_is_gone_and_answers_with_the_rest(cloud: Cloud) -> None:
+    for name in ("gone", "silent", "there"):
+        server = await cloud.add(name)
+        await cloud.claim(name, ID)
+    server.add(id=ID)
+    cloud.spoil("silent", faults.status(500))
+    answer = await cloud.resolve(ID, FRESH)
+    assert answer.outcome is Outcome.FOUND
+    assert {offer.view.name for offer in answer.offers} == {"silent", "there"}
+    assert await cloud.owners(ID) == {"silent", "there"}, "released before it was answered"
+    again = await cloud.resolve(ID)
+    assert {offer.view.name for offer in again.offers} == {"silent", "there"}
+
+
+async def test_fresh_asks_the_others_when_no_owner_is_left(cloud: Cloud) -> None:
+    await cloud.add("from")
+    (await cloud.add("to")).add(id=ID)
+    await cloud.claim("from", ID)
+    answer = await cloud.resolve(ID, FRESH)
+    assert [offer.view.name for offer in answer.offers] == ["to"]
+    await idle(cloud)
+    assert await cloud.owners(ID) == {"to"}
+    cloud.servers["to"].delete(ID)
+    answer = await cloud.resolve(ID, FRESH)
+    assert (answer.outcome, answer.source) == (Outcome.ABSENT, "probe")
+    assert await cloud.owners(ID) == set()
+
+
+async def test_a_no_of_one_who_does_not_see_all_releases_nothing(cloud: Cloud) -> None:
+    await cloud.add("blind", sees_all=False)
+    await cloud.claim("blind", ID)
+    answer = await cloud.resolve(ID, FRESH)
+    assert [offer.view.name for offer in answer.offers] == ["blind"]
+    assert answer.source == "index"
+    assert await cloud.owners(ID) == {"blind"}
+
+
+async def test_an_excluded_owner_is_asked_while_the_rest_is_answered(cloud: Cloud) -> None:
+    for name in ("gone", "there"):
+        server = await cloud.add(name)
+        await cloud.claim(name, ID)
+    server.add(id=ID)
+    cloud.spoil("gone", hold := Hold())
+    answer = await cloud.resolve(ID, Preferences(exclude=frozenset({"gone"})))
+    assert [offer.view.name for offer in answer.offers] == ["there"]
+    await wait_until(lambda: hold.waiting)
+    hold.open.set()
+    await idle(cloud)
+    assert await cloud.owners(ID) == {"there"}
+    assert cloud.asked("there") == 0
+
+
+async def test_the_only_owner_is_excluded_and_gone(cloud: Cloud) -> None:
+    await cloud.add("gone")
+    (await cloud.add("there")).add(id=ID)
+    await cloud.claim("gone", ID)
+    answer = await cloud.resolve(ID, Preferences(exclude=frozenset({"gone"})))
+    assert [offer.view.name for offer in answer.offers] == ["there"]
+    await idle(cloud)
+    assert await cloud.owners(ID) == {"there"}
+
+
+async def test_an_excluded_owner_is_asked_though_it_said_yes_a_moment_ago(cloud: Cloud) -> None:
+    """Its client has been there since, and found nothing."""
+    server = await cloud.add("one")
+    server.add(id=ID)
+    assert (await cloud.resolve(ID)).outcome is Outcome.FOUND
+    await idle(cloud)
+    server.delete(ID)
+    answer = await cloud.resolve(ID, Preferences(exclude=frozenset({"one"})))
+    assert answer.outcome is Outcome.ABSENT
+    assert await cloud.owners(ID) == set()
+
+
+@pytest.mark.parametrize("has", [True, False])
+async def test_the_only_owner_is_excluded_and_still_claims_it(cloud: Cloud, has: bool) -> None:
+    server = await cloud.add("one")
+    await cloud.add("two")
+    await cloud.claim("one", ID)
+    if has:
+        server.add(id=ID)
+    else:
+        cloud.spoil("one", faults.status(500))
+    answer = await cloud.resolve(ID, Preferences(exclude=frozenset({"one"})))
+    assert (answer.outcome, answer.missing) == (Outcome.UNKNOWN, ("one",))
+    assert await cloud.owners(ID) == {"one"}
+
+
+async def test_an_excluded_location_that_has_it_is_claimed_and_not_offered(cloud: Cloud) -> None:
+    (await cloud.add("one")).add(id=ID)
+    await cloud.add("two")
+    answer = await cloud.resolve(ID, Preferences(exclude=frozenset({"one"})))
+    assert (answer.outcome, answer.missing) == (Outcome.UNKNOWN, ("one",))
+    assert "excluded" in answer.detail
+    await idle(cloud)
+    assert await cloud.owners(ID) == {"one"}
+
+
+async def test_a_yes_that_a_deletion_has_overtaken_is_not_claimed(cloud: Cloud) -> None:
+    server = await cloud.add("one")
+    server.add(id=ID)
+    cloud.spoil("one", hold := Hold(answers=True))
+    asking = asyncio.create_task(cloud.resolve(ID))
+    await wait_until(lambda: hold.waiting)
+    server.delete(ID)
+    await cloud.index.observations.lost(cloud.numbers["one"], [parse_id(ID)])
+    hold.open.set()
+    await asking
+    await idle(cloud)
+    assert await cloud.owners(ID) == set()
+
+
+async def test_a_location_removed_while_it_is_asked_is_not_offered(cloud: Cloud) -> None:
+    (await cloud.add("one")).add(id=ID)
+    await cloud.add("two")
+    cloud.spoil("one", hold := Hold())
+    asking = asyncio.create_task(cloud.resolve(ID))
+    await wait_until(lambda: hold.waiting)
+    await cloud.services.registry.remove("one")
+    hold.open.set()
+    assert [offer.view.name for offer in (await asking).offers] == []
+    assert (await cloud.resolve(ID)).outcome is Outcome.ABSENT
+
+
+async def test_a_location_removed_while_it_is_asked_is_left_no_claim(cloud: Cloud) -> None:
+    """Its claims have been collected by then, and nobody would collect once more."""
+    (await cloud.add("one")).add(id=ID)
+    cloud.spoil("one", hold := Hold())
+    asking = asyncio.create_task(cloud.resolve(ID))
+    await wait_until(lambda: hold.waiting)
+    await cloud.services.registry.remove("one")
+    await cloud.index.claims.purge(await cloud.index.records.retired())
+    await cloud.index.records.forget_retired([cloud.numbers["one"]])
+    hold.open.set()
+    await asking
+    await idle(cloud)
+    assert await cloud.owners(ID) == set()
+
+
+async def test_a_location_put_into_maintenance_while_it_is_asked_is_not_offered(
+    cloud: Cloud,
+) -> None:
+    (await cloud.add("one")).add(id=ID)
+    cloud.spoil("one", hold := Hold())
+    asking = asyncio.create_task(cloud.resolve(ID))
+    await wait_until(lambda: hold.waiting)
+    await cloud.services.registry.patch("one", {"state": "maintenance"})
+    hold.open.set()
+    assert (await asking).offers == ()
+
+
+async def test_a_location_added_while_others_are_asked_is_no_no(cloud: Cloud) -> None:
+    await cloud.add("one")
+    cloud.spoil("one", hold := Hold())
+    asking = asyncio.create_task(cloud.resolve(ID))
+    await wait_until(lambda: hold.waiting)
+    (await cloud.add("two")).add(id=ID)
+    hold.open.set()
+    assert (await asking).outcome is not Outcome.ABSENT
+    assert (await cloud.resolve(ID)).outcome is Outcome.FOUND
+
+
+@pytest.mark.parametrize("kind", ["v2", "v1"])
+async def test_an_id_is_asked_for_as_the_client_spelt_it_too(cloud: Cloud, kind: str) -> None:
+    server = await cloud.add("one", **KINDS[kind])
+    server.add(id=ID.upper())
+    answer = await cloud.resolve(ID.upper())
+    assert answer.offers[0].uri.endswith(ID.upper())
+    await idle(cloud)
+    answer = await cloud.resolve(ID)
+    assert answer.offers[0].uri.endswith(ID.upper()), "its owner's spelling, whoever asks"
+
+
+async def test_an_id_in_upper_case_finds_one_in_lower_case(cloud: Cloud) -> None:
+    (await cloud.add("one")).add(id=ID)
+    answer = await cloud.resolve(ID.upper())
+    assert answer.offers[0].uri.endswith(ID)
+    assert cloud.asked("one") == 1
+
+
+async def test_what_was_answered_is_counted(cloud: Cloud) -> None:
+    server = await cloud.add("one")
+    server.add(id=OTHER)
+    await cloud.resolve(ID)
+    await cloud.resolve(OTHER)
+    cloud.spoil("one", faults.status(401))
+    await cloud.resolve(THIRD)
+    await idle(cloud)
+    assert cloud.services.prober.counts == {
+        ("one", "no"): 1,
+        ("one", "yes"): 1,
+        ("one", "unauthorized"): 1,
+    }
+
+
+async def test_an_asker_that_ends_leaves_nobody_waiting() -> None:
+    async with clouds() as cloud:
+        await cloud.add("one")
+        cloud.spoil("one", hold := Hold())
+        asking = asyncio.create_task(cloud.resolve(ID))
+        await wait_until(lambda: hold.waiting)
+        await cloud.services.prober.close()
+        async with asyncio.timeout(5):
+            answer = await asking
+        assert (answer.outcome, answer.missing) == (Outcome.UNKNOWN, ("one",))
+        hold.open.set()
+
+
+async def test_what_is_too_old_to_be_of_use_is_not_kept() -> None:
+    async with clouds(absent_ttl=0.05) as cloud:
+        await cloud.add("one")
+        await cloud.add("two")
+        memory = cloud.services.prober._memory
+        most = 0
+        for image_id in make_ids(200, seed=5):
+            assert (await cloud.resolve(format_id(image_id))).outcome is Outcome.ABSENT
+            most = max(most, len(memory))
+        assert most < 150
+        await asyncio.sleep(0.1)
+        for image_id in make_ids(most, seed=6):
+            await cloud.resolve(format_id(image_id))
+        assert len(memory) < 150
