@@ -1,18 +1,22 @@
 """One location's Glance server: its versions, its listing, questions about single images."""
 
 from resolver.glance.changes import Changes, changed_since, server_time
+from resolver.glance.credential_scope import CredentialScope, sees_all
 from resolver.glance.glance_server import HOP, Server, connect, is_resolver
 from resolver.glance.keystone import CloudCredentials
-from resolver.glance.listing import Page, Resume, list_images, sees_all, still_there
+from resolver.glance.listing import Page, Resume, list_images, still_there
 from resolver.glance.notifications import Notice, parse_notice, subscribed
-from resolver.glance.probe import has_image
+from resolver.glance.probe import ImageProbe, ProbeAnswer, has_image
 
 __all__ = [
     "HOP",
     "Changes",
     "CloudCredentials",
+    "CredentialScope",
+    "ImageProbe",
     "Notice",
     "Page",
+    "ProbeAnswer",
     "Resume",
     "Server",
     "changed_since",

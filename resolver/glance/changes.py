@@ -17,7 +17,6 @@ from email.utils import parsedate_to_datetime
 from resolver.errors import LocationUnavailable
 from resolver.glance.glance_server import Server
 from resolver.glance.listing import V1, merge, parse_listed, rows_of, v2_passes
-from resolver.glance.probe import use_v2
 from resolver.models import api_versions
 
 
@@ -58,7 +57,7 @@ async def changed_since(
     if v1:
         async for changes in _v1_changes(server, moment):
             yield changes
-    if use_v2(server.location.api, versions):
+    if server.uses_v2(versions):
         passes = await v2_passes(server, updated_at=f"gte:{moment}")
         async for page in merge(server, passes):
             yield Changes(there=page.images, asked=page.asked)

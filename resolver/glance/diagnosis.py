@@ -7,9 +7,9 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from resolver.errors import LocationUnavailable
+from resolver.glance.credential_scope import sees_all
 from resolver.glance.glance_server import Server
-from resolver.glance.listing import V1, V2, sees_all
-from resolver.glance.probe import use_v2
+from resolver.glance.listing import V1, V2
 from resolver.models import Api, api_versions
 
 PATIENCE = 5.0
@@ -80,7 +80,7 @@ async def diagnose(server: Server) -> list[Step]:
         return Step("credential", True, f"from {kind} {where}{known}")
 
     async def listing() -> Step:
-        if use_v2(server.location.api, versions):
+        if server.uses_v2(versions):
             path, query = "/v2/images", V2
         else:
             path, query = "/v1/images/detail", V1

@@ -17,7 +17,7 @@ from resolver.errors import LocationUnavailable, LoopDetected
 from resolver.glance.credentials import token_of
 from resolver.glance.host_policy import AllowedHosts, HostPolicyMiddleware, HostPolicyResolver
 from resolver.glance.keystone import AuthHeaders, CloudCredentials
-from resolver.models import Location
+from resolver.models import Api, Location, api_versions
 
 _VERSION = re.compile(r"v[0-9]{1,2}(\.[0-9]{1,3})?", re.ASCII)
 
@@ -102,6 +102,15 @@ class Server:
         self._session = session
         self._cloud_credentials = cloud_credentials or CloudCredentials()
         self.location = location
+
+    def uses_v2(self, versions: tuple[str, ...]) -> bool:
+        """Whether to read from this server with v2 rather than v1.
+
+        v2 is used wherever it is served, even where clients are redirected to v1, since v1 never
+        lists other projects' community images.
+        """
+        v1, v2 = api_versions(versions)
+        return v2 or (not v1 and self.location.api is not Api.V1)
 
     async def _login(self) -> AuthHeaders:
         """What to send with a request.

@@ -14,7 +14,7 @@ from typing import Any
 
 from resolver.errors import InvalidImageId, LocationUnavailable
 from resolver.glance.glance_server import Server
-from resolver.glance.probe import has_image, use_v2
+from resolver.glance.probe import has_image
 from resolver.models import letter_case_of, minor_version, parse_id
 
 PAGE = 1000
@@ -26,12 +26,8 @@ END = b"\xff" * 17
 CONFIRM = 99
 """Ids in one ``id=in:`` question beside the one known to be there."""
 
-ADMIN = "admin"
-"""The role that Glance's policy lets list everybody's images, on a project: system scope cannot."""
-
-TASKS_IN_CODE = 11
-"""From v2.11 on the tasks API is for admins unless an operator says otherwise; before, a policy
-file without that line let everybody in, so the answer proved nothing."""
+MIN_MINOR_ID_IN = 11
+"""Servers before v2.11 are asked about one image at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,9 +169,7 @@ async def list_images(
         LocationUnavailable: an answer was not a page of a sorted listing.
     """
     passes = (
-        await v2_passes(server)
-        if use_v2(server.location.api, versions)
-        else [_Pass("/v1/images/detail", V1)]
+        await v2_passes(server) if server.uses_v2(versions) else [_Pass("/v1/images/detail", V1)]
     )
     if resume is not None:
         if len(resume.markers) != len(passes):
@@ -240,10 +234,10 @@ async def still_there(
     Raises:
         LocationUnavailable: it gave no clear answer.
     """
-    v2 = use_v2(server.location.api, versions)
+    v2 = server.uses_v2(versions)
     todo = list(ids)
     there: set[bytes] = set()
-    if v2 and known and minor_version(versions) >= TASKS_IN_CODE:
+    if v2 and known and minor_version(versions) >= MIN_MINOR_ID_IN:
         while todo:
             some = todo[:CONFIRM]
             found = await _among(server, [known, *some])
@@ -271,29 +265,3 @@ async def _among(server: Server, ids: Sequence[str]) -> set[str]:
         if "next" in document:
             return set()
     return found
-
-
-async def sees_all(server: Server, versions: tuple[str, ...]) -> tuple[bool | None, str]:
-    """Whether the credential sees every image, and how that is known; None: it is not.
-
-    Raises:
-        LocationUnavailable: the server failed while asked.
-    """
-    location = server.location
-    if location.sees_all is not None:
-        return location.sees_all, "as registered (`sees_all`)"
-    if (roles := await server.roles()) is not None:
-        if ADMIN in map(str.lower, roles):
-            return True, f"it has the role {ADMIN} on a project"
-        return False, f"it has not the role {ADMIN} on a project"
-    if minor_version(versions) >= TASKS_IN_CODE and use_v2(location.api, versions):
-        status = (await server.ask("/v2/tasks", {"limit": "1"})).status
-        if status == 200:
-            return True, "it may list tasks, which is for admins"
-        if status == 403 and location.auth:
-            return False, "it may not list tasks, which is for admins"
-        if status == 403:
-            return None, "the server needs no credential, but takes us for no admin"
-    if location.auth is None:
-        return True, "the server needs no credential"
-    return None, "cannot be told from this server's answers: register the location with `sees_all`"

@@ -18,8 +18,8 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 
 from resolver.errors import LocationUnavailable
-from resolver.glance import Page, Resume, Server, list_images, still_there
-from resolver.glance.listing import END, sees_all
+from resolver.glance import Page, Resume, Server, list_images, sees_all, still_there
+from resolver.glance.listing import END
 from resolver.index import Buckets, Index
 from resolver.models import Progress, Sweep, format_id, parse_id
 

@@ -270,7 +270,7 @@ def test_a_member_proves_nothing_absent(gateway: Gateway, cloud: Cloud) -> None:
     wait_until(lambda: rows(gateway)["oslo"]["sweep"]["ended"], "it is swept", PATIENCE)
     answer = gateway.get(f"/resolve/{NOWHERE}")
     assert answer.status == 503
-    assert "it has not the role admin on a project" in answer.json()["detail"]
+    assert "it does not have the role admin on a project" in answer.json()["detail"]
     checked = gateway.operator("locations", "check", "oslo")
     assert checked.status == 1
     assert "sees all: give it the credential of an admin" in checked.out.decode()

@@ -1,0 +1,126 @@
+"""Asking locations about single images, and whether a 404 of theirs proves absence."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import replace
+
+import aiohttp
+import pytest
+from aiohttp import web
+from aiohttp.typedefs import Handler
+
+from resolver.errors import LocationUnavailable
+from resolver.glance import CloudCredentials, ImageProbe, connect
+from resolver.models import Location, letter_case_of, parse_id
+from resolver.standin import StandIn
+from resolver.standin.call import Caller
+from tests.support import faults
+from tests.support.faults import Switch
+
+UPPER_ID = "0A1B2C3D-4E5F-4A6B-8C7D-9E0F1A2B3C4D"
+IMAGE_ID = parse_id(UPPER_ID)
+UPPER = letter_case_of(UPPER_ID)
+V2 = ("v2.15",)
+TOKEN_ENV = "GLANCE_TOKEN"
+
+
+@pytest.fixture
+async def session() -> AsyncIterator[aiohttp.ClientSession]:
+    async with connect(5) as session:
+        yield session
+
+
+@pytest.fixture
+def probe(session: aiohttp.ClientSession) -> ImageProbe:
+    return ImageProbe(session, CloudCredentials())
+
+
+@pytest.fixture
+def switch() -> Switch:
+    return Switch()
+
+
+@pytest.fixture
+async def server(switch: Switch) -> AsyncIterator[StandIn]:
+    async with StandIn(
+        middlewares=[switch.middleware],
+        tokens={"strong": Caller("admin", admin=True), "weak": Caller("demo")},
+    ) as server:
+        yield server
+
+
+@pytest.fixture
+def location(server: StandIn, monkeypatch: pytest.MonkeyPatch) -> Location:
+    monkeypatch.setenv(TOKEN_ENV, "strong")
+    return Location(name="one", url=server.url, number=1, auth={"token_env": TOKEN_ENV})
+
+
+def count_image_requests(server: StandIn) -> int:
+    return server.requests["GET", "image"]
+
+
+async def test_an_image_is_found_under_the_first_spelling_that_the_server_has(
+    probe: ImageProbe, server: StandIn, location: Location
+) -> None:
+    server.add(id=UPPER_ID)
+    answer = await probe.ask(location, V2, IMAGE_ID, (0, UPPER, 0))
+    assert answer.letter_case == UPPER
+    assert count_image_requests(server) == 2
+    assert (await probe.ask(location, V2, IMAGE_ID, (UPPER, 0))).letter_case == UPPER
+    assert count_image_requests(server) == 3, "the other spelling is not asked for"
+
+
+async def test_each_spelling_is_asked_for_once_before_the_answer_is_no(
+    probe: ImageProbe, server: StandIn, location: Location
+) -> None:
+    assert (await probe.ask(location, V2, IMAGE_ID, (0, 0, UPPER, 0))).letter_case is None
+    assert count_image_requests(server) == 2
+
+
+async def test_a_server_that_gives_no_clear_answer_raises(
+    probe: ImageProbe, switch: Switch, location: Location
+) -> None:
+    async def proxy_without_glance(_: web.Request, __: Handler) -> web.StreamResponse:
+        return web.Response(status=404, text="404 page not found")
+
+    for fault, code in (
+        (faults.status(503), "server-error"),
+        (faults.status(403), "no-clear-answer"),
+        (proxy_without_glance, "not-glance"),
+    ):
+        switch.fault = fault
+        with pytest.raises(LocationUnavailable) as caught:
+            await probe.ask(location, V2, IMAGE_ID, (0,))
+        assert caught.value.problem_code == code
+
+
+async def test_the_scope_is_that_of_the_credential_in_use(
+    probe: ImageProbe, server: StandIn, location: Location, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert (await probe.scope(location, V2)).sees_all is True
+    assert (await probe.scope(location, V2)).sees_all is True
+    assert server.requests["GET", "tasks"] == 1, "the second answer came from the cache"
+
+    monkeypatch.setenv(TOKEN_ENV, "weak")
+    scope = await probe.scope(location, V2)
+    assert (scope.sees_all, scope.why) == (False, "it may not list tasks, which is for admins")
+    assert server.requests["GET", "tasks"] == 2
+
+
+async def test_a_changed_location_has_its_scope_checked_again(
+    probe: ImageProbe, server: StandIn, location: Location
+) -> None:
+    assert (await probe.scope(location, V2)).sees_all is True
+    changed = replace(location, sees_all=False, updated=location.updated + 1)
+    assert (await probe.scope(changed, V2)).sees_all is False
+    assert server.requests["GET", "tasks"] == 1
+
+
+async def test_a_scope_that_cannot_be_read_raises(
+    probe: ImageProbe, location: Location, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(TOKEN_ENV)
+    with pytest.raises(LocationUnavailable) as caught:
+        await probe.scope(location, V2)
+    assert caught.value.problem_code == "no-credential"
