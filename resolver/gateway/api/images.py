@@ -18,11 +18,11 @@ from resolver.errors import (
 )
 from resolver.gateway.app_keys import METRICS, OUTCOME, SERVICES
 from resolver.gateway.limits import LIMITS, ChargeOnce
+from resolver.gateway.methods import READ_METHODS
 from resolver.gateway.problem import NO_STORE, require_found
 from resolver.models import Outcome, format_id, letter_case_of, parse_id
 from resolver.resolution import Answer, Offer, Preferences
 
-READS = ("GET", "HEAD")
 VARY = "X-Resolver-Region, X-Resolver-Exclude, X-Resolver-Fresh"
 
 _PRINTABLE = re.compile(r"[!-~]*", re.ASCII)
@@ -164,7 +164,7 @@ async def read_image(request: web.Request) -> web.StreamResponse:
 async def write_image(request: web.Request) -> web.StreamResponse:
     """Other methods: 405 with the direct URL, or 307 for small writes where those are allowed."""
     what = asked(request)
-    allowed = list(READS)
+    allowed = list(READ_METHODS)
     if request.app[SERVICES].settings.redirect_writes:
         allowed += sorted({m for m, rest in _SMALL_WRITES[what.api] if rest.fullmatch(what.rest)})
     answer = await answer_one(request, what.image_id, what.letter_case, preferences_of(request))

@@ -17,10 +17,10 @@ from resolver.errors import (
     Unauthorized,
     UnsupportedMediaType,
 )
-from resolver.gateway.api.images import READS
-from resolver.gateway.api.resolve import read_body, read_json
 from resolver.gateway.app_keys import ADMIN, REQUEST_ID, SERVICES, TOKENS
+from resolver.gateway.methods import READ_METHODS
 from resolver.gateway.problem import json_response
+from resolver.gateway.request_body import read_body, read_json
 from resolver.glance import Server, is_resolver
 from resolver.glance.diagnosis import Step, diagnose
 from resolver.index.audit import KEPT
@@ -50,7 +50,7 @@ def authorize(request: web.Request) -> str:
             "send `Authorization: Bearer <token>` with one of RESOLVER_ADMIN_TOKENS",
             headers={"WWW-Authenticate": 'Bearer realm="glance-resolver"'},
         )
-    if admin.read_only and request.method not in READS:
+    if admin.read_only and request.method not in READ_METHODS:
         raise Forbidden(f"the token {admin.name!r} may only read", code="read-only-token")
     return admin.name
 
@@ -62,7 +62,7 @@ def admin_only(handler: Handler) -> Handler:
     async def guarded(request: web.Request) -> web.StreamResponse:
         request[ADMIN] = admin = authorize(request)
         response = await handler(request)
-        if request.method not in READS:
+        if request.method not in READ_METHODS:
             log.info(
                 "admin",
                 admin=admin,

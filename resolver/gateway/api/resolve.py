@@ -16,7 +16,6 @@ from resolver.errors import (
     Busy,
     InvalidImageId,
     InvalidRequest,
-    RequestTimeout,
     TooLarge,
     UnsupportedMediaType,
 )
@@ -24,6 +23,7 @@ from resolver.gateway.api.images import answer_one, make_preferences
 from resolver.gateway.app_keys import METRICS, OUTCOME, SERVICES
 from resolver.gateway.limits import BULK_IDS, LIMITS, ChargeOnce
 from resolver.gateway.problem import NO_STORE, accepted, json_response, require_found
+from resolver.gateway.request_body import read_body, read_json
 from resolver.models import Outcome, format_id, letter_case_of, parse_id
 from resolver.resolution import AnswerTemplate, Preferences
 
@@ -141,50 +141,6 @@ class BodyBudget:
 
 
 BODY_BUDGET = web.AppKey("bodies", BodyBudget)
-
-
-async def read_body(
-    request: web.Request, limit: int, grow: Callable[[int], None] = lambda _: None
-) -> bytes:
-    """The body, read no further than a little past ``limit`` bytes. ``grow`` is told of each part.
-
-    Raises:
-        RequestTimeout: the client takes too long.
-        TooLarge: it is longer.
-        UnsupportedMediaType: it is compressed.
-    """
-    coding = request.headers.get("Content-Encoding", "identity")
-    if coding.lower() != "identity":
-        raise UnsupportedMediaType(
-            f"send the body as it is, without `Content-Encoding: {coding[:40]}`",
-            headers={"Accept-Encoding": "identity"},  # RFC 9110, 12.5.3
-        )
-    seconds = request.app[SERVICES].settings.client_timeout
-    body = bytearray()
-    try:
-        async with asyncio.timeout(seconds):
-            async for chunk in request.content.iter_any():
-                grow(len(chunk))
-                body += chunk
-                if len(body) > limit:
-                    raise TooLarge(f"the body is longer than {limit} bytes: send fewer ids at once")
-    except TimeoutError as error:
-        raise late_body(seconds) from error
-    return bytes(body)
-
-
-def read_json(body: bytes, **options: Any) -> Any:
-    """A body's JSON. RFC 8259, 8.1: it is UTF-8, and a mark at its beginning may be passed over;
-    `json.loads` would guess UTF-16 and UTF-32, and let halves of surrogate pairs through.
-
-    Raises:
-        ValueError, RecursionError: it is none.
-    """
-    return json.loads(body.decode("utf-8-sig"), **options)
-
-
-def late_body(seconds: float) -> RequestTimeout:
-    return RequestTimeout(f"the body took longer than {seconds:g} s (RESOLVER_CLIENT_TIMEOUT)")
 
 
 def parse_items(body: bytes, content_type: str) -> Sequence[Any]:

@@ -14,9 +14,9 @@ from aiohttp import web
 
 from resolver.errors import Conflict, InvalidLocation, ResolverError, UnsupportedMediaType
 from resolver.gateway.api.locations import admin_only
-from resolver.gateway.api.resolve import late_body
 from resolver.gateway.app_keys import ADMIN, SERVICES
 from resolver.gateway.problem import NO_STORE, json_response
+from resolver.gateway.request_body import body_timeout_error
 from resolver.index import Claims
 from resolver.models import Location
 from resolver.registry.export_format import Block, Head, Reader, Writer, fields_of
@@ -189,7 +189,7 @@ async def _body(request: web.Request) -> AsyncIterator[bytes]:
                 if unpacker.eof:  # RFC 1952, 2.2: another member may follow
                     data, unpacker = unpacker.unused_data, zlib.decompressobj(GZIP)
     except TimeoutError as error:
-        raise late_body(seconds) from error
+        raise body_timeout_error(seconds) from error
     except (ConnectionError, web.RequestPayloadError, zlib.error) as error:
         log.warning("import broke off", reason=str(error))
 
