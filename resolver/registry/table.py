@@ -83,15 +83,18 @@ class LocationView:
     def images_v2(self) -> str:
         return f"{self.location.url}/v2/images/"
 
+    @cached_property
+    def images_url(self) -> str:
+        """Prefix of URLs that can be fetched today: v1 where it is served or not known, else v2."""
+        return self.images_v1 if self.serves is None or self.serves[0] else self.images_v2
+
     def uri(self, image_id: bytes, letter_case: int = 0) -> str:
         """The image's identifier here."""
         return self.images_v1 + format_id(image_id, letter_case)
 
     def url(self, image_id: bytes, letter_case: int = 0) -> str:
         """What can be fetched of the image here today."""
-        if self.serves is None or self.serves[0]:
-            return self.uri(image_id, letter_case)
-        return self.images_v2 + format_id(image_id, letter_case)
+        return self.images_url + format_id(image_id, letter_case)
 
     @property
     def sees_all(self) -> bool | None:
