@@ -89,7 +89,7 @@ class Resolver:
     def known(self, image_id: bytes) -> LookupResult | None:
         """The same, where this process knows it and would have been told of a change; or where it
         knew it last and Redis does not answer."""
-        if self._tables.known and (kept := self._index.claims.kept(image_id)):
+        if self._tables.known and (kept := self._index.claims.cached(image_id)):
             return LookupResult(self._tables.table, kept[0], "cache", kept[1])
         if self.breaker.why is not None:
             return self._last(image_id, self.breaker.why)
@@ -98,7 +98,7 @@ class Resolver:
     def _last(self, image_id: bytes, why: IndexUnavailable) -> LookupResult | None:
         """An image's owners as they were known last."""
         table = self._tables.last(self._stale_for)
-        if table is None or (found := self._index.claims.stale(image_id)) is None:
+        if table is None or (found := self._index.claims.cached_stale(image_id)) is None:
             return None
         return LookupResult(table, found[0], "stale", found[1], why)
 
@@ -346,7 +346,7 @@ class Resolver:
         if (why := self.breaker.why) is not None:
             raise IndexUnavailable(why.detail, headers=why.headers)
         try:
-            if self._index.link.oldest_reply_age() > self._deadline:  # we would wait behind that
+            if self._index.oldest_reply_age() > self._deadline:  # we would wait behind that
                 raise late(self._deadline)
             found = await self._ask_index(ids, keep=keep)
         except IndexUnavailable as error:
@@ -364,7 +364,7 @@ class Resolver:
             async with asyncio.timeout(deadline):
                 while True:
                     changes = self._tables.changes
-                    found = await self._index.claims.lookup(ids, keep=keep)
+                    found = await self._index.claims.lookup(ids, cache=keep)
                     table = await self._tables.at_least(found.version)
                     # A table that is newer may vouch for claims made after this lookup.
                     if (table.identity, table.version) == found[:2]:

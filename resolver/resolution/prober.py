@@ -284,7 +284,7 @@ class Prober:
                 return
             if said.no and question.claimed:
                 # First, so that who asks us next is not sent there once more; but not at length.
-                releasing = asyncio.ensure_future(observations.lost(number, [image[0]]))
+                releasing = asyncio.ensure_future(observations.record_absent(number, [image[0]]))
                 await asyncio.wait([releasing], timeout=self._patience)
                 question.answer.set_result(said)
                 await releasing
