@@ -75,7 +75,7 @@ async def work(what: str, glance: str, redis: str) -> None:
     async with connect(30.0) as session, open_index(redis) as index:
         server = Server(session, Location(name="a", url=glance, number=1))
         lease = index.lease("sweep:1", seconds=LEASE)
-        await lease.take()
+        await lease.acquire()
         versions = await server.versions()
         forget_peak()
         before, used, begun = memory_kb("VmRSS"), cpu(), time.perf_counter()
@@ -97,7 +97,7 @@ async def work(what: str, glance: str, redis: str) -> None:
             "images": images,
             "claimed": claimed,
         }
-        await lease.drop()
+        await lease.release()
     print(json.dumps(figures))
 
 

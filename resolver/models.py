@@ -214,7 +214,7 @@ class Status:
     check: Check | None = None
     sweep: Sweep = field(default_factory=Sweep)
     poll: Poll = field(default_factory=Poll)
-    feed: SubscriptionStatus | None = None
+    subscription: SubscriptionStatus | None = None
 
 
 class Outcome(StrEnum):

@@ -58,7 +58,7 @@ async def open_services(
             prefix=settings.prefix,
             bits=settings.index_bits,
             cache=cache,
-            make=False,
+            create=False,
         ) as index,
         guarded(settings.location_timeout) as session,
         guarded(settings.probe_timeout, connections=0) as quick_session,

@@ -40,7 +40,7 @@ def _no_settings_from_outside() -> Iterator[None]:
 @pytest.fixture(scope="session", autouse=True)
 def _logs() -> None:
     """Log lines go where caplog sees them, not to standard output."""
-    logs.route()
+    logs.use_standard_logging()
 
 
 Startable = TypeVar("Startable", RedisServer, RedisCluster, Sentinels, RabbitServer, Balancer)

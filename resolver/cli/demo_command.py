@@ -83,7 +83,7 @@ async def _demo(*, once: bool, port: int) -> None:
     from resolver.settings import load_settings  # noqa: PLC0415
     from resolver.standin import StandIn  # noqa: PLC0415
 
-    logs.configure(level="error", form="text")
+    logs.configure(level="error", log_format="text")
     token = secrets.token_hex(8)
     # What the shell has set for a real gateway must not make the demo touch it.
     for name in [name for name in os.environ if name.startswith("RESOLVER_")]:

@@ -95,7 +95,7 @@ def serve(pairs: tuple[str, ...], locations_file: str | None, **options: Any) ->
         click.echo(f"admin token for this run: {token}", err=True)
     from resolver import logs  # noqa: PLC0415
 
-    logs.configure(level=settings.log_level, form=settings.log_format)
+    logs.configure(level=settings.log_level, log_format=settings.log_format)
     if settings.workers > 1:
         from resolver.gateway.net.workers import run  # noqa: PLC0415
 

@@ -103,7 +103,7 @@ def log_request(
     **more: object,
 ) -> None:
     """The line of one request."""
-    logs.requests.note(
+    logs.log_request(
         request_id=rid,
         method=method,
         path=path[:512],

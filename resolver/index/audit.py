@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 NOTE = load("note", "audit")
 
-KEPT = 10_000
+AUDIT_MAX_ENTRIES = 10_000
 """Entries that are kept: the same number as in ``audit.lua``."""
 
 BATCH = 1000
@@ -28,7 +28,7 @@ BATCH = 1000
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class AuditEntry:
     """One change."""
 
     at: float
@@ -51,25 +51,25 @@ def opening(by: str, what: str, location: str) -> str:
 class Audit:
     """The log of one index."""
 
-    def __init__(self, link: RedisClient, keys: Keys) -> None:
-        self._link = link
+    def __init__(self, client: RedisClient, keys: Keys) -> None:
+        self._client = client
         self._key = keys.audit
 
-    async def note(self, by: str, what: str, location: str = "") -> None:
+    async def record(self, by: str, what: str, location: str = "") -> None:
         """Keeps that something was done that changed no location's fields."""
-        await self._link.run(NOTE, [self._key], [opening(by, what, location)])
+        await self._client.run(NOTE, [self._key], [opening(by, what, location)])
 
     @translate_decode_errors()
-    async def last(self, count: int, location: str = "") -> list[Entry]:
+    async def last(self, count: int, location: str = "") -> list[AuditEntry]:
         """The last entries, the newest first; those about one location if one is named.
 
         Raises:
             IndexUnavailable: when Redis does not answer.
         """
-        found: list[Entry] = []
-        for start in range(0, KEPT, BATCH):
-            batch = await self._link.command("LRANGE", self._key, start, start + BATCH - 1)
-            entries = (Entry(**json.loads(text)) for text in batch)
+        found: list[AuditEntry] = []
+        for start in range(0, AUDIT_MAX_ENTRIES, BATCH):
+            batch = await self._client.command("LRANGE", self._key, start, start + BATCH - 1)
+            entries = (AuditEntry(**json.loads(text)) for text in batch)
             found += (one for one in entries if location in ("", one.location))
             if len(found) >= count or len(batch) < BATCH:
                 break

@@ -1,7 +1,7 @@
 """Claims kept in this process, for as long as Redis says that they have not changed.
 
-What is kept lies in the same buckets as in Redis, or a few of them together (`Buckets.cache_bucket`),
-since that is how Redis tells of changes. A read holds on to the bucket that was kept when it
+What is cached lies in the same buckets as in Redis, or a few of them together (see
+`Buckets.cache_bucket`), since that is how Redis tells of changes. A read holds on to the bucket that was kept when it
 began; a change told meanwhile puts another in its place. So a read that crosses with a change
 keeps its answer where nobody looks.
 

@@ -88,14 +88,16 @@ class BucketLayout:
     locations get their numbers anew.
     """
 
-    def __init__(self, link: RedisClient, keys: Keys, bits: int | None, cache: ClaimCache) -> None:
+    def __init__(
+        self, client: RedisClient, keys: Keys, bits: int | None, cache: ClaimCache
+    ) -> None:
         """``bits`` None: as they are, or the default."""
-        self._link = link
+        self._client = client
         self._keys = keys
         self._cache = cache
         self._wanted = bits
         self._made: dict[int, Buckets] = {}
-        self.current = self.of(bits or (MEMORY_BITS if link.embedded else DEFAULT_BITS))
+        self.current = self.of(bits or (MEMORY_BITS if client.embedded else DEFAULT_BITS))
         self.next: Buckets | None = None
         self.identity = ""
         """Empty while the index has not been seen."""
@@ -113,7 +115,7 @@ class BucketLayout:
             IndexLost: there is no index.
             IndexUnavailable: when Redis does not answer, or has an index that goes not with ours.
         """
-        form, bits, following, identity = await self._link.command(
+        form, bits, following, identity = await self._client.command(
             "HMGET", self._keys.meta, "format", "bits", "next", "identity"
         )
         if form is None or bits is None or identity is None:
@@ -156,10 +158,10 @@ class BucketLayout:
             "bits": self.current.bits,
             "identity": secrets.token_hex(4),  # the last: with it the index is there
         }
-        there = await self._link.command("HMGET", meta, *ours)
+        there = await self._client.command("HMGET", meta, *ours)
         if None in there:
-            await self._link.pipeline(("HSETNX", meta, name, ours[name]) for name in ours)
-            there = await self._link.command("HMGET", meta, *ours)
+            await self._client.pipeline(("HSETNX", meta, name, ours[name]) for name in ours)
+            there = await self._client.command("HMGET", meta, *ours)
         self._check(int(there[0]), int(there[1]))
         await self.refresh()
 
@@ -167,16 +169,40 @@ class BucketLayout:
         return [self.current] if self.next is None else [self.current, self.next]
 
 
+class LayoutView:
+    """The buckets as they were when this view was made, also if the index is rebuilt meanwhile.
+
+    It reads claims in the order of ids: buckets follow each other in UUID order.
+    """
+
+    def __init__(self, claims: Claims, buckets: Buckets) -> None:
+        self._claims = claims
+        self._buckets = buckets
+        self.count = buckets.count
+        """Buckets, empty ones included."""
+        self.bucket = buckets.number
+        """The bucket of an image id."""
+
+    def of_location(
+        self, number: int, first: int = 0, last: int | None = None
+    ) -> AsyncIterator[tuple[int, dict[bytes, int]]]:
+        """(bucket, {image id: letter case}) of a location's claims in the buckets from ``first``
+        to ``last``, both included."""
+        return self._claims.of_location(number, first, last, buckets=self._buckets)
+
+
 class Claims:
     """The claims of one index. Ids are 16 bytes."""
 
-    def __init__(self, link: RedisClient, keys: Keys, bits: int | None, cache: ClaimCache) -> None:
-        self._link = link
+    def __init__(
+        self, client: RedisClient, keys: Keys, bits: int | None, cache: ClaimCache
+    ) -> None:
+        self._client = client
         self._keys = keys
         self._meta = keys.meta.encode()
-        self.layout = BucketLayout(link, keys, bits, cache)
+        self.layout = BucketLayout(client, keys, bits, cache)
         self.cache = cache
-        link.hear(self._changed)
+        client.on_invalidation(self._changed)
 
     def _changed(self, keys: Sequence[bytes] | None) -> None:
         if keys is None or self._meta in keys:
@@ -186,14 +212,14 @@ class Claims:
             if (bucket := self.buckets.bucket_of(key)) is not None:
                 self.cache.drop(bucket >> self.buckets.coarse)
 
-    def kept(self, image_id: bytes) -> tuple[tuple[Owner, ...], float] | None:
+    def cached(self, image_id: bytes) -> tuple[tuple[Owner, ...], float] | None:
         """An image's owners, and the seconds for which they have been known, where this process
         has read them lately and would have been told of a change."""
-        if not self._link.sure():
+        if not self._client.tracking_current():
             return None
         return self.cache.get(self.buckets.cache_bucket(image_id), image_id)
 
-    def stale(self, image_id: bytes) -> tuple[tuple[Owner, ...], float] | None:
+    def cached_stale(self, image_id: bytes) -> tuple[tuple[Owner, ...], float] | None:
         """The owners that this process knew last, and how many seconds ago it read them."""
         return self.cache.stale(self.buckets.cache_bucket(image_id), image_id)
 
@@ -202,8 +228,13 @@ class Claims:
         """The buckets that are read."""
         return self.layout.current
 
-    async def lookup(self, ids: Sequence[bytes], *, keep: bool = False) -> Lookup:
-        """Owners of each id, in the order of ``ids``, in one round trip. ``keep``: for `kept` too.
+    def layout_view(self) -> LayoutView:
+        """The buckets of now, for a walk along a listing."""
+        return LayoutView(self, self.buckets)
+
+    async def lookup(self, ids: Sequence[bytes], *, cache: bool = False) -> Lookup:
+        """Owners of each id, in the order of ``ids``, in one round trip. ``cache``: keep
+        them for `cached`.
 
         The registry's version comes along, so that the caller can tell whether the location table
         it holds still is the one that these numbers belong to; and which index this is and how many
@@ -220,16 +251,16 @@ class Claims:
                 ("HMGET", self._keys.meta, "bits", "identity"),
             ]
             commands += self._questions(buckets, ids)
-            places = self._opened(buckets, ids) if keep and self.cache.size else []
+            places = self._opened(buckets, ids) if cache and self.cache.size else []
             identity = self.layout.identity
-            version, made, *values = await self._link.pipeline(commands, quick=True)
+            version, made, *values = await self._client.pipeline(commands, foreground=True)
             if identity and made == [b"%d" % buckets.bits, identity.encode()]:
                 try:
                     owners = [decode_owners(v) if v else () for v in values]
                     number = int(version or 0)
                 except DECODE_ERRORS as error:
                     raise unreadable(error) from error
-                if places and self._link.sure():
+                if places and self._client.tracking_current():
                     for (bucket, kept), image_id, value in zip(places, ids, values, strict=True):
                         if value:
                             self.cache.put(bucket, kept, image_id, value)
@@ -246,7 +277,7 @@ class Claims:
     def _questions(self, buckets: Buckets, ids: Sequence[bytes]) -> list[Any]:
         """A command for each id, packed where the link takes it so: that is the hottest loop."""
         shift, cut = buckets.shift, buckets.cut
-        if not self._link.takes_packed:
+        if not self._client.takes_packed:
             key = buckets.key
             return [
                 ("HGET", key(int.from_bytes(image_id[:4], "big") >> shift), image_id[cut:])
@@ -319,7 +350,7 @@ class Claims:
             for span in buckets.spans(PURGE_BUCKETS):
                 begun = time.monotonic()
                 total += sum(
-                    await self._link.run_all(
+                    await self._client.run_all(
                         [(PURGE, [buckets.key(bucket)], list(numbers)) for bucket in span]
                     )
                 )
@@ -359,10 +390,10 @@ class Claims:
             batch.append(call)
             size += len(call[2])
             if size >= BATCH_IDS or len(batch) >= BATCH_CALLS:
-                total += sum(await self._link.run_all(batch))
+                total += sum(await self._client.run_all(batch))
                 batch, size = [], 0
         if batch:
-            total += sum(await self._link.run_all(batch))
+            total += sum(await self._client.run_all(batch))
         return total
 
     async def read(
@@ -371,7 +402,7 @@ class Claims:
         """(bucket, {field: owners' bytes}) of the non-empty buckets from ``first`` to ``last``."""
         buckets = buckets or self.buckets
         for batch in buckets.spans(BATCH_CALLS, first, None if last is None else last + 1):
-            replies = await self._link.pipeline(
+            replies = await self._client.pipeline(
                 ("HGETALL", buckets.key(bucket)) for bucket in batch
             )
             for bucket, reply in zip(batch, replies, strict=True):
@@ -434,7 +465,7 @@ class Claims:
             return 0
         sample = used[:: max(1, len(used) // SAMPLE)]
         try:
-            sizes = await self._link.pipeline(
+            sizes = await self._client.pipeline(
                 ("MEMORY", "USAGE", buckets.key(bucket)) for bucket in sample
             )
         except IndexUnavailable:  # the embedded server does not know the command

@@ -35,6 +35,7 @@ from resolver.index.redis.client import (
     SingleClient,
 )
 from resolver.index.redis.cluster import ClusterClient
+from resolver.index.redis.pipelined_connection import Changed
 from resolver.index.redis.redis_errors import DECODE_ERRORS
 
 CONNECT_TIMEOUT = 2.0
@@ -44,13 +45,15 @@ CONNECT_TIMEOUT = 2.0
 class Index:
     """Claims, the registry and leases of one index."""
 
-    def __init__(self, link: RedisClient, keys: Keys, bits: int | None, cache: ClaimCache) -> None:
-        self.link = link
-        self.claims = Claims(link, keys, bits, cache)
-        self.records = Records(link, keys)
-        self.observations = Observations(link, keys, self.claims)
-        self.audit = Audit(link, keys)
-        self.rebuild = Rebuild(link, keys, self.claims)
+    def __init__(
+        self, client: RedisClient, keys: Keys, bits: int | None, cache: ClaimCache
+    ) -> None:
+        self.client = client
+        self.claims = Claims(client, keys, bits, cache)
+        self.records = Records(client, keys)
+        self.observations = Observations(client, keys, self.claims)
+        self.audit = Audit(client, keys)
+        self.rebuild = Rebuild(client, keys, self.claims)
         self._keys = keys
 
     @property
@@ -61,11 +64,11 @@ class Index:
     @property
     def embedded(self) -> bool:
         """Whether the index lives in this process and dies with it."""
-        return self.link.embedded
+        return self.client.embedded
 
     def lease(self, what: str, *, seconds: float) -> Lease:
         """A right to do ``what`` that one process at a time holds."""
-        return Lease(self.link, self._keys.lease(what), seconds)
+        return Lease(self.client, self._keys.lease(what), seconds)
 
     async def identity(self) -> str:
         """What tells this index from every other, also from itself before it lost its data.
@@ -76,7 +79,24 @@ class Index:
         await self.claims.layout.refresh()
         return self.claims.layout.identity
 
-    async def make(self) -> None:
+    @property
+    def identity_seen(self) -> str:
+        """Identity of the index that this process saw last; empty before the first lookup."""
+        return self.claims.layout.identity
+
+    def oldest_reply_age(self) -> float:
+        """Seconds for which the oldest request of a client has waited for a reply from Redis."""
+        return self.client.oldest_reply_age()
+
+    def on_invalidation(self, callback: Changed) -> None:
+        """Calls ``callback`` with the keys that have changed; with None when any key may have."""
+        self.client.on_invalidation(callback)
+
+    def clear_cache(self) -> None:
+        """Drops every cached claim, stale ones included."""
+        self.claims.cache.clear()
+
+    async def create_if_missing(self) -> None:
         """Makes the index where there is none.
 
         Raises:
@@ -87,7 +107,7 @@ class Index:
 
     async def ping(self) -> None:
         """Raises IndexUnavailable unless Redis answers."""
-        await self.link.command("PING")
+        await self.client.command("PING")
 
 
 class QuorumSentinel(Sentinel):
@@ -239,10 +259,10 @@ async def open_index(
     prefix: str = "glr:",
     bits: int | None = None,
     cache: ClaimCache | None = None,
-    make: bool = True,
+    create: bool = True,
 ) -> AsyncIterator[Index]:
     """The index of a URL, made if it is new. ``bits`` None: as it is, or the default. ``cache``:
-    where claims may be kept in this process; None for nowhere. ``make`` False: nothing is sent.
+    where claims may be kept in this process; None for nowhere. ``create`` False: nothing is sent.
 
     Raises:
         SettingsError: bad URL, or an index that was made otherwise.
@@ -251,8 +271,8 @@ async def open_index(
     link = connect(url)
     try:
         index = Index(link, Keys(prefix), bits, cache or ClaimCache(0, 0))
-        if make:
-            await index.make()
+        if create:
+            await index.create_if_missing()
         yield index
     finally:
         # A server that hangs must not hang our exit.

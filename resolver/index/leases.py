@@ -19,26 +19,26 @@ class LostLease(Exception):
 
 
 class Lease:
-    """Held from `take` until `drop`, or until ``seconds`` after the last `renew`."""
+    """Held from `acquire` until `release`, or until ``seconds`` after the last `renew`."""
 
-    def __init__(self, link: RedisClient, key: str, seconds: float) -> None:
-        self._link = link
+    def __init__(self, client: RedisClient, key: str, seconds: float) -> None:
+        self._client = client
         self._key = key
         self._milliseconds = int(seconds * 1000)
         self._token = secrets.token_hex(8)
 
-    async def take(self) -> bool:
+    async def acquire(self) -> bool:
         """Whether nobody held it and we do now."""
-        taken = await self._link.command(
+        taken = await self._client.command(
             "SET", self._key, self._token, "NX", "PX", self._milliseconds
         )
         return taken is not None and bool(taken)
 
     async def renew(self) -> bool:
         """Whether we still hold it, for another full time."""
-        return bool(await self._link.run(RENEW, [self._key], [self._token, self._milliseconds]))
+        return bool(await self._client.run(RENEW, [self._key], [self._token, self._milliseconds]))
 
-    async def hold(self) -> None:
+    async def ensure_held(self) -> None:
         """As `renew`.
 
         Raises:
@@ -47,6 +47,6 @@ class Lease:
         if not await self.renew():
             raise LostLease
 
-    async def drop(self) -> None:
+    async def release(self) -> None:
         """Lets the next one take it. Nothing happens if we did not hold it."""
-        await self._link.run(DROP, [self._key], [self._token])
+        await self._client.run(DROP, [self._key], [self._token])

@@ -33,8 +33,8 @@ MARGIN = 1.0
 class Observations:
     """Claims and releases that follow from what locations show."""
 
-    def __init__(self, link: RedisClient, keys: Keys, claims: Claims) -> None:
-        self._link = link
+    def __init__(self, client: RedisClient, keys: Keys, claims: Claims) -> None:
+        self._client = client
         self._keys = keys
         self._claims = claims
 
@@ -52,7 +52,7 @@ class Observations:
             new -= await self._claims.release(number, gone)
         return max(new, 0)
 
-    async def lost(self, number: int, ids: Collection[bytes]) -> int:
+    async def record_absent(self, number: int, ids: Collection[bytes]) -> int:
         """Location ``number`` no longer has these images. Returns how many claims went.
 
         Raises:
@@ -61,10 +61,10 @@ class Observations:
         every = list(ids)
         for start in range(0, len(every), SCRIPT_IDS):
             some = every[start : start + SCRIPT_IDS]
-            await self._link.run(NOTE, [self._keys.gone(number)], [KEPT, *some])
+            await self._client.run(NOTE, [self._keys.gone(number)], [KEPT, *some])
         return await self._claims.release(number, every)
 
     @translate_decode_errors()
     async def _gone_since(self, number: int, asked: float) -> set[bytes]:
         seconds = time.monotonic() - asked + MARGIN
-        return set(await self._link.run(SINCE, [self._keys.gone(number)], [repr(seconds)]))
+        return set(await self._client.run(SINCE, [self._keys.gone(number)], [repr(seconds)]))

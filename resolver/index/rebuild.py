@@ -42,36 +42,36 @@ Hash = dict[bytes, bytes]
 class Rebuild:
     """Changes the number of buckets of one index."""
 
-    def __init__(self, link: RedisClient, keys: Keys, claims: Claims) -> None:
-        self._link = link
+    def __init__(self, client: RedisClient, keys: Keys, claims: Claims) -> None:
+        self._client = client
         self._keys = keys
         self._claims = claims
 
     @translate_decode_errors()
-    async def wanted(self) -> int | None:
+    async def requested(self) -> int | None:
         """The bits that were asked for and are not there yet."""
-        wanted = await self._link.command("HGET", self._keys.meta, "wanted")
+        wanted = await self._client.command("HGET", self._keys.meta, "wanted")
         return int(wanted) if wanted else None
 
     @translate_decode_errors()
-    async def want(self, bits: int) -> None:
+    async def request(self, bits: int) -> None:
         """Asks the indexers to rebuild with ``1 << bits`` buckets.
 
         Raises:
             Conflict: it is being rebuilt with others.
         """
-        wanted, following = await self._link.command("HMGET", self._keys.meta, "wanted", "next")
+        wanted, following = await self._client.command("HMGET", self._keys.meta, "wanted", "next")
         for other in (wanted, following):
             if other and int(other) != bits:
                 raise Conflict(
                     f"the index is being rebuilt with --bits {int(other)}: wait until it is done"
                 )
-        await self._link.command("HSET", self._keys.meta, "wanted", bits)
+        await self._client.command("HSET", self._keys.meta, "wanted", bits)
 
     @translate_decode_errors()
     async def progress(self) -> tuple[int, float] | None:
         """(bits, share of the buckets copied) of a rebuild asked for or under way."""
-        wanted, at = await self._link.command("HMGET", self._keys.meta, "wanted", "at")
+        wanted, at = await self._client.command("HMGET", self._keys.meta, "wanted", "at")
         if not wanted:
             return None
         return int(wanted), int(at or 0) / self._claims.buckets.count
@@ -86,7 +86,7 @@ class Rebuild:
         """
         layout = self._claims.layout
         await self._drop_old(report)
-        state = await self._link.run(BEGIN, [self._keys.meta, self._keys.version], [bits])
+        state = await self._client.run(BEGIN, [self._keys.meta, self._keys.version], [bits])
         if not state:
             raise Conflict("the index is being rebuilt with other --bits")
         await layout.refresh()
@@ -96,15 +96,15 @@ class Rebuild:
             await self._drop(new, report)
             for span in old.spans(COPY_BATCH):
                 await self._copy(old, new, span)
-                await self._link.command("HSET", self._keys.meta, "at", span.start)
+                await self._client.command("HSET", self._keys.meta, "at", span.start)
                 await report()
-            await self._link.run(END, [self._keys.meta, self._keys.version], [bits])
+            await self._client.run(END, [self._keys.meta, self._keys.version], [bits])
             await layout.refresh()
             for _ in range(int(DROP_AFTER)):
                 await asyncio.sleep(1)
                 await report()
             await self._drop_old(report)
-        await self._link.command("HDEL", self._keys.meta, "wanted")
+        await self._client.command("HDEL", self._keys.meta, "wanted")
         return bool(state == 1)
 
     async def _copy(self, old: Buckets, new: Buckets, batch: range) -> None:
@@ -112,7 +112,7 @@ class Rebuild:
         copied: dict[int, Hash] = {bucket: {} for bucket in batch}
         todo = list(batch)
         while todo:
-            replies = await self._link.pipeline(("HGETALL", old.key(bucket)) for bucket in todo)
+            replies = await self._client.pipeline(("HGETALL", old.key(bucket)) for bucket in todo)
             commands: list[Command] = []
             changed = []
             for bucket, reply in zip(todo, replies, strict=True):
@@ -122,20 +122,20 @@ class Rebuild:
                     copied[bucket] = there
                     changed.append(bucket)
             for start in range(0, len(commands), BATCH_CALLS):
-                await self._link.pipeline(commands[start : start + BATCH_CALLS])
+                await self._client.pipeline(commands[start : start + BATCH_CALLS])
             todo = changed
 
     async def _drop_old(self, report: Callable[[], Awaitable[None]]) -> None:
         """Deletes the buckets that the last rebuild left behind."""
-        bits = await self._link.command("HGET", self._keys.meta, "old")
+        bits = await self._client.command("HGET", self._keys.meta, "old")
         if not bits:
             return
         await self._drop(self._claims.layout.of(int(bits)), report)
-        await self._link.command("HDEL", self._keys.meta, "old")
+        await self._client.command("HDEL", self._keys.meta, "old")
 
     async def _drop(self, buckets: Buckets, report: Callable[[], Awaitable[None]]) -> None:
         for span in buckets.spans(BATCH_CALLS):
-            await self._link.pipeline(("UNLINK", buckets.key(bucket)) for bucket in span)
+            await self._client.pipeline(("UNLINK", buckets.key(bucket)) for bucket in span)
             await report()
 
 

@@ -112,7 +112,7 @@ GONE, ODD = b"-", b"+"
 """First byte of an id that was noted."""
 
 
-class Wanted(NamedTuple):
+class SweepRequest(NamedTuple):
     """A sweep that was asked for."""
 
     confirm_shrink: bool
@@ -125,17 +125,17 @@ class Wanted(NamedTuple):
 class SweepFindings(NamedTuple):
     """Ids noted while a sweep is under way."""
 
-    gone: dict[bytes, int]
+    missing_ids: dict[bytes, int]
     """Claimed and not listed, to the letter case claimed."""
-    odd: dict[bytes, int]
+    uppercase_ids: dict[bytes, int]
     """Listed, and spelt so."""
 
 
 class Records:
     """The registry of one index."""
 
-    def __init__(self, link: RedisClient, keys: Keys) -> None:
-        self._link = link
+    def __init__(self, client: RedisClient, keys: Keys) -> None:
+        self._client = client
         self._keys = keys
         self._version = keys.version.encode()
         self._parsed: dict[tuple[Any, ...], Any] = {}
@@ -143,7 +143,7 @@ class Records:
         anew: all of 200 locations in a quarter of the time, during which no request is answered."""
         self.changes = 0
         """Grows when the version has changed, or may have, since it was read."""
-        link.hear(self._changed)
+        client.on_invalidation(self._changed)
 
     def _changed(self, keys: Sequence[bytes] | None) -> None:
         if keys is None or self._version in keys:
@@ -157,10 +157,10 @@ class Records:
             IndexUnavailable: when Redis does not answer.
         """
         keys = self._keys
-        version, locations, statuses, identity, removed = await self._link.run(
+        version, locations, statuses, identity, removed = await self._client.run(
             LOAD,
             [keys.version, keys.locations, keys.status, keys.meta, keys.removed],
-            quick=True,
+            foreground=True,
         )
         status = pairs(statuses)
         before, self._parsed = self._parsed, {}
@@ -185,7 +185,7 @@ class Records:
                     check=parsed(_check, check) if check else None,
                     sweep=parsed(_sweep, sweep) if sweep else Sweep(),
                     poll=parsed(_poll, poll) if poll else Poll(),
-                    feed=parsed(_feed, feed) if feed else None,
+                    subscription=parsed(_feed, feed) if feed else None,
                 ),
                 stored,
             )
@@ -208,7 +208,7 @@ class Records:
         del fields["number"]
         moved = before is not None and before.location.url != location.url
         keys = self._keys
-        number = await self._link.run(
+        number = await self._client.run(
             PUT,
             [
                 keys.version,
@@ -233,17 +233,17 @@ class Records:
             raise Conflict(f"location {name!r} was changed by somebody else meanwhile: look again")
         return replace(location, number=number)
 
-    async def number_after(self, number: int) -> None:
+    async def skip_numbers_through(self, number: int) -> None:
         """In an index that lost locations: gives none of these numbers, which others remember."""
-        given = int(await self._link.command("GET", self._keys.numbers) or 0)
+        given = int(await self._client.command("GET", self._keys.numbers) or 0)
         if given < number:  # two who do this at once leave some out, which does no harm
-            await self._link.command("INCRBY", self._keys.numbers, number - given)
+            await self._client.command("INCRBY", self._keys.numbers, number - given)
 
     async def remove(self, name: str, by: str = "") -> bool:
         """Removes a location in one write; its claims stop counting with it. False: none there."""
         keys = self._keys
         return bool(
-            await self._link.run(
+            await self._client.run(
                 REMOVE,
                 [
                     keys.version,
@@ -262,13 +262,13 @@ class Records:
     @translate_decode_errors()
     async def check(self, number: int) -> Check | None:
         """What the last look at a location told, those told quietly too."""
-        text = await self._link.command("HGET", self._keys.status, f"{number}:check")
+        text = await self._client.command("HGET", self._keys.status, f"{number}:check")
         return _check(text) if text else None
 
     @translate_decode_errors()
     async def poll(self, number: int) -> Poll:
         """How the last poll of a location ended, those told quietly too."""
-        text = await self._link.command("HGET", self._keys.status, f"{number}:poll")
+        text = await self._client.command("HGET", self._keys.status, f"{number}:poll")
         return Poll(**json.loads(text)) if text else Poll()
 
     async def set_check(
@@ -289,11 +289,11 @@ class Records:
         """How a poll ended; the rest as `set_check`."""
         await self._set_status("poll", number, asdict(poll), of, quiet=quiet)
 
-    async def set_feed(
-        self, number: int, feed: SubscriptionStatus, of: Location, *, quiet: bool = False
+    async def set_subscription(
+        self, number: int, subscription: SubscriptionStatus, of: Location, *, quiet: bool = False
     ) -> None:
         """How its notifications are; the rest as `set_check`."""
-        await self._set_status("feed", number, asdict(feed), of, quiet=quiet)
+        await self._set_status("feed", number, asdict(subscription), of, quiet=quiet)
 
     async def _set_status(
         self,
@@ -306,7 +306,7 @@ class Records:
     ) -> None:
         keys = self._keys
         same = [of.name, f'"created":{_dump(of.created)},'] if of else []
-        await self._link.run(
+        await self._client.run(
             SET_STATUS,
             [keys.version, keys.status, keys.retired, keys.locations],
             [what, number, _dump(fields), int(quiet), *same],
@@ -315,21 +315,21 @@ class Records:
     @translate_decode_errors()
     async def progress(self) -> dict[int, Progress]:
         """Sweeps under way, by location number."""
-        reply = await self._link.command("HGETALL", self._keys.progress)
+        reply = await self._client.command("HGETALL", self._keys.progress)
         return {int(number): _progress(text) for number, text in pairs(reply).items()}
 
     async def set_progress(
         self,
         number: int,
         progress: Progress,
-        gone: Mapping[bytes, int] | None = None,
-        odd: Mapping[bytes, int] | None = None,
+        missing_ids: Mapping[bytes, int] | None = None,
+        uppercase_ids: Mapping[bytes, int] | None = None,
     ) -> None:
         """Keeps how far a sweep is, with the ids (to their letter case) that it noted since last:
-        those ``gone`` from the listing and those listed in an ``odd`` spelling."""
+        those missing from the listing and those listed in upper case."""
         noted = [
             mark + image_id + letter_case.to_bytes(4, "big")
-            for mark, ids in ((GONE, gone), (ODD, odd))
+            for mark, ids in ((GONE, missing_ids), (ODD, uppercase_ids))
             for image_id, letter_case in (ids or {}).items()
         ]
         commands: list[tuple[Any, ...]] = [
@@ -338,15 +338,15 @@ class Records:
         ]
         # Last, so that progress kept never lacks what was noted on the way to it.
         commands.append(("HSET", self._keys.progress, number, _dump(asdict(progress))))
-        await self._link.pipeline(commands)
+        await self._client.pipeline(commands)
 
     @translate_decode_errors()
-    async def noted(self, number: int) -> SweepFindings:
+    async def sweep_findings(self, number: int) -> SweepFindings:
         """What the sweep under way has noted so far."""
         found: dict[bytes, dict[bytes, int]] = {GONE: {}, ODD: {}}
         cursor = 0
         while True:
-            reply = await self._link.command(
+            reply = await self._client.command(
                 "SSCAN", self._keys.noted(number), cursor, "COUNT", NOTED_BATCH
             )
             for entry in reply[1]:
@@ -354,14 +354,14 @@ class Records:
             if not (cursor := int(reply[0])):
                 return SweepFindings(found[GONE], found[ODD])
 
-    async def keep(self, number: int, image_id: bytes) -> None:
+    async def pin_claim(self, number: int, image_id: bytes) -> None:
         """An operator claims this image now: a sweep under way may not undo that."""
-        await self._link.command("SADD", self._keys.kept(number), image_id)
+        await self._client.command("SADD", self._keys.kept(number), image_id)
 
     @translate_decode_errors()
-    async def kept(self, number: int) -> set[bytes]:
+    async def pinned_claims(self, number: int) -> set[bytes]:
         """What operators have claimed since the sweep under way began."""
-        return set(await self._link.command("SMEMBERS", self._keys.kept(number)))
+        return set(await self._client.command("SMEMBERS", self._keys.kept(number)))
 
     async def begin_progress(self, number: int, progress: Progress) -> None:
         """A sweep begins, with nothing of an earlier one."""
@@ -370,7 +370,7 @@ class Records:
 
     async def end_progress(self, number: int) -> None:
         """The sweep is over."""
-        await self._link.pipeline(
+        await self._client.pipeline(
             [
                 ("HDEL", self._keys.progress, number),
                 ("UNLINK", self._keys.noted(number)),
@@ -378,34 +378,34 @@ class Records:
             ]
         )
 
-    async def want_sweep(self, number: int, *, confirm_shrink: bool = False) -> None:
+    async def request_sweep(self, number: int, *, confirm_shrink: bool = False) -> None:
         """Asks the indexers to sweep a location now."""
         request = _dump(
             {"at": time.time(), "confirm_shrink": confirm_shrink, "id": secrets.token_hex(4)}
         )
-        await self._link.command("HSET", self._keys.wanted, number, request)
+        await self._client.command("HSET", self._keys.wanted, number, request)
 
     @translate_decode_errors()
-    async def wanted_sweeps(self) -> dict[int, Wanted]:
+    async def requested_sweeps(self) -> dict[int, SweepRequest]:
         """Sweeps asked for, by location number."""
-        reply = await self._link.command("HGETALL", self._keys.wanted)
+        reply = await self._client.command("HGETALL", self._keys.wanted)
         wanted = {}
         for number, text in pairs(reply).items():
             fields = json.loads(text)
-            wanted[int(number)] = Wanted(fields["confirm_shrink"], fields["at"], text)
+            wanted[int(number)] = SweepRequest(fields["confirm_shrink"], fields["at"], text)
         return wanted
 
-    async def sweep_served(self, number: int, wanted: Wanted) -> None:
+    async def finish_sweep_request(self, number: int, request: SweepRequest) -> None:
         """That sweep has ended. One asked for since stays asked for."""
-        await self._link.run(SERVED, [self._keys.wanted], [number, wanted.stored])
+        await self._client.run(SERVED, [self._keys.wanted], [number, request.stored])
 
     @translate_decode_errors()
     async def retired(self) -> list[int]:
         """Numbers of removed locations whose claims may still lie in the buckets."""
-        return sorted(int(n) for n in await self._link.command("SMEMBERS", self._keys.retired))
+        return sorted(int(n) for n in await self._client.command("SMEMBERS", self._keys.retired))
 
     async def forget_retired(self, numbers: list[int]) -> None:
         """Their claims are all gone."""
         for number in numbers:
             await self.end_progress(number)
-        await self._link.command("SREM", self._keys.retired, *numbers)
+        await self._client.command("SREM", self._keys.retired, *numbers)

@@ -53,7 +53,7 @@ class Bootstrap:
         """The table of the index that was seen last."""
         self._changes = -1
         self._news = asyncio.Event()
-        index.link.hear(self._hear)
+        index.on_invalidation(self._hear)
         self.fault = ""
         """What keeps the index from being of use; for anybody to read."""
 
@@ -121,7 +121,7 @@ class Bootstrap:
                     ) from None
             else:
                 await self._register()
-            await index.make()
+            await index.create_if_missing()
             self.registered = identity = await index.identity()
         if self._last is None:
             if identity != self.registered:
@@ -138,7 +138,7 @@ class Bootstrap:
         if last is None:
             wanted = {name: dict(fields) for name, fields in self._given.items()}
         else:
-            await self._index.records.number_after(max(last.by_number, default=0))
+            await self._index.records.skip_numbers_through(max(last.by_number, default=0))
             lost = last.gone_from(there) if there is not None else last.by_name.values()
             wanted = {p.name: fields_of(p.location) for p in lost if p.name in self._given}
         await self._registry.register(wanted)

@@ -17,7 +17,7 @@ from itertools import islice
 from typing import Any
 
 from resolver.errors import InvalidLocation, InvalidRequest
-from resolver.index.codec import decode_owners
+from resolver.index import decode_owners
 from resolver.models import Location, format_id, letter_case_of
 from resolver.registry.validation import FIELDS, parse_location
 

@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from resolver.errors import Conflict, IndexLost, InvalidLocation, LocationNotFound, SettingsError
-from resolver.index import Entry, Index, Record
+from resolver.index import AuditEntry, Index, Record
 from resolver.models import Location, Progress
 from resolver.registry.table import LocationView, TableKeeper
 from resolver.registry.validation import (
@@ -92,7 +92,7 @@ def location_to_json(view: LocationView, progress: Progress | None, now: float) 
     }
 
 
-def _told(entry: Entry) -> dict[str, Any]:
+def _told(entry: AuditEntry) -> dict[str, Any]:
     """An entry of the audit log, without what a change left as it was."""
     before, after = (
         side and {name: value for name, value in side.items() if name in FIELDS}
@@ -221,8 +221,10 @@ class Registry:
         try:
             await self._index.identity()
         except IndexLost:
-            await self._index.records.number_after(max(self._tables.table.by_number, default=0))
-            await self._index.make()
+            await self._index.records.skip_numbers_through(
+                max(self._tables.table.by_number, default=0)
+            )
+            await self._index.create_if_missing()
 
     async def _write(self, wanted: Location, before: Record | None, by: str) -> Location:
         if before is not None:
@@ -247,7 +249,7 @@ class Registry:
             replace(wanted, created=created, updated=now), before, by
         )
         if before is not None and otherwise and before.location.number == location.number:
-            await self._index.records.want_sweep(location.number)
+            await self._index.records.request_sweep(location.number)
         await self._learn()
         return location
 
@@ -286,9 +288,9 @@ class Registry:
             LocationNotFound: there is none of that name.
         """
         number = (await self._existing(name)).location.number
-        await self._index.records.want_sweep(number, confirm_shrink=confirm_shrink)
+        await self._index.records.request_sweep(number, confirm_shrink=confirm_shrink)
         if confirm_shrink:  # a plain one changes nothing that it would not do by itself
-            await self._index.audit.note(by, "confirm-shrink", name)
+            await self._index.audit.record(by, "confirm-shrink", name)
 
     async def log(self, count: int, name: str = "") -> Sequence[dict[str, Any]]:
         """The last changes that operators made, the newest first, each with the fields that it
@@ -300,7 +302,7 @@ class Registry:
     async def claim(self, name: str, image_id: bytes, letter_case: int) -> bool:
         """An operator says that the location has the image; whether that is new."""
         number = (await self._existing(name)).location.number
-        await self._index.records.keep(number, image_id)
+        await self._index.records.pin_claim(number, image_id)
         return bool(await self._index.claims.claim(number, {image_id: letter_case}))
 
     async def release(self, name: str, image_id: bytes) -> bool:

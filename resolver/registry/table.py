@@ -137,7 +137,7 @@ class LocationView:
             self.doubt(now),
             self.status.sweep,
             self.status.poll,
-            self.status.feed,
+            self.status.subscription,
         )
         swept = "not swept yet"
         if sweep.ended is not None:
@@ -259,7 +259,8 @@ class TableKeeper:
 
     @property
     def known(self) -> bool:
-        """Whether `table` is that of now as far as Redis has told, if it does (`RedisClient.sure`)."""
+        """Whether `table` is current, as far as Redis has reported changes (see
+        `RedisClient.tracking_current`)."""
         return self._known == self.changes
 
     def is_of(self, changes: int) -> None:
@@ -270,9 +271,13 @@ class TableKeeper:
     def last(self, stale_for: float) -> Table | None:
         """The table of not longer ago than this, for when Redis does not answer; None where there
         is none, or claims are known of another index already."""
-        table, layout = self.table, self._index.claims.layout
+        table = self.table
         late = time.monotonic() - self._seen > stale_for
-        return None if late or not table.identity or table.identity != layout.identity else table
+        return (
+            None
+            if late or not table.identity or table.identity != self._index.identity_seen
+            else table
+        )
 
     async def at_least(self, version: int) -> Table:
         """The table of ``version`` or a later one, of the index that was seen last.
@@ -288,8 +293,8 @@ class TableKeeper:
 
     def _has(self, version: int) -> bool:
         # After a failover it may count from less, so any other version is news.
-        table, layout = self.table, self._index.claims.layout
-        return version == table.version and layout.identity == table.identity
+        table = self.table
+        return version == table.version and self._index.identity_seen == table.identity
 
     async def current(self, deadline: float | None = None) -> Table:
         """The table as it is now, where no lookup brings its version along.
@@ -330,4 +335,4 @@ class TableKeeper:
         self.table = Table(snapshot, self._terms, lost)
         if gone or self.table.numbers_otherwise(before):
             # An older state, or another index: numbers may come to mean other locations.
-            self._index.claims.cache.clear()
+            self._index.clear_cache()

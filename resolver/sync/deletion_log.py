@@ -84,5 +84,5 @@ async def apply(index: Index, number: int, latest: DeletionLog, notices: Iterabl
     if seen:
         await index.observations.record_present(number, seen, time.monotonic() - (now - oldest))
     if gone:
-        await index.observations.lost(number, gone)
+        await index.observations.record_absent(number, gone)
     return news

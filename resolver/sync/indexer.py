@@ -19,7 +19,7 @@ import structlog
 
 from resolver.errors import Conflict, IndexUnavailable, LocationUnavailable, ResolverError
 from resolver.glance import CloudCredentials, Server
-from resolver.index import Index, Lease, LostLease, Wanted
+from resolver.index import Index, Lease, LostLease, SweepRequest
 from resolver.models import Location, Progress, Sweep
 from resolver.registry import LocationView, Table, TableKeeper
 from resolver.settings import Settings
@@ -128,7 +128,7 @@ class Indexer:
 
     async def _tick(self) -> None:
         table = await self._tables.current()
-        wanted = await self._index.records.wanted_sweeps()
+        wanted = await self._index.records.requested_sweeps()
         now = time.time()
         for view in table.by_name.values():
             number = view.location.number
@@ -148,7 +148,7 @@ class Indexer:
                 task.cancel()  # the location was removed or moved
             elif kind == "events" and self._unfollowed(number, table):
                 task.cancel()
-        if (bits := await self._index.rebuild.wanted()) is not None:
+        if (bits := await self._index.rebuild.requested()) is not None:
             self._start("rebuild:0", self._rebuild, bits)
         if retired := await self._index.records.retired():
             self._start("collect:0", self._collect, retired)
@@ -178,12 +178,12 @@ class Indexer:
         """Runs work under its lease. Whatever goes wrong ends this piece of work only."""
         lease = self._index.lease(name, seconds=LEASE)
         try:
-            if not await lease.take():
+            if not await lease.acquire():
                 return
             try:
                 await work(lease, what)
             finally:
-                await lease.drop()
+                await lease.release()
         except LostLease:
             log.warning("work taken over by another indexer", work=name)
         except IndexUnavailable as error:
@@ -192,7 +192,7 @@ class Indexer:
             log.exception("work failed", work=name)
 
     async def _check(self, lease: Lease, _: None) -> None:
-        await self._checker.run(lease.hold, LEASE / 3)
+        await self._checker.run(lease.ensure_held, LEASE / 3)
 
     async def _poll(self, lease: Lease, view: LocationView) -> None:
         """Reads what changed at a location since the last poll, by whomever."""
@@ -208,7 +208,7 @@ class Indexer:
         server = Server(self._session, location, self._cloud_credentials)
         try:
             after = await poll(
-                self._index, server, view.versions, before, view.status.sweep, lease.hold
+                self._index, server, view.versions, before, view.status.sweep, lease.ensure_held
             )
             result = "ok"
         except LocationUnavailable as error:
@@ -234,13 +234,13 @@ class Indexer:
             due = now - self._gap_swept.get(number, -math.inf) > self._settings.sweep_interval
             if lost and due and sweep.ended is not None:
                 self._gap_swept[number] = now
-                await self._index.records.want_sweep(number)
+                await self._index.records.request_sweep(number)
 
         def told(kind: str, count: int) -> None:
             if count:
                 self.stats.count(self.stats.events, view.name, kind, count)
 
-        follower = NotificationConsumer(self._index, view, told, linked, lease.hold)
+        follower = NotificationConsumer(self._index, view, told, linked, lease.ensure_held)
         self._followed[number] = location.notifications or {}
         try:
             await follower.run()
@@ -263,7 +263,7 @@ class Indexer:
             current = (await self._tables.current()).by_number.get(number)
             if current is None or not await lease.renew():
                 return
-            wanted = await self._index.records.wanted_sweeps()
+            wanted = await self._index.records.requested_sweeps()
             asked = wanted.get(number)
             if asked is None and not self._sweep_due(current, time.time()):
                 return
@@ -272,10 +272,10 @@ class Indexer:
                 result = await self._swept(current, lease, asked)
             finally:
                 renewing.cancel()
-            await lease.hold()
+            await lease.ensure_held()
             await self._index.records.set_sweep(number, result, current.location)
             if asked is not None:
-                await self._index.records.sweep_served(number, asked)
+                await self._index.records.finish_sweep_request(number, asked)
 
     @staticmethod
     async def _renew(lease: Lease, sweep: asyncio.Task[None] | None) -> None:
@@ -288,14 +288,14 @@ class Indexer:
             if not held and sweep is not None:
                 sweep.cancel()
 
-    async def _swept(self, view: LocationView, lease: Lease, asked: Wanted | None) -> Sweep:
+    async def _swept(self, view: LocationView, lease: Lease, asked: SweepRequest | None) -> Sweep:
         """Sweeps a location and returns what to keep of it, failed or not."""
         location, before = view.location, view.status.sweep
         server = Server(self._session, location, self._cloud_credentials)
         begun = time.time()
 
         async def report(_: Progress) -> None:
-            await lease.hold()
+            await lease.ensure_held()
 
         async def sighted(sees_all: bool | None, why: str) -> None:
             """At once, not when the sweep has ended: it tells what a no of this server is worth."""
@@ -358,7 +358,7 @@ class Indexer:
         begun = time.monotonic()
 
         try:
-            if await self._index.rebuild.run(bits, lease.hold):
+            if await self._index.rebuild.run(bits, lease.ensure_held):
                 seconds = round(time.monotonic() - begun, 1)
                 log.info("index rebuilt", bits=bits, seconds=seconds)
         except Conflict as error:
@@ -370,14 +370,14 @@ class Indexer:
         for number in retired:
             for what in ("sweep", "poll", "events"):
                 lease = self._index.lease(f"{what}:{number}", seconds=LEASE)
-                if not await lease.take():
+                if not await lease.acquire():
                     break
-                await lease.drop()
+                await lease.release()
             else:
                 free.append(number)
         if free:
             gone = await self._index.claims.purge(free, pace=COLLECT_PACE)
-            if await self._index.rebuild.wanted() is not None:
+            if await self._index.rebuild.requested() is not None:
                 return  # it may have copied what was purged: once more when it is done
             await self._index.records.forget_retired(free)
             log.info("claims of removed locations collected", claims=gone)

@@ -60,7 +60,7 @@ class NotificationConsumer:
         self._linked = linked
         self._hold = hold
         self._latest = DeletionLog()
-        self._before = view.status.feed
+        self._before = view.status.subscription
         self._feed = SubscriptionStatus(since=time.time(), at=time.time())
         self._held = time.monotonic()
         self._pause = FIRST_PAUSE
@@ -133,7 +133,7 @@ class NotificationConsumer:
     async def _tell(self, feed: SubscriptionStatus, *, quiet: bool = False) -> None:
         self._feed = feed
         location = self._location
-        await self._index.records.set_feed(location.number, feed, location, quiet=quiet)
+        await self._index.records.set_subscription(location.number, feed, location, quiet=quiet)
 
 
 async def queue_name(index: Index, location: Location) -> str:

@@ -47,6 +47,6 @@ async def poll(
         images += len(changes.there) + len(changes.gone)
         claimed += await index.observations.record_present(number, changes.there, changes.asked)
         if changes.gone:
-            kept = await index.records.kept(number)
-            released += await index.observations.lost(number, changes.gone - kept)
+            kept = await index.records.pinned_claims(number)
+            released += await index.observations.record_absent(number, changes.gone - kept)
     return Poll(ended=time.time(), mark=there, images=images, claimed=claimed, released=released)

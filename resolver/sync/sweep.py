@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from resolver.errors import LocationUnavailable
 from resolver.glance import Page, Resume, Server, list_images, sees_all, still_there
 from resolver.glance.listing import END
-from resolver.index import Buckets, Index
+from resolver.index import Index, LayoutView
 from resolver.models import Progress, Sweep, format_id, parse_id
 
 GUARD_FLOOR = 10
@@ -91,7 +91,7 @@ class Sweeper:
     ) -> None:
         self._claims = index.claims
         self._saw = index.observations.record_present
-        self._lost = index.observations.lost
+        self._lost = index.observations.record_absent
         self._records = index.records
         self._server = server
         self._versions = versions
@@ -153,7 +153,7 @@ class Sweeper:
             tally = SweepState(time.time())
             await self._records.begin_progress(self._number, tally.progress())
             return tally, None
-        gone, odd = await self._records.noted(self._number)
+        gone, odd = await self._records.sweep_findings(self._number)
         tally = SweepState(
             resume.started,
             usual=resume.images - len(odd),
@@ -165,12 +165,12 @@ class Sweeper:
         return tally, Resume(parse_id(resume.front), resume.markers)
 
     async def _list(self, tally: SweepState, start: Resume | None, report: Report) -> None:
-        buckets = self._claims.buckets
+        buckets = self._claims.layout_view()
         waiting: dict[bytes, int] = {}
         asked = 0.0  # when the first that waits was asked for
         # Buckets before `done` are reconciled. The one that a checkpoint fell into was listed only
         # in part by us, so what it has and we did not see says nothing: `partial`.
-        partial = done = buckets.number(start.front) if start else 0
+        partial = done = buckets.bucket(start.front) if start else 0
         heard = time.monotonic()
         pages = ahead(list_images(self._server, self._versions, start))
         async with contextlib.aclosing(pages):
@@ -193,10 +193,10 @@ class Sweeper:
                 if page.images:
                     image_id, letter_case = next(iter(page.images.items()))
                     tally.known = format_id(image_id, letter_case)
-                passed = buckets.count if page.front == END else buckets.number(page.front)
+                passed = buckets.count if page.front == END else buckets.bucket(page.front)
                 if passed > done:
                     ready = {
-                        image_id: 0 for image_id in waiting if buckets.number(image_id) < passed
+                        image_id: 0 for image_id in waiting if buckets.bucket(image_id) < passed
                     }
                     for image_id in ready:
                         del waiting[image_id]
@@ -207,7 +207,7 @@ class Sweeper:
                 if odd:
                     tally.odd.update(odd)
                     tally.new_odd.update(odd)
-                    early = {r: c for r, c in odd.items() if buckets.number(r) >= done}
+                    early = {r: c for r, c in odd.items() if buckets.bucket(r) >= done}
                     await self._claim_early(tally, early, asked)
                     tally.claimed += await self._saw(self._number, odd, asked)
                 await self._checkpoint(tally, page, waiting, asked)
@@ -237,14 +237,14 @@ class Sweeper:
     async def _reconcile(
         self,
         tally: SweepState,
-        buckets: Buckets,
+        buckets: LayoutView,
         span: tuple[int, int],
         listed: dict[bytes, int],
         asked: float,
         partial: int | None,
     ) -> None:
         """Claims what is listed in these buckets and notes what is claimed and not listed."""
-        async for bucket, claims in self._claims.of_location(self._number, *span, buckets=buckets):
+        async for bucket, claims in buckets.of_location(self._number, *span):
             tally.before += len(claims)
             for image_id, letter_case in claims.items():
                 if image_id in listed:
@@ -279,7 +279,7 @@ class Sweeper:
                 for image_id, letter_case in gone[i : i + CONFIRM_BATCH]
             }
             there = await still_there(self._server, self._versions, spelt, tally.known or None)
-            there |= await self._records.kept(self._number)
+            there |= await self._records.pinned_claims(self._number)
             # We may have slept since asking (SIGSTOP, a suspended machine): is it still ours?
             await report(tally.progress())
             lost = [image_id for image_id in spelt.values() if image_id not in there]

@@ -56,7 +56,7 @@ async def pair(stack: AsyncExitStack, index_url: str) -> Pair:
 
 
 def kept(index: Index, image_id: bytes) -> set[Owner] | None:
-    found = index.claims.kept(image_id)
+    found = index.claims.cached(image_id)
     return None if found is None else set(found[0])
 
 
@@ -64,7 +64,7 @@ async def keep(index: Index, image_id: bytes) -> None:
     """Reads an image until it is kept."""
 
     async def read() -> bool:
-        await index.claims.lookup([image_id], keep=True)
+        await index.claims.lookup([image_id], cache=True)
         return kept(index, image_id) is not None
 
     await wait_until(read, message="what is read is kept")
@@ -83,17 +83,17 @@ async def test_what_was_read_is_kept_with_its_age(pair: Pair) -> None:
     assert kept(index, A) is None, "not asked for"
     await keep(index, A)
     assert kept(index, A) == {Owner(1, UPPER), Owner(2)}
-    found = index.claims.kept(A)
+    found = index.claims.cached(A)
     assert found is not None
     assert 0 <= found[1] < 5
 
 
 async def test_what_has_no_owner_is_not_kept(pair: Pair) -> None:
     index, other = pair
-    await index.claims.lookup([A], keep=True)
+    await index.claims.lookup([A], cache=True)
     assert kept(index, A) is None
     await other.claims.claim(1, [A])
-    assert (await index.claims.lookup([A], keep=True)).owners == [(Owner(1),)]
+    assert (await index.claims.lookup([A], cache=True)).owners == [(Owner(1),)]
 
 
 CHANGES = ["claim", "release", "spelling", "purge", "sweep"]
@@ -114,10 +114,10 @@ async def test_a_change_by_another_is_heard_of(pair: Pair, change: str) -> None:
         case "purge":
             await other.claims.purge([1])
         case "sweep":
-            await other.observations.lost(1, [A])
+            await other.observations.record_absent(1, [A])
     await dropped(index, A)
     before = (await other.claims.lookup([A])).owners
-    assert (await index.claims.lookup([A], keep=True)).owners == before
+    assert (await index.claims.lookup([A], cache=True)).owners == before
 
 
 async def test_changes_of_other_buckets_leave_it_kept(pair: Pair) -> None:
@@ -157,18 +157,18 @@ async def test_the_registry_s_changes_are_heard_of(pair: Pair) -> None:
 async def test_a_read_that_crosses_with_a_change_keeps_nothing_old(pair: Pair) -> None:
     index, other = pair
     await other.claims.claim(1, [A])
-    await index.claims.lookup([B], keep=True)
-    send, there, go = index.link.send, asyncio.Event(), asyncio.Event()
+    await index.claims.lookup([B], cache=True)
+    send, there, go = index.client.send, asyncio.Event(), asyncio.Event()
 
-    async def late(commands: Any, *, quick: bool) -> list[Any]:
-        replies = await send(commands, quick=quick)
-        if quick and not there.is_set():
+    async def late(commands: Any, *, foreground: bool) -> list[Any]:
+        replies = await send(commands, foreground=foreground)
+        if foreground and not there.is_set():
             there.set()
             await go.wait()
         return replies
 
-    index.link.send = late  # type: ignore[method-assign]
-    reading = asyncio.create_task(index.claims.lookup([A], keep=True))
+    index.client.send = late  # type: ignore[method-assign]
+    reading = asyncio.create_task(index.claims.lookup([A], cache=True))
     await there.wait()
     await other.claims.claim(2, [A])
     await index.claims.lookup([A])  # whatever was told is heard by now
@@ -186,7 +186,7 @@ async def test_what_is_kept_is_never_older_than_what_was_heard(pair: Pair) -> No
 
     async def read() -> None:
         while not stop:
-            await index.claims.lookup(rng.sample(ids, 3), keep=True)
+            await index.claims.lookup(rng.sample(ids, 3), cache=True)
             await asyncio.sleep(0)
 
     readers = [asyncio.create_task(read()) for _ in range(4)]
@@ -204,7 +204,7 @@ async def test_what_is_kept_is_never_older_than_what_was_heard(pair: Pair) -> No
     stop = True
     await asyncio.gather(*readers)
     for image_id in ids:
-        (owners,) = (await index.claims.lookup([image_id], keep=True)).owners
+        (owners,) = (await index.claims.lookup([image_id], cache=True)).owners
         assert kept(index, image_id) in (None, set(owners))
     await index.claims.claim(9, ids[:1])
     await keep(index, ids[0])
@@ -228,9 +228,9 @@ async def test_a_flush_is_heard_of(real: Real, stack: AsyncExitStack) -> None:
     await dropped(index, A)
     await wait_until(lambda: index.records.changes > changes, SECOND)
     with pytest.raises(IndexLost):
-        await index.claims.lookup([A], keep=True)
-    await index.make()
-    assert (await index.claims.lookup([A], keep=True)).owners == [()]
+        await index.claims.lookup([A], cache=True)
+    await index.create_if_missing()
+    assert (await index.claims.lookup([A], cache=True)).owners == [()]
 
 
 @pytest.mark.redis
@@ -334,12 +334,12 @@ async def test_a_user_who_may_not_be_told_keeps_nothing(
     index = await opened(stack, f"redis://plain:word@127.0.0.1:{redis_server.port}/0")
     await index.claims.claim(1, [A])
     for _ in range(3):
-        assert (await index.claims.lookup([A], keep=True)).owners == [(Owner(1),)]
+        assert (await index.claims.lookup([A], cache=True)).owners == [(Owner(1),)]
         assert kept(index, A) is None
     one = await index.records.put(Location(name="one", url="http://one.example"), None)
     assert (await index.records.load()).records["one"].location == one
-    assert await index.observations.lost(1, [A]) == 1
-    assert (await index.claims.lookup([A], keep=True)).owners == [()]
+    assert await index.observations.record_absent(1, [A]) == 1
+    assert (await index.claims.lookup([A], cache=True)).owners == [()]
     assert (await index.claims.census()).images == 0
 
 
@@ -412,17 +412,17 @@ async def test_a_master_that_was_replaced_is_not_relied_upon(
     index = await opened(stack, redis_cluster.url)
     await index.claims.claim(1, [A])
     await keep(index, A)
-    link, changes = index.link, index.records.changes
-    assert isinstance(link, ClusterClient)
-    nodes = sorted(set(link._masters.values()))
+    client, changes = index.client, index.records.changes
+    assert isinstance(client, ClusterClient)
+    nodes = sorted(set(client._masters.values()))
     following = dict(zip(nodes, nodes[1:] + nodes[:1], strict=True))
-    others = {slot: following[node] for slot, node in link._masters.items()}
+    others = {slot: following[node] for slot, node in client._masters.items()}
 
     async def told(_: object) -> object:
-        return others, link._nodes
+        return others, client._nodes
 
-    link._map_of = told  # type: ignore[method-assign, assignment]
-    await link._learn()
+    client._map_of = told  # type: ignore[method-assign, assignment]
+    await client._learn()
     assert kept(index, A) is None
     assert index.records.changes > changes
 

@@ -65,7 +65,7 @@ async def test_claims_for_an_index_that_was_lost_meanwhile_are_refused(real: Rea
     async with open_index(real.url, bits=8) as index, open_index(real.url) as other:
         await index.claims.claim(1, IDS)
         real.flush()
-        await other.make()
+        await other.create_if_missing()
         with pytest.raises(IndexLost):
             await index.claims.claim(1, IDS)
 
@@ -96,10 +96,10 @@ async def test_prefixes_keep_two_indexes_apart(real: Real) -> None:
     async with open_index(real.url, prefix="a:") as a, open_index(real.url, prefix="b:") as b:
         await a.claims.claim(1, IDS)
         await a.records.put(ONE, None)
-        assert await a.lease("x", seconds=60).take()
+        assert await a.lease("x", seconds=60).acquire()
         assert (await b.claims.lookup(IDS)).owners == [()] * len(IDS)
         assert not (await b.records.load()).records
-        assert await b.lease("x", seconds=60).take()
+        assert await b.lease("x", seconds=60).acquire()
     with real.client() as client:
         assert {key[:2] for key in client.scan_iter()} == {b"a:", b"b:"}
 
@@ -108,8 +108,8 @@ async def test_only_leases_have_a_time_to_live(real: Real) -> None:
     async with open_index(real.url) as index:
         one = await index.records.put(ONE, None)
         await index.claims.claim(one.number, IDS)
-        await index.records.want_sweep(one.number)
-        await index.lease("x", seconds=60).take()
+        await index.records.request_sweep(one.number)
+        await index.lease("x", seconds=60).acquire()
     with real.client() as client:
         lasting = {key: client.ttl(key) == -1 for key in client.scan_iter()}
     assert {key for key, lasts in lasting.items() if not lasts} == {b"glr:lease:x"}
@@ -124,7 +124,7 @@ async def test_scripts_survive_being_forgotten(real: Real) -> None:
                 client.script_flush()
             assert await index.claims.claim(number, IDS) == len(IDS)
             await index.records.put(Location(name=f"l{number}", url="http://l.example"), None)
-            assert await lease.take() is (number == 1)
+            assert await lease.acquire() is (number == 1)
             assert await lease.renew()
         with real.client() as client:
             client.script_flush()
@@ -156,7 +156,7 @@ async def test_an_index_outlives_a_restart_of_redis(own_real: Real) -> None:
             with pytest.raises(IndexLost):
                 await call
         assert (await index.records.load()).identity == ""
-        await index.make()
+        await index.create_if_missing()
         assert await index.identity() != before
         assert (await index.claims.lookup(IDS)).owners == [()] * len(IDS)
         assert await index.claims.claim(2, IDS) == len(IDS)
@@ -179,11 +179,11 @@ async def test_every_call_says_that_redis_is_gone(own_real: Real) -> None:
             index.records.put(one, None),
             index.records.remove("one"),
             index.records.progress(),
-            index.records.want_sweep(1),
+            index.records.request_sweep(1),
             index.records.retired(),
-            lease.take(),
+            lease.acquire(),
             lease.renew(),
-            lease.drop(),
+            lease.release(),
         ]
         async with asyncio.timeout(10):
             for error in await asyncio.gather(*calls, return_exceptions=True):

@@ -13,52 +13,52 @@ KEY = "glr:lease:x"
 
 async def test_a_lease_is_taken_once(index: Index) -> None:
     first, second = index.lease("x", seconds=LONG), index.lease("x", seconds=LONG)
-    assert await first.take()
-    assert not await second.take()
-    assert not await first.take(), "not even by its holder"
-    assert await index.lease("y", seconds=LONG).take(), "another is free"
+    assert await first.acquire()
+    assert not await second.acquire()
+    assert not await first.acquire(), "not even by its holder"
+    assert await index.lease("y", seconds=LONG).acquire(), "another is free"
 
 
 async def test_of_many_at_once_one_takes_it(index: Index) -> None:
     leases = [index.lease("x", seconds=LONG) for _ in range(20)]
-    assert sum(await asyncio.gather(*(lease.take() for lease in leases))) == 1
+    assert sum(await asyncio.gather(*(lease.acquire() for lease in leases))) == 1
 
 
 async def test_a_dropped_lease_is_free(index: Index) -> None:
     first, second = index.lease("x", seconds=LONG), index.lease("x", seconds=LONG)
-    await first.take()
-    await first.drop()
+    await first.acquire()
+    await first.release()
     assert not await first.renew()
-    assert await second.take()
+    assert await second.acquire()
 
 
 async def test_a_lease_runs_out(index: Index) -> None:
     first, second = index.lease("x", seconds=SHORT), index.lease("x", seconds=LONG)
-    assert await first.take()
-    await wait_until(second.take, message="the lease of one that died runs out")
+    assert await first.acquire()
+    await wait_until(second.acquire, message="the lease of one that died runs out")
     assert not await first.renew()
     assert await second.renew(), "a late renewal took it away"
 
 
 async def test_renewing_gives_the_full_time_again(index: Index) -> None:
     lease = index.lease("x", seconds=LONG)
-    assert await lease.take()
+    assert await lease.acquire()
     # As if most of the time had passed.
-    assert await index.link.command("PEXPIRE", KEY, 9_000)
+    assert await index.client.command("PEXPIRE", KEY, 9_000)
     assert await lease.renew()
-    assert 9_000 < await index.link.command("PTTL", KEY) <= LONG * 1000
+    assert 9_000 < await index.client.command("PTTL", KEY) <= LONG * 1000
 
 
 async def test_another_cannot_renew_or_drop_it(index: Index) -> None:
     holder, other = index.lease("x", seconds=LONG), index.lease("x", seconds=LONG)
-    await holder.take()
+    await holder.acquire()
     assert not await other.renew()
-    await other.drop()
+    await other.release()
     assert await holder.renew()
-    assert not await other.take()
+    assert not await other.acquire()
 
 
 async def test_dropping_what_was_never_taken(index: Index) -> None:
     lease = index.lease("x", seconds=LONG)
-    await lease.drop()
-    assert await lease.take()
+    await lease.release()
+    assert await lease.acquire()

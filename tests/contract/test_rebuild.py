@@ -43,13 +43,13 @@ async def test_every_claim_is_there_afterwards(index: Index, bits: int) -> None:
     assert index.bits == bits
     assert await contents(index) == before
     census = await index.claims.census()
-    keys = await index.link.command("KEYS", "glr:?:*") if not clustered(index) else None
+    keys = await index.client.command("KEYS", "glr:?:*") if not clustered(index) else None
     assert keys is None or len(keys) == census.buckets  # nothing of the old is left
     assert not await index.rebuild.run(bits, nothing)  # it has them already
 
 
 def clustered(index: Index) -> bool:
-    return type(index.link).__name__ == "ClusterLink"
+    return type(index.client).__name__ == "ClusterClient"
 
 
 async def test_another_process_reads_and_writes_the_new_buckets(redis_url: str) -> None:
@@ -128,12 +128,12 @@ async def test_a_killed_rebuild_is_done_again(index: Index) -> None:
 
 
 async def test_one_rebuild_at_a_time(index: Index) -> None:
-    await index.rebuild.want(10)
-    await index.rebuild.want(10)
-    assert await index.rebuild.wanted() == 10
+    await index.rebuild.request(10)
+    await index.rebuild.request(10)
+    assert await index.rebuild.requested() == 10
     assert await index.rebuild.progress() == (10, 0.0)
     with pytest.raises(Conflict, match="--bits 10"):
-        await index.rebuild.want(11)
+        await index.rebuild.request(11)
     await index.rebuild.run(10, nothing)
-    assert await index.rebuild.wanted() is None
+    assert await index.rebuild.requested() is None
     assert await index.rebuild.progress() is None

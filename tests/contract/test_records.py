@@ -143,7 +143,7 @@ async def test_a_change_keeps_the_number_and_a_new_url_does_not(index: Index) ->
     one = await index.records.put(ONE, None)
     await index.records.set_sweep(one.number, Sweep(images=5))
     await index.records.set_progress(one.number, Progress(started=1))
-    await index.records.want_sweep(one.number)
+    await index.records.request_sweep(one.number)
     before = (await index.records.load()).records["one"]
     same = await index.records.put(replace(one, weight=3), before)
     assert same.number == one.number
@@ -158,7 +158,7 @@ async def test_a_change_keeps_the_number_and_a_new_url_does_not(index: Index) ->
     assert after.status.sweep == Sweep(), "what was learnt of the old server does not count"
     assert await index.records.retired() == [one.number]
     assert await index.records.progress() == {}
-    assert await index.records.wanted_sweeps() == {}
+    assert await index.records.requested_sweeps() == {}
 
 
 async def test_removal_takes_effect_at_once_and_takes_all_along(index: Index) -> None:
@@ -167,14 +167,14 @@ async def test_removal_takes_effect_at_once_and_takes_all_along(index: Index) ->
     for number in (one.number, two.number):
         await index.records.set_check(number, Check(at=1, health=Health.UP))
         await index.records.set_progress(number, Progress(started=1))
-        await index.records.want_sweep(number)
+        await index.records.request_sweep(number)
     assert await index.records.remove("one")
     snapshot = await index.records.load()
     assert list(snapshot.records) == ["two"]
     assert snapshot.records["two"].status.check == Check(at=1, health=Health.UP)
     assert await index.records.retired() == [one.number]
     assert set(await index.records.progress()) == {two.number}
-    assert set(await index.records.wanted_sweeps()) == {two.number}
+    assert set(await index.records.requested_sweeps()) == {two.number}
 
 
 async def test_removing_what_is_not_there(index: Index) -> None:
@@ -231,11 +231,11 @@ async def test_progress(index: Index) -> None:
     gone = {bytes(15) + b"a": 0, bytes(15) + b"b": 0xF0000000}
     await index.records.set_progress(3, going, gone)
     await index.records.set_progress(3, going, {bytes(16): 0}, {bytes(16): 1})
-    assert await index.records.noted(3) == ({**gone, bytes(16): 0}, {bytes(16): 1})
-    await index.records.keep(3, bytes(16))
-    assert await index.records.kept(3) == {bytes(16)}
+    assert await index.records.sweep_findings(3) == ({**gone, bytes(16): 0}, {bytes(16): 1})
+    await index.records.pin_claim(3, bytes(16))
+    assert await index.records.pinned_claims(3) == {bytes(16)}
     await index.records.begin_progress(3, Progress(started=9))
-    assert await index.records.noted(3) == ({}, {})
+    assert await index.records.sweep_findings(3) == ({}, {})
     assert (await index.records.progress())[3] == Progress(started=9)
     await index.records.end_progress(3)
     await index.records.end_progress(3)
@@ -243,17 +243,17 @@ async def test_progress(index: Index) -> None:
 
 
 async def test_sweeps_asked_for(index: Index) -> None:
-    assert await index.records.wanted_sweeps() == {}
-    await index.records.want_sweep(1)
-    await index.records.want_sweep(2)
-    await index.records.want_sweep(2, confirm_shrink=True)
-    wanted = await index.records.wanted_sweeps()
+    assert await index.records.requested_sweeps() == {}
+    await index.records.request_sweep(1)
+    await index.records.request_sweep(2)
+    await index.records.request_sweep(2, confirm_shrink=True)
+    wanted = await index.records.requested_sweeps()
     assert {n: w.confirm_shrink for n, w in wanted.items()} == {1: False, 2: True}
-    await index.records.sweep_served(1, wanted[1])
-    await index.records.sweep_served(1, wanted[1])
-    await index.records.want_sweep(2)  # asked for while the one before is being served
-    await index.records.sweep_served(2, wanted[2])
-    left = await index.records.wanted_sweeps()
+    await index.records.finish_sweep_request(1, wanted[1])
+    await index.records.finish_sweep_request(1, wanted[1])
+    await index.records.request_sweep(2)  # asked for while the one before is being served
+    await index.records.finish_sweep_request(2, wanted[2])
+    left = await index.records.requested_sweeps()
     assert {n: w.confirm_shrink for n, w in left.items()} == {2: False}
 
 
@@ -272,7 +272,7 @@ async def test_a_status_of_before_redis_lost_its_data_is_not_taken(index: Index)
     """Numbers begin anew then, so the number alone does not say which location it was."""
     records = index.records
     old = await records.put(Location(name="one", url="http://one", created=1.5), None)
-    await index.link.command("FLUSHALL") if not clustered(index) else await records.remove("one")
+    await index.client.command("FLUSHALL") if not clustered(index) else await records.remove("one")
     new = await records.put(Location(name="one", url="http://one", created=2.5), None)
     swept = Sweep(started=1, ended=2, sees_all=True)
     await records.set_sweep(new.number, swept, old)
@@ -282,7 +282,7 @@ async def test_a_status_of_before_redis_lost_its_data_is_not_taken(index: Index)
 
 
 def clustered(index: Index) -> bool:
-    return type(index.link).__name__ == "ClusterLink"
+    return type(index.client).__name__ == "ClusterClient"
 
 
 async def test_of_status_that_is_no_more_nothing_is_kept_in_memory(index: Index) -> None:

@@ -87,7 +87,7 @@ async def test_a_replica_takes_over(
             record_property("more until claims work", round(claimed, 2))
             print(f"{how}: lookups after {took:.2f} s, claims {claimed:.2f} s later")
             assert (await index.records.load()).records["one"].location == one
-            await index.records.want_sweep(one.number)
+            await index.records.request_sweep(one.number)
             assert cluster.role(replica) == "master"
             await steps(*workers)
         await lookup(index)

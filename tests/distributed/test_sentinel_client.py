@@ -67,12 +67,12 @@ async def test_replies_have_the_shapes_of_the_wire(cluster_url: str) -> None:
 async def test_scripts_that_no_node_knows(cluster_url: str, redis_cluster: RedisCluster) -> None:
     async with open_index(cluster_url, bits=8) as index:
         await index.claims.claim(1, IDS)
-        assert isinstance(index.link, ClusterClient)
+        assert isinstance(index.client, ClusterClient)
         for node in redis_cluster.masters():
             node.ask("SCRIPT FLUSH")
         # Wrong about every slot as well: redirected first, then taught.
-        nodes = sorted(set(index.link._masters.values()))
-        index.link._masters = dict.fromkeys(range(16384), nodes[0])
+        nodes = sorted(set(index.client._masters.values()))
+        index.client._masters = dict.fromkeys(range(16384), nodes[0])
         assert await index.claims.release(1, IDS) == len(IDS)
 
 
@@ -80,10 +80,10 @@ async def test_an_error_that_is_the_reply_is_not_sent_again(cluster_url: str) ->
     async with open_index(cluster_url, bits=8) as index:
         begun = time.monotonic()
         with pytest.raises(IndexUnavailable, match="WRONGTYPE"):
-            await index.link.command("GET", "glr:{reg}:meta")
+            await index.client.command("GET", "glr:{reg}:meta")
         assert time.monotonic() - begun < 2
         with pytest.raises(IndexUnavailable, match="CROSSSLOT"):
-            await index.link.run(load("lease_drop"), ["a", "b"], ["t"])
+            await index.client.run(load("lease_drop"), ["a", "b"], ["t"])
 
 
 async def test_a_url_with_a_dead_node_first(redis_cluster: RedisCluster) -> None:
@@ -125,7 +125,9 @@ async def test_calls_under_way_when_the_index_is_closed(
 @pytest.mark.parametrize("kind", ["redis", "cluster"])
 async def test_a_link_is_closed_while_it_opens(kind: str, request: pytest.FixtureRequest) -> None:
     link = connect(request.getfixturevalue(f"{kind}_url"))
-    calls = [asyncio.create_task(link.command("GET", "x", quick=bool(n % 2))) for n in range(4)]
+    calls = [
+        asyncio.create_task(link.command("GET", "x", foreground=bool(n % 2))) for n in range(4)
+    ]
     for _ in range(3):
         await asyncio.sleep(0)
     await link.close()

@@ -79,7 +79,7 @@ async def test_the_registry_moves(own_cluster: RedisCluster) -> None:
     slot = cluster.slot(REGISTRY)
     async with open_index(cluster.url, bits=8) as index:
         await index.records.put(Location(name="one", url="http://one.example"), None)
-        await index.records.want_sweep(1)
+        await index.records.request_sweep(1)
         ids = make_ids(50)
         await index.claims.claim(1, ids)
         before = await index.records.load()

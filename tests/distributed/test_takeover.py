@@ -158,7 +158,7 @@ async def test_the_sweep_of_a_lost_process_is_taken_over(
             await wait_until(lambda: watch.held, timeout=WITHIN, message="the sweep is half way")
             async with process(url) as second:
                 lease = services.index.lease(f"sweep:{location.number}", seconds=60)
-                assert not await lease.take(), "the first has it"
+                assert not await lease.acquire(), "the first has it"
                 os.kill(first.pid, signal.SIGKILL if how == "killed" else signal.SIGSTOP)
                 watch.hold = lambda _: False
                 watch.open.set()

@@ -270,7 +270,7 @@ async def test_indexers_that_are_lost_within_sweeps(disk: RedisServer, how: str)
 
 async def wanted(services: Services) -> bool:
     """Whether no sweep is asked for any more."""
-    return not await services.index.records.wanted_sweeps()
+    return not await services.index.records.requested_sweeps()
 
 
 async def test_a_gateway_that_is_killed_within_an_import(

@@ -139,13 +139,13 @@ async def test_who_was_away_undoes_nothing(own_redis: RedisServer, servers: Serv
         before = await there.services.index.identity()
         proxy.delay = 60
         own_redis.flush()
-        await wait_until(lambda: there.services.index.claims.layout.identity != before, 10)
+        await wait_until(lambda: there.services.index.identity_seen != before, 10)
         await wait_until(lambda: there.finds(IN_ONE), 10)
         await there.call("PATCH", "/locations/one", state="maintenance", reason="fire")
         await there.call("DELETE", "/locations/two")
         proxy.delay = 0
         proxy.cut()
-        await wait_until(lambda: away.services.index.claims.layout.identity != before, 10)
+        await wait_until(lambda: away.services.index.identity_seen != before, 10)
         await wait_until(lambda: away.services.bootstrap.registered != before, 10)
         for each in (there, away):
             table = await each.services.tables.fresh()

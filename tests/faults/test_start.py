@@ -57,7 +57,7 @@ async def test_those_that_send_notifications_are_registered_too(
         await wait_until(lambda: one.finds(IN_ONE), 10)
         before = await one.services.index.identity()
         own_redis.flush()
-        await wait_until(lambda: one.services.index.claims.layout.identity != before, 10)
+        await wait_until(lambda: one.services.index.identity_seen != before, 10)
         await wait_until(lambda: one.finds(IN_ONE), 10)
         given["two"]["notifications"] = given["one"]["notifications"]
     with pytest.raises(SettingsError, match="those of location 'one'"):
@@ -91,7 +91,7 @@ async def test_other_bits_are_told(own_redis: RedisServer) -> None:
             return "RESOLVER_INDEX_BITS=11, not 12" in await one.ready()
 
         # It may have made the index itself before.
-        if one.services.index.claims.layout.identity == "":
+        if one.services.index.identity_seen == "":
             await wait_until(told)
 
 
@@ -132,7 +132,7 @@ async def test_locations_that_were_given_come_back_and_are_swept(
                 assert {*other.services.tables.table.by_name} == {"one", "two"}
             _, body = await other.get(f"/resolve/{IN_TWO}")
             assert body["outcome"] == "found", body
-            return other.services.index.claims.layout.identity != before
+            return other.services.index.identity_seen != before
 
         await wait_until(new, 10)
         await wait_until(lambda: other.finds(IN_ONE), 10)
@@ -156,7 +156,7 @@ async def test_who_was_removed_does_not_come_back(
         before = await one.services.index.identity()
         own_redis.flush()
         await wait_until(
-            lambda: one.services.index.claims.layout.identity != before, 10, "a new index"
+            lambda: one.services.index.identity_seen != before, 10, "a new index"
         )
         await wait_until(lambda: one.finds(IN_ONE), 10)
         assert list((await one.services.tables.current()).by_name) == ["one"]
@@ -173,7 +173,7 @@ async def test_what_was_registered_by_hand_is_missed(
         before = await one.services.index.identity()
         own_redis.flush()
         await wait_until(
-            lambda: one.services.index.claims.layout.identity != before, 10, "a new index"
+            lambda: one.services.index.identity_seen != before, 10, "a new index"
         )
         for text in (IN_TWO, NOWHERE):
             status, body = await one.get(f"/resolve/{text}")

@@ -310,7 +310,7 @@ async def test_settings_are_taken_or_refused_in_a_line_that_names_them(
     with environment(named):
         try:
             settings = load_settings()
-            async with open_index(settings.redis_url, prefix=settings.prefix, make=False):
+            async with open_index(settings.redis_url, prefix=settings.prefix, create=False):
                 pass
         except SettingsError as error:
             clear(error.detail)

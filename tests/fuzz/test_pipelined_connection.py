@@ -149,7 +149,7 @@ QUESTIONS: dict[str, Callable[[Index], Awaitable[Any]]] = {
     "ping": lambda index: index.ping(),
     "lookup": lambda index: index.claims.lookup([ID]),
     "identity": lambda index: index.identity(),
-    "make": lambda index: index.make(),
+    "make": lambda index: index.create_if_missing(),
     "claim": lambda index: index.claims.claim(1, [ID]),
     "release": lambda index: index.claims.release(1, [ID]),
     "census": lambda index: index.claims.census(),
@@ -157,16 +157,16 @@ QUESTIONS: dict[str, Callable[[Index], Awaitable[Any]]] = {
     "check": lambda index: index.records.check(1),
     "poll": lambda index: index.records.poll(1),
     "progress": lambda index: index.records.progress(),
-    "noted": lambda index: index.records.noted(1),
-    "kept": lambda index: index.records.kept(1),
-    "wanted sweeps": lambda index: index.records.wanted_sweeps(),
+    "noted": lambda index: index.records.sweep_findings(1),
+    "kept": lambda index: index.records.pinned_claims(1),
+    "wanted sweeps": lambda index: index.records.requested_sweeps(),
     "retired": lambda index: index.records.retired(),
-    "lost": lambda index: index.observations.lost(1, [ID]),
+    "lost": lambda index: index.observations.record_absent(1, [ID]),
     "saw": lambda index: index.observations.record_present(1, {ID: 0}, 0.0),
     "audit": lambda index: index.audit.last(10, ""),
-    "wanted": lambda index: index.rebuild.wanted(),
+    "wanted": lambda index: index.rebuild.requested(),
     "rebuild": lambda index: index.rebuild.progress(),
-    "lease": lambda index: index.lease("x", seconds=1).take(),
+    "lease": lambda index: index.lease("x", seconds=1).acquire(),
 }
 OK = b"+OK\r\n"
 """To what redis-py says first: CLIENT SETINFO twice, perhaps SELECT."""
@@ -196,7 +196,7 @@ async def test_a_question_ends_in_time_and_in_one_kind_of_failure(
     # nested replies where it makes redis-py's errors of them. Our own reader has it make none.
     talker.lines = [line for line in lines if b"-" not in line] if "sentinel" in form else lines
     begun = time.monotonic()
-    async with open_index(form.format(talker.url), make=False) as index:
+    async with open_index(form.format(talker.url), create=False) as index:
         with contextlib.suppress(IndexUnavailable):
             async with asyncio.timeout(20 * PATIENCE):
                 await QUESTIONS[question](index)
@@ -313,14 +313,14 @@ async def test_what_somebody_else_writes_beside_the_index_ends_no_indexer(
     """Nor a gateway: when it is gone again, all is as before."""
     ran("wire: written beside the index")
     name = f"glr:{{reg}}:{key}"
-    await services.index.link.command("HSET", name, field, value)
-    await services.index.link.command("INCR", "glr:{reg}:version")
+    await services.index.client.command("HSET", name, field, value)
+    await services.index.client.command("INCR", "glr:{reg}:version")
     with contextlib.suppress(IndexUnavailable):
         await services.indexer._tick()
     with contextlib.suppress(IndexUnavailable):
         await services.resolver.resolve(ID, Preferences())
-    await services.index.link.command("HDEL", name, field)
-    await services.index.link.command("INCR", "glr:{reg}:version")
+    await services.index.client.command("HDEL", name, field)
+    await services.index.client.command("INCR", "glr:{reg}:version")
     await services.indexer._tick()
     assert (await services.resolver.resolve(ID, Preferences())).outcome is Outcome.UNKNOWN
     loop_quiet.check()

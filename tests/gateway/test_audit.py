@@ -10,7 +10,7 @@ import pytest
 from resolver.errors import SettingsError
 from resolver.gateway.tokens import Tokens
 from resolver.index import open_index
-from resolver.index.audit import KEPT, opening
+from resolver.index.audit import AUDIT_MAX_ENTRIES, opening
 from resolver.index.keys import Keys
 from resolver.index.scripts import load
 from resolver.settings import Settings
@@ -75,14 +75,18 @@ async def test_the_log_is_for_admins(gateway: Gateway) -> None:
 
 
 async def test_the_log_is_bounded(index_url: str) -> None:
-    assert f"0, {KEPT - 1})" in load("audit").text
+    assert f"0, {AUDIT_MAX_ENTRIES - 1})" in load("audit").text
     async with open_index(index_url) as index:
-        await index.audit.note("ann", "first")
+        await index.audit.record("ann", "first")
         some = opening("ann", "more", "") + ',"before":null,"after":null}'
-        await index.link.command("LPUSH", Keys("glr:").audit, *[some] * KEPT)
-        await index.audit.note("ann", "last")
-        entries = await index.audit.last(KEPT * 2)
-        assert (len(entries), entries[0].what, entries[-1].what) == (KEPT, "last", "more")
+        await index.client.command("LPUSH", Keys("glr:").audit, *[some] * AUDIT_MAX_ENTRIES)
+        await index.audit.record("ann", "last")
+        entries = await index.audit.last(AUDIT_MAX_ENTRIES * 2)
+        assert (len(entries), entries[0].what, entries[-1].what) == (
+            AUDIT_MAX_ENTRIES,
+            "last",
+            "more",
+        )
 
 
 @pytest.mark.redis

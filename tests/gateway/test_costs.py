@@ -127,7 +127,7 @@ async def test_a_burst_is_one_round_trip_one_task_and_a_write_each(
 ) -> None:
     some = [await made.connect() for _ in IDS]
     await ask_at_once(some)  # the location table is read
-    gateway.services.index.claims.cache.clear()
+    gateway.services.index.clear_cache()
     tasks: list[Any] = []
     loop = asyncio.get_running_loop()
 

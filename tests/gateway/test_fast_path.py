@@ -350,7 +350,7 @@ async def test_what_comes_while_the_door_waits_is_answered_after_it(
     async with line(gateway) as one:
         one.writer.write(usual)
         assert (await one.answer()).startswith("HTTP/1.1 307 ")
-        gateway.services.index.claims.cache.clear()
+        gateway.services.index.clear_cache()
         free = hold()
         one.writer.write(usual)
         await asyncio.sleep(0.02)
@@ -371,7 +371,7 @@ async def test_who_sends_ahead_is_not_read_without_bound(
     async with line(gateway) as one:
         one.writer.write(usual)
         assert (await one.answer()).startswith("HTTP/1.1 307 ")
-        gateway.services.index.claims.cache.clear()
+        gateway.services.index.clear_cache()
         free = hold()
         one.writer.write(usual)
         await asyncio.sleep(0.02)

@@ -160,7 +160,7 @@ async def test_after_a_flush_the_last_owners_do_until_there_is_an_index_again(
     redis_server.flush()
     _, body = await three.two.get(f"/resolve/{ID}")
     assert (body["outcome"], body["source"]) == ("found", "stale")
-    await three.one.services.index.make()
+    await three.one.services.index.create_if_missing()
     await says(three.two, ID, "unknown")
 
 

@@ -215,11 +215,11 @@ async def test_a_sweep_can_be_asked_for(gateway: Gateway) -> None:
     response, _ = await gateway.call("POST", "/locations/one/sweep", headers=ADMIN)
     assert response.status == 202
     assert response.headers["Location"] == "/locations/one"
-    assert not (await gateway.services.index.records.wanted_sweeps())[number].confirm_shrink
+    assert not (await gateway.services.index.records.requested_sweeps())[number].confirm_shrink
     response, _ = await gateway.call(
         "POST", "/locations/one/sweep", headers=ADMIN, json={"confirm_shrink": True}
     )
-    assert (await gateway.services.index.records.wanted_sweeps())[number].confirm_shrink
+    assert (await gateway.services.index.records.requested_sweeps())[number].confirm_shrink
     response, _ = await gateway.call(
         "POST", "/locations/one/sweep", headers=ADMIN, json={"confirm": 1}
     )

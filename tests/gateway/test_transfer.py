@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from resolver.gateway.api import transfer as handlers
-from resolver.index import Index
+from resolver.index import Index, scan
 from resolver.models import Location, format_id, letter_case_of
 from resolver.registry import export_format
 from resolver.registry.export_format import Writer
@@ -28,7 +28,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Little is much."""
     monkeypatch.setattr(export_format, "BLOCK", 16)
     monkeypatch.setattr(handlers, "ROWS", 5)
-    monkeypatch.setattr(handlers, "RANGE", 20)
+    monkeypatch.setattr(scan, "TARGET_IMAGES", 20)
 
 
 @pytest.fixture

@@ -103,12 +103,12 @@ async def test_every_image_once_when_the_buckets_change_meanwhile(
                 other = index.claims.layout.of(new)
                 for image_id in ids:
                     value = bytes([Owner(1).number << 1])
-                    await index.link.command(
+                    await index.client.command(
                         "HSET", other.key(other.number(image_id)), other.field(image_id), value
                     )
-                await index.link.command("HSET", "glr:{reg}:meta", "bits", new)
+                await index.client.command("HSET", "glr:{reg}:meta", "bits", new)
                 gone = index.claims.layout.of(old)
                 for bucket in range(gone.count):
-                    await index.link.command("UNLINK", gone.key(bucket))
+                    await index.client.command("UNLINK", gone.key(bucket))
         assert bits == {old, new}
         assert got == sorted(ids)

@@ -55,9 +55,9 @@ async def test_tokens_are_never_logged(gateway: Gateway, caplog: pytest.LogCaptu
 async def test_a_record_that_nobody_of_us_wrote_is_told_as_an_index_that_cannot_be_read(
     gateway: Gateway, caplog: pytest.LogCaptureFixture
 ) -> None:
-    link = gateway.services.index.link
-    await link.command("HSET", "glr:{reg}:locations", "bad", "7 {}")
-    await link.command("INCR", "glr:{reg}:version")
+    client = gateway.services.index.client
+    await client.command("HSET", "glr:{reg}:locations", "bad", "7 {}")
+    await client.command("INCR", "glr:{reg}:version")
     response, body = await gateway.get(f"/resolve/{ID}")
     assert (response.status, body["code"]) == (503, "index-unavailable")
     assert "KeyError" not in json.dumps(body)

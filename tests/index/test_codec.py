@@ -58,7 +58,7 @@ async def test_lua_writes_and_reads_the_same(first: list[Owner], then: list[Owne
             new = await index.claims.claim(owner.number, {image_id: owner.letter_case})
             assert new == (owner.number not in model)
             model[owner.number] = owner.letter_case
-        value = await index.link.command(
+        value = await index.client.command(
             "HGET", index.claims.buckets.key(0), index.claims.buckets.field(image_id)
         )
         assert {Owner(*item) for item in model.items()} == set(decode_owners(value or b""))

@@ -64,7 +64,7 @@ async def test_a_history_of_claims(bits: int, history: list[Step]) -> None:
         assert census.images == sum(1 for owners in model.values() if owners)
         assert sum(census.claims.values()) == sum(map(len, model.values()))
         # Nothing else was left behind, such as an empty bucket.
-        keys = await index.link.command("KEYS", "glr:?:*")
+        keys = await index.client.command("KEYS", "glr:?:*")
         assert len(keys) == census.buckets
 
 

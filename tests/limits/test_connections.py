@@ -225,7 +225,7 @@ async def test_no_end_overtakes_an_answer(gateway: Gateway) -> None:
     await gateway.location("one")
     await gateway.claim("one", ID)
     for number in range(300):
-        gateway.services.index.claims.cache.clear()
+        gateway.services.index.clear_cache()
         async with line(gateway) as one:
             await one.send(f"GET /v2/images/{ID} HTTP/1.1\r\nHost: g\r\n\r\n".encode())
             for _ in range(number % 15):

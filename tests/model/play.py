@@ -197,7 +197,7 @@ class Play(Happenings):
                 down.add(spell.number)
         claimed = await self._claimed(services, image_id)
         if told:  # what was told before this answer has arrived
-            await index.link.command("PING", quick=True)
+            await index.client.command("PING", foreground=True)
         ask = Ask(image_id, letter_case, preferences, told, down, claimed)
         since = ask.begun - self.remember
         earlier = [begun for begun, ended in self._answered.get(image_id, ()) if ended >= since]

@@ -64,19 +64,19 @@ async def test_changes_made_at_once_are_all_kept(registry: Registry, index: Inde
 
 async def served(index: Index, number: int) -> None:
     """As an indexer at the end of a sweep that was asked for."""
-    for wanted in (await index.records.wanted_sweeps()).values():
-        await index.records.sweep_served(number, wanted)
+    for wanted in (await index.records.requested_sweeps()).values():
+        await index.records.finish_sweep_request(number, wanted)
 
 
 async def test_what_changes_its_contents_asks_for_a_sweep(registry: Registry, index: Index) -> None:
     async def asked(**fields: Any) -> bool:
         location = await registry.patch("one", fields)
-        wanted = await index.records.wanted_sweeps()
+        wanted = await index.records.requested_sweeps()
         await served(index, location.number)
         return location.number in wanted
 
     await registry.put("one", ONE)
-    assert await index.records.wanted_sweeps() == {}  # never swept: due without asking
+    assert await index.records.requested_sweeps() == {}  # never swept: due without asking
     assert await asked(auth={"token_env": "TOKEN"})
     assert await asked(api="v2")
     assert await asked(sees_all=True)
@@ -87,7 +87,7 @@ async def test_what_changes_its_contents_asks_for_a_sweep(registry: Registry, in
 async def test_asking_for_a_sweep(registry: Registry, index: Index) -> None:
     location, _ = await registry.put("one", ONE)
     await registry.sweep("one", confirm_shrink=True)
-    assert (await index.records.wanted_sweeps())[location.number].confirm_shrink
+    assert (await index.records.requested_sweeps())[location.number].confirm_shrink
 
 
 @pytest.mark.parametrize("call", ["show", "patch", "remove", "sweep", "claim", "release"])

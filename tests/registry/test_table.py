@@ -11,7 +11,7 @@ from resolver.index import Index, open_index
 from resolver.models import Api, Health, Location, State, Sweep
 from resolver.registry import FreshnessPolicy, TableKeeper
 from tests.support.ids import make_id
-from tests.support.location_views import FRESH_FOR, make_view, make_table
+from tests.support.location_views import FRESH_FOR, make_table, make_view
 from tests.support.redis import RedisServer
 
 WHOLE = Sweep(started=1000, ended=1100, images=5, sees_all=True, sees_all_why="why")
@@ -127,21 +127,21 @@ async def test_a_keeper_notices_that_redis_was_emptied(index: Index) -> None:
     """Also when as many changes were made since as there had been before."""
     keeper = TableKeeper(index, FreshnessPolicy(FRESH_FOR))
     for names in (["one", "two"], ["new", "newer"]):
-        await index.link.command("FLUSHALL")
-        await index.make()
+        await index.client.command("FLUSHALL")
+        await index.create_if_missing()
         for name in names:
             await index.records.put(Location(name=name, url=f"http://{name}.example"), None)
         assert list((await keeper.current()).by_name) == names
         found = await index.claims.lookup([])
         assert list((await keeper.at_least(found.version)).by_name) == names
     table = keeper.table
-    await index.link.command("FLUSHALL")
+    await index.client.command("FLUSHALL")
     with pytest.raises(IndexLost):
         await keeper.current()
     with pytest.raises(IndexLost):
         await keeper.fresh()
     assert keeper.table is table
-    await index.make()
+    await index.create_if_missing()
     assert len(await keeper.current()) == 0
 
 

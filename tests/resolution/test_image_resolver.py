@@ -260,9 +260,9 @@ async def test_a_table_newer_than_the_lookup_vouches_for_nothing(house: House) -
     lookup = claims.lookup
     crossed = False
 
-    async def crossing(ids: Sequence[bytes], *, keep: bool) -> Lookup:
+    async def crossing(ids: Sequence[bytes], *, cache: bool) -> Lookup:
         nonlocal crossed
-        found = await lookup(ids, keep=keep)
+        found = await lookup(ids, cache=cache)
         if not crossed:
             crossed = True
             await claims.claim(number, [A])

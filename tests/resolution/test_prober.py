@@ -598,7 +598,7 @@ async def test_a_yes_that_a_deletion_has_overtaken_is_not_claimed(cloud: Cloud) 
     asking = asyncio.create_task(cloud.resolve(ID))
     await wait_until(lambda: hold.waiting)
     server.delete(ID)
-    await cloud.index.observations.lost(cloud.numbers["one"], [parse_id(ID)])
+    await cloud.index.observations.record_absent(cloud.numbers["one"], [parse_id(ID)])
     hold.open.set()
     await asking
     await idle(cloud)

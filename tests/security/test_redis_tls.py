@@ -51,12 +51,12 @@ async def works(url: str) -> None:
         assert await one.claims.claim(1, IDS) == len(IDS)
         for _ in range(2):
             assert (await one.claims.lookup(IDS)).owners == [(Owner(1),)] * len(IDS)
-        await wait_until(one.link.sure, message="the connection is tracked")
+        await wait_until(one.client.tracking_current, message="the connection is tracked")
         for image_id in IDS:
-            await one.claims.lookup([image_id], keep=True)
-        assert one.claims.kept(IDS[3]) is not None
+            await one.claims.lookup([image_id], cache=True)
+        assert one.claims.cached(IDS[3]) is not None
         await other.claims.claim(2, IDS[3:4])
-        await wait_until(lambda: one.claims.kept(IDS[3]) is None, message="the change is told")
+        await wait_until(lambda: one.claims.cached(IDS[3]) is None, message="the change is told")
         assert (await one.claims.lookup(IDS[3:4])).owners == [(Owner(1), Owner(2))]
         # More than one TLS record each way.
         many = [parse_id(f"{n * 7919:032x}") for n in range(1, 20_001)]
@@ -184,7 +184,7 @@ async def test_files_and_options_that_cannot_work_are_told_at_start(
     files = authority.issue()
     options = options.format(cert=files.cert, key=files.key, other=authority.issue().key)
     with pytest.raises(SettingsError, match=says):
-        async with open_index(f"{form}?{options}", make=False):
+        async with open_index(f"{form}?{options}", create=False):
             pytest.fail("it opened")
 
 
@@ -192,13 +192,13 @@ async def test_a_key_with_a_passphrase_is_told_at_start(authority: Authority) ->
     files = encrypted(authority.issue(), authority)
     url = f"rediss://h?ssl_certfile={files.cert}&ssl_keyfile={files.key}"
     with pytest.raises(SettingsError, match=r"ssl_keyfile: .* wants a passphrase"):
-        async with open_index(url, make=False):
+        async with open_index(url, create=False):
             pytest.fail("it opened")
 
 
 async def test_options_for_tls_without_tls_are_an_error() -> None:
     with pytest.raises(SettingsError, match="an option that redis-py does not know for it"):
-        async with open_index("redis://h?ssl_ca_certs=/ca.pem", make=False):
+        async with open_index("redis://h?ssl_ca_certs=/ca.pem", create=False):
             pytest.fail("it opened")
 
 

@@ -45,7 +45,7 @@ async def test_a_new_location_is_swept_without_asking(index_url: str, server: St
         assert services.indexer.stats.sweeps == {("one", "ok"): 1}
         await ticks(services.indexer)
         assert services.indexer.stats.sweeps == {("one", "ok"): 1}, "once, and not all the time"
-        assert await services.index.records.wanted_sweeps() == {}
+        assert await services.index.records.requested_sweeps() == {}
 
 
 async def test_a_sweep_that_is_asked_for(index_url: str, server: StandIn) -> None:
@@ -252,7 +252,7 @@ async def test_an_indexer_outlives_redis(own_redis: RedisServer, server: StandIn
 
         async def again() -> bool:
             try:
-                await services.index.make()
+                await services.index.create_if_missing()
                 await services.registry.put("two", {"url": server.url})
             except Exception:  # the first calls may still meet broken connections
                 return False
@@ -315,7 +315,7 @@ async def test_a_sweep_asked_for_is_not_one_begun_before(index_url: str, server:
         await wait_until(again)
         sweep = (await services.index.records.load()).records["one"].status.sweep
         assert (sweep.started or 0) >= now
-        assert await services.index.records.wanted_sweeps() == {}
+        assert await services.index.records.requested_sweeps() == {}
 
 
 async def test_looks_that_tell_nothing_new_are_no_new_version(

@@ -69,12 +69,12 @@ async def test_a_sweep_under_way_is_not_begun_by_another(
 async def test_work_whose_lease_another_holds_waits(redis_url: str, server: StandIn) -> None:
     async with indexing(redis_url) as services:
         other = services.index.lease("sweep:1", seconds=60)
-        assert await other.take()
+        assert await other.acquire()
         location, _ = await services.registry.put("one", {"url": server.url})
         assert location.number == 1
         await ticks(services.indexer, 3)
         assert server.requests["GET", "images"] == 0
-        await other.drop()
+        await other.release()
         await swept(services, "one")
 
 
@@ -87,7 +87,7 @@ async def test_claims_are_not_collected_while_another_may_add_to_them(
         indexing(redis_url) as collector,
     ):
         busy = gateway.index.lease("sweep:1", seconds=60)
-        assert await busy.take()
+        assert await busy.acquire()
         location, _ = await gateway.registry.put("one", {"url": server.url})
         assert location.number == 1
         await gateway.index.claims.claim(1, [bytes(16)])
@@ -95,7 +95,7 @@ async def test_claims_are_not_collected_while_another_may_add_to_them(
         await ticks(collector.indexer, 3)
         assert await gateway.index.records.retired() == [1]
         await gateway.index.claims.claim(1, [b"\xff" * 16])
-        await busy.drop()
+        await busy.release()
 
         async def collected() -> bool:
             return not await gateway.index.records.retired()
@@ -130,4 +130,4 @@ async def test_a_stopped_indexer_holds_no_lease(redis_url: str, server: StandIn)
             await swept(services, "one")
         what = (f"sweep:{location.number}", f"check:{location.number}", "collect:0")
         leases = [watcher.index.lease(name, seconds=60) for name in what]
-        assert await asyncio.gather(*(lease.take() for lease in leases)) == [True] * 3
+        assert await asyncio.gather(*(lease.acquire() for lease in leases)) == [True] * 3

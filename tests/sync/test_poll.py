@@ -192,7 +192,7 @@ async def test_what_an_operator_claimed_is_left(
     server.add(id=ID)
     server.delete(ID)
     number = polling.location.number
-    await sweeping.index.records.keep(number, parse_id(ID))
+    await sweeping.index.records.pin_claim(number, parse_id(ID))
     await sweeping.index.claims.claim(number, [parse_id(ID)])
     await polling.poll()
     assert await polling.claimed() == {ID}
@@ -317,7 +317,7 @@ async def test_an_image_deleted_while_its_listing_was_under_way(
     going = asyncio.create_task(polling.poll())
     await wait_until(lambda: hold.waiting, message="the page is made and not here yet")
     server.delete(ID)
-    await polling.sweeping.index.observations.lost(polling.location.number, [parse_id(ID)])
+    await polling.sweeping.index.observations.record_absent(polling.location.number, [parse_id(ID)])
     hold.open.set()
     await going
     assert await polling.claimed() == {OTHER}
@@ -332,7 +332,7 @@ async def test_an_image_deleted_between_page_and_claim(
 
     async def crossing(number: int, ids: Any) -> int:
         if list(ids):
-            await index.observations.lost(number, list(ids))
+            await index.observations.record_absent(number, list(ids))
         return await claim(number, ids)
 
     index.claims.claim = crossing  # type: ignore[method-assign]

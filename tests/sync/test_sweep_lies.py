@@ -155,7 +155,7 @@ async def test_changes_during_a_sweep_are_never_undone(
         for first in ("00", "ff"):
             text = f"{first}{page:06x}-0000-4000-8000-000000000000"
             by_hand.add(text)
-            await sweeping.index.records.keep(number, parse_id(text))
+            await sweeping.index.records.pin_claim(number, parse_id(text))
             await claims.claim(number, [parse_id(text)])
 
     server_side = Server(sweeping.session, location)

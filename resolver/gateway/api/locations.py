@@ -23,7 +23,7 @@ from resolver.gateway.problem import json_response
 from resolver.gateway.request_body import read_body, read_json
 from resolver.glance import Server, is_resolver
 from resolver.glance.diagnosis import Step, diagnose
-from resolver.index.audit import KEPT
+from resolver.index import AUDIT_MAX_ENTRIES
 from resolver.models import MAX_BITS, MIN_BITS, letter_case_of, parse_id
 from resolver.registry.validation import check_url
 
@@ -203,8 +203,8 @@ async def rebuild_index(request: web.Request) -> web.StreamResponse:
     if set(body) != {"bits"} or type(bits) is not int or not MIN_BITS <= bits <= MAX_BITS:
         raise InvalidRequest(f'send {{"bits": N}} with N from {MIN_BITS} to {MAX_BITS}')
     index = request.app[SERVICES].index
-    await index.rebuild.want(bits)
-    await index.audit.note(request[ADMIN], "rebuild")
+    await index.rebuild.request(bits)
+    await index.audit.record(request[ADMIN], "rebuild")
     return json_response(
         {"bits": bits, "follow": "/index", "see": "its `rebuild`"},
         status=202,
@@ -236,7 +236,7 @@ async def audit_log(request: web.Request) -> web.StreamResponse:
             f"unknown parameter {min(unknown)[:40]!r}: there are location and limit"
         )
     limit = query.get("limit", "100")
-    if not re.fullmatch(r"[0-9]{1,5}", limit, re.ASCII) or not 1 <= int(limit) <= KEPT:
-        raise InvalidRequest(f"limit must be a number from 1 to {KEPT}")
+    if not re.fullmatch(r"[0-9]{1,5}", limit, re.ASCII) or not 1 <= int(limit) <= AUDIT_MAX_ENTRIES:
+        raise InvalidRequest(f"limit must be a number from 1 to {AUDIT_MAX_ENTRIES}")
     entries = await request.app[SERVICES].registry.log(int(limit), query.get("location", ""))
     return json_response({"changes": entries})

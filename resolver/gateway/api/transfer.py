@@ -17,7 +17,7 @@ from resolver.gateway.api.locations import admin_only
 from resolver.gateway.app_keys import ADMIN, SERVICES
 from resolver.gateway.problem import NO_STORE, json_response
 from resolver.gateway.request_body import body_timeout_error
-from resolver.index import Claims
+from resolver.index import ImageRows, walk
 from resolver.models import Location
 from resolver.registry.export_format import Block, Head, Reader, Writer, fields_of
 from resolver.services import Services
@@ -26,12 +26,6 @@ TEXT = "text/plain; charset=us-ascii"
 
 ROWS = 1024
 """Images made into text before others have their turn: some 2 ms."""
-
-RANGE = 4096
-"""Images that are read from Redis at a time, as far as whole buckets allow."""
-
-MAX_BUCKETS = 4096
-"""Buckets that are read at a time, where they are all but empty."""
 
 AHEAD = 4
 """Blocks of claims under way at the same time, so that Redis and this process both have work."""
@@ -42,44 +36,9 @@ GZIP = 16 + zlib.MAX_WBITS
 UNPACKED = 65_536
 """Bytes of a compressed file that are unpacked at a time."""
 
-TOP = 32
-"""A position among the ids is their first so many bits; buckets are chosen by some of them."""
-
 T = TypeVar("T")
 
-Rows = list[tuple[bytes, bytes]]
-
 log = structlog.get_logger("dump")
-
-
-async def walk(claims: Claims) -> AsyncIterator[Rows]:
-    """Every image with its owners' bytes, in order of ids, some thousands at a time.
-
-    It goes on where it is when the index gets other buckets meanwhile. It is no snapshot: changes
-    during it may show.
-
-    Raises:
-        IndexUnavailable: when Redis does not answer.
-    """
-    at, step = 0, 1
-    while at < 1 << TOP:
-        buckets = claims.buckets
-        shift = TOP - buckets.bits
-        first = at >> shift
-        last = min(first + step, buckets.count) - 1
-        rows: Rows = []
-        async for bucket, fields in claims.read(first, last, buckets=buckets):
-            head = buckets.join(bucket, b"")
-            rows += [(head + field, value) for field, value in sorted(fields.items())]
-        await claims.layout.refresh()
-        if claims.buckets is not buckets:
-            continue  # what was read may have been on its way out
-        if at != first << shift:  # this bucket is larger than the one that was read before
-            start = at.to_bytes(TOP // 8, "big")
-            rows = [row for row in rows if row[0] >= start]
-        yield rows
-        at = (last + 1) << shift
-        step = max(1, min(4 * step, MAX_BUCKETS, step * RANGE // max(len(rows), 1)))
 
 
 @admin_only
@@ -117,7 +76,7 @@ def _break_off(request: web.Request) -> None:
         request.transport.close()
 
 
-async def _after(walked: AsyncIterator[Rows]) -> Rows:
+async def _after(walked: AsyncIterator[ImageRows]) -> ImageRows:
     """The next images; none at the end."""
     async for rows in walked:
         if rows:
@@ -146,7 +105,7 @@ async def import_index(request: web.Request) -> web.StreamResponse:
                 await work.take(part)
         reader.close()
         await work.settle()
-        await request.app[SERVICES].index.audit.note(request[ADMIN], "import")
+        await request.app[SERVICES].index.audit.record(request[ADMIN], "import")
     except ResolverError as error:
         await work.stop()
         error.detail += f"; {work.applied()}"

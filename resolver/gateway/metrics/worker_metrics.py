@@ -1,9 +1,14 @@
-"""The figures of all workers in one scrape.
+"""The metrics of all workers in one scrape.
 
-Each worker has a file for what it counted, and a socket beside it. Whichever is scraped asks the
-others there and adds up what they say. What is told was written before: a worker that comes in the
-place of one that ended goes on from there, so a sum never falls, which Prometheus would take for
-a restart.
+Each worker has a file with its counters and a Unix socket next to it. The worker that is scraped
+reads the others' metrics from their sockets and adds them up. Counters are written to the file
+before they are reported. So the replacement of a worker that died continues from the last reported
+values, and a sum never falls, which Prometheus would take for a restart.
+
+prometheus_client's own multiprocess mode is not used. It works with the library's own counters only
+and writes each count to a memory-mapped file: about 1.5 µs per count, where `LightCounter` takes
+0.06 µs, and a redirect makes three counts. Here the work is done when metrics are scraped. That mode
+is also chosen by an environment variable, for all users of the library in the process.
 """
 
 from __future__ import annotations
@@ -11,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -18,124 +24,143 @@ from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 from prometheus_client.samples import Sample
 
-PATIENCE = 0.5
-"""Seconds that another worker has to tell its figures; then what it wrote last counts."""
+WORKER_REPLY_SECONDS = 0.5
+"""How long another worker may take to send its metrics; then its last written counters are used."""
 
 MetricSamples = dict[str, float]
-"""By family, name and labels, as JSON."""
+"""Values by the JSON text of ``[family name, sample name, labels]``."""
 
 
 class WorkerMetrics:
-    """One worker's place among all, and its figures."""
+    """The metrics of one worker, and how it reads those of the others."""
 
-    def __init__(self, folder: Path, column: int) -> None:
+    def __init__(self, folder: Path, slot: int) -> None:
+        """``folder``: shared by all workers. ``slot``: a number that no other live worker has."""
         self._folder = folder
-        self._file = folder / f"{column}.json"
-        self._socket = folder / f"{column}.socket"
-        self._before: MetricSamples = _read(self._file)
-        """What those counted that had this place before."""
+        self._file = folder / f"{slot}.json"
+        self._socket = folder / f"{slot}.socket"
+        self._inherited: MetricSamples = _read_counters(self._file)
+        """Counters of the workers that had this slot before."""
         self._server: asyncio.Server | None = None
 
     async def open(self, registry: CollectorRegistry) -> None:
-        """Answers the others from now on."""
+        """Answers the other workers from now on.
 
-        async def tell(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            writer.write(json.dumps(self._own(registry)).encode())
+        Raises:
+            OSError: the file or the socket cannot be made.
+        """
+
+        async def send_samples(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writer.write(json.dumps(self._collect(registry)).encode())
             writer.close()
 
-        self._own(registry)
+        self._collect(registry)
         self._socket.unlink(missing_ok=True)
-        self._server = await asyncio.start_unix_server(tell, self._socket)
+        self._server = await asyncio.start_unix_server(send_samples, self._socket)
 
     def close(self, registry: CollectorRegistry) -> None:
-        """Leaves what was counted to whoever comes next."""
+        """Writes the counters for the worker that gets this slot next."""
         if self._server is not None:
             self._server.close()
         self._socket.unlink(missing_ok=True)
-        if self._folder.exists():
-            self._own(registry)
+        self._collect(registry)
 
     async def render(self, registry: CollectorRegistry) -> bytes:
-        """The text exposition format, of all workers."""
+        """The text exposition format, for all workers together."""
         others = [file for file in self._folder.glob("*.json") if file != self._file]
-        told = await asyncio.gather(*map(_told_by, others))
-        return generate_latest(_Sum(registry, [self._own(registry), *told]))
+        samples = await asyncio.gather(*map(_samples_of_worker, others))
+        return generate_latest(_SummedCollector(registry, [self._collect(registry), *samples]))
 
-    def _own(self, registry: CollectorRegistry) -> MetricSamples:
-        """This worker's figures with those of its place before; its counts are written first."""
-        counts, now = dict(self._before), {}
+    def _collect(self, registry: CollectorRegistry) -> MetricSamples:
+        """This worker's samples plus the inherited counters; writes the counters first.
+
+        Nothing is written once the arbiter has removed the folder: then no worker follows.
+        """
+        counters, gauges = dict(self._inherited), {}
         for family in registry.collect():
             for sample in family.samples:
                 key = json.dumps([family.name, sample.name, sample.labels])
-                if _counts(family, sample):
-                    counts[key] = counts.get(key, 0.0) + sample.value
-                elif _of_process(family, sample):
-                    now[key] = sample.value
-        fresh = self._file.with_suffix(".new")
-        fresh.write_text(json.dumps(counts))
-        fresh.replace(self._file)
-        return counts | now
+                if _only_grows(family, sample):
+                    counters[key] = counters.get(key, 0.0) + sample.value
+                elif _is_per_process(family, sample):
+                    gauges[key] = sample.value
+        replacement = self._file.with_suffix(".new")
+        with suppress(FileNotFoundError):
+            replacement.write_text(json.dumps(counters))
+            replacement.replace(self._file)
+        return counters | gauges
 
 
-async def _told_by(file: Path) -> MetricSamples:
-    """What another worker says, or what was counted in its place."""
+async def _samples_of_worker(file: Path) -> MetricSamples:
+    """Another worker's samples; if it does not answer, the counters that it wrote last."""
     try:
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(WORKER_REPLY_SECONDS):
             reader, writer = await asyncio.open_unix_connection(file.with_suffix(".socket"))
             text = await reader.read()
             writer.close()
-            return _parsed(text)
+            return _parse(text)
     except (OSError, TimeoutError, ValueError):
-        return _read(file)
+        return _read_counters(file)
 
 
-def _parsed(text: str | bytes) -> MetricSamples:
-    figures: MetricSamples = json.loads(text)
-    return figures
+def _parse(text: bytes) -> MetricSamples:
+    samples: MetricSamples = json.loads(text)
+    return samples
 
 
-def _read(file: Path) -> MetricSamples:
-    return _parsed(file.read_bytes()) if file.exists() else {}
+def _read_counters(file: Path) -> MetricSamples:
+    """The counters in a worker's file; none if there is no file, or no more."""
+    try:
+        text = file.read_bytes()
+    except FileNotFoundError:
+        return {}
+    return _parse(text)
 
 
-def _counts(family: Metric, sample: Sample) -> bool:
-    """Whether a figure only grows."""
+def _only_grows(family: Metric, sample: Sample) -> bool:
+    """Whether the value is a sum over time."""
     return family.type in ("counter", "histogram") and not sample.name.endswith("_created")
 
 
-def _of_process(family: Metric, sample: Sample) -> bool:
-    """Whether a figure of now is this process's own; locations and versions are the same in all."""
+def _is_per_process(family: Metric, sample: Sample) -> bool:
+    """Whether a gauge belongs to one process. Those of locations and versions, which have labels,
+    are the same in all workers."""
     return family.type == "gauge" and not sample.labels
 
 
-class _Sum(Collector):
-    """The families of one worker with the figures of all."""
+class _SummedCollector(Collector):
+    """The families of one worker with the values of all."""
 
-    def __init__(self, registry: CollectorRegistry, told: Iterable[MetricSamples]) -> None:
+    def __init__(self, registry: CollectorRegistry, workers: Iterable[MetricSamples]) -> None:
         self._registry = registry
-        self._told = list(told)
+        self._workers = list(workers)
 
     def collect(self) -> Iterator[Metric]:
         families = {family.name: family for family in self._registry.collect()}
-        sums: dict[str, MetricSamples] = {name: {} for name in families}
-        for figures in self._told:
-            for key, value in figures.items():
-                name = json.loads(key)[0]
-                if name not in sums:
-                    continue
-                found = sums[name].get(key)
-                if found is None:
-                    sums[name][key] = value
-                elif name.endswith("_timestamp_seconds"):
-                    sums[name][key] = max(found, value)
-                else:
-                    sums[name][key] = found + value
+        totals: dict[str, MetricSamples] = {name: {} for name in families}
+        for samples in self._workers:
+            for key, value in samples.items():
+                _add(totals, json.loads(key)[0], key, value)
         for family in families.values():
-            same = [
-                s for s in family.samples if not _counts(family, s) and not _of_process(family, s)
+            family.samples = [
+                sample
+                for sample in family.samples
+                if not _only_grows(family, sample) and not _is_per_process(family, sample)
             ]
-            family.samples = same
-            for key, value in sums[family.name].items():
+            for key, value in totals[family.name].items():
                 _, name, labels = json.loads(key)
                 family.add_sample(name, labels, value)
             yield family
+
+
+def _add(totals: dict[str, MetricSamples], family: str, key: str, value: float) -> None:
+    """Adds a worker's value to the totals: the latest of times, the sum of all else."""
+    if family not in totals:
+        return
+    total = totals[family].get(key)
+    if total is None:
+        totals[family][key] = value
+    elif family.endswith("_timestamp_seconds"):
+        totals[family][key] = max(total, value)
+    else:
+        totals[family][key] = total + value

@@ -234,7 +234,7 @@ class Application(BaseApplication):
             log.error("the settings stay as they were: %s", error)  # noqa: TRY400 - likewise
         else:
             self.settings = new
-            logs.configure(level=new.log_level, form=new.log_format)
+            logs.configure(level=new.log_level, log_format=new.log_format)
             for name in ("host", "port", "workers"):
                 if getattr(new, name) != getattr(old, name):
                     log.warning("RESOLVER_%s changes with a restart only", name.upper())

@@ -55,19 +55,19 @@ class RedisClient(ABC):
     """Whether a command may come as the bytes that go over the wire."""
 
     def __init__(self) -> None:
-        self._hearers: list[Changed] = []
+        self._invalidation_callbacks: list[Changed] = []
 
-    def hear(self, hearer: Changed) -> None:
-        """Has ``hearer`` called with the keys that were read quickly and have changed since."""
-        self._hearers.append(hearer)
+    def on_invalidation(self, callback: Changed) -> None:
+        """Has ``callback`` called with the keys that were read quickly and have changed since."""
+        self._invalidation_callbacks.append(callback)
 
     def changed(self, keys: Sequence[bytes] | None) -> None:
         """Tells all who hear of changes; None: any key may have changed."""
-        for hearer in self._hearers:
-            hearer(keys)
+        for callback in self._invalidation_callbacks:
+            callback(keys)
 
     @abstractmethod
-    def sure(self) -> bool:
+    def tracking_current(self) -> bool:
         """Whether every change that was made a second ago or earlier has been told."""
 
     def oldest_reply_age(self) -> float:
@@ -75,48 +75,48 @@ class RedisClient(ABC):
         return 0.0
 
     @abstractmethod
-    async def send(self, commands: Sequence[Command], *, quick: bool) -> list[Any]:
+    async def send(self, commands: Sequence[Command], *, foreground: bool) -> list[Any]:
         """The replies, errors in their place. Raises what its kind of connection raises."""
 
     @abstractmethod
     async def close(self) -> None:
         """Lets go of all connections."""
 
-    async def replies(self, commands: Iterable[Command], *, quick: bool = False) -> list[Any]:
+    async def replies(self, commands: Iterable[Command], *, foreground: bool = False) -> list[Any]:
         """The replies to several commands sent together; those that are errors as exceptions.
 
-        ``quick``: somebody waits for it.
+        ``foreground``: somebody waits for it.
 
         Raises:
             IndexUnavailable: when Redis does not answer.
         """
         try:
             async with asyncio.timeout(PATIENCE):
-                return await self.send(list(commands), quick=quick)
+                return await self.send(list(commands), foreground=foreground)
         except (RedisError, OSError, TimeoutError) as error:
             raise unavailable(error) from error
 
-    async def pipeline(self, commands: Iterable[Command], *, quick: bool = False) -> list[Any]:
+    async def pipeline(self, commands: Iterable[Command], *, foreground: bool = False) -> list[Any]:
         """The replies to several commands sent together.
 
         Raises:
             IndexUnavailable: when Redis does not answer or refuses one.
         """
-        replies = await self.replies(commands, quick=quick)
+        replies = await self.replies(commands, foreground=foreground)
         for reply in replies:
             if isinstance(reply, Exception):
                 raise unavailable(reply) from reply
         return replies
 
-    async def command(self, *command: Any, quick: bool = False) -> Any:
+    async def command(self, *command: Any, foreground: bool = False) -> Any:
         """The reply to one command.
 
         Raises:
             IndexUnavailable: when Redis does not answer or refuses it.
         """
-        return (await self.pipeline([command], quick=quick))[0]
+        return (await self.pipeline([command], foreground=foreground))[0]
 
-    async def run_all(self, calls: Sequence[Call], *, quick: bool = False) -> list[Any]:
+    async def run_all(self, calls: Sequence[Call], *, foreground: bool = False) -> list[Any]:
         """The results of several scripts sent together; each is atomic by itself.
 
         Raises:
@@ -125,11 +125,13 @@ class RedisClient(ABC):
         commands = [
             ("EVALSHA", script.sha, len(keys), *keys, *args) for script, keys, args in calls
         ]
-        replies = await self.replies(commands, quick=quick)
+        replies = await self.replies(commands, foreground=foreground)
         missing = [i for i, reply in enumerate(replies) if _no_script(reply)]
         if missing:  # a new, restarted or flushed server: EVAL also teaches it the script
             again = [("EVAL", calls[i][0].text, *commands[i][2:]) for i in missing]
-            for i, reply in zip(missing, await self.replies(again, quick=quick), strict=True):
+            for i, reply in zip(
+                missing, await self.replies(again, foreground=foreground), strict=True
+            ):
                 replies[i] = reply
         for reply in replies:
             if isinstance(reply, Exception):
@@ -142,10 +144,10 @@ class RedisClient(ABC):
         keys: Sequence[bytes | str],
         args: Sequence[bytes | str | int] = (),
         *,
-        quick: bool = False,
+        foreground: bool = False,
     ) -> Any:
         """The result of one script."""
-        return (await self.run_all([(script, keys, args)], quick=quick))[0]
+        return (await self.run_all([(script, keys, args)], foreground=foreground))[0]
 
 
 def _no_script(reply: Any) -> bool:
@@ -169,7 +171,7 @@ class EmbeddedClient(RedisClient):
 
         self._client = FakeAsyncRedis(server=FakeServer(), max_connections=2**31)
 
-    async def send(self, commands: Sequence[Command], *, quick: bool) -> list[Any]:
+    async def send(self, commands: Sequence[Command], *, foreground: bool) -> list[Any]:
         pipe = self._client.pipeline(transaction=False)
         for command in commands:
             pipe.execute_command(*command)
@@ -178,7 +180,7 @@ class EmbeddedClient(RedisClient):
             self.changed(written)
         return replies
 
-    def sure(self) -> bool:
+    def tracking_current(self) -> bool:
         return True
 
     async def close(self) -> None:
@@ -209,16 +211,16 @@ class SingleClient(RedisClient):
             False: LazyConnection(connect, greet),
         }
 
-    async def send(self, commands: Sequence[Command], *, quick: bool) -> list[Any]:
-        lane = self._lanes[quick]
+    async def send(self, commands: Sequence[Command], *, foreground: bool) -> list[Any]:
+        lane = self._lanes[foreground]
         replies = await lane.call(commands)
         if any(isinstance(r, hiredis.ReplyError) and str(r)[:8] == "READONLY" for r in replies):
             await lane.reset()  # it was master: find the one that is
             replies = await lane.call(commands)
         return replies
 
-    def sure(self) -> bool:
-        return self._lanes[True].sure(time.monotonic())  # the clock of the loop
+    def tracking_current(self) -> bool:
+        return self._lanes[True].tracking_current(time.monotonic())  # the clock of the loop
 
     def oldest_reply_age(self) -> float:
         return self._lanes[True].oldest_reply_age(time.monotonic())
@@ -242,14 +244,14 @@ class SentinelClient(SingleClient):
         self._check: asyncio.Task[None] | None = None
         self._next_check = 0.0
 
-    async def send(self, commands: Sequence[Command], *, quick: bool) -> list[Any]:
+    async def send(self, commands: Sequence[Command], *, foreground: bool) -> list[Any]:
         self._ask_again()
-        return await super().send(commands, quick=quick)
+        return await super().send(commands, foreground=foreground)
 
-    def sure(self) -> bool:
+    def tracking_current(self) -> bool:
         """Also while all that is asked for is kept, and nothing sent."""
         self._ask_again()
-        return super().sure()
+        return super().tracking_current()
 
     def _ask_again(self) -> None:
         now = asyncio.get_running_loop().time()

@@ -61,7 +61,7 @@ class ClusterClient(RedisClient):
         self._learning: asyncio.Task[None] | None = None
         self._closed = False
 
-    async def send(self, commands: Sequence[Command], *, quick: bool) -> list[Any]:
+    async def send(self, commands: Sequence[Command], *, foreground: bool) -> list[Any]:
         now = asyncio.get_running_loop().time
         until = now() + RECOVERY
         pause, longest = PAUSES
@@ -71,7 +71,7 @@ class ClusterClient(RedisClient):
         while todo:
             if self._stale:
                 await self._learn()
-            todo, wait = await self._ask_all(commands, todo, replies, quick)
+            todo, wait = await self._ask_all(commands, todo, replies, foreground)
             turn += 1
             if now() >= until or self._closed:
                 break
@@ -85,7 +85,7 @@ class ClusterClient(RedisClient):
         commands: Sequence[Command],
         todo: Mapping[int, Address | None],
         replies: list[Any],
-        quick: bool,
+        foreground: bool,
     ) -> tuple[dict[int, Address | None], bool]:
         """Sends the commands ``todo`` (by index) and sets their ``replies``.
 
@@ -106,7 +106,9 @@ class ClusterClient(RedisClient):
 
         async def ask(node: Address, indexes: list[int]) -> None:
             nonlocal wait
-            found = await self._ask(node, [(commands[i], bool(todo[i])) for i in indexes], quick)
+            found = await self._ask(
+                node, [(commands[i], bool(todo[i])) for i in indexes], foreground
+            )
             for i, reply in zip(indexes, found, strict=True):
                 replies[i] = reply
                 if isinstance(reply, Exception) and (way := self._way(reply, node)) is not None:
@@ -117,7 +119,7 @@ class ClusterClient(RedisClient):
         return again, wait
 
     async def _ask(
-        self, node: Address, commands: list[tuple[Command, bool]], quick: bool
+        self, node: Address, commands: list[tuple[Command, bool]], foreground: bool
     ) -> list[Any]:
         """One node's replies; where it gives none, the reason instead of each."""
         batch: list[Command] = []
@@ -129,7 +131,7 @@ class ClusterClient(RedisClient):
             batch.append(command)
         begun = asyncio.get_running_loop().time()
         try:
-            replies = await self._lane(node, quick).call(batch)
+            replies = await self._lane(node, foreground).call(batch)
         except (OSError, RedisError) as error:
             self._stale = True
             return [error] * len(commands)
@@ -171,23 +173,25 @@ class ClusterClient(RedisClient):
             return random.choice(list(set(self._masters.values())) or [None])
         return self._masters.get(_slot(key))
 
-    def _lane(self, node: Address, quick: bool) -> LazyConnection:
-        lane = self._lanes.get((node, quick))
+    def _lane(self, node: Address, foreground: bool) -> LazyConnection:
+        lane = self._lanes.get((node, foreground))
         if lane is None:
             if self._closed:
                 raise ConnectionError("closed")
-            changed = self.changed if quick else None
-            self._lanes[node, quick] = lane = LazyConnection(
+            changed = self.changed if foreground else None
+            self._lanes[node, foreground] = lane = LazyConnection(
                 lambda: self._connect(node), changed=changed
             )
         return lane
 
-    def sure(self) -> bool:
+    def tracking_current(self) -> bool:
         """Of every node that something was read from: one that may have been replaced, unnoticed,
         by another makes all of it unsure."""
         now = asyncio.get_running_loop().time()
-        lanes = [lane for (_, quick), lane in self._lanes.items() if quick and not lane.unused]
-        return not self._stale and all(lane.sure(now) for lane in lanes)
+        lanes = [
+            lane for (_, foreground), lane in self._lanes.items() if foreground and not lane.unused
+        ]
+        return not self._stale and all(lane.tracking_current(now) for lane in lanes)
 
     async def _learn(self) -> None:
         """Reads the map of the cluster anew. Callers share one attempt.
@@ -237,7 +241,7 @@ class ClusterClient(RedisClient):
 
     async def _map_of(self, node: Address) -> tuple[dict[int, Address], list[Address]]:
         async with asyncio.timeout(MAP_TIMEOUT):
-            (reply,) = await self._lane(node, quick=True).call([("CLUSTER", "SLOTS")])
+            (reply,) = await self._lane(node, foreground=True).call([("CLUSTER", "SLOTS")])
         if isinstance(reply, Exception):
             raise reply
         masters: dict[int, Address] = {}
@@ -255,9 +259,9 @@ class ClusterClient(RedisClient):
 
     async def _forget_others(self) -> None:
         """Closes lanes to nodes that have failed or left."""
-        for node, quick in list(self._lanes):
+        for node, foreground in list(self._lanes):
             if node not in self._nodes:
-                await self._lanes.pop((node, quick)).close()
+                await self._lanes.pop((node, foreground)).close()
 
     async def close(self) -> None:
         self._closed = True

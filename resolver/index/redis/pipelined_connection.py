@@ -134,7 +134,7 @@ class PipelinedConnection(asyncio.Protocol):
                 self.call(_PING, 1).add_done_callback(_seen)
         self._loop.call_later(HEARTBEAT, self._beat)
 
-    def sure(self, now: float) -> bool:
+    def tracking_current(self, now: float) -> bool:
         """Whether every change before `SURE_FOR` seconds ago has been told. ``now``: loop time."""
         return self.tracked and self.open and now - self._proven < SURE_FOR
 
@@ -295,9 +295,9 @@ class LazyConnection:
         """Whether it has no wire, so that nothing was read on it that could have changed."""
         return self._wire is None or not self._wire.open
 
-    def sure(self, now: float) -> bool:
-        """As `PipelinedConnection.sure`."""
-        return self._wire is not None and self._wire.sure(now)
+    def tracking_current(self, now: float) -> bool:
+        """As `PipelinedConnection.tracking_current`."""
+        return self._wire is not None and self._wire.tracking_current(now)
 
     def oldest_reply_age(self, now: float) -> float:
         """As `PipelinedConnection.oldest_reply_age`."""
