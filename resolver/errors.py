@@ -16,6 +16,8 @@ class ResolverError(Exception):
     status: ClassVar[int] = 500
     code: ClassVar[str] = "internal-error"
     title: ClassVar[str] = "Internal error"
+    closes_connection: ClassVar[bool] = False
+    """Whether the connection must close: the rest of a body would be read as a request."""
 
     def __init__(
         self,
@@ -82,6 +84,7 @@ class RequestTimeout(ResolverError):
     """A body took longer than a client may take for it."""
 
     status, code, title = 408, "request-timeout", "The request came too slowly"
+    closes_connection = True
 
 
 class TooLarge(ResolverError):

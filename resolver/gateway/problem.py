@@ -6,8 +6,10 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from resolver.errors import ImageAbsent, ImageUnknown, ResolverError
-from resolver.gateway.reply import NO_STORE, Reply, reason_phrase
+from aiohttp import web
+
+from resolver.errors import ImageAbsent, ImageUnknown, IndexUnavailable, ResolverError
+from resolver.gateway.reply import NO_STORE, Reply, reason_phrase, to_response
 from resolver.models import Outcome
 from resolver.resolution import RETRY_AFTER_SECONDS, Answer
 
@@ -46,6 +48,17 @@ def problem(
     )
 
 
+def malformed(status: int, reason: str) -> Reply:
+    """The problem for what is no HTTP request, or too large or slow a one."""
+    code, title = {
+        408: ("request-timeout", "The request came too slowly"),
+        414: ("uri-too-long", "URI too long"),
+        417: ("expectation-failed", "Expectation failed"),
+        431: ("header-too-large", "Header fields too large"),
+    }.get(status, ("malformed-request", "Malformed request"))
+    return problem(status, code, title, reason)
+
+
 def error_reply(error: ResolverError, user_agent: str = "") -> Reply:
     """What a client gets for an error.
 
@@ -53,7 +66,8 @@ def error_reply(error: ResolverError, user_agent: str = "") -> Reply:
     (``exc.from_response``) and fails on a problem document with an AttributeError. Its ``Accept``
     is ``*/*`` like curl's, so that only its name tells it apart.
     """
-    outcome = str(error.extra.get("outcome", ""))
+    # A failure of the index is no answer, although it has an answer's members.
+    outcome = "" if isinstance(error, IndexUnavailable) else str(error.extra.get("outcome", ""))
     if user_agent.startswith(GLANCECLIENT):
         headers = {**NO_STORE, **error.headers, "Vary": "User-Agent"}
         headers["Content-Type"] = "text/plain; charset=utf-8"
@@ -70,15 +84,20 @@ def error_reply(error: ResolverError, user_agent: str = "") -> Reply:
     return Reply(reply.status, reply.headers, reply.body, outcome)
 
 
-def json_reply(
-    value: Any, *, status: int = 200, headers: Mapping[str, str] | None = None
-) -> Reply:
+def json_reply(value: Any, *, status: int = 200, headers: Mapping[str, str] | None = None) -> Reply:
     """A JSON document."""
     return Reply(
         status,
         {**NO_STORE, **(headers or {}), "Content-Type": "application/json"},
         json.dumps(value).encode(),
     )
+
+
+def json_response(
+    value: Any, *, status: int = 200, headers: Mapping[str, str] | None = None
+) -> web.Response:
+    """A JSON document as a response of aiohttp."""
+    return to_response(json_reply(value, status=status, headers=headers))
 
 
 def raise_unless_found(answer: Answer, vary: str) -> None:

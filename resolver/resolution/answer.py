@@ -180,9 +180,7 @@ def decide(
         detail = f"No owner is known here, and {context.index_error.detail}."
         return Answer(image_id, Outcome.UNKNOWN, detail=detail)
     if not context.table.in_service():
-        return Answer(
-            image_id, Outcome.UNKNOWN, detail="No location is registered and in service."
-        )
+        return Answer(image_id, Outcome.UNKNOWN, detail="No location is registered and in service.")
     return _absent(context, image_id, probes)
 
 

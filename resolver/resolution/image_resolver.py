@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Collection, Coroutine, Hashable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from resolver.errors import IndexUnavailable, TooManyRequests
 from resolver.index import Index
@@ -329,10 +329,10 @@ class Resolver:
             table, claims = await self._reader.read(ids)
             lookups = [LookupResult(table, some) for some in claims]
         except IndexUnavailable as error:
-            table = self._reader.last_table()
-            if table is None or not table.in_service():
+            last_table = self._reader.last_table()
+            if last_table is None or not last_table.in_service():
                 raise
-            unknown = LookupResult(table, (), "stale", 0.0, error)
+            unknown = LookupResult(last_table, (), "stale", 0.0, error)
             lookups = [self._reader.last_known(image_id, error) or unknown for image_id in ids]
         if not lookups:
             return [], []
@@ -358,7 +358,7 @@ class _IndexBudget:
 
 
 def _render_json(answer: Answer, text: str, variant: Hashable) -> str:
-    source, age = variant  # type: ignore[misc]  # as `_look_up_many` makes it
+    source, age = cast("tuple[str, float]", variant)  # as `_look_up_many` makes it
     return json_text(answer, text) + json_tail(source, age)
 
 

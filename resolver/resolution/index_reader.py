@@ -1,4 +1,4 @@
-"""Reading the index for requests: caches first, one deadline, and stale answers while Redis fails."""
+"""Reading the index for requests: caches first, one deadline, stale answers while Redis fails."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class IndexReader:
         self._batcher: LookupBatcher[LookupResult] = LookupBatcher(self._read_batch)
         self.breaker = Breaker(self._try_again)
         self._failed_ids: Sequence[bytes] = ()
-        """The ids of the last read that failed. On a cluster one node may answer and another not."""
+        """The ids of the last read that failed: a cluster's nodes may fail one by one."""
 
     async def close(self) -> None:
         await self.breaker.close()
@@ -110,8 +110,8 @@ class IndexReader:
         Raises:
             IndexUnavailable: Redis gave no answer within the deadline, or is known to give none.
         """
-        if (error := self.breaker.error) is not None:
-            raise IndexUnavailable(error.detail, headers=error.headers)
+        if (open_error := self.breaker.error) is not None:
+            raise IndexUnavailable(open_error.detail, headers=open_error.headers)
         try:
             if self._index.oldest_reply_age() > self.deadline:  # this read would queue behind it
                 raise late(self.deadline)

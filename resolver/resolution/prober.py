@@ -343,7 +343,7 @@ class Prober:
             LocationUnavailable: the location failed while it was asked what its credential sees.
         """
         scope = await self._image_probe.scope(view.location, view.versions)
-        return scope_problem(scope.sees_all, scope.reason)
+        return scope_problem(scope.sees_all, scope.why)
 
     def _update_memory(
         self, image: ProbedImage, number: int, result: ProbeResult, claims: tuple[Owner, ...]

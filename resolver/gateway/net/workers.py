@@ -35,7 +35,7 @@ from gunicorn.workers.base import Worker
 from resolver import logs
 from resolver.errors import ResolverError, SettingsError
 from resolver.gateway.metrics.worker_metrics import WorkerMetrics
-from resolver.gateway.net.listener import BACKLOG, bind
+from resolver.gateway.net.listener import BACKLOG, bind_socket
 from resolver.gateway.server import cannot_listen, serving, shown_url
 from resolver.index import open_index
 from resolver.registry import StartupLocations
@@ -75,11 +75,11 @@ def listen(settings: Settings) -> list[list[socket.socket]]:
         for family, kind, protocol, _, address in dict.fromkeys(found):
             # Without SO_REUSEPORT this fails where somebody else listens already.
             with socket.socket(family, kind, protocol) as probe:
-                port = bind(probe, (address[0], port, *address[2:]))
+                port = bind_socket(probe, (address[0], port, *address[2:]))
             for mine in sockets:
                 one = socket.socket(family, kind, protocol)
                 one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-                bind(one, (address[0], port, *address[2:]))
+                bind_socket(one, (address[0], port, *address[2:]))
                 one.listen(BACKLOG)
                 mine.append(one)
     except OSError as error:
