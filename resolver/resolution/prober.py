@@ -19,7 +19,7 @@ import aiohttp
 import structlog
 
 from resolver.errors import IndexUnavailable, LocationUnavailable
-from resolver.glance import CloudCredentials, Server, has_image, sees_all
+from resolver.glance import CloudCredentials, GlanceServer, has_image, sees_all
 from resolver.index import Index
 from resolver.models import Health, Owner, format_id
 from resolver.registry.table import LocationView, TableKeeper, scope_problem
@@ -305,7 +305,7 @@ class Prober:
 
     async def _answer_of(self, image: Image, view: LocationView, claimed_case: int) -> ProbeResult:
         image_id, letter_case = image
-        server = Server(self._session, view.location, self._cloud_credentials)
+        server = GlanceServer(self._session, view.location, self._cloud_credentials)
         owner = None
         result, why = "no", ""
         try:
@@ -330,7 +330,7 @@ class Prober:
         self.counts[view.name, result] += 1
         return ProbeResult(owner, result == "no", why=why, of=view.location.updated)
 
-    async def _blind(self, server: Server, view: LocationView) -> str:
+    async def _blind(self, server: GlanceServer, view: LocationView) -> str:
         """Why a 404 of this server is no no; empty where it is one.
 
         Raises:
