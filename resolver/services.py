@@ -105,3 +105,4 @@ async def open_services(
         finally:
             await resolver.close()
             await prober.close()
+            cloud_credentials.close()

@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from resolver.errors import InvalidLocation
-from resolver.glance.host_policy import Address, AllowedHosts, is_loopback, parse_address
+from resolver.glance.host_policy import Address, HostPolicy, is_loopback, parse_address
 from resolver.models import Api, Location, State
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}", re.ASCII)
@@ -221,13 +221,13 @@ async def check_host(url: str, allowed: Iterable[str]) -> None:
     A name that only a network could allow is looked up, and all its addresses must be allowed.
     They are looked at again with each connection.
     """
-    rules = AllowedHosts(allowed)
+    rules = HostPolicy(allowed)
     host = (urlsplit(url).hostname or "").lower()
-    if not rules.rules or rules.names(host):
+    if not rules.rules or rules.allows_name(host):
         return
     address = parse_address(host)
     found = [address] if address else await _addresses(host) if rules.networks else []
-    if not found or not all(rules.admits(host, one) for one in found):
+    if not found or not all(rules.allows(host, one) for one in found):
         raise InvalidLocation(
             f"`url`: host {host} is not allowed here (RESOLVER_ALLOWED_HOSTS: "
             f"{', '.join(rules.rules)})"

@@ -82,7 +82,7 @@ def test_an_endpoint_of_a_catalog(region: str, base: str, name: str, what: str) 
     ],
 )
 def test_a_catalogs_url_is_taken_without_its_version(url: str, base: str) -> None:
-    assert keystone._base(url) == base
+    assert keystone.base_url(url) == base
 
 
 async def test_apply_is_safe_to_repeat(run: Run, tmp_path: Path) -> None:
