@@ -168,7 +168,7 @@ async def test_reload_loses_no_request(environ: dict[str, str], tmp_path: Path) 
         again = workers(server)
         server.process.send_signal(signal.SIGHUP)
         await wait_until(lambda: len(workers(server)) == 2 and not workers(server) & again)
-        await wait_until(lambda: "the settings stay as they were" in server.output)
+        await wait_until(lambda: "the old settings stay" in server.output)
         _, body = await get(f"{server.url}/v2")
         assert body["versions"][0]["links"][0]["href"].startswith("https://after.example/")
 
