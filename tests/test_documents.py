@@ -13,7 +13,7 @@ from aiohttp import web
 
 from resolver.cli import COMMANDS
 from resolver.cli.config_command import reference
-from resolver.gateway.app import gateway_routes, watch_routes
+from resolver.gateway.app import gateway_routes, monitoring_routes
 from resolver.gateway.metrics.process_metrics import Metrics
 from resolver.gateway.net.in_flight import InFlight
 from resolver.index import open_index
@@ -53,7 +53,7 @@ async def test_metrics_and_their_names_in_the_readme_agree() -> None:
 
 def test_paths_are_in_the_readme() -> None:
     app = web.Application()
-    app.add_routes([*watch_routes(), *gateway_routes()])
+    app.add_routes([*monitoring_routes(), *gateway_routes()])
     for resource in app.router.resources():
         path = resource.canonical
         words = path.replace("{api}", "v2").replace("{id}{rest}", "<ID>").replace("{id}", "<ID>")

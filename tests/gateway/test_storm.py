@@ -114,7 +114,7 @@ async def test_ten_thousand_unknown_ids(gateway: Gateway, cloud: Cloud) -> None:
         for text in coming:
             _, body = await timed(gateway, text)
             outcomes[body["outcome"]] += 1
-            most = max(most, len(prober._open))
+            most = max(most, prober.in_flight)
             if body["outcome"] == "absent":
                 assert body["missing"] == []
                 absent.append(text)

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from resolver.gateway.server import end
+from resolver.gateway.server import cancel
 from resolver.index import Index
 from resolver.models import Sweep
 from resolver.services import Services, open_services
@@ -45,7 +45,7 @@ async def running(indexer: Indexer) -> AsyncIterator[None]:
         yield
         assert not task.done(), "the indexer ended by itself"
     finally:
-        await end(task)
+        await cancel(task)
 
 
 async def ticks(indexer: Indexer, count: int = 2) -> None:

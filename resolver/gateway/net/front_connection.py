@@ -99,6 +99,11 @@ class FrontConnection(asyncio.Protocol):
         self.peer = ""
         self.client_keys: tuple[bytes, ...] = ()
 
+    @property
+    def unread_bytes(self) -> int:
+        """Bytes that have arrived and wait for the request before them to be answered."""
+        return len(self._buffer)
+
     # What the limiter sees.
 
     @property

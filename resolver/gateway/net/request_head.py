@@ -25,7 +25,12 @@ MAX_FIELDS_BYTES = 32_768
 
 MAX_HEAD_BYTES = MAX_TARGET_BYTES + MAX_FIELDS_BYTES + 32
 
-METHODS = frozenset({b"GET", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELETE", b"OPTIONS", b"TRACE"})
+METHODS = frozenset(
+    b"GET HEAD POST PUT PATCH DELETE OPTIONS TRACE PURGE QUERY COPY LOCK MKCOL MOVE PROPFIND "
+    b"PROPPATCH SEARCH UNLOCK BIND REBIND UNBIND ACL REPORT MKACTIVITY CHECKOUT MERGE NOTIFY "
+    b"SUBSCRIBE UNSUBSCRIBE MKCALENDAR LINK UNLINK".split()
+)
+"""Methods that aiohttp's parser knows, without CONNECT: no tunnel ends here."""
 
 END = b"\r\n\r\n"
 
@@ -117,6 +122,8 @@ def parse_head(data: bytes) -> RequestHead | None:
     minor = int(line[3])
     if fields.chunked and not minor:
         raise MalformedError(400, "HTTP/1.0 has no transfer codings")
+    if minor and "host" not in fields:  # RFC 9112, 3.2
+        raise MalformedError(400, "there is no field Host")
     return RequestHead(line[1].decode(), line[2].decode(), minor, fields, size)
 
 
