@@ -9,9 +9,9 @@ import pytest
 
 from resolver.errors import IndexUnavailable
 from resolver.index import Index, open_index
-from resolver.index.facade import connect
 from resolver.index.redis.cluster import ClusterClient
-from resolver.index.scripts import load
+from resolver.index.redis.scripts import load
+from resolver.index.redis.url import connect
 from resolver.models import Owner
 from tests.support.cluster import RedisCluster
 from tests.support.ids import make_ids
@@ -26,7 +26,7 @@ async def test_each_node_gets_its_share(cluster_url: str, redis_cluster: RedisCl
         await index.claims.claim(1, IDS)
         sizes = [node.ask("DBSIZE") for node in redis_cluster.masters()]
         assert all(size > 20 for size in sizes)
-        assert (await index.claims.census()).bytes, "MEMORY USAGE goes by its key"
+        assert (await index.census()).bytes, "MEMORY USAGE goes by its key"
         for _ in range(10):
             await index.ping()
 
@@ -83,7 +83,7 @@ async def test_an_error_that_is_the_reply_is_not_sent_again(cluster_url: str) ->
             await index.client.command("GET", "glr:{reg}:meta")
         assert time.monotonic() - begun < 2
         with pytest.raises(IndexUnavailable, match="CROSSSLOT"):
-            await index.client.run(load("lease_drop"), ["a", "b"], ["t"])
+            await index.client.run(load("lease_release"), ["a", "b"], ["t"])
 
 
 async def test_a_url_with_a_dead_node_first(redis_cluster: RedisCluster) -> None:
