@@ -56,14 +56,13 @@ class Buckets:
         return int.from_bytes(image_id[:4], "big") >> self._cache_id_shift
 
     def cache_bucket_of_key(self, key: bytes) -> int | None:
-        """The bucket of a process's cache for a bucket's key; None for any other key.
-
-        Raises:
-            ValueError: the key has the prefix of a bucket, and no number follows.
-        """
+        """The bucket of a process's cache for a bucket's key; None for any other key."""
         if not key.startswith(self._key_prefix):
             return None
-        return int(key[len(self._key_prefix) :], 16) >> self._cache_shift
+        try:
+            return int(key[len(self._key_prefix) :], 16) >> self._cache_shift
+        except ValueError:  # somebody else's key
+            return None
 
     def key(self, bucket: int) -> bytes:
         """The Redis key of a bucket."""

@@ -166,12 +166,25 @@ class PipelinedConnection(asyncio.Protocol):
             self.close(ConnectionError(f"not Redis: {error}"))
 
     def _push_received(self, push: list[Any]) -> None:
-        """Passes an invalidation on. A push of another shape raises, which ends the connection
-        and invalidates what was read on it."""
+        """Passes an invalidation on. A push that has not the form of one raises, which ends the
+        connection and invalidates what was read on it."""
         kind, *rest = push
         if kind == b"invalidate" and self._on_invalidation is not None:
-            (keys,) = rest  # None after a flush
+            (keys,) = rest
+            if keys is not None:  # None after a flush
+                keys = [bytes(memoryview(key)) for key in keys]
+            self._invalidate(keys)
+
+    def _invalidate(self, keys: Sequence[bytes] | None) -> None:
+        """Calls the callback. If that has a bug, nothing that was read here is certain any more."""
+        if self._on_invalidation is None:
+            return
+        try:
             self._on_invalidation(keys)
+        except Exception as error:
+            context = {"message": "invalidation callback failed", "exception": error}
+            self._loop.call_exception_handler(context)
+            self.close(ConnectionError("invalidation callback failed"))
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self.close(exc or ConnectionError("Redis closed the connection"))
@@ -187,8 +200,8 @@ class PipelinedConnection(asyncio.Protocol):
         for batch in batches:
             if not batch.future.done():
                 batch.future.set_exception(ConnectionError(str(reason) or type(reason).__name__))
-        if self.tracked and self._on_invalidation is not None:
-            self._on_invalidation(None)
+        if self.tracked:
+            self._invalidate(None)
 
     @property
     def peer(self) -> tuple[str, int]:
