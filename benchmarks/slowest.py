@@ -132,7 +132,7 @@ async def slowest(ids: Sequence[bytes], rounds: int, step: Callable[[str], None]
                 for batch in batches(ids, PAGE):
                     await index.claims.release(2, batch)
                 watch.note("releases", "evalsha")
-                await index.claims.census()
+                await index.census()
                 watch.note("census", "hgetall")
         watch.print(f"{len(ids):,} images x {len(LOCATIONS)} owners")
         await largest(redis)

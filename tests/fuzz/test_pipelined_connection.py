@@ -152,7 +152,7 @@ QUESTIONS: dict[str, Callable[[Index], Awaitable[Any]]] = {
     "make": lambda index: index.create_if_missing(),
     "claim": lambda index: index.claims.claim(1, [ID]),
     "release": lambda index: index.claims.release(1, [ID]),
-    "census": lambda index: index.claims.census(),
+    "census": lambda index: index.census(),
     "load": lambda index: index.records.load(),
     "check": lambda index: index.records.check(1),
     "poll": lambda index: index.records.poll(1),

@@ -83,4 +83,4 @@ async def failed(services: Services, name: str) -> Sweep:
 
 
 async def claims_by_number(index: Index) -> dict[int, int]:
-    return dict((await index.claims.census()).claims)
+    return dict((await index.census()).claims)

@@ -1,4 +1,4 @@
--- Shared head of the claim scripts: owners as resolver/index/codec.py writes them.
+-- Shared head of the claim scripts. It reads owners in the form that resolver/index/codec.py describes.
 
 -- The value without the entry of location `number`, and that entry (nil when there is none).
 local function without(value, number)

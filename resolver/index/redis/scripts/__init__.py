@@ -1,4 +1,4 @@
-"""The Lua scripts, each a value with the text and the SHA-1 that Redis knows it by."""
+"""The Lua scripts, each a value with its text and the SHA-1 by which Redis knows it."""
 
 from __future__ import annotations
 
@@ -9,19 +9,21 @@ from importlib import resources
 
 @dataclass(frozen=True, slots=True)
 class Script:
+    """One script."""
+
     text: str
     sha: str
 
 
-READING: set[str] = set()
-"""Names by which Redis knows the scripts that change nothing."""
+READ_ONLY_SHAS: set[str] = set()
+"""SHA-1s of the scripts that change nothing."""
 
 
-def load(name: str, *heads: str, reading: bool = False) -> Script:
-    """The script ``<name>.lua`` behind its shared heads. ``reading``: it changes nothing."""
+def load(name: str, *heads: str, read_only: bool = False) -> Script:
+    """The script ``<name>.lua``, with the shared heads it uses in front."""
     folder = resources.files(__package__)
     text = "".join((folder / f"{part}.lua").read_text("utf-8") for part in (*heads, name))
     sha = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
-    if reading:
-        READING.add(sha)
+    if read_only:
+        READ_ONLY_SHAS.add(sha)
     return Script(text, sha)

@@ -1,8 +1,8 @@
 -- Shared head of the scripts that change the registry.
 
--- Makes the version in `key` another: the time in microseconds, and always more than before. So no
--- version comes again that a process may still hold a table of, neither after Redis lost its data nor
--- after it was restored from an older snapshot.
+-- Gives `key` a new version: the time in microseconds, and always more than before. So a version that
+-- some process holds a table of never returns with other contents, not even after Redis lost its data
+-- or was restored from an older snapshot.
 local function grow(key)
   local now = redis.call('TIME')
   local version = tonumber(now[1]) * 1000000 + tonumber(now[2])

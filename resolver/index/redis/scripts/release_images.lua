@@ -1,5 +1,5 @@
--- Location ARGV[1] no longer has the images with the fields ARGV[2..] of bucket KEYS[1].
--- One read and at most two writes for all of them. Returns how many claims went.
+-- Drops the claims of location number ARGV[1] on the fields ARGV[2..] of bucket KEYS[1].
+-- One read and at most two writes for all of them. Returns how many claims were dropped.
 local number = tonumber(ARGV[1])
 local values = redis.call('HMGET', KEYS[1], unpack(ARGV, 2))
 local put, drop = {}, {}

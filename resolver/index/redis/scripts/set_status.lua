@@ -1,8 +1,8 @@
 -- Sets field ARGV[1] of the status of location number ARGV[2] to ARGV[3], unless it was removed.
--- ARGV[4] '1': quietly, for what no table shows; the version stays.
--- ARGV[5], ARGV[6]: its name and a part of its record, where it must still be the same location
--- (after Redis lost its data, numbers begin anew). KEYS: version, status, retired, locations.
--- Returns 1, or 0 when the location is gone.
+-- ARGV[4] '1': the version stays, since no answer depends on the change.
+-- ARGV[5], ARGV[6], where given: the location must have this name and this part in its record.
+-- After Redis lost its data, numbers start from 1 again, so the number alone does not identify it.
+-- KEYS: version, status, retired, locations. Returns 1, or 0 when the location is gone.
 if redis.call('SISMEMBER', KEYS[3], ARGV[2]) == 1 then return 0 end
 if ARGV[5] then
   local record = redis.call('HGET', KEYS[4], ARGV[5])

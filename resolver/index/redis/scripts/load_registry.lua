@@ -1,5 +1,4 @@
--- The registry as of one moment. KEYS: version, locations, status, meta,
--- removed.
+-- The registry as of one moment. KEYS: version, locations, status, meta, removed.
 return {
   redis.call('GET', KEYS[1]) or '0',
   redis.call('HGETALL', KEYS[2]),

@@ -1,4 +1,4 @@
--- Drops every claim of the locations ARGV[1..] from bucket KEYS[1]. Returns how many went.
+-- Drops every claim of the location numbers ARGV[1..] from bucket KEYS[1]. Returns how many.
 local gone = 0
 local all = redis.call('HGETALL', KEYS[1])
 for i = 1, #all, 2 do

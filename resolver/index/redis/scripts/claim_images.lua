@@ -1,6 +1,6 @@
--- Location ARGV[1] has the images ARGV[3..] of bucket KEYS[1].
--- ARGV[2]: bytes of a field. Each image: its field, then 4 bytes of letter case where not 0.
--- One read and one write for all of them, of at most 256 images. Returns how many are new claims.
+-- Claims the images ARGV[3..] of bucket KEYS[1] for location number ARGV[1].
+-- ARGV[2]: the length of a field. Each image: its field, then 4 bytes of letter case where not 0.
+-- One read and one write for at most 256 images. Returns how many claims are new.
 local number, width = tonumber(ARGV[1]), tonumber(ARGV[2])
 local function varint(n)
   local out = ''
