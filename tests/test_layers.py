@@ -14,6 +14,7 @@ import resolver
 ROOT = Path(resolver.__file__).parent
 LAYERS = [
     {"errors"},
+    {"location_fields"},
     {"models"},
     {"settings"},
     {"index"},

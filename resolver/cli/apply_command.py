@@ -79,12 +79,13 @@ def difference(
     those whose notifications another location takes over."""
     from dataclasses import asdict  # noqa: PLC0415
 
-    from resolver.registry.validation import FIELDS, parse_location  # noqa: PLC0415
+    from resolver.models import LOCATION_FIELDS  # noqa: PLC0415
+    from resolver.registry.validation import parse_location  # noqa: PLC0415
 
     changes: list[dict[str, Any]] = []
     for name, given in wanted.items():
         whole = asdict(parse_location(name, given))
-        fields = {field: whole[field] for field in FIELDS}
+        fields = {field: whole[field] for field in LOCATION_FIELDS}
         if name not in there:
             changes.append({"what": "add", "location": name, "changed": {}, "fields": fields})
             continue

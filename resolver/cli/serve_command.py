@@ -117,7 +117,7 @@ async def _register(settings: Settings, locations: dict[str, dict[str, Any]]) ->
     from resolver.services import open_services  # noqa: PLC0415
 
     async with open_services(settings, locations) as services:
-        return services.bootstrap.registered
+        return services.bootstrap.registered_index
 
 
 async def _serve(settings: Settings, locations: dict[str, dict[str, Any]]) -> None:

@@ -89,7 +89,7 @@ async def serving(
         app[METRICS].worker_metrics = worker_metrics
         await worker_metrics.open(app[METRICS].registry)
     port = listener.port
-    services.registry.own_ports.add(port)
+    services.own_ports.add(port)
     work = [asyncio.create_task(services.bootstrap.run(), name="upkeep")]
     if settings.role != "gateway":
         work.append(asyncio.create_task(services.indexer.run(), name="indexer"))

@@ -11,7 +11,7 @@ from typing import Any
 
 from resolver.errors import IndexUnavailable
 from resolver.models import Outcome, Owner, format_id
-from resolver.registry.table import LocationView, Table
+from resolver.registry import LocationView, Table
 from resolver.resolution.prober import ProbeResult
 from resolver.resolution.ranking import Candidate, Preferences, has_ties, left_out, rank
 
@@ -161,7 +161,7 @@ class AnswerContext:
 
     def _doubts(self) -> dict[str, str]:
         if self._covered is None:
-            self._covered = self.table.doubts(time.time())
+            self._covered = self.table.coverage_problems(time.time())
         return self._covered
 
     def _silence(self, said: Mapping[int, ProbeResult]) -> dict[str, str]:
@@ -171,7 +171,7 @@ class AnswerContext:
             one = said.get(view.location.number, NOT_ASKED)
             if one.owner is None and not one.no:
                 doubts[view.name] = one.why
-        return doubts | self.table.missed()
+        return doubts | self.table.lost_locations()
 
     @staticmethod
     def _offer(image_id: bytes, candidate: Candidate) -> Offer:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from resolver.errors import IndexUnavailable, TooManyRequests
 from resolver.index import Index
 from resolver.models import Outcome, Owner, State, format_id
-from resolver.registry.table import Table, TableKeeper, late
+from resolver.registry.table import Table, TableKeeper, index_timeout_error
 from resolver.resolution.answer import NOT_ASKED, Answer, AnswerContext, AnswerTemplate
 from resolver.resolution.batcher import LookupBatcher, OnResult
 from resolver.resolution.breaker import Breaker
@@ -89,7 +89,7 @@ class Resolver:
     def known(self, image_id: bytes) -> LookupResult | None:
         """The same, where this process knows it and would have been told of a change; or where it
         knew it last and Redis does not answer."""
-        if self._tables.known and (kept := self._index.claims.cached(image_id)):
+        if self._tables.is_current and (kept := self._index.claims.cached(image_id)):
             return LookupResult(self._tables.table, kept[0], "cache", kept[1])
         if self.breaker.why is not None:
             return self._last(image_id, self.breaker.why)
@@ -97,7 +97,7 @@ class Resolver:
 
     def _last(self, image_id: bytes, why: IndexUnavailable) -> LookupResult | None:
         """An image's owners as they were known last."""
-        table = self._tables.last(self._stale_for)
+        table = self._tables.recent(self._stale_for)
         if table is None or (found := self._index.claims.cached_stale(image_id)) is None:
             return None
         return LookupResult(table, found[0], "stale", found[1], why)
@@ -110,7 +110,7 @@ class Resolver:
         """
         if (last := self._last(image_id, why)) is not None:
             return last
-        table = self._tables.last(self._stale_for)
+        table = self._tables.recent(self._stale_for)
         if table is None or not table.in_service() or self._prober is None:
             raise IndexUnavailable(why.detail, headers=why.headers) from why
         return LookupResult(table, (), "stale", 0.0, why)
@@ -226,7 +226,7 @@ class Resolver:
         try:
             table, owners = await self._read(ids)
         except IndexUnavailable as cut:
-            last = self._tables.last(self._stale_for)
+            last = self._tables.recent(self._stale_for)
             if last is None or not last.in_service():
                 raise
             nowhere = LookupResult(last, (), "stale", 0.0, cut)
@@ -324,7 +324,7 @@ class Resolver:
         if context.cut is not None:
             return context
         table = self._tables.table
-        if not self._tables.known:
+        if not self._tables.is_current:
             begun = time.monotonic()
             try:
                 left = self._deadline if context.left is None else max(context.left, 0.0)
@@ -347,7 +347,7 @@ class Resolver:
             raise IndexUnavailable(why.detail, headers=why.headers)
         try:
             if self._index.oldest_reply_age() > self._deadline:  # we would wait behind that
-                raise late(self._deadline)
+                raise index_timeout_error(self._deadline)
             found = await self._ask_index(ids, keep=keep)
         except IndexUnavailable as error:
             self._failed = ids
@@ -365,13 +365,13 @@ class Resolver:
                 while True:
                     changes = self._tables.changes
                     found = await self._index.claims.lookup(ids, cache=keep)
-                    table = await self._tables.at_least(found.version)
+                    table = await self._tables.ensure_version(found.version)
                     # A table that is newer may vouch for claims made after this lookup.
                     if (table.identity, table.version) == found[:2]:
-                        self._tables.is_of(changes)
+                        self._tables.confirm(changes)
                         return table, found.owners
         except TimeoutError as error:
-            raise late(deadline) from error
+            raise index_timeout_error(deadline) from error
 
     async def explain(
         self,
@@ -403,7 +403,7 @@ class Resolver:
         for view in table.by_name.values():
             number = view.location.number
             owner = by_number.get(number)
-            doubt = view.doubt(now)
+            doubt = view.coverage_problem(now)
             if view.name in ranks:
                 verdict = "chosen" if ranks[view.name] == 0 else "ranked"
                 why = reasons(Candidate(view, owner or Owner(0)), preferences, self._home)

@@ -22,7 +22,8 @@ from resolver.errors import IndexUnavailable, LocationUnavailable
 from resolver.glance import CloudCredentials, Server, has_image, sees_all
 from resolver.index import Index
 from resolver.models import Health, Owner, format_id
-from resolver.registry.table import LocationView, TableKeeper, scope_problem
+from resolver.registry import LocationView, TableKeeper
+from resolver.registry.location_view import scope_problem
 
 REMEMBERED = 100_000
 """Most images of which answers of lately are remembered: some 40 MB where there are two

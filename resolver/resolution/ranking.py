@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from hashlib import blake2b
 
 from resolver.models import Health, Owner, State
-from resolver.registry.table import LocationView
+from resolver.registry import LocationView
 
 _STATES = {State.ACTIVE: 0, State.DRAINING: 1, State.MAINTENANCE: 2}
 _HEALTH = {Health.UP: 0, Health.UNKNOWN: 1, Health.DOWN: 2}

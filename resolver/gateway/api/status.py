@@ -16,7 +16,7 @@ from resolver.errors import IndexUnavailable
 from resolver.gateway.app_keys import METRICS, SERVICES
 from resolver.gateway.problem import NO_STORE, json_response, problem
 from resolver.index import Census, Index
-from resolver.registry.registry import rfc3339
+from resolver.registry.presentation import rfc3339
 from resolver.services import Services
 
 READY_TIMEOUT = 1.0
@@ -116,7 +116,7 @@ async def index_figures(request: web.Request) -> web.StreamResponse:
             "swept": rfc3339(view.status.sweep.ended),
             **{"coverage" if word == "why" else word: v for word, v in view.coverage(now).items()},
         }
-    doubts = table.doubts(now)
+    doubts = table.coverage_problems(now)
     return json_response(
         {
             "at": rfc3339(census.at),
