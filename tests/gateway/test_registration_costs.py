@@ -4,24 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack
-from dataclasses import replace
 from typing import Any
 
-import aiohttp
 import pytest
 
-from resolver.gateway.server import serving
 from resolver.glance.host_policy import Address
-from resolver.index import ClaimCache, Index
-from resolver.index.keys import Keys
 from resolver.index.scripts import load
-from resolver.registry import FreshnessPolicy, Registry, TableKeeper
 from resolver.registry.target_policy import look_up
-from resolver.services import open_services
 from resolver.settings import Settings
 from tests.gateway.conftest import ADMIN, TOKEN, Gateway
-from tests.support.counting_client import CountingClient
+from tests.gateway.instrumented import InstrumentedClient, instrumented_gateway
 
 LOAD = load("load")
 
@@ -30,7 +22,7 @@ class Costs:
     """A gateway whose reads of the registry and look-ups of hosts are counted."""
 
     def __init__(self) -> None:
-        self.client = CountingClient()
+        self.client = InstrumentedClient()
         self.lookups: Counter[str] = Counter()
 
     async def lookup(self, host: str) -> Sequence[Address]:
@@ -64,17 +56,8 @@ async def gateway(costs: Costs) -> AsyncIterator[Gateway]:
         admin_tokens=(f"ops={TOKEN}",),
         allowed_hosts=("127.0.0.0/8", "::1"),
     )
-    async with AsyncExitStack() as stack:
-        services = await stack.enter_async_context(open_services(settings))
-        index = Index(costs.client, Keys("glr:"), None, ClaimCache(0, 0))
-        await index.create_if_missing()
-        tables = TableKeeper(index, FreshnessPolicy(600))
-        registry = Registry(index, tables, settings, services.own_ports, lookup=costs.lookup)
-        services = replace(services, index=index, tables=tables, registry=registry)
-        await tables.current()
-        url = await stack.enter_async_context(serving(services))
-        http = await stack.enter_async_context(aiohttp.ClientSession(url))
-        yield Gateway(services, url, http)
+    async with instrumented_gateway(costs.client, settings, costs.lookup) as gateway:
+        yield gateway
 
 
 async def test_each_change_reads_the_registry_once(gateway: Gateway, costs: Costs) -> None:

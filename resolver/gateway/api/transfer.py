@@ -42,14 +42,14 @@ async def export_index(request: web.Request) -> web.StreamResponse:
     services = request.app[SERVICES]
     table = await services.tables.current()
     writer = Writer(view.location for view in table.by_name.values())
-    walked = walk(services.index.claims)
-    rows = await _next_rows(walked)  # an error before the first byte has a status of its own
+    batches = walk(services.index.claims)
+    rows = await _next_rows(batches)  # an error before the first byte has a status of its own
     response = web.StreamResponse(headers={**NO_STORE, "Content-Type": TEXT})
     await response.prepare(request)
     try:
         await response.write(writer.head())
         while rows:
-            async with _in_background(_next_rows(walked)) as next_rows:
+            async with _in_background(_next_rows(batches)) as next_rows:
                 for start in range(0, len(rows), ROWS_PER_WRITE):
                     await response.write(writer.add(rows[start : start + ROWS_PER_WRITE]))
                     await asyncio.sleep(0)
@@ -72,9 +72,9 @@ def _break_off(request: web.Request) -> None:
         request.transport.close()
 
 
-async def _next_rows(walked: AsyncIterator[ImageRows]) -> ImageRows:
+async def _next_rows(batches: AsyncIterator[ImageRows]) -> ImageRows:
     """The next images; an empty list at the end."""
-    async for rows in walked:
+    async for rows in batches:
         if rows:
             return rows
     return []
