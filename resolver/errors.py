@@ -123,8 +123,8 @@ class ImageUnknown(ResolverError):
 class IndexUnavailable(ResolverError):
     """Redis does not answer.
 
-    ``detail`` may be shown to anybody. ``whole`` is the complete reason for the log and may name
-    hosts; the text of the exception ends with it.
+    ``detail`` may be shown to anybody. ``log_detail`` is the complete reason, for the log: it may
+    name hosts. The text of the exception ends with it.
     """
 
     status, code, title = 503, "index-unavailable", "The index cannot be reached"
@@ -135,13 +135,13 @@ class IndexUnavailable(ResolverError):
         *,
         headers: Mapping[str, str] | None = None,
         extra: Mapping[str, Any] | None = None,
-        whole: str = "",
+        log_detail: str = "",
     ) -> None:
         super().__init__(detail, headers=headers, extra=extra)
-        self.whole = whole
+        self.log_detail = log_detail
 
     def __str__(self) -> str:
-        return f"{self.detail} [{self.whole}]" if self.whole else self.detail
+        return f"{self.detail} [{self.log_detail}]" if self.log_detail else self.detail
 
 
 class Busy(ResolverError):

@@ -36,7 +36,7 @@ def coverage_problem(
     # If the clock was set back since, the age is negative and the sweep may be of any time.
     if abs(age) > policy.swept_within + duration:
         why = f" ({sweep.error_code})" if sweep.error else ""
-        return f"the last whole sweep ended {age:.0f} s ago{why}"
+        return f"the last complete sweep ended {age:.0f} s ago{why}"
     since_changes_read = now - max(sweep.ended, poll.ended or 0.0)
     # Successful polls do not change the registry's version, so the table may show an old one.
     # Failed polls do, so the age of the last good poll counts only after a failure.
@@ -54,7 +54,7 @@ def describe_coverage(
     problem = coverage_problem(status, policy, scope_problem, now)
     return {
         "covered": not problem,
-        "why": problem or "its last sweep is whole and fresh",
+        "why": problem or "its last sweep is complete and fresh",
         "sweep": _describe_sweep(status, now),
         "poll": _describe_poll(status, policy, now),
         "events": _describe_events(status.subscription, now)
@@ -68,7 +68,7 @@ def _describe_sweep(status: Status, now: float) -> str:
     sweep = status.sweep
     text = "not swept yet"
     if sweep.ended is not None:
-        text = f"whole {_ago(now, sweep.ended)}: {sweep.images} images"
+        text = f"complete {_ago(now, sweep.ended)}: {sweep.images} images"
     if sweep.error:
         text += f"; the latest failed ({sweep.error_code})"
     return text

@@ -198,10 +198,10 @@ class Reader:
                         self._lines_read + 1, "there is no checksum where there must be one"
                     )
                 return
-            text, kind, value, whole = bytes(buffer[: end.start()]), end[1], end[2], end[0]
-            del end, buffer[: len(text) + len(whole)]
+            text, kind, value, line = bytes(buffer[: end.start()]), end[1], end[2], end[0]
+            del end, buffer[: len(text) + len(line)]
             self._searched = 0
-            yield self._checked(text, kind, value, whole)
+            yield self._checked(text, kind, value, line)
 
     def close(self) -> None:
         """Ends the reading.
@@ -215,8 +215,8 @@ class Reader:
             line = self._lines_read + text.count(b"\n") + 1
             raise _invalid(line, "the file ends before its last line")
 
-    def _checked(self, text: bytes, kind: bytes, value: bytes, whole: bytes) -> Head | Block:
-        """The part in ``text``. ``whole``: its checksum line, with its ``kind`` and ``value``."""
+    def _checked(self, text: bytes, kind: bytes, value: bytes, end_line: bytes) -> Head | Block:
+        """The part in ``text``. ``end_line``: its checksum line, of this ``kind`` and ``value``."""
         line = self._lines_read + text.count(b"\n") + 1
         if kind == b"error":
             why = value.decode("ascii", "replace")[:500]
@@ -233,7 +233,7 @@ class Reader:
             self._ended = True
         if value != expected.encode():
             raise _invalid(line, f"it must be `{kind.decode()} {expected}`")
-        self._hash.update(whole)
+        self._hash.update(end_line)
         self._lines_read = line
         return part
 

@@ -27,7 +27,7 @@ def test_a_complete_and_fresh_sweep_covers_a_location() -> None:
 
 def test_an_old_sweep_does_not_cover() -> None:
     view = make_view("one", sweep=WHOLE)
-    assert view.coverage_problem(COVERED_UNTIL + 1) == "the last whole sweep ended 701 s ago"
+    assert view.coverage_problem(COVERED_UNTIL + 1) == "the last complete sweep ended 701 s ago"
 
 
 def test_a_clock_that_was_set_back_a_little_does_not_matter() -> None:
@@ -51,7 +51,7 @@ def test_a_later_failure_does_not_end_coverage_early() -> None:
 def test_a_sweep_far_in_the_future_does_not_cover() -> None:
     view = make_view("one", sweep=WHOLE)
     assert view.coverage_problem(WHOLE.ended - 1) == ""
-    assert "last whole sweep" in view.coverage_problem(WHOLE.ended - 3600)
+    assert "last complete sweep" in view.coverage_problem(WHOLE.ended - 3600)
 
 
 def test_a_location_that_was_never_swept() -> None:

@@ -146,7 +146,7 @@ async def answer_one(
             error.detail,
             headers=error.headers,
             extra=Answer(image_id, Outcome.UNKNOWN).as_json(),
-            whole=error.whole,
+            log_detail=error.log_detail,
         ) from error
     request[OUTCOME] = str(answer.outcome)
     request.app[METRICS].answers.counts[str(answer.outcome),] += 1
