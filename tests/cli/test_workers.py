@@ -139,7 +139,7 @@ async def test_one_that_is_replaced_makes_no_empty_index(
         redis_server.flush()
         for victim in workers(server):
             os.kill(victim, signal.SIGKILL)
-        await wait_until(lambda: server.output.count("given no locations") >= 2)
+        await wait_until(lambda: server.output.count("started without locations") >= 2)
         await asyncio.sleep(1)
         with redis_server.client() as client:
             assert client.keys("*meta*") == []
