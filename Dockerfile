@@ -1,14 +1,14 @@
 # docker build -t glance-resolver .
 #
-# Two things are fetched: the base image and Python packages. Behind a mirror, name yours:
+# The build fetches two things: the base image and Python packages. To use mirrors:
 #   docker build --build-arg PYTHON_IMAGE=… --build-arg PIP_INDEX_URL=… -t glance-resolver .
-# A mirror with a certificate of your own needs a base image that trusts it (for pip: PIP_CERT).
+# A mirror with a private certificate needs a base image that trusts it (for pip: PIP_CERT).
 
 ARG PYTHON_IMAGE=python:3.11-slim-bookworm
 
 FROM ${PYTHON_IMAGE} AS build
 
-# pip reads these from its environment. They stay in this stage, so no image shows them.
+# pip reads these from its environment. The final image does not contain them.
 ARG PIP_INDEX_URL
 ARG PIP_EXTRA_INDEX_URL
 ARG PIP_TRUSTED_HOST
@@ -17,10 +17,10 @@ ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=igno
 WORKDIR /src
 RUN python -m venv --without-pip /opt/resolver
 
-# Dependencies first: a change of the source does not fetch them again. There is no compiler
-# here, so a package that has no wheel for this platform is an error at once.
+# Dependencies first, so that a change of the source does not fetch them again. There is no compiler
+# here, so a package without a wheel for this platform fails at once.
 COPY pyproject.toml ./
-RUN python -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; print(*p['dependencies'], *(d for e in ('events', 'keystone') for d in p['optional-dependencies'][e]), sep='\n')" > /tmp/requirements.txt \
+RUN python -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; print(*p['dependencies'], *(d for e in ('events', 'keystone', 'workers') for d in p['optional-dependencies'][e]), sep='\n')" > /tmp/requirements.txt \
  && python -m pip --python /opt/resolver/bin/python install --only-binary :all: -r /tmp/requirements.txt
 
 COPY README.md LICENSE ./
@@ -31,27 +31,29 @@ RUN python -m pip wheel --no-deps --wheel-dir /tmp/wheels . \
 
 FROM ${PYTHON_IMAGE}
 
-ENV PATH=/opt/resolver/bin:$PATH PYTHONUNBUFFERED=1
+# XDG_RUNTIME_DIR: where `serve --port` writes its URL for the health check below.
+ENV PATH=/opt/resolver/bin:$PATH PYTHONUNBUFFERED=1 XDG_RUNTIME_DIR=/tmp
 
 COPY --from=build /opt/resolver /opt/resolver
 
 # The base image has no bytecode of the standard library, and the user below cannot write any.
-# This keeps what the server and the health check import, and proves that they do.
-RUN python -c "import urllib.request, resolver.cli.serve_command, resolver.gateway.server, resolver.registry.yaml_file" \
+# This compiles what the server and the health check import, and shows that they can import it.
+RUN python -c "import resolver.cli.healthcheck_command, resolver.cli.serve_command, resolver.gateway.net.workers, resolver.registry.yaml_file" \
  && glance-resolver --version
 
 ENV PYTHONDONTWRITEBYTECODE=1
 USER 10001:10001
 EXPOSE 9393
 
-# No proxy that the environment names: this asks the process beside it.
+# Asks /healthcheck where `serve` listens: by the environment, the file of RESOLVER_CONFIG, or the
+# options of `docker run glance-resolver serve --port …`.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=15s --retries=3 \
-    CMD ["python", "-c", "import os, ssl, urllib.request as u; s = 's' * bool(os.environ.get('RESOLVER_TLS_CERT')); u.build_opener(u.ProxyHandler({}), u.HTTPSHandler(context=ssl._create_unverified_context())).open(f'http{s}://127.0.0.1:' + os.environ.get('RESOLVER_PORT', '9393') + '/livez', timeout=3)"]
+    CMD ["glance-resolver", "healthcheck"]
 
 ENTRYPOINT ["glance-resolver"]
 CMD ["serve", "--host", "0.0.0.0"]
 
-# Last, as they change with every build: --build-arg VERSION=… --build-arg REVISION=$(git rev-parse HEAD)
+# Last, because they change with every build: --build-arg VERSION=… --build-arg REVISION=$(git rev-parse HEAD)
 ARG VERSION=unknown
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="glance-resolver" \

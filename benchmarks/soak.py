@@ -1,6 +1,6 @@
 """Hours in minutes: churn, load and faults in rotation, every answer held against the truth.
 
-    python -m benchmarks.soak [--minutes 20] [--out docs]
+    python -m benchmarks.soak [--minutes 20] [--out docs/measurements]
 
 A gateway and indexer in a process of its own, its Redis and its locations behind proxies that cut
 and hold back. Images come and go, a location is added and removed again and again. Memory, file
@@ -520,7 +520,9 @@ async def run(minutes: float, folder: Path) -> bool:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--minutes", type=float, default=20)
-    parser.add_argument("--out", type=Path, default=Path("docs"), help="folder for CSV and SVG")
+    parser.add_argument(
+        "--out", type=Path, default=Path("docs/measurements"), help="folder for CSV and SVG"
+    )
     options = parser.parse_args()
     if not asyncio.run(run(options.minutes, options.out)):
         sys.exit(1)

@@ -30,7 +30,7 @@ from benchmarks.common import (
     stop,
     table,
 )
-from resolver.glance import Server, connect, list_images
+from resolver.glance import GlanceServer, connect, list_images
 from resolver.index import open_index
 from resolver.models import Location, Progress
 from resolver.standin import StandIn
@@ -73,7 +73,7 @@ async def serve(count: int) -> None:
 async def work(what: str, glance: str, redis: str) -> None:
     """One process's reading or sweep; prints its figures."""
     async with connect(30.0) as session, open_index(redis) as index:
-        server = Server(session, Location(name="a", url=glance, number=1))
+        server = GlanceServer(session, Location(name="a", url=glance, number=1))
         lease = index.lease("sweep:1", seconds=LEASE)
         await lease.acquire()
         versions = await server.versions()

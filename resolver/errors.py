@@ -20,6 +20,8 @@ class ResolverError(Exception):
     status: ClassVar[int] = 500
     code: ClassVar[str] = "internal-error"
     title: ClassVar[str] = "Internal error"
+    closes_connection: ClassVar[bool] = False
+    """Whether the connection must close: the rest of a body would be read as a request."""
 
     def __init__(
         self,
@@ -86,6 +88,7 @@ class RequestTimeout(ResolverError):
     """The client took longer to send the body than RESOLVER_CLIENT_TIMEOUT allows."""
 
     status, code, title = 408, "request-timeout", "The request was sent too slowly"
+    closes_connection = True
 
 
 class TooLarge(ResolverError):

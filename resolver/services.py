@@ -9,7 +9,7 @@ from functools import partial
 
 import aiohttp
 
-from resolver.glance import CloudCredentials, connect
+from resolver.glance import CloudCredentials, ImageProbe, connect
 from resolver.index import ClaimCache, Index, open_index
 from resolver.registry import (
     Bootstrap,
@@ -83,19 +83,18 @@ async def open_services(
         prober = Prober(
             index,
             tables,
-            probe_session,
-            cloud_credentials,
+            ImageProbe(probe_session, cloud_credentials),
             timeout=settings.probe_timeout,
             per_location=settings.probes_per_location,
             at_once=settings.probes_at_once,
             remember=settings.absent_ttl,
-            patience=settings.index_timeout,
+            index_timeout=settings.index_timeout,
         )
         resolver = Resolver(
             index,
             tables,
             prober if settings.probe else None,
-            home=settings.region,
+            home_region=settings.region,
             deadline=settings.index_timeout,
             stale_for=settings.stale_for,
         )
@@ -117,3 +116,4 @@ async def open_services(
         finally:
             await resolver.close()
             await prober.close()
+            cloud_credentials.close()

@@ -1,8 +1,9 @@
-"""Imports point one way, so that each layer can be read and tested without those above it."""
+"""Each room of the package can be read without those above it: imports point one way."""
 
 from __future__ import annotations
 
 import ast
+import graphlib
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,55 +13,100 @@ import pytest
 import resolver
 
 ROOT = Path(resolver.__file__).parent
+
 LAYERS = [
     {"errors"},
     {"location_fields"},
     {"models"},
     {"settings"},
+    {"index.redis"},
     {"index"},
     {"glance"},
     {"registry"},
     {"resolution"},
     {"sync"},
     {"services"},
-    {"gateway", "cli"},
+    {"gateway.metrics"},
+    {"gateway.net"},
+    {"gateway.api"},
+    {"gateway"},
+    {"cli"},
 ]
-"""From the bottom; a layer may import itself and those before it."""
+"""From the bottom; a layer may import itself and those before it. A file belongs to the longest
+name that fits it, so a room in a room is a layer of its own."""
 
-OUTER = {"logs", "standin", "__main__"}
-"""Used by `gateway` and `cli` only, and using nothing of the layers; `__main__` starts `cli`."""
+OUTER = {"logs", "standin"}
+"""Import nothing of the package, and only `gateway` and `cli` import them."""
 
-STANDARD = {"", "__init__"}
-"""The package itself: its version."""
+FORBIDDEN_LIBRARIES = {
+    "resolution": {"aiohttp", "redis", "hiredis"},
+    "registry": {"aiohttp", "redis", "hiredis"},
+    "index": {"aiohttp"},
+    "glance": {"redis", "hiredis"},
+    "sync": {"redis", "hiredis"},
+    "gateway": {"redis", "hiredis"},
+    "cli": {"redis", "hiredis"},
+}
+"""The rule is free of HTTP and Redis, the index of HTTP, and only the index speaks to Redis."""
+
+PRIVATE_NAMES: dict[str, dict[str, str]] = {}
+"""Private names of other libraries that the package uses, by file, each with the reason. The
+library has an upper bound in pyproject.toml, and a test fails when the name is gone."""
 
 FILES = sorted(ROOT.rglob("*.py"))
+TREES = {path: ast.parse(path.read_text("utf-8")) for path in FILES}
 
 
-def layer_of(path: Path) -> str:
-    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+def short(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def module_of(path: Path) -> str:
+    """``index.redis.client``; a package's own file has the package's name."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module_of(path): path for path in FILES}
+
+
+def layer_of(module: str) -> str:
+    """The longest name of a layer that fits."""
+    names = set().union(*LAYERS) | OUTER
+    parts = module.split(".")
+    for length in range(len(parts), 0, -1):
+        name = ".".join(parts[:length])
+        if name in names:
+            return name
+    return parts[0]
 
 
 def imports(path: Path) -> Iterator[tuple[int, str]]:
-    """(line, layer) of each import of ours, those within functions too."""
-    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+    """(line, full name) of each import, those in functions and for type checking too.
+
+    Of ``from package import name`` the name is part of it where it is a module of ours.
+    """
+    for node in ast.walk(TREES[path]):
         if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
+            for alias in node.names:
+                yield node.lineno, alias.name
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}:{node.lineno}: imports are absolute here"
-            names = [node.module or ""]
-            if node.module == "resolver":
-                names = [f"resolver.{alias.name}" for alias in node.names]
-        else:
-            continue
-        for name in names:
-            parts = name.split(".")
-            if parts[0] == "resolver":
-                yield node.lineno, parts[1] if len(parts) > 1 else ""
+            base = node.module or ""
+            for alias in node.names:
+                full = f"{base}.{alias.name}"
+                yield node.lineno, full if full.removeprefix("resolver.") in MODULES else base
+
+
+def imports_of_ours(path: Path) -> Iterator[tuple[int, str]]:
+    """(line, module) of each import from this package, without the package's name."""
+    for line, name in imports(path):
+        first, _, rest = name.partition(".")
+        if first == "resolver":
+            yield line, rest
 
 
 def allowed(layer: str) -> set[str]:
-    if layer == "__main__":
-        return {"cli"}
     if layer in OUTER:
         return {layer}
     below: set[str] = set()
@@ -68,33 +114,142 @@ def allowed(layer: str) -> set[str]:
         below |= names
         if layer in names:
             break
-    return below | (OUTER if layer in LAYERS[-1] else set())
+    top = layer.split(".", maxsplit=1)[0] in {"gateway", "cli"}
+    return below | (OUTER if top else set())
 
 
 def test_every_module_has_a_layer() -> None:
-    known = set().union(*LAYERS) | OUTER | STANDARD
-    assert {layer_of(path) for path in FILES} <= known
+    known = set().union(*LAYERS) | OUTER | {"", "__main__"}
+    assert {layer_of(module) for module in MODULES} <= known
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize("path", FILES, ids=short)
 def test_imports_point_one_way(path: Path) -> None:
-    layer = layer_of(path)
-    if layer in STANDARD:
-        assert list(imports(path)) == []
+    module = module_of(path)
+    if module == "":
+        assert list(imports_of_ours(path)) == []
         return
-    may = allowed(layer) | {"__version__"}
+    may = {"cli"} if module == "__main__" else allowed(layer_of(module)) | {""}
     wrong = [
-        f"{path}:{line}: {layer} imports {name}" for line, name in imports(path) if name not in may
+        f"{short(path)}:{line}: {layer_of(module)} imports {name}"
+        for line, name in imports_of_ours(path)
+        if layer_of(name) not in may
     ]
     assert wrong == []
 
 
-def test_the_check_sees_imports() -> None:
-    """Else it would pass whatever is imported."""
+@pytest.mark.parametrize("path", FILES, ids=short)
+def test_libraries_are_used_only_where_they_belong(path: Path) -> None:
+    forbidden = FORBIDDEN_LIBRARIES.get(module_of(path).split(".")[0], set())
+    wrong = [
+        f"{short(path)}:{line}: {name}"
+        for line, name in imports(path)
+        if name.split(".")[0] in forbidden
+    ]
+    assert wrong == []
+
+
+def test_no_imports_in_a_circle() -> None:
+    graph = {
+        short(path): {short(MODULES[name]) for _, name in imports_of_ours(path) if name in MODULES}
+        for path in FILES
+    }
+    try:
+        graphlib.TopologicalSorter(graph).prepare()
+    except graphlib.CycleError as error:
+        pytest.fail(" <- ".join(error.args[1]))
+
+
+def test_no_two_files_have_the_same_name() -> None:
+    by_name: dict[str, list[str]] = defaultdict(list)
+    for path in FILES:
+        by_name[path.name].append(short(path))
+    del by_name["__init__.py"]
+    assert [paths for paths in by_name.values() if len(paths) > 1] == []
+
+
+def is_private(name: str) -> bool:
+    """Documented names of named tuples are public in spite of their underscore."""
+    named_tuple = {"_replace", "_asdict", "_fields"}
+    return name.startswith("_") and not name.startswith("__") and name not in {"_", *named_tuple}
+
+
+def defined_names(tree: ast.Module) -> set[str]:
+    """Names that a file defines: at its top, in classes, in ``__slots__`` and in ``__init__``."""
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        match node:
+            case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name):
+                names.add(name)
+            case ast.ClassDef(name=name, body=body):
+                names |= {name, *assigned_names(body), *slots(body)}
+        if isinstance(node, ast.FunctionDef) and node.name in ("__init__", "__new__"):
+            names |= {n.attr for n in ast.walk(node) if is_stored_attribute(n)}
+    return names | assigned_names(tree.body)
+
+
+def is_stored_attribute(node: ast.AST) -> bool:
+    return isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)
+
+
+def assigned_names(body: list[ast.stmt]) -> set[str]:
+    return {
+        node.id
+        for statement in body
+        if isinstance(statement, ast.Assign | ast.AnnAssign)
+        for node in ast.walk(statement)
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
+    }
+
+
+def slots(body: list[ast.stmt]) -> set[str]:
+    return {
+        constant.value
+        for statement in body
+        if isinstance(statement, ast.Assign) and "__slots__" in assigned_names([statement])
+        for constant in ast.walk(statement.value)
+        if isinstance(constant, ast.Constant) and isinstance(constant.value, str)
+    }
+
+
+def foreign_private_names(tree: ast.Module) -> set[str]:
+    """Private attributes and imports that the file itself does not define."""
+    own = defined_names(tree)
+    used = {n.attr for n in ast.walk(tree) if isinstance(n, ast.Attribute) and is_private(n.attr)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            parts = [*(node.module or "").split("."), *(alias.name for alias in node.names)]
+        elif isinstance(node, ast.Import):
+            parts = [part for alias in node.names for part in alias.name.split(".")]
+        else:
+            continue
+        used |= {part for part in parts if is_private(part)}
+    return used - own
+
+
+def test_private_names_of_others_are_listed() -> None:
+    used = {short(path): foreign_private_names(tree) for path, tree in TREES.items()}
+    assert {path: names for path, names in used.items() if names} == {
+        path: set(names) for path, names in PRIVATE_NAMES.items()
+    }
+
+
+def test_the_checks_see_what_they_look_for() -> None:
+    """Else they would pass whatever is written."""
     seen: dict[str, set[str]] = defaultdict(set)
     for path in FILES:
-        seen[layer_of(path)] |= {name for _, name in imports(path)}
+        seen[layer_of(module_of(path))] |= {layer_of(name) for _, name in imports_of_ours(path)}
     assert "errors" in seen["models"]
     assert "services" in seen["gateway"]
     assert "services" not in allowed("registry")
     assert "logs" not in allowed("sync")
+    assert "index" not in allowed("index.redis")
+    source = """
+from socket import _thing
+class Server(Base):
+    def __init__(self):
+        self._ours = 1
+    def run(self):
+        return self._ours + self._theirs + asyncio.tasks._all
+"""
+    assert foreign_private_names(ast.parse(source)) == {"_thing", "_theirs", "_all"}

@@ -19,7 +19,7 @@ BYTES = {"Content-Type": "application/octet-stream"}
 
 
 class Client:
-    """Calls one stand-in and reads the answer whole."""
+    """Calls one stand-in and reads complete answers."""
 
     def __init__(self, session: aiohttp.ClientSession, server: StandIn) -> None:
         self.session, self.server = session, server
@@ -103,7 +103,7 @@ async def test_a_record_has_the_fields_of_glance_33(call: Client) -> None:
     assert body["updated_at"] == "2023-11-14T22:13:20Z"  # the fraction is not shown
 
 
-async def test_odd_answers_about_one_image(call: Client) -> None:
+async def test_special_answers_about_one_image(call: Client) -> None:
     image = call.server.add(id=str(uuid.uuid4()).upper())
     status, _, headers = await call(f"/v2/images/{image.id}", "HEAD", ADMIN)
     assert (status, headers["Allow"]) == (405, "GET, PATCH, DELETE")
@@ -154,12 +154,13 @@ async def test_bad_listings_are_400(call: Client, query: str) -> None:
     assert (await call(f"/v2/images?{query}", headers=ADMIN))[0] == 400
 
 
-async def test_markers_of_images_gone_or_out_of_sight(call: Client) -> None:
-    gone, secret = call.server.add(), call.server.add(visibility="private")
-    call.server.delete(gone.id)
-    for image, expected in ((gone, (200, 400)), (secret, (200, 403))):
+async def test_markers_of_deleted_and_invisible_images(call: Client) -> None:
+    deleted, private = call.server.add(), call.server.add(visibility="private")
+    call.server.delete(deleted.id)
+    for image, expected in ((deleted, (200, 400)), (private, (200, 403))):
         found = [
-            (await call(f"/v2/images?marker={image.id}", headers=who))[0] for who in (ADMIN, MEMBER)
+            (await call(f"/v2/images?marker={image.id}", headers=caller))[0]
+            for caller in (ADMIN, MEMBER)
         ]
         assert tuple(found) == expected
 
@@ -246,7 +247,7 @@ async def test_schemas_and_tasks(call: Client) -> None:
     assert [(await call("/v2/tasks", headers=who))[0] for who in (ADMIN, MEMBER)] == [200, 403]
 
 
-async def test_pike_knows_no_hidden_images_and_no_visibility_all(pike: Client) -> None:
+async def test_pike_has_no_hidden_images_and_no_visibility_all(pike: Client) -> None:
     image = pike.server.add(visibility="community", owner="other")
     assert (await pike("/v2/images?visibility=all", headers=ADMIN))[0] == 400
     assert await pike.ids("os_hidden=false", ADMIN) == []
@@ -292,18 +293,21 @@ async def test_v1_reads(pike: Client) -> None:
         assert (await pike(f"/v1/images?{query}", headers=ADMIN))[0] == 400
 
 
-async def test_v1_tells_of_deleted_images(pike: Client) -> None:
-    kept, gone = pike.server.add(visibility="private"), pike.server.add(visibility="private")
-    pike.server.delete(gone.id)
-    _, _, headers = await pike(f"/v1/images/{gone.id}", "HEAD", ADMIN)
+async def test_v1_shows_deleted_images(pike: Client) -> None:
+    live, deleted = pike.server.add(visibility="private"), pike.server.add(visibility="private")
+    pike.server.delete(deleted.id)
+    _, _, headers = await pike(f"/v1/images/{deleted.id}", "HEAD", ADMIN)
     assert headers["X-Image-Meta-Deleted"] == "True"
-    assert (await pike(f"/v1/images/{gone.id}", headers=ADMIN))[0] == 404
-    assert (await pike(f"/v1/images/{gone.id}", "HEAD", MEMBER))[0] == 404
+    assert (await pike(f"/v1/images/{deleted.id}", headers=ADMIN))[0] == 404
+    assert (await pike(f"/v1/images/{deleted.id}", "HEAD", MEMBER))[0] == 404
     since = "/v1/images/detail?changes-since=2023-01-01T00:00:00"
     _, body, _ = await pike(since, headers=ADMIN)  # private: only deleted ones pass is_public
-    assert [(i["id"], i["deleted"]) for i in body["images"]] == [(gone.id, True)]
+    assert [(i["id"], i["deleted"]) for i in body["images"]] == [(deleted.id, True)]
     _, body, _ = await pike(f"{since}&is_public=none", headers=ADMIN)
-    assert {(i["id"], i["deleted"]) for i in body["images"]} == {(kept.id, False), (gone.id, True)}
+    assert {(i["id"], i["deleted"]) for i in body["images"]} == {
+        (live.id, False),
+        (deleted.id, True),
+    }
 
 
 async def test_v1_writes(pike: Client) -> None:
@@ -322,29 +326,29 @@ async def test_synthetic_images_are_images(session: aiohttp.ClientSession) -> No
         server.fill(10, seed=2, prefix_bytes=b"\xab\xcd")
         special = server.add(id="ABCDEF00-0000-4000-8000-000000000000", name="zebra")
         assert len(server) == 3011
-        every = list(server.ids())
-        assert every == sorted(every)
-        assert sum(image_id.startswith("abcd") for image_id in every) >= 10
-        assert {uuid.UUID(image_id).version for image_id in every} == {4}
+        all_ids = list(server.ids())
+        assert all_ids == sorted(all_ids)
+        assert sum(image_id.startswith("abcd") for image_id in all_ids) >= 10
+        assert {uuid.UUID(image_id).version for image_id in all_ids} == {4}
         for order in ("sort=id:asc", "sort=id:desc", "", "sort=name:asc", "sort=updated_at:asc"):
             walked: list[str] = []
             while page := await call.ids(
                 f"limit=1000&{order}" + (f"&marker={walked[-1]}" if walked else "")
             ):
                 walked += page
-            assert sorted(walked) == every
+            assert sorted(walked) == all_ids
             assert (walked[0] == special.id) is (order == "")  # newest first
-        server.delete(every[7])
-        server.update(every[8], hidden=True)
-        assert await call.ids("sort=id:asc&limit=8") == [*every[:7], every[9]]
-        assert (await call(f"/v2/images/{every[7]}"))[0] == 404
-        assert (await call(f"/v2/images/{every[9]}"))[1]["name"] == "synthetic"
+        server.delete(all_ids[7])
+        server.update(all_ids[8], hidden=True)
+        assert await call.ids("sort=id:asc&limit=8") == [*all_ids[:7], all_ids[9]]
+        assert (await call(f"/v2/images/{all_ids[7]}"))[0] == 404
+        assert (await call(f"/v2/images/{all_ids[9]}"))[1]["name"] == "synthetic"
         assert await call.ids("updated_at=gte:2024-01-01T00:00:00Z") == [special.id]
-        assert await call.ids(f"id=in:{every[9]},{every[10]}&sort=id:asc") == every[9:11]
+        assert await call.ids(f"id=in:{all_ids[9]},{all_ids[10]}&sort=id:asc") == all_ids[9:11]
         assert len(server) == 3010
 
 
-async def test_prefix_and_next_that_loses_it(session: aiohttp.ClientSession) -> None:
+async def test_next_lacks_the_prefix(session: aiohttp.ClientSession) -> None:
     async with StandIn(prefix="/image") as server:
         server.add()
         call = Client(session, server)

@@ -7,19 +7,19 @@ import pytest
 from resolver.standin import SYNTHETIC_TIME, StandIn
 
 
-def test_a_seed_gives_the_same_images() -> None:
-    one, two = StandIn(), StandIn()
-    one.fill(50, seed=7)
-    two.fill(50, seed=7)
-    assert list(one.ids()) == list(two.ids())
-    image = one.get(next(one.ids()))
+def test_the_same_seed_gives_the_same_images() -> None:
+    first, second = StandIn(), StandIn()
+    first.fill(50, seed=7)
+    second.fill(50, seed=7)
+    assert list(first.ids()) == list(second.ids())
+    image = first.get(next(first.ids()))
     assert image is not None
     assert image.created == SYNTHETIC_TIME
-    one.synthetic = replace(one.synthetic, owner="demo")
-    assert all(image and image.owner == "demo" for image in map(one.get, one.ids()))
+    first.synthetic = replace(first.synthetic, owner="demo")
+    assert all(image and image.owner == "demo" for image in map(first.get, first.ids()))
 
 
-def test_images_are_the_live_ones_in_order_of_id() -> None:
+def test_images_leaves_out_deleted_ones_and_sorts_by_id() -> None:
     server = StandIn()
     server.fill(5, seed=1)
     first, second, *_ = server.ids()
@@ -33,7 +33,7 @@ def test_images_are_the_live_ones_in_order_of_id() -> None:
     assert sorted(image.name or "" for image in images) == ["added", "renamed", *3 * ["synthetic"]]
 
 
-def test_ids_are_used_once() -> None:
+def test_an_id_cannot_be_used_again() -> None:
     server = StandIn()
     image = server.add()
     server.delete(image.id)

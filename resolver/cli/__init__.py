@@ -1,4 +1,4 @@
-"""The command line. Each command's module is imported when the command runs, so help is quick."""
+"""The command line. A command's module is imported only when it runs, so that help is fast."""
 
 from __future__ import annotations
 
@@ -15,14 +15,19 @@ COMMANDS = {
     "demo": (
         "demo_command",
         "demo",
-        "Show the whole job with two stand-in Glance servers.",
+        "Show how it works with two stand-in Glance servers.",
     ),
-    "resolve": ("resolve_command", "resolve", "Tell which location has each image."),
+    "resolve": ("resolve_command", "resolve", "Show which location has each image."),
     "locations": ("locations_command", "locations", "List and change the locations."),
     "index": (
         "index_command",
         "index",
-        "Look at the index, claim and release by hand.",
+        "Show, export, import and rebuild the index.",
+    ),
+    "healthcheck": (
+        "healthcheck_command",
+        "healthcheck",
+        "Ask the gateway on this host whether it is alive.",
     ),
     "config": ("config_command", "config", "Show every setting and its value."),
     "completion": (
@@ -31,11 +36,11 @@ COMMANDS = {
         "Print a shell's completion script.",
     ),
 }
-"""Name: module of this package, attribute, and the line that help shows."""
+"""By name: the module in this package, the attribute in it, and the line that help shows."""
 
 
 class LazyGroup(click.Group):
-    """A group whose commands are imported when they are asked for by name."""
+    """A group that imports a command when it is looked up by name."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -54,7 +59,7 @@ class LazyGroup(click.Group):
 
 def _print_version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
     if value:
-        from resolver import __version__  # noqa: PLC0415 - reading it costs, help does without
+        from resolver import __version__  # noqa: PLC0415 - slow to read, and help needs none
 
         click.echo(f"glance-resolver {__version__}")
         ctx.exit()
@@ -70,7 +75,7 @@ def _print_version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
     help="Show the version and exit.",
 )
 def cli() -> None:
-    """Tells which OpenStack Glance server has an image UUID, and redirects to it."""
+    """Finds the OpenStack Glance server that has an image, by UUID, and redirects to it."""
 
 
 def main(arguments: list[str] | None = None) -> Any:
@@ -80,6 +85,6 @@ def main(arguments: list[str] | None = None) -> Any:
     except ResolverError as error:
         click.echo(f"glance-resolver: {error.detail}", err=True)
         sys.exit(1)
-    except BrokenPipeError:  # `| head` has seen enough
+    except BrokenPipeError:  # `| head` has read enough
         sys.stderr.close()
         sys.exit(1)

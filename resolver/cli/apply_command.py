@@ -1,16 +1,21 @@
-"""``glance-resolver locations apply`` and ``discover``: many locations at once."""
+"""``glance-resolver locations apply``: makes the registry equal to a file."""
 
 from __future__ import annotations
 
-import itertools
-import re
 from typing import Any
 
 import click
 
 from resolver.cli.gateway_client import Gateway, GatewayError, gateway_options, segment
-from resolver.cli.output import print_json, print_table
+from resolver.cli.output import print_json
 from resolver.errors import ResolverError
+
+Fields = dict[str, Any]
+"""The fields of one location, by name."""
+
+Change = dict[str, Any]
+"""One change to the registry: ``what`` (add, change or remove), ``location`` (its name),
+``changed`` (old and new value by field), ``fields`` (all to register; None for a removal)."""
 
 
 @click.command()
@@ -23,31 +28,41 @@ from resolver.errors import ResolverError
 def apply(
     file: str, dry_run: bool, prune: bool, yes: bool, as_json: bool, url: str, token: str | None
 ) -> None:
-    """Make the registry equal to a YAML FILE: what it does not say of a location is the default.
+    """Make the registry equal to a YAML FILE. Fields that it leaves out get their defaults.
 
-    Shows the difference and asks. Safe to repeat. config/locations.example.yaml shows a file.
+    Shows the difference and asks. Safe to repeat. config/locations.example.yaml is an example.
     """
     from resolver.registry.yaml_file import read_locations  # noqa: PLC0415
 
     gateway = Gateway(url, token)
-    there = {row["name"]: row for row in gateway.call("GET", "/locations")["locations"]}
+    registered = {row["name"]: row for row in gateway.call("GET", "/locations")["locations"]}
     wanted = read_locations(file)
-    changes = difference(wanted, there, prune=prune)
-    left = [] if prune else sorted(there.keys() - wanted.keys())
+    changes = difference(wanted, registered, prune=prune)
+    unlisted = [] if prune else sorted(registered.keys() - wanted.keys())
     if as_json:
         print_json(changes)
     else:
         for change in changes:
-            click.echo(_line(change))
-        if left:
-            click.echo(f"left alone, not in {file}: {', '.join(left)} (--prune removes them)")
+            click.echo(_describe(change))
+        if unlisted:
+            click.echo(f"unchanged, not in {file}: {', '.join(unlisted)} (--prune removes them)")
     if not changes:
         click.echo("nothing to change", err=as_json)
         return
     if dry_run:
         return
-    if not (yes or _agreed(f"make {len(changes)} changes at {url}?")):
+    if not (yes or _confirm(f"make {len(changes)} changes at {url}?")):
         raise ResolverError("nothing was changed; --yes does it without asking")
+    _make(gateway, changes, file)
+    click.echo(f"{len(changes)} changes made", err=as_json)
+
+
+def _make(gateway: Gateway, changes: list[Change], file: str) -> None:
+    """Makes the changes in order.
+
+    Raises:
+        GatewayError: the gateway refused one. Its text counts those that were made before.
+    """
     for done, change in enumerate(changes):
         path = f"/locations/{segment(change['location'])}"
         try:
@@ -60,11 +75,10 @@ def apply(
                 f"{change['location']}: {error.detail}; {done} of {len(changes)} changes are made: "
                 f"correct {file} and apply it again"
             ) from error
-    click.echo(f"{len(changes)} changes made", err=as_json)
 
 
-def _agreed(question: str) -> bool:
-    """Whether somebody says yes; no where nobody is there to be asked."""
+def _confirm(question: str) -> bool:
+    """Asks on the terminal. False without one, or if the user breaks off."""
     try:
         return click.confirm(question, err=True)
     except click.Abort:
@@ -73,108 +87,50 @@ def _agreed(question: str) -> bool:
 
 
 def difference(
-    wanted: dict[str, dict[str, Any]], there: dict[str, dict[str, Any]], *, prune: bool
-) -> list[dict[str, Any]]:
-    """What to do so that the registry is as wanted: removals last, so that none is missed, but for
-    those whose notifications another location takes over."""
+    wanted: dict[str, Fields], registered: dict[str, Fields], *, prune: bool
+) -> list[Change]:
+    """The changes that make the registry as wanted, in the order to make them.
+
+    Removals come last, so that an image that moves keeps an owner. Only a location whose queue of
+    notifications another one takes over is removed first, as two cannot have the same queue.
+    """
     from dataclasses import asdict  # noqa: PLC0415
 
     from resolver.models import LOCATION_FIELDS  # noqa: PLC0415
     from resolver.registry.validation import parse_location  # noqa: PLC0415
 
-    changes: list[dict[str, Any]] = []
+    changes: list[Change] = []
     for name, given in wanted.items():
-        whole = asdict(parse_location(name, given))
-        fields = {field: whole[field] for field in LOCATION_FIELDS}
-        if name not in there:
+        with_defaults = asdict(parse_location(name, given))
+        fields = {field: with_defaults[field] for field in LOCATION_FIELDS}
+        if name not in registered:
             changes.append({"what": "add", "location": name, "changed": {}, "fields": fields})
             continue
         changed = {
-            field: [there[name][field], value]
+            field: [registered[name][field], value]
             for field, value in fields.items()
-            if there[name][field] != value
+            if registered[name][field] != value
         }
         if changed:
             changes.append(
                 {"what": "change", "location": name, "changed": changed, "fields": fields}
             )
-    taken = [change["fields"]["notifications"] for change in changes]
-    gone: dict[bool, list[dict[str, Any]]] = {True: [], False: []}
-    for name in sorted(there.keys() - wanted.keys()) if prune else ():
-        heir = bool(there[name]["notifications"]) and there[name]["notifications"] in taken
-        gone[heir].append({"what": "remove", "location": name, "changed": {}, "fields": None})
-    return [*gone[True], *changes, *gone[False]]
+    queues = [change["fields"]["notifications"] for change in changes]
+    first: list[Change] = []
+    last: list[Change] = []
+    for name in sorted(registered.keys() - wanted.keys()) if prune else ():
+        removal: Change = {"what": "remove", "location": name, "changed": {}, "fields": None}
+        queue = registered[name]["notifications"]
+        (first if queue and queue in queues else last).append(removal)
+    return [*first, *changes, *last]
 
 
-def _line(change: dict[str, Any]) -> str:
+def _describe(change: Change) -> str:
     name, fields = change["location"], change["fields"]
     if change["what"] == "remove":
         return f"- {name}"
     if change["what"] == "add":
         return f"+ {name}  {fields['url']}"
-    told = "; ".join(f"{field}: {old} -> {new}" for field, (old, new) in change["changed"].items())
-    anew = " (another server: its claims begin anew)" if "url" in change["changed"] else ""
-    return f"~ {name}  {told}{anew}"
-
-
-@click.command()
-@click.option("--cloud", required=True, metavar="NAME", help="A cloud in clouds.yaml.")
-@click.option(
-    "--interface",
-    type=click.Choice(["public", "internal", "admin"]),
-    default="public",
-    show_default=True,
-    help="Which endpoints of the catalog.",
-)
-@click.option("--yes", is_flag=True, help="Register those that are new.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@gateway_options
-def discover(
-    cloud: str, interface: str, yes: bool, as_json: bool, url: str, token: str | None
-) -> None:
-    """Find the image endpoints of a cloud in its Keystone's catalog.
-
-    Reads clouds.yaml and the catalog here, and shows what would be registered, with that cloud's
-    credential for the indexer. --yes registers it.
-    """
-    from resolver.glance.keystone import image_endpoints  # noqa: PLC0415
-
-    gateway = Gateway(url, token)
-    there = gateway.call("GET", "/locations")["locations"]
-    rows: list[dict[str, Any]] = []
-    for region, base in image_endpoints(cloud, interface):
-        row = {"region": region, "interface": interface, "url": base}
-        rows.append(row | standing(region, base, [*there, *rows]))
-    for row in rows:
-        if yes and row["what"] == "new":
-            body = {"url": row["url"], "region": row["region"], "auth": {"cloud": cloud}}
-            gateway.call("PUT", f"/locations/{row['name']}", body)
-            row["what"] = "registered"
-    if as_json:
-        print_json(rows)
-    else:
-        columns = ("name", "region", "interface", "url", "what")
-        print_table(columns, ([row[column] for column in columns] for row in rows))
-    if any(row["what"] == "new" for row in rows):
-        click.echo("--yes registers those that are new", err=True)
-    elif not rows:
-        click.echo(f"the catalog has no {interface} image endpoint", err=True)
-
-
-def standing(region: str, base: str, there: list[dict[str, Any]]) -> dict[str, str]:
-    """The name that an endpoint has, or would get, and what it is to the registry and to the
-    endpoints before it, which are rows with ``what``."""
-    for row in there:
-        if row["url"] == base:
-            return {"name": row["name"], "what": "there already"}
-    name = re.sub(r"[^a-z0-9._-]+", "-", region.lower()).strip("-._")[:60] or "image"
-    for row in there:
-        if row["name"] == name and "what" not in row:
-            return {
-                "name": name,
-                "what": f"{name} is {row['url']}: `locations set {name} --base-url {base}`",
-            }
-    names = {row["name"] for row in there}
-    others = (f"{name}-{number}" for number in itertools.count(2))
-    free = next(one for one in itertools.chain([name], others) if one not in names)
-    return {"name": free, "what": "new"}
+    text = "; ".join(f"{field}: {old} -> {new}" for field, (old, new) in change["changed"].items())
+    note = " (another server: its claims are discarded)" if "url" in change["changed"] else ""
+    return f"~ {name}  {text}{note}"

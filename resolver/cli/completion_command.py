@@ -1,4 +1,4 @@
-"""``glance-resolver completion``, and what completes the names of locations."""
+"""``glance-resolver completion``, and the completion of location names."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from click.shell_completion import CompletionItem, get_completion_class
 from resolver.cli.gateway_client import DEFAULT_URL, Gateway
 from resolver.errors import ResolverError
 
-PATIENCE = 2.0
-"""Seconds that a gateway may take while somebody waits at a prompt."""
+COMPLETION_TIMEOUT_SECONDS = 2.0
+"""How long the gateway may take while a user waits at a prompt."""
 
 
 @click.command()
@@ -21,20 +21,22 @@ def completion(shell: str) -> None:
 
     For bash: `glance-resolver completion bash > /etc/bash_completion.d/glance-resolver`.
     """
-    from resolver.cli import cli  # noqa: PLC0415 - it knows of this command
+    from resolver.cli import cli  # noqa: PLC0415 - it imports this module
 
-    kind = get_completion_class(shell)
-    assert kind is not None
-    made = kind(cli, {}, "glance-resolver", "_GLANCE_RESOLVER_COMPLETE")
-    click.echo(made.source())
+    completion_class = get_completion_class(shell)
+    assert completion_class is not None
+    script = completion_class(cli, {}, "glance-resolver", "_GLANCE_RESOLVER_COMPLETE")
+    click.echo(script.source())
 
 
 def location_names(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Locations whose names begin so; none where the gateway cannot be asked."""
+    """Names of locations that start with ``incomplete``; none if the gateway does not answer."""
     url = ctx.params.get("url") or os.environ.get("RESOLVER_URL", DEFAULT_URL)
     token = ctx.params.get("token") or os.environ.get("RESOLVER_TOKEN")
     try:
-        rows = Gateway(url, token, timeout=PATIENCE).call("GET", "/locations")["locations"]
+        rows = Gateway(url, token, timeout=COMPLETION_TIMEOUT_SECONDS).call("GET", "/locations")[
+            "locations"
+        ]
     except (ResolverError, click.UsageError):
         return []
     return [
@@ -42,3 +44,7 @@ def location_names(ctx: click.Context, _: click.Parameter, incomplete: str) -> l
         for row in rows
         if row["name"].startswith(incomplete)
     ]
+
+
+existing_location = click.argument("name", shell_complete=location_names)
+"""The argument NAME of a command about a registered location."""

@@ -1,4 +1,4 @@
-"""``glance-resolver demo``: the whole job on loopback, with nothing but Python."""
+"""``glance-resolver demo``: shows how it works, on loopback and with nothing but Python."""
 
 from __future__ import annotations
 
@@ -20,17 +20,18 @@ if TYPE_CHECKING:
     from resolver.services import Services
     from resolver.standin import StandIn
 
-PATIENCE = 30.0
-"""Seconds in which two stand-ins of some dozen images must have been swept."""
+SWEEP_TIMEOUT_SECONDS = 30.0
+"""How long the sweeps of two small stand-ins may take."""
 
-SHARED = "5ca1ab1e-0000-4000-8000-00000000c0de"
-"""The image that both stand-ins have."""
+SHARED_ID = "5ca1ab1e-0000-4000-8000-00000000c0de"
+"""An image that both stand-ins have."""
 
-NOWHERE = "00000000-0000-4000-8000-000000000000"
+ABSENT_ID = "00000000-0000-4000-8000-000000000000"
+"""An image that no stand-in has."""
 
 
 @click.command()
-@click.option("--once", is_flag=True, help="Show it and exit.")
+@click.option("--once", is_flag=True, help="Exit when everything was shown.")
 @click.option(
     "--port",
     type=click.IntRange(0, 65535),
@@ -39,17 +40,17 @@ NOWHERE = "00000000-0000-4000-8000-000000000000"
     help="The gateway's port.",
 )
 def demo(once: bool, port: int) -> None:
-    """Show the whole job with two stand-in Glance servers.
+    """Show how it works with two stand-in Glance servers.
 
-    Starts them and a gateway on loopback, resolves an image each way, prints what it did and
-    what to try, and stays up until Ctrl-C.
+    Starts them and a gateway on loopback, resolves images in several ways, prints requests,
+    answers and commands to try, and runs until Ctrl-C.
     """
     with contextlib.suppress(KeyboardInterrupt):
         asyncio.run(_demo(once=once, port=port))
 
 
-def _free(port: int) -> int:
-    """``port``, or 0 for any where something else listens on it."""
+def _free_or_any(port: int) -> int:
+    """``port``, or 0 for any free port if another program listens on it."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -66,11 +67,10 @@ def _fill(one: StandIn, two: StandIn) -> None:
     one.add(name="hidden", hidden=True, data=b"hidden")
     two.add(name="community", visibility="community", owner="somebody", data=b"community")
     for server in (one, two):
-        server.add(id=SHARED, name="in-both", data=b"the same bytes")
+        server.add(id=SHARED_ID, name="in-both", data=b"the same bytes")
 
 
-def _named(server: StandIn, name: str) -> str:
-    """The id of the image of that name."""
+def _id_by_name(server: StandIn, name: str) -> str:
     return next(image.id for image in server.images() if image.name == name)
 
 
@@ -85,10 +85,10 @@ async def _demo(*, once: bool, port: int) -> None:
 
     logs.configure(level="error", log_format="text")
     token = secrets.token_hex(8)
-    # What the shell has set for a real gateway must not make the demo touch it.
+    # The demo must not touch a real gateway or index that the shell is configured for.
     for name in [name for name in os.environ if name.startswith("RESOLVER_")]:
         del os.environ[name]
-    settings = load_settings({"port": _free(port), "admin_tokens": f"demo={token}"})
+    settings = load_settings({"port": _free_or_any(port), "admin_tokens": f"demo={token}"})
     async with StandIn() as one, StandIn(v1=True, old=True, prefix="/image") as two:
         _fill(one, two)
         async with (
@@ -101,33 +101,33 @@ async def _demo(*, once: bool, port: int) -> None:
             click.echo(f"  two  {two.url}  v1 and v2, as of 2017, behind a path prefix")
             click.echo(f"and glance-resolver at {url}, its index in memory.\n")
             await _register(services, one, two)
-            await _show(http, one, two)
-            _hints(url, token, one)
+            await _show_requests(http, one, two)
+            _print_hints(url, token, one)
             if not once:
                 click.echo("\nRunning until Ctrl-C.")
                 await on_signal().wait()
 
 
 async def _register(services: Services, one: StandIn, two: StandIn) -> None:
-    begun = time.monotonic()
+    started = time.monotonic()
     await services.registry.put("one", {"url": one.url, "region": "RegionOne"})
     await services.registry.put("two", {"url": two.url, "region": "RegionTwo"})
     while True:
         rows = await services.registry.list()
         if all(row["coverage"]["covered"] for row in rows):
             break
-        if time.monotonic() - begun > PATIENCE:
-            raise ResolverError(f"the stand-ins were not swept within {PATIENCE:g} s")
+        if time.monotonic() - started > SWEEP_TIMEOUT_SECONDS:
+            raise ResolverError(f"the stand-ins were not swept within {SWEEP_TIMEOUT_SECONDS:g} s")
         await asyncio.sleep(0.02)
     counts = ", ".join(f"{row['name']} {row['sweep']['images']} images" for row in rows)
-    click.echo(f"Registered and swept in {time.monotonic() - begun:.1f} s: {counts}.\n")
+    click.echo(f"Registered and swept in {time.monotonic() - started:.1f} s: {counts}.\n")
 
 
-async def _show(http: aiohttp.ClientSession, one: StandIn, two: StandIn) -> None:
-    first, second = _named(one, "debian-7"), _named(two, "ubuntu-7")
+async def _show_requests(http: aiohttp.ClientSession, one: StandIn, two: StandIn) -> None:
+    first, second = _id_by_name(one, "debian-7"), _id_by_name(two, "ubuntu-7")
     number = 0
 
-    def say(request: str, *answers: str) -> None:
+    def show(request: str, *answers: str) -> None:
         nonlocal number
         number += 1
         click.echo(f"{number}. {request}")
@@ -137,35 +137,40 @@ async def _show(http: aiohttp.ClientSession, one: StandIn, two: StandIn) -> None
     for image in (first, second):
         async with http.get(f"/resolve/{image}") as reply:
             answer = await reply.json()
-        say(f"GET /resolve/{image}", f"{reply.status} {answer['outcome']}: {answer['uri']}")
+        show(f"GET /resolve/{image}", f"{reply.status} {answer['outcome']}: {answer['uri']}")
     async with http.get(f"/v2/images/{first}", allow_redirects=False) as reply:
-        say(f"GET /v2/images/{first}", f"{reply.status} Location: {reply.headers['Location']}")
+        show(f"GET /v2/images/{first}", f"{reply.status} Location: {reply.headers['Location']}")
     async with http.get(f"/v2/images/{second}/file") as reply:
-        say(
+        show(
             f"GET /v2/images/{second}/file, redirect followed",
             f"{reply.status} from {reply.url.origin()}: {len(await reply.read())} bytes",
         )
-    async with http.get(f"/resolve/{SHARED}", headers={"Accept": "text/uri-list"}) as reply:
-        say(
-            f"GET /resolve/{SHARED}, as text/uri-list (both have it)",
+    async with http.get(f"/resolve/{SHARED_ID}", headers={"Accept": "text/uri-list"}) as reply:
+        show(
+            f"GET /resolve/{SHARED_ID}, as text/uri-list (both have it)",
             *(await reply.text()).splitlines(),
         )
-    ids = [first, SHARED.upper(), NOWHERE, "no-uuid"]
+    ids = [first, SHARED_ID.upper(), ABSENT_ID, "no-uuid"]
     async with http.post("/resolve", json=ids) as reply:
         answers: list[dict[str, Any]] = await reply.json()
-    say("POST /resolve, four at once", *(f"{a['outcome']:8} {a['id']}" for a in answers))
-    async with http.get(f"/v2/images/{NOWHERE}") as reply:
+    show(
+        "POST /resolve, four at once",
+        *(f"{answer['outcome']:8} {answer['id']}" for answer in answers),
+    )
+    async with http.get(f"/v2/images/{ABSENT_ID}") as reply:
         problem = await reply.json()
-        say(f"GET /v2/images/{NOWHERE}", f"{reply.status} {problem['code']}: {problem['detail']}")
+        show(
+            f"GET /v2/images/{ABSENT_ID}", f"{reply.status} {problem['code']}: {problem['detail']}"
+        )
 
 
-def _hints(url: str, token: str, one: StandIn) -> None:
-    image = _named(one, "debian-7")
+def _print_hints(url: str, token: str, one: StandIn) -> None:
+    image = _id_by_name(one, "debian-7")
     click.echo("\nTry:")
     for line in (
         f"curl -sL {url}/v2/images/{image}",
-        f"curl -s '{url}/resolve/{SHARED}?region=RegionTwo'",
-        f"curl -s {url}/resolve/{SHARED}/explain",
+        f"curl -s '{url}/resolve/{SHARED_ID}?region=RegionTwo'",
+        f"curl -s {url}/resolve/{SHARED_ID}/explain",
         f"curl -s {url}/index",
         f"curl -s -H 'Authorization: Bearer {token}' {url}/locations",
         f"glance-resolver locations list --url {url} --token {token}",

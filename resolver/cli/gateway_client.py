@@ -1,4 +1,4 @@
-"""How the operator commands speak to a running gateway."""
+"""How operator commands call a running gateway."""
 
 from __future__ import annotations
 
@@ -14,28 +14,32 @@ import click
 from resolver.errors import ResolverError
 
 DEFAULT_URL = "http://127.0.0.1:9393"
-TIMEOUT = 30.0
-"""Seconds that one request to the gateway may take."""
+REQUEST_TIMEOUT_SECONDS = 30.0
+"""How long the gateway may stay silent during one request."""
 
 F = TypeVar("F", bound=Any)
 
 
 class GatewayError(ResolverError):
-    """The gateway refused, or was not there."""
+    """The gateway refused the request, or did not answer."""
 
 
-def refusal(status: int, document: Any) -> GatewayError:
-    """What the gateway's problem document says, or else its status."""
+def error_from(status: int, document: Any) -> GatewayError:
+    """The error for an answer: the detail of its problem document, or else its status."""
     detail = document.get("detail") if isinstance(document, dict) else None
     if status == 401:
-        detail = "it wants one of its RESOLVER_ADMIN_TOKENS: give --token or RESOLVER_TOKEN"
+        detail = (
+            "the gateway needs one of its RESOLVER_ADMIN_TOKENS: give --token or RESOLVER_TOKEN"
+        )
     return GatewayError(detail or f"the gateway answered {status}")
 
 
 class Gateway:
-    """A running gateway, over HTTP."""
+    """A running gateway, called over HTTP."""
 
-    def __init__(self, url: str, token: str | None, timeout: float = TIMEOUT) -> None:
+    def __init__(
+        self, url: str, token: str | None, timeout: float = REQUEST_TIMEOUT_SECONDS
+    ) -> None:
         try:
             parts = urlsplit(url)
             usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
@@ -48,10 +52,10 @@ class Gateway:
         self._timeout = timeout
 
     def call(self, method: str, path: str, body: Any = None) -> Any:
-        """The decoded JSON answer; None for an empty one.
+        """Sends a request. Returns the decoded JSON answer, or None for an empty one.
 
         Raises:
-            GatewayError: with the gateway's own words, or why there were none.
+            GatewayError: the gateway refused, with its own text, or did not answer.
         """
         headers = {"Accept": "application/json"}
         if self._token:
@@ -67,17 +71,17 @@ class Gateway:
             with urllib.request.urlopen(request, timeout=self._timeout) as response:
                 return _decode(response.read())
         except urllib.error.HTTPError as error:
-            raise refusal(error.code, _decode(error.read())) from error
+            raise error_from(error.code, _decode(error.read())) from error
         except (OSError, ValueError, HTTPException) as error:
-            why = getattr(error, "reason", None) or error
+            reason = getattr(error, "reason", None) or error
             raise GatewayError(
-                f"cannot reach the gateway at {self._url}: {why} (is it running? give --url or "
+                f"cannot reach the gateway at {self._url}: {reason} (is it running? give --url or "
                 "RESOLVER_URL)"
             ) from error
 
 
 def segment(text: str) -> str:
-    """One segment of a path, whatever bytes it was typed as."""
+    """Text as one segment of a URL path. It may contain bytes that are not UTF-8."""
     return quote(text, safe="", errors="surrogateescape")
 
 
@@ -89,7 +93,7 @@ def _decode(body: bytes) -> Any:
 
 
 def gateway_options(command: F) -> F:
-    """``--url`` and ``--token`` for a command; it is given a `Gateway` named ``gateway``."""
+    """Adds ``--url`` and ``--token``, which the command gets as ``url`` and ``token``."""
     command = click.option(
         "--token", envvar="RESOLVER_TOKEN", help="Admin token.  [env: RESOLVER_TOKEN]"
     )(command)
@@ -98,5 +102,5 @@ def gateway_options(command: F) -> F:
         envvar="RESOLVER_URL",
         default=DEFAULT_URL,
         show_default=True,
-        help="The gateway.  [env: RESOLVER_URL]",
+        help="URL of the gateway.  [env: RESOLVER_URL]",
     )(command)

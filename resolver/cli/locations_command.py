@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlencode
 
 import click
 
-from resolver.cli.apply_command import apply, discover
-from resolver.cli.completion_command import location_names
-from resolver.cli.gateway_client import Gateway, GatewayError, gateway_options, segment
+from resolver.cli.apply_command import apply
+from resolver.cli.completion_command import existing_location, location_names
+from resolver.cli.discover_command import discover
+from resolver.cli.gateway_client import Gateway, gateway_options, segment
 from resolver.cli.output import print_fields, print_json, print_table
-
-POLL = 0.5
-"""Seconds between two looks at a sweep that is waited for."""
-
-
-existing = click.argument("name", shell_complete=location_names)
-"""The name of a location that is there."""
+from resolver.cli.sweep_command import sweep
 
 
 @click.group()
@@ -32,13 +26,13 @@ def _path(name: str) -> str:
     return f"/locations/{segment(name)}"
 
 
-def _fields(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The options that describe a location."""
+def _field_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds the options for a location's fields. The command passes them to `_body`."""
     options = (
         click.option("--region", help="Region that its images are in."),
-        click.option("--api", type=click.Choice(["auto", "v1", "v2"]), help="API to use it with."),
-        click.option("--priority", type=int, help="Lower is offered first; 100 if not given."),
-        click.option("--weight", type=int, help="Share among equals; 1 if not given."),
+        click.option("--api", type=click.Choice(["auto", "v1", "v2"]), help="Glance API to use."),
+        click.option("--priority", type=int, help="Lower comes first; 100 by default."),
+        click.option("--weight", type=int, help="Share among owners of equal rank; 1 by default."),
         click.option("--state", type=click.Choice(["active", "draining", "maintenance"])),
         click.option("--reason", help="Why it is in that state; shown to clients."),
         click.option(
@@ -47,22 +41,28 @@ def _fields(command: Callable[..., Any]) -> Callable[..., Any]:
             help="Whether its credential sees every image.",
         ),
         click.option(
-            "--token-env", metavar="VAR", help="The indexer's environment variable with the token."
+            "--token-env",
+            metavar="VAR",
+            help="Environment variable of the indexer that has the token.",
         ),
-        click.option("--token-file", metavar="FILE", help="The indexer's file with the token."),
         click.option(
-            "--cloud", metavar="NAME", help="The cloud in the indexer's clouds.yaml to log in to."
+            "--token-file", metavar="FILE", help="File of the indexer that has the token."
+        ),
+        click.option(
+            "--cloud", metavar="NAME", help="Cloud in the indexer's clouds.yaml to log in to."
         ),
         click.option("--no-auth", is_flag=True, help="It needs no token."),
         click.option(
             "--broker-env",
             metavar="VAR",
-            help="The indexer's environment variable with the URL of its RabbitMQ.",
+            help="Environment variable of the indexer that has the URL of its RabbitMQ.",
         ),
         click.option(
-            "--broker-file", metavar="FILE", help="The indexer's file with the URL of its RabbitMQ."
+            "--broker-file",
+            metavar="FILE",
+            help="File of the indexer that has the URL of its RabbitMQ.",
         ),
-        click.option("--no-notifications", is_flag=True, help="It is not listened to."),
+        click.option("--no-notifications", is_flag=True, help="Do not read its notifications."),
     )
     for option in reversed(options):
         command = option(command)
@@ -78,19 +78,24 @@ def _body(
     broker_env: str | None,
     broker_file: str | None,
     no_notifications: bool,
-    **plain: Any,
+    **other_fields: Any,
 ) -> dict[str, Any]:
-    body = {name: value for name, value in plain.items() if value is not None}
+    """The fields that the options of `_field_options` give, as the API takes them.
+
+    Raises:
+        click.UsageError: options exclude each other.
+    """
+    body = {name: value for name, value in other_fields.items() if value is not None}
     if sees_all:
         body["sees_all"] = {"yes": True, "no": False, "auto": None}[sees_all]
     auth = {"token_env": token_env, "token_file": token_file, "cloud": cloud}
-    given = {kind: where for kind, where in auth.items() if where}
+    given = {kind: value for kind, value in auth.items() if value}
     if len(given) + no_auth > 1:
         raise click.UsageError("give one of --token-env, --token-file, --cloud and --no-auth")
     if given or no_auth:
         body["auth"] = given or None
     broker = {"url_env": broker_env, "url_file": broker_file}
-    given = {kind: where for kind, where in broker.items() if where}
+    given = {kind: value for kind, value in broker.items() if value}
     if len(given) + no_notifications > 1:
         raise click.UsageError("give one of --broker-env, --broker-file and --no-notifications")
     if given or no_notifications:
@@ -102,12 +107,12 @@ def _body(
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @gateway_options
 def list_(as_json: bool, url: str, token: str | None) -> None:
-    """All locations."""
-    found = Gateway(url, token).call("GET", "/locations")["locations"]
+    """List all locations."""
+    rows = Gateway(url, token).call("GET", "/locations")["locations"]
     if as_json:
-        print_json(found)
+        print_json(rows)
         return
-    if not found:
+    if not rows:
         click.echo("no locations: add one with `glance-resolver locations add NAME URL`", err=True)
         return
     print_table(
@@ -122,17 +127,17 @@ def list_(as_json: bool, url: str, token: str | None) -> None:
                 "yes" if row["coverage"]["covered"] else f"no: {row['coverage']['why']}",
                 row["url"],
             )
-            for row in found
+            for row in rows
         ),
     )
 
 
 @locations.command()
-@existing
+@existing_location
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @gateway_options
 def show(name: str, as_json: bool, url: str, token: str | None) -> None:
-    """One location: what it is, how it is, what is known of its images."""
+    """Show a location: its fields, its health and what is known about its images."""
     row = Gateway(url, token).call("GET", _path(name))
     if as_json:
         print_json(row)
@@ -151,7 +156,7 @@ def show(name: str, as_json: bool, url: str, token: str | None) -> None:
             ("health", f"{health['state']} {health['reason']}".strip()),
             ("notifications", row["notifications"] or "none"),
             ("covered", f"{'yes' if coverage['covered'] else 'no'}: {coverage['why']}"),
-            *((what, coverage[what]) for what in ("poll", "events", "credential")),
+            *((name, coverage[name]) for name in ("poll", "events", "credential")),
             ("images", sweep["images"]),
             ("swept", sweep["ended"] or "never"),
             ("sweeping", f"{running['images']} images so far" if running else "no"),
@@ -167,59 +172,63 @@ def show(name: str, as_json: bool, url: str, token: str | None) -> None:
 @locations.command()
 @click.argument("name")
 @click.argument("base_url", metavar="URL")
-@_fields
+@_field_options
 @gateway_options
 def add(name: str, base_url: str, url: str, token: str | None, **fields: Any) -> None:
-    """Register the Glance server at URL as NAME, or replace what NAME is."""
+    """Register the Glance server at URL as NAME, or replace the location of that name."""
     row = Gateway(url, token).call("PUT", _path(name), {"url": base_url, **_body(**fields)})
-    click.echo(f"{row['name']} is {row['url']}; `locations show {name}` tells how its sweep goes")
+    click.echo(
+        f"{row['name']} is {row['url']}; `locations show {name}` shows the progress of its sweep"
+    )
 
 
 @locations.command("set")
-@existing
-@click.option("--base-url", help="Another base URL: another server, so its claims begin anew.")
-@_fields
+@existing_location
+@click.option(
+    "--base-url", help="Another base URL. That is another server, so all claims are discarded."
+)
+@_field_options
 @gateway_options
 def set_(name: str, base_url: str | None, url: str, token: str | None, **fields: Any) -> None:
-    """Change some fields of a location. Another --state without --reason ends the old reason."""
+    """Change fields of a location. Another --state without --reason removes the old reason."""
     body = {**({"url": base_url} if base_url else {}), **_body(**fields)}
     if not body:
         raise click.UsageError("give at least one option to change")
     if "state" in body:
-        body.setdefault("reason", "")  # the old state's reason is none of the new one's
+        body.setdefault("reason", "")  # the old reason was for the old state
     Gateway(url, token).call("PATCH", _path(name), body)
     click.echo(f"{name}: changed {', '.join(body)}")
 
 
 @locations.command()
-@existing
+@existing_location
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @gateway_options
 def check(name: str, as_json: bool, url: str, token: str | None) -> None:
-    """Try a location from end to end, from the gateway, and tell what to fix.
+    """Test a location from end to end, from the gateway, and show what to fix.
 
-    Exits 1 when something is to be fixed.
+    Exits 1 if there is something to fix.
     """
-    found = Gateway(url, token).call("POST", _path(name) + "/check")
+    diagnosis = Gateway(url, token).call("POST", _path(name) + "/check")
     if as_json:
-        print_json(found)
+        print_json(diagnosis)
     else:
-        steps = found["steps"]
+        steps = diagnosis["steps"]
         print_table(
-            ("step", "ok", "what it said"),
-            ((one["step"], "yes" if one["ok"] else "no", one["said"]) for one in steps),
+            ("step", "ok", "result"),
+            ((step["step"], "yes" if step["ok"] else "no", step["said"]) for step in steps),
         )
-        for one in steps:
-            if one["fix"]:
-                click.echo(f"{one['step']}: {one['fix']}")
-    sys.exit(0 if found["ok"] else 1)
+        for step in steps:
+            if step["fix"]:
+                click.echo(f"{step['step']}: {step['fix']}")
+    sys.exit(0 if diagnosis["ok"] else 1)
 
 
 @locations.command()
-@existing
+@existing_location
 @gateway_options
 def remove(name: str, url: str, token: str | None) -> None:
-    """Remove a location; its images stop resolving to it at once."""
+    """Remove a location. Its images stop resolving to it at once."""
     Gateway(url, token).call("DELETE", _path(name))
     click.echo(f"{name}: removed")
 
@@ -230,7 +239,7 @@ def remove(name: str, url: str, token: str | None) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @gateway_options
 def log(name: str, limit: int, as_json: bool, url: str, token: str | None) -> None:
-    """Who changed what and when, the newest first: of NAME, or of all."""
+    """Show who changed what and when, newest first: of NAME, or of all locations."""
     query = urlencode({"limit": limit, "location": name} if name else {"limit": limit})
     changes = Gateway(url, token).call("GET", f"/audit?{query}")["changes"]
     if as_json:
@@ -239,88 +248,25 @@ def log(name: str, limit: int, as_json: bool, url: str, token: str | None) -> No
     print_table(
         ("when", "by", "what", "location", "change"),
         (
-            (one["at"], one["by"] or "at start", one["what"], one["location"], _change(one))
-            for one in changes
+            (
+                entry["at"],
+                entry["by"] or "at start",
+                entry["what"],
+                entry["location"],
+                _change(entry),
+            )
+            for entry in changes
         ),
     )
 
 
 def _change(entry: dict[str, Any]) -> str:
-    """What an entry of the log changed, for people."""
+    """The changed fields of an entry, or the URL of a location that was added or removed."""
     before, after = entry["before"], entry["after"]
     if before and after:
         return "; ".join(f"{name}: {before[name]} -> {after[name]}" for name in after)
     return str((before or after or {}).get("url", ""))
 
 
-@locations.command()
-@existing
-@click.option(
-    "--confirm-shrink",
-    is_flag=True,
-    help="Let it release more images than RESOLVER_SHRINK_GUARD allows.",
-)
-@click.option("--wait", is_flag=True, help="Wait until it has ended, showing how far it is.")
-@gateway_options
-def sweep(name: str, confirm_shrink: bool, wait: bool, url: str, token: str | None) -> None:
-    """Sweep a location now."""
-    gateway = Gateway(url, token)
-    before = gateway.call("GET", _path(name))["sweep"]
-    gateway.call("POST", _path(name) + "/sweep", {"confirm_shrink": confirm_shrink})
-    if not wait:
-        click.echo(f"{name}: sweep asked for; `locations show {name}` tells how it goes")
-        return
-    done = _await_sweep(gateway, name, before)
-    click.echo(
-        f"{name}: {done['images']} images, {done['claimed']} claimed, {done['released']} released"
-    )
-
-
-def _await_sweep(gateway: Gateway, name: str, before: dict[str, Any]) -> dict[str, Any]:
-    """The sweep's figures once it has ended, with progress on a terminal.
-
-    Raises:
-        GatewayError: it failed; the message says why.
-    """
-    from rich.console import Console  # noqa: PLC0415
-    from rich.status import Status  # noqa: PLC0415
-
-    console = Console(stderr=True)
-    with Status(f"{name}: waiting for the indexer", console=console) as line:
-        pace = Pace()
-        while True:
-            sweep: dict[str, Any] = gateway.call("GET", _path(name))["sweep"]
-            if sweep["failed"] != before["failed"] and sweep["error"]:
-                raise GatewayError(f"{name}: {sweep['error']}")
-            if sweep["ended"] != before["ended"]:
-                return sweep
-            if sweep["running"]:
-                told = pace.told(sweep["running"], time.monotonic())
-                line.update(f"{name}: {told}")
-            time.sleep(POLL)
-
-
-class Pace:
-    """How fast a sweep goes, and for how long yet. Ids are spread evenly and listed in their
-    order, so the last id tells what part of the listing is done."""
-
-    def __init__(self) -> None:
-        self._first: tuple[float, int, float] | None = None
-
-    def told(self, running: dict[str, Any], now: float) -> str:
-        """``12,000 images, 3,300 a second, 4 s left``, as far as it is known."""
-        count = running["images"]
-        done = int((running["front"] or "0")[:8], 16) / 2**32
-        if self._first is None:
-            self._first = now, count, done
-        since, count_then, done_then = self._first
-        text = f"{count:,} images"
-        if now > since and count > count_then:
-            text += f", {(count - count_then) / (now - since):,.0f} a second"
-        if now > since and done > done_then:
-            text += f", {(1 - done) * (now - since) / (done - done_then):,.0f} s left"
-        return text
-
-
-locations.add_command(apply)
-locations.add_command(discover)
+for command in (apply, discover, sweep):
+    locations.add_command(command)

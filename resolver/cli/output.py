@@ -19,7 +19,7 @@ STYLES = {
     "down": "red",
     "no": "red",
 }
-"""Colours of cells that say one of these, on a terminal."""
+"""Colours on a terminal, by the text of a cell up to its first colon."""
 
 
 def print_json(value: Any) -> None:
@@ -27,8 +27,8 @@ def print_json(value: Any) -> None:
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """A table as wide as the terminal lets it be; plain and unshortened when piped."""
-    from rich.box import SIMPLE_HEAD  # noqa: PLC0415 - only where a table is shown
+    """A table that fits the terminal. When piped: tab-separated and complete."""
+    from rich.box import SIMPLE_HEAD  # noqa: PLC0415 - only if a table is shown
     from rich.console import Console  # noqa: PLC0415
     from rich.table import Table  # noqa: PLC0415
     from rich.text import Text  # noqa: PLC0415
@@ -48,7 +48,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
 
 
 def print_fields(fields: Iterable[tuple[str, Any]]) -> None:
-    """Names and values, a line each."""
+    """Names and values, one pair per line, aligned."""
     rows = [(name, "" if value is None else str(value)) for name, value in fields]
     width = max(len(name) for name, _ in rows)
     for name, value in rows:

@@ -7,23 +7,30 @@ import gc
 import secrets
 import signal
 import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import click
 
+from resolver.cli.healthcheck_command import loopback_url
+from resolver.cli.runtime_file import url_file_removed, write_url
 from resolver.errors import SettingsError
 
 if TYPE_CHECKING:
     from resolver.settings import Settings
 
+Locations = dict[str, dict[str, Any]]
+"""Fields of each location, by name."""
 
-def parse_pairs(pairs: tuple[str, ...]) -> dict[str, dict[str, Any]]:
-    """``NAME=URL`` options as locations.
+
+def parse_pairs(pairs: tuple[str, ...]) -> Locations:
+    """Locations from ``NAME=URL`` options.
 
     Raises:
-        click.UsageError: a pair is not one.
+        click.UsageError: a pair is malformed, or a name is given twice.
     """
-    locations = {}
+    locations: Locations = {}
     for pair in pairs:
         name, equals, url = pair.partition("=")
         if not equals or not url:
@@ -48,86 +55,143 @@ def parse_pairs(pairs: tuple[str, ...]) -> dict[str, dict[str, Any]]:
 @click.option(
     "--role", type=click.Choice(["all", "gateway", "indexer"]), help="What this process does."
 )
-@click.option("--workers", type=int, metavar="N", help="Processes that answer at one address.")
+@click.option(
+    "--workers",
+    type=int,
+    metavar="N",
+    help="Worker processes at one address. More than 1 needs Redis, and the extra 'workers'.",
+)
 @click.option("--host", help="Address to listen on.")
 @click.option("--port", type=int, help="Port to listen on; 0 picks a free one.")
 def serve(pairs: tuple[str, ...], locations_file: str | None, **options: Any) -> None:
     """Run the gateway, the indexer, or both (the default).
 
     Settings come from RESOLVER_* in the environment and the TOML file that RESOLVER_CONFIG names;
-    `glance-resolver config` lists them. Options here come first.
+    `glance-resolver config` lists them. Options given here override them.
     """
-    gc.disable()  # what a start makes stays: looking for garbage in it is a sixth of its time
-    # Until the server has handlers of its own: as process 1 of a container, SIGTERM is lost else.
+    # What is allocated during the start stays: collecting garbage there takes a sixth of its time.
+    gc.disable()
+    # Until the server has handlers of its own: process 1 of a container ignores SIGTERM otherwise.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    from resolver.gateway.net.tls import tls_options  # noqa: PLC0415
-    from resolver.gateway.tokens import Tokens  # noqa: PLC0415
     from resolver.settings import load_settings  # noqa: PLC0415
 
     def load(**more: str) -> Settings:
         settings = load_settings({**options, "locations_file": locations_file, **more})
-        if settings.redis_url.startswith("memory:"):
-            for option, wants in (
-                ("role", settings.role != "all"),
-                ("workers", settings.workers > 1),
-            ):
-                if wants:
-                    raise SettingsError(
-                        f"--{option} {getattr(settings, option)} needs a Redis to share: set "
-                        "RESOLVER_REDIS_URL"
-                    )
-        Tokens(settings).check()
-        tls_options(settings)
+        _check(settings)
         return settings
 
     settings = load()
-    locations: dict[str, dict[str, Any]] = {}
-    if settings.locations_file:
-        from resolver.registry.yaml_file import read_locations  # noqa: PLC0415
-
-        locations = read_locations(settings.locations_file)
-    for name, fields in parse_pairs(pairs).items():
-        locations[name] = {**locations.get(name, {}), **fields}
-    embedded = settings.redis_url.startswith("memory:")
-    if embedded and not (settings.admin_tokens or settings.admin_tokens_file):
+    locations = _read_locations(settings, pairs)
+    in_memory = settings.redis_url.startswith("memory:")
+    if in_memory and not (settings.admin_tokens or settings.admin_tokens_file):
         token = secrets.token_hex(16)
         settings = load(admin_tokens=token)
         click.echo(f"admin token for this run: {token}", err=True)
     from resolver import logs  # noqa: PLC0415
 
     logs.configure(level=settings.log_level, log_format=settings.log_format)
-    if settings.workers > 1:
-        from resolver.gateway.net.workers import run  # noqa: PLC0415
+    overridden = options["host"] is not None or options["port"] is not None
+    configured_port = _configured_port(settings) if overridden else settings.port
 
-        registered = asyncio.run(_register(settings, locations))
-        run(load, settings, locations, registered, lambda url: listens(settings, url))
-    else:
-        asyncio.run(_serve(settings, locations))
+    def on_listening(url: str) -> None:
+        if overridden:
+            port = urlsplit(url).port or settings.port
+            tls = bool(settings.tls_cert)
+            write_url(configured_port, loopback_url(settings.host, port, tls=tls))
+        workers = f", {settings.workers} workers" if settings.workers > 1 else ""
+        click.echo(f"glance-resolver ({settings.role}{workers}) listens at {url}", err=True)
 
-
-def listens(settings: Settings, url: str) -> None:
-    """Says that it serves, and where."""
-    several = f", {settings.workers} workers" if settings.workers > 1 else ""
-    click.echo(f"glance-resolver ({settings.role}{several}) listens at {url}", err=True)
-
-
-async def _register(settings: Settings, locations: dict[str, dict[str, Any]]) -> str:
-    """Registers the locations given at start, and returns the identity of the index that has them;
-    nothing where Redis does not answer."""
-    from resolver.services import open_services  # noqa: PLC0415
-
-    async with open_services(settings, locations) as services:
-        return services.bootstrap.registered_index
+    with url_file_removed(configured_port):
+        if settings.workers > 1:
+            _serve_with_workers(load, settings, locations, on_listening)
+        else:
+            asyncio.run(_serve(settings, locations, on_listening))
 
 
-async def _serve(settings: Settings, locations: dict[str, dict[str, Any]]) -> None:
+def _configured_port(settings: Settings) -> int:
+    """The port in the settings without the options, which is what `healthcheck` reads."""
+    from resolver.settings import load_settings  # noqa: PLC0415
+
+    try:
+        return load_settings().port
+    except SettingsError:  # an option overrides a setting that is invalid by itself
+        return settings.port
+
+
+def _check(settings: Settings) -> None:
+    """Raises SettingsError if `serve` cannot work with these settings."""
+    from resolver.gateway.net.tls import tls_options  # noqa: PLC0415
+    from resolver.gateway.tokens import Tokens  # noqa: PLC0415
+
+    if settings.redis_url.startswith("memory:"):
+        for option, needs_redis in (
+            ("role", settings.role != "all"),
+            ("workers", settings.workers > 1),
+        ):
+            if needs_redis:
+                raise SettingsError(
+                    f"--{option} {getattr(settings, option)} needs a Redis to share: set "
+                    "RESOLVER_REDIS_URL"
+                )
+    Tokens(settings).check()
+    tls_options(settings)
+
+
+def _read_locations(settings: Settings, pairs: tuple[str, ...]) -> Locations:
+    """The locations to register at start: those of the file, with the URLs of the options."""
+    locations: Locations = {}
+    if settings.locations_file:
+        from resolver.registry.yaml_file import read_locations  # noqa: PLC0415
+
+        locations = read_locations(settings.locations_file)
+    for name, fields in parse_pairs(pairs).items():
+        locations[name] = {**locations.get(name, {}), **fields}
+    return locations
+
+
+async def _serve(
+    settings: Settings, locations: Locations, on_listening: Callable[[str], None]
+) -> None:
+    """Serves in this process until a signal ends it."""
     from resolver.gateway.server import on_signal, serving  # noqa: PLC0415
     from resolver.services import open_services  # noqa: PLC0415
 
     stop = on_signal()
     async with open_services(settings, locations) as services, serving(services) as url:
-        gc.freeze()  # collections need not look at what is there now
+        gc.freeze()  # garbage collections need not visit what exists now
         gc.enable()
-        listens(settings, url)
+        on_listening(url)
         await stop.wait()
         click.echo("glance-resolver: stopping", err=True)
+
+
+def _serve_with_workers(
+    load: Callable[[], Settings],
+    settings: Settings,
+    locations: Locations,
+    on_listening: Callable[[str], None],
+) -> None:
+    """Serves with several worker processes until a signal ends it. Never returns.
+
+    Raises:
+        SettingsError: gunicorn is not installed, or the address cannot be listened on.
+    """
+    try:
+        from resolver.gateway.net.workers import run  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "gunicorn":
+            raise
+        raise SettingsError(
+            f"--workers {settings.workers} needs gunicorn: pip install 'glance-resolver[workers]'"
+        ) from error
+    registered_index = asyncio.run(_register(settings, locations))
+    run(load, settings, locations, registered_index, on_listening)
+
+
+async def _register(settings: Settings, locations: Locations) -> str:
+    """Registers the locations once, before the workers start. Returns the identity of the index
+    that has them, or an empty string if Redis does not answer."""
+    from resolver.services import open_services  # noqa: PLC0415
+
+    async with open_services(settings, locations) as services:
+        return services.bootstrap.registered_index

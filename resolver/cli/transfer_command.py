@@ -3,136 +3,90 @@
 from __future__ import annotations
 
 import gzip
-import http.client
-import json
 import os
-import select
 import sys
-import time
 import zlib
-from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from io import BufferedReader
 from pathlib import Path
-from typing import IO, Any, cast
-from urllib.parse import urlsplit
+from typing import IO, cast
 
 import click
 
-from resolver.cli.gateway_client import TIMEOUT, Gateway, GatewayError, gateway_options, refusal
+from resolver.cli.gateway_client import GatewayError, gateway_options
+from resolver.cli.stream_client import CHUNK_BYTES, StreamRequest
+from resolver.cli.transfer_progress import TransferProgress
 from resolver.errors import ResolverError
 
-PIECE = 128 * 1024
-"""Bytes read and written at a time."""
+TAIL_BYTES = 2048
+"""End of a stream that is kept to read its last line."""
 
-TAIL = 2048
-"""Bytes of a stream's end that are kept to see its last line."""
-
-GZIP = b"\x1f\x8b"
+GZIP_MAGIC = b"\x1f\x8b"
 
 
 class FileError(ResolverError):
     """The file cannot be read or written."""
 
 
-class Channel:
-    """One streamed request to a gateway."""
+@click.command("export")
+@click.argument("file")
+@gateway_options
+def export(file: str, url: str, token: str | None) -> None:
+    """Write all locations and claims to FILE.
 
-    def __init__(self, url: str, token: str | None) -> None:
-        Gateway(url, token)  # it says what is wrong with a URL
-        parts = urlsplit(url.rstrip("/"))
-        kind = (
-            http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-        )
-        self._url, self._path = url.rstrip("/"), parts.path
-        self._connection = kind(parts.netloc.rpartition("@")[2], timeout=TIMEOUT)
-        self._headers = {"Authorization": f"Bearer {token}"} if token else {}
+    FILE is compressed if its name ends in .gz; - is standard output. It contains no secrets.
+    """
+    progress, tail = TransferProgress("export"), b""
+    with open_output(file) as output:
+        for data in progress.watch(StreamRequest(url, token).get("/index/export")):
+            output.write(data)
+            tail = (tail + data)[-TAIL_BYTES:]
+        last = tail.rstrip(b"\n").rpartition(b"\n")[2].decode("ascii", "replace")
+        if not last.startswith("end "):
+            reason = last.removeprefix("error ") if last.startswith("error ") else "it broke off"
+            raise GatewayError(f"the export is incomplete: {reason}")
+    _, images, claims, _ = last.split()
+    click.echo(
+        f"exported {int(images):,} images with {int(claims):,} claims in {progress.seconds:.1f} s",
+        err=True,
+    )
 
-    def get(self, path: str) -> Iterator[bytes]:
-        """The answer as it comes. It may end early: look at what came last.
 
-        Raises:
-            GatewayError: with the gateway's own words, or why there were none.
-        """
-        with closing(self._connection) as connection:
-            with self._failures():
-                connection.request("GET", self._path + path, headers=self._headers)
-                response = connection.getresponse()
-                if response.status != 200:
-                    self._decoded(response)
-            try:
-                while data := response.read(PIECE):
-                    yield data
-            except http.client.IncompleteRead as error:
-                yield error.partial
-            except (OSError, http.client.HTTPException):
-                pass
+@click.command("import")
+@click.argument("file")
+@gateway_options
+def import_(file: str, url: str, token: str | None) -> None:
+    """Add the locations and claims of an exported FILE to the index.
 
-    def post(self, path: str, body: Iterable[bytes]) -> Any:
-        """Sends a body piece by piece; the decoded answer, which may come before the body's end.
-
-        Raises:
-            GatewayError: likewise.
-        """
-        with closing(self._connection) as connection, self._failures():
-            connection.putrequest("POST", self._path + path)
-            headers = {"Content-Type": "text/plain", "Transfer-Encoding": "chunked"}
-            for name, value in {**headers, **self._headers}.items():
-                connection.putheader(name, value)
-            connection.endheaders()
-            try:
-                for data in body:
-                    if self._answered():
-                        break
-                    connection.send(b"%x\r\n%b\r\n" % (len(data), data))
-                else:
-                    connection.send(b"0\r\n\r\n")
-            except (BrokenPipeError, ConnectionResetError):
-                pass  # it may have said why
-            return self._decoded(connection.getresponse())
-
-    def _answered(self) -> bool:
-        """Whether the gateway says something already: it refuses. TLS may talk of its own accord,
-        and is not asked."""
-        if isinstance(self._connection, http.client.HTTPSConnection):
-            return False
-        return bool(select.select([self._connection.sock], [], [], 0)[0])
-
-    @staticmethod
-    def _decoded(response: http.client.HTTPResponse) -> Any:
+    - is standard input. Importing a file again changes nothing.
+    """
+    progress = TransferProgress("import")
+    errors: list[FileError] = []
+    with open_input(file) as source:
+        chunks = progress.watch(_read_chunks(source, file, errors))
         try:
-            document = json.loads(response.read())
-        except ValueError:
-            document = None
-        if response.status == 200 and document is not None:
-            return document
-        raise refusal(response.status, document)
-
-    @contextmanager
-    def _failures(self) -> Iterator[None]:
-        try:
-            yield
-        except (OSError, http.client.HTTPException) as error:
-            raise GatewayError(
-                f"cannot reach the gateway at {self._url}: {error or type(error).__name__} (is it "
-                "running? give --url or RESOLVER_URL)"
-            ) from error
+            result = StreamRequest(url, token).post("/index/import", chunks)
+        except GatewayError as error:
+            if errors:  # the gateway's error is then a consequence
+                raise FileError(f"{errors[0].detail}; {error.detail}") from error
+            raise
+    if errors:
+        raise errors[0]
+    names = ", ".join(result["registered"])
+    click.echo(
+        f"imported {result['images']:,} images with {result['claims']:,} claims, "
+        f"{result['new']:,} of them new, in {progress.seconds:.1f} s; {result['locations']} "
+        f"locations, registered: {names or 'none'}"
+    )
 
 
 @contextmanager
-def _file_errors(name: str) -> Iterator[None]:
-    try:
-        yield
-    except BrokenPipeError:
-        raise
-    except (OSError, EOFError, zlib.error) as error:
-        why = getattr(error, "strerror", None) or error
-        raise FileError(f"{name}: {why}") from error
+def open_output(name: str) -> Iterator[IO[bytes]]:
+    """Opens a file to write, compressed if its name ends in ``.gz``; ``-`` is standard output.
 
-
-@contextmanager
-def written(name: str) -> Iterator[IO[bytes]]:
-    """A file that has its name only once it is whole; ``-`` is standard output.
+    The file gets its name when it is complete, so an older one stays if this fails. A pipe or a
+    device is written to directly.
 
     Raises:
         FileError: it cannot be written.
@@ -142,142 +96,61 @@ def written(name: str) -> Iterator[IO[bytes]]:
         yield sys.stdout.buffer
         sys.stdout.buffer.flush()
         return
-    plain = not path.exists() or path.is_file()  # else a pipe or a device, which stays what it is
-    part = path.with_name(f"{path.name}.{os.getpid()}.part") if plain else path
-    with _file_errors(name):
+    is_regular = not path.exists() or path.is_file()
+    part = path.with_name(f"{path.name}.{os.getpid()}.part") if is_regular else path
+    with _translate_errors(name):
         try:
-            with part.open("wb") as raw:
+            with part.open("wb") as file:
                 if name.endswith(".gz"):
-                    with gzip.GzipFile("", "wb", 1, raw, mtime=0) as packed:
-                        yield cast(IO[bytes], packed)
+                    with gzip.GzipFile("", "wb", 1, file, mtime=0) as compressed:
+                        yield cast(IO[bytes], compressed)
                 else:
-                    yield raw
-                raw.flush()
-                if plain:
-                    os.fsync(raw.fileno())
-            if plain:
+                    yield file
+                file.flush()
+                if is_regular:
+                    os.fsync(file.fileno())
+            if is_regular:
                 part.replace(path)
         finally:
-            if plain:
+            if is_regular:
                 part.unlink(missing_ok=True)
 
 
 @contextmanager
-def opened(name: str) -> Iterator[IO[bytes]]:
-    """A file to read, unpacked if need be; ``-`` is standard input.
+def open_input(name: str) -> Iterator[IO[bytes]]:
+    """Opens a file to read, and decompresses it if it is gzip; ``-`` is standard input.
 
     Raises:
         FileError: it cannot be read.
     """
-    with _file_errors(name), ExitStack() as stack:
-        raw = cast(BufferedReader, sys.stdin.buffer)
+    with _translate_errors(name), ExitStack() as stack:
+        file = cast(BufferedReader, sys.stdin.buffer)
         if name != "-":
-            raw = stack.enter_context(Path(name).open("rb"))
-        if raw.peek(2)[:2] == GZIP:
-            yield cast(IO[bytes], stack.enter_context(gzip.GzipFile("", "rb", fileobj=raw)))
+            file = stack.enter_context(Path(name).open("rb"))
+        if file.peek(2)[:2] == GZIP_MAGIC:
+            yield cast(IO[bytes], stack.enter_context(gzip.GzipFile("", "rb", fileobj=file)))
         else:
-            yield raw
+            yield file
 
 
-class Meter:
-    """How far a stream is. Images come in order of their ids, so an id tells."""
-
-    def __init__(self, what: str) -> None:
-        from rich.console import Console  # noqa: PLC0415 - only where it is shown
-        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn  # noqa: PLC0415
-
-        console = Console(stderr=True)
-        self.progress = Progress(
-            TextColumn(what),
-            BarColumn(),
-            TextColumn("{task.fields[images]:,} images, {task.fields[rate]:,.0f} a second"),
-            TimeRemainingColumn(),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-        )
-        self._task = self.progress.add_task("", total=1 << 16, images=0, rate=0.0)
-        self._begun = time.monotonic()
-        self._images = 0
-
-    @property
-    def seconds(self) -> float:
-        return max(time.monotonic() - self._begun, 0.001)
-
-    def of(self, pieces: Iterable[bytes]) -> Iterator[bytes]:
-        """The same pieces, looked at as they pass."""
-        with self.progress:
-            for data in pieces:
-                yield data
-                self._images += data.count(b"\n") - data.count(b"\nsum ")
-                start = data.rfind(b"\n", 0, -5) + 1
-                try:
-                    far = int(data[start : start + 4], 16)
-                except ValueError:
-                    continue
-                rate = self._images / self.seconds
-                self.progress.update(self._task, completed=far, images=self._images, rate=rate)
-
-
-@click.command("export")
-@click.argument("file")
-@gateway_options
-def export(file: str, url: str, token: str | None) -> None:
-    """Write all locations and claims to FILE.
-
-    FILE is compressed if its name ends in .gz; - is standard output. It holds no secrets.
-    """
-    meter, tail = Meter("export"), b""
-    with written(file) as out:
-        for data in meter.of(Channel(url, token).get("/index/export")):
-            out.write(data)
-            tail = (tail + data)[-TAIL:]
-        last = tail.rstrip(b"\n").rpartition(b"\n")[2].decode("ascii", "replace")
-        if not last.startswith("end "):
-            said = last.removeprefix("error ") if last.startswith("error ") else "it broke off"
-            raise GatewayError(f"the export is not whole: {said}")
-    _, images, claims, _ = last.split()
-    click.echo(
-        f"exported {int(images):,} images with {int(claims):,} claims in {meter.seconds:.1f} s",
-        err=True,
-    )
-
-
-@click.command("import")
-@click.argument("file")
-@gateway_options
-def import_(file: str, url: str, token: str | None) -> None:
-    """Add the locations and claims of FILE, as an export wrote it, to those that are there.
-
-    - is standard input. Importing a file again changes nothing.
-    """
-    meter = Meter("import")
-    faults: list[FileError] = []
-    with opened(file) as source:
-        try:
-            done = Channel(url, token).post(
-                "/index/import", meter.of(_pieces(source, file, faults))
-            )
-        except GatewayError as error:
-            if faults:  # what the gateway says of the end is then for that reason
-                raise FileError(f"{faults[0].detail}; {error.detail}") from error
-            raise
-    if faults:
-        raise faults[0]
-    names = ", ".join(done["registered"])
-    click.echo(
-        f"imported {done['images']:,} images with {done['claims']:,} claims, {done['new']:,} of "
-        f"them new, in {meter.seconds:.1f} s; {done['locations']} locations, registered: "
-        f"{names or 'none'}"
-    )
-
-
-def _pieces(source: IO[bytes], name: str, faults: list[FileError]) -> Iterator[bytes]:
-    """A file piece by piece. Where it cannot be read it ends, so that the gateway tells what it
-    made of what came before."""
+def _read_chunks(source: IO[bytes], name: str, errors: list[FileError]) -> Iterator[bytes]:
+    """Yields a file chunk by chunk. An error ends it and is added to ``errors``, so that the
+    gateway still reports what it did with the chunks before."""
     try:
-        with _file_errors(name):
-            while data := source.read(PIECE):
+        with _translate_errors(name):
+            while data := source.read(CHUNK_BYTES):
                 yield data
     except FileError as error:
-        faults.append(error)
+        errors.append(error)
+
+
+@contextmanager
+def _translate_errors(name: str) -> Iterator[None]:
+    """Turns an error about the file into one line that names it."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except (OSError, EOFError, zlib.error) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise FileError(f"{name}: {reason}") from error

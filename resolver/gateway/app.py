@@ -1,21 +1,28 @@
-"""The application: every route on one screen."""
+"""The aiohttp application: every route on one screen.
+
+It is an ordinary application. The server puts a front before it that answers most reads by itself,
+but every route works without one, under `aiohttp.web.AppRunner` and aiohttp's test client.
+"""
 
 from __future__ import annotations
 
 from aiohttp import web
 
+from resolver.gateway.access_log import AccessLog
 from resolver.gateway.api import images, locations, resolve, status, transfer, version_documents
-from resolver.gateway.app_keys import IN_FLIGHT, METRICS, SERVICES, TOKENS
+from resolver.gateway.app_keys import ACCESS_LOG, IN_FLIGHT, METRICS, SERVICES, TOKENS
+from resolver.gateway.image_path import ROUTE
 from resolver.gateway.limits import LIMITS, Limits
 from resolver.gateway.metrics.process_metrics import Metrics
-from resolver.gateway.middleware import sign, watch
-from resolver.gateway.net.fast_path import FAST_PATH, FastPath
+from resolver.gateway.metrics.worker_metrics import WorkerMetrics
+from resolver.gateway.middleware import observe, sign
+from resolver.gateway.net.connection_limiter import ConnectionLimiter
 from resolver.gateway.net.in_flight import InFlight
 from resolver.gateway.tokens import Tokens
 from resolver.services import Services
 
 
-def watch_routes() -> list[web.RouteDef]:
+def monitoring_routes() -> list[web.RouteDef]:
     """What an indexer answers too."""
     return [
         web.get("/healthcheck", status.healthcheck),
@@ -26,14 +33,13 @@ def watch_routes() -> list[web.RouteDef]:
 
 
 def gateway_routes() -> list[web.RouteDef]:
-    image = "/{api:v[12]}/images/{id:[^/]+}{rest:(?:/[\\s\\S]*)?}"
     return [
-        web.get(image, images.read_image),
-        web.route("*", image, images.write_image),
+        web.get(ROUTE, images.read_image),
+        web.route("*", ROUTE, images.write_image),
         web.get("/{api:v[12]}/images", images.no_listing),
         web.get("/v1/images/detail", images.no_listing),
-        web.get("/resolve/{id:[^/]+}", resolve.resolve_one),
-        web.get("/resolve/{id:[^/]+}/explain", resolve.explain),
+        web.get("/resolve/{id:[^/]+}", images.read_image),
+        web.get("/resolve/{id:[^/]+}/explain", resolve.explain_one),
         web.post("/resolve", resolve.resolve_many),
         web.get("/", version_documents.versions),
         web.get("/versions", version_documents.versions),
@@ -58,29 +64,39 @@ def gateway_routes() -> list[web.RouteDef]:
     ]
 
 
-def make_app(services: Services) -> web.Application:
-    """The app of one process, for its role."""
-    app = web.Application(middlewares=[watch])
+def make_app(
+    services: Services,
+    *,
+    limiter: ConnectionLimiter | None = None,
+    worker_metrics: WorkerMetrics | None = None,
+) -> web.Application:
+    """The application of one process, for its role.
+
+    Args:
+        limiter: the connections of the server that serves it, for the metrics.
+        worker_metrics: the other workers of that server.
+    """
+    settings = services.settings
+    app = web.Application(middlewares=[observe])
     app[SERVICES] = services
     app[IN_FLIGHT] = in_flight = InFlight()
-    app[TOKENS] = Tokens(services.settings)
-    app[METRICS] = metrics = Metrics(
-        services.tables, services.indexer.stats, in_flight, services.prober.counts
+    app[TOKENS] = Tokens(settings)
+    app[ACCESS_LOG] = AccessLog(settings.access_log)
+    app[METRICS] = Metrics(
+        services.tables,
+        services.indexer.stats,
+        in_flight,
+        services.prober.counts,
+        limiter or ConnectionLimiter(settings.max_connections),
+        without_index=lambda: bool(services.resolver.breaker.error or services.bootstrap.fault),
+        worker_metrics=worker_metrics,
     )
-    metrics.without_index = lambda: bool(services.resolver.breaker.why or services.bootstrap.fault)
-    app[status.COUNTER] = status.Counter(services.index)
+    app[status.CENSUS_CACHE] = status.CensusCache(services.index)
     app.on_response_prepare.append(sign)
-    app.add_routes(watch_routes())
-    if services.settings.role != "indexer":
+    app.add_routes(monitoring_routes())
+    if settings.role != "indexer":
         app.add_routes(gateway_routes())
-        settings = services.settings
         app[LIMITS] = Limits(settings.client_rate, settings.trusted_proxies)
-        app[resolve.BODY_BUDGET] = resolve.BodyBudget(settings.bulk_limit * resolve.MAX_ITEM)
-        app[FAST_PATH] = FastPath(
-            services.resolver,
-            metrics,
-            in_flight,
-            home=settings.region,
-            log=settings.access_log == "all",
-        )
+        largest_body = settings.bulk_limit * resolve.MAX_ITEM_BYTES
+        app[resolve.BODY_BUDGET] = resolve.BodyBudget(largest_body)
     return app

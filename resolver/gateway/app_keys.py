@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from aiohttp import web
 
+from resolver.gateway.access_log import AccessLog
 from resolver.gateway.metrics.process_metrics import Metrics
 from resolver.gateway.net.in_flight import InFlight
 from resolver.gateway.tokens import Tokens
@@ -11,7 +12,8 @@ from resolver.services import Services
 
 SERVICES = web.AppKey("services", Services)
 METRICS = web.AppKey("metrics", Metrics)
-IN_FLIGHT = web.AppKey("traffic", InFlight)
+IN_FLIGHT = web.AppKey("in_flight", InFlight)
+ACCESS_LOG = web.AppKey("access_log", AccessLog)
 TOKENS = web.AppKey("tokens", Tokens)
 
 REQUEST_ID = web.RequestKey("request_id", str)

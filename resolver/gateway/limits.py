@@ -1,36 +1,40 @@
-"""How much of what is dear one client may have, and who a client is."""
+"""Rate limits: how much expensive work one client may cause, and who a client is."""
 
 from __future__ import annotations
 
 import ipaddress
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
 from aiohttp import web
 
 from resolver.errors import TooManyRequests
 from resolver.glance.host_policy import Address, parse_address
 
-BURST = 10.0
-"""Seconds' worth that a client may have at once."""
+BURST_SECONDS = 10.0
+"""A client may have this many seconds' worth of tokens at once."""
 
-MOST_CLIENTS = 65_536
-"""Clients that are remembered. One more and the one longest unseen is forgotten."""
+MAX_CLIENTS = 65_536
+"""Clients that are remembered. One more, and the client seen longest ago is forgotten."""
 
-BULK_IDS = 500
-"""Ids of a bulk request that cost as much as one question to the locations. At the default rate
-that is more than a worker can answer."""
+IDS_PER_TOKEN = 500
+"""Ids of a bulk request that cost as much as one probe of the locations. At the default rate that
+is more than a worker can answer."""
+
+FORWARDED_FOR = "X-Forwarded-For"
 
 
-class Buckets:
-    """A token bucket for each client, full for those that are not in the table.
+class TokenBuckets:
+    """A token bucket for each client; clients that are not in the table have a full one.
 
-    Of each no more is kept than when it will be full again (the generic cell rate algorithm).
+    All that is stored of a client is when its bucket will be full again (the generic cell rate
+    algorithm, ITU-T I.371).
     """
 
     def __init__(self, rate: float, clock: Callable[[], float] = time.monotonic) -> None:
-        """``rate``: tokens a second; 0: no limit."""
+        """``rate``: tokens per second; 0 for no limit."""
         self._rate = rate
         self._clock = clock
         self._full_at: dict[bytes, float] = {}
@@ -39,69 +43,88 @@ class Buckets:
         return len(self._full_at)
 
     def take(self, client: bytes, tokens: float) -> float:
-        """Takes tokens, and returns 0; or none, and returns the seconds until they can be taken.
+        """Takes tokens and returns 0; or takes none and returns the seconds until it could.
 
-        What is more than a whole bucket takes a whole bucket.
+        A request for more than a whole bucket takes a whole bucket.
         """
         if not self._rate:
             return 0.0
         now = self._clock()
-        full_at = max(self._full_at.get(client, now), now) + min(tokens / self._rate, BURST)
-        if (wait := full_at - now - BURST) > 1e-6:
+        cost = min(tokens / self._rate, BURST_SECONDS)
+        full_at = max(self._full_at.get(client, now), now) + cost
+        if (wait := full_at - now - BURST_SECONDS) > 1e-6:
             return wait
-        self._full_at.pop(client, None)  # to the end: the first is the one longest unseen
+        self._full_at.pop(client, None)  # to the end: the first is the one seen longest ago
         self._full_at[client] = full_at
-        if len(self._full_at) > MOST_CLIENTS:
+        if len(self._full_at) > MAX_CLIENTS:
             del self._full_at[next(iter(self._full_at))]
         return 0.0
 
 
 class Limits:
-    """What clients may have of this process."""
+    """What clients may cause in this process."""
 
     def __init__(self, rate: float, proxies: Iterable[str]) -> None:
-        """``proxies``: networks whose `X-Forwarded-For` is believed."""
-        self.buckets = Buckets(rate)
-        self._proxies = [ipaddress.ip_network(one) for one in proxies]
+        """``proxies``: networks whose ``X-Forwarded-For`` is believed."""
+        self.buckets = TokenBuckets(rate)
+        self._proxies = [ipaddress.ip_network(network) for network in proxies]
 
-    def charge(self, request: web.BaseRequest, tokens: float) -> None:
-        """Takes tokens from the client's bucket.
+    def charge_client(self, client: bytes, tokens: float) -> None:
+        """Takes tokens from a client's bucket.
 
         Raises:
-            TooManyRequests: it has not as many.
+            TooManyRequests: the client does not have as many.
         """
-        wait = self.buckets.take(self.client(request), tokens)
+        wait = self.buckets.take(client, tokens)
         if wait:
             seconds = math.ceil(wait)
             raise TooManyRequests(
-                f"this client asks for too much at once (RESOLVER_CLIENT_RATE): come again in "
-                f"{seconds} s; images that are known are redirected meanwhile",
+                f"this client asks for too much at once (RESOLVER_CLIENT_RATE): retry in "
+                f"{seconds} s; known images are redirected meanwhile",
                 headers={"Retry-After": str(seconds)},
             )
 
+    def charge(self, request: web.BaseRequest, tokens: float) -> None:
+        """The same for the client of a request."""
+        self.charge_client(self.client(request), tokens)
+
     def client(self, request: web.BaseRequest) -> bytes:
-        """Who asks: the peer's address, of IPv6 its /64, which is one customer's. Behind proxies
-        that are trusted, the last address in ``X-Forwarded-For`` that is not one of theirs."""
-        address = parse_address(request.remote or "")
-        fields = request.headers.getall("X-Forwarded-For", ()) if self._proxies else ()
-        named = [name for field in fields for name in field.split(",")]
-        while named and address is not None and self._trusts(address):
-            before = parse_address(_host(named.pop()))
-            if before is None:
-                break
-            address = before
+        """The key of the client that sent a request."""
+        fields = request.headers.getall(FORWARDED_FOR, ()) if self._proxies else ()
+        return self.client_key(request.remote or "", fields)
+
+    def client_key(self, peer: str, forwarded_for: Sequence[str] = ()) -> bytes:
+        """Identifies a client: its address, in IPv6 its /64, which is one customer's.
+
+        Behind trusted proxies it is the last address in ``X-Forwarded-For`` that is not one of
+        theirs.
+        """
+        address = parse_address(peer)
+        if self._proxies:
+            address = self._behind_proxies(address, forwarded_for)
         if address is None:
             return b""
         return address.packed[:8]  # all of an IPv4 address
 
+    def _behind_proxies(
+        self, address: Address | None, forwarded_for: Sequence[str]
+    ) -> Address | None:
+        named = [name for field in forwarded_for for name in field.split(",")]
+        while named and address is not None and self._trusts(address):
+            before = parse_address(_without_port(named.pop()))
+            if before is None:
+                break
+            address = before
+        return address
+
     def _trusts(self, address: Address) -> bool:
         return any(
-            address.version == proxies.version and address in proxies for proxies in self._proxies
+            address.version == network.version and address in network for network in self._proxies
         )
 
 
-def _host(text: str) -> str:
-    """An address without a port that stands behind it, as some proxies write."""
+def _without_port(text: str) -> str:
+    """An address without the port that some proxies write behind it."""
     text = text.strip()
     if text.startswith("["):
         return text[1:].partition("]")[0]
@@ -109,18 +132,23 @@ def _host(text: str) -> str:
 
 
 class ChargeOnce:
-    """A charge for one request, however often it comes to it."""
+    """Charges a client once for one request, however often it is called."""
 
-    def __init__(self, limits: Limits, request: web.BaseRequest) -> None:
+    def __init__(self, limits: Limits, client: Callable[[], bytes]) -> None:
+        """``client`` gives the key of the client, if there is something to charge."""
         self._limits = limits
-        self._request = request
-        self._paid = False
+        self._client = client
+        self._charged = False
+
+    @classmethod
+    def for_request(cls, limits: Limits, request: web.BaseRequest) -> ChargeOnce:
+        return cls(limits, partial(limits.client, request))
 
     def __call__(self) -> None:
         """Raises TooManyRequests."""
-        if not self._paid:
-            self._limits.charge(self._request, 1)
-            self._paid = True
+        if not self._charged:
+            self._limits.charge_client(self._client(), 1)
+            self._charged = True
 
 
 LIMITS = web.AppKey("limits", Limits)

@@ -1,188 +1,143 @@
-"""What happens around every request: its id, its log line, its figures, and errors rendered."""
+"""What the aiohttp application does around every request: id, log line, metrics, errors."""
 
 from __future__ import annotations
 
-import itertools
-import json
-import os
-import random
-import re
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 
 import structlog
 from aiohttp import web
-from multidict import istr
 
-from resolver import logs
-from resolver.errors import LoopDetected, MethodNotAllowed, NotFound, ResolverError, TooLarge
-from resolver.gateway.app_keys import IN_FLIGHT, METRICS, OUTCOME, REQUEST_ID, SERVICES
-from resolver.gateway.problem import problem, render_error
+from resolver.errors import (
+    LoopDetected,
+    MethodNotAllowed,
+    NotFound,
+    ResolverError,
+    TooLarge,
+)
+from resolver.gateway.app_keys import ACCESS_LOG, IN_FLIGHT, METRICS, OUTCOME, REQUEST_ID
+from resolver.gateway.problem import error_reply, malformed, problem
+from resolver.gateway.reply import Reply, to_response
+from resolver.gateway.request_ids import REQUEST_ID_HEADER, request_id_from
 from resolver.glance import HOP
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
-HEADER = istr("X-Openstack-Request-Id")
-_WELL_FORMED = re.compile(r"req-[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}", re.ASCII)
+CLIENT_CLOSED_REQUEST = 499
+"""Counted for a client that closed its connection before it was answered, as nginx does."""
 
-_SECRET = re.compile(
-    r"([?&;][^=&;]*(?:token|passw|secret|auth|key|sig|credential)[^=&;]*=)[^&;]*", re.IGNORECASE
-)
-"""A parameter that by its name may be one. None is taken from a query here, but clients err."""
+KNOWN_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"})
+"""Methods that have a metric label of their own. Any token may arrive as a method."""
 
 log = structlog.get_logger("access")
 
 
-def request_id(headers: Mapping[str, str]) -> str:
-    """The client's own id where it sent a well-formed one (oslo.middleware does the same)."""
-    sent = headers.get(HEADER)
-    return sent if sent and _WELL_FORMED.fullmatch(sent) else new_request_id()
-
-
-class _Drawn:
-    """What the request ids of this process have in common, and their count."""
-
-    def __init__(self) -> None:
-        self.draw()
-        os.register_at_fork(after_in_child=self.draw)
-
-    def draw(self) -> None:
-        digits = f"{random.getrandbits(80):020x}"
-        self.head = f"req-{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-a{digits[17:]}-"
-        self.count = itertools.count(random.getrandbits(47))
-
-
-_drawn = _Drawn()
-
-
-def new_request_id() -> str:
-    """``req-`` and a UUID: drawn once for a process, then counted, which is a third of the cost of
-    drawing each and an eighth of `uuid.uuid4`."""
-    return f"{_drawn.head}{next(_drawn.count):012x}"
-
-
-def route_of(request: web.Request) -> str:
-    """The route's pattern, a bounded label for metrics."""
+def route_label(request: web.Request) -> str:
+    """The route's pattern: there are as many labels as routes."""
     resource = request.match_info.route.resource
     return resource.canonical if resource is not None else "none"
 
 
-@web.middleware
-async def watch(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Every request passes here once, whatever becomes of it."""
-    begun = time.perf_counter()
-    request[REQUEST_ID] = rid = request_id(request.headers)
-    metrics = request.app[METRICS]
-    response: web.StreamResponse | None = None
-    with request.app[IN_FLIGHT].one():
-        try:
-            response = await _answered(request, handler)
-            return response
-        finally:
-            seconds = time.perf_counter() - begun
-            route = route_of(request)
-            status = response.status if response is not None else 499
-            metrics.requests.counts[route, request.method, str(status)] += 1
-            metrics.seconds.note(route, seconds)
-            level = request.app[SERVICES].settings.access_log
-            if level == "all" or (level == "errors" and status >= 400):
-                more = {"outcome": request[OUTCOME]} if OUTCOME in request else {}
-                path = request.path_qs
-                if "?" in path:
-                    path = _SECRET.sub(r"\1***", path)
-                log_request(rid, request.method, path, status, seconds, request.remote, **more)
+def method_label(method: str) -> str:
+    """The method, or ``other`` for one that no route has."""
+    return method if method in KNOWN_METHODS else "other"
 
 
-def log_request(
-    rid: str,
-    method: str,
-    path: str,
-    status: int,
-    seconds: float,
-    client: str | None,
-    **more: object,
-) -> None:
-    """The line of one request."""
-    logs.log_request(
-        request_id=rid,
-        method=method,
-        path=path[:512],
-        status=status,
-        ms=round(seconds * 1000, 3),
-        client=client,
-        **more,
+def loop_error() -> LoopDetected:
+    """The error for a request that another resolver sent, or this one."""
+    return LoopDetected(
+        "this is a glance-resolver and no Glance server: register the servers behind it"
     )
 
 
-async def _answered(request: web.Request, handler: Handler) -> web.StreamResponse:
-    if HOP in request.headers:
-        return render_error(
-            LoopDetected(
-                "this is a glance-resolver and no Glance server: register the servers behind it"
+def internal_error(request_id: str) -> Reply:
+    """The reply to a request that met a bug of ours."""
+    return problem(500, "internal-error", "Internal error", f"the log has the cause: {request_id}")
+
+
+@web.middleware
+async def observe(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Tracks, counts and logs a request, whatever becomes of it."""
+    started = time.perf_counter()
+    request[REQUEST_ID] = request_id_from(request.headers.get(REQUEST_ID_HEADER))
+    app = request.app
+    response: web.StreamResponse | None = None
+    with app[IN_FLIGHT].track():
+        try:
+            response = await _respond(request, handler)
+            return response
+        finally:
+            seconds = time.perf_counter() - started
+            status = response.status if response is not None else CLIENT_CLOSED_REQUEST
+            outcome = request.get(OUTCOME, "")
+            method = method_label(request.method)
+            app[METRICS].record(route_label(request), method, status, seconds, outcome)
+            app[ACCESS_LOG].write(
+                request[REQUEST_ID],
+                request.method,
+                request.path_qs,
+                status,
+                seconds,
+                request.remote,
+                outcome,
             )
-        )
+
+
+async def _respond(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """The handler's response, or that to the error that it raised."""
+    if HOP in request.headers:
+        return to_response(error_reply(loop_error()))
     try:
         return await handler(request)
     except ResolverError as error:
-        response = render_error(error)
-        if request.headers.get("User-Agent", "").startswith("python-glanceclient"):
-            return for_glanceclient(response)
+        reply = error_reply(error, request.headers.get("User-Agent", ""))
+        if reply.outcome:
+            request[OUTCOME] = reply.outcome
+        response = to_response(reply)
+        if error.closes_connection:
+            response.force_close()
         return response
-    except web.HTTPNotFound:
-        return render_error(
-            NotFound("nothing is here: /openapi.json lists the paths", headers={"Vary": "Accept"})
-        )
-    except web.HTTPMethodNotAllowed as error:
-        allowed = ", ".join(sorted(error.allowed_methods))
-        return render_error(
-            MethodNotAllowed(
-                f"{request.method} is not one of {allowed}", headers={"Allow": allowed}
-            )
-        )
-    except web.HTTPRequestEntityTooLarge:
-        return render_error(TooLarge("the body is too large: send fewer ids at once"))
     except web.HTTPException as error:
-        return problem(error.status, "http-error", error.reason, error.reason)
+        return to_response(_router_error(request, error))
     except web.RequestPayloadError:
-        response = problem(
-            400,
-            "malformed-request",
-            "Malformed request",
-            "the body cannot be read: its chunks are broken",
-        )
+        response = to_response(malformed(400, "the body cannot be read: its chunks are broken"))
         response.force_close()
         return response
     except ConnectionError:
         if request.transport is not None and not request.transport.is_closing():
             raise
-        return web.Response(status=499, reason="Client Closed Request")  # which nobody reads
+        return web.Response(status=CLIENT_CLOSED_REQUEST, reason="Client Closed Request")
     except TimeoutError:
         raise
     except Exception:
         log.exception("request failed", request_id=request[REQUEST_ID])
-        return problem(
-            500,
-            "internal-error",
-            "Internal error",
-            f"the log has the cause beside {request[REQUEST_ID]}",
+        return to_response(internal_error(request[REQUEST_ID]))
+
+
+def _router_error(request: web.Request, error: web.HTTPException) -> Reply:
+    """What aiohttp's router and body reader refuse, as problem documents."""
+    if isinstance(error, web.HTTPNotFound):
+        return error_reply(
+            NotFound("nothing is here: /openapi.json lists the paths", headers={"Vary": "Accept"})
         )
+    if isinstance(error, web.HTTPMethodNotAllowed):
+        allowed = ", ".join(sorted(error.allowed_methods))
+        return error_reply(
+            MethodNotAllowed(
+                f"{request.method} is not one of {allowed}", headers={"Allow": allowed}
+            )
+        )
+    if isinstance(error, web.HTTPRequestEntityTooLarge):
+        return error_reply(TooLarge("the body is too large: send fewer ids at once"))
+    return problem(error.status, "http-error", error.reason, error.reason)
 
 
 async def sign(request: web.Request, response: web.StreamResponse) -> None:
-    """Every answer, streamed ones too, carries the request id; the last ones close."""
-    response.headers[HEADER] = request.get(REQUEST_ID) or request_id(request.headers)
+    """Every response carries the request id. During a shutdown it closes its connection."""
+    request_id = request.get(REQUEST_ID)
+    if request_id is None:
+        request_id = request_id_from(request.headers.get(REQUEST_ID_HEADER))
+    response.headers[REQUEST_ID_HEADER] = request_id
     if request.app[IN_FLIGHT].stopping:
         response.force_close()
         response.headers["Connection"] = "close"  # aiohttp has chosen that header by now
-
-
-def for_glanceclient(response: web.Response) -> web.Response:
-    """The same problem as text. python-glanceclient takes every JSON error for an object of
-    objects (``exc.from_response``) and dies of a problem document with an AttributeError; its
-    ``Accept`` is ``*/*`` like curl's, so only its name tells it apart.
-    """
-    body = json.loads(response.body)  # type: ignore[arg-type]
-    response.content_type = "text/plain"
-    response.text = f"{response.status} {response.reason}: {body['detail']}"
-    response.headers["Vary"] = "User-Agent"
-    return response

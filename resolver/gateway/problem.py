@@ -1,4 +1,4 @@
-"""Problem documents (RFC 9457) and the few other ways in which answers are rendered."""
+"""Problem documents (RFC 9457): how errors look outside the program."""
 
 from __future__ import annotations
 
@@ -8,13 +8,26 @@ from typing import Any
 
 from aiohttp import web
 
-from resolver.errors import ImageAbsent, ImageUnknown, NotAcceptable, RequestTimeout, ResolverError
+from resolver.errors import ImageAbsent, ImageUnknown, IndexUnavailable, ResolverError
+from resolver.gateway.reply import NO_STORE, Reply, reason_phrase, to_response
 from resolver.models import Outcome
-from resolver.resolution import Answer
-from resolver.resolution.image_resolver import RETRY_AFTER
+from resolver.resolution import RETRY_AFTER_SECONDS, Answer
 
-NO_STORE = {"Cache-Control": "no-store"}
-"""Answers are true now and nobody may keep them."""
+PROBLEM = "application/problem+json"
+
+GLANCECLIENT = "python-glanceclient"
+"""How the User-Agent of python-glanceclient begins."""
+
+
+def problem_members(status: int, code: str, title: str, detail: str) -> dict[str, Any]:
+    """The members that every problem document has."""
+    return {
+        "type": f"urn:glance-resolver:problem:{code}",
+        "title": title,
+        "status": status,
+        "code": code,
+        "detail": detail,
+    }
 
 
 def problem(
@@ -25,25 +38,42 @@ def problem(
     *,
     extra: Mapping[str, Any] | None = None,
     headers: Mapping[str, str] | None = None,
-) -> web.Response:
-    body = {
-        **(extra or {}),
-        "type": f"urn:glance-resolver:problem:{code}",
-        "title": title,
-        "status": status,
-        "code": code,
-        "detail": detail,
-    }
-    return web.Response(
-        status=status,
-        body=json.dumps(body).encode(),
-        content_type="application/problem+json",
-        headers={**NO_STORE, **(headers or {})},
+) -> Reply:
+    """A problem document with ``extra`` members before its own."""
+    body = {**(extra or {}), **problem_members(status, code, title, detail)}
+    return Reply(
+        status,
+        {**NO_STORE, **(headers or {}), "Content-Type": PROBLEM},
+        json.dumps(body).encode(),
     )
 
 
-def render_error(error: ResolverError) -> web.Response:
-    response = problem(
+def malformed(status: int, reason: str) -> Reply:
+    """The problem for what is no HTTP request, or too large or slow a one."""
+    code, title = {
+        408: ("request-timeout", "The request came too slowly"),
+        414: ("uri-too-long", "URI too long"),
+        417: ("expectation-failed", "Expectation failed"),
+        431: ("header-too-large", "Header fields too large"),
+    }.get(status, ("malformed-request", "Malformed request"))
+    return problem(status, code, title, reason)
+
+
+def error_reply(error: ResolverError, user_agent: str = "") -> Reply:
+    """What a client gets for an error.
+
+    python-glanceclient gets the same as text: it takes every JSON error for an object of objects
+    (``exc.from_response``) and fails on a problem document with an AttributeError. Its ``Accept``
+    is ``*/*`` like curl's, so that only its name tells it apart.
+    """
+    # A failure of the index is no answer, although it has an answer's members.
+    outcome = "" if isinstance(error, IndexUnavailable) else str(error.extra.get("outcome", ""))
+    if user_agent.startswith(GLANCECLIENT):
+        headers = {**NO_STORE, **error.headers, "Vary": "User-Agent"}
+        headers["Content-Type"] = "text/plain; charset=utf-8"
+        text = f"{error.status} {reason_phrase(error.status)}: {error.detail}"
+        return Reply(error.status, headers, text.encode(), outcome)
+    reply = problem(
         error.status,
         error.problem_code,
         error.title,
@@ -51,29 +81,32 @@ def render_error(error: ResolverError) -> web.Response:
         extra=error.extra,
         headers=error.headers,
     )
-    if isinstance(error, RequestTimeout):  # the rest of its body would be taken for a request
-        response.force_close()
-    return response
+    return Reply(reply.status, reply.headers, reply.body, outcome)
+
+
+def json_reply(value: Any, *, status: int = 200, headers: Mapping[str, str] | None = None) -> Reply:
+    """A JSON document."""
+    return Reply(
+        status,
+        {**NO_STORE, **(headers or {}), "Content-Type": "application/json"},
+        json.dumps(value).encode(),
+    )
 
 
 def json_response(
     value: Any, *, status: int = 200, headers: Mapping[str, str] | None = None
 ) -> web.Response:
-    return web.Response(
-        status=status,
-        body=json.dumps(value).encode(),
-        content_type="application/json",
-        headers={**NO_STORE, **(headers or {})},
-    )
+    """A JSON document as a response of aiohttp."""
+    return to_response(json_reply(value, status=status, headers=headers))
 
 
-def require_found(answer: Answer, vary: str) -> None:
-    """Raises the error that an answer without owners is. ``vary`` names the request headers that
-    it depends on.
+def raise_unless_found(answer: Answer, vary: str) -> None:
+    """Raises the error that an answer without owners is. ``vary`` names the request header fields
+    that the answer depends on.
 
     Raises:
-        ImageAbsent: every location was covered.
-        ImageUnknown: some could not vouch.
+        ImageAbsent: every location has proved that it lacks the image.
+        ImageUnknown: some location could not be asked, or did not answer.
     """
     if answer.outcome is Outcome.ABSENT:
         raise ImageAbsent(answer.detail, extra=answer.as_json(), headers={"Vary": vary})
@@ -81,43 +114,5 @@ def require_found(answer: Answer, vary: str) -> None:
         raise ImageUnknown(
             answer.detail,
             extra=answer.as_json(),
-            headers={"Retry-After": str(RETRY_AFTER), "Vary": vary},
+            headers={"Retry-After": str(RETRY_AFTER_SECONDS), "Vary": vary},
         )
-
-
-def accepted(request: web.Request, *offers: str) -> str:
-    """The media type of ``offers`` (the first is the default) that the client likes best.
-
-    Per RFC 9110, 12.5.1: the most specific range that matches gives a type's quality.
-
-    Raises:
-        NotAcceptable: it takes none of them.
-    """
-    values = request.headers.getall("Accept", [])
-    ranges = [part for value in values for part in value.split(",") if part.strip()]
-    if not ranges:
-        return offers[0]
-    parsed = []
-    for part in ranges:
-        media, *parameters = (piece.strip().lower() for piece in part.split(";"))
-        quality = 1.0
-        for parameter in parameters:
-            if parameter.startswith("q="):
-                try:
-                    quality = float(parameter[2:])
-                except ValueError:
-                    quality = 0.0
-        parsed.append((media, quality))
-
-    def quality_of(offer: str) -> float:
-        kinds = (offer, f"{offer.partition('/')[0]}/*", "*/*")
-        for kind in kinds:
-            for media, quality in parsed:
-                if media == kind:
-                    return quality
-        return 0.0
-
-    best = max(offers, key=quality_of)
-    if quality_of(best) <= 0:
-        raise NotAcceptable(f"this can be had as {' or '.join(offers)}", headers={"Vary": "Accept"})
-    return best

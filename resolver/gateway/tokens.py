@@ -6,7 +6,7 @@ import hmac
 from pathlib import Path
 
 from resolver.errors import Forbidden, SettingsError
-from resolver.glance.credentials import read_text
+from resolver.glance.secret_sources import read_text
 from resolver.settings import AdminToken, Settings, parse_token
 
 MAX_FILE = 1024 * 1024

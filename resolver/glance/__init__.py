@@ -1,24 +1,25 @@
 """One location's Glance server: its versions, its listing, questions about single images."""
 
 from resolver.glance.changes import Changes, changed_since, server_time
+from resolver.glance.cloud_credentials import CloudCredentials
 from resolver.glance.credential_scope import CredentialScope, sees_all
-from resolver.glance.glance_server import HOP, Server, connect, is_resolver
-from resolver.glance.keystone import CloudCredentials
-from resolver.glance.listing import Page, Resume, list_images, still_there
+from resolver.glance.glance_server import HOP, GlanceServer, connect, is_resolver
+from resolver.glance.listing import END_CURSOR, Page, Resume, list_images, still_there
 from resolver.glance.notifications import Notice, parse_notice, subscribed
 from resolver.glance.probe import ImageProbe, ProbeAnswer, has_image
 
 __all__ = [
+    "END_CURSOR",
     "HOP",
     "Changes",
     "CloudCredentials",
     "CredentialScope",
+    "GlanceServer",
     "ImageProbe",
     "Notice",
     "Page",
     "ProbeAnswer",
     "Resume",
-    "Server",
     "changed_since",
     "connect",
     "has_image",

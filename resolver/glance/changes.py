@@ -1,9 +1,9 @@
-"""What changed at a Glance server since a moment of its own clock.
+"""What changed at a Glance server since a moment of the server's own clock.
 
-v2 lists what was created or updated (``updated_at=gte:``) and never what was deleted; v1, where it
-is served, tells that too (``changes-since``). v2 shows whole seconds where the database keeps
-microseconds, nodes differ in their clocks, and a change is stamped before it can be seen: so
-whoever reads on must begin somewhat before where he ended.
+v2 lists what was created or updated (``updated_at=gte:``), but never what was deleted. v1, where it
+is served, lists deleted images too (``changes-since``). v2 has whole seconds where the database has
+microseconds, clocks of nodes differ, and a change gets its time before it becomes visible.
+Therefore each read must begin some time before the last one ended.
 """
 
 from __future__ import annotations
@@ -15,29 +15,35 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
 from resolver.errors import LocationUnavailable
-from resolver.glance.glance_server import Server
-from resolver.glance.listing import V1, merge, parse_listed, rows_of, v2_passes
+from resolver.glance.glance_server import GlanceServer
+from resolver.glance.listing import (
+    V1_LISTING,
+    images_of,
+    merge_passes,
+    parse_listed_id,
+    v2_passes,
+)
 from resolver.models import api_versions
 
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """A page of what changed."""
+    """A page of changes."""
 
-    there: Mapping[bytes, int] = field(default_factory=dict)
-    """Images that are there, with how they are spelt (see `resolver.models.letter_case_of`)."""
-    gone: frozenset[bytes] = frozenset()
-    asked: float = 0.0
-    """When it was asked for, as `time.monotonic` has it."""
+    present: Mapping[bytes, int] = field(default_factory=dict)
+    """Images that exist: image id to letter case (see `resolver.models.letter_case_of`)."""
+    deleted: frozenset[bytes] = frozenset()
+    requested_at: float = 0.0
+    """When the page was requested, on `time.monotonic`."""
 
 
-async def server_time(server: Server) -> float:
-    """The server's clock, in seconds since 1970; ours where it does not tell.
+async def server_time(server: GlanceServer) -> float:
+    """The server's clock, in seconds since 1970; ours where the server sends no ``Date``.
 
     Raises:
-        LocationUnavailable: it did not answer.
+        LocationUnavailable: the server did not answer.
     """
-    date = (await server.ask("/versions")).headers.get("Date", "")
+    date = (await server.request("/versions")).headers.get("Date", "")
     try:
         return parsedate_to_datetime(date).astimezone(UTC).timestamp()
     except (ValueError, OverflowError):
@@ -45,12 +51,12 @@ async def server_time(server: Server) -> float:
 
 
 async def changed_since(
-    server: Server, versions: tuple[str, ...], since: float
+    server: GlanceServer, versions: tuple[str, ...], since: float
 ) -> AsyncIterator[Changes]:
     """What changed at or after ``since`` of the server's clock, page by page.
 
     Raises:
-        LocationUnavailable: an answer was no page of such a listing.
+        LocationUnavailable: a response was not a page of such a listing.
     """
     moment = datetime.fromtimestamp(int(since), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     v1, _ = api_versions(versions)
@@ -59,33 +65,33 @@ async def changed_since(
             yield changes
     if server.uses_v2(versions):
         passes = await v2_passes(server, updated_at=f"gte:{moment}")
-        async for page in merge(server, passes):
-            yield Changes(there=page.images, asked=page.asked)
+        async for page in merge_passes(server, passes):
+            yield Changes(present=page.images, requested_at=page.requested_at)
 
 
-async def _v1_changes(server: Server, moment: str) -> AsyncIterator[Changes]:
+async def _v1_changes(server: GlanceServer, moment: str) -> AsyncIterator[Changes]:
     marker = ""
-    before: set[str] = set()
+    used_markers: set[str] = set()
     while True:
-        asked = time.monotonic()
-        query = {**V1, "changes-since": moment, **({"marker": marker} if marker else {})}
-        reply = await server.ask("/v1/images/detail", query)
+        requested_at = time.monotonic()
+        query = {**V1_LISTING, "changes-since": moment, **({"marker": marker} if marker else {})}
+        reply = await server.request("/v1/images/detail", query)
         if reply.status != 200:
             raise LocationUnavailable(
                 f"listing changes answered {reply.status}", code="bad-listing"
             )
-        rows = rows_of(reply.json())
-        if not rows:
+        images = images_of(reply.json())
+        if not images:
             return
-        there, gone = {}, set()
-        for row in rows:
-            image_id, letter_case = parse_listed(row["id"])
-            if row.get("deleted") is True:
-                gone.add(image_id)
+        present, deleted = {}, set()
+        for image in images:
+            image_id, letter_case = parse_listed_id(image["id"])
+            if image.get("deleted") is True:
+                deleted.add(image_id)
             else:
-                there[image_id] = letter_case
-        yield Changes(there, frozenset(gone), asked)
-        marker = rows[-1]["id"]
-        if marker in before:
+                present[image_id] = letter_case
+        yield Changes(present, frozenset(deleted), requested_at)
+        marker = images[-1]["id"]
+        if marker in used_markers:
             raise LocationUnavailable("the listing repeats itself", code="bad-listing")
-        before.add(marker)
+        used_markers.add(marker)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from resolver.glance.glance_server import Server
+from resolver.glance.glance_server import GlanceServer
 from resolver.models import minor_version
 
 ADMIN_ROLE = "admin"
@@ -25,7 +25,7 @@ class CredentialScope(NamedTuple):
     """How this is known, for operators."""
 
 
-async def sees_all(server: Server, versions: tuple[str, ...]) -> CredentialScope:
+async def sees_all(server: GlanceServer, versions: tuple[str, ...]) -> CredentialScope:
     """Finds out whether the location's credential sees every image.
 
     The registered `sees_all` decides; otherwise the credential's roles, as Keystone lists them;
@@ -42,7 +42,7 @@ async def sees_all(server: Server, versions: tuple[str, ...]) -> CredentialScope
             return CredentialScope(True, f"it has the role {ADMIN_ROLE} on a project")
         return CredentialScope(False, f"it does not have the role {ADMIN_ROLE} on a project")
     if minor_version(versions) >= MIN_MINOR_TASKS_ADMIN_ONLY and server.uses_v2(versions):
-        status = (await server.ask("/v2/tasks", {"limit": "1"})).status
+        status = (await server.request("/v2/tasks", {"limit": "1"})).status
         if status == 200:
             return CredentialScope(True, "it may list tasks, which is for admins")
         if status == 403 and location.auth:

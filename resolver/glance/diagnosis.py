@@ -1,19 +1,20 @@
-"""Trying a location from end to end, for an operator who wants to know what to fix."""
+"""Tests a location from end to end, for an operator who wants to know what to fix."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from dataclasses import dataclass
+from typing import TypeVar
 
 from resolver.errors import LocationUnavailable
 from resolver.glance.credential_scope import sees_all
-from resolver.glance.glance_server import Server
-from resolver.glance.listing import V1, V2
-from resolver.models import Api, api_versions
+from resolver.glance.glance_server import GlanceServer
+from resolver.glance.listing import V1_LISTING, V2_LISTING
+from resolver.models import Api, Location, api_versions
 
-PATIENCE = 5.0
-"""Seconds for each step: somebody waits."""
+STEP_TIMEOUT_SECONDS = 5.0
+"""For each step: an operator waits for the result."""
 
 FIXES = {
     "unreachable": "see that the server runs, and that its name and port lead to it from here",
@@ -21,8 +22,8 @@ FIXES = {
     "bad-tls": "give the server a certificate for its name, or this machine its CA (SSL_CERT_FILE)",
     "not-glance": "give the base URL of a Glance server (`locations set NAME --base-url URL`)",
     "junk": "give the base URL of a Glance server (`locations set NAME --base-url URL`)",
-    "cut": "look at the server's log, and at what stands between",
-    "server-error": "look at the server's log",
+    "cut": "read the log of the server, and of any proxy in front of it",
+    "server-error": "read the server's log",
     "not-allowed": "add the host to RESOLVER_ALLOWED_HOSTS, or use https",
     "loop": "register the Glance servers behind it instead",
     "unauthorized": "give it a credential that the server accepts (`locations set NAME --cloud …`, "
@@ -31,90 +32,118 @@ FIXES = {
 }
 """What to do about a failure, by its code."""
 
+DEFAULT_FIX = "read the server's log"
+
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One thing that was tried."""
+    """One thing that was tested."""
 
     name: str
     ok: bool
-    said: str
+    message: str
     fix: str = ""
     """What to do where it is not ok."""
 
 
-async def diagnose(server: Server) -> list[Step]:
-    """Tries reachability, health, versions, credential, listing and what it sees, in that order,
-    up to the first that the others cannot do without. Never raises for a bad server."""
-    steps: list[Step] = []
-    versions: tuple[str, ...] = ()
-
-    async def attempt(name: str, what: Callable[[], Awaitable[Step]]) -> bool:
-        try:
-            async with asyncio.timeout(PATIENCE):
-                step = await what()
-        except TimeoutError:
-            step = Step(name, False, f"no answer within {PATIENCE:g} s", FIXES["timeout"])
-        except LocationUnavailable as error:
-            fix = FIXES.get(error.problem_code, "look at the server's log")
-            step = Step(name, False, error.detail, fix.replace("NAME", server.location.name))
+async def diagnose(server: GlanceServer) -> list[Step]:
+    """Tests versions, health, credential, listing and what the credential sees, in that order. A
+    step that needs a failed one is left out. Never raises for a bad server."""
+    location = server.location
+    try:
+        versions = await _in_time(server.versions())
+    except LocationUnavailable as error:
+        return [_failed("versions", location, error)]
+    steps = [Step("versions", True, ", ".join(versions)), *_check_api(location, versions)]
+    steps.append(await _run("health", location, _check_health(server)))
+    for name, check in (
+        ("credential", _check_credential),
+        ("listing", _check_listing),
+        ("sees all", _check_scope),
+    ):
+        step = await _run(name, location, check(server, versions))
         steps.append(step)
-        return step.ok
-
-    async def reach() -> Step:
-        nonlocal versions
-        versions = await server.versions()
-        return Step("versions", True, ", ".join(versions))
-
-    async def health() -> Step:
-        there = await server.healthy()
-        return Step("health", True, "/healthcheck says OK" if there else "it has no /healthcheck")
-
-    async def credential() -> Step:
-        auth = server.location.auth
-        if auth is None:
-            return Step("credential", True, "none is set")
-        roles = await server.roles()
-        kind, where = next(iter(auth.items()))
-        known = "" if roles is None else f", roles on its project: {', '.join(roles) or 'none'}"
-        return Step("credential", True, f"from {kind} {where}{known}")
-
-    async def listing() -> Step:
-        if server.uses_v2(versions):
-            path, query = "/v2/images", V2
-        else:
-            path, query = "/v1/images/detail", V1
-        reply = await server.ask(path, {**query, "limit": "1"})
-        if reply.status != 200:
-            raise LocationUnavailable(f"{path} answered {reply.status}", code="unauthorized")
-        reply.json()
-        return Step("listing", True, f"{path} can be listed")
-
-    async def sight() -> Step:
-        every, why = await sees_all(server, versions)
-        if every:
-            return Step("sees all", True, why)
-        return Step(
-            "sees all",
-            False,
-            why,
-            "give it the credential of an admin, or say so if it sees every image all the same "
-            f"(`locations set {server.location.name} --sees-all yes`): until then no image is "
-            "called absent",
-        )
-
-    if await attempt("versions", reach):
-        steps += _served(server.location.api, versions, server.location.name)
-        await attempt("health", health)
-        if await attempt("credential", credential) and await attempt("listing", listing):
-            await attempt("sees all", sight)
+        if not step.ok:
+            break
     return steps
 
 
-def _served(api: Api, versions: tuple[str, ...], name: str) -> list[Step]:
-    """A fault where the location is registered with an API that it does not serve."""
+T = TypeVar("T")
+
+
+async def _in_time(check: Awaitable[T]) -> T:
+    """What ``check`` returns.
+
+    Raises:
+        LocationUnavailable: from ``check``, or because it took too long.
+    """
+    try:
+        async with asyncio.timeout(STEP_TIMEOUT_SECONDS):
+            return await check
+    except TimeoutError as error:
+        raise LocationUnavailable(
+            f"no answer within {STEP_TIMEOUT_SECONDS:g} s", code="timeout"
+        ) from error
+
+
+async def _run(name: str, location: Location, check: Awaitable[Step]) -> Step:
+    """The step that ``check`` returns, or one that describes why it failed."""
+    try:
+        return await _in_time(check)
+    except LocationUnavailable as error:
+        return _failed(name, location, error)
+
+
+def _failed(name: str, location: Location, error: LocationUnavailable) -> Step:
+    fix = FIXES.get(error.problem_code, DEFAULT_FIX)
+    return Step(name, False, error.detail, fix.replace("NAME", location.name))
+
+
+def _check_api(location: Location, versions: tuple[str, ...]) -> list[Step]:
+    """A failed step where the location is registered with an API that it does not serve."""
     v1, v2 = api_versions(versions)
-    if api is Api.AUTO or (v1 if api is Api.V1 else v2):
+    if location.api is Api.AUTO or (v1 if location.api is Api.V1 else v2):
         return []
-    fix = f"`locations set {name} --api auto`"
-    return [Step("api", False, f"it is registered with {api}, which it does not serve", fix)]
+    message = f"it is registered with {location.api}, which it does not serve"
+    return [Step("api", False, message, f"`locations set {location.name} --api auto`")]
+
+
+async def _check_health(server: GlanceServer) -> Step:
+    healthy = await server.healthy()
+    return Step("health", True, "/healthcheck says OK" if healthy else "it has no /healthcheck")
+
+
+async def _check_credential(server: GlanceServer, _: tuple[str, ...]) -> Step:
+    auth = server.location.auth
+    if auth is None:
+        return Step("credential", True, "none is set")
+    roles = await server.roles()
+    kind, where = next(iter(auth.items()))
+    known = "" if roles is None else f", roles on its project: {', '.join(roles) or 'none'}"
+    return Step("credential", True, f"from {kind} {where}{known}")
+
+
+async def _check_listing(server: GlanceServer, versions: tuple[str, ...]) -> Step:
+    if server.uses_v2(versions):
+        path, query = "/v2/images", V2_LISTING
+    else:
+        path, query = "/v1/images/detail", V1_LISTING
+    reply = await server.request(path, {**query, "limit": "1"})
+    if reply.status != 200:
+        raise LocationUnavailable(f"{path} answered {reply.status}", code="unauthorized")
+    reply.json()
+    return Step("listing", True, f"{path} can be listed")
+
+
+async def _check_scope(server: GlanceServer, versions: tuple[str, ...]) -> Step:
+    scope = await sees_all(server, versions)
+    if scope.sees_all:
+        return Step("sees all", True, scope.why)
+    return Step(
+        "sees all",
+        False,
+        scope.why,
+        "give it the credential of an admin, or set `sees_all` if it sees every image all the same "
+        f"(`locations set {server.location.name} --sees-all yes`): until then no image is called "
+        "absent",
+    )

@@ -1,4 +1,4 @@
-"""Requests to a Glance server, bounded in time and size, with every failure told apart."""
+"""Requests to one Glance server, bounded in time and size. Each kind of failure has a code."""
 
 from __future__ import annotations
 
@@ -14,54 +14,57 @@ import aiohttp
 
 from resolver import __version__
 from resolver.errors import LocationUnavailable, LoopDetected
-from resolver.glance.credentials import token_of
-from resolver.glance.host_policy import AllowedHosts, HostPolicyMiddleware, HostPolicyResolver
-from resolver.glance.keystone import AuthHeaders, CloudCredentials
+from resolver.glance.cloud_credentials import CloudCredentials
+from resolver.glance.host_policy import HostPolicy, HostPolicyMiddleware, HostPolicyResolver
+from resolver.glance.keystone import AuthHeaders
+from resolver.glance.secret_sources import read_token
 from resolver.models import Api, Location, api_versions
 
-_VERSION = re.compile(r"v[0-9]{1,2}(\.[0-9]{1,3})?", re.ASCII)
+_VERSION_ID = re.compile(r"v[0-9]{1,2}(\.[0-9]{1,3})?", re.ASCII)
 
-MAX_BODY = 64 * 1024 * 1024
-"""Bytes of one answer: a page of 1,000 images takes 0.5 MB, with many properties some MB."""
+MAX_VERSIONS = 64
 
-SMALL_BODY = 1024 * 1024
-"""Bytes of an answer about health or versions."""
+MAX_BODY_BYTES = 64 * 1024 * 1024
+"""One response. A page of 1,000 images takes 0.5 MB; with many properties, some MB."""
 
-CONNECT_TIMEOUT = 5.0
-"""Seconds to open a connection to a Glance server."""
+MAX_STATUS_BODY_BYTES = 1024 * 1024
+"""A response about health or versions."""
 
-GREETING = 2.0
-"""Seconds that a server may take to be told for a resolver when it is registered."""
+CONNECT_TIMEOUT_SECONDS = 5.0
 
-MAX_CONNECTIONS = 8
-"""Connections to one Glance server."""
+IS_RESOLVER_TIMEOUT_SECONDS = 2.0
+"""How long `is_resolver` waits for an answer when a location is registered."""
 
+MAX_CONNECTIONS_PER_HOST = 8
+
+MAX_REASON_CHARACTERS = 300
 
 HOP = "X-Resolver-Hop"
-"""Header of all that a resolver asks of locations; one that is asked so refuses (508), since no
-location may be a resolver."""
+"""Header of every request to a location. A resolver that receives it answers 508, since no location
+may be a resolver."""
 
 
 @asynccontextmanager
 async def connect(
     timeout: float,  # noqa: ASYNC109 - of each request, not of this call
-    connections: int = MAX_CONNECTIONS,
+    connections: int = MAX_CONNECTIONS_PER_HOST,
     *,
     allowed_hosts: Iterable[str] = (),
     require_https: bool = False,
 ) -> AsyncIterator[aiohttp.ClientSession]:
-    """An HTTP session that all locations share; ``timeout`` seconds for a request in all, and
-    ``connections`` to one host, 0 for any number.
+    """Opens the HTTP session that all locations share.
 
-    It opens no connection to a host that is not allowed, whatever its name meant before.
+    ``timeout`` is in seconds, for a whole request. ``connections`` bounds those to one host; 0 is
+    no bound. The session never connects to a host that is not allowed, whatever its name resolved
+    to before.
     """
-    allowed = AllowedHosts(allowed_hosts)
+    policy = HostPolicy(allowed_hosts)
     async with aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(
-            limit=0, limit_per_host=connections, resolver=HostPolicyResolver(allowed)
+            limit=0, limit_per_host=connections, resolver=HostPolicyResolver(policy)
         ),
-        middlewares=(HostPolicyMiddleware(allowed, require_https=require_https),),
-        timeout=aiohttp.ClientTimeout(total=timeout, connect=CONNECT_TIMEOUT),
+        middlewares=(HostPolicyMiddleware(policy, require_https=require_https),),
+        timeout=aiohttp.ClientTimeout(total=timeout, connect=CONNECT_TIMEOUT_SECONDS),
         headers={"User-Agent": f"glance-resolver/{__version__}", HOP: "1"},
         cookie_jar=aiohttp.DummyCookieJar(),
     ) as session:
@@ -70,7 +73,7 @@ async def connect(
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A whole answer of a Glance server."""
+    """A whole response of a Glance server."""
 
     status: int
     headers: Mapping[str, str]
@@ -80,7 +83,7 @@ class Reply:
         """The body as JSON.
 
         Raises:
-            LocationUnavailable: it is something else.
+            LocationUnavailable: the body is not JSON.
         """
         try:
             return json.loads(self.body)
@@ -90,7 +93,7 @@ class Reply:
             ) from error
 
 
-class Server:
+class GlanceServer:
     """The Glance server of one location."""
 
     def __init__(
@@ -99,8 +102,9 @@ class Server:
         location: Location,
         cloud_credentials: CloudCredentials | None = None,
     ) -> None:
+        """Only a location whose `auth` names a cloud needs ``cloud_credentials``."""
         self._session = session
-        self._cloud_credentials = cloud_credentials or CloudCredentials()
+        self._cloud_credentials = cloud_credentials
         self.location = location
 
     def uses_v2(self, versions: tuple[str, ...]) -> bool:
@@ -112,68 +116,76 @@ class Server:
         v1, v2 = api_versions(versions)
         return v2 or (not v1 and self.location.api is not Api.V1)
 
-    async def _login(self) -> AuthHeaders:
-        """What to send with a request.
+    @property
+    def _cloud(self) -> str:
+        """The cloud of clouds.yaml that the location's credential comes from; empty for none."""
+        return (self.location.auth or {}).get("cloud", "")
+
+    async def _auth_headers(self) -> AuthHeaders:
+        """The headers that authenticate a request.
 
         Raises:
-            LocationUnavailable: the place that the credential should be in has none.
+            LocationUnavailable: the credential cannot be read or obtained.
         """
-        auth = self.location.auth
-        if auth and "cloud" in auth:
-            return await self._cloud_credentials.login(auth["cloud"])
-        token = token_of(auth)
+        if self._cloud:
+            if self._cloud_credentials is None:
+                raise LocationUnavailable(
+                    "credentials of clouds.yaml are not available here", code="no-credential"
+                )
+            return await self._cloud_credentials.auth_headers(self._cloud)
+        token = read_token(self.location.auth)
         return AuthHeaders({"X-Auth-Token": token} if token else {})
 
     async def credential(self) -> str:
-        """What is sent as ``X-Auth-Token``; empty for nothing.
+        """The value sent as ``X-Auth-Token``; empty where none is sent.
 
         Raises:
-            LocationUnavailable: there is no credential to be had.
+            LocationUnavailable: the credential cannot be read or obtained.
         """
-        return (await self._login()).headers.get("X-Auth-Token", "")
+        return (await self._auth_headers()).headers.get("X-Auth-Token", "")
 
     async def roles(self) -> tuple[str, ...] | None:
-        """The roles of the location's credential on its project; None where Keystone did not say.
+        """The roles of the location's credential on its project; None where Keystone gave none.
 
         Raises:
-            LocationUnavailable: there is no credential to be had.
+            LocationUnavailable: the credential cannot be read or obtained.
         """
-        return (await self._login()).roles
+        return (await self._auth_headers()).roles
 
-    async def ask(
+    async def request(
         self,
         path: str,
         params: Mapping[str, str] | None = None,
         *,
         method: str = "GET",
-        login: bool = True,
-        most: int = MAX_BODY,
+        authenticated: bool = True,
+        max_bytes: int = MAX_BODY_BYTES,
     ) -> Reply:
-        """The answer to one request, whatever its status below 500 other than 401.
+        """Sends one request and returns the response, if its status is below 500 and not 401.
 
-        Redirects are not followed: a redirected listing is another server's listing. ``login``:
-        with the location's credential, of which a cloud has another where one is not accepted.
-        ``most`` bytes of it are read.
+        Redirects are not followed: a redirected listing is another server's listing. With
+        ``authenticated``, the location's credential is sent; after a 401, the request is sent once
+        more where the cloud can give a newer credential.
 
         Raises:
-            LocationUnavailable: nothing usable came; its code says in which way.
+            LocationUnavailable: there was no usable response; its code says why.
         """
-        sent = await self._login() if login else AuthHeaders({})
-        reply = await self._answer(method, path, params, sent.headers, most)
-        cloud = (self.location.auth or {}).get("cloud", "")
+        sent = await self._auth_headers() if authenticated else AuthHeaders({})
+        reply = await self._send(method, path, params, sent.headers, max_bytes)
         if (
             reply.status == 401
             and sent.headers
-            and cloud
-            and self._cloud_credentials.refused(cloud, sent)
+            and self._cloud
+            and self._cloud_credentials is not None
+            and self._cloud_credentials.invalidate_if_new(self._cloud, sent)
         ):
-            sent = await self._login()
-            reply = await self._answer(method, path, params, sent.headers, most)
+            sent = await self._auth_headers()
+            reply = await self._send(method, path, params, sent.headers, max_bytes)
         if reply.status == 401:
             raise LocationUnavailable(
                 "it does not accept the credential (401): check the location's `auth`"
                 if sent.headers
-                else "it wants a credential (401): set the location's `auth`",
+                else "it needs a credential (401): set the location's `auth`",
                 code="unauthorized",
             )
         if reply.status == LoopDetected.status:
@@ -188,18 +200,18 @@ class Server:
             )
         return reply
 
-    async def _answer(
+    async def _send(
         self,
         method: str,
         path: str,
         params: Mapping[str, str] | None,
         headers: Mapping[str, str],
-        most: int,
+        max_bytes: int,
     ) -> Reply:
-        """What comes to one request, whatever its status.
+        """Sends one request and returns the response, whatever its status.
 
         Raises:
-            LocationUnavailable: nothing that is an answer.
+            LocationUnavailable: there was no whole response.
         """
         try:
             async with self._session.request(
@@ -209,7 +221,9 @@ class Server:
                 headers=headers,
                 allow_redirects=False,
             ) as response:
-                return Reply(response.status, response.headers, await _read(response, most))
+                return Reply(
+                    response.status, response.headers, await _read_body(response, max_bytes)
+                )
         except TimeoutError as error:
             raise LocationUnavailable("it did not answer in time", code="timeout") from error
         except aiohttp.ClientConnectorCertificateError as error:
@@ -217,45 +231,50 @@ class Server:
                 f"its TLS certificate is not valid: {error.certificate_error}", code="bad-tls"
             ) from error
         except aiohttp.ClientConnectorError as error:
-            why = error.os_error.strerror or error.os_error
-            raise LocationUnavailable(f"cannot connect: {why}", code="unreachable") from error
+            reason = error.os_error.strerror or error.os_error
+            raise LocationUnavailable(f"cannot connect: {reason}", code="unreachable") from error
         except (aiohttp.ClientError, asyncio.IncompleteReadError, OSError, ValueError) as error:
-            why = " ".join(str(error).split())[:300] or type(error).__name__  # aiohttp's has lines
+            # Some texts of aiohttp have several lines.
+            reason = " ".join(str(error).split())[:MAX_REASON_CHARACTERS] or type(error).__name__
             raise LocationUnavailable(
-                f"the answer broke off or was not HTTP: {why}", code="cut"
+                f"the answer broke off or was not HTTP: {reason}", code="cut"
             ) from error
 
     async def healthy(self) -> bool:
-        """Whether ``/healthcheck`` says so; False where there is none to ask.
+        """Whether ``/healthcheck`` reports health; False where the server has no such check.
 
         Raises:
-            LocationUnavailable: it says that the server is not well, or nothing.
+            LocationUnavailable: it reports a failure, or does not answer.
         """
         try:
-            reply = await self.ask("/healthcheck", login=False, most=SMALL_BODY)
+            reply = await self.request(
+                "/healthcheck", authenticated=False, max_bytes=MAX_STATUS_BODY_BYTES
+            )
         except LocationUnavailable as error:
             if error.problem_code == "unauthorized" or error.extra.get("status") == 500:
-                # Somebody in front of it wants a token for every path; or the check itself is
-                # broken (Pike's may be), since one that found something wrong says 503.
+                # A proxy in front requires a token for every path, or the check itself is broken
+                # (as in Glance Pike): a check that found a failure answers 503.
                 return False
             raise LocationUnavailable(
                 f"/healthcheck: {error.detail}", code=error.problem_code
             ) from error
-        # Glance's says nothing where no check is configured for it.
+        # Glance answers with an empty body where no check is configured.
         return reply.status == 200 and reply.body.strip() in (b"", b"OK")
 
     async def versions(self) -> tuple[str, ...]:
-        """Glance's version ids, highest first as it lists them: ``("v2.15", "v2.13", …)``.
+        """Glance's version ids, highest first as Glance lists them: ``("v2.15", "v2.13", …)``.
 
         Raises:
-            LocationUnavailable: it gave no such document.
+            LocationUnavailable: the server gave no such document.
         """
         try:
-            reply = await self.ask("/versions", login=False, most=SMALL_BODY)
+            reply = await self.request(
+                "/versions", authenticated=False, max_bytes=MAX_STATUS_BODY_BYTES
+            )
         except LocationUnavailable as error:
             if error.problem_code != "unauthorized" or not self.location.auth:
                 raise
-            reply = await self.ask("/versions", most=SMALL_BODY)
+            reply = await self.request("/versions", max_bytes=MAX_STATUS_BODY_BYTES)
         if reply.status not in (200, 300):
             raise LocationUnavailable(
                 f"/versions answered {reply.status}: is {self.location.url} the base URL of a "
@@ -265,20 +284,22 @@ class Server:
         document = reply.json()
         listed = document.get("versions") if isinstance(document, dict) else None
         ids = tuple(
-            v["id"]
-            for v in (listed if isinstance(listed, list) else ())
-            if isinstance(v, dict) and isinstance(v.get("id"), str) and _VERSION.fullmatch(v["id"])
+            version["id"]
+            for version in (listed if isinstance(listed, list) else ())
+            if isinstance(version, dict)
+            and isinstance(version.get("id"), str)
+            and _VERSION_ID.fullmatch(version["id"])
         )
         if not ids:
             raise LocationUnavailable("/versions lists no versions", code="not-glance")
-        return ids[:64]
+        return ids[:MAX_VERSIONS]
 
 
 async def is_resolver(session: aiohttp.ClientSession, url: str) -> bool:
-    """Whether a glance-resolver answers at a base URL; no where nothing answers at once."""
+    """Whether a glance-resolver answers at a base URL; False where there is no prompt answer."""
     try:
-        async with asyncio.timeout(GREETING):
-            await Server(session, Location(name="", url=url)).versions()
+        async with asyncio.timeout(IS_RESOLVER_TIMEOUT_SECONDS):
+            await GlanceServer(session, Location(name="", url=url)).versions()
     except LocationUnavailable as error:
         return error.problem_code == LoopDetected.code
     except TimeoutError:
@@ -286,12 +307,12 @@ async def is_resolver(session: aiohttp.ClientSession, url: str) -> bool:
     return False
 
 
-async def _read(response: aiohttp.ClientResponse, most: int) -> bytes:
-    parts = bytearray()
+async def _read_body(response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
+    body = bytearray()
     async for chunk in response.content.iter_any():
-        parts += chunk
-        if len(parts) > most:
+        body += chunk
+        if len(body) > max_bytes:
             raise LocationUnavailable(
-                f"its answer is longer than {most // 1024 // 1024} MB", code="too-long"
+                f"its answer is longer than {max_bytes // 1024 // 1024} MB", code="too-long"
             )
-    return bytes(parts)
+    return bytes(body)

@@ -1,4 +1,4 @@
-"""Which hosts may be spoken to, as RESOLVER_ALLOWED_HOSTS has them."""
+"""Which hosts the resolver may connect to, as RESOLVER_ALLOWED_HOSTS lists them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 def parse_address(text: str) -> Address | None:
-    """The address that a text is, IPv4 where it is that mapped into IPv6; None for a name."""
+    """Parses an IP address; an IPv4 address mapped into IPv6 becomes IPv4. None for a name."""
     try:
         address = ipaddress.ip_address(text.partition("%")[0])
     except ValueError:
@@ -31,8 +31,9 @@ def is_loopback(host: str) -> bool:
     return host == "localhost" or host.endswith(".localhost")
 
 
-class AllowedHosts:
-    """The rules: names, ``*.suffix``, addresses and networks. Without any, every host will do."""
+class HostPolicy:
+    """The rules: names, ``*.suffix``, addresses and networks. Without rules, every host is
+    allowed."""
 
     def __init__(self, rules: Iterable[str]) -> None:
         self.rules = tuple(rule.lower() for rule in rules)
@@ -43,27 +44,29 @@ class AllowedHosts:
             except ValueError:
                 continue
 
-    def names(self, host: str) -> bool:
-        """Whether the name itself is allowed."""
+    def allows_name(self, host: str) -> bool:
+        """Whether a rule names this host, whatever its addresses are."""
         host = host.lower().removesuffix(".")
         return any(
             host == rule or (rule.startswith("*.") and host.endswith(rule[1:]))
             for rule in self.rules
         )
 
-    def admits(self, host: str, address: Address) -> bool:
-        """Whether ``host`` may be spoken to at ``address``.
+    def allows(self, host: str, address: Address) -> bool:
+        """Whether the resolver may connect to ``host`` at ``address``.
 
-        A name that is allowed vouches for its addresses, but for those that mean another machine
-        to everybody who looks: this machine's own and the link's, such as a cloud's metadata.
+        An allowed name covers all its addresses except those that mean a different machine on each
+        host: loopback, unspecified and link-local ones, such as a cloud's metadata service.
         """
         if not self.rules or any(address in network for network in self.networks):
             return True
-        local = address.is_loopback or address.is_link_local or address.is_unspecified
-        return self.names(host) and (is_loopback(host) or not (local or address.is_multicast))
+        is_local = address.is_loopback or address.is_link_local or address.is_unspecified
+        return self.allows_name(host) and (
+            is_loopback(host) or not (is_local or address.is_multicast)
+        )
 
 
-def _refusal(host: str, address: Address | None = None) -> LocationUnavailable:
+def _not_allowed(host: str, address: Address | None = None) -> LocationUnavailable:
     where = f"{host} at {address}" if address and str(address) != host else host
     return LocationUnavailable(
         f"host {where} is not allowed here (RESOLVER_ALLOWED_HOSTS)", code="not-allowed"
@@ -71,35 +74,38 @@ def _refusal(host: str, address: Address | None = None) -> LocationUnavailable:
 
 
 class HostPolicyResolver(AbstractResolver):
-    """Looks names up for the connector, and gives it only addresses that are allowed: the check
-    and the connection see the same lookup, so a name that means another host by now gains nothing.
-    """
+    """Resolves names for the connector and checks the addresses. The check and the connection use
+    the same lookup, so that a name cannot resolve differently in between (DNS rebinding)."""
 
-    def __init__(self, allowed: AllowedHosts) -> None:
-        self._allowed = allowed
+    def __init__(self, policy: HostPolicy) -> None:
+        self._policy = policy
         self._resolver = DefaultResolver()
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
     ) -> list[ResolveResult]:
-        """Raises LocationUnavailable when one of the addresses is not allowed."""
-        found = await self._resolver.resolve(host, port, family)
-        for one in found:
-            address = parse_address(one["host"])
-            if address is None or not self._allowed.admits(host, address):
-                raise _refusal(host, address)
-        return found
+        """The addresses of a name.
+
+        Raises:
+            LocationUnavailable: one of the addresses is not allowed.
+        """
+        results = await self._resolver.resolve(host, port, family)
+        for result in results:
+            address = parse_address(result["host"])
+            if address is None or not self._policy.allows(host, address):
+                raise _not_allowed(host, address)
+        return results
 
     async def close(self) -> None:
         await self._resolver.close()
 
 
 class HostPolicyMiddleware:
-    """What every request passes: https where it is wanted, and no address that is not allowed.
-    A host that is an address is not looked up, so the resolver would not see it."""
+    """Checks every request: https where it is required, and the address where the host is one. The
+    connector does not resolve such a host, so `HostPolicyResolver` never sees it."""
 
-    def __init__(self, allowed: AllowedHosts, *, require_https: bool) -> None:
-        self._allowed = allowed
+    def __init__(self, policy: HostPolicy, *, require_https: bool) -> None:
+        self._policy = policy
         self._require_https = require_https
 
     async def __call__(self, request: ClientRequest, handler: ClientHandlerType) -> ClientResponse:
@@ -109,6 +115,6 @@ class HostPolicyMiddleware:
                 "it is reached without https (RESOLVER_REQUIRE_HTTPS)", code="not-allowed"
             )
         address = parse_address(host)
-        if address is not None and not self._allowed.admits(host, address):
-            raise _refusal(host, address)
+        if address is not None and not self._policy.allows(host, address):
+            raise _not_allowed(host, address)
         return await handler(request)

@@ -1,19 +1,17 @@
-"""Credentials from clouds.yaml: tokens that keystoneauth fetches, off the event loop.
+"""Logs in to the clouds of clouds.yaml with keystoneauth. Every function here blocks.
 
 openstacksdk reads the file as every OpenStack client does, and brings keystoneauth with its plugins
 (password, application credential, token, none and others). Both are the optional extra
-``glance-resolver[keystone]`` and are imported when the first such credential is used.
+``glance-resolver[keystone]``; they are imported when the first such credential is used.
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
 import re
 import time
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import yaml
@@ -21,35 +19,31 @@ import yaml
 from resolver import __version__
 from resolver.errors import LocationUnavailable
 
-RENEW = 120.0
-"""Seconds before its end in which a token is renewed; a fifth of its life where that is less."""
+RENEW_BEFORE_SECONDS = 120.0
+"""How long before its end a token is renewed; a fifth of its lifetime where that is less."""
 
-UNDATED = 300.0
-"""Seconds after which a credential without an end is read anew."""
+UNDATED_LIFETIME_SECONDS = 300.0
+"""How long a credential without an end is used before it is read again."""
 
-PAUSE = 2.0
-"""Seconds in which a cloud that gave no token, or one that was not accepted, is not asked again."""
+TIMEOUT_SECONDS = 10.0
+"""For one request to Keystone."""
 
-TIMEOUT = 10.0
-"""Seconds for one request to Keystone."""
-
-THREADS = 4
-"""Logins at once. Threads of their own, since names are looked up in the event loop's."""
+MAX_REASON_CHARACTERS = 300
 
 
 @dataclass(frozen=True, slots=True)
 class AuthHeaders:
-    """What to send to be let in, and what is known of whom it lets in."""
+    """The headers that authenticate a request, and what is known of their credential."""
 
     headers: dict[str, str]
     roles: tuple[str, ...] | None = None
-    """Roles on a project; none for another scope; None where it is not told."""
-    until: float = 0.0
-    """When to get another; seconds of the monotonic clock."""
+    """Its roles on a project; empty for a token with another scope, None where not known."""
+    valid_until: float = 0.0
+    """When to get another, on `time.monotonic`."""
 
 
 def open_cloud(name: str) -> tuple[Any, Any]:
-    """(keystoneauth session, its plugin) of a cloud, as clouds.yaml has it now. Blocks.
+    """The keystoneauth session of a cloud and its plugin, as clouds.yaml describes it now.
 
     Raises:
         LocationUnavailable: there is no such cloud, or the extra is not installed.
@@ -62,27 +56,32 @@ def open_cloud(name: str) -> tuple[Any, Any]:
             'auth {"cloud": …} needs openstacksdk: pip install "glance-resolver[keystone]"',
             code="no-credential",
         ) from error
-    logging.getLogger("openstack.config").setLevel(logging.ERROR)  # `_skipped` says it in a line
+    # `_unreadable_file` reports the same in one line.
+    logging.getLogger("openstack.config").setLevel(logging.ERROR)
     try:
         region = OpenStackConfig(pw_func=None).get_one(cloud=name)
         verify, cert = region.get_requests_verify_args()
         plugin = region.get_auth()
-        return Session(
+        session = Session(
             auth=plugin,
             verify=verify,
             cert=cert,
-            timeout=TIMEOUT,
+            timeout=TIMEOUT_SECONDS,
             user_agent=f"glance-resolver/{__version__}",
-        ), plugin
+        )
     except Exception as error:
         raise LocationUnavailable(
-            f"cloud {name!r} of clouds.yaml: {_skipped() or _why(error)}", code="no-credential"
+            f"cloud {name!r} of clouds.yaml: {_unreadable_file() or _reason(error)}",
+            code="no-credential",
         ) from error
+    return session, plugin
 
 
-def _skipped() -> str:
-    """What is wrong with a file that openstacksdk has passed over because it is no YAML, in a line;
-    it says so in its log only, and then that there is no such cloud."""
+def _unreadable_file() -> str:
+    """Which configuration file is not YAML, and where; empty if none is.
+
+    openstacksdk only logs that it skips such a file, and then reports that there is no such cloud.
+    """
     from openstack.config.loader import CONFIG_FILES  # noqa: PLC0415 - as above
 
     for path in [os.environ.get("OS_CLIENT_CONFIG_FILE", ""), *CONFIG_FILES]:
@@ -91,19 +90,20 @@ def _skipped() -> str:
                 yaml.safe_load(file)
         except OSError:
             continue
-        except (
-            Exception
-        ) as error:  # PyYAML's own, and whatever a tag such as !!timestamp trips over
+        except Exception as error:  # PyYAML's own, and those of tags such as !!timestamp
             mark = getattr(error, "problem_mark", None)
             where = f", line {mark.line + 1}" if mark else ""
-            line = f"{path}{where}: {getattr(error, 'problem', None) or 'it is no YAML text'}"
-            return "".join(filter(str.isprintable, line))[:300]
+            problem = getattr(error, "problem", None) or "it is no YAML text"
+            return _printable(f"{path}{where}: {problem}")[:MAX_REASON_CHARACTERS]
     return ""
 
 
-def _why(error: Exception) -> str:
-    """What is wrong, in a line: what a library says on purpose, without what a URL in it may hold
-    of a login; or that the file is not laid out as one must be."""
+def _reason(error: Exception) -> str:
+    """Why clouds.yaml or Keystone failed, in one line without passwords.
+
+    Texts of keystoneauth and openstacksdk are meant for users; of other errors, such as a KeyError,
+    only the type is shown.
+    """
     if type(error).__module__.partition(".")[0] in ("keystoneauth1", "openstack"):
         line = (str(error).strip() or type(error).__name__).splitlines()[0]
     else:
@@ -111,39 +111,43 @@ def _why(error: Exception) -> str:
             "it cannot be read as one: it must be `clouds:`, under it the cloud's name, and under "
             f"that `auth:` with `auth_url:` and the login ({type(error).__name__})"
         )
-    line = "".join(filter(str.isprintable, line))
-    return re.sub(r"//[^/@\s]*@", "//***@", line)[:300]
+    # A URL in it may hold a user and a password.
+    return re.sub(r"//[^/@\s]*@", "//***@", _printable(line))[:MAX_REASON_CHARACTERS]
+
+
+def _printable(text: str) -> str:
+    return "".join(filter(str.isprintable, text))
 
 
 def authenticate(name: str) -> AuthHeaders:
-    """A new login of a cloud. Blocks.
+    """Logs in to a cloud.
 
     Raises:
-        LocationUnavailable: Keystone, or clouds.yaml, gave none. It names the cloud and why.
+        LocationUnavailable: Keystone or clouds.yaml gave no credential. It names the cloud and why.
     """
     session, plugin = open_cloud(name)
     try:
         if type(plugin).__module__ == "keystoneauth1.noauth":  # its token is the word "notused"
-            return AuthHeaders({}, until=time.monotonic() + UNDATED)
+            return AuthHeaders({}, valid_until=time.monotonic() + UNDATED_LIFETIME_SECONDS)
         headers = plugin.get_headers(session) or {}
         access = plugin.get_access(session) if hasattr(plugin, "get_access") else None
     except Exception as error:
         raise _no_token(name, error) from error
     if access is None:
-        return AuthHeaders(headers, until=time.monotonic() + UNDATED)
+        return AuthHeaders(headers, valid_until=time.monotonic() + UNDATED_LIFETIME_SECONDS)
     left = access.expires.timestamp() - time.time()
     return AuthHeaders(
         headers,
         roles=tuple(access.role_names) if access.project_scoped else (),
-        until=time.monotonic() + left - min(RENEW, left / 5),
+        valid_until=time.monotonic() + left - min(RENEW_BEFORE_SECONDS, left / 5),
     )
 
 
 def image_endpoints(name: str, interface: str) -> list[tuple[str, str]]:
-    """(region, base URL) of each image endpoint in a cloud's catalog. Blocks.
+    """(region, base URL) of each image endpoint in a cloud's catalog, sorted.
 
     Raises:
-        LocationUnavailable: Keystone, or clouds.yaml, gave no catalog.
+        LocationUnavailable: Keystone or clouds.yaml gave no catalog.
     """
     session, plugin = open_cloud(name)
     try:
@@ -156,79 +160,22 @@ def image_endpoints(name: str, interface: str) -> list[tuple[str, str]]:
             "project",
             code="no-credential",
         )
-    found = access.service_catalog.get_endpoints(service_type="image", interface=interface)
+    by_service = access.service_catalog.get_endpoints(service_type="image", interface=interface)
     return sorted(
         {
-            (one.get("region_id") or one.get("region") or "", _base(one["url"]))
-            for endpoints in found.values()
-            for one in endpoints
+            (endpoint.get("region_id") or endpoint.get("region") or "", base_url(endpoint["url"]))
+            for endpoints in by_service.values()
+            for endpoint in endpoints
         }
     )
 
 
-def _base(url: str) -> str:
-    """An endpoint's URL without the version that some catalogs have in it."""
-    return re.sub(r"/v[12](\.[0-9]+)?$", "", url.rstrip("/")).rstrip("/")
+def base_url(endpoint_url: str) -> str:
+    """An endpoint's URL without the version that some catalogs append."""
+    return re.sub(r"/v[12](\.[0-9]+)?$", "", endpoint_url.rstrip("/")).rstrip("/")
 
 
 def _no_token(name: str, error: Exception) -> LocationUnavailable:
     return LocationUnavailable(
-        f"cloud {name!r} of clouds.yaml gives no token: {_why(error)}", code="no-credential"
+        f"cloud {name!r} of clouds.yaml gives no token: {_reason(error)}", code="no-credential"
     )
-
-
-@dataclass(slots=True)
-class _Cloud:
-    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-    login: AuthHeaders | None = None
-    fault: LocationUnavailable | None = None
-    """Why the last try gave none."""
-    tried: float = 0.0
-    refused: float = 0.0
-    """When one that had just been fetched was last found not to be accepted."""
-
-
-class CloudCredentials:
-    """The logins of a process, one for each cloud, shared by all who ask locations."""
-
-    def __init__(self) -> None:
-        self._clouds: dict[str, _Cloud] = {}
-        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="keystone")
-
-    async def login(self, name: str) -> AuthHeaders:
-        """A login that is good for a while.
-
-        Raises:
-            LocationUnavailable: there is none to be had.
-        """
-        cloud = self._clouds.setdefault(name, _Cloud())
-        async with cloud.lock:
-            now = time.monotonic()
-            if cloud.login is not None and now < cloud.login.until:
-                return cloud.login
-            if cloud.fault is not None and now < cloud.tried + PAUSE:
-                raise cloud.fault
-            cloud.tried = now
-            try:
-                loop = asyncio.get_running_loop()
-                cloud.login = await loop.run_in_executor(self._threads, authenticate, name)
-                cloud.fault = None
-            except LocationUnavailable as error:
-                cloud.login, cloud.fault = None, error
-                raise
-            return cloud.login
-
-    def refused(self, name: str, login: AuthHeaders) -> bool:
-        """A server did not accept this login: whether another may do better.
-
-        Not if a server said so of another just now: then the cloud is not one that it trusts.
-        """
-        cloud = self._clouds.setdefault(name, _Cloud())
-        if cloud.login is not login:
-            return True  # somebody has fetched another meanwhile
-        now = time.monotonic()
-        if cloud.refused and now < cloud.refused + PAUSE:
-            return False
-        cloud.refused = now
-        cloud.login = None
-        return True

@@ -1,8 +1,8 @@
 """A Glance server's whole listing, in UUID order, page by page.
 
-One request shows no server's every image: hidden images need a pass of their own, and community
-images of other projects need ``visibility=all``, which Glance before Queens refuses (400), so
-there they need a pass too. The passes are merged as sorted streams.
+No single request lists every image: hidden images need a second pass, and so do community images of
+other projects where the server is older than Queens and refuses ``visibility=all`` (400). The
+passes are merged as sorted streams.
 """
 
 from __future__ import annotations
@@ -13,122 +13,143 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from resolver.errors import InvalidImageId, LocationUnavailable
-from resolver.glance.glance_server import Server
+from resolver.glance.glance_server import GlanceServer, Reply
 from resolver.glance.probe import has_image
 from resolver.models import letter_case_of, minor_version, parse_id
 
-PAGE = 1000
-"""Images in a page; Glance caps it at 1,000 silently, and smaller pages cost it as much each."""
+PAGE_SIZE = 1000
+"""Images in a page. Glance caps it at 1,000 without notice; a smaller page costs it as much."""
 
-END = b"\xff" * 17
-"""Sorts behind every id."""
+END_CURSOR = b"\xff" * 17
+"""Sorts after every image id."""
 
-CONFIRM = 99
-"""Ids in one ``id=in:`` question beside the one known to be there."""
+CONFIRM_BATCH = 99
+"""Ids in one ``id=in:`` request, next to the one that is known to be listed."""
 
 MIN_MINOR_ID_IN = 11
 """Servers before v2.11 are asked about one image at a time."""
 
+KEPT_MARKERS = 5
+"""Earlier ids of a page that can serve as marker when its last image has been deleted."""
+
+V1_LISTING = {"limit": str(PAGE_SIZE), "sort_key": "id", "sort_dir": "asc", "is_public": "None"}
+V2_LISTING = {"limit": str(PAGE_SIZE), "sort": "id:asc"}
+
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Images of a listing, merged from its passes.
-
-    ``images`` maps each id to how it is spelt (see `resolver.models.letter_case_of`). Every id in
-    lower case up to ``front`` has now been listed; those spelt otherwise come when they come,
-    since where they stand depends on the server's database. From ``markers`` and ``front`` the
-    listing can be resumed: nothing behind ``front`` is left out then.
-    """
+    """Images of a listing, merged from its passes."""
 
     images: Mapping[bytes, int]
-    front: bytes
+    """Image id to letter case (see `resolver.models.letter_case_of`)."""
+    cursor: bytes
+    """Every id in lower case up to this one has been listed; `END_CURSOR` on the last page. Ids
+    with upper-case digits may come at any time, since their order depends on the server's
+    database."""
     markers: tuple[str, ...] = ()
-    asked: float = 0.0
-    """When the first of them was asked for, as `time.monotonic` has it."""
+    """For each pass, a marker from which it can be resumed. With ``cursor``, no image is missed."""
+    requested_at: float = 0.0
+    """When the first of the images was requested, on `time.monotonic`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Resume:
-    """Where an earlier listing of the same server had come to."""
+    """Where an earlier listing of the same server stopped: the cursor and markers of a page."""
 
-    front: bytes
+    cursor: bytes
     markers: tuple[str, ...]
 
 
 @dataclass(slots=True)
-class _Pass:
+class ListingPass:
     """One stream of pages: a request repeated with the last id as marker."""
 
     path: str
     params: Mapping[str, str]
     marker: str = ""
-    front: bytes = b""
-    """The last id in lower case so far; `END` when the stream is over."""
-    previous: list[str] = field(default_factory=list)
-    odd: set[bytes] = field(default_factory=set)
-    """Ids spelt otherwise so far."""
-    asked: str = ""
-    """The marker that the latest page was asked with: all before it lies before every front."""
+    """The last id of the latest page, as spelled there."""
+    cursor: bytes = b""
+    """The last id in lower case so far; `END_CURSOR` when the stream has ended."""
+    earlier_markers: list[str] = field(default_factory=list)
+    """The ids before the marker, in case the marker is deleted."""
+    uppercase_ids: set[bytes] = field(default_factory=set)
+    """Ids with upper-case digits so far."""
+    requested_marker: str = ""
+    """The marker of the latest request: all ids before it are before every cursor."""
     resumed: bool = False
-    """The next page may hold nothing new."""
+    """The next page continues an earlier listing, so it may hold nothing new."""
 
-    async def next(self, server: Server) -> dict[bytes, int]:
-        """The next page; empty, and ``front`` is `END`, when there is none.
+    async def next_page(self, server: GlanceServer) -> dict[bytes, int]:
+        """The images of the next page that are new, with their letter case. After the last page it
+        is empty and ``cursor`` is `END_CURSOR`.
 
         Raises:
-            LocationUnavailable: the answer is no page of this listing.
+            LocationUnavailable: the response is not a page of this listing.
         """
-        self.asked = self.marker
-        reply = await server.ask(self.path, self._query())
-        # A marker deleted since is 400 for all but admins, one hidden since 403: the ids before
-        # it will do.
-        while reply.status in (400, 403) and self.previous:
-            self.marker = self.previous.pop()
-            reply = await server.ask(self.path, self._query())
+        reply = await self._request(server)
+        ids = [image["id"] for image in images_of(reply.json())]
+        if not ids:
+            self.cursor = END_CURSOR
+            return {}
+        images, cursor = self._new_images(ids)
+        if not images and not self.resumed:
+            raise LocationUnavailable(
+                f"the listing repeats itself at {ids[-1]}", code="bad-listing"
+            )
+        self.cursor, self.marker = cursor, ids[-1]
+        self.earlier_markers = ids[-1 - KEPT_MARKERS : -1]
+        self.resumed = False
+        return images
+
+    async def _request(self, server: GlanceServer) -> Reply:
+        self.requested_marker = self.marker
+        reply = await server.request(self.path, self._query())
+        # For all but admins, a marker that was deleted since is 400, and one hidden since is 403.
+        while reply.status in (400, 403) and self.earlier_markers:
+            self.marker = self.earlier_markers.pop()
+            reply = await server.request(self.path, self._query())
         if reply.status != 200:
             raise LocationUnavailable(
                 f"listing images answered {reply.status}",
                 code="bad-listing",
                 extra={"status": reply.status},
             )
-        spelt = _ids(reply.json())
-        if not spelt:
-            self.front = END
-            return {}
-        images: dict[bytes, int] = {}
-        seen = self.front
-        for text in spelt:
-            image_id, letter_case = parse_listed(text)
-            if letter_case:
-                if image_id in self.odd:
-                    continue
-                self.odd.add(image_id)
-            elif image_id <= self.front:
-                continue  # again, after a lost marker
-            elif image_id <= seen:
-                raise LocationUnavailable(
-                    f"the listing is out of order at {text}", code="bad-listing"
-                )
-            else:
-                seen = image_id
-            images[image_id] = letter_case
-        if not images and not self.resumed:
-            raise LocationUnavailable(
-                f"the listing repeats itself at {spelt[-1]}", code="bad-listing"
-            )
-        self.front, self.marker, self.previous = seen, spelt[-1], spelt[-6:-1]
-        self.resumed = False
-        return images
+        return reply
 
     def _query(self) -> dict[str, str]:
         return {**self.params, **({"marker": self.marker} if self.marker else {})}
 
+    def _new_images(self, ids: Sequence[Any]) -> tuple[dict[bytes, int], bytes]:
+        """The images of a page that were not listed before, and the cursor after it.
 
-def rows_of(document: Any) -> list[dict[str, Any]]:
-    """The images of a listing, each with an id.
+        Raises:
+            LocationUnavailable: the page is out of order, or has something that is not an id.
+        """
+        images: dict[bytes, int] = {}
+        cursor = self.cursor
+        for text in ids:
+            image_id, letter_case = parse_listed_id(text)
+            if letter_case:
+                if image_id in self.uppercase_ids:
+                    continue
+                self.uppercase_ids.add(image_id)
+            elif image_id <= self.cursor:
+                continue  # listed again, after a lost marker
+            elif image_id <= cursor:
+                raise LocationUnavailable(
+                    f"the listing is out of order at {text}", code="bad-listing"
+                )
+            else:
+                cursor = image_id
+            images[image_id] = letter_case
+        return images, cursor
+
+
+def images_of(document: Any) -> list[dict[str, Any]]:
+    """The images of a listing's JSON document, each with an ``id`` of any type.
 
     Raises:
-        LocationUnavailable: it is no listing.
+        LocationUnavailable: the document is not a listing.
     """
     images = document.get("images") if isinstance(document, dict) else None
     if not isinstance(images, list):
@@ -138,15 +159,11 @@ def rows_of(document: Any) -> list[dict[str, Any]]:
     return images
 
 
-def _ids(document: Any) -> list[Any]:
-    return [image["id"] for image in rows_of(document)]
-
-
-def parse_listed(text: Any) -> tuple[bytes, int]:
-    """A listed image's id, and how it is spelt.
+def parse_listed_id(text: Any) -> tuple[bytes, int]:
+    """A listed image's id and letter case.
 
     Raises:
-        LocationUnavailable: it is no id.
+        LocationUnavailable: it is not an image id.
     """
     try:
         return parse_id(text), letter_case_of(text)
@@ -156,112 +173,115 @@ def parse_listed(text: Any) -> tuple[bytes, int]:
         ) from error
 
 
-V1 = {"limit": str(PAGE), "sort_key": "id", "sort_dir": "asc", "is_public": "None"}
-V2 = {"limit": str(PAGE), "sort": "id:asc"}
-
-
 async def list_images(
-    server: Server, versions: tuple[str, ...], resume: Resume | None = None
+    server: GlanceServer, versions: tuple[str, ...], resume: Resume | None = None
 ) -> AsyncIterator[Page]:
-    """All images the credential sees, ids ascending. The last page's ``front`` is `END`.
+    """All images that the credential sees, ids ascending. The last page's cursor is `END_CURSOR`.
 
     Raises:
-        LocationUnavailable: an answer was not a page of a sorted listing.
+        LocationUnavailable: a response was not a page of a sorted listing.
     """
     passes = (
-        await v2_passes(server) if server.uses_v2(versions) else [_Pass("/v1/images/detail", V1)]
+        await v2_passes(server)
+        if server.uses_v2(versions)
+        else [ListingPass("/v1/images/detail", V1_LISTING)]
     )
     if resume is not None:
         if len(resume.markers) != len(passes):
             raise LocationUnavailable(
                 "the server lists otherwise than before", code="cannot-resume"
             )
-        for one, marker in zip(passes, resume.markers, strict=True):
-            one.front, one.marker, one.resumed = resume.front, marker, True
-    async for page in merge(server, passes):
+        for listing_pass, marker in zip(passes, resume.markers, strict=True):
+            listing_pass.cursor, listing_pass.marker = resume.cursor, marker
+            listing_pass.resumed = True
+    async for page in merge_passes(server, passes):
         yield page
 
 
-async def v2_passes(server: Server, **filters: str) -> list[_Pass]:
-    """The passes that show every image of a v2 server, or those that pass the filters.
+async def v2_passes(server: GlanceServer, **filters: str) -> list[ListingPass]:
+    """The passes that together list every image of a v2 server that matches the filters.
 
     Raises:
-        LocationUnavailable: the server failed while asked what it knows.
+        LocationUnavailable: the server did not say which filters it supports.
     """
-    params = {**V2, **filters}
-    if await _takes(server, {"visibility": "all"}):
+    params = {**V2_LISTING, **filters}
+    if await _supports_filter(server, {"visibility": "all"}):
         params["visibility"] = "all"
         others = {"os_hidden": "true"}
-    elif await _takes(server, {"visibility": "community"}):
+    elif await _supports_filter(server, {"visibility": "community"}):
         others = {"visibility": "community"}
     else:
-        return [_Pass("/v2/images", params)]
-    return [_Pass("/v2/images", params), _Pass("/v2/images", {**params, **others})]
+        return [ListingPass("/v2/images", params)]
+    return [ListingPass("/v2/images", params), ListingPass("/v2/images", {**params, **others})]
 
 
-async def _takes(server: Server, params: Mapping[str, str]) -> bool:
-    """Whether the server knows a filter, which it says by not answering 400."""
-    return (await server.ask("/v2/images", {**params, "limit": "1"})).status != 400
+async def _supports_filter(server: GlanceServer, params: Mapping[str, str]) -> bool:
+    """Whether the server supports a filter: one that does not answers 400."""
+    return (await server.request("/v2/images", {**params, "limit": "1"})).status != 400
 
 
-async def merge(server: Server, passes: Sequence[_Pass]) -> AsyncIterator[Page]:
-    """Pages of several sorted streams as one."""
-    waiting: dict[bytes, int] = {}
-    asked = 0.0
-    while (behind := min(passes, key=lambda p: p.front)).front != END:
-        if not waiting:
-            asked = time.monotonic()
-        waiting.update(await behind.next(server))
-        front = min(p.front for p in passes)
-        ready = {
+async def merge_passes(server: GlanceServer, passes: Sequence[ListingPass]) -> AsyncIterator[Page]:
+    """Pages of several sorted streams, merged into one sorted stream.
+
+    Raises:
+        LocationUnavailable: a response was not a page of a sorted listing.
+    """
+    pending: dict[bytes, int] = {}
+    requested_at = 0.0
+    while (hindmost := min(passes, key=lambda p: p.cursor)).cursor != END_CURSOR:
+        if not pending:
+            requested_at = time.monotonic()
+        pending.update(await hindmost.next_page(server))
+        cursor = min(p.cursor for p in passes)
+        images = {
             image_id: letter_case
-            for image_id, letter_case in waiting.items()
-            if letter_case or image_id <= front
+            for image_id, letter_case in pending.items()
+            if letter_case or image_id <= cursor
         }
-        for image_id in ready:
-            del waiting[image_id]
-        yield Page(ready, front, tuple(p.asked for p in passes), asked)
+        for image_id in images:
+            del pending[image_id]
+        yield Page(images, cursor, tuple(p.requested_marker for p in passes), requested_at)
 
 
 async def still_there(
-    server: Server, versions: tuple[str, ...], ids: Mapping[str, bytes], known: str | None
+    server: GlanceServer, versions: tuple[str, ...], ids: Mapping[str, bytes], known: str | None
 ) -> set[bytes]:
-    """Which of these ids (as spelt there) the server still has, asked directly.
+    """Which of these images the server still has, asked directly. ``ids`` maps each id as the
+    server spells it to its bytes.
 
-    ``known`` is an id that was just listed. It goes along in every question about many: a server
-    that does not understand such a question leaves it out too, and is then asked one by one.
+    ``known`` is an id that was just listed. Every request about many ids includes it: a server that
+    does not support such requests leaves it out as well, and is then asked about each id.
 
     Raises:
-        LocationUnavailable: it gave no clear answer.
+        LocationUnavailable: the server gave no clear answer.
     """
-    v2 = server.uses_v2(versions)
-    todo = list(ids)
-    there: set[bytes] = set()
-    if v2 and known and minor_version(versions) >= MIN_MINOR_ID_IN:
-        while todo:
-            some = todo[:CONFIRM]
-            found = await _among(server, [known, *some])
-            if known not in found:
+    pending = list(ids)
+    found: set[bytes] = set()
+    if server.uses_v2(versions) and known and minor_version(versions) >= MIN_MINOR_ID_IN:
+        while pending:
+            batch = pending[:CONFIRM_BATCH]
+            listed = await _list_by_id(server, [known, *batch])
+            if known not in listed:
                 break
-            there |= {ids[text] for text in some if text in found}
-            del todo[:CONFIRM]
-    for text in todo:
+            found |= {ids[text] for text in batch if text in listed}
+            del pending[:CONFIRM_BATCH]
+    for text in pending:
         if await has_image(server, versions, text):
-            there.add(ids[text])
-    return there
+            found.add(ids[text])
+    return found
 
 
-async def _among(server: Server, ids: Sequence[str]) -> set[str]:
-    """Which of these the server says it has; none where its answer is not the whole one."""
-    # One more than can come: then only a server with smaller pages says that there is a `next`.
+async def _list_by_id(server: GlanceServer, ids: Sequence[str]) -> set[str]:
+    """Which of these ids the server lists; none where its answer may not be complete."""
+    # The limit is one more than can be listed, so only a server with smaller pages sends `next`.
     query = {"id": f"in:{','.join(ids)}", "visibility": "all", "limit": str(len(ids) + 1)}
     found: set[str] = set()
     for hidden in ({}, {"os_hidden": "true"}):
-        reply = await server.ask("/v2/images", {**query, **hidden})
+        reply = await server.request("/v2/images", {**query, **hidden})
         if reply.status != 200:
             return set()
         document = reply.json()
-        found.update(text for text in _ids(document) if isinstance(text, str))
+        found.update(image["id"] for image in images_of(document) if isinstance(image["id"], str))
         if "next" in document:
             return set()
     return found

@@ -1,75 +1,82 @@
-"""Glance's notifications: what they say, and reading them from a location's RabbitMQ.
+"""Glance's notifications: parsing them, and reading them from a location's RabbitMQ.
 
 oslo.messaging publishes them to a topic exchange (``glance``) with the routing key
-``<topic>.<priority>``, at most once. We read them from a durable queue of our own, so that they
-wait for us and are taken from nobody else.
+``<topic>.<priority>``, at most once. The resolver reads them from a durable queue of its own: they
+wait there while it is away, and no other consumer loses any.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from resolver.errors import InvalidImageId, LocationUnavailable
-from resolver.glance.credentials import secret
+from resolver.glance.secret_sources import read_secret
 from resolver.models import letter_case_of, parse_id
 
 if TYPE_CHECKING:
-    from aio_pika.abc import AbstractChannel, AbstractIncomingMessage, AbstractQueue
+    from aio_pika.abc import (
+        AbstractChannel,
+        AbstractConnection,
+        AbstractIncomingMessage,
+        AbstractQueue,
+    )
 
-EXCHANGE = "glance"
-TOPIC = "notifications"
+DEFAULT_EXCHANGE = "glance"
+DEFAULT_TOPIC = "notifications"
 
-THERE = frozenset(
+PRESENT_EVENTS = frozenset(
     f"image.{what}"
     for what in ("create", "prepare", "upload", "activate", "update", "deactivate", "reactivate")
 )
-"""Events after which the image is there, if its record does not say otherwise. What members and
-downloads are about says nothing new."""
+"""Events after which the image exists, unless its record says otherwise. Events about members and
+downloads say nothing about that."""
 
-GONE = "image.delete"
+DELETE_EVENT = "image.delete"
 
-DEAD = frozenset({"deleted", "pending_delete"})
+DELETED_STATUSES = frozenset({"deleted", "pending_delete"})
 """Statuses in which Glance shows an image to nobody."""
 
-BATCH = 200
-"""Notifications taken, written to the index and acknowledged together."""
+MAX_BATCH = 200
+"""Notifications that are taken, written to the index and acknowledged together."""
 
-CONNECT_TIMEOUT = 10.0
-"""Seconds to reach a broker, and to get each of its answers."""
+BROKER_TIMEOUT_SECONDS = 10.0
+"""To connect to a broker, and for each of its replies."""
 
-HEARTBEAT = 10
-"""Seconds between two signs of life of the broker."""
+CLOSE_TIMEOUT_SECONDS = 2.0
 
-UNUSED_FOR = 24 * 3600
-"""Seconds without us after which the broker drops the queue; a sweep then closes the gap."""
+HEARTBEAT_SECONDS = 10
 
-MAX_BODY = 1024 * 1024
-"""Bytes of a notification; one with all of an image's record has some kB."""
+QUEUE_EXPIRY_SECONDS = 24 * 3600
+"""After this time without a consumer the broker deletes the queue; a sweep then closes the gap."""
+
+MAX_NOTIFICATION_BYTES = 1024 * 1024
+"""A notification with an image's whole record has some kB."""
 
 
 class Notice(NamedTuple):
-    """What one notification says of one image."""
+    """What one notification says about one image."""
 
     image_id: bytes
     letter_case: int
-    gone: bool
-    stamp: float
-    """When Glance sent it, seconds since 1970 by its clock; 0 where it does not say."""
+    deleted: bool
+    sent_at: float
+    """When Glance sent it, in seconds since 1970 by its clock; 0 where not known."""
 
 
 def parse_notice(body: bytes) -> Notice | None:
-    """What a notification says of an image; None where it says nothing, of whatever kind.
+    """Parses a notification. None where it says nothing about an image, whatever it is.
 
-    Takes both envelopes: oslo.messaging's, with the message as JSON text in ``oslo.message``, and
+    Accepts both envelopes: oslo.messaging's, with the message as JSON text in ``oslo.message``, and
     the bare message that the older driver sends.
     """
-    if len(body) > MAX_BODY:
+    if len(body) > MAX_NOTIFICATION_BYTES:
         return None
     try:
         message = json.loads(body)
@@ -77,20 +84,23 @@ def parse_notice(body: bytes) -> Notice | None:
             message = message["oslo.message"]
             message = json.loads(message) if isinstance(message, str) else message
         event, payload = message["event_type"], message["payload"]
-        if event not in THERE and event != GONE:
+        if event not in PRESENT_EVENTS and event != DELETE_EVENT:
             return None
         text = payload["id"]
         image_id = parse_id(text)
-        dead = payload.get("deleted") is True or payload.get("status") in DEAD
+        is_deleted = payload.get("deleted") is True or payload.get("status") in DELETED_STATUSES
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError, InvalidImageId):
-        return None  # junk, or a payload that is a text, as that of a failed upload
+        return None  # malformed, or the payload is a text, as after a failed upload
     return Notice(
-        image_id, letter_case_of(text), event == GONE or dead, _stamp(message.get("timestamp"))
+        image_id,
+        letter_case_of(text),
+        event == DELETE_EVENT or is_deleted,
+        _parse_time(message.get("timestamp")),
     )
 
 
-def _stamp(text: Any) -> float:
-    """A notification's time, which is UTC and does not say so."""
+def _parse_time(text: Any) -> float:
+    """A notification's time, which is UTC without a time zone; 0 where it cannot be parsed."""
     try:
         when = datetime.fromisoformat(text)
         return (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp()
@@ -99,73 +109,81 @@ def _stamp(text: Any) -> float:
 
 
 class Subscription:
-    """Our queue at one broker, being read."""
+    """The resolver's queue at one broker."""
 
     def __init__(
-        self, channel: AbstractChannel, queue: AbstractQueue, tie: tuple[str, str], *, new: bool
+        self,
+        channel: AbstractChannel,
+        queue: AbstractQueue,
+        binding: tuple[str, str],
+        *,
+        is_new: bool,
     ) -> None:
         self._channel = channel
         self._queue = queue
-        self._tie = tie
+        self._binding = binding
         """The exchange, and the pattern of the routing keys."""
-        self.new = new
-        """Whether the queue was not there: what was sent before is lost."""
-        self._came: asyncio.Queue[AbstractIncomingMessage | None] = asyncio.Queue()
-        self._tag = ""
+        self.is_new = is_new
+        """Whether the queue did not exist: notifications sent before are lost."""
+        self._received: asyncio.Queue[AbstractIncomingMessage | None] = asyncio.Queue()
+        """None once the channel is closed."""
 
     async def start(self) -> None:
-        await self._queue.bind(*self._tie, timeout=CONNECT_TIMEOUT)
-        self._channel.close_callbacks.add(lambda *_: self._came.put_nowait(None))
-        self._tag = str(await self._queue.consume(self._came.put, timeout=CONNECT_TIMEOUT))
+        """Binds the queue and begins to consume it."""
+        await self._queue.bind(*self._binding, timeout=BROKER_TIMEOUT_SECONDS)
+        self._channel.close_callbacks.add(lambda *_: self._received.put_nowait(None))
+        await self._queue.consume(self._received.put, timeout=BROKER_TIMEOUT_SECONDS)
 
-    async def batch(self, patience: float) -> list[AbstractIncomingMessage]:
-        """The notifications that have come, in their order; none after ``patience`` seconds.
+    async def next_batch(self, wait_seconds: float) -> list[AbstractIncomingMessage]:
+        """The notifications that have arrived, in order; none after ``wait_seconds`` without any.
 
         Raises:
-            LocationUnavailable: the broker is gone, or has dropped our queue.
+            LocationUnavailable: the broker is gone, or has deleted the queue.
         """
         try:
-            async with asyncio.timeout(patience):
-                came = [await self._came.get()]
+            async with asyncio.timeout(wait_seconds):
+                received = [await self._received.get()]
         except TimeoutError:
-            await self._still_ours()
+            await self._check_queue()
             return []
-        while len(came) < BATCH and not self._came.empty():
-            came.append(self._came.get_nowait())
-        if None in came:
+        while len(received) < MAX_BATCH and not self._received.empty():
+            received.append(self._received.get_nowait())
+        if None in received:
             raise LocationUnavailable("the broker closed the connection", code="broker-lost")
-        return [message for message in came if message is not None]
+        return [message for message in received if message is not None]
 
-    async def _still_ours(self) -> None:
-        """A queue that somebody deletes, or unties, ends without a word where nothing is sent."""
-        await self._queue.bind(*self._tie, timeout=CONNECT_TIMEOUT)
+    async def _check_queue(self) -> None:
+        """Restores the binding and checks that the queue is consumed: the broker does not report
+        when somebody deletes or unbinds a queue."""
+        await self._queue.bind(*self._binding, timeout=BROKER_TIMEOUT_SECONDS)
         declared = await self._channel.declare_queue(
-            self._queue.name, passive=True, timeout=CONNECT_TIMEOUT
+            self._queue.name, passive=True, timeout=BROKER_TIMEOUT_SECONDS
         )
         if not declared.declaration_result.consumer_count:
             raise LocationUnavailable("the broker does not serve our queue", code="broker-lost")
 
     @staticmethod
-    async def done(messages: list[AbstractIncomingMessage]) -> None:
-        """The index has what these said: the broker may forget them."""
+    async def acknowledge(messages: list[AbstractIncomingMessage]) -> None:
+        """Lets the broker delete these messages and all before them."""
         if messages:
             await messages[-1].ack(multiple=True)
 
-    async def drop(self) -> None:
-        """Deletes the queue: nobody will read it again."""
-        await self._queue.delete(if_unused=False, if_empty=False, timeout=CONNECT_TIMEOUT)
+    async def delete_queue(self) -> None:
+        await self._queue.delete(if_unused=False, if_empty=False, timeout=BROKER_TIMEOUT_SECONDS)
 
 
 def broker_urls(notifications: Mapping[str, str]) -> list[str]:
-    """The broker's URLs, from where the location says that they are: ``amqp://`` or ``amqps://``,
-    or what Glance itself has as ``transport_url``, ``rabbit://`` with perhaps several hosts.
+    """The broker's URLs, read from where the location's ``notifications`` say they are.
+
+    The secret is ``amqp://…``, ``amqps://…``, or Glance's own ``transport_url``: ``rabbit://…``,
+    perhaps with several hosts.
 
     Raises:
-        LocationUnavailable: there is none. The message names the place.
+        LocationUnavailable: there is no such URL. The message names the variable or file.
     """
-    text = secret(notifications.get("url_env"), notifications.get("url_file"), "broker URL")
-    scheme, mark, rest = text.partition("://")
-    if not mark or scheme not in ("amqp", "amqps", "rabbit"):
+    text = read_secret(notifications.get("url_env"), notifications.get("url_file"), "broker URL")
+    scheme, separator, rest = text.partition("://")
+    if not separator or scheme not in ("amqp", "amqps", "rabbit"):
         raise LocationUnavailable(
             "the broker's URL must begin with amqp://, amqps:// or rabbit://", code="no-broker"
         )
@@ -174,90 +192,126 @@ def broker_urls(notifications: Mapping[str, str]) -> list[str]:
     return [f"{scheme}://{host}{slash}{path}" for host in hosts.split(",") if host]
 
 
-@asynccontextmanager
+@contextlib.asynccontextmanager
 async def subscribed(
-    notifications: Mapping[str, str], queue_name: str, *, read: bool = True
+    notifications: Mapping[str, str], queue_name: str, *, consume: bool = True
 ) -> AsyncIterator[Subscription]:
-    """Our durable queue, bound to Glance's exchange and being read if ``read``.
+    """Connects to a location's broker and declares the durable queue; with ``consume``, also binds
+    it to Glance's exchange and consumes it.
 
-    The exchange is Glance's: it is never declared here, since one declared otherwise than Glance
-    does would keep Glance from publishing.
+    The exchange is never declared here: if its options differed from Glance's, Glance could no
+    longer publish.
 
     Raises:
-        LocationUnavailable: the broker cannot be used; its code says in which way.
+        LocationUnavailable: the broker cannot be used; its code says why.
+    """
+    connection = await _connect(notifications, queue_name)
+    try:
+        subscription = await _declare(connection, notifications, queue_name)
+        if consume:
+            await subscription.start()
+        yield subscription
+    except _broker_failures() as error:
+        raise LocationUnavailable(
+            f"the broker failed: {type(error).__name__}", code="broker-lost"
+        ) from error
+    finally:
+        await _close(connection)
+
+
+def _load_aio_pika() -> ModuleType:
+    """aio_pika, which only installations with notifications need.
+
+    Raises:
+        LocationUnavailable: the extra is not installed.
     """
     try:
-        import aio_pika  # noqa: PLC0415 - an extra: only those with notifications need it
-        from aio_pika.exceptions import (  # noqa: PLC0415
-            AMQPError,
-            AuthenticationError,
-            ChannelNotFoundEntity,
-            ProbableAuthenticationError,
-        )
+        import aio_pika  # noqa: PLC0415
     except ImportError as error:
         raise LocationUnavailable(
             "reading notifications needs `pip install 'glance-resolver[events]'`",
             code="no-aio-pika",
         ) from error
-    for name in ("aio_pika", "aiormq"):  # they log a lost connection as a traceback each
+    for name in ("aio_pika", "aiormq"):  # they log a traceback for each lost connection
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    exchange_name = notifications.get("exchange", EXCHANGE)
-    why: Exception = ValueError("no host")
+    return aio_pika
+
+
+async def _connect(notifications: Mapping[str, str], queue_name: str) -> AbstractConnection:
+    """A connection to the first of the broker's hosts that can be reached.
+
+    Raises:
+        LocationUnavailable: there is none, or the broker refuses the credentials.
+    """
+    aio_pika = _load_aio_pika()
+    failure: Exception = ValueError("no host")
     for url in broker_urls(notifications):
         try:
-            connection = await aio_pika.connect(
+            connection: AbstractConnection = await aio_pika.connect(
                 url,
-                timeout=CONNECT_TIMEOUT,
-                heartbeat=HEARTBEAT,
+                timeout=BROKER_TIMEOUT_SECONDS,
+                heartbeat=HEARTBEAT_SECONDS,
                 client_properties={"connection_name": queue_name},
             )
-            break
-        except (AuthenticationError, ProbableAuthenticationError) as error:
+        except (
+            aio_pika.exceptions.AuthenticationError,
+            aio_pika.exceptions.ProbableAuthenticationError,
+        ) as error:
             raise LocationUnavailable(
                 "the broker refuses the user and password of its URL", code="broker-refused"
             ) from error
-        except (AMQPError, OSError, TimeoutError, ValueError) as error:
-            why = error
-    else:
-        raise LocationUnavailable(
-            f"cannot connect to the broker: {type(why).__name__}", code="broker-unreachable"
-        ) from why
+        except (aio_pika.exceptions.AMQPError, OSError, TimeoutError, ValueError) as error:
+            failure = error
+        else:
+            return connection
+    raise LocationUnavailable(
+        f"cannot connect to the broker: {type(failure).__name__}", code="broker-unreachable"
+    ) from failure
+
+
+async def _declare(
+    connection: AbstractConnection, notifications: Mapping[str, str], queue_name: str
+) -> Subscription:
+    """Checks that Glance's exchange exists, and declares the queue.
+
+    Raises:
+        LocationUnavailable: there is no such exchange.
+        AMQPError, OSError, TimeoutError, RuntimeError: the broker failed.
+    """
+    channel_not_found = _load_aio_pika().exceptions.ChannelNotFoundEntity
+    channel = await connection.channel(publisher_confirms=False)
+    exchange = notifications.get("exchange", DEFAULT_EXCHANGE)
     try:
-        try:
-            channel = await connection.channel(publisher_confirms=False)
-            try:
-                await channel.get_exchange(exchange_name, ensure=True)
-            except ChannelNotFoundEntity as error:
-                raise LocationUnavailable(
-                    f"the broker has no exchange {exchange_name!r} yet: Glance makes it with its "
-                    "first notification",
-                    code="no-exchange",
-                ) from error
-            new = False
-            try:
-                await channel.declare_queue(queue_name, passive=True, timeout=CONNECT_TIMEOUT)
-            except ChannelNotFoundEntity:
-                new = True
-                channel = await connection.channel(publisher_confirms=False)
-            await channel.set_qos(prefetch_count=2 * BATCH, timeout=CONNECT_TIMEOUT)
-            queue = await channel.declare_queue(
-                queue_name,
-                durable=True,
-                arguments={"x-expires": UNUSED_FOR * 1000},
-                timeout=CONNECT_TIMEOUT,
-            )
-            tie = exchange_name, f"{notifications.get('topic', TOPIC)}.*"
-            subscription = Subscription(channel, queue, tie, new=new)
-            if read:
-                await subscription.start()
-            yield subscription
-        except (AMQPError, OSError, TimeoutError, RuntimeError) as error:
-            raise LocationUnavailable(
-                f"the broker failed: {type(error).__name__}", code="broker-lost"
-            ) from error
-    finally:
-        try:
-            async with asyncio.timeout(2):
-                await connection.close()
-        except (AMQPError, OSError, TimeoutError, RuntimeError):
-            pass
+        await channel.get_exchange(exchange, ensure=True)
+    except channel_not_found as error:
+        raise LocationUnavailable(
+            f"the broker has no exchange {exchange!r} yet: Glance makes it with its first "
+            "notification",
+            code="no-exchange",
+        ) from error
+    is_new = False
+    try:
+        await channel.declare_queue(queue_name, passive=True, timeout=BROKER_TIMEOUT_SECONDS)
+    except channel_not_found:  # which also closes the channel
+        is_new = True
+        channel = await connection.channel(publisher_confirms=False)
+    await channel.set_qos(prefetch_count=2 * MAX_BATCH, timeout=BROKER_TIMEOUT_SECONDS)
+    queue = await channel.declare_queue(
+        queue_name,
+        durable=True,
+        arguments={"x-expires": QUEUE_EXPIRY_SECONDS * 1000},
+        timeout=BROKER_TIMEOUT_SECONDS,
+    )
+    binding = exchange, f"{notifications.get('topic', DEFAULT_TOPIC)}.*"
+    return Subscription(channel, queue, binding, is_new=is_new)
+
+
+def _broker_failures() -> tuple[type[Exception], ...]:
+    return _load_aio_pika().exceptions.AMQPError, OSError, TimeoutError, RuntimeError
+
+
+async def _close(connection: AbstractConnection) -> None:
+    """Closes a connection that may be lost already."""
+    with contextlib.suppress(*_broker_failures()):
+        async with asyncio.timeout(CLOSE_TIMEOUT_SECONDS):
+            await connection.close()

@@ -10,9 +10,9 @@ from typing import NamedTuple
 import aiohttp
 
 from resolver.errors import InvalidImageId, LocationUnavailable
+from resolver.glance.cloud_credentials import CloudCredentials
 from resolver.glance.credential_scope import CredentialScope, sees_all
-from resolver.glance.glance_server import Reply, Server
-from resolver.glance.keystone import CloudCredentials
+from resolver.glance.glance_server import GlanceServer, Reply
 from resolver.models import Location, format_id, parse_id
 
 GLANCE_HEADER = "X-Openstack-Request-Id"
@@ -25,7 +25,7 @@ SCOPE_CACHE_SECONDS = 300.0
 """How long `ImageProbe` relies on what a credential was found to see."""
 
 
-async def has_image(server: Server, versions: tuple[str, ...], text: str) -> bool:
+async def has_image(server: GlanceServer, versions: tuple[str, ...], text: str) -> bool:
     """Whether the server shows the image whose id is spelled ``text``.
 
     v2 answers ``GET`` with the record. v1 answers ``HEAD`` with headers, which also show an admin
@@ -37,12 +37,12 @@ async def has_image(server: Server, versions: tuple[str, ...], text: str) -> boo
     """
     use_v2 = server.uses_v2(versions)
     if use_v2:
-        reply = await server.ask(f"/v2/images/{text}", most=MAX_RECORD_BYTES)
+        reply = await server.request(f"/v2/images/{text}", max_bytes=MAX_RECORD_BYTES)
         found = reply.status == 200 and _is_same_id(_record_id(reply), text)
         # Without known versions, 300 means that the server has no v2.
         use_v2 = bool(versions) or reply.status != 300
     if not use_v2:
-        reply = await server.ask(f"/v1/images/{text}", method="HEAD")
+        reply = await server.request(f"/v1/images/{text}", method="HEAD")
         found = reply.status == 200 and _is_same_id(reply.headers.get("X-Image-Meta-Id"), text)
         if found and reply.headers.get("X-Image-Meta-Deleted", "").lower() == "true":
             return False
@@ -140,5 +140,5 @@ class ImageProbe:
             self._scopes[location.number] = cached
         return cached.scope
 
-    def _server(self, location: Location) -> Server:
-        return Server(self._session, location, self._cloud_credentials)
+    def _server(self, location: Location) -> GlanceServer:
+        return GlanceServer(self._session, location, self._cloud_credentials)

@@ -54,15 +54,19 @@ class LocationView:
         """The URL that an image id is appended to, for v2."""
         return f"{self.location.url}/v2/images/"
 
+    @cached_property
+    def images_url(self) -> str:
+        """The URL that an image id is appended to, for a version of the API that the location serves
+        today: v1 if it is served or the versions are not known, else v2."""
+        return self.images_v1 if self.serves is None or self.serves[0] else self.images_v2
+
     def uri(self, image_id: bytes, letter_case: int = 0) -> str:
         """The identifier of an image at this location."""
         return self.images_v1 + format_id(image_id, letter_case)
 
     def url(self, image_id: bytes, letter_case: int = 0) -> str:
         """The URL of an image at this location that can be fetched today."""
-        if self.serves is None or self.serves[0]:
-            return self.uri(image_id, letter_case)
-        return self.images_v2 + format_id(image_id, letter_case)
+        return self.images_url + format_id(image_id, letter_case)
 
     @property
     def sees_all(self) -> bool | None:

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from urllib.parse import SplitResult, urlsplit
 
 from resolver.errors import InvalidLocation
-from resolver.glance.host_policy import Address, AllowedHosts, is_loopback, parse_address
+from resolver.glance.host_policy import Address, HostPolicy, is_loopback, parse_address
 from resolver.settings import Settings
 
 DEFAULT_PORTS = {"http": 80, "https": 443}
@@ -55,7 +55,7 @@ class TargetPolicy:
 
     def __init__(self, settings: Settings, own_ports: OwnPorts, lookup: Lookup = look_up) -> None:
         self._require_https = settings.require_https
-        self._allowed = AllowedHosts(settings.allowed_hosts)
+        self._allowed = HostPolicy(settings.allowed_hosts)
         self._public_url = urlsplit(settings.public_url)
         self._listen_host = settings.host
         self._own_ports = own_ports
@@ -84,12 +84,12 @@ class TargetPolicy:
         addresses if they had to be looked up: a name that only a network could allow is allowed if
         all its addresses are."""
         allowed = self._allowed
-        if not allowed.rules or allowed.names(host):
+        if not allowed.rules or allowed.allows_name(host):
             return None
         addresses: Sequence[Address] = []
         if allowed.networks or parse_address(host):
             addresses = await self._addresses(host)
-        if not addresses or not all(allowed.admits(host, address) for address in addresses):
+        if not addresses or not all(allowed.allows(host, address) for address in addresses):
             raise InvalidLocation(
                 f"`url`: host {host} is not allowed here (RESOLVER_ALLOWED_HOSTS: "
                 f"{', '.join(allowed.rules)})"

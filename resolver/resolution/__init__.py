@@ -1,17 +1,26 @@
-"""The product's rule: which answer is true of an image, and which owner comes first."""
+"""The product's rule: which answer is true of an image, and which owner comes first.
 
-from resolver.resolution.answer import Answer, AnswerContext, AnswerTemplate, Offer
-from resolver.resolution.image_resolver import LookupResult, Resolver
+`answer.decide` is the rule. `ranking` orders owners. `image_resolver.Resolver` gathers what the
+rule needs, through `index_reader` (claims) and `prober` (the locations themselves).
+"""
+
+from resolver.resolution.answer import Answer, AnswerContext, decide
+from resolver.resolution.image_resolver import RETRY_AFTER_SECONDS, Resolver
+from resolver.resolution.index_reader import LookupResult
 from resolver.resolution.prober import Prober
-from resolver.resolution.ranking import Preferences
+from resolver.resolution.ranking import ImageOwner, Preferences
+from resolver.resolution.templates import AnswerTemplate, TemplateCache
 
 __all__ = [
+    "RETRY_AFTER_SECONDS",
     "Answer",
     "AnswerContext",
     "AnswerTemplate",
+    "ImageOwner",
     "LookupResult",
-    "Offer",
     "Preferences",
     "Prober",
     "Resolver",
+    "TemplateCache",
+    "decide",
 ]

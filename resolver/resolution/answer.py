@@ -1,41 +1,52 @@
-"""Answers: from an image's owners and one table of locations to one of the three outcomes."""
+"""The rule: from an image's claims and one table of locations to found, absent or unknown.
+
+`decide` is the whole rule. It is pure: no HTTP, no Redis and no waiting. The resolver gathers what
+`decide` needs (claims from the index, answers from the locations).
+
+- **found**: some owner may be offered.
+- **absent**: every location in service has proved that it lacks the image.
+- **unknown**: everything else. An image is never absent because somebody could not be asked.
+"""
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from enum import Enum
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from resolver.errors import IndexUnavailable
 from resolver.models import Outcome, Owner, format_id
-from resolver.registry import LocationView, Table
-from resolver.resolution.prober import ProbeResult
-from resolver.resolution.ranking import Candidate, Preferences, has_ties, left_out, rank
-
-NOT_ASKED = ProbeResult(why="it was not asked in time", asked=False)
+from resolver.registry import Table
+from resolver.resolution.ranking import (
+    DEFAULT_PREFERENCES,
+    ImageOwner,
+    Preferences,
+    exclusion_reason,
+    rank,
+)
 
 
 @dataclass(frozen=True, slots=True)
-class Offer:
-    """One owner of an image, ready to be named to a client."""
+class ProbeResult:
+    """What one location answered about one image."""
 
-    view: LocationView
-    uri: str
-    url: str
-    letter_case: int
+    owner: Owner | None = None
+    """Its claim, where it has the image."""
+    absent: bool = False
+    """It does not have the image: a 404 to a credential that sees every image."""
+    asked: bool = True
+    """False where the location was never asked."""
+    reason: str = ""
+    """Why the answer is neither. Clients may read it."""
+    at: float = field(default_factory=time.monotonic)
+    """`time.monotonic` of the answer."""
+    location_updated: float = 0.0
+    """When the location was last changed. An answer from before a change does not count."""
 
-    def as_json(self) -> dict[str, Any]:
-        return {
-            "location": self.view.name,
-            "region": self.view.location.region,
-            "uri": self.uri,
-            "url": self.url,
-            "health": str(self.view.health),
-            "state": str(self.view.location.state),
-        }
+
+NOT_ASKED = ProbeResult(reason="it was not asked in time", asked=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,210 +55,178 @@ class Answer:
 
     image_id: bytes
     outcome: Outcome
-    offers: tuple[Offer, ...] = ()
-    """The owners, best first."""
+    owners: tuple[ImageOwner, ...] = ()
+    """Owners that may be offered, best first."""
     missing: tuple[str, ...] = ()
-    """Locations that could not vouch."""
+    """Names of locations that could not vouch for the image's absence."""
     detail: str = ""
     source: str = "index"
+    """``index``, ``cache``, ``probe`` or ``stale``."""
     age: float = 0.0
-    """Seconds since the source said so."""
+    """Seconds since the source was read."""
 
-    @property
-    def id(self) -> str:
-        return format_id(self.image_id)
+    def head_json(self, text: str) -> dict[str, Any]:
+        """The members up to ``source``; ``text`` is the image's id in lower case.
+
+        Owners with upper-case digits in their spelling need the real id, which `image_id` is.
+        """
+        rows = [_owner_json(owner, self.image_id, text) for owner in self.owners]
+        best = rows[0] if rows else None
+        return {
+            "id": text,
+            "outcome": str(self.outcome),
+            "uri": best["uri"] if best else None,
+            "url": best["url"] if best else None,
+            "owners": rows,
+            "missing": list(self.missing),
+        }
 
     def as_json(self) -> dict[str, Any]:
-        best = self.offers[0] if self.offers else None
+        """All members, as the HTTP API shows them."""
         return {
-            "id": self.id,
-            "outcome": str(self.outcome),
-            "uri": best.uri if best else None,
-            "url": best.url if best else None,
-            "owners": [offer.as_json() for offer in self.offers],
-            "missing": list(self.missing),
+            **self.head_json(format_id(self.image_id)),
             "source": self.source,
             "age": round(self.age, 3),
         }
 
 
-class AnswerContext:
-    """Answers from one table, for one client, as of one moment."""
-
-    def __init__(
-        self, table: Table, preferences: Preferences, home: str, cut: IndexUnavailable | None = None
-    ) -> None:
-        """``cut``: why Redis does not answer. A location that was registered meanwhile is not in
-        the table then, so nothing is absent."""
-        self.table = table
-        self.cut = cut
-        self.preferences = preferences
-        self.left: float | None = None
-        """Seconds for which the index may still be waited for; None: a deadline each time."""
-        self._home = home
-        self._begun = time.monotonic()
-        self._covered: dict[str, str] | None = None
-        self._forms: dict[Order, AnswerTemplate] = {}
-        self._plain: dict[tuple[Owner, ...], _Sharing] = {}
-
-    def on(self, table: Table) -> AnswerContext:
-        """The same from another table."""
-        other = AnswerContext(table, self.preferences, self._home, self.cut)
-        other._begun, other.left = self._begun, self.left
-        return other
-
-    def candidates(self, owners: Iterable[Owner]) -> list[Candidate]:
-        """The owners that are registered."""
-        by_number = self.table.by_number
-        return [Candidate(by_number[o.number], o) for o in owners if o.number in by_number]
-
-    def found(self, image_id: bytes, candidates: Sequence[Candidate]) -> Answer | None:
-        """The answer that names those who may be offered; None where nobody may."""
-        offered = rank(candidates, image_id, self.preferences, self._home)
-        if not offered:
-            return None
-        return Answer(image_id, Outcome.FOUND, tuple(self._offer(image_id, c) for c in offered))
-
-    def answer(
-        self,
-        image_id: bytes,
-        owners: tuple[Owner, ...],
-        said: Mapping[int, ProbeResult] | None = None,
-    ) -> Answer:
-        """The answer about one image with these claims.
-
-        ``said``: what locations answered when they were asked about it; None where none was, so
-        that their coverage must do.
-        """
-        candidates = self.candidates(owners)
-        if (found := self.found(image_id, candidates)) is not None:
-            return found
-        doubts = self._doubts() if said is None else self._silence(said)
-        if candidates:
-            why = "; ".join(f"{c.view.name} is {left_out(c, self.preferences)}" for c in candidates)
-            return Answer(
-                image_id,
-                Outcome.UNKNOWN,
-                missing=tuple(dict.fromkeys((*(c.view.name for c in candidates), *doubts))),
-                detail=f"It is known only where it may not be offered: {why}.",
-            )
-        if doubts:
-            why = "; ".join(f"{name}: {doubt}" for name, doubt in doubts.items())
-            return Answer(
-                image_id,
-                Outcome.UNKNOWN,
-                missing=tuple(doubts),
-                detail=f"No owner is known, and not every location can vouch. {why}.",
-            )
-        if self.cut is not None:
-            detail = f"No owner is known here, and {self.cut.detail}."
-            return Answer(image_id, Outcome.UNKNOWN, detail=detail)
-        if not self.table.in_service():
-            return Answer(
-                image_id, Outcome.UNKNOWN, detail="No location is registered and in service."
-            )
-        if said is None:
-            detail = "Every location was covered and none lists it."
-            return Answer(image_id, Outcome.ABSENT, detail=detail)
-        age = time.monotonic() - min(one.at for one in said.values())
-        source = "probe" if any(one.at >= self._begun for one in said.values()) else "cache"
-        return Answer(
-            image_id,
-            Outcome.ABSENT,
-            detail="Every location was asked and none has it.",
-            source=source,
-            age=age,
-        )
-
-    def _doubts(self) -> dict[str, str]:
-        if self._covered is None:
-            self._covered = self.table.coverage_problems(time.time())
-        return self._covered
-
-    def _silence(self, said: Mapping[int, ProbeResult]) -> dict[str, str]:
-        """Why locations in service have not said that they lack the image; only those."""
-        doubts = {}
-        for view in self.table.in_service():
-            one = said.get(view.location.number, NOT_ASKED)
-            if one.owner is None and not one.no:
-                doubts[view.name] = one.why
-        return doubts | self.table.lost_locations()
-
-    @staticmethod
-    def _offer(image_id: bytes, candidate: Candidate) -> Offer:
-        view, letter_case = candidate.view, candidate.owner.letter_case
-        return Offer(
-            view, view.uri(image_id, letter_case), view.url(image_id, letter_case), letter_case
-        )
-
-    def form(self, image_id: bytes, owners: tuple[Owner, ...]) -> AnswerTemplate:
-        """The answer about one image as JSON text, but for the id.
-
-        Images with the same owners in the same order differ in their id only, so the text is made
-        once for all of them. Only a draw among equals depends on the id, and a spelling.
-        """
-        order = self.order(image_id, owners)
-        if order is None:
-            return AnswerTemplate.of(self.answer(image_id, owners))
-        if (form := self._forms.get(order)) is None:
-            form = AnswerTemplate.of(self.answer(image_id, owners))
-            if not self.id_occurs_in_owners(format_id(image_id), owners):
-                self._forms[order] = form
-        return form
-
-    def id_occurs_in_owners(self, text: str, owners: tuple[Owner, ...]) -> bool:
-        """Whether an image's id also stands in what is said of its owners, such as in a URL's
-        prefix: text of its answer cut at the id is then no other image's."""
-        return any(
-            text in part
-            for candidate in self.candidates(owners)
-            for part in (candidate.view.location.url, candidate.view.location.region)
-        )
-
-    def order(self, image_id: bytes, owners: tuple[Owner, ...]) -> Order | None:
-        """What answers about images with these owners have in common but for the id: equal for
-        two images, so are they. None: nothing, since an owner spells the id its own way."""
-        plain = self._plain.get(owners)
-        if plain is None:
-            plain = _Sharing.NO
-            if not any(owner.letter_case for owner in owners):
-                drawn_ = has_ties(self.candidates(owners), self.preferences, self._home)
-                plain = _Sharing.DRAWN if drawn_ else _Sharing.YES
-            self._plain[owners] = plain
-        if plain is _Sharing.YES:
-            return owners
-        if plain is _Sharing.NO:
-            return None
-        ranked = rank(self.candidates(owners), image_id, self.preferences, self._home)
-        return (_DRAWN, *(candidate.owner for candidate in ranked))
+def json_tail(source: str, age: float) -> str:
+    """The end of an answer's JSON text, behind that of `Answer.head_json` without its brace."""
+    return f', "source": "{source}", "age": {round(age, 3)!r}}}'
 
 
-Order = tuple[Owner, ...]
+def json_text(answer: Answer, text: str) -> str:
+    """The JSON text of an answer up to its `json_tail`."""
+    return json.dumps(answer.head_json(text))[:-1]
 
-_DRAWN = Owner(-1)
-"""Heads an order that was drawn, which no claim's owners are."""
 
-
-class _Sharing(Enum):
-    """Whether the answers about images with the same owners are the same but for the id."""
-
-    YES = 1
-    DRAWN = 2
-    """It depends on the image which of them comes first."""
-    NO = 3
+def _owner_json(owner: ImageOwner, image_id: bytes, text: str) -> dict[str, Any]:
+    view = owner.view
+    spelled = format_id(image_id, owner.letter_case) if owner.letter_case else text
+    return {
+        "location": view.name,
+        "region": view.location.region,
+        "uri": view.images_v1 + spelled,
+        "url": view.images_url + spelled,
+        "health": str(view.health),
+        "state": str(view.location.state),
+    }
 
 
 @dataclass(frozen=True, slots=True)
-class AnswerTemplate:
-    """The JSON text of an answer, cut where the image's id stands."""
+class AnswerContext:
+    """What all answers to one request have in common."""
 
-    outcome: Outcome
-    parts: tuple[str, ...]
+    table: Table
+    preferences: Preferences = DEFAULT_PREFERENCES
+    home_region: str = ""
+    index_error: IndexUnavailable | None = None
+    """Why Redis did not answer. A location may have been registered since the table was read, so
+    nothing is absent then."""
+    started: float = field(default_factory=time.monotonic)
 
-    @classmethod
-    def of(cls, answer: Answer) -> AnswerTemplate:
-        return cls(answer.outcome, tuple(json.dumps(answer.as_json()).split(answer.id)))
+    def with_table(self, table: Table) -> AnswerContext:
+        return replace(self, table=table)
 
-    def fill(self, text: str) -> str:
-        """The answer for an id in its usual, dashed and lower-case, form."""
-        return text.join(self.parts)
+    def owners_of(self, claims: Iterable[Owner]) -> list[ImageOwner]:
+        """The claims whose locations are registered."""
+        by_number = self.table.by_number
+        return [
+            ImageOwner(by_number[claim.number], claim.letter_case)
+            for claim in claims
+            if claim.number in by_number
+        ]
+
+    def ranked(self, image_id: bytes, owners: Iterable[ImageOwner]) -> list[ImageOwner]:
+        return rank(owners, image_id, self.preferences, self.home_region)
+
+
+def decide_found(
+    context: AnswerContext, image_id: bytes, owners: Iterable[ImageOwner]
+) -> Answer | None:
+    """The answer ``found``; None where no owner may be offered."""
+    offered = context.ranked(image_id, owners)
+    return Answer(image_id, Outcome.FOUND, tuple(offered)) if offered else None
+
+
+def decide(
+    context: AnswerContext,
+    image_id: bytes,
+    claims: Iterable[Owner],
+    probes: Mapping[int, ProbeResult] | None = None,
+) -> Answer:
+    """The answer about one image.
+
+    Args:
+        claims: the image's claims, from the index and from probes.
+        probes: what locations answered when they were asked about this image, by location number;
+            None where nobody asks, so that the coverage of the index must prove absence.
+    """
+    owners = context.owners_of(claims)
+    if (found := decide_found(context, image_id, owners)) is not None:
+        return found
+    doubts = _coverage_doubts(context) if probes is None else _probe_doubts(context, probes)
+    if owners:
+        return _unknown_where_excluded(context, image_id, owners, doubts)
+    if doubts:
+        reasons = "; ".join(f"{name}: {doubt}" for name, doubt in doubts.items())
+        return Answer(
+            image_id,
+            Outcome.UNKNOWN,
+            missing=tuple(doubts),
+            detail=f"No owner is known, and not every location can vouch. {reasons}.",
+        )
+    if context.index_error is not None:
+        detail = f"No owner is known here, and {context.index_error.detail}."
+        return Answer(image_id, Outcome.UNKNOWN, detail=detail)
+    if not context.table.in_service():
+        return Answer(image_id, Outcome.UNKNOWN, detail="No location is registered and in service.")
+    return _absent(context, image_id, probes)
+
+
+def _absent(
+    context: AnswerContext, image_id: bytes, probes: Mapping[int, ProbeResult] | None
+) -> Answer:
+    if probes is None:
+        detail = "Every location is covered by the index and none lists the image."
+        return Answer(image_id, Outcome.ABSENT, detail=detail)
+    oldest = min(probe.at for probe in probes.values())
+    asked_now = any(probe.at >= context.started for probe in probes.values())
+    return Answer(
+        image_id,
+        Outcome.ABSENT,
+        detail="Every location was asked and none has it.",
+        source="probe" if asked_now else "cache",
+        age=time.monotonic() - oldest,
+    )
+
+
+def _unknown_where_excluded(
+    context: AnswerContext, image_id: bytes, owners: list[ImageOwner], doubts: Mapping[str, str]
+) -> Answer:
+    """There are owners, and none of them may be offered."""
+    reasons = "; ".join(
+        f"{owner.name} is {exclusion_reason(owner.view, context.preferences)}" for owner in owners
+    )
+    names = dict.fromkeys((*(owner.name for owner in owners), *doubts))
+    return Answer(
+        image_id,
+        Outcome.UNKNOWN,
+        missing=tuple(names),
+        detail=f"It is known only where it may not be offered: {reasons}.",
+    )
+
+
+def _coverage_doubts(context: AnswerContext) -> dict[str, str]:
+    """Locations whose part of the index does not prove absence, each with the reason."""
+    return context.table.coverage_problems(time.time())
+
+
+def _probe_doubts(context: AnswerContext, probes: Mapping[int, ProbeResult]) -> dict[str, str]:
+    """Locations in service that have not proved absence, each with the reason."""
+    doubts = {}
+    for view in context.table.in_service():
+        probe = probes.get(view.location.number, NOT_ASKED)
+        if probe.owner is None and not probe.absent:
+            doubts[view.name] = probe.reason
+    return doubts | context.table.lost_locations()

@@ -1,4 +1,8 @@
-"""Lookups that are asked for in one turn of the event loop travel to the index together."""
+"""Lookups requested in one turn of the event loop travel to the index as one batch.
+
+This is the DataLoader pattern: each caller asks for one id, and one read serves all callers of the
+turn. They share one pipeline, one task and one deadline.
+"""
 
 from __future__ import annotations
 
@@ -13,65 +17,65 @@ T = TypeVar("T")
 log = structlog.get_logger()
 
 OnResult = Callable[[T | BaseException], None]
-"""Called with what came, or why nothing did."""
+"""Called with the value, or with the reason why there is none."""
+
+BatchRead = Callable[[Sequence[bytes]], Awaitable[Sequence[T | BaseException]]]
+"""Reads many ids; gives for each, in order, the value or the reason why there is none."""
 
 
 class LookupBatcher(Generic[T]):
-    """Gathers what single requests ask for, so that many share one pipeline, task and deadline.
+    """Collects the ids that single requests ask for.
 
-    Who asks is told by a plain call, not a future: at 30,000 requests a second those would cost
-    more than the lookups.
+    Callers are answered by a plain call, not by a future: at 30,000 requests a second the futures
+    would cost more than the lookups.
     """
 
-    def __init__(
-        self, read: Callable[[Sequence[bytes]], Awaitable[Sequence[T | BaseException]]]
-    ) -> None:
-        """``read`` gives for each id what is found, or why nothing is."""
+    def __init__(self, read: BatchRead[T]) -> None:
         self._read = read
         self._ids: list[bytes] = []
-        self._tells: list[OnResult[T]] = []
+        self._callbacks: list[OnResult[T]] = []
         self._reading: set[asyncio.Task[None]] = set()
 
-    def ask(self, image_id: bytes, tell: OnResult[T]) -> None:
-        """Looks one id up with all others that are asked for before the loop turns."""
+    def request(self, image_id: bytes, on_result: OnResult[T]) -> None:
+        """Looks up an id with all others that are requested before the loop's next turn."""
         if not self._ids:
-            asyncio.get_running_loop().call_soon(self._send)
+            asyncio.get_running_loop().call_soon(self._start_batch)
         self._ids.append(image_id)
-        self._tells.append(tell)
+        self._callbacks.append(on_result)
 
     async def get(self, image_id: bytes) -> T:
-        """The same for those who wait.
+        """The same for callers that can wait.
 
         Raises:
-            Exception: whatever the reading raised.
+            Exception: whatever the read raised.
         """
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
 
-        def tell(found: T | BaseException) -> None:
+        def on_result(value: T | BaseException) -> None:
             if future.done():  # its caller has given up
                 return
-            if isinstance(found, BaseException):
-                future.set_exception(found)
+            if isinstance(value, BaseException):
+                future.set_exception(value)
             else:
-                future.set_result(found)
+                future.set_result(value)
 
-        self.ask(image_id, tell)
+        self.request(image_id, on_result)
         return await future
 
-    def _send(self) -> None:
+    def _start_batch(self) -> None:
         ids, self._ids = self._ids, []
-        tells, self._tells = self._tells, []
-        task = asyncio.create_task(self._run(ids, tells))
+        callbacks, self._callbacks = self._callbacks, []
+        task = asyncio.create_task(self._run_batch(ids, callbacks))
         self._reading.add(task)
         task.add_done_callback(self._reading.discard)
 
-    async def _run(self, ids: list[bytes], tells: list[OnResult[T]]) -> None:
+    async def _run_batch(self, ids: list[bytes], callbacks: list[OnResult[T]]) -> None:
         try:
-            found: Sequence[T | BaseException] = await self._read(ids)
-        except Exception as error:  # whoever asked knows what to do about it
-            found = [error] * len(ids)
-        for tell, one in zip(tells, found, strict=True):
+            values: Sequence[T | BaseException] = await self._read(ids)
+        except Exception as error:  # each caller decides what to do about it
+            values = [error] * len(ids)
+        for callback, value in zip(callbacks, values, strict=True):
             try:
-                tell(one)
+                callback(value)
             except Exception:  # one that fails must not keep the others waiting
-                log.exception("an answer was lost")
+                log.exception("lookup callback failed")

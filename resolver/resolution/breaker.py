@@ -1,4 +1,4 @@
-"""Whether the index is worth asking."""
+"""A circuit breaker before the index."""
 
 from __future__ import annotations
 
@@ -10,12 +10,11 @@ import structlog
 
 from resolver.errors import IndexUnavailable
 
-FAILURES = 3
-"""Failed questions in a row after which nobody waits for the index any more."""
+FAILURES_TO_OPEN = 3
+"""Failed lookups in a row after which requests no longer wait for the index."""
 
-PAUSE = 0.25
-"""Seconds between two trials whether it answers again."""
-
+TRIAL_INTERVAL_SECONDS = 0.25
+"""Between two trials of an index that does not answer, give or take a fifth."""
 
 log = structlog.get_logger()
 
@@ -23,37 +22,39 @@ log = structlog.get_logger()
 class Breaker:
     """Keeps requests from waiting for an index that does not answer.
 
-    While it is broken no request asks: one task tries, every so often, until the index answers.
+    While the breaker is open no request asks the index. One task tries again and again until the
+    index answers, and closes the breaker.
     """
 
     def __init__(self, trial: Callable[[], Awaitable[object]]) -> None:
+        """``trial`` asks the index once; it raises IndexUnavailable when it gets no answer."""
         self._trial = trial
         self._failures = 0
         self._trying: asyncio.Task[None] | None = None
-        self.why: IndexUnavailable | None = None
-        """Why it is broken; None while it is not."""
+        self.error: IndexUnavailable | None = None
+        """Why the breaker is open; None while it is closed."""
 
-    def worked(self) -> None:
+    def record_success(self) -> None:
         self._failures = 0
 
-    def failed(self, why: IndexUnavailable) -> None:
+    def record_failure(self, error: IndexUnavailable) -> None:
         self._failures += 1
-        if self._failures >= FAILURES and self._trying is None:
-            self.why = why
-            self._trying = asyncio.create_task(self._try(), name="breaker")
+        if self._failures >= FAILURES_TO_OPEN and self._trying is None:
+            self.error = error
+            self._trying = asyncio.create_task(self._try_until_success(), name="breaker")
 
-    async def _try(self) -> None:
+    async def _try_until_success(self) -> None:
         while True:
-            await asyncio.sleep(PAUSE * random.uniform(0.8, 1.2))
+            await asyncio.sleep(TRIAL_INTERVAL_SECONDS * random.uniform(0.8, 1.2))
             try:
                 await self._trial()
             except IndexUnavailable as error:
-                self.why = error
+                self.error = error
                 continue
-            except Exception:  # ours: without a trial nobody would ask again
-                log.exception("the trial broke")
+            except Exception:  # a bug of ours: without further trials the breaker stays open
+                log.exception("breaker trial failed")
                 continue
-            self.why, self._failures, self._trying = None, 0, None
+            self.error, self._failures, self._trying = None, 0, None
             return
 
     async def close(self) -> None:

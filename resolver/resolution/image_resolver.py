@@ -1,56 +1,62 @@
-"""Resolving ids: asking the index, and the locations where it cannot tell."""
+"""Resolving image ids: from the index, and from the locations where the index cannot tell."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Collection, Coroutine, Hashable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple, cast
 
 from resolver.errors import IndexUnavailable, TooManyRequests
 from resolver.index import Index
 from resolver.models import Outcome, Owner, State, format_id
-from resolver.registry.table import Table, TableKeeper, index_timeout_error
-from resolver.resolution.answer import NOT_ASKED, Answer, AnswerContext, AnswerTemplate
-from resolver.resolution.batcher import LookupBatcher, OnResult
-from resolver.resolution.breaker import Breaker
-from resolver.resolution.prober import Image, Pay, Prober, ProbeResult
-from resolver.resolution.ranking import Candidate, Preferences, left_out, reasons
+from resolver.registry import LocationView, TableKeeper
+from resolver.resolution.answer import (
+    NOT_ASKED,
+    Answer,
+    AnswerContext,
+    ProbeResult,
+    decide,
+    decide_found,
+    json_tail,
+    json_text,
+)
+from resolver.resolution.batcher import OnResult
+from resolver.resolution.index_reader import Claims, IndexReader, LookupResult
+from resolver.resolution.prober import ChargeCallback, ProbedImage, Prober, ProbeRequest
+from resolver.resolution.ranking import Preferences
+from resolver.resolution.templates import AnswerTemplate, TemplateCache
 
-RETRY_AFTER = 5
-"""Seconds that an `unknown` asks its client to wait: a first sweep of a small cloud."""
+RETRY_AFTER_SECONDS = 5
+"""How long an ``unknown`` asks its client to wait: a first sweep of a small cloud."""
 
-GRACE = 0.05
-"""Seconds for which a question that has just failed may still say why."""
+PROBE_GRACE_SECONDS = 0.05
+"""How long a probe that has just timed out may still report why."""
 
-BULK_AT_ONCE = 16
-"""Ids of one request about which locations are asked at the same time."""
+BULK_PROBED_AT_ONCE = 16
+"""Ids of one bulk request whose locations are asked at the same time."""
 
-BULK_READS = 2
-"""Requests for many ids that are with the index at the same time: one is read of while the other
-is answered. More of them would make each other late, and single ids too."""
+BULK_READS_AT_ONCE = 2
+"""Bulk requests that read the index at the same time: one reads while another is rendered. More
+would delay each other, and single ids too."""
 
-DEADLINE_IDS = 1000
-"""Ids that lengthen the index's deadline by as much as one request's."""
+STALE_AGE_DIGITS = 1
+"""Stale ages in bulk answers are rounded to a tenth of a second, so that texts can be shared."""
 
 
-class LookupResult(NamedTuple):
-    """An image's owners, and the table that their numbers are of."""
+class Resolution(NamedTuple):
+    """An answer and what it was decided from."""
 
-    table: Table
-    owners: tuple[Owner, ...]
-    source: str = "index"
-    age: float = 0.0
-    cut: IndexUnavailable | None = None
-    """Why Redis was not asked, or did not answer."""
-    took: float = 0.0
-    """Seconds that the index took to tell."""
+    answer: Answer
+    context: AnswerContext
+    claims: Claims
+    probes: Mapping[int, ProbeResult]
+    """What locations answered, by location number."""
 
 
 class Resolver:
-    """Answers for ids: from the index, and from the locations where it cannot tell."""
+    """Answers for image ids."""
 
     def __init__(
         self,
@@ -58,75 +64,37 @@ class Resolver:
         tables: TableKeeper,
         prober: Prober | None = None,
         *,
-        home: str = "",
+        home_region: str = "",
         deadline: float = 0.25,
         stale_for: float = 3600.0,
     ) -> None:
-        """``prober`` None: no location is asked, so the index alone must know. ``stale_for``: how
-        long what was known last will do while Redis does not answer."""
-        self._index = index
-        self._tables = tables
+        """Args:
+        prober: None where no location is asked, so that the index alone must know.
+        deadline: seconds that one request waits for the index, in all.
+        stale_for: seconds for which the last known claims serve while Redis does not answer.
+        """
         self._prober = prober
-        self._home = home
-        self._deadline = deadline
-        self._stale_for = stale_for
-        self._batcher: LookupBatcher[LookupResult] = LookupBatcher(self._read_each)
-        self._bulks = asyncio.Semaphore(BULK_READS)
-        self.breaker = Breaker(self._try)
-        self._failed: Sequence[bytes] = ()
-        """What was asked for last in vain: on a cluster, one node may answer and another not."""
+        self._home_region = home_region
+        self._reader = IndexReader(
+            index, tables, deadline=deadline, stale_for=stale_for, on_claims=self._forget_negatives
+        )
+        self._bulk_reads = asyncio.Semaphore(BULK_READS_AT_ONCE)
+        self.breaker = self._reader.breaker
 
     async def close(self) -> None:
-        await self.breaker.close()
+        await self._reader.close()
 
-    async def _try(self) -> None:
-        await self._ask_index(self._failed[:1], keep=False)
+    def cached(self, image_id: bytes) -> LookupResult | None:
+        """See `IndexReader.cached`."""
+        return self._reader.cached(image_id)
 
-    def ask(self, image_id: bytes, tell: OnResult[LookupResult]) -> None:
-        """Has ``tell`` called with an image's owners, and the table that their numbers are of."""
-        self._batcher.ask(image_id, tell)
+    def lookup(self, image_id: bytes, on_result: OnResult[LookupResult]) -> None:
+        """See `IndexReader.request`."""
+        self._reader.request(image_id, on_result)
 
-    def known(self, image_id: bytes) -> LookupResult | None:
-        """The same, where this process knows it and would have been told of a change; or where it
-        knew it last and Redis does not answer."""
-        if self._tables.is_current and (kept := self._index.claims.cached(image_id)):
-            return LookupResult(self._tables.table, kept[0], "cache", kept[1])
-        if self.breaker.why is not None:
-            return self._last(image_id, self.breaker.why)
-        return None
-
-    def _last(self, image_id: bytes, why: IndexUnavailable) -> LookupResult | None:
-        """An image's owners as they were known last."""
-        table = self._tables.recent(self._stale_for)
-        if table is None or (found := self._index.claims.cached_stale(image_id)) is None:
-            return None
-        return LookupResult(table, found[0], "stale", found[1], why)
-
-    def _cut(self, image_id: bytes, why: IndexUnavailable) -> LookupResult:
-        """The same, or that no owner is known.
-
-        Raises:
-            IndexUnavailable: nor is any location, or nobody is asked.
-        """
-        if (last := self._last(image_id, why)) is not None:
-            return last
-        table = self._tables.recent(self._stale_for)
-        if table is None or not table.in_service() or self._prober is None:
-            raise IndexUnavailable(why.detail, headers=why.headers) from why
-        return LookupResult(table, (), "stale", 0.0, why)
-
-    async def _read_each(self, ids: Sequence[bytes]) -> Sequence[LookupResult | BaseException]:
-        begun = time.monotonic()
-        try:
-            table, owners = await self._read(ids, keep=True)
-        except IndexUnavailable as error:
-            return [self._last(image_id, error) or error for image_id in ids]
-        took = time.monotonic() - begun
-        if self._prober is not None:
-            for image_id, owned in zip(ids, owners, strict=True):
-                if owned:
-                    self._prober.forget((image_id, 0), owned)
-        return [LookupResult(table, owned, took=took) for owned in owners]
+    def context(self, found: LookupResult, preferences: Preferences) -> AnswerContext:
+        """The context of answers from this lookup."""
+        return AnswerContext(found.table, preferences, self._home_region, found.index_error)
 
     async def resolve(
         self,
@@ -134,346 +102,316 @@ class Resolver:
         preferences: Preferences,
         letter_case: int = 0,
         *,
-        told: LookupResult | BaseException | None = None,
-        pay: Pay | None = None,
+        prefetched: LookupResult | BaseException | None = None,
+        charge: ChargeCallback | None = None,
     ) -> Answer:
-        """The answer about one image. ``letter_case``: how its client spelt it; ``told``: what `ask` told
-        of it for the same request, which waits for the index no longer than one deadline in all.
+        """The answer about one image.
+
+        Args:
+            letter_case: how the client spelled the id.
+            prefetched: what `lookup` gave for the same request.
+            charge: called before locations are asked for the sake of this request.
 
         Raises:
-            IndexUnavailable: Redis gave no answer within the deadline, and nothing else helps.
-            TooManyRequests: from ``pay``.
+            IndexUnavailable: Redis gave no answer within the deadline, and nothing is known from
+                before.
+            TooManyRequests: from ``charge``.
         """
-        if not (preferences.fresh or preferences.exclude) and (known := self.known(image_id)):
-            context = AnswerContext(known.table, preferences, self._home)
-            if found := context.found(image_id, context.candidates(known.owners)):
-                return replace(found, source=known.source, age=known.age)
-        try:
-            if isinstance(told, IndexUnavailable):
-                raise told
-            owned = told if isinstance(told, LookupResult) else await self._batcher.get(image_id)
-        except IndexUnavailable as error:
-            owned = self._cut(image_id, error)
-        context = AnswerContext(owned.table, preferences, self._home, owned.cut)
-        context.left = self._deadline - owned.took
-        answer, _, _ = await self._settle(context, (image_id, letter_case), owned, pay)
-        return answer
+        if preferences.trust_index and (cached := self.cached(image_id)):
+            context = self.context(cached, preferences)
+            found = decide_found(context, image_id, context.owners_of(cached.claims))
+            if found is not None:
+                return replace(found, source=cached.source, age=cached.age)
+        lookup = await self._look_up(image_id, prefetched)
+        resolution = await self._settle((image_id, letter_case), preferences, lookup, charge)
+        return resolution.answer
 
-    async def resolve_text(
-        self,
-        ids: Sequence[bytes],
-        preferences: Preferences,
-        letter_cases: Mapping[int, int] | None = None,
-        pay: Pay | None = None,
-    ) -> list[AnswerTemplate]:
-        """The answers for many ids, in their order, as JSON text. ``letter_cases``: by where they stand,
-        how those are spelt that are not as usual.
-
-        Locations are asked about as many as can be within one question's time, and as ``pay``
-        allows; the rest are answered as the index has them.
-
-        Raises:
-            IndexUnavailable: Redis gave no answer within the deadline, which grows with ``ids``,
-                and nothing else helps.
-        """
-        async with self._bulks:
-            context, every, forms = await self._known_forms(ids, preferences)
-        if self._prober is None:
-            return forms
-        todo = [
-            at
-            for at, form in enumerate(forms)
-            if preferences.fresh or form.outcome is not Outcome.FOUND
-        ]
-        views: dict[Image, list[int]] = {}
-        for at in todo:
-            views.setdefault((ids[at], (letter_cases or {}).get(at, 0)), []).append(at)
-        coming = iter(views.items())
-
-        async def some() -> None:
-            for image, where in coming:
-                try:
-                    answer, _, _ = await self._settle(context, image, every[where[0]], pay)
-                except TooManyRequests:
-                    return
-                form = AnswerTemplate.of(answer)
-                for at in where:
-                    forms[at] = form
-                unasked.difference_update(where)
-
-        unasked = set(todo)
-        if todo:
-            workers = [asyncio.create_task(some()) for _ in range(min(BULK_AT_ONCE, len(views)))]
-            _, late_ones = await asyncio.wait(workers, timeout=self._prober.timeout)
-            for task in late_ones:
-                task.cancel()
-            await asyncio.gather(*late_ones, return_exceptions=True)
-            for task in workers:
-                if not task.cancelled():
-                    task.result()
-        for at in unasked:
-            if preferences.fresh or forms[at].outcome is not Outcome.FOUND:
-                known = () if preferences.fresh else every[at].owners
-                forms[at] = AnswerTemplate.of(
-                    _told(context.answer(ids[at], known, said={}), every[at])
-                )
-        return forms
-
-    async def _known_forms(
-        self, ids: Sequence[bytes], preferences: Preferences
-    ) -> tuple[AnswerContext, list[LookupResult], list[AnswerTemplate]]:
-        """What the index tells of many ids, or this process knew last."""
-        try:
-            table, owners = await self._read(ids)
-        except IndexUnavailable as cut:
-            last = self._tables.recent(self._stale_for)
-            if last is None or not last.in_service():
-                raise
-            nowhere = LookupResult(last, (), "stale", 0.0, cut)
-            every = [self._last(image_id, cut) or nowhere for image_id in ids]
-            context = AnswerContext(last, preferences, self._home, cut)
-            made: dict[object, AnswerTemplate] = {}
-            pairs = zip(ids, every, strict=True)
-            return context, every, [_stale_form(context, *pair, made) for pair in pairs]
-        context = AnswerContext(table, preferences, self._home)
-        forms = [context.form(image_id, owned) for image_id, owned in zip(ids, owners, strict=True)]
-        return context, [LookupResult(table, owned) for owned in owners], forms
-
-    async def _settle(
-        self, context: AnswerContext, image: Image, owned: LookupResult, pay: Pay | None
-    ) -> tuple[Answer, tuple[Owner, ...], Mapping[int, ProbeResult]]:
-        answer, owners, said = await self._settled(context, image, owned.owners, pay)
-        return _told(answer, owned), owners, said
-
-    async def _settled(
-        self, context: AnswerContext, image: Image, owners: tuple[Owner, ...], pay: Pay | None
-    ) -> tuple[Answer, tuple[Owner, ...], Mapping[int, ProbeResult]]:
-        """The answer about an image with these claims, asking the locations where they do not do.
-
-        Those that a client doubts, by wanting it fresh or leaving an owner out, are asked whether
-        they still have it; all others where none is left. Returns the owners and what was said too.
-        """
-        image_id, _ = image
-        preferences = context.preferences
-        candidates = context.candidates(owners)
-        found = context.found(image_id, candidates)
-        prober = self._prober
-        if prober is None:
-            return found or context.answer(image_id, owners), owners, {}
-        if owners:
-            prober.forget(image, owners)
-        doubted = [
-            c.view
-            for c in candidates
-            if (preferences.fresh or c.view.name in preferences.exclude)
-            and c.view.location.state is not State.MAINTENANCE
-        ]
-        if found and not doubted:
-            return found, owners, {}
-        said: dict[int, ProbeResult] = {}
-        until = time.monotonic() + prober.timeout + GRACE
-        if doubted:
-            ask = partial(
-                prober.ask,
-                image,
-                doubted,
-                claimed=True,
-                fresh=preferences.fresh,
-                owners=owners,
-                until=until,
-                noted=context.cut is None,
-            )
-            if found and not preferences.fresh:  # it is not among those that are offered: no haste
-                if _affords(pay):
-                    prober.aside(ask())
-                return found, owners, {}
-            said = await ask(pay=pay)
-            # One that could not even be asked is nobody's fresh answer.
-            gone = {n for n, one in said.items() if one.no or (preferences.fresh and not one.asked)}
-            owners = _corrected(owners, said, gone)
-            context = await self._now(context)
-            if found := context.found(image_id, context.candidates(owners)):
-                best = said.get(found.offers[0].view.location.number, NOT_ASKED)
-                return replace(found, source="probe" if best.owner else "index"), owners, said
-        known = {owner.number for owner in owners}
-        others = [
-            view
-            for view in context.table.in_service()
-            if view.location.number not in known | said.keys()
-        ]
-        said |= await prober.ask(
-            image,
-            others,
-            claimed=False,
-            fresh=preferences.fresh,
-            owners=owners,
-            exclude=preferences.exclude,
-            until=until,
-            noted=context.cut is None,
-            pay=pay,
-        )
-        owners = _corrected(owners, said, set())
-        context = await self._now(context)
-        answer = context.answer(image_id, owners, said)
-        if answer.outcome is Outcome.FOUND:
-            answer = replace(answer, source="probe")
-        return answer, owners, said
-
-    async def _now(self, context: AnswerContext) -> AnswerContext:
-        """The same with the table of now: while some were asked, others may have left or come."""
-        if context.cut is not None:
-            return context
-        table = self._tables.table
-        if not self._tables.is_current:
-            begun = time.monotonic()
-            try:
-                left = self._deadline if context.left is None else max(context.left, 0.0)
-                table = await self._tables.current(left)
-            except IndexUnavailable as error:
-                return AnswerContext(context.table, context.preferences, self._home, error)
-            if context.left is not None:
-                context.left -= time.monotonic() - begun
-        return context if table is context.table else context.on(table)
-
-    async def _read(
-        self, ids: Sequence[bytes], *, keep: bool = False
-    ) -> tuple[Table, list[tuple[Owner, ...]]]:
-        """The owners of each id, and the table that they are of.
-
-        Raises:
-            IndexUnavailable: Redis gave no answer within the deadline, or is known to give none.
-        """
-        if (why := self.breaker.why) is not None:
-            raise IndexUnavailable(why.detail, headers=why.headers)
-        try:
-            if self._index.oldest_reply_age() > self._deadline:  # we would wait behind that
-                raise index_timeout_error(self._deadline)
-            found = await self._ask_index(ids, keep=keep)
-        except IndexUnavailable as error:
-            self._failed = ids
-            self.breaker.failed(error)
-            raise
-        self.breaker.worked()
-        return found
-
-    async def _ask_index(
-        self, ids: Sequence[bytes], *, keep: bool
-    ) -> tuple[Table, list[tuple[Owner, ...]]]:
-        deadline = self._deadline * (1 + len(ids) / DEADLINE_IDS)
-        try:
-            async with asyncio.timeout(deadline):
-                while True:
-                    changes = self._tables.changes
-                    found = await self._index.claims.lookup(ids, cache=keep)
-                    table = await self._tables.ensure_version(found.version)
-                    # A table that is newer may vouch for claims made after this lookup.
-                    if (table.identity, table.version) == found[:2]:
-                        self._tables.confirm(changes)
-                        return table, found.owners
-        except TimeoutError as error:
-            raise index_timeout_error(deadline) from error
-
-    async def explain(
+    async def resolve_in_full(
         self,
         image_id: bytes,
         preferences: Preferences,
         letter_case: int = 0,
-        pay: Pay | None = None,
-    ) -> dict[str, Any]:
-        """Every location with its place among the owners, or why it has none.
+        charge: ChargeCallback | None = None,
+    ) -> Resolution:
+        """The answer about one image from the index itself, with what it was decided from.
 
         Raises:
             IndexUnavailable: Redis gave no answer within the deadline.
-            TooManyRequests: from ``pay``.
+            TooManyRequests: from ``charge``.
         """
-        begun = time.monotonic()
+        started = time.monotonic()
         try:
-            table, (owners,) = await self._read([image_id])
-            owned = LookupResult(table, owners, took=time.monotonic() - begun)
+            table, (claims,) = await self._reader.read([image_id])
+            lookup = LookupResult(table, claims, seconds=time.monotonic() - started)
         except IndexUnavailable as error:
-            owned = self._cut(image_id, error)
-        table = owned.table
-        context = AnswerContext(table, preferences, self._home, owned.cut)
-        context.left = self._deadline - owned.took
-        answer, owners, said = await self._settle(context, (image_id, letter_case), owned, pay)
-        now = time.time()
-        by_number = {o.number: o for o in owners}
-        ranks = {offer.view.name: i for i, offer in enumerate(answer.offers)}
-        rows = []
-        for view in table.by_name.values():
-            number = view.location.number
-            owner = by_number.get(number)
-            doubt = view.coverage_problem(now)
-            if view.name in ranks:
-                verdict = "chosen" if ranks[view.name] == 0 else "ranked"
-                why = reasons(Candidate(view, owner or Owner(0)), preferences, self._home)
-            elif owner is not None:
-                verdict, why = "left out", [left_out(Candidate(view, owner), preferences)]
-            elif view.location.state is State.MAINTENANCE:
-                verdict, why = "left out", ["no claim", "in maintenance"]
-            else:
-                verdict = "not an owner"
-                why = ["no claim", doubt or "its fresh and whole sweep does not list the image"]
-            if (one := said.get(number)) is not None:
-                why.append(_heard(one))
-            rows.append(
-                {
-                    "location": view.name,
-                    "verdict": verdict,
-                    "rank": ranks[view.name] + 1 if view.name in ranks else None,
-                    "reasons": why,
-                    "covered": not doubt,
-                }
-            )
-        last = len(rows) + 1  # outside the key: a list is empty while it is sorted
-        rows.sort(key=lambda row: (row["rank"] or last, row["location"]))
-        return {**answer.as_json(), "detail": answer.detail, "locations": rows}
+            lookup = self._without_index(image_id, error)
+        return await self._settle((image_id, letter_case), preferences, lookup, charge)
+
+    async def _look_up(
+        self, image_id: bytes, prefetched: LookupResult | BaseException | None
+    ) -> LookupResult:
+        try:
+            if isinstance(prefetched, IndexUnavailable):
+                raise prefetched
+            if isinstance(prefetched, LookupResult):
+                return prefetched
+            return await self._reader.get(image_id)
+        except IndexUnavailable as error:
+            return self._without_index(image_id, error)
+
+    def _without_index(self, image_id: bytes, error: IndexUnavailable) -> LookupResult:
+        lookup = self._reader.without_index(image_id, error)
+        if lookup.claims or self._prober is not None:
+            return lookup
+        # Nobody can be asked, so that nothing is known.
+        raise IndexUnavailable(error.detail, headers=error.headers) from error
+
+    async def _settle(
+        self,
+        image: ProbedImage,
+        preferences: Preferences,
+        lookup: LookupResult,
+        charge: ChargeCallback | None,
+    ) -> Resolution:
+        """The answer from a lookup, with the help of the locations where it is not enough."""
+        context = self.context(lookup, preferences)
+        budget = _IndexBudget(self._reader.deadline - lookup.seconds)
+        resolution = await self._answer(context, image, lookup.claims, budget, charge)
+        return resolution._replace(answer=_with_stale_source(resolution.answer, lookup))
+
+    async def _answer(
+        self,
+        context: AnswerContext,
+        image: ProbedImage,
+        claims: Claims,
+        budget: _IndexBudget,
+        charge: ChargeCallback | None,
+    ) -> Resolution:
+        """From the index where it is enough; else first the doubted owners, then all others."""
+        image_id, _ = image
+        owners = context.owners_of(claims)
+        found = decide_found(context, image_id, owners)
+        if self._prober is None:
+            answer = found or decide(context, image_id, claims)
+            return Resolution(answer, context, claims, {})
+        if claims:
+            self._prober.forget_unless(image, claims)
+        doubted = [owner.view for owner in owners if _is_doubted(owner.view, context.preferences)]
+        if found and not doubted:
+            return Resolution(found, context, claims, {})
+        until = time.monotonic() + self._prober.timeout + PROBE_GRACE_SECONDS
+        probes: dict[int, ProbeResult] = {}
+        if doubted:
+            request = self._probe_request(context, image, doubted, claims, until, claimed=True)
+            if found and not context.preferences.fresh:
+                # The doubted owners are not among those offered: the client need not wait.
+                if _can_pay(charge):
+                    self._prober.probe_in_background(self._prober.probe(request))
+                return Resolution(found, context, claims, {})
+            probes = await self._prober.probe(request, charge)
+            claims = _corrected_claims(claims, probes, fresh=context.preferences.fresh)
+            context = await self._with_current_table(context, budget)
+            if found := decide_found(context, image_id, context.owners_of(claims)):
+                best = probes.get(found.owners[0].number, NOT_ASKED)
+                found = replace(found, source="probe" if best.owner else "index")
+                return Resolution(found, context, claims, probes)
+        known = {claim.number for claim in claims} | probes.keys()
+        others = [v for v in context.table.in_service() if v.location.number not in known]
+        request = self._probe_request(context, image, others, claims, until, claimed=False)
+        probes |= await self._prober.probe(request, charge)
+        claims = _corrected_claims(claims, probes)
+        context = await self._with_current_table(context, budget)
+        answer = decide(context, image_id, claims, probes)
+        if answer.outcome is Outcome.FOUND:
+            answer = replace(answer, source="probe")
+        return Resolution(answer, context, claims, probes)
+
+    @staticmethod
+    def _probe_request(
+        context: AnswerContext,
+        image: ProbedImage,
+        views: Collection[LocationView],
+        claims: Claims,
+        until: float,
+        *,
+        claimed: bool,
+    ) -> ProbeRequest:
+        return ProbeRequest(
+            image,
+            views,
+            claims,
+            claimed=claimed,
+            fresh=context.preferences.fresh,
+            until=until,
+            exclude=() if claimed else context.preferences.exclude,
+            updates_index=context.index_error is None,
+        )
+
+    async def _with_current_table(
+        self, context: AnswerContext, budget: _IndexBudget
+    ) -> AnswerContext:
+        """The context with the table of now: locations may have been added or removed while others
+        were asked."""
+        if context.index_error is not None:
+            return context
+        started = time.monotonic()
+        try:
+            table = await self._reader.current_table(budget.seconds)
+        except IndexUnavailable as error:
+            return replace(context, index_error=error)
+        budget.spend(time.monotonic() - started)
+        return context if table is context.table else context.with_table(table)
+
+    def _forget_negatives(self, image_id: bytes, claims: Claims) -> None:
+        if self._prober is not None:
+            self._prober.forget_unless((image_id, 0), claims)
+
+    async def resolve_many(
+        self,
+        ids: Sequence[bytes],
+        preferences: Preferences,
+        letter_cases: Mapping[int, int] | None = None,
+        charge: ChargeCallback | None = None,
+    ) -> list[AnswerTemplate]:
+        """The answers for many ids, in their order, as JSON texts to be joined by the id.
+
+        As many ids are probed as fit into one probe's time and as ``charge`` allows. The rest are
+        answered as the index has them.
+
+        Args:
+            letter_cases: by position, the spelling of ids that are not in lower case.
+
+        Raises:
+            IndexUnavailable: Redis gave no answer within the deadline, which grows with ``ids``,
+                and nothing is known from before.
+        """
+        async with self._bulk_reads:
+            lookups, templates = await self._look_up_many(ids, preferences)
+        if self._prober is None:
+            return templates
+        positions: dict[ProbedImage, list[int]] = {}
+        for position, template in enumerate(templates):
+            if preferences.fresh or template.outcome is not Outcome.FOUND:
+                image = ids[position], (letter_cases or {}).get(position, 0)
+                positions.setdefault(image, []).append(position)
+        unanswered = set(positions)
+        pending = iter(positions.items())
+
+        async def answer_pending() -> None:
+            for image, where in pending:
+                lookup = lookups[where[0]]
+                try:
+                    resolution = await self._settle(image, preferences, lookup, charge)
+                except TooManyRequests:
+                    return
+                template = _template_of(resolution.answer)
+                for position in where:
+                    templates[position] = template
+                unanswered.discard(image)
+
+        if positions:
+            workers = min(BULK_PROBED_AT_ONCE, len(positions))
+            await _run_for(self._prober.timeout, [answer_pending() for _ in range(workers)])
+        for image in unanswered:
+            for position in positions[image]:
+                lookup = lookups[position]
+                claims = () if preferences.fresh else lookup.claims
+                context = self.context(lookup, preferences)
+                answer = decide(context, ids[position], claims, probes={})
+                templates[position] = _template_of(_with_stale_source(answer, lookup))
+        return templates
+
+    async def _look_up_many(
+        self, ids: Sequence[bytes], preferences: Preferences
+    ) -> tuple[list[LookupResult], list[AnswerTemplate]]:
+        """What the index has for many ids, or what this process knew last."""
+        try:
+            table, claims = await self._reader.read(ids)
+            lookups = [LookupResult(table, some) for some in claims]
+        except IndexUnavailable as error:
+            last_table = self._reader.last_table()
+            if last_table is None or not last_table.in_service():
+                raise
+            unknown = LookupResult(last_table, (), "stale", 0.0, error)
+            lookups = [self._reader.last_known(image_id, error) or unknown for image_id in ids]
+        if not lookups:
+            return [], []
+        context = self.context(lookups[0], preferences)
+        cache = TemplateCache(context, _render_json)
+        templates = []
+        for image_id, lookup in zip(ids, lookups, strict=True):
+            variant = lookup.source, round(lookup.age, STALE_AGE_DIGITS)
+            template = cache.get(image_id, format_id(image_id), lookup.claims, variant)
+            assert template is not None  # every answer has a JSON text
+            templates.append(template)
+        return lookups, templates
 
 
-def _stale_form(
-    context: AnswerContext, image_id: bytes, owned: LookupResult, made: dict[object, AnswerTemplate]
-) -> AnswerTemplate:
-    """As `AnswerContext.form`, of what was known last; its age is told to a tenth of a second."""
-    owned = owned._replace(age=round(owned.age, 1))
-    order = context.order(image_id, owned.owners)
-    key = order, owned.source, owned.age
-    if order is None or (form := made.get(key)) is None:
-        form = AnswerTemplate.of(_told(context.answer(image_id, owned.owners), owned))
-        if order is not None and not context.id_occurs_in_owners(format_id(image_id), owned.owners):
-            made[key] = form
-    return form
+class _IndexBudget:
+    """The seconds that one request may still wait for the index."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = max(seconds, 0.0)
+
+    def spend(self, seconds: float) -> None:
+        self.seconds = max(self.seconds - seconds, 0.0)
 
 
-def _affords(pay: Pay | None) -> bool:
+def _render_json(answer: Answer, text: str, variant: Hashable) -> str:
+    source, age = cast("tuple[str, float]", variant)  # as `_look_up_many` makes it
+    return json_text(answer, text) + json_tail(source, age)
+
+
+def _template_of(answer: Answer) -> AnswerTemplate:
+    """The JSON text of one answer, as a template for its own id only."""
+    text = format_id(answer.image_id)
+    rendered = json_text(answer, text) + json_tail(answer.source, answer.age)
+    return AnswerTemplate(answer.outcome, tuple(rendered.split(text)))
+
+
+async def _run_for(seconds: float, coroutines: Iterable[Coroutine[None, None, None]]) -> None:
+    """Runs these at the same time and cancels what has not ended after ``seconds``."""
+    tasks = [asyncio.create_task(coroutine) for coroutine in coroutines]
+    _, late_tasks = await asyncio.wait(tasks, timeout=seconds)
+    for task in late_tasks:
+        task.cancel()
+    await asyncio.gather(*late_tasks, return_exceptions=True)
+    for task in tasks:
+        if not task.cancelled():
+            task.result()
+
+
+def _is_doubted(view: LocationView, preferences: Preferences) -> bool:
+    """Whether the client doubts that the location has the image, and it can be asked."""
+    doubted = preferences.fresh or view.name in preferences.exclude
+    return doubted and view.location.state is not State.MAINTENANCE
+
+
+def _can_pay(charge: ChargeCallback | None) -> bool:
     try:
-        if pay is not None:
-            pay()
+        if charge is not None:
+            charge()
     except TooManyRequests:
         return False
     return True
 
 
-def _told(answer: Answer, owned: LookupResult) -> Answer:
-    """The answer with where it came from, where Redis did not answer."""
-    if owned.cut is None or answer.source != "index":
+def _with_stale_source(answer: Answer, lookup: LookupResult) -> Answer:
+    """The answer with the source of its claims, where that was not Redis."""
+    if lookup.index_error is None or answer.source != "index":
         return answer
-    return replace(answer, source=owned.source, age=owned.age)
+    return replace(answer, source=lookup.source, age=lookup.age)
 
 
-def _corrected(
-    owners: Iterable[Owner], said: Mapping[int, ProbeResult], gone: Container[int]
-) -> tuple[Owner, ...]:
-    """The owners by the index, less those that are gone, and those that said so themselves."""
-    there = {one.owner.number: one.owner for one in said.values() if one.owner is not None}
-    kept = [o for o in owners if o.number not in there and o.number not in gone]
-    return (*kept, *there.values())
+def _corrected_claims(
+    claims: Iterable[Owner], probes: Mapping[int, ProbeResult], *, fresh: bool = False
+) -> Claims:
+    """The claims without those that a probe refuted, and with those that a probe confirmed.
 
-
-def _heard(one: ProbeResult) -> str:
-    """What a location said, for people."""
-    if one.owner is not None:
-        return "asked, it said yes"
-    if one.no:
-        age = time.monotonic() - one.at
-        return f"asked {age:.1f} s ago, it said no"
-    return f"{'asked' if one.asked else 'not asked'}: {one.why}"
+    ``fresh``: a location that could not even be asked gives no fresh answer, so that its claim
+    does not count.
+    """
+    confirmed = {p.owner.number: p.owner for p in probes.values() if p.owner is not None}
+    refuted = {n for n, p in probes.items() if p.absent or (fresh and not p.asked)}
+    remaining = [c for c in claims if c.number not in confirmed and c.number not in refuted]
+    return (*remaining, *confirmed.values())

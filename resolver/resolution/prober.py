@@ -1,9 +1,9 @@
-"""Asking the locations themselves about an image that the index does not know, or may know wrongly.
+"""Probes: asking locations about one image that the index does not know, or may know wrongly.
 
-One question is one image at one location. Whoever wants to know the same thing meanwhile waits for
-the same question. Questions under way are bounded, for each location and in all: past the bound
-nothing is asked, and so nothing is known. What they answer is claimed, or released, and a no is
-remembered for a short time.
+A probe is one image at one location. Callers that want the same probe share it. Probes in flight
+are bounded, for each location and in all; beyond the bound a location is not asked, and what is
+not asked stays unknown. A "yes" becomes a claim, a "no" about a claimed image releases the claim,
+and each "no" is remembered for a short time.
 """
 
 from __future__ import annotations
@@ -11,93 +11,81 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Container, Coroutine, Mapping
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from collections.abc import Callable, Collection, Container, Coroutine, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
 
-import aiohttp
 import structlog
 
 from resolver.errors import IndexUnavailable, LocationUnavailable
-from resolver.glance import CloudCredentials, Server, has_image, sees_all
+from resolver.glance import ImageProbe
 from resolver.index import Index
-from resolver.models import Health, Owner, format_id
+from resolver.models import Health, Owner
 from resolver.registry import LocationView, TableKeeper
 from resolver.registry.location_view import scope_problem
+from resolver.resolution.answer import ProbeResult
 
-REMEMBERED = 100_000
-"""Most images of which answers of lately are remembered: some 40 MB where there are two
-locations."""
+MAX_REMEMBERED_IMAGES = 100_000
+"""Images whose "no" answers are remembered: some 40 MB with two locations."""
 
-SIGHT = 300.0
-"""Seconds for which it is believed what a credential sees."""
+SHUTDOWN_SECONDS = 1.0
+"""How long `Prober.close` waits for answers on their way to the index, and for cancelled probes."""
 
 log = structlog.get_logger()
 
+ChargeCallback = Callable[[], None]
+"""Charges the client for the probes that it causes. Raises TooManyRequests."""
 
-@dataclass(frozen=True, slots=True)
-class ProbeResult:
-    """What a location said of an image."""
-
-    owner: Owner | None = None
-    """Its claim, where it has the image."""
-    no: bool = False
-    """It does not have it: its 404, with a credential that sees every image."""
-    asked: bool = True
-    """False where the question was not put to it at all."""
-    why: str = ""
-    """Why it said neither. Anybody may read it."""
-    at: float = field(default_factory=time.monotonic)
-    of: float = 0.0
-    """When the location was last changed: what it said before that is of no use."""
-
-
-class CredentialScope(NamedTuple):
-    """What a credential was found to see."""
-
-    credential: str
-    of: float
-    """When the location was last changed."""
-    at: float
-    blind: str
-    """Why it may not see every image; empty when it does."""
-
-
-class InFlightProbe:
-    """One image at one location, being asked."""
-
-    __slots__ = ("answer", "begun", "claimed", "noted", "owners", "task")
-
-    def __init__(self, owners: tuple[Owner, ...], *, claimed: bool, noted: bool) -> None:
-        self.owners = owners
-        """Those that the index had when it was asked."""
-        self.claimed = claimed
-        """Whether the place that is asked was one of them."""
-        self.noted = noted
-        """Whether the index is told of the answer."""
-        self.begun = time.monotonic()
-        self.answer: asyncio.Future[ProbeResult] = asyncio.get_running_loop().create_future()
-        self.task: asyncio.Task[None] | None = None
-        """Ends when the index has the answer too."""
-
-
-Pay = Callable[[], None]
-"""Charges a client for the questions that it causes. Raises TooManyRequests."""
-
-Image = tuple[bytes, int]
-"""An id and its letter case, as a client spelt it."""
+ProbedImage = tuple[bytes, int]
+"""An image id and its letter case as the client spelled it."""
 
 
 class NegativeCacheEntry(dict[int, ProbeResult]):
-    """Locations that said no of an image, by number, while the index had these owners."""
+    """The "no" answers about one image by location number. Valid for this set of claims only."""
 
-    __slots__ = ("at", "owners")
+    __slots__ = ("claims", "latest")
 
-    def __init__(self, owners: tuple[Owner, ...]) -> None:
+    def __init__(self, claims: tuple[Owner, ...]) -> None:
         super().__init__()
-        self.owners = owners
-        self.at = 0.0
-        """When the last of them said so."""
+        self.claims = claims
+        self.latest = 0.0
+        """`time.monotonic` of the latest answer."""
+
+
+@dataclass(eq=False, slots=True)
+class InFlightProbe:
+    """One image at one location, being asked."""
+
+    claims: tuple[Owner, ...]
+    """The image's claims when the probe began."""
+    releases_claim: bool
+    """Whether the location claims the image, so that a "no" releases the claim."""
+    updates_index: bool
+    started: float
+    result: asyncio.Future[ProbeResult]
+    task: asyncio.Task[None] | None = None
+    """Ends when the index has the answer too."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeRequest:
+    """What one caller of `Prober.probe` wants."""
+
+    image: ProbedImage
+    views: Collection[LocationView]
+    """The locations to ask."""
+    claims: tuple[Owner, ...]
+    """The image's claims in the index now."""
+    claimed: bool
+    """Whether the index says that these locations have the image. Then every answer is waited for,
+    and a "no" releases the claim. Otherwise the first usable "yes" is enough."""
+    fresh: bool
+    """Answers from before this call do not count."""
+    until: float
+    """`time.monotonic` after which no answer is waited for."""
+    exclude: Container[str] = ()
+    """Names of locations whose "yes" is not usable for this client."""
+    updates_index: bool = True
 
 
 class Prober:
@@ -107,273 +95,284 @@ class Prober:
         self,
         index: Index,
         tables: TableKeeper,
-        session: aiohttp.ClientSession,
-        cloud_credentials: CloudCredentials,
+        image_probe: ImageProbe,
         *,
         timeout: float,
         per_location: int,
         at_once: int,
         remember: float,
-        patience: float,
+        index_timeout: float,
     ) -> None:
-        """``timeout``: seconds for a question; ``patience``: for the index to take what was said;
-        ``remember``: for which a no is remembered."""
+        """Args:
+        timeout: seconds for one probe.
+        per_location, at_once: probes in flight at one location, and in all.
+        remember: seconds for which a "no" is remembered.
+        index_timeout: seconds that a caller waits for a release to reach the index.
+        """
         self._index = index
         self._tables = tables
-        self._session = session
-        self._cloud_credentials = cloud_credentials
+        self._image_probe = image_probe
         self.timeout = timeout
         self._per_location = per_location
         self._at_once = at_once
         self._remember = remember
-        self._patience = patience
-        self._open: dict[tuple[Image, int], InFlightProbe] = {}
-        self._busy: Counter[int] = Counter()
-        self._memory: dict[Image, NegativeCacheEntry] = {}
-        self._sights: dict[int, CredentialScope] = {}
-        """By location number. The sweep's credential may have been another one, of another process
-        or of before it was rotated."""
-        self._aside: set[asyncio.Task[Any]] = set()
+        self._index_timeout = index_timeout
+        self._in_flight: dict[tuple[ProbedImage, int], InFlightProbe] = {}
+        self._in_flight_at: Counter[int] = Counter()
+        self._negative: dict[ProbedImage, NegativeCacheEntry] = {}
+        """Least recently answered first."""
+        self._background: set[asyncio.Task[Any]] = set()
         self.counts: Counter[tuple[str, str]] = Counter()
-        """(location, result) -> questions since the start."""
+        """(location, result) -> probes since the start."""
 
-    async def ask(
-        self,
-        image: Image,
-        views: Collection[LocationView],
-        *,
-        claimed: bool,
-        fresh: bool,
-        owners: tuple[Owner, ...] = (),
-        exclude: Container[str] = (),
-        until: float,
-        noted: bool = True,
-        pay: Pay | None = None,
+    @property
+    def in_flight(self) -> int:
+        """Probes under way."""
+        return len(self._in_flight)
+
+    async def probe(
+        self, request: ProbeRequest, charge: ChargeCallback | None = None
     ) -> dict[int, ProbeResult]:
-        """What these locations say, by number. ``owners``: those that the index has now.
+        """What the locations answer, by location number.
 
-        ``claimed``: the index says that they have it. Then all are waited for, and a no releases
-        the claim. Otherwise the first yes will do of a location that is not to be left out
-        (``exclude``); the rest answer in their own time, and what they have is claimed too. A
-        location that is known to be down is asked, but not waited for when others have answered.
-        ``fresh``: what was said before this call does not do. ``until``: `time.monotonic` after
-        which nobody is waited for. ``noted``: the index is told. ``pay``: called before somebody is
-        asked for the sake of this call.
+        ``charge`` is called before a location is asked for the sake of this call. A location that
+        is known to be down is asked, but not waited for when all others have answered.
 
         Raises:
-            TooManyRequests: from ``pay``. Nobody was asked then.
+            TooManyRequests: from ``charge``. No location was asked then.
         """
         arrived = time.monotonic()
-        asked: dict[int, InFlightProbe] = {}
-        said = {} if fresh else self._remembered(image)
-        said = {
-            p.location.number: one
-            for p in views
-            if (one := said.get(p.location.number)) and one.of == p.location.updated
-        }
-        todo = [p for p in views if p.location.number not in said]
-        # What is being answered may be of before we came, or of before the claim that it would
-        # release: such a question is waited for, and asked anew.
-        before = [
-            question.task
-            for view in todo
-            if (question := self._open.get((image, view.location.number)))
-            and question.task
-            and question.begun < arrived
-            and (fresh or (claimed and not question.claimed))
+        results = {} if request.fresh else self._remembered_for(request)
+        pending = [view for view in request.views if view.location.number not in results]
+        stale_probes = await self._finish_unusable(request, pending, arrived)
+        joined = self._join_or_start(request, pending, stale_probes, results, charge)
+        await self._collect(request, joined)
+        for number, probe in joined.items():
+            results[number] = (
+                probe.result.result()
+                if probe.result.done()
+                else ProbeResult(reason="it has not answered yet")
+            )
+        return results
+
+    async def _finish_unusable(
+        self, request: ProbeRequest, pending: Iterable[LocationView], arrived: float
+    ) -> list[asyncio.Task[None]]:
+        """Waits for probes in flight whose answers this caller cannot use: they are older than a
+        fresh request, or than the claim that they would release. Those are asked again."""
+        unusable = [
+            probe.task
+            for view in pending
+            if (probe := self._in_flight.get((request.image, view.location.number)))
+            and probe.task
+            and probe.started < arrived
+            and (request.fresh or (request.claimed and not probe.releases_claim))
         ]
-        if before:
-            await asyncio.wait(before, timeout=max(0.0, until - time.monotonic()))
-        room = self._at_once - len(self._open)
-        new = sum((image, p.location.number) not in self._open for p in todo)
-        if pay is not None and 0 < new <= room:
-            pay()
-        for view in todo:
+        if unusable:
+            await asyncio.wait(unusable, timeout=max(0.0, request.until - time.monotonic()))
+        return unusable
+
+    def _join_or_start(
+        self,
+        request: ProbeRequest,
+        pending: Collection[LocationView],
+        unusable: Collection[asyncio.Task[None]],
+        results: dict[int, ProbeResult],
+        charge: ChargeCallback | None,
+    ) -> dict[int, InFlightProbe]:
+        """Probes of the pending locations, started where none is in flight. Locations that are not
+        asked get their result at once."""
+        free = self._at_once - len(self._in_flight)
+        new = sum((request.image, view.location.number) not in self._in_flight for view in pending)
+        if charge is not None and 0 < new <= free:
+            charge()
+        joined: dict[int, InFlightProbe] = {}
+        for view in pending:
             number = view.location.number
-            question = self._open.get((image, number))
-            if question is not None and question.task in before:
-                said[number] = ProbeResult(why="it has not answered yet", asked=False)
-                continue
-            if question is None:
-                if new > room or self._busy[number] >= self._per_location:
-                    said[number] = ProbeResult(why="too many questions are under way", asked=False)
-                    self.counts[view.name, "refused"] += 1
-                    continue
-                question = self._begin(image, view, owners, claimed=claimed, noted=noted)
-            asked[number] = question
-        waiting = {question.answer for question in asked.values()}
-        offered = {
-            asked[view.location.number].answer
-            for view in todo
-            if view.location.number in asked and view.name not in exclude
+            probe = self._in_flight.get((request.image, number))
+            if probe is not None and probe.task in unusable:
+                results[number] = ProbeResult(reason="it has not answered yet", asked=False)
+            elif probe is not None:
+                joined[number] = probe
+            elif new > free or self._in_flight_at[number] >= self._per_location:
+                results[number] = ProbeResult(reason="too many probes are in flight", asked=False)
+                self.counts[view.name, "refused"] += 1
+            else:
+                joined[number] = self._start(request, view)
+        return joined
+
+    @staticmethod
+    async def _collect(request: ProbeRequest, joined: Mapping[int, InFlightProbe]) -> None:
+        """Waits until no answer that is missing can change the outcome, or until the deadline."""
+        results = {number: probe.result for number, probe in joined.items()}
+        waiting = set(results.values())
+        asked = [view for view in request.views if view.location.number in results]
+        usable = {
+            results[view.location.number] for view in asked if view.name not in request.exclude
         }
-        urgent = {
-            asked[view.location.number].answer
-            for view in todo
-            if view.location.number in asked and view.health is not Health.DOWN
+        awaited = {
+            results[view.location.number] for view in asked if view.health is not Health.DOWN
         } or waiting
-        while urgent & waiting and (left := until - time.monotonic()) > 0:
+        while awaited & waiting and (left := request.until - time.monotonic()) > 0:
             done, waiting = await asyncio.wait(
                 waiting, timeout=left, return_when=asyncio.FIRST_COMPLETED
             )
-            if not claimed and any(answer.result().owner for answer in done & offered):
-                break
-        for number, question in asked.items():
-            said[number] = (
-                question.answer.result()
-                if question.answer.done()
-                else ProbeResult(why="it has not answered yet")
-            )
-        return said
+            if not request.claimed and any(result.result().owner for result in done & usable):
+                return
 
-    def aside(self, asking: Coroutine[Any, Any, Any]) -> None:
-        """Lets somebody ask whom nobody waits for."""
-        task = asyncio.create_task(asking)
-        self._aside.add(task)
-        task.add_done_callback(self._aside.discard)
+    def probe_in_background(self, probing: Coroutine[Any, Any, Any]) -> None:
+        """Runs a probe that no caller waits for."""
+        task = asyncio.create_task(probing)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
 
-    def forget(self, image: Image, owners: tuple[Owner, ...]) -> None:
-        """The index has these owners: what was said to be nowhere else while it had others is of no
-        use any more."""
-        known = self._memory.get(image)
-        if known is not None and known.owners != owners:
-            del self._memory[image]
+    def forget_unless(self, image: ProbedImage, claims: tuple[Owner, ...]) -> None:
+        """The index has these claims. What was remembered for other claims is forgotten."""
+        entry = self._negative.get(image)
+        if entry is not None and entry.claims != claims:
+            del self._negative[image]
 
-    def _remembered(self, image: Image) -> dict[int, ProbeResult]:
-        """Each no of lately. Whoever asks those that said yes has reason to doubt it."""
+    def remembered(self, image: ProbedImage) -> dict[int, ProbeResult]:
+        """The "no" answers about an image that have not expired, by location number. A "yes" is
+        never remembered: a caller that asks an owner has a reason to doubt its claim."""
         since = time.monotonic() - self._remember
-        known: Mapping[int, ProbeResult] = self._memory.get(image) or {}
-        return {n: one for n, one in known.items() if one.at > since}
+        entry: Mapping[int, ProbeResult] = self._negative.get(image) or {}
+        return {number: result for number, result in entry.items() if result.at > since}
 
-    def _begin(
-        self,
-        image: Image,
-        view: LocationView,
-        owners: tuple[Owner, ...],
-        *,
-        claimed: bool,
-        noted: bool,
-    ) -> InFlightProbe:
+    def _remembered_for(self, request: ProbeRequest) -> dict[int, ProbeResult]:
+        remembered = self.remembered(request.image)
+        return {
+            view.location.number: result
+            for view in request.views
+            if (result := remembered.get(view.location.number))
+            and result.location_updated == view.location.updated
+        }
+
+    def _start(self, request: ProbeRequest, view: LocationView) -> InFlightProbe:
         number = view.location.number
-        key = image, number
-        self._busy[number] += 1
-        self._open[key] = question = InFlightProbe(owners, claimed=claimed, noted=noted)
+        key = request.image, number
+        self._in_flight_at[number] += 1
+        self._in_flight[key] = probe = InFlightProbe(
+            request.claims,
+            releases_claim=request.claimed,
+            updates_index=request.updates_index,
+            started=time.monotonic(),
+            result=asyncio.get_running_loop().create_future(),
+        )
 
         def ended(_: object) -> None:
-            del self._open[key]
-            self._busy[number] -= 1
-            if not question.answer.done():  # it was cancelled before it began
-                question.answer.set_result(ProbeResult(why="this gateway is stopping"))
+            del self._in_flight[key]
+            self._in_flight_at[number] -= 1
+            if not probe.result.done():  # it was cancelled before it began
+                probe.result.set_result(ProbeResult(reason="this gateway is stopping"))
 
-        question.task = asyncio.create_task(
-            self._pursue(question, image, view), name=f"probe:{view.name}"
+        probe.task = asyncio.create_task(
+            self._run(probe, request.image, view), name=f"probe:{view.name}"
         )
-        question.task.add_done_callback(ended)
-        return question
+        probe.task.add_done_callback(ended)
+        return probe
 
-    async def _pursue(self, question: InFlightProbe, image: Image, view: LocationView) -> None:
-        """Asks, and tells those who wait and the index what came out."""
-        letter_cases = {owner.number: owner.letter_case for owner in question.owners}
-        said = await self._answer_of(image, view, letter_cases.get(view.location.number, 0))
-        observations, number = self._index.observations, view.location.number
+    async def _run(self, probe: InFlightProbe, image: ProbedImage, view: LocationView) -> None:
+        """Asks the location, then gives the result to the callers and to the index."""
+        letter_cases = {claim.number: claim.letter_case for claim in probe.claims}
+        number = view.location.number
+        result = await self._ask(image, view, letter_cases.get(number, 0))
         try:
-            if said.no:
-                self._keep(image, number, said, question.owners)
-            elif said.owner is not None and image in self._memory:
-                self._memory[image].pop(number, None)
-            if not question.noted:
-                return
-            if said.no and question.claimed:
-                # First, so that who asks us next is not sent there once more; but not at length.
-                releasing = asyncio.ensure_future(observations.record_absent(number, [image[0]]))
-                await asyncio.wait([releasing], timeout=self._patience)
-                question.answer.set_result(said)
-                await releasing
-            else:
-                question.answer.set_result(said)
-            if said.owner is not None:
-                await observations.record_present(
-                    number, {image[0]: said.owner.letter_case}, question.begun
-                )
-                if number not in (await self._tables.current()).by_number:
-                    # It was removed, and its claims may have been collected by now.
-                    await self._index.claims.release(number, [image[0]])
+            self._update_memory(image, number, result, probe.claims)
+            if probe.updates_index:
+                await self._update_index(probe, image, number, result)
         except IndexUnavailable as error:
-            log.warning("what a location said is not in the index", reason=str(error))
+            log.warning("probe result not stored", location=view.name, reason=str(error))
         finally:
-            if not question.answer.done():
-                question.answer.set_result(said)
+            if not probe.result.done():
+                probe.result.set_result(result)
 
-    async def _answer_of(self, image: Image, view: LocationView, claimed_case: int) -> ProbeResult:
-        image_id, letter_case = image
-        server = Server(self._session, view.location, self._cloud_credentials)
+    async def _update_index(
+        self, probe: InFlightProbe, image: ProbedImage, number: int, result: ProbeResult
+    ) -> None:
+        observations, image_id = self._index.observations, image[0]
+        if result.absent and probe.releases_claim:
+            # The release comes first, so that the next client is not sent there again. The callers
+            # wait for it, but not long.
+            releasing = asyncio.ensure_future(observations.record_absent(number, [image_id]))
+            await asyncio.wait([releasing], timeout=self._index_timeout)
+            probe.result.set_result(result)
+            await releasing
+            return
+        probe.result.set_result(result)
+        if result.owner is not None:
+            letter_cases = {image_id: result.owner.letter_case}
+            await observations.record_present(number, letter_cases, probe.started)
+            if number not in (await self._tables.current()).by_number:
+                # The location was removed, and its claims may have been collected already.
+                await self._index.claims.release(number, [image_id])
+
+    async def _ask(self, image: ProbedImage, view: LocationView, claimed_case: int) -> ProbeResult:
+        image_id, sent_case = image
         owner = None
-        result, why = "no", ""
+        result, reason = "no", ""
         try:
             async with asyncio.timeout(self.timeout):
-                # As it is claimed, as Glance writes ids, and as the client did: some databases
+                # As claimed, as Glance writes ids, and as the client spelled it: some databases
                 # tell them apart.
-                for one in dict.fromkeys((claimed_case, 0, letter_case)):
-                    if await has_image(server, view.versions, format_id(image_id, one)):
-                        owner = Owner(view.location.number, one)
-                        result = "yes"
-                        break
-                else:
-                    if why := await self._blind(server, view):
-                        result = "blind"
+                spellings = dict.fromkeys((claimed_case, 0, sent_case))
+                answer = await self._image_probe.ask(
+                    view.location, view.versions, image_id, spellings
+                )
+                if answer.letter_case is not None:
+                    owner, result = Owner(view.location.number, answer.letter_case), "yes"
+                elif reason := await self._scope_problem(view):
+                    result = "blind"
         except LocationUnavailable as error:
-            result, why = error.problem_code, f"it gave no answer ({error.problem_code})"
+            result = error.problem_code
+            reason = f"it gave no answer ({error.problem_code})"
         except TimeoutError:
-            result, why = "timeout", f"it did not answer within {self.timeout:g} s"
-        except Exception:  # ours: the location is told as silent, and the log has the cause
-            log.exception("question broke", location=view.name)
-            result, why = "internal-error", "the question failed (internal-error)"
+            result, reason = "timeout", f"it did not answer within {self.timeout:g} s"
+        except Exception:  # a bug of ours: the location counts as silent, the log has the cause
+            log.exception("probe failed", location=view.name)
+            result, reason = "internal-error", "the probe failed (internal-error)"
         self.counts[view.name, result] += 1
-        return ProbeResult(owner, result == "no", why=why, of=view.location.updated)
+        return ProbeResult(
+            owner, result == "no", reason=reason, location_updated=view.location.updated
+        )
 
-    async def _blind(self, server: Server, view: LocationView) -> str:
-        """Why a 404 of this server is no no; empty where it is one.
+    async def _scope_problem(self, view: LocationView) -> str:
+        """Why a 404 of this location proves nothing; empty where it proves absence.
 
         Raises:
-            LocationUnavailable: it failed while asked what its credential sees.
+            LocationUnavailable: the location failed while it was asked what its credential sees.
         """
-        location, credential = view.location, await server.credential()
-        sight = self._sights.get(location.number)
-        if (
-            sight is None
-            or (sight.credential, sight.of) != (credential, location.updated)
-            or time.monotonic() - sight.at > SIGHT
-        ):
-            at = time.monotonic()
-            sees, why = await sees_all(server, view.versions)
-            sight = CredentialScope(credential, location.updated, at, scope_problem(sees, why))
-            self._sights[location.number] = sight
-        return sight.blind
+        scope = await self._image_probe.scope(view.location, view.versions)
+        return scope_problem(scope.sees_all, scope.why)
 
-    def _keep(
-        self, image: Image, number: int, said: ProbeResult, owners: tuple[Owner, ...]
+    def _update_memory(
+        self, image: ProbedImage, number: int, result: ProbeResult, claims: tuple[Owner, ...]
     ) -> None:
-        # To the end: the first is the one longest unasked.
-        known = self._memory.pop(image, None) or NegativeCacheEntry(owners)
-        known[number] = said
-        known.at = said.at
-        self._memory[image] = known
-        for _ in range(2):  # faster than new ones come, and never at length
-            first = next(iter(self._memory))
-            if said.at - self._memory[first].at <= self._remember:
+        if not result.absent:
+            if result.owner is not None and image in self._negative:
+                self._negative[image].pop(number, None)
+            return
+        entry = self._negative.pop(image, None) or NegativeCacheEntry(claims)
+        entry[number] = result
+        entry.latest = result.at
+        self._negative[image] = entry
+        for _ in range(2):  # expired entries leave faster than new ones come, in bounded time
+            oldest = next(iter(self._negative))
+            if result.at - self._negative[oldest].latest <= self._remember:
                 break
-            del self._memory[first]
-        if len(self._memory) > REMEMBERED:
-            del self._memory[next(iter(self._memory))]
+            del self._negative[oldest]
+        if len(self._negative) > MAX_REMEMBERED_IMAGES:
+            del self._negative[next(iter(self._negative))]
 
     async def close(self) -> None:
-        """Ends all questions, those that were answered when the index has the answer."""
-        told = [q.task for q in self._open.values() if q.task and q.answer.done()]
-        if told:
-            await asyncio.wait(told, timeout=1)
-        asked = [question.task for question in self._open.values() if question.task]
-        tasks = [*asked, *self._aside]
+        """Cancels all probes. Those that were answered may store their answer first."""
+        probes = list(self._in_flight.values())
+        storing = [probe.task for probe in probes if probe.task and probe.result.done()]
+        if storing:
+            await asyncio.wait(storing, timeout=SHUTDOWN_SECONDS)
+        tasks = [probe.task for probe in self._in_flight.values() if probe.task]
+        tasks += self._background
         for task in tasks:
             task.cancel()
         if tasks:
-            await asyncio.wait(tasks, timeout=1)
+            await asyncio.wait(tasks, timeout=SHUTDOWN_SECONDS)

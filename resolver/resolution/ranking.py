@@ -1,4 +1,8 @@
-"""Choosing among an image's owners: pure functions of the owners, the client and the image."""
+"""Ranking an image's owners: pure functions of the owners, the client's preferences and the image.
+
+This is the only ranking. Redirects, JSON answers and requests that any location can answer
+(schemas) all use `rank_key`.
+"""
 
 from __future__ import annotations
 
@@ -7,36 +11,59 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from hashlib import blake2b
 
-from resolver.models import Health, Owner, State
+from resolver.models import Health, State
 from resolver.registry import LocationView
 
-_STATES = {State.ACTIVE: 0, State.DRAINING: 1, State.MAINTENANCE: 2}
-_HEALTH = {Health.UP: 0, Health.UNKNOWN: 1, Health.DOWN: 2}
+STATE_ORDER = {State.ACTIVE: 0, State.DRAINING: 1, State.MAINTENANCE: 2}
+HEALTH_ORDER = {Health.UP: 0, Health.UNKNOWN: 1, Health.DOWN: 2}
+
+RankKey = tuple[int, bool, bool, int, int]
+"""State, not in the asked region, not in the home region, health, priority. Lower is better."""
 
 
 @dataclass(frozen=True, slots=True)
 class Preferences:
-    """What a client asked for beside the image."""
+    """What a client asks for besides the image."""
 
     region: str = ""
+    """Owners in this region come first; empty for no preference."""
     exclude: frozenset[str] = frozenset()
+    """Names of locations that must not be offered."""
     fresh: bool = False
+    """The owners themselves must be asked; caches do not count."""
+
+    @property
+    def trust_index(self) -> bool:
+        """Whether claims are believed without asking their owners."""
+        return not (self.fresh or self.exclude)
+
+
+DEFAULT_PREFERENCES = Preferences()
 
 
 @dataclass(frozen=True, slots=True)
-class Candidate:
-    """An owner that is in the table."""
+class ImageOwner:
+    """A registered location that has an image, and how it spells the image's id."""
 
     view: LocationView
-    owner: Owner
+    letter_case: int = 0
+    """Upper-case digits of the id there; see `resolver.models.letter_case_of`."""
+
+    @property
+    def name(self) -> str:
+        return self.view.name
+
+    @property
+    def number(self) -> int:
+        return self.view.location.number
 
 
-def share(view: LocationView, image_id: bytes) -> float:
-    """This location's draw for this image; the highest wins.
+def rendezvous_score(view: LocationView, image_id: bytes) -> float:
+    """A location's score for an image. The highest score among equally ranked owners wins.
 
-    Weighted rendezvous hashing: each location draws by itself, so the choice is stable, weights
-    are proportions, and one that comes or goes moves only its own share (Schindelhauer and
-    Schomaker, 2005).
+    Weighted rendezvous hashing (Schindelhauer and Schomaker, 2005): every location scores by
+    itself. The choice is stable for an image, weights are shares, and a location that is added or
+    removed moves only its own share of the images.
     """
     weight = view.location.weight
     if weight <= 0:
@@ -46,9 +73,9 @@ def share(view: LocationView, image_id: bytes) -> float:
     return -weight / math.log(uniform)
 
 
-def left_out(candidate: Candidate, preferences: Preferences) -> str:
-    """Why an owner may not be offered at all; empty when it may."""
-    location = candidate.view.location
+def exclusion_reason(view: LocationView, preferences: Preferences) -> str:
+    """Why a location must not be offered at all; empty when it may be offered."""
+    location = view.location
     if location.name in preferences.exclude:
         return "excluded by the request"
     if location.state is State.MAINTENANCE:
@@ -56,54 +83,77 @@ def left_out(candidate: Candidate, preferences: Preferences) -> str:
     return ""
 
 
-def rank_key(
-    candidate: Candidate, preferences: Preferences, home: str
-) -> tuple[int, bool, bool, int, int]:
-    """What orders owners before the draw does; the same for every image."""
-    view = candidate.view
+def rank_key(view: LocationView, preferences: Preferences, home_region: str) -> RankKey:
+    """What orders locations before `rendezvous_score` does. It is the same for every image."""
     location = view.location
     return (
-        _STATES[location.state],
+        STATE_ORDER[location.state],
         bool(preferences.region) and location.region != preferences.region,
-        bool(home) and location.region != home,
-        _HEALTH[view.health],
+        bool(home_region) and location.region != home_region,
+        HEALTH_ORDER[view.health],
         location.priority,
     )
 
 
-def has_ties(candidates: Iterable[Candidate], preferences: Preferences, home: str = "") -> bool:
-    """Whether the order of these owners depends on the image, since some stand equal."""
-    standings = [rank_key(c, preferences, home) for c in candidates if not left_out(c, preferences)]
-    return len(set(standings)) < len(standings)
+def has_ties(owners: Iterable[ImageOwner], preferences: Preferences, home_region: str = "") -> bool:
+    """Whether some of these owners rank equally, so that their order depends on the image."""
+    keys = [
+        rank_key(owner.view, preferences, home_region)
+        for owner in owners
+        if not exclusion_reason(owner.view, preferences)
+    ]
+    return len(set(keys)) < len(keys)
 
 
 def rank(
-    candidates: Iterable[Candidate], image_id: bytes, preferences: Preferences, home: str = ""
-) -> list[Candidate]:
+    owners: Iterable[ImageOwner],
+    image_id: bytes,
+    preferences: Preferences,
+    home_region: str = "",
+) -> list[ImageOwner]:
     """The owners that may be offered, best first.
 
-    The order: state, the asked region, the home region, health, priority, then the weighted draw.
+    Order: state, asked region, home region, health, priority, then the weighted choice.
     """
-    offered = [c for c in candidates if not left_out(c, preferences)]
+    offered = [owner for owner in owners if not exclusion_reason(owner.view, preferences)]
     if len(offered) < 2:
         return offered
-    # By name last: those without weight all draw 0, and owners come in no order of their own.
+    # The name comes last: locations of weight 0 all score 0, and claims have no order.
     return sorted(
         offered,
-        key=lambda c: (rank_key(c, preferences, home), -share(c.view, image_id), c.view.name),
+        key=lambda owner: (
+            rank_key(owner.view, preferences, home_region),
+            -rendezvous_score(owner.view, image_id),
+            owner.name,
+        ),
     )
 
 
-def reasons(candidate: Candidate, preferences: Preferences, home: str) -> list[str]:
-    """Why an offered owner stands where it stands, for people."""
-    view = candidate.view
+def best_view(
+    views: Iterable[LocationView], preferences: Preferences, home_region: str
+) -> LocationView | None:
+    """The best location for a request that is about no image; None where none may be offered."""
+    offered = [view for view in views if not exclusion_reason(view, preferences)]
+    return min(
+        offered,
+        key=lambda view: (rank_key(view, preferences, home_region), view.name),
+        default=None,
+    )
+
+
+def rank_reasons(view: LocationView, preferences: Preferences, home_region: str) -> list[str]:
+    """Why an offered location ranks where it does, as text for people."""
     location = view.location
-    said = [f"state {location.state}"]
+    reasons = [f"state {location.state}"]
     if preferences.region:
-        said.append(
-            f"{'in' if location.region == preferences.region else 'not in'} region {preferences.region}"
-        )
-    if home:
-        said.append(f"{'in' if location.region == home else 'not in'} the home region {home}")
-    said += [f"health {view.health}", f"priority {location.priority}", f"weight {location.weight}"]
-    return said
+        where = "in" if location.region == preferences.region else "not in"
+        reasons.append(f"{where} region {preferences.region}")
+    if home_region:
+        where = "in" if location.region == home_region else "not in"
+        reasons.append(f"{where} the home region {home_region}")
+    return [
+        *reasons,
+        f"health {view.health}",
+        f"priority {location.priority}",
+        f"weight {location.weight}",
+    ]

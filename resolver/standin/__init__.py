@@ -1,8 +1,9 @@
-"""A stand-in Glance server: enough of v1 and v2 to be taken for one by clients and the resolver.
+"""A stand-in Glance server: the parts of v1 and v2 that Glance clients and the resolver use.
 
-`glance-resolver demo` runs two of these, and the tests use them as the owned fake of a location.
-Statuses, field names and the odd corners (405 for a v2 `HEAD`, 300 for a version that is off,
-`next` without the prefix) were compared with Glance 33.0.0 and 15.0.2. All of it lives in memory.
+It is part of the wheel because `glance-resolver demo` runs two of these. The tests use it as the
+fake of a location. Statuses, field names and special cases (405 for a v2 `HEAD`, 300 for a version
+that is off, `next` without the prefix) were compared with Glance 33.0.0 and 15.0.2. All data is in
+memory.
 """
 
 from resolver.standin.call import Caller

@@ -1,4 +1,4 @@
-"""What answers are made of, errors too."""
+"""Answers and errors, in the formats of Glance."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from aiohttp import web
 
 
 class Fault(Exception):
-    """An answer that is an error, thrown from wherever it is found out."""
+    """An error answer. Handlers raise it; the server turns it into a response."""
 
     def __init__(self, status: int, text: str, headers: Mapping[str, str]) -> None:
         super().__init__(text)
         self.status, self.text, self.headers = status, text, headers
 
     def response(self) -> web.Response:
-        """The page that webob makes of it."""
+        """The HTML page that webob, and so Glance, makes of an error."""
         code = f"{self.status} {HTTPStatus(self.status).phrase}"
         text = (
             f"<html>\n <head>\n  <title>{code}</title>\n </head>\n <body>\n  <h1>{code}</h1>\n"
@@ -29,32 +29,34 @@ class Fault(Exception):
 
 
 def fail(status: int, text: str, **headers: str) -> NoReturn:
-    """Answer with an error."""
+    """Answers with an error. Raises Fault."""
     raise Fault(status, text, headers)
 
 
 def forbid(action: str) -> NoReturn:
-    """Answer that policy forbids the action."""
+    """Answers that policy forbids the action. Raises Fault."""
     fail(403, f"You are not authorized to complete {action} action.")
 
 
 def html_page(
     text: str = "", status: int = 200, headers: Mapping[str, str] | None = None
 ) -> web.Response:
-    """HTML, or the type of it over an empty body, as v1 answers."""
+    """HTML. v1 uses this content type for empty answers too."""
     return web.Response(text=text, status=status, headers=headers, content_type="text/html")
 
 
 def json_value(value: Any, *, status: int = 200, **headers: str) -> web.Response:
-    """A value as JSON."""
+    """A value, encoded as JSON."""
     return json_text(json.dumps(value), status, **headers)
 
 
 def json_text(text: str, status: int = 200, **headers: str) -> web.Response:
-    """JSON that is text already."""
+    """JSON that is encoded already."""
     # Bytes, as `text` would add a charset that Glance does not name.
-    kind = "application/json"
-    return web.Response(body=text.encode(), status=status, headers=headers, content_type=kind)
+    content_type = "application/json"
+    return web.Response(
+        body=text.encode(), status=status, headers=headers, content_type=content_type
+    )
 
 
 def image_data(data: bytes, headers: Mapping[str, str]) -> web.Response:

@@ -1,4 +1,4 @@
-"""One call: who makes it, upon which images, and what that caller may see."""
+"""One API call: the request, its caller, and what that caller may see and change."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from resolver.standin.image_store import Images
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who a token speaks for."""
+    """The project and role that a token stands for."""
 
     project: str
     admin: bool = False
@@ -22,17 +22,20 @@ class Caller:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
-    """What a handler needs to know."""
+    """One API call, as handlers get it."""
 
     request: web.Request
     caller: Caller
     images: Images
     old: bool
+    """Whether the server is Glance 15."""
     page_default: int
+    """Images on a page without `limit`."""
     page_cap: int
+    """Images on a page at most."""
 
     def sees(self, image: Image) -> bool:
-        """Whether the caller may know of the image."""
+        """Whether the caller may see the image."""
         member = image.visibility == "shared" and self.caller.project in image.members
         return self.owns(image) or member or image.visibility in {"public", "community"}
 
@@ -41,7 +44,7 @@ class Call:
         return self.caller.admin or image.owner == self.caller.project
 
     def marker(self) -> Image | None:
-        """The image that the page begins after."""
+        """The image that the page starts after; None for the first page."""
         if (image_id := self.request.query.get("marker")) is None:
             return None
         image = self.images.get(image_id)
@@ -61,16 +64,16 @@ class Call:
             fail(400, "limit param must be positive")
         return min(limit, self.page_cap)
 
-    async def body(self, kind: type = dict) -> Any:
-        """The request's body, JSON of that type."""
+    async def body(self, expected: type = dict) -> Any:
+        """The request's JSON body, which must be of the expected type."""
         try:
             body = await self.request.json()
         except ValueError:
             fail(400, "Malformed JSON in request body.")
-        if not isinstance(body, kind):
-            fail(400, f"Request body must be a JSON {kind.__name__}.")
+        if not isinstance(body, expected):
+            fail(400, f"Request body must be a JSON {expected.__name__}.")
         return body
 
     def link(self, path: str) -> str:
-        """A URL for `Location`. It lacks the prefix, which only the proxy knows."""
+        """A URL for `Location`, without the prefix, which only the proxy in front knows."""
         return f"{self.request.scheme}://{self.request.host}{path}"

@@ -1,4 +1,4 @@
-"""The filters of a listing, each a test that an image passes or fails."""
+"""The filters of a listing: functions that say whether an image matches."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from resolver.standin.answers import fail
 from resolver.standin.image import Image
 
-Test = Callable[[Image], bool]
+Filter = Callable[[Image], bool]
 
 _OPERATORS: Mapping[str, Callable[[float, float], bool]] = {
     **{"gt": operator.gt, "gte": operator.ge, "lt": operator.lt},
@@ -17,38 +17,38 @@ _OPERATORS: Mapping[str, Callable[[float, float], bool]] = {
 }
 
 
-def choices(value: str) -> list[str]:
-    """The values of `in:a,b`, or the one of a plain filter."""
+def split_choices(value: str) -> list[str]:
+    """The values of `in:a,b`, or the single value of a plain filter."""
     return value[3:].split(",") if value.startswith("in:") else [value]
 
 
-def equal(name: str, value: str) -> Test:
-    """A plain filter; a name that is no field of an image is one of its properties."""
+def field_filter(name: str, value: str) -> Filter:
+    """Matches a field, or a property if the name is not a field of an image."""
     if name == "tag":
         return lambda image: value in image.tags
     if name in {"name", "status", "owner", "disk_format", "container_format", "checksum"}:
-        return lambda image: getattr(image, name) in choices(value)
+        return lambda image: getattr(image, name) in split_choices(value)
     return lambda image: image.properties.get(name) == value
 
 
-def moment(name: str, value: str) -> Test:
-    """A filter like `gte:2024-01-01T00:00:00Z`, against times with their microseconds."""
+def time_filter(name: str, value: str) -> Filter:
+    """Matches a time, as in `gte:2024-01-01T00:00:00Z`. Microseconds count, but v2 hides them."""
     try:
-        sign, when = "eq", datetime.fromisoformat(value)
+        comparison, when = "eq", datetime.fromisoformat(value)
     except ValueError:
-        sign, _, value = value.partition(":")
+        comparison, _, value = value.partition(":")
         try:
             when = datetime.fromisoformat(value)
         except ValueError:
             fail(400, f'Bad "{name}" query filter format. Use ISO 8601 DateTime notation.')
-    if sign not in _OPERATORS:
+    if comparison not in _OPERATORS:
         fail(400, "Unable to filter on a unknown operator.")
-    compare = _OPERATORS[sign]
+    compare = _OPERATORS[comparison]
     bound = (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp()
-    of_image = operator.attrgetter(name.removesuffix("_at"))
-    return lambda image: compare(of_image(image), bound)
+    read_time = operator.attrgetter(name.removesuffix("_at"))
+    return lambda image: compare(read_time(image), bound)
 
 
-def every(tests: list[Test]) -> Test:
-    """All of them at once."""
-    return lambda image: all(test(image) for test in tests)
+def all_of(filters: list[Filter]) -> Filter:
+    """Matches images that match all filters."""
+    return lambda image: all(matches(image) for matches in filters)

@@ -1,4 +1,4 @@
-"""One image as the stand-in keeps it."""
+"""One image of the stand-in."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 SYNTHETIC_TIME = 1_700_000_000.25
-"""When every image of `fill` was made, seconds since 1970: long before what `add` makes."""
+"""Creation time of all images of `fill`, seconds since 1970: long before those of `add`."""
 
 _UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
 
 def is_uuid(text: str) -> bool:
-    """Whether Glance takes it as an id; it takes either case and keeps it."""
+    """Whether Glance accepts it as an id. It accepts upper and lower case, and keeps them."""
     return _UUID.fullmatch(text) is not None
 
 

@@ -16,15 +16,16 @@ from resolver.standin.image import SYNTHETIC_TIME, Image
 from resolver.standin.order import Order
 from resolver.standin.packed import PackedIds
 
-_SLOT = "@id@"  # stands for the id in the text of a synthetic image, so a page is string work only
+_ID_PLACEHOLDER = "@id@"
+"""The id in the JSON text of a synthetic image. Replacing it makes a page fast."""
 
 
 class Images:
-    """Images with a record each, and a block of synthetic ones that differ in their id only."""
+    """Images with a record each, and a block of synthetic images that differ only in their id."""
 
     def __init__(self) -> None:
-        self.synthetic = Image(id=_SLOT, name="synthetic", created=SYNTHETIC_TIME)
-        """What all images of `fill` look like. To change it: `replace(self.synthetic, …)`."""
+        self.synthetic = Image(id=_ID_PLACEHOLDER, name="synthetic", created=SYNTHETIC_TIME)
+        """The fields of all images of `fill`. To change them: `replace(self.synthetic, …)`."""
         self._images: dict[str, Image] = {}
         self._packed = PackedIds()
 
@@ -37,7 +38,7 @@ class Images:
         return True  # an empty server is still a server
 
     def add(self, image: Image | None = None, **fields: Any) -> Image:
-        """Put an image there. Raises ValueError where its id was ever used."""
+        """Adds an image. Raises ValueError if its id was ever used."""
         image = image or Image(**fields)
         if self.get(image.id):
             raise ValueError(f"image {image.id} exists")
@@ -45,36 +46,36 @@ class Images:
         return image
 
     def get(self, image_id: str) -> Image | None:
-        """The image, a deleted one too."""
+        """The image, also if it is deleted; None for an unknown id."""
         if image_id in self._images or image_id in self._packed:
             return self._existing(image_id)
         return None
 
     def update(self, image_id: str, **fields: Any) -> Image:
-        """Change an image; `updated` is now unless given. Raises KeyError for an unknown id."""
+        """Changes an image; `updated` is now unless given. Raises KeyError for an unknown id."""
         if (image := self.get(image_id)) is None:
             raise KeyError(image_id)
         self._images[image_id] = replace(image, **{"updated": time.time(), **fields})
         return self._images[image_id]
 
     def delete(self, image_id: str) -> Image:
-        """Delete as Glance does: the row stays, marked. Raises KeyError for an unknown id."""
+        """Deletes as Glance does: marks the record. Raises KeyError for an unknown id."""
         return self.update(image_id, deleted=True, status="deleted")
 
     def fill(self, count: int, *, seed: int | None = None, prefix_bytes: bytes = b"") -> None:
-        """Add images with random v4 ids that begin with `prefix_bytes` (12 at most).
+        """Adds images with random v4 ids that begin with `prefix_bytes` (12 at most).
 
-        They take 16 bytes each: a million is 16 MB and two seconds. Stand-ins filled with one seed
-        have the same images.
+        They take 16 bytes each: a million takes 16 MB and two seconds. Stand-ins filled with the
+        same seed have the same images.
         """
         self._packed = self._packed.with_random(count, seed, prefix_bytes)
 
     def ids(self) -> Iterator[str]:
-        """Ids of all images that are not deleted, in order."""
+        """Ids of all images that are not deleted, sorted."""
         return self.walk(Order([("id", False)]), None, lambda image: not image.deleted)
 
     def images(self) -> Iterator[Image]:
-        """All images that are not deleted, in order of id."""
+        """All images that are not deleted, sorted by id."""
         return map(self._existing, self.ids())
 
     def walk(
@@ -84,7 +85,14 @@ class Images:
         wanted: Callable[[Image], bool],
         among: Sequence[str] | None = None,
     ) -> Iterator[str]:
-        """Ids in order: the images that have a record, merged with the block of synthetic ones."""
+        """Ids in order: the images that have a record, merged with the block of synthetic ones.
+
+        Args:
+            order: how to sort.
+            after: the image to start after; None starts at the beginning.
+            wanted: whether an image is included.
+            among: the ids to choose from; None for all.
+        """
         known = self._images.values() if among is None else filter(None, map(self.get, among))
         own = sorted((order.key(image), image.id) for image in known if wanted(image))
         block, packed = len(self._packed), self._packed
@@ -108,13 +116,15 @@ class Images:
         )
         return (image_id for _, image_id in heapq.merge(own[first:], rest))
 
-    def render(self, ids: Iterator[str], limit: int, form: Callable[[Image], Any]) -> list[str]:
-        """Records as JSON text. Synthetic ones are cut from one text: a page takes milliseconds."""
-        template = json.dumps(form(self.synthetic))
+    def render(
+        self, ids: Iterator[str], limit: int, to_record: Callable[[Image], Any]
+    ) -> list[str]:
+        """Records as JSON text. Synthetic ones share one text: a page takes milliseconds."""
+        template = json.dumps(to_record(self.synthetic))
         return [
-            template.replace(_SLOT, image_id)
+            template.replace(_ID_PLACEHOLDER, image_id)
             if (image := self._images.get(image_id)) is None
-            else json.dumps(form(image))
+            else json.dumps(to_record(image))
             for image_id in islice(ids, limit)
         ]
 

@@ -1,4 +1,4 @@
-"""The order of a listing."""
+"""The sort order of a listing."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _SORTABLE = (
 
 
 class _Descending:
-    """Turns a comparison round, so one key can hold both directions."""
+    """Reverses a comparison, so that one key can have both directions."""
 
     __slots__ = ("value",)
 
@@ -32,21 +32,21 @@ class _Descending:
     def __eq__(self, other: object) -> bool:
         return isinstance(other, _Descending) and bool(self.value == other.value)
 
-    __hash__ = None  # type: ignore[assignment]  # a key to compare by, nothing to keep
+    __hash__ = None  # type: ignore[assignment]  # only for comparisons
 
 
 class Order:
-    """Fields to sort by. Synthetic images differ in their id only, so they stay one block."""
+    """Fields to sort by. They include the id, so the order is total."""
 
     def __init__(self, fields: Sequence[tuple[str, bool]]) -> None:
-        """Takes names of v2 with whether each descends; `id` must be one of them."""
+        """``fields``: names as in v2, each with whether it descends; `id` must be one of them."""
         names = {"created_at": "created", "updated_at": "updated"}
         self._fields = [(names.get(name, name), descends) for name, descends in fields]
         self.id_descends = dict(fields)["id"]
 
     @classmethod
-    def asked(cls, query: MultiMapping[str]) -> Order:
-        """Sorting as asked, in either syntax, made total by creation time and id."""
+    def from_query(cls, query: MultiMapping[str]) -> Order:
+        """The order that a query asks for, in either syntax. Creation time and id are added."""
         if "sort" in query and ("sort_key" in query or "sort_dir" in query):
             fail(400, "Old and new sorting syntax cannot be combined")
         if "sort" in query:
@@ -66,12 +66,12 @@ class Order:
         fields = {name: direction != "asc" for name, direction in pairs}
         rest = next(iter(fields.values())) if len(fields) == 1 else True
         for name in ("created_at", "id"):
-            if "id" not in fields:  # nothing after the id decides anything
+            if "id" not in fields:  # fields after the id have no effect
                 fields.setdefault(name, rest)
         return cls([*fields.items()])
 
     def key(self, image: Image, image_id: str | None = None) -> tuple[Any, ...]:
-        """What to compare by; `image_id` stands in for the image's own."""
+        """The sort key of an image. `image_id` is used instead of its own id."""
         key: list[Any] = []
         for name, descends in self._fields:
             value = getattr(image, name)

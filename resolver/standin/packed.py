@@ -1,4 +1,4 @@
-"""Ids by the million."""
+"""Millions of ids in little memory."""
 
 from __future__ import annotations
 
@@ -26,16 +26,17 @@ class PackedIds:
         return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
 
     def with_random(self, count: int, seed: int | None, prefix: bytes) -> PackedIds:
-        """These and `count` more v4 ones that begin with `prefix`, 12 bytes at most."""
+        """These ids and `count` random v4 ones that begin with `prefix`, 12 bytes at most."""
         if len(prefix) > 12:
             raise ValueError("the prefix leaves no room for random bytes")
-        rng, found = random.Random(seed), set(self._raws())
+        rng, found = random.Random(seed), set(self._image_ids())
         target = len(found) + count
         while len(found) < target:
-            raw = bytearray(prefix + rng.randbytes(16 - len(prefix)))
-            raw[6], raw[8] = raw[6] & 0x0F | 0x40, raw[8] & 0x3F | 0x80
-            found.add(bytes(raw))
+            image_id = bytearray(prefix + rng.randbytes(16 - len(prefix)))
+            image_id[6] = image_id[6] & 0x0F | 0x40  # version 4
+            image_id[8] = image_id[8] & 0x3F | 0x80  # the variant of RFC 9562
+            found.add(bytes(image_id))
         return PackedIds(b"".join(sorted(found)))
 
-    def _raws(self) -> Iterator[bytes]:
+    def _image_ids(self) -> Iterator[bytes]:
         return (self._packed[at : at + 16] for at in range(0, len(self._packed), 16))

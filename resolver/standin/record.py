@@ -1,4 +1,4 @@
-"""The v2 record of an image, written and read."""
+"""The v2 record of an image: encoding and decoding."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from resolver.standin.image import Image
 READ_ONLY = {"id", "status", "checksum", "size", "virtual_size", "created_at", "updated_at"} | {
     *("self", "file", "schema", "direct_url", "stores", "os_hash_algo", "os_hash_value")
 }
-_FIXED = {"min_disk", "min_ram", "protected"}  # always at their defaults here
+_FIXED = {"min_disk", "min_ram", "protected"}  # the stand-in has only their defaults
 SETTABLE = _FIXED | {
     *("name", "visibility", "os_hidden", "owner", "tags", "disk_format", "container_format")
 }
 
 
 def record(image: Image, *, old: bool) -> dict[str, Any]:
-    """The image as Glance 33 shows it; `old` as Glance 15 does."""
+    """The record that Glance 33 shows of an image; with `old`, that of Glance 15."""
     sha = hashlib.sha512(image.data).hexdigest() if image.checksum else None
     link = f"/v2/images/{image.id}"
     modern = {
@@ -38,18 +38,18 @@ def record(image: Image, *, old: bool) -> dict[str, Any]:
         **{"protected": False, "min_ram": 0, "min_disk": 0, "owner": image.owner},
         **({} if old else modern),
         **{"id": image.id, "tags": list(image.tags)},
-        **{"created_at": shown(image.created), "updated_at": shown(image.updated)},
+        **{"created_at": format_time(image.created), "updated_at": format_time(image.updated)},
         **{"self": link, "file": f"{link}/file", "schema": "/v2/schemas/image"},
     }
 
 
-def shown(moment: float) -> str:
-    """A time as v2 shows it: the fraction is cut off, though filters compare with it."""
-    return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+def format_time(seconds: float) -> str:
+    """A time as v2 shows it: without the fraction, which filters do compare with."""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def fields(body: Mapping[str, Any], known: dict[str, str], call: Call) -> dict[str, Any]:
-    """Image fields out of a record; what is not one of them joins the `known` properties."""
+def parse_fields(body: Mapping[str, Any], known: dict[str, str], call: Call) -> dict[str, Any]:
+    """The image fields of a record. Other names are added to the properties in ``known``."""
     found: dict[str, Any] = {}
     for name, value in body.items():
         if name in READ_ONLY:
@@ -61,9 +61,9 @@ def fields(body: Mapping[str, Any], known: dict[str, str], call: Call) -> dict[s
             found[key] = tuple(value) if name == "tags" else value
         else:
             known[name] = str(value)
-    scope = found.get("visibility", "shared")
-    if scope not in {"public", "private", "shared", "community"}:
-        fail(400, f"Provided object does not match schema 'image': '{scope}'")
-    if scope == "public" and not call.caller.admin:
+    visibility = found.get("visibility", "shared")
+    if visibility not in {"public", "private", "shared", "community"}:
+        fail(400, f"Provided object does not match schema 'image': '{visibility}'")
+    if visibility == "public" and not call.caller.admin:
         forbid("publicize_image")
     return {**found, "properties": known}

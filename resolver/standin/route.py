@@ -1,4 +1,4 @@
-"""Where a call goes."""
+"""Which handler answers a call."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from aiohttp import web
 
 
 class Route:
-    """A kind of path and the handler of each method, in the order that `Allow` names them.
+    """A path and the handlers of its methods, in the order that `Allow` has them.
 
-    Handlers take the `Call` and the groups of the path.
+    ``kind`` names it in `StandIn.requests`. Handlers get the `Call` and the groups of ``path``.
     """
 
     def __init__(

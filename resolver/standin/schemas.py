@@ -1,4 +1,4 @@
-"""The schemas that glanceclient and openstacksdk ask for."""
+"""The schemas that glanceclient and openstacksdk request."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _PLAIN = {"task", "tasks", "member", "members", "metadefs/namespace", "metadefs/
 
 
 def schema(name: str, *, old: bool) -> dict[str, Any] | None:
-    """The schema of that name; None where there is none."""
+    """The schema of that name; None if there is none."""
     if name == "image":
         return _image(old)
     if name == "images":
@@ -19,12 +19,12 @@ def schema(name: str, *, old: bool) -> dict[str, Any] | None:
         text = {"type": "string"}
         properties = {"images": items, "first": text, "next": text, "schema": text}
         return {"name": name, "properties": properties}
-    # Fetched when a client starts, and never read for what the stand-in serves.
+    # Clients fetch it at their start and do not use it for what the stand-in serves.
     return {"name": name.rpartition("/")[2], "properties": {}} if name in _PLAIN else None
 
 
 def _image(old: bool) -> dict[str, Any]:
-    """Names, types and read-only marks: what glanceclient makes its options from."""
+    """Names, types and read-only marks, from which glanceclient makes its options."""
     types = {bool: "boolean", int: ["null", "integer"], list: "array"}
     properties: dict[str, dict[str, Any]] = {
         name: {"type": types.get(type(value), ["null", "string"])}

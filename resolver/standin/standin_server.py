@@ -1,4 +1,4 @@
-"""The server: versions, tokens, and which handler a call gets."""
+"""The server: versions, tokens and the dispatch of calls."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from resolver.standin.call import Call, Caller
 from resolver.standin.image_store import Images
 from resolver.standin.route import Route
 
-MAX_BODY = 64 << 20
-"""Largest upload in bytes; it is kept in memory."""
+MAX_BODY_BYTES = 64 << 20
+"""Largest upload; it stays in memory."""
 
-_MINORS = (15, 13, 12, 11, 10, 9, 8, 17, 7, 6, 5, 4, 3, 2, 1, 0)  # in Glance 33's order
+_MINOR_VERSIONS = (15, 13, 12, 11, 10, 9, 8, 17, 7, 6, 5, 4, 3, 2, 1, 0)  # in Glance 33's order
 
 
 class StandIn(Images):
-    """A Glance server with images that tests and the demo choose.
+    """A Glance server whose images the demo and the tests choose.
 
-    `old` makes it Glance 15 (Pike). `tokens` maps `X-Auth-Token` to its caller; None asks for no
-    token and takes everyone for an admin. `prefix` is the path of the base URL: as behind a proxy
-    that strips it, links in answers lack it.
+    `old` makes it Glance 15 (Pike). `tokens` maps `X-Auth-Token` to its caller; with None no token
+    is needed and every caller is an admin. `prefix` is the path of the base URL. Links in answers
+    lack it, as if a proxy removed it from requests.
 
     `requests` counts calls by method and kind of route: `images image file members tag schema
-    tasks v1-images v1-image versions healthcheck unknown`. A call that one of `middlewares`
-    answers by itself is not counted.
+    tasks v1-images v1-image versions healthcheck unknown`. Calls that one of `middlewares` answers
+    are not counted.
     """
 
     def __init__(
@@ -59,17 +59,17 @@ class StandIn(Images):
 
     @property
     def url(self) -> str:
-        """Base URL with the prefix, as an operator would register it."""
+        """Base URL with the prefix, as operators register it."""
         return f"http://{self.host}:{self.port}{self.prefix}"
 
     def app(self) -> web.Application:
-        """A new application over these images, for whoever brings a server of their own."""
-        app = web.Application(middlewares=self.middlewares, client_max_size=MAX_BODY)
+        """A new application with these images, for callers that run a server of their own."""
+        app = web.Application(middlewares=self.middlewares, client_max_size=MAX_BODY_BYTES)
         app.router.add_route("*", "/{path:.*}", self._dispatch)
         return app
 
     async def start(self, host: str = "127.0.0.1", port: int = 0) -> Self:
-        """Listen; port 0 takes a free one. May be started again after `stop`."""
+        """Starts to listen; port 0 picks a free one. Can be called again after `stop`."""
         self._runner = web.AppRunner(self.app(), access_log=None, shutdown_timeout=1)
         await self._runner.setup()
         await web.TCPSite(self._runner, host, port).start()
@@ -77,7 +77,7 @@ class StandIn(Images):
         return self
 
     async def stop(self) -> None:
-        """Close the socket and every connection. The images stay."""
+        """Closes the socket and all connections. The images stay."""
         if self._runner is not None:
             await self._runner.cleanup()
             self._runner = None
@@ -102,10 +102,11 @@ class StandIn(Images):
         version = re.match(r"/(v(\d+)(?:\.\d+)?)(?=/|$)", path)
         if version is None or version[1] not in {*names, *(name.split(".")[0] for name in names)}:
             return self._unversioned(request, path)
-        # Every minor version is served alike, and links in answers say the major one.
+        # All minor versions are served alike, and links in answers have the major one.
         path = f"/v{version[2]}{path[version.end() :]}"
         route, found = next(
-            ((r, match) for r in self._routes if (match := r.pattern.fullmatch(path))), (None, None)
+            ((route, match) for route in self._routes if (match := route.pattern.fullmatch(path))),
+            (None, None),
         )
         self.requests[request.method, route.kind if route else "unknown"] += 1
         call = self._call(request)
@@ -121,7 +122,7 @@ class StandIn(Images):
         return response
 
     def _unversioned(self, request: web.Request, path: str) -> web.Response:
-        """What needs no token; any path of a version not served gets the versions, as 300."""
+        """Answers without a token. Paths of unknown versions get the version document, 300."""
         kind = {"/": "versions", "/versions": "versions", "/healthcheck": "healthcheck"}.get(path)
         self.requests[request.method, kind or "unknown"] += 1
         if kind == "healthcheck":
@@ -134,7 +135,7 @@ class StandIn(Images):
         return json_value({"versions": versions}, status=200 if path == "/versions" else 300)
 
     def _versions(self) -> list[tuple[str, str]]:
-        minors = [minor for minor in _MINORS if minor <= 5 or not self.old]
+        minors = [minor for minor in _MINOR_VERSIONS if minor <= 5 or not self.old]
         latest = max(minors)
         v2 = [(f"v2.{m}", "CURRENT" if m == latest else "SUPPORTED") for m in minors]
         return v2 * self.v2 + [("v1.1", "DEPRECATED"), ("v1.0", "DEPRECATED")] * self.v1

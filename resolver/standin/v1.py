@@ -1,4 +1,4 @@
-"""The v1 API, as Glance 15 (Pike) had it last."""
+"""The v1 API, as in Glance 15 (Pike), which was the last to have it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _BRIEF = ("name", "container_format", "disk_format", "checksum", "id", "size")
 
 
 def _find(call: Call, image_id: str) -> Image:
-    """The image; an admin finds deleted ones too."""
+    """The image. Admins find deleted ones too."""
     image = call.images.get(image_id)
     if image is None or not call.sees(image) or (image.deleted and not call.caller.admin):
         fail(404, f"Image with identifier {image_id} not found")
@@ -27,14 +27,14 @@ def _find(call: Call, image_id: str) -> Image:
 
 
 async def _list(call: Call, detail: str | None) -> web.Response:
-    limit, order, marker = call.limit(), Order.asked(call.request.query), _marker(call)
-    ids = call.images.walk(order, marker, filters.every(_tests(call)))
+    limit, order, marker = call.limit(), Order.from_query(call.request.query), _marker(call)
+    ids = call.images.walk(order, marker, filters.all_of(_filters(call)))
 
-    def form(image: Image) -> dict[str, Any]:
+    def to_record(image: Image) -> dict[str, Any]:
         record = _record(image)
         return record if detail else {name: record[name] for name in _BRIEF}
 
-    return json_text(f'{{"images": [{", ".join(call.images.render(ids, limit, form))}]}}')
+    return json_text(f'{{"images": [{", ".join(call.images.render(ids, limit, to_record))}]}}')
 
 
 def _marker(call: Call) -> Image | None:
@@ -46,23 +46,30 @@ def _marker(call: Call) -> Image | None:
         fail(400, "Invalid marker. Image could not be found.")
 
 
-def _tests(call: Call) -> list[filters.Test]:
+def _filters(call: Call) -> list[filters.Filter]:
     query = call.request.query
     public = query.get("is_public", "true").lower()
     if public not in {"true", "1", "false", "0", "none"}:
         fail(400, f"Bad value passed to filter is_public got {public}")
-    tests: list[filters.Test] = [call.sees]
+    conditions: list[filters.Filter] = [call.sees]
     if not call.caller.admin:
-        tests.append(lambda i: i.visibility != "community" or i.owner == call.caller.project)
+        conditions.append(
+            lambda image: image.visibility != "community" or image.owner == call.caller.project
+        )
     elif public != "none":
-        # The default, true, lets deleted images by whatever they were. So has Glance 15.
-        only = public in {"true", "1"}
-        tests.append(lambda i: (i.visibility == "public") is only or (only and i.deleted))
+        # The default, true, also lists all deleted images, as in Glance 15.
+        want_public = public in {"true", "1"}
+        conditions.append(
+            lambda image: (
+                (image.visibility == "public") is want_public or (want_public and image.deleted)
+            )
+        )
     if since := query.get("changes-since"):
-        tests.append(filters.moment("updated_at", f"gte:{since}"))
+        conditions.append(filters.time_filter("updated_at", f"gte:{since}"))
     else:
-        tests.append(lambda image: not image.deleted)
-    return tests + [filters.equal(n, query[n]) for n in ("name", "status") if n in query]
+        conditions.append(lambda image: not image.deleted)
+    plain = [name for name in ("name", "status") if name in query]
+    return conditions + [filters.field_filter(name, query[name]) for name in plain]
 
 
 async def _head(call: Call, image_id: str) -> web.Response:
@@ -95,7 +102,7 @@ async def _create(call: Call, detail: str | None) -> web.Response:
 
 
 async def _fields(request: web.Request) -> dict[str, Any]:
-    """Image fields out of `x-image-meta-*` headers, and the data where the call brings any."""
+    """The image fields in `x-image-meta-*` headers, and the data if the request has any."""
     fields: dict[str, Any] = {}
     properties: dict[str, str] = {}
     for header, value in request.headers.items():
@@ -129,14 +136,14 @@ def _record(image: Image) -> dict[str, Any]:
         **{name: getattr(image, name) for name in ("owner", "disk_format", "container_format")},
         **{"is_public": image.visibility == "public", "protected": False, "virtual_size": None},
         **{"deleted": image.deleted, "min_ram": 0, "min_disk": 0},
-        **{"created_at": _shown(image.created), "updated_at": _shown(image.updated)},
-        **{"deleted_at": _shown(image.updated) if image.deleted else None},
+        **{"created_at": _format_time(image.created), "updated_at": _format_time(image.updated)},
+        **{"deleted_at": _format_time(image.updated) if image.deleted else None},
         **{"properties": dict(image.properties)},
     }
 
 
-def _shown(moment: float) -> str:
-    return datetime.fromtimestamp(moment, UTC).replace(tzinfo=None).isoformat()
+def _format_time(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).replace(tzinfo=None).isoformat()
 
 
 def _headers(image: Image) -> dict[str, str]:

@@ -14,18 +14,18 @@ from resolver.standin.answers import fail, forbid, image_data, json_text, json_v
 from resolver.standin.call import Call
 from resolver.standin.image import Image, is_uuid
 from resolver.standin.order import Order
-from resolver.standin.record import READ_ONLY, SETTABLE, fields, record, shown
+from resolver.standin.record import READ_ONLY, SETTABLE, format_time, parse_fields, record
 from resolver.standin.route import Route
 from resolver.standin.schemas import schema
 
 _NO_FILTER = {"id", "limit", "marker", "sort", "sort_key", "sort_dir"} | {
-    *("visibility", "deleted", "member_status")  # filters, but with a rule of their own
+    *("visibility", "deleted", "member_status")  # filters with rules of their own
 }
 _PATCH_TYPE = "application/openstack-images-v2.1-json-patch"
 
 
 def _find(call: Call, image_id: str, action: str | None = None) -> Image:
-    """The image, 404 where the caller may not know of it, 403 where it may not do `action`."""
+    """The image. 404 if the caller may not see it, 403 if they may not do `action`."""
     image = call.images.get(image_id)
     if image is None or image.deleted or not call.sees(image):
         fail(404, f"No image found with ID {image_id}")
@@ -38,15 +38,15 @@ async def _list(call: Call) -> web.Response:
     query = call.request.query
     if "changes-since" in query:
         fail(400, 'The "changes-since" filter is no longer available on v2.')
-    limit, order, marker = call.limit(), Order.asked(query), call.marker()
+    limit, order, marker = call.limit(), Order.from_query(query), call.marker()
     among = None
-    if "id" in query:  # looked up one by one: a million images need not be read for these
-        among = [*dict.fromkeys(filters.choices(query["id"]))]
-    ids = call.images.walk(order, marker, filters.every([*_tests(call)]), among)
+    if "id" in query:  # looked up directly: no need to read a million images
+        among = [*dict.fromkeys(filters.split_choices(query["id"]))]
+    ids = call.images.walk(order, marker, filters.all_of([*_filters(call)]), among)
     records = call.images.render(ids, limit, lambda image: record(image, old=call.old))
     params = [(name, value) for name, value in query.items() if name != "marker"]
     tail = {"first": _page(params), "schema": "/v2/schemas/images"}
-    if records and len(records) == limit:  # even when nothing follows, as Glance does
+    if records and len(records) == limit:  # also if nothing follows, like Glance
         last: str = json.loads(records[-1])["id"]
         tail["next"] = _page([*params, ("marker", last)])
     return json_text(f'{{"images": [{", ".join(records)}], {json.dumps(tail)[1:]}')
@@ -56,7 +56,7 @@ def _page(params: Sequence[tuple[str, str]]) -> str:
     return "/v2/images" + ("?" + urlencode(params) if params else "")
 
 
-def _tests(call: Call) -> Iterator[filters.Test]:
+def _filters(call: Call) -> Iterator[filters.Filter]:
     yield lambda image: not image.deleted
     yield call.sees
     query = call.request.query
@@ -76,9 +76,9 @@ def _tests(call: Call) -> Iterator[filters.Test]:
         yield lambda image: image.hidden is (hidden == "true")
     for name, value in rest.items():
         if name in {"created_at", "updated_at"}:
-            yield filters.moment(name, value)
+            yield filters.time_filter(name, value)
         else:
-            yield filters.equal(name, value)
+            yield filters.field_filter(name, value)
 
 
 async def _create(call: Call) -> web.Response:
@@ -89,7 +89,7 @@ async def _create(call: Call) -> web.Response:
     if call.images.get(image_id):
         fail(409, f"Image ID {image_id} already exists!")
     defaults = {"visibility": "shared", "disk_format": None, "container_format": None}
-    given = {**defaults, "owner": call.caller.project, **fields(body, {}, call)}
+    given = {**defaults, "owner": call.caller.project, **parse_fields(body, {}, call)}
     image = call.images.add(id=image_id, status="queued", data=b"", **given)
     location = call.link(f"/v2/images/{image_id}")
     return json_value(record(image, old=call.old), status=201, Location=location)
@@ -115,7 +115,7 @@ async def _update(call: Call, image_id: str) -> web.Response:
             known.pop(name, None)
         else:
             changes[name] = value
-    image = call.images.update(image_id, **fields(changes, known, call))
+    image = call.images.update(image_id, **parse_fields(changes, known, call))
     return json_value(record(image, old=call.old))
 
 
@@ -140,18 +140,18 @@ async def _upload(call: Call, image_id: str) -> web.Response:
     image = _find(call, image_id, "upload_image")
     if image.status != "queued":
         fail(409, f"Image status transition from {image.status} to saving is not allowed")
-    # An empty upload makes an active image of no bytes: that is what real ones do.
+    # Like Glance: an empty upload makes an active image of 0 bytes.
     call.images.update(image_id, data=await call.request.read(), status="active")
     return web.Response(status=204)
 
 
 async def _tag(call: Call, image_id: str, tag: str) -> web.Response:
     tags = _find(call, image_id, "modify_image").tags
-    kept = tuple(other for other in tags if other != tag)
+    others = tuple(other for other in tags if other != tag)
     if call.request.method == "PUT":
-        call.images.update(image_id, tags=(*kept, tag))
+        call.images.update(image_id, tags=(*others, tag))
     elif tag in tags:
-        call.images.update(image_id, tags=kept)
+        call.images.update(image_id, tags=others)
     else:
         fail(404, "The resource could not be found.")
     return web.Response(status=204)
@@ -161,8 +161,8 @@ async def _members(call: Call, image_id: str) -> web.Response:
     image = _find(call, image_id)
     if image.visibility != "shared":
         fail(403, f"Not allowed to list members for image {image_id}.")
-    when = dict.fromkeys(("created_at", "updated_at"), shown(image.updated))
-    rest = {"image_id": image_id, "status": "accepted", **when, "schema": "/v2/schemas/member"}
+    times = dict.fromkeys(("created_at", "updated_at"), format_time(image.updated))
+    rest = {"image_id": image_id, "status": "accepted", **times, "schema": "/v2/schemas/member"}
     members = [{"member_id": member, **rest} for member in image.members]
     return json_value({"members": members, "schema": "/v2/schemas/members"})
 

@@ -35,11 +35,11 @@ class DeletionLog:
         deleted is there again only by what is later than that.
         """
         left = self._left.get(notice.image_id)
-        if left is not None and not notice.gone and notice.stamp and notice.stamp <= left:
+        if left is not None and not notice.deleted and notice.sent_at and notice.sent_at <= left:
             return False
         self._left.pop(notice.image_id, None)  # to the end, or for good
-        if notice.gone:
-            self._left[notice.image_id] = max(notice.stamp, left or 0.0)
+        if notice.deleted:
+            self._left[notice.image_id] = max(notice.sent_at, left or 0.0)
             if len(self._left) > REMEMBERED:
                 del self._left[next(iter(self._left))]
         return True
@@ -65,11 +65,11 @@ async def apply(index: Index, number: int, latest: DeletionLog, notices: Iterabl
         if left:
             again.add(notice.image_id)
         else:
-            oldest = min(oldest, notice.stamp or now)
+            oldest = min(oldest, notice.sent_at or now)
         # Of several about one image the last one counts.
         there.pop(notice.image_id, None)
         gone.discard(notice.image_id)
-        if notice.gone:
+        if notice.deleted:
             gone.add(notice.image_id)
         else:
             there[notice.image_id] = notice.letter_case

@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass, replace
 
 from resolver.errors import LocationUnavailable
-from resolver.glance import Server
+from resolver.glance import GlanceServer
 from resolver.models import Change, Check, Health
 
 DOWN_AFTER = 3
@@ -40,7 +40,7 @@ class HealthSample:
     """Empty where they were not asked for, or not to be had."""
 
 
-async def look(server: Server, before: Check | None) -> HealthSample:
+async def look(server: GlanceServer, before: Check | None) -> HealthSample:
     """Looks at ``/healthcheck`` where there is one, else at ``/versions``; without credentials,
     which say nothing of the server. Never raises for a bad server."""
     now = time.time()

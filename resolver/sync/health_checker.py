@@ -14,7 +14,7 @@ import aiohttp
 import structlog
 
 from resolver.errors import IndexUnavailable
-from resolver.glance import CloudCredentials, Server
+from resolver.glance import CloudCredentials, GlanceServer
 from resolver.index import Index, LostLease
 from resolver.models import Check, Health, State
 from resolver.registry import LocationView, TableKeeper
@@ -135,7 +135,7 @@ class HealthChecker:
                     pause -= since
                     return
             async with self._limit:
-                server = Server(self._session, one.view.location, self._cloud_credentials)
+                server = GlanceServer(self._session, one.view.location, self._cloud_credentials)
                 seen = await look(server, one.check)
             # We may have slept since (SIGSTOP, a suspended machine), and another looks by now.
             await self._ours(hold, every)

@@ -18,7 +18,7 @@ import aiohttp
 import structlog
 
 from resolver.errors import Conflict, IndexUnavailable, LocationUnavailable, ResolverError
-from resolver.glance import CloudCredentials, Server
+from resolver.glance import CloudCredentials, GlanceServer
 from resolver.index import Index, Lease, LostLease, SweepRequest
 from resolver.models import Location, Progress, Sweep
 from resolver.registry import LocationView, Table, TableKeeper
@@ -205,7 +205,7 @@ class Indexer:
         if not asked and abs(time.time() - last) < interval / 2:
             return  # another indexer has just polled
 
-        server = Server(self._session, location, self._cloud_credentials)
+        server = GlanceServer(self._session, location, self._cloud_credentials)
         try:
             after = await poll(
                 self._index, server, view.versions, before, view.status.sweep, lease.ensure_held
@@ -291,7 +291,7 @@ class Indexer:
     async def _swept(self, view: LocationView, lease: Lease, asked: SweepRequest | None) -> Sweep:
         """Sweeps a location and returns what to keep of it, failed or not."""
         location, before = view.location, view.status.sweep
-        server = Server(self._session, location, self._cloud_credentials)
+        server = GlanceServer(self._session, location, self._cloud_credentials)
         begun = time.time()
 
         async def report(_: Progress) -> None:

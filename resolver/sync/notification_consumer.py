@@ -86,17 +86,17 @@ class NotificationConsumer:
             # A broker that went away may have lost the exchange, and our queue's tie to it; also
             # while nobody was linked to it.
             before = self._before
-            lost = subscription.new or bool(self._feed.error_code)
+            lost = subscription.is_new or bool(self._feed.error_code)
             lost = lost or (before is not None and abs(now - before.at) > UNLINKED)
             log.info("notifications connected", location=location.name, gap=lost)
             await self._tell(SubscriptionStatus(connected=True, since=now, at=now))
             await self._linked(lost)
             while True:
-                messages = await subscription.batch(PATIENCE)
+                messages = await subscription.next_batch(PATIENCE)
                 notices = [parse_notice(message.body) for message in messages]
                 useful = [notice for notice in notices if notice is not None]
                 news = await apply(self._index, location.number, self._latest, useful)
-                await subscription.done(messages)
+                await subscription.acknowledge(messages)
                 if messages:
                     self._useless = 0
                 self._told("news", news)
@@ -146,7 +146,7 @@ async def abandon(index: Index, location: Location) -> None:
     queue by itself in time."""
     try:
         name = await queue_name(index, location)
-        async with subscribed(location.notifications or {}, name, read=False) as subscription:
-            await subscription.drop()
+        async with subscribed(location.notifications or {}, name, consume=False) as subscription:
+            await subscription.delete_queue()
     except (LocationUnavailable, IndexUnavailable) as error:
         log.info("queue left to the broker", location=location.name, reason=error.detail)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Callable
 
-from resolver.glance import Server, changed_since, server_time
+from resolver.glance import GlanceServer, changed_since, server_time
 from resolver.index import Index
 from resolver.models import Poll, Sweep
 
@@ -21,7 +21,7 @@ may differ by."""
 
 async def poll(
     index: Index,
-    server: Server,
+    server: GlanceServer,
     versions: tuple[str, ...],
     before: Poll,
     sweep: Sweep,
@@ -44,9 +44,11 @@ async def poll(
     images = claimed = released = 0
     async for changes in changed_since(server, versions, since - OVERLAP):
         await hold()
-        images += len(changes.there) + len(changes.gone)
-        claimed += await index.observations.record_present(number, changes.there, changes.asked)
-        if changes.gone:
+        images += len(changes.present) + len(changes.deleted)
+        claimed += await index.observations.record_present(
+            number, changes.present, changes.requested_at
+        )
+        if changes.deleted:
             kept = await index.records.pinned_claims(number)
-            released += await index.observations.record_absent(number, changes.gone - kept)
+            released += await index.observations.record_absent(number, changes.deleted - kept)
     return Poll(ended=time.time(), mark=there, images=images, claimed=claimed, released=released)

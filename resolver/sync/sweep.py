@@ -18,8 +18,15 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 
 from resolver.errors import LocationUnavailable
-from resolver.glance import Page, Resume, Server, list_images, sees_all, still_there
-from resolver.glance.listing import END
+from resolver.glance import (
+    END_CURSOR,
+    GlanceServer,
+    Page,
+    Resume,
+    list_images,
+    sees_all,
+    still_there,
+)
 from resolver.index import Index, LayoutView
 from resolver.models import Progress, Sweep, format_id, parse_id
 
@@ -71,13 +78,13 @@ class SweepState:
 
     def progress(self, page: Page | None = None) -> Progress:
         """How far the sweep is, for others; from ``page``, where it could be gone on with."""
-        resumable = page is not None and page.front not in (b"", END)
+        resumable = page is not None and page.cursor not in (b"", END_CURSOR)
         return Progress(
             started=self.started,
             images=self.images,
             claimed=self.claimed,
             before=self.before,
-            front=format_id(page.front) if page and resumable else "",
+            front=format_id(page.cursor) if page and resumable else "",
             markers=page.markers if page and resumable else (),
             at=time.time(),
         )
@@ -87,7 +94,7 @@ class Sweeper:
     """Sweeps one location once."""
 
     def __init__(
-        self, index: Index, server: Server, versions: tuple[str, ...], *, guard: float
+        self, index: Index, server: GlanceServer, versions: tuple[str, ...], *, guard: float
     ) -> None:
         self._claims = index.claims
         self._saw = index.observations.record_present
@@ -170,7 +177,7 @@ class Sweeper:
         asked = 0.0  # when the first that waits was asked for
         # Buckets before `done` are reconciled. The one that a checkpoint fell into was listed only
         # in part by us, so what it has and we did not see says nothing: `partial`.
-        partial = done = buckets.bucket(start.front) if start else 0
+        partial = done = buckets.bucket(start.cursor) if start else 0
         heard = time.monotonic()
         pages = ahead(list_images(self._server, self._versions, start))
         async with contextlib.aclosing(pages):
@@ -178,7 +185,7 @@ class Sweeper:
                 if time.monotonic() - heard > LATE:
                     await report(tally.progress())
                 if not waiting:
-                    asked = page.asked
+                    asked = page.requested_at
                 odd = {
                     image_id: letter_case
                     for image_id, letter_case in page.images.items()
@@ -193,7 +200,7 @@ class Sweeper:
                 if page.images:
                     image_id, letter_case = next(iter(page.images.items()))
                     tally.known = format_id(image_id, letter_case)
-                passed = buckets.count if page.front == END else buckets.bucket(page.front)
+                passed = buckets.count if page.cursor == END_CURSOR else buckets.bucket(page.cursor)
                 if passed > done:
                     ready = {
                         image_id: 0 for image_id in waiting if buckets.bucket(image_id) < passed

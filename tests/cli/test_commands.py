@@ -1,4 +1,4 @@
-"""The operator commands against a gateway of this process."""
+"""The operator commands against a gateway in this process."""
 
 from __future__ import annotations
 
@@ -28,24 +28,24 @@ async def gateway(start: Start) -> Gateway:
 
 @pytest.fixture
 def run(gateway: Gateway, capfd: pytest.CaptureFixture[str]) -> Run:
-    """Runs a command in a thread, as if typed: (exit status, output, errors)."""
+    """Runs a command in a thread: (exit status, standard output, standard error)."""
 
-    async def typed(*arguments: str, token: str | None = TOKEN) -> tuple[int, str, str]:
-        where = ["--url", gateway.url, *(["--token", token] if token else [])]
+    async def run_command(*arguments: str, token: str | None = TOKEN) -> tuple[int, str, str]:
+        options = ["--url", gateway.url, *(["--token", token] if token else [])]
         capfd.readouterr()
 
-        def go() -> int:
+        def call_main() -> int:
             try:
-                main([*arguments, *where])
+                main([*arguments, *options])
             except SystemExit as end:
                 return int(end.code or 0)
             return 0
 
-        status = await asyncio.to_thread(go)
+        status = await asyncio.to_thread(call_main)
         out, err = capfd.readouterr()
         return status, out, err
 
-    return typed
+    return run_command
 
 
 async def test_locations_are_added_changed_shown_and_removed(run: Run) -> None:
@@ -79,7 +79,7 @@ async def test_locations_are_added_changed_shown_and_removed(run: Run) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "status", "says"),
+    ("arguments", "status", "message"),
     [
         (("locations", "show", "nope"), 1, "there is no location 'nope'"),
         (("locations", "add", "one", "ftp://x"), 1, "http:// or https://"),
@@ -92,11 +92,11 @@ async def test_locations_are_added_changed_shown_and_removed(run: Run) -> None:
     ],
 )
 async def test_failures_are_one_line(
-    run: Run, arguments: tuple[str, ...], status: int, says: str
+    run: Run, arguments: tuple[str, ...], status: int, message: str
 ) -> None:
     code, out, err = await run(*arguments)
     assert code == status
-    assert says in err
+    assert message in err
     assert "Traceback" not in err + out
 
 
@@ -112,7 +112,7 @@ async def test_a_wrong_token_and_a_missing_gateway(
     assert "cannot reach the gateway at http://127.0.0.1:1" in capfd.readouterr().err
 
 
-async def test_resolve_tells_by_its_exit_status(run: Run, gateway: Gateway) -> None:
+async def test_the_exit_status_of_resolve_is_the_outcome(run: Run, gateway: Gateway) -> None:
     status, out, _ = await run("resolve", ID)
     assert (status, out) == (4, f"{ID}  unknown\n")
     await gateway.location("one")
@@ -132,7 +132,7 @@ async def test_resolve_tells_by_its_exit_status(run: Run, gateway: Gateway) -> N
     assert "chosen" in out
 
 
-async def test_index_by_hand(run: Run, gateway: Gateway) -> None:
+async def test_claim_release_and_stats(run: Run, gateway: Gateway) -> None:
     await gateway.location("one")
     assert (await run("index", "claim", "one", ID, OTHER))[0] == 0
     assert (await run("index", "release", "one", OTHER))[0] == 0
@@ -152,18 +152,18 @@ def test_config_masks_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
         assert "redis://user:***@host:1/2" in result.output
 
 
-async def test_the_index_is_rebuilt(start: Start, capfd: pytest.CaptureFixture[str]) -> None:
+async def test_rebuild(start: Start, capfd: pytest.CaptureFixture[str]) -> None:
     gateway = await start(role="all")
     await gateway.location("one")
     await gateway.claim("one", ID)
-    where = ["--url", gateway.url, "--token", TOKEN]
-    await asyncio.to_thread(main_quietly, ["index", "rebuild", "--bits", "10", "--wait", *where])
+    options = ["--url", gateway.url, "--token", TOKEN]
+    await asyncio.to_thread(run_main, ["index", "rebuild", "--bits", "10", "--wait", *options])
     assert "the index has 1,024 buckets" in capfd.readouterr().out
     assert gateway.services.index.bits == 10
     assert (await gateway.get(f"/resolve/{ID}"))[0].status == 200
 
 
-def main_quietly(arguments: list[str]) -> None:
+def run_main(arguments: list[str]) -> None:
     with pytest.raises(SystemExit) as end:
         main(arguments)
     assert not end.value.code

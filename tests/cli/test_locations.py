@@ -1,4 +1,4 @@
-"""Many locations at once, trying one, and how a terminal shows it."""
+"""`locations apply`, `discover`, `check` and `sweep`, tables, and completion."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ import pytest
 from rich.console import Console
 
 from resolver.cli import main, output
-from resolver.cli.apply_command import difference, standing
+from resolver.cli.apply_command import difference
 from resolver.cli.completion_command import location_names
-from resolver.cli.locations_command import Pace
+from resolver.cli.discover_command import classify_endpoint
+from resolver.cli.sweep_command import SweepProgress
 from resolver.glance import keystone
 from resolver.standin import StandIn
 from tests.cli.test_commands import Run, gateway, run
@@ -29,20 +30,20 @@ ONE = {"url": "https://one.example", "region": "R1"}
 
 
 def row(name: str, **fields: Any) -> dict[str, Any]:
-    """A location as the gateway shows it, as far as it matters here."""
+    """A location as the gateway shows it, with the fields that `difference` reads."""
     (change,) = difference({name: fields}, {}, prune=False)
     return {"name": name, **change["fields"]}
 
 
-def test_what_is_equal_is_left_alone() -> None:
-    there = {"one": row("one", **ONE)}
+def test_equal_locations_are_not_changed() -> None:
+    registered = {"one": row("one", **ONE)}
     same = {**ONE, "url": "https://ONE.example/", "weight": 1, "auth": None}
-    assert difference({"one": same}, there, prune=True) == []
+    assert difference({"one": same}, registered, prune=True) == []
 
 
-def test_what_the_file_does_not_say_is_the_default() -> None:
-    there = {"one": row("one", **ONE, weight=7, state="draining", auth={"cloud": "prod"})}
-    (change,) = difference({"one": ONE}, there, prune=False)
+def test_fields_that_the_file_leaves_out_get_their_defaults() -> None:
+    registered = {"one": row("one", **ONE, weight=7, state="draining", auth={"cloud": "prod"})}
+    (change,) = difference({"one": ONE}, registered, prune=False)
     assert change["changed"] == {
         "weight": [7, 1],
         "state": ["draining", "active"],
@@ -50,10 +51,10 @@ def test_what_the_file_does_not_say_is_the_default() -> None:
     }
 
 
-def test_only_pruning_removes() -> None:
-    there = {"one": row("one", **ONE), "two": row("two", url="https://two.example")}
-    assert difference({"one": ONE}, there, prune=False) == []
-    (change,) = difference({"one": ONE}, there, prune=True)
+def test_locations_are_removed_only_with_prune() -> None:
+    registered = {"one": row("one", **ONE), "two": row("two", url="https://two.example")}
+    assert difference({"one": ONE}, registered, prune=False) == []
+    (change,) = difference({"one": ONE}, registered, prune=True)
     assert (change["what"], change["location"]) == ("remove", "two")
 
 
@@ -69,7 +70,16 @@ def test_only_pruning_removes() -> None:
     ],
 )  # fmt: skip
 def test_an_endpoint_of_a_catalog(region: str, base: str, name: str, what: str) -> None:
-    assert standing(region, base, [row("one", **ONE)]) == {"name": name, "what": what}
+    classified = classify_endpoint(region, base, [row("one", **ONE)], [])
+    assert classified == {"name": name, "what": what}
+
+
+def test_endpoints_of_one_catalog_get_different_names() -> None:
+    earlier = [{"name": "r1", "url": "https://first.example", "what": "new"}]
+    classified = classify_endpoint("R1", "https://second.example", [], earlier)
+    assert classified == {"name": "r1-2", "what": "new"}
+    classified = classify_endpoint("R1", "https://first.example", [], earlier)
+    assert classified == {"name": "r1", "what": "there already"}
 
 
 @pytest.mark.parametrize(
@@ -81,11 +91,11 @@ def test_an_endpoint_of_a_catalog(region: str, base: str, name: str, what: str) 
         ("https://c.example/v2/more", "https://c.example/v2/more"),
     ],
 )
-def test_a_catalogs_url_is_taken_without_its_version(url: str, base: str) -> None:
-    assert keystone._base(url) == base
+def test_the_version_is_cut_from_a_catalogs_url(url: str, base: str) -> None:
+    assert keystone.base_url(url) == base
 
 
-async def test_apply_is_safe_to_repeat(run: Run, tmp_path: Path) -> None:
+async def test_apply_can_be_repeated(run: Run, tmp_path: Path) -> None:
     file = tmp_path / "locations.yaml"
     file.write_text("locations: {one: {url: https://one.example, weight: 2}}")
     code, out, err = await run("locations", "apply", str(file), "--yes", "--json")
@@ -94,7 +104,7 @@ async def test_apply_is_safe_to_repeat(run: Run, tmp_path: Path) -> None:
     assert (await run("locations", "apply", str(file)))[1] == "nothing to change\n"
     file.write_text("locations: {one: {url: https://new.example}}")
     code, out, _ = await run("locations", "apply", str(file), "--dry-run")
-    assert "another server: its claims begin anew" in out
+    assert "another server: its claims are discarded" in out
     assert code == 0
     file.write_text("locations: {one: {url: nonsense}}")
     code, _, err = await run("locations", "apply", str(file))
@@ -102,7 +112,7 @@ async def test_apply_is_safe_to_repeat(run: Run, tmp_path: Path) -> None:
     assert err.startswith(f"glance-resolver: locations file {file}: one: `url` must begin")
 
 
-async def test_check_tells_what_to_fix(run: Run, gateway: Gateway) -> None:
+async def test_check_shows_what_to_fix(run: Run, gateway: Gateway) -> None:
     switch = Switch()
     async with StandIn(middlewares=[switch.middleware]) as server:
         await gateway.services.registry.put("one", {"url": server.url, "api": "v1"})
@@ -113,11 +123,11 @@ async def test_check_tells_what_to_fix(run: Run, gateway: Gateway) -> None:
         assert "sweep\tno\tnot swept yet" in out
         code, out, _ = await run("locations", "set", "one", "--api", "auto", "--token-env", "NONE")
         code, out, _ = await run("locations", "check", "one", "--json")
-        steps = {one["step"]: one for one in json.loads(out)["steps"]}
+        steps = {step["step"]: step for step in json.loads(out)["steps"]}
         assert steps["versions"]["ok"]
         assert steps["credential"]["said"] == "environment variable NONE holds no token"
         assert steps["credential"]["fix"]
-        assert "listing" not in steps, "it cannot do without"
+        assert "listing" not in steps, "it needs the credential"
         switch.fault = status(403)
         await run("locations", "set", "one", "--no-auth")
         _, out, _ = await run("locations", "check", "one")
@@ -127,16 +137,17 @@ async def test_check_tells_what_to_fix(run: Run, gateway: Gateway) -> None:
     assert (await run("locations", "check", "two"))[0] == 1
 
 
-def test_a_sweeps_pace() -> None:
-    pace = Pace()
-    at = {"images": 1000, "front": "40000000-0000-4000-8000-000000000000"}
-    assert pace.told(at, 10) == "1,000 images"
-    at = {"images": 3000, "front": "80000000-0000-4000-8000-000000000000"}
-    assert pace.told(at, 14) == "3,000 images, 500 a second, 8 s left"
-    assert pace.told({"images": 3000, "front": None}, 14) == "3,000 images, 500 a second"
+def test_the_progress_of_a_sweep() -> None:
+    progress = SweepProgress()
+    running = {"images": 1000, "front": "40000000-0000-4000-8000-000000000000"}
+    assert progress.describe(running, 10) == "1,000 images"
+    running = {"images": 3000, "front": "80000000-0000-4000-8000-000000000000"}
+    assert progress.describe(running, 14) == "3,000 images, 500 a second, 8 s left"
+    running = {"images": 3000, "front": None}
+    assert progress.describe(running, 14) == "3,000 images, 500 a second"
 
 
-def test_tables_fit_a_terminal_and_are_coloured_only_there(
+def test_tables_fit_a_terminal_and_have_colours_only_there(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rows = [("one", "down"), ("[red]two" + "x" * 80, "up")]
@@ -152,7 +163,7 @@ def test_tables_fit_a_terminal_and_are_coloured_only_there(
     output.print_table(("name", "health"), rows)
     shown = capsys.readouterr().out
     assert "\x1b[31mdown" in shown
-    assert "[red]two" in shown, "what a name says is no markup"
+    assert "[red]two" in shown, "markup in a name is not interpreted"
     plain = "".join(shown.split("\x1b[31m")).replace("\x1b[32m", "").replace("\x1b[0m", "")
     assert all(len(line) <= 40 + 20 for line in plain.splitlines())
 

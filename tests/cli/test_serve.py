@@ -1,4 +1,4 @@
-"""`serve` and `demo` as processes of their own: what users type and see."""
+"""`serve`, `demo` and `healthcheck` as separate processes: what users type and see."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from resolver.standin import StandIn
 from tests.support.redis import RedisServer
 from tests.support.wait import wait_until
 
-LISTENS = re.compile(r"listens at (https?://\S+)")
+LISTENS_AT = re.compile(r"listens at (https?://\S+)")
 
 
 class Server:
@@ -29,19 +29,19 @@ class Server:
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self.process = process
-        self.said: list[str] = []
+        self.lines: list[str] = []
         self.url = ""
 
     async def read(self) -> None:
         assert self.process.stderr is not None
         async for line in self.process.stderr:
-            self.said.append(line.decode())
-            if match := LISTENS.search(self.said[-1]):
+            self.lines.append(line.decode())
+            if match := LISTENS_AT.search(self.lines[-1]):
                 self.url = match[1]
 
     @property
     def output(self) -> str:
-        return "".join(self.said)
+        return "".join(self.lines)
 
 
 async def command(*arguments: str, **environ: str) -> asyncio.subprocess.Process:
@@ -59,7 +59,7 @@ async def command(*arguments: str, **environ: str) -> asyncio.subprocess.Process
 
 
 async def run(*arguments: str, **environ: str) -> tuple[int, str, str]:
-    """(exit status, standard output, standard error) of a command that ends by itself."""
+    """Runs a command to its end: (exit status, standard output, standard error)."""
     process = await command(*arguments, **environ)
     async with asyncio.timeout(30):
         out, err = await process.communicate()
@@ -67,8 +67,10 @@ async def run(*arguments: str, **environ: str) -> tuple[int, str, str]:
 
 
 @asynccontextmanager
-async def serve(*arguments: str, **environ: str) -> AsyncIterator[Server]:
-    process = await command("serve", "--port", "0", *arguments, **environ)
+async def serve(
+    *arguments: str, options: tuple[str, ...] = ("--port", "0"), **environ: str
+) -> AsyncIterator[Server]:
+    process = await command("serve", *options, *arguments, **environ)
     server = Server(process)
     reader = asyncio.create_task(server.read())
     try:
@@ -92,7 +94,7 @@ async def found(server: Server, image: str) -> bool:
     return (await get(f"{server.url}/resolve/{image}"))[0] == 200
 
 
-async def test_one_command_sweeps_and_serves() -> None:
+async def test_one_process_sweeps_and_answers() -> None:
     async with StandIn() as one, StandIn(prefix="/image") as two:
         first, second = one.add(name="a").id, two.add(name="b").id
         async with serve("--location", f"one={one.url}", "--location", f"two={two.url}") as server:
@@ -108,7 +110,7 @@ async def test_one_command_sweeps_and_serves() -> None:
 
 
 @pytest.mark.redis
-async def test_registry_and_index_outlive_a_restart(redis_url: str) -> None:
+async def test_registry_and_index_survive_a_restart(redis_url: str) -> None:
     async with StandIn() as one:
         image = one.add(name="a").id
         environ = {"RESOLVER_REDIS_URL": redis_url, "RESOLVER_PROBE": "off"}
@@ -121,11 +123,11 @@ async def test_registry_and_index_outlive_a_restart(redis_url: str) -> None:
 
 
 @pytest.mark.redis
-async def test_gateway_and_indexer_apart(redis_url: str) -> None:
+async def test_separate_gateway_and_indexer(redis_url: str) -> None:
     environ = {
         "RESOLVER_REDIS_URL": redis_url,
         "RESOLVER_ADMIN_TOKENS": "ops=secret-1",
-        "RESOLVER_PROBE": "off",  # what is found was swept
+        "RESOLVER_PROBE": "off",  # so that an image is found only after a sweep
         "RESOLVER_POLL_INTERVAL": "0",
     }
     async with (
@@ -145,7 +147,7 @@ async def test_gateway_and_indexer_apart(redis_url: str) -> None:
         assert (await get(f"{indexer.url}/readyz"))[0] == 200
 
 
-async def test_sigterm_lets_requests_in_flight_be_answered(tmp_path: Path) -> None:
+async def test_requests_in_flight_are_answered_after_sigterm(tmp_path: Path) -> None:
     async with serve() as server, aiohttp.ClientSession() as http:
         sent = asyncio.Event()
 
@@ -163,24 +165,24 @@ async def test_sigterm_lets_requests_in_flight_be_answered(tmp_path: Path) -> No
         await sent.wait()
         await wait_until(lambda: in_flight(server))
         server.process.send_signal(signal.SIGTERM)
-        begun = time.monotonic()
+        started = time.monotonic()
         reply = await request
         assert reply.status == 200
         assert (await reply.json())[0]["outcome"] == "unknown"
         assert await server.process.wait() == 0
-        assert time.monotonic() - begun < 10
+        assert time.monotonic() - started < 10
         with pytest.raises(aiohttp.ClientConnectionError):
             await get(f"{server.url}/livez")
 
 
 async def in_flight(server: Server) -> bool:
-    """Whether a request beside this one is being answered."""
+    """Whether another request than this one is being answered."""
     async with aiohttp.ClientSession() as http, http.get(f"{server.url}/metrics") as reply:
         return "glance_resolver_requests_in_flight 2.0" in await reply.text()
 
 
 @pytest.mark.parametrize(
-    ("arguments", "environ", "status", "says"),
+    ("arguments", "environ", "status", "message"),
     [
         ((), {"RESOLVER_PROT": "1"}, 1, "unknown setting RESOLVER_PROT"),
         ((), {"RESOLVER_BULK_LIMIT": "x"}, 1, "RESOLVER_BULK_LIMIT: "),
@@ -196,13 +198,13 @@ async def in_flight(server: Server) -> bool:
         (("--host", "203.0.113.1"), {}, 1, "cannot listen on 203.0.113.1"),
     ],
 )
-async def test_what_cannot_work_is_one_clear_line_at_start(
-    arguments: tuple[str, ...], environ: dict[str, str], status: int, says: str
+async def test_wrong_settings_are_one_clear_line_at_start(
+    arguments: tuple[str, ...], environ: dict[str, str], status: int, message: str
 ) -> None:
     port = () if "--port" in arguments else ("--port", "0")
     code, _, err = await run("serve", *port, *arguments, **environ)
     assert code == status, err
-    assert says in err
+    assert message in err
     assert "Traceback" not in err
     assert "hidden" not in err
 
@@ -244,7 +246,7 @@ async def test_it_starts_without_redis_and_recovers(
                 await wait_until(found, 10)
 
 
-async def test_demo_shows_the_main_job() -> None:
+async def test_demo() -> None:
     status, out, err = await run("demo", "--once", "--port", "0")
     assert status == 0, err
     assert "404 image-absent" in out
@@ -252,8 +254,8 @@ async def test_demo_shows_the_main_job() -> None:
         assert line in out
 
 
-async def test_help_needs_no_server_library() -> None:
-    """Help must be quick, so what is heavy waits until a command needs it."""
+async def test_help_imports_no_server_library() -> None:
+    """Help must be fast, so large libraries are imported only by the commands that need them."""
     code = (
         "import sys; from resolver.cli import main\n"
         "try: main(['--help'])\n"

@@ -1,4 +1,4 @@
-"""`serve --workers N`: several processes that look like one."""
+"""`serve --workers N`: several processes behind one address."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from tests.cli.test_serve import Server, get, run, serve
+from tests.cli.test_serve import Server, get, in_flight, run, serve
 from tests.support.redis import RedisServer
 from tests.support.wait import wait_until
 
@@ -31,7 +31,7 @@ def environ(redis_url: str) -> dict[str, str]:
 def workers(server: Server) -> set[int]:
     pid = server.process.pid
     text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
-    return {int(one) for one in text.split()}
+    return {int(pid) for pid in text.split()}
 
 
 def alive(pids: set[int]) -> list[int]:
@@ -47,7 +47,7 @@ async def claim(server: Server) -> None:
 
 
 async def redirects(server: Server) -> int:
-    """How many redirects all workers have counted, by one scrape."""
+    """Redirects counted by all workers together, in one scrape."""
     async with aiohttp.ClientSession() as http, http.get(f"{server.url}/metrics") as reply:
         text = await reply.text()
     found = re.search(
@@ -56,58 +56,67 @@ async def redirects(server: Server) -> int:
     return int(float(found[1])) if found else 0
 
 
-class Client:
-    """Asks again and again on one connection, and on another where it is told to."""
+def address(server: Server) -> tuple[str, int]:
+    host, port = server.url.removeprefix("http://").split(":")
+    return host, int(port)
 
-    def __init__(self, url: str) -> None:
-        host, port = url.removeprefix("http://").split(":")
-        self._address = host, int(port)
+
+class Client:
+    """Sends requests on one connection until the gateway closes it, then on another."""
+
+    def __init__(self, server: Server) -> None:
+        self._address = address(server)
         self.answered = 0
         self.stop = False
 
     async def run(self) -> None:
         while not self.stop:
             reader, writer = await asyncio.open_connection(*self._address)
-            keep = True
-            while keep and not self.stop:
+            keep_alive = True
+            while keep_alive and not self.stop:
                 writer.write(f"GET /v2/images/{ID} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
                 head = await reader.readuntil(b"\r\n\r\n")
                 assert head.startswith(b"HTTP/1.1 307 ")
                 self.answered += 1
-                keep = b"Connection: close" not in head
+                keep_alive = b"Connection: close" not in head
                 await asyncio.sleep(0.001)
             writer.close()
             await writer.wait_closed()
 
 
 async def under_load(server: Server, work: Callable[[], None], done: Callable[[], bool]) -> int:
-    """Does something while clients ask; each must get all its answers. Returns how many came."""
-    clients = [Client(server.url) for _ in range(16)]
-    asking = [asyncio.create_task(one.run()) for one in clients]
-    await wait_until(lambda: all(one.answered > 20 for one in clients))
+    """Does something while clients send requests, which must all be answered. Returns their
+    number."""
+    clients = [Client(server) for _ in range(16)]
+    tasks = [asyncio.create_task(client.run()) for client in clients]
+
+    def answered() -> int:
+        return sum(client.answered for client in clients)
+
+    await wait_until(lambda: all(client.answered > 20 for client in clients))
     work()
     await wait_until(done)
-    before = sum(one.answered for one in clients)
-    await wait_until(lambda: sum(one.answered for one in clients) > before + 500)
-    for one in clients:
-        one.stop = True
-    await asyncio.gather(*asking)
-    return sum(one.answered for one in clients)
+    before = answered()
+    await wait_until(lambda: answered() > before + 500)
+    for client in clients:
+        client.stop = True
+    await asyncio.gather(*tasks)
+    return answered()
 
 
-async def test_all_answer_and_are_scraped_as_one(environ: dict[str, str]) -> None:
+async def test_one_scrape_counts_all_workers(environ: dict[str, str]) -> None:
     async with serve(*WORKERS, **environ) as server:
         assert "2 workers" in server.output
         await claim(server)
         for _ in range(20):
             assert (await get(f"{server.url}/v2/images/{ID}"))[0] == 307
-        for _ in range(4):  # whichever is asked
+        for _ in range(4):  # different workers answer
             assert await redirects(server) == 20
         text = (await run("config", "--json", **environ))[1]
         assert '"workers": 1' in text
 
 
-async def test_one_that_dies_is_replaced_and_its_counts_stay(environ: dict[str, str]) -> None:
+async def test_a_worker_that_dies_is_replaced_and_its_counts_stay(environ: dict[str, str]) -> None:
     async with serve(*WORKERS, **environ) as server:
         await claim(server)
         await wait_until(lambda: len(workers(server)) == 2)
@@ -119,15 +128,15 @@ async def test_one_that_dies_is_replaced_and_its_counts_stay(environ: dict[str, 
             os.kill(victim, signal.SIGKILL)
             await wait_until(lambda gone=victim: len(workers(server) - {gone}) == 2)
         assert not workers(server) & before
-        for _ in range(10):  # those that came for a dead one wait for its successor
+        for _ in range(10):  # connections to a dead worker wait for its replacement
             assert (await get(f"{server.url}/v2/images/{ID}"))[0] == 307
         assert await redirects(server) == 30
 
 
-async def test_one_that_is_replaced_makes_no_empty_index(
+async def test_a_replacement_does_not_create_an_empty_index(
     environ: dict[str, str], redis_server: RedisServer
 ) -> None:
-    """Redis has lost its data, and nobody was given locations: an operator must register them."""
+    """Redis has lost its data, and no locations were given at start: an operator must act."""
     async with serve("--workers", "2", "--role", "gateway", **environ) as server:
         await wait_until(lambda: len(workers(server)) == 2)
         headers = {"Authorization": f"Bearer {TOKEN}"}
@@ -135,12 +144,12 @@ async def test_one_that_is_replaced_makes_no_empty_index(
             put = http.put("/locations/one", json={"url": "https://one.example"})
             async with put as reply:
                 assert reply.status == 201
-        await asyncio.sleep(1.5)  # both have seen it
+        await asyncio.sleep(1.5)  # until both workers have read it; they do so every second
         redis_server.flush()
         for victim in workers(server):
             os.kill(victim, signal.SIGKILL)
         await wait_until(lambda: server.output.count("started without locations") >= 2)
-        await asyncio.sleep(1)
+        await asyncio.sleep(1)  # in which they would create it
         with redis_server.client() as client:
             assert client.keys("*meta*") == []
 
@@ -168,17 +177,17 @@ async def test_reload_loses_no_request(environ: dict[str, str], tmp_path: Path) 
         again = workers(server)
         server.process.send_signal(signal.SIGHUP)
         await wait_until(lambda: len(workers(server)) == 2 and not workers(server) & again)
-        await wait_until(lambda: "the settings stay as they were" in server.output)
+        await wait_until(lambda: "the old settings stay" in server.output)
         _, body = await get(f"{server.url}/v2")
         assert body["versions"][0]["links"][0]["href"].startswith("https://after.example/")
 
 
-async def test_sigterm_ends_all(environ: dict[str, str]) -> None:
+async def test_sigterm_ends_all_processes(environ: dict[str, str]) -> None:
     async with serve(*WORKERS, **environ) as server:
         await claim(server)
         await wait_until(lambda: len(workers(server)) == 2)
         pids = workers(server)
-        async with aiohttp.ClientSession() as http:  # an idle connection holds nothing up
+        async with aiohttp.ClientSession() as http:  # an idle connection delays nothing
             await http.get(f"{server.url}/livez")
             server.process.send_signal(signal.SIGTERM)
             async with asyncio.timeout(8):
@@ -187,27 +196,49 @@ async def test_sigterm_ends_all(environ: dict[str, str]) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-async def test_signals_to_all_let_requests_in_flight_be_answered(
+async def test_requests_in_flight_are_answered_after_a_signal_to_all_processes(
     environ: dict[str, str], number: int
 ) -> None:
-    """As ^C on a terminal does, or a service manager that signals the whole group."""
+    """^C on a terminal signals the whole group, and so do some service managers."""
     async with serve(*WORKERS, **environ) as server:
         await claim(server)
         await wait_until(lambda: len(workers(server)) == 2)
-        host, port = server.url.removeprefix("http://").split(":")
-        reader, writer = await asyncio.open_connection(host, int(port))
+        reader, writer = await asyncio.open_connection(*address(server))
         writer.write(b"POST /resolve HTTP/1.1\r\nHost: a\r\nContent-Length: 40\r\n\r\n")
-        await writer.drain()
-        await asyncio.sleep(0.3)
+        await wait_until(lambda: in_flight(server))
         for pid in (server.process.pid, *workers(server)):
             os.kill(pid, number)
-        await asyncio.sleep(0.3)
+        await wait_until(lambda: refuses_connections(server))
         writer.write(f'["{ID}"]'.encode())
         assert (await reader.readuntil(b"\r\n")) == b"HTTP/1.1 200 OK\r\n"
         writer.close()
         await writer.wait_closed()
         async with asyncio.timeout(8):
             assert await server.process.wait() == 0
+
+
+async def refuses_connections(server: Server) -> bool:
+    try:
+        _, writer = await asyncio.open_connection(*address(server))
+    except ConnectionRefusedError:
+        return True
+    writer.transport.abort()
+    return False
+
+
+async def test_a_second_sigint_breaks_off_requests(environ: dict[str, str]) -> None:
+    async with serve(*WORKERS, **environ) as server:
+        await claim(server)
+        await wait_until(lambda: len(workers(server)) == 2)
+        _, writer = await asyncio.open_connection(*address(server))
+        writer.write(b"POST /resolve HTTP/1.1\r\nHost: a\r\nContent-Length: 40\r\n\r\n")
+        await wait_until(lambda: in_flight(server))
+        server.process.send_signal(signal.SIGINT)
+        await wait_until(lambda: refuses_connections(server))
+        server.process.send_signal(signal.SIGINT)
+        async with asyncio.timeout(4):  # RESOLVER_SHUTDOWN_TIMEOUT is 10 s
+            assert await server.process.wait() == 0
+        writer.close()
 
 
 async def test_an_orphan_ends_by_itself(environ: dict[str, str]) -> None:
@@ -219,7 +250,7 @@ async def test_an_orphan_ends_by_itself(environ: dict[str, str]) -> None:
         await wait_until(lambda: not alive(pids))
 
 
-async def test_an_address_in_use_is_said(environ: dict[str, str]) -> None:
+async def test_an_address_in_use_is_an_error(environ: dict[str, str]) -> None:
     async with serve(*WORKERS, **environ) as server:
         port = server.url.rpartition(":")[2]
         status, _, err = await run("serve", "--port", port, "--workers", "2", **environ)
@@ -227,13 +258,13 @@ async def test_an_address_in_use_is_said(environ: dict[str, str]) -> None:
         assert f"cannot listen on 127.0.0.1 port {port}" in err
 
 
-async def test_memory_takes_one_worker() -> None:
+async def test_the_memory_index_allows_one_worker() -> None:
     status, _, err = await run("serve", "--port", "0", "--workers", "2")
     assert status == 1
     assert "needs a Redis to share" in err
 
 
-async def test_what_a_killed_arbiter_leaves_is_removed_by_the_next(
+async def test_the_folder_of_a_killed_arbiter_is_removed_by_the_next(
     environ: dict[str, str], short_path: Path
 ) -> None:
     environ = {**environ, "TMPDIR": str(short_path)}
@@ -246,7 +277,7 @@ async def test_what_a_killed_arbiter_leaves_is_removed_by_the_next(
         pids = workers(server)
         (left,) = folders()
         async with serve(*WORKERS, **environ) as other:
-            assert left.exists(), "its processes live"
+            assert left.exists(), "its processes are alive"
             server.process.kill()
             await server.process.wait()
             await wait_until(lambda: not alive(pids))
@@ -259,7 +290,7 @@ async def test_what_a_killed_arbiter_leaves_is_removed_by_the_next(
             assert own != left
 
 
-async def test_a_temporary_folder_of_too_long_a_path_is_said(
+async def test_a_temporary_folder_with_a_path_that_is_too_long_is_an_error(
     environ: dict[str, str], tmp_path: Path
 ) -> None:
     folder = tmp_path / ("x" * 80)

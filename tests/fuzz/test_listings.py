@@ -17,7 +17,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from resolver.errors import LocationUnavailable
-from resolver.glance import Server, connect
+from resolver.glance import GlanceServer, connect
 from resolver.glance.diagnosis import diagnose
 from resolver.glance.probe import has_image
 from resolver.index import open_index
@@ -257,7 +257,7 @@ async def test_a_poll_of_any_server_ends(
     sweeping = world.sweeping
     world.script = []
     location = await sweeping.register(world.server, f"p{uuid.uuid4().hex[:8]}")
-    server = Server(sweeping.session, location)
+    server = GlanceServer(sweeping.session, location)
     versions = ("v1.1", "v1.0") if world.server.v1 else ("v2.15",)
     world.script = list(script)
     world.endless = script[-1] if script and endless else None
@@ -281,7 +281,7 @@ async def test_a_look_at_any_server_is_an_answer_or_one_kind_of_failure(
     sweeping = world.sweeping
     world.script = []
     location = await sweeping.register(world.server, f"q{uuid.uuid4().hex[:8]}")
-    server = Server(sweeping.session, location)
+    server = GlanceServer(sweeping.session, location)
     known = ("v1.1",) if world.server.v1 else ("v2.15",)
     for what in (
         server.versions,

@@ -11,7 +11,12 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from resolver.glance.notifications import GONE, MAX_BODY, THERE, parse_notice
+from resolver.glance.notifications import (
+    DELETE_EVENT,
+    MAX_NOTIFICATION_BYTES,
+    PRESENT_EVENTS,
+    parse_notice,
+)
 from resolver.index import Index, open_index
 from resolver.models import parse_id
 from resolver.sync.deletion_log import DeletionLog, apply
@@ -24,7 +29,9 @@ IMAGE = st.sampled_from([*IDS, IDS[1].upper(), "urn:uuid:" + IDS[2]])
 STAMP = st.sampled_from(
     ["2026-11-23 10:00:00.000001", "0001-01-01T00:00:00+23:59", "9999-12-31 23:59:59", "yesterday"]
 )
-EVENT = st.sampled_from([*sorted(THERE), GONE, "image.send", "image.member.create"])
+EVENT = st.sampled_from(
+    [*sorted(PRESENT_EVENTS), DELETE_EVENT, "image.send", "image.member.create"]
+)
 STATUS = st.sampled_from(["active", "queued", "deleted", "pending_delete", "killed"])
 
 
@@ -77,7 +84,12 @@ OTHER = uuid.UUID(int=5 << 100).bytes
 @example([b"[" * 100_000, b'{"oslo.message": "' + b"[" * 100_000 + b'"}'])
 @example([b"{" + b'"a":{' * 50_000])
 @example([b"1" * 100_000, b'{"event_type": NaN, "payload": Infinity}', b"\xff\xfe{\0}\0", b""])
-@example([json.dumps(envelope(message("image.create", {"id": IDS[0]}))).encode() + b" " * MAX_BODY])
+@example(
+    [
+        json.dumps(envelope(message("image.create", {"id": IDS[0]}))).encode()
+        + b" " * MAX_NOTIFICATION_BYTES
+    ]
+)
 @given(BODY_BUDGET)
 async def test_any_notification_is_applied_or_passed_over(
     loop_quiet: Quiet, index: Index, bodies: list[bytes]
@@ -95,5 +107,5 @@ async def test_any_notification_is_applied_or_passed_over(
     for image_id, owners in zip(ids, found, strict=True):
         numbers = {owner.number for owner in owners}
         assert 2 in numbers
-        assert 1 not in numbers or (image_id in last and not last[image_id].gone)
+        assert 1 not in numbers or (image_id in last and not last[image_id].deleted)
     loop_quiet.check()

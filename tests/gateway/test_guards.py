@@ -11,9 +11,9 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from resolver.errors import LocationUnavailable
-from resolver.glance import HOP, Server, connect, is_resolver
-from resolver.glance.glance_server import SMALL_BODY
-from resolver.glance.host_policy import AllowedHosts, parse_address
+from resolver.glance import HOP, GlanceServer, connect, is_resolver
+from resolver.glance.glance_server import MAX_STATUS_BODY_BYTES
+from resolver.glance.host_policy import HostPolicy, parse_address
 from resolver.models import Location
 from resolver.standin import StandIn
 from tests.gateway.conftest import ADMIN, Start
@@ -63,14 +63,14 @@ def names(monkeypatch: pytest.MonkeyPatch) -> Names:
 def test_what_is_admitted(rules: tuple[str, ...], host: str, address: str, admitted: bool) -> None:
     parsed = parse_address(address)
     assert parsed is not None
-    assert AllowedHosts(rules).admits(host, parsed) is admitted
+    assert HostPolicy(rules).allows(host, parsed) is admitted
 
 
 async def asked(url: str, *allowed: str, require_https: bool = False) -> str:
     """`ok`, or the code of why a server was not asked."""
     async with connect(5, allowed_hosts=allowed, require_https=require_https) as session:
         try:
-            await Server(session, Location(name="one", url=url)).versions()
+            await GlanceServer(session, Location(name="one", url=url)).versions()
         except LocationUnavailable as error:
             return error.problem_code
     return "ok"
@@ -167,7 +167,7 @@ async def test_answers_are_read_no_further_than_they_may_be_long() -> None:
     async def endless(request: web.Request, _: Handler) -> web.StreamResponse:
         response = web.StreamResponse()
         await response.prepare(request)
-        for _ in range(4 * SMALL_BODY // 65536):
+        for _ in range(4 * MAX_STATUS_BODY_BYTES // 65536):
             await response.write(b" " * 65536)
         return response
 

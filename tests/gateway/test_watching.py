@@ -1,4 +1,4 @@
-"""What machines that watch it see: ids, figures, health, documents."""
+"""What monitoring sees: request ids, log lines, metrics, health, documents."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ import re
 import openapi_spec_validator
 import pytest
 from aiohttp import web
+from aiohttp.test_utils import TestClient, TestServer
 
 from resolver.gateway.api.status import openapi_document
-from resolver.gateway.app import gateway_routes, watch_routes
+from resolver.gateway.app import gateway_routes, make_app, watch_routes
 from tests.gateway.conftest import ADMIN, V1, V2, Gateway, Start
 
 ID = "0a1b2c3d-4e5f-4a6b-8c7d-9e0f1a2b3c4d"
@@ -22,7 +23,7 @@ REQUEST_ID = "req-9e6a2f0e-54b5-4b05-ae8e-8a4c9a3c1f11"
     "path",
     ["/", "/versions", f"/v2/images/{ID}", f"/resolve/{ID}", "/locations", "/nowhere", "/metrics"],
 )
-async def test_every_answer_carries_a_request_id(gateway: Gateway, path: str) -> None:
+async def test_every_answer_has_a_request_id(gateway: Gateway, path: str) -> None:
     response, _ = await gateway.get(path)
     assert re.fullmatch(
         r"req-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}",
@@ -37,7 +38,7 @@ async def test_every_answer_carries_a_request_id(gateway: Gateway, path: str) ->
 async def test_one_log_line_a_request(gateway: Gateway, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "access"):
         await gateway.get(f"/v2/images/{ID}", headers={"X-Openstack-Request-Id": REQUEST_ID})
-    (record,) = [r for r in caplog.records if r.name == "access"]
+    (record,) = [record for record in caplog.records if record.name == "access"]
     assert REQUEST_ID in record.getMessage()
     assert "unknown" in record.getMessage()
 
@@ -52,7 +53,7 @@ async def test_tokens_are_never_logged(gateway: Gateway, caplog: pytest.LogCaptu
     assert "keystone-token" not in caplog.text
 
 
-async def test_a_record_that_nobody_of_us_wrote_is_told_as_an_index_that_cannot_be_read(
+async def test_a_foreign_record_in_redis_makes_the_index_unavailable(
     gateway: Gateway, caplog: pytest.LogCaptureFixture
 ) -> None:
     client = gateway.services.index.client
@@ -64,14 +65,14 @@ async def test_a_record_that_nobody_of_us_wrote_is_told_as_an_index_that_cannot_
     assert "KeyError: 'api'" in caplog.text
 
 
-async def test_unexpected_failures_show_no_internals(
-    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async def breaks(*_: object) -> None:
+async def test_unexpected_failures_show_no_internals(gateway: Gateway) -> None:
+    async def fail(_: web.Request) -> web.Response:
         raise KeyError("inside")
 
-    monkeypatch.setattr(type(gateway.services.resolver), "resolve", breaks)
-    response, body = await gateway.get(f"/resolve/{ID}")
+    app = make_app(gateway.services)
+    app.router.add_get("/fails", fail)
+    async with TestClient(TestServer(app)) as client, client.get("/fails") as response:
+        body = await response.json(content_type=None)
     assert (response.status, body["code"]) == (500, "internal-error")
     assert "Traceback" not in json.dumps(body)
     assert "KeyError" not in json.dumps(body)
@@ -85,7 +86,7 @@ async def test_health(gateway: Gateway) -> None:
     assert (await gateway.get("/readyz"))[1]["ready"] is True
 
 
-async def test_an_indexer_only_answers_those_that_watch_it(start: Start) -> None:
+async def test_an_indexer_has_only_the_paths_for_monitoring(start: Start) -> None:
     gateway = await start(role="indexer")
     assert (await gateway.get("/readyz"))[0].status == 200
     assert (await gateway.get("/metrics"))[0].status == 200
@@ -108,10 +109,10 @@ async def test_metrics(gateway: Gateway) -> None:
         'glance_resolver_location_covered{location="two"} 0.0',
     ):
         assert line in text, text
-    assert ID not in text  # a label for each image would be without bound
+    assert ID not in text  # a label per image would have no bound
 
 
-async def test_index_figures(gateway: Gateway) -> None:
+async def test_index_totals(gateway: Gateway) -> None:
     await gateway.location("one")
     await gateway.location("two", covered=False)
     await gateway.claim("one", ID)
@@ -139,11 +140,13 @@ async def test_version_documents_name_this_gateway(gateway: Gateway) -> None:
     ):
         response, body = await gateway.get(path)
         assert response.status == status
-        ids = [v["id"] for v in body["versions"]]
-        assert ids[0] == "v2.9"  # what every location can do
+        ids = [version["id"] for version in body["versions"]]
+        assert ids[0] == "v2.9"  # the latest that every location has
         assert ids[-1] == "v1.0"
         assert body["versions"][0]["status"] == "CURRENT"
-        assert all(v["links"][0]["href"].startswith(gateway.url) for v in body["versions"])
+        assert all(
+            version["links"][0]["href"].startswith(gateway.url) for version in body["versions"]
+        )
 
 
 async def test_public_url_is_used_in_version_documents(start: Start) -> None:
@@ -164,7 +167,7 @@ async def test_schemas_go_to_a_healthy_location_with_v2(gateway: Gateway) -> Non
     )
 
 
-async def test_listing_is_said_not_to_be_here(gateway: Gateway) -> None:
+async def test_listings_are_refused(gateway: Gateway) -> None:
     for path in ("/v2/images", "/v2/images?name=x", "/v1/images/detail", "/v1/images"):
         response, body = await gateway.get(path)
         assert (response.status, body["code"]) == (404, "no-listing")
@@ -178,7 +181,7 @@ async def test_unknown_paths_and_methods(gateway: Gateway) -> None:
     assert response.headers["Allow"] == "POST"
 
 
-def test_openapi_is_valid_and_says_what_the_routes_say() -> None:
+def test_openapi_is_valid_and_describes_all_routes() -> None:
     document = openapi_document()
     openapi_spec_validator.validate(document)
     app = web.Application()

@@ -21,7 +21,7 @@ from tests.glance.install import (
     install_keystone,
 )
 from tests.glance.pair import Pair, seed
-from tests.support.glance import GlanceServer
+from tests.support.glance import GlanceProcess
 
 SMALL_PAGE = 10
 """Page cap of the first server, so that its listing takes several pages."""
@@ -51,8 +51,8 @@ def keystone_home() -> KeystoneHome:
 
 def running_pair(home: GlanceHome, directory: Path, auth: Auth) -> Iterator[Pair]:
     with (
-        GlanceServer(home, directory / "one", auth=auth, limit=SMALL_PAGE) as one,
-        GlanceServer(home, directory / "two", auth=auth) as two,
+        GlanceProcess(home, directory / "one", auth=auth, limit=SMALL_PAGE) as one,
+        GlanceProcess(home, directory / "two", auth=auth) as two,
     ):
         yield seed({"one": one, "two": two})
 

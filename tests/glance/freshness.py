@@ -14,7 +14,7 @@ import yaml
 
 from tests.glance.gateway import Gateway
 from tests.glance.install import GlanceHome
-from tests.support.glance import GlanceServer, wait_until
+from tests.support.glance import GlanceProcess, wait_until
 from tests.support.rabbit import RabbitServer
 
 ALONE = {"RESOLVER_PROBE": "off", "RESOLVER_POLL_INTERVAL": "0", "RESOLVER_SWEEP_INTERVAL": "3600"}
@@ -42,9 +42,9 @@ class Seen:
 
 
 @contextmanager
-def cloud(home: GlanceHome, directory: Path, broker: RabbitServer) -> Iterator[GlanceServer]:
+def cloud(home: GlanceHome, directory: Path, broker: RabbitServer) -> Iterator[GlanceProcess]:
     """One Glance that sends notifications."""
-    with GlanceServer(
+    with GlanceProcess(
         home, directory / "glance", broker=broker.url.replace("amqp:", "rabbit:")
     ) as server:
         # With its first notification Glance makes the exchange.
@@ -55,7 +55,7 @@ def cloud(home: GlanceHome, directory: Path, broker: RabbitServer) -> Iterator[G
 
 @contextmanager
 def gateway_by(
-    way: str, server: GlanceServer, directory: Path, broker: RabbitServer
+    way: str, server: GlanceProcess, directory: Path, broker: RabbitServer
 ) -> Iterator[Gateway]:
     """A gateway that learns of changes in one way only."""
     folder = directory / way
@@ -81,7 +81,7 @@ def _connected(gateway: Gateway) -> bool:
     return bool(coverage["events"].startswith("connected"))
 
 
-def measure(way: str, gateway: Gateway, server: GlanceServer, count: int, pace: float) -> Seen:
+def measure(way: str, gateway: Gateway, server: GlanceProcess, count: int, pace: float) -> Seen:
     """Creates and deletes ``count`` images, one each ``pace`` seconds, and watches each."""
     with ThreadPoolExecutor(64) as threads:
         ids = [str(uuid.uuid4()) for _ in range(count)]
@@ -100,7 +100,7 @@ def measure(way: str, gateway: Gateway, server: GlanceServer, count: int, pace: 
         return Seen(found, [one.result() for one in deleted])
 
 
-def _create(server: GlanceServer, image_id: str) -> None:
+def _create(server: GlanceProcess, image_id: str) -> None:
     server.create(image_id, queued=True)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tests.support.glance import GlanceServer, Image
+from tests.support.glance import GlanceProcess, Image
 
 UPPER_CASE_ID = "{:08X}-ABCD-4EF0-8ABC-DEFABCDEFABC"
 
@@ -13,7 +13,7 @@ UPPER_CASE_ID = "{:08X}-ABCD-4EF0-8ABC-DEFABCDEFABC"
 class Pair:
     """Two running servers by location name, and what was put into each."""
 
-    servers: dict[str, GlanceServer]
+    servers: dict[str, GlanceProcess]
     images: dict[str, dict[str, Image]]
     """Location name, then kind."""
 
@@ -33,7 +33,7 @@ class Pair:
         return [(n, image) for n, image in self.owned() if len(self.owners(image.id)) == 1]
 
 
-def seed(servers: dict[str, GlanceServer]) -> Pair:
+def seed(servers: dict[str, GlanceProcess]) -> Pair:
     images: dict[str, dict[str, Image]] = {}
     for number, (name, server) in enumerate(servers.items(), 1):
         images[name] = {

@@ -9,7 +9,7 @@ import pytest
 
 from tests.glance.freshness import WAYS, cloud, gateway_by, measure
 from tests.glance.install import GlanceHome
-from tests.support.glance import GlanceServer
+from tests.support.glance import GlanceProcess
 from tests.support.rabbit import RabbitServer
 
 pytestmark = [pytest.mark.glance, pytest.mark.rabbit]
@@ -20,14 +20,14 @@ SOME = 10
 @pytest.fixture(scope="module")
 def server(
     glance_home: GlanceHome, tmp_path_factory: pytest.TempPathFactory, rabbit_server: RabbitServer
-) -> Iterator[GlanceServer]:
+) -> Iterator[GlanceProcess]:
     with cloud(glance_home, tmp_path_factory.mktemp("fresh"), rabbit_server) as server:
         yield server
 
 
 @pytest.mark.parametrize("way", WAYS)
 def test_what_is_created_is_found_and_what_is_deleted_is_absent(
-    way: str, server: GlanceServer, rabbit_server: RabbitServer, tmp_path: Path
+    way: str, server: GlanceProcess, rabbit_server: RabbitServer, tmp_path: Path
 ) -> None:
     with gateway_by(way, server, tmp_path, rabbit_server) as gateway:
         seen = measure(way, gateway, server, SOME, pace=0.05)

@@ -13,12 +13,12 @@ import pytest
 import yaml
 
 from resolver.errors import LocationUnavailable
-from resolver.glance import CloudCredentials, Server, connect, keystone
+from resolver.glance import CloudCredentials, GlanceServer, connect, keystone
 from resolver.glance.listing import sees_all
 from resolver.models import Location
 from tests.glance.gateway import OPERATOR_TOKEN, Gateway
 from tests.glance.install import GlanceHome, KeystoneHome
-from tests.support.glance import GlanceServer, Image, wait_until
+from tests.support.glance import GlanceProcess, Image, wait_until
 from tests.support.keystone import KeystoneServer
 
 pytestmark = pytest.mark.glance
@@ -35,7 +35,7 @@ class Cloud:
     """What there is, and the clouds.yaml that leads to it."""
 
     keystone: KeystoneServer
-    servers: dict[str, GlanceServer]
+    servers: dict[str, GlanceProcess]
     images: dict[str, Image]
     shared: Image
     user: str
@@ -71,8 +71,8 @@ def cloud(
             "token": keystone_server.token("tests", "tests-secret", "admin"),
         }
         with (
-            GlanceServer(glance_home, directory / "one", **options) as one,
-            GlanceServer(glance_home, directory / "two", **options) as two,
+            GlanceProcess(glance_home, directory / "one", **options) as one,
+            GlanceProcess(glance_home, directory / "two", **options) as two,
         ):
             servers = dict(zip(REGIONS, (one, two), strict=True))
             for region, server in servers.items():
@@ -282,9 +282,13 @@ def cloud_credentials(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> CloudCre
     return CloudCredentials()
 
 
-def server_of(cloud: Cloud, session: Any, name: str, cloud_credentials: CloudCredentials) -> Server:
+def server_of(
+    cloud: Cloud, session: Any, name: str, cloud_credentials: CloudCredentials
+) -> GlanceServer:
     url = cloud.servers["Oslo"].url
-    return Server(session, Location(name="oslo", url=url, auth={"cloud": name}), cloud_credentials)
+    return GlanceServer(
+        session, Location(name="oslo", url=url, auth={"cloud": name}), cloud_credentials
+    )
 
 
 @pytest.mark.parametrize("kind", ["v3applicationcredential", "v3token"])
@@ -303,7 +307,7 @@ async def test_other_plugins_log_in_too(
     try:
         async with connect(30) as session:
             server = server_of(cloud, session, "other", cloud_credentials)
-            assert (await server.ask("/v2/images", {"limit": "1"})).status == 200
+            assert (await server.request("/v2/images", {"limit": "1"})).status == 200
             assert await sees_all(server, await server.versions()) == (
                 True,
                 "it has the role admin on a project",
@@ -315,53 +319,52 @@ async def test_other_plugins_log_in_too(
 async def test_a_cloud_without_login_sends_none(
     cloud: Cloud, cloud_credentials: CloudCredentials
 ) -> None:
-    login = await cloud_credentials.login("open")
+    login = await cloud_credentials.auth_headers("open")
     assert (login.headers, login.roles) == ({}, None)
 
 
 async def test_a_token_that_is_not_accepted_any_more_is_renewed_once(
-    cloud: Cloud, cloud_credentials: CloudCredentials, monkeypatch: pytest.MonkeyPatch
+    cloud: Cloud, cloud_credentials: CloudCredentials
 ) -> None:
     async with connect(30) as session:
         server = server_of(cloud, session, "prod", cloud_credentials)
-        assert (await server.ask("/v2/images", {"limit": "1"})).status == 200
-        first = await cloud_credentials.login("prod")
-        assert await cloud_credentials.login("prod") is first, (
+        assert (await server.request("/v2/images", {"limit": "1"})).status == 200
+        first = await cloud_credentials.auth_headers("prod")
+        assert await cloud_credentials.auth_headers("prod") is first, (
             "shared, and not fetched for each request"
         )
         token = first.headers["X-Auth-Token"]
         headers = {"X-Auth-Token": token, "X-Subject-Token": token}
         async with session.delete(f"{cloud.keystone.url}/v3/auth/tokens", headers=headers):
             pass
-        assert (await server.ask("/v2/images", {"limit": "1"})).status == 200
-        assert await cloud_credentials.login("prod") is not first
+        assert (await server.request("/v2/images", {"limit": "1"})).status == 200
+        assert await cloud_credentials.auth_headers("prod") is not first
         # A cloud that this server does not trust is not asked for token after token.
-        fetched = []
-        monkeypatch.setattr(
-            keystone, "authenticate", lambda name: fetched.append(name) or bad(name)
-        )
-        stranger = server_of(cloud, session, "stranger", cloud_credentials)
+        logins: list[str] = []
+
+        def authenticate(name: str) -> keystone.AuthHeaders:
+            logins.append(name)
+            headers = {"X-Auth-Token": "nobody's"}
+            return keystone.AuthHeaders(headers, ("admin",), valid_until=float("inf"))
+
+        stranger = server_of(cloud, session, "stranger", CloudCredentials(authenticate))
         for _ in range(4):
             with pytest.raises(LocationUnavailable, match="does not accept the credential"):
-                await stranger.ask("/v2/images", {"limit": "1"})
-        assert len(fetched) == 2
-
-
-def bad(_: str) -> keystone.AuthHeaders:
-    return keystone.AuthHeaders({"X-Auth-Token": "nobody's"}, ("admin",), until=float("inf"))
+                await stranger.request("/v2/images", {"limit": "1"})
+        assert len(logins) == 2
 
 
 async def test_a_login_is_good_until_shortly_before_its_token_ends(
     cloud: Cloud, cloud_credentials: CloudCredentials
 ) -> None:
     """Keystone's tokens last an hour unless it is told otherwise."""
-    left = (await cloud_credentials.login("prod")).until - time.monotonic()
-    assert 3300 < left < 3600 - keystone.RENEW + 1
+    left = (await cloud_credentials.auth_headers("prod")).valid_until - time.monotonic()
+    assert 3300 < left < 3600 - keystone.RENEW_BEFORE_SECONDS + 1
 
 
 async def test_what_is_wrong_with_a_cloud_is_said(
     cloud: Cloud, cloud_credentials: CloudCredentials
 ) -> None:
     with pytest.raises(LocationUnavailable, match="Cloud nowhere was not found") as caught:
-        await cloud_credentials.login("nowhere")
+        await cloud_credentials.auth_headers("nowhere")
     assert caught.value.problem_code == "no-credential"

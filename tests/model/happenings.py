@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from resolver.glance import Server
+from resolver.glance import GlanceServer
 from resolver.glance.notifications import parse_notice
 from resolver.models import State, format_id, letter_case_of
 from resolver.services import Services
@@ -175,8 +175,8 @@ class Happenings:
         assert notice is not None
         latest = self._latest.setdefault(spell.number, DeletionLog())
         news = await apply(self.one.index, spell.number, latest, [notice])
-        what = "gone" if notice.gone else "there"
-        if notice.gone:
+        what = "gone" if notice.deleted else "there"
+        if notice.deleted:
             self._gone.add((number, notice.image_id))
         elif news:
             self._gone.discard((number, notice.image_id))
@@ -281,7 +281,7 @@ class Happenings:
         if place is not None:
             location, records = place.location, services.index.records
             before = await records.check(location.number)
-            server = Server(services.session, location, services.cloud_credentials)
+            server = GlanceServer(services.session, location, services.cloud_credentials)
             check = next_status(before, await look(server, before))
             await records.set_check(location.number, check, location)
             self.tell(f"{name} is looked at: {check.health}")

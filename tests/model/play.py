@@ -278,7 +278,7 @@ class Play(Happenings):
         serving = [s for s in current.values() if s.in_service]
         for image_id in self.world.ids():
             answer = await services.resolver.resolve(image_id, Preferences())
-            offered = {offer.view.name for offer in answer.offers}
+            offered = {offer.view.name for offer in answer.owners}
             elsewhere = {
                 n for n, s in current.items() if not s.in_service and s.server.has(image_id)
             }

@@ -54,7 +54,7 @@ class House:
         return await self.resolver.resolve(image_id, preferences)
 
     async def owners(self, image_id: bytes, preferences: Preferences = ANY) -> list[str]:
-        return [offer.view.name for offer in (await self.ask(image_id, preferences)).offers]
+        return [offer.view.name for offer in (await self.ask(image_id, preferences)).owners]
 
 
 @pytest.fixture
@@ -90,7 +90,7 @@ async def test_absent_when_every_location_vouches(house: House) -> None:
     await house.add("one", A)
     await house.add("two", B)
     answer = await house.ask(C)
-    assert (answer.outcome, answer.offers, answer.missing) == (Outcome.ABSENT, (), ())
+    assert (answer.outcome, answer.owners, answer.missing) == (Outcome.ABSENT, (), ())
 
 
 async def test_absent_does_not_ask_those_in_maintenance(house: House) -> None:
@@ -204,7 +204,7 @@ async def test_another_process_hears_of_a_change_with_its_next_answer(house: Hou
 async def test_the_owner_s_spelling_is_used(house: House) -> None:
     number = await house.add("one")
     await house.index.claims.claim(number, {b"\xab" * 16: 1 << 31})
-    (offer,) = (await house.ask(b"\xab" * 16)).offers
+    (offer,) = (await house.ask(b"\xab" * 16)).owners
     assert offer.url.endswith("/v2/images/Abababab-abab-abab-abab-abababababab")
 
 

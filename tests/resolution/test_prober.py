@@ -59,7 +59,7 @@ async def test_what_the_index_does_not_know_is_found_and_claimed(cloud: Cloud, k
     server.add(id=ID)
     answer = await cloud.resolve(ID)
     assert (answer.outcome, answer.source, answer.missing) == (Outcome.FOUND, "probe", ())
-    assert answer.offers[0].uri == f"{server.url}/v1/images/{ID}"
+    assert answer.owners[0].uri == f"{server.url}/v1/images/{ID}"
     await idle(cloud)
     assert await cloud.owners(ID) == {"one"}
     assert cloud.asked("one") == 1
@@ -97,7 +97,7 @@ async def test_the_first_yes_answers_and_the_late_one_is_claimed_too(cloud: Clou
     late = Hold()
     cloud.spoil("two", late)
     answer = await cloud.resolve(ID)
-    assert [offer.view.name for offer in answer.offers] == ["one"]
+    assert [offer.view.name for offer in answer.owners] == ["one"]
     assert late.waiting == 1, "it was asked at the same time"
     late.open.set()
     await idle(cloud)
@@ -338,7 +338,7 @@ async def test_a_full_location_leaves_the_others_to_be_asked() -> None:
         await wait_until(lambda: hold.waiting and cloud.asked("two") == 1)
         await wait_until(lambda: len(cloud.services.prober._open) == 1)
         answer = await cloud.resolve(OTHER)
-        assert [offer.view.name for offer in answer.offers] == ["two"]
+        assert [offer.view.name for offer in answer.owners] == ["two"]
         hold.open.set()
         assert (await asking).outcome is Outcome.ABSENT
 
@@ -501,10 +501,10 @@ async def test_fresh_releases_what_is_gone_and_answers_with_the_rest(cloud: Clou
     cloud.spoil("silent", faults.status(500))
     answer = await cloud.resolve(ID, FRESH)
     assert answer.outcome is Outcome.FOUND
-    assert {offer.view.name for offer in answer.offers} == {"silent", "there"}
+    assert {offer.view.name for offer in answer.owners} == {"silent", "there"}
     assert await cloud.owners(ID) == {"silent", "there"}, "released before it was answered"
     again = await cloud.resolve(ID)
-    assert {offer.view.name for offer in again.offers} == {"silent", "there"}
+    assert {offer.view.name for offer in again.owners} == {"silent", "there"}
 
 
 async def test_fresh_asks_the_others_when_no_owner_is_left(cloud: Cloud) -> None:
@@ -512,7 +512,7 @@ async def test_fresh_asks_the_others_when_no_owner_is_left(cloud: Cloud) -> None
     (await cloud.add("to")).add(id=ID)
     await cloud.claim("from", ID)
     answer = await cloud.resolve(ID, FRESH)
-    assert [offer.view.name for offer in answer.offers] == ["to"]
+    assert [offer.view.name for offer in answer.owners] == ["to"]
     await idle(cloud)
     assert await cloud.owners(ID) == {"to"}
     cloud.servers["to"].delete(ID)
@@ -525,7 +525,7 @@ async def test_a_no_of_one_who_does_not_see_all_releases_nothing(cloud: Cloud) -
     await cloud.add("blind", sees_all=False)
     await cloud.claim("blind", ID)
     answer = await cloud.resolve(ID, FRESH)
-    assert [offer.view.name for offer in answer.offers] == ["blind"]
+    assert [offer.view.name for offer in answer.owners] == ["blind"]
     assert answer.source == "index"
     assert await cloud.owners(ID) == {"blind"}
 
@@ -537,7 +537,7 @@ async def test_an_excluded_owner_is_asked_while_the_rest_is_answered(cloud: Clou
     server.add(id=ID)
     cloud.spoil("gone", hold := Hold())
     answer = await cloud.resolve(ID, Preferences(exclude=frozenset({"gone"})))
-    assert [offer.view.name for offer in answer.offers] == ["there"]
+    assert [offer.view.name for offer in answer.owners] == ["there"]
     await wait_until(lambda: hold.waiting)
     hold.open.set()
     await idle(cloud)
@@ -550,7 +550,7 @@ async def test_the_only_owner_is_excluded_and_gone(cloud: Cloud) -> None:
     (await cloud.add("there")).add(id=ID)
     await cloud.claim("gone", ID)
     answer = await cloud.resolve(ID, Preferences(exclude=frozenset({"gone"})))
-    assert [offer.view.name for offer in answer.offers] == ["there"]
+    assert [offer.view.name for offer in answer.owners] == ["there"]
     await idle(cloud)
     assert await cloud.owners(ID) == {"there"}
 
@@ -613,7 +613,7 @@ async def test_a_location_removed_while_it_is_asked_is_not_offered(cloud: Cloud)
     await wait_until(lambda: hold.waiting)
     await cloud.services.registry.remove("one")
     hold.open.set()
-    assert [offer.view.name for offer in (await asking).offers] == []
+    assert [offer.view.name for offer in (await asking).owners] == []
     assert (await cloud.resolve(ID)).outcome is Outcome.ABSENT
 
 
@@ -641,7 +641,7 @@ async def test_a_location_put_into_maintenance_while_it_is_asked_is_not_offered(
     await wait_until(lambda: hold.waiting)
     await cloud.services.registry.patch("one", {"state": "maintenance"})
     hold.open.set()
-    assert (await asking).offers == ()
+    assert (await asking).owners == ()
 
 
 async def test_a_location_added_while_others_are_asked_is_no_no(cloud: Cloud) -> None:
@@ -660,16 +660,16 @@ async def test_an_id_is_asked_for_as_the_client_spelt_it_too(cloud: Cloud, kind:
     server = await cloud.add("one", **KINDS[kind])
     server.add(id=ID.upper())
     answer = await cloud.resolve(ID.upper())
-    assert answer.offers[0].uri.endswith(ID.upper())
+    assert answer.owners[0].uri.endswith(ID.upper())
     await idle(cloud)
     answer = await cloud.resolve(ID)
-    assert answer.offers[0].uri.endswith(ID.upper()), "its owner's spelling, whoever asks"
+    assert answer.owners[0].uri.endswith(ID.upper()), "its owner's spelling, whoever asks"
 
 
 async def test_an_id_in_upper_case_finds_one_in_lower_case(cloud: Cloud) -> None:
     (await cloud.add("one")).add(id=ID)
     answer = await cloud.resolve(ID.upper())
-    assert answer.offers[0].uri.endswith(ID)
+    assert answer.owners[0].uri.endswith(ID)
     assert cloud.asked("one") == 1
 
 

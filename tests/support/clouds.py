@@ -11,7 +11,7 @@ from typing import Any
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from resolver.glance import Server, connect
+from resolver.glance import GlanceServer, connect
 from resolver.index import Lookup
 from resolver.models import Check, Health, Sweep, letter_case_of, parse_id
 from resolver.resolution import Answer, Preferences
@@ -117,7 +117,7 @@ class Cloud:
     ) -> int:
         location, _ = await self.services.registry.put(name, {"url": server.url, **fields})
         async with connect(5) as session:
-            versions = await Server(session, location).versions()
+            versions = await GlanceServer(session, location).versions()
         now, records = time.time(), self.index.records
         await records.set_check(location.number, Check(at=now, health=health, versions=versions))
         if swept:

@@ -129,7 +129,7 @@ class Served(ABC):
         self.stop()
 
 
-class GlanceServer(Served):
+class GlanceProcess(Served):
     """One Glance process. Stopped and started again it keeps its port and its images.
 
     `limit` is the server's cap on a page of its listing; `keystone` the URL of one whose tokens it

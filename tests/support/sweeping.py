@@ -6,7 +6,7 @@ from typing import Any
 
 import aiohttp
 
-from resolver.glance import Server
+from resolver.glance import GlanceServer
 from resolver.index import Index
 from resolver.models import Location, Progress, Status, Sweep, format_id
 from resolver.registry import FreshnessPolicy, LocationView
@@ -39,7 +39,7 @@ class Sweeping:
         async def report(progress: Progress) -> None:
             self.progress.append(progress)
 
-        server = Server(self.session, location)
+        server = GlanceServer(self.session, location)
         sweeper = Sweeper(self.index, server, await server.versions(), guard=guard)
         sweep = await sweeper.run(
             report,

@@ -42,7 +42,7 @@ def encoded(value: Any) -> bytes:
 @pytest.mark.parametrize("wrap", [envelope, lambda bare: bare], ids=["oslo", "bare"])
 def test_both_envelopes(wrap: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
     bare = message("image.create", {"id": A, "status": "queued", "deleted": False}, at=NOON)
-    assert parse_notice(encoded(wrap(bare))) == Notice(RAW, 0, gone=False, stamp=NOON)
+    assert parse_notice(encoded(wrap(bare))) == Notice(RAW, 0, deleted=False, sent_at=NOON)
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_both_envelopes(wrap: Callable[[dict[str, Any]], dict[str, Any]]) -> Non
 def test_what_events_say(event: str, payload: dict[str, Any], gone: bool) -> None:
     notice = parse_notice(encoded(message(event, payload)))
     assert notice is not None
-    assert notice.gone is gone
+    assert notice.deleted is gone
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pytest
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from resolver.glance import Server, connect
+from resolver.glance import GlanceServer, connect
 from resolver.models import Check, Health, Location
 from resolver.standin import StandIn
 from resolver.sync import health as check_module
@@ -26,7 +26,7 @@ from tests.support.faults import Fault, Switch
 async def seen(server: StandIn, before: Check | None = None) -> HealthSample:
     async with connect(5) as session:
         location = Location(name="one", url=server.url, auth={"token_env": "NOT_SET"})
-        return await look(Server(session, location), before)
+        return await look(GlanceServer(session, location), before)
 
 
 def without_healthcheck(answer: Fault | None = None) -> Fault:

@@ -14,7 +14,7 @@ import pytest
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from resolver.glance import Server
+from resolver.glance import GlanceServer
 from resolver.index import Index
 from resolver.models import Location, Outcome, Poll, Sweep, format_id, parse_id
 from resolver.resolution import Preferences
@@ -80,7 +80,7 @@ class Polling:
         self.sweep = Sweep(started=time.time(), ended=time.time(), sees_all=True)
 
     async def poll(self) -> Poll:
-        server = Server(self.sweeping.session, self.location)
+        server = GlanceServer(self.sweeping.session, self.location)
         versions = await server.versions()
         self.last = await poll(
             self.sweeping.index, server, versions, self.last, self.sweep, nothing

@@ -12,7 +12,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from resolver.errors import LocationUnavailable
-from resolver.glance import Server
+from resolver.glance import GlanceServer
 from resolver.models import Progress, parse_id
 from resolver.standin import Caller, StandIn
 from resolver.sync.sweep import Sweeper
@@ -158,7 +158,7 @@ async def test_changes_during_a_sweep_are_never_undone(
             await sweeping.index.records.pin_claim(number, parse_id(text))
             await claims.claim(number, [parse_id(text)])
 
-    server_side = Server(sweeping.session, location)
+    server_side = GlanceServer(sweeping.session, location)
     sweeper = Sweeper(sweeping.index, server_side, await server_side.versions(), guard=0.2)
     await sweeper.run(report)
     claimed = await sweeping.claimed(location)

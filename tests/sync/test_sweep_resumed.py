@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from resolver.errors import LocationUnavailable
-from resolver.glance import Server
+from resolver.glance import GlanceServer
 from resolver.models import Location, Progress, Sweep
 from resolver.standin import StandIn
 from resolver.sync import sweep as sweep_module
@@ -39,11 +39,11 @@ async def killed_after(sweeping: Sweeping, location: Location, pages: int) -> No
 
 
 async def versions(sweeping: Sweeping, location: Location) -> tuple[str, ...]:
-    return await Server(sweeping.session, location).versions()
+    return await GlanceServer(sweeping.session, location).versions()
 
 
 def sweeper(sweeping: Sweeping, location: Location, found: tuple[str, ...]) -> Sweeper:
-    return Sweeper(sweeping.index, Server(sweeping.session, location), found, guard=0.2)
+    return Sweeper(sweeping.index, GlanceServer(sweeping.session, location), found, guard=0.2)
 
 
 async def resumed(sweeping: Sweeping, location: Location) -> tuple[Sweep, int]:

@@ -15,7 +15,7 @@ from resolver.gateway.app_keys import ADMIN, REQUEST_ID, SERVICES, TOKENS
 from resolver.gateway.methods import READ_METHODS
 from resolver.gateway.problem import json_response
 from resolver.gateway.request_body import read_body, read_json
-from resolver.glance import Server, is_resolver
+from resolver.glance import GlanceServer, is_resolver
 from resolver.glance.diagnosis import Step, diagnose
 from resolver.index import AUDIT_MAX_ENTRIES
 from resolver.models import MAX_BITS, MIN_BITS, letter_case_of, parse_id
@@ -179,7 +179,7 @@ async def check_location(request: web.Request) -> web.StreamResponse:
     credentials."""
     services, name = request.app[SERVICES], request.match_info["name"]
     location = (await services.registry.view(name)).location
-    steps = await diagnose(Server(services.session, location, services.cloud_credentials))
+    steps = await diagnose(GlanceServer(services.session, location, services.cloud_credentials))
     row = await services.registry.show(name)
     sweep, coverage = row["sweep"], row["coverage"]
     fault = sweep["error"] or ("" if coverage["covered"] else coverage["why"])
@@ -189,7 +189,7 @@ async def check_location(request: web.Request) -> web.StreamResponse:
             "location": name,
             "ok": all(step.ok for step in steps),
             "steps": [
-                {"step": step.name, "ok": step.ok, "said": step.said, "fix": step.fix or None}
+                {"step": step.name, "ok": step.ok, "said": step.message, "fix": step.fix or None}
                 for step in steps
             ],
         }

@@ -1,4 +1,4 @@
-"""For machines that watch the resolver, and the index's figures."""
+"""Health, readiness and metrics for machines, and the size of the index."""
 
 from __future__ import annotations
 
@@ -14,24 +14,25 @@ from aiohttp import web
 from resolver import __version__
 from resolver.errors import IndexUnavailable
 from resolver.gateway.app_keys import METRICS, SERVICES
-from resolver.gateway.problem import NO_STORE, json_response, problem
+from resolver.gateway.problem import json_reply, json_response, problem
+from resolver.gateway.reply import NO_STORE, Reply, to_response
 from resolver.index import Census, Index
 from resolver.registry.presentation import rfc3339
 from resolver.services import Services
 
-READY_TIMEOUT = 1.0
-"""Seconds that Redis may take before this process counts as not ready."""
+READY_TIMEOUT_SECONDS = 1.0
+"""How long Redis may take to answer before this process counts as not ready."""
 
-STALLED = 60.0
-"""Seconds without a round after which the indexer counts as stalled."""
+INDEXER_STALLED_SECONDS = 60.0
+"""How long after its last tick the indexer counts as stalled."""
 
 CENSUS_SHARE = 20
-"""A census is not begun within this many times the time that the last one took, so that
-watching costs at most a twentieth of Redis."""
+"""A census is reused for this many times the time that it took, so that counting takes at most a
+twentieth of Redis."""
 
 
-class Counter:
-    """Takes the census of the index, one at a time and not too often."""
+class CensusCache:
+    """The last census of the index, taken again when it is old enough; one at a time."""
 
     def __init__(self, index: Index) -> None:
         self._index = index
@@ -39,7 +40,7 @@ class Counter:
         self._last: Census | None = None
 
     async def census(self) -> Census:
-        """Figures of now, or of a little ago where taking them is dear."""
+        """The counts of now, or recent ones where counting takes long."""
         async with self._lock:
             last = self._last
             if last is None or abs(time.time() - last.at) > CENSUS_SHARE * last.seconds:
@@ -47,30 +48,42 @@ class Counter:
             return last
 
 
-COUNTER = web.AppKey("counter", Counter)
+CENSUS_CACHE = web.AppKey("census_cache", CensusCache)
+
+
+HEALTHY = Reply(200, {**NO_STORE, "Content-Type": "text/plain; charset=utf-8"}, b"OK")
+"""As Glance's own ``/healthcheck`` answers."""
+
+
+@cache
+def live_reply() -> Reply:
+    """What ``/livez`` answers."""
+    return json_reply({"live": True, "version": __version__})
 
 
 async def healthcheck(_: web.Request) -> web.StreamResponse:
-    """As Glance's own: ``OK`` while the process answers."""
-    return web.Response(text="OK", headers=NO_STORE)
+    """``OK`` while the process answers."""
+    return to_response(HEALTHY)
 
 
 async def livez(_: web.Request) -> web.StreamResponse:
-    return json_response({"live": True, "version": __version__})
+    return to_response(live_reply())
 
 
 async def readyz(request: web.Request) -> web.StreamResponse:
-    """503 while this process cannot do its work; names what is wrong."""
+    """503 while this process cannot do its work; the body names what is wrong."""
     services = request.app[SERVICES]
     faults = await _faults(services)
     if faults:
-        return problem(
-            503,
-            "not-ready",
-            "Not ready",
-            "; ".join(faults.values()),
-            extra={"ready": False, "faults": faults},
-            headers={"Retry-After": "2"},
+        return to_response(
+            problem(
+                503,
+                "not-ready",
+                "Not ready",
+                "; ".join(faults.values()),
+                extra={"ready": False, "faults": faults},
+                headers={"Retry-After": "2"},
+            )
         )
     return json_response({"ready": True, "role": services.settings.role})
 
@@ -78,24 +91,28 @@ async def readyz(request: web.Request) -> web.StreamResponse:
 async def _faults(services: Services) -> dict[str, str]:
     faults = {}
     try:
-        async with asyncio.timeout(READY_TIMEOUT):
+        async with asyncio.timeout(READY_TIMEOUT_SECONDS):
             await services.index.ping()
     except IndexUnavailable as error:
         faults["index"] = error.detail
     except TimeoutError:
-        faults["index"] = f"Redis did not answer within {READY_TIMEOUT:g} s"
+        faults["index"] = f"Redis did not answer within {READY_TIMEOUT_SECONDS:g} s"
     if services.bootstrap.fault:
         faults.setdefault("index", services.bootstrap.fault)
     last = services.indexer.stats.last_tick
-    if services.settings.role != "gateway" and last and time.time() - last > STALLED:
-        faults["indexer"] = f"it last went round {time.time() - last:.0f} s ago"
+    if (
+        services.settings.role != "gateway"
+        and last
+        and time.time() - last > INDEXER_STALLED_SECONDS
+    ):
+        faults["indexer"] = f"its last tick was {time.time() - last:.0f} s ago"
     return faults
 
 
 async def metrics(request: web.Request) -> web.StreamResponse:
-    # The figures of locations come off the table, which an idle gateway must freshen.
+    # The metrics of locations come from the table, which an idle gateway must refresh.
     with contextlib.suppress(IndexUnavailable):
-        await request.app[SERVICES].tables.current(READY_TIMEOUT)
+        await request.app[SERVICES].tables.current(READY_TIMEOUT_SECONDS)
     return web.Response(
         body=await request.app[METRICS].render(),
         headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8", **NO_STORE},
@@ -105,7 +122,7 @@ async def metrics(request: web.Request) -> web.StreamResponse:
 async def index_figures(request: web.Request) -> web.StreamResponse:
     """GET /index."""
     services = request.app[SERVICES]
-    census = await request.app[COUNTER].census()
+    census = await request.app[CENSUS_CACHE].census()
     table = await services.tables.fresh()
     rebuild = await services.index.rebuild.progress()
     now = time.time()

@@ -14,7 +14,8 @@ from aiohttp import web
 from resolver.errors import ResolverError, UnsupportedMediaType
 from resolver.gateway.api.locations import admin_only
 from resolver.gateway.app_keys import ADMIN, SERVICES
-from resolver.gateway.problem import NO_STORE, json_response
+from resolver.gateway.problem import json_response
+from resolver.gateway.reply import NO_STORE
 from resolver.gateway.request_body import body_timeout_error
 from resolver.index import ImageRows, walk
 from resolver.registry.export_format import Reader, Writer

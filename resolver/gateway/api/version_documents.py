@@ -7,18 +7,19 @@ from typing import Any
 from aiohttp import web
 
 from resolver.errors import ImageUnknown
-from resolver.gateway.api.images import clean_target, preferences_of
 from resolver.gateway.app_keys import SERVICES
-from resolver.gateway.problem import NO_STORE, json_response
-from resolver.models import Health, State
-from resolver.registry import LocationView, Table
-from resolver.resolution import Preferences
+from resolver.gateway.image_path import check_target
+from resolver.gateway.negotiation import preferences_from_headers
+from resolver.gateway.problem import json_reply
+from resolver.gateway.reply import NO_STORE, Reply, to_response
+from resolver.registry import Table
+from resolver.resolution.ranking import best_view
 
 BASE_MINOR = 2
-"""The v2.N named while no location's is known: Icehouse's, which every v2 client can do with."""
+"""The v2.N named while no location's is known: Icehouse's, which every v2 client can use."""
 
 
-def document(table: Table, base: str) -> dict[str, Any]:
+def version_document(table: Table, base: str) -> dict[str, Any]:
     """Glance's versions document for this gateway at ``base``.
 
     It names what every location can do: v2 up to the lowest of their minor versions, v1 where one
@@ -41,42 +42,31 @@ def document(table: Table, base: str) -> dict[str, Any]:
     }
 
 
+def versions_reply(table: Table, base: str, path: str) -> Reply:
+    """``/`` is answered 300 as by Glance, the others 200: clients accept either."""
+    return json_reply(version_document(table, base), status=300 if path == "/" else 200)
+
+
 async def versions(request: web.Request) -> web.StreamResponse:
-    """``/`` answers 300 as Glance does, the others 200: clients take either."""
+    """``/``, ``/versions``, ``/v1`` and ``/v2``."""
     services = request.app[SERVICES]
     base = services.settings.public_url or f"{request.scheme}://{request.host}"
     table = await services.tables.current(services.settings.index_timeout)
-    return json_response(document(table, base), status=300 if request.path == "/" else 200)
-
-
-def _choice(
-    view: LocationView, preferences: Preferences, home: str
-) -> tuple[bool, bool, bool, bool, int, str]:
-    location = view.location
-    return (
-        view.health is Health.DOWN,
-        location.state is not State.ACTIVE,
-        bool(preferences.region) and location.region != preferences.region,
-        bool(home) and location.region != home,
-        location.priority,
-        view.name,
-    )
+    return to_response(versions_reply(table, base, request.path))
 
 
 async def schemas(request: web.Request) -> web.StreamResponse:
-    """307 to a healthy location that serves v2."""
+    """307 to the best location that serves v2."""
     services = request.app[SERVICES]
-    preferences = preferences_of(request)
-    path, query = clean_target(request)
-    views = [
-        view
-        for view in (await services.tables.current(services.settings.index_timeout)).in_service()
-        if (view.serves is None or view.serves[1]) and view.name not in preferences.exclude
-    ]
-    if not views:
+    preferences = preferences_from_headers(request.headers)
+    path, query = request.rel_url.raw_path, request.rel_url.raw_query_string
+    check_target(path, query)
+    table = await services.tables.current(services.settings.index_timeout)
+    views = [view for view in table.in_service() if view.serves is None or view.serves[1]]
+    best = best_view(views, preferences, services.settings.region)
+    if best is None:
         raise ImageUnknown(
             "no location in service has schemas", code="no-location", headers={"Retry-After": "5"}
         )
-    best = min(views, key=lambda view: _choice(view, preferences, services.settings.region))
-    where = f"{best.location.url}{path}{query}"
-    return web.Response(status=307, headers={**NO_STORE, "Location": where})
+    url = f"{best.location.url}{path}{f'?{query}' if query else ''}"
+    return to_response(Reply(307, {**NO_STORE, "Location": url}))

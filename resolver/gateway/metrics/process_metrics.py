@@ -1,10 +1,11 @@
-"""Figures for Prometheus: one registry an app."""
+"""The metrics of one process, for Prometheus: one registry per application."""
 
 from __future__ import annotations
 
 import asyncio
 import time
 from collections.abc import Callable, Iterable, Mapping
+from typing import Protocol
 
 from prometheus_client import CollectorRegistry, Gauge, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -22,17 +23,36 @@ BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2
 """Seconds; a redirect takes under a millisecond, a slow index a quarter of a second."""
 
 
+class ConnectionCounts(Protocol):
+    """What is counted of connections. `resolver.gateway.net` implements it."""
+
+    closed: LightCounter
+    """Connections closed by the server, by reason."""
+
+    @property
+    def open_count(self) -> int:
+        """Connections that are open."""
+
+
 class Metrics:
-    """All metrics of one process. Names begin with ``glance_resolver_``."""
+    """All metrics of one process. Their names begin with ``glance_resolver_``."""
 
     def __init__(
         self,
         tables: TableKeeper,
         stats: Stats,
         in_flight: InFlight,
-        asked: Mapping[tuple[str, str], int],
+        probe_counts: Mapping[tuple[str, str], int],
+        connections: ConnectionCounts,
+        *,
+        without_index: Callable[[], bool],
+        worker_metrics: WorkerMetrics | None = None,
     ) -> None:
-        """``asked``: questions to locations by (location, result)."""
+        """Args:
+        probe_counts: probes by (location, result).
+        without_index: whether this process answers without Redis now.
+        worker_metrics: the other workers of this server, where there are several.
+        """
         self.registry = CollectorRegistry()
         self.requests = LightCounter(
             "glance_resolver_requests", "Requests answered", ["route", "method", "status"]
@@ -43,45 +63,44 @@ class Metrics:
         self.answers = LightCounter(
             "glance_resolver_answers", "Ids answered, one by one or many at once", ["outcome"]
         )
-        self.cut = LightCounter(
-            "glance_resolver_connections_cut", "Connections closed on their clients", ["reason"]
-        )
-        for collector in (self.requests, self.seconds, self.answers, self.cut):
+        for collector in (self.requests, self.seconds, self.answers, connections.closed):
             self.registry.register(collector)
-        self.connections: Callable[[], int] = lambda: 0
-        """How many are open."""
-        Gauge(
-            "glance_resolver_connections", "Connections that are open", registry=self.registry
-        ).set_function(lambda: float(self.connections()))
-        Gauge(
-            "glance_resolver_requests_in_flight",
-            "Requests being answered",
-            registry=self.registry,
-        ).set_function(lambda: in_flight.count)
+        self._gauge(
+            "connections", "Connections that are open", lambda: float(connections.open_count)
+        )
+        self._gauge("requests_in_flight", "Requests being answered", lambda: float(in_flight.count))
+        self._gauge(
+            "without_index",
+            "1 while this process answers without Redis",
+            lambda: float(without_index()),
+        )
+        self._gauge(
+            "tasks",
+            "Tasks of the event loop; steady under a steady load",
+            lambda: float(len(asyncio.all_tasks())),
+        )
         Gauge("glance_resolver_build_info", "Version", ["version"], registry=self.registry).labels(
             __version__
         ).set(1)
-        self.registry.register(_Locations(tables, stats, asked))
+        self.registry.register(_Locations(tables, stats, probe_counts))
+        self._worker_metrics = worker_metrics
 
-        self.without_index: Callable[[], bool] = lambda: False
-        """Whether Redis does not answer."""
-        Gauge(
-            "glance_resolver_without_index",
-            "1 while this process answers without Redis",
-            registry=self.registry,
-        ).set_function(lambda: float(self.without_index()))
-        Gauge(
-            "glance_resolver_tasks",
-            "Tasks of the event loop; steady where the load is",
-            registry=self.registry,
-        ).set_function(lambda: len(asyncio.all_tasks()))
-        self.worker_metrics: WorkerMetrics | None = None
-        """The other workers, where there are several."""
+    def _gauge(self, name: str, text: str, value: Callable[[], float]) -> None:
+        Gauge(f"glance_resolver_{name}", text, registry=self.registry).set_function(value)
+
+    def record(
+        self, route: str, method: str, status: int, seconds: float, outcome: object = ""
+    ) -> None:
+        """Counts one request; ``outcome`` is that of its answer, if it is about one image."""
+        self.requests.counts[route, method, str(status)] += 1
+        self.seconds.observe(route, seconds)
+        if outcome and isinstance(outcome, str):
+            self.answers.counts[outcome,] += 1
 
     async def render(self) -> bytes:
         """The text exposition format."""
-        if self.worker_metrics is not None:
-            return await self.worker_metrics.render(self.registry)
+        if self._worker_metrics is not None:
+            return await self._worker_metrics.render(self.registry)
         return generate_latest(self.registry)
 
 
@@ -89,11 +108,11 @@ class _Locations(Collector):
     """What is known of each location, read off the table when scraped."""
 
     def __init__(
-        self, tables: TableKeeper, stats: Stats, asked: Mapping[tuple[str, str], int]
+        self, tables: TableKeeper, stats: Stats, probe_counts: Mapping[tuple[str, str], int]
     ) -> None:
         self._tables = tables
         self._stats = stats
-        self._asked = asked
+        self._probe_counts = probe_counts
 
     def collect(self) -> Iterable[Metric]:
         views = list(self._tables.table.by_name.values())
@@ -135,7 +154,7 @@ class _Locations(Collector):
             ("checks", "Looks at locations by this process", self._stats.checks),
             ("polls", "Polls ended by this process", self._stats.polls),
             ("events", "Notifications taken by this process", self._stats.events),
-            ("probes", "Questions about one image asked by this process", self._asked),
+            ("probes", "Questions about one image asked by this process", self._probe_counts),
         ):
             counter = CounterMetricFamily(
                 f"glance_resolver_{name}", text, labels=["location", "result"]

@@ -7,8 +7,8 @@ values, and a sum never falls, which Prometheus would take for a restart.
 
 prometheus_client's own multiprocess mode is not used. It works with the library's own counters only
 and writes each count to a memory-mapped file: about 1.5 µs per count, where `LightCounter` takes
-0.06 µs, and a redirect makes three counts. Here the work is done when metrics are scraped. That mode
-is also chosen by an environment variable, for all users of the library in the process.
+0.06 µs, and a redirect makes three counts. Here the work is done when metrics are scraped. That
+mode is also chosen by an environment variable, for all users of the library in the process.
 """
 
 from __future__ import annotations

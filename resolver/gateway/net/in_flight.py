@@ -1,64 +1,62 @@
-"""Which requests are being answered, so that an end can wait for them."""
+"""Requests in flight, so that a shutdown can wait for them."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Sized
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-LINGER = 0.5
-"""Seconds until an idle connection is closed at the end."""
+IDLE_GRACE_SECONDS = 0.5
+"""How long idle connections stay open at a shutdown."""
+
+POLL_SECONDS = 0.025
 
 
 class InFlight:
-    """Counts the requests in flight.
-
-    aiohttp's own shutdown stops reading from every connection at once, so that a request whose
-    body was still arriving is never answered. Waiting here first lets it arrive.
-    """
+    """Counts the requests that are being answered."""
 
     def __init__(self) -> None:
         self.count = 0
         self.stopping = False
-        """Answers now close their connections."""
-        self._quiet = asyncio.Event()
-        self._quiet.set()
+        """Whether a shutdown has begun: every response closes its connection."""
+        self._none = asyncio.Event()
+        self._none.set()
 
     @contextmanager
-    def one(self) -> Iterator[None]:
+    def track(self) -> Iterator[None]:
         """A request is being answered."""
-        self.begin()
+        self.acquire()
         try:
             yield
         finally:
-            self.end()
+            self.release()
 
-    def begin(self) -> None:
+    def acquire(self) -> None:
         self.count += 1
-        self._quiet.clear()
+        self._none.clear()
 
-    def end(self) -> None:
+    def release(self) -> None:
         self.count -= 1
         if not self.count:
-            self._quiet.set()
+            self._none.set()
 
     async def drain(
         self,
         timeout: float,  # noqa: ASYNC109 - a bound, not a deadline
-        connections: Callable[[], Sized] = tuple,
+        open_connections: Callable[[], int] = lambda: 0,
     ) -> None:
         """Waits until no request is in flight, at most ``timeout`` seconds.
 
-        Before that, clients of connections that are idle get `LINGER` seconds for another request,
-        whose answer tells them to open another connection: it may be on its way already.
+        Clients of idle connections first get `IDLE_GRACE_SECONDS` for another request, which may be
+        on its way already. Its response tells them to open another connection.
         """
         self.stopping = True
         loop = asyncio.get_running_loop()
-        until = loop.time() + min(LINGER, timeout)
-        while connections() and loop.time() < until:  # noqa: ASYNC110 - nobody tells of each
-            await asyncio.sleep(LINGER / 20)
+        until = loop.time() + min(IDLE_GRACE_SECONDS, timeout)
+        while open_connections() and loop.time() < until:  # noqa: ASYNC110 - no event for each
+            await asyncio.sleep(POLL_SECONDS)
         try:
             async with asyncio.timeout(timeout):
-                await self._quiet.wait()
+                await self._none.wait()
         except TimeoutError:
             pass

@@ -1,165 +1,166 @@
-"""Accepting connections: no more than there may be, also where file descriptors run out.
+"""Accepting connections: never more than allowed, also when file descriptors run out.
 
-asyncio's own server accepts whatever comes, and where no descriptor is left it logs and retries a
-thousand times a second.
+asyncio's own server accepts whatever comes, and when no file descriptor is left it logs and retries
+a thousand times a second.
+
+`Listener` behaves as follows.
+
+- While there is room, it accepts up to `ACCEPTS_AT_ONCE` connections before others have their turn.
+- Where `max_connections` are open, or ``accept`` fails with one of `EXHAUSTED_ERRORS`, it closes
+  idle connections. Where none is idle, it stops accepting for `ACCEPT_BACKOFF_SECONDS`: new
+  connections wait in the kernel's queue.
+- A client that has its share of the connections already gets its next one closed.
+- ``ECONNABORTED`` and the like are the client's doing and are ignored. Other errors propagate.
 """
 
 from __future__ import annotations
 
 import asyncio
 import errno
-import heapq
 import resource
 import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import structlog
 
-if TYPE_CHECKING:
-    from resolver.gateway.net.client_connection import ClientConnection
+from resolver.gateway.net.connection_limiter import ConnectionLimiter
 
 BACKLOG = 1024
-"""Connections that the kernel keeps for us while we are busy."""
+"""Connections that the kernel queues while this process is busy."""
 
-AT_ONCE = 64
-"""Connections accepted before those that are there have their turn."""
+ACCEPTS_AT_ONCE = 64
 
-REST = 0.1
-"""Seconds until the next try where there is no room."""
+ACCEPT_BACKOFF_SECONDS = 0.1
 
-IDLE = 1.0
-"""Seconds without a request after which a connection may be closed to make room."""
-
-SPARE = 64
+RESERVED_DESCRIPTORS = 64
 """File descriptors that are not for clients: Redis, locations, files."""
 
-LAST = 1.0
-"""Seconds that the last connections have for their TLS handshakes at the end."""
+HANDSHAKE_GRACE_SECONDS = 1.0
+"""How long TLS handshakes under way may take at a shutdown."""
 
-TOLD = 60.0
-"""Seconds between two log lines about the same trouble."""
+WARNING_INTERVAL_SECONDS = 60.0
 
-EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+DEADLINE_CHECK_SECONDS = 0.5
+
+EXHAUSTED_ERRORS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 log = structlog.get_logger()
 
 
-class ConnectionLimiter:
-    """The connections that are open, and how many there may be."""
-
-    def __init__(self, most: int, cut: Callable[[str], None]) -> None:
-        """``cut``: told why, whenever a connection is closed on its client."""
-        self.most = most
-        self.open: set[ClientConnection] = set()
-        self.cut = cut
-
-    def evict_idle(self) -> bool:
-        """Closes idle connections, some at a time, as nginx does: first those on which nothing was
-        ever asked, then those idle for longest. False where none is idle."""
-        before = asyncio.get_running_loop().time() - IDLE
-        idle = [one for one in self.open if one.idle and one.idle_since < before]
-        some = max(1, min(32, len(idle) // 8))
-        for one in heapq.nsmallest(some, idle, key=lambda one: (one.asked, one.idle_since)):
-            self.cut("room")
-            one.force_close()
-        return bool(idle)
-
-
 class Listener:
-    """Accepts on some sockets. Where there is no room, connections wait in the kernel's queue."""
+    """Accepts connections on some sockets until `close`."""
 
     def __init__(
         self,
         sockets: Sequence[socket.socket],
-        make: Callable[[], ClientConnection],
+        make_protocol: Callable[[], asyncio.Protocol],
         limiter: ConnectionLimiter,
         tls: Mapping[str, Any],
+        *,
+        shortest_timeout: float,
     ) -> None:
-        """``tls``: what asyncio takes for connections with TLS."""
+        """Args:
+        sockets: bound and listening.
+        tls: what `asyncio.loop.connect_accepted_socket` takes for TLS; empty for plain HTTP.
+        shortest_timeout: seconds; deadlines are checked several times in this time.
+        """
         self._tls = tls
         self._sockets = sockets
-        self._make = make
+        self._make_protocol = make_protocol
         self._limiter = limiter
         self._loop = asyncio.get_running_loop()
-        self._coming: set[asyncio.Task[None]] = set()
-        self._resting: asyncio.TimerHandle | None = None
+        self._connecting: set[asyncio.Task[None]] = set()
+        self._backoff: asyncio.TimerHandle | None = None
         self._closing = False
-        self._told = -TOLD
-        for one in sockets:
-            one.setblocking(False)
-        self._listen()
+        self._last_warning = float("-inf")
+        self._check_seconds = min(DEADLINE_CHECK_SECONDS, shortest_timeout / 4)
+        for listening in sockets:
+            listening.setblocking(False)
+        self._start_accepting()
+        self._deadlines = self._loop.call_later(self._check_seconds, self._check_deadlines)
 
     @property
     def port(self) -> int:
         return int(self._sockets[0].getsockname()[1])
 
-    def _listen(self) -> None:
-        self._resting = None
-        for one in self._sockets:
-            self._loop.add_reader(one, self._accept, one)
+    def _check_deadlines(self) -> None:
+        self._limiter.check_deadlines(time.monotonic())
+        self._deadlines = self._loop.call_later(self._check_seconds, self._check_deadlines)
 
-    def _rest(self) -> None:
-        """The sockets stay readable, and would be told of in every turn of the loop."""
-        for one in self._sockets:
-            self._loop.remove_reader(one)
-        if self._resting is None:
-            self._resting = self._loop.call_later(REST, self._listen)
+    def _start_accepting(self) -> None:
+        self._backoff = None
+        for listening in self._sockets:
+            self._loop.add_reader(listening, self._accept, listening)
 
-    def _accept(self, one: socket.socket, most: int = AT_ONCE) -> None:
-        for number in range(most):
-            if len(self._limiter.open) + len(self._coming) >= self._limiter.most:
-                if number == 0:  # else it is not known yet whether another one waits
-                    self._no_room(f"{self._limiter.most} connections are open")
+    def _back_off(self) -> None:
+        """Stops accepting for a while. The sockets stay readable, so that the loop would call
+        `_accept` in each of its turns."""
+        for listening in self._sockets:
+            self._loop.remove_reader(listening)
+        if self._backoff is None:
+            self._backoff = self._loop.call_later(ACCEPT_BACKOFF_SECONDS, self._start_accepting)
+
+    def _accept(self, listening: socket.socket, count: int = ACCEPTS_AT_ONCE) -> None:
+        for number in range(count):
+            if self._limiter.open_count + len(self._connecting) >= self._limiter.max_connections:
+                if number == 0:  # else it is not known yet whether another connection waits
+                    self._make_room(f"{self._limiter.max_connections} connections are open")
                 return
             try:
-                accepted, _ = one.accept()
+                accepted, _ = listening.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
                 return
             except OSError as error:
-                if error.errno not in EXHAUSTED:
+                if error.errno not in EXHAUSTED_ERRORS:
                     raise
-                self._no_room(error.strerror or str(error))
+                self._make_room(error.strerror or str(error))
                 return
             task = self._loop.create_task(self._connect(accepted))
-            self._coming.add(task)
-            task.add_done_callback(self._coming.discard)
+            self._connecting.add(task)
+            task.add_done_callback(self._connecting.discard)
 
-    def _no_room(self, why: str) -> None:
-        if time.monotonic() - self._told >= TOLD:
-            self._told = time.monotonic()
-            log.warning("no room for another connection: idle ones are closed", why=why)
+    def _make_room(self, reason: str) -> None:
+        now = time.monotonic()
+        if now - self._last_warning >= WARNING_INTERVAL_SECONDS:
+            self._last_warning = now
+            log.warning("connection limit reached: closing idle connections", reason=reason)
         if not (self._closing or self._limiter.evict_idle()):
-            self._rest()
+            self._back_off()
 
     async def _connect(self, accepted: socket.socket) -> None:
         try:
             accepted.setblocking(False)
             transport, _ = await self._loop.connect_accepted_socket(
-                self._make, accepted, **self._tls
+                self._make_protocol, accepted, **self._tls
             )
-            # So that whatever the kernel does not take at once is known to wait for the client.
-            # 1 and not 0, at which asyncio's TLS pauses with nothing written.
+            # Whatever the kernel does not take at once counts as waiting for the client. The limit
+            # is 1 and not 0, at which asyncio's TLS pauses with nothing written.
             transport.set_write_buffer_limits(high=1, low=0)
-        except OSError:  # it broke off, or its TLS handshake failed
+        except OSError:  # the client is gone, or its TLS handshake failed
             accepted.close()
 
     async def close(self) -> None:
-        """Listening stops. Who has connected by now is accepted: closing a socket resets them."""
+        """Stops listening. Clients that have connected by now are accepted first, because closing
+        a listening socket resets their connections."""
         self._closing = True
-        if self._resting is not None:
-            self._resting.cancel()
-        for one in self._sockets:
-            self._loop.remove_reader(one)
-            self._accept(one, BACKLOG)
-            one.close()
-        if self._coming:
-            await asyncio.wait(self._coming, timeout=LAST)
+        if self._backoff is not None:
+            self._backoff.cancel()
+        for listening in self._sockets:
+            self._loop.remove_reader(listening)
+            self._accept(listening, BACKLOG)
+            listening.close()
+        if self._connecting:
+            await asyncio.wait(self._connecting, timeout=HANDSHAKE_GRACE_SECONDS)
+
+    def stop_deadlines(self) -> None:
+        """Ends the checks of deadlines, when the last connection is closed."""
+        self._deadlines.cancel()
 
 
 def open_listeners(host: str, port: int) -> list[socket.socket]:
-    """Sockets that listen on each address of a host, at one port.
+    """Sockets that listen at every address of a host, all at one port.
 
     Raises:
         OSError: an address cannot be had.
@@ -168,40 +169,42 @@ def open_listeners(host: str, port: int) -> list[socket.socket]:
     sockets: list[socket.socket] = []
     try:
         for family, kind, protocol, _, address in dict.fromkeys(found):
-            one = socket.socket(family, kind, protocol)
-            sockets.append(one)
-            port = bind(one, (address[0], port, *address[2:]))
-            one.listen(BACKLOG)
+            listening = socket.socket(family, kind, protocol)
+            sockets.append(listening)
+            port = bind_socket(listening, (address[0], port, *address[2:]))
+            listening.listen(BACKLOG)
     except OSError:
-        for one in sockets:
-            one.close()
+        for listening in sockets:
+            listening.close()
         raise
     return sockets
 
 
-def bind(one: socket.socket, address: Any) -> int:
-    """Gives a socket its address, of IPv6 no other's; returns the port, where 0 was asked for."""
-    one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    if one.family == socket.AF_INET6:
-        one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-    one.bind(address)
-    return int(one.getsockname()[1])
+def bind_socket(unbound: socket.socket, address: Any) -> int:
+    """Binds a socket to its address, an IPv6 socket to IPv6 only. Returns the port, which the
+    kernel chooses for port 0. Accepted connections inherit the socket's options."""
+    unbound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    unbound.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    if unbound.family == socket.AF_INET6:
+        unbound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+    unbound.bind(address)
+    return int(unbound.getsockname()[1])
 
 
-def room(most: int) -> int:
-    """How many of ``most`` connections there are file descriptors for, once this process has as
-    many of those as it may."""
+def usable_connections(wanted: int) -> int:
+    """How many of the wanted connections there are file descriptors for. Raises this process's own
+    limit as far as it may."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = most + SPARE
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    needed = wanted + RESERVED_DESCRIPTORS
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        soft = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    if soft == resource.RLIM_INFINITY or soft >= wanted:
-        return most
-    fits = max(soft - SPARE, soft // 2)
+    if soft == resource.RLIM_INFINITY or soft >= needed:
+        return wanted
+    usable = max(soft - RESERVED_DESCRIPTORS, soft // 2)
     log.warning(
         "fewer connections than RESOLVER_MAX_CONNECTIONS: raise the limit of open files",
-        connections=fits,
+        connections=usable,
         open_files=soft,
     )
-    return fits
+    return usable

@@ -1,12 +1,24 @@
-"""Several processes that answer at one address, kept by gunicorn's arbiter.
+"""Several worker processes that answer at one address, supervised by gunicorn's arbiter.
 
-It replaces a worker that dies or hangs, on SIGHUP starts new ones with the settings read anew
-before it ends the old, and on SIGTERM ends all when their requests are answered. What is ours is
-what a worker does.
+The arbiter replaces a worker that dies or hangs. On SIGHUP it starts new workers with the settings
+read again before it ends the old ones, and on SIGTERM it ends all workers when their requests are
+answered. This module decides what a worker does and which sockets it listens on.
 
-Each worker has a listening socket of its own (``SO_REUSEPORT``), so that the kernel spreads the
-connections. The sockets belong to the arbiter's process, which never closes one while it runs:
-connections that wait when a worker ends are its successor's.
+Each worker has listening sockets of its own (``SO_REUSEPORT``), so the kernel spreads connections
+over the workers. The arbiter's process opens these sockets and keeps them open: connections that
+wait while a worker is replaced are answered by its replacement.
+
+What is used of gunicorn. Documented: `BaseApplication`, the settings, the hooks ``pre_fork``,
+``child_exit``, ``worker_exit`` and ``when_ready``, and ``bind = fd://N``, which hands our sockets
+over, so the arbiter needs no subclass. Not documented, and held by `tests/cli/test_gunicorn.py`:
+`Worker.init_signals`, ``SIGNALS``, ``sockets``, ``ppid`` and ``app``; `BaseApplication.reload`;
+`Logger.setup` and ``error_log``. That is the price of a `Worker` and a `Logger` that are not
+gunicorn's own: a new release may rename them, so gunicorn has an upper version bound.
+
+A simpler way would be ``reuse_port = True``: each worker then opens its own sockets, and `listen`
+and the choice of a socket per worker are not needed. But then a worker's sockets close when it dies
+or is replaced, and the kernel resets the connections that wait in their queues. Under load every
+reload would lose some requests, so the sockets stay with the arbiter.
 """
 
 from __future__ import annotations
@@ -28,40 +40,42 @@ from pathlib import Path
 from typing import Any
 
 from gunicorn.app.base import BaseApplication
-from gunicorn.arbiter import Arbiter
 from gunicorn.glogging import Logger
 from gunicorn.workers.base import Worker
 
 from resolver import logs
 from resolver.errors import ResolverError, SettingsError
 from resolver.gateway.metrics.worker_metrics import WorkerMetrics
-from resolver.gateway.net.listener import BACKLOG, bind
+from resolver.gateway.net.listener import BACKLOG, bind_socket
 from resolver.gateway.server import cannot_listen, serving, shown_url
 from resolver.index import open_index
 from resolver.registry import StartupLocations
 from resolver.services import open_services
 from resolver.settings import Settings
 
-HUNG = 30
-"""Seconds without a sign of life after which a worker is killed and replaced."""
+HEARTBEAT_TIMEOUT_SECONDS = 30
+"""A worker without a heartbeat for this long is killed and replaced."""
 
-BEAT = 1.0
-"""Seconds between two signs of life."""
+HEARTBEAT_SECONDS = 1.0
+"""Time between two heartbeats of a worker."""
 
-AGAIN = 1.0
-"""Seconds that a worker which cannot start waits before it ends, so that tries do not pile up."""
+FAILED_START_DELAY_SECONDS = 1.0
+"""How long a worker that cannot start waits before it exits, so that retries do not pile up."""
 
-FOLDER = "glance-resolver-workers-"
-"""What the names of workers' folders begin with."""
+EXTRA_SHUTDOWN_SECONDS = 5
+"""What aiohttp and the indexer need to stop after the last request is answered."""
 
-LONGEST = 107 - len("/1000.socket")
-"""Bytes of the path of a folder with sockets in it (``sun_path`` of unix(7) has 108)."""
+FOLDER_PREFIX = "glance-resolver-workers-"
+"""How the names of the workers' shared folders begin."""
+
+MAX_FOLDER_PATH_BYTES = 107 - len("/1000.socket")
+"""Longest path of a folder with sockets in it (``sun_path`` of unix(7) has 108 bytes)."""
 
 log = logging.getLogger(__name__)
 
 
 def listen(settings: Settings) -> list[list[socket.socket]]:
-    """For each worker its listening sockets: one an address that the host has.
+    """The listening sockets of each worker: one per address of the configured host.
 
     Raises:
         SettingsError: the address cannot be listened on.
@@ -71,40 +85,40 @@ def listen(settings: Settings) -> list[list[socket.socket]]:
             settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )
         port = settings.port
-        sockets: list[list[socket.socket]] = [[] for _ in range(settings.workers)]
+        by_worker: list[list[socket.socket]] = [[] for _ in range(settings.workers)]
         for family, kind, protocol, _, address in dict.fromkeys(found):
-            # Without SO_REUSEPORT this fails where somebody else listens already.
+            # Without SO_REUSEPORT this fails if another server listens there already.
             with socket.socket(family, kind, protocol) as probe:
-                port = bind(probe, (address[0], port, *address[2:]))
-            for mine in sockets:
-                one = socket.socket(family, kind, protocol)
-                one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-                bind(one, (address[0], port, *address[2:]))
-                one.listen(BACKLOG)
-                mine.append(one)
+                port = bind_socket(probe, (address[0], port, *address[2:]))
+            for sockets in by_worker:
+                listener = socket.socket(family, kind, protocol)
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+                bind_socket(listener, (address[0], port, *address[2:]))
+                listener.listen(BACKLOG)
+                sockets.append(listener)
     except OSError as error:
         raise cannot_listen(settings, error) from error
-    return sockets
+    return by_worker
 
 
 def make_folder() -> Path:
-    """A folder for the workers' files. Those of arbiters that were killed are removed.
+    """Makes the folder that the workers share, and removes those that killed arbiters left behind.
 
-    Each is locked for as long as a process of its arbiter lives: the lock is inherited, and ends
-    with the last of them.
+    The folder is locked while any process of its arbiter lives: child processes inherit the lock.
 
     Raises:
         SettingsError: the path is too long for the sockets that will be in it.
     """
-    for old in Path(tempfile.gettempdir()).glob(f"{FOLDER}*"):
-        if (lock := _locked(old)) is not None:
+    for old in Path(tempfile.gettempdir()).glob(f"{FOLDER_PREFIX}*"):
+        if (lock := _try_lock(old)) is not None:
             shutil.rmtree(old, ignore_errors=True)
             os.close(lock)
     while True:
-        folder = Path(tempfile.mkdtemp(prefix=FOLDER))
-        if _locked(folder) is not None and folder.exists():  # or another start has removed it
+        folder = Path(tempfile.mkdtemp(prefix=FOLDER_PREFIX))
+        # Another process that starts right now may have removed it before it was locked.
+        if _try_lock(folder) is not None and folder.exists():
             break
-    if len(os.fsencode(folder)) > LONGEST:
+    if len(os.fsencode(folder)) > MAX_FOLDER_PATH_BYTES:
         folder.rmdir()
         raise SettingsError(
             f"the temporary folder {tempfile.gettempdir()} has too long a path for the workers' "
@@ -113,24 +127,25 @@ def make_folder() -> Path:
     return folder
 
 
-def _locked(folder: Path) -> int | None:
-    """The lock of a folder of ours, as a file descriptor; None where somebody holds it."""
+def _try_lock(folder: Path) -> int | None:
+    """Locks a folder of this user; returns a file descriptor, or None if it cannot be locked."""
     try:
-        found = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     except OSError:
         return None
     try:
-        fcntl.flock(found, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if os.fstat(found).st_uid == os.geteuid():
-            return found
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.fstat(descriptor).st_uid == os.geteuid():
+            return descriptor
     except BlockingIOError:
         pass
-    os.close(found)
+    os.close(descriptor)
     return None
 
 
-class Log(Logger):
-    """The arbiter's log lines, among ours. It tells of each start; what matters are warnings."""
+class ArbiterLog(Logger):
+    """Sends the arbiter's warnings and errors to our own log. It logs each start as info, which
+    is left out."""
 
     def setup(self, cfg: Any) -> None:
         self.cfg = cfg
@@ -139,159 +154,188 @@ class Log(Logger):
 
 
 class GatewayWorker(Worker):
-    """A worker: the server on one of the sockets."""
+    """A worker process: the server on its share of the sockets."""
 
-    number: int
-    """Which of the listening sockets is its own."""
-    column: int
-    """Where its figures are, for it alone while it lives; a successor goes on there."""
+    socket_number: int
+    """Which share of the listening sockets is its own, from 0."""
+    metrics_slot: int
+    """Names its metrics file. No other live worker has the same; a replacement may get it."""
 
     def init_signals(self) -> None:
         for number in self.SIGNALS:
             signal.signal(number, signal.SIG_DFL)
-        # On a terminal ^C comes to all: the arbiter tells its workers.
+        # ^C on a terminal reaches all processes, and the arbiter then ends its workers by SIGTERM.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def run(self) -> None:
         try:
-            asyncio.run(self._run())
+            asyncio.run(self._serve())
         except ResolverError as error:
-            log.error("worker cannot start: %s", error)  # noqa: TRY400 - the text says it all
-            time.sleep(AGAIN)
+            log.error("worker cannot start: %s", error)  # noqa: TRY400 - the text is enough
+            time.sleep(FAILED_START_DELAY_SECONDS)
             raise SystemExit(1) from error
 
-    async def _run(self) -> None:
+    def _take_sockets(self) -> list[socket.socket]:
+        """This worker's listening sockets. The others are closed: this process must not keep them
+        open when their own worker stops listening."""
+        count = self.app.sockets_per_worker
+        first = self.socket_number * count
+        own = [
+            socket.socket(fileno=os.dup(listener.fileno()))
+            for listener in self.sockets[first : first + count]
+        ]
+        for listener in self.sockets:
+            listener.close()
+        return own
+
+    async def _serve(self) -> None:
         application: Application = self.app
-        for number, sockets in enumerate(application.sockets):
-            if number != self.number:  # or they would listen on when their own worker does not
-                for one in sockets:
-                    one.close()
-        stop = asyncio.Event()  # the arbiter may say it twice
+        sockets = self._take_sockets()
+        stop = asyncio.Event()  # the arbiter may send SIGTERM twice
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
-        beating = asyncio.create_task(self._beat(stop))
-        worker_metrics = WorkerMetrics(application.folder, self.column)
+        heartbeat = asyncio.create_task(self._send_heartbeats(stop), name="heartbeat")
+        worker_metrics = WorkerMetrics(application.folder, self.metrics_slot)
         async with (
             open_services(
-                application.settings, application.given, application.registered
+                application.settings, application.locations, application.registered_index
             ) as services,
-            serving(services, application.sockets[self.number], worker_metrics),
+            serving(services, sockets, worker_metrics),
         ):
             gc.freeze()
             await stop.wait()
-        beating.cancel()
+        heartbeat.cancel()
 
-    async def _beat(self, stop: asyncio.Event) -> None:
+    async def _send_heartbeats(self, stop: asyncio.Event) -> None:
         while True:
             self.notify()
             if os.getppid() != self.ppid:  # the arbiter was killed
                 stop.set()
-            await asyncio.sleep(BEAT)
+            await asyncio.sleep(HEARTBEAT_SECONDS)
 
 
 class Application(BaseApplication):
-    """What the arbiter runs."""
+    """What the arbiter runs: its settings, its hooks, and what the workers need."""
 
     def __init__(
         self,
-        load: Callable[[], Settings],
+        load_settings: Callable[[], Settings],
         settings: Settings,
-        given: StartupLocations,
-        registered: str,
+        locations: StartupLocations,
+        registered_index: str,
         sockets: list[list[socket.socket]],
         folder: Path,
     ) -> None:
-        self._load = load
+        """``sockets`` are handed over to the arbiter. The rest is as in `run`."""
+        self._load_settings = load_settings
         self.settings = settings
-        self.given = given
-        self.registered = registered
-        self.sockets = sockets
+        self.locations = locations
+        self.registered_index = registered_index
+        self.worker_count, self.sockets_per_worker = len(sockets), len(sockets[0])
         self.folder = folder
+        self._bind = [
+            f"fd://{listener.detach()}" for listeners in sockets for listener in listeners
+        ]
+        self._live_workers: list[GatewayWorker] = []
         super().__init__()
 
     def load_config(self) -> None:
         options: dict[str, Any] = {
-            "workers": len(self.sockets),
+            "bind": self._bind,
+            "backlog": BACKLOG,
+            "workers": self.worker_count,
             "worker_class": GatewayWorker,
-            "logger_class": Log,
-            "pre_fork": _give_place,
-            "timeout": HUNG,
-            # Requests in flight, then what aiohttp and the indexer need.
-            "graceful_timeout": int(self.settings.shutdown_timeout) + 5,
-            "control_socket_disable": True,
+            "logger_class": ArbiterLog,
+            "when_ready": _let_sigint_end_gracefully,
+            "pre_fork": self._prepare_worker,
+            "child_exit": self._forget_worker,
+            "worker_exit": self._forget_worker,
+            "timeout": HEARTBEAT_TIMEOUT_SECONDS,
+            "graceful_timeout": int(self.settings.shutdown_timeout) + EXTRA_SHUTDOWN_SECONDS,
+            "control_socket_disable": True,  # newer versions only
         }
         for name, value in options.items():
             if name in self.cfg.settings:
                 self.cfg.set(name, value)
 
     def reload(self) -> None:
-        """Takes the settings up anew, unless the new workers could not serve with them."""
+        """Reads the settings again. The old ones stay if workers could not serve with the new."""
         old = self.settings
         try:
-            new = self._load()
+            new = self._load_settings()
             if new.redis_url != old.redis_url:
-                asyncio.run(_reach(new))
+                asyncio.run(_check_index(new))
         except ResolverError as error:
-            log.error("the settings stay as they were: %s", error)  # noqa: TRY400 - likewise
+            log.error("the old settings stay: %s", error)  # noqa: TRY400 - the text is enough
         else:
             self.settings = new
             logs.configure(level=new.log_level, log_format=new.log_format)
             for name in ("host", "port", "workers"):
                 if getattr(new, name) != getattr(old, name):
-                    log.warning("RESOLVER_%s changes with a restart only", name.upper())
+                    log.warning("RESOLVER_%s changes only with a restart", name.upper())
         super().reload()
 
     def load(self) -> Application:
         return self
 
+    def _prepare_worker(self, _arbiter: object, worker: GatewayWorker) -> None:
+        """Gives a new worker the sockets that no live worker has. In a reload all are taken: then
+        those of a worker that will end soon."""
+        users = Counter(other.socket_number for other in self._live_workers)
+        worker.socket_number = min(range(self.worker_count), key=lambda number: users[number])
+        taken = {other.metrics_slot for other in self._live_workers}
+        worker.metrics_slot = next(slot for slot in itertools.count() if slot not in taken)
+        self._live_workers.append(worker)
 
-async def _reach(settings: Settings) -> None:
-    """Raises ResolverError unless there is an index to be had."""
+    def _forget_worker(self, _arbiter: object, worker: GatewayWorker) -> None:
+        if worker in self._live_workers:
+            self._live_workers.remove(worker)
+
+
+def _let_sigint_end_gracefully(_arbiter: object) -> None:
+    """Makes the first SIGINT to the arbiter act as SIGTERM: gunicorn's own handler would break off
+    requests in flight. A second SIGINT still does."""
+    ordinary = signal.getsignal(signal.SIGINT)
+
+    def terminate(*_: object) -> None:
+        signal.signal(signal.SIGINT, ordinary)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    signal.signal(signal.SIGINT, terminate)
+
+
+async def _check_index(settings: Settings) -> None:
+    """Raises ResolverError unless the index can be used."""
     async with open_index(settings.redis_url, prefix=settings.prefix, bits=settings.index_bits):
         pass
 
 
-class WorkerArbiter(Arbiter):
-    """The arbiter, over sockets that are ours."""
-
-    def start(self) -> None:
-        self.LISTENERS = [one for mine in self.app.sockets for one in mine]
-        super().start()
-
-    def handle_int(self) -> None:
-        """As SIGTERM: gunicorn's own would cut requests off."""
-        self.handle_term()
-
-    def stop(self, graceful: bool = True) -> None:
-        super().stop(graceful)
-        shutil.rmtree(self.app.folder, ignore_errors=True)
-
-
-def _give_place(arbiter: Arbiter, worker: GatewayWorker) -> None:
-    """A socket that no worker has, or in a reload one that is about to lose its worker; and where
-    to count."""
-    others = list(arbiter.WORKERS.values())
-    having = Counter(other.number for other in others)
-    worker.number = min(range(arbiter.cfg.workers), key=lambda number: having[number])
-    taken = {other.column for other in others}
-    worker.column = next(n for n in itertools.count() if n not in taken)
-
-
 def run(
-    load: Callable[[], Settings],
+    load_settings: Callable[[], Settings],
     settings: Settings,
-    given: StartupLocations,
-    registered: str,
-    say: Callable[[str], None],
+    locations: StartupLocations,
+    registered_index: str,
+    on_listening: Callable[[str], None],
 ) -> None:
-    """Serves with ``settings.workers`` processes until a signal ends it. Never returns. ``given``:
-    locations; ``registered``: the identity of the index that has them already.
+    """Serves with ``settings.workers`` processes until a signal ends it. Never returns.
+
+    Args:
+        load_settings: reads the settings again for a reload.
+        settings: those to start with.
+        locations: registered at start.
+        registered_index: the identity of the index that has these locations already.
+        on_listening: called with the gateway's URL before the workers start.
 
     Raises:
         SettingsError: the address cannot be listened on, or `make_folder` says so.
     """
     sockets = listen(settings)
     folder = make_folder()
-    say(shown_url(settings, sockets[0][0].getsockname()[1]))
-    gc.freeze()  # what is there now is shared with the workers, as long as nobody writes to it
+    on_listening(shown_url(settings, sockets[0][0].getsockname()[1]))
+    gc.freeze()  # the workers share these objects while nobody writes to them
     gc.enable()
-    WorkerArbiter(Application(load, settings, given, registered, sockets, folder)).run()
+    arbiter_pid = os.getpid()
+    try:
+        Application(load_settings, settings, locations, registered_index, sockets, folder).run()
+    finally:
+        if os.getpid() == arbiter_pid:  # the workers are forks and get here too
+            shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,86 @@
+"""``glance-resolver healthcheck``: for the HEALTHCHECK of a container and for scripts."""
+
+from __future__ import annotations
+
+import ipaddress
+import ssl
+import urllib.error
+import urllib.request
+from http.client import HTTPException
+
+import click
+
+from resolver.cli.gateway_client import GatewayError
+from resolver.cli.runtime_file import read_url
+
+TIMEOUT_SECONDS = 3.0
+"""How long the gateway may take. Docker's own timeout in the Dockerfile is longer."""
+
+
+@click.command()
+@click.option("--host", help="Address that the gateway listens on, if not that of the settings.")
+@click.option("--port", type=int, help="Its port, if not that of the settings.")
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0.1),
+    default=TIMEOUT_SECONDS,
+    show_default=True,
+    help="Seconds that it may take.",
+)
+def healthcheck(host: str | None, port: int | None, timeout: float) -> None:
+    """Ask the gateway on this host whether it is alive.
+
+    Asks /healthcheck at the address that the settings describe, as `serve` reads them. Exits 0
+    if the gateway answers 200, and 1 if not. With TLS the certificate is not verified.
+    """
+    url = f"{_gateway_url(host, port)}/healthcheck"
+    # No proxy of the environment: the gateway is on this host.
+    opener = urllib.request.build_opener(
+        urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=_unverified())
+    )
+    try:
+        with opener.open(url, timeout=timeout) as response:
+            status = response.status
+    except urllib.error.HTTPError as error:
+        status = error.code
+        error.close()
+    except (OSError, ValueError, HTTPException) as error:
+        reason = getattr(error, "reason", None) or error
+        raise GatewayError(f"{url} does not answer: {reason}") from error
+    if status != 200:
+        raise GatewayError(f"{url} answered {status}")
+    click.echo(f"{url} answered 200")
+
+
+def _gateway_url(host: str | None, port: int | None) -> str:
+    """The URL of the gateway: from the options, else as a `serve` with options wrote it, else from
+    the settings."""
+    from resolver.settings import load_settings  # noqa: PLC0415
+
+    settings = load_settings()
+    if host is None and port is None and (url := read_url(settings.port)):
+        return url
+    return loopback_url(host or settings.host, port or settings.port, tls=bool(settings.tls_cert))
+
+
+def loopback_url(host: str, port: int, *, tls: bool) -> str:
+    """The URL of a gateway of this host that listens on ``host``; wildcards become loopback."""
+    with_brackets = host
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        pass  # a name
+    else:
+        if address.is_unspecified:
+            address = ipaddress.ip_address("127.0.0.1" if address.version == 4 else "::1")
+        with_brackets = f"[{address}]" if address.version == 6 else str(address)
+    return f"{'https' if tls else 'http'}://{with_brackets}:{port}"
+
+
+def _unverified() -> ssl.SSLContext:
+    """A client's context that accepts any certificate: its names are those that clients use, which
+    loopback is not."""
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context

@@ -1,0 +1,68 @@
+"""A small file that says where this host's `serve` listens, for `healthcheck`.
+
+Settings say where a gateway listens, unless `serve` is given ``--host`` or ``--port``: those are
+known to that process only. The image's health check runs in another process, so `serve` then writes
+its URL to ``$XDG_RUNTIME_DIR``. The image sets that variable; without it no file is written.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import click
+
+
+def url_file(configured_port: int) -> Path | None:
+    """The file for the gateway whose settings, without options, say this port; None without
+    ``$XDG_RUNTIME_DIR``. Gateways that share the folder have different ports there."""
+    folder = os.environ.get("XDG_RUNTIME_DIR")
+    return Path(folder, f"glance-resolver-{configured_port}.url") if folder else None
+
+
+def read_url(configured_port: int) -> str | None:
+    """The URL that a running `serve` wrote; None if there is none."""
+    file = url_file(configured_port)
+    try:
+        return file.read_text("ascii").strip() if file else None
+    except (OSError, ValueError):
+        return None
+
+
+def write_url(configured_port: int, url: str) -> None:
+    """Writes the URL, whole or not at all. A failure is a warning: the gateway can serve."""
+    file = url_file(configured_port)
+    if file is None:
+        return
+    try:
+        descriptor, name = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
+        with open(descriptor, "w", encoding="ascii") as part:
+            part.write(f"{url}\n")
+        os.replace(name, file)
+    except OSError as error:
+        click.echo(
+            f"glance-resolver: cannot write {file}: {error.strerror}; `healthcheck` needs the same "
+            "--host and --port as `serve`",
+            err=True,
+        )
+
+
+@contextmanager
+def url_file_removed(configured_port: int) -> Iterator[None]:
+    """Removes the file at the start, as it may be from a process that was killed, and at the end.
+    Forks of this process leave it alone."""
+    file, pid = url_file(configured_port), os.getpid()
+    if file is None:
+        yield
+        return
+    with suppress(OSError):
+        file.unlink(missing_ok=True)
+    try:
+        yield
+    finally:
+        if os.getpid() == pid:
+            with suppress(OSError):
+                file.unlink(missing_ok=True)

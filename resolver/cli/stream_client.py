@@ -1,0 +1,111 @@
+"""Requests to a gateway whose bodies are too large to hold in memory."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import select
+from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager
+from typing import Any
+from urllib.parse import urlsplit
+
+from resolver.cli.gateway_client import (
+    REQUEST_TIMEOUT_SECONDS,
+    Gateway,
+    GatewayError,
+    error_from,
+)
+
+CHUNK_BYTES = 128 * 1024
+"""Read and written at a time."""
+
+
+class StreamRequest:
+    """One request with a streamed body, in either direction."""
+
+    def __init__(self, url: str, token: str | None) -> None:
+        """Raises click.UsageError if the URL is malformed."""
+        Gateway(url, token)  # checks the URL
+        parts = urlsplit(url.rstrip("/"))
+        connection_class = (
+            http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+        )
+        self._url, self._path = url.rstrip("/"), parts.path
+        host = parts.netloc.rpartition("@")[2]
+        self._connection = connection_class(host, timeout=REQUEST_TIMEOUT_SECONDS)
+        self._headers = {"Authorization": f"Bearer {token}"} if token else {}
+
+    def get(self, path: str) -> Iterator[bytes]:
+        """Yields the answer as it arrives.
+
+        A connection that breaks ends it without an error: the caller must check that what arrived
+        is complete.
+
+        Raises:
+            GatewayError: the gateway refused, with its own text, or did not answer.
+        """
+        with closing(self._connection) as connection:
+            with self._translate_errors():
+                connection.request("GET", self._path + path, headers=self._headers)
+                response = connection.getresponse()
+                if response.status != 200:
+                    self._decode(response)
+            try:
+                while data := response.read(CHUNK_BYTES):
+                    yield data
+            except http.client.IncompleteRead as error:
+                yield error.partial
+            except (OSError, http.client.HTTPException):
+                pass
+
+    def post(self, path: str, body: Iterable[bytes]) -> Any:
+        """Sends a body chunk by chunk and returns the decoded answer, which may come before the
+        body's end.
+
+        Raises:
+            GatewayError: as for `get`.
+        """
+        with closing(self._connection) as connection, self._translate_errors():
+            connection.putrequest("POST", self._path + path)
+            headers = {"Content-Type": "text/plain", "Transfer-Encoding": "chunked"}
+            for name, value in {**headers, **self._headers}.items():
+                connection.putheader(name, value)
+            connection.endheaders()
+            try:
+                for data in body:
+                    if self._has_answered():
+                        break
+                    connection.send(b"%x\r\n%b\r\n" % (len(data), data))
+                else:
+                    connection.send(b"0\r\n\r\n")
+            except (BrokenPipeError, ConnectionResetError):
+                pass  # the answer, which gives the reason, may have arrived
+            return self._decode(connection.getresponse())
+
+    def _has_answered(self) -> bool:
+        """Whether an answer is there while the body is being sent: a refusal. Not known with TLS,
+        where the server may send messages of the protocol itself."""
+        if isinstance(self._connection, http.client.HTTPSConnection):
+            return False
+        return bool(select.select([self._connection.sock], [], [], 0)[0])
+
+    @staticmethod
+    def _decode(response: http.client.HTTPResponse) -> Any:
+        try:
+            document = json.loads(response.read())
+        except ValueError:
+            document = None
+        if response.status == 200 and document is not None:
+            return document
+        raise error_from(response.status, document)
+
+    @contextmanager
+    def _translate_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, http.client.HTTPException) as error:
+            raise GatewayError(
+                f"cannot reach the gateway at {self._url}: {error or type(error).__name__} (is it "
+                "running? give --url or RESOLVER_URL)"
+            ) from error

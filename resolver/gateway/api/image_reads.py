@@ -1,0 +1,190 @@
+"""Reads about one image: parse the request, render the answer.
+
+``GET`` and ``HEAD`` of ``/v1/images/…`` and ``/v2/images/…`` are redirects, those of
+``/resolve/{id}`` are data. Both the front and the aiohttp application use these functions, so that
+there is one definition of each redirect, document and error.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Hashable
+from typing import NamedTuple
+from urllib.parse import unquote
+
+from resolver.errors import NoCounterpart
+from resolver.gateway.image_path import ROUTE_LABEL, ImagePath, is_image_path, parse_image_path
+from resolver.gateway.negotiation import (
+    VARY_PREFERENCES,
+    HeaderFields,
+    accepted_type,
+    preferences_from_headers,
+    preferences_from_query,
+)
+from resolver.gateway.problem import json_reply, raise_unless_found
+from resolver.gateway.reply import NO_STORE, Reply
+from resolver.models import format_id, letter_case_of, parse_id
+from resolver.resolution import Answer, ImageOwner, Preferences
+
+JSON = "application/json"
+URI_LIST = "text/uri-list"
+
+RESOLVE_LABEL = "/resolve/{id}"
+"""What metrics call the route of ``/resolve/{id}``."""
+
+_RESOLVE_PATH = re.compile(r"/resolve/([^/]+)", re.ASCII)
+
+TEMPLATE_RESTS = ("", "/file")
+"""Paths behind an image id whose redirects are worth a template."""
+
+
+class ReadRequest(NamedTuple):
+    """A ``GET`` or ``HEAD`` without a body, as it was sent."""
+
+    method: str
+    path: str
+    query: str
+    """Without its ``?``."""
+    headers: HeaderFields
+
+
+class ImageRead(NamedTuple):
+    """What such a request asks."""
+
+    image_id: bytes
+    letter_case: int
+    preferences: Preferences
+    head: bool
+    """Whether it is a HEAD."""
+    path: ImagePath | None
+    """For a redirect; None for data."""
+    media_type: str = JSON
+    """Of data."""
+
+    @property
+    def route(self) -> str:
+        return RESOLVE_LABEL if self.path is None else ROUTE_LABEL
+
+    @property
+    def vary(self) -> str:
+        return "Accept" if self.path is None else VARY_PREFERENCES
+
+    @property
+    def template_variant(self) -> Hashable:
+        """What its rendered answer depends on but for the answer; None where templates do not
+        pay, because few requests would share one."""
+        if self.path is None:
+            return self.media_type
+        if self.path.rest in TEMPLATE_RESTS and not self.path.query:
+            return self.path.api, self.path.rest, self.head
+        return None
+
+
+def is_image_read(path: str) -> bool:
+    """Whether `parse_image_read` takes this path."""
+    return path.startswith(("/v", "/resolve/")) and (
+        is_image_path(path) or _RESOLVE_PATH.fullmatch(path) is not None
+    )
+
+
+def parse_image_read(request: ReadRequest) -> ImageRead:
+    """What a request for which `is_image_read` holds asks.
+
+    Raises:
+        InvalidImageId: what stands in place of the id is no UUID.
+        InvalidRequest: the path could be read in two ways, or a parameter is wrong.
+        NotAcceptable: the client accepts none of the forms in which data can be had.
+    """
+    head = request.method == "HEAD"
+    match = _RESOLVE_PATH.fullmatch(request.path)
+    if match is None:
+        query = f"?{request.query}" if request.query else ""
+        path = parse_image_path(request.path, query)
+        preferences = preferences_from_headers(request.headers)
+        return ImageRead(path.image_id, path.letter_case, preferences, head, path)
+    media_type = accepted_type(request.headers, JSON, URI_LIST)
+    text = unquote(match[1])
+    image_id = parse_id(text)
+    preferences = preferences_from_query(request.query)
+    return ImageRead(image_id, letter_case_of(text), preferences, head, None, media_type)
+
+
+def render_image_read(read: ImageRead, answer: Answer, text: str = "") -> Reply:
+    """The reply to a read. ``text`` stands for the image's id in lower case; empty: the id.
+
+    Raises:
+        ImageAbsent, ImageUnknown: there is no owner to name.
+        NoCounterpart: no owner serves an API in which the request has a counterpart.
+    """
+    text = text or format_id(answer.image_id)
+    raise_unless_found(answer, read.vary)
+    if read.path is not None:
+        return redirect(answer, read.path, text, head=read.head)
+    headers = {"Vary": "Accept"}
+    outcome = str(answer.outcome)
+    if read.media_type == URI_LIST:  # RFC 2483: every line ends in CRLF
+        lines = [owner.view.images_v1 + spelled(owner, answer, text) for owner in answer.owners]
+        body = "".join(f"{line}\r\n" for line in lines).encode()
+        headers = {**NO_STORE, **headers, "Content-Type": URI_LIST}
+        return Reply(200, headers, body, outcome)
+    reply = json_reply(answer.as_json(), headers=headers)
+    return Reply(reply.status, reply.headers, reply.body, outcome)
+
+
+def redirect(
+    answer: Answer, path: ImagePath, text: str, *, write: bool = False, head: bool = False
+) -> Reply:
+    """307 to the first owner that has a counterpart; the others as duplicates (RFC 6249).
+
+    It is always 307: 301, 302 and 303 make clients change the method. ``Location`` is absolute and
+    has the query, because keystoneauth resends neither host nor parameters by itself.
+
+    Raises:
+        NoCounterpart: no owner has one.
+    """
+    # A HEAD in v1 has the metadata that its GET does not have, so it has no counterpart in v2.
+    head_v1 = head and path.api == "v1"
+    targets = [
+        target(owner, path, spelled(owner, answer, text), write=write, head=head_v1)
+        for owner in answer.owners
+    ]
+    urls = [url for url in targets if url is not None]
+    if not urls:
+        best = answer.owners[0]
+        url = best.view.images_url + spelled(best, answer, text)
+        raise NoCounterpart(
+            f"{best.name} does not serve {path.api}, and the request has no counterpart "
+            f"there: use {url}",
+            extra=answer.as_json(),
+            headers={"Link": f'<{url}>; rel="alternate"'},
+        )
+    headers = {**NO_STORE, "Location": urls[0], "Vary": VARY_PREFERENCES}
+    if len(urls) > 1:
+        headers["Link"] = ", ".join(
+            f"<{url}>; rel=duplicate; pri={priority}" for priority, url in enumerate(urls[1:], 2)
+        )
+    return Reply(307, headers, outcome=str(answer.outcome))
+
+
+def spelled(owner: ImageOwner, answer: Answer, text: str) -> str:
+    """The image's id as this owner spells it, by which its database finds it."""
+    return format_id(answer.image_id, owner.letter_case) if owner.letter_case else text
+
+
+def target(
+    owner: ImageOwner, path: ImagePath, text: str, *, write: bool = False, head: bool = False
+) -> str | None:
+    """Where an owner has what was asked for; None where its API has no counterpart.
+
+    ``text`` is the image's id as this owner spells it.
+    """
+    view, serves = owner.view, owner.view.serves
+    if serves is None or serves[0 if path.api == "v1" else 1]:
+        return f"{view.location.url}/{path.api}/images/{text}{path.rest}{path.query}"
+    if write or head:
+        return None
+    if path.api == "v1" and serves[1] and path.rest == "":
+        return f"{view.images_v2}{text}/file{path.query}"
+    if path.api == "v2" and serves[0] and path.rest == "/file":
+        return f"{view.images_v1}{text}{path.query}"
+    return None

@@ -1,0 +1,67 @@
+"""The one grammar of public paths that name an image."""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+from urllib.parse import unquote
+
+from resolver.errors import InvalidRequest
+from resolver.models import letter_case_of, parse_id
+
+ROUTE = "/{api:v[12]}/images/{id:[^/]+}{rest:(?:/[\\s\\S]*)?}"
+"""The route of image paths, as aiohttp takes it."""
+
+ROUTE_LABEL = "/{api}/images/{id}{rest}"
+"""What metrics call that route; equal to the canonical form that aiohttp gives it."""
+
+_IMAGE_PATH = re.compile(r"/(v[12])/images/([^/]+)((?:/.*)?)", re.ASCII)
+_PRINTABLE = re.compile(r"[!-~]*", re.ASCII)
+
+
+class ImagePath(NamedTuple):
+    """A request's path below ``/v1/images/`` or ``/v2/images/``."""
+
+    api: str
+    """``v1`` or ``v2``."""
+    image_id: bytes
+    letter_case: int
+    """How the client spelled the id."""
+    rest: str
+    """The path behind the id, as sent."""
+    query: str
+    """With its ``?``, as sent; empty for none."""
+
+
+def check_target(path: str, query: str) -> None:
+    """Checks that a path and query have one meaning only.
+
+    Raises:
+        InvalidRequest: they have characters that a URL cannot have, or dot segments.
+    """
+    decoded = unquote(path)
+    if not (_PRINTABLE.fullmatch(path) and _PRINTABLE.fullmatch(query) and decoded.isprintable()):
+        raise InvalidRequest("the path or query has characters that a URL cannot have")
+    if "." in decoded and any(part in (".", "..") for part in re.split(r"[/\\]", decoded)):
+        raise InvalidRequest("the path has '.' or '..' in it")
+
+
+def parse_image_path(path: str, query: str) -> ImagePath:
+    """The image that a path is about, and what of it. ``query`` comes with its ``?``.
+
+    Raises:
+        InvalidImageId: what stands in place of the id is no UUID.
+        InvalidRequest: the path could be read in two ways.
+    """
+    check_target(path, query)
+    match = _IMAGE_PATH.fullmatch(path)
+    if match is None:
+        raise InvalidRequest("the path could be read in two ways")
+    api, text, rest = match.groups()
+    text = unquote(text)
+    return ImagePath(api, parse_id(text), letter_case_of(text), rest, query)
+
+
+def is_image_path(path: str) -> bool:
+    """Whether a path is routed to the image handlers."""
+    return _IMAGE_PATH.fullmatch(path) is not None

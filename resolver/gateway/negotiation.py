@@ -1,0 +1,111 @@
+"""What clients ask for in header fields and queries: media types and preferences."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Protocol
+from urllib.parse import parse_qsl
+
+from resolver.errors import InvalidRequest, NotAcceptable
+from resolver.resolution import Preferences
+
+REGION = "X-Resolver-Region"
+EXCLUDE = "X-Resolver-Exclude"
+FRESH = "X-Resolver-Fresh"
+
+VARY_PREFERENCES = f"{REGION}, {EXCLUDE}, {FRESH}"
+
+QUERY_PARAMETERS = frozenset({"region", "exclude", "fresh"})
+
+
+class HeaderFields(Protocol):
+    """Header fields of a request; names in any case."""
+
+    def get(self, name: str, default: str, /) -> str:
+        """The first field of that name."""
+
+    def getall(self, name: str, default: Sequence[str], /) -> Sequence[str]:
+        """All fields of that name."""
+
+
+def preferences_from_headers(headers: HeaderFields) -> Preferences:
+    """Region, exclusions and freshness from ``X-Resolver-*``.
+
+    Raises:
+        InvalidRequest: freshness is neither 0 nor 1.
+    """
+    return make_preferences(
+        headers.get(REGION, ""), headers.getall(EXCLUDE, ()), headers.get(FRESH, "")
+    )
+
+
+def preferences_from_query(query: str) -> Preferences:
+    """The same from the query of ``/resolve``, without its ``?``.
+
+    Raises:
+        InvalidRequest: a parameter is unknown, or has no such value.
+    """
+    pairs = parse_qsl(query, keep_blank_values=True)
+    unknown = {name for name, _ in pairs} - QUERY_PARAMETERS
+    if unknown:
+        raise InvalidRequest(
+            f"unknown parameter {sorted(unknown)[0][:40]!r}: there are region, exclude and fresh"
+        )
+    values: dict[str, list[str]] = {}
+    for name, value in pairs:
+        values.setdefault(name, []).append(value)
+    first = {name: some[0] for name, some in values.items()}
+    return make_preferences(
+        first.get("region", ""), values.get("exclude", ()), first.get("fresh", "")
+    )
+
+
+def make_preferences(region: str, exclude: Iterable[str], fresh: str) -> Preferences:
+    """Preferences from their text forms; each of ``exclude`` is a comma-separated list of names.
+
+    Raises:
+        InvalidRequest: freshness is neither 0 nor 1.
+    """
+    names = (name.strip() for item in exclude for name in item.split(","))
+    if fresh.lower() not in ("", "0", "1", "true", "false"):
+        raise InvalidRequest("fresh is 1 or 0")
+    return Preferences(region, frozenset(n for n in names if n), fresh.lower() in ("1", "true"))
+
+
+def accepted_type(headers: HeaderFields, *offers: str) -> str:
+    """The media type of ``offers`` that the client prefers; the first where it does not say.
+
+    RFC 9110, 12.5.1: the most specific range that matches a type gives its quality.
+
+    Raises:
+        NotAcceptable: the client accepts none of them.
+    """
+    values = headers.getall("Accept", ())
+    ranges = [part for value in values for part in value.split(",") if part.strip()]
+    if not ranges:
+        return offers[0]
+    qualities = [_media_range(part) for part in ranges]
+
+    def quality_of(offer: str) -> float:
+        for media_range in (offer, f"{offer.partition('/')[0]}/*", "*/*"):
+            for media, quality in qualities:
+                if media == media_range:
+                    return quality
+        return 0.0
+
+    best = max(offers, key=quality_of)
+    if quality_of(best) <= 0:
+        raise NotAcceptable(f"this can be had as {' or '.join(offers)}", headers={"Vary": "Accept"})
+    return best
+
+
+def _media_range(text: str) -> tuple[str, float]:
+    media, *parameters = (piece.strip().lower() for piece in text.split(";"))
+    quality = 1.0
+    for parameter in parameters:
+        if parameter.startswith("q="):
+            try:
+                quality = float(parameter[2:])
+            except ValueError:
+                quality = 0.0
+    return media, quality

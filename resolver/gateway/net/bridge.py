@@ -1,0 +1,166 @@
+"""One request on its way through aiohttp.
+
+The front hands aiohttp's protocol (made by `aiohttp.web.Server`, a public factory) exactly one
+request over a transport of its own. The server runs with ``keepalive_timeout=0``: when the response
+is sent, the protocol closes this transport, which is how the front learns that the connection is
+its own again. Whether the client's connection stays open too is what the response itself says
+(RFC 9112, 9.3).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from resolver.gateway.net.body_framing import BodyFraming
+
+MAX_HEAD_SEARCHED_BYTES = 65_536
+"""A response's head is expected within this many bytes."""
+
+
+class BridgeOwner(Protocol):
+    """The connection that a bridge belongs to."""
+
+    def bridge_closed(self, bridge: Bridge) -> None:
+        """The response is sent, or there will be none."""
+
+
+class Bridge(asyncio.Transport):
+    """The transport that aiohttp's protocol sees for one request."""
+
+    def __init__(
+        self,
+        owner: BridgeOwner,
+        transport: asyncio.Transport,
+        make_protocol: Callable[[], asyncio.Protocol],
+        framing: BodyFraming,
+        *,
+        keeps_connection: bool,
+    ) -> None:
+        """``keeps_connection``: the client wants to send more requests."""
+        super().__init__()
+        self._owner = owner
+        self._transport = transport
+        self._framing = framing
+        self._closing = False
+        self._reading_paused = False
+        self._response_head: bytearray | None = bytearray()
+        """The response up to the end of its head; None when the head has been read."""
+        self.keeps_connection = keeps_connection
+        self._protocol = make_protocol()
+        self._protocol.connection_made(self)
+
+    @property
+    def request_complete(self) -> bool:
+        """Whether the request's body has arrived whole."""
+        return self._framing.complete
+
+    @property
+    def responded(self) -> bool:
+        """Whether a response's head was sent."""
+        return self._response_head is None
+
+    def feed_head(self, head: bytes) -> None:
+        self._protocol.data_received(head)
+
+    def feed_body(self, data: bytes) -> bytes:
+        """Takes the body's part of the data, and returns the rest.
+
+        Raises:
+            MalformedError: the body cannot be read.
+        """
+        taken = self._framing.take(data)
+        if taken and not self._closing:
+            self._protocol.data_received(data[:taken])
+        return data[taken:]
+
+    def lose(self, error: Exception | None) -> None:
+        """Ends the protocol: the client is gone, or its body cannot be read."""
+        if not self._closing:
+            self._closing = True
+            self._protocol.connection_lost(error)
+
+    def pause_writing(self) -> None:
+        """The client takes no more for now."""
+        if not self._closing:
+            self._protocol.pause_writing()
+
+    def resume_writing(self) -> None:
+        if not self._closing:
+            self._protocol.resume_writing()
+
+    # What follows is `asyncio.Transport`, for aiohttp.
+
+    def write(self, data: Any) -> None:
+        if self._closing:
+            return
+        if self._response_head is not None:
+            self._read_response_head(bytes(data))
+        self._transport.write(data)
+
+    def writelines(self, list_of_data: Any) -> None:
+        self.write(b"".join(list_of_data))
+
+    def _read_response_head(self, data: bytes) -> None:
+        head = self._response_head
+        assert head is not None
+        head += data
+        while (end := head.find(b"\r\n\r\n")) >= 0:
+            if head.startswith(b"HTTP/1.1 1"):  # an interim response; the final one follows
+                del head[: end + 4]
+                continue
+            fields = bytes(head[: end + 2]).lower()
+            self._response_head = None
+            if b"\r\nconnection: close\r\n" in fields:
+                self.keeps_connection = False
+            return
+        if len(head) > MAX_HEAD_SEARCHED_BYTES:
+            self._response_head = None
+            self.keeps_connection = False
+
+    def close(self) -> None:
+        if self._closing:
+            return
+        self._closing = True
+        loop = asyncio.get_running_loop()
+        loop.call_soon(self._protocol.connection_lost, None)
+        self._owner.bridge_closed(self)
+
+    def abort(self) -> None:
+        self.keeps_connection = False
+        self.close()
+
+    def is_closing(self) -> bool:
+        return self._closing or self._transport.is_closing()
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        if name == "socket":  # the front has set the socket's options
+            return default
+        return self._transport.get_extra_info(name, default)
+
+    def pause_reading(self) -> None:
+        self._reading_paused = True
+        self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        self._reading_paused = False
+        self._transport.resume_reading()
+
+    def is_reading(self) -> bool:
+        return not self._reading_paused
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        """The front's own limits hold."""
+
+    def get_write_buffer_size(self) -> int:
+        return self._transport.get_write_buffer_size()
+
+    def can_write_eof(self) -> bool:
+        return False
+
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        raise NotImplementedError("a bridge carries one request, and no upgrade")
+
+    def get_protocol(self) -> asyncio.BaseProtocol:
+        return self._protocol

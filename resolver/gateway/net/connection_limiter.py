@@ -1,0 +1,117 @@
+"""How many connections may be open, in all and for one client, and which are closed first."""
+
+from __future__ import annotations
+
+import heapq
+import time
+from collections import Counter
+from collections.abc import Iterable
+from typing import Protocol
+
+from resolver.gateway.metrics.counters import LightCounter
+from resolver.glance.host_policy import parse_address
+
+EVICT_AFTER_SECONDS = 1.0
+"""How long a connection must be idle before it may be closed to make room."""
+
+MAX_EVICTED_AT_ONCE = 32
+
+CLIENT_SHARE = 0.5
+"""The part of all connections that the clients of one network may have."""
+
+IPV4_PREFIX_BYTES = 4
+IPV6_PREFIX_BYTES = (8, 7, 6)
+"""An IPv6 client is counted under its /64, /56 and /48: providers assign customers any of these."""
+
+
+class LimitedConnection(Protocol):
+    """A connection as the limiter sees it."""
+
+    client_keys: tuple[bytes, ...]
+    """See `client_keys`."""
+    served: bool
+    """Whether it has had a request."""
+    idle_since: float
+    """`time.monotonic` since when no request is being answered."""
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no request is being answered."""
+
+    def check_deadline(self, now: float) -> None:
+        """Closes the connection if its client takes too long."""
+
+    def abort(self) -> None:
+        """Closes the connection at once."""
+
+
+def client_keys(peer: str) -> tuple[bytes, ...]:
+    """What the connections of a client are counted under; nothing where it has no address."""
+    address = parse_address(peer)
+    if address is None:
+        return ()
+    if address.version == 4:
+        return (address.packed,)
+    return tuple(address.packed[:size] for size in IPV6_PREFIX_BYTES)
+
+
+class ConnectionLimiter:
+    """The open connections of one worker."""
+
+    def __init__(self, max_connections: int, client_share: float = CLIENT_SHARE) -> None:
+        self.max_connections = max_connections
+        self._max_per_client = max(1, int(max_connections * client_share))
+        self.connections: set[LimitedConnection] = set()
+        self._by_client: Counter[bytes] = Counter()
+        self.closed = LightCounter(
+            "glance_resolver_connections_cut", "Connections closed on their clients", ["reason"]
+        )
+
+    @property
+    def open_count(self) -> int:
+        return len(self.connections)
+
+    def count_closed(self, reason: str) -> None:
+        """A connection is closed although its client did not ask for that."""
+        self.closed.counts[reason,] += 1
+
+    def allows(self, keys: Iterable[bytes]) -> bool:
+        """Whether a client may have one more connection."""
+        return all(self._by_client[key] < self._max_per_client for key in keys)
+
+    def add(self, connection: LimitedConnection) -> None:
+        self.connections.add(connection)
+        for key in connection.client_keys:
+            self._by_client[key] += 1
+
+    def remove(self, connection: LimitedConnection) -> None:
+        if connection not in self.connections:
+            return
+        self.connections.discard(connection)
+        for key in connection.client_keys:
+            self._by_client[key] -= 1
+            if not self._by_client[key]:
+                del self._by_client[key]
+
+    def evict_idle(self) -> bool:
+        """Closes some idle connections: first those of the clients that have most, of these first
+        connections that never had a request, then those idle for longest. False where no
+        connection is idle."""
+        before = time.monotonic() - EVICT_AFTER_SECONDS
+        idle = [c for c in self.connections if c.is_idle and c.idle_since < before]
+        count = max(1, min(MAX_EVICTED_AT_ONCE, len(idle) // 8))
+        for connection in heapq.nsmallest(count, idle, key=self._eviction_key):
+            self.count_closed("room")
+            connection.abort()
+        return bool(idle)
+
+    def _eviction_key(self, connection: LimitedConnection) -> tuple[int, bool, float]:
+        held = max((self._by_client[key] for key in connection.client_keys), default=0)
+        # Clients with about as many connections are equals, so that the idle time decides.
+        return -held.bit_length(), connection.served, connection.idle_since
+
+    def check_deadlines(self, now: float) -> None:
+        """Closes the connections whose clients take too long. Called several times a second: one
+        pass over all connections costs less than a timer for each."""
+        for connection in list(self.connections):
+            connection.check_deadline(now)

@@ -1,0 +1,485 @@
+"""The front: answers public reads from plain functions, without aiohttp.
+
+A `FrontConnection` reads requests and gives those that the front answers to `Front.respond`. Known
+images are answered in the same turn of the event loop, from a template that is rendered once for
+all images with the same owners. Whatever needs Redis or the locations goes through the same
+functions as the aiohttp application (`resolver.gateway.api.images`), so there is one definition
+of every response.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections.abc import Callable, Coroutine, Hashable
+from email.utils import formatdate
+from functools import partial
+from typing import Any, NamedTuple, cast
+
+import structlog
+from aiohttp.http import SERVER_SOFTWARE
+
+from resolver.errors import ResolverError
+from resolver.gateway.access_log import AccessLog
+from resolver.gateway.api.image_reads import (
+    JSON,
+    URI_LIST,
+    ImageRead,
+    ReadRequest,
+    is_image_read,
+    parse_image_read,
+    render_image_read,
+)
+from resolver.gateway.api.images import answer_image_read
+from resolver.gateway.api.status import HEALTHY, live_reply
+from resolver.gateway.api.version_documents import versions_reply
+from resolver.gateway.image_path import ImagePath
+from resolver.gateway.limits import FORWARDED_FOR, ChargeOnce, Limits
+from resolver.gateway.metrics.process_metrics import Metrics
+from resolver.gateway.middleware import CLIENT_CLOSED_REQUEST, internal_error, loop_error
+from resolver.gateway.negotiation import accepted_type
+from resolver.gateway.net.in_flight import InFlight
+from resolver.gateway.net.request_head import Fields, RequestHead
+from resolver.gateway.problem import error_reply
+from resolver.gateway.reply import NO_STORE, Reply, head_text
+from resolver.gateway.request_ids import REQUEST_ID_HEADER, new_request_id, request_id_from
+from resolver.glance import HOP
+from resolver.models import format_id
+from resolver.registry import Table
+from resolver.resolution import (
+    Answer,
+    AnswerContext,
+    LookupResult,
+    Preferences,
+    TemplateCache,
+)
+from resolver.resolution.answer import json_tail, json_text
+from resolver.resolution.ranking import DEFAULT_PREFERENCES
+from resolver.services import Services
+
+VERSION_PATHS = frozenset({"/", "/versions", "/v1", "/v1/", "/v2", "/v2/"})
+ROUTE_LABELS = {"/v1": "/{api}", "/v2": "/{api}", "/v1/": "/{api}/", "/v2/": "/{api}/"}
+"""What metrics call the routes of paths that are no route's own name."""
+
+READ_METHODS = frozenset({"GET", "HEAD"})
+
+JSON_HEAD = head_text(Reply(200, {**NO_STORE, "Vary": "Accept", "Content-Type": JSON}))
+URI_LIST_HEAD = head_text(Reply(200, {**NO_STORE, "Vary": "Accept", "Content-Type": URI_LIST}))
+
+_UUID = rb"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
+_PLAIN_LINE = re.compile(
+    rb"(GET|HEAD) /(?:(v[12])/images/(%b)((?:/file)?)|resolve/(%b)) HTTP/1\.1\r\n" % (_UUID, _UUID)
+)
+_REQUEST_ID_FIELD = re.compile(
+    rb"^X-Openstack-Request-Id: (req-%b)\r\n" % _UUID, re.MULTILINE | re.IGNORECASE
+)
+
+MAX_PLAIN_BYTES = 2048
+"""Header fields that are longer are parsed each time."""
+
+MAX_PLAIN_BLOCKS = 1024
+
+SPECIAL_FIELDS = ("x-resolver-region", "x-resolver-exclude", "x-resolver-fresh", HOP, "upgrade")
+"""Header fields that change the answer to a plain read."""
+
+CREDENTIAL_FIELDS = ("x-auth-token", "authorization", "cookie", "x-service-token")
+
+log = structlog.get_logger()
+
+Send = Callable[[bytes], None]
+"""Sends a response on the connection that the request came on."""
+
+
+class FrontRequest(NamedTuple):
+    """A read that the front answers."""
+
+    method: str
+    target: str
+    minor: int
+    """1 for HTTP/1.1, 0 for HTTP/1.0."""
+    fields: Fields
+    request_id: str
+    peer: str
+    """The client's address."""
+    scheme: str
+    keeps_connection: bool
+    started: float
+    """`time.perf_counter` when it was read."""
+
+
+class PlainFields(NamedTuple):
+    """Header fields that ask for nothing special, parsed once for all requests that have them."""
+
+    fields: Fields
+    keeps_connection: bool
+    media_type: str
+    """Of data that the client accepts."""
+
+
+class Front:
+    """Answers reads. One for all connections of a process."""
+
+    def __init__(
+        self,
+        services: Services,
+        metrics: Metrics,
+        in_flight: InFlight,
+        limits: Limits,
+        access_log: AccessLog,
+    ) -> None:
+        self._services = services
+        self._resolver = services.resolver
+        self._metrics = metrics
+        self._in_flight = in_flight
+        self._limits = limits
+        self._access_log = access_log
+        self._templates = self._template_cache(services.tables.table)
+        self._plain_fields: dict[bytes, PlainFields] = {}
+        """Blocks of header fields without credentials that were parsed and are plain."""
+        self._stamp_second = 0
+        self._stamp = ""
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def request(self, head: RequestHead, peer: str, scheme: str) -> FrontRequest:
+        """A parsed head as a request to the front."""
+        return FrontRequest(
+            head.method,
+            head.target,
+            head.minor,
+            head.fields,
+            request_id_from(head.fields.get(REQUEST_ID_HEADER)),
+            peer,
+            scheme,
+            head.keeps_connection and not self._in_flight.stopping,
+            time.perf_counter(),
+        )
+
+    def match_plain(
+        self, data: bytes, remembered: tuple[bytes, PlainFields] | None, peer: str, scheme: str
+    ) -> tuple[FrontRequest, ImageRead] | None:
+        """The request that ``data`` is, where it is one plain read and no more, with header fields
+        that have been parsed before, byte for byte. None for everything else.
+
+        ``remembered``: the last header fields of this connection, if they were plain.
+        """
+        line = _PLAIN_LINE.match(data)
+        if line is None:
+            return None
+        block = data[line.end() :]
+        request_id = ""
+        if (sent := _REQUEST_ID_FIELD.search(block)) is not None:
+            request_id = sent[1].decode()
+            block = block[: sent.start()] + block[sent.end() :]
+        plain = self._plain_fields.get(block)
+        if plain is None:
+            if remembered is None or remembered[0] != block:
+                return None
+            plain = remembered[1]
+        started = time.perf_counter()
+        method, api, image, rest, resolve = line.groups()
+        text = (image or resolve).decode()
+        image_id = bytes.fromhex(text.replace("-", ""))
+        head = method == b"HEAD"
+        if image is None:
+            target = f"/resolve/{text}"
+            read = ImageRead(image_id, 0, DEFAULT_PREFERENCES, head, None, plain.media_type)
+        else:
+            version, below = api.decode(), rest.decode()
+            target = f"/{version}/images/{text}{below}"
+            path = ImagePath(version, image_id, 0, below, "")
+            read = ImageRead(image_id, 0, DEFAULT_PREFERENCES, head, path)
+        request = FrontRequest(
+            "HEAD" if head else "GET",
+            target,
+            1,
+            plain.fields,
+            request_id or new_request_id(),
+            peer,
+            scheme,
+            plain.keeps_connection and not self._in_flight.stopping,
+            started,
+        )
+        return request, read
+
+    def remember_fields(self, data: bytes, head: RequestHead) -> tuple[bytes, PlainFields] | None:
+        """Remembers the header fields of a request that ``data`` is, where they are plain. Returns
+        them for the connection to remember; those with credentials are remembered there only."""
+        line = _PLAIN_LINE.match(data)
+        if line is None or head.size != len(data) or not head.minor:
+            return None
+        block, fields = data[line.end() :], head.fields
+        if len(block) > MAX_PLAIN_BYTES or any(name in fields for name in SPECIAL_FIELDS):
+            return None
+        if (sent := _REQUEST_ID_FIELD.search(block)) is not None:
+            block = block[: sent.start()] + block[sent.end() :]
+        elif REQUEST_ID_HEADER in fields:
+            return None
+        try:
+            media_type = accepted_type(fields, JSON, URI_LIST)
+        except ResolverError:
+            return None
+        plain = PlainFields(fields, head.keeps_connection, media_type)
+        if not any(name in fields for name in CREDENTIAL_FIELDS):
+            if len(self._plain_fields) >= MAX_PLAIN_BLOCKS:
+                del self._plain_fields[next(iter(self._plain_fields))]
+            self._plain_fields[block] = plain
+        return block, plain
+
+    @staticmethod
+    def answers(method: str, target: str) -> bool:
+        """Whether the front answers such a request by itself, if it has no body."""
+        if method not in READ_METHODS:
+            return False
+        path = target.partition("?")[0]
+        return (
+            is_image_read(path) or path in VERSION_PATHS or path in ("/healthcheck", "/livez")
+        ) and "#" not in target
+
+    def respond(self, request: FrontRequest, send: Send) -> Callable[[], None] | None:
+        """Sends the response, now or later. Where it is later, returns what cancels it.
+
+        Requests that are answered later are in flight until then.
+        """
+        path, _, query = request.target.partition("?")
+        try:
+            if HOP in request.fields:
+                raise loop_error()
+            if path == "/healthcheck":
+                self._finish(request, path, HEALTHY, send)
+                return None
+            if path == "/livez":
+                self._finish(request, path, live_reply(), send)
+                return None
+            if path in VERSION_PATHS:
+                return self._respond_versions(request, path, send)
+            read = parse_image_read(ReadRequest(request.method, path, query, request.fields))
+        except ResolverError as error:
+            reply = error_reply(error, request.fields.get("user-agent"))
+            self._finish(request, self._route(path), reply, send)
+            return None
+        return self.respond_read(request, read, send)
+
+    @staticmethod
+    def _route(path: str) -> str:
+        if path in VERSION_PATHS or path in ("/healthcheck", "/livez"):
+            return ROUTE_LABELS.get(path, path)
+        return "/resolve/{id}" if path.startswith("/resolve/") else "/{api}/images/{id}{rest}"
+
+    def respond_read(
+        self, request: FrontRequest, read: ImageRead, send: Send
+    ) -> Callable[[], None] | None:
+        """The same for a read about one image."""
+        if read.preferences != DEFAULT_PREFERENCES:
+            return self._respond_later(request, read, None, send)
+        cached = self._resolver.cached(read.image_id)
+        if cached is not None and self._respond_from_template(request, read, cached, send):
+            return None
+        if cached is not None:
+            return self._respond_later(request, read, None, send)
+        pending = _PendingLookup(self, request, read, send)
+        self._in_flight.acquire()
+        self._resolver.lookup(read.image_id, pending.on_result)
+        return pending.cancel
+
+    def lookup_done(
+        self,
+        request: FrontRequest,
+        read: ImageRead,
+        found: LookupResult | BaseException,
+        send: Send,
+    ) -> Callable[[], None] | None:
+        """The index has answered a request that is in flight."""
+        try:
+            if isinstance(found, LookupResult) and self._respond_from_template(
+                request, read, found, send
+            ):
+                return None
+            return self._respond_later(request, read, found, send)
+        finally:
+            self._in_flight.release()
+
+    def lookup_cancelled(self, request: FrontRequest, read: ImageRead) -> None:
+        """The client of a request that is in flight is gone."""
+        self._in_flight.release()
+        self.record(request, read.route, CLIENT_CLOSED_REQUEST, "")
+
+    def _respond_from_template(
+        self, request: FrontRequest, read: ImageRead, found: LookupResult, send: Send
+    ) -> bool:
+        """Sends the response if the image has an owner that can be named; else does nothing."""
+        variant = read.template_variant
+        if variant is None or not found.claims:
+            return False
+        templates = self._templates
+        if templates.context.table is not found.table:
+            self._templates = templates = self._template_cache(found.table)
+        text = format_id(read.image_id)
+        template = templates.get(read.image_id, text, found.claims, variant)
+        if template is None:
+            return False
+        rendered = template.render(text)
+        if read.path is not None:
+            head, body = rendered, ""
+        elif read.media_type == URI_LIST:
+            head, body = URI_LIST_HEAD, rendered
+        else:
+            head, body = JSON_HEAD, rendered + json_tail(found.source, found.age)
+        status = 200 if read.path is None else 307
+        self._write(request, read.route, status, head, body.encode(), "found", send)
+        return True
+
+    def _template_cache(self, table: Table) -> TemplateCache:
+        home_region = self._services.settings.region
+        return TemplateCache(AnswerContext(table, DEFAULT_PREFERENCES, home_region), _render)
+
+    def _respond_versions(
+        self, request: FrontRequest, path: str, send: Send
+    ) -> Callable[[], None] | None:
+        services = self._services
+        host = request.fields.get("host")
+        base = services.settings.public_url or f"{request.scheme}://{host}"
+
+        async def reply() -> Reply:
+            table = await services.tables.current(services.settings.index_timeout)
+            return versions_reply(table, base, path)
+
+        return self._run(request, self._route(path), reply(), send)
+
+    def _respond_later(
+        self,
+        request: FrontRequest,
+        read: ImageRead,
+        prefetched: LookupResult | BaseException | None,
+        send: Send,
+    ) -> Callable[[], None]:
+        """Asks the index or the locations in a task of its own."""
+        charge = ChargeOnce(self._limits, partial(self._client_key, request))
+        replying = answer_image_read(self._resolver, read, charge, prefetched)
+        return self._run(request, read.route, replying, send)
+
+    def _client_key(self, request: FrontRequest) -> bytes:
+        return self._limits.client_key(request.peer, request.fields.getall(FORWARDED_FOR))
+
+    def _run(
+        self,
+        request: FrontRequest,
+        route: str,
+        replying: Coroutine[Any, Any, Reply],
+        send: Send,
+    ) -> Callable[[], None]:
+        async def run() -> None:
+            with self._in_flight.track():
+                try:
+                    reply = await replying
+                except ResolverError as error:
+                    reply = error_reply(error, request.fields.get("user-agent"))
+                except Exception:
+                    log.exception("request failed", request_id=request.request_id)
+                    reply = internal_error(request.request_id)
+                self._finish(request, route, reply, send)
+
+        task = asyncio.create_task(run(), name="front")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+        def cancel() -> None:
+            task.cancel()
+            self.record(request, route, CLIENT_CLOSED_REQUEST, "")
+
+        return cancel
+
+    def _finish(self, request: FrontRequest, route: str, reply: Reply, send: Send) -> None:
+        head = head_text(reply)
+        self._write(request, route, reply.status, head, reply.body, reply.outcome, send)
+
+    def _write(
+        self,
+        request: FrontRequest,
+        route: str,
+        status: int,
+        head: str,
+        body: bytes,
+        outcome: str,
+        send: Send,
+    ) -> None:
+        """Adds the fields that every response has, in the order in which aiohttp sends them."""
+        is_head = request.method == "HEAD"
+        length = f"Content-Length: {len(body)}\r\n" if body or not is_head else ""
+        closing = ""
+        if request.minor == 0:
+            head = f"HTTP/1.0{head[8:]}"
+            closing = "Connection: keep-alive\r\n" if request.keeps_connection else ""
+        if self._in_flight.stopping or (request.minor and not request.keeps_connection):
+            closing = "Connection: close\r\n"
+        text = (
+            f"{head}{length}{self._server_fields()}{closing}"
+            f"{REQUEST_ID_HEADER}: {request.request_id}\r\n\r\n"
+        )
+        self.record(request, route, status, outcome)
+        send(text.encode() if is_head or not body else text.encode() + body)
+
+    def record(self, request: FrontRequest, route: str, status: int, outcome: str) -> None:
+        """Counts and logs a request that has been answered, or whose client is gone."""
+        seconds = time.perf_counter() - request.started
+        self._metrics.record(route, request.method, status, seconds, outcome)
+        self._access_log.write(
+            request.request_id,
+            request.method,
+            request.target,
+            status,
+            seconds,
+            request.peer or None,
+            outcome,
+        )
+
+    def _server_fields(self) -> str:
+        now = int(time.time())
+        if now != self._stamp_second:
+            self._stamp_second = now
+            date = formatdate(now, usegmt=True)
+            self._stamp = f"Date: {date}\r\nServer: {SERVER_SOFTWARE}\r\n"
+        return self._stamp
+
+
+class _PendingLookup:
+    """A request in flight that waits for the index."""
+
+    __slots__ = ("_cancel", "_front", "_read", "_request", "_send", "_waiting")
+
+    def __init__(self, front: Front, request: FrontRequest, read: ImageRead, send: Send) -> None:
+        self._front, self._request, self._read, self._send = front, request, read, send
+        self._waiting = True
+        self._cancel: Callable[[], None] | None = None
+
+    def on_result(self, found: LookupResult | BaseException) -> None:
+        if self._waiting:
+            self._waiting = False
+            self._cancel = self._front.lookup_done(self._request, self._read, found, self._send)
+
+    def cancel(self) -> None:
+        """The client is gone."""
+        if self._waiting:
+            self._waiting = False
+            self._front.lookup_cancelled(self._request, self._read)
+        elif self._cancel is not None:
+            self._cancel()
+
+
+def _render(answer: Answer, text: str, variant: Hashable) -> str | None:
+    """The part of a response that is the same for all images with these owners: the head of a
+    redirect, or the body of an answer up to its source. None where there is no owner to name."""
+    if variant == JSON:
+        return json_text(answer, text) if answer.owners else None
+    if variant == URI_LIST:
+        path, head = None, False
+    else:
+        api, rest, head = cast("tuple[str, str, bool]", variant)
+        path = ImagePath(api, answer.image_id, 0, rest, "")
+    media_type = URI_LIST if path is None else JSON
+    read = ImageRead(answer.image_id, 0, Preferences(), head, path, media_type)
+    try:
+        reply = render_image_read(read, answer, text)
+    except ResolverError:
+        return None
+    return reply.body.decode() if path is None else head_text(reply)

@@ -1,0 +1,381 @@
+"""One client's connection: reads requests, and gives each to the front or to aiohttp.
+
+State by its lifetime:
+
+- of the process: `FrontServer` (the front, the limiter, aiohttp's protocol factory, the limits);
+- of the connection: the transport, the client's address, data that has not been used;
+- of one request: what cancels it (``_cancel``), or the bridge that carries it through aiohttp.
+
+Requests are answered one after another. While one is being answered, what arrives is kept up to one
+further head, and then the transport is paused.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import structlog
+
+from resolver.gateway.access_log import AccessLog
+from resolver.gateway.metrics.process_metrics import Metrics
+from resolver.gateway.net.body_framing import framing_of
+from resolver.gateway.net.bridge import Bridge
+from resolver.gateway.net.connection_limiter import ConnectionLimiter, client_keys
+from resolver.gateway.net.front import Front, FrontRequest, PlainFields
+from resolver.gateway.net.in_flight import InFlight
+from resolver.gateway.net.request_head import (
+    MAX_HEAD_BYTES,
+    MalformedError,
+    RequestHead,
+    parse_head,
+)
+from resolver.gateway.net.write_coalescer import WriteCoalescer
+from resolver.gateway.problem import malformed
+from resolver.gateway.reply import head_text
+from resolver.gateway.request_ids import REQUEST_ID_HEADER, new_request_id
+
+NEVER = float("inf")
+
+BODY_GRACE_SECONDS = 1.0
+"""Handlers refuse a late body by themselves, with a better text. This is for those that read no
+body."""
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class FrontServer:
+    """What all connections of a process share."""
+
+    front: Front | None
+    """None for an indexer, where aiohttp answers everything."""
+    make_protocol: Callable[[], asyncio.Protocol]
+    """Makes aiohttp's protocol for one request."""
+    limiter: ConnectionLimiter
+    in_flight: InFlight
+    metrics: Metrics
+    access_log: AccessLog
+    coalescer: WriteCoalescer
+    client_timeout: float
+    """Seconds that a client has for a request's head, for each part of its body, and to take what
+    it is sent."""
+    keepalive_timeout: float
+    """Seconds that an idle connection stays open."""
+
+
+class FrontConnection(asyncio.Protocol):
+    """A connection with a client."""
+
+    __slots__ = (
+        *("_bridge", "_buffer", "_cancel", "_client_ended", "_closing", "_deadline"),
+        "_head_started",
+        *("_has_tls", "_plain", "_reading_paused", "_scheme", "_server", "_transport"),
+        *("_write_deadline",),
+        *("client_keys", "idle_since", "peer", "served"),
+    )
+
+    def __init__(self, server: FrontServer) -> None:
+        self._server = server
+        self._transport: asyncio.Transport | None = None
+        self._buffer = b""
+        self._bridge: Bridge | None = None
+        self._cancel: Callable[[], None] | None = None
+        self._plain: tuple[bytes, PlainFields] | None = None
+        """The last header fields, if they were plain."""
+        self._closing = False
+        self._client_ended = False
+        self._reading_paused = False
+        self._deadline = NEVER
+        """When the client must have sent the rest of a head or body, or the next request."""
+        self._write_deadline = NEVER
+        """When the client must have taken what it is sent."""
+        self._head_started = False
+        self.idle_since = time.monotonic()
+        self.served = False
+        self.peer = ""
+        self.client_keys: tuple[bytes, ...] = ()
+
+    # What the limiter sees.
+
+    @property
+    def is_idle(self) -> bool:
+        return self._bridge is None and self._cancel is None and not self._closing
+
+    def abort(self) -> None:
+        """Closes the connection at once."""
+        self._closing = True
+        if self._transport is not None:
+            self._transport.abort()
+
+    def check_deadline(self, now: float) -> None:
+        """Closes the connection if its client takes too long."""
+        if now > self._write_deadline:
+            self._server.limiter.count_closed("slow-read")
+            self.abort()
+        elif now > self._deadline:
+            self._deadline = NEVER
+            self._client_is_late()
+
+    def _client_is_late(self) -> None:
+        timeout = self._server.client_timeout
+        if self._bridge is not None:
+            self._server.limiter.count_closed("slow-body")
+            self._refuse(408, f"the body took longer than {timeout:g} s (RESOLVER_CLIENT_TIMEOUT)")
+        elif self._buffer:
+            self._server.limiter.count_closed("slow-head")
+            self._refuse(408, f"the request's head took longer than {timeout:g} s")
+        else:
+            if not self.served:
+                self._server.limiter.count_closed("slow-head")
+            self._close()
+
+    # What asyncio calls.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        self._has_tls = transport.get_extra_info("sslcontext") is not None
+        self._scheme = "https" if self._has_tls else "http"
+        address = transport.get_extra_info("peername")
+        self.peer = str(address[0]) if isinstance(address, tuple) else ""
+        self.client_keys = client_keys(self.peer)
+        limiter = self._server.limiter
+        if not limiter.allows(self.client_keys):
+            limiter.count_closed("client-share")
+            self.abort()
+            return
+        limiter.add(self)
+        self._deadline = time.monotonic() + self._server.client_timeout
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._closing = True
+        self._transport = None
+        self._server.limiter.remove(self)
+        if self._cancel is not None:
+            cancel, self._cancel = self._cancel, None
+            cancel()
+        if self._bridge is not None:
+            self._drop_bridge(exc or ConnectionResetError("the client closed the connection"))
+
+    def eof_received(self) -> bool:
+        """The client sends no more. It may still wait for responses, but with TLS asyncio cannot
+        keep the connection half open."""
+        self._server.coalescer.flush()  # else the end of the connection overtakes a response
+        self._client_ended = True
+        if self._has_tls or self.is_idle:
+            return False
+        return self._bridge is None or self._bridge.request_complete
+
+    def pause_writing(self) -> None:
+        self._write_deadline = time.monotonic() + self._server.client_timeout
+        if self._bridge is not None:
+            self._bridge.pause_writing()
+
+    def resume_writing(self) -> None:
+        self._write_deadline = NEVER
+        if self._bridge is not None:
+            self._bridge.resume_writing()
+
+    def data_received(self, data: bytes) -> None:
+        if self._closing:
+            return
+        if not self._buffer and self._bridge is None and self._respond_to_plain(data):
+            return
+        if self._bridge is not None:
+            data = self._feed_bridge(data)
+            if not data:
+                return
+        self._buffer = self._buffer + data if self._buffer else data
+        if self.is_idle:
+            self._read_requests()
+        elif len(self._buffer) > MAX_HEAD_BYTES and not self._reading_paused:
+            assert self._transport is not None
+            self._reading_paused = True
+            self._transport.pause_reading()
+
+    # Requests.
+
+    def _read_requests(self) -> None:
+        """Reads requests from the buffer until one of them is not answered at once."""
+        while self._buffer and self.is_idle:
+            try:
+                head = self._next_head()
+            except MalformedError as error:
+                self._refuse(error.status, error.reason)
+                return
+            if head is None:
+                self._wait_for_head()
+                return
+            self._begin(head)
+        if self.is_idle and not self._closing:
+            self._wait_for_request()
+
+    def _next_head(self) -> RequestHead | None:
+        buffer = self._buffer
+        while buffer.startswith(b"\r\n"):  # RFC 9112, 2.2: empty lines before a request
+            buffer = buffer[2:]
+        self._buffer = buffer
+        return parse_head(buffer) if buffer and buffer != b"\r" else None
+
+    def _wait_for_head(self) -> None:
+        if not self._head_started:
+            self._head_started = True
+            self._deadline = time.monotonic() + self._server.client_timeout
+        self._resume_reading()
+
+    def _wait_for_request(self) -> None:
+        self.idle_since = now = time.monotonic()
+        self._deadline = now + self._server.keepalive_timeout
+        if self._client_ended:
+            self._close()
+        else:
+            self._resume_reading()
+
+    def _respond_to_plain(self, data: bytes) -> bool:
+        """Answers a request whose header fields need no parsing. False for any other."""
+        front = self._server.front
+        if front is None or self._cancel is not None or self._closing:
+            return False
+        matched = front.match_plain(data, self._plain, self.peer, self._scheme)
+        if matched is None:
+            return False
+        request, read = matched
+        self._deadline = NEVER
+        self.served = True
+        self._cancel = front.respond_read(request, read, self._sender(request))
+        if self.is_idle:
+            self._wait_for_request()
+        return True
+
+    def _begin(self, head: RequestHead) -> None:
+        """Has a request answered, by the front or by aiohttp."""
+        self._deadline = NEVER
+        self._head_started = False
+        self.served = True
+        front = self._server.front
+        data, self._buffer = self._buffer, self._buffer[head.size :]
+        expects = head.fields.get("expect")
+        if expects and expects.lower() != "100-continue":
+            self._refuse(
+                417, "100-continue is the one Expect that can be met: leave the header out"
+            )
+        elif (
+            front is not None
+            and not (head.fields.has_body or expects)
+            and front.answers(head.method, head.target)
+        ):
+            self._plain = front.remember_fields(data, head)
+            request = front.request(head, self.peer, self._scheme)
+            self._cancel = front.respond(request, self._sender(request))
+        else:
+            self._hand_over(head, data[: head.size])
+
+    def _sender(self, request: FrontRequest) -> Callable[[bytes], None]:
+        return partial(self._answered, request.keeps_connection)
+
+    def _answered(self, keeps_connection: bool, data: bytes) -> None:
+        """The front has a response."""
+        later, self._cancel = self._cancel is not None, None
+        if self._transport is None:
+            return
+        self._server.coalescer.write(self._transport, data)
+        self.idle_since = time.monotonic()
+        if not keeps_connection:
+            self._close()
+        elif later:
+            self._read_requests()
+
+    def _close(self) -> None:
+        """Closes the connection when all that was written is sent."""
+        self._closing = True
+        self._server.coalescer.flush()
+        if self._transport is not None:
+            self._transport.close()
+
+    def _resume_reading(self) -> None:
+        if self._reading_paused and self._transport is not None:
+            self._reading_paused = False
+            self._transport.resume_reading()
+
+    def _refuse(self, status: int, reason: str) -> None:
+        """Answers what is no request, or comes too slowly, and closes the connection."""
+        if self._bridge is not None:
+            responded = self._bridge.responded
+            self._drop_bridge(ConnectionResetError(reason))
+            if responded:  # a second response would be read as a part of the first
+                self.abort()
+                return
+        server = self._server
+        reply = malformed(status, reason)
+        request_id = new_request_id()
+        server.metrics.record("none", "none", status, 0.0)
+        server.access_log.write(request_id, "none", "", status, 0.0, self.peer or None)
+        if self._transport is not None:
+            head = (
+                f"{head_text(reply)}Content-Length: {len(reply.body)}\r\n"
+                f"Connection: close\r\n{REQUEST_ID_HEADER}: {request_id}\r\n\r\n"
+            )
+            server.coalescer.flush()
+            self._transport.write(head.encode() + reply.body)
+        self._close()
+
+    # Requests that aiohttp answers.
+
+    def _hand_over(self, head: RequestHead, data: bytes) -> None:
+        """Has aiohttp answer a request, over a bridge."""
+        assert self._transport is not None
+        server = self._server
+        server.coalescer.flush()  # else aiohttp's response overtakes the one before
+        server.in_flight.acquire()
+        self._bridge = bridge = Bridge(
+            self,
+            self._transport,
+            server.make_protocol,
+            framing_of(head.fields),
+            keeps_connection=head.keeps_connection,
+        )
+        bridge.feed_head(data)
+        body, self._buffer = self._buffer, b""
+        self._buffer = self._feed_bridge(body)
+
+    def _feed_bridge(self, data: bytes) -> bytes:
+        """Gives the bridge its part of the data; returns the rest."""
+        bridge = self._bridge
+        if bridge is None:
+            return data
+        if not bridge.request_complete:
+            try:
+                data = bridge.feed_body(data)
+            except MalformedError as error:
+                self._refuse(error.status, error.reason)
+                return b""
+            self._deadline = (
+                NEVER
+                if bridge.request_complete
+                else time.monotonic() + self._server.client_timeout + BODY_GRACE_SECONDS
+            )
+        return data
+
+    def bridge_closed(self, bridge: Bridge) -> None:
+        """aiohttp has sent its response, or will send none."""
+        if bridge is not self._bridge:
+            return
+        self._bridge = None
+        self._deadline = NEVER
+        self._server.in_flight.release()
+        if self._transport is None:
+            return
+        if bridge.keeps_connection and bridge.responded and bridge.request_complete:
+            self._read_requests()
+        else:
+            self._close()
+
+    def _drop_bridge(self, error: Exception) -> None:
+        bridge, self._bridge = self._bridge, None
+        assert bridge is not None
+        self._server.in_flight.release()
+        bridge.lose(error)

@@ -1,0 +1,185 @@
+"""Reading the head of an HTTP/1.1 request, strictly.
+
+Whatever has two possible readings (RFC 9112, 11.2) is refused: line feeds without a carriage
+return, folded fields, spaces before a colon, two lengths, a length beside a transfer coding. So
+aiohttp's parser, which reads those requests again that the front does not answer, never sees
+anything that it could read in another way.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+MAX_TARGET_BYTES = 8190
+"""A request's target, as in Apache httpd and aiohttp."""
+
+MAX_FIELD_BYTES = 16_384
+"""A header field's value, as in Glance (``max_header_line``), for the tokens that it accepts."""
+
+MAX_FIELDS = 128
+
+MAX_FIELDS_BYTES = 32_768
+"""All header fields, as in nginx."""
+
+MAX_HEAD_BYTES = MAX_TARGET_BYTES + MAX_FIELDS_BYTES + 32
+
+METHODS = frozenset({b"GET", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELETE", b"OPTIONS", b"TRACE"})
+
+END = b"\r\n\r\n"
+
+_LINE = re.compile(rb"([A-Z]{1,16}) ([!-~]+) HTTP/1\.([01])\r\n")
+_PARTIAL_LINE = re.compile(
+    rb"[A-Z]{0,16}(?: [!-~]*(?: (?:H(?:T(?:T(?:P(?:/[0-9.]*)?)?)?)?)?\r?)?)?"
+)
+_FIELDS = re.compile(rb"(?:[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t\x20-\x7e\x80-\xff]*\r\n)*\r\n")
+_BARE_LF = re.compile(rb"(?<!\r)\n")
+_BARE_CR = re.compile(rb"\r(?!\n)")
+
+SINGLE_FIELDS = frozenset({"host", "content-length", "transfer-encoding", "content-type"})
+"""Fields that must not appear twice, because software differs in which of two it believes."""
+
+
+class MalformedError(Exception):
+    """What was received is no request, or too large a one. The connection must close."""
+
+    def __init__(self, status: int, reason: str) -> None:
+        super().__init__(reason)
+        self.status = status
+        self.reason = reason
+
+
+class Fields:
+    """The header fields of a request. Names are compared in lower case."""
+
+    __slots__ = ("_values", "chunked", "close", "content_length", "keep_alive")
+
+    def __init__(self, values: dict[str, list[str]]) -> None:
+        self._values = values
+        tokens = {t.strip().lower() for v in values.get("connection", ()) for t in v.split(",")}
+        self.close = "close" in tokens
+        self.keep_alive = "keep-alive" in tokens
+        self.chunked = "transfer-encoding" in values
+        length = self.get("content-length", "")
+        self.content_length = int(length) if length else 0
+
+    def get(self, name: str, default: str = "", /) -> str:
+        values = self._values.get(name.lower())
+        return values[0] if values else default
+
+    def getall(self, name: str, default: Sequence[str] = (), /) -> Sequence[str]:
+        return self._values.get(name.lower(), default)
+
+    def __contains__(self, name: str) -> bool:
+        return name.lower() in self._values
+
+    @property
+    def has_body(self) -> bool:
+        return self.chunked or self.content_length > 0
+
+
+class RequestHead(NamedTuple):
+    """A request without its body."""
+
+    method: str
+    target: str
+    minor: int
+    """1 for HTTP/1.1, 0 for HTTP/1.0."""
+    fields: Fields
+    size: int
+    """Bytes of the head, with the empty line."""
+
+    @property
+    def keeps_connection(self) -> bool:
+        """Whether the client wants to send another request on the connection (RFC 9112, 9.3)."""
+        return not self.fields.close if self.minor else self.fields.keep_alive
+
+
+def parse_head(data: bytes) -> RequestHead | None:
+    """The head of the request that ``data`` begins with; None while it is incomplete.
+
+    Raises:
+        MalformedError: it is no request, or it is too large.
+    """
+    end = data.find(END)
+    if end < 0:
+        _check_partial(data)
+        return None
+    line = _LINE.match(data)
+    if line is None or line[1] not in METHODS:
+        raise _line_error(data)
+    if len(line[2]) > MAX_TARGET_BYTES:
+        raise MalformedError(414, f"the request's target has more than {MAX_TARGET_BYTES} bytes")
+    size = end + len(END)
+    # The CRLF of the last line is the first half of `END`.
+    fields = parse_fields(data[line.end() : size])
+    minor = int(line[3])
+    if fields.chunked and not minor:
+        raise MalformedError(400, "HTTP/1.0 has no transfer codings")
+    return RequestHead(line[1].decode(), line[2].decode(), minor, fields, size)
+
+
+def parse_fields(block: bytes) -> Fields:
+    """The header fields of a block that ends in an empty line.
+
+    Raises:
+        MalformedError: they are no header fields, too many, too long, or ambiguous.
+    """
+    if len(block) > MAX_FIELDS_BYTES:
+        raise MalformedError(431, f"the header fields have more than {MAX_FIELDS_BYTES} bytes")
+    if _FIELDS.fullmatch(block) is None:
+        raise MalformedError(400, "the header fields are malformed")
+    values: dict[str, list[str]] = {}
+    lines = block.decode("latin-1").split("\r\n")[:-2]
+    if len(lines) > MAX_FIELDS:
+        raise MalformedError(431, f"there are more than {MAX_FIELDS} header fields")
+    for text in lines:
+        name, _, value = text.partition(":")
+        if len(value) > MAX_FIELD_BYTES:
+            raise MalformedError(431, f"a header field has more than {MAX_FIELD_BYTES} bytes")
+        name = name.lower()
+        if name in values and name in SINGLE_FIELDS:
+            raise MalformedError(400, f"there are two fields {name}")
+        values.setdefault(name, []).append(value.strip(" \t"))
+    _check_framing(values)
+    return Fields(values)
+
+
+def _check_framing(values: dict[str, list[str]]) -> None:
+    """Raises MalformedError where the end of the body could be read in two ways."""
+    length = values.get("content-length")
+    if length is not None and not (length[0].isascii() and length[0].isdigit()):
+        raise MalformedError(400, "Content-Length is no number")
+    if length is not None and len(length[0]) > 18:
+        raise MalformedError(400, "Content-Length is too large")
+    coding = values.get("transfer-encoding")
+    if coding is not None and (length is not None or coding[0].lower() != "chunked"):
+        raise MalformedError(400, "Transfer-Encoding must be `chunked`, without a Content-Length")
+
+
+def _check_partial(data: bytes) -> None:
+    """Raises MalformedError where no more data can make a request of this."""
+    line_end = data.find(b"\n")
+    if line_end < 0:
+        if len(data) > MAX_TARGET_BYTES + 32:
+            raise MalformedError(
+                414, f"the request's target has more than {MAX_TARGET_BYTES} bytes"
+            )
+        if _PARTIAL_LINE.fullmatch(data) is None:
+            raise _line_error(data)
+        return
+    line = _LINE.match(data)
+    if line is None or line[1] not in METHODS:
+        raise _line_error(data)
+    if len(data) - line.end() > MAX_FIELDS_BYTES:
+        raise MalformedError(431, f"the header fields have more than {MAX_FIELDS_BYTES} bytes")
+    if _BARE_LF.search(data) or _BARE_CR.search(data, 0, len(data) - 1):
+        raise MalformedError(400, "lines must end in CRLF")
+
+
+def _line_error(data: bytes) -> MalformedError:
+    line = data[:MAX_HEAD_BYTES].partition(b"\n")[0]
+    if len(line) > MAX_TARGET_BYTES + 32:
+        return MalformedError(414, f"the request's target has more than {MAX_TARGET_BYTES} bytes")
+    return MalformedError(400, "the request line is malformed")

@@ -1,0 +1,178 @@
+"""Reading the index for requests: caches first, one deadline, stale answers while Redis fails."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from resolver.errors import IndexUnavailable
+from resolver.index import Index
+from resolver.models import Owner
+from resolver.registry import Table, TableKeeper
+from resolver.registry.table import index_timeout_error
+from resolver.resolution.batcher import LookupBatcher, OnResult
+from resolver.resolution.breaker import Breaker
+
+IDS_PER_EXTRA_DEADLINE = 1000
+"""A read of this many ids may take one deadline longer."""
+
+Claims = tuple[Owner, ...]
+
+
+class LookupResult(NamedTuple):
+    """An image's claims, and the table that their location numbers belong to."""
+
+    table: Table
+    claims: Claims
+    source: str = "index"
+    """``index``, ``cache`` (this process, invalidated by Redis) or ``stale`` (this process, while
+    Redis does not answer)."""
+    age: float = 0.0
+    """Seconds since the source was read."""
+    index_error: IndexUnavailable | None = None
+    """Why Redis was not asked, or did not answer."""
+    seconds: float = 0.0
+    """How long the index took."""
+
+
+class IndexReader:
+    """Reads claims and keeps requests from waiting longer than they may."""
+
+    def __init__(
+        self,
+        index: Index,
+        tables: TableKeeper,
+        *,
+        deadline: float,
+        stale_for: float,
+        on_claims: Callable[[bytes, Claims], None],
+    ) -> None:
+        """Args:
+        deadline: seconds that one read may take; more for many ids.
+        stale_for: seconds for which the last known claims and table serve while Redis fails.
+        on_claims: called with the claims of each image that a single read found to have some.
+        """
+        self._index = index
+        self._tables = tables
+        self.deadline = deadline
+        self._stale_for = stale_for
+        self._on_claims = on_claims
+        self._batcher: LookupBatcher[LookupResult] = LookupBatcher(self._read_batch)
+        self.breaker = Breaker(self._try_again)
+        self._failed_ids: Sequence[bytes] = ()
+        """The ids of the last read that failed: a cluster's nodes may fail one by one."""
+
+    async def close(self) -> None:
+        await self.breaker.close()
+
+    def cached(self, image_id: bytes) -> LookupResult | None:
+        """What this process knows without asking Redis: claims that Redis would have invalidated
+        had they changed, or while Redis does not answer the last known ones."""
+        if self._tables.is_current and (found := self._index.claims.cached(image_id)):
+            claims, age = found
+            return LookupResult(self._tables.table, claims, "cache", age)
+        if self.breaker.error is not None:
+            return self.last_known(image_id, self.breaker.error)
+        return None
+
+    def request(self, image_id: bytes, on_result: OnResult[LookupResult]) -> None:
+        """Looks an image up together with all others of this turn of the loop."""
+        self._batcher.request(image_id, on_result)
+
+    async def get(self, image_id: bytes) -> LookupResult:
+        """The same for callers that wait.
+
+        Raises:
+            IndexUnavailable: Redis gave no answer in time, and nothing is known from before.
+        """
+        return await self._batcher.get(image_id)
+
+    async def _read_batch(self, ids: Sequence[bytes]) -> Sequence[LookupResult | BaseException]:
+        started = time.monotonic()
+        try:
+            table, claims = await self.read(ids, cache=True)
+        except IndexUnavailable as error:
+            return [self.last_known(image_id, error) or error for image_id in ids]
+        seconds = time.monotonic() - started
+        for image_id, some in zip(ids, claims, strict=True):
+            if some:
+                self._on_claims(image_id, some)
+        return [LookupResult(table, some, seconds=seconds) for some in claims]
+
+    async def read(
+        self, ids: Sequence[bytes], *, cache: bool = False
+    ) -> tuple[Table, list[Claims]]:
+        """The claims of each id, and the table that they belong to. ``cache``: keep them for
+        `cached`.
+
+        Raises:
+            IndexUnavailable: Redis gave no answer within the deadline, or is known to give none.
+        """
+        if (open_error := self.breaker.error) is not None:
+            raise IndexUnavailable(open_error.detail, headers=open_error.headers)
+        try:
+            if self._index.oldest_reply_age() > self.deadline:  # this read would queue behind it
+                raise index_timeout_error(self.deadline)
+            found = await self._read_from_index(ids, cache=cache)
+        except IndexUnavailable as error:
+            self._failed_ids = ids
+            self.breaker.record_failure(error)
+            raise
+        self.breaker.record_success()
+        return found
+
+    async def _try_again(self) -> None:
+        await self._read_from_index(self._failed_ids[:1], cache=False)
+
+    async def _read_from_index(
+        self, ids: Sequence[bytes], *, cache: bool
+    ) -> tuple[Table, list[Claims]]:
+        deadline = self.deadline * (1 + len(ids) / IDS_PER_EXTRA_DEADLINE)
+        try:
+            async with asyncio.timeout(deadline):
+                while True:
+                    changes = self._tables.changes
+                    found = await self._index.claims.lookup(ids, cache=cache)
+                    table = await self._tables.ensure_version(found.version)
+                    # A newer table may vouch for claims that were made after this lookup.
+                    if (table.identity, table.version) == (found.identity, found.version):
+                        self._tables.confirm(changes)
+                        return table, found.owners
+        except TimeoutError as error:
+            raise index_timeout_error(deadline) from error
+
+    def last_known(self, image_id: bytes, error: IndexUnavailable) -> LookupResult | None:
+        """An image's claims as this process knew them last; None where it knows none."""
+        table = self.last_table()
+        if table is None or (found := self._index.claims.cached_stale(image_id)) is None:
+            return None
+        claims, age = found
+        return LookupResult(table, claims, "stale", age, error)
+
+    def last_table(self) -> Table | None:
+        """The table that was current not longer than `stale_for` seconds ago."""
+        return self._tables.recent(self._stale_for)
+
+    def without_index(self, image_id: bytes, error: IndexUnavailable) -> LookupResult:
+        """What to answer from while Redis fails: the last known claims, or no claims and the last
+        known locations.
+
+        Raises:
+            IndexUnavailable: no location is known either.
+        """
+        if (last := self.last_known(image_id, error)) is not None:
+            return last
+        table = self.last_table()
+        if table is None or not table.in_service():
+            raise IndexUnavailable(error.detail, headers=error.headers) from error
+        return LookupResult(table, (), "stale", 0.0, error)
+
+    async def current_table(self, timeout: float) -> Table:  # noqa: ASYNC109 - a bound for Redis
+        """The table as of now.
+
+        Raises:
+            IndexUnavailable: it had to be read, and Redis gave no answer within ``timeout``.
+        """
+        return self._tables.table if self._tables.is_current else await self._tables.current(timeout)

@@ -1,0 +1,99 @@
+"""Answers as text, rendered once for all images with the same owners in the same order.
+
+Such images differ in their id only. A template is what is rendered for a placeholder in place of
+the id, cut where the placeholder stands. The placeholder is random and never leaves the process,
+so no name, region or URL of a location can contain it.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Hashable
+from typing import NamedTuple
+
+from resolver.models import Outcome, Owner
+from resolver.resolution.answer import Answer, AnswerContext, decide
+from resolver.resolution.ranking import has_ties
+
+PLACEHOLDER = secrets.token_hex(16)
+"""Stands in place of the image's id while a template is rendered."""
+
+MAX_TEMPLATES = 10_000
+"""Templates in one cache. There are as many as there are distinct sets of owners."""
+
+ORDER_DEPENDS_ON_IMAGE = Owner(-1)
+"""First member of a key whose owners are in ranked order. No claim has this number."""
+
+TemplateKey = tuple[Owner, ...]
+
+
+class AnswerTemplate(NamedTuple):
+    """Text to be joined by an image's id."""
+
+    outcome: Outcome
+    parts: tuple[str, ...]
+
+    def render(self, text: str) -> str:
+        """The answer about the image whose id, dashed and in lower case, is ``text``."""
+        return text.join(self.parts)
+
+
+Render = Callable[[Answer, str, Hashable], str | None]
+"""Makes the text of an answer about an id for a variant; None where it has none."""
+
+
+class TemplateCache:
+    """Rendered answers of one context."""
+
+    def __init__(self, context: AnswerContext, render: Render) -> None:
+        self.context = context
+        self._render = render
+        self._templates: dict[tuple[Hashable, TemplateKey], AnswerTemplate | None] = {}
+        self._ties: dict[TemplateKey, bool | None] = {}
+
+    def get(
+        self, image_id: bytes, text: str, claims: tuple[Owner, ...], variant: Hashable = None
+    ) -> AnswerTemplate | None:
+        """The template for images with these claims; None where the variant has no text."""
+        key = self.key(image_id, claims)
+        if key is None:
+            answer = decide(self.context, image_id, claims)
+            return self._template(answer, text, variant)
+        try:
+            return self._templates[variant, key]
+        except KeyError:
+            answer = decide(self.context, image_id, claims)
+            template = self._template(answer, PLACEHOLDER, variant)
+            if len(self._templates) < MAX_TEMPLATES:
+                self._templates[variant, key] = template
+            return template
+
+    def key(self, image_id: bytes, claims: tuple[Owner, ...]) -> TemplateKey | None:
+        """Equal for two images whose answers differ in the id only. None for an image that has no
+        such key, because an owner spells its id with upper-case digits."""
+        ties = self._ties.get(claims)
+        if ties is None:
+            if claims in self._ties:
+                return None
+            ties = self._find_ties(claims)
+            self._ties[claims] = ties
+            if ties is None:
+                return None
+        if not ties:
+            return claims
+        ranked = self.context.ranked(image_id, self.context.owners_of(claims))
+        order = (Owner(owner.number, owner.letter_case) for owner in ranked)
+        return (ORDER_DEPENDS_ON_IMAGE, *order)
+
+    def _find_ties(self, claims: tuple[Owner, ...]) -> bool | None:
+        if any(claim.letter_case for claim in claims):
+            return None
+        context = self.context
+        owners = context.owners_of(claims)
+        return has_ties(owners, context.preferences, context.home_region)
+
+    def _template(self, answer: Answer, text: str, variant: Hashable) -> AnswerTemplate | None:
+        rendered = self._render(answer, text, variant)
+        if rendered is None:
+            return None
+        return AnswerTemplate(answer.outcome, tuple(rendered.split(text)))

@@ -1,0 +1,163 @@
+"""Credentials of clouds.yaml, shared by all that ask locations."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import threading
+import time
+
+import pytest
+
+from resolver.errors import LocationUnavailable
+from resolver.glance import CloudCredentials
+from resolver.glance.keystone import AuthHeaders
+
+HANGING_LOGIN = """
+import asyncio, threading, time
+from resolver.glance import CloudCredentials
+
+begun = threading.Event()
+
+def authenticate(name):
+    print("login begins", flush=True)
+    begun.set()
+    time.sleep(60)
+
+async def main():
+    credentials = CloudCredentials(authenticate)
+    login = asyncio.create_task(credentials.auth_headers("prod"))
+    await asyncio.to_thread(begun.wait)
+    login.cancel()
+    credentials.close()
+
+asyncio.run(main())
+print("end of main", flush=True)
+"""
+
+
+class FakeKeystone:
+    """Logs in without a Keystone."""
+
+    def __init__(self) -> None:
+        self.logins: list[str] = []
+        self.failure = ""
+        self.lifetime = 3600.0
+
+    def __call__(self, name: str) -> AuthHeaders:
+        self.logins.append(name)
+        if self.failure:
+            raise LocationUnavailable(self.failure, code="no-credential")
+        headers = {"X-Auth-Token": f"{name}-{len(self.logins)}"}
+        return AuthHeaders(headers, ("admin",), valid_until=time.monotonic() + self.lifetime)
+
+
+@pytest.fixture
+def keystone() -> FakeKeystone:
+    return FakeKeystone()
+
+
+async def test_all_who_ask_at_once_share_one_login(keystone: FakeKeystone) -> None:
+    credentials = CloudCredentials(keystone)
+    shared = await asyncio.gather(*(credentials.auth_headers("prod") for _ in range(20)))
+    assert len({id(headers) for headers in shared}) == 1
+    assert keystone.logins == ["prod"]
+    await credentials.auth_headers("other")
+    assert keystone.logins == ["prod", "other"]
+
+
+async def test_a_credential_that_ends_soon_is_renewed(keystone: FakeKeystone) -> None:
+    credentials = CloudCredentials(keystone)
+    keystone.lifetime = -1
+    first = await credentials.auth_headers("prod")
+    assert await credentials.auth_headers("prod") is not first
+
+
+async def test_a_cloud_that_gives_no_token_is_not_asked_again_at_once(
+    keystone: FakeKeystone,
+) -> None:
+    credentials = CloudCredentials(keystone, retry_seconds=3600)
+    keystone.failure = "no such user"
+    failures = []
+    for _ in range(5):
+        with pytest.raises(LocationUnavailable, match="no such user") as caught:
+            await credentials.auth_headers("prod")
+        assert caught.value.problem_code == "no-credential"
+        failures.append(caught.value)
+    assert len(keystone.logins) == 1
+    assert len({id(failure) for failure in failures}) == 5, "each task has its own traceback"
+
+
+async def test_a_cloud_that_gave_no_token_is_asked_again_later(keystone: FakeKeystone) -> None:
+    credentials = CloudCredentials(keystone, retry_seconds=0)
+    keystone.failure = "no such user"
+    with pytest.raises(LocationUnavailable, match="no such user"):
+        await credentials.auth_headers("prod")
+    keystone.failure = ""
+    assert (await credentials.auth_headers("prod")).headers
+
+
+async def test_a_refused_credential_is_renewed_once(keystone: FakeKeystone) -> None:
+    credentials = CloudCredentials(keystone, retry_seconds=3600)
+    first = await credentials.auth_headers("prod")
+    assert credentials.invalidate_if_new("prod", first)
+    second = await credentials.auth_headers("prod")
+    assert second is not first
+    assert credentials.invalidate_if_new("prod", first), "it has been replaced already"
+    assert await credentials.auth_headers("prod") is second
+    assert not credentials.invalidate_if_new("prod", second), "the server trusts no login of it"
+    assert await credentials.auth_headers("prod") is second
+
+
+async def test_a_credential_that_is_refused_later_is_renewed_again(
+    keystone: FakeKeystone,
+) -> None:
+    credentials = CloudCredentials(keystone, retry_seconds=0)
+    for _ in range(2):
+        headers = await credentials.auth_headers("prod")
+        assert credentials.invalidate_if_new("prod", headers)
+    assert keystone.logins == ["prod", "prod"]
+
+
+async def test_close_ends_the_wait_for_a_login_and_refuses_others() -> None:
+    begun, let_go = threading.Event(), threading.Event()
+
+    def hanging(_: str) -> AuthHeaders:
+        begun.set()
+        let_go.wait(30)
+        return AuthHeaders({})
+
+    credentials = CloudCredentials(hanging)
+    try:
+        waiting = asyncio.create_task(credentials.auth_headers("prod"))
+        assert await asyncio.to_thread(begun.wait, 10)
+        credentials.close()
+        async with asyncio.timeout(5):
+            with pytest.raises(LocationUnavailable, match="stopping"):
+                await waiting
+            with pytest.raises(LocationUnavailable, match="stopping"):
+                await credentials.auth_headers("other")
+    finally:
+        let_go.set()
+
+
+async def test_a_login_under_way_does_not_delay_the_exit() -> None:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", HANGING_LOGIN, stdout=asyncio.subprocess.PIPE
+    )
+    try:
+        async with asyncio.timeout(30):  # of the 60 that the login takes
+            output, _ = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+    assert output.decode().splitlines() == ["login begins", "end of main"]
+    assert process.returncode == 0
+
+
+async def test_without_the_extra_the_error_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "openstack.config", None)
+    with pytest.raises(LocationUnavailable, match=r"pip install \"glance-resolver\[keystone\]\""):
+        await CloudCredentials().auth_headers("prod")
