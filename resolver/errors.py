@@ -1,7 +1,7 @@
-"""Failures, each with the HTTP status and the stable ``code`` that its problem document carries.
+"""Errors that users see, each with its HTTP status and the stable ``code`` of its problem document.
 
-The gateway renders every :class:`ResolverError` as ``application/problem+json`` (RFC 9457); the
-command line prints the same ``detail``. Details say what to do and never show internals.
+The gateway renders every :class:`ResolverError` as ``application/problem+json`` (RFC 9457), and the
+command line prints its ``detail``. A detail says what to do and never shows internals.
 """
 
 from __future__ import annotations
@@ -11,7 +11,11 @@ from typing import Any, ClassVar
 
 
 class ResolverError(Exception):
-    """Base of all failures that a user may see."""
+    """Base of all errors that a user may see.
+
+    ``headers`` are added to the response and ``extra`` to the members of the problem document.
+    ``code`` replaces the code of the class.
+    """
 
     status: ClassVar[int] = 500
     code: ClassVar[str] = "internal-error"
@@ -51,7 +55,7 @@ class Unauthorized(ResolverError):
 
 
 class Forbidden(ResolverError):
-    status, code, title = 403, "admin-disabled", "Admin paths are off"
+    status, code, title = 403, "admin-disabled", "Admin paths are disabled"
 
 
 class NotFound(ResolverError):
@@ -63,7 +67,7 @@ class LocationNotFound(NotFound):
 
 
 class ImageAbsent(ResolverError):
-    """Every location was covered and none has the image."""
+    """No location has the image, and every location could prove it."""
 
     status, code, title = 404, "image-absent", "No location has this image"
 
@@ -73,17 +77,17 @@ class MethodNotAllowed(ResolverError):
 
 
 class NotAcceptable(ResolverError):
-    status, code, title = 406, "not-acceptable", "Cannot answer in that form"
+    status, code, title = 406, "not-acceptable", "No acceptable media type"
 
 
 class Conflict(ResolverError):
-    status, code, title = 409, "conflict", "Changed meanwhile"
+    status, code, title = 409, "conflict", "Changed at the same time"
 
 
 class RequestTimeout(ResolverError):
-    """A body took longer than a client may take for it."""
+    """The client took longer to send the body than RESOLVER_CLIENT_TIMEOUT allows."""
 
-    status, code, title = 408, "request-timeout", "The request came too slowly"
+    status, code, title = 408, "request-timeout", "The request was sent too slowly"
     closes_connection = True
 
 
@@ -92,35 +96,39 @@ class TooLarge(ResolverError):
 
 
 class UnsupportedMediaType(ResolverError):
-    status, code, title = 415, "unsupported-media-type", "Body of an unknown type"
+    status, code, title = 415, "unsupported-media-type", "Unsupported type of body"
 
 
 class TooManyRequests(ResolverError):
-    """One client asked for more of what is dear than it may."""
+    """One client made more expensive requests than RESOLVER_CLIENT_RATE allows."""
 
     status, code, title = 429, "too-many-requests", "Too many requests"
 
 
 class NoCounterpart(ResolverError):
-    """The owner serves another API version, where this request has no counterpart."""
+    """The owner serves another version of the API, in which this request has no counterpart."""
 
     status, code, title = 501, "no-counterpart", "Not possible at the owner"
 
 
 class LoopDetected(ResolverError):
-    """Another resolver, or this one, takes this one for a Glance server."""
+    """A resolver, this one or another, has this one registered as a Glance server."""
 
     status, code, title = 508, "loop", "Not a Glance server"
 
 
 class ImageUnknown(ResolverError):
-    """No owner is known and some location could not vouch: neither found nor absent."""
+    """No owner is known, and some location could not prove that it lacks the image."""
 
     status, code, title = 503, "image-unknown", "Cannot tell which location has this image"
 
 
 class IndexUnavailable(ResolverError):
-    """``detail`` is for anybody. ``whole``, which its text ends in, may name hosts: for the log."""
+    """Redis does not answer.
+
+    ``detail`` may be shown to anybody. ``log_detail`` is the complete reason, for the log: it may
+    name hosts. The text of the exception ends with it.
+    """
 
     status, code, title = 503, "index-unavailable", "The index cannot be reached"
 
@@ -130,34 +138,36 @@ class IndexUnavailable(ResolverError):
         *,
         headers: Mapping[str, str] | None = None,
         extra: Mapping[str, Any] | None = None,
-        whole: str = "",
+        log_detail: str = "",
     ) -> None:
         super().__init__(detail, headers=headers, extra=extra)
-        self.whole = whole
+        self.log_detail = log_detail
 
     def __str__(self) -> str:
-        return f"{self.detail} [{self.whole}]" if self.whole else self.detail
+        return f"{self.detail} [{self.log_detail}]" if self.log_detail else self.detail
 
 
 class Busy(ResolverError):
-    """As much as this process takes on at a time is under way."""
+    """This process already does as much as its limits allow."""
 
     status, code, title = 503, "busy", "Busy"
 
 
 class IndexLost(IndexUnavailable):
-    """Redis answers and has no index: it lost its data, or nobody has made one yet."""
+    """Redis answers but has no index: it lost its data, or the index was not made yet."""
 
 
 class LocationUnavailable(ResolverError):
-    """A Glance server did not give a usable answer. Never means that it lacks an image."""
+    """A Glance server gave no usable answer. This never means that it lacks an image."""
 
-    status, code, title = 502, "location-unavailable", "The location did not answer properly"
+    status, code, title = 502, "location-unavailable", "The location gave no usable answer"
 
 
 class SettingsError(ResolverError):
-    """A setting, a locations file or a command line that cannot work. Shown at start, in one line
-    whatever was quoted."""
+    """A setting, a locations file or a command line is wrong.
+
+    It is shown at start. The detail is always one printable line, whatever the input contained.
+    """
 
     code, title = "settings", "Bad settings"
 

@@ -1,16 +1,28 @@
-"""The words of the field as types: image ids, locations and what is known of them."""
+"""Domain types: image ids, locations, and what is known about each location."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from resolver.errors import InvalidImageId
+from resolver.location_fields import (
+    METADATA_KEY,
+    FieldSpec,
+    choice_parser,
+    parse_base_url,
+    parse_credential_source,
+    parse_notification_source,
+    parse_number,
+    parse_optional_text,
+    parse_sees_all,
+    spec,
+)
 
 MIN_BITS, MAX_BITS = 4, 28
-"""An index has ``1 << bits`` buckets."""
+"""Range of ``bits``: an index has ``1 << bits`` buckets."""
 
 _DASHED = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}", re.ASCII)
 _PLAIN = re.compile(r"[0-9a-fA-F]{32}", re.ASCII)
@@ -19,10 +31,11 @@ _PLAIN = re.compile(r"[0-9a-fA-F]{32}", re.ASCII)
 def parse_id(text: str) -> bytes:
     """The 16 bytes of an image id.
 
-    Takes the dashed form that Glance writes, upper case, no dashes, and ``urn:uuid:`` (RFC 9562).
+    Accepted are the dashed form that Glance writes, upper case, the form without dashes, and the
+    prefix ``urn:uuid:`` (RFC 9562).
 
     Raises:
-        InvalidImageId: for anything else.
+        InvalidImageId: the text has none of these forms.
     """
     if text[:9].lower() == "urn:uuid:":
         text = text[9:]
@@ -35,10 +48,11 @@ def parse_id(text: str) -> bytes:
 
 
 def letter_case_of(text: str) -> int:
-    """Which of the 32 hex digits of a spelling are upper case: bit 31 is the first digit.
+    """Which of the 32 hex digits of an image id are upper case, as 32 bits; bit 31 is the first
+    digit. 0 means all lower case, which is usual.
 
-    Glance keeps an id as its creator spelt it and, on SQLite and PostgreSQL, finds it by that
-    spelling only. 0 is the usual lower case.
+    Glance stores an id as its creator spelled it. On SQLite and PostgreSQL it finds the image by
+    exactly that spelling.
     """
     digits = text.replace("-", "")[-32:]
     if digits == digits.lower():
@@ -47,7 +61,8 @@ def letter_case_of(text: str) -> int:
 
 
 def format_id(image_id: bytes, letter_case: int = 0) -> str:
-    """The dashed form of 16 bytes, with the digits of ``letter_case`` (see `letter_case_of`) upper case."""
+    """The dashed text of an image id of 16 bytes, with the digits that ``letter_case`` names (see
+    `letter_case_of`) in upper case."""
     digits = image_id.hex()
     if letter_case:
         digits = "".join(
@@ -57,24 +72,24 @@ def format_id(image_id: bytes, letter_case: int = 0) -> str:
 
 
 class Owner(NamedTuple):
-    """One claim on an image: the location's number, and how that location spells the id."""
+    """One claim on an image: the location's number, and how that location spells the image id."""
 
     number: int
     letter_case: int = 0
 
 
 class State(StrEnum):
-    """What an operator wants of a location."""
+    """How an operator wants a location to be used."""
 
     ACTIVE = "active"
     DRAINING = "draining"
     """Offered only when no active location has the image."""
     MAINTENANCE = "maintenance"
-    """Never offered; images only there answer 503 with the reason."""
+    """Never offered. Images that only this location has are answered 503 with the reason."""
 
 
 class Api(StrEnum):
-    """Which Glance API a location is used with."""
+    """Which version of the Glance API is used with a location."""
 
     AUTO = "auto"
     V1 = "v1"
@@ -82,6 +97,8 @@ class Api(StrEnum):
 
 
 class Health(StrEnum):
+    """Result of the health checks of a location."""
+
     UP = "up"
     UNKNOWN = "unknown"
     DOWN = "down"
@@ -89,33 +106,128 @@ class Health(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Location:
-    """A registered Glance server location, as operators write it. Kept in Redis."""
+    """A registered Glance server, as operators describe it. Stored in Redis.
+
+    Operators may write the fields that have a `spec`; `LOCATION_FIELDS` lists them. To add a field,
+    declare it here: ``tests/registry/test_fields.py`` then names what must follow.
+    """
 
     name: str
-    url: str
     number: int = 0
-    """Given by the index at registration and never used twice; its claims bear it."""
-    region: str = ""
-    api: Api = Api.AUTO
-    priority: int = 100
-    """Lower is offered first."""
-    weight: int = 1
-    """Share among owners of equal rank."""
-    state: State = State.ACTIVE
-    reason: str = ""
-    sees_all: bool | None = None
-    """Whether the credential sees every image; None: find out."""
-    auth: dict[str, str] | None = None
-    """Where the credential is, never the credential itself."""
-    notifications: dict[str, str] | None = None
-    """Where its notifications come from; the broker's URL is named, never given."""
+    """Assigned by the index at registration and never reused. Claims refer to it."""
+    url: str = field(
+        metadata=spec(
+            parse_base_url,
+            "Base URL, without `/v1` or `/v2`. Another URL is another server: its claims start "
+            "from nothing.",
+            example="https://cloud.example/image",
+            options=("--base-url",),
+        )
+    )
+    region: str = field(
+        default="",
+        metadata=spec(
+            parse_optional_text,
+            "The region of its images, for clients that ask for one and for `RESOLVER_REGION`.",
+            example="eu-north",
+            options=("--region",),
+        ),
+    )
+    api: Api = field(
+        default=Api.AUTO,
+        metadata=spec(
+            choice_parser(Api),
+            "`auto` (read from its `/versions`), `v1` or `v2`.",
+            example="v2",
+            options=("--api",),
+            changes_contents=True,
+        ),
+    )
+    priority: int = field(
+        default=100,
+        metadata=spec(
+            parse_number,
+            "Owners with a lower number are offered first.",
+            example=50,
+            options=("--priority",),
+        ),
+    )
+    weight: int = field(
+        default=1,
+        metadata=spec(
+            parse_number,
+            "Share of the images among owners of equal rank.",
+            example=2,
+            options=("--weight",),
+        ),
+    )
+    state: State = field(
+        default=State.ACTIVE,
+        metadata=spec(
+            choice_parser(State),
+            "`active`; `draining`: offered last; `maintenance`: never offered, and its images are "
+            "answered 503 with the reason.",
+            example="draining",
+            options=("--state",),
+        ),
+    )
+    reason: str = field(
+        default="",
+        metadata=spec(
+            parse_optional_text,
+            "Why it is in that state. Clients see it.",
+            example="new disks",
+            options=("--reason",),
+        ),
+    )
+    sees_all: bool | None = field(
+        default=None,
+        metadata=spec(
+            parse_sees_all,
+            "Whether its credential sees every image; `null`: find out.",
+            example=True,
+            options=("--sees-all",),
+            changes_contents=True,
+        ),
+    )
+    auth: dict[str, str] | None = field(
+        default=None,
+        metadata=spec(
+            parse_credential_source,
+            'Where the credential for listing is: `{"token_env": "VAR"}`, '
+            '`{"token_file": "/path"}` or `{"cloud": "name in clouds.yaml"}`. Never the '
+            "credential itself.",
+            example={"token_env": "OSLO_TOKEN"},
+            options=("--token-env", "--token-file", "--cloud", "--no-auth"),
+            changes_contents=True,
+        ),
+    )
+    notifications: dict[str, str] | None = field(
+        default=None,
+        metadata=spec(
+            parse_notification_source,
+            'Where the URL of its message broker is: `{"url_env": "VAR"}` or '
+            '`{"url_file": "/path"}`, with `exchange` and `topic` if they are unusual. Never the '
+            "URL itself.",
+            example={"url_file": "/run/secrets/oslo-broker", "topic": "images"},
+            options=("--broker-env", "--broker-file", "--no-notifications"),
+        ),
+    )
     created: float = 0.0
     updated: float = 0.0
 
 
+LOCATION_FIELDS: dict[str, FieldSpec] = {
+    item.name: item.metadata[METADATA_KEY]
+    for item in fields(Location)
+    if METADATA_KEY in item.metadata
+}
+"""The fields of a location that operators may write, by name, in the order of their declaration."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
-    """A location's health became another."""
+    """A change of a location's health."""
 
     at: float
     health: Health
@@ -124,69 +236,69 @@ class Change:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Check:
-    """What looks at a location have told so far."""
+    """The state of a location's health checks."""
 
     at: float
-    """When the last look began."""
+    """When the last check started."""
     health: Health = Health.UNKNOWN
     failures: int = 0
-    """Failed looks in a row."""
+    """Consecutive failed checks."""
     successes: int = 0
-    """Good looks in a row while it is down."""
+    """Consecutive good checks while the location is down."""
     reason: str = ""
     versions: tuple[str, ...] = ()
-    """Glance's version ids, such as ``v2.15``; kept from the last look that could read them."""
+    """Glance's version ids, such as ``v2.15``, from the last check that could read them."""
     versions_at: float = 0.0
-    """When they were read."""
+    """When the versions were read."""
     changes: tuple[Change, ...] = ()
-    """The last changes of health, the newest first."""
+    """The latest changes of health, newest first."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sweep:
-    """The last sweeps of a location: the last whole one, and the last failure after it."""
+    """The sweeps of a location: the last complete one, and the last failure since then."""
 
     started: float | None = None
     ended: float | None = None
-    """When the last whole sweep ended; None until there was one."""
+    """When the last complete sweep ended; None before the first."""
     images: int = 0
-    """Images the last whole sweep listed."""
+    """Images that the last complete sweep listed."""
     claimed: int = 0
     released: int = 0
     sees_all: bool | None = None
-    """Whether that sweep's credential saw every image; None: could not tell."""
+    """Whether the credential of that sweep saw every image; None: it could not be found out."""
     sees_all_why: str = ""
     error: str = ""
-    """Why the latest attempt failed; empty when it did not."""
+    """Why the latest attempt failed; empty if it succeeded."""
     error_code: str = ""
     failed: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """A sweep under way, and where another indexer would go on with it."""
+    """A sweep that is running, and where another indexer would resume it."""
 
     started: float
     images: int = 0
     claimed: int = 0
     before: int = 0
-    """Claims that the index had when the listing passed them."""
+    """Claims that the index already had in the part of the listing that was read."""
     front: str = ""
-    """The id up to which everything listed is claimed."""
+    """The image id up to which everything listed is claimed."""
     markers: tuple[str, ...] = ()
-    """For each pass of the listing, a marker from which it goes on without a gap."""
+    """For each pass of the listing, a marker from which it can resume without a gap."""
     at: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Poll:
-    """The last polls of a location: the last that ended well, and the last failure after it."""
+    """The polls of a location: the last successful one, and the last failure since then."""
 
     ended: float | None = None
     mark: float = 0.0
-    """The server's own time up to which its changes are known."""
+    """The time on the server's clock up to which its changes are known."""
     images: int = 0
-    """Images that it listed as changed."""
+    """Images that the poll listed as changed."""
     claimed: int = 0
     released: int = 0
     error: str = ""
@@ -196,20 +308,20 @@ class Poll:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SubscriptionStatus:
-    """The link to a location's notifications."""
+    """The AMQP subscription to a location's notifications."""
 
     connected: bool = False
     since: float = 0.0
-    """When it became so."""
+    """When the subscription was connected, or lost."""
     at: float = 0.0
-    """When the indexer that holds the link last said that it is still so."""
+    """When the indexer that holds the subscription last confirmed this state."""
     error: str = ""
     error_code: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
-    """All that was learnt of a location, by whichever process looked."""
+    """Everything that the processes found out about a location."""
 
     check: Check | None = None
     sweep: Sweep = field(default_factory=Sweep)
@@ -218,6 +330,8 @@ class Status:
 
 
 class Outcome(StrEnum):
+    """The answer about one image id."""
+
     FOUND = "found"
     ABSENT = "absent"
     UNKNOWN = "unknown"
@@ -225,7 +339,7 @@ class Outcome(StrEnum):
 
 
 def api_versions(versions: tuple[str, ...]) -> tuple[bool, bool]:
-    """(serves v1, serves v2) of Glance's version ids."""
+    """Whether a server with these version ids serves (v1, v2)."""
     return (
         any(v == "v1" or v.startswith("v1.") for v in versions),
         any(v == "v2" or v.startswith("v2.") for v in versions),
@@ -233,9 +347,6 @@ def api_versions(versions: tuple[str, ...]) -> tuple[bool, bool]:
 
 
 def minor_version(versions: tuple[str, ...]) -> int:
-    """The highest N of ``v2.N``; -1 where v2 is not served."""
+    """The highest N of the version ids ``v2.N``; -1 if v2 is not served."""
     minors = [int(v[3:]) for v in versions if v.startswith("v2.") and v[3:].isdigit()]
     return max(minors, default=-1)
-
-
-JSON = dict[str, Any]

@@ -1,4 +1,4 @@
-"""The composition root: everything that runs, made from settings. Server and tests share it."""
+"""The composition root: builds everything that runs from the settings, for the server and tests."""
 
 from __future__ import annotations
 
@@ -11,7 +11,14 @@ import aiohttp
 
 from resolver.glance import CloudCredentials, ImageProbe, connect
 from resolver.index import ClaimCache, Index, open_index
-from resolver.registry import Bootstrap, FreshnessPolicy, Registry, StartupLocations, TableKeeper
+from resolver.registry import (
+    Bootstrap,
+    FreshnessPolicy,
+    OwnPorts,
+    Registry,
+    StartupLocations,
+    TableKeeper,
+)
 from resolver.resolution import Prober, Resolver
 from resolver.settings import Settings
 from resolver.sync import Indexer
@@ -19,37 +26,40 @@ from resolver.sync import Indexer
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """What a process of the resolver is made of."""
+    """The parts of a process of the resolver."""
 
     settings: Settings
     index: Index
     tables: TableKeeper
     registry: Registry
+    own_ports: OwnPorts
     prober: Prober
     resolver: Resolver
     indexer: Indexer
     bootstrap: Bootstrap
     session: aiohttp.ClientSession
-    """What locations are asked with."""
+    """The HTTP client for sweeps, polls and diagnoses of locations."""
     cloud_credentials: CloudCredentials
-    """Their credentials that come from Keystone."""
+    """The credentials for locations that come from Keystone."""
 
 
 @asynccontextmanager
 async def open_services(
-    settings: Settings, given: StartupLocations | None = None, registered: str = ""
+    settings: Settings,
+    startup_locations: StartupLocations | None = None,
+    registered_index: str = "",
 ) -> AsyncIterator[Services]:
-    """Opens the index and what is built on it; closes all at the end. Where Redis does not answer,
-    `Bootstrap.run` goes on trying.
+    """Opens the index and everything built on it, and closes it all at the end. If Redis does not
+    answer, `Bootstrap.run` keeps trying.
 
-    ``given``: locations to register; ``registered``: the index that has them already.
+    ``startup_locations``: locations to register. ``registered_index``: the identity of an index
+    that has them already; empty if there is none.
 
     Raises:
-        SettingsError: the index in Redis does not go with the settings, or a location is not
-            allowed.
+        SettingsError: the index in Redis does not fit the settings, or a location is not allowed.
     """
     cache = ClaimCache(settings.cache_size, settings.cache_ttl, settings.stale_for)
-    guarded = partial(
+    open_session = partial(
         connect, allowed_hosts=settings.allowed_hosts, require_https=settings.require_https
     )
     async with (
@@ -60,20 +70,20 @@ async def open_services(
             cache=cache,
             create=False,
         ) as index,
-        guarded(settings.location_timeout) as session,
-        guarded(settings.probe_timeout, connections=0) as quick_session,
+        open_session(settings.location_timeout) as session,
+        open_session(settings.probe_timeout, connections=0) as probe_session,
     ):
-        polled = 3 * settings.poll_interval if settings.poll_interval else None
-        tables = TableKeeper(
-            index, FreshnessPolicy(2 * settings.sweep_interval, polled), settings.stale_for
-        )
-        registry = Registry(index, tables, settings)
-        bootstrap = Bootstrap(index, tables, registry, given or {}, registered)
+        polled_within = 3 * settings.poll_interval if settings.poll_interval else None
+        policy = FreshnessPolicy(2 * settings.sweep_interval, polled_within)
+        tables = TableKeeper(index, policy, settings.stale_for)
+        own_ports = OwnPorts(settings.port)
+        registry = Registry(index, tables, settings, own_ports)
+        bootstrap = Bootstrap(index, tables, registry, startup_locations or {}, registered_index)
         cloud_credentials = CloudCredentials()
         prober = Prober(
             index,
             tables,
-            ImageProbe(quick_session, cloud_credentials),
+            ImageProbe(probe_session, cloud_credentials),
             timeout=settings.probe_timeout,
             per_location=settings.probes_per_location,
             at_once=settings.probes_at_once,
@@ -95,6 +105,7 @@ async def open_services(
                 index=index,
                 tables=tables,
                 registry=registry,
+                own_ports=own_ports,
                 prober=prober,
                 resolver=resolver,
                 indexer=Indexer(index, tables, session, settings, cloud_credentials),

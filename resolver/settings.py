@@ -1,7 +1,7 @@
-"""Settings: environment over a TOML file over defaults.
+"""Settings, from the environment, a TOML file and defaults, in this order of precedence.
 
-Every field here is ``RESOLVER_<NAME>`` in the environment and ``name`` in the TOML file that
-``RESOLVER_CONFIG`` names. An unknown name is an error, so that a misspelt one is not ignored.
+Every field is ``RESOLVER_<NAME>`` in the environment and ``name`` in the TOML file that
+``RESOLVER_CONFIG`` names. An unknown name is an error, so that a misspelled one is not ignored.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from resolver.models import MAX_BITS, MIN_BITS
 
 PREFIX = "RESOLVER_"
 
-ELSEWHERE = frozenset({"RESOLVER_CONFIG", "RESOLVER_URL", "RESOLVER_TOKEN"})
-"""Names in the same environment that are no settings of the server: the file, and what the
-operator commands use."""
+NOT_SETTINGS = frozenset({"RESOLVER_CONFIG", "RESOLVER_URL", "RESOLVER_TOKEN"})
+"""Variables with this prefix that are not settings of the server: the name of the TOML file, and
+those of the operator commands."""
 
 Seconds = Annotated[float, Field(gt=0, le=86400 * 30)]
 Names = Annotated[tuple[str, ...], NoDecode]
@@ -43,18 +43,19 @@ class Settings(BaseSettings):
 
     redis_url: str = Field(
         "memory:",
-        description="Where the index is: `redis://`, `unix://`, "
-        "`redis+sentinel://h1,h2/service/db`, `redis+cluster://h1,h2`, or `memory:` "
-        "(in this process, kept nowhere). `rediss` instead of `redis` means TLS, with "
-        "`?ssl_ca_certs=FILE`, `&ssl_certfile=FILE&ssl_keyfile=FILE` where those are wanted.",
+        description="The Redis that holds the index: `redis://`, `unix://`, "
+        "`redis+sentinel://h1,h2/service/db` or `redis+cluster://h1,h2`; or `memory:`, which is "
+        "the memory of this process and is lost when it ends. `rediss` instead of `redis` means "
+        "TLS, with the options `?ssl_ca_certs=FILE` and "
+        "`&ssl_certfile=FILE&ssl_keyfile=FILE` if they are needed.",
     )
-    prefix: str = Field("glr:", description="What all Redis keys begin with.")
+    prefix: str = Field("glr:", description="Prefix of all Redis keys.")
     index_bits: int | None = Field(
         None,
         ge=MIN_BITS,
         le=MAX_BITS,
-        description="Buckets of a new index, as a power of two; 16 when unset, 8 on `memory:`. "
-        "Fixed when the index is made.",
+        description="Number of buckets of a new index as a power of two; 16 if unset, 8 on "
+        "`memory:`. An existing index keeps its own number.",
     )
     index_timeout: Seconds = Field(
         0.25, description="How long a request waits for Redis before it is answered without it."
@@ -63,109 +64,110 @@ class Settings(BaseSettings):
         3600.0,
         ge=0,
         le=86400 * 30,
-        description="How long what this process knew last will do while Redis does not answer; 0: "
-        "not at all.",
+        description="How long the last data in this process are used while Redis does not answer; "
+        "0: not at all.",
     )
     host: str = Field("127.0.0.1", description="Address to listen on.")
-    port: int = Field(9393, ge=0, le=65535, description="Port to listen on; 0 picks a free one.")
+    port: int = Field(9393, ge=0, le=65535, description="Port to listen on; 0 chooses a free one.")
     tls_cert: str = Field(
         "",
-        description="PEM file of this gateway's certificate, with the intermediate ones behind it: "
-        "https (TLS 1.2 or newer) and no http is spoken then. Looked at with each connection, and "
-        "read again when it changes.",
+        description="PEM file of this gateway's certificate, followed by the intermediate "
+        "certificates. If set, the gateway speaks only https (TLS 1.2 or newer). The file is "
+        "checked at each connection and read again when it changes.",
     )
     tls_key: str = Field(
         "",
-        description="PEM file of its private key, without a passphrase; unset: it is in the "
-        "certificate's file.",
+        description="PEM file of the certificate's private key, without a passphrase; if unset, "
+        "the key is in the certificate's file.",
     )
     role: Literal["all", "gateway", "indexer"] = Field(
-        "all", description="`gateway` answers, `indexer` sweeps, `all` does both."
+        "all",
+        description="`gateway` answers requests, `indexer` sweeps locations, `all` does both.",
     )
     workers: int = Field(
         1,
         ge=1,
         le=256,
-        description="Processes that answer at one address, where there are cores for them; "
-        "more than 1 needs a Redis.",
+        description="Number of processes that answer at one address, useful up to the number of "
+        "cores. More than 1 needs a Redis.",
     )
     public_url: str = Field(
         "",
-        description="This gateway's own URL as clients know it, for version documents; "
-        "from the request's `Host` when unset.",
+        description="The URL of this gateway that clients use, for version documents. If unset, it "
+        "is made from the request's `Host`.",
     )
-    region: str = Field("", description="The home region: its owners are preferred.")
+    region: str = Field("", description="The home region. Owners in it are preferred.")
     locations_file: str = Field(
         "", description="YAML file of locations to register at start (also `--locations`)."
     )
     admin_tokens: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
         (),
-        description="Tokens for the admin paths, each bare or `name=token`; `name:ro=token` may "
-        "only read.",
+        description="Tokens for the admin paths, each written as `token` or `name=token`; "
+        "`name:ro=token` may only read.",
     )
     admin_tokens_file: str = Field(
         "",
-        description="More of them, one a line, in a file that is read again when it changes.",
+        description="File with more admin tokens, one per line. It is read again when it changes.",
     )
     allowed_hosts: Names = Field(
         (),
-        description="Hosts that locations may have: names, `*.suffix`, addresses, networks "
-        "(`10.0.0.0/8`). Looked at with each connection; a name vouches for all its addresses but "
-        "loopback and link-local ones. Empty: any.",
+        description="Hosts that locations may have: names, `*.suffix`, addresses and networks "
+        "(`10.0.0.0/8`). They are checked at each connection. A name allows all its addresses "
+        "except loopback and link-local ones. Empty: any host.",
     )
     require_https: bool = Field(
         False, description="Refuse locations with http, except on loopback."
     )
     redirect_writes: bool = Field(
         False,
-        description="Redirect small writes (PATCH, DELETE, tags, members, actions) too. "
+        description="Also redirect small writes (PATCH, DELETE, tags, members, actions). "
         "Uploads are never redirected.",
     )
     bulk_limit: int = Field(
-        10_000, ge=1, le=1_000_000, description="Most ids in one `POST /resolve`."
+        10_000, ge=1, le=1_000_000, description="Largest number of ids in one `POST /resolve`."
     )
     client_rate: float = Field(
         1000.0,
         ge=0,
         le=1_000_000,
-        description="What is dear and one client may have a second, at each worker: ids that "
-        "locations are asked about, `/explain`, and every 500 ids of a `POST /resolve`. Ten "
-        "seconds' worth may come at once; past it 429. Known images are redirected all the same. "
-        "0: no limit.",
+        description="Expensive requests that one client may make per second, at each worker: an id "
+        "that locations are asked about, `/explain`, and every 500 ids of a `POST /resolve` count "
+        "as one. Bursts of ten seconds' worth are allowed; more is answered 429. Known images are "
+        "always redirected. 0: no limit.",
     )
     client_timeout: Seconds = Field(
         30.0,
-        description="How long a client may take to send a request's head, or its body (an import: "
-        "to go on with it), and to take what it is sent.",
+        description="How long a client may take to send the head of a request, to send its body "
+        "(for an import: the next part of it), and to receive data that was sent to it.",
     )
     max_connections: int = Field(
         10_000,
         ge=1,
         le=1_000_000,
-        description="Clients' connections that a worker has open at most. Past it idle ones are "
-        "closed; where none is idle, new ones wait.",
+        description="Largest number of open client connections of a worker. When it is reached, "
+        "idle connections are closed; if none is idle, new ones wait.",
     )
     trusted_proxies: Names = Field(
         (),
-        description="Addresses and networks of the proxies in front (`10.0.0.0/8`), whose "
-        "`X-Forwarded-For` says who a client is.",
+        description="Addresses and networks (`10.0.0.0/8`) of the proxies in front of this "
+        "gateway. Their `X-Forwarded-For` names the client.",
     )
     sweep_interval: Seconds = Field(
         300.0,
         description="Time between two sweeps of a location. A sweep counts as fresh for twice "
-        "this long and its own duration.",
+        "this time plus its own duration.",
     )
     poll_interval: float = Field(
         30.0,
         ge=0,
         le=86400,
-        description="Time between two polls, which read what changed at a location since the last; "
-        "0 turns them off.",
+        description="Time between two polls of a location, which read what changed since the last "
+        "one; 0 turns polls off.",
     )
     probe: bool = Field(
         True,
-        description="Whether the locations themselves are asked about an id that the index does "
-        "not know: `on` or `off`.",
+        description="Whether locations are asked about an id that is not in the index: `on` or "
+        "`off`.",
     )
     probe_timeout: Seconds = Field(
         2.0, description="How long a location may take to answer about one image."
@@ -174,57 +176,61 @@ class Settings(BaseSettings):
         32,
         ge=1,
         le=1000,
-        description="Questions under way at one location at most; past it an unknown id is "
-        "answered 503.",
+        description="Largest number of concurrent probes of one location. When it is reached, an "
+        "unknown id is answered 503.",
     )
     probes_at_once: int = Field(
-        1024, ge=1, le=100_000, description="Questions under way at all locations, likewise."
+        1024,
+        ge=1,
+        le=100_000,
+        description="Largest number of concurrent probes of all locations, with the same effect.",
     )
     absent_ttl: float = Field(
         10.0,
         ge=0,
         le=3600,
-        description="How long a location's word that it does not have an image is remembered. "
-        "No longer than `RESOLVER_CACHE_TTL`.",
+        description="How long a gateway caches that a location does not have an image. "
+        "Not longer than `RESOLVER_CACHE_TTL`.",
     )
     cache_size: int = Field(
         250_000,
         ge=0,
         le=100_000_000,
-        description="Ids whose owners a gateway keeps in its memory, some 200 bytes each; 0 turns "
-        "that off.",
+        description="Number of ids whose owners a gateway caches in memory, some 200 bytes each; "
+        "0 turns the cache off.",
     )
     cache_ttl: Seconds = Field(
         60.0,
-        description="How long they are kept at most. Redis tells of changes at once; this is for "
-        "when it does not.",
+        description="How long owners are cached at most. Redis announces changes at once; this "
+        "limit is for announcements that were lost.",
     )
     health_interval: Seconds = Field(
         15.0,
-        description="Time between two looks at a location's health. Three failed looks in a row, "
-        "the second and third of them sooner, make it down; three good ones up again.",
+        description="Time between two health checks of a location. After three consecutive failed "
+        "checks (the second and third follow sooner) it is down, after three good ones up again.",
     )
     location_timeout: Seconds = Field(
-        30.0, description="How long one request to a Glance server may take in all."
+        30.0, description="How long one request to a Glance server may take altogether."
     )
     shrink_guard: float = Field(
         0.2,
         ge=0,
         le=1,
         description="The share of a location's images that one sweep may release without an "
-        "operator's word. It applies to more than 10 images; an empty listing always needs it.",
+        "operator's confirmation. It applies above 10 images. An empty listing always needs the "
+        "confirmation.",
     )
     shutdown_timeout: Seconds = Field(
-        10.0, description="How long requests in flight may take to end after SIGTERM."
+        10.0, description="How long requests in flight may take to finish after SIGTERM."
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
-        "info", description="Least level that is logged."
+        "info", description="Lowest level that is logged."
     )
     log_format: Literal["auto", "text", "json"] = Field(
         "auto", description="`auto`: text on a terminal, JSON otherwise."
     )
     access_log: Literal["off", "errors", "all"] = Field(
-        "all", description="Which requests get a log line: none, those of status 400 and up, all."
+        "all", description="Which requests are logged: none, those with status 400 or above, all."
     )
 
     @field_validator("admin_tokens", "allowed_hosts", "trusted_proxies", mode="before")
@@ -251,7 +257,7 @@ class Settings(BaseSettings):
             if "/" in item:
                 ipaddress.ip_network(item, strict=False)
             elif "*" in item.removeprefix("*.") or not item.removeprefix("*."):
-                raise ValueError(f"{item!r} is no host name, *.suffix, address or network")
+                raise ValueError(f"{item!r} is not a host name, *.suffix, address or network")
         return value
 
     @field_validator("trusted_proxies")
@@ -281,7 +287,7 @@ class Settings(BaseSettings):
         if self.absent_ttl > self.cache_ttl:
             raise ValueError(
                 f"RESOLVER_ABSENT_TTL: {self.absent_ttl:g} s is longer than RESOLVER_CACHE_TTL, "
-                f"{self.cache_ttl:g} s: a no must not outlive a yes"
+                f"{self.cache_ttl:g} s: cached absences must not outlive cached owners"
             )
         return self
 
@@ -305,8 +311,8 @@ class Settings(BaseSettings):
             return init_settings, env_settings
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, Path(file))
 
-    def shown(self) -> dict[str, Any]:
-        """The settings as plain values, secrets masked."""
+    def masked(self) -> dict[str, Any]:
+        """The settings as JSON values by name, with secrets masked."""
         values = self.model_dump(mode="json")
         tokens = (parse_token(token.get_secret_value()) for token in self.admin_tokens)
         values["admin_tokens"] = [f"{t.name}{':ro' * t.read_only}=***" for t in tokens]
@@ -315,7 +321,7 @@ class Settings(BaseSettings):
 
 
 class AdminToken(NamedTuple):
-    """Somebody who may use the admin paths."""
+    """A token for the admin paths, and the name that the audit log has for it."""
 
     name: str
     token: str
@@ -329,7 +335,7 @@ def parse_token(text: str) -> AdminToken:
     """An entry of RESOLVER_ADMIN_TOKENS: ``TOKEN``, ``NAME=TOKEN`` or ``NAME:ro=TOKEN``.
 
     Raises:
-        ValueError: it is none of these. The message does not show it.
+        ValueError: the entry has another form. The message does not contain the token.
     """
     name, equals, token = text.partition("=")
     if not (equals and token):
@@ -346,7 +352,7 @@ def parse_token(text: str) -> AdminToken:
 
 
 def mask_url(url: str) -> str:
-    """A URL without its password, which Redis URLs may have in the query too."""
+    """A Redis URL with its passwords masked: those before the host and those in the query."""
     url = re.sub(r"([?&](?:ssl_)?password=)[^&#]*", r"\1***", url)
     scheme, mark, rest = url.partition("://")
     login, at, hosts = rest.rpartition("@")
@@ -356,12 +362,13 @@ def mask_url(url: str) -> str:
 
 
 def load_settings(overrides: Mapping[str, Any] | None = None) -> Settings:
-    """The settings of this process; ``overrides`` (from the command line) come first.
+    """The settings of this process. ``overrides``: values from the command line by field name,
+    which take precedence; None means not given.
 
     Raises:
-        SettingsError: one line a fault, each with the name to correct.
+        SettingsError: some setting is wrong. The message names each one.
     """
-    known = {PREFIX + name.upper() for name in Settings.model_fields} | ELSEWHERE
+    known = {PREFIX + name.upper() for name in Settings.model_fields} | NOT_SETTINGS
     unknown = sorted(
         name for name in os.environ if name.upper().startswith(PREFIX) and name.upper() not in known
     )
@@ -372,7 +379,7 @@ def load_settings(overrides: Mapping[str, Any] | None = None) -> Settings:
         )
     file = os.environ.get("RESOLVER_CONFIG")
     if file and not Path(file).is_file():
-        raise SettingsError(f"RESOLVER_CONFIG names {file}, which is no file")
+        raise SettingsError(f"RESOLVER_CONFIG names {file}, which is not a file")
     try:
         return Settings(**{k: v for k, v in (overrides or {}).items() if v is not None})
     except ValidationError as error:
@@ -382,7 +389,7 @@ def load_settings(overrides: Mapping[str, Any] | None = None) -> Settings:
             message = fault["msg"].removeprefix("Value error, ")
             if fault["type"] == "extra_forbidden":
                 faults.append(f"unknown setting {name!r} in {file}")
-            elif not fault["loc"]:  # about several: it names them
+            elif not fault["loc"]:  # about several settings, which the message names
                 faults.append(message)
             else:
                 faults.append(f"{PREFIX}{name.upper()}: {message}")

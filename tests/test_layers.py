@@ -16,6 +16,7 @@ ROOT = Path(resolver.__file__).parent
 
 LAYERS = [
     {"errors"},
+    {"location_fields"},
     {"models"},
     {"settings"},
     {"index.redis"},

@@ -1,4 +1,4 @@
-"""Image ids: every spelling of one is one key, and how a server spells it is kept."""
+"""Image ids: every spelling gives the same bytes, and the letter case of a server is kept."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ letter_cases = st.one_of(st.just(0), st.just(0xFFFFFFFF), st.integers(0, 0xFFFFF
 
 @st.composite
 def spellings(draw: st.DrawFn, image_id: bytes) -> str:
-    """One of the ways to write an id."""
+    """A random spelling of an image id."""
     text = format_id(image_id, draw(letter_cases))
     if draw(st.booleans()):
         text = text.replace("-", "")
@@ -25,26 +25,26 @@ def spellings(draw: st.DrawFn, image_id: bytes) -> str:
 
 
 @given(st.data(), image_ids)
-def test_every_spelling_is_one_key(data: st.DataObject, image_id: bytes) -> None:
+def test_every_spelling_gives_the_same_bytes(data: st.DataObject, image_id: bytes) -> None:
     assert parse_id(data.draw(spellings(image_id))) == image_id
 
 
 @given(image_ids)
-def test_the_usual_form_is_that_of_a_uuid(image_id: bytes) -> None:
+def test_the_default_form_is_that_of_a_uuid(image_id: bytes) -> None:
     assert format_id(image_id) == str(uuid.UUID(bytes=image_id))
     assert letter_case_of(format_id(image_id)) == 0
 
 
 @given(image_ids, letter_cases)
-def test_a_spelling_comes_back(image_id: bytes, letter_case: int) -> None:
+def test_a_spelling_is_restored(image_id: bytes, letter_case: int) -> None:
     text = format_id(image_id, letter_case)
     assert text.lower() == format_id(image_id)
-    kept = letter_case_of(text)
-    assert format_id(parse_id(text), kept) == text
-    # Digits have no case, so no bit of theirs is kept.
-    assert kept & letter_case == kept
+    restored = letter_case_of(text)
+    assert format_id(parse_id(text), restored) == text
+    # Digits have no case, so their bits are 0.
+    assert restored & letter_case == restored
     letters = sum(c.isupper() for c in text)
-    assert kept.bit_count() == letters
+    assert restored.bit_count() == letters
 
 
 @given(st.data(), image_ids)
@@ -55,11 +55,11 @@ def test_letter_case_does_not_depend_on_the_form(data: st.DataObject, image_id: 
     assert format_id(image_id, letter_case_of(text)).replace("-", "") == bare
 
 
-def test_the_prefix_of_a_urn_is_no_digit() -> None:
+def test_the_prefix_of_a_urn_does_not_count_as_digits() -> None:
     assert letter_case_of("URN:UUID:" + "a" * 32) == 0
 
 
-def test_which_digit_is_which_bit() -> None:
+def test_the_first_digit_is_the_highest_bit() -> None:
     assert letter_case_of("A" + "a" * 31) == 1 << 31
     assert letter_case_of("a" * 31 + "A") == 1
     assert format_id(b"\xaa" * 16, 1 << 31) == "Aaaaaaaa-aaaa-aaaa-aaaa-aaaaaaaaaaaa"
@@ -92,15 +92,15 @@ def test_which_digit_is_which_bit() -> None:
         "0" * 10_000,
     ],
 )
-def test_what_is_no_image_id(text: str) -> None:
+def test_texts_that_are_not_image_ids(text: str) -> None:
     with pytest.raises(InvalidImageId) as caught:
         parse_id(text)
     assert caught.value.status == 400
-    assert len(caught.value.detail) < 250, "a long one is shown cut"
+    assert len(caught.value.detail) < 250, "a long text is shortened"
 
 
 @given(st.one_of(st.text(), st.from_regex(r"[0-9a-fA-F-]{30,40}", fullmatch=True)))
-def test_only_uuids_are_image_ids(text: str) -> None:
+def test_only_uuids_are_accepted(text: str) -> None:
     try:
         image_id = parse_id(text)
     except InvalidImageId:
@@ -108,7 +108,7 @@ def test_only_uuids_are_image_ids(text: str) -> None:
     assert uuid.UUID(text).bytes == image_id
 
 
-def test_versions() -> None:
+def test_api_versions_of_version_ids() -> None:
     assert api_versions(()) == (False, False)
     assert api_versions(("v2.15", "v2.0")) == (False, True)
     assert api_versions(("v1.1", "v1.0")) == (True, False)

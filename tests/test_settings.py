@@ -1,4 +1,4 @@
-"""Settings: where they come from, and what is said of bad ones."""
+"""Settings: their sources, and the messages for wrong ones."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from resolver.errors import SettingsError
 from resolver.settings import Settings, load_settings, mask_url, parse_token
 
-ONE_TOKEN = "correct-horse"
+TOKEN = "correct-horse"
 
 
 def toml(directory: Path, patch: pytest.MonkeyPatch, text: str) -> str:
@@ -49,11 +49,14 @@ def test_an_unknown_name_is_an_error_that_names_it(
         load_settings()
 
 
-def test_names_that_the_operator_commands_use_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_variables_of_the_operator_commands_are_not_settings(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    expected = load_settings()
     monkeypatch.setenv("RESOLVER_URL", "http://127.0.0.1:1")
     monkeypatch.setenv("RESOLVER_TOKEN", "x")
     monkeypatch.setenv("RESOLVERS", "x")
-    load_settings()
+    assert load_settings() == expected
 
 
 def test_an_unknown_name_in_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -62,28 +65,28 @@ def test_an_unknown_name_in_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyP
         load_settings()
 
 
-def test_a_file_that_is_no_toml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_is_not_toml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = toml(tmp_path, monkeypatch, "port = \n")
     with pytest.raises(SettingsError, match=re.escape(file)):
         load_settings()
 
 
-def test_a_file_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RESOLVER_CONFIG", str(tmp_path / "none.toml"))
-    with pytest.raises(SettingsError, match=r"none\.toml, which is no file"):
+    with pytest.raises(SettingsError, match=r"none\.toml, which is not a file"):
         load_settings()
 
 
 def test_lists_are_comma_separated(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RESOLVER_ALLOWED_HOSTS", " *.example.org, 10.0.0.0/8,,one,")
-    monkeypatch.setenv("RESOLVER_ADMIN_TOKENS", f"{ONE_TOKEN},ops=secret-two")
+    monkeypatch.setenv("RESOLVER_ADMIN_TOKENS", f"{TOKEN},ops=secret-two")
     settings = load_settings()
     assert settings.allowed_hosts == ("*.example.org", "10.0.0.0/8", "one")
-    assert [t.get_secret_value() for t in settings.admin_tokens] == [ONE_TOKEN, "ops=secret-two"]
+    assert [t.get_secret_value() for t in settings.admin_tokens] == [TOKEN, "ops=secret-two"]
 
 
 def test_lists_in_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    toml(tmp_path, monkeypatch, f'allowed_hosts = ["one", "two"]\nadmin_tokens = "{ONE_TOKEN}"\n')
+    toml(tmp_path, monkeypatch, f'allowed_hosts = ["one", "two"]\nadmin_tokens = "{TOKEN}"\n')
     settings = load_settings()
     assert settings.allowed_hosts == ("one", "two")
     assert len(settings.admin_tokens) == 1
@@ -91,16 +94,16 @@ def test_lists_in_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_secrets_are_masked() -> None:
     settings = Settings(
-        admin_tokens=(ONE_TOKEN, "ops=secret-two"),
+        admin_tokens=(TOKEN, "ops=secret-two"),
         redis_url="redis://me:s3cret@one.example/0",
     )
-    shown = settings.shown()
-    assert shown["admin_tokens"] == ["admin=***", "ops=***"]
-    assert shown["redis_url"] == "redis://me:***@one.example/0"
-    for text in (str(shown), repr(settings), str(settings)):
-        assert ONE_TOKEN not in text
+    masked = settings.masked()
+    assert masked["admin_tokens"] == ["admin=***", "ops=***"]
+    assert masked["redis_url"] == "redis://me:***@one.example/0"
+    for text in (str(masked), repr(settings), str(settings)):
+        assert TOKEN not in text
         assert "secret-two" not in text
-    assert set(shown) == set(Settings.model_fields)
+    assert set(masked) == set(Settings.model_fields)
 
 
 @pytest.mark.parametrize(
@@ -139,8 +142,8 @@ def test_tokens_have_a_name() -> None:
         ({"shrink_guard": 1.1}, "RESOLVER_SHRINK_GUARD: "),
         ({"bulk_limit": 0}, "RESOLVER_BULK_LIMIT: "),
         ({"admin_tokens": "short"}, "RESOLVER_ADMIN_TOKENS: token 1 must be"),
-        ({"admin_tokens": f"{ONE_TOKEN},two words here"}, "RESOLVER_ADMIN_TOKENS: token 2"),
-        ({"admin_tokens": f"={ONE_TOKEN}"}, "RESOLVER_ADMIN_TOKENS: token 1"),
+        ({"admin_tokens": f"{TOKEN},two words here"}, "RESOLVER_ADMIN_TOKENS: token 2"),
+        ({"admin_tokens": f"={TOKEN}"}, "RESOLVER_ADMIN_TOKENS: token 1"),
         ({"admin_tokens": "p\u00e4ssword"}, "RESOLVER_ADMIN_TOKENS: token 1"),
         ({"allowed_hosts": "*"}, "RESOLVER_ALLOWED_HOSTS: '*'"),
         ({"allowed_hosts": "a.*.example"}, "RESOLVER_ALLOWED_HOSTS: 'a.*.example'"),
@@ -164,7 +167,7 @@ def test_bad_values_are_named(
         assert text not in caught.value.detail, "a secret is shown"
 
 
-def test_all_faults_are_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_wrong_settings_are_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RESOLVER_PORT", "x")
     monkeypatch.setenv("RESOLVER_ROLE", "y")
     with pytest.raises(SettingsError, match=r"RESOLVER_PORT: .*; RESOLVER_ROLE: "):

@@ -96,12 +96,13 @@ def difference(
     """
     from dataclasses import asdict  # noqa: PLC0415
 
-    from resolver.registry.validation import FIELDS, parse_location  # noqa: PLC0415
+    from resolver.models import LOCATION_FIELDS  # noqa: PLC0415
+    from resolver.registry.validation import parse_location  # noqa: PLC0415
 
     changes: list[Change] = []
     for name, given in wanted.items():
         with_defaults = asdict(parse_location(name, given))
-        fields = {field: with_defaults[field] for field in FIELDS}
+        fields = {field: with_defaults[field] for field in LOCATION_FIELDS}
         if name not in registered:
             changes.append({"what": "add", "location": name, "changed": {}, "fields": fields})
             continue

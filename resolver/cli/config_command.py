@@ -17,7 +17,7 @@ def config(as_json: bool, describe: bool) -> None:
     if describe:
         click.echo(reference(Settings))
         return
-    values = load_settings().shown()
+    values = load_settings().masked()
     if as_json:
         print_json(values)
         return

@@ -194,4 +194,4 @@ async def _register(settings: Settings, locations: Locations) -> str:
     from resolver.services import open_services  # noqa: PLC0415
 
     async with open_services(settings, locations) as services:
-        return services.bootstrap.registered
+        return services.bootstrap.registered_index

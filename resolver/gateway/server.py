@@ -87,7 +87,7 @@ async def serving(
         except OSError as error:
             raise cannot_listen(settings, error) from error
         stack.callback(listener.stop_deadlines)
-        services.registry.own_ports.add(listener.port)
+        services.own_ports.add(listener.port)
         background = [asyncio.create_task(services.bootstrap.run(), name="bootstrap")]
         if settings.role != "gateway":
             background.append(asyncio.create_task(services.indexer.run(), name="indexer"))

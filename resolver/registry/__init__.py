@@ -1,13 +1,17 @@
 """Locations: the registry, the table that answers are made from, and their files."""
 
 from resolver.registry.bootstrap import Bootstrap, StartupLocations
+from resolver.registry.coverage import FreshnessPolicy
+from resolver.registry.location_view import LocationView
 from resolver.registry.registry import Registry
-from resolver.registry.table import FreshnessPolicy, LocationView, Table, TableKeeper
+from resolver.registry.table import Table, TableKeeper
+from resolver.registry.target_policy import OwnPorts
 
 __all__ = [
     "Bootstrap",
     "FreshnessPolicy",
     "LocationView",
+    "OwnPorts",
     "Registry",
     "StartupLocations",
     "Table",

@@ -1,4 +1,4 @@
-"""Seeing that there is an index, and that it has the locations that this process was given."""
+"""Bootstrap: the index exists, and it has the locations that this process was started with."""
 
 from __future__ import annotations
 
@@ -10,29 +10,30 @@ import structlog
 
 from resolver.errors import IndexLost, IndexUnavailable, ResolverError, SettingsError
 from resolver.index import Index
-from resolver.registry.export_format import fields_of
+from resolver.registry.location_view import LocationView
+from resolver.registry.presentation import fields_of
 from resolver.registry.registry import Registry
 from resolver.registry.table import Table, TableKeeper
 
-LOOK = 1.0
-"""Seconds between two looks at which index there is. What is told to have changed is read at once,
-so that the table is that of now when Redis goes."""
+RECONCILE_INTERVAL_SECONDS = 1.0
+"""Time between two reconciliations. After an announced change the next one starts at once, so that
+the table is up to date if Redis fails later."""
 
-START = 2.0
-"""Seconds that a start waits for Redis."""
+START_TIMEOUT_SECONDS = 2.0
+"""How long the start of a process waits for Redis."""
 
 StartupLocations = Mapping[str, Mapping[str, Any]]
-"""Fields of locations by name, as from a file."""
+"""Fields of locations by name, as in a locations file."""
 
 log = structlog.get_logger()
 
 
 class Bootstrap:
-    """Makes the index where there is none, registers what was given at the start, and does so again
-    when Redis has lost its data.
+    """Makes the index if there is none and registers the startup locations. It does both again when
+    Redis has lost its data.
 
-    What an operator changed before that is kept, as far as this process knew: a location that he
-    removed does not come back, and one in maintenance stays there.
+    Locations that were lost are registered as this process last saw them, so changes by operators
+    survive: a location that was removed does not come back, and one in maintenance stays there.
     """
 
     def __init__(
@@ -40,107 +41,125 @@ class Bootstrap:
         index: Index,
         tables: TableKeeper,
         registry: Registry,
-        given: StartupLocations,
-        registered: str = "",
+        startup_locations: StartupLocations,
+        registered_index: str = "",
     ) -> None:
-        """``registered``: the identity of the index that has what was given already."""
+        """``registered_index``: the identity of an index that already has the startup locations,
+        as another worker registered them; empty if there is none."""
         self._index = index
         self._tables = tables
         self._registry = registry
-        self._given = given
-        self.registered = registered
-        self._last: Table | None = None
-        """The table of the index that was seen last."""
-        self._changes = -1
-        self._news = asyncio.Event()
-        index.on_invalidation(self._hear)
+        self._startup_locations = startup_locations
+        self.registered_index = registered_index
+        self._last_table: Table | None = None
+        """The last table that was read; None before the first reconciliation."""
+        self._seen_changes = -1
+        self._change_announced = asyncio.Event()
+        index.on_invalidation(self._on_invalidation)
         self.fault = ""
-        """What keeps the index from being of use; for anybody to read."""
+        """Why the index cannot be used, for anybody to read; empty while it can be used."""
 
-    def _hear(self, _: Sequence[bytes] | None) -> None:
-        if self._tables.changes != self._changes:
-            self._news.set()
+    def _on_invalidation(self, _: Sequence[bytes] | None) -> None:
+        if self._tables.changes != self._seen_changes:
+            self._change_announced.set()
 
     async def start(self) -> None:
-        """The first look. Where Redis does not answer, `run` goes on trying.
+        """Reconciles for the first time. If Redis does not answer, `run` continues to try.
 
         Raises:
-            SettingsError: the index was made otherwise than the settings say, or a location that
-                was given is not allowed here.
+            SettingsError: the index does not fit the settings, or a startup location is not allowed
+                here.
         """
         try:
-            async with asyncio.timeout(START):
-                await self._look()
+            async with asyncio.timeout(START_TIMEOUT_SECONDS):
+                await self._reconcile()
         except IndexUnavailable as error:
             if isinstance(error.__cause__, SettingsError):
                 raise error.__cause__ from None
-            self._tell(error.detail, str(error))
+            self.report_fault(error.detail, str(error))
         except TimeoutError:
-            self._tell(f"Redis did not answer within {START:g} s")
+            self.report_fault(f"Redis did not answer within {START_TIMEOUT_SECONDS:g} s")
 
     async def run(self) -> None:
-        """Looks until cancelled."""
+        """Reconciles until the task is cancelled."""
         while True:
             try:
-                async with asyncio.timeout(LOOK):
-                    await self._news.wait()
+                async with asyncio.timeout(RECONCILE_INTERVAL_SECONDS):
+                    await self._change_announced.wait()
             except TimeoutError:
                 pass
-            self._news.clear()
+            self._change_announced.clear()
             try:
-                await self._look()
-                self._tell("")
+                await self._reconcile()
+                self.report_fault("")
             except ResolverError as error:
-                self._tell(error.detail, str(error))
-                await asyncio.sleep(LOOK / 2)
+                self.report_fault(error.detail, str(error))
+                await asyncio.sleep(RECONCILE_INTERVAL_SECONDS / 2)
             except Exception:
-                log.exception("upkeep failed")
-                await asyncio.sleep(LOOK)
+                log.exception("bootstrap failed")
+                await asyncio.sleep(RECONCILE_INTERVAL_SECONDS)
 
-    def _tell(self, fault: str, whole: str = "") -> None:
+    def report_fault(self, fault: str, log_text: str = "") -> None:
+        """Sets `fault` and logs when it changes. ``log_text``: the same with details that only
+        operators may see."""
         if fault != self.fault:
             if fault:
-                log.warning("the index is of no use", reason=whole or fault)
+                log.warning("redis unavailable", reason=log_text or fault)
             else:
-                log.info("the index is of use again")
+                log.info("redis available again")
         self.fault = fault
 
-    async def _look(self) -> None:
-        self._changes = self._tables.changes
-        index = self._index
+    async def _reconcile(self) -> None:
+        self._seen_changes = self._tables.changes
         try:
-            identity = await index.identity()
+            identity = await self._index.identity()
         except IndexLost:
-            # A worker that was started in another's place has seen none, but was told of one.
-            had = bool(self._last.by_name) if self._last else bool(self.registered)
-            if had and not self._given:
-                if not (await index.records.load()).records:
-                    raise IndexLost(
-                        "Redis has lost its data, and this process was given no locations to begin "
-                        "anew with: register them again"
-                    ) from None
-            else:
-                await self._register()
-            await index.create_if_missing()
-            self.registered = identity = await index.identity()
-        if self._last is None:
-            if identity != self.registered:
-                await self._register()
-        elif self._last.gone_from(table := await self._tables.current()):
-            await self._register(there=table)
-        self.registered = identity
-        self._last = await self._tables.current()
-
-    async def _register(self, there: Table | None = None) -> None:
-        """Registers what was given, as it was when it was seen last; of what ``there`` has, and
-        what was removed from it, nothing: others may have changed it since."""
-        last = self._last
-        if last is None:
-            wanted = {name: dict(fields) for name, fields in self._given.items()}
+            identity = await self._make_index()
+        if self._last_table is None:
+            if identity != self.registered_index:
+                await self._registry.register(self._startup_locations)
         else:
-            await self._index.records.skip_numbers_through(max(last.by_number, default=0))
-            lost = last.gone_from(there) if there is not None else last.by_name.values()
-            wanted = {p.name: fields_of(p.location) for p in lost if p.name in self._given}
+            table = await self._tables.current()
+            if lost := self._last_table.lost_in(table):
+                await self._register_again(lost)
+        self.registered_index = identity
+        self._last_table = await self._tables.current()
+
+    async def _make_index(self) -> str:
+        """Makes the index, with its locations registered first. Returns its identity.
+
+        Raises:
+            IndexLost: Redis lost locations of which this process knows nothing.
+        """
+        last = self._last_table
+        # A worker that replaced another has no table yet, but was started with an index's identity.
+        had_locations = bool(last.by_name) if last else bool(self.registered_index)
+        if not had_locations or self._startup_locations:
+            if last is None:
+                await self._registry.register(self._startup_locations)
+            else:
+                await self._register_again(list(last.by_name.values()))
+        elif not (await self._index.records.load()).records:
+            raise IndexLost(
+                "Redis has lost its data, and this process was started without locations: "
+                "register them again"
+            ) from None
+        await self._index.create_if_missing()
+        self.registered_index = await self._index.identity()
+        return self.registered_index
+
+    async def _register_again(self, lost: Sequence[LocationView]) -> None:
+        """Registers startup locations that Redis lost, as this process last saw them. Others stay
+        as they are: somebody may have changed them since."""
+        if self._last_table is None:
+            return
+        # Other processes may remember claims by the numbers of the lost locations.
+        await self._index.records.skip_numbers_through(max(self._last_table.by_number, default=0))
+        wanted = {
+            view.name: fields_of(view.location)
+            for view in lost
+            if view.name in self._startup_locations
+        }
         await self._registry.register(wanted)
-        if last is not None and wanted:
-            log.warning("Redis lost its data; locations registered again", locations=[*wanted])
+        if wanted:
+            log.warning("redis lost its data, locations registered again", locations=[*wanted])

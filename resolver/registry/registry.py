@@ -4,128 +4,62 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
-from typing import Any
-from urllib.parse import urlsplit
+from typing import Any, NamedTuple
 
 from resolver.errors import Conflict, IndexLost, InvalidLocation, LocationNotFound, SettingsError
-from resolver.index import AuditEntry, Index, Record
-from resolver.models import Location, Progress
-from resolver.registry.table import LocationView, TableKeeper
-from resolver.registry.validation import (
-    FIELDS,
-    check_host,
-    check_https,
-    check_name,
-    listens,
-    parse_location,
-)
+from resolver.index import Index, Record
+from resolver.models import LOCATION_FIELDS, Location, Status
+from resolver.registry.location_view import LocationView
+from resolver.registry.presentation import audit_row, location_to_json
+from resolver.registry.table import TableKeeper
+from resolver.registry.target_policy import Lookup, OwnPorts, TargetPolicy, look_up
+from resolver.registry.validation import check_name, parse_location
 from resolver.settings import Settings
 
-TRIES = 4
-"""How often a change is tried again when others change the same location meanwhile."""
+MAX_ATTEMPTS = 4
+"""How often a change is tried while others change the same location at the same time."""
 
-DEFAULT_PORTS = {"http": 80, "https": 443}
-
-
-def rfc3339(at: float | None) -> str | None:
-    """A time as RFC 3339 in UTC."""
-    if at is None:
-        return None
-    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds")
+AsksResolver = Callable[[str], Awaitable[bool]]
+"""Asks the server of a URL whether it is a glance-resolver."""
 
 
-def location_to_json(view: LocationView, progress: Progress | None, now: float) -> dict[str, Any]:
-    """A location as the HTTP API and the command line show it."""
-    location, check, sweep = view.location, view.status.check, view.status.sweep
-    serves = view.serves
-    return {
-        "name": location.name,
-        "url": location.url,
-        "region": location.region,
-        "api": str(location.api),
-        "serves": None
-        if serves is None
-        else [v for v, on in zip(("v1", "v2"), serves, strict=True) if on],
-        "priority": location.priority,
-        "weight": location.weight,
-        "state": str(location.state),
-        "reason": location.reason,
-        "sees_all": location.sees_all,
-        "auth": location.auth,
-        "notifications": location.notifications,
-        "created": rfc3339(location.created),
-        "updated": rfc3339(location.updated),
-        "health": {
-            "state": str(view.health),
-            "reason": check.reason if check else "not looked at yet",
-            "at": rfc3339(check.at) if check else None,
-            "failures": check.failures if check else 0,
-            "history": [
-                {"at": rfc3339(change.at), "state": str(change.health), "reason": change.reason}
-                for change in (check.changes if check else ())
-            ],
-            "versions": list(view.versions),
-        },
-        "coverage": view.coverage(now),
-        "sweep": {
-            "running": None
-            if progress is None
-            else {
-                "started": rfc3339(progress.started),
-                "images": progress.images,
-                "front": progress.front or None,
-            },
-            "started": rfc3339(sweep.started),
-            "ended": rfc3339(sweep.ended),
-            "images": sweep.images,
-            "claimed": sweep.claimed,
-            "released": sweep.released,
-            "sees_all": sweep.sees_all,
-            "sees_all_why": sweep.sees_all_why,
-            "error": sweep.error or None,
-            "error_code": sweep.error_code or None,
-            "failed": rfc3339(sweep.failed),
-        },
-    }
+class PutResult(NamedTuple):
+    """What `Registry.put` wrote."""
 
-
-def _told(entry: AuditEntry) -> dict[str, Any]:
-    """An entry of the audit log, without what a change left as it was."""
-    before, after = (
-        side and {name: value for name, value in side.items() if name in FIELDS}
-        for side in (entry.before, entry.after)
-    )
-    if before and after:
-        changed = [name for name in FIELDS if before.get(name) != after.get(name)]
-        before, after = ({name: side.get(name) for name in changed} for side in (before, after))
-    return {
-        "at": rfc3339(entry.at),
-        "by": entry.by,
-        "what": entry.what,
-        "location": entry.location or None,
-        "before": before,
-        "after": after,
-    }
+    location: Location
+    is_new: bool
 
 
 class Registry:
-    """Changes and shows locations."""
+    """Changes and shows locations.
 
-    def __init__(self, index: Index, tables: TableKeeper, settings: Settings) -> None:
+    A change takes the location from the table, which costs one command if the table is current, and
+    writes it if nobody else changed it. Then it reads the registry once, so that this process
+    answers by the change at once.
+    """
+
+    def __init__(
+        self,
+        index: Index,
+        tables: TableKeeper,
+        settings: Settings,
+        own_ports: OwnPorts | None = None,
+        *,
+        lookup: Lookup = look_up,
+    ) -> None:
+        """``own_ports``: the ports that this process listens on; None: that of the settings.
+        ``lookup``: finds the addresses of host names."""
         self._index = index
         self._tables = tables
-        self._settings = settings
-        self.own_ports: set[int] = {settings.port} - {0}
-        """Ports that this gateway listens on; the server adds the one it was given."""
+        self._targets = TargetPolicy(settings, own_ports or OwnPorts(settings.port), lookup)
 
     async def list(self) -> list[dict[str, Any]]:
-        """All locations, by name.
+        """All locations as JSON, by name.
 
         Raises:
-            IndexUnavailable: when Redis does not answer.
+            IndexUnavailable: Redis does not answer.
         """
         table = await self._tables.fresh()
         progress = await self._index.records.progress()
@@ -136,57 +70,106 @@ class Registry:
         ]
 
     async def show(self, name: str) -> dict[str, Any]:
-        """One location.
+        """A location as JSON.
 
         Raises:
-            LocationNotFound: there is none of that name.
+            LocationNotFound: there is no location of that name.
         """
-        view = await self.view(name)
-        progress = await self._index.records.progress()
-        return location_to_json(view, progress.get(view.location.number), time.time())
+        return await self._to_json(await self.view(name))
+
+    async def describe(self, location: Location) -> dict[str, Any]:
+        """A location that this process has just written, as JSON, without reading the registry
+        again."""
+        view = self._tables.table.by_name.get(location.name)
+        known = view is not None and view.location.number == location.number
+        status = view.status if view is not None and known else Status()
+        return await self._to_json(LocationView(location, status, self._tables.policy))
 
     async def view(self, name: str) -> LocationView:
-        """One location as it is now.
+        """A location as it is now.
 
         Raises:
-            LocationNotFound: there is none of that name.
+            LocationNotFound: there is no location of that name.
         """
         view = (await self._tables.fresh()).by_name.get(check_name(name))
         if view is None:
-            raise self._no_such(name)
+            raise _not_found(name)
         return view
 
     async def put(
-        self, name: str, fields: Mapping[str, Any], *, host: str = "", by: str = ""
-    ) -> tuple[Location, bool]:
-        """Makes a location as ``fields`` say, whole; returns it and whether it is new.
+        self,
+        name: str,
+        fields: Mapping[str, Any],
+        *,
+        request_host: str = "",
+        by: str = "",
+        is_resolver: AsksResolver | None = None,
+    ) -> PutResult:
+        """Registers a location, or replaces it: fields that are not given get their defaults.
 
-        ``host`` is the ``Host`` that the request came to, which no location may have; ``by`` who
-        sent it, for the audit log.
+        ``request_host``: the ``Host`` header of the request, which is a name of this gateway.
+        ``by``: the name of the operator's token, for the audit log; empty if no operator asks.
+        ``is_resolver``: asks the server whether it is a resolver; None: it is not asked.
 
         Raises:
-            InvalidLocation: a field is wrong, or the host is not allowed.
+            InvalidLocation: a field is wrong, or the URL is not allowed here.
+            Conflict: others kept changing the location at the same time.
+            IndexUnavailable: Redis does not answer.
         """
         wanted = parse_location(name, fields)
-        await self.check_target(wanted.url, host)
+        await self._check_target(wanted.url, request_host, is_resolver)
         if by:
-            await self._begin()
-        for _ in range(TRIES):
-            before = await self._record(name)
+            await self._ensure_index()
+        for _ in range(MAX_ATTEMPTS):
+            records = await self._records()
             try:
-                return await self._write(wanted, before, by), before is None
+                location = await self._write(wanted, records, by)
+                return PutResult(location, is_new=name not in records)
             except Conflict as error:
                 conflict = error
         raise conflict
 
-    async def register(self, given: Mapping[str, Mapping[str, Any]]) -> None:
-        """Adds these locations; of those that are there, changes the fields given and no others, so
-        that what an operator set meanwhile (a state, a weight) outlives a restart.
+    async def patch(
+        self,
+        name: str,
+        fields: Mapping[str, Any],
+        *,
+        request_host: str = "",
+        by: str = "",
+        is_resolver: AsksResolver | None = None,
+    ) -> Location:
+        """Changes the given fields of a location and no others; the other arguments are those of
+        `put`.
+
+        Raises:
+            LocationNotFound: there is no location of that name.
+            InvalidLocation: a field is wrong, or the URL is not allowed here.
+            Conflict: others kept changing the location at the same time.
+            IndexUnavailable: Redis does not answer.
+        """
+        check_name(name)
+        must_check_target = "url" in fields
+        for _ in range(MAX_ATTEMPTS):
+            records = await self._records()
+            wanted = parse_location(name, fields, _existing(records, name).location)
+            if must_check_target:
+                await self._check_target(wanted.url, request_host, is_resolver)
+                must_check_target = False
+            try:
+                return await self._write(wanted, records, by)
+            except Conflict as error:
+                conflict = error
+        raise conflict
+
+    async def register(self, locations: Mapping[str, Mapping[str, Any]]) -> None:
+        """Registers the locations that a process was started with. Of those that exist it changes
+        only the given fields, so that what an operator set meanwhile (a state, a weight) outlives a
+        restart.
 
         Raises:
             SettingsError: one of them is not allowed here.
         """
-        for name, fields in given.items():
+        for name, fields in locations.items():
             try:
                 try:
                     await self.patch(name, fields)
@@ -195,29 +178,74 @@ class Registry:
             except InvalidLocation as error:
                 raise SettingsError(f"location {name}: {error.detail}") from error
 
-    async def patch(
-        self, name: str, fields: Mapping[str, Any], *, host: str = "", by: str = ""
-    ) -> Location:
-        """Changes the fields given, leaves the others; ``host`` and ``by`` as with `put`.
+    async def check_target(self, url: str, request_host: str) -> None:
+        """Checks a URL as `put` does.
 
         Raises:
-            LocationNotFound: there is none of that name.
-            InvalidLocation: a field is wrong, or the host is not allowed.
+            InvalidLocation: a location may not have this URL here.
         """
-        for _ in range(TRIES):
-            before = await self._existing(name)
-            wanted = parse_location(name, fields, before.location)
-            if "url" in fields:
-                await self.check_target(wanted.url, host)
-            try:
-                return await self._write(wanted, before, by)
-            except Conflict as error:
-                conflict = error
-        raise conflict
+        await self._targets.check(url, request_host)
 
-    async def _begin(self) -> None:
-        """Makes a new index where Redis has lost its data: an operator who registers a location
-        wants one."""
+    async def remove(self, name: str, by: str = "") -> None:
+        """Removes a location; from this write on its claims do not count.
+
+        Raises:
+            LocationNotFound: there is no location of that name.
+        """
+        if not await self._index.records.remove(check_name(name), by):
+            raise _not_found(name)
+        await self._refresh_table()
+
+    async def sweep(self, name: str, *, confirm_shrink: bool = False, by: str = "") -> None:
+        """Asks the indexers to sweep a location now.
+
+        Raises:
+            LocationNotFound: there is no location of that name.
+        """
+        number = await self._number(name)
+        await self._index.records.request_sweep(number, confirm_shrink=confirm_shrink)
+        if confirm_shrink:  # a plain sweep changes nothing that would not change anyway
+            await self._index.audit.record(by, "confirm-shrink", name)
+
+    async def log(self, count: int, name: str = "") -> Sequence[dict[str, Any]]:
+        """The last ``count`` changes that operators made, newest first. ``name``: only those of
+        this location, which need not exist any more."""
+        if name:
+            check_name(name)
+        return [audit_row(entry) for entry in await self._index.audit.last(count, name)]
+
+    async def claim(self, name: str, image_id: bytes, letter_case: int) -> bool:
+        """Claims an image for a location, as an operator says that it is there. Returns whether the
+        claim is new."""
+        number = await self._number(name)
+        await self._index.records.pin_claim(number, image_id)
+        return bool(await self._index.claims.claim(number, {image_id: letter_case}))
+
+    async def release(self, name: str, image_id: bytes) -> bool:
+        """Releases a location's claim on an image. Returns whether there was one."""
+        number = await self._number(name)
+        return bool(await self._index.claims.release(number, [image_id]))
+
+    async def _to_json(self, view: LocationView) -> dict[str, Any]:
+        progress = await self._index.records.progress()
+        return location_to_json(view, progress.get(view.location.number), time.time())
+
+    async def _check_target(
+        self, url: str, request_host: str, is_resolver: AsksResolver | None
+    ) -> None:
+        """Raises InvalidLocation for a URL that is not allowed, or leads to a resolver: one that
+        points back here would make requests go in a circle. A server that does not answer now is
+        recognized by a later health check."""
+        await self._targets.check(url, request_host)
+        if is_resolver is not None and await is_resolver(url):
+            raise InvalidLocation(
+                "`url` is a glance-resolver, this one or another: register the Glance servers "
+                "behind it"
+            )
+
+    async def _ensure_index(self) -> None:
+        """Makes a new index if Redis has lost its data: an operator who registers a location wants
+        one."""
         try:
             await self._index.identity()
         except IndexLost:
@@ -226,21 +254,37 @@ class Registry:
             )
             await self._index.create_if_missing()
 
-    async def _write(self, wanted: Location, before: Record | None, by: str) -> Location:
+    async def _records(self) -> Mapping[str, Record]:
+        """All locations as they are now, by name."""
+        try:
+            return (await self._tables.current()).records
+        except IndexLost:  # the index is being made, and its locations are registered first
+            return (await self._index.records.load()).records
+
+    async def _number(self, name: str) -> int:
+        check_name(name)
+        return _existing(await self._records(), name).location.number
+
+    async def _write(self, wanted: Location, records: Mapping[str, Record], by: str) -> Location:
+        before = records.get(wanted.name)
         if before is not None:
             old = before.location
             wanted = replace(wanted, number=old.number, created=old.created, updated=old.updated)
-            if wanted == old:
-                return old
-        await self._check_notifications(wanted)
-        # What is known of its images was learnt otherwise. One that is new, or will have a new
-        # number for a new URL, was never swept and so is due without asking.
-        otherwise = before is not None and any(
-            getattr(before.location, field) != getattr(wanted, field)
-            for field in ("api", "auth", "sees_all")
+        if before is None or wanted != before.location:
+            _check_notifications(wanted, records)
+            wanted = await self._write_changed(wanted, before, by)
+        await self._refresh_table()
+        return wanted
+
+    async def _write_changed(self, wanted: Location, before: Record | None, by: str) -> Location:
+        # A location that is new, or gets a new number for a new URL, was never swept and so is due
+        # without a request.
+        is_swept_again = before is not None and any(
+            spec.changes_contents and getattr(before.location, field) != getattr(wanted, field)
+            for field, spec in LOCATION_FIELDS.items()
         )
-        if before is not None and otherwise:
-            # First: from here on nobody takes what another credential saw for what this one sees.
+        if before is not None and is_swept_again:
+            # Before the change: the new credential does not vouch for what the old one saw.
             sweep = replace(before.status.sweep, sees_all=None, sees_all_why="is not known yet")
             await self._index.records.set_sweep(before.location.number, sweep, before.location)
         now = time.time()
@@ -248,102 +292,34 @@ class Registry:
         location = await self._index.records.put(
             replace(wanted, created=created, updated=now), before, by
         )
-        if before is not None and otherwise and before.location.number == location.number:
+        if before is not None and is_swept_again and before.location.number == location.number:
             await self._index.records.request_sweep(location.number)
-        await self._learn()
         return location
 
-    async def _check_notifications(self, wanted: Location) -> None:
-        """Raises InvalidLocation where another location has the same ones: a notification does not
-        say which of them it is about."""
-        if not wanted.notifications:
-            return
-        # Not the table: where the index is made anew there is none before its locations are.
-        for name, record in (await self._index.records.load()).records.items():
-            if name != wanted.name and record.location.notifications == wanted.notifications:
-                raise InvalidLocation(
-                    f"`notifications` are those of location {name!r}: each needs a broker, "
-                    "an exchange or a topic of its own, since a notification names no location"
-                )
-
-    async def remove(self, name: str, by: str = "") -> None:
-        """Removes a location; with that write its claims no longer count.
-
-        Raises:
-            LocationNotFound: there is none of that name.
-        """
-        if not await self._index.records.remove(check_name(name), by):
-            raise self._no_such(name)
-        await self._learn()
-
-    async def _learn(self) -> None:
-        """What this process did, Redis need not tell it first."""
-        with contextlib.suppress(IndexLost):  # it is being made anew
+    async def _refresh_table(self) -> None:
+        """Reads what this process has just written, without waiting for Redis to announce it."""
+        with contextlib.suppress(IndexLost):  # the index is being made
             await self._tables.fresh()
 
-    async def sweep(self, name: str, *, confirm_shrink: bool = False, by: str = "") -> None:
-        """Asks the indexers to sweep a location now.
 
-        Raises:
-            LocationNotFound: there is none of that name.
-        """
-        number = (await self._existing(name)).location.number
-        await self._index.records.request_sweep(number, confirm_shrink=confirm_shrink)
-        if confirm_shrink:  # a plain one changes nothing that it would not do by itself
-            await self._index.audit.record(by, "confirm-shrink", name)
+def _check_notifications(wanted: Location, records: Mapping[str, Record]) -> None:
+    """Raises InvalidLocation if another location has the same notifications: a notification does
+    not say which location it is about."""
+    if not wanted.notifications:
+        return
+    for name, record in records.items():
+        if name != wanted.name and record.location.notifications == wanted.notifications:
+            raise InvalidLocation(
+                f"`notifications` are those of location {name!r}: each needs a broker, "
+                "an exchange or a topic of its own, since a notification names no location"
+            )
 
-    async def log(self, count: int, name: str = "") -> Sequence[dict[str, Any]]:
-        """The last changes that operators made, the newest first, each with the fields that it
-        changed; of one location if one is named, which may be gone by now."""
-        if name:
-            check_name(name)
-        return [_told(entry) for entry in await self._index.audit.last(count, name)]
 
-    async def claim(self, name: str, image_id: bytes, letter_case: int) -> bool:
-        """An operator says that the location has the image; whether that is new."""
-        number = (await self._existing(name)).location.number
-        await self._index.records.pin_claim(number, image_id)
-        return bool(await self._index.claims.claim(number, {image_id: letter_case}))
+def _existing(records: Mapping[str, Record], name: str) -> Record:
+    if name not in records:
+        raise _not_found(name)
+    return records[name]
 
-    async def release(self, name: str, image_id: bytes) -> bool:
-        """An operator says that the location does not have the image; whether it was claimed."""
-        number = (await self._existing(name)).location.number
-        return bool(await self._index.claims.release(number, [image_id]))
 
-    async def _record(self, name: str) -> Record | None:
-        return (await self._index.records.load()).records.get(name)
-
-    async def _existing(self, name: str) -> Record:
-        record = await self._record(check_name(name))
-        if record is None:
-            raise self._no_such(name)
-        return record
-
-    @staticmethod
-    def _no_such(name: str) -> LocationNotFound:
-        return LocationNotFound(
-            f"there is no location {name!r}: see `glance-resolver locations list`"
-        )
-
-    async def check_target(self, url: str, host: str) -> None:
-        """Raises InvalidLocation unless a location may have this URL here."""
-        if self._settings.require_https:
-            check_https(url)
-        await check_host(url, self._settings.allowed_hosts)
-        if await self._is_self(url, host):
-            raise InvalidLocation("`url` is this gateway itself: give a Glance server")
-
-    async def _is_self(self, url: str, host: str) -> bool:
-        """Whether a location's URL leads back here: by our public name, by the ``Host`` that the
-        request came to, or by an address that we listen on."""
-        parts = urlsplit(url)
-        public = urlsplit(self._settings.public_url)
-        if public.netloc:
-            below = parts.path == public.path or parts.path.startswith(f"{public.path}/")
-            if parts.netloc.lower() == public.netloc.lower() and below:
-                return True
-        elif parts.netloc.lower() == host.lower() and not parts.path:
-            return True
-        if (parts.port or DEFAULT_PORTS[parts.scheme]) not in self.own_ports:
-            return False
-        return await listens(self._settings.host, parts.hostname or "")
+def _not_found(name: str) -> LocationNotFound:
+    return LocationNotFound(f"there is no location {name!r}: see `glance-resolver locations list`")

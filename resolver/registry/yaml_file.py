@@ -1,7 +1,8 @@
-"""A file of locations (YAML)."""
+"""Locations files in YAML."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,12 @@ import yaml
 from resolver.errors import InvalidLocation, SettingsError
 from resolver.registry.validation import parse_location
 
-MAX_FILE = 16 * 1024 * 1024
-"""Bytes; ten thousand locations take two million."""
+MAX_FILE_BYTES = 16 * 1024 * 1024
+"""Largest file that is read. Ten thousand locations take 2 MB."""
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuses a key that stands twice, where YAML would let the last win."""
+    """Refuses a key that occurs twice in a mapping. PyYAML would silently use the last one."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen = set()
@@ -27,44 +28,46 @@ class _Loader(yaml.SafeLoader):
             if isinstance(key, Hashable):
                 if key in seen:
                     raise yaml.MarkedYAMLError(
-                        None, None, f"{key!r} stands twice", key_node.start_mark
+                        None, None, f"{key!r} is there twice", key_node.start_mark
                     )
                 seen.add(key)
         return super().construct_mapping(node, deep=deep)
 
 
 def read_locations(path: str) -> dict[str, dict[str, Any]]:
-    """The locations of a file: name to its fields, all checked.
+    """The locations of a file: the fields of each by its name, validated.
 
-    The file is ``locations:`` and under it a mapping of names to the fields of
+    The file contains ``locations:`` and below it a mapping of names to the fields of
     ``PUT /locations/{name}``.
 
     Raises:
-        SettingsError: naming the file, the location and what is wrong.
+        SettingsError: the file cannot be read or a location is not valid. The message names the
+            file, the location and what is wrong.
     """
     try:
         with Path(path).open("rb") as file:
-            text = file.read(MAX_FILE + 1)
+            text = file.read(MAX_FILE_BYTES + 1)
     except OSError as error:
         raise SettingsError(f"locations file {path}: {error.strerror}") from error
-    if len(text) > MAX_FILE:
-        raise SettingsError(f"locations file {path}: longer than {MAX_FILE} bytes")
+    if len(text) > MAX_FILE_BYTES:
+        raise SettingsError(f"locations file {path}: longer than {MAX_FILE_BYTES} bytes")
     try:
         document = yaml.load(text, Loader=_Loader)
-    except Exception as error:  # PyYAML's own, and whatever a tag such as !!timestamp trips over
+    except Exception as error:  # PyYAML's own errors, and those of tags such as !!timestamp
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
-        why = getattr(error, "problem", None) or "it is no YAML text"
+        why = getattr(error, "problem", None) or "it is not YAML text"
         raise SettingsError(f"locations file {path}{where}: {why}") from error
     listed = document.get("locations") if isinstance(document, dict) else None
     if not isinstance(listed, dict) or set(document) != {"locations"}:
         raise SettingsError(
-            f"locations file {path}: it must be `locations:` and under it `NAME:` with `url:` "
+            f"locations file {path}: it must be `locations:` and below it `NAME:` with `url:` "
             "(config/locations.example.yaml shows one)"
         )
     names = [str(name) for name in listed]
-    if twice := {name for name in names if names.count(name) > 1}:
-        raise SettingsError(f"locations file {path}: {twice.pop()!r} stands twice")
+    for name, count in Counter(names).items():
+        if count > 1:  # YAML keys of different types, such as 1 and "1"
+            raise SettingsError(f"locations file {path}: {name!r} is there twice")
     for name, fields in listed.items():
         if not isinstance(fields, dict):
             raise SettingsError(f"locations file {path}: {name!r} must have fields, at least `url`")

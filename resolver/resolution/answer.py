@@ -224,7 +224,7 @@ def _unknown_where_excluded(
 
 def _coverage_doubts(context: AnswerContext) -> dict[str, str]:
     """Locations whose part of the index does not prove absence, each with the reason."""
-    return context.table.doubts(time.time())
+    return context.table.coverage_problems(time.time())
 
 
 def _probe_doubts(context: AnswerContext, probes: Mapping[int, ProbeResult]) -> dict[str, str]:
@@ -234,4 +234,4 @@ def _probe_doubts(context: AnswerContext, probes: Mapping[int, ProbeResult]) -> 
         probe = probes.get(view.location.number, NOT_ASKED)
         if probe.owner is None and not probe.absent:
             doubts[view.name] = probe.reason
-    return doubts | context.table.missed()
+    return doubts | context.table.lost_locations()

@@ -31,7 +31,7 @@ def _row(
     resolution: Resolution, view: LocationView, rank: int | None, claim: Owner | None, now: float
 ) -> dict[str, Any]:
     context = resolution.context
-    doubt = view.doubt(now)
+    doubt = view.coverage_problem(now)
     if rank is not None:
         verdict = "chosen" if rank == 1 else "ranked"
         reasons = rank_reasons(view, context.preferences, context.home_region)

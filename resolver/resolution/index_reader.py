@@ -11,7 +11,7 @@ from resolver.errors import IndexUnavailable
 from resolver.index import Index
 from resolver.models import Owner
 from resolver.registry import Table, TableKeeper
-from resolver.registry.table import late
+from resolver.registry.table import index_timeout_error
 from resolver.resolution.batcher import LookupBatcher, OnResult
 from resolver.resolution.breaker import Breaker
 
@@ -70,7 +70,7 @@ class IndexReader:
     def cached(self, image_id: bytes) -> LookupResult | None:
         """What this process knows without asking Redis: claims that Redis would have invalidated
         had they changed, or while Redis does not answer the last known ones."""
-        if self._tables.known and (found := self._index.claims.cached(image_id)):
+        if self._tables.is_current and (found := self._index.claims.cached(image_id)):
             claims, age = found
             return LookupResult(self._tables.table, claims, "cache", age)
         if self.breaker.error is not None:
@@ -114,7 +114,7 @@ class IndexReader:
             raise IndexUnavailable(open_error.detail, headers=open_error.headers)
         try:
             if self._index.oldest_reply_age() > self.deadline:  # this read would queue behind it
-                raise late(self.deadline)
+                raise index_timeout_error(self.deadline)
             found = await self._read_from_index(ids, cache=cache)
         except IndexUnavailable as error:
             self._failed_ids = ids
@@ -135,13 +135,13 @@ class IndexReader:
                 while True:
                     changes = self._tables.changes
                     found = await self._index.claims.lookup(ids, cache=cache)
-                    table = await self._tables.at_least(found.version)
+                    table = await self._tables.ensure_version(found.version)
                     # A newer table may vouch for claims that were made after this lookup.
                     if (table.identity, table.version) == (found.identity, found.version):
-                        self._tables.is_of(changes)
+                        self._tables.confirm(changes)
                         return table, found.owners
         except TimeoutError as error:
-            raise late(deadline) from error
+            raise index_timeout_error(deadline) from error
 
     def last_known(self, image_id: bytes, error: IndexUnavailable) -> LookupResult | None:
         """An image's claims as this process knew them last; None where it knows none."""
@@ -153,7 +153,7 @@ class IndexReader:
 
     def last_table(self) -> Table | None:
         """The table that was current not longer than `stale_for` seconds ago."""
-        return self._tables.last(self._stale_for)
+        return self._tables.recent(self._stale_for)
 
     def without_index(self, image_id: bytes, error: IndexUnavailable) -> LookupResult:
         """What to answer from while Redis fails: the last known claims, or no claims and the last
@@ -175,4 +175,4 @@ class IndexReader:
         Raises:
             IndexUnavailable: it had to be read, and Redis gave no answer within ``timeout``.
         """
-        return self._tables.table if self._tables.known else await self._tables.current(timeout)
+        return self._tables.table if self._tables.is_current else await self._tables.current(timeout)

@@ -22,7 +22,7 @@ from resolver.glance import ImageProbe
 from resolver.index import Index
 from resolver.models import Health, Owner
 from resolver.registry import LocationView, TableKeeper
-from resolver.registry.table import scope_problem
+from resolver.registry.location_view import scope_problem
 from resolver.resolution.answer import ProbeResult
 
 MAX_REMEMBERED_IMAGES = 100_000

@@ -43,14 +43,14 @@ async def test_export_and_import(gateway: Gateway, run: Run, tmp_path: Path, nam
     assert (status, out) == (0, "")
     claims = sum(map(len, before.values()))
     assert err.startswith("exported ")
-    assert f" images with {claims} claims in " in err
+    assert f" images with {claims:,} claims in " in err
     assert os.listdir(tmp_path) == [name]
     data = file.read_bytes()
     assert (gzip.decompress(data) if name.endswith(".gz") else data).endswith(b"\n")
     await gateway.services.registry.remove("two")
     status, out, err = await run("index", "import", str(file))
     assert (status, err) == (0, "")
-    assert f"{claims} claims, {len(before['two'])} of them new" in out
+    assert f"{claims:,} claims, {len(before['two']):,} of them new" in out
     assert out.endswith("3 locations, registered: two\n")
     assert await contents(gateway.services.index) == before
     status, out, _ = await run("index", "import", str(file))

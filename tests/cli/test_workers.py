@@ -148,7 +148,7 @@ async def test_a_replacement_does_not_create_an_empty_index(
         redis_server.flush()
         for victim in workers(server):
             os.kill(victim, signal.SIGKILL)
-        await wait_until(lambda: server.output.count("given no locations") >= 2)
+        await wait_until(lambda: server.output.count("started without locations") >= 2)
         await asyncio.sleep(1)  # in which they would create it
         with redis_server.client() as client:
             assert client.keys("*meta*") == []

@@ -146,7 +146,7 @@ async def test_who_was_away_undoes_nothing(own_redis: RedisServer, servers: Serv
         proxy.delay = 0
         proxy.cut()
         await wait_until(lambda: away.services.index.identity_seen != before, 10)
-        await wait_until(lambda: away.services.bootstrap.registered != before, 10)
+        await wait_until(lambda: away.services.bootstrap.registered_index != before, 10)
         for each in (there, away):
             table = await each.services.tables.fresh()
             assert {p.name: str(p.location.state) for p in table.by_name.values()} == {

@@ -315,5 +315,5 @@ async def test_settings_are_taken_or_refused_in_a_line_that_names_them(
         except SettingsError as error:
             clear(error.detail)
         else:
-            shown: Any = json.dumps(settings.shown())
+            shown: Any = json.dumps(settings.masked())
             assert shown.isascii()

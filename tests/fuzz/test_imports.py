@@ -15,8 +15,7 @@ from hypothesis import strategies as st
 
 from resolver.index.codec import encode_owners
 from resolver.models import Location, Owner
-from resolver.registry import export_format
-from resolver.registry.export_format import BadDump, Block, Head, Reader, Writer
+from resolver.registry.export_format import Block, Head, InvalidExport, Reader, Writer
 from tests.fuzz.conftest import Quiet, examples, ran
 from tests.fuzz.test_ids import JSON
 from tests.gateway.conftest import ADMIN, Gateway, Start, start
@@ -38,14 +37,8 @@ Claims = dict[tuple[str, bytes], int]
 """The letter case of each claim, by location and id."""
 
 
-@pytest.fixture(autouse=True)
-def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Little is much."""
-    monkeypatch.setattr(export_format, "BLOCK", 4)
-
-
 def written(rows: dict[bytes, list[Owner]]) -> bytes:
-    writer = Writer(LOCATIONS)
+    writer = Writer(LOCATIONS, block_claims=4)
     text = writer.head()
     for image_id in sorted(rows):
         owners = [
@@ -70,7 +63,7 @@ def sealed(text: bytes) -> bytes:
     return b"".join(out)
 
 
-def read(text: bytes, cuts: list[int]) -> tuple[Claims, BadDump | None]:
+def read(text: bytes, cuts: list[int]) -> tuple[Claims, InvalidExport | None]:
     """What a reader gives of a text that comes in pieces, and what it says in the end."""
     reader, claims = Reader(), Claims()
     names: list[str] = []
@@ -87,13 +80,13 @@ def read(text: bytes, cuts: list[int]) -> tuple[Claims, BadDump | None]:
                 if isinstance(part, Head):
                     names = [location.name for location in part.locations]
                 elif isinstance(part, Block):
-                    for local, ids in part.owned.items():
+                    for local, ids in part.ids_by_location.items():
                         claims |= {
                             (names[local], image_id): letter_case
                             for image_id, letter_case in ids.items()
                         }
         reader.close()
-    except BadDump as error:
+    except InvalidExport as error:
         return claims, error
     return claims, None
 

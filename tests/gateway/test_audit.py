@@ -1,4 +1,4 @@
-"""Who may change what, and the log of who did."""
+"""Admin tokens, and the log of what was done with them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def bearer(token: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {token}"}
 
 
-async def test_the_log_says_who_did_what(start: Start) -> None:
+async def test_the_log_has_who_did_what(start: Start) -> None:
     gateway = await start(admin_tokens="ann=ann-token,bob=bob-token")
     ann, bob = bearer("ann-token"), bearer("bob-token")
     await gateway.call("PUT", "/locations/one", headers=ann, json=ONE)
@@ -36,7 +36,7 @@ async def test_the_log_says_who_did_what(start: Start) -> None:
     await gateway.call("POST", "/locations/one/sweep", headers=ann)
     await gateway.call("DELETE", "/locations/one", headers=bob)
     _, body = await gateway.get("/audit?location=one", headers=ann)
-    told = [(one["by"], one["what"], one["before"], one["after"]) for one in body["changes"]]
+    changes = [(row["by"], row["what"], row["before"], row["after"]) for row in body["changes"]]
     fields = {
         "url": "https://one.example",
         "region": "",
@@ -49,28 +49,28 @@ async def test_the_log_says_who_did_what(start: Start) -> None:
         "auth": {"token_env": "ONE_TOKEN"},
         "notifications": None,
     }
-    assert told == [
+    assert changes == [
         ("bob", "remove", {**fields, **maintenance}, None),
         ("ann", "confirm-shrink", None, None),
         ("bob", "change", {"state": "active", "reason": ""}, maintenance),
         ("ann", "add", None, fields),
     ]
-    times = [one["at"] for one in body["changes"]]
+    times = [row["at"] for row in body["changes"]]
     assert times == sorted(times, reverse=True)
     _, body = await gateway.get("/audit?limit=2", headers=ann)
-    assert [one["location"] for one in body["changes"]] == ["one", "one"]
+    assert [row["location"] for row in body["changes"]] == ["one", "one"]
 
 
 @pytest.mark.parametrize(
     "query", ["limit=0", "limit=x", "limit=10001", "limit=²", "from=1", "location=A"]
 )
-async def test_a_bad_question_about_the_log(gateway: Gateway, query: str) -> None:
+async def test_a_wrong_query_of_the_log(gateway: Gateway, query: str) -> None:
     response, body = await gateway.get(f"/audit?{query}", headers=ADMIN)
     assert response.status == 400
     assert body["detail"]
 
 
-async def test_the_log_is_for_admins(gateway: Gateway) -> None:
+async def test_the_log_requires_a_token(gateway: Gateway) -> None:
     assert (await gateway.get("/audit"))[0].status == 401
 
 
@@ -106,7 +106,7 @@ async def test_a_change_counts_on_every_gateway_at_once(start: Start, redis_url:
     assert (await one.get(f"/v2/images/{image}"))[0].status == 307
 
 
-async def test_a_token_that_may_only_read(start: Start) -> None:
+async def test_a_read_only_token(start: Start) -> None:
     gateway = await start(admin_tokens="ops=ops-token,board:ro=board-token")
     board = bearer("board-token")
     await gateway.call("PUT", "/locations/one", headers=bearer("ops-token"), json=ONE)
@@ -139,7 +139,7 @@ async def test_the_token_file_is_read_again_when_it_changes(start: Start, tmp_pa
     new.write_text("ann=second-token\n")
     os.replace(new, file)
     assert [await status(t) for t in ("first-token", "second-token")] == [401, 200]
-    # What cannot be read lets nobody in, and does not shut out the others.
+    # A token from a file that cannot be read is refused; the other tokens stay valid.
     file.write_text("ann=second-token\nsecret but no token\n")
     response, body = await gateway.get("/locations", headers=bearer("second-token"))
     assert (response.status, body["code"]) == (403, "admin-disabled")
@@ -152,7 +152,7 @@ async def test_the_token_file_is_read_again_when_it_changes(start: Start, tmp_pa
 
 
 @pytest.mark.parametrize("text", [None, "short", "a b=secret-token", "\u00e9=secret-token"])
-def test_a_bad_token_file_is_told_at_start(tmp_path: Path, text: str | None) -> None:
+def test_a_wrong_token_file_is_an_error_at_start(tmp_path: Path, text: str | None) -> None:
     file = tmp_path / "tokens"
     if text is not None:
         file.write_text(text, encoding="utf-8")

@@ -22,7 +22,7 @@ PATHS = [
 
 
 @pytest.mark.parametrize(("method", "path"), PATHS)
-async def test_admin_paths_want_a_token(gateway: Gateway, method: str, path: str) -> None:
+async def test_admin_paths_require_a_token(gateway: Gateway, method: str, path: str) -> None:
     for headers in (
         {},
         {"Authorization": "Bearer wrong-token"},
@@ -38,14 +38,16 @@ async def test_admin_paths_want_a_token(gateway: Gateway, method: str, path: str
 
 
 @pytest.mark.parametrize(("method", "path"), PATHS)
-async def test_without_tokens_the_admin_paths_are_off(start: Start, method: str, path: str) -> None:
+async def test_without_tokens_the_admin_paths_are_disabled(
+    start: Start, method: str, path: str
+) -> None:
     gateway = await start(admin_tokens="")
     response, body = await gateway.call(method, path, headers=ADMIN, json=ONE)
     assert (response.status, body["code"]) == (403, "admin-disabled")
     assert "RESOLVER_ADMIN_TOKENS" in body["detail"]
 
 
-async def test_any_of_several_tokens_will_do(start: Start) -> None:
+async def test_each_of_several_tokens_is_accepted(start: Start) -> None:
     gateway = await start(admin_tokens="ops=first-token, second-token")
     for token in ("first-token", "second-token"):
         response, _ = await gateway.get("/locations", headers={"Authorization": f"Bearer {token}"})
@@ -93,7 +95,7 @@ async def test_the_life_of_a_location(gateway: Gateway) -> None:
 
 
 @pytest.mark.parametrize(
-    ("fields", "says"),
+    ("fields", "message"),
     [
         ({}, "`url` is missing"),
         ({"url": "ftp://x"}, "http"),
@@ -117,17 +119,17 @@ async def test_the_life_of_a_location(gateway: Gateway) -> None:
         ({**ONE, "name": "two"}, "renamed"),
     ],
 )
-async def test_bad_fields_are_refused_with_what_to_do(
-    gateway: Gateway, fields: dict[str, object], says: str
+async def test_wrong_fields_are_refused_with_what_to_do(
+    gateway: Gateway, fields: dict[str, object], message: str
 ) -> None:
     response, body = await gateway.call("PUT", "/locations/one", headers=ADMIN, json=fields)
     assert (response.status, body["code"]) == (400, "invalid-location")
-    assert says in body["detail"]
+    assert message in body["detail"]
     assert (await gateway.services.index.records.load()).records == {}
 
 
 @pytest.mark.parametrize("name", ["One", "a%20b", "-a", "a" * 64, "%C3%A9", "a%2fb"])
-async def test_bad_names(gateway: Gateway, name: str) -> None:
+async def test_wrong_names(gateway: Gateway, name: str) -> None:
     response, body = await gateway.call("PUT", f"/locations/{name}", headers=ADMIN, json=ONE)
     assert (response.status, body["code"]) in {(400, "invalid-location"), (404, "not-found")}
 
@@ -143,7 +145,7 @@ async def test_bad_names(gateway: Gateway, name: str) -> None:
         (b"\xff" * 9, "application/json", 400),
     ],
 )
-async def test_bad_bodies(gateway: Gateway, body: bytes, kind: str, status: int) -> None:
+async def test_wrong_bodies(gateway: Gateway, body: bytes, kind: str, status: int) -> None:
     response, problem = await gateway.call(
         "PUT", "/locations/one", headers={**ADMIN, "Content-Type": kind}, data=body
     )
@@ -152,7 +154,7 @@ async def test_bad_bodies(gateway: Gateway, body: bytes, kind: str, status: int)
     assert problem["detail"]
 
 
-async def test_a_gateway_does_not_point_at_itself(start: Start) -> None:
+async def test_a_gateway_cannot_be_its_own_location(start: Start) -> None:
     gateway = await start(public_url="https://images.example/glance")
     for url in (
         gateway.url,
@@ -185,7 +187,7 @@ async def test_allowed_hosts(start: Start) -> None:
         assert response.status == status, (url, body)
 
 
-async def test_require_https_lets_loopback_be(start: Start) -> None:
+async def test_require_https_allows_http_on_loopback(start: Start) -> None:
     gateway = await start(require_https=True)
     for url, status in (
         ("http://one.example", 400),
@@ -196,7 +198,7 @@ async def test_require_https_lets_loopback_be(start: Start) -> None:
         assert response.status == status, url
 
 
-async def test_claims_by_hand(gateway: Gateway) -> None:
+async def test_claims_by_operators(gateway: Gateway) -> None:
     await gateway.location("one")
     path = f"/locations/one/images/{ID.upper()}"
     assert (await gateway.call("PUT", path, headers=ADMIN))[0].status == 201
@@ -210,7 +212,7 @@ async def test_claims_by_hand(gateway: Gateway) -> None:
     assert response.status == 400
 
 
-async def test_a_sweep_can_be_asked_for(gateway: Gateway) -> None:
+async def test_a_sweep_can_be_requested(gateway: Gateway) -> None:
     number = await gateway.location("one")
     response, _ = await gateway.call("POST", "/locations/one/sweep", headers=ADMIN)
     assert response.status == 202
@@ -227,7 +229,7 @@ async def test_a_sweep_can_be_asked_for(gateway: Gateway) -> None:
 
 
 async def test_another_url_is_another_server(gateway: Gateway) -> None:
-    """Claims learnt from the old server say nothing of the new one."""
+    """Claims of the old server do not count for the new one."""
     await gateway.location("one")
     await gateway.claim("one", ID)
     await gateway.call(
@@ -240,11 +242,11 @@ async def test_another_url_is_another_server(gateway: Gateway) -> None:
 @pytest.mark.parametrize(
     "host", ["127.1", "2130706433", "[::ffff:127.0.0.1]", "localhost", "0.0.0.0", "127.0.0.1"]
 )
-@pytest.mark.parametrize("listens", ["127.0.0.1", "0.0.0.0"])
-async def test_no_spelling_of_the_own_address_is_a_location(
-    start: Start, host: str, listens: str
+@pytest.mark.parametrize("listen_host", ["127.0.0.1", "0.0.0.0"])
+async def test_no_spelling_of_the_gateways_address_is_accepted(
+    start: Start, host: str, listen_host: str
 ) -> None:
-    gateway = await start(host=listens)
+    gateway = await start(host=listen_host)
     port = gateway.url.rpartition(":")[2]
     response, body = await gateway.call(
         "PUT", "/locations/one", headers=ADMIN, json={"url": f"http://{host}:{port}"}
@@ -252,7 +254,7 @@ async def test_no_spelling_of_the_own_address_is_a_location(
     assert response.status == 400, body
 
 
-async def test_a_neighbour_behind_the_same_name_is_a_location(start: Start) -> None:
+async def test_another_server_behind_the_same_name_is_accepted(start: Start) -> None:
     gateway = await start(public_url="https://cloud.example/resolver")
     response, _ = await gateway.call(
         "PUT", "/locations/one", headers=ADMIN, json={"url": "https://cloud.example/image"}

@@ -1,4 +1,4 @@
-"""The index as a stream, out of one gateway and into another."""
+"""The index as a stream, exported from one gateway and imported into another."""
 
 from __future__ import annotations
 
@@ -9,26 +9,14 @@ from typing import Any
 
 import pytest
 
-from resolver.gateway.api import transfer as handlers
-from resolver.index import Index, scan
+from resolver.index import Index
 from resolver.models import Location, format_id, letter_case_of
-from resolver.registry import export_format
 from resolver.registry.export_format import Writer
 from tests.gateway.conftest import ADMIN, Gateway, Start
 from tests.support.ids import make_ids
 from tests.support.wait import wait_until
 
-pytestmark = pytest.mark.usefixtures("small")
-
 PATHS = [("GET", "/index/export"), ("POST", "/index/import")]
-
-
-@pytest.fixture
-def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Little is much."""
-    monkeypatch.setattr(export_format, "BLOCK", 16)
-    monkeypatch.setattr(handlers, "ROWS", 5)
-    monkeypatch.setattr(scan, "TARGET_IMAGES", 20)
 
 
 @pytest.fixture
@@ -67,11 +55,15 @@ async def contents(index: Index) -> Contents:
     return found
 
 
-async def fill(gateway: Gateway, count: int = 300) -> Contents:
-    """Three locations; images at one, two or three of them, some spelt in upper case, and some
-    at a location that is gone."""
+IMAGES = 5000
+"""Enough for an export of seven blocks."""
+
+
+async def fill(gateway: Gateway, count: int = IMAGES) -> Contents:
+    """Registers three locations, with images at one, two or three of them, some spelled in upper
+    case, and claims of a location that is removed."""
     rng = random.Random(4)
-    numbers = {name: await gateway.location(name) for name in ("one", "two", "three", "gone")}
+    numbers = {name: await gateway.location(name) for name in ("one", "two", "three", "removed")}
     for number in numbers.values():
         ids = {
             image_id: letter_case_of(format_id(image_id).upper()) if rng.random() < 0.1 else 0
@@ -79,17 +71,17 @@ async def fill(gateway: Gateway, count: int = 300) -> Contents:
             if rng.random() < 0.5
         }
         await gateway.services.index.claims.claim(number, ids)
-    await gateway.services.registry.remove("gone")
+    await gateway.services.registry.remove("removed")
     return await contents(gateway.services.index)
 
 
-async def test_round_trip(gateway: Gateway, start: Start) -> None:
+async def test_an_import_restores_what_was_exported(gateway: Gateway, start: Start) -> None:
     before = await fill(gateway)
     assert sorted(before) == ["one", "three", "two"]
     assert any(before["one"].values())
     text = await exported(gateway)
     other = await start(index_bits=8)
-    await other.location("elsewhere")  # so that numbers are others there
+    await other.location("elsewhere")  # so that the numbers of the locations differ
     images = len(set().union(*before.values()))
     claims = sum(map(len, before.values()))
     done = {
@@ -105,7 +97,7 @@ async def test_round_trip(gateway: Gateway, start: Start) -> None:
     assert await exported(other) == text
 
 
-async def test_importing_again_changes_nothing(gateway: Gateway) -> None:
+async def test_repeating_an_import_changes_nothing(gateway: Gateway) -> None:
     before = await fill(gateway)
     await gateway.services.registry.patch("one", {"weight": 7})
     text = await exported(gateway)
@@ -119,7 +111,7 @@ async def test_importing_again_changes_nothing(gateway: Gateway) -> None:
     assert (await gateway.services.registry.show("one"))["weight"] == 8
 
 
-async def test_claims_that_are_there_stay(gateway: Gateway, start: Start) -> None:
+async def test_existing_claims_stay(gateway: Gateway, start: Start) -> None:
     await fill(gateway)
     text = await exported(gateway)
     other = await start(index_bits=8)
@@ -149,7 +141,7 @@ async def test_gzip_as_content_encoding(start: Start) -> None:
 
 
 @pytest.mark.parametrize(("method", "path"), PATHS)
-async def test_they_want_an_admin_token(start: Start, method: str, path: str) -> None:
+async def test_an_admin_token_is_required(start: Start, method: str, path: str) -> None:
     gateway = await start()
     for headers in ({}, {"Authorization": "Bearer wrong-token"}):
         response, body = await gateway.call(method, path, headers=headers)
@@ -169,7 +161,7 @@ async def test_no_secret_is_exported(start: Start, monkeypatch: pytest.MonkeyPat
     assert ADMIN["Authorization"].split()[1].encode() not in text
 
 
-async def test_what_was_changed_or_cut_is_said_with_its_line(start: Start) -> None:
+async def test_the_error_for_a_changed_or_cut_export_names_the_line(start: Start) -> None:
     gateway = await start()
     before = await fill(gateway)
     lines = (await exported(gateway)).splitlines(keepends=True)
@@ -190,13 +182,13 @@ async def test_what_was_changed_or_cut_is_said_with_its_line(start: Start) -> No
         assert f"{applied['images']} images with {applied['claims']} claims" in body["detail"]
         there = await contents(other.services.index)
         assert sum(map(len, there.values())) == applied["claims"] == applied["new"] > 0
-        # Whatever was imported is right, and the whole file can be imported over it.
+        # What was imported is right, and the complete file can be imported afterwards.
         assert all(ids.items() <= before[name].items() for name, ids in there.items())
         assert (await imported(other, b"".join(lines)))[0] == 200
         assert await contents(other.services.index) == before
 
 
-async def test_nothing_is_done_before_the_locations_are_right(start: Start) -> None:
+async def test_nothing_is_imported_before_the_head_is_checked(start: Start) -> None:
     gateway = await start()
     await fill(gateway)
     text = await exported(gateway)
@@ -209,7 +201,7 @@ async def test_nothing_is_done_before_the_locations_are_right(start: Start) -> N
         assert (await other.services.index.records.load()).records == {}
 
 
-async def test_another_url_is_refused(start: Start) -> None:
+async def test_a_location_with_another_url_is_refused(start: Start) -> None:
     gateway = await start()
     await fill(gateway)
     other = await start()
@@ -228,7 +220,7 @@ async def test_another_url_is_refused(start: Start) -> None:
         ({"public_url": "https://two.example"}, "https://two.example"),
     ],
 )
-async def test_locations_are_checked_as_put_does(
+async def test_imported_locations_are_checked_like_those_of_a_put(
     start: Start, settings: dict[str, Any], url: str
 ) -> None:
     locations = [Location(name="one", url="https://one.example"), Location(name="two", url=url)]
@@ -240,7 +232,7 @@ async def test_locations_are_checked_as_put_does(
     assert (await other.services.index.records.load()).records == {}
 
 
-async def test_a_location_that_is_removed_meanwhile(start: Start) -> None:
+async def test_a_location_that_is_removed_during_the_import(start: Start) -> None:
     gateway = await start()
     await fill(gateway)
     text = await exported(gateway)

@@ -1,74 +1,58 @@
-"""Exports and imports that break off, and exports while the buckets change."""
+"""Exports and imports that break off, and a walk over the index while its buckets change."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import Any
 
 import aiohttp
 import pytest
 
-from resolver.errors import IndexUnavailable
-from resolver.gateway.api.transfer import walk
-from resolver.index import open_index
+from resolver.index import open_index, walk
 from resolver.models import Owner
-from tests.gateway.conftest import ADMIN, Start
-from tests.gateway.test_transfer import exported, fill, imported, small
+from resolver.settings import Settings
+from tests.gateway.conftest import ADMIN, TOKEN, Gateway, Start
+from tests.gateway.instrumented import InstrumentedClient, instrumented_gateway
+from tests.gateway.test_transfer import exported, fill, imported
 from tests.support.ids import make_ids
 from tests.support.wait import wait_until
 
-__all__ = ["small"]
-
-pytestmark = pytest.mark.usefixtures("small")
+SETTINGS = Settings(port=0, role="gateway", admin_tokens=(f"ops={TOKEN}",), probe=False)
 
 
-async def test_what_is_wrong_before_the_first_byte_is_a_problem_document(
-    start: Start, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    gateway = await start()
-    await gateway.location("one")
-
-    async def fails(*_: object, **__: object) -> AsyncIterator[Any]:
-        raise IndexUnavailable("Redis did not answer: gone")
-        yield
-
-    monkeypatch.setattr(gateway.services.index.claims, "read", fails)
-    response, body = await gateway.get("/index/export", headers=ADMIN)
-    assert (response.status, body["code"]) == (503, "index-unavailable")
+async def test_an_error_before_the_first_byte_is_a_problem_document() -> None:
+    client = InstrumentedClient()
+    async with instrumented_gateway(client, SETTINGS) as gateway:
+        await gateway.location("one")
+        client.fails = lambda: client.counts["HGETALL"] > 0
+        response, body = await gateway.get("/index/export", headers=ADMIN)
+        assert (response.status, body["code"]) == (503, "index-unavailable")
 
 
-async def test_an_export_that_stops_does_not_look_whole(
-    start: Start, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    gateway = await start()
-    await fill(gateway)
-    claims = gateway.services.index.claims
-    read = claims.read
+async def test_an_export_that_stops_does_not_look_complete(start: Start) -> None:
+    client = InstrumentedClient()
+    received = b""
 
-    async def fails(first: int = 0, *rest: Any, **named: Any) -> AsyncIterator[Any]:
-        if first > 100:
-            raise IndexUnavailable("Redis did not answer: gone")
-        async for one in read(first, *rest, **named):
-            yield one
-
-    monkeypatch.setattr(claims, "read", fails)
-    got = b""
-
-    async def gather() -> None:
-        nonlocal got
+    async def receive(gateway: Gateway) -> None:
+        nonlocal received
         async with gateway.http.get("/index/export", headers=ADMIN) as response:
             async for data in response.content.iter_any():
-                got += data
+                received += data
 
-    with pytest.raises(aiohttp.ClientPayloadError):
-        await gather()
-    assert got.endswith(b"error Redis did not answer: gone\n")
-    status, body = await imported(await start(), got)
+    async with instrumented_gateway(client, SETTINGS) as gateway:
+        await fill(gateway)
+        client.counts.clear()
+        client.fails = lambda: client.counts["HGETALL"] > 100
+        with pytest.raises(aiohttp.ClientPayloadError):
+            await receive(gateway)
+    *_, last = received.splitlines()
+    assert last.startswith(b"error Redis ")
+    status, body = await imported(await start(), received)
     assert status == 400
-    assert "the export stopped here: Redis did not answer: gone" in body["detail"]
+    assert "the export stopped here: Redis " in body["detail"]
+    assert body["applied"]["claims"] > 0
 
 
-async def test_a_client_may_go_away(start: Start, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_client_may_disconnect(start: Start, caplog: pytest.LogCaptureFixture) -> None:
     gateway = await start()
     await fill(gateway)
     async with gateway.http.get("/index/export", headers=ADMIN) as response:
@@ -82,13 +66,13 @@ async def test_a_client_may_go_away(start: Start, caplog: pytest.LogCaptureFixtu
 
     with pytest.raises(aiohttp.ClientError):
         await gateway.http.post("/index/import", data=body(), headers=ADMIN)
-    await wait_until(lambda: "import broke off" in caplog.text)
+    await wait_until(lambda: "import body incomplete" in caplog.text)
     assert "Traceback" not in caplog.text
     assert (await gateway.get("/livez"))[0].status == 200
 
 
 @pytest.mark.parametrize(("old", "new"), [(4, 9), (9, 4), (8, 13)])
-async def test_every_image_once_when_the_buckets_change_meanwhile(
+async def test_a_walk_returns_every_image_once_while_the_buckets_change(
     index_url: str, old: int, new: int
 ) -> None:
     async with open_index(index_url, bits=old) as index:

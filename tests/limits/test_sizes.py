@@ -7,7 +7,7 @@ import json
 import pytest
 
 from resolver.gateway.api import resolve
-from resolver.gateway.api.locations import MAX_BODY
+from resolver.gateway.api.locations import MAX_BODY_BYTES
 from resolver.gateway.api.resolve import MAX_ITEM
 from resolver.gateway.net.client_connection import MAX_FIELD, MAX_FIELDS, MAX_HEAD, MAX_LINE
 from tests.gateway.conftest import ADMIN, Gateway, Start
@@ -136,7 +136,7 @@ async def test_a_body_as_large_as_it_may_be_is_read_and_one_more_byte_is_413(
 async def test_a_location_as_large_as_it_may_be_is_read_and_one_more_byte_is_413(
     gateway: Gateway,
 ) -> None:
-    body = b'{"url": "https://one.example"}'.ljust(MAX_BODY)
+    body = b'{"url": "https://one.example"}'.ljust(MAX_BODY_BYTES)
     headers = {**ADMIN, "Content-Type": "application/json"}
     response, _ = await gateway.call("PUT", "/locations/one", data=body, headers=headers)
     assert response.status == 201
@@ -159,7 +159,7 @@ async def test_json_of_any_depth_is_invalid_and_no_fault(gateway: Gateway, depth
         data=f'{{"url": {nested}}}',
         headers={**ADMIN, "Content-Type": "application/json"},
     )
-    assert response.status == (413 if 2 * depth > MAX_BODY else 400)
+    assert response.status == (413 if 2 * depth > MAX_BODY_BYTES else 400)
 
 
 async def test_bodies_at_a_time_are_bounded_and_their_room_is_given_back(

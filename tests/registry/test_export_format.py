@@ -1,4 +1,4 @@
-"""The text of an export: what is written is read, and nothing else is."""
+"""The text of an export: what is written can be read, and nothing else is accepted."""
 
 from __future__ import annotations
 
@@ -11,8 +11,16 @@ from hypothesis import strategies as st
 
 from resolver.index.codec import encode_owners
 from resolver.models import Location, Owner, format_id, letter_case_of
-from resolver.registry import export_format
-from resolver.registry.export_format import FIRST, BadDump, Block, Head, Reader, Writer, fields_of
+from resolver.registry.export_format import (
+    FIRST_LINE,
+    MAX_BLOCK_BYTES,
+    Block,
+    Head,
+    InvalidExport,
+    Reader,
+    Writer,
+)
+from resolver.registry.presentation import fields_of
 from resolver.registry.validation import parse_location
 from tests.support.ids import make_id, make_ids
 
@@ -25,14 +33,16 @@ def location(name: str, number: int, **fields: object) -> Location:
     return Location(**{**{f: getattr(made, f) for f in made.__slots__}, "number": number})
 
 
-def write(locations: list[Location], owned: dict[bytes, list[Owner]]) -> bytes:
-    writer = Writer(locations)
+def write(
+    locations: list[Location], owned: dict[bytes, list[Owner]], block_claims: int = 1024
+) -> bytes:
+    writer = Writer(locations, block_claims)
     rows = [(image_id, encode_owners(owners)) for image_id, owners in sorted(owned.items())]
     return writer.head() + writer.add(rows) + writer.end()
 
 
 def read(pieces: Iterable[bytes]) -> tuple[list[Location], Claims]:
-    """All that a reader gives, also where it fails in the end."""
+    """Everything that a reader returns."""
     reader = Reader()
     locations: list[Location] = []
     claims: Claims = {}
@@ -45,7 +55,7 @@ def read(pieces: Iterable[bytes]) -> tuple[list[Location], Claims]:
             return
         images += part.images
         counted += part.claims
-        for number, ids in part.owned.items():
+        for number, ids in part.ids_by_location.items():
             for image_id, letter_case in ids.items():
                 claims.setdefault(image_id, {})[locations[number].name] = letter_case
 
@@ -92,22 +102,23 @@ def test_what_is_written_is_read(
     given_locations: dict[str, dict[str, object]],
     drawn: dict[bytes, dict[int, int]],
     size: int,
-    block: int,
+    block_claims: int,
 ) -> None:
     locations = [location(n, 3 * i, **f) for i, (n, f) in enumerate(given_locations.items())]
-    name_of = {one.number: one.name for one in locations}
-    # Only letters have a case, and that is all that an owner's spelling can tell.
+    name_of = {each.number: each.name for each in locations}
+    # Only letters have a case, so digits cannot keep theirs.
     owned = {
         image_id: {
             n: letter_case_of(format_id(image_id, letter_case)) for n, letter_case in of.items()
         }
         for image_id, of in drawn.items()
     }
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(export_format, "BLOCK", block)
-        text = write(locations, {r: [Owner(*o) for o in of.items()] for r, of in owned.items()})
+    owners = {image_id: [Owner(*owner) for owner in of.items()] for image_id, of in owned.items()}
+    text = write(locations, owners, block_claims)
     got, claims = read(cut(text, size))
-    assert [fields_of(one) for one in got] == [fields_of(one) for one in locations]
+    assert [(each.name, fields_of(each)) for each in got] == [
+        (each.name, fields_of(each)) for each in locations
+    ]
     wanted = {
         image_id: {name_of[n]: letter_case for n, letter_case in of.items() if n in name_of}
         for image_id, of in owned.items()
@@ -116,19 +127,18 @@ def test_what_is_written_is_read(
 
 
 @pytest.fixture
-def small(monkeypatch: pytest.MonkeyPatch) -> bytes:
-    """An export of three blocks, with an owner that spells an id otherwise."""
-    monkeypatch.setattr(export_format, "BLOCK", 4)
+def small() -> bytes:
+    """An export of three blocks, in which an owner spells an id in upper case."""
     first, *others = sorted(make_ids(8))
     letter_case = letter_case_of(format_id(first).upper())
     owned = {
         first: [Owner(5), Owner(7, letter_case)],
         **{image_id: [Owner(7)] for image_id in others},
     }
-    return write([location("one", 5), location("two", 7)], owned)
+    return write([location("one", 5), location("two", 7)], owned, block_claims=4)
 
 
-def test_the_form(small: bytes) -> None:
+def test_the_lines_of_an_export(small: bytes) -> None:
     lines = small.decode().splitlines()
     one = sorted(make_ids(8))[0]
     assert lines[0] == "glance-resolver-index 1"
@@ -141,14 +151,14 @@ def test_the_form(small: bytes) -> None:
     assert len(read([small])[1]) == 8
 
 
-def test_a_change_of_any_byte_is_seen(small: bytes) -> None:
+def test_a_change_of_any_byte_is_detected(small: bytes) -> None:
     whole = read([small])[1]
     for at in range(len(small)):
         for flip in (1, 0x20, 0x80):
             bad = bytearray(small)
             bad[at] ^= flip
             given: Claims = {}
-            with pytest.raises(BadDump) as caught:
+            with pytest.raises(InvalidExport) as caught:
                 gather(bytes(bad), given)
             line = small.count(b"\n", 0, at) + 1
             assert caught.value.extra["line"] >= line  # there, or at the checksum behind it
@@ -156,33 +166,33 @@ def test_a_change_of_any_byte_is_seen(small: bytes) -> None:
 
 
 def gather(text: bytes, claims: Claims) -> None:
-    """Reads into ``claims`` as far as it goes."""
+    """Reads into ``claims`` until the text ends or is refused."""
     reader = Reader()
     locations: list[Location] = []
     for part in reader.feed(text):
         if isinstance(part, Head):
             locations = list(part.locations)
         else:
-            for number, ids in part.owned.items():
+            for number, ids in part.ids_by_location.items():
                 for image_id, letter_case in ids.items():
                     claims.setdefault(image_id, {})[locations[number].name] = letter_case
     reader.close()
 
 
-def test_a_cut_anywhere_is_seen(small: bytes) -> None:
+def test_a_cut_anywhere_is_detected(small: bytes) -> None:
     for end in range(len(small)):
-        with pytest.raises(BadDump, match="line "):
+        with pytest.raises(InvalidExport, match="line "):
             read([small[:end]])
 
 
-def test_a_line_less_or_twice_or_elsewhere_is_seen(small: bytes) -> None:
+def test_a_missing_repeated_or_moved_line_is_detected(small: bytes) -> None:
     lines = small.splitlines(keepends=True)
     for i in range(len(lines)):
         changed = [lines[:i] + lines[i + 1 :], [*lines[: i + 1], *lines[i:]]]
         if i:
             changed.append([*lines[: i - 1], lines[i], lines[i - 1], *lines[i + 1 :]])
         for some in changed:
-            with pytest.raises(BadDump):
+            with pytest.raises(InvalidExport):
                 read([b"".join(some)])
 
 
@@ -203,7 +213,7 @@ A, B = format_id(make_id(10)), format_id(make_id(11))
         (b"{}", 1, "no export"),
         (b"\x1f\x8b\x08", 1, "no export"),
         (b"glance-resolver-index 2\n", 1, "another format"),
-        (FIRST, 2, "ends before"),
+        (FIRST_LINE, 2, "ends before"),
         (sealed(f"{A} 0", counts="2 1"), 6, "end 1 1"),
         (sealed(f"{A} 0") + b"\n", 7, "follows"),
         (sealed(f"{A.upper()} 0"), 5, "lower case"),
@@ -219,36 +229,40 @@ A, B = format_id(make_id(10)), format_id(make_id(11))
         (sealed(f"{A} 0={A.upper()}", f"{B} 0={A.upper()}"), 6, "spelling"),
         (sealed(f"{A} 0\r"), 5, "owners' numbers"),
         (sealed("", f"{A} 0"), 5, "owners' numbers"),
-        (sealed(head=f"{FIRST.decode()}location 1 {{}}\n"), 2, "location 0"),
-        (sealed(head=f"{FIRST.decode()}location 0 {{\n"), 2, "location 0"),
-        (sealed(head=f"{FIRST.decode()}location 0 {{a}}\n"), 2, "JSON"),
-        (sealed(head=f'{FIRST.decode()}location 0 {{"name": "a"}}\n'), 2, "`url` is missing"),
-        (sealed(head=f'{FIRST.decode()}location 0 {{"url": "http://a"}}\n'), 2, "no location name"),
-        (FIRST + b"error Redis went away\n", 2, "stopped here: Redis went away"),
+        (sealed(head=f"{FIRST_LINE.decode()}location 1 {{}}\n"), 2, "location 0"),
+        (sealed(head=f"{FIRST_LINE.decode()}location 0 {{\n"), 2, "location 0"),
+        (sealed(head=f"{FIRST_LINE.decode()}location 0 {{a}}\n"), 2, "JSON"),
+        (sealed(head=f'{FIRST_LINE.decode()}location 0 {{"name": "a"}}\n'), 2, "`url` is missing"),
+        (
+            sealed(head=f'{FIRST_LINE.decode()}location 0 {{"url": "http://a"}}\n'),
+            2,
+            "not a location name",
+        ),
+        (FIRST_LINE + b"error Redis went away\n", 2, "stopped here: Redis went away"),
     ],
 )
-def test_what_cannot_be_is_refused_with_its_line(text: bytes, line: int, says: str) -> None:
+def test_an_invalid_export_is_refused_with_the_line(text: bytes, line: int, says: str) -> None:
     for size in (1, len(text) or 1):
-        with pytest.raises(BadDump, match=says) as caught:
+        with pytest.raises(InvalidExport, match=says) as caught:
             read(cut(text, size))
         assert caught.value.extra == {"line": line}
 
 
 def test_a_name_twice() -> None:
-    with pytest.raises(BadDump, match="twice"):
+    with pytest.raises(InvalidExport, match="twice"):
         read([Writer([location("one", 1), location("one", 2)]).head()])
 
 
-def test_what_never_ends_is_not_held() -> None:
+def test_a_block_that_never_ends_is_not_buffered() -> None:
     reader = Reader()
     list(reader.feed(Writer([]).head()))
-    for _ in range(export_format.MAX_BLOCK // 1000):
+    for _ in range(MAX_BLOCK_BYTES // 1000):
         assert list(reader.feed(b"x" * 1000)) == []
-    with pytest.raises(BadDump, match="no checksum"):
+    with pytest.raises(InvalidExport, match="no checksum"):
         list(reader.feed(b"x" * 1000))
 
 
-def test_claims_of_others_are_left_out() -> None:
+def test_claims_of_other_locations_are_left_out() -> None:
     text = write([location("one", 1)], {make_id(1): [Owner(2)], make_id(2): [Owner(2), Owner(1)]})
     assert read([text])[1] == {make_id(2): {"one": 0}}
 
@@ -259,5 +273,5 @@ def test_the_same_index_makes_the_same_text() -> None:
     assert write(some, {make_id(1): [Owner(2), Owner(1)]}) == one
 
 
-def test_why_it_stopped_is_one_line() -> None:
+def test_the_error_is_one_line() -> None:
     assert Writer.error("a\nb é") == b"error a b \\xe9\n"

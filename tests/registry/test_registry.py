@@ -1,4 +1,4 @@
-"""What operators do with locations."""
+"""The registry: what operators do with locations."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def registry(index: Index) -> Registry:
     return make_registry(index)
 
 
-async def test_putting_makes_then_replaces(registry: Registry) -> None:
+async def test_put_registers_then_replaces(registry: Registry) -> None:
     first, new = await registry.put("one", {**ONE, "region": "r", "weight": 5})
     assert new
     second, new = await registry.put("one", {**ONE, "state": "draining"})
@@ -37,7 +37,9 @@ async def test_putting_makes_then_replaces(registry: Registry) -> None:
     assert (second.region, second.weight, second.state) == ("", 1, State.DRAINING)
 
 
-async def test_putting_the_same_again_changes_nothing(registry: Registry, index: Index) -> None:
+async def test_putting_the_same_again_changes_nothing(
+    registry: Registry, index: Index
+) -> None:
     await registry.put("one", ONE)
     before = await index.records.load()
     await registry.put("one", ONE)
@@ -45,13 +47,13 @@ async def test_putting_the_same_again_changes_nothing(registry: Registry, index:
     assert await index.records.load() == before
 
 
-async def test_patching_changes_what_is_given(registry: Registry) -> None:
+async def test_patch_changes_only_the_given_fields(registry: Registry) -> None:
     await registry.put("one", {**ONE, "region": "r", "weight": 5})
     changed = await registry.patch("one", {"weight": 7})
     assert (changed.region, changed.weight, changed.url) == ("r", 7, ONE["url"])
 
 
-async def test_changes_made_at_once_are_all_kept(registry: Registry, index: Index) -> None:
+async def test_concurrent_changes_are_all_made(registry: Registry, index: Index) -> None:
     await registry.put("one", ONE)
     await asyncio.gather(
         registry.patch("one", {"weight": 7}),
@@ -62,36 +64,38 @@ async def test_changes_made_at_once_are_all_kept(registry: Registry, index: Inde
     assert (location.weight, location.region, location.priority) == (7, "r", 3)
 
 
-async def served(index: Index, number: int) -> None:
-    """As an indexer at the end of a sweep that was asked for."""
+async def complete_requested_sweeps(index: Index, number: int) -> None:
+    """What an indexer records at the end of a requested sweep."""
     for wanted in (await index.records.requested_sweeps()).values():
         await index.records.finish_sweep_request(number, wanted)
 
 
-async def test_what_changes_its_contents_asks_for_a_sweep(registry: Registry, index: Index) -> None:
-    async def asked(**fields: Any) -> bool:
+async def test_a_change_of_its_contents_requests_a_sweep(
+    registry: Registry, index: Index
+) -> None:
+    async def requests_sweep(**fields: Any) -> bool:
         location = await registry.patch("one", fields)
         wanted = await index.records.requested_sweeps()
-        await served(index, location.number)
+        await complete_requested_sweeps(index, location.number)
         return location.number in wanted
 
     await registry.put("one", ONE)
-    assert await index.records.requested_sweeps() == {}  # never swept: due without asking
-    assert await asked(auth={"token_env": "TOKEN"})
-    assert await asked(api="v2")
-    assert await asked(sees_all=True)
-    assert not await asked(url="http://else.example")  # another number, never swept
-    assert not await asked(weight=3, region="r", state="draining", reason="x", priority=1)
+    assert await index.records.requested_sweeps() == {}  # never swept: due without a request
+    assert await requests_sweep(auth={"token_env": "TOKEN"})
+    assert await requests_sweep(api="v2")
+    assert await requests_sweep(sees_all=True)
+    assert not await requests_sweep(url="http://else.example")  # another number, never swept
+    assert not await requests_sweep(weight=3, region="r", state="draining", reason="x", priority=1)
 
 
-async def test_asking_for_a_sweep(registry: Registry, index: Index) -> None:
+async def test_a_sweep_can_be_requested(registry: Registry, index: Index) -> None:
     location, _ = await registry.put("one", ONE)
     await registry.sweep("one", confirm_shrink=True)
     assert (await index.records.requested_sweeps())[location.number].confirm_shrink
 
 
 @pytest.mark.parametrize("call", ["show", "patch", "remove", "sweep", "claim", "release"])
-async def test_what_is_not_there(registry: Registry, call: str) -> None:
+async def test_a_location_that_does_not_exist(registry: Registry, call: str) -> None:
     arguments: dict[str, tuple[Any, ...]] = {
         "patch": ({"weight": 1},),
         "claim": (make_id(1), 0),
@@ -103,7 +107,7 @@ async def test_what_is_not_there(registry: Registry, call: str) -> None:
         await getattr(registry, call)("No Name", *arguments.get(call, ()))
 
 
-async def test_claims_by_hand(registry: Registry, index: Index) -> None:
+async def test_claims_by_operators(registry: Registry, index: Index) -> None:
     location, _ = await registry.put("one", ONE)
     assert await registry.claim("one", make_id(1), 5)
     assert not await registry.claim("one", make_id(1), 5)
@@ -113,11 +117,11 @@ async def test_claims_by_hand(registry: Registry, index: Index) -> None:
     assert not await registry.release("one", make_id(1))
 
 
-async def test_what_is_shown(registry: Registry, index: Index) -> None:
+async def test_a_location_as_json(registry: Registry, index: Index) -> None:
     location, _ = await registry.put("one", {**ONE, "auth": {"token_env": "TOKEN"}})
     await registry.put("two", {"url": "http://two.example"})
-    going = Progress(started=0, images=7, front="f")
-    await index.records.set_progress(location.number, going)
+    progress = Progress(started=0, images=7, front="f")
+    await index.records.set_progress(location.number, progress)
     shown = await registry.show("one")
     assert shown == (await registry.list())[0]
     assert [row["name"] for row in await registry.list()] == ["one", "two"]
@@ -152,23 +156,23 @@ async def test_a_location_cannot_be_this_gateway(
 ) -> None:
     registry = make_registry(index, **settings)
     with pytest.raises(InvalidLocation, match="this gateway itself"):
-        await registry.put("one", {"url": url}, host=host)
-    await registry.put("one", {"url": "http://127.0.0.1:9292"}, host=host)
+        await registry.put("one", {"url": url}, request_host=host)
+    await registry.put("one", {"url": "http://127.0.0.1:9292"}, request_host=host)
     with pytest.raises(InvalidLocation, match="this gateway itself"):
-        await registry.patch("one", {"url": url}, host=host)
+        await registry.patch("one", {"url": url}, request_host=host)
 
 
 @pytest.mark.parametrize(
-    ("settings", "url", "why"),
+    ("settings", "url", "setting"),
     [
         ({"require_https": True}, "http://one.example", "RESOLVER_REQUIRE_HTTPS"),
         ({"allowed_hosts": "*.example.org"}, "http://one.example", "RESOLVER_ALLOWED_HOSTS"),
     ],
 )
-async def test_what_settings_forbid(
-    index: Index, settings: dict[str, Any], url: str, why: str
+async def test_a_location_that_the_settings_forbid(
+    index: Index, settings: dict[str, Any], url: str, setting: str
 ) -> None:
     registry = make_registry(index, **settings)
-    with pytest.raises(InvalidLocation, match=re.escape(why)):
+    with pytest.raises(InvalidLocation, match=re.escape(setting)):
         await registry.put("one", {"url": url})
     assert not (await index.records.load()).records

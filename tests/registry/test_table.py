@@ -15,26 +15,26 @@ from tests.support.location_views import FRESH_FOR, make_table, make_view
 from tests.support.redis import RedisServer
 
 WHOLE = Sweep(started=1000, ended=1100, images=5, sees_all=True, sees_all_why="why")
-END_OF_TRUST = 1100 + FRESH_FOR + 100
-"""A sweep vouches for `FRESH_FOR` and as long as it took."""
+COVERED_UNTIL = 1100 + FRESH_FOR + 100
+"""A sweep covers for `FRESH_FOR` and its own duration."""
 
 
-def test_a_whole_and_fresh_sweep_leaves_no_doubt() -> None:
-    place = make_view("one", sweep=WHOLE)
-    for now in (1100, 1500, END_OF_TRUST):
-        assert place.doubt(now) == ""
+def test_a_complete_and_fresh_sweep_covers_a_location() -> None:
+    view = make_view("one", sweep=WHOLE)
+    for now in (1100, 1500, COVERED_UNTIL):
+        assert view.coverage_problem(now) == ""
 
 
-def test_an_old_sweep_does() -> None:
-    place = make_view("one", sweep=WHOLE)
-    assert place.doubt(END_OF_TRUST + 1) == "the last whole sweep ended 701 s ago"
+def test_an_old_sweep_does_not_cover() -> None:
+    view = make_view("one", sweep=WHOLE)
+    assert view.coverage_problem(COVERED_UNTIL + 1) == "the last complete sweep ended 701 s ago"
 
 
-def test_a_clock_that_was_set_back_is_no_doubt() -> None:
-    assert make_view("one", sweep=WHOLE).doubt(900) == ""
+def test_a_clock_that_was_set_back_a_little_does_not_matter() -> None:
+    assert make_view("one", sweep=WHOLE).coverage_problem(900) == ""
 
 
-def test_a_failure_since_does_not_take_trust_away_before_its_time() -> None:
+def test_a_later_failure_does_not_end_coverage_early() -> None:
     failed = Sweep(
         started=1000,
         ended=1100,
@@ -43,43 +43,45 @@ def test_a_failure_since_does_not_take_trust_away_before_its_time() -> None:
         error_code="server-error",
         failed=1200,
     )
-    place = make_view("one", sweep=failed)
-    assert place.doubt(1300) == ""
-    assert place.doubt(END_OF_TRUST + 1).endswith("(server-error)")
+    view = make_view("one", sweep=failed)
+    assert view.coverage_problem(1300) == ""
+    assert view.coverage_problem(COVERED_UNTIL + 1).endswith("(server-error)")
 
 
-def test_a_sweep_of_a_clock_that_was_set_back_vouches_for_nothing() -> None:
-    place = make_view("one", sweep=WHOLE)
-    assert place.doubt(WHOLE.ended - 1) == ""
-    assert "last whole sweep" in place.doubt(WHOLE.ended - 3600)
+def test_a_sweep_far_in_the_future_does_not_cover() -> None:
+    view = make_view("one", sweep=WHOLE)
+    assert view.coverage_problem(WHOLE.ended - 1) == ""
+    assert "last complete sweep" in view.coverage_problem(WHOLE.ended - 3600)
 
 
-def test_never_swept() -> None:
-    assert make_view("one").doubt(0) == "not swept yet"
+def test_a_location_that_was_never_swept() -> None:
+    assert make_view("one").coverage_problem(0) == "not swept yet"
     failed = Sweep(error="cannot connect", error_code="unreachable", failed=5)
-    assert make_view("one", sweep=failed).doubt(6) == "never swept (unreachable)"
+    assert make_view("one", sweep=failed).coverage_problem(6) == "never swept (unreachable)"
 
 
-@pytest.mark.parametrize("told", [True, False, None])
+@pytest.mark.parametrize("registered", [True, False, None])
 @pytest.mark.parametrize("found", [True, False, None])
-def test_only_a_credential_that_sees_all_vouches(told: bool | None, found: bool | None) -> None:
+def test_only_a_credential_that_sees_every_image_covers(
+    registered: bool | None, found: bool | None
+) -> None:
     sweep = Sweep(started=1000, ended=1100, sees_all=found, sees_all_why="is the why")
-    doubt = make_view("one", sweep=sweep, sees_all=told).doubt(1200)
-    counts = found if told is None else told
-    assert (doubt == "") is (counts is True)
+    problem = make_view("one", sweep=sweep, sees_all=registered).coverage_problem(1200)
+    counts = found if registered is None else registered
+    assert (problem == "") is (counts is True)
     if counts is not True:
-        assert "credential" in doubt
-        assert "is the why" in doubt
+        assert "credential" in problem
+        assert "is the why" in problem
 
 
-def test_maintenance_is_not_asked_to_vouch() -> None:
+def test_a_location_in_maintenance_needs_no_coverage() -> None:
     table = make_table(
         make_view("one", sweep=WHOLE),
         make_view("two", state=State.MAINTENANCE),
         make_view("three", state=State.DRAINING, health=Health.DOWN),
     )
-    assert set(table.doubts(1200)) == {"three"}
-    assert {p.name for p in table.in_service()} == {"one", "three"}
+    assert set(table.coverage_problems(1200)) == {"three"}
+    assert {view.name for view in table.in_service()} == {"one", "three"}
 
 
 def test_which_api_a_location_serves() -> None:
@@ -92,15 +94,15 @@ def test_which_api_a_location_serves() -> None:
     assert make_view("one", versions=("v2.5", "v2.15")).minor == 15
 
 
-def test_identifiers_and_what_can_be_fetched() -> None:
+def test_the_identifier_and_the_url_of_an_image() -> None:
     uri = "http://one.example/v1/images/00000000-0000-0000-0000-0000000000aB"
     image_id, letter_case = make_id(0xAB), 1
     for versions in ((), ("v1.1",), ("v2.5", "v1.1")):
-        place = make_view("one", versions=versions)
-        assert place.uri(image_id, letter_case) == place.url(image_id, letter_case) == uri
-    place = make_view("one", versions=("v2.15",))
-    assert place.uri(image_id, letter_case) == uri
-    assert place.url(image_id, letter_case) == uri.replace("/v1/", "/v2/")
+        view = make_view("one", versions=versions)
+        assert view.uri(image_id, letter_case) == view.url(image_id, letter_case) == uri
+    view = make_view("one", versions=("v2.15",))
+    assert view.uri(image_id, letter_case) == uri
+    assert view.url(image_id, letter_case) == uri.replace("/v1/", "/v2/")
 
 
 async def test_a_keeper_follows_changes(index: Index) -> None:
@@ -109,22 +111,22 @@ async def test_a_keeper_follows_changes(index: Index) -> None:
     one = await index.records.put(Location(name="one", url="http://one.example"), None)
     assert len(keeper.table) == 0
     found = await index.claims.lookup([])
-    assert list((await keeper.at_least(found.version)).by_number) == [one.number]
+    assert list((await keeper.ensure_version(found.version)).by_number) == [one.number]
     await index.records.remove("one")
     assert len(await keeper.current()) == 0
 
 
-async def test_a_keeper_reads_only_what_is_news(index: Index) -> None:
+async def test_a_keeper_reads_a_version_once(index: Index) -> None:
     keeper = TableKeeper(index, FreshnessPolicy(FRESH_FOR))
     await index.records.put(Location(name="one", url="http://one.example"), None)
     version = (await index.claims.lookup([])).version
-    tables = await asyncio.gather(*(keeper.at_least(version) for _ in range(20)))
+    tables = await asyncio.gather(*(keeper.ensure_version(version) for _ in range(20)))
     assert all(table is tables[0] for table in tables), "it was read once"
     assert await keeper.current() is tables[0]
 
 
-async def test_a_keeper_notices_that_redis_was_emptied(index: Index) -> None:
-    """Also when as many changes were made since as there had been before."""
+async def test_a_keeper_detects_that_redis_was_emptied(index: Index) -> None:
+    """Even if the new index has had as many changes as the old one."""
     keeper = TableKeeper(index, FreshnessPolicy(FRESH_FOR))
     for names in (["one", "two"], ["new", "newer"]):
         await index.client.command("FLUSHALL")
@@ -133,7 +135,7 @@ async def test_a_keeper_notices_that_redis_was_emptied(index: Index) -> None:
             await index.records.put(Location(name=name, url=f"http://{name}.example"), None)
         assert list((await keeper.current()).by_name) == names
         found = await index.claims.lookup([])
-        assert list((await keeper.at_least(found.version)).by_name) == names
+        assert list((await keeper.ensure_version(found.version)).by_name) == names
     table = keeper.table
     await index.client.command("FLUSHALL")
     with pytest.raises(IndexLost):
@@ -146,7 +148,7 @@ async def test_a_keeper_notices_that_redis_was_emptied(index: Index) -> None:
 
 
 @pytest.mark.redis
-async def test_a_keeper_without_redis_keeps_its_table_and_says_so(own_redis: RedisServer) -> None:
+async def test_without_redis_a_keeper_keeps_its_table_and_raises(own_redis: RedisServer) -> None:
     async with open_index(own_redis.url, bits=8) as index:
         keeper = TableKeeper(index, FreshnessPolicy(FRESH_FOR))
         await index.records.put(Location(name="one", url="http://one.example"), None)

@@ -1,4 +1,4 @@
-"""The file of locations that is registered at start."""
+"""The locations file whose content is registered at start."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from resolver.errors import SettingsError
 from resolver.models import State
-from resolver.registry.yaml_file import MAX_FILE, read_locations
+from resolver.registry.yaml_file import MAX_FILE_BYTES, read_locations
 from resolver.services import open_services
 from resolver.settings import Settings
 
@@ -34,7 +34,7 @@ def test_a_file(tmp_path: Path) -> None:
     assert read["two"] == {"url": "https://two.example", "state": "draining"}
 
 
-def test_no_locations_at_all_is_fine(tmp_path: Path) -> None:
+def test_a_file_without_locations(tmp_path: Path) -> None:
     assert read_locations(written(tmp_path, "locations: {}")) == {}
 
 
@@ -53,18 +53,21 @@ def test_no_locations_at_all_is_fine(tmp_path: Path) -> None:
         ("locations: {one: {region: r}}", "one: `url` is missing"),
         ("locations: {one: {url: http://o.example, weigth: 1}}", "one: unknown field weigth"),
         ("locations: {one: {url: http://o.example, weight: x}}", "one: `weight` must be"),
-        ("locations: {One: {url: http://o.example}}", "'One' is no location name"),
+        ("locations: {One: {url: http://o.example}}", "'One' is not a location name"),
         (
             "locations:\n  one: {url: http://a}\n  one: {url: http://b}",
-            "line 3: 'one' stands twice",
+            "line 3: 'one' is there twice",
         ),
-        ("locations:\n  one:\n    url: http://a\n    url: http://b", "line 4: 'url' stands twice"),
+        (
+            "locations:\n  one:\n    url: http://a\n    url: http://b",
+            "line 4: 'url' is there twice",
+        ),
         ("locations: {one: {url: http://a", "line 1"),
         ("locations:\n\t- x", "line 2"),
         ("locations: !!python/object/apply:os.system ['true']", "line 1"),
-        (b"\xff\xfe\x00", "no YAML text"),
-        (b"locations: {one: {url: \xe9}}", "no YAML text"),
-        ("locations: {2026-99-99: {url: http://a}}", "no YAML text"),
+        (b"\xff\xfe\x00", "not YAML text"),
+        (b"locations: {one: {url: \xe9}}", "not YAML text"),
+        ("locations: {2026-99-99: {url: http://a}}", "not YAML text"),
     ],
 )
 def test_files_that_are_refused(tmp_path: Path, text: str | bytes, why: str) -> None:
@@ -74,17 +77,17 @@ def test_files_that_are_refused(tmp_path: Path, text: str | bytes, why: str) -> 
     assert path in caught.value.detail, "it names the file"
 
 
-def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+def test_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="No such file"):
         read_locations(str(tmp_path / "none.yaml"))
 
 
 def test_a_file_that_is_too_long(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="longer than"):
-        read_locations(written(tmp_path, b"#" * (MAX_FILE + 1)))
+        read_locations(written(tmp_path, b"#" * (MAX_FILE_BYTES + 1)))
 
 
-async def test_registering_adds_and_changes_the_fields_given_only() -> None:
+async def test_registering_changes_only_the_given_fields() -> None:
     async with open_services(Settings()) as services:
         registry = services.registry
         await registry.put("two", {"url": "https://two.example", "weight": 9})
@@ -102,7 +105,7 @@ async def test_registering_adds_and_changes_the_fields_given_only() -> None:
         assert (two.weight, two.state, two.number) == (9, State.DRAINING, before.number)
 
 
-async def test_registering_what_is_not_allowed_here_names_the_location() -> None:
+async def test_the_error_names_a_location_that_is_not_allowed() -> None:
     async with open_services(Settings(allowed_hosts=("*.example",))) as services:
         with pytest.raises(SettingsError, match=r"location one: .*RESOLVER_ALLOWED_HOSTS"):
             await services.registry.register({"one": {"url": "http://10.0.0.1"}})

@@ -60,4 +60,6 @@ class Sweeping:
 
 def doubt(location: Location, sweep: Sweep) -> str:
     """Why a sweep that has just ended does not vouch; empty when it does."""
-    return LocationView(location, Status(sweep=sweep), FreshnessPolicy(600)).doubt(sweep.ended or 0)
+    return LocationView(location, Status(sweep=sweep), FreshnessPolicy(600)).coverage_problem(
+        sweep.ended or 0
+    )

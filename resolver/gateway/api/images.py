@@ -84,7 +84,7 @@ def without_index(image_id: bytes, error: IndexUnavailable) -> IndexUnavailable:
         error.detail,
         headers=error.headers,
         extra=Answer(image_id, Outcome.UNKNOWN).as_json(),
-        whole=error.whole,
+        log_detail=error.log_detail,
     )
 
 

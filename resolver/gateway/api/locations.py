@@ -1,22 +1,16 @@
-"""The registry over HTTP, behind admin tokens."""
+"""``/locations``, ``/audit`` and ``/index/rebuild``: what operators do, with an admin token."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable
-from functools import wraps
+from functools import partial, wraps
 from typing import Any
 
 import structlog
 from aiohttp import web
 
-from resolver.errors import (
-    Forbidden,
-    InvalidLocation,
-    InvalidRequest,
-    Unauthorized,
-    UnsupportedMediaType,
-)
+from resolver.errors import Forbidden, InvalidRequest, Unauthorized, UnsupportedMediaType
 from resolver.gateway.app_keys import ADMIN, REQUEST_ID, SERVICES, TOKENS
 from resolver.gateway.methods import READ_METHODS
 from resolver.gateway.problem import json_response
@@ -25,10 +19,9 @@ from resolver.glance import GlanceServer, is_resolver
 from resolver.glance.diagnosis import Step, diagnose
 from resolver.index import AUDIT_MAX_ENTRIES
 from resolver.models import MAX_BITS, MIN_BITS, letter_case_of, parse_id
-from resolver.registry.validation import check_url
 
-MAX_BODY = 65_536
-"""Bytes of a location's description."""
+MAX_BODY_BYTES = 65_536
+"""Longest body that an admin path accepts, but for an import."""
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -36,15 +29,15 @@ log = structlog.get_logger("audit")
 
 
 def authorize(request: web.Request) -> str:
-    """The name of the admin whose token the request bears.
+    """The name of the admin token in a request's ``Authorization`` header.
 
     Raises:
-        Forbidden: no token is set at all, or this one may only read.
-        Unauthorized: none, or none of those set.
+        Forbidden: no admin token is configured, or this one may only read.
+        Unauthorized: the request has no token, or an unknown one.
     """
     scheme, _, sent = request.headers.get("Authorization", "").partition(" ")
-    given = sent.strip().encode("utf-8", "surrogateescape")
-    admin = request.app[TOKENS].find(given)
+    token = sent.strip().encode("utf-8", "surrogateescape")
+    admin = request.app[TOKENS].find(token)
     if admin is None or scheme.lower() != "bearer":
         raise Unauthorized(
             "send `Authorization: Bearer <token>` with one of RESOLVER_ADMIN_TOKENS",
@@ -56,7 +49,7 @@ def authorize(request: web.Request) -> str:
 
 
 def admin_only(handler: Handler) -> Handler:
-    """Lets a handler be reached with an admin token only, and logs each change that it makes."""
+    """Makes a handler require an admin token, and logs each request that may change something."""
 
     @wraps(handler)
     async def guarded(request: web.Request) -> web.StreamResponse:
@@ -77,22 +70,24 @@ def admin_only(handler: Handler) -> Handler:
 
 
 async def read_object(request: web.Request, *, required: bool = True) -> dict[str, Any]:
-    """The JSON object in a request's body.
+    """The JSON object in a request's body; an empty one if there is no body and none is
+    ``required``.
 
     Raises:
-        InvalidRequest: there is none.
-        UnsupportedMediaType: it is said to be no JSON.
-        TooLarge: it is longer than `MAX_BODY`.
+        InvalidRequest: the body is not a JSON object.
+        RequestTimeout: the client sent it too slowly.
+        UnsupportedMediaType: its ``Content-Type`` is not JSON.
+        TooLarge: it is longer than `MAX_BODY_BYTES`.
     """
-    body = await read_body(request, MAX_BODY)
+    body = await read_body(request, MAX_BODY_BYTES)
     if not body and not required:
         return {}
     media = request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
     if media not in ("", "application/json", "application/merge-patch+json"):
-        # curl -d says x-www-form-urlencoded: tell it rather than guess, since this changes things
+        # curl -d sends x-www-form-urlencoded. A request that changes something is not guessed at.
         raise UnsupportedMediaType("send JSON with `Content-Type: application/json`")
     try:
-        value = read_json(body, object_pairs_hook=_unique)
+        value = read_json(body, object_pairs_hook=_object_without_duplicates)
     except (ValueError, RecursionError) as error:
         raise InvalidRequest('the body is not JSON: send {"url": "https://…"}') from error
     if not isinstance(value, dict):
@@ -100,8 +95,8 @@ async def read_object(request: web.Request, *, required: bool = True) -> dict[st
     return value
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object, unless a name stands in it twice, where parsers differ on which one counts."""
+def _object_without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Raises InvalidRequest if a name is there twice: parsers differ on which value counts."""
     value = dict(pairs)
     if len(value) < len(pairs):
         raise InvalidRequest("the JSON has a name twice in one object")
@@ -110,56 +105,59 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 @admin_only
 async def list_locations(request: web.Request) -> web.StreamResponse:
+    """GET /locations."""
     return json_response({"locations": await request.app[SERVICES].registry.list()})
 
 
 @admin_only
 async def show_location(request: web.Request) -> web.StreamResponse:
+    """GET /locations/{name}."""
     registry = request.app[SERVICES].registry
     return json_response(await registry.show(request.match_info["name"]))
 
 
 @admin_only
 async def put_location(request: web.Request) -> web.StreamResponse:
-    name, registry = request.match_info["name"], request.app[SERVICES].registry
-    fields = await read_object(request)
-    await _refuse_resolver(request, fields)
-    _, new = await registry.put(name, fields, host=request.host, by=request[ADMIN])
-    headers = {"Location": f"/locations/{name}"} if new else None
-    return json_response(await registry.show(name), status=201 if new else 200, headers=headers)
+    """PUT /locations/{name}."""
+    name, services = request.match_info["name"], request.app[SERVICES]
+    written = await services.registry.put(
+        name,
+        await read_object(request),
+        request_host=request.host,
+        by=request[ADMIN],
+        is_resolver=partial(is_resolver, services.session),
+    )
+    return json_response(
+        await services.registry.describe(written.location),
+        status=201 if written.is_new else 200,
+        headers={"Location": f"/locations/{name}"} if written.is_new else None,
+    )
 
 
 @admin_only
 async def patch_location(request: web.Request) -> web.StreamResponse:
-    name, registry = request.match_info["name"], request.app[SERVICES].registry
-    fields = await read_object(request)
-    await _refuse_resolver(request, fields)
-    await registry.patch(name, fields, host=request.host, by=request[ADMIN])
-    return json_response(await registry.show(name))
-
-
-async def _refuse_resolver(request: web.Request, fields: dict[str, Any]) -> None:
-    """Raises InvalidLocation for the URL of a resolver: this one by whatever way round, another
-    that may point back here. One that does not answer now is found out when it is looked at."""
-    if isinstance(url := fields.get("url"), str):
-        services = request.app[SERVICES]
-        url = check_url(url)
-        await services.registry.check_target(url, request.host)
-        if await is_resolver(services.session, url):
-            raise InvalidLocation(
-                "`url` is a glance-resolver, this one or another: register the Glance servers "
-                "behind it"
-            )
+    """PATCH /locations/{name}."""
+    services = request.app[SERVICES]
+    location = await services.registry.patch(
+        request.match_info["name"],
+        await read_object(request),
+        request_host=request.host,
+        by=request[ADMIN],
+        is_resolver=partial(is_resolver, services.session),
+    )
+    return json_response(await services.registry.describe(location))
 
 
 @admin_only
 async def delete_location(request: web.Request) -> web.StreamResponse:
+    """DELETE /locations/{name}."""
     await request.app[SERVICES].registry.remove(request.match_info["name"], request[ADMIN])
     return web.Response(status=204)
 
 
 @admin_only
 async def sweep_location(request: web.Request) -> web.StreamResponse:
+    """POST /locations/{name}/sweep."""
     name = request.match_info["name"]
     options = await read_object(request, required=False)
     confirm = options.pop("confirm_shrink", False)
@@ -177,12 +175,13 @@ async def sweep_location(request: web.Request) -> web.StreamResponse:
 
 @admin_only
 async def check_location(request: web.Request) -> web.StreamResponse:
-    """Tries a location from end to end, from here and with the credentials of this process."""
+    """POST /locations/{name}/check: diagnoses a location, from this process and with its
+    credentials."""
     services, name = request.app[SERVICES], request.match_info["name"]
     location = (await services.registry.view(name)).location
     steps = await diagnose(GlanceServer(services.session, location, services.cloud_credentials))
-    shown = await services.registry.show(name)
-    sweep, coverage = shown["sweep"], shown["coverage"]
+    row = await services.registry.show(name)
+    sweep, coverage = row["sweep"], row["coverage"]
     fault = sweep["error"] or ("" if coverage["covered"] else coverage["why"])
     steps.append(Step("sweep", not fault, fault or f"{sweep['images']} images, {coverage['why']}"))
     return json_response(
@@ -190,7 +189,8 @@ async def check_location(request: web.Request) -> web.StreamResponse:
             "location": name,
             "ok": all(step.ok for step in steps),
             "steps": [
-                {"step": s.name, "ok": s.ok, "said": s.message, "fix": s.fix or None} for s in steps
+                {"step": step.name, "ok": step.ok, "said": step.message, "fix": step.fix or None}
+                for step in steps
             ],
         }
     )
@@ -198,6 +198,7 @@ async def check_location(request: web.Request) -> web.StreamResponse:
 
 @admin_only
 async def rebuild_index(request: web.Request) -> web.StreamResponse:
+    """POST /index/rebuild."""
     body = await read_object(request)
     bits = body.get("bits")
     if set(body) != {"bits"} or type(bits) is not int or not MIN_BITS <= bits <= MAX_BITS:
@@ -214,6 +215,7 @@ async def rebuild_index(request: web.Request) -> web.StreamResponse:
 
 @admin_only
 async def claim_image(request: web.Request) -> web.StreamResponse:
+    """PUT /locations/{name}/images/{id}."""
     name, text = request.match_info["name"], request.match_info["id"]
     image_id = parse_id(text)
     new = await request.app[SERVICES].registry.claim(name, image_id, letter_case_of(text))
@@ -222,6 +224,7 @@ async def claim_image(request: web.Request) -> web.StreamResponse:
 
 @admin_only
 async def release_image(request: web.Request) -> web.StreamResponse:
+    """DELETE /locations/{name}/images/{id}."""
     name, image_id = request.match_info["name"], parse_id(request.match_info["id"])
     await request.app[SERVICES].registry.release(name, image_id)
     return web.Response(status=204)
@@ -229,7 +232,7 @@ async def release_image(request: web.Request) -> web.StreamResponse:
 
 @admin_only
 async def audit_log(request: web.Request) -> web.StreamResponse:
-    """GET /audit: the last changes, the newest first."""
+    """GET /audit: the last changes, newest first."""
     query = request.query
     if unknown := set(query) - {"location", "limit"}:
         raise InvalidRequest(

@@ -17,7 +17,7 @@ from resolver.gateway.app_keys import METRICS, SERVICES
 from resolver.gateway.problem import json_reply, json_response, problem
 from resolver.gateway.reply import NO_STORE, Reply, to_response
 from resolver.index import Census, Index
-from resolver.registry.registry import rfc3339
+from resolver.registry.presentation import rfc3339
 from resolver.services import Services
 
 READY_TIMEOUT_SECONDS = 1.0
@@ -133,7 +133,7 @@ async def index_figures(request: web.Request) -> web.StreamResponse:
             "swept": rfc3339(view.status.sweep.ended),
             **{"coverage" if word == "why" else word: v for word, v in view.coverage(now).items()},
         }
-    doubts = table.doubts(now)
+    doubts = table.coverage_problems(now)
     return json_response(
         {
             "at": rfc3339(census.at),

@@ -132,7 +132,7 @@ class _Locations(Collector):
         yield gauge(
             "location_covered",
             "1 when the index can prove that an image is not at the location",
-            {p.name: not p.doubt(now) for p in views},
+            {p.name: not p.coverage_problem(now) for p in views},
         )
         yield gauge(
             "location_images",

@@ -55,7 +55,7 @@ def unavailable(error: BaseException) -> IndexUnavailable:
     return IndexUnavailable(
         f"Redis did not answer: {_describe(error)}",
         headers={"Retry-After": "2"},
-        whole=str(error) or type(error).__name__,
+        log_detail=str(error) or type(error).__name__,
     )
 
 
@@ -77,5 +77,5 @@ def unreadable(error: BaseException) -> IndexUnavailable:
     return IndexUnavailable(
         "Redis answered what cannot be read: is something else writing to it?",
         headers={"Retry-After": "2"},
-        whole=f"{type(error).__name__}: {error}"[:200],
+        log_detail=f"{type(error).__name__}: {error}"[:200],
     )

@@ -1,0 +1,99 @@
+"""Locations and audit entries as JSON, for the HTTP API and the command line."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from resolver.index import AuditEntry
+from resolver.models import LOCATION_FIELDS, Check, Location, Progress, Sweep
+from resolver.registry.location_view import LocationView
+
+
+def rfc3339(at: float | None) -> str | None:
+    """A time in seconds since the epoch as RFC 3339 text in UTC; None stays None."""
+    if at is None:
+        return None
+    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds")
+
+
+def fields_of(location: Location) -> dict[str, Any]:
+    """The fields that operators may write, by name, as JSON values."""
+    return {name: getattr(location, name) for name in LOCATION_FIELDS}
+
+
+def location_to_json(view: LocationView, progress: Progress | None, now: float) -> dict[str, Any]:
+    """A location with its health, coverage and last sweep. ``progress``: of a running sweep."""
+    location, serves = view.location, view.serves
+    return {
+        "name": location.name,
+        **fields_of(location),
+        "serves": None
+        if serves is None
+        else [api for api, served in zip(("v1", "v2"), serves, strict=True) if served],
+        "created": rfc3339(location.created),
+        "updated": rfc3339(location.updated),
+        "health": {
+            "state": str(view.health),
+            **_health_checks(view.status.check),
+            "versions": list(view.versions),
+        },
+        "coverage": view.coverage(now),
+        "sweep": {"running": _running(progress), **_last_sweep(view.status.sweep)},
+    }
+
+
+def _health_checks(check: Check | None) -> dict[str, Any]:
+    return {
+        "reason": check.reason if check else "not checked yet",
+        "at": rfc3339(check.at) if check else None,
+        "failures": check.failures if check else 0,
+        "history": [
+            {"at": rfc3339(change.at), "state": str(change.health), "reason": change.reason}
+            for change in (check.changes if check else ())
+        ],
+    }
+
+
+def _running(progress: Progress | None) -> dict[str, Any] | None:
+    if progress is None:
+        return None
+    return {
+        "started": rfc3339(progress.started),
+        "images": progress.images,
+        "front": progress.front or None,
+    }
+
+
+def _last_sweep(sweep: Sweep) -> dict[str, Any]:
+    return {
+        "started": rfc3339(sweep.started),
+        "ended": rfc3339(sweep.ended),
+        "images": sweep.images,
+        "claimed": sweep.claimed,
+        "released": sweep.released,
+        "sees_all": sweep.sees_all,
+        "sees_all_why": sweep.sees_all_why,
+        "error": sweep.error or None,
+        "error_code": sweep.error_code or None,
+        "failed": rfc3339(sweep.failed),
+    }
+
+
+def audit_row(entry: AuditEntry) -> dict[str, Any]:
+    """An entry of the audit log. Of a change it shows only the fields that have another value."""
+    before, after = (
+        side and {name: value for name, value in side.items() if name in LOCATION_FIELDS}
+        for side in (entry.before, entry.after)
+    )
+    if before and after:
+        changed = [name for name in LOCATION_FIELDS if before.get(name) != after.get(name)]
+        before, after = ({name: side.get(name) for name in changed} for side in (before, after))
+    return {
+        "at": rfc3339(entry.at),
+        "by": entry.by,
+        "what": entry.what,
+        "location": entry.location or None,
+        "before": before,
+        "after": after,
+    }
