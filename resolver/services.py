@@ -14,7 +14,7 @@ from resolver.index import ClaimCache, Index, open_index
 from resolver.registry import Bootstrap, FreshnessPolicy, Registry, StartupLocations, TableKeeper
 from resolver.resolution import Prober, Resolver
 from resolver.settings import Settings
-from resolver.sync import Indexer
+from resolver.sync import DEFAULT_TIMINGS, Indexer, IndexerTimings
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,10 @@ class Services:
 
 @asynccontextmanager
 async def open_services(
-    settings: Settings, given: StartupLocations | None = None, registered: str = ""
+    settings: Settings,
+    given: StartupLocations | None = None,
+    registered: str = "",
+    timings: IndexerTimings = DEFAULT_TIMINGS,
 ) -> AsyncIterator[Services]:
     """Opens the index and what is built on it; closes all at the end. Where Redis does not answer,
     `Bootstrap.run` goes on trying.
@@ -97,7 +100,7 @@ async def open_services(
                 registry=registry,
                 prober=prober,
                 resolver=resolver,
-                indexer=Indexer(index, tables, session, settings, cloud_credentials),
+                indexer=Indexer(index, tables, session, settings, cloud_credentials, timings),
                 bootstrap=bootstrap,
                 session=session,
                 cloud_credentials=cloud_credentials,

@@ -12,7 +12,7 @@ from resolver.index import Index
 from resolver.models import Sweep
 from resolver.services import Services, open_services
 from resolver.settings import Settings
-from resolver.sync import Indexer
+from resolver.sync import DEFAULT_TIMINGS, Indexer, IndexerTimings
 from tests.support.wait import wait_until
 
 SETTINGS: dict[str, Any] = {
@@ -29,10 +29,12 @@ SETTINGS: dict[str, Any] = {
 
 
 @asynccontextmanager
-async def indexing(url: str, **settings: Any) -> AsyncIterator[Services]:
-    """Services with their indexer at work, as one process has them."""
+async def indexing(
+    url: str, *, timings: IndexerTimings = DEFAULT_TIMINGS, **settings: Any
+) -> AsyncIterator[Services]:
+    """Services with a running indexer, as in one process."""
     async with (
-        open_services(Settings(redis_url=url, **SETTINGS | settings)) as services,
+        open_services(Settings(redis_url=url, **SETTINGS | settings), timings=timings) as services,
         running(services.indexer),
     ):
         yield services

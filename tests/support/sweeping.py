@@ -12,6 +12,7 @@ from resolver.models import Location, Progress, Status, Sweep, format_id
 from resolver.registry import FreshnessPolicy, LocationView
 from resolver.registry.validation import parse_location
 from resolver.standin import StandIn
+from resolver.sync import DEFAULT_TIMINGS
 from resolver.sync.sweep import Sweeper
 
 
@@ -31,7 +32,12 @@ class Sweeping:
         return await self.index.records.put(location, None)
 
     async def sweep(
-        self, location: Location, *, guard: float = 0.2, confirm_shrink: bool = False
+        self,
+        location: Location,
+        *,
+        guard: float = 0.2,
+        confirm_shrink: bool = False,
+        checkpoint_seconds: float = DEFAULT_TIMINGS.checkpoint,
     ) -> Sweep:
         """One sweep. Raises LocationUnavailable as `Sweeper.run` does."""
         self.progress = []
@@ -40,7 +46,13 @@ class Sweeping:
             self.progress.append(progress)
 
         server = GlanceServer(self.session, location)
-        sweeper = Sweeper(self.index, server, await server.versions(), guard=guard)
+        sweeper = Sweeper(
+            self.index,
+            server,
+            await server.versions(),
+            guard=guard,
+            checkpoint_seconds=checkpoint_seconds,
+        )
         sweep = await sweeper.run(
             report,
             confirm_shrink=confirm_shrink,
