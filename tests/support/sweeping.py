@@ -1,4 +1,4 @@
-"""Sweeping stand-in servers into an index, one sweep at a time and without an indexer."""
+"""Sweeps of stand-in servers, without an indexer."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from resolver.sync.sweep import Sweeper
 
 
 class Sweeping:
-    """An index with locations, and the session that they are asked with."""
+    """An index with locations, and the session for requests to them."""
 
     def __init__(self, index: Index, session: aiohttp.ClientSession) -> None:
         self.index = index
@@ -62,7 +62,7 @@ class Sweeping:
         return sweep
 
     async def claimed(self, location: Location) -> set[str]:
-        """Ids that the index has of a location, as that location spells them."""
+        """Ids that the index has for a location, as that location spells them."""
         return {
             format_id(image_id, letter_case)
             async for _, claims in self.index.claims.of_location(location.number)
@@ -71,5 +71,5 @@ class Sweeping:
 
 
 def doubt(location: Location, sweep: Sweep) -> str:
-    """Why a sweep that has just ended does not vouch; empty when it does."""
+    """Why a sweep that has just ended proves no absence; empty where it does."""
     return LocationView(location, Status(sweep=sweep), FreshnessPolicy(600)).doubt(sweep.ended or 0)
