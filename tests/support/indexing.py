@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -47,9 +46,9 @@ async def running(indexer: Indexer) -> AsyncIterator[None]:
         yield
         assert not task.done(), "the indexer ended by itself"
     finally:
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
+        while not task.done():  # a library may catch one cancellation
+            task.cancel()
+            await asyncio.wait([task], timeout=0.5)
 
 
 async def ticks(indexer: Indexer, count: int = 2) -> None:
