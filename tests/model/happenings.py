@@ -110,9 +110,9 @@ class Happenings:
             server, image_id = found
             if not server.standin.old and server.standin.v2:
                 hidden = self.rng.random() < 0.5
-                image_id = format_id(image_id, server.lives[image_id].letter_case)
-                server.standin.update(image_id, hidden=hidden)
-                self.tell(f"{server.name}: {image_id[:8]} is {'hidden' if hidden else 'shown'}")
+                text = format_id(image_id, server.lives[image_id].letter_case)
+                server.standin.update(text, hidden=hidden)
+                self.tell(f"{server.name}: {text[:8]} is {'hidden' if hidden else 'shown'}")
                 await self._notify(server, image_id, "update")
 
     def _somewhere(self) -> tuple[Served, bytes] | None:
@@ -141,9 +141,8 @@ class Happenings:
 
     async def _delete(self, server: Served, image_id: bytes) -> None:
         server.delete(image_id)
-        self.tell(
-            f"{server.name}: {format_id(image_id, server.lives[image_id].letter_case)[:8]} is deleted"
-        )
+        text = format_id(image_id, server.lives[image_id].letter_case)
+        self.tell(f"{server.name}: {text[:8]} is deleted")
         await self._notify(server, image_id, "delete")
 
     # What the brokers say of it
