@@ -20,7 +20,7 @@ from resolver.index import open_index
 from resolver.registry import FreshnessPolicy, TableKeeper
 from resolver.registry.yaml_file import read_locations
 from resolver.settings import Settings, load_settings
-from resolver.sync.indexer import Stats
+from resolver.sync import Stats
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text("utf-8")

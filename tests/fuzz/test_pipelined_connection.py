@@ -316,12 +316,12 @@ async def test_what_somebody_else_writes_beside_the_index_ends_no_indexer(
     await services.index.client.command("HSET", name, field, value)
     await services.index.client.command("INCR", "glr:{reg}:version")
     with contextlib.suppress(IndexUnavailable):
-        await services.indexer._tick()
+        await services.indexer.tick()
     with contextlib.suppress(IndexUnavailable):
         await services.resolver.resolve(ID, Preferences())
     await services.index.client.command("HDEL", name, field)
     await services.index.client.command("INCR", "glr:{reg}:version")
-    await services.indexer._tick()
+    await services.indexer.tick()
     assert (await services.resolver.resolve(ID, Preferences())).outcome is Outcome.UNKNOWN
     loop_quiet.check()
 

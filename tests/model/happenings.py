@@ -8,14 +8,14 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 from resolver.glance import GlanceServer
 from resolver.glance.notifications import parse_notice
 from resolver.models import State, format_id, letter_case_of
 from resolver.services import Services
-from resolver.sync.deletion_log import DeletionLog, apply
-from resolver.sync.health import look, next_status
+from resolver.sync import WorkKey, WorkKind
+from resolver.sync.deletion_log import DeletionLog, apply_notices
+from resolver.sync.health import next_status, probe_health
 from tests.model.judge import Ask
 from tests.model.world import SILENCE, Served, Spell, World
 
@@ -61,7 +61,7 @@ class Happenings:
 
     def __post_init__(self) -> None:
         self._running: set[asyncio.Task[None]] = set()
-        self._busy: set[str] = set()
+        self._busy: set[WorkKey] = set()
         self._claims: set[tuple[int, bytes]] = set()
         self._gone: set[tuple[int, bytes]] = set()
         self._said: dict[tuple[int, bytes], float] = {}
@@ -110,9 +110,9 @@ class Happenings:
             server, image_id = found
             if not server.standin.old and server.standin.v2:
                 hidden = self.rng.random() < 0.5
-                image_id = format_id(image_id, server.lives[image_id].letter_case)
-                server.standin.update(image_id, hidden=hidden)
-                self.tell(f"{server.name}: {image_id[:8]} is {'hidden' if hidden else 'shown'}")
+                text = format_id(image_id, server.lives[image_id].letter_case)
+                server.standin.update(text, hidden=hidden)
+                self.tell(f"{server.name}: {text[:8]} is {'hidden' if hidden else 'shown'}")
                 await self._notify(server, image_id, "update")
 
     def _somewhere(self) -> tuple[Served, bytes] | None:
@@ -141,9 +141,8 @@ class Happenings:
 
     async def _delete(self, server: Served, image_id: bytes) -> None:
         server.delete(image_id)
-        self.tell(
-            f"{server.name}: {format_id(image_id, server.lives[image_id].letter_case)[:8]} is deleted"
-        )
+        text = format_id(image_id, server.lives[image_id].letter_case)
+        self.tell(f"{server.name}: {text[:8]} is deleted")
         await self._notify(server, image_id, "delete")
 
     # What the brokers say of it
@@ -174,7 +173,7 @@ class Happenings:
         notice = parse_notice(body)
         assert notice is not None
         latest = self._latest.setdefault(spell.number, DeletionLog())
-        news = await apply(self.one.index, spell.number, latest, [notice])
+        news = await apply_notices(self.one.index, spell.number, latest, [notice])
         what = "gone" if notice.deleted else "there"
         if notice.deleted:
             self._gone.add((number, notice.image_id))
@@ -201,22 +200,21 @@ class Happenings:
 
     async def collect(self) -> None:
         services = self.one
-        if retired := await services.index.records.retired():
-            await self._work(services, "collect:0", services.indexer._collect, retired)
+        if await services.index.records.retired():
+            await self._work(services, WorkKey(WorkKind.COLLECT))
 
     async def _named(self, work: Callable[[str], Awaitable[None]]) -> None:
         names = list(self.world.current())
         if names:
             await self._maybe_beside(work(self.rng.choice(names)))
 
-    async def _work(self, services: Services, name: str, work: Any, what: Any) -> bool:
+    async def _work(self, services: Services, key: WorkKey) -> bool:
         """As the indexer's loop starts it; ends when it has. False: it is being done already."""
-        if name in self._busy:
+        if key in self._busy:
             return False
-        self._busy.add(name)
-        services.indexer._start(name, work, what)
-        await asyncio.wait([services.indexer._work[name]])
-        self._busy.discard(name)
+        self._busy.add(key)
+        assert await services.indexer.do_now(key)
+        self._busy.discard(key)
         return True
 
     async def _sweep(self, name: str, *, calm: bool = False) -> None:
@@ -227,7 +225,7 @@ class Happenings:
         place = (await services.tables.current()).by_name.get(name)
         if place is None or place.location.number != spell.number:
             return
-        if not await self._work(services, f"sweep:{spell.number}", services.indexer._sweep, place):
+        if not await self._work(services, WorkKey(WorkKind.SWEEP, spell.number)):
             return
         record = (await services.index.records.load()).records.get(name)
         if record is None or record.location.number != spell.number:
@@ -245,9 +243,9 @@ class Happenings:
         if place is None or place.location.number != spell.number or not place.versions:
             return
         self.tell(f"{name} is polled")
-        services.indexer._next_poll[spell.number] = 0.0
+        services.indexer.poll_immediately(spell.number)
         whole = place.status.sweep.ended is not None
-        if not await self._work(services, f"poll:{spell.number}", services.indexer._poll, place):
+        if not await self._work(services, WorkKey(WorkKind.POLL, spell.number)):
             return
         record = (await services.index.records.load()).records.get(name)
         if record is None or record.location.number != spell.number:
@@ -282,7 +280,7 @@ class Happenings:
             location, records = place.location, services.index.records
             before = await records.check(location.number)
             server = GlanceServer(services.session, location, services.cloud_credentials)
-            check = next_status(before, await look(server, before))
+            check = next_status(before, await probe_health(server, before))
             await records.set_check(location.number, check, location)
             self.tell(f"{name} is looked at: {check.health}")
 

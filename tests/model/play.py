@@ -15,6 +15,7 @@ from resolver.models import Health, format_id
 from resolver.resolution import Preferences
 from resolver.services import Services, open_services
 from resolver.settings import Settings
+from resolver.sync import IndexerTimings
 from tests.model.happenings import NAMES, PATIENT, Happenings, Wrong
 from tests.model.judge import AGREED, Ask, Told, faults
 from tests.model.world import Served, World
@@ -318,7 +319,12 @@ async def playing(url: str, seed: int, gateways: int) -> AsyncIterator[Play]:
             probe_timeout=PATIENT,
             absent_ttl=remember,
         )
-        opened = [await stack.enter_async_context(open_services(settings)) for _ in range(gateways)]
+        # Else each poll would read all that was ever done here, and none could miss anything.
+        timings = IndexerTimings(poll_overlap=1.0)
+        opened = [
+            await stack.enter_async_context(open_services(settings, timings=timings))
+            for _ in range(gateways)
+        ]
         play = Play(rng, World(servers), opened, remember)
         try:
             yield play
@@ -328,5 +334,4 @@ async def playing(url: str, seed: int, gateways: int) -> AsyncIterator[Play]:
             for task in play._running:
                 task.cancel()
             for services in opened:
-                for work in services.indexer._work.values():
-                    work.cancel()
+                await services.indexer.stop()

@@ -13,7 +13,6 @@ import traceback
 
 import pytest
 
-from resolver.sync import poll as poll_module
 from tests.model.play import Wrong, playing
 
 STEPS = 3000
@@ -28,14 +27,11 @@ WORLD = 1000
 )
 async def test_answers_are_true(
     request: pytest.FixtureRequest,
-    monkeypatch: pytest.MonkeyPatch,
     backend: str,
     gateways: int,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.CRITICAL)  # a run has thousands of sweeps that fail
-    # Else each poll would read all that was ever done here, and none could miss anything.
-    monkeypatch.setattr(poll_module, "OVERLAP", 1.0)
     config = request.config
     left = config.getoption("steps", None) or STEPS
     seed = config.getoption("seed", None)

@@ -15,7 +15,7 @@ from tests.support.redis import free_port
 
 SERVE = Path(__file__).resolve().parents[1] / "glance" / "serve_keystone.py"
 PASSWORD = "keystone-admin-secret"
-"""Of its first admin."""
+"""Password of the first admin."""
 
 
 class KeystoneServer(Served):
@@ -71,7 +71,7 @@ class KeystoneServer(Served):
             return False
 
     def request(self, method: str, path: str, body: Any = None, token: str = "") -> Answer:
-        """One call, as admin unless a token is given."""
+        """One request, as admin unless a token is given."""
         answer = call(self.url, method, path, body, {"X-Auth-Token": token or self._token})
         assert answer.status < 300, f"{method} {path}: {answer}\n{tail(self.log)}"
         return answer
@@ -87,7 +87,7 @@ class KeystoneServer(Served):
         return answer.headers["X-Subject-Token"]
 
     def make(self, kind: str, **fields: Any) -> dict[str, Any]:
-        """A new thing of a kind, such as ``role``."""
+        """Creates a resource of a kind, such as ``role``."""
         made: dict[str, Any] = self.request("POST", f"/v3/{kind}s", {kind: fields}).json()[kind]
         return made
 
@@ -120,7 +120,7 @@ class KeystoneServer(Served):
         return made
 
     def image_endpoint(self, region: str, url: str) -> None:
-        """Puts a Glance into the catalog."""
+        """Adds a Glance to the catalog."""
         have = {one["id"] for one in self.request("GET", "/v3/regions").json()["regions"]}
         if region not in have:
             self.make("region", id=region)

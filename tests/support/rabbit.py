@@ -1,4 +1,4 @@
-"""A real RabbitMQ of the tests' own, on loopback and with nothing of it outside a folder."""
+"""A real RabbitMQ for tests, on loopback and with all its files in one folder."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from pathlib import Path
 from tests.support.redis import free_port
 
 PROGRAM = "/usr/lib/rabbitmq/bin/rabbitmq-server"  # the one on the path changes the user
-START = 60.0
+START_TIMEOUT_SECONDS = 60.0
 
 
 class RabbitMissingError(Exception):
-    """There is no RabbitMQ here, or it does not start."""
+    """RabbitMQ is not installed, or does not start."""
 
 
 class RabbitServer:
-    """One broker; what is durable outlives `kill` and `start`."""
+    """One broker. Durable queues survive `kill` and `start`."""
 
     def __init__(self) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="glr-rabbit-"))
@@ -48,7 +48,7 @@ class RabbitServer:
             "RABBITMQ_DIST_PORT": str(self._dist),
             "ERL_EPMD_ADDRESS": "127.0.0.1",
             "ERL_EPMD_PORT": str(self._epmd),
-            "ERL_EPMD_RELAXED_COMMAND_CHECK": "1",  # it may be killed while it knows of a node
+            "ERL_EPMD_RELAXED_COMMAND_CHECK": "1",  # epmd may be killed while a node is registered
             "RABBITMQ_MNESIA_BASE": str(self.folder / "data"),
             "RABBITMQ_LOG_BASE": str(self.folder / "log"),
             "RABBITMQ_ENABLED_PLUGINS_FILE": str(plugins),
@@ -65,7 +65,7 @@ class RabbitServer:
                 stderr=output,
                 start_new_session=True,
             )
-        until = time.monotonic() + START
+        until = time.monotonic() + START_TIMEOUT_SECONDS
         while b"Starting broker... completed" not in (self.folder / "output").read_bytes():
             if self._process.poll() is not None or time.monotonic() > until:
                 text = (self.folder / "output").read_text("utf-8", "replace")
@@ -75,14 +75,14 @@ class RabbitServer:
         return self
 
     def kill(self) -> None:
-        """Ends it at once."""
+        """Kills it."""
         if self._process is not None:
             os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
             self._process = None
 
     def close(self) -> None:
-        """Ends it and removes all that it left."""
+        """Kills it and removes its files."""
         self.kill()
         subprocess.run(
             ["epmd", "-port", str(self._epmd), "-kill"], capture_output=True, check=False
