@@ -155,8 +155,9 @@ async def test_a_cached_image_costs_no_round_trip_and_few_calls(
 
     def count(frame: FrameType, event: str, argument: Any) -> None:
         nonlocal calls
-        calls += event == "call"
-        if event == "call": names.append(frame.f_code.co_qualname)
+        if event == "call":
+            calls += 1
+            names.append(frame.f_code.co_qualname)
 
     with counted_trips(monkeypatch) as trips:
         for number in range(2, 5):

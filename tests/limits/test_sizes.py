@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 
 import pytest
+from resolver.gateway.net.client_connection import MAX_FIELD, MAX_FIELDS, MAX_HEAD, MAX_LINE
 
 from resolver.gateway.api import resolve
 from resolver.gateway.api.locations import MAX_BODY_BYTES
 from resolver.gateway.api.resolve import MAX_ITEM
-from resolver.gateway.net.client_connection import MAX_FIELD, MAX_FIELDS, MAX_HEAD, MAX_LINE
 from tests.gateway.conftest import ADMIN, Gateway, Start
 from tests.limits.line import counted, line
 

@@ -34,8 +34,8 @@ async def cloud() -> AsyncIterator[Cloud]:
 
 
 async def idle(cloud: Cloud) -> None:
-    """Until no question is under way."""
-    await wait_until(lambda: not cloud.services.prober.in_flight, message="all questions have ended")
+    """Until no probe is in flight."""
+    await wait_until(lambda: not cloud.services.prober.in_flight, message="all probes end")
 
 
 async def outcomes(asking: Iterable[asyncio.Task[Answer]]) -> set[object]:
