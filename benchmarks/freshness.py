@@ -46,10 +46,12 @@ def main() -> None:
                     rows.append(row(way, "deleted, then absent", seen.deleted))
     finally:
         broker.close()
-    made = table(f"{options.images} images", "way", "change", "median ms", "p99 ms", "longest ms")
+    rows = make_table(
+        f"{options.images} images", "way", "change", "median ms", "p99 ms", "longest ms"
+    )
     for cells in rows:
-        made.add_row(*cells)
-    out.print(made)
+        rows.add_row(*cells)
+    out.print(rows)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from benchmarks.common import (
     err,
     machine,
     out,
-    processor,
+    cpu_seconds,
     sorted_ids,
     table,
     text_id,
@@ -246,7 +246,7 @@ async def play(
     )
     client.start()
     await asyncio.sleep(0.5)
-    before, used, most = resident(pid), processor(pid), 0.0
+    before, used, most = resident(pid), cpu_seconds(pid), 0.0
 
     async def watch() -> None:
         nonlocal most
@@ -258,7 +258,7 @@ async def play(
         watching = asyncio.create_task(watch())
         stack.callback(watching.cancel)
         await storm(attacker)
-    used = processor(pid) - used
+    used = cpu_seconds(pid) - used
     stop.set()
     taken = await asyncio.to_thread(found.get, True, 30)
     client.join()
@@ -270,7 +270,7 @@ async def measure(redis: RedisServer, parts: Sequence[str], *, small: bool) -> N
     ids = sorted_ids(IMAGES // 20 if small else IMAGES)
     settings = {"CLIENT_TIMEOUT": str(PATIENCE), "ADMIN_TOKENS": TOKEN, "PROBE_TIMEOUT": "1"}
     columns = ("storm", "MB before", "most", "after", "CPU s", "p50 ms", "p99", "max")
-    rows = table("What a client that asks for known images notices", *columns)
+    rows = make_table("What a client that asks for known images notices", *columns)
     for name in parts:
         title, storm = STORMS[name]
         err.print(title)
@@ -290,8 +290,8 @@ async def measure(redis: RedisServer, parts: Sequence[str], *, small: bool) -> N
 
 
 def main() -> None:
-    given = arguments(__doc__, parts=list(STORMS))
-    out.print(f"benchmarks.hostile: {machine()}")
+    given = parse_arguments(__doc__, parts=list(STORMS))
+    out.print(f"benchmarks.hostile: {describe_machine()}")
     with RedisServer() as redis:
         asyncio.run(measure(redis, given.parts, small=given.small))
 

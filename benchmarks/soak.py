@@ -484,14 +484,14 @@ def tell(soak: Soak, folder: Path, minutes: float) -> bool:
     )
     counted = [row for row in soak.rows if row["seconds"] >= WARM * 60 * minutes]
     half = len(counted) // 2
-    made = table("medians", "figure", "first half", "second half", "most")
+    rows = make_table("medians", "figure", "first half", "second half", "most")
     medians = {}
     for name, title in figures.items():
         values = [row[name] for row in counted]
         medians[name] = statistics.median(values[:half]), statistics.median(values[half:])
-        made.add_row(title, *(f"{one:g}" for one in (*medians[name], max(values))))
-    out.print(made)
-    healed = table("faults", "fault", "times", "right again after: median", "longest")
+        rows.add_row(title, *(f"{one:g}" for one in (*medians[name], max(values))))
+    out.print(rows)
+    healed = make_table("faults", "fault", "times", "right again after: median", "longest")
     for name, times in soak.healed.items():
         healed.add_row(
             name, str(len(times)), f"{statistics.median(times):.1f}", f"{max(times):.1f}"
