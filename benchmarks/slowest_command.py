@@ -137,7 +137,7 @@ async def measure_slowest(ids: Sequence[bytes], repeats: int, step: Step) -> Non
                 for batch in batches(ids, IDS_PER_CLAIM):
                     await index.claims.release(2, batch)
                 times.record("releases", "evalsha")
-                await index.claims.census()
+                await index.census()
                 times.record("census", "hgetall")
         times.print(f"{len(ids):,} images x {len(LOCATIONS)} owners")
         await measure_largest_call(redis)
