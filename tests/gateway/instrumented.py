@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 import aiohttp
-from resolver.index.scripts import Script
+from resolver.index.redis.scripts import Script
 
 from resolver.gateway.server import serving
 from resolver.index import ClaimCache, Index

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import pytest
-from resolver.index.scripts import load
+from resolver.index.redis.scripts import load
 
 from resolver.glance.host_policy import Address
 from resolver.registry.target_policy import look_up

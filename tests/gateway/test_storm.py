@@ -119,7 +119,7 @@ async def test_ten_thousand_unknown_ids(gateway: Gateway, cloud: Cloud) -> None:
                 assert body["missing"] == []
                 absent.append(text)
             else:
-                assert "too many questions" in body["detail"], body["detail"]
+                assert "too many probes" in body["detail"], body["detail"]
                 assert body["missing"]
 
     clients = [asyncio.create_task(client()) for _ in range(CLIENTS)]

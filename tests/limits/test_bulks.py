@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from resolver.errors import IndexUnavailable
-from resolver.gateway.api.images import Preferences
+from resolver.resolution import Preferences
 from resolver.models import Outcome, format_id
-from resolver.resolution.image_resolver import BULK_READS
+from resolver.resolution.image_resolver import BULK_READS_AT_ONCE
 from tests.gateway.conftest import Start
 from tests.support.ids import make_ids
 from tests.support.redis import RedisServer
@@ -44,7 +44,7 @@ async def test_many_clients_do_not_make_each_other_late(
     for response, rows in answers:
         assert response.status == 200
         assert {(row["outcome"], row["source"]) for row in rows} == {("found", "index")}
-    assert most == BULK_READS
+    assert most == BULK_READS_AT_ONCE
 
 
 @pytest.mark.redis

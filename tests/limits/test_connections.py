@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from resolver.gateway.net import listener
-from resolver.gateway.net.listener import REST, SPARE, room
+from resolver.gateway.net.listener import ACCEPT_BACKOFF_SECONDS, RESERVED_DESCRIPTORS, usable_connections
 from tests.cli.test_serve import serve
 from tests.gateway.conftest import ADMIN, Gateway, Start
 from tests.limits.line import counted, line
@@ -246,7 +246,7 @@ async def test_an_indexers_idle_connections_stay(start: Start) -> None:
 async def test_where_there_are_as_many_as_may_be_the_longest_idle_is_closed(
     start: Start, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(listener, "IDLE", REST)
+    monkeypatch.setattr(listener, "IDLE", ACCEPT_BACKOFF_SECONDS)
     gateway = await start(max_connections=3)
     async with AsyncExitStack() as stack:
         some = [await stack.enter_async_context(line(gateway)) for _ in range(3)]
@@ -255,13 +255,13 @@ async def test_where_there_are_as_many_as_may_be_the_longest_idle_is_closed(
             await one.answer()
         await some[0].send(REQUEST)
         await some[0].answer()  # so the second is the longest idle
-        await asyncio.sleep(2 * REST)
+        await asyncio.sleep(2 * ACCEPT_BACKOFF_SECONDS)
         with caplog.at_level(logging.WARNING):
             for number in range(3):
                 new = await stack.enter_async_context(line(gateway))
                 await new.send(REQUEST)
                 assert (await new.answer())[0] == 200
-                await asyncio.sleep(2 * REST)
+                await asyncio.sleep(2 * ACCEPT_BACKOFF_SECONDS)
                 if number == 0:
                     assert await some[1].rest() == b""
                     await some[0].send(REQUEST)
@@ -274,12 +274,12 @@ async def test_where_there_are_as_many_as_may_be_the_longest_idle_is_closed(
 async def test_those_on_which_nothing_was_asked_are_closed_first(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(listener, "IDLE", REST)
+    monkeypatch.setattr(listener, "IDLE", ACCEPT_BACKOFF_SECONDS)
     gateway = await start(max_connections=2)
     async with line(gateway) as used, line(gateway) as silent:
         await used.send(REQUEST)
         await used.answer()
-        await asyncio.sleep(2 * REST)
+        await asyncio.sleep(2 * ACCEPT_BACKOFF_SECONDS)
         async with line(gateway) as new:
             await new.send(REQUEST)
             assert (await new.answer())[0] == 200
@@ -298,7 +298,7 @@ async def test_where_none_is_idle_new_ones_wait(start: Start) -> None:
         await asyncio.sleep(0.1)
         async with line(gateway) as third:
             await third.send(REQUEST)
-            await asyncio.sleep(5 * REST)
+            await asyncio.sleep(5 * ACCEPT_BACKOFF_SECONDS)
             assert not third.reader._buffer  # type: ignore[attr-defined]
             for busy in (one, two):
                 await busy.send(body)
@@ -317,14 +317,14 @@ class Exhausted:
 
 
 @pytest.mark.parametrize(
-    ("files", "fits"), [(10_000 + SPARE, 10_000), (1024, 1024 - SPARE), (100, 50), (20, 10)]
+    ("files", "fits"), [(10_000 + RESERVED_DESCRIPTORS, 10_000), (1024, 1024 - RESERVED_DESCRIPTORS), (100, 50), (20, 10)]
 )
 def test_no_more_connections_than_files_may_be_open(
     monkeypatch: pytest.MonkeyPatch, files: int, fits: int
 ) -> None:
     monkeypatch.setattr(resource, "getrlimit", Exhausted(files))
     monkeypatch.setattr(resource, "setrlimit", lambda *_: None)
-    assert room(10_000) == fits
+    assert usable_connections(10_000) == fits
 
 
 def ticks(pid: int) -> float:

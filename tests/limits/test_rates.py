@@ -13,14 +13,14 @@ from aiohttp.test_utils import make_mocked_request
 from multidict import CIMultiDict
 
 from resolver.gateway import limits
-from resolver.gateway.limits import BULK_IDS, BURST, Buckets, Limits
+from resolver.gateway.limits import IDS_PER_TOKEN, BURST_SECONDS, TokenBuckets, Limits
 from resolver.models import format_id
 from tests.gateway.conftest import Gateway, Start
 from tests.support.clouds import Cloud
 from tests.support.ids import make_ids
 
 RATE = 2.0
-WHOLE = int(RATE * BURST)
+WHOLE = int(RATE * BURST_SECONDS)
 """Tokens in a full bucket."""
 
 IDS = [format_id(image_id) for image_id in make_ids(400)]
@@ -37,7 +37,7 @@ class Clock:
 
 def test_a_bucket_holds_ten_seconds_worth_and_fills_again() -> None:
     clock = Clock()
-    buckets = Buckets(RATE, clock)
+    buckets = TokenBuckets(RATE, clock)
     assert [buckets.take(b"one", 1) for _ in range(WHOLE)] == [0.0] * WHOLE
     assert buckets.take(b"one", 1) == pytest.approx(1 / RATE)
     assert buckets.take(b"two", 1) == 0.0, "each client has its own"
@@ -51,7 +51,7 @@ def test_a_bucket_holds_ten_seconds_worth_and_fills_again() -> None:
 
 def test_what_is_refused_costs_nothing_and_can_be_had_when_it_was_said() -> None:
     clock = Clock()
-    buckets = Buckets(RATE, clock)
+    buckets = TokenBuckets(RATE, clock)
     buckets.take(b"one", WHOLE)
     wait = buckets.take(b"one", 5)
     assert wait == pytest.approx(5 / RATE)
@@ -63,13 +63,13 @@ def test_what_is_refused_costs_nothing_and_can_be_had_when_it_was_said() -> None
 
 def test_more_than_a_whole_bucket_takes_a_whole_one() -> None:
     clock = Clock()
-    buckets = Buckets(RATE, clock)
+    buckets = TokenBuckets(RATE, clock)
     assert buckets.take(b"one", 100 * WHOLE) == 0.0
-    assert buckets.take(b"one", 100 * WHOLE) == pytest.approx(BURST)
+    assert buckets.take(b"one", 100 * WHOLE) == pytest.approx(BURST_SECONDS)
 
 
 def test_a_rate_of_0_is_no_limit() -> None:
-    buckets = Buckets(0)
+    buckets = TokenBuckets(0)
     assert {buckets.take(b"one", 1000) for _ in range(1000)} == {0.0}
     assert len(buckets) == 0
 
@@ -77,8 +77,8 @@ def test_a_rate_of_0_is_no_limit() -> None:
 def test_the_table_cannot_grow_and_forgets_who_was_longest_unseen(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(limits, "MOST_CLIENTS", 3)
-    buckets = Buckets(RATE, Clock())
+    monkeypatch.setattr(limits, "MAX_CLIENTS", 3)
+    buckets = TokenBuckets(RATE, Clock())
     for name in (b"a", b"b", b"c"):
         buckets.take(name, WHOLE - 1)
     buckets.take(b"a", 1)
@@ -176,14 +176,14 @@ async def test_what_else_is_dear(limited: tuple[Gateway, Cloud], path: str) -> N
 async def test_retry_after_is_true(limited: tuple[Gateway, Cloud]) -> None:
     gateway, _ = limited
     await spend(gateway)
-    response, _ = await gateway.call("POST", "/resolve", json=[KNOWN] * 3 * BULK_IDS)
+    response, _ = await gateway.call("POST", "/resolve", json=[KNOWN] * 3 * IDS_PER_TOKEN)
     assert response.status == 429
     seconds = int(response.headers["Retry-After"])
     assert seconds == 2  # a token and a half, or nearly
-    response, _ = await gateway.call("POST", "/resolve", json=[KNOWN] * 3 * BULK_IDS)
+    response, _ = await gateway.call("POST", "/resolve", json=[KNOWN] * 3 * IDS_PER_TOKEN)
     assert response.status == 429
     await asyncio.sleep(seconds)
-    response, _ = await gateway.call("POST", "/resolve", json=[KNOWN] * 3 * BULK_IDS)
+    response, _ = await gateway.call("POST", "/resolve", json=[KNOWN] * 3 * IDS_PER_TOKEN)
     assert response.status == 200
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 
 import pytest
-from resolver.gateway.net.client_connection import MAX_FIELD, MAX_FIELDS, MAX_HEAD, MAX_LINE
+from resolver.gateway.net.request_head import MAX_FIELD_BYTES, MAX_FIELDS, MAX_FIELDS_BYTES, MAX_TARGET_BYTES
 
 from resolver.gateway.api import resolve
 from resolver.gateway.api.locations import MAX_BODY_BYTES
-from resolver.gateway.api.resolve import MAX_ITEM
+from resolver.gateway.api.resolve import MAX_ITEM_BYTES
 from tests.gateway.conftest import ADMIN, Gateway, Start
 from tests.limits.line import counted, line
 
@@ -46,8 +46,8 @@ def padded(size: int) -> bytes:
 async def test_a_target_of_8190_bytes_is_taken_and_one_more_is_414(
     gateway: Gateway, piece: int
 ) -> None:
-    assert await asked(gateway, head(target=padded(MAX_LINE)), piece) == (200, "")
-    assert await asked(gateway, head(target=padded(MAX_LINE + 1)), piece) == (414, "uri-too-long")
+    assert await asked(gateway, head(target=padded(MAX_TARGET_BYTES)), piece) == (200, "")
+    assert await asked(gateway, head(target=padded(MAX_TARGET_BYTES + 1)), piece) == (414, "uri-too-long")
     assert await refused(gateway, 414) == 1
 
 
@@ -55,7 +55,7 @@ async def test_a_target_of_8190_bytes_is_taken_and_one_more_is_414(
 async def test_a_value_of_16_kib_is_taken_and_one_more_byte_is_431(
     gateway: Gateway, piece: int
 ) -> None:
-    value = b"x" * MAX_FIELD
+    value = b"x" * MAX_FIELD_BYTES
     assert await asked(gateway, head(FIELD + value), piece) == (200, "")
     too_large = 431, "header-too-large"
     assert await asked(gateway, head(FIELD + value + b"x"), piece) == too_large
@@ -73,7 +73,7 @@ async def test_128_fields_are_taken_and_one_more_is_431(gateway: Gateway) -> Non
 async def test_fields_of_32_kib_in_all_are_taken_and_one_more_byte_is_431(
     gateway: Gateway, piece: int
 ) -> None:
-    room = MAX_HEAD - len(b"Host: g\r\n")
+    room = MAX_FIELDS_BYTES - len(b"Host: g\r\n")
     fields = [FIELD + b"x" * (10_000 - len(FIELD) - 2) for _ in range(room // 10_000)]
     last = FIELD + b"x" * (room % 10_000 - len(FIELD) - 2)
     assert await asked(gateway, head(*fields, last), piece) == (200, "")
@@ -96,7 +96,7 @@ async def test_a_head_without_end_is_read_no_further_than_it_may_be_large(
     async with line(gateway) as one:
         await one.send(b"GET /livez HTTP/1.1\r\n")
         sent = 0
-        while sent < MAX_HEAD + MAX_LINE:
+        while sent < MAX_FIELDS_BYTES + MAX_TARGET_BYTES:
             await one.send(field := FIELD + b"x" * 10_000 + b"\r\n")
             sent += len(field)
         assert (await one.answer())[0] == 431
@@ -105,7 +105,7 @@ async def test_a_head_without_end_is_read_no_further_than_it_may_be_large(
 async def test_the_largest_head_goes_through_the_door_too(gateway: Gateway) -> None:
     await gateway.location("one")
     await gateway.claim("one", ID)
-    value = b"x" * (MAX_FIELD - 3)
+    value = b"x" * (MAX_FIELD_BYTES - 3)
     target = f"/v2/images/{ID}".encode()
     async with line(gateway) as one:
         for _ in range(2):
@@ -128,7 +128,7 @@ async def test_a_body_as_large_as_it_may_be_is_read_and_one_more_byte_is_413(
     start: Start,
 ) -> None:
     gateway = await start(bulk_limit=LIMIT)
-    largest = f'["{ID}"]'.encode().ljust(LIMIT * MAX_ITEM)
+    largest = f'["{ID}"]'.encode().ljust(LIMIT * MAX_ITEM_BYTES)
     assert await bulk(gateway, largest) == (200, "")
     assert await bulk(gateway, largest + b" ") == (413, "too-large")
 
@@ -150,7 +150,7 @@ async def test_json_of_any_depth_is_invalid_and_no_fault(gateway: Gateway, depth
     response, body = await gateway.call("POST", "/resolve", data=f'["{ID}", {nested}]')
     if response.status == 200:
         assert [row["outcome"] for row in body] == ["unknown", "invalid"]
-        assert len(body[1]["id"]) <= MAX_ITEM
+        assert len(body[1]["id"]) <= MAX_ITEM_BYTES
     else:
         assert (response.status, body["code"]) == (400, "invalid-request")
     response, body = await gateway.call(
@@ -165,9 +165,9 @@ async def test_json_of_any_depth_is_invalid_and_no_fault(gateway: Gateway, depth
 async def test_bodies_at_a_time_are_bounded_and_their_room_is_given_back(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(resolve, "MAX_BODIES", 2 * LIMIT * MAX_ITEM)
+    monkeypatch.setattr(resolve, "MAX_BULK_BODIES_BYTES", 2 * LIMIT * MAX_ITEM_BYTES)
     gateway = await start(bulk_limit=LIMIT)
-    largest = f'["{ID}"]'.encode().ljust(LIMIT * MAX_ITEM)
+    largest = f'["{ID}"]'.encode().ljust(LIMIT * MAX_ITEM_BYTES)
     start_line = f"POST /resolve HTTP/1.1\r\nHost: g\r\nContent-Length: {len(largest)}\r\n\r\n"
     async with line(gateway) as one, line(gateway) as two:
         for held in (one, two):

@@ -158,11 +158,11 @@ async def test_a_fault_of_ours_is_told_by_its_request_id_only(
         raise RuntimeError(f"cannot read /etc/glance-resolver/secret with {PASSWORD}")
 
     gateway = await start()
-    monkeypatch.setattr(version_documents, "document", broken)
+    monkeypatch.setattr(version_documents, "version_document", broken)
     reply, body = await gateway.get("/versions")
     assert (reply.status, body["code"]) == (500, "internal-error")
     assert (
-        body["detail"] == f"the log has the cause beside {reply.headers['X-Openstack-Request-Id']}"
+        body["detail"] == f"the log has the cause: {reply.headers['X-Openstack-Request-Id']}"
     )
     assert "secret" not in await reply.text()
     assert "secret" in caplog.text

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from typing import NamedTuple
+from urllib.parse import urlsplit
 
 MAX_TARGET_BYTES = 8190
 """A request's target, as in Apache httpd and aiohttp."""
@@ -116,6 +117,7 @@ def parse_head(data: bytes) -> RequestHead | None:
         raise _line_error(data)
     if len(line[2]) > MAX_TARGET_BYTES:
         raise MalformedError(414, f"the request's target has more than {MAX_TARGET_BYTES} bytes")
+    _check_target(line[2].decode())
     size = end + len(END)
     # The CRLF of the last line is the first half of `END`.
     fields = parse_fields(data[line.end() : size])
@@ -125,6 +127,19 @@ def parse_head(data: bytes) -> RequestHead | None:
     if minor and "host" not in fields:  # RFC 9112, 3.2
         raise MalformedError(400, "there is no field Host")
     return RequestHead(line[1].decode(), line[2].decode(), minor, fields, size)
+
+
+def _check_target(target: str) -> None:
+    """Raises MalformedError unless a target is a path or an absolute URL (RFC 9112, 3.2)."""
+    if target.startswith("/"):
+        return
+    try:
+        url = urlsplit(target)
+        usable = url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
+    except ValueError:
+        usable = False
+    if not usable:
+        raise MalformedError(400, "the request's target is neither a path nor a URL")
 
 
 def parse_fields(block: bytes) -> Fields:
