@@ -1,5 +1,5 @@
 """The background work of one process: health checks, sweeps, polls and notifications of all
-locations, and the upkeep of the index.
+locations, and maintenance of the index.
 
 Any number of processes may run an indexer. Each piece of work needs a lease in Redis, so one of
 them does it. The lease of a process that dies expires, and another takes over.

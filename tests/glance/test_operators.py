@@ -246,7 +246,7 @@ def test_friday_the_registry_is_made_like_the_file(
     write(oslo={**oslo, "weight": 3}, lab={"url": "http://127.0.0.1:9", "api": "v1"})
     shown = ok(gateway, "locations", "apply", str(file), "--dry-run")
     assert "+ lab  http://127.0.0.1:9\n~ oslo  weight: 1 -> 3\n" in shown
-    assert "left alone" in shown
+    assert "unchanged, not in" in shown
     assert "frankfurt (--prune removes them)" in shown
     asked = gateway.operator("locations", "apply", str(file))
     assert (asked.status, "nothing was changed; --yes does it" in asked.err) == (1, True)

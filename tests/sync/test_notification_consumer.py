@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import aio_pika
 import pamqp.encode
@@ -16,7 +17,8 @@ from resolver.models import parse_id
 from resolver.services import Services, open_services
 from resolver.settings import Settings
 from resolver.standin import StandIn
-from resolver.sync import IndexerTimings
+from resolver.sync import DEFAULT_TIMINGS, IndexerTimings
+from resolver.sync.notification_consumer import NotificationConsumer
 from tests.support.indexing import indexing, swept
 from tests.support.notifications import publishing
 from tests.support.rabbit import RabbitServer
@@ -106,28 +108,47 @@ async def test_notifications_wait_while_no_process_consumes_them(
             await wait_until(lambda: location.claimed(IMAGE), message="the claim")
 
 
+async def ignore(*_: Any) -> None:
+    """A callback that does nothing."""
+
+
 @pytest.mark.rabbit
 async def test_a_notification_is_acknowledged_only_when_the_index_has_it(
-    rabbit_server: RabbitServer,
-    exchange: str,
-    server: StandIn,
-    redis_url: str,
-    monkeypatch: pytest.MonkeyPatch,
+    rabbit_server: RabbitServer, exchange: str, server: StandIn, redis_url: str
 ) -> None:
+    write_begins = asyncio.Event()
+
+    async def never_ends(*_: Any) -> int:
+        write_begins.set()
+        await asyncio.Event().wait()
+        return 0
+
     async with publishing(rabbit_server.url, exchange) as glance:
         async with indexing(redis_url) as services:
-            await subscribed(services, server, exchange)
-            write_begins = asyncio.Event()
-
-            async def never(*_: Any) -> int:
-                write_begins.set()
-                await asyncio.Event().wait()
-                return 0
-
-            monkeypatch.setattr(services.index.claims, "claim", never)
+            location = await subscribed(services, server, exchange)
+            number = await location.number()
+        async with open_services(Settings(redis_url=redis_url)) as services:
+            index = services.index
+            hanging = SimpleNamespace(
+                identity=index.identity,
+                records=index.records,
+                claims=index.claims,
+                observations=SimpleNamespace(record_present=never_ends),
+            )
+            consumer = NotificationConsumer(
+                cast(Index, hanging),
+                (await services.tables.current()).by_number[number],
+                DEFAULT_TIMINGS,
+                count_events=lambda _, __: None,
+                on_connected=ignore,
+                ensure_held=ignore,
+            )
+            consuming = asyncio.create_task(consumer.run())
             await glance.send("image.create", IMAGE)
             await write_begins.wait()
-        async with indexing(redis_url) as services:  # that one died before it was written
+            consuming.cancel()  # it dies before the claim is written
+            await asyncio.wait([consuming])
+        async with indexing(redis_url) as services:
             location = Subscribed(services, server)
             await wait_until(lambda: location.claimed(IMAGE), message="the claim")
 
