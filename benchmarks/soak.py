@@ -35,8 +35,9 @@ import aiohttp
 from benchmarks.common import out, table
 from benchmarks.plot import Panel, draw
 from resolver.standin import StandIn
+from tests.support.process import free_port
 from tests.support.proxy import Proxy
-from tests.support.redis import RedisServer, free_port
+from tests.support.redis import EVERYTHING_ON_DISK, RedisServer
 from tests.support.wait import wait_until
 
 CORE = [f"l{number}" for number in range(6)]
@@ -281,7 +282,7 @@ class Soak:
     async def redis_paused(self) -> None:
         self.redis.pause()
         await asyncio.sleep(3)
-        self.redis.go_on()
+        self.redis.resume()
 
     async def redis_flushed(self) -> None:
         async with self.registry:  # one that no file has would be missed
@@ -417,8 +418,8 @@ class Soak:
 @asynccontextmanager
 async def world(folder: Path) -> AsyncIterator[Soak]:
     async with AsyncExitStack() as stack:
-        redis = RedisServer(folder).start()
-        stack.callback(redis.kill)
+        redis = RedisServer(folder, EVERYTHING_ON_DISK).start()
+        stack.callback(redis.close)
         proxy = await stack.enter_async_context(Proxy(redis.port))
         places = {}
         for name in (*CORE, SPARE):
