@@ -104,7 +104,7 @@ async def test_a_replaced_master_is_not_trusted(
 
 @pytest.fixture
 def sentinels() -> Iterator[Sentinels]:
-    sentinels = started(Sentinels())
+    sentinels = started(Sentinels(periods_ms={}))
     yield sentinels
     sentinels.close()
 
@@ -116,13 +116,13 @@ async def test_a_process_that_only_reads_its_cache_notices_a_planned_failover(
     """The old master accepts writes for ten seconds, and reports no change of the new one."""
     index = await open_with_cache(stack, sentinels.url)
     await index.claims.claim(1, [A])
-    await wait_until(sentinels.synced)
+    await wait_until(sentinels.is_replicated)
     await cache(index, A)
     old = sentinels.master()
     await asyncio.to_thread(sentinels.failover)
     await wait_until(lambda: sentinels.named() == {sentinels.other(old).port})
     other = await open_with_cache(stack, sentinels.url)
-    assert old.info()["role"] == "master", "it has not been told to follow yet"
+    assert old.replication()["role"] == "master", "it has not been told to follow yet"
     await other.claims.claim(2, [A])
     # A second for the change, and one until the Sentinels are asked.
     await wait_until(lambda: cached(index, A) in (None, {Owner(1), Owner(2)}), 2 * SECOND)

@@ -13,7 +13,7 @@ from resolver.models import Location, Owner
 from tests.contract.conftest import Real
 from tests.support.cluster import RedisCluster
 from tests.support.ids import make_ids
-from tests.support.redis import free_port
+from tests.support.process import free_port
 from tests.support.wait import wait_until
 
 pytestmark = pytest.mark.redis

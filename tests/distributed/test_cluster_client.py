@@ -16,7 +16,8 @@ from resolver.index.redis.url import connect
 from resolver.models import Owner
 from tests.support.cluster import RedisCluster
 from tests.support.ids import make_ids
-from tests.support.redis import RedisServer, free_port
+from tests.support.process import free_port
+from tests.support.redis import RedisServer
 
 pytestmark = pytest.mark.redis
 IDS = make_ids(300)
@@ -94,7 +95,7 @@ async def test_a_command_that_fails_is_not_sent_again(cluster_url: str) -> None:
 async def test_a_url_whose_first_node_is_dead(redis_cluster: RedisCluster) -> None:
     redis_cluster.flush()
     dead = f"127.0.0.1:{free_port()}"
-    live = redis_cluster.nodes[-1].name
+    live = redis_cluster.nodes[-1].address
     async with open_index(f"redis+cluster://{dead},{live}", bits=8) as index:
         await index.claims.claim(1, IDS)
         assert (await index.claims.lookup(IDS)).owners == [(Owner(1),)] * len(IDS)

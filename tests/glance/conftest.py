@@ -15,13 +15,13 @@ from tests.glance.gateway import Gateway
 from tests.glance.install import (
     Auth,
     GlanceHome,
-    GlanceUnavailableError,
     KeystoneHome,
     install,
     install_keystone,
 )
 from tests.glance.pair import Pair, seed
 from tests.support.glance import GlanceProcess
+from tests.support.process import ServerUnavailableError
 
 SMALL_PAGE = 10
 """Page cap of the first server, so that its listing takes several pages."""
@@ -33,7 +33,7 @@ Installed = TypeVar("Installed")
 def installed(make: Callable[[], Installed]) -> Installed:
     try:
         return make()
-    except GlanceUnavailableError as error:
+    except ServerUnavailableError as error:
         if os.environ.get("CI"):
             pytest.fail(f"no OpenStack to test against: {error}")
         pytest.skip(f"no OpenStack to test against: {error}")

@@ -14,8 +14,9 @@ import yaml
 
 from tests.glance.gateway import Gateway
 from tests.glance.install import GlanceHome
-from tests.support.glance import GlanceProcess, wait_until
+from tests.support.glance import GlanceProcess
 from tests.support.rabbit import RabbitServer
+from tests.support.wait import wait_until_blocking
 
 ALONE = {"RESOLVER_PROBE": "off", "RESOLVER_POLL_INTERVAL": "0", "RESOLVER_SWEEP_INTERVAL": "3600"}
 """Settings with which a gateway notices no change by itself; each way adds its own."""
@@ -70,7 +71,7 @@ def gateway_by(
     ).start()
     try:
         if way == "events":
-            wait_until(lambda: _connected(gateway), "it is connected to the broker", 30)
+            wait_until_blocking(lambda: _connected(gateway), 30, "it is connected to the broker")
         yield gateway
     finally:
         gateway.stop()

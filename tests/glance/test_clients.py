@@ -13,7 +13,8 @@ import pytest
 from tests.glance.gateway import SWEEP_TIMEOUT, Gateway, Ran, run_client
 from tests.glance.install import GlanceHome
 from tests.glance.pair import Pair
-from tests.support.glance import ADMIN_TOKEN, Image, wait_until
+from tests.support.glance import ADMIN_TOKEN, Image
+from tests.support.wait import wait_until_blocking
 
 pytestmark = pytest.mark.glance
 
@@ -243,9 +244,9 @@ def test_a_sweep_finds_new_images_and_drops_deleted_ones(
 
     try:
         assert gateway.admin("/locations/two/sweep", "POST").status == 202
-        wait_until(resolves_with(200), "the new image in the index", SWEEP_TIMEOUT)
+        wait_until_blocking(resolves_with(200), SWEEP_TIMEOUT, "the new image in the index")
         assert curl(gateway, f"/v2/images/{image.id}/file") == image.data
     finally:
         server.delete(image.id)
     assert gateway.admin("/locations/two/sweep", "POST").status == 202
-    wait_until(resolves_with(404), "the deleted image out of the index", SWEEP_TIMEOUT)
+    wait_until_blocking(resolves_with(404), SWEEP_TIMEOUT, "the deleted image out of the index")

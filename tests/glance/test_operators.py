@@ -17,8 +17,9 @@ from resolver.glance import CloudCredentials, GlanceServer, connect, keystone, s
 from resolver.models import Location
 from tests.glance.gateway import OPERATOR_TOKEN, Gateway
 from tests.glance.install import GlanceHome, KeystoneHome
-from tests.support.glance import GlanceProcess, Image, wait_until
+from tests.support.glance import GlanceProcess, Image
 from tests.support.keystone import KeystoneServer
+from tests.support.wait import wait_until_blocking
 
 pytestmark = pytest.mark.glance
 
@@ -119,7 +120,7 @@ def ok(gateway: Gateway, *arguments: str) -> str:
 
 def discovered(gateway: Gateway) -> None:
     ok(gateway, "locations", "discover", "--cloud", "prod", "--yes")
-    wait_until(lambda: covered(gateway), "both regions are swept", WAIT_SECONDS)
+    wait_until_blocking(lambda: covered(gateway), WAIT_SECONDS, "both regions are swept")
 
 
 def owners(gateway: Gateway, image: str) -> list[str]:
@@ -226,7 +227,7 @@ def test_thursday_a_password_is_rotated(gateway: Gateway, cloud: Cloud) -> None:
         def swept() -> bool:
             return gateway.operator("locations", "sweep", "oslo", "--wait").status == 0
 
-        wait_until(swept, "the new password is used", WAIT_SECONDS)
+        wait_until_blocking(swept, WAIT_SECONDS, "the new password is used")
         ok(gateway, "locations", "check", "oslo")
     finally:
         cloud.keystone.password(cloud.user, TUESDAY)
@@ -266,7 +267,9 @@ def test_friday_the_registry_is_made_like_the_file(
 def test_a_member_proves_nothing_absent(gateway: Gateway, cloud: Cloud) -> None:
     url = cloud.servers["Oslo"].url
     ok(gateway, "locations", "add", "oslo", url, "--cloud", "prod-member")
-    wait_until(lambda: rows(gateway)["oslo"]["sweep"]["ended"], "it is swept", WAIT_SECONDS)
+    wait_until_blocking(
+        lambda: rows(gateway)["oslo"]["sweep"]["ended"], WAIT_SECONDS, "it is swept"
+    )
     answer = gateway.get(f"/resolve/{NOWHERE}")
     assert answer.status == 503
     assert "it does not have the role admin on a project" in answer.json()["detail"]
