@@ -128,7 +128,8 @@ def test_the_example_settings_can_be_loaded(monkeypatch: pytest.MonkeyPatch) -> 
 def test_files_named_in_documents_exist(path: Path) -> None:
     """Paths of the tree, also those in tables of threats and of measurements."""
     named = re.findall(
-        r"\b(?:tests|resolver|benchmarks|config|docs)/[\w/.-]*\w\.\w+", path.read_text("utf-8")
+        r"(?<![\w/-])(?:tests|resolver|benchmarks|config|docs)/[\w/.-]*\w\.\w+",
+        path.read_text("utf-8"),
     )
     assert [name for name in named if not (ROOT / name).is_file()] == []
 
