@@ -41,8 +41,8 @@ from benchmarks.soak_world import (
 )
 from benchmarks.svg_plot import Panel, write_svg
 from resolver.standin import StandIn
-from tests.support.proxy import Proxy
 from tests.support.process import free_port
+from tests.support.proxy import Proxy
 from tests.support.redis import RedisServer
 from tests.support.wait import wait_until
 

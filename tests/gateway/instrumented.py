@@ -9,12 +9,12 @@ from dataclasses import replace
 from typing import Any
 
 import aiohttp
-from resolver.index.redis.scripts import Script
 
 from resolver.gateway.server import serving
 from resolver.index import ClaimCache, Index
 from resolver.index.keys import Keys
-from resolver.index.redis.client import Command, EmbeddedClient
+from resolver.index.redis.client import Command
+from resolver.index.redis.embedded import EmbeddedClient
 from resolver.index.redis.scripts import Script
 from resolver.registry import FreshnessPolicy, Registry, TableKeeper
 from resolver.registry.target_policy import Lookup, look_up

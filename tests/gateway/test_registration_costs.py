@@ -7,9 +7,9 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import pytest
-from resolver.index.redis.scripts import load
 
 from resolver.glance.host_policy import Address
+from resolver.index.redis.scripts import load
 from resolver.registry.target_policy import look_up
 from resolver.settings import Settings
 from tests.gateway.conftest import ADMIN, TOKEN, Gateway
