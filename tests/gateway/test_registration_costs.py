@@ -15,7 +15,7 @@ from resolver.settings import Settings
 from tests.gateway.conftest import ADMIN, TOKEN, Gateway
 from tests.gateway.instrumented import InstrumentedClient, instrumented_gateway
 
-LOAD = load("load")
+LOAD = load("load_registry")
 
 
 class Costs:
