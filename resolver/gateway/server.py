@@ -65,7 +65,9 @@ async def serving(
     """
     settings = services.settings
     tls = tls_options(settings)
-    limiter = ConnectionLimiter(usable_connections(settings.max_connections))
+    limiter = ConnectionLimiter(
+        usable_connections(settings.max_connections), settings.trusted_proxies
+    )
     app = make_app(services, limiter=limiter, worker_metrics=worker_metrics)
     async with AsyncExitStack() as stack:
         runner = web.AppRunner(app, shutdown_timeout=RUNNER_SHUTDOWN_SECONDS, **AIOHTTP_OPTIONS)

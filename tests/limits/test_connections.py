@@ -30,7 +30,7 @@ from tests.support.wait import wait_until
 
 ID = "0a1b2c3d-4e5f-4a6b-8c7d-9e0f1a2b3c4d"
 REQUEST = b"GET /livez HTTP/1.1\r\nHost: g\r\n\r\n"
-AT_LIMIT = "no room for another connection"
+AT_LIMIT = "connection limit reached"
 CLIENT_TIMEOUT = 0.5
 EVICT_AFTER_SECONDS = 0.1
 """In place of a second."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import ipaddress
 import time
 from collections import Counter
 from collections.abc import Iterable
@@ -19,7 +20,6 @@ MAX_EVICTED_AT_ONCE = 32
 CLIENT_SHARE = 0.5
 """The part of all connections that the clients of one network may have."""
 
-IPV4_PREFIX_BYTES = 4
 IPV6_PREFIX_BYTES = (8, 7, 6)
 """An IPv6 client is counted under its /64, /56 and /48: providers assign customers any of these."""
 
@@ -28,7 +28,7 @@ class LimitedConnection(Protocol):
     """A connection as the limiter sees it."""
 
     client_keys: tuple[bytes, ...]
-    """See `client_keys`."""
+    """See `ConnectionLimiter.client_keys`."""
     served: bool
     """Whether it has had a request."""
     idle_since: float
@@ -45,21 +45,22 @@ class LimitedConnection(Protocol):
         """Closes the connection at once."""
 
 
-def client_keys(peer: str) -> tuple[bytes, ...]:
-    """What the connections of a client are counted under; nothing where it has no address."""
-    address = parse_address(peer)
-    if address is None:
-        return ()
-    if address.version == 4:
-        return (address.packed,)
-    return tuple(address.packed[:size] for size in IPV6_PREFIX_BYTES)
-
-
 class ConnectionLimiter:
     """The open connections of one worker."""
 
-    def __init__(self, max_connections: int, client_share: float = CLIENT_SHARE) -> None:
+    def __init__(
+        self,
+        max_connections: int,
+        proxies: Iterable[str] = (),
+        client_share: float = CLIENT_SHARE,
+    ) -> None:
+        """Args:
+        proxies: networks of trusted proxies, which have as many connections as there may be. So
+            have clients on this host: they may be a proxy too.
+        client_share: see `CLIENT_SHARE`.
+        """
         self.max_connections = max_connections
+        self._proxies = [ipaddress.ip_network(network) for network in proxies]
         self._max_per_client = max(1, int(max_connections * client_share))
         self.connections: set[LimitedConnection] = set()
         self._by_client: Counter[bytes] = Counter()
@@ -74,6 +75,17 @@ class ConnectionLimiter:
     def count_closed(self, reason: str) -> None:
         """A connection is closed although its client did not ask for that."""
         self.closed.counts[reason,] += 1
+
+    def client_keys(self, peer: str) -> tuple[bytes, ...]:
+        """What the connections of a client count under; nothing for a client without a limit."""
+        address = parse_address(peer)
+        if address is None or address.is_loopback:
+            return ()
+        if any(n.version == address.version and address in n for n in self._proxies):
+            return ()
+        if address.version == 4:
+            return (address.packed,)
+        return tuple(address.packed[:size] for size in IPV6_PREFIX_BYTES)
 
     def allows(self, keys: Iterable[bytes]) -> bool:
         """Whether a client may have one more connection."""

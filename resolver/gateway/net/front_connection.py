@@ -24,7 +24,7 @@ from resolver.gateway.access_log import AccessLog
 from resolver.gateway.metrics.process_metrics import Metrics
 from resolver.gateway.net.body_framing import framing_of
 from resolver.gateway.net.bridge import Bridge
-from resolver.gateway.net.connection_limiter import ConnectionLimiter, client_keys
+from resolver.gateway.net.connection_limiter import ConnectionLimiter
 from resolver.gateway.net.front import Front, FrontRequest, PlainFields
 from resolver.gateway.net.in_flight import InFlight
 from resolver.gateway.net.request_head import (
@@ -153,8 +153,8 @@ class FrontConnection(asyncio.Protocol):
         self._scheme = "https" if self._has_tls else "http"
         address = transport.get_extra_info("peername")
         self.peer = str(address[0]) if isinstance(address, tuple) else ""
-        self.client_keys = client_keys(self.peer)
         limiter = self._server.limiter
+        self.client_keys = limiter.client_keys(self.peer)
         if not limiter.allows(self.client_keys):
             limiter.count_closed("client-share")
             self.abort()
@@ -271,9 +271,7 @@ class FrontConnection(asyncio.Protocol):
         data, self._buffer = self._buffer, self._buffer[head.size :]
         expects = head.fields.get("expect")
         if expects and expects.lower() != "100-continue":
-            self._refuse(
-                417, "100-continue is the one Expect that can be met: leave the header out"
-            )
+            self._refuse_expectation(head)
         elif (
             front is not None
             and not (head.fields.has_body or expects)
@@ -325,6 +323,15 @@ class FrontConnection(asyncio.Protocol):
             self._reading_paused = False
             self._transport.resume_reading()
 
+    def _refuse_expectation(self, head: RequestHead) -> None:
+        """RFC 9110, 10.1.1. Without a body to come, the connection can go on."""
+        reason = "100-continue is the one Expect that can be met: leave the header out"
+        if head.fields.has_body or not head.keeps_connection:
+            self._refuse(417, reason)
+        elif self._transport is not None:
+            data = self._refusal(417, reason, closing="")
+            self._server.coalescer.write(self._transport, data)
+
     def _refuse(self, status: int, reason: str) -> None:
         """Answers what is no request, or comes too slowly, and closes the connection."""
         if self._bridge is not None:
@@ -333,6 +340,15 @@ class FrontConnection(asyncio.Protocol):
             if responded:  # a second response would be read as a part of the first
                 self.abort()
                 return
+        if self._transport is not None:
+            data = self._refusal(status, reason, closing="Connection: close\r\n")
+            self._server.coalescer.flush()
+            self._transport.write(data)
+        self._buffer = self._buffer or b"?"  # more may follow what could not be read
+        self._close()
+
+    def _refusal(self, status: int, reason: str, closing: str) -> bytes:
+        """The response to what is no request. It is counted and logged."""
         server = self._server
         reply = malformed(status, reason)
         request_id = new_request_id()
@@ -345,15 +361,11 @@ class FrontConnection(asyncio.Protocol):
                 reason=reason,
                 client=self.peer or None,
             )
-        if self._transport is not None:
-            head = (
-                f"{head_text(reply)}Content-Length: {len(reply.body)}\r\n"
-                f"Connection: close\r\n{REQUEST_ID_HEADER}: {request_id}\r\n\r\n"
-            )
-            server.coalescer.flush()
-            self._transport.write(head.encode() + reply.body)
-        self._buffer = self._buffer or b"?"  # more may follow what could not be read
-        self._close()
+        head = (
+            f"{head_text(reply)}Content-Length: {len(reply.body)}\r\n"
+            f"{closing}{REQUEST_ID_HEADER}: {request_id}\r\n\r\n"
+        )
+        return head.encode() + reply.body
 
     # Requests that aiohttp answers.
 

@@ -148,7 +148,7 @@ def parse_fields(block: bytes) -> Fields:
     Raises:
         MalformedError: they are no header fields, too many, too long, or ambiguous.
     """
-    if len(block) > MAX_FIELDS_BYTES:
+    if len(block) - 2 > MAX_FIELDS_BYTES:
         raise MalformedError(431, f"the header fields have more than {MAX_FIELDS_BYTES} bytes")
     if _FIELDS.fullmatch(block) is None:
         raise MalformedError(400, "the header fields are malformed")
@@ -158,12 +158,13 @@ def parse_fields(block: bytes) -> Fields:
         raise MalformedError(431, f"there are more than {MAX_FIELDS} header fields")
     for text in lines:
         name, _, value = text.partition(":")
+        value = value.strip(" \t")
         if len(value) > MAX_FIELD_BYTES:
             raise MalformedError(431, f"a header field has more than {MAX_FIELD_BYTES} bytes")
         name = name.lower()
         if name in values and name in SINGLE_FIELDS:
             raise MalformedError(400, f"there are two fields {name}")
-        values.setdefault(name, []).append(value.strip(" \t"))
+        values.setdefault(name, []).append(value)
     _check_framing(values)
     return Fields(values)
 
@@ -196,7 +197,7 @@ def _check_partial(data: bytes) -> None:
         raise _line_error(data)
     if len(data) - line.end() > MAX_FIELDS_BYTES:
         raise MalformedError(431, f"the header fields have more than {MAX_FIELDS_BYTES} bytes")
-    if _BARE_LF.search(data) or _BARE_CR.search(data, 0, len(data) - 1):
+    if _BARE_LF.search(data) or _BARE_CR.search(data.removesuffix(b"\r")):
         raise MalformedError(400, "lines must end in CRLF")
 
 
