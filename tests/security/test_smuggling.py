@@ -209,19 +209,22 @@ ATTACKS = {
 
 PLAIN = {
     *("length: zeros before", "chunk: zeros", "chunk: whole", "chunk: no end"),
-    *("chunk: extension", "chunk: extension in quotes", "chunk: extension that is long"),
-    *(f"coding {n}: alone" for n in (2, 3, 5, 10, 12, 19, 30)),
+    *("chunk: extension", "chunk: extension in quotes"),
+    *(f"coding {n}: alone" for n in (2, 3, 5, 30)),
     "coding 29: CL.TE",
     *(f"other: body on {what}" for what in ("GET", "GET, chunked", "HEAD", "DELETE")),
     *(f"other: body {what}" for what in ("that is not read", "that is not read, chunked")),
     *("other: body where nothing is", "other: body without length", "other: half a body"),
     *("other: pipelined", "other: pipelined behind a body", "other: hop by hop"),
     *("other: underscore in the name", "other: expects", "other: expects something else"),
-    *("other: upgrade", "other: websocket", "other: HTTP/1.0 kept alive"),
-    *("other: spaces in the request line", "other: absolute form", "other: CONNECT"),
-    *("other: TRACE", "other: empty lines before"),
+    *("other: upgrade", "other: websocket"),
+    *("other: absolute form", "other: TRACE", "other: empty lines before"),
 }
 """Attacks that have one meaning by RFC 9112, and are answered."""
+
+ANSWERED_FIRST = {"coding 29: TE.CL", "coding 29: alone"}
+"""Attacks that begin with a request of one meaning (``Transfer_Encoding`` is a field like any
+other). What follows is refused."""
 
 ATTACKERS = 8
 
@@ -328,6 +331,10 @@ async def test_ambiguous_requests_are_refused_and_end_the_connection(
             assert "400" not in statuses(response.text), name
             return
         response = await exchange(port_of(gateway), text)
+        if name in ANSWERED_FIRST:
+            assert statuses(response.text)[-1] == "400", name
+            assert response.is_closed, name
+            return
         assert statuses(response.text) == ["400"], name
         assert response.is_closed, name
         assert not [target for target in seen.requests if numbered(POISON, number) in target], name

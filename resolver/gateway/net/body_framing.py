@@ -10,13 +10,10 @@ from abc import ABC, abstractmethod
 
 from resolver.gateway.net.request_head import Fields, MalformedError
 
-MAX_CHUNK_HEAD_BYTES = 1024
+MAX_CHUNK_HEAD_BYTES = 8190
 """A chunk's size with its extensions."""
 
-MAX_TRAILER_BYTES = 8192
-
-_CHUNK_HEAD = re.compile(rb"([0-9A-Fa-f]{1,15})(?:[ \t]*;[\t\x20-\x7e\x80-\xff]*)?\r\n")
-_TRAILER = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t\x20-\x7e\x80-\xff]*\r\n")
+_CHUNK_HEAD = re.compile(rb"([0-9A-Fa-f]{1,15})(?:;[\t\x20-\x7e\x80-\xff]*)?\r\n")
 
 
 class BodyFraming(ABC):
@@ -25,11 +22,11 @@ class BodyFraming(ABC):
     complete = False
 
     @abstractmethod
-    def take(self, data: bytes) -> int:
-        """How many of these bytes belong to the body.
+    def take(self, data: bytes) -> tuple[bytes, bytes]:
+        """The body's part of the data as it is passed on, and the rest of the data.
 
         Raises:
-            MalformedError: they cannot be read.
+            MalformedError: the body cannot be read.
         """
 
 
@@ -40,29 +37,33 @@ class SizedBody(BodyFraming):
         self._left = size
         self.complete = size == 0
 
-    def take(self, data: bytes) -> int:
+    def take(self, data: bytes) -> tuple[bytes, bytes]:
         taken = min(self._left, len(data))
         self._left -= taken
         self.complete = self._left == 0
-        return taken
+        return data[:taken], data[taken:]
 
 
 class ChunkedBody(BodyFraming):
-    """A body in chunks (RFC 9112, 7.1)."""
+    """A body in chunks (RFC 9112, 7.1). Chunks are passed on in their plainest form, without
+    extensions, so that no reader behind can read them otherwise. Trailers are refused."""
 
     def __init__(self) -> None:
         self._left = 0
         """Bytes of the chunk that have not come, with its CRLF."""
         self._line = b""
         """The part of a line that has come."""
-        self._in_trailers = False
-        self._trailer_bytes = 0
+        self._is_last = False
+        """Whether the chunk of size 0 has come."""
+        self._plain = bytearray()
+        """What is passed on."""
 
-    def take(self, data: bytes) -> int:
+    def take(self, data: bytes) -> tuple[bytes, bytes]:
         at = 0
         while at < len(data) and not self.complete:
             at = self._take_data(data, at) if self._left else self._take_line(data, at)
-        return at
+        plain, self._plain = bytes(self._plain), bytearray()
+        return plain, data[at:]
 
     def _take_data(self, data: bytes, at: int) -> int:
         taken = min(self._left, len(data) - at)
@@ -70,6 +71,7 @@ class ChunkedBody(BodyFraming):
         for offset in range(max(0, self._left - 2), self._left):
             if offset < taken and data[at + offset] != b"\r\n"[2 - (self._left - offset)]:
                 raise MalformedError(400, "the body cannot be read: its chunks are broken")
+        self._plain += data[at : at + taken]
         self._left -= taken
         return at + taken
 
@@ -77,15 +79,18 @@ class ChunkedBody(BodyFraming):
         end = data.find(b"\n", at)
         stop = len(data) if end < 0 else end + 1
         self._line += data[at:stop]
-        if len(self._line) > MAX_CHUNK_HEAD_BYTES + self._in_trailers * MAX_TRAILER_BYTES:
+        if len(self._line) > MAX_CHUNK_HEAD_BYTES:
             raise MalformedError(400, "the body cannot be read: a chunk's head is too long")
         if end < 0:
             return stop
         line, self._line = self._line, b""
-        if self._in_trailers:
-            self._end_trailer(line)
-        else:
+        if not self._is_last:
             self._begin_chunk(line)
+        elif line == b"\r\n":
+            self._plain += line
+            self.complete = True
+        else:
+            raise MalformedError(400, "the body cannot be read: it has trailers")
         return stop
 
     def _begin_chunk(self, line: bytes) -> None:
@@ -93,17 +98,11 @@ class ChunkedBody(BodyFraming):
         if match is None:
             raise MalformedError(400, "the body cannot be read: its chunks are broken")
         size = int(match[1], 16)
+        self._plain += b"%x\r\n" % size
         if size:
             self._left = size + 2
         else:
-            self._in_trailers = True
-
-    def _end_trailer(self, line: bytes) -> None:
-        self._trailer_bytes += len(line)
-        if line == b"\r\n":
-            self.complete = True
-        elif _TRAILER.fullmatch(line) is None or self._trailer_bytes > MAX_TRAILER_BYTES:
-            raise MalformedError(400, "the body cannot be read: its trailers are broken")
+            self._is_last = True
 
 
 def framing_of(fields: Fields) -> BodyFraming:

@@ -71,10 +71,10 @@ class Bridge(asyncio.Transport):
         Raises:
             MalformedError: the body cannot be read.
         """
-        taken = self._framing.take(data)
-        if taken and not self._closing:
-            self._protocol.data_received(data[:taken])
-        return data[taken:]
+        body, rest = self._framing.take(data)
+        if body and not self._closing:
+            self._protocol.data_received(body)
+        return rest
 
     def lose(self, error: Exception | None) -> None:
         """Ends the protocol: the client is gone, or its body cannot be read."""
