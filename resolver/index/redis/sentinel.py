@@ -104,7 +104,7 @@ class SentinelClient(SingleClient):
         Raises:
             ConnectionError: the server is a replica.
         """
-        async with asyncio.timeout(self._timeouts.reply):
+        async with asyncio.timeout(self.timeouts.reply):
             (role,) = await connection.call(hiredis.pack_command(("ROLE",)), 1)
         # An error reply says nothing about the role: the login may not be allowed to ask.
         if isinstance(role, list) and role[0] != b"master":
