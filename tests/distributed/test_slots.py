@@ -74,7 +74,7 @@ async def test_slots_migrate_under_load(own_cluster: RedisCluster) -> None:
 
 
 async def test_the_slot_of_the_registry_migrates(own_cluster: RedisCluster) -> None:
-    """Redis refuses scripts with several keys while their slot is split; they wait until it is not."""
+    """Redis refuses scripts with several keys while their slot is split, so they wait."""
     cluster = own_cluster
     slot = cluster.slot(REGISTRY)
     async with open_index(cluster.url, bits=8) as index:

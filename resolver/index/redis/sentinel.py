@@ -58,7 +58,7 @@ class QuorumSentinel(Sentinel):
 class SentinelClient(SingleClient):
     """The master that the Sentinels name.
 
-    In a planned failover the old master accepts writes for some ten seconds, until it is told to
+    In a planned failover the old master accepts writes for some ten seconds, until it has to
     follow the new one; these writes are lost. So the Sentinels are asked again while the client is
     used, and a connection to another server is closed.
     """
