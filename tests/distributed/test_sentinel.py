@@ -65,7 +65,7 @@ async def test_a_planned_failover(sentinels: Sentinels) -> None:
             async with open_index(sentinels.master().url) as new:
 
                 async def goes_there() -> bool:
-                    # Until it is told to follow, the old master accepts claims, which are lost.
+                    # Until it has to follow, the old master accepts claims, which are lost.
                     await index.claims.claim(1, IDS)
                     found = await asyncio.gather(new.claims.lookup(IDS), index.claims.lookup(IDS))
                     return all(set(o) == both for lookup in found for o in lookup.owners)
@@ -84,8 +84,8 @@ async def test_sentinels_that_are_down(sentinels: Sentinels) -> None:
     async with open_index(sentinels.url, bits=8) as index:
         await settled(index, sentinels)
         await lookup(index)
-        for one in sentinels.sentinels[:2]:
-            one.kill()
+        for sentinel in sentinels.sentinels[:2]:
+            sentinel.kill()
         begun = time.monotonic()
         async with open_index(sentinels.url) as other:
             await lookup(other)
@@ -118,8 +118,8 @@ async def test_a_replica_is_not_used_as_master(sentinels: Sentinels) -> None:
         pass
     master = sentinels.master()
     replica = sentinels.other(master)
-    for one in sentinels.sentinels:
-        one.kill()
+    for sentinel in sentinels.sentinels:
+        sentinel.kill()
     lone = sentinels.sentinels[0]
     file = lone.directory / f"sentinel-{lone.port}.conf"
     file.unlink()
