@@ -113,7 +113,7 @@ def index_url(request: pytest.FixtureRequest) -> str:
     """URL of an empty index, on each backend."""
     if request.param == "memory:":
         return "memory:"
-    return str(request.getfixturevalue("redis_url"))
+    return str(request.getfixturevalue(f"{request.param}_url"))
 
 
 @pytest.fixture

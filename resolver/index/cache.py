@@ -73,7 +73,8 @@ class ClaimCache:
         if images is None or (value := images.get(image_id)) is None:
             return None
         opened_at = self._opened_at[bucket]
-        age = self._clock() - opened_at
+        clock = self._clock  # as a local name it is called faster than as a method
+        age = clock() - opened_at
         if age > self.ttl or opened_at <= self._suspect_until:
             self._make_stale(bucket)
             return None

@@ -23,8 +23,8 @@ key                             type      holds
                                           poll that changes no answer leaves it as it is
 ``glr:{reg}:numbers``           integer   the last number given to a location
 ``glr:{reg}:retired``           set       numbers of removed locations, until their claims are gone
-``glr:{reg}:removed``           set       names of removed locations, which tells one that was
-                                          removed from one that Redis lost
+``glr:{reg}:removed``           set       names of removed locations: one that is neither here
+                                          nor in ``locations`` was lost by Redis
 ``glr:{reg}:result:<id>``       string    result of one write to the registry, for 60 seconds: the
                                           reply if the same write is sent again
 ``glr:lease:<what>``            string    token of the process that holds the lease

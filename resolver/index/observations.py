@@ -1,9 +1,9 @@
 """What a location was seen to have or to lack, in the right order.
 
 A listing or an answer shows the moment at which it was asked for. By the time it is written to the
-index the image may be gone, and an event may have reported that. So whoever releases an image first
-records its departure, and whoever claims an image afterwards checks for departures since it asked.
-In whichever order these four steps run, the latest observation wins.
+index the image may be gone, and an event may have reported that. So a release first records the
+departure of the image, and a claim is followed by a check for departures since the location was
+asked. In whichever order these four steps run, the latest observation wins.
 """
 
 from __future__ import annotations

@@ -75,8 +75,8 @@ class Records(SweepRecords):
         Raises:
             IndexUnavailable: Redis does not answer, or has something else there.
         """
-        keys = self._keys
-        reply = await self._client.run(
+        keys = self.keys
+        reply = await self.client.run(
             LOAD,
             [keys.version, keys.locations, keys.status, keys.meta, keys.removed],
             foreground=True,
@@ -99,8 +99,8 @@ class Records(SweepRecords):
         name = fields.pop("name")
         del fields["number"]
         moved = before is not None and before.location.url != location.url
-        keys = self._keys
-        number = await self._client.run(
+        keys = self.keys
+        number = await self.client.run(
             PUT,
             [
                 keys.version,
@@ -135,8 +135,8 @@ class Records(SweepRecords):
         Raises:
             IndexUnavailable: Redis does not answer.
         """
-        keys = self._keys
-        number = await self._client.run(
+        keys = self.keys
+        number = await self.client.run(
             REMOVE,
             [
                 keys.version,
@@ -156,18 +156,18 @@ class Records(SweepRecords):
     async def skip_numbers_through(self, number: int) -> None:
         """In an index that lost its locations: makes sure that no new location gets one of the
         numbers up to this, which processes may remember for others."""
-        last = optional_int(await self._client.command("GET", self._keys.numbers)) or 0
+        last = optional_int(await self.client.command("GET", self.keys.numbers)) or 0
         if last < number:  # two processes at once skip some more, which is harmless
-            await self._client.command("INCRBY", self._keys.numbers, number - last)
+            await self.client.command("INCRBY", self.keys.numbers, number - last)
 
     async def check(self, number: int) -> Check | None:
         """The last health check of a location, also one that was stored quietly."""
-        text = await self._client.command("HGET", self._keys.status, f"{number}:check")
+        text = await self.client.command("HGET", self.keys.status, f"{number}:check")
         return parse_check(text) if text else None
 
     async def poll(self, number: int) -> Poll:
         """The last poll of a location, also one that was stored quietly."""
-        text = await self._client.command("HGET", self._keys.status, f"{number}:poll")
+        text = await self.client.command("HGET", self.keys.status, f"{number}:poll")
         return parse_poll(text) if text else Poll()
 
     async def set_check(
@@ -206,9 +206,9 @@ class Records(SweepRecords):
         *,
         quiet: bool = False,
     ) -> None:
-        keys = self._keys
+        keys = self.keys
         same_location = [of.name, f'"created":{to_json(of.created)},'] if of else []
-        await self._client.run(
+        await self.client.run(
             SET_STATUS,
             [keys.version, keys.status, keys.retired, keys.locations],
             [what, number, to_json(fields), int(quiet), *same_location],
@@ -216,13 +216,13 @@ class Records(SweepRecords):
 
     async def retired(self) -> list[int]:
         """Numbers of removed locations whose claims may still be in the buckets."""
-        return _sorted_numbers(await self._client.command("SMEMBERS", self._keys.retired))
+        return _sorted_numbers(await self.client.command("SMEMBERS", self.keys.retired))
 
     async def forget_retired(self, numbers: list[int]) -> None:
         """Their claims are all dropped."""
         for number in numbers:
             await self.end_progress(number)
-        await self._client.command("SREM", self._keys.retired, *numbers)
+        await self.client.command("SREM", self.keys.retired, *numbers)
 
 
 @parses_reply

@@ -48,8 +48,8 @@ class SweepRecords:
     """The part of the registry that is about sweeps. Locations are named by number."""
 
     def __init__(self, client: RedisClient, keys: Keys) -> None:
-        self._client = client
-        self._keys = keys
+        self.client = client
+        self.keys = keys
 
     async def request_sweep(self, number: int, *, confirm_shrink: bool = False) -> None:
         """Asks the indexers to sweep a location now.
@@ -60,7 +60,7 @@ class SweepRecords:
         request = to_json(
             {"at": time.time(), "confirm_shrink": confirm_shrink, "id": secrets.token_hex(4)}
         )
-        await self._client.command("HSET", self._keys.sweep_requests, number, request)
+        await self.client.command("HSET", self.keys.sweep_requests, number, request)
 
     async def requested_sweeps(self) -> dict[int, SweepRequest]:
         """Requested sweeps by location number.
@@ -68,12 +68,12 @@ class SweepRecords:
         Raises:
             IndexUnavailable: Redis does not answer, or has something else there.
         """
-        return _parse_requests(await self._client.command("HGETALL", self._keys.sweep_requests))
+        return _parse_requests(await self.client.command("HGETALL", self.keys.sweep_requests))
 
     async def finish_sweep_request(self, number: int, request: SweepRequest) -> None:
         """The request is fulfilled. One made since remains."""
-        await self._client.run(
-            FINISH_SWEEP_REQUEST, [self._keys.sweep_requests], [number, request.stored]
+        await self.client.run(
+            FINISH_SWEEP_REQUEST, [self.keys.sweep_requests], [number, request.stored]
         )
 
     async def progress(self) -> dict[int, Progress]:
@@ -82,7 +82,7 @@ class SweepRecords:
         Raises:
             IndexUnavailable: Redis does not answer, or has something else there.
         """
-        return _parse_progress(await self._client.command("HGETALL", self._keys.progress))
+        return _parse_progress(await self.client.command("HGETALL", self.keys.progress))
 
     async def begin_progress(self, number: int, progress: Progress) -> None:
         """A sweep begins. Nothing of an earlier one remains."""
@@ -103,20 +103,20 @@ class SweepRecords:
             for image_id, letter_case in (ids or {}).items()
         ]
         commands: list[Command] = [
-            ("SADD", self._keys.sweep_findings(number), *findings[i : i + FINDINGS_BATCH])
+            ("SADD", self.keys.sweep_findings(number), *findings[i : i + FINDINGS_BATCH])
             for i in range(0, len(findings), FINDINGS_BATCH)
         ]
         # The progress comes last, so that it never says more than the findings have.
-        commands.append(("HSET", self._keys.progress, number, to_json(asdict(progress))))
-        await self._client.pipeline(commands)
+        commands.append(("HSET", self.keys.progress, number, to_json(asdict(progress))))
+        await self.client.pipeline(commands)
 
     async def end_progress(self, number: int) -> None:
         """The sweep has ended."""
-        await self._client.pipeline(
+        await self.client.pipeline(
             [
-                ("HDEL", self._keys.progress, number),
-                ("UNLINK", self._keys.sweep_findings(number)),
-                ("UNLINK", self._keys.pinned_claims(number)),
+                ("HDEL", self.keys.progress, number),
+                ("UNLINK", self.keys.sweep_findings(number)),
+                ("UNLINK", self.keys.pinned_claims(number)),
             ]
         )
 
@@ -129,19 +129,19 @@ class SweepRecords:
         findings = SweepFindings({}, {})
         cursor = 0
         while True:
-            reply = await self._client.command(
-                "SSCAN", self._keys.sweep_findings(number), cursor, "COUNT", FINDINGS_BATCH
+            reply = await self.client.command(
+                "SSCAN", self.keys.sweep_findings(number), cursor, "COUNT", FINDINGS_BATCH
             )
             if not (cursor := _add_findings(reply, findings)):
                 return findings
 
     async def pin_claim(self, number: int, image_id: bytes) -> None:
         """An operator claims this image by hand: a sweep under way must not release it."""
-        await self._client.command("SADD", self._keys.pinned_claims(number), image_id)
+        await self.client.command("SADD", self.keys.pinned_claims(number), image_id)
 
     async def pinned_claims(self, number: int) -> set[bytes]:
         """Images that operators have claimed since the sweep under way began."""
-        return _id_set(await self._client.command("SMEMBERS", self._keys.pinned_claims(number)))
+        return _id_set(await self.client.command("SMEMBERS", self.keys.pinned_claims(number)))
 
 
 @parses_reply

@@ -181,7 +181,7 @@ async def test_cached_claims_are_never_older_than_the_last_reply(pair: Pair) -> 
     assert cached_reads or index is other, "the test must have found cached claims"
 
 
-def servers(real: Real) -> Sequence[Any]:
+def servers(real: Real) -> Sequence[RedisServer]:
     """The processes that accept writes."""
     return real.masters() if isinstance(real, RedisCluster) else [real]
 
@@ -235,7 +235,7 @@ async def test_nothing_is_cached_while_redis_hangs(own_real: Real, stack: AsyncE
         server.pause()
     await invalidated(index, A)
     for server in paused:
-        server.go_on() if isinstance(own_real, RedisServer) else server.resume()
+        server.resume()
     await cache(index, A)
     await other.claims.claim(2, [A])
     await invalidated(index, A)

@@ -122,7 +122,7 @@ async def test_a_process_that_only_reads_its_cache_notices_a_planned_failover(
     await asyncio.to_thread(sentinels.failover)
     await wait_until(lambda: sentinels.named() == {sentinels.other(old).port})
     other = await open_with_cache(stack, sentinels.url)
-    assert old.replication()["role"] == "master", "it has not been told to follow yet"
+    assert old.replication()["role"] == "master", "the old master does not follow yet"
     await other.claims.claim(2, [A])
     # A second for the change, and one until the Sentinels are asked.
     await wait_until(lambda: cached(index, A) in (None, {Owner(1), Owner(2)}), 2 * SECOND)

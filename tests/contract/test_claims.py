@@ -103,8 +103,8 @@ async def test_more_buckets_than_one_pipeline_takes(index_url: str) -> None:
         assert await index.claims.claim(3, ids) == len(ids)
         assert (await index.claims.lookup(ids)).owners == [(Owner(3),)] * len(ids)
         assert await index.claims.release(3, ids[::2]) == len(ids) // 2
-        kept = [image_id async for _, claims in index.claims.of_location(3) for image_id in claims]
-        assert kept == ids[1::2]
+        left = [image_id async for _, claims in index.claims.of_location(3) for image_id in claims]
+        assert left == ids[1::2]
 
 
 async def test_nothing_to_do_is_done(index: Index) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 
 import pytest
 
@@ -274,3 +275,12 @@ async def test_a_bad_url_does_not_show_its_password(url: str) -> None:
         async with open_index(url):
             pytest.fail("it opened")
     assert "s3cret" not in caught.value.detail
+
+
+async def test_the_embedded_index_without_fakeredis_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "fakeredis", None)
+    with pytest.raises(SettingsError, match=r"pip install 'glance-resolver\[memory\]'"):
+        async with open_index("memory:"):
+            pytest.fail("it opened")

@@ -1,4 +1,4 @@
-"""Clusters and Sentinels that a test may spoil; sweeps go to a cluster."""
+"""Clusters and Sentinels of which a test may kill processes."""
 
 from __future__ import annotations
 
@@ -9,20 +9,14 @@ import pytest
 from tests.conftest import started
 from tests.support.cluster import RedisCluster
 from tests.support.sentinel import Sentinels
-from tests.sync.conftest import server, start_server, sweeping, switch
+from tests.sync.conftest import start_server
 
-__all__ = ["server", "start_server", "sweeping", "switch"]
+__all__ = ["start_server"]
 
 NODE_TIMEOUT = 1500
 """Milliseconds until the others take a node for dead."""
 
 PASSWORD = "s3c@ret/:"
-
-
-@pytest.fixture
-def index_url(cluster_url: str) -> str:
-    """URL of an empty index on the shared cluster."""
-    return cluster_url
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Tasks that claim, release and look up all the time, each compared with a model of its own."""
+"""Tasks that claim, release and look up continuously, each compared with its own model."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from resolver.models import Owner
 from tests.support.wait import wait_until
 
 SOME = 40
-"""Ids that one step is about, at most."""
+"""At most so many ids in one step."""
 
 
 class Worker:
-    """The only one that makes and drops the claims of location `number`, so that each reply and
-    each lookup of it has one right answer."""
+    """The only task that changes the claims of location `number`, so each reply and each lookup
+    has one right result."""
 
     def __init__(
         self, index: Index, number: int, ids: Sequence[bytes], *, exact: bool = True
     ) -> None:
-        """`exact` False: Redis loses what it had acknowledged and not replicated, as it may."""
+        """`exact` False: Redis may lose what it acknowledged before it was replicated."""
         self.number = number
         self.exact = exact
         self.claimed: dict[bytes, bool] = dict.fromkeys(ids, False)
         """What Redis has acknowledged, by id."""
         self.unsure: set[bytes] = set()
-        """Ids of a call that failed, or was repeated: nobody knows, until they are set again."""
+        """Ids of a call that failed: their state is unknown until the next call that succeeds."""
         self.steps = self.failures = 0
         self.stopped = False
         self.quiet = asyncio.Lock()
@@ -76,13 +76,13 @@ class Worker:
 
 @asynccontextmanager
 async def at_work(*workers: Worker) -> AsyncIterator[None]:
-    """The workers work all the while, and none has seen anything wrong."""
+    """The workers run during the block, and none has found anything wrong."""
     tasks = [asyncio.create_task(worker.run()) for worker in workers]
     try:
         yield
-        await steps(*workers, count=1)  # one that has failed does not go on
+        await steps(*workers, count=1)  # a worker that failed makes no more steps
     finally:
-        for worker in workers:  # not cancelled: what a step that is cut short did is unknown
+        for worker in workers:  # not cancelled: the effect of half a step would be unknown
             worker.stopped = True
         await asyncio.gather(*tasks)
 
@@ -93,13 +93,13 @@ async def steps(*workers: Worker, count: int = 10) -> None:
     await wait_until(
         lambda: all(worker.steps >= goal for worker, goal in until.items()),
         timeout=60,
-        message="the workers go on, and find nothing wrong",
+        message="the workers make more steps and find nothing wrong",
     )
 
 
 @asynccontextmanager
 async def silence(*workers: Worker) -> AsyncIterator[None]:
-    """No worker is within a step."""
+    """No worker is in the middle of a step."""
     async with contextlib.AsyncExitStack() as stack:
         for worker in workers:
             await stack.enter_async_context(worker.quiet)
@@ -107,7 +107,7 @@ async def silence(*workers: Worker) -> AsyncIterator[None]:
 
 
 async def check(index: Index, *workers: Worker) -> None:
-    """Everything in the index is what the models have: lookups, census, listings of a location."""
+    """Asserts that lookups, census and claims of each location are what the models have."""
     async with silence(*workers):
         for worker in workers:
             await worker.look()
@@ -127,7 +127,7 @@ async def check(index: Index, *workers: Worker) -> None:
 
 
 async def claim_all(index: Index, *workers: Worker) -> None:
-    """Claims everything, and from now on all is exact again."""
+    """Claims everything; from now on results are exact again."""
     for worker in workers:
         await index.claims.claim(worker.number, list(worker.claimed))
         worker.claimed.update(dict.fromkeys(worker.claimed, True))

@@ -1,4 +1,4 @@
-"""Masters of a cluster that die, hang or hand over: the open index goes on by itself."""
+"""Masters of a cluster die, hang or hand over: an open index recovers by itself."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ pytestmark = pytest.mark.redis
 IDS = make_ids(600)
 SETTLED = [(Owner(9),)] * len(IDS)
 WITHIN = 30.0
-"""Seconds to recover in. It takes the node timeout, an election of a second or so, and what the
-machine adds; see the measured time in the assertion where it was too long."""
+"""Seconds to recover: the node timeout, an election of about a second, and a margin for a busy
+machine."""
 
-HURRY = 1.0
-"""Seconds that a request waits."""
+REQUEST_SECONDS = 1.0
+"""How long a request waits."""
 
 
 async def recovers(call: Callable[[], Awaitable[object]]) -> float:
@@ -42,23 +42,23 @@ async def recovers(call: Callable[[], Awaitable[object]]) -> float:
     return time.monotonic() - begun
 
 
-async def hurried(index: Index) -> None:
-    """A lookup as a request makes it, which does not wait long."""
+async def lookup_within_a_request(index: Index) -> None:
+    """A lookup with the time limit of a request."""
     try:
-        async with asyncio.timeout(HURRY):
+        async with asyncio.timeout(REQUEST_SECONDS):
             await lookup(index)
     except TimeoutError as error:
         raise IndexUnavailable("late") from error
 
 
 async def settled(index: Index, cluster: RedisCluster) -> None:
-    """Claims that every replica has."""
+    """Makes claims, and waits until every replica has them."""
     assert await index.claims.claim(9, IDS) == len(IDS)
     await wait_until(cluster.is_replicated, message="the replicas have everything")
 
 
 async def lookup(index: Index) -> None:
-    """Nothing that was settled is lost."""
+    """Fails if a claim of `settled` is lost."""
     assert (await index.claims.lookup(IDS)).owners == SETTLED
 
 
@@ -81,7 +81,7 @@ async def test_a_replica_takes_over(
                 master.kill()
             else:
                 master.pause()
-            took = await recovers(lambda: hurried(index))
+            took = await recovers(lambda: lookup_within_a_request(index))
             record_property("seconds until lookups work", round(took, 2))
             claimed = await recovers(lambda: index.claims.claim(9, IDS))
             record_property("more until claims work", round(claimed, 2))
@@ -102,7 +102,7 @@ async def test_a_replica_takes_over(
         await check(index, *workers)
 
 
-async def test_a_planned_failover_goes_unnoticed(own_cluster: RedisCluster) -> None:
+async def test_a_planned_failover_fails_no_call(own_cluster: RedisCluster) -> None:
     cluster = own_cluster
     async with open_index(cluster.url, bits=8) as index:
         await settled(index, cluster)
@@ -139,8 +139,10 @@ async def test_an_index_is_opened_while_a_node_is_down(own_cluster: RedisCluster
     await recovers(opened)
 
 
-async def test_without_a_replica_the_rest_says_so(own_cluster: RedisCluster) -> None:
-    """Half of a cluster is no index; it is one again when the nodes are back."""
+async def test_a_cluster_without_a_part_of_its_slots_is_unavailable(
+    own_cluster: RedisCluster,
+) -> None:
+    """It works again when the nodes are back."""
     cluster = own_cluster
     async with open_index(cluster.url, bits=8) as index:
         master = cluster.masters()[0]

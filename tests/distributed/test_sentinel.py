@@ -1,4 +1,4 @@
-"""A master behind Sentinels that dies or hands over: the open index finds the next one."""
+"""A master behind Sentinels fails or hands over: an open index finds the new one."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ async def test_a_planned_failover(sentinels: Sentinels) -> None:
             async with open_index(sentinels.master().url) as new:
 
                 async def goes_there() -> bool:
-                    # Until it is told to follow, the old master takes claims, which are lost.
+                    # Until it has to follow, the old master accepts claims, which are lost.
                     await index.claims.claim(1, IDS)
                     found = await asyncio.gather(new.claims.lookup(IDS), index.claims.lookup(IDS))
                     return all(set(o) == both for lookup in found for o in lookup.owners)
@@ -80,25 +80,25 @@ async def test_a_planned_failover(sentinels: Sentinels) -> None:
 
 
 async def test_sentinels_that_are_down(sentinels: Sentinels) -> None:
-    """Any one of them will do, and those that are down cost no time."""
+    """One that answers is enough, and those that are down cost no time."""
     async with open_index(sentinels.url, bits=8) as index:
         await settled(index, sentinels)
         await lookup(index)
-        for one in sentinels.sentinels[:2]:
-            one.kill()
+        for sentinel in sentinels.sentinels[:2]:
+            sentinel.kill()
         begun = time.monotonic()
         async with open_index(sentinels.url) as other:
             await lookup(other)
         assert time.monotonic() - begun < 2
         sentinels.sentinels[2].kill()
-        await lookup(index)  # who is master is asked for new connections only
+        await lookup(index)  # only new connections need a Sentinel
         with pytest.raises(IndexUnavailable):
             async with open_index(sentinels.url):
                 pytest.fail("it opened")
 
 
 @pytest.mark.parametrize("password", ["", "wrong"])
-async def test_a_password_that_does_not_fit(sentinels: Sentinels, password: str) -> None:
+async def test_a_wrong_password(sentinels: Sentinels, password: str) -> None:
     sentinels.password = password
     with pytest.raises(IndexUnavailable) as caught:
         async with open_index(sentinels.url):
@@ -106,20 +106,20 @@ async def test_a_password_that_does_not_fit(sentinels: Sentinels, password: str)
     assert "wrong" not in caught.value.detail.replace("wrong password", "")
 
 
-async def test_a_service_that_no_sentinel_knows(sentinels: Sentinels) -> None:
+async def test_a_service_unknown_to_the_sentinels(sentinels: Sentinels) -> None:
     with pytest.raises(IndexUnavailable, match="No master found for 'other'"):
         async with open_index(sentinels.url.replace(f"/{SERVICE}", "/other")):
             pytest.fail("it opened")
 
 
-async def test_a_replica_is_not_taken_for_the_master(sentinels: Sentinels) -> None:
-    """What a Sentinel that is behind the times names: it would answer reads, and old ones."""
+async def test_a_replica_is_not_used_as_master(sentinels: Sentinels) -> None:
+    """An outdated Sentinel may name one; it would answer reads with old data."""
     async with open_index(sentinels.url, bits=8):
         pass
     master = sentinels.master()
     replica = sentinels.other(master)
-    for one in sentinels.sentinels:
-        one.kill()
+    for sentinel in sentinels.sentinels:
+        sentinel.kill()
     lone = sentinels.sentinels[0]
     file = lone.directory / f"sentinel-{lone.port}.conf"
     file.unlink()

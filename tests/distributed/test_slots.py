@@ -1,4 +1,4 @@
-"""A cluster whose slots move from node to node: every answer is right all the while."""
+"""Slots of a cluster migrate: every answer stays right."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SLOTS = 3
 REGISTRY = "glr:{reg}:version"
 
 
-def crowded_slots(index: Index, cluster: RedisCluster) -> tuple[Node, dict[int, list[int]]]:
+def fullest_slots(index: Index, cluster: RedisCluster) -> tuple[Node, dict[int, list[int]]]:
     """A master, and those of its slots that hold the most buckets, with these."""
     buckets = index.claims.buckets
     by_slot: dict[int, list[int]] = defaultdict(list)
@@ -36,14 +36,14 @@ def crowded_slots(index: Index, cluster: RedisCluster) -> tuple[Node, dict[int, 
     return source, {slot: by_slot[slot] for slot in most}
 
 
-async def test_slots_move_under_load(own_cluster: RedisCluster) -> None:
-    """Two processes; slots move with some of their keys here and some there for a while."""
+async def test_slots_migrate_under_load(own_cluster: RedisCluster) -> None:
+    """Two processes; for a while, a slot has some of its keys here and some there."""
     cluster = own_cluster
     async with AsyncExitStack() as stack:
         one, two = [
             await stack.enter_async_context(open_index(cluster.url, bits=BITS)) for _ in range(2)
         ]
-        source, slots = crowded_slots(one, cluster)
+        source, slots = fullest_slots(one, cluster)
         target = cluster.masters()[1]
         ids = [
             image_id
@@ -51,7 +51,7 @@ async def test_slots_move_under_load(own_cluster: RedisCluster) -> None:
             for bucket in moving
             for image_id in make_ids(4, seed=bucket, prefix=(bucket << 2).to_bytes(2, "big"))
         ]
-        ids += make_ids(200)  # anywhere
+        ids += make_ids(200)  # in other slots
         assert all(len(moving) >= 3 for moving in slots.values())
         workers = [Worker(one, 1, ids), Worker(two, 70, ids)]
         await stack.enter_async_context(at_work(*workers))
@@ -73,8 +73,8 @@ async def test_slots_move_under_load(own_cluster: RedisCluster) -> None:
         assert [worker.failures for worker in workers] == [0, 0], "no call failed"
 
 
-async def test_the_registry_moves(own_cluster: RedisCluster) -> None:
-    """Redis refuses scripts over several keys while their slot is torn; they wait for its end."""
+async def test_the_slot_of_the_registry_migrates(own_cluster: RedisCluster) -> None:
+    """Redis refuses scripts with several keys while their slot is split, so they wait."""
     cluster = own_cluster
     slot = cluster.slot(REGISTRY)
     async with open_index(cluster.url, bits=8) as index:
@@ -109,7 +109,7 @@ async def test_the_registry_moves(own_cluster: RedisCluster) -> None:
         assert cluster.master_of(REGISTRY) is target
 
 
-async def test_a_registry_that_stays_torn_is_told(own_cluster: RedisCluster) -> None:
+async def test_a_registry_whose_slot_stays_split_is_unavailable(own_cluster: RedisCluster) -> None:
     cluster = own_cluster
     slot = cluster.slot(REGISTRY)
     async with open_index(cluster.url, bits=8) as index:

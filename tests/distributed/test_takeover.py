@@ -1,5 +1,5 @@
-"""Indexers as processes of their own: each location is swept by one at a time, and the work of
-one that is killed or hangs is taken over."""
+"""Indexers in processes of their own: one process at a time sweeps a location, and another takes
+over when it is killed or hangs."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ async def process(url: str, **settings: Any) -> AsyncIterator[asyncio.subprocess
     finally:
         if running.returncode is None:
             running.kill()
-        await running.communicate()  # to the end, or its pipe stays open
+        await running.communicate()  # else its pipe stays open
 
 
 @asynccontextmanager
@@ -123,14 +123,14 @@ async def test_two_processes_share_the_locations(url: str, start_server: StartSe
         once = {name: server.requests["GET", "images"] for name, server in servers.items()}
         assert await claims_by_number(services.index) == expected
         assert len(set(once.values())) == 1, "none was swept twice"
-        for _ in range(3):  # asked for again and again, while they run
+        for _ in range(3):  # requested repeatedly, while they run
             since = {n: (await record(services, n)).status.sweep.ended for n in servers}
             for name in servers:
                 await services.registry.sweep(name)
             for name in servers:
                 await done(services, name, since=since[name])
         for name, watch in watches.items():
-            # Two passes over the listing, and a page of each asked for ahead.
+            # Two passes over the listing, each with one page requested ahead.
             assert watch.most <= 2, name
         assert await claims_by_number(services.index) == expected
 
@@ -158,7 +158,7 @@ async def test_the_sweep_of_a_lost_process_is_taken_over(
             await wait_until(lambda: watch.held, timeout=WITHIN, message="the sweep is half way")
             async with process(url) as second:
                 lease = services.index.lease(f"sweep:{location.number}", seconds=60)
-                assert not await lease.acquire(), "the first has it"
+                assert not await lease.acquire(), "the first process holds it"
                 os.kill(first.pid, signal.SIGKILL if how == "killed" else signal.SIGSTOP)
                 watch.hold = lambda _: False
                 watch.open.set()
@@ -166,7 +166,7 @@ async def test_the_sweep_of_a_lost_process_is_taken_over(
                 assert await claims_by_number(services.index) == {location.number: 200}
                 gone = list(server.ids())[:3]
                 if how == "hangs":
-                    # What it will read when it wakes was listed before.
+                    # When it resumes it reads an outdated page.
                     before = (await record(services, "one")).status.sweep.ended
                     for image_id in gone:
                         server.delete(image_id)
@@ -176,16 +176,16 @@ async def test_the_sweep_of_a_lost_process_is_taken_over(
                     os.kill(first.pid, signal.SIGCONT)
                     assert (await record(services, "one")).status.sweep == last.status.sweep
                     os.kill(second.pid, signal.SIGKILL)
-                    # It lives, and does what is asked for next.
+                    # It still works, and does the next request.
                     await services.registry.sweep("one")
                     await done(services, "one", since=last.status.sweep.ended)
                     assert await claims_by_number(services.index) == {location.number: 197}
 
 
-async def test_a_process_that_wakes_up_releases_nothing(
+async def test_a_process_that_was_suspended_releases_nothing(
     url: str, start_server: StartServer
 ) -> None:
-    """It had been told that images are gone; while it slept, another claimed them again."""
+    """It has an answer that images are gone; meanwhile another process has claimed them again."""
     switch = Switch()
     switch.fault = watch = Watch()
     server = await start_server(middlewares=[switch.middleware])
@@ -197,13 +197,13 @@ async def test_a_process_that_wakes_up_releases_nothing(
         gone = list(server.ids())[:3]
         for image_id in gone:
             server.update(image_id, deleted=True)
-        # The last question before it releases: which of these are hidden?
+        # The last request before it releases: which of these are hidden?
         watch.hold = lambda r: "id" in r.query and "os_hidden" in r.query
         await services.registry.sweep("one")
-        await wait_until(lambda: watch.held, timeout=WITHIN, message="it asks")
+        await wait_until(lambda: watch.held, timeout=WITHIN, message="the request is sent")
         os.kill(first.pid, signal.SIGSTOP)
         watch.hold = lambda _: False
-        watch.open.set()  # the answer lies in its socket now
+        watch.open.set()  # the answer waits in its socket
         for image_id in gone:
             server.update(image_id, deleted=False)
         async with process(url):
@@ -219,7 +219,7 @@ async def test_a_process_that_wakes_up_releases_nothing(
 
 
 async def fewest_claims(services: Services, location: Location) -> int:
-    """Fewest claims seen in the time of a lease."""
+    """The fewest claims within the time of a lease."""
     loop = asyncio.get_running_loop()
     until = loop.time() + LEASE
     fewest: list[int] = []
@@ -232,10 +232,10 @@ async def fewest_claims(services: Services, location: Location) -> int:
     return min(fewest)
 
 
-async def test_a_checker_that_wakes_up_keeps_nothing_of_what_it_saw(
+async def test_a_checker_that_was_suspended_stores_no_old_result(
     url: str, start_server: StartServer
 ) -> None:
-    """Another looks at the locations by then."""
+    """Another process checks the locations by then."""
     switch = Switch()
     switch.fault = watch = Watch()
     server = await start_server(middlewares=[switch.middleware])
@@ -245,26 +245,26 @@ async def test_a_checker_that_wakes_up_keeps_nothing_of_what_it_saw(
         records = services.index.records
         await wait_until(lambda: records.check(location.number), timeout=WITHIN)
         watch.hold = lambda request: request.path == "/healthcheck"
-        await wait_until(lambda: watch.held, timeout=WITHIN, message="it looks")
+        await wait_until(lambda: watch.held, timeout=WITHIN, message="a check is under way")
         os.kill(first.pid, signal.SIGSTOP)
-        slept = time.time()
+        suspended = time.time()
         watch.hold = lambda _: False
-        watch.open.set()  # the answer lies in its socket now
+        watch.open.set()  # the answer waits in its socket
 
-        async def looked() -> float:
+        async def checked_at() -> float:
             check = await records.check(location.number)
             assert check is not None
             return check.at
 
         async with process(url, **health):
 
-            async def another() -> bool:
-                return await looked() > slept + LEASE
+            async def checked_by_another() -> bool:
+                return await checked_at() > suspended + LEASE
 
-            await wait_until(another, timeout=WITHIN, message="the other looks")
+            await wait_until(checked_by_another, timeout=WITHIN, message="the other process checks")
             os.kill(first.pid, signal.SIGCONT)
-            seen = [await looked()]
-            while time.time() < slept + 2 * LEASE + 1:
-                seen.append(await looked())
-            assert seen == sorted(seen), "no look of before is written over a later one"
+            seen = [await checked_at()]
+            while time.time() < suspended + 2 * LEASE + 1:
+                seen.append(await checked_at())
+            assert seen == sorted(seen), "an old check must not replace a later one"
             assert seen[-1] > seen[0]

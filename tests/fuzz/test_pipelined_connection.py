@@ -1,4 +1,4 @@
-"""A Redis that says anything at all: each question ends in time, and no answer is wrong."""
+"""A Redis that sends anything at all: every call ends in time, and no answer is wrong."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from resolver.errors import IndexUnavailable
-from resolver.index import Index, facade, open_index
-from resolver.index.redis import client, pipelined_connection
+from resolver.index import Index, open_index
+from resolver.index.redis.client import RedisTimeouts
 from resolver.models import Outcome, format_id
 from resolver.resolution import Preferences
 from resolver.services import Services, open_services
@@ -30,8 +30,9 @@ from tests.support.wait import wait_until
 
 __all__ = ["start"]
 
-PATIENCE = 0.25
-"""Seconds in place of those that a real process has."""
+TIMEOUT_SECONDS = 0.25
+TIMEOUTS = RedisTimeouts(connect=TIMEOUT_SECONDS, reply=TIMEOUT_SECONDS)
+"""Shorter than those of a real process."""
 
 
 def bulk(data: bytes) -> bytes:
@@ -108,48 +109,41 @@ JUNK = st.one_of(
 )
 
 
-class Talker:
-    """A server that answers what it is sent with the next of its lines, and then with the last."""
+class ScriptedServer:
+    """Answers each request with the next of its replies, and from then on with the last one."""
 
     def __init__(self) -> None:
-        self.lines: list[bytes] = []
-        self.url = ""
+        self.replies: list[bytes] = []
+        self.address = ""
 
     async def __call__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        said = 0
+        sent = 0
         with contextlib.suppress(OSError):
-            while await reader.read(65536) and self.lines:
-                line = self.lines[min(said, len(self.lines) - 1)]
-                said += 1
-                if not line:
+            while await reader.read(65536) and self.replies:
+                reply = self.replies[min(sent, len(self.replies) - 1)]
+                sent += 1
+                if not reply:
                     break
-                writer.write(line)
+                writer.write(reply)
                 await writer.drain()
         writer.transport.abort()
 
 
 @pytest.fixture
-async def talker() -> AsyncIterator[Talker]:
-    talker = Talker()
-    server = await asyncio.start_server(talker, "127.0.0.1", 0)
-    talker.url = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+async def server() -> AsyncIterator[ScriptedServer]:
+    scripted = ScriptedServer()
+    server = await asyncio.start_server(scripted, "127.0.0.1", 0)
+    scripted.address = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
     async with server:
-        yield talker
-
-
-@pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (pipelined_connection, client, facade):
-        for name in {"PATIENCE", "CONNECT_TIMEOUT"} & vars(module).keys():
-            monkeypatch.setattr(module, name, PATIENCE)
+        yield scripted
 
 
 ID = make_ids(1)[0]
-QUESTIONS: dict[str, Callable[[Index], Awaitable[Any]]] = {
+CALLS: dict[str, Callable[[Index], Awaitable[Any]]] = {
     "ping": lambda index: index.ping(),
     "lookup": lambda index: index.claims.lookup([ID]),
     "identity": lambda index: index.identity(),
-    "make": lambda index: index.create_if_missing(),
+    "create": lambda index: index.create_if_missing(),
     "claim": lambda index: index.claims.claim(1, [ID]),
     "release": lambda index: index.claims.release(1, [ID]),
     "census": lambda index: index.census(),
@@ -157,22 +151,21 @@ QUESTIONS: dict[str, Callable[[Index], Awaitable[Any]]] = {
     "check": lambda index: index.records.check(1),
     "poll": lambda index: index.records.poll(1),
     "progress": lambda index: index.records.progress(),
-    "noted": lambda index: index.records.sweep_findings(1),
-    "kept": lambda index: index.records.pinned_claims(1),
-    "wanted sweeps": lambda index: index.records.requested_sweeps(),
+    "sweep findings": lambda index: index.records.sweep_findings(1),
+    "pinned claims": lambda index: index.records.pinned_claims(1),
+    "requested sweeps": lambda index: index.records.requested_sweeps(),
     "retired": lambda index: index.records.retired(),
-    "lost": lambda index: index.observations.record_absent(1, [ID]),
-    "saw": lambda index: index.observations.record_present(1, {ID: 0}, 0.0),
+    "record absent": lambda index: index.observations.record_absent(1, [ID]),
+    "record present": lambda index: index.observations.record_present(1, {ID: 0}, 0.0),
     "audit": lambda index: index.audit.last(10, ""),
-    "wanted": lambda index: index.rebuild.requested(),
-    "rebuild": lambda index: index.rebuild.progress(),
+    "requested rebuild": lambda index: index.rebuild.requested(),
+    "rebuild progress": lambda index: index.rebuild.progress(),
     "lease": lambda index: index.lease("x", seconds=1).acquire(),
 }
 OK = b"+OK\r\n"
-"""To what redis-py says first: CLIENT SETINFO twice, perhaps SELECT."""
+"""The reply to what redis-py sends first: CLIENT SETINFO twice, perhaps SELECT."""
 
 
-@pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize(
     "form", ["redis://{}/0", "redis+cluster://{}", "redis+sentinel://{}/main"], ids=str.upper
 )
@@ -180,44 +173,46 @@ OK = b"+OK\r\n"
 @example([OK, b"%1\r\n*0\r\n+a\r\n"], "ping")
 @example([OK, b">0\r\n"], "ping")
 @example([OK, b":5\r\n" * 9], "lookup")
-@example([OK, b"$1\r\na\r\n-ERR no\r\n"], "make")
-@example([OK, OK, b"$1\r\na\r\n-ERR no\r\n"], "make")
+@example([OK, b"$1\r\na\r\n-ERR no\r\n"], "create")
+@example([OK, OK, b"$1\r\na\r\n-ERR no\r\n"], "create")
 @given(
     st.tuples(st.just(OK) | PLAIN, st.lists(JUNK | st.just(b""), max_size=5)).map(
         lambda some: [some[0], *some[1]]
     ),
-    st.sampled_from(sorted(QUESTIONS)),
+    st.sampled_from(sorted(CALLS)),
 )
-async def test_a_question_ends_in_time_and_in_one_kind_of_failure(
-    loop_quiet: Quiet, talker: Talker, form: str, lines: list[bytes], question: str
+async def test_every_call_ends_in_time_and_fails_as_unavailable(
+    loop_quiet: Quiet, server: ScriptedServer, form: str, replies: list[bytes], call: str
 ) -> None:
-    ran(f"wire: {form.partition(':')[0]}")
-    # What redis-py reads itself, the greeting and Sentinels: hiredis 3.5.0 dies (SIGSEGV) of some
-    # nested replies where it makes redis-py's errors of them. Our own reader has it make none.
-    talker.lines = [line for line in lines if b"-" not in line] if "sentinel" in form else lines
+    ran(f"redis: {form.partition(':')[0]}")
+    # redis-py reads the first replies and those of Sentinels. hiredis 3.5.0 crashes (SIGSEGV) on
+    # some nested replies when it makes exceptions of redis-py; our own reader uses none.
+    server.replies = (
+        [reply for reply in replies if b"-" not in reply] if "sentinel" in form else replies
+    )
     begun = time.monotonic()
-    async with open_index(form.format(talker.url), create=False) as index:
+    async with open_index(form.format(server.address), create=False, timeouts=TIMEOUTS) as index:
         with contextlib.suppress(IndexUnavailable):
-            async with asyncio.timeout(20 * PATIENCE):
-                await QUESTIONS[question](index)
-    assert time.monotonic() - begun < 30 * PATIENCE
+            async with asyncio.timeout(20 * TIMEOUT_SECONDS):
+                await CALLS[call](index)
+    assert time.monotonic() - begun < 30 * TIMEOUT_SECONDS
     loop_quiet.check()
 
 
-class Liar(Proxy):
-    """Passes answers on, but for some that it puts junk in place of."""
+class CorruptingProxy(Proxy):
+    """Passes replies on, and sends junk in place of some."""
 
     def __init__(self, target: int) -> None:
         super().__init__(target)
-        self.lies: list[bytes | None] = []
+        self.junk: list[bytes | None] = []
 
     def changed(self, data: bytes) -> bytes:
-        lie = self.lies.pop(0) if self.lies else None
-        return data if lie is None else lie
+        junk = self.junk.pop(0) if self.junk else None
+        return data if junk is None else junk
 
 
-WRONG_KIND = st.one_of(
-    # In the place of owners, text may be owners, and nothing means none: so neither is here.
+WRONG_TYPE = st.one_of(
+    # In place of owners, text may be read as owners and null as none, so neither is here.
     st.lists(
         st.one_of(
             st.integers(1, 2**64).map(b":%d\r\n".__mod__),
@@ -247,24 +242,24 @@ DEADLINE = 0.25
 
 
 class Behind(NamedTuple):
-    """A gateway that has one image, at a Redis behind a liar; it keeps nothing that it read."""
+    """A gateway with one image and no cache, and the proxy between it and Redis."""
 
     gateway: Gateway
-    liar: Liar
+    proxy: CorruptingProxy
 
 
 @pytest.fixture
 async def behind(start: Start, redis_server: RedisServer) -> AsyncIterator[Behind]:
     redis_server.flush()
-    async with Liar(redis_server.port) as liar:
-        gateway = await start(redis_url=liar.url, index_bits=4, cache_size=0, stale_for=0)
+    async with CorruptingProxy(redis_server.port) as proxy:
+        gateway = await start(redis_url=proxy.url, index_bits=4, cache_size=0, stale_for=0)
         await gateway.location("one")
         await gateway.claim("one", format_id(IDS[0]))
-        yield Behind(gateway, liar)
+        yield Behind(gateway, proxy)
 
 
-async def right(gateway: Gateway) -> bool:
-    """Whether all that is asked is answered from the index again."""
+async def answers_are_right(gateway: Gateway) -> bool:
+    """Whether every request is answered from the index again."""
     found, _ = await gateway.get(f"/resolve/{format_id(IDS[0])}")
     absent, _ = await gateway.get(f"/resolve/{format_id(IDS[1])}")
     ready, _ = await gateway.get("/readyz")
@@ -276,13 +271,13 @@ async def right(gateway: Gateway) -> bool:
 @example([b":5\r\n" * 6])
 @example([b""])
 @example([None, b"", b"-ERR no\r\n"])
-@given(st.lists(st.none() | WRONG_KIND, max_size=12))
-async def test_a_gateway_behind_a_lying_redis_says_nothing_wrong_and_recovers(
-    loop_quiet: Quiet, behind: Behind, lies: list[bytes | None]
+@given(st.lists(st.none() | WRONG_TYPE, max_size=12))
+async def test_a_gateway_behind_a_corrupting_proxy_answers_nothing_wrong_and_recovers(
+    loop_quiet: Quiet, behind: Behind, junk: list[bytes | None]
 ) -> None:
-    ran("wire: gateway")
-    gateway, liar = behind
-    liar.lies = list(lies)
+    ran("redis: gateway")
+    gateway, proxy = behind
+    proxy.junk = list(junk)
     for _ in range(3):
         for known in (True, False):
             begun = time.monotonic()
@@ -295,8 +290,8 @@ async def test_a_gateway_behind_a_lying_redis_says_nothing_wrong_and_recovers(
             else:
                 assert response.status in ((503,) if known else (404, 503)), body
     loop_quiet.check()
-    liar.lies = []
-    await wait_until(lambda: right(gateway))
+    proxy.junk = []
+    await wait_until(lambda: answers_are_right(gateway))
 
 
 @examples(40)
@@ -307,11 +302,11 @@ async def test_a_gateway_behind_a_lying_redis_says_nothing_wrong_and_recovers(
     st.sampled_from([b"7", b"one", b"7:check", b"7:sweep", b"wanted", b"next", b"\xff"]),
     st.binary(max_size=20) | JSON.map(lambda value: json.dumps(value).encode()),
 )
-async def test_what_somebody_else_writes_beside_the_index_ends_no_indexer(
+async def test_what_others_write_into_the_registry_ends_no_indexer(
     loop_quiet: Quiet, services: Services, key: str, field: bytes, value: bytes
 ) -> None:
-    """Nor a gateway: when it is gone again, all is as before."""
-    ran("wire: written beside the index")
+    """Nor a gateway: once it is deleted, everything works as before."""
+    ran("redis: written by others")
     name = f"glr:{{reg}}:{key}"
     await services.index.client.command("HSET", name, field, value)
     await services.index.client.command("INCR", "glr:{reg}:version")

@@ -1,4 +1,4 @@
-"""How claims are written: what is read is what was written, here and in Lua."""
+"""Ids and owners as Redis stores them: what Python writes, Python and Lua read, and the reverse."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ image_ids = st.binary(min_size=16, max_size=16)
 
 
 @given(owner_lists)
-def test_owners_come_back(owners: list[Owner]) -> None:
+def test_owners_are_read_as_written(owners: list[Owner]) -> None:
     assert decode_owners(encode_owners(owners)) == tuple(owners)
 
 
@@ -34,7 +34,7 @@ def test_an_entry_takes_few_bytes(number: int, size: int) -> None:
 
 
 @given(owner_lists.filter(bool), st.data())
-def test_what_is_cut_short_is_refused_or_a_whole_beginning(
+def test_a_truncated_value_is_refused_or_has_whole_owners(
     owners: list[Owner], data: st.DataObject
 ) -> None:
     value = encode_owners(owners)
@@ -50,8 +50,8 @@ def test_what_is_cut_short_is_refused_or_a_whole_beginning(
 
 @given(owner_lists, owner_lists)
 @example([Owner(2**40, 5), Owner(1)], [Owner(2**40)])
-async def test_lua_writes_and_reads_the_same(first: list[Owner], then: list[Owner]) -> None:
-    """Claims in, some spelt anew, some released: what Python decodes is what Lua was told."""
+async def test_lua_and_python_use_the_same_form(first: list[Owner], then: list[Owner]) -> None:
+    """Claims, some with another letter case, some released: Python decodes what Lua wrote."""
     image_id = make_id(1)
     model: dict[int, int] = {}
     async with open_index("memory:", bits=4) as index:
@@ -73,7 +73,7 @@ async def test_lua_writes_and_reads_the_same(first: list[Owner], then: list[Owne
 
 
 @given(st.integers(MIN_BITS, MAX_BITS), image_ids)
-def test_an_id_comes_back_from_its_bucket_and_field(bits: int, image_id: bytes) -> None:
+def test_bucket_and_field_give_the_id(bits: int, image_id: bytes) -> None:
     buckets = Buckets(b"b:", bits)
     number, field = buckets.number(image_id), buckets.field(image_id)
     assert 0 <= number < buckets.count == 1 << bits
@@ -82,9 +82,9 @@ def test_an_id_comes_back_from_its_bucket_and_field(bits: int, image_id: bytes) 
 
 
 @given(st.integers(MIN_BITS, MAX_BITS), image_ids, image_ids)
-def test_buckets_follow_the_order_of_ids(bits: int, one: bytes, two: bytes) -> None:
+def test_buckets_follow_the_order_of_ids(bits: int, first: bytes, second: bytes) -> None:
     buckets = Buckets(b"b:", bits)
-    low, high = sorted((one, two))
+    low, high = sorted((first, second))
     assert buckets.number(low) <= buckets.number(high)
     keys = [buckets.key(buckets.number(image_id)) for image_id in (low, high)]
     assert keys == sorted(keys), "and so do their keys"

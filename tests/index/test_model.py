@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from resolver.index import open_index
 from resolver.models import Owner
 
-# Few ids and numbers, so that histories meet: neighbours within a bucket and across its edges.
-RAWS = [bytes([first, last]) * 8 for first in (0, 1, 15, 16, 255) for last in (0, 1, 255)]
+# Few ids and numbers, so that steps concern the same claims: neighbours in and across buckets.
+IDS = [bytes([first, last]) * 8 for first in (0, 1, 15, 16, 255) for last in (0, 1, 255)]
 NUMBERS = (1, 63, 64, 8192)
 
 
@@ -26,7 +26,7 @@ steps = st.builds(
     Step,
     st.sampled_from(["claim", "claim", "claim", "release", "release", "purge"]),
     st.sampled_from(NUMBERS),
-    st.dictionaries(st.sampled_from(RAWS), st.sampled_from([0, 0, 1, 0xFFFFFFFF]), max_size=10),
+    st.dictionaries(st.sampled_from(IDS), st.sampled_from([0, 0, 1, 0xFFFFFFFF]), max_size=10),
 )
 
 
@@ -45,14 +45,16 @@ async def test_a_history_of_claims(bits: int, history: list[Step]) -> None:
                 expected = sum(model[image_id].pop(number, None) is not None for image_id in ids)
                 assert await index.claims.release(number, ids) == expected
             else:
-                owned = [
-                    image_id for image_id in RAWS if model[image_id].pop(number, None) is not None
+                purged = [
+                    image_id for image_id in IDS if model[image_id].pop(number, None) is not None
                 ]
-                assert await index.claims.purge([number]) == len(owned)
+                assert await index.claims.purge([number]) == len(purged)
 
-        found = (await index.claims.lookup(RAWS)).owners
-        assert [dict(owners) for owners in found] == [model[image_id] for image_id in RAWS]
-        assert all(len(owners) == len(model[r]) for owners, r in zip(found, RAWS, strict=True))
+        found = (await index.claims.lookup(IDS)).owners
+        assert [dict(owners) for owners in found] == [model[image_id] for image_id in IDS]
+        assert all(
+            len(owners) == len(model[image_id]) for owners, image_id in zip(found, IDS, strict=True)
+        )
         for number in NUMBERS:
             claims: dict[bytes, int] = {}
             async for _, some in index.claims.of_location(number):
@@ -63,11 +65,11 @@ async def test_a_history_of_claims(bits: int, history: list[Step]) -> None:
         census = await index.census()
         assert census.images == sum(1 for owners in model.values() if owners)
         assert sum(census.claims.values()) == sum(map(len, model.values()))
-        # Nothing else was left behind, such as an empty bucket.
+        # Nothing else remains, such as an empty bucket.
         keys = await index.client.command("KEYS", "glr:?:*")
         assert len(keys) == census.buckets
 
 
-def test_owner_is_what_a_pair_of_the_model_is() -> None:
+def test_an_owner_equals_a_pair_of_the_model() -> None:
     """The comparisons above hold only while an owner is a (number, case) pair."""
     assert dict([Owner(1, 2)]) == {1: 2}

@@ -20,6 +20,7 @@ from resolver.standin import StandIn
 from resolver.sync import DEFAULT_TIMINGS, Stats
 from resolver.sync.sweep_run import SweepRun
 from tests.support import faults
+from tests.support.backends import on_every_backend
 from tests.support.faults import Gate, Switch, on_pages
 from tests.support.indexing import claims_by_number, failed, indexing, swept, ticks
 from tests.support.redis import RedisServer
@@ -34,6 +35,7 @@ async def outcome(services: Services, image_id: str) -> Outcome:
     return answer.outcome
 
 
+@on_every_backend
 async def test_a_new_location_is_swept(index_url: str, server: StandIn) -> None:
     server.fill(30, seed=1)
     some = next(server.ids())
@@ -120,6 +122,7 @@ async def test_a_location_that_never_answered_proves_no_absence(start_server: St
         assert await outcome(services, NOWHERE) is Outcome.ABSENT
 
 
+@on_every_backend
 async def test_a_listing_that_shrinks_must_be_confirmed(index_url: str, server: StandIn) -> None:
     server.fill(50, seed=1)
     async with indexing(index_url) as services:
@@ -171,6 +174,7 @@ async def test_a_process_that_stops_leaves_its_work_to_others(
         assert await services.index.records.progress() == {}
 
 
+@on_every_backend
 @pytest.mark.parametrize("how", ["removed", "moved"])
 async def test_a_location_that_changes_while_it_is_swept(
     index_url: str, start_server: StartServer, how: str
@@ -205,6 +209,7 @@ async def test_a_location_that_changes_while_it_is_swept(
         assert first.number not in await services.index.records.progress()
 
 
+@on_every_backend
 async def test_claims_of_removed_locations_are_collected(index_url: str, server: StandIn) -> None:
     server.fill(30, seed=1)
     async with indexing(index_url) as services:

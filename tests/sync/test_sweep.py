@@ -9,6 +9,7 @@ import pytest
 from resolver.errors import LocationUnavailable
 from resolver.models import format_id, letter_case_of
 from resolver.standin import Caller, StandIn
+from tests.support.backends import on_every_backend
 from tests.support.ids import make_ids
 from tests.support.sweeping import Sweeping, doubt
 from tests.sync.conftest import StartServer
@@ -29,6 +30,7 @@ def add_every_kind(server: StandIn) -> None:
         server.add(name="hidden community", hidden=True, visibility="community", owner="elsewhere")
 
 
+@on_every_backend
 async def test_a_whole_listing(sweeping: Sweeping, server: StandIn) -> None:
     server.fill(2600, seed=1)
     add_every_kind(server)
@@ -49,6 +51,7 @@ async def test_a_whole_listing(sweeping: Sweeping, server: StandIn) -> None:
     assert (again.images, again.claimed, again.released) == (2608, 0, 0)
 
 
+@on_every_backend
 @pytest.mark.parametrize(
     "options",
     [
@@ -93,6 +96,7 @@ async def test_v2_is_listed_where_it_is_served_whatever_api_clients_use(
     assert await sweeping.claimed(location) == set(server.ids())
 
 
+@on_every_backend
 async def test_ids_are_claimed_as_the_server_spells_them(
     sweeping: Sweeping, server: StandIn
 ) -> None:
@@ -146,6 +150,7 @@ async def test_a_server_with_upper_case_ids_has_not_shrunk(
     assert await sweeping.claimed(location) == set(server.ids())
 
 
+@on_every_backend
 async def test_deleted_images_are_released_and_new_ones_claimed(
     sweeping: Sweeping, server: StandIn
 ) -> None:
@@ -164,6 +169,7 @@ async def test_deleted_images_are_released_and_new_ones_claimed(
     assert {first, last} <= await sweeping.claimed(other), "another location's claims stay"
 
 
+@on_every_backend
 async def test_a_claim_that_was_never_listed_is_released(
     sweeping: Sweeping, start_server: StartServer
 ) -> None:

@@ -12,6 +12,7 @@ from aiohttp.typedefs import Handler
 from resolver.errors import LocationUnavailable
 from resolver.standin import StandIn
 from tests.support import faults
+from tests.support.backends import on_every_backend
 from tests.support.faults import Fault, Switch, on_pages
 from tests.support.sweeping import Sweeping
 from tests.sync.conftest import StartServer
@@ -125,6 +126,7 @@ async def test_an_image_hidden_between_the_two_passes_stays_claimed(
 # The shrink guard
 
 
+@on_every_backend
 @pytest.mark.parametrize(
     ("images", "deleted", "guard", "is_plausible"),
     [
@@ -157,6 +159,7 @@ async def test_the_shrink_guard(
     assert await sweeping.claimed(location) == set(server.ids())
 
 
+@on_every_backend
 async def test_an_empty_page_in_the_middle_releases_nothing(
     sweeping: Sweeping, start_server: StartServer
 ) -> None:

@@ -54,7 +54,7 @@ class RedisClient(ABC):
     """Whether a command may also be given as the bytes that go over the wire."""
 
     def __init__(self, timeouts: RedisTimeouts = DEFAULT_TIMEOUTS) -> None:
-        self._timeouts = timeouts
+        self.timeouts = timeouts
         self._invalidation_callbacks: list[InvalidationCallback] = []
 
     def on_invalidation(self, callback: InvalidationCallback) -> None:
@@ -89,7 +89,7 @@ class RedisClient(ABC):
             IndexUnavailable: Redis does not answer.
         """
         try:
-            async with asyncio.timeout(self._timeouts.reply):
+            async with asyncio.timeout(self.timeouts.reply):
                 return await self.send(list(commands), foreground=foreground)
         except (RedisError, OSError, TimeoutError) as error:
             raise unavailable(error) from error

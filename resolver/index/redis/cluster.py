@@ -201,7 +201,7 @@ class ClusterClient(RedisClient):
             self._connections[node, foreground] = connection = LazyConnection(
                 lambda: self._connect(node),
                 on_invalidation=self.invalidate if foreground else None,
-                reply_timeout=self._timeouts.reply,
+                reply_timeout=self.timeouts.reply,
             )
         return connection
 

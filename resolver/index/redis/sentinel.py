@@ -58,7 +58,7 @@ class QuorumSentinel(Sentinel):
 class SentinelClient(SingleClient):
     """The master that the Sentinels name.
 
-    In a planned failover the old master accepts writes for some ten seconds, until it is told to
+    In a planned failover the old master accepts writes for some ten seconds, until it has to
     follow the new one; these writes are lost. So the Sentinels are asked again while the client is
     used, and a connection to another server is closed.
     """
@@ -104,7 +104,7 @@ class SentinelClient(SingleClient):
         Raises:
             ConnectionError: the server is a replica.
         """
-        async with asyncio.timeout(self._timeouts.reply):
+        async with asyncio.timeout(self.timeouts.reply):
             (role,) = await connection.call(hiredis.pack_command(("ROLE",)), 1)
         # An error reply says nothing about the role: the login may not be allowed to ask.
         if isinstance(role, list) and role[0] != b"master":
