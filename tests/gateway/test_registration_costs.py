@@ -13,7 +13,8 @@ from resolver.index.scripts import load
 from resolver.registry.target_policy import look_up
 from resolver.settings import Settings
 from tests.gateway.conftest import ADMIN, TOKEN, Gateway
-from tests.gateway.instrumented import InstrumentedClient, instrumented_gateway
+from tests.gateway.instrumented import instrumented_gateway
+from tests.support.instrumented_client import InstrumentedClient
 
 LOAD = load("load")
 
