@@ -1,4 +1,6 @@
-"""The resolver side by side with its peers. Each module is one command that prints its tables:
+"""The resolver compared with its peers, under load, under attack and over time.
 
-``python -m benchmarks.index``, ``.sweep``, ``.bulk``, ``.remove``, ``.gateway`` and ``.where``.
+Each of these prints its tables: ``python -m benchmarks.gateway``, ``.index``, ``.sweep``,
+``.bulk``, ``.remove``, ``.hostile``, ``.soak``, ``.freshness`` and ``.profile_layers``. ``--help``
+says what they measure.
 """

@@ -1,10 +1,10 @@
-"""Peers of the index that talk to Redis themselves: the same commands, and other layouts."""
+"""What the index is compared with: the same Redis commands sent directly, and other layouts."""
 
 from __future__ import annotations
 
 import socket
 from collections.abc import Iterable, Sequence
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 import hiredis
 import redis.asyncio
@@ -14,38 +14,34 @@ from benchmarks.common import text_id
 Command = tuple[Any, ...]
 
 OWNER = b"\x02"
-"""Location 1 in the index's own form (see `resolver.index.codec`)."""
+"""Location 1 as the index encodes it (see `resolver.index.codec`)."""
 
 
 def bucket_sets(ids: Iterable[bytes]) -> list[Command]:
-    """What the index of 16 bits holds for ids that location 1 has, as bare commands."""
-    return [("HSET", b"glr:m:" + raw[:2].hex().encode(), raw[2:], OWNER) for raw in ids]
+    """Commands that store what an index of 16 bits has for ids of location 1."""
+    return [
+        ("HSET", b"glr:m:" + image_id[:2].hex().encode(), image_id[2:], OWNER) for image_id in ids
+    ]
 
 
 def bucket_gets(ids: Iterable[bytes]) -> list[Command]:
-    return [("HGET", b"glr:m:" + raw[:2].hex().encode(), raw[2:]) for raw in ids]
+    return [("HGET", b"glr:m:" + image_id[:2].hex().encode(), image_id[2:]) for image_id in ids]
 
 
 def string_sets(ids: Iterable[bytes]) -> list[Command]:
-    return [("SET", text_id(raw), b"1") for raw in ids]
+    return [("SET", text_id(image_id), b"1") for image_id in ids]
 
 
 def string_gets(ids: Iterable[bytes]) -> list[Command]:
-    return [("GET", text_id(raw)) for raw in ids]
+    return [("GET", text_id(image_id)) for image_id in ids]
 
 
 def one_hash_sets(ids: Iterable[bytes]) -> list[Command]:
-    return [("HSET", "images", text_id(raw), b"1") for raw in ids]
+    return [("HSET", "images", text_id(image_id), b"1") for image_id in ids]
 
 
-class Sender(Protocol):
-    """Somebody who sends commands together and returns the replies."""
-
-    async def run(self, commands: Sequence[Command]) -> list[Any]: ...
-
-
-class RedisPy:
-    """redis-py's asyncio pipeline, without a transaction."""
+class RedisPyPipeline:
+    """The asyncio pipeline of redis-py, without a transaction."""
 
     def __init__(self, url: str) -> None:
         self._client = redis.asyncio.Redis.from_url(url)
@@ -64,10 +60,10 @@ class RedisPy:
         await self._client.aclose()
 
 
-class Packed:
-    """Commands packed by hiredis, written to a plain socket at once and read by hiredis.
+class HiredisSocket:
+    """Commands packed by hiredis, written to a plain socket at once, and replies parsed by hiredis.
 
-    There is no faster way in Python: no event loop, no deadlines, no reconnecting.
+    No way in Python is faster: there is no event loop, no deadline and no reconnection.
     """
 
     def __init__(self, port: int) -> None:

@@ -1,74 +1,94 @@
-"""Redirects a second, and how late the latest are, against nginx with Lua and Redis.
+"""Redirects a second and their latency, compared with nginx with Lua and Redis.
 
 ``python -m benchmarks.gateway`` takes some ten minutes, ``--small`` three. Parts:
 
 * ``throughput``: each contender as fast as it can, on one core;
-* ``tail``: latency at 70 % of the own peak, at a fixed rate;
-* ``sizes``: many images, and many locations, against few;
-* ``workers``: two workers against one;
-* ``footprint``: memory with a million ids kept, and how long a start takes.
+* ``tail``: latency at a fixed rate, 70 % of the contender's own peak;
+* ``sizes``: many images, and many locations, compared with few;
+* ``workers``: two workers compared with one;
+* ``footprint``: memory with a million cached ids, and the time of a start.
 
-The server has the first core to itself; wrk, or the open loop, and Redis share the second.
+The server has the first core to itself. The load generator (wrk or the open loop) and Redis share
+the second.
 """
 
 from __future__ import annotations
 
 import asyncio
-import re
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks.common import (
-    CORES,
-    Others,
-    RedisServer,
-    Rounds,
-    arguments,
-    free_port,
-    in_turns,
-    machine,
-    on_core,
+    Measurements,
+    Step,
+    make_table,
     out,
-    pin,
-    processor,
+    parse_arguments,
+    percentile,
+    print_verdict,
+    progress_bar,
+    rotated,
     sorted_ids,
-    steps,
-    stop,
-    table,
     text_id,
 )
-from benchmarks.nginx import nginx, wait_for
-from benchmarks.openloop import OpenLoop, percentile
-from benchmarks.serve import LOCATION, drive, fill, gateway, gets, redirected
+from benchmarks.gateway_process import (
+    LOCATION_URL,
+    fetch_redirect,
+    fill_index,
+    run_gateway,
+    run_wrk,
+    write_wrk_script,
+)
+from benchmarks.machine import (
+    CORES,
+    NoiseGuard,
+    cpu_seconds,
+    describe_machine,
+    free_port,
+    on_core,
+    pin_to_core,
+    resident_mib,
+    stop_process,
+)
+from benchmarks.nginx import run_nginx, wait_for_port
+from benchmarks.openloop import OpenLoop
+from benchmarks.redis_server import RedisServer
 
 PARTS = ("throughput", "tail", "sizes", "workers", "footprint")
-SERVER, DRIVER = 0, 1  # cores
+SERVER_CORE, LOAD_CORE = 0, 1
 CONNECTIONS = 64
+REQUESTED_IDS = 20_000
+"""Different ids that are requested."""
 
 WARM, COLD = "glance-resolver, warm", "glance-resolver, cold"
-PEER, BARE, PLAIN = "nginx + Lua + Redis", "nginx `return 307`", "aiohttp, redis-py a request"
-AIMS = {WARM: 1.2, COLD: 0.6}
-"""Times nginx + Lua + Redis."""
+NGINX, NGINX_RETURN = "nginx + Lua + Redis", "nginx `return 307`"
+BASELINE = "aiohttp, redis-py a request"
+THROUGHPUT_AIMS = {WARM: 1.2, COLD: 0.6}
+"""Ratio to nginx + Lua + Redis."""
 
-ASKED = 20_000
-"""Different ids that are asked for."""
+COLD_SETTINGS = {"CACHE_SIZE": "1000"}
+"""So small that an id is evicted before it is requested again."""
 
-others = Others()
+TAIL_LOAD = 0.7
+"""Part of the contender's own peak rate."""
 
-LOAD, P99_AIM, P999_AIM = 0.7, 5.0, 20.0
-"""Share of the peak rate; milliseconds."""
+SHARES = {"50 %": 0.5, "99 %": 0.99, "99.9 %": 0.999, "slowest": 1.0}
+P99_AIM_MS, P999_AIM_MS = 5.0, 20.0
+SIZES_LOAD = 0.5
+P99_RATIO_AIM, WORKERS_RATIO_AIM = 1.2, 1.8
+MEMORY_AIM_MIB, START_AIM_SECONDS = 250, 0.5
 
-P99_RATIO_AIM, WORKERS_AIM, MEMORY_AIM = 1.2, 1.8, 250
+CACHED_IDS, CACHE_FILL_RATE, STARTS = 1_000_000, 15_000, 9
+"""For `footprint`: ids in the cache, requests a second that fill it, and starts that are timed."""
 
-KEPT, ASK_RATE, STARTS = 1_000_000, 15_000, 9
-"""Ids kept for `footprint`, how many a second are asked for, and starts timed."""
+noise = NoiseGuard()
 
 
 class Contender(NamedTuple):
@@ -76,302 +96,307 @@ class Contender(NamedTuple):
     port: int
     pid: int
     script: Path
+    """For wrk."""
+
+
+class Comparison(NamedTuple):
+    """Requests a second, and the server's microseconds of processor time for each."""
+
+    rates: Measurements
+    cpu_micros: Measurements
 
 
 @contextmanager
-def plain(redis: RedisServer) -> Iterator[tuple[int, int]]:
-    """(port, process) of `benchmarks.plain`."""
+def run_baseline(redis: RedisServer) -> Iterator[tuple[int, int]]:
+    """Runs `benchmarks.baseline_server` and gives its port and pid."""
     port = free_port()
-    command = [sys.executable, "-m", "benchmarks.plain", str(port), redis.url]
-    process = subprocess.Popen([*on_core(SERVER), *command])
+    command = [sys.executable, "-m", "benchmarks.baseline_server", str(port), redis.url]
+    process = subprocess.Popen([*on_core(SERVER_CORE), *command])
     try:
-        wait_for(port, process)
+        wait_for_port(port, process)
         yield port, process.pid
     finally:
-        stop(process)
+        stop_process(process)
 
 
-COLD_SETTINGS = {"CACHE_SIZE": "1000"}
-"""Too few for any id to be there still when it is asked for again."""
-
-
-def throughput(count: int, rounds: int, seconds: int, step: Callable[[str], None]) -> None:
+def throughput(count: int, repeats: int, seconds: int, step: Step) -> None:
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        redis = stack.enter_context(RedisServer(DRIVER))
+        redis = stack.enter_context(RedisServer(LOAD_CORE))
         ids = sorted_ids(count)
         step(f"filling {count:,} images")
-        cold = stack.enter_context(gateway(redis.url, SERVER, settings=COLD_SETTINGS))
-        warm = stack.enter_context(gateway(redis.url, SERVER))
-        asyncio.run(fill(redis, ids))
-        peer = stack.enter_context(nginx(redis, folder, SERVER))
-        simple = stack.enter_context(plain(redis))
-        some = gets(folder, "some", ids, ASKED)
-        bare = gets(folder, "bare", ids, ASKED, "/bare/")
+        cold = stack.enter_context(run_gateway(redis.url, SERVER_CORE, settings=COLD_SETTINGS))
+        warm = stack.enter_context(run_gateway(redis.url, SERVER_CORE))
+        asyncio.run(fill_index(redis, ids))
+        nginx = stack.enter_context(run_nginx(redis, folder, SERVER_CORE))
+        baseline = stack.enter_context(run_baseline(redis))
+        script = write_wrk_script(folder, "some", ids, REQUESTED_IDS)
+        script_without_lookup = write_wrk_script(folder, "bare", ids, REQUESTED_IDS, "/bare/")
         contenders = [
-            Contender(COLD, *cold, some),
-            Contender(WARM, *warm, some),
-            Contender(PEER, peer.port, peer.worker, some),
-            Contender(BARE, peer.port, peer.worker, bare),
-            Contender(PLAIN, *simple, some),
+            Contender(COLD, *cold, script),
+            Contender(WARM, *warm, script),
+            Contender(NGINX, nginx.port, nginx.worker_pid, script),
+            Contender(NGINX_RETURN, nginx.port, nginx.worker_pid, script_without_lookup),
+            Contender(BASELINE, *baseline, script),
         ]
-        for one in contenders:
-            if one.name != BARE:
-                check(one.port, ids)
-        found = race(contenders, rounds, seconds, step)
+        for contender in contenders:
+            if contender.name != NGINX_RETURN:
+                check_redirects(contender.port, ids)
+        comparison = compare(contenders, repeats, seconds, step)
     title = (
         f"Redirects a second by one process on one core, {CONNECTIONS} connections, {count:,} "
         "images"
     )
-    show(title, found, PEER)
-    for name, aim in AIMS.items():
-        ratio = found.rates.ratio(name, PEER)
-        verdict(f"{name}: {ratio:.2f} times", f"{aim:g} times", met=ratio >= aim)
+    print_comparison(title, comparison, NGINX)
+    for name, aim in THROUGHPUT_AIMS.items():
+        ratio = comparison.rates.ratio(name, NGINX)
+        print_verdict(f"{name}: {ratio:.2f} times", f"{aim:g} times", met=ratio >= aim)
 
 
-class Found(NamedTuple):
-    """What a race told: requests a second, and the server's processor time for each."""
-
-    rates: Rounds
-    work: Rounds
-
-
-def race(
-    contenders: Sequence[Contender], rounds: int, seconds: int, step: Callable[[str], None]
-) -> Found:
-    """Drives the contenders in turns."""
-    found = Found(Rounds(), Rounds())
-    for number in range(rounds):
-        for one in in_turns(contenders, number):
-            step(f"{one.name}, round {number + 1}")
-            rate, each = others.undisturbed(partial(load, one, seconds))
-            found.rates.add(one.name, rate)
-            found.work.add(one.name, each)
-    return found
+def compare(contenders: Sequence[Contender], repeats: int, seconds: int, step: Step) -> Comparison:
+    """Sends requests to the contenders in turns, each as fast as it can."""
+    comparison = Comparison(Measurements(), Measurements())
+    for repeat in range(repeats):
+        for contender in rotated(contenders, repeat):
+            step(f"{contender.name}, repeat {repeat + 1}")
+            rate, micros = noise.measure(partial(measure_peak, contender, seconds))
+            comparison.rates.add(contender.name, rate)
+            comparison.cpu_micros.add(contender.name, micros)
+    return comparison
 
 
-def load(one: Contender, seconds: int) -> tuple[float, float]:
-    """Requests a second, and the server's microseconds for each."""
-    pids = [one.pid, *children(one.pid)]
-    used = sum(map(processor, pids))
-    rate = drive(one.port, one.script, DRIVER, CONNECTIONS, seconds)
-    return rate, (sum(map(processor, pids)) - used) / (rate * seconds) * 1e6
+def measure_peak(contender: Contender, seconds: int) -> tuple[float, float]:
+    """Requests a second, and the server's microseconds of processor time for each."""
+    pids = [contender.pid, *children(contender.pid)]
+    before = sum(map(cpu_seconds, pids))
+    rate = run_wrk(contender.port, contender.script, LOAD_CORE, CONNECTIONS, seconds)
+    return rate, (sum(map(cpu_seconds, pids)) - before) / (rate * seconds) * 1e6
 
 
 def children(pid: int) -> list[int]:
     return list(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
 
 
-def check(port: int, ids: Sequence[bytes]) -> None:
-    """Raises RuntimeError unless it redirects to the right server."""
+def check_redirects(port: int, ids: Sequence[bytes]) -> None:
+    """Raises RuntimeError unless the server redirects to the right location."""
     for text in map(text_id, ids[:3]):
-        if (answer := redirected(port, text)) != f"307 {LOCATION}/v2/images/{text}":
+        if (answer := fetch_redirect(port, text)) != f"307 {LOCATION_URL}/v2/images/{text}":
             raise RuntimeError(f"port {port} answered {answer}")
 
 
-def show(title: str, found: Found, to: str) -> None:
-    made = table(title, "", "median (least - most)", f"to {to}", "server's µs each", "to that")
-    for name in found.rates.names():
-        made.add_row(
+def print_comparison(title: str, comparison: Comparison, to: str) -> None:
+    rates, cpu_micros = comparison
+    rows = make_table(title, "", "median (least - most)", f"to {to}", "server's µs each", "to that")
+    for name in rates.names():
+        rows.add_row(
             name,
-            found.rates.shown(name),
-            found.rates.shown_ratio(name, to),
-            found.work.shown(name, ".1f"),
-            f"{found.work.ratio(name, to):.2f}",
+            rates.format(name),
+            rates.format_ratio(name, to),
+            cpu_micros.format(name, ".1f"),
+            f"{cpu_micros.ratio(name, to):.2f}",
         )
-    out.print(made)
+    out.print(rows)
 
 
-def verdict(text: str, aim: str, *, met: bool) -> None:
-    out.print(f"{text}; aim of {aim} {'met' if met else 'NOT met'}")
+def open_loop_requests(script: Path) -> list[bytes]:
+    """The requests of a script for wrk, as the open loop sends them."""
+    return [make_request(text) for text in script.with_suffix(".ids").read_text().split()]
 
 
-SHARES = {"50 %": 0.5, "99 %": 0.99, "99.9 %": 0.999, "slowest": 1.0}
-
-
-def requests(script: Path) -> list[bytes]:
-    """What the open loop sends: the ids of a script for wrk."""
-    return [redirect_of(text) for text in script.with_suffix(".ids").read_text().split()]
-
-
-def redirect_of(text: str) -> bytes:
+def make_request(text: str) -> bytes:
     return f"GET /v2/images/{text} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode()
 
 
-def latencies(port: int, asked: Sequence[bytes], rate: float, seconds: int) -> list[float]:
-    """Seconds from when each request was due, least first."""
-    loop = OpenLoop(port, asked, CONNECTIONS)
+def measure_latencies(
+    port: int, requests: Sequence[bytes], rate: float, seconds: int
+) -> list[float]:
+    """Seconds from when each request was due to its answer, sorted."""
+    loop = OpenLoop(port, requests, CONNECTIONS)
     try:
-        return others.undisturbed(partial(loop.run, rate, seconds))
+        return noise.measure(partial(loop.run, rate, seconds))
     finally:
         loop.close()
 
 
-def tail(count: int, rounds: int, seconds: int, step: Callable[[str], None]) -> None:
-    late = {name: Rounds() for name in SHARES}
-    rates = Rounds()
+def tail(count: int, repeats: int, seconds: int, step: Step) -> None:
+    milliseconds = {share: Measurements() for share in SHARES}
+    rates = Measurements()
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        redis = stack.enter_context(RedisServer(DRIVER))
+        redis = stack.enter_context(RedisServer(LOAD_CORE))
         ids = sorted_ids(count)
         step(f"tail: filling {count:,} images")
-        cold, _ = stack.enter_context(gateway(redis.url, SERVER, settings=COLD_SETTINGS))
-        warm, _ = stack.enter_context(gateway(redis.url, SERVER))
-        asyncio.run(fill(redis, ids))
-        peer = stack.enter_context(nginx(redis, folder, SERVER)).port
-        script = gets(folder, "some", ids, ASKED)
-        asked = requests(script)
-        for number in range(rounds):
-            for name, port in in_turns(((COLD, cold), (WARM, warm), (PEER, peer)), number):
-                step(f"tail: {name}, round {number + 1}")
-                rate = LOAD * others.undisturbed(
-                    partial(drive, port, script, DRIVER, CONNECTIONS, seconds)
+        cold, _ = stack.enter_context(run_gateway(redis.url, SERVER_CORE, settings=COLD_SETTINGS))
+        warm, _ = stack.enter_context(run_gateway(redis.url, SERVER_CORE))
+        asyncio.run(fill_index(redis, ids))
+        nginx = stack.enter_context(run_nginx(redis, folder, SERVER_CORE)).port
+        script = write_wrk_script(folder, "some", ids, REQUESTED_IDS)
+        requests = open_loop_requests(script)
+        for repeat in range(repeats):
+            for name, port in rotated(((COLD, cold), (WARM, warm), (NGINX, nginx)), repeat):
+                step(f"tail: {name}, repeat {repeat + 1}")
+                peak = noise.measure(
+                    partial(run_wrk, port, script, LOAD_CORE, CONNECTIONS, seconds)
                 )
-                took = latencies(port, asked, rate, seconds)
+                rate = TAIL_LOAD * peak
+                latencies = measure_latencies(port, requests, rate, seconds)
                 rates.add(name, rate)
                 for share, part in SHARES.items():
-                    late[share].add(name, percentile(took, part) * 1e3)
-    made = table(
-        f"Milliseconds since a request was due, at {LOAD:.0%} of the own peak, {count:,} images",
-        *("", "requests/s", *SHARES, f"99 % to {PEER}"),
+                    milliseconds[share].add(name, percentile(latencies, part) * 1e3)
+    rows = make_table(
+        f"Milliseconds since a request was due, at {TAIL_LOAD:.0%} of the own peak, {count:,} "
+        "images",
+        *("", "requests/s", *SHARES, f"99 % to {NGINX}"),
     )
     for name in rates.names():
-        shown = [late[share].shown(name, ".1f") for share in SHARES]
-        made.add_row(name, rates.shown(name), *shown, f"{late['99 %'].ratio(name, PEER):.2f}")
-    out.print(made)
-    for name in AIMS:
-        for share, aim in (("99 %", P99_AIM), ("99.9 %", P999_AIM)):
-            ms = late[share].median(name)
-            verdict(f"{name}: {share} within {ms:.1f} ms", f"{aim:g} ms", met=ms <= aim)
+        cells = [milliseconds[share].format(name, ".1f") for share in SHARES]
+        ratio = milliseconds["99 %"].ratio(name, NGINX)
+        rows.add_row(name, rates.format(name), *cells, f"{ratio:.2f}")
+    out.print(rows)
+    for name in THROUGHPUT_AIMS:
+        for share, aim in (("99 %", P99_AIM_MS), ("99.9 %", P999_AIM_MS)):
+            latency = milliseconds[share].median(name)
+            print_verdict(
+                f"{name}: {share} within {latency:.1f} ms", f"{aim:g} ms", met=latency <= aim
+            )
 
 
-def sizes(most: int, rounds: int, seconds: int, step: Callable[[str], None]) -> None:
+def sizes(most: int, repeats: int, seconds: int, step: Step) -> None:
     few, many = "2 locations, 100,000 images", f"2 locations, {most:,} images"
-    wide = "200 locations, 100,000 images"
+    many_locations = "200 locations, 100,000 images"
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         contenders = []
         for name, count, locations in (
             (few, 100_000, 2),
             (many, most, 2),
-            (wide, 100_000, 200),
+            (many_locations, 100_000, 200),
         ):
             step(f"sizes: filling {name}")
-            redis = stack.enter_context(RedisServer(DRIVER))
+            redis = stack.enter_context(RedisServer(LOAD_CORE))
             ids = sorted_ids(count)
-            options = {"settings": COLD_SETTINGS, "locations": locations}
-            port, pid = stack.enter_context(gateway(redis.url, SERVER, **options))
-            asyncio.run(fill(redis, ids, strings=False))
-            script = gets(folder, f"{locations}-{count}", ids, ASKED)
+            port, pid = stack.enter_context(
+                run_gateway(redis.url, SERVER_CORE, settings=COLD_SETTINGS, locations=locations)
+            )
+            asyncio.run(fill_index(redis, ids, strings=False))
+            script = write_wrk_script(folder, f"{locations}-{count}", ids, REQUESTED_IDS)
             contenders.append(Contender(name, port, pid, script))
-        found = race(contenders, rounds, seconds, step)
-        show("Cold redirects a second by the size of things", found, few)
-        rate = 0.5 * min(found.rates.median(one.name) for one in contenders)
-        late = Rounds()
-        for number in range(rounds):
-            for one in in_turns(contenders, number):
-                step(f"sizes: tail of {one.name}, round {number + 1}")
-                took = latencies(one.port, requests(one.script), rate, seconds)
-                late.add(one.name, percentile(took, 0.99) * 1e3)
-    for one in contenders:
-        ratio = late.ratio(one.name, few)
-        text = f"{one.name}: 99 % within {late.shown(one.name, '.2f')} ms at {rate:,.0f}/s, "
-        verdict(f"{text}{ratio:.2f} times", f"{P99_RATIO_AIM:g} times", met=ratio <= P99_RATIO_AIM)
-
-
-def workers(count: int, rounds: int, seconds: int, step: Callable[[str], None]) -> None:
-    one, two = "1 worker", "2 workers"
-    with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        redis = stack.enter_context(RedisServer(DRIVER))
-        ids = sorted_ids(count)
-        step(f"workers: filling {count:,} images")
-        contenders = []
-        some = None
-        for name, options in ((one, ()), (two, ("--workers", "2"))):
-            where = stack.enter_context(gateway(redis.url, None, command=options))
-            some = some or gets(folder, "some", ids, ASKED)
-            contenders.append(Contender(name, *where, some))
-        asyncio.run(fill(redis, ids))
-        found = race(contenders, rounds, seconds, step)
-    show(f"Workers, on {len(CORES)} cores that wrk and Redis use too", found, one)
-    ratio = found.rates.ratio(two, one)
-    if len(CORES) > 3:
-        aim = WORKERS_AIM
-        verdict(f"{ratio:.2f} times with two workers", f"{aim:g} times", met=ratio >= aim)
-    else:
-        out.print(
-            f"Two workers and their load want four cores. What can be said on {len(CORES)}: a "
-            f"request costs {found.work.ratio(two, one):.2f} times the processor time that it "
-            "costs one worker."
+        comparison = compare(contenders, repeats, seconds, step)
+        print_comparison("Cold redirects a second, by images and locations", comparison, few)
+        slowest = min(comparison.rates.median(contender.name) for contender in contenders)
+        rate = SIZES_LOAD * slowest
+        milliseconds = Measurements()
+        for repeat in range(repeats):
+            for contender in rotated(contenders, repeat):
+                step(f"sizes: tail of {contender.name}, repeat {repeat + 1}")
+                requests = open_loop_requests(contender.script)
+                latencies = measure_latencies(contender.port, requests, rate, seconds)
+                milliseconds.add(contender.name, percentile(latencies, 0.99) * 1e3)
+    for contender in contenders:
+        ratio = milliseconds.ratio(contender.name, few)
+        latency = milliseconds.format(contender.name, ".2f")
+        print_verdict(
+            f"{contender.name}: 99 % within {latency} ms at {rate:,.0f}/s, {ratio:.2f} times",
+            f"{P99_RATIO_AIM:g} times",
+            met=ratio <= P99_RATIO_AIM,
         )
 
 
-def footprint(small: bool, step: Callable[[str], None]) -> None:
+def workers(count: int, repeats: int, seconds: int, step: Step) -> None:
+    one_worker, two_workers = "1 worker", "2 workers"
     with ExitStack() as stack:
-        redis = stack.enter_context(RedisServer(DRIVER))
-        count = KEPT // 20 if small else KEPT
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        redis = stack.enter_context(RedisServer(LOAD_CORE))
+        ids = sorted_ids(count)
+        step(f"workers: filling {count:,} images")
+        contenders = []
+        script = write_wrk_script(folder, "some", ids, REQUESTED_IDS)
+        for name, options in ((one_worker, ()), (two_workers, ("--workers", "2"))):
+            process = stack.enter_context(run_gateway(redis.url, None, options=options))
+            contenders.append(Contender(name, *process, script))
+        asyncio.run(fill_index(redis, ids))
+        comparison = compare(contenders, repeats, seconds, step)
+    title = f"Workers, on {len(CORES)} cores that wrk and Redis use too"
+    print_comparison(title, comparison, one_worker)
+    ratio = comparison.rates.ratio(two_workers, one_worker)
+    if len(CORES) > 3:
+        aim = WORKERS_RATIO_AIM
+        print_verdict(f"{ratio:.2f} times with two workers", f"{aim:g} times", met=ratio >= aim)
+    else:
+        out.print(
+            f"Two workers and their load need four cores. On {len(CORES)} cores this can be said: "
+            f"a request costs {comparison.cpu_micros.ratio(two_workers, one_worker):.2f} times the "
+            "processor time that it costs one worker."
+        )
+
+
+def footprint(small: bool, step: Step) -> None:
+    with ExitStack() as stack:
+        redis = stack.enter_context(RedisServer(LOAD_CORE))
+        count = CACHED_IDS // 20 if small else CACHED_IDS
         settings = {"CACHE_SIZE": str(count + (1 << 16)), "CACHE_TTL": "3600"}
         step("footprint: filling")
         ids = sorted_ids(count)
-        port, pid = stack.enter_context(gateway(redis.url, SERVER, settings=settings))
-        asyncio.run(fill(redis, ids, strings=False))
-        before = resident(pid)
-        step(f"footprint: {count:,} ids asked for")
-        ask_ahead(port, [text_id(raw) for raw in ids])
-        after = resident(pid)
-        took = Rounds()
+        port, pid = stack.enter_context(run_gateway(redis.url, SERVER_CORE, settings=settings))
+        asyncio.run(fill_index(redis, ids, strings=False))
+        before = resident_mib(pid)
+        step(f"footprint: requesting {count:,} ids")
+        request_each(port, [text_id(image_id) for image_id in ids])
+        after = resident_mib(pid)
+        start_seconds = Measurements()
         for _ in range(STARTS):
             step("footprint: start")
-            begun = time.perf_counter()
-            with gateway(redis.url, SERVER) as (fresh, _):
-                redirected(fresh, text_id(ids[0]))
-                took.add("start", time.perf_counter() - begun)
-    verdict(
-        f"{after:.0f} MB with {count:,} ids kept, {before:.0f} MB before",
-        f"{MEMORY_AIM} MB",
-        met=after <= MEMORY_AIM,
+            started = time.perf_counter()
+            with run_gateway(redis.url, SERVER_CORE) as (new_port, _):
+                fetch_redirect(new_port, text_id(ids[0]))
+                start_seconds.add("start", time.perf_counter() - started)
+    print_verdict(
+        f"{after:.0f} MiB with {count:,} ids cached, {before:.0f} MiB before",
+        f"{MEMORY_AIM_MIB} MiB",
+        met=after <= MEMORY_AIM_MIB,
     )
-    start = took.median("start")
-    verdict(f"start to first answer: {took.shown('start', '.2f')} s", "0.5 s", met=start <= 0.5)
+    print_verdict(
+        f"start to first answer: {start_seconds.format('start', '.2f')} s",
+        f"{START_AIM_SECONDS} s",
+        met=start_seconds.median("start") <= START_AIM_SECONDS,
+    )
 
 
-def resident(pid: int) -> float:
-    """Megabytes of memory that a process has."""
-    found = re.search(r"VmRSS:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())
-    assert found is not None
-    return int(found[1]) / 1024
+def request_each(port: int, ids: Sequence[str]) -> None:
+    """Requests each id once.
 
-
-def ask_ahead(port: int, ids: Sequence[str]) -> None:
-    """Asks for each id once."""
-    loop = OpenLoop(port, [redirect_of(text) for text in ids], CONNECTIONS)
-    found = len(loop.run(ASK_RATE, len(ids) / ASK_RATE))
+    Raises:
+        RuntimeError: not all were answered.
+    """
+    loop = OpenLoop(port, [make_request(text) for text in ids], CONNECTIONS)
+    answered = len(loop.run(CACHE_FILL_RATE, len(ids) / CACHE_FILL_RATE))
     loop.close()
-    if found < len(ids) - 1:
-        raise RuntimeError(f"{found} of {len(ids)} were answered")
+    if answered < len(ids) - 1:
+        raise RuntimeError(f"{answered} of {len(ids)} were answered")
 
 
 def main() -> None:
-    options = arguments(__doc__, ("--images", 0, "images"), ("--rounds", 0, "rounds"), parts=PARTS)
+    options = parse_arguments(
+        __doc__, ("--images", 0, "images"), ("--rounds", 0, "repeats"), parts=PARTS
+    )
     small = options.small
-    out.print(f"benchmarks.gateway: {machine()}")
-    pin(DRIVER)
+    out.print(f"benchmarks.gateway: {describe_machine()}")
+    pin_to_core(LOAD_CORE)
     count = options.images or (20_000 if small else 1_000_000)
-    rounds, seconds = options.rounds or (3 if small else 7), 2 if small else 4
-    with steps(15 + 20 * rounds) as step:
+    repeats, seconds = options.rounds or (3 if small else 7), 2 if small else 4
+    with progress_bar(15 + 20 * repeats) as step:
         if "throughput" in options.parts:
-            throughput(count, rounds, seconds, step)
+            throughput(count, repeats, seconds, step)
         if "tail" in options.parts:
-            tail(count, rounds, seconds, step)
+            tail(count, repeats, seconds, step)
         if "sizes" in options.parts:
-            sizes(500_000 if small else 5_000_000, rounds, seconds, step)
+            sizes(500_000 if small else 5_000_000, repeats, seconds, step)
         if "workers" in options.parts:
-            workers(count, rounds, seconds, step)
+            workers(count, repeats, seconds, step)
         if "footprint" in options.parts:
             footprint(small, step)
-    if others.disturbed:
-        out.print(f"{others.disturbed} figures were taken while others used the machine")
+    if noise.disturbed_results:
+        out.print(f"{noise.disturbed_results} results are disturbed by other processes")
 
 
 if __name__ == "__main__":

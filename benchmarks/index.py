@@ -1,4 +1,4 @@
-"""The index against other ways to keep "who has this image" in Redis: size and speed.
+"""The index compared with other ways to store "who has this image" in Redis: size and speed.
 
 ``python -m benchmarks.index`` takes some eight minutes and 2 GB, ``--small`` half a minute.
 """
@@ -10,30 +10,30 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
 
-from benchmarks import memory
+from benchmarks import index_memory
 from benchmarks.common import (
-    RedisServer,
-    Rounds,
-    arguments,
+    Measurements,
+    Step,
     batches,
-    cpu,
-    in_turns,
-    machine,
+    make_table,
     out,
-    pin,
+    parse_arguments,
+    progress_bar,
+    rotated,
     sorted_ids,
-    steps,
-    table,
 )
 from benchmarks.contenders import (
-    Packed,
-    RedisPy,
+    HiredisSocket,
+    RedisPyPipeline,
     bucket_gets,
     bucket_sets,
     string_gets,
     string_sets,
 )
-from benchmarks.slowest import slowest
+from benchmarks.index_memory import IDS_PER_CLAIM
+from benchmarks.machine import describe_machine, own_cpu_seconds, pin_to_core
+from benchmarks.redis_server import RedisServer
+from benchmarks.slowest_command import measure_slowest
 from resolver.index import open_index
 
 Batches = Sequence[Sequence[bytes]]
@@ -41,137 +41,146 @@ Work = Callable[[Sequence[bytes]], Awaitable[object]]
 
 PARTS = ("claims", "lookups", "slowest", "size", "density")
 
-WRITTEN = 200_000
-"""Claims of one contender in one round."""
+OPERATIONS = 200_000
+"""Claims of one contender in one repeat, and different lookups."""
 
-SLOWEST_AMONG, SLOWEST_ROUNDS = 500_000, 5
-LOOKUP_SIZES = (1, 100, 1000)
+SLOWEST_IMAGES, SLOWEST_REPEATS = 500_000, 5
+LOOKUP_BATCHES = (1, 100, 1000)
+"""Ids in one lookup."""
+
 LOOKUP_SECONDS = 0.6
-NEW, AGAIN = "claim, new", "claim, nothing new"
-PY_SET, RAW_SET = "HSET, redis-py pipeline", "HSET, packed, hiredis"
-OURS, PY_GET = "lookup", "HGET, redis-py pipeline"
-STRING_GET, RAW_GET = "GET of string keys, redis-py pipeline", "HGET, packed, hiredis"
+"""For one contender in one repeat."""
+
+LOOKUP_IMAGES = 1_000_000
+
+CLAIM_NEW, CLAIM_KNOWN = "claim, new", "claim, nothing new"
+HSET_REDIS_PY, HSET_HIREDIS = "HSET, redis-py pipeline", "HSET, packed, hiredis"
+LOOKUP, HGET_REDIS_PY = "lookup", "HGET, redis-py pipeline"
+GET_REDIS_PY, HGET_HIREDIS = "GET of string keys, redis-py pipeline", "HGET, packed, hiredis"
 
 
-class Speed:
-    """Rates, and the processor time that each side spent on one piece of work."""
+class SpeedComparison:
+    """Operations a second, and the processor time that client and Redis spent on each."""
 
     def __init__(self, redis: RedisServer) -> None:
-        self.rate, self.client, self.server = Rounds(), Rounds(), Rounds()
+        self.rates = Measurements()
+        self.client_micros, self.redis_micros = Measurements(), Measurements()
         self._redis = redis
 
     async def run(self, name: str, work: Work, todo: Batches, seconds: float = 1e9) -> None:
-        """Works batch after batch until all is done or the time is up."""
-        server, client, begun = self._redis.cpu(), cpu(), time.perf_counter()
+        """Works on batch after batch until all are done or the time is over."""
+        redis_before, client_before = self._redis.cpu_seconds(), own_cpu_seconds()
+        started = time.perf_counter()
         done = 0
         for batch in todo:
             await work(batch)
             done += len(batch)
-            if time.perf_counter() - begun > seconds:
+            if time.perf_counter() - started > seconds:
                 break
-        took = time.perf_counter() - begun
-        self.rate.add(name, done / took)
-        self.client.add(name, (cpu() - client) / done * 1e6)
-        self.server.add(name, (self._redis.cpu() - server) / done * 1e6)
+        self.rates.add(name, done / (time.perf_counter() - started))
+        self.client_micros.add(name, (own_cpu_seconds() - client_before) / done * 1e6)
+        self.redis_micros.add(name, (self._redis.cpu_seconds() - redis_before) / done * 1e6)
 
-    def print(self, title: str, what: str, ours: str) -> None:
-        columns = ("", f"{what}/s (least - most)", "ours to it", "client µs", "Redis µs")
-        made = table(title, *columns)
-        for name in self.rate.names():
-            ratio = f"{self.rate.ratio(ours, name):.2f}"
-            made.add_row(
+    def print(self, title: str, operations: str, ours: str) -> None:
+        columns = ("", f"{operations}/s (least - most)", "ours to it", "client µs", "Redis µs")
+        rows = make_table(title, *columns)
+        for name in self.rates.names():
+            rows.add_row(
                 name,
-                self.rate.shown(name),
-                ratio,
-                f"{self.client.median(name):.1f}",
-                f"{self.server.median(name):.1f}",
+                self.rates.format(name),
+                f"{self.rates.ratio(ours, name):.2f}",
+                f"{self.client_micros.median(name):.1f}",
+                f"{self.redis_micros.median(name):.1f}",
             )
-        out.print(made)
+        out.print(rows)
 
 
-async def writing(
-    count: int, ids: Sequence[bytes], rounds: int, step: Callable[[str], None]
-) -> None:
-    """Claims a second, as a first sweep of ``count`` images makes them.
+async def compare_claims(count: int, ids: Sequence[bytes], repeats: int, step: Step) -> None:
+    """Claims a second, as in the first sweep of ``count`` images.
 
-    The ids of one round are the beginning of the listing of so many images, so that buckets are
-    as full as they would be.
+    A repeat claims the beginning of the listing of all images, so that buckets are as full as they
+    would be.
     """
-    todo = batches(ids[:WRITTEN], memory.PAGE)
-    with RedisServer() as redis, Packed(redis.port) as packed:
-        speed = Speed(redis)
-        async with RedisPy(redis.url) as client:
+    todo = batches(ids[:OPERATIONS], IDS_PER_CLAIM)
+    with RedisServer() as redis, HiredisSocket(redis.port) as hiredis:
+        speed = SpeedComparison(redis)
+        async with RedisPyPipeline(redis.url) as redis_py:
 
-            async def ours() -> None:
+            async def claim() -> None:
                 async with open_index(redis.url, bits=16) as index:
-                    await index.claims.lookup([bytes(16)])  # connections are open
-                    for name in (NEW, AGAIN):
+                    await index.claims.lookup([bytes(16)])  # opens the connections
+                    for name in (CLAIM_NEW, CLAIM_KNOWN):
                         await speed.run(name, lambda batch: index.claims.claim(1, batch), todo)
 
-            async def pipeline() -> None:
-                await speed.run(PY_SET, lambda batch: client.run(bucket_sets(batch)), todo)
+            async def set_by_redis_py() -> None:
+                await speed.run(HSET_REDIS_PY, lambda batch: redis_py.run(bucket_sets(batch)), todo)
 
-            async def raw() -> None:
-                await speed.run(RAW_SET, lambda batch: packed.run(bucket_sets(batch)), todo)
+            async def set_by_hiredis() -> None:
+                await speed.run(HSET_HIREDIS, lambda batch: hiredis.run(bucket_sets(batch)), todo)
 
-            for number in range(rounds):
-                for contender in in_turns((ours, pipeline, raw), number):
-                    step(f"claims: {count:,} images, round {number + 1}")
+            for repeat in range(repeats):
+                for contender in rotated((claim, set_by_redis_py, set_by_hiredis), repeat):
+                    step(f"claims: {count:,} images, repeat {repeat + 1}")
                     redis.flush()
                     await contender()
-    title = f"Claims a second, pages of {memory.PAGE:,} sorted ids, {count:,} images"
-    speed.print(title, "claims", NEW)
+    title = f"Claims a second, pages of {IDS_PER_CLAIM:,} sorted ids, {count:,} images"
+    speed.print(title, "claims", CLAIM_NEW)
 
 
-async def reading(ids: list[bytes], rounds: int, step: Callable[[str], None]) -> None:
-    """Lookups a second of ids in no order."""
+async def compare_lookups(ids: list[bytes], repeats: int, step: Step) -> None:
+    """Lookups a second of ids in random order."""
     step(f"lookups: filling {len(ids):,} images")
-    asked = random.Random(3).choices(ids, k=WRITTEN)
-    with RedisServer() as redis, Packed(redis.port) as packed:
-        await memory.claim_all(redis.url, 1, ids)
-        for batch in batches(ids, memory.PAGE):
-            await packed.run(string_sets(batch))
-        async with RedisPy(redis.url) as client, open_index(redis.url) as index:
+    requested = random.Random(3).choices(ids, k=OPERATIONS)
+    with RedisServer() as redis, HiredisSocket(redis.port) as hiredis:
+        await index_memory.claim_all(redis.url, 1, ids)
+        for batch in batches(ids, IDS_PER_CLAIM):
+            await hiredis.run(string_sets(batch))
+        async with RedisPyPipeline(redis.url) as redis_py, open_index(redis.url) as index:
             contenders: dict[str, Work] = {
-                OURS: index.claims.lookup,
-                PY_GET: lambda batch: client.run(bucket_gets(batch)),
-                STRING_GET: lambda batch: client.run(string_gets(batch)),
-                RAW_GET: lambda batch: packed.run(bucket_gets(batch)),
+                LOOKUP: index.claims.lookup,
+                HGET_REDIS_PY: lambda batch: redis_py.run(bucket_gets(batch)),
+                GET_REDIS_PY: lambda batch: redis_py.run(string_gets(batch)),
+                HGET_HIREDIS: lambda batch: hiredis.run(bucket_gets(batch)),
             }
-            for size in LOOKUP_SIZES:
-                speed = Speed(redis)
-                todo = batches(asked, size)
-                for number in range(rounds):
-                    step(f"lookups: {size} at a time, round {number + 1}")
-                    for name, work in in_turns(list(contenders.items()), number):
+            for size in LOOKUP_BATCHES:
+                speed = SpeedComparison(redis)
+                todo = batches(requested, size)
+                for repeat in range(repeats):
+                    step(f"lookups: {size} at a time, repeat {repeat + 1}")
+                    for name, work in rotated(list(contenders.items()), repeat):
                         await work(todo[0])
                         await speed.run(name, work, todo, LOOKUP_SECONDS)
                 title = f"Lookups a second, {size:,} ids at a time, {len(ids):,} images"
-                speed.print(title, "lookups", OURS)
+                speed.print(title, "lookups", LOOKUP)
 
 
 async def main() -> None:
-    options = arguments(__doc__, ("--rounds", 0, "rounds of each comparison"), parts=PARTS)
+    options = parse_arguments(__doc__, ("--rounds", 0, "repeats of each comparison"), parts=PARTS)
     small, parts = options.small, options.parts
-    rounds = options.rounds or (3 if small else 7)
+    repeats = options.rounds or (3 if small else 7)
     counts = (20_000, 100_000) if small else (100_000, 1_000_000, 5_000_000)
-    pin(1)
-    out.print(f"benchmarks.index: {machine()}")
-    parted = zip(PARTS, (3 * len(counts) * rounds, 1 + 3 * rounds, SLOWEST_ROUNDS), strict=False)
-    lengths = {**dict(parted), "size": 6 * len(counts), "density": len(memory.DENSITIES)}
-    with steps(sum(lengths[part] for part in parts)) as step:
+    pin_to_core(1)
+    out.print(f"benchmarks.index: {describe_machine()}")
+    steps = {
+        "claims": 3 * len(counts) * repeats,
+        "lookups": 1 + 3 * repeats,
+        "slowest": SLOWEST_REPEATS,
+        "size": 6 * len(counts),
+        "density": len(index_memory.DENSITIES),
+    }
+    with progress_bar(sum(steps[part] for part in parts)) as step:
         ids = {count: sorted_ids(count) for count in counts}
         if "claims" in parts:
             for count in counts:
-                await writing(count, ids[count], rounds, step)
+                await compare_claims(count, ids[count], repeats, step)
         if "lookups" in parts:
-            await reading(ids[min(counts[-1], 1_000_000)], rounds, step)
+            await compare_lookups(ids[min(counts[-1], LOOKUP_IMAGES)], repeats, step)
         if "slowest" in parts:
-            await slowest(ids[counts[-1]][:SLOWEST_AMONG], SLOWEST_ROUNDS, step)
+            await measure_slowest(ids[counts[-1]][:SLOWEST_IMAGES], SLOWEST_REPEATS, step)
         if "size" in parts:
-            await memory.sizes(counts, ids, step)
+            await index_memory.compare_sizes(counts, ids, step)
         if "density" in parts:
-            await memory.densities(step, small=small)
+            await index_memory.compare_densities(step, small=small)
 
 
 if __name__ == "__main__":

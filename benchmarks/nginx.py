@@ -1,6 +1,6 @@
-"""nginx that resolves one id a request with Lua and Redis: what one would write without us.
+"""nginx that redirects with Lua and Redis: the usual way to build this without a resolver.
 
-Below ``/bare/`` it redirects without looking anything up.
+Below ``/bare/`` it redirects without a lookup.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from string import Template
 
-from benchmarks.common import (
-    START_TIMEOUT,
+from benchmarks.machine import (
+    START_TIMEOUT_SECONDS,
     MissingError,
-    RedisServer,
+    find_program,
     free_port,
     on_core,
-    program,
-    stop,
+    stop_process,
 )
+from benchmarks.redis_server import RedisServer
 
 MODULES = Path("/usr/lib/nginx/modules")
 
@@ -68,20 +68,21 @@ http {
 
 
 class Nginx:
-    """A running nginx: where it listens, and the process whose processor time counts."""
+    """A running nginx."""
 
-    def __init__(self, port: int, worker: int) -> None:
-        self.port, self.worker = port, worker
+    def __init__(self, port: int, worker_pid: int) -> None:
+        """``worker_pid``: the process that answers, whose processor time counts."""
+        self.port, self.worker_pid = port, worker_pid
 
 
 @contextmanager
-def nginx(redis: RedisServer, folder: Path, core: int) -> Iterator[Nginx]:
-    """nginx before that Redis, which has a string key for each id with its server's URL.
+def run_nginx(redis: RedisServer, folder: Path, core: int) -> Iterator[Nginx]:
+    """Runs nginx with this Redis, which has a string key with the server's URL for each id.
 
     Raises:
-        MissingError: it or its modules are not installed, or it does not start.
+        MissingError: nginx or its modules are not installed, or it does not start.
     """
-    binary = program("nginx", "nginx libnginx-mod-http-lua lua-nginx-redis")
+    binary = find_program("nginx", "nginx libnginx-mod-http-lua lua-nginx-redis")
     if not (MODULES / "ngx_http_lua_module.so").exists():
         raise MissingError("there is no Lua for nginx (Debian: apt install libnginx-mod-http-lua)")
     if not Path("/usr/share/lua/5.1/nginx/redis.lua").exists():
@@ -94,18 +95,22 @@ def nginx(redis: RedisServer, folder: Path, core: int) -> Iterator[Nginx]:
     command = [*on_core(core), binary, "-p", str(folder), "-c", str(config)]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     try:
-        wait_for(port, process)
+        wait_for_port(port, process)
         file = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-        while not (children := file.read_text().split()):  # it listens before it forks
+        while not (children := file.read_text().split()):  # it listens before it forks its worker
             time.sleep(0.01)
         yield Nginx(port, int(children[0]))
     finally:
-        stop(process)
+        stop_process(process)
 
 
-def wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
-    """Returns when something listens there. Raises MissingError when the process ended."""
-    deadline = time.monotonic() + START_TIMEOUT
+def wait_for_port(port: int, process: subprocess.Popen[bytes]) -> None:
+    """Waits until the process listens.
+
+    Raises:
+        MissingError: it ended, or took too long.
+    """
+    deadline = time.monotonic() + START_TIMEOUT_SECONDS
     while True:
         try:
             socket.create_connection(("127.0.0.1", port), 1).close()

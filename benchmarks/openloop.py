@@ -1,8 +1,8 @@
-"""Requests at a fixed rate, whatever the server does, and how late each answer came.
+"""Sends requests at a fixed rate, whatever the server does, and measures the latency of each.
 
-A closed loop such as wrk's waits for a slow answer before it asks again, so it asks least when
-the server is slow and hardly sees it ("coordinated omission"). Here each request has its time by
-the clock: latency counts from then, also for those that found every connection busy.
+A closed loop such as wrk's waits for a slow answer before it sends the next request. So it sends
+least while the server is slow and hardly sees it ("coordinated omission"). Here each request is due
+at a time of the clock. Latency counts from then, also if no connection was free.
 """
 
 from __future__ import annotations
@@ -14,31 +14,36 @@ import time
 from collections import deque
 from collections.abc import Sequence
 
-PIPE = 1 << 16
+READ_BYTES = 1 << 16
+"""Read from a socket at once; more than one answer."""
+
+SHORTEST_SLEEP_SECONDS = 0.001
+"""epoll oversleeps shorter times, so those are polled without sleeping."""
 
 
 class OpenLoop:
-    """Connections to one server. ``requests`` are sent in turn, each whole."""
+    """Connections to one server."""
 
     def __init__(self, port: int, requests: Sequence[bytes], connections: int) -> None:
+        """``requests`` are sent in turn, each as a whole."""
         self._requests = requests
         self._poll = select.epoll()
         self._sockets: dict[int, socket.socket] = {}
         for _ in range(connections):
-            one = socket.create_connection(("127.0.0.1", port), 10)
-            one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            one.setblocking(False)
-            self._sockets[one.fileno()] = one
-            self._poll.register(one.fileno(), select.EPOLLIN)
+            connection = socket.create_connection(("127.0.0.1", port), 10)
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            connection.setblocking(False)
+            self._sockets[connection.fileno()] = connection
+            self._poll.register(connection.fileno(), select.EPOLLIN)
 
     def run(self, rate: float, seconds: float) -> list[float]:
-        """Seconds that each answer took from its request's time on, least first.
+        """Sends ``rate`` requests a second. Returns the latencies in seconds, sorted.
 
         Raises:
-            RuntimeError: a request was not answered with a redirect.
+            RuntimeError: an answer was not a redirect.
         """
         gc.collect()
-        gc.disable()  # a pause of ours must not count as the server's
+        gc.disable()  # a pause of this process must not count as the server's
         try:
             return sorted(self._run(rate, int(rate * seconds)))
         finally:
@@ -47,33 +52,27 @@ class OpenLoop:
     def _run(self, rate: float, count: int) -> list[float]:
         now, requests, sockets = time.perf_counter, self._requests, self._sockets
         idle = deque(sockets)
-        due: dict[int, float] = {}
-        took: list[float] = []
+        due_by_descriptor: dict[int, float] = {}
+        latencies: list[float] = []
         sent = 0
-        begun = now()
-        while len(took) < count:
-            until = begun + sent / rate
-            while sent < count and idle and until <= now():
-                one = idle.popleft()
-                due[one] = until
-                sockets[one].send(requests[sent % len(requests)])
+        started = now()
+        while len(latencies) < count:
+            due = started + sent / rate
+            while sent < count and idle and due <= now():
+                descriptor = idle.popleft()
+                due_by_descriptor[descriptor] = due
+                sockets[descriptor].send(requests[sent % len(requests)])
                 sent += 1
-                until = begun + sent / rate
-            # Less than a millisecond is not slept: epoll would oversleep it.
-            wait = until - now() if sent < count and idle else 1.0
-            for one, _ in self._poll.poll(wait if wait > 0.001 else 0):
-                if not sockets[one].recv(PIPE).startswith(b"HTTP/1.1 307"):
-                    raise RuntimeError("an answer was no redirect")
-                took.append(now() - due.pop(one))
-                idle.append(one)
-        return took
+                due = started + sent / rate
+            wait = due - now() if sent < count and idle else 1.0
+            for descriptor, _ in self._poll.poll(wait if wait > SHORTEST_SLEEP_SECONDS else 0):
+                if not sockets[descriptor].recv(READ_BYTES).startswith(b"HTTP/1.1 307"):
+                    raise RuntimeError("an answer was not a redirect")
+                latencies.append(now() - due_by_descriptor.pop(descriptor))
+                idle.append(descriptor)
+        return latencies
 
     def close(self) -> None:
-        for one in self._sockets.values():
-            one.close()
+        for connection in self._sockets.values():
+            connection.close()
         self._poll.close()
-
-
-def percentile(took: Sequence[float], share: float) -> float:
-    """The time within which that share of the sorted ``took`` were answered."""
-    return took[min(len(took) - 1, int(len(took) * share))]

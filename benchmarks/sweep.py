@@ -1,8 +1,8 @@
-"""A whole sweep against reading and parsing the same pages alone: time and memory.
+"""A whole sweep compared with only reading and parsing the same pages: time and memory.
 
 ``python -m benchmarks.sweep`` sweeps a million images of a stand-in Glance server ten times and
-reads them five times more, which takes four minutes; ``--small`` takes 50,000 images. The server,
-Redis and each reading or sweep is a process of its own.
+reads them five times, which takes four minutes; ``--small`` takes 50,000 images. The stand-in,
+Redis and each reading or sweep are separate processes.
 """
 
 from __future__ import annotations
@@ -17,52 +17,57 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from benchmarks.common import (
-    RedisServer,
-    Rounds,
-    arguments,
-    cpu,
-    in_turns,
-    machine,
-    on_core,
+    Measurements,
+    make_table,
     out,
-    pin,
-    steps,
-    stop,
-    table,
+    parse_arguments,
+    print_verdict,
+    progress_bar,
+    rotated,
 )
+from benchmarks.machine import (
+    describe_machine,
+    on_core,
+    own_cpu_seconds,
+    pin_to_core,
+    stop_process,
+)
+from benchmarks.redis_server import RedisServer
 from resolver.glance import GlanceServer, connect, list_images
 from resolver.index import open_index
 from resolver.models import Location, Progress
 from resolver.standin import StandIn
 from resolver.sync.sweep import Sweeper
 
-FIGURES = ("seconds", "cpu", "grown", "claimed")
 READ, FIRST, SECOND = "reading alone", "first sweep", "second sweep"
-PATIENCE = 600.0
-"""Seconds that one reading or sweep may take."""
+RESULTS = ("seconds", "cpu_seconds", "grown_mib")
+TASK_TIMEOUT_SECONDS = 600.0
+"""For one reading or sweep."""
 
-REAL_RATE = 3300
-"""Images a second that a real Glance lists at most (measured on Glance 33)."""
+GLANCE_IMAGES_PER_SECOND = 3300
+"""How fast a real Glance lists at most (measured with Glance 33)."""
 
-TIME_AIM, MEMORY_AIM = 1.2, 60.0
-LEASE = 30.0
+TIME_RATIO_AIM, MEMORY_AIM_MIB = 1.2, 60.0
+LEASE_SECONDS = 30.0
+SHRINK_GUARD = 0.2
+SERVER_CORE, CLIENT_CORE = 0, 1
 
 
-def memory_kb(field: str) -> int:
-    """A figure of this process's memory: ``VmRSS`` now or ``VmHWM`` at its highest."""
+def memory_kib(field: str) -> int:
+    """This process's memory: ``VmRSS`` for now, ``VmHWM`` for its peak."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(f"{field}:"):
             return int(line.split()[1])
     raise ValueError(field)
 
 
-def forget_peak() -> None:
-    """From here on ``VmHWM`` counts."""
+def reset_peak() -> None:
+    """Makes ``VmHWM`` the peak from now on."""
     Path("/proc/self/clear_refs").write_text("5")
 
 
-async def serve(count: int) -> None:
-    """The stand-in's process: says where it listens and goes on until it is ended."""
+async def serve_stand_in(count: int) -> None:
+    """The stand-in's process: prints its URL and serves until it is ended."""
     server = StandIn()
     server.fill(count, seed=1)
     async with server:
@@ -70,128 +75,141 @@ async def serve(count: int) -> None:
         await asyncio.Event().wait()
 
 
-async def work(what: str, glance: str, redis: str) -> None:
-    """One process's reading or sweep; prints its figures."""
-    async with connect(30.0) as session, open_index(redis) as index:
-        server = GlanceServer(session, Location(name="a", url=glance, number=1))
-        lease = index.lease("sweep:1", seconds=LEASE)
+async def run_task(task: str, glance_url: str, redis_url: str) -> None:
+    """The process of one reading or sweep: prints its results as JSON."""
+    async with connect(30.0) as session, open_index(redis_url) as index:
+        server = GlanceServer(session, Location(name="a", url=glance_url, number=1))
+        lease = index.lease("sweep:1", seconds=LEASE_SECONDS)
         await lease.acquire()
         versions = await server.versions()
-        forget_peak()
-        before, used, begun = memory_kb("VmRSS"), cpu(), time.perf_counter()
+        reset_peak()
+        memory_before, cpu_before = memory_kib("VmRSS"), own_cpu_seconds()
+        started = time.perf_counter()
         images, claimed = 0, 0
-        if what == READ:
+        if task == READ:
             async for page in list_images(server, versions):
                 images += len(page.images)
         else:
 
-            async def report(_: Progress) -> None:
+            async def renew_lease(_: Progress) -> None:
                 await lease.renew()  # as the indexer does
 
-            done = await Sweeper(index, server, versions, guard=0.2).run(report)
+            sweeper = Sweeper(index, server, versions, guard=SHRINK_GUARD)
+            done = await sweeper.run(renew_lease)
             images, claimed = done.images, done.claimed
-        figures = {
-            "seconds": time.perf_counter() - begun,
-            "cpu": cpu() - used,
-            "grown": (memory_kb("VmHWM") - before) / 1024,
+        results = {
+            "seconds": time.perf_counter() - started,
+            "cpu_seconds": own_cpu_seconds() - cpu_before,
+            "grown_mib": (memory_kib("VmHWM") - memory_before) / 1024,
             "images": images,
             "claimed": claimed,
         }
         await lease.release()
-    print(json.dumps(figures))
+    print(json.dumps(results))
 
 
 @contextmanager
-def stand_in(count: int) -> Iterator[str]:
-    """The URL of a stand-in in a process of its own, on the core of Redis."""
-    command = [*on_core(0), sys.executable, "-m", "benchmarks.sweep", "serve", str(count)]
+def run_stand_in(count: int) -> Iterator[str]:
+    """Runs a stand-in as a process on the core of Redis, and gives its URL."""
+    module = [sys.executable, "-m", "benchmarks.sweep"]
+    command = [*on_core(SERVER_CORE), *module, "serve", str(count)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
         yield process.stdout.readline().strip()
     finally:
-        stop(process)
+        stop_process(process)
         if process.stdout:
             process.stdout.close()
 
 
-def run(what: str, glance: str, redis: RedisServer, count: int) -> dict[str, float]:
-    command = [*on_core(1), sys.executable, "-m", "benchmarks.sweep", what, glance, redis.url]
-    answer = subprocess.run(command, stdout=subprocess.PIPE, check=True, timeout=PATIENCE)
-    figures: dict[str, float] = json.loads(answer.stdout)
-    if figures["images"] != count:
-        raise RuntimeError(f"{what}: {figures['images']} images instead of {count}")
-    if what != READ and figures["claimed"] != (count if what == FIRST else 0):
-        raise RuntimeError(f"{what}: {figures['claimed']} new claims")
-    return figures
+def run_in_process(task: str, glance_url: str, redis: RedisServer, count: int) -> dict[str, float]:
+    """Runs a reading or sweep as a process and returns its results.
 
-
-def compare(count: int, rounds: int) -> None:
-    figures = {name: Rounds() for name in FIGURES}
-    redis_cpu = Rounds()
-
-    def one(what: str) -> None:
-        used = redis.cpu()
-        for name, value in run(what, glance, redis, count).items():
-            if name in figures:
-                figures[name].add(what, value)
-        redis_cpu.add(what, redis.cpu() - used)
-
-    with steps(3 * rounds + 1) as step, RedisServer() as redis:
-        step(f"a stand-in with {count:,} images")
-        with stand_in(count) as glance:
-            for number in range(rounds):
-                for pair in in_turns([(READ,), (FIRST, SECOND)], number):
-                    for what in pair:
-                        step(f"{what}, round {number + 1}")
-                        if what == FIRST:
-                            redis.flush()
-                        one(what)
-    show(count, figures, redis_cpu)
-
-
-def show(count: int, figures: dict[str, Rounds], redis_cpu: Rounds) -> None:
-    seconds = figures["seconds"]
-    made = table(
-        f"A sweep of {count:,} images; the second finds nothing changed; median (least - most)",
-        *("", "seconds", "to reading", "images/s", "own CPU s", "Redis CPU", "grew by MB"),
+    Raises:
+        RuntimeError: it did not read or claim the expected number of images.
+    """
+    module = [sys.executable, "-m", "benchmarks.sweep"]
+    command = [*on_core(CLIENT_CORE), *module, task, glance_url, redis.url]
+    finished = subprocess.run(
+        command, stdout=subprocess.PIPE, check=True, timeout=TASK_TIMEOUT_SECONDS
     )
-    for what in (READ, FIRST, SECOND):
-        made.add_row(
-            what,
-            seconds.shown(what, ".1f"),
-            seconds.shown_ratio(what, READ),
-            f"{count / seconds.median(what):,.0f}",
-            f"{figures['cpu'].median(what):.1f}",
-            f"{redis_cpu.median(what):.1f}",
-            f"{figures['grown'].median(what):.1f}",
+    results: dict[str, float] = json.loads(finished.stdout)
+    if results["images"] != count:
+        raise RuntimeError(f"{task}: {results['images']} images instead of {count}")
+    if task != READ and results["claimed"] != (count if task == FIRST else 0):
+        raise RuntimeError(f"{task}: {results['claimed']} new claims")
+    return results
+
+
+def compare(count: int, repeats: int) -> None:
+    measurements = {name: Measurements() for name in RESULTS}
+    redis_cpu = Measurements()
+
+    def measure(task: str) -> None:
+        before = redis.cpu_seconds()
+        results = run_in_process(task, glance_url, redis, count)
+        for name in RESULTS:
+            measurements[name].add(task, results[name])
+        redis_cpu.add(task, redis.cpu_seconds() - before)
+
+    with progress_bar(3 * repeats + 1) as step, RedisServer(SERVER_CORE) as redis:
+        step(f"a stand-in with {count:,} images")
+        with run_stand_in(count) as glance_url:
+            for repeat in range(repeats):
+                for tasks in rotated([(READ,), (FIRST, SECOND)], repeat):
+                    for task in tasks:
+                        step(f"{task}, repeat {repeat + 1}")
+                        if task == FIRST:
+                            redis.flush()
+                        measure(task)
+    print_results(count, measurements, redis_cpu)
+
+
+def print_results(
+    count: int, measurements: dict[str, Measurements], redis_cpu: Measurements
+) -> None:
+    seconds, grown = measurements["seconds"], measurements["grown_mib"]
+    rows = make_table(
+        f"A sweep of {count:,} images; the second finds no change; median (least - most)",
+        *("", "seconds", "to reading", "images/s", "own CPU s", "Redis CPU", "grew by MiB"),
+    )
+    for task in (READ, FIRST, SECOND):
+        rows.add_row(
+            task,
+            seconds.format(task, ".1f"),
+            seconds.format_ratio(task, READ),
+            f"{count / seconds.median(task):,.0f}",
+            f"{measurements['cpu_seconds'].median(task):.1f}",
+            f"{redis_cpu.median(task):.1f}",
+            f"{grown.median(task):.1f}",
         )
-    out.print(made)
-    for what in (FIRST, SECOND):
-        ratio = seconds.ratio(what, READ)
-        verdict = "met" if ratio <= TIME_AIM else "NOT met"
-        out.print(f"{what}: {ratio:.2f} times reading; aim of {TIME_AIM} {verdict}")
-        extra = seconds.median(what) - seconds.median(READ)
-        real = 1 + extra / (count / REAL_RATE)
+    out.print(rows)
+    for task in (FIRST, SECOND):
+        ratio = seconds.ratio(task, READ)
+        met = ratio <= TIME_RATIO_AIM
+        print_verdict(f"{task}: {ratio:.2f} times reading", f"{TIME_RATIO_AIM}", met=met)
+        extra = seconds.median(task) - seconds.median(READ)
+        real = 1 + extra / (count / GLANCE_IMAGES_PER_SECOND)
         out.print(
-            f"  with a Glance that lists {REAL_RATE:,} images/s these {extra:.1f} s more would "
-            f"make {real:.2f} times (arithmetic, not measured)"
+            f"  with a Glance that lists {GLANCE_IMAGES_PER_SECOND:,} images/s these {extra:.1f} s "
+            f"more would make {real:.2f} times (computed, not measured)"
         )
-    grown = max(figures["grown"].median(what) for what in (FIRST, SECOND))
-    verdict = "met" if grown < MEMORY_AIM else "NOT met"
-    out.print(f"memory grew by {grown:.1f} MB; aim of {MEMORY_AIM:.0f} MB {verdict}")
+    most = max(grown.median(task) for task in (FIRST, SECOND))
+    met = most < MEMORY_AIM_MIB
+    print_verdict(f"memory grew by {most:.1f} MiB", f"{MEMORY_AIM_MIB:.0f} MiB", met=met)
 
 
 def main() -> None:
     if sys.argv[1:2] == ["serve"]:
-        asyncio.run(serve(int(sys.argv[2])))
+        asyncio.run(serve_stand_in(int(sys.argv[2])))
         return
     if len(sys.argv) == 4 and sys.argv[1] in (READ, FIRST, SECOND):
-        pin(1)
-        asyncio.run(work(*sys.argv[1:]))
+        pin_to_core(CLIENT_CORE)
+        asyncio.run(run_task(*sys.argv[1:]))
         return
-    options = arguments(__doc__, ("--images", 0, "images"), ("--rounds", 0, "rounds"))
-    out.print(f"benchmarks.sweep: {machine()}")
+    options = parse_arguments(__doc__, ("--images", 0, "images"), ("--rounds", 0, "repeats"))
+    out.print(f"benchmarks.sweep: {describe_machine()}")
     count = options.images or (50_000 if options.small else 1_000_000)
     compare(count, options.rounds or (3 if options.small else 5))
 

@@ -21,7 +21,7 @@ from resolver.registry import (
 )
 from resolver.resolution import Prober, Resolver
 from resolver.settings import Settings
-from resolver.sync import Indexer
+from resolver.sync import DEFAULT_TIMINGS, Indexer, IndexerTimings
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +48,7 @@ async def open_services(
     settings: Settings,
     startup_locations: StartupLocations | None = None,
     registered_index: str = "",
+    timings: IndexerTimings = DEFAULT_TIMINGS,
 ) -> AsyncIterator[Services]:
     """Opens the index and everything built on it, and closes it all at the end. If Redis does not
     answer, `Bootstrap.run` keeps trying.
@@ -108,7 +109,7 @@ async def open_services(
                 own_ports=own_ports,
                 prober=prober,
                 resolver=resolver,
-                indexer=Indexer(index, tables, session, settings, cloud_credentials),
+                indexer=Indexer(index, tables, session, settings, cloud_credentials, timings),
                 bootstrap=bootstrap,
                 session=session,
                 cloud_credentials=cloud_credentials,

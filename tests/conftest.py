@@ -13,19 +13,18 @@ import pytest
 
 from resolver import logs
 from resolver.index import Index, open_index
-from tests.support.balancers import Balancer, BalancerMissingError
 from tests.support.cluster import RedisCluster
-from tests.support.rabbit import RabbitMissingError, RabbitServer
-from tests.support.redis import RedisMissingError, RedisServer
-from tests.support.sentinel import Sentinels
+from tests.support.process import ServerUnavailableError, Startable
+from tests.support.rabbit import RabbitServer
+from tests.support.redis import RedisServer
 
-# A busy machine is no failure; in CI a failure must come again on the next run.
+# A busy machine is no failure. In CI a failure must be reproducible.
 hypothesis.settings.register_profile("desk", deadline=None)
 hypothesis.settings.register_profile("ci", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "desk")
 
 BITS = 8
-"""Buckets of the shared index: as many as there are ids enough to fill."""
+"""Of the bucket numbers of the shared index: few, so that a test's ids fill buckets."""
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -43,14 +42,14 @@ def _logs() -> None:
     logs.use_standard_logging()
 
 
-Startable = TypeVar("Startable", RedisServer, RedisCluster, Sentinels, RabbitServer, Balancer)
+AnyStartable = TypeVar("AnyStartable", bound=Startable)
 
 
-def started(servers: Startable) -> Startable:
-    """Running servers; skips where there are none, fails in CI."""
+def started(servers: AnyStartable) -> AnyStartable:
+    """Running servers. Where they cannot run the test is skipped; in CI it fails."""
     try:
         return servers.start()
-    except (RedisMissingError, RabbitMissingError, BalancerMissingError) as error:
+    except ServerUnavailableError as error:
         if os.environ.get("CI"):
             pytest.fail(f"no server to test against: {error}")
         pytest.skip(f"no server to test against: {error}")
@@ -61,7 +60,7 @@ def redis_server() -> Iterator[RedisServer]:
     """One server for all tests. Not empty: `index_url` and `redis_url` flush it."""
     server = started(RedisServer())
     yield server
-    server.kill()
+    server.close()
 
 
 @pytest.fixture
@@ -69,7 +68,7 @@ def own_redis() -> Iterator[RedisServer]:
     """A server that the test may kill."""
     server = started(RedisServer())
     yield server
-    server.kill()
+    server.close()
 
 
 @pytest.fixture(scope="session")

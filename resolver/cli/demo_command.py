@@ -60,13 +60,13 @@ def _free_or_any(port: int) -> int:
     return port
 
 
-def _fill(one: StandIn, two: StandIn) -> None:
+def _fill(current: StandIn, old: StandIn) -> None:
     for number in range(12):
-        one.add(name=f"debian-{number}", data=b"one" * number)
-        two.add(name=f"ubuntu-{number}", data=b"two" * number)
-    one.add(name="hidden", hidden=True, data=b"hidden")
-    two.add(name="community", visibility="community", owner="somebody", data=b"community")
-    for server in (one, two):
+        current.add(name=f"debian-{number}", data=b"one" * number)
+        old.add(name=f"ubuntu-{number}", data=b"two" * number)
+    current.add(name="hidden", hidden=True, data=b"hidden")
+    old.add(name="community", visibility="community", owner="somebody", data=b"community")
+    for server in (current, old):
         server.add(id=SHARED_ID, name="in-both", data=b"the same bytes")
 
 
@@ -89,29 +89,29 @@ async def _demo(*, once: bool, port: int) -> None:
     for name in [name for name in os.environ if name.startswith("RESOLVER_")]:
         del os.environ[name]
     settings = load_settings({"port": _free_or_any(port), "admin_tokens": f"demo={token}"})
-    async with StandIn() as one, StandIn(v1=True, old=True, prefix="/image") as two:
-        _fill(one, two)
+    async with StandIn() as current, StandIn(v1=True, old=True, prefix="/image") as old:
+        _fill(current, old)
         async with (
             open_services(settings) as services,
             serving(services) as url,
             aiohttp.ClientSession(url) as http,
         ):
             click.echo("Two stand-in Glance servers:")
-            click.echo(f"  one  {one.url}  v2, as of today")
-            click.echo(f"  two  {two.url}  v1 and v2, as of 2017, behind a path prefix")
+            click.echo(f"  one  {current.url}  v2, as of today")
+            click.echo(f"  two  {old.url}  v1 and v2, as of 2017, behind a path prefix")
             click.echo(f"and glance-resolver at {url}, its index in memory.\n")
-            await _register(services, one, two)
-            await _show_requests(http, one, two)
-            _print_hints(url, token, one)
+            await _register(services, current, old)
+            await _show_requests(http, current, old)
+            _print_hints(url, token, current)
             if not once:
                 click.echo("\nRunning until Ctrl-C.")
                 await on_signal().wait()
 
 
-async def _register(services: Services, one: StandIn, two: StandIn) -> None:
+async def _register(services: Services, current: StandIn, old: StandIn) -> None:
     started = time.monotonic()
-    await services.registry.put("one", {"url": one.url, "region": "RegionOne"})
-    await services.registry.put("two", {"url": two.url, "region": "RegionTwo"})
+    await services.registry.put("one", {"url": current.url, "region": "RegionOne"})
+    await services.registry.put("two", {"url": old.url, "region": "RegionTwo"})
     while True:
         rows = await services.registry.list()
         if all(row["coverage"]["covered"] for row in rows):
@@ -123,8 +123,8 @@ async def _register(services: Services, one: StandIn, two: StandIn) -> None:
     click.echo(f"Registered and swept in {time.monotonic() - started:.1f} s: {counts}.\n")
 
 
-async def _show_requests(http: aiohttp.ClientSession, one: StandIn, two: StandIn) -> None:
-    first, second = _id_by_name(one, "debian-7"), _id_by_name(two, "ubuntu-7")
+async def _show_requests(http: aiohttp.ClientSession, current: StandIn, old: StandIn) -> None:
+    first, second = _id_by_name(current, "debian-7"), _id_by_name(old, "ubuntu-7")
     number = 0
 
     def show(request: str, *answers: str) -> None:
@@ -164,8 +164,8 @@ async def _show_requests(http: aiohttp.ClientSession, one: StandIn, two: StandIn
         )
 
 
-def _print_hints(url: str, token: str, one: StandIn) -> None:
-    image = _id_by_name(one, "debian-7")
+def _print_hints(url: str, token: str, current: StandIn) -> None:
+    image = _id_by_name(current, "debian-7")
     click.echo("\nTry:")
     for line in (
         f"curl -sL {url}/v2/images/{image}",

@@ -40,6 +40,11 @@ class AccessLog:
         """``level``: ``off``, ``errors`` or ``all``."""
         self._least_status = {"off": 1000, "errors": 400, "all": 0}[level]
 
+    @property
+    def is_on(self) -> bool:
+        """Whether errors are logged at all."""
+        return self._least_status <= 400
+
     def write(
         self,
         request_id: str,

@@ -11,7 +11,7 @@ from aiohttp import web
 from resolver.gateway.access_log import AccessLog
 from resolver.gateway.api import images, locations, resolve, status, transfer, version_documents
 from resolver.gateway.app_keys import ACCESS_LOG, IN_FLIGHT, METRICS, SERVICES, TOKENS
-from resolver.gateway.image_path import ROUTE
+from resolver.gateway.image_path import ROUTE, V1_LISTING
 from resolver.gateway.limits import LIMITS, Limits
 from resolver.gateway.metrics.process_metrics import Metrics
 from resolver.gateway.metrics.worker_metrics import WorkerMetrics
@@ -37,7 +37,7 @@ def gateway_routes() -> list[web.RouteDef]:
         web.get(ROUTE, images.read_image),
         web.route("*", ROUTE, images.write_image),
         web.get("/{api:v[12]}/images", images.no_listing),
-        web.get("/v1/images/detail", images.no_listing),
+        web.get(V1_LISTING, images.no_listing),
         web.get("/resolve/{id:[^/]+}", images.read_image),
         web.get("/resolve/{id:[^/]+}/explain", resolve.explain_one),
         web.post("/resolve", resolve.resolve_many),

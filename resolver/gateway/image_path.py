@@ -15,6 +15,9 @@ ROUTE = "/{api:v[12]}/images/{id:[^/]+}{rest:(?:/[\\s\\S]*)?}"
 ROUTE_LABEL = "/{api}/images/{id}{rest}"
 """What metrics call that route; equal to the canonical form that aiohttp gives it."""
 
+V1_LISTING = "/v1/images/detail"
+"""The one path below ``/v1/images/`` that is about no single image."""
+
 _IMAGE_PATH = re.compile(r"/(v[12])/images/([^/]+)((?:/.*)?)", re.ASCII)
 _PRINTABLE = re.compile(r"[!-~]*", re.ASCII)
 
@@ -64,4 +67,4 @@ def parse_image_path(path: str, query: str) -> ImagePath:
 
 def is_image_path(path: str) -> bool:
     """Whether a path is routed to the image handlers."""
-    return _IMAGE_PATH.fullmatch(path) is not None
+    return path != V1_LISTING and _IMAGE_PATH.fullmatch(path) is not None

@@ -16,6 +16,7 @@ from resolver.errors import (
     TooLarge,
 )
 from resolver.gateway.app_keys import ACCESS_LOG, IN_FLIGHT, METRICS, OUTCOME, REQUEST_ID
+from resolver.gateway.net.in_flight import TRACKED
 from resolver.gateway.problem import error_reply, malformed, problem
 from resolver.gateway.reply import Reply, to_response
 from resolver.gateway.request_ids import REQUEST_ID_HEADER, request_id_from
@@ -62,7 +63,7 @@ async def observe(request: web.Request, handler: Handler) -> web.StreamResponse:
     request[REQUEST_ID] = request_id_from(request.headers.get(REQUEST_ID_HEADER))
     app = request.app
     response: web.StreamResponse | None = None
-    with app[IN_FLIGHT].track():
+    with app[IN_FLIGHT].track(already=bool(request.get_extra_info(TRACKED))):
         try:
             response = await _respond(request, handler)
             return response

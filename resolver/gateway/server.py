@@ -74,7 +74,7 @@ async def serving(
         if worker_metrics is not None:
             await worker_metrics.open(app[METRICS].registry)
             stack.callback(worker_metrics.close, app[METRICS].registry)
-        server = _front_server(services, app, runner, limiter)
+        server = front_server(services, app, runner, limiter)
         try:
             sockets = sockets or open_listeners(settings.host, settings.port)
             listener = Listener(
@@ -102,12 +102,13 @@ async def serving(
                 await cancel(task)
 
 
-def _front_server(
+def front_server(
     services: Services,
     app: web.Application,
     runner: web.AppRunner,
     limiter: ConnectionLimiter,
 ) -> FrontServer:
+    """What all connections of a process share. ``runner`` runs ``app`` and has been set up."""
     front = None
     if services.settings.role != "indexer":
         front = Front(services, app[METRICS], app[IN_FLIGHT], app[LIMITS], app[ACCESS_LOG])

@@ -1,16 +1,18 @@
-"""The index in Redis: who has which image, and which locations there are.
+"""The index in Redis: which location has which image, and which locations there are.
 
-`Index` is the door; nothing outside this package knows a Redis key or a script.
+`Index` is its public face. Nothing outside this package knows a Redis key, a bucket or a script.
 """
 
 from resolver.index.audit import AUDIT_MAX_ENTRIES, AuditEntry
 from resolver.index.cache import ClaimCache
-from resolver.index.claims import Census, Claims, LayoutView, Lookup
+from resolver.index.census import Census
+from resolver.index.claims import Claims, LayoutView, Lookup
 from resolver.index.codec import decode_owners
 from resolver.index.facade import Index, open_index
 from resolver.index.leases import Lease, LostLease
-from resolver.index.records import Record, Records, Snapshot, SweepFindings, SweepRequest
+from resolver.index.records import Record, Records, Snapshot
 from resolver.index.scan import ImageRows, walk
+from resolver.index.sweep_records import SweepFindings, SweepRequest
 
 __all__ = [
     "AUDIT_MAX_ENTRIES",

@@ -1,30 +1,29 @@
-"""Who changed what: the last changes that operators made, kept beside the registry.
+"""The audit log: the last changes that operators made.
 
-A change of a location is written by the script that makes it, so that neither is without the other.
+A change of a location is logged by the script that makes it, so neither exists without the other.
 """
 
 from __future__ import annotations
 
 import json
+import secrets
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from resolver.index.keys import Keys
-from resolver.index.redis.redis_errors import translate_decode_errors
-from resolver.index.scripts import load
+from resolver.index.redis.client import RedisClient
+from resolver.index.redis.replies import parses_reply
+from resolver.index.redis.scripts import load
 
-if TYPE_CHECKING:
-    from resolver.index.redis.client import RedisClient
-
-NOTE = load("note", "audit")
+RECORD_ENTRY = load("record_audit_entry", "once", "audit")
 
 AUDIT_MAX_ENTRIES = 10_000
-"""Entries that are kept: the same number as in ``audit.lua``."""
+"""Entries that are kept; ``audit.lua`` trims the list to as many."""
 
-BATCH = 1000
-"""Entries read in one go."""
+READ_BATCH_ENTRIES = 1000
+"""Entries read with one command."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +31,9 @@ class AuditEntry:
     """One change."""
 
     at: float
+    """Unix time."""
     by: str
-    """The name of the admin token; empty for what a process did by itself at its start."""
+    """Name of the admin token; empty for what a process did at its start."""
     what: str
     location: str
     """Empty for what concerns the whole index."""
@@ -42,10 +42,15 @@ class AuditEntry:
     after: Mapping[str, Any] | None
 
 
-def opening(by: str, what: str, location: str) -> str:
-    """An entry of now, without its end, which the scripts write."""
+def entry_head(by: str, what: str, location: str) -> str:
+    """The JSON of an entry of now without its end: the scripts add ``before`` and ``after``."""
     fields = {"at": round(time.time(), 3), "by": by, "what": what, "location": location}
     return json.dumps(fields, separators=(",", ":"))[:-1]
+
+
+def operation_id() -> str:
+    """Names one write, so that a script can recognise it if it is sent again."""
+    return secrets.token_hex(8)
 
 
 class Audit:
@@ -53,24 +58,35 @@ class Audit:
 
     def __init__(self, client: RedisClient, keys: Keys) -> None:
         self._client = client
-        self._key = keys.audit
+        self._keys = keys
 
     async def record(self, by: str, what: str, location: str = "") -> None:
-        """Keeps that something was done that changed no location's fields."""
-        await self._client.run(NOTE, [self._key], [opening(by, what, location)])
-
-    @translate_decode_errors()
-    async def last(self, count: int, location: str = "") -> list[AuditEntry]:
-        """The last entries, the newest first; those about one location if one is named.
+        """Logs an operation that changed no location's fields.
 
         Raises:
-            IndexUnavailable: when Redis does not answer.
+            IndexUnavailable: Redis does not answer.
+        """
+        keys = [self._keys.audit, self._keys.result(operation_id())]
+        await self._client.run(RECORD_ENTRY, keys, [entry_head(by, what, location)])
+
+    async def last(self, count: int, location: str = "") -> list[AuditEntry]:
+        """At most ``count`` entries, the newest first; those of one location if one is named.
+
+        Raises:
+            IndexUnavailable: Redis does not answer, or has no such log there.
         """
         found: list[AuditEntry] = []
-        for start in range(0, AUDIT_MAX_ENTRIES, BATCH):
-            batch = await self._client.command("LRANGE", self._key, start, start + BATCH - 1)
-            entries = (AuditEntry(**json.loads(text)) for text in batch)
-            found += (one for one in entries if location in ("", one.location))
-            if len(found) >= count or len(batch) < BATCH:
+        for start in range(0, AUDIT_MAX_ENTRIES, READ_BATCH_ENTRIES):
+            texts = await self._client.command(
+                "LRANGE", self._keys.audit, start, start + READ_BATCH_ENTRIES - 1
+            )
+            entries = _parse_entries(texts)
+            found += (entry for entry in entries if location in ("", entry.location))
+            if len(found) >= count or len(entries) < READ_BATCH_ENTRIES:
                 break
         return found[:count]
+
+
+@parses_reply
+def _parse_entries(texts: Any) -> list[AuditEntry]:
+    return [AuditEntry(**json.loads(text)) for text in texts]

@@ -1,12 +1,13 @@
-"""Claims kept in this process, for as long as Redis says that they have not changed.
+"""Claims cached in this process, for as long as Redis reports no change of them.
 
-What is cached lies in the same buckets as in Redis, or a few of them together (see
-`Buckets.cache_bucket`), since that is how Redis tells of changes. A read holds on to the bucket that was kept when it
-began; a change told meanwhile puts another in its place. So a read that crosses with a change
-keeps its answer where nobody looks.
+Redis reports changes by key, so claims are cached by bucket: the buckets of Redis, or several
+neighbours together (see `Buckets.cache_bucket`). A read fills the bucket object that was in place
+when it began. An invalidation puts a new object in its place. So a read that races with an
+invalidation writes into a detached object, and its stale result is never served.
 
-What is not sure any more, because the connection was lost or time has passed, is set aside for when
-Redis does not answer. What Redis said has changed is not.
+Claims that are no longer certain, because the connection was lost or their time to live has passed,
+become *stale*: they are served only while Redis does not answer. Claims that Redis reported as
+changed are dropped.
 """
 
 from __future__ import annotations
@@ -14,150 +15,164 @@ from __future__ import annotations
 import struct
 import time
 from collections import OrderedDict
+from collections.abc import Callable
 
 from resolver.index.codec import decode_owners
 from resolver.models import Owner
 
-Kept = dict[bytes, bytes]
-"""The owners of some images of one bucket, as Redis has them. Bytes in a plain dict are nothing
-that the garbage collector looks at: a million ids as objects would hold all up for 130 ms."""
+CacheBucket = dict[bytes, bytes]
+"""Image id -> owners as Redis stores them. The garbage collector does not follow bytes in a plain
+dict; a million ids with objects would stop the process for 130 ms at each full collection."""
 
-DISTINCT = 4096
-"""Owners' bytes of which one copy serves all images that have them."""
+MAX_SHARED_VALUES = 4096
+"""Different values of which one copy serves all images."""
 
-
-_SINCE = struct.Struct("<d")
-"""When it was read, behind each value that was set aside; bytes too, for the same reason."""
+_READ_AT = struct.Struct("<d")
+"""The time of reading, appended to each stale value; bytes too, for the garbage collector."""
 
 
 class ClaimCache:
-    """Owners by image id: those of ``size`` images at most, none for longer than ``ttl`` seconds,
-    or set aside for longer than ``stale_for``.
+    """Owners by image id: of at most ``size`` images, current ones for ``ttl`` seconds and stale
+    ones for ``stale_for`` seconds.
 
-    Images without owner are not kept: what is not there yet may be there the next moment, in a
-    place that Redis cannot tell of.
+    Images without owners are not cached: their next owner may appear in a bucket that does not
+    exist yet, of which Redis would report no change.
     """
 
-    def __init__(self, size: int, ttl: float, stale_for: float = 0) -> None:
+    def __init__(
+        self,
+        size: int,
+        ttl: float,
+        stale_for: float = 0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.size = size
         self.ttl = ttl
         self.stale_for = stale_for
         self.count = 0
-        """Images and buckets kept."""
-        self._buckets: dict[int, Kept] = {}
-        self._born: OrderedDict[int, float] = OrderedDict()
-        """When the first image of a bucket was read; they all die with it. Monotonic. Ordered so
-        that the oldest is found at once: a plain dict looks through all that are gone before it."""
-        self._values: dict[bytes, bytes] = {}
-        self._suspect_since = float("-inf")
+        """Images and buckets that are cached, stale ones included."""
+        self._clock = clock
+        self._buckets: dict[int, CacheBucket] = {}
+        self._opened_at: OrderedDict[int, float] = OrderedDict()
+        """When the first image of a bucket was read; all of them expire with it. Ordered, so that
+        the oldest is found at once: a plain dict would search through the slots of deleted ones."""
+        self._shared_values: dict[bytes, bytes] = {}
+        self._suspect_until = float("-inf")
         """What was read until then may have changed."""
-        self._aside: OrderedDict[int, Kept] = OrderedDict()
-        """What was set aside, by bucket."""
+        self._stale: OrderedDict[int, CacheBucket] = OrderedDict()
+        """Stale values by bucket, with `_READ_AT`."""
+
+    @property
+    def bucket_count(self) -> int:
+        """Buckets with current claims, empty ones included."""
+        return len(self._buckets)
 
     def get(self, bucket: int, image_id: bytes) -> tuple[tuple[Owner, ...], float] | None:
-        """An image's owners and since how many seconds they have been known; None: not kept."""
-        kept = self._buckets.get(bucket)
-        if kept is None or (value := kept.get(image_id)) is None:
+        """An image's owners and their age in seconds; None if they are not cached."""
+        images = self._buckets.get(bucket)
+        if images is None or (value := images.get(image_id)) is None:
             return None
-        born = self._born[bucket]
-        age = time.monotonic() - born
-        if age > self.ttl or born <= self._suspect_since:
-            self._set_aside(bucket)
+        opened_at = self._opened_at[bucket]
+        age = self._clock() - opened_at
+        if age > self.ttl or opened_at <= self._suspect_until:
+            self._make_stale(bucket)
             return None
         return decode_owners(value), age
 
-    def stale(self, bucket: int, image_id: bytes) -> tuple[tuple[Owner, ...], float] | None:
-        """An image's owners when they were read last, and how many seconds ago that was."""
-        kept = self._buckets.get(bucket)
-        value = kept.get(image_id) if kept is not None else None
+    def get_stale(self, bucket: int, image_id: bytes) -> tuple[tuple[Owner, ...], float] | None:
+        """An image's owners as they were read last and how many seconds ago; None if that is
+        unknown or more than ``stale_for`` seconds ago."""
+        images = self._buckets.get(bucket)
+        value = images.get(image_id) if images is not None else None
         if value is not None:
-            born = self._born[bucket]
+            read_at = self._opened_at[bucket]
         else:
-            value = self._aside.get(bucket, {}).get(image_id)
+            value = self._stale.get(bucket, {}).get(image_id)
             if value is None:
                 return None
-            (born,) = _SINCE.unpack(value[-_SINCE.size :])
-            value = value[: -_SINCE.size]
-        age = time.monotonic() - born
+            (read_at,) = _READ_AT.unpack(value[-_READ_AT.size :])
+            value = value[: -_READ_AT.size]
+        age = self._clock() - read_at
         return (decode_owners(value), age) if age <= self.stale_for else None
 
-    def open(self, bucket: int) -> Kept:
-        """Where to put what a read that begins now will find in this bucket."""
-        kept = self._buckets.get(bucket)
-        now = time.monotonic()
-        born = self._born.get(bucket, now)
-        if kept is None or now - born > self.ttl or born <= self._suspect_since:
-            self._set_aside(bucket)
-            kept = self._buckets[bucket] = {}
-            self._born[bucket] = now
+    def open(self, bucket: int) -> CacheBucket:
+        """The bucket object that a read beginning now may fill, with `put`."""
+        images = self._buckets.get(bucket)
+        now = self._clock()
+        opened_at = self._opened_at.get(bucket, now)
+        if images is None or now - opened_at > self.ttl or opened_at <= self._suspect_until:
+            self._make_stale(bucket)
+            images = self._buckets[bucket] = {}
+            self._opened_at[bucket] = now
             self.count += 1
             self._evict()
-        return kept
+        return images
 
-    def put(self, bucket: int, kept: Kept, image_id: bytes, value: bytes) -> None:
-        """Keeps what was read since `open` gave ``kept``, unless the bucket has changed since."""
-        if self._buckets.get(bucket) is not kept:
+    def put(self, bucket: int, images: CacheBucket, image_id: bytes, value: bytes) -> None:
+        """Caches what was read since `open` returned ``images``, unless the bucket was invalidated
+        since."""
+        if self._buckets.get(bucket) is not images:
             return
-        if image_id not in kept:
+        if image_id not in images:
             self.count += 1
-        same = self._values.get(value)
-        if same is None:
-            if len(self._values) < DISTINCT:
-                self._values[value] = value
-            same = value
-        kept[image_id] = same
+        shared = self._shared_values.get(value)
+        if shared is None:
+            if len(self._shared_values) < MAX_SHARED_VALUES:
+                self._shared_values[value] = value
+            shared = value
+        images[image_id] = shared
         self._evict()
 
-    def none(self, bucket: int, image_id: bytes) -> None:
-        """The image has no owner now."""
-        if self._aside and self._aside.get(bucket, {}).pop(image_id, None) is not None:
+    def discard_stale(self, bucket: int, image_id: bytes) -> None:
+        """The image has no owner now, so nothing about it may be served as stale."""
+        if self._stale and self._stale.get(bucket, {}).pop(image_id, None) is not None:
             self.count -= 1
-
-    def _evict(self) -> None:
-        while self.count > self.size and self._aside:
-            self.count -= len(self._aside.popitem(last=False)[1]) + 1  # the oldest
-        while self.count > self.size and self._born:
-            self._forget(next(iter(self._born)))  # the oldest
-
-    def _forget(self, bucket: int) -> Kept:
-        kept = self._buckets.pop(bucket, None)
-        if kept is None:
-            return {}
-        del self._born[bucket]
-        self.count -= len(kept) + 1
-        return kept
-
-    def _set_aside(self, bucket: int) -> None:
-        """What was read of the bucket is not sure any more."""
-        born = self._born.get(bucket, 0.0)
-        kept = self._forget(bucket)
-        if not (kept and self.stale_for):
-            return
-        since = _SINCE.pack(born)
-        same: dict[bytes, bytes] = {}
-        aside = self._aside.get(bucket)
-        if aside is None:
-            aside = self._aside[bucket] = {}
-            self.count += 1
-        before = len(aside)
-        for image_id, value in kept.items():
-            aside[image_id] = same.get(value) or same.setdefault(value, value + since)
-        self.count += len(aside) - before
 
     def drop(self, bucket: int) -> None:
         """The bucket has changed."""
-        self._forget(bucket)
-        if self._aside and (aside := self._aside.pop(bucket, None)) is not None:
-            self.count -= len(aside) + 1
+        self._remove(bucket)
+        if self._stale and (stale := self._stale.pop(bucket, None)) is not None:
+            self.count -= len(stale) + 1
 
-    def doubt(self) -> None:
-        """Anything may have changed."""
-        self._suspect_since = time.monotonic()
+    def mark_suspect(self) -> None:
+        """Anything may have changed: all that is cached becomes stale."""
+        self._suspect_until = self._clock()
 
     def clear(self) -> None:
-        """Nothing of it is true of the index that there is now."""
+        """Drops everything: it belongs to another index."""
         self._buckets.clear()
-        self._born.clear()
-        self._values.clear()
-        self._aside.clear()
+        self._opened_at.clear()
+        self._shared_values.clear()
+        self._stale.clear()
         self.count = 0
+
+    def _evict(self) -> None:
+        while self.count > self.size and self._stale:
+            self.count -= len(self._stale.popitem(last=False)[1]) + 1  # the oldest
+        while self.count > self.size and self._opened_at:
+            self._remove(next(iter(self._opened_at)))  # the oldest
+
+    def _remove(self, bucket: int) -> CacheBucket:
+        images = self._buckets.pop(bucket, None)
+        if images is None:
+            return {}
+        del self._opened_at[bucket]
+        self.count -= len(images) + 1
+        return images
+
+    def _make_stale(self, bucket: int) -> None:
+        """What was read of the bucket is no longer certain."""
+        opened_at = self._opened_at.get(bucket, 0.0)
+        images = self._remove(bucket)
+        if not (images and self.stale_for):
+            return
+        read_at = _READ_AT.pack(opened_at)
+        shared: dict[bytes, bytes] = {}
+        stale = self._stale.get(bucket)
+        if stale is None:
+            stale = self._stale[bucket] = {}
+            self.count += 1
+        before = len(stale)
+        for image_id, value in images.items():
+            stale[image_id] = shared.get(value) or shared.setdefault(value, value + read_at)
+        self.count += len(stale) - before

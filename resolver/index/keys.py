@@ -6,29 +6,37 @@ With the default prefix ``glr:``
 key                             type      holds
 ==============================  ========  =======================================================
 ``glr:<bits>:<hex>``            hash      one bucket of claims: the id's remaining bytes -> owners
-``glr:{reg}:meta``              hash      ``format``, ``bits``, ``identity``; while it is rebuilt
-                                          ``wanted``, ``next``, how far ``at``, then ``old``
+``glr:{reg}:meta``              hash      ``format``, ``bits``, ``identity``; for a rebuild also
+                                          ``wanted`` (bits asked for), ``next`` (bits being
+                                          written), ``at`` (bucket copied last), ``old`` (to drop)
 ``glr:{reg}:locations``         hash      name -> ``<number> <JSON of the location>``
 ``glr:{reg}:status``            hash      ``<number>:<what>`` -> JSON; check, sweep, poll, feed
 ``glr:{reg}:progress``          hash      number -> JSON of the sweep under way
-``glr:{reg}:noted:<number>``    set       ids that the sweep under way found claimed and not
-                                          listed, or listed in upper case
+``glr:{reg}:noted:<number>``    set       what the sweep under way has found: ids claimed and not
+                                          listed, and ids listed in upper case
 ``glr:{reg}:kept:<number>``     set       ids claimed by hand since the sweep under way began
-``glr:{reg}:gone:<number>``     zset      ids that were lately seen to have left -> when
-``glr:{reg}:wanted``            hash      number -> JSON of a sweep that was asked for
+``glr:{reg}:gone:<number>``     zset      ids that left the location -> when; for 600 seconds
+``glr:{reg}:wanted``            hash      number -> JSON of a sweep that was requested
 ``glr:{reg}:audit``             list      JSON of operators' last changes, the newest first
-``glr:{reg}:version``           integer   grows with each change of locations or status, but for a
-                                          look that told nothing new
+``glr:{reg}:version``           string    version of the registry: the time of its last change in
+                                          microseconds, and always more than before. A check or
+                                          poll that changes no answer leaves it as it is
 ``glr:{reg}:numbers``           integer   the last number given to a location
 ``glr:{reg}:retired``           set       numbers of removed locations, until their claims are gone
-``glr:lease:<what>``            string    who does one piece of background work; these and
-                                          ``gone`` are the only keys with a time to live
+``glr:{reg}:removed``           set       names of removed locations, which tells one that was
+                                          removed from one that Redis lost
+``glr:{reg}:result:<id>``       string    result of one write to the registry, for 60 seconds: the
+                                          reply if the same write is sent again
+``glr:lease:<what>``            string    token of the process that holds the lease
 ==============================  ========  =======================================================
 
+``gone``, ``result`` and leases are the only keys with a time to live.
+
 A bucket is chosen by the leading ``bits`` of the UUID, so a listing in UUID order fills bucket
-after bucket. Redis keeps a hash of at most ``hash-max-listpack-entries`` small fields as one
+after bucket. Redis stores a hash of at most ``hash-max-listpack-entries`` small fields as one
 compact string, which is why an image costs its bytes and little more. ``{reg}`` is a hash tag: on
-Redis Cluster the registry lies in one slot, so a script can change it whole, while buckets spread.
+Redis Cluster the whole registry is in one slot, so that one script can change it, while buckets
+spread over all slots.
 """
 
 from __future__ import annotations
@@ -46,30 +54,34 @@ class Keys:
         self.locations = registry + "locations"
         self.status = registry + "status"
         self.progress = registry + "progress"
-        self.wanted = registry + "wanted"
+        self.sweep_requests = registry + "wanted"
         self.audit = registry + "audit"
         self.version = registry + "version"
         self.numbers = registry + "numbers"
         self.retired = registry + "retired"
         self.removed = registry + "removed"
-        self._noted = registry + "noted:"
-        self._kept = registry + "kept:"
-        self._gone = registry + "gone:"
+        self._sweep_findings = registry + "noted:"
+        self._pinned_claims = registry + "kept:"
+        self._departures = registry + "gone:"
+        self._result = registry + "result:"
         self._lease = f"{prefix}lease:"
 
     def bucket_prefix(self, bits: int) -> bytes:
-        """What the buckets of an index of ``1 << bits`` begin with; ``<bits>`` is one letter, so
-        that a name of the default prefix fits Redis's smallest string."""
+        """What the buckets of an index of ``1 << bits`` begin with. ``<bits>`` is one letter, so
+        that with the default prefix a name fits Redis's smallest string."""
         return f"{self._prefix}{chr(ord('a') + bits - MIN_BITS)}:".encode()
 
-    def noted(self, number: int) -> str:
-        return f"{self._noted}{number}"
+    def sweep_findings(self, number: int) -> str:
+        return f"{self._sweep_findings}{number}"
 
-    def kept(self, number: int) -> str:
-        return f"{self._kept}{number}"
+    def pinned_claims(self, number: int) -> str:
+        return f"{self._pinned_claims}{number}"
 
-    def gone(self, number: int) -> str:
-        return f"{self._gone}{number}"
+    def departures(self, number: int) -> str:
+        return f"{self._departures}{number}"
+
+    def result(self, operation: str) -> str:
+        return self._result + operation
 
     def lease(self, what: str) -> str:
         return self._lease + what

@@ -1,21 +1,18 @@
-"""A lease: the right to do one thing, which one process at a time holds and must renew."""
+"""Leases: the right to do one piece of work, which one process at a time holds and must renew."""
 
 from __future__ import annotations
 
 import secrets
-from typing import TYPE_CHECKING
 
-from resolver.index.scripts import load
-
-if TYPE_CHECKING:
-    from resolver.index.redis.client import RedisClient
+from resolver.index.redis.client import RedisClient
+from resolver.index.redis.scripts import load
 
 RENEW = load("lease_renew")
-DROP = load("lease_drop")
+RELEASE = load("lease_release")
 
 
 class LostLease(Exception):
-    """Somebody else has taken the work over."""
+    """The lease has expired; another process may hold it now."""
 
 
 class Lease:
@@ -25,28 +22,49 @@ class Lease:
         self._client = client
         self._key = key
         self._milliseconds = int(seconds * 1000)
-        self._token = secrets.token_hex(8)
+        self._token = ""
+        """What Redis stores while we hold the lease."""
 
     async def acquire(self) -> bool:
-        """Whether nobody held it and we do now."""
-        taken = await self._client.command(
-            "SET", self._key, self._token, "NX", "PX", self._milliseconds
+        """Whether the lease was free and is ours now.
+
+        The token is read back, so the answer is right also where the command was sent twice
+        because its first reply was lost.
+
+        Raises:
+            IndexUnavailable: Redis does not answer.
+        """
+        token = secrets.token_hex(8)
+        _, holder = await self._client.pipeline(
+            [("SET", self._key, token, "NX", "PX", self._milliseconds), ("GET", self._key)]
         )
-        return taken is not None and bool(taken)
+        if holder != token.encode():
+            return False
+        self._token = token
+        return True
 
     async def renew(self) -> bool:
-        """Whether we still hold it, for another full time."""
+        """Whether we still hold it, now for the full time again.
+
+        Raises:
+            IndexUnavailable: Redis does not answer.
+        """
         return bool(await self._client.run(RENEW, [self._key], [self._token, self._milliseconds]))
 
     async def ensure_held(self) -> None:
-        """As `renew`.
+        """Renews it.
 
         Raises:
-            LostLease: we do not hold it any more.
+            LostLease: we no longer hold it.
+            IndexUnavailable: Redis does not answer.
         """
         if not await self.renew():
             raise LostLease
 
     async def release(self) -> None:
-        """Lets the next one take it. Nothing happens if we did not hold it."""
-        await self._client.run(DROP, [self._key], [self._token])
+        """Lets another process acquire it. Does nothing if we do not hold it.
+
+        Raises:
+            IndexUnavailable: Redis does not answer.
+        """
+        await self._client.run(RELEASE, [self._key], [self._token])

@@ -1,33 +1,31 @@
-"""What a location was seen to have, or to have lost, against what was seen meanwhile.
+"""What a location was seen to have or to lack, in the right order.
 
-A listing or an answer is of the moment in which it was asked for. When it is written down, the
-image may have gone, and an event have said so. So whoever releases an image first notes that it has
-gone, and whoever claims one afterwards looks whether it has gone since it was asked for: in
-whichever order the four steps come, what was learnt last stands.
+A listing or an answer shows the moment at which it was asked for. By the time it is written to the
+index the image may be gone, and an event may have reported that. So whoever releases an image first
+records its departure, and whoever claims an image afterwards checks for departures since it asked.
+In whichever order these four steps run, the latest observation wins.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Collection, Mapping
-from typing import TYPE_CHECKING
+from typing import Any
 
 from resolver.index.claims import SCRIPT_IDS, Claims
 from resolver.index.keys import Keys
-from resolver.index.redis.redis_errors import translate_decode_errors
-from resolver.index.scripts import load
+from resolver.index.redis.client import RedisClient
+from resolver.index.redis.replies import parses_reply
+from resolver.index.redis.scripts import load
 
-if TYPE_CHECKING:
-    from resolver.index.redis.client import RedisClient
+RECORD_DEPARTURES = load("record_departures")
+DEPARTURES_SINCE = load("departures_since", read_only=True)
 
-NOTE = load("gone_note")
-SINCE = load("gone_since", reading=True)
+DEPARTURE_SECONDS = 600
+"""How long a departure is remembered: longer than any answer takes from a server to the index."""
 
-KEPT = 600
-"""Seconds that a departure is noted: longer than any answer takes from a server to the index."""
-
-MARGIN = 1.0
-"""Seconds more than were counted, for the way of what we write to Redis."""
+TRANSIT_MARGIN_SECONDS = 1.0
+"""Added to the age of an observation for the time that our writes take to reach Redis."""
 
 
 class Observations:
@@ -45,26 +43,33 @@ class Observations:
         (`time.monotonic`). Returns how many claims are new.
 
         Raises:
-            IndexUnavailable: when Redis does not answer; claims made so far stay.
+            IndexUnavailable: Redis does not answer. Claims made so far stay.
         """
         new = await self._claims.claim(number, letter_cases)
-        if letter_cases and (gone := await self._gone_since(number, asked) & letter_cases.keys()):
+        if letter_cases and (gone := await self._departed(number, asked) & letter_cases.keys()):
             new -= await self._claims.release(number, gone)
         return max(new, 0)
 
     async def record_absent(self, number: int, ids: Collection[bytes]) -> int:
-        """Location ``number`` no longer has these images. Returns how many claims went.
+        """Location ``number`` no longer has these images. Returns how many claims were dropped.
 
         Raises:
-            IndexUnavailable: when Redis does not answer; releases made so far stay.
+            IndexUnavailable: Redis does not answer. Releases made so far stay.
         """
-        every = list(ids)
-        for start in range(0, len(every), SCRIPT_IDS):
-            some = every[start : start + SCRIPT_IDS]
-            await self._client.run(NOTE, [self._keys.gone(number)], [KEPT, *some])
-        return await self._claims.release(number, every)
+        image_ids = list(ids)
+        key = self._keys.departures(number)
+        for start in range(0, len(image_ids), SCRIPT_IDS):
+            batch = image_ids[start : start + SCRIPT_IDS]
+            await self._client.run(RECORD_DEPARTURES, [key], [DEPARTURE_SECONDS, *batch])
+        return await self._claims.release(number, image_ids)
 
-    @translate_decode_errors()
-    async def _gone_since(self, number: int, asked: float) -> set[bytes]:
-        seconds = time.monotonic() - asked + MARGIN
-        return set(await self._client.run(SINCE, [self._keys.gone(number)], [repr(seconds)]))
+    async def _departed(self, number: int, asked: float) -> set[bytes]:
+        """Images that left since shortly before ``asked``."""
+        seconds = time.monotonic() - asked + TRANSIT_MARGIN_SECONDS
+        key = self._keys.departures(number)
+        return _id_set(await self._client.run(DEPARTURES_SINCE, [key], [repr(seconds)]))
+
+
+@parses_reply
+def _id_set(reply: Any) -> set[bytes]:
+    return set(reply)

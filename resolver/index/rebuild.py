@@ -1,12 +1,12 @@
-"""Giving a live index another number of buckets, without a wrong answer meanwhile.
+"""Gives an index in use another number of buckets, with right answers all the time.
 
-From the moment that ``next`` is in the index's meta, every writer writes to the old buckets and
-then to the new. The old ones are then copied, each until it is read unchanged after it was
-written, so that no write that crossed with the copy is lost or undone. When all are copied, one
-script makes the new ones those that are read; the old ones are dropped a little later, when nobody
-reads them any more. A rebuild that was killed begins its copying anew, which does no harm.
+From the moment that ``next`` is set in the index's meta, every writer writes to the old and then to
+the new buckets. The old ones are then copied, each until it is read unchanged after it was copied,
+so that no write that races with the copy is lost or undone. When all are copied, one script has
+reads use the new buckets. The old ones are dropped a little later, when no read uses them any more.
+A rebuild that was killed copies from the start again, which is harmless.
 
-One crossing is not covered: two writers that claim and release the same image at the same location
+One race is not covered: two writers that claim and release the same image at the same location
 within the same few milliseconds may leave the new bucket as the other order would have.
 """
 
@@ -14,132 +14,157 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING
+from typing import Any
 
 from resolver.errors import Conflict
-from resolver.index.claims import BATCH_CALLS, Claims
-from resolver.index.codec import Buckets
+from resolver.index.bucket_layout import BucketLayout
+from resolver.index.buckets import Buckets
+from resolver.index.claims import BATCH_CALLS
 from resolver.index.keys import Keys
-from resolver.index.redis.client import Command, pairs
-from resolver.index.redis.redis_errors import translate_decode_errors
-from resolver.index.scripts import load
+from resolver.index.redis.client import Command, RedisClient
+from resolver.index.redis.replies import optional_int, pairs, parses_reply
+from resolver.index.redis.scripts import load
 
-if TYPE_CHECKING:
-    from resolver.index.redis.client import RedisClient
+BEGIN = load("rebuild_begin", "grow_version")
+END = load("rebuild_end", "grow_version")
 
-BEGIN = load("rebuild_begin", "version")
-END = load("rebuild_end", "version")
-
-COPY_BATCH = 64
+COPY_BUCKETS = 64
 """Buckets copied together: some thousands of images."""
 
-DROP_AFTER = 5.0
-"""Seconds that the old buckets stay: longer than any lookup in them may take."""
+DROP_AFTER_SECONDS = 5
+"""How long the old buckets stay: longer than any lookup in them may take."""
 
-Hash = dict[bytes, bytes]
+Report = Callable[[], Awaitable[None]]
+"""Called often during a rebuild; raises to stop it."""
+
+Fields = dict[bytes, bytes]
 
 
 class Rebuild:
     """Changes the number of buckets of one index."""
 
-    def __init__(self, client: RedisClient, keys: Keys, claims: Claims) -> None:
+    def __init__(self, client: RedisClient, keys: Keys, layout: BucketLayout) -> None:
         self._client = client
         self._keys = keys
-        self._claims = claims
+        self._layout = layout
 
-    @translate_decode_errors()
-    async def requested(self) -> int | None:
-        """The bits that were asked for and are not there yet."""
-        wanted = await self._client.command("HGET", self._keys.meta, "wanted")
-        return int(wanted) if wanted else None
-
-    @translate_decode_errors()
     async def request(self, bits: int) -> None:
         """Asks the indexers to rebuild with ``1 << bits`` buckets.
 
         Raises:
-            Conflict: it is being rebuilt with others.
+            Conflict: it is being rebuilt with another number.
+            IndexUnavailable: Redis does not answer.
         """
-        wanted, following = await self._client.command("HMGET", self._keys.meta, "wanted", "next")
-        for other in (wanted, following):
-            if other and int(other) != bits:
+        for other in await self._meta("wanted", "next"):
+            if other is not None and other != bits:
                 raise Conflict(
-                    f"the index is being rebuilt with --bits {int(other)}: wait until it is done"
+                    f"the index is being rebuilt with --bits {other}: wait until it is done"
                 )
         await self._client.command("HSET", self._keys.meta, "wanted", bits)
 
-    @translate_decode_errors()
-    async def progress(self) -> tuple[int, float] | None:
-        """(bits, share of the buckets copied) of a rebuild asked for or under way."""
-        wanted, at = await self._client.command("HMGET", self._keys.meta, "wanted", "at")
-        if not wanted:
-            return None
-        return int(wanted), int(at or 0) / self._claims.buckets.count
-
-    @translate_decode_errors()
-    async def run(self, bits: int, report: Callable[[], Awaitable[None]]) -> bool:
-        """Rebuilds; whether there was anything to do. ``report`` is called often and may raise.
+    async def requested(self) -> int | None:
+        """The bits that were asked for and are not in use yet.
 
         Raises:
-            Conflict: it is being rebuilt with others.
-            IndexUnavailable: Redis failed; run it again.
+            IndexUnavailable: Redis does not answer.
         """
-        layout = self._claims.layout
+        return (await self._meta("wanted"))[0]
+
+    async def progress(self) -> tuple[int, float] | None:
+        """(bits, share of the buckets copied) of a rebuild that is requested or under way.
+
+        Raises:
+            IndexUnavailable: Redis does not answer.
+        """
+        bits, copied = await self._meta("wanted", "at")
+        return None if bits is None else (bits, (copied or 0) / self._layout.current.count)
+
+    async def run(
+        self,
+        bits: int,
+        report: Report,
+        *,
+        copy_buckets: int = COPY_BUCKETS,
+        drop_after: int = DROP_AFTER_SECONDS,
+    ) -> bool:
+        """Rebuilds the index. Returns whether there was anything to do.
+
+        Raises:
+            Conflict: it is being rebuilt with another number.
+            IndexUnavailable: Redis does not answer; run it again.
+            Exception: what ``report`` raises.
+        """
+        new = self._layout.of_stored(bits)
         await self._drop_old(report)
         state = await self._client.run(BEGIN, [self._keys.meta, self._keys.version], [bits])
         if not state:
             raise Conflict("the index is being rebuilt with other --bits")
-        await layout.refresh()
+        await self._layout.refresh()
         if state == 1:
-            old, new = layout.current, layout.of(bits)
-            # What a killed rebuild left there may have been released since.
-            await self._drop(new, report)
-            for span in old.spans(COPY_BATCH):
-                await self._copy(old, new, span)
-                await self._client.command("HSET", self._keys.meta, "at", span.start)
-                await report()
+            await self._copy_all(new, report, copy_buckets)
             await self._client.run(END, [self._keys.meta, self._keys.version], [bits])
-            await layout.refresh()
-            for _ in range(int(DROP_AFTER)):
+            await self._layout.refresh()
+            for _ in range(drop_after):
                 await asyncio.sleep(1)
                 await report()
             await self._drop_old(report)
         await self._client.command("HDEL", self._keys.meta, "wanted")
         return bool(state == 1)
 
-    async def _copy(self, old: Buckets, new: Buckets, batch: range) -> None:
-        """Makes the new buckets have what these old ones have, until a read proves it."""
-        copied: dict[int, Hash] = {bucket: {} for bucket in batch}
-        todo = list(batch)
+    async def _meta(self, *names: str) -> list[int | None]:
+        """Numbers in the index's meta; None for those that are not set."""
+        return _optional_ints(await self._client.command("HMGET", self._keys.meta, *names))
+
+    async def _copy_all(self, new: Buckets, report: Report, copy_buckets: int) -> None:
+        old = self._layout.current
+        # What a killed rebuild left in the new buckets may have been released since.
+        await self._drop(new, report)
+        for span in old.spans(copy_buckets):
+            await self._copy(old, new, span)
+            await self._client.command("HSET", self._keys.meta, "at", span.start)
+            await report()
+
+    async def _copy(self, old: Buckets, new: Buckets, span: range) -> None:
+        """Gives the new buckets what these old ones have, until a read finds nothing new."""
+        copied: dict[int, Fields] = {bucket: {} for bucket in span}
+        todo = list(span)
         while todo:
             replies = await self._client.pipeline(("HGETALL", old.key(bucket)) for bucket in todo)
             commands: list[Command] = []
             changed = []
             for bucket, reply in zip(todo, replies, strict=True):
-                there = pairs(reply)
-                if there != copied[bucket]:
-                    commands += _difference(old, new, bucket, copied[bucket], there)
-                    copied[bucket] = there
+                fields = pairs(reply)
+                if fields != copied[bucket]:
+                    commands += _difference(old, new, bucket, copied[bucket], fields)
+                    copied[bucket] = fields
                     changed.append(bucket)
             for start in range(0, len(commands), BATCH_CALLS):
                 await self._client.pipeline(commands[start : start + BATCH_CALLS])
             todo = changed
 
-    async def _drop_old(self, report: Callable[[], Awaitable[None]]) -> None:
+    async def _drop_old(self, report: Report) -> None:
         """Deletes the buckets that the last rebuild left behind."""
-        bits = await self._client.command("HGET", self._keys.meta, "old")
-        if not bits:
+        (bits,) = await self._meta("old")
+        if bits is None:
             return
-        await self._drop(self._claims.layout.of(int(bits)), report)
+        await self._drop(self._layout.of_stored(bits), report)
         await self._client.command("HDEL", self._keys.meta, "old")
 
-    async def _drop(self, buckets: Buckets, report: Callable[[], Awaitable[None]]) -> None:
+    async def _drop(self, buckets: Buckets, report: Report) -> None:
         for span in buckets.spans(BATCH_CALLS):
             await self._client.pipeline(("UNLINK", buckets.key(bucket)) for bucket in span)
             await report()
 
 
-def _difference(old: Buckets, new: Buckets, bucket: int, before: Hash, now: Hash) -> list[Command]:
+@parses_reply
+def _optional_ints(reply: Any) -> list[int | None]:
+    return [optional_int(value) for value in reply]
+
+
+@parses_reply
+def _difference(
+    old: Buckets, new: Buckets, bucket: int, before: Fields, now: Fields
+) -> list[Command]:
     """Commands that turn what was copied of an old bucket into what it has now."""
     puts: dict[int, list[bytes]] = {}
     drops: dict[int, list[bytes]] = {}

@@ -1,44 +1,33 @@
-"""The registry in Redis: locations, what was learnt of them, and sweeps asked for or under way."""
+"""The registry: locations and what is known of them, as `Records` reads and writes it in Redis."""
 
 from __future__ import annotations
 
-import json
-import secrets
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import Any
 
 from resolver.errors import Conflict
-from resolver.index.audit import opening
+from resolver.index.audit import entry_head, operation_id
 from resolver.index.keys import Keys
-from resolver.index.redis.client import pairs
-from resolver.index.redis.redis_errors import translate_decode_errors
-from resolver.index.scripts import load
-from resolver.models import (
-    Api,
-    Change,
-    Check,
-    Health,
-    Location,
-    Poll,
-    Progress,
-    State,
-    Status,
-    SubscriptionStatus,
-    Sweep,
+from resolver.index.record_codec import (
+    ParseCache,
+    parse_check,
+    parse_location,
+    parse_poll,
+    parse_subscription,
+    parse_sweep,
+    to_json,
 )
+from resolver.index.redis.client import RedisClient
+from resolver.index.redis.replies import optional_int, pairs, parses_reply
+from resolver.index.redis.scripts import load
+from resolver.index.sweep_records import SweepRecords
+from resolver.models import Check, Location, Poll, Status, SubscriptionStatus, Sweep
 
-if TYPE_CHECKING:
-    from resolver.index.redis.client import RedisClient
-
-T = TypeVar("T")
-
-LOAD = load("load", reading=True)
-PUT = load("put_location", "version", "audit")
-REMOVE = load("remove_location", "version", "audit")
-SET_STATUS = load("set_status", "version")
-SERVED = load("sweep_served")
+LOAD = load("load_registry", read_only=True)
+PUT = load("put_location", "once", "grow_version", "audit")
+REMOVE = load("remove_location", "once", "grow_version", "audit")
+SET_STATUS = load("set_status", "grow_version")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,151 +46,54 @@ class Snapshot:
 
     version: int
     records: Mapping[str, Record]
-    """By name, in order of name."""
+    """By name, in the order of names."""
     identity: str = ""
-    """Of the index that it is of; empty where that has lost its data, or is new."""
+    """Of the index that it belongs to; empty where the index is lost, or not created yet."""
     removed: frozenset[str] = frozenset()
-    """Names of locations that somebody removed. One that is neither there nor here was lost."""
+    """Names of locations that somebody removed. A location that is neither in ``records`` nor here
+    was lost."""
 
 
-def _dump(value: Any) -> str:
-    return json.dumps(value, separators=(",", ":"), sort_keys=True, ensure_ascii=False)
-
-
-def _location(name: str, stored: str) -> Location:
-    number, _, text = stored.partition(" ")
-    fields = json.loads(text)
-    fields["api"] = Api(fields["api"])
-    fields["state"] = State(fields["state"])
-    return Location(name=name, number=int(number), **fields)
-
-
-def _check(text: bytes) -> Check:
-    fields = json.loads(text)
-    fields["health"] = Health(fields["health"])
-    fields["versions"] = tuple(fields["versions"])
-    fields["changes"] = tuple(
-        Change(**{**change, "health": Health(change["health"])})
-        for change in fields.get("changes", ())
-    )
-    return Check(**fields)
-
-
-def _sweep(text: bytes) -> Sweep:
-    return Sweep(**json.loads(text))
-
-
-def _poll(text: bytes) -> Poll:
-    return Poll(**json.loads(text))
-
-
-def _feed(text: bytes) -> SubscriptionStatus:
-    return SubscriptionStatus(**json.loads(text))
-
-
-def _progress(text: bytes) -> Progress:
-    fields = json.loads(text)
-    fields["markers"] = tuple(fields["markers"])
-    return Progress(**fields)
-
-
-NOTED_BATCH = 1000
-"""Members added to a set by one command."""
-
-GONE, ODD = b"-", b"+"
-"""First byte of an id that was noted."""
-
-
-class SweepRequest(NamedTuple):
-    """A sweep that was asked for."""
-
-    confirm_shrink: bool
-    at: float
-    """When: a sweep begun before it does not serve it."""
-    stored: bytes
-    """The request as Redis has it."""
-
-
-class SweepFindings(NamedTuple):
-    """Ids noted while a sweep is under way."""
-
-    missing_ids: dict[bytes, int]
-    """Claimed and not listed, to the letter case claimed."""
-    uppercase_ids: dict[bytes, int]
-    """Listed, and spelt so."""
-
-
-class Records:
+class Records(SweepRecords):
     """The registry of one index."""
 
     def __init__(self, client: RedisClient, keys: Keys) -> None:
-        self._client = client
-        self._keys = keys
-        self._version = keys.version.encode()
-        self._parsed: dict[tuple[Any, ...], Any] = {}
-        """What the texts of the last `load` say. Most are as they were when the registry is read
-        anew: all of 200 locations in a quarter of the time, during which no request is answered."""
+        super().__init__(client, keys)
+        self._version_key = keys.version.encode()
+        self._parse_cache = ParseCache()
         self.changes = 0
         """Grows when the version has changed, or may have, since it was read."""
-        client.on_invalidation(self._changed)
+        client.on_invalidation(self._invalidated)
 
-    def _changed(self, keys: Sequence[bytes] | None) -> None:
-        if keys is None or self._version in keys:
+    def _invalidated(self, keys: Sequence[bytes] | None) -> None:
+        if keys is None or self._version_key in keys:
             self.changes += 1
 
-    @translate_decode_errors()
     async def load(self) -> Snapshot:
         """All locations and their status, of one moment.
 
         Raises:
-            IndexUnavailable: when Redis does not answer.
+            IndexUnavailable: Redis does not answer, or has something else there.
         """
         keys = self._keys
-        version, locations, statuses, identity, removed = await self._client.run(
+        reply = await self._client.run(
             LOAD,
             [keys.version, keys.locations, keys.status, keys.meta, keys.removed],
             foreground=True,
         )
-        status = pairs(statuses)
-        before, self._parsed = self._parsed, {}
-
-        def parsed(parse: Callable[..., T], *texts: Any) -> T:
-            key = (parse, *texts)
-            found: T = before.get(key) or parse(*texts)
-            self._parsed[key] = found
-            return found
-
-        records = {}
-        for raw_name, image_id in sorted(pairs(locations).items()):
-            name, stored = raw_name.decode(), image_id.decode()
-            location = parsed(_location, name, stored)
-            check, sweep, poll, feed = (
-                status.get(b"%d:%s" % (location.number, what))
-                for what in (b"check", b"sweep", b"poll", b"feed")
-            )
-            records[name] = Record(
-                location,
-                Status(
-                    check=parsed(_check, check) if check else None,
-                    sweep=parsed(_sweep, sweep) if sweep else Sweep(),
-                    poll=parsed(_poll, poll) if poll else Poll(),
-                    subscription=parsed(_feed, feed) if feed else None,
-                ),
-                stored,
-            )
-        gone = frozenset(name.decode() for name in removed)
-        return Snapshot(int(version), records, identity.decode(), gone)
+        with self._parse_cache.loading():
+            return _parse_snapshot(reply, self._parse_cache)
 
     async def put(self, location: Location, before: Record | None, by: str = "") -> Location:
-        """Writes a location if its record still is ``before``; returns it with its number. The
-        audit log says who it was ``by``.
+        """Writes a location if its record still is ``before``, and logs who it was ``by``. Returns
+        it with its number.
 
         A location whose URL changed is another server: it gets a new number, so that no claim
         made for the old one counts.
 
         Raises:
-            Conflict: somebody else changed it meanwhile.
-            IndexUnavailable: when Redis does not answer.
+            Conflict: it was changed meanwhile.
+            IndexUnavailable: Redis does not answer.
         """
         fields = asdict(location)
         name = fields.pop("name")
@@ -217,82 +109,92 @@ class Records:
                 keys.numbers,
                 keys.retired,
                 keys.progress,
-                keys.wanted,
+                keys.sweep_requests,
                 keys.audit,
                 keys.removed,
+                keys.result(operation_id()),
             ],
             [
                 name,
                 before.stored if before else "",
-                _dump(fields),
+                to_json(fields),
                 int(moved),
-                opening(by, "change" if before else "add", name),
+                entry_head(by, "change" if before else "add", name),
             ],
         )
         if not number:
-            raise Conflict(f"location {name!r} was changed by somebody else meanwhile: look again")
+            raise Conflict(
+                f"location {name!r} was changed by somebody else meanwhile: read it again"
+            )
         return replace(location, number=number)
 
-    async def skip_numbers_through(self, number: int) -> None:
-        """In an index that lost locations: gives none of these numbers, which others remember."""
-        given = int(await self._client.command("GET", self._keys.numbers) or 0)
-        if given < number:  # two who do this at once leave some out, which does no harm
-            await self._client.command("INCRBY", self._keys.numbers, number - given)
-
     async def remove(self, name: str, by: str = "") -> bool:
-        """Removes a location in one write; its claims stop counting with it. False: none there."""
+        """Removes a location with one write; its claims stop counting with it. False: there was
+        none.
+
+        Raises:
+            IndexUnavailable: Redis does not answer.
+        """
         keys = self._keys
-        return bool(
-            await self._client.run(
-                REMOVE,
-                [
-                    keys.version,
-                    keys.locations,
-                    keys.status,
-                    keys.retired,
-                    keys.progress,
-                    keys.wanted,
-                    keys.audit,
-                    keys.removed,
-                ],
-                [name, opening(by, "remove", name)],
-            )
+        number = await self._client.run(
+            REMOVE,
+            [
+                keys.version,
+                keys.locations,
+                keys.status,
+                keys.retired,
+                keys.progress,
+                keys.sweep_requests,
+                keys.audit,
+                keys.removed,
+                keys.result(operation_id()),
+            ],
+            [name, entry_head(by, "remove", name)],
         )
+        return bool(number)
 
-    @translate_decode_errors()
+    async def skip_numbers_through(self, number: int) -> None:
+        """In an index that lost its locations: makes sure that no new location gets one of the
+        numbers up to this, which processes may remember for others."""
+        last = optional_int(await self._client.command("GET", self._keys.numbers)) or 0
+        if last < number:  # two processes at once skip some more, which is harmless
+            await self._client.command("INCRBY", self._keys.numbers, number - last)
+
     async def check(self, number: int) -> Check | None:
-        """What the last look at a location told, those told quietly too."""
+        """The last health check of a location, also one that was stored quietly."""
         text = await self._client.command("HGET", self._keys.status, f"{number}:check")
-        return _check(text) if text else None
+        return parse_check(text) if text else None
 
-    @translate_decode_errors()
     async def poll(self, number: int) -> Poll:
-        """How the last poll of a location ended, those told quietly too."""
+        """The last poll of a location, also one that was stored quietly."""
         text = await self._client.command("HGET", self._keys.status, f"{number}:poll")
-        return Poll(**json.loads(text)) if text else Poll()
+        return parse_poll(text) if text else Poll()
 
     async def set_check(
         self, number: int, check: Check, of: Location | None = None, *, quiet: bool = False
     ) -> None:
-        """What a look told. Not kept if the location was removed, or is no longer ``of``.
+        """Stores a health check, unless the location was removed, or is no longer ``of``.
 
         ``quiet``: nothing that answers depend on has changed, so the version stays and no process
-        reads the registry anew for it.
+        reads the registry again for it.
+
+        Raises:
+            IndexUnavailable: Redis does not answer.
         """
         await self._set_status("check", number, asdict(check), of, quiet=quiet)
 
     async def set_sweep(self, number: int, sweep: Sweep, of: Location | None = None) -> None:
-        """How a sweep ended. Not kept if the location was removed, or is no longer ``of``."""
+        """Stores how a sweep ended; otherwise as `set_check`."""
         await self._set_status("sweep", number, asdict(sweep), of)
 
     async def set_poll(self, number: int, poll: Poll, of: Location, *, quiet: bool = False) -> None:
-        """How a poll ended; the rest as `set_check`."""
+        """Stores how a poll ended; otherwise as `set_check`."""
         await self._set_status("poll", number, asdict(poll), of, quiet=quiet)
 
     async def set_subscription(
         self, number: int, subscription: SubscriptionStatus, of: Location, *, quiet: bool = False
     ) -> None:
-        """How its notifications are; the rest as `set_check`."""
+        """Stores the state of a location's notifications; otherwise as `set_check`."""
         await self._set_status("feed", number, asdict(subscription), of, quiet=quiet)
 
     async def _set_status(
@@ -305,107 +207,53 @@ class Records:
         quiet: bool = False,
     ) -> None:
         keys = self._keys
-        same = [of.name, f'"created":{_dump(of.created)},'] if of else []
+        same_location = [of.name, f'"created":{to_json(of.created)},'] if of else []
         await self._client.run(
             SET_STATUS,
             [keys.version, keys.status, keys.retired, keys.locations],
-            [what, number, _dump(fields), int(quiet), *same],
+            [what, number, to_json(fields), int(quiet), *same_location],
         )
 
-    @translate_decode_errors()
-    async def progress(self) -> dict[int, Progress]:
-        """Sweeps under way, by location number."""
-        reply = await self._client.command("HGETALL", self._keys.progress)
-        return {int(number): _progress(text) for number, text in pairs(reply).items()}
-
-    async def set_progress(
-        self,
-        number: int,
-        progress: Progress,
-        missing_ids: Mapping[bytes, int] | None = None,
-        uppercase_ids: Mapping[bytes, int] | None = None,
-    ) -> None:
-        """Keeps how far a sweep is, with the ids (to their letter case) that it noted since last:
-        those missing from the listing and those listed in upper case."""
-        noted = [
-            mark + image_id + letter_case.to_bytes(4, "big")
-            for mark, ids in ((GONE, missing_ids), (ODD, uppercase_ids))
-            for image_id, letter_case in (ids or {}).items()
-        ]
-        commands: list[tuple[Any, ...]] = [
-            ("SADD", self._keys.noted(number), *noted[i : i + NOTED_BATCH])
-            for i in range(0, len(noted), NOTED_BATCH)
-        ]
-        # Last, so that progress kept never lacks what was noted on the way to it.
-        commands.append(("HSET", self._keys.progress, number, _dump(asdict(progress))))
-        await self._client.pipeline(commands)
-
-    @translate_decode_errors()
-    async def sweep_findings(self, number: int) -> SweepFindings:
-        """What the sweep under way has noted so far."""
-        found: dict[bytes, dict[bytes, int]] = {GONE: {}, ODD: {}}
-        cursor = 0
-        while True:
-            reply = await self._client.command(
-                "SSCAN", self._keys.noted(number), cursor, "COUNT", NOTED_BATCH
-            )
-            for entry in reply[1]:
-                found[entry[:1]][entry[1:17]] = int.from_bytes(entry[17:], "big")
-            if not (cursor := int(reply[0])):
-                return SweepFindings(found[GONE], found[ODD])
-
-    async def pin_claim(self, number: int, image_id: bytes) -> None:
-        """An operator claims this image now: a sweep under way may not undo that."""
-        await self._client.command("SADD", self._keys.kept(number), image_id)
-
-    @translate_decode_errors()
-    async def pinned_claims(self, number: int) -> set[bytes]:
-        """What operators have claimed since the sweep under way began."""
-        return set(await self._client.command("SMEMBERS", self._keys.kept(number)))
-
-    async def begin_progress(self, number: int, progress: Progress) -> None:
-        """A sweep begins, with nothing of an earlier one."""
-        await self.end_progress(number)
-        await self.set_progress(number, progress)
-
-    async def end_progress(self, number: int) -> None:
-        """The sweep is over."""
-        await self._client.pipeline(
-            [
-                ("HDEL", self._keys.progress, number),
-                ("UNLINK", self._keys.noted(number)),
-                ("UNLINK", self._keys.kept(number)),
-            ]
-        )
-
-    async def request_sweep(self, number: int, *, confirm_shrink: bool = False) -> None:
-        """Asks the indexers to sweep a location now."""
-        request = _dump(
-            {"at": time.time(), "confirm_shrink": confirm_shrink, "id": secrets.token_hex(4)}
-        )
-        await self._client.command("HSET", self._keys.wanted, number, request)
-
-    @translate_decode_errors()
-    async def requested_sweeps(self) -> dict[int, SweepRequest]:
-        """Sweeps asked for, by location number."""
-        reply = await self._client.command("HGETALL", self._keys.wanted)
-        wanted = {}
-        for number, text in pairs(reply).items():
-            fields = json.loads(text)
-            wanted[int(number)] = SweepRequest(fields["confirm_shrink"], fields["at"], text)
-        return wanted
-
-    async def finish_sweep_request(self, number: int, request: SweepRequest) -> None:
-        """That sweep has ended. One asked for since stays asked for."""
-        await self._client.run(SERVED, [self._keys.wanted], [number, request.stored])
-
-    @translate_decode_errors()
     async def retired(self) -> list[int]:
-        """Numbers of removed locations whose claims may still lie in the buckets."""
-        return sorted(int(n) for n in await self._client.command("SMEMBERS", self._keys.retired))
+        """Numbers of removed locations whose claims may still be in the buckets."""
+        return _sorted_numbers(await self._client.command("SMEMBERS", self._keys.retired))
 
     async def forget_retired(self, numbers: list[int]) -> None:
-        """Their claims are all gone."""
+        """Their claims are all dropped."""
         for number in numbers:
             await self.end_progress(number)
         await self._client.command("SREM", self._keys.retired, *numbers)
+
+
+@parses_reply
+def _parse_snapshot(reply: Any, cache: ParseCache) -> Snapshot:
+    version, locations, statuses, identity, removed = reply
+    status = pairs(statuses)
+    records = {}
+    for name_bytes, stored_bytes in sorted(pairs(locations).items()):
+        name, stored = name_bytes.decode(), stored_bytes.decode()
+        location = cache.parsed(parse_location, name, stored)
+        records[name] = Record(location, _parse_status(status, location.number, cache), stored)
+    return Snapshot(
+        int(version),
+        records,
+        identity.decode(),
+        frozenset(name.decode() for name in removed),
+    )
+
+
+def _parse_status(status: Mapping[bytes, bytes], number: int, cache: ParseCache) -> Status:
+    check, sweep, poll, subscription = (
+        status.get(b"%d:%s" % (number, field)) for field in (b"check", b"sweep", b"poll", b"feed")
+    )
+    return Status(
+        check=cache.parsed(parse_check, check) if check else None,
+        sweep=cache.parsed(parse_sweep, sweep) if sweep else Sweep(),
+        poll=cache.parsed(parse_poll, poll) if poll else Poll(),
+        subscription=cache.parsed(parse_subscription, subscription) if subscription else None,
+    )
+
+
+@parses_reply
+def _sorted_numbers(reply: Any) -> list[int]:
+    return sorted(int(number) for number in reply)

@@ -56,8 +56,8 @@ class LocationView:
 
     @cached_property
     def images_url(self) -> str:
-        """The URL that an image id is appended to, for a version of the API that the location serves
-        today: v1 if it is served or the versions are not known, else v2."""
+        """The URL that an image id is appended to, for an API that the location serves today: v1 if
+        it is served or the versions are not known, else v2."""
         return self.images_v1 if self.serves is None or self.serves[0] else self.images_v2
 
     def uri(self, image_id: bytes, letter_case: int = 0) -> str:

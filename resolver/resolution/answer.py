@@ -65,6 +65,11 @@ class Answer:
     age: float = 0.0
     """Seconds since the source was read."""
 
+    @property
+    def id(self) -> str:
+        """The image's id, dashed and in lower case."""
+        return format_id(self.image_id)
+
     def head_json(self, text: str) -> dict[str, Any]:
         """The members up to ``source``; ``text`` is the image's id in lower case.
 
@@ -84,7 +89,7 @@ class Answer:
     def as_json(self) -> dict[str, Any]:
         """All members, as the HTTP API shows them."""
         return {
-            **self.head_json(format_id(self.image_id)),
+            **self.head_json(self.id),
             "source": self.source,
             "age": round(self.age, 3),
         }

@@ -175,4 +175,6 @@ class IndexReader:
         Raises:
             IndexUnavailable: it had to be read, and Redis gave no answer within ``timeout``.
         """
-        return self._tables.table if self._tables.is_current else await self._tables.current(timeout)
+        if self._tables.is_current:
+            return self._tables.table
+        return await self._tables.current(timeout)

@@ -130,6 +130,11 @@ class Prober:
         """Probes under way."""
         return len(self._in_flight)
 
+    @property
+    def remembered_images(self) -> int:
+        """Images whose "no" answers are in memory."""
+        return len(self._negative)
+
     async def probe(
         self, request: ProbeRequest, charge: ChargeCallback | None = None
     ) -> dict[int, ProbeResult]:

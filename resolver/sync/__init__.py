@@ -1,5 +1,8 @@
-"""Keeping the index true: sweeps and checks of each location, by one process at a time."""
+"""Keeps the index current: sweeps, polls, notifications and health checks of each location."""
 
 from resolver.sync.indexer import Indexer
+from resolver.sync.leased_work import WorkKey, WorkKind
+from resolver.sync.stats import Stats
+from resolver.sync.timings import DEFAULT_TIMINGS, IndexerTimings
 
-__all__ = ["Indexer"]
+__all__ = ["DEFAULT_TIMINGS", "Indexer", "IndexerTimings", "Stats", "WorkKey", "WorkKind"]

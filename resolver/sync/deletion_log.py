@@ -1,8 +1,8 @@
-"""What notifications say, written to the index.
+"""Applies notifications to the index.
 
-They come at most once, perhaps again, and perhaps in another order than they were sent in. So each
-deletion is remembered with Glance's own time, and that an image is there is believed only if it was
-sent later.
+Notifications arrive at most once from Glance, perhaps repeatedly from the broker, and perhaps not
+in the order in which they were sent. Therefore each deletion is remembered with Glance's own time,
+and a notification that the image exists counts only if it was sent later.
 """
 
 from __future__ import annotations
@@ -13,76 +13,89 @@ from collections.abc import Iterable
 from resolver.glance import Notice
 from resolver.index import Index
 
-REMEMBERED = 50_000
-"""Images whose deletion is remembered: those of minutes, where notifications crossed."""
+MAX_DELETIONS = 50_000
+"""Deletions that are remembered. Notifications overtake each other within minutes at most."""
 
 
 class DeletionLog:
-    """When images left that were lately heard to have been deleted, by Glance's own time."""
+    """When images were deleted, by Glance's own time, according to recent notifications."""
 
-    def __init__(self) -> None:
-        self._left: dict[bytes, float] = {}
+    def __init__(self, max_deletions: int = MAX_DELETIONS) -> None:
+        self._max_deletions = max_deletions
+        self._deleted_at: dict[bytes, float] = {}
+        """Oldest notification first."""
 
-    def has_left(self, image_id: bytes) -> bool:
-        """Whether the latest that was heard of an image is that it was deleted."""
-        return image_id in self._left
+    def __len__(self) -> int:
+        return len(self._deleted_at)
+
+    def is_deleted(self, image_id: bytes) -> bool:
+        """Whether the latest known notification of an image is its deletion."""
+        return image_id in self._deleted_at
 
     def is_news(self, notice: Notice) -> bool:
-        """Whether it says what nothing later has said otherwise.
+        """Whether no later notification contradicts this one; if so, remembers it.
 
-        A deletion always does: another node's clock may be behind, and what is released wrongly is
-        found again by asking, while what is kept wrongly stays until a sweep. An image that was
-        deleted is there again only by what is later than that.
+        A deletion always is news, even one that appears to be old: the clock of another node may be
+        behind. An image that is released wrongly is found again by a probe, while a claim that is
+        wrong stays until the next sweep.
         """
-        left = self._left.get(notice.image_id)
-        if left is not None and not notice.deleted and notice.sent_at and notice.sent_at <= left:
+        deleted_at = self._deleted_at.get(notice.image_id)
+        if (
+            deleted_at is not None
+            and not notice.deleted
+            and notice.sent_at
+            and notice.sent_at <= deleted_at
+        ):
             return False
-        self._left.pop(notice.image_id, None)  # to the end, or for good
+        self._deleted_at.pop(notice.image_id, None)
         if notice.deleted:
-            self._left[notice.image_id] = max(notice.sent_at, left or 0.0)
-            if len(self._left) > REMEMBERED:
-                del self._left[next(iter(self._left))]
+            self._deleted_at[notice.image_id] = max(notice.sent_at, deleted_at or 0.0)
+            if len(self._deleted_at) > self._max_deletions:
+                del self._deleted_at[next(iter(self._deleted_at))]
         return True
 
 
-async def apply(index: Index, number: int, latest: DeletionLog, notices: Iterable[Notice]) -> int:
-    """Writes what notifications of location ``number`` say, in their order, to the index; returns
-    how many were news. Only this location's claims are touched.
+async def apply_notices(
+    index: Index, number: int, deletions: DeletionLog, notices: Iterable[Notice]
+) -> int:
+    """Applies notifications of location ``number``, in order, to that location's claims. Returns
+    how many were news.
 
     Raises:
         IndexUnavailable: Redis failed: all of them must be applied again.
     """
     news = 0
-    there: dict[bytes, int] = {}
-    gone: set[bytes] = set()
-    again: set[bytes] = set()
-    oldest = now = time.time()
+    # Of several about one image, the last one counts.
+    final: dict[bytes, Notice] = {}
+    recreated: set[bytes] = set()
+    now = time.time()
+    oldest = now
     for notice in notices:
-        left = latest.has_left(notice.image_id)
-        if not latest.is_news(notice):
+        was_deleted = deletions.is_deleted(notice.image_id)
+        if not deletions.is_news(notice):
             continue
         news += 1
-        if left:
-            again.add(notice.image_id)
+        if was_deleted:
+            recreated.add(notice.image_id)
         else:
             oldest = min(oldest, notice.sent_at or now)
-        # Of several about one image the last one counts.
-        there.pop(notice.image_id, None)
-        gone.discard(notice.image_id)
-        if notice.deleted:
-            gone.add(notice.image_id)
-        else:
-            there[notice.image_id] = notice.letter_case
-    # What notifications themselves said had left, they say is there again. Of the rest something
-    # else may have seen that it left since this was sent.
-    back = {image_id: letter_case for image_id, letter_case in there.items() if image_id in again}
-    seen = {
-        image_id: letter_case for image_id, letter_case in there.items() if image_id not in again
+        final[notice.image_id] = notice
+    present = {
+        image_id: notice.letter_case for image_id, notice in final.items() if not notice.deleted
     }
-    if back:
-        await index.claims.claim(number, back)
-    if seen:
-        await index.observations.record_present(number, seen, time.monotonic() - (now - oldest))
-    if gone:
-        await index.observations.record_absent(number, gone)
+    absent = [image_id for image_id, notice in final.items() if notice.deleted]
+    # Notifications themselves reported these as deleted, and now report them again.
+    claimed_again = {image_id: present[image_id] for image_id in recreated & present.keys()}
+    # Whether the others still exist, a poll or a probe may know better by now.
+    observed = {
+        image_id: letter_case
+        for image_id, letter_case in present.items()
+        if image_id not in recreated
+    }
+    if claimed_again:
+        await index.claims.claim(number, claimed_again)
+    if observed:
+        await index.observations.record_present(number, observed, time.monotonic() - (now - oldest))
+    if absent:
+        await index.observations.record_absent(number, absent)
     return news

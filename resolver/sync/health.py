@@ -1,4 +1,5 @@
-"""A look at a location, and what looks in a row make of its health: fast down, slow up."""
+"""Health of a location: one check of it, and what checks in a row mean. Quick to mark a location
+down, slow to mark it up again."""
 
 from __future__ import annotations
 
@@ -9,88 +10,92 @@ from dataclasses import dataclass, replace
 from resolver.errors import LocationUnavailable
 from resolver.glance import GlanceServer
 from resolver.models import Change, Check, Health
+from resolver.sync.timings import DEFAULT_TIMINGS
 
-DOWN_AFTER = 3
-"""Failed looks in a row after which a location is down."""
+DOWN_AFTER_FAILURES = 3
+"""Failed checks in a row after which a location is down."""
 
-UP_AFTER = 3
-"""Good looks in a row after which a location that was down is up again."""
+UP_AFTER_SUCCESSES = 3
+"""Successful checks in a row after which a location that was down is up."""
 
-PATIENCE = 5.0
-"""Seconds that a look may take in all: who takes longer to say that it is well is not."""
+VERSIONS_INTERVAL_SECONDS = 300.0
+"""How often ``/versions`` is read where ``/healthcheck`` reports health."""
 
-VERSIONS_EVERY = 300.0
-"""Seconds after which ``/versions`` is read again where ``/healthcheck`` answers for health."""
+MAX_REASON_CHARACTERS = 300
 
-MAX_REASON = 300
-"""Characters of a reason that are kept."""
-
-HISTORY = 10
-"""Changes of health that are kept of a location."""
+MAX_CHANGES = 10
+"""Changes of health that a location's status lists."""
 
 
 @dataclass(frozen=True, slots=True)
 class HealthSample:
-    """What one look saw."""
+    """The result of one health check."""
 
     at: float
-    fault: str = ""
+    """In seconds since 1970."""
+    failure: str = ""
     """Why the location is not well; empty when it is."""
     versions: tuple[str, ...] = ()
-    """Empty where they were not asked for, or not to be had."""
+    """Empty where they were not read."""
 
 
-async def look(server: GlanceServer, before: Check | None) -> HealthSample:
-    """Looks at ``/healthcheck`` where there is one, else at ``/versions``; without credentials,
-    which say nothing of the server. Never raises for a bad server."""
+async def probe_health(
+    server: GlanceServer,
+    before: Check | None,
+    timeout_seconds: float = DEFAULT_TIMINGS.health_check_timeout,
+) -> HealthSample:
+    """Checks ``/healthcheck`` where the server has it, else ``/versions``. It sends no credentials,
+    since a bad credential says nothing about the server. Never raises for a bad server."""
     now = time.time()
-    fresh = (
+    versions_are_fresh = (
         before is not None
         and bool(before.versions)
         and not before.failures
-        and abs(now - before.versions_at) < VERSIONS_EVERY
+        and abs(now - before.versions_at) < VERSIONS_INTERVAL_SECONDS
     )
     try:
-        async with asyncio.timeout(PATIENCE):
-            if await server.healthy() and fresh:
+        async with asyncio.timeout(timeout_seconds):
+            if await server.healthy() and versions_are_fresh:
                 return HealthSample(now)
             return HealthSample(now, versions=await server.versions())
     except TimeoutError:
-        return HealthSample(now, f"it did not answer within {PATIENCE:g} s")
+        return HealthSample(now, f"it did not answer within {timeout_seconds:g} s")
     except LocationUnavailable as error:
         return HealthSample(now, error.detail)
 
 
-def next_status(before: Check | None, seen: HealthSample, doubt: str = "") -> Check:
-    """What is known of a location after one more look.
+def next_status(before: Check | None, sample: HealthSample, doubt: str = "") -> Check:
+    """The status of a location after one more check.
 
-    ``doubt`` is why a failure may be ours and not the location's: it is told and changes nothing.
+    ``doubt`` is why a failure may be ours and not the location's. It is shown with the failure, and
+    does not mark the location down.
     """
-    known = before or Check(at=seen.at)
+    known = before or Check(at=sample.at)
     health = known.health
-    if seen.fault:
+    if sample.failure:
         failures, successes = known.failures + 1, 0
-        reason = seen.fault[:MAX_REASON] + (f" ({doubt})" if doubt else "")
-        if failures >= DOWN_AFTER and not doubt:
+        reason = sample.failure[:MAX_REASON_CHARACTERS] + (f" ({doubt})" if doubt else "")
+        if failures >= DOWN_AFTER_FAILURES and not doubt:
             health = Health.DOWN
     else:
         failures, successes = 0, known.successes + 1
-        if health is not Health.DOWN or successes >= UP_AFTER:
+        if health is not Health.DOWN or successes >= UP_AFTER_SUCCESSES:
             health, reason = Health.UP, ""
         else:
-            reason = f"it answers again, {successes} of {UP_AFTER} times in a row"
+            reason = f"it answers again, {successes} of {UP_AFTER_SUCCESSES} times in a row"
     changes = known.changes
     if health is not known.health:
-        changes = (Change(at=seen.at, health=health, reason=reason), *changes)[:HISTORY]
+        change = Change(at=sample.at, health=health, reason=reason)
+        changes = (change, *changes)[:MAX_CHANGES]
     return replace(
         known,
-        at=seen.at,
+        at=sample.at,
         health=health,
         failures=failures,
-        # Of one that is up, counting on would tell nothing.
+        # Successes only count while the location is down.
         successes=0 if health is Health.UP else successes,
         reason=reason,
-        versions=seen.versions or known.versions,
-        versions_at=seen.at if seen.versions else known.versions_at,
+        versions=sample.versions or known.versions,
+        versions_at=sample.at if sample.versions else known.versions_at,
         changes=changes,
     )

@@ -1,4 +1,4 @@
-"""The checker: one process looks at every location, for all gateways, while it holds the lease."""
+"""Health checks of all locations, done by one process for all gateways while it holds the lease."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ import math
 import random
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import aiohttp
 import structlog
@@ -16,53 +14,33 @@ import structlog
 from resolver.errors import IndexUnavailable
 from resolver.glance import CloudCredentials, GlanceServer
 from resolver.index import Index, LostLease
-from resolver.models import Check, Health, State
-from resolver.registry import LocationView, TableKeeper
+from resolver.models import Check, Health
+from resolver.registry import TableKeeper
 from resolver.settings import Settings
-from resolver.sync.health import DOWN_AFTER, HealthSample, look, next_status
+from resolver.sync.health import DOWN_AFTER_FAILURES, HealthSample, next_status, probe_health
+from resolver.sync.self_doubt import SelfDoubt, WatchedLocation
+from resolver.sync.stats import Stats
+from resolver.sync.timings import IndexerTimings
 
-if TYPE_CHECKING:
-    from resolver.sync.indexer import Stats
+RETRY_SHARE = 0.2
+"""The share of the interval after which a location that begins to fail is checked again."""
 
-AGAIN = 0.2
-"""The part of the interval after which one that has begun to fail is looked at again."""
+JITTER_SHARE = 0.1
+"""The share of the interval by which checks are spread, so that they do not synchronize."""
 
-JITTER = 0.1
-"""The part of the interval by which looks are spread, so that they do not come in step."""
+MAX_PARALLEL_CHECKS = 64
 
-LOOKS_AT_ONCE = 64
-
-SUSPECT_SHARE = 0.5
-"""When more than this share of the locations that were not down fail together, the fault is
-likelier ours: a network, a name server, a clock. At least two must, or one could not go down."""
-
-STEP = 0.2
-"""Most seconds between two looks at what is due; a twentieth of the interval where that is less."""
+MAX_STEP_SECONDS = 0.2
+"""Between two passes over what is due; a twentieth of the interval where that is less."""
 
 log = structlog.get_logger()
 
-Hold = Callable[[], Awaitable[None]]
-"""Renews the lease; raises where it was lost."""
-
-
-@dataclass(slots=True)
-class WatchedLocation:
-    """One location under watch. Times are the loop's."""
-
-    view: LocationView
-    read: bool = False
-    """Whether what another process saw was read."""
-    check: Check | None = None
-    due: float = 0.0
-    looked: float = 0.0
-    """When our last look ended; 0 before the first."""
-    failing: float = 0.0
-    """When the first of our failed looks in a row ended."""
-    busy: bool = False
+RenewLease = Callable[[], Awaitable[None]]
+"""Renews the lease; raises LostLease where another process has it."""
 
 
 class HealthChecker:
-    """Looks at all locations and keeps what it sees; for as long as `run` runs."""
+    """Checks all locations and stores the results."""
 
     def __init__(
         self,
@@ -72,6 +50,7 @@ class HealthChecker:
         settings: Settings,
         cloud_credentials: CloudCredentials,
         stats: Stats,
+        timings: IndexerTimings,
     ) -> None:
         self._index = index
         self._tables = tables
@@ -79,145 +58,126 @@ class HealthChecker:
         self._cloud_credentials = cloud_credentials
         self._interval = settings.health_interval
         self._stats = stats
+        self._timeout = timings.health_check_timeout
+        self._lease_renewal = timings.lease / 3
         self._watched: dict[int, WatchedLocation] = {}
-        self._limit = asyncio.Semaphore(LOOKS_AT_ONCE)
-        self._held = 0.0
-        """When the lease was last known to be ours, on the loop's clock."""
+        self._self_doubt = SelfDoubt(self._watched)
+        self._free_checks = asyncio.Semaphore(MAX_PARALLEL_CHECKS)
+        self._lease_held_at = 0.0
+        """When the lease was last known to be ours, on the event loop's clock."""
 
-    async def run(self, hold: Hold, every: float) -> None:
-        """Looks until ``hold``, called every ``every`` seconds, raises."""
+    async def run(self, renew: RenewLease) -> None:
+        """Checks locations until ``renew`` raises."""
         loop = asyncio.get_running_loop()
-        self._held = loop.time()
-        self._watched.clear()  # another process may have looked meanwhile
-        looks: set[asyncio.Task[None]] = set()
+        self._lease_held_at = loop.time()
+        self._watched.clear()  # another process may have checked meanwhile
+        checks: set[asyncio.Task[None]] = set()
         try:
             while True:
-                await self._ours(hold, every)
-                self._take_in()
-                for one in self._watched.values():
-                    if not one.busy and loop.time() >= one.due:
-                        one.busy = True
-                        looks.add(task := asyncio.create_task(self._look(one, hold, every)))
-                        task.add_done_callback(looks.discard)
-                await asyncio.sleep(min(STEP, self._interval / 20))
+                await self._renew_lease(renew)
+                self._sync_watchlist()
+                for watched in self._watched.values():
+                    if not watched.is_busy and loop.time() >= watched.due_at:
+                        watched.is_busy = True
+                        check = asyncio.create_task(self._check_location(watched, renew))
+                        checks.add(check)
+                        check.add_done_callback(checks.discard)
+                await asyncio.sleep(min(MAX_STEP_SECONDS, self._interval / 20))
         finally:
-            for task in looks:
-                task.cancel()
-            self._stats.suspects = False
+            for check in checks:
+                check.cancel()
+            self._stats.checker_suspects_itself = False
 
-    async def _ours(self, hold: Hold, every: float) -> None:
+    async def _renew_lease(self, renew: RenewLease) -> None:
         """Renews the lease where that is due."""
         loop = asyncio.get_running_loop()
-        if loop.time() - self._held >= every:
-            await hold()
-            self._held = loop.time()
+        if loop.time() - self._lease_held_at >= self._lease_renewal:
+            await renew()
+            self._lease_held_at = loop.time()
 
-    def _take_in(self) -> None:
-        """Watches what the table has now, and no more."""
+    def _sync_watchlist(self) -> None:
+        """Watches exactly the locations that the table has now."""
         views = self._tables.table.by_number
         for number in self._watched.keys() - views.keys():
             del self._watched[number]
         for number, view in views.items():
-            one = self._watched.get(number)
-            if one is None or one.view.location.created != view.location.created:
-                self._watched[number] = one = WatchedLocation(view)
-            one.view = view
+            watched = self._watched.get(number)
+            if watched is None or watched.view.location.created != view.location.created:
+                self._watched[number] = watched = WatchedLocation(view)
+            watched.view = view
 
-    async def _look(self, one: WatchedLocation, hold: Hold, every: float) -> None:
+    async def _check_location(self, watched: WatchedLocation, renew: RenewLease) -> None:
+        """Checks a location once and sets when it is due again."""
         loop = asyncio.get_running_loop()
-        pause = self._interval
+        delay = self._interval
         try:
-            if not one.read:
-                one.check = await self._index.records.check(one.view.location.number)
-                one.read = True
-                since = time.time() - one.check.at if one.check else math.inf
-                if 0 <= since < self._interval:  # another process has just looked
-                    pause -= since
+            if not watched.is_loaded:
+                watched.check = await self._index.records.check(watched.view.location.number)
+                watched.is_loaded = True
+                age = time.time() - watched.check.at if watched.check else math.inf
+                if 0 <= age < self._interval:  # another process has just checked it
+                    delay -= age
                     return
-            async with self._limit:
-                server = GlanceServer(self._session, one.view.location, self._cloud_credentials)
-                seen = await look(server, one.check)
-            # We may have slept since (SIGSTOP, a suspended machine), and another looks by now.
-            await self._ours(hold, every)
-            one.looked = loop.time()
-            if await self._learn(one, seen):
-                pause *= AGAIN
+            async with self._free_checks:
+                location = watched.view.location
+                server = GlanceServer(self._session, location, self._cloud_credentials)
+                sample = await probe_health(server, watched.check, self._timeout)
+            # This process may have been suspended since, and another may hold the lease by now.
+            await self._renew_lease(renew)
+            watched.checked_at = loop.time()
+            if await self._apply_sample(watched, sample):
+                delay *= RETRY_SHARE
         except LostLease:
-            pass  # `run` will see
-        except IndexUnavailable as error:  # as if nobody had looked
-            log.warning("a look was not kept", location=one.view.name, reason=str(error))
+            pass  # `run` ends by the same
+        except IndexUnavailable as error:
+            log.warning(
+                "health check result not stored", location=watched.view.name, reason=str(error)
+            )
         except Exception:
-            log.exception("look failed", location=one.view.name)
+            log.exception("health check failed", location=watched.view.name)
         finally:
-            one.busy = False
-            one.due = loop.time() + pause * random.uniform(1 - JITTER, 1 + JITTER)
+            watched.is_busy = False
+            jitter = random.uniform(1 - JITTER_SHARE, 1 + JITTER_SHARE)
+            watched.due_at = loop.time() + delay * jitter
 
-    async def _learn(self, one: WatchedLocation, seen: HealthSample) -> bool:
-        """Judges and keeps what was seen; whether to look again soon."""
-        before, after = one.check, next_status(one.check, seen)
-        if not seen.fault:
-            one.failing = 0.0
-        elif not one.failing:
-            one.failing = one.looked
-        if after.failures >= DOWN_AFTER - 1 and (before is None or before.health != Health.DOWN):
-            doubt = self._doubt(one)
-            after = next_status(before, seen, doubt)
-        self._stats.count(self._stats.checks, one.view.name, "failed" if seen.fault else "ok")
-        quiet = before is not None and (before.health, before.versions) == (
+    async def _apply_sample(self, watched: WatchedLocation, sample: HealthSample) -> bool:
+        """Stores the status that follows from a check; returns whether to check again soon."""
+        if not sample.failure:
+            watched.failing_since = 0.0
+        elif not watched.failing_since:
+            watched.failing_since = watched.checked_at
+        before, after = watched.check, self._next_status(watched, sample)
+        result = "failed" if sample.failure else "ok"
+        self._stats.count(self._stats.checks, watched.view.name, result)
+        is_unchanged = before is not None and (before.health, before.versions) == (
             after.health,
             after.versions,
         )
-        location = one.view.location
-        await self._index.records.set_check(location.number, after, location, quiet=quiet)
-        one.check = after
+        location = watched.view.location
+        await self._index.records.set_check(location.number, after, location, quiet=is_unchanged)
+        watched.check = after
         if before is None or before.health is not after.health:
             log.info(
                 "location health",
-                location=one.view.name,
+                location=watched.view.name,
                 health=str(after.health),
                 reason=after.reason,
             )
-        self._tell()
+        self._report_self_doubt()
         return bool(after.failures) and after.health is not Health.DOWN
 
-    def _doubt(self, one: WatchedLocation) -> str:
-        """Why a location that fails may not be to blame for it; empty when it is.
+    def _next_status(self, watched: WatchedLocation, sample: HealthSample) -> Check:
+        """The status after a check, with doubt where the location is about to go down."""
+        after = next_status(watched.check, sample)
+        if after.failures < DOWN_AFTER_FAILURES - 1 or watched.is_down:
+            return after
+        doubt = self._self_doubt.doubt(watched)
+        for other in doubt.check_first:
+            other.due_at = 0.0
+        return next_status(watched.check, sample, doubt.reason)
 
-        The others must have been looked at since it began to fail. Those that were not are looked
-        at next, and until then nothing is decided.
-        """
-        if one.view.location.state is State.MAINTENANCE:
-            return ""
-        others = [
-            other
-            for other in self._watched.values()
-            if other is not one
-            and other.view.location.state is not State.MAINTENANCE
-            and not (other.check and other.check.health is Health.DOWN)
-        ]
-        unlooked = [other for other in others if other.looked < one.failing]
-        for other in unlooked:
-            other.due = 0.0
-        if unlooked:
-            return "not counted until the other locations were looked at"
-        failing = 1 + sum(bool(other.check and other.check.failures) for other in others)
-        standing = 1 + len(others)
-        if failing >= 2 and failing > SUSPECT_SHARE * standing:
-            return (
-                f"not counted: {failing} of {standing} locations fail together, so the fault is "
-                "likelier the checker's"
-            )
-        return ""
-
-    def _tell(self) -> None:
-        """Whether some location would be down, were it not for a doubt."""
-        withheld = sum(
-            one.check is not None
-            and one.check.failures >= DOWN_AFTER
-            and one.check.health is not Health.DOWN
-            for one in self._watched.values()
-        )
-        if bool(withheld) != self._stats.suspects:
-            self._stats.suspects = bool(withheld)
-            if withheld:
-                log.warning("so many locations fail together that none is called down")
+    def _report_self_doubt(self) -> None:
+        suspects_itself = self._self_doubt.withholds_down()
+        if suspects_itself and not self._stats.checker_suspects_itself:
+            log.warning("health checker suspects itself: many locations fail, none is marked down")
+        self._stats.checker_suspects_itself = suspects_itself

@@ -1,7 +1,8 @@
-"""Who does what when: the loop that checks and sweeps every location, one process at a time each.
+"""The background work of one process: health checks, sweeps, polls and notifications of all
+locations, and maintenance of the index.
 
-Any number of processes may run an indexer. A lease in Redis for each piece of work lets one of
-them do it; the lease of one that dies runs out, and another takes the work over.
+Any number of processes may run an indexer. Each piece of work needs a lease in Redis, so one of
+them does it. The lease of a process that dies expires, and another takes over.
 """
 
 from __future__ import annotations
@@ -10,68 +11,44 @@ import asyncio
 import math
 import random
 import time
-from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import dataclass, field, replace
-from typing import Any
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
 import aiohttp
 import structlog
 
-from resolver.errors import Conflict, IndexUnavailable, LocationUnavailable, ResolverError
+from resolver.errors import Conflict, IndexUnavailable, LocationUnavailable
 from resolver.glance import CloudCredentials, GlanceServer
-from resolver.index import Index, Lease, LostLease, SweepRequest
-from resolver.models import Location, Progress, Sweep
+from resolver.index import Index, Lease
+from resolver.models import Poll
 from resolver.registry import LocationView, Table, TableKeeper
 from resolver.settings import Settings
 from resolver.sync.health_checker import HealthChecker
-from resolver.sync.notification_consumer import NotificationConsumer, abandon
+from resolver.sync.leased_work import LeasedWork, WorkKey, WorkKind
+from resolver.sync.notification_consumer import NotificationConsumer, delete_queue
 from resolver.sync.poll import poll
-from resolver.sync.sweep import Sweeper
+from resolver.sync.stats import Stats
+from resolver.sync.sweep_run import SweepRun
+from resolver.sync.timings import DEFAULT_TIMINGS, IndexerTimings
 
-TICK = 0.5
-"""Seconds between two looks at what is due."""
-
-LEASE = 30.0
-"""Seconds that a dead indexer's work waits for another. A sweep renews it after each page, and
-beside that three times in this time."""
-
-SWEEPS_AT_ONCE = 4
+MAX_PARALLEL_SWEEPS = 4
 """Locations that one indexer sweeps at the same time."""
 
-RETRY = 30.0
-"""Most seconds until a failed sweep is tried again."""
+IMMEDIATELY = 0.0
+"""As the time of a location's next poll: now, even if another process has just polled it."""
 
-Work = Callable[[Lease, Any], Awaitable[None]]
-"""Something to do under a lease, for a location or for all."""
+COLLECT_PAUSE_FACTOR = 3.0
+"""The collection of claims pauses this many times as long as it works."""
 
-POLL_NOW = 0.0
-"""In place of the time of a location's next poll: at once, whoever has just polled."""
-
-COLLECT_PACE = 3.0
-"""The collector rests this many times as long as it works."""
+JITTER_SHARE = 0.2
+POLL_JITTER_SHARE = 0.1
 
 log = structlog.get_logger()
 
 
-@dataclass(slots=True)
-class Stats:
-    """Figures of this process since its start, for metrics."""
-
-    sweeps: dict[tuple[str, str], int] = field(default_factory=dict)
-    """(location, result) -> count; the result is ``ok`` or an error code."""
-    checks: dict[tuple[str, str], int] = field(default_factory=dict)
-    polls: dict[tuple[str, str], int] = field(default_factory=dict)
-    events: dict[tuple[str, str], int] = field(default_factory=dict)
-    suspects: bool = False
-    """Whether so many locations fail together that the checker calls none of them down."""
-    last_tick: float = 0.0
-    """When the loop last went round well."""
-
-    @staticmethod
-    def count(
-        table: dict[tuple[str, str], int], location: str, result: str, count: int = 1
-    ) -> None:
-        table[location, result] = table.get((location, result), 0) + count
+def _spread(seconds: float, share: float) -> float:
+    """A random time within ``share`` of ``seconds``, so that processes do not synchronize."""
+    return seconds * random.uniform(1 - share, 1 + share)
 
 
 class Indexer:
@@ -84,300 +61,291 @@ class Indexer:
         session: aiohttp.ClientSession,
         settings: Settings,
         cloud_credentials: CloudCredentials,
+        timings: IndexerTimings = DEFAULT_TIMINGS,
     ) -> None:
         self._index = index
         self._tables = tables
         self._session = session
         self._cloud_credentials = cloud_credentials
         self._settings = settings
-        self._work: dict[str, asyncio.Task[None]] = {}
-        self._next_poll: dict[int, float] = {}
-        self._followed: dict[int, dict[str, str]] = {}
-        """Where the notifications come from that are followed, by location."""
-        self._gap_swept: dict[int, float] = {}
-        """When a sweep was last wanted for notifications that were lost, by location; by
-        `time.monotonic`, as are polls."""
-        self._rest: set[asyncio.Task[None]] = set()
-        self._sweeps = asyncio.Semaphore(SWEEPS_AT_ONCE)
+        self._timings = timings
         self.stats = Stats()
+        self._work = LeasedWork(index, timings.lease)
+        self._jobs: dict[WorkKind, Callable[[Lease, int], Awaitable[None]]] = {
+            WorkKind.SWEEP: self._sweep,
+            WorkKind.POLL: self._poll,
+            WorkKind.EVENTS: self._consume_events,
+            WorkKind.HEALTH: self._check_health,
+            WorkKind.REBUILD: self._rebuild,
+            WorkKind.COLLECT: self._collect_claims,
+        }
+        self._next_poll: dict[int, float] = {}
+        """By location number, on `time.monotonic`."""
+        self._gap_swept_at: dict[int, float] = {}
+        """When a sweep was last requested because notifications may have been lost; by location
+        number, on `time.monotonic`."""
+        self._consumed: dict[int, dict[str, str]] = {}
+        """The source of the notifications that are consumed, by location number."""
+        self._free_sweeps = asyncio.Semaphore(MAX_PARALLEL_SWEEPS)
         self._checker = HealthChecker(
-            index, tables, session, settings, cloud_credentials, self.stats
+            index, tables, session, settings, cloud_credentials, self.stats, timings
         )
 
     async def run(self) -> None:
-        """Goes round until cancelled; then ends its work and lets go of its leases."""
+        """Does what is due until it is cancelled. Then it stops its work and releases the
+        leases."""
         try:
             while True:
                 try:
-                    await self._tick()
-                    self.stats.last_tick = time.time()
+                    await self.tick()
                 except IndexUnavailable as error:
-                    log.warning("indexer waits for Redis", reason=str(error))
-                except Exception:  # ours: without another round nothing would be swept again
-                    log.exception("a round broke")
-                await asyncio.sleep(TICK * random.uniform(0.8, 1.2))
+                    log.warning("redis unavailable", work="indexer tick", reason=str(error))
+                except Exception:  # a bug: without further ticks nothing would be swept any more
+                    log.exception("indexer tick failed")
+                await asyncio.sleep(_spread(self._timings.tick, JITTER_SHARE))
         finally:
-            while tasks := list(self._work.values()):
-                for task in tasks:
-                    task.cancel()
-                await asyncio.wait(tasks, timeout=0.5)
-            if self._rest:
-                _, late = await asyncio.wait(self._rest, timeout=1)
-                for task in late:
-                    task.cancel()
+            await self.stop()
 
-    async def _tick(self) -> None:
+    async def tick(self) -> None:
+        """Starts the work that is due, and cancels work that is no longer wanted.
+
+        Raises:
+            IndexUnavailable: Redis failed.
+        """
         table = await self._tables.current()
-        wanted = await self._index.records.requested_sweeps()
+        await self._start_location_work(table)
+        self._start(WorkKey(WorkKind.HEALTH))
+        self._work.cancel_where(lambda key: self._is_obsolete(key, table))
+        if await self._index.rebuild.requested() is not None:
+            self._start(WorkKey(WorkKind.REBUILD))
+        if await self._index.records.retired():
+            self._start(WorkKey(WorkKind.COLLECT))
+        self.stats.last_tick = time.time()
+
+    async def do_now(self, key: WorkKey) -> bool:
+        """Does a piece of work whether it is due or not, and waits until it ends. False if it is
+        under way here already. Whether it succeeds is in the index, as for all work."""
+        task = self._start(key)
+        if task is None:
+            return False
+        await asyncio.wait([task])
+        return True
+
+    def poll_immediately(self, number: int) -> None:
+        """Makes a poll of this location due now, even if another process has just polled it."""
+        self._next_poll[number] = IMMEDIATELY
+
+    async def stop(self) -> None:
+        """Cancels all work and releases the leases."""
+        await self._work.stop()
+
+    def _start(self, key: WorkKey) -> asyncio.Task[None] | None:
+        """Starts a piece of work; None if it is under way here."""
+        job = self._jobs[key.kind]
+        return self._work.start(key, lambda lease: job(lease, key.number))
+
+    async def _start_location_work(self, table: Table) -> None:
+        requested_sweeps = await self._index.records.requested_sweeps()
         now = time.time()
         for view in table.by_name.values():
             number = view.location.number
-            if number in wanted or self._sweep_due(view, now):
-                self._start(f"sweep:{number}", self._sweep, view)
+            if number in requested_sweeps or self._is_sweep_due(view, now):
+                self._start(WorkKey(WorkKind.SWEEP, number))
             if view.location.notifications:
-                self._start(f"events:{number}", self._follow, view)
-            polls = self._settings.poll_interval and view.versions
-            if polls and time.monotonic() >= self._next_poll.get(number, POLL_NOW):
-                self._start(f"poll:{number}", self._poll, view)
+                self._start(WorkKey(WorkKind.EVENTS, number))
+            if self._is_poll_due(view):
+                self._start(WorkKey(WorkKind.POLL, number))
         for number in self._next_poll.keys() - table.by_number.keys():
             del self._next_poll[number]
-        self._start("health:0", self._check, None)
-        for name, task in self._work.items():
-            kind, number = name.partition(":")[0], int(name.partition(":")[2])
-            if number not in {*table.by_number, 0}:
-                task.cancel()  # the location was removed or moved
-            elif kind == "events" and self._unfollowed(number, table):
-                task.cancel()
-        if (bits := await self._index.rebuild.requested()) is not None:
-            self._start("rebuild:0", self._rebuild, bits)
-        if retired := await self._index.records.retired():
-            self._start("collect:0", self._collect, retired)
 
-    def _unfollowed(self, number: int, table: Table) -> bool:
-        """Whether the notifications that are followed for a location are no longer its own."""
-        followed, view = self._followed.get(number), table.by_number.get(number)
-        return followed is not None and (view is None or view.location.notifications != followed)
+    def _is_obsolete(self, key: WorkKey, table: Table) -> bool:
+        """Whether the location of some work was removed, moved, or has other notifications."""
+        if key.number and key.number not in table.by_number:
+            return True
+        return key.kind is WorkKind.EVENTS and self._has_other_source(key.number, table)
 
-    def _sweep_due(self, view: LocationView, now: float) -> bool:
+    def _has_other_source(self, number: int, table: Table) -> bool:
+        """Whether the notifications that are consumed for a location are no longer its own."""
+        consumed, view = self._consumed.get(number), table.by_number.get(number)
+        return consumed is not None and (view is None or view.location.notifications != consumed)
+
+    def _is_sweep_due(self, view: LocationView, now: float) -> bool:
         sweep = view.status.sweep
         interval = self._settings.sweep_interval
+        # A time in the future was written before a clock was set back, hence abs().
         if sweep.error and sweep.failed is not None:
-            # What an operator must confirm is no better listed again at once.
-            soon = interval if sweep.error_code == "shrink-guard" else min(interval, RETRY)
-            return abs(now - sweep.failed) >= soon
-        # A time that is still to come is of a clock that was set back since.
+            # A sweep that an operator must confirm gains nothing from an early retry.
+            is_guarded = sweep.error_code == "shrink-guard"
+            retry = interval if is_guarded else min(interval, self._timings.sweep_retry)
+            return abs(now - sweep.failed) >= retry
         return sweep.ended is None or abs(now - sweep.ended) >= interval
 
-    def _start(self, name: str, work: Work, what: Any) -> None:
-        if name not in self._work:
-            task = asyncio.create_task(self._guarded(name, work, what), name=name)
-            self._work[name] = task
-            task.add_done_callback(lambda _: self._work.pop(name, None))
+    def _is_poll_due(self, view: LocationView) -> bool:
+        if not self._settings.poll_interval or not view.versions:
+            return False
+        return time.monotonic() >= self._next_poll.get(view.location.number, IMMEDIATELY)
 
-    async def _guarded(self, name: str, work: Work, what: Any) -> None:
-        """Runs work under its lease. Whatever goes wrong ends this piece of work only."""
-        lease = self._index.lease(name, seconds=LEASE)
-        try:
-            if not await lease.acquire():
-                return
-            try:
-                await work(lease, what)
-            finally:
-                await lease.release()
-        except LostLease:
-            log.warning("work taken over by another indexer", work=name)
-        except IndexUnavailable as error:
-            log.warning("work stopped: no index", work=name, reason=str(error))
-        except Exception:
-            log.exception("work failed", work=name)
+    def _server(self, view: LocationView) -> GlanceServer:
+        return GlanceServer(self._session, view.location, self._cloud_credentials)
 
-    async def _check(self, lease: Lease, _: None) -> None:
-        await self._checker.run(lease.ensure_held, LEASE / 3)
+    # Jobs: each gets its lease and the number of its location.
 
-    async def _poll(self, lease: Lease, view: LocationView) -> None:
-        """Reads what changed at a location since the last poll, by whomever."""
-        location, interval = view.location, self._settings.poll_interval
-        asked = self._next_poll.get(location.number) == POLL_NOW
-        pause = interval * random.uniform(0.9, 1.1)
-        self._next_poll[location.number] = time.monotonic() + pause
-        before = await self._index.records.poll(location.number)
+    async def _check_health(self, lease: Lease, _: int) -> None:
+        await self._checker.run(lease.ensure_held)
+
+    async def _poll(self, lease: Lease, number: int) -> None:
+        """Applies what has changed at a location since the last poll by any process."""
+        view = self._tables.table.by_number.get(number)
+        if view is None:
+            return
+        interval = self._settings.poll_interval
+        is_requested = self._next_poll.get(number) == IMMEDIATELY
+        self._next_poll[number] = time.monotonic() + _spread(interval, POLL_JITTER_SHARE)
+        before = await self._index.records.poll(number)
         last = max(before.ended or 0, before.failed or 0)
-        if not asked and abs(time.time() - last) < interval / 2:
-            return  # another indexer has just polled
+        if not is_requested and abs(time.time() - last) < interval / 2:
+            return  # another process has just polled it
+        after = await self._poll_once(view, before, lease)
+        is_routine = not before.error and not after.error
+        await self._index.records.set_poll(number, after, view.location, quiet=is_routine)
 
-        server = GlanceServer(self._session, location, self._cloud_credentials)
+    async def _poll_once(self, view: LocationView, before: Poll, lease: Lease) -> Poll:
+        """Polls and returns the new status, whether the poll failed or not."""
         try:
             after = await poll(
-                self._index, server, view.versions, before, view.status.sweep, lease.ensure_held
+                self._index,
+                self._server(view),
+                view.versions,
+                before,
+                view.status.sweep,
+                lease.ensure_held,
+                self._timings.poll_overlap,
             )
-            result = "ok"
         except LocationUnavailable as error:
-            result = error.problem_code
             after = replace(
                 before, error=error.detail, error_code=error.problem_code, failed=time.time()
             )
-        self.stats.count(self.stats.polls, view.name, result)
-        if (result == "ok") != (not before.error):
-            log.info("polls", location=view.name, result=result, reason=after.error)
-        quiet = not before.error and not after.error
-        await self._index.records.set_poll(location.number, after, location, quiet=quiet)
+        self.stats.count(self.stats.polls, view.name, after.error_code or "ok")
+        if after.error and not before.error:
+            log.info("poll failed", location=view.name, code=after.error_code, reason=after.error)
+        elif before.error and not after.error:
+            log.info("poll succeeded again", location=view.name)
+        return after
 
-    async def _follow(self, lease: Lease, view: LocationView) -> None:
-        """Follows a location's notifications, until they are others or it is removed."""
-        number, location = view.location.number, view.location
+    async def _consume_events(self, lease: Lease, number: int) -> None:
+        """Consumes a location's notifications until their source changes or it is removed."""
+        view = self._tables.table.by_number.get(number)
+        if view is None or not view.location.notifications:
+            return
 
-        async def linked(lost: bool) -> None:
-            self._next_poll[number] = POLL_NOW
-            now = time.monotonic()
-            sweep = self._tables.table.by_number.get(number, view).status.sweep
-            # No poll tells what was deleted. Not again and again, where a link does not last.
-            due = now - self._gap_swept.get(number, -math.inf) > self._settings.sweep_interval
-            if lost and due and sweep.ended is not None:
-                self._gap_swept[number] = now
-                await self._index.records.request_sweep(number)
+        async def on_connected(may_have_lost: bool) -> None:
+            self.poll_immediately(number)
+            if may_have_lost:
+                await self._request_gap_sweep(number)
 
-        def told(kind: str, count: int) -> None:
+        def count_events(kind: str, count: int) -> None:
             if count:
                 self.stats.count(self.stats.events, view.name, kind, count)
 
-        follower = NotificationConsumer(self._index, view, told, linked, lease.ensure_held)
-        self._followed[number] = location.notifications or {}
+        consumer = NotificationConsumer(
+            self._index,
+            view,
+            self._timings,
+            count_events=count_events,
+            on_connected=on_connected,
+            ensure_held=lease.ensure_held,
+        )
+        self._consumed[number] = view.location.notifications
         try:
-            await follower.run()
+            await consumer.run()
         finally:
-            if self._unfollowed(number, self._tables.table):
-                self._later(abandon(self._index, location))
+            if self._has_other_source(number, self._tables.table):
+                self._work.clean_up(delete_queue(self._index, view.location))
             else:
-                self._later(follower.stopped())
-            del self._followed[number]
+                self._work.clean_up(consumer.store_stopped())
+            del self._consumed[number]
 
-    def _later(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work)
-        self._rest.add(task)
-        task.add_done_callback(self._rest.discard)
+    async def _request_gap_sweep(self, number: int) -> None:
+        """Requests a sweep, since deletions that were lost are found by no poll. At most one per
+        sweep interval, so that an unstable connection does not cause sweep after sweep."""
+        now = time.monotonic()
+        last = self._gap_swept_at.get(number, -math.inf)
+        view = self._tables.table.by_number.get(number)
+        was_swept = view is not None and view.status.sweep.ended is not None
+        if was_swept and now - last > self._settings.sweep_interval:
+            self._gap_swept_at[number] = now
+            await self._index.records.request_sweep(number)
 
-    async def _sweep(self, lease: Lease, view: LocationView) -> None:
-        async with self._sweeps:
-            number = view.location.number
-            # Since the tick, another indexer may have done it or the location have changed.
-            current = (await self._tables.current()).by_number.get(number)
-            if current is None or not await lease.renew():
+    async def _sweep(self, lease: Lease, number: int) -> None:
+        async with self._free_sweeps:
+            # Since the tick, another process may have swept it, or it may have changed.
+            view = (await self._tables.current()).by_number.get(number)
+            if view is None or not await lease.renew():
                 return
-            wanted = await self._index.records.requested_sweeps()
-            asked = wanted.get(number)
-            if asked is None and not self._sweep_due(current, time.time()):
+            request = (await self._index.records.requested_sweeps()).get(number)
+            if request is None and not self._is_sweep_due(view, time.time()):
                 return
-            renewing = asyncio.create_task(self._renew(lease, asyncio.current_task()))
+            sweep = SweepRun(
+                self._index,
+                self._server(view),
+                lease,
+                view.status.sweep,
+                guard=self._settings.shrink_guard,
+                stats=self.stats,
+                timings=self._timings,
+            )
+            renewal = asyncio.create_task(self._renew_lease(lease, asyncio.current_task()))
             try:
-                result = await self._swept(current, lease, asked)
+                result = await sweep.run(request)
             finally:
-                renewing.cancel()
+                renewal.cancel()
             await lease.ensure_held()
-            await self._index.records.set_sweep(number, result, current.location)
-            if asked is not None:
-                await self._index.records.finish_sweep_request(number, asked)
+            await self._index.records.set_sweep(number, result, view.location)
+            if request is not None:
+                await self._index.records.finish_sweep_request(number, request)
 
-    @staticmethod
-    async def _renew(lease: Lease, sweep: asyncio.Task[None] | None) -> None:
-        """Keeps the lease while a slow page is awaited."""
-        while await asyncio.sleep(LEASE / 3, result=True):
+    async def _renew_lease(self, lease: Lease, sweep: asyncio.Task[None] | None) -> None:
+        """Renews the lease while the sweep waits for a slow page; cancels the sweep if the lease is
+        lost."""
+        while True:
+            await asyncio.sleep(self._timings.lease / 3)
             try:
-                held = await lease.renew()
+                is_held = await lease.renew()
             except IndexUnavailable:
-                continue  # the sweep itself will see
-            if not held and sweep is not None:
+                continue  # the sweep itself will fail
+            if not is_held and sweep is not None:
                 sweep.cancel()
 
-    async def _swept(self, view: LocationView, lease: Lease, asked: SweepRequest | None) -> Sweep:
-        """Sweeps a location and returns what to keep of it, failed or not."""
-        location, before = view.location, view.status.sweep
-        server = GlanceServer(self._session, location, self._cloud_credentials)
-        begun = time.time()
-
-        async def report(_: Progress) -> None:
-            await lease.ensure_held()
-
-        async def sighted(sees_all: bool | None, why: str) -> None:
-            """At once, not when the sweep has ended: it tells what a no of this server is worth."""
-            nonlocal before
-            if (before.sees_all, before.sees_all_why) != (sees_all, why):
-                before = replace(before, sees_all=sees_all, sees_all_why=why)
-                await self._index.records.set_sweep(location.number, before, location)
-
-        resume = (await self._index.records.progress()).get(location.number)
-        if resume is not None and asked is not None and asked.at > resume.started:
-            resume = None  # who asks now wants what is there now
-        try:
-            # Read anew, so that an upgraded server is listed as it is now.
-            versions = await server.versions()
-            sweeper = Sweeper(self._index, server, versions, guard=self._settings.shrink_guard)
-            sweep = await sweeper.run(
-                report,
-                sighted,
-                confirm_shrink=bool(asked and asked.confirm_shrink),
-                resume=resume,
-                listed_before=before.images,
-            )
-        except (IndexUnavailable, LostLease):
-            raise
-        except Exception as error:
-            if not isinstance(
-                error, LocationUnavailable
-            ):  # ours: told all the same, and waited for
-                log.exception("sweep broke", location=location.name)
-                error = LocationUnavailable(
-                    "the sweep broke: the indexer's log has the cause", code="internal-error"
-                )
-            self._failed(location, error)
-            await self._index.records.end_progress(location.number)
-            return replace(
-                before, error=error.detail, error_code=error.problem_code, failed=time.time()
-            )
-        self.stats.count(self.stats.sweeps, location.name, "ok")
-        log.info(
-            "sweep done",
-            location=location.name,
-            images=sweep.images,
-            claimed=sweep.claimed,
-            released=sweep.released,
-            seconds=round(time.time() - begun, 3),
-        )
-        return sweep
-
-    def _failed(self, location: Location, error: ResolverError) -> None:
-        self.stats.count(self.stats.sweeps, location.name, error.problem_code)
-        log.warning(
-            "sweep failed; nothing was released",
-            location=location.name,
-            code=error.problem_code,
-            reason=error.detail,
-        )
-
-    async def _rebuild(self, lease: Lease, bits: int) -> None:
-        """Gives the index other buckets."""
-        begun = time.monotonic()
-
+    async def _rebuild(self, lease: Lease, _: int) -> None:
+        """Changes the number of buckets of the index."""
+        bits = await self._index.rebuild.requested()
+        if bits is None:
+            return
+        started_at = time.monotonic()
         try:
             if await self._index.rebuild.run(bits, lease.ensure_held):
-                seconds = round(time.monotonic() - begun, 1)
+                seconds = round(time.monotonic() - started_at, 1)
                 log.info("index rebuilt", bits=bits, seconds=seconds)
         except Conflict as error:
             log.warning("index not rebuilt", reason=error.detail)
 
-    async def _collect(self, _: Lease, retired: list[int]) -> None:
-        """Frees the claims of removed locations, once nobody can add to them."""
-        free = []
-        for number in retired:
-            for what in ("sweep", "poll", "events"):
-                lease = self._index.lease(f"{what}:{number}", seconds=LEASE)
-                if not await lease.acquire():
-                    break
-                await lease.release()
-            else:
-                free.append(number)
-        if free:
-            gone = await self._index.claims.purge(free, pace=COLLECT_PACE)
-            if await self._index.rebuild.requested() is not None:
-                return  # it may have copied what was purged: once more when it is done
-            await self._index.records.forget_retired(free)
-            log.info("claims of removed locations collected", claims=gone)
+    async def _collect_claims(self, _: Lease, __: int) -> None:
+        """Deletes the claims of removed locations to which no process can add any more."""
+        retired = await self._index.records.retired()
+        numbers = [number for number in retired if await self._is_idle(number)]
+        if not numbers:
+            return
+        claims = await self._index.claims.purge(numbers, pace=COLLECT_PAUSE_FACTOR)
+        if await self._index.rebuild.requested() is not None:
+            return  # it may have copied claims that were deleted here: repeat this afterwards
+        await self._index.records.forget_retired(numbers)
+        log.info("claims of removed locations collected", claims=claims)
+
+    async def _is_idle(self, number: int) -> bool:
+        """Whether no process works on a location that was removed."""
+        for kind in (WorkKind.SWEEP, WorkKind.POLL, WorkKind.EVENTS):
+            lease = self._work.lease(WorkKey(kind, number))
+            if not await lease.acquire():
+                return False
+            await lease.release()
+        return True

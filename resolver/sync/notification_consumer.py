@@ -1,7 +1,7 @@
-"""Following a location's notifications: each is in the index before the broker may forget it.
+"""Consumes a location's notifications: the index has each before the broker may delete it.
 
-What was lost while there was no link is read by a poll, and by a sweep where deletions may be among
-it.
+Notifications that were lost while there was no connection are made up for by a poll, and by a sweep
+where deletions may be among them.
 """
 
 from __future__ import annotations
@@ -17,136 +17,169 @@ import structlog
 
 from resolver.errors import IndexUnavailable, LocationUnavailable
 from resolver.glance import parse_notice, subscribed
+from resolver.glance.notifications import Subscription
 from resolver.index import Index
 from resolver.models import Location, SubscriptionStatus
 from resolver.registry import LocationView
-from resolver.sync.deletion_log import DeletionLog, apply
+from resolver.sync.deletion_log import DeletionLog, apply_notices
+from resolver.sync.timings import IndexerTimings
 
-PATIENCE = 5.0
-"""Seconds without a notification after which the link is looked after."""
+IDLE_CHECK_SECONDS = 5.0
+"""Without a notification for this long, the queue is checked."""
 
-ALIVE = 10.0
-"""Seconds after which the lease is renewed and the index told that the link still is."""
+STATUS_INTERVAL_SECONDS = 10.0
+"""How often the lease is renewed and the status stored while connected."""
 
-UNLINKED = 30.0
-"""Seconds without a link after which the broker may have begun anew in between."""
+MIN_RECONNECT_DELAY_SECONDS = 1.0
+"""Before the first attempt to reconnect; doubled for each further one."""
 
-FIRST_PAUSE, LONGEST_PAUSE = 1.0, 15.0
-"""Seconds until a lost broker is tried again; each time twice as long."""
+RECONNECT_JITTER_SHARE = 0.2
 
-POISON_AFTER = 3
-"""Links that end in a row before anything was taken, after which the queue is begun anew."""
+MAX_USELESS_CONNECTIONS = 3
+"""Connections in a row that fail before a notification is taken, after which the queue is deleted:
+something in it seems to break each connection."""
 
 log = structlog.get_logger()
 
 
 class NotificationConsumer:
-    """Follows one location's notifications."""
+    """Consumes one location's notifications."""
 
     def __init__(
         self,
         index: Index,
         view: LocationView,
-        told: Callable[[str, int], None],
-        linked: Callable[[bool], Awaitable[None]],
-        hold: Callable[[], Awaitable[None]],
+        timings: IndexerTimings,
+        *,
+        count_events: Callable[[str, int], None],
+        on_connected: Callable[[bool], Awaitable[None]],
+        ensure_held: Callable[[], Awaitable[None]],
     ) -> None:
-        """``told`` hears how many notifications were of which kind; ``linked``, before the first
-        is taken, that they arrive from now on and whether some may have been lost; ``hold`` renews
-        the lease and raises where it is lost."""
+        """``count_events`` receives a kind of notification (``news``, ``old``, ``other``) and how
+        many there were. ``on_connected`` is called before the first notification of a connection is
+        taken, with whether earlier ones may have been lost. ``ensure_held`` renews the lease and
+        raises where another process has it."""
         self._index = index
         self._location = view.location
-        self._told = told
-        self._linked = linked
-        self._hold = hold
-        self._latest = DeletionLog()
-        self._before = view.status.subscription
-        self._feed = SubscriptionStatus(since=time.time(), at=time.time())
-        self._held = time.monotonic()
-        self._pause = FIRST_PAUSE
-        self._useless = 0
-        """Links in a row that ended before anything was taken."""
+        self._timings = timings
+        self._count_events = count_events
+        self._on_connected = on_connected
+        self._ensure_held = ensure_held
+        self._deletions = DeletionLog()
+        self._previous_status = view.status.subscription
+        """As the process that consumed the queue before left it."""
+        self._status = SubscriptionStatus(since=time.time(), at=time.time())
+        self._held_at = time.monotonic()
+        self._reconnect_delay = MIN_RECONNECT_DELAY_SECONDS
+        self._useless_connections = 0
+        """Connections in a row that failed before a notification was taken."""
 
     async def run(self) -> None:
-        """Follows until ``hold`` raises; a link that is lost is tried again."""
+        """Consumes, and reconnects after each failure, until ``ensure_held`` raises."""
         while True:
-            await self._hold()
+            await self._ensure_held()
             try:
-                await self._follow()
+                await self._consume()
             except (LocationUnavailable, IndexUnavailable) as error:
-                await self._lost(error)
-            await asyncio.sleep(self._pause * random.uniform(0.8, 1.2))
-            self._pause = min(2 * self._pause, LONGEST_PAUSE)
+                await self._handle_disconnect(error)
+            jitter = random.uniform(1 - RECONNECT_JITTER_SHARE, 1 + RECONNECT_JITTER_SHARE)
+            await asyncio.sleep(self._reconnect_delay * jitter)
+            self._reconnect_delay = min(
+                2 * self._reconnect_delay, self._timings.max_reconnect_delay
+            )
 
-    async def _follow(self) -> None:
+    async def _consume(self) -> None:
+        """Connects and consumes.
+
+        Raises:
+            LocationUnavailable: the broker failed.
+            IndexUnavailable: Redis failed. What was not acknowledged will be delivered again.
+        """
         location = self._location
         name = await queue_name(self._index, location)
         async with subscribed(location.notifications or {}, name) as subscription:
             now = time.time()
-            # A broker that went away may have lost the exchange, and our queue's tie to it; also
-            # while nobody was linked to it.
-            before = self._before
-            lost = subscription.is_new or bool(self._feed.error_code)
-            lost = lost or (before is not None and abs(now - before.at) > UNLINKED)
-            log.info("notifications connected", location=location.name, gap=lost)
-            await self._tell(SubscriptionStatus(connected=True, since=now, at=now))
-            await self._linked(lost)
+            may_have_lost = self._may_have_lost(subscription, now)
+            log.info("AMQP connected", location=location.name, gap=may_have_lost)
+            await self._store_status(SubscriptionStatus(connected=True, since=now, at=now))
+            await self._on_connected(may_have_lost)
             while True:
-                messages = await subscription.next_batch(PATIENCE)
-                notices = [parse_notice(message.body) for message in messages]
-                useful = [notice for notice in notices if notice is not None]
-                news = await apply(self._index, location.number, self._latest, useful)
-                await subscription.acknowledge(messages)
-                if messages:
-                    self._useless = 0
-                self._told("news", news)
-                self._told("old", len(useful) - news)
-                self._told("other", len(messages) - len(useful))
-                if time.monotonic() - self._held > ALIVE:
-                    await self._hold()
-                    self._held = time.monotonic()
-                    await self._tell(replace(self._feed, at=time.time()), quiet=True)
+                await self._consume_batch(subscription)
+                if time.monotonic() - self._held_at > STATUS_INTERVAL_SECONDS:
+                    await self._ensure_held()
+                    self._held_at = time.monotonic()
+                    await self._store_status(replace(self._status, at=time.time()), quiet=True)
 
-    async def _lost(self, error: LocationUnavailable | IndexUnavailable) -> None:
-        log.warning("notifications lost", location=self._location.name, reason=error.detail)
-        feed, now, why = self._feed, time.time(), error.problem_code
-        if feed.connected:
-            self._useless += 1
-            if now - feed.since > LONGEST_PAUSE:
-                self._pause = FIRST_PAUSE
-        if self._useless >= POISON_AFTER:  # something in the queue kills each link
-            self._useless = 0
-            await abandon(self._index, self._location)
-        since = feed.since if feed.error_code else now
-        await self._tell(
-            SubscriptionStatus(since=since, at=now, error=error.detail, error_code=why),
-            quiet=feed.error_code == why,
+    def _may_have_lost(self, subscription: Subscription, now: float) -> bool:
+        """Whether notifications may have been lost before this connection.
+
+        A broker that was away may have lost Glance's exchange, and with it the binding of our
+        queue, also while no process was connected to it.
+        """
+        previous = self._previous_status
+        return (
+            subscription.is_new
+            or bool(self._status.error_code)
+            or (previous is not None and abs(now - previous.at) > self._timings.disconnect_gap)
         )
 
-    async def stopped(self) -> None:
-        """Tells that nobody follows any more, until another does."""
-        if self._feed.connected:
-            now = time.time()
-            with contextlib.suppress(IndexUnavailable):  # its silence will tell
-                await self._tell(SubscriptionStatus(since=now, at=now, error_code="stopped"))
+    async def _consume_batch(self, subscription: Subscription) -> None:
+        messages = await subscription.next_batch(IDLE_CHECK_SECONDS)
+        parsed = [parse_notice(message.body) for message in messages]
+        notices = [notice for notice in parsed if notice is not None]
+        news = await apply_notices(self._index, self._location.number, self._deletions, notices)
+        await subscription.acknowledge(messages)
+        if messages:
+            self._useless_connections = 0
+        self._count_events("news", news)
+        self._count_events("old", len(notices) - news)
+        self._count_events("other", len(messages) - len(notices))
 
-    async def _tell(self, feed: SubscriptionStatus, *, quiet: bool = False) -> None:
-        self._feed = feed
+    async def _handle_disconnect(self, error: LocationUnavailable | IndexUnavailable) -> None:
+        """Stores the failure, and deletes a queue that seems to break each connection."""
+        log.warning("AMQP disconnected", location=self._location.name, reason=error.detail)
+        status, now, code = self._status, time.time(), error.problem_code
+        if status.connected:
+            self._useless_connections += 1
+            if now - status.since > self._timings.max_reconnect_delay:
+                self._reconnect_delay = MIN_RECONNECT_DELAY_SECONDS
+        if self._useless_connections >= MAX_USELESS_CONNECTIONS:
+            self._useless_connections = 0
+            await delete_queue(self._index, self._location)
+        since = status.since if status.error_code else now
+        await self._store_status(
+            SubscriptionStatus(since=since, at=now, error=error.detail, error_code=code),
+            quiet=status.error_code == code,
+        )
+
+    async def store_stopped(self) -> None:
+        """Stores that no process consumes the notifications now."""
+        if self._status.connected:
+            now = time.time()
+            # Without Redis, the age of the status shows it.
+            with contextlib.suppress(IndexUnavailable):
+                await self._store_status(
+                    SubscriptionStatus(since=now, at=now, error_code="stopped")
+                )
+
+    async def _store_status(self, status: SubscriptionStatus, *, quiet: bool = False) -> None:
+        """``quiet``: without a new version of the registry."""
+        self._status = status
         location = self._location
-        await self._index.records.set_subscription(location.number, feed, location, quiet=quiet)
+        await self._index.records.set_subscription(location.number, status, location, quiet=quiet)
 
 
 async def queue_name(index: Index, location: Location) -> str:
-    """Our queue for a location: no other index, and no other location, has one of that name."""
+    """The name of our queue for a location. No other index and no other location has the same."""
     return f"glance-resolver.{await index.identity()}.{location.number}"
 
 
-async def abandon(index: Index, location: Location) -> None:
-    """Has the broker drop our queue for a location, unread. If it cannot be reached, it drops the
-    queue by itself in time."""
+async def delete_queue(index: Index, location: Location) -> None:
+    """Deletes our queue for a location with all that is in it. If the broker cannot be reached, the
+    queue expires there."""
     try:
         name = await queue_name(index, location)
         async with subscribed(location.notifications or {}, name, consume=False) as subscription:
             await subscription.delete_queue()
     except (LocationUnavailable, IndexUnavailable) as error:
-        log.info("queue left to the broker", location=location.name, reason=error.detail)
+        log.info("AMQP queue left to expire", location=location.name, reason=error.detail)

@@ -1,8 +1,9 @@
-"""One poll: what changed at a location since the last, against the index.
+"""One poll of a location: applies what changed there since the last poll to the index.
 
-It costs a few requests however many images there are, so it comes often; a sweep then finds what no
-poll can tell. Reading begins `OVERLAP` before where the last one ended, since a change may be seen
-later than it is stamped; what was claimed already is claimed again without a write.
+A poll costs a few requests, however many images there are, so polls are frequent. Deletions that
+v2 does not list are found by the next sweep. Reading begins some time before the end of the last
+poll, since a change becomes visible later than its time; a claim that exists already costs no
+write.
 """
 
 from __future__ import annotations
@@ -13,10 +14,10 @@ from collections.abc import Awaitable, Callable
 from resolver.glance import GlanceServer, changed_since, server_time
 from resolver.index import Index
 from resolver.models import Poll, Sweep
+from resolver.sync.timings import DEFAULT_TIMINGS
 
-OVERLAP = 20.0
-"""Seconds that are read again: what the clocks of one cloud's nodes, and its longest transaction,
-may differ by."""
+DATE_PRECISION_SECONDS = 2
+"""What a ``Date`` header may be off by, since it has whole seconds."""
 
 
 async def poll(
@@ -25,30 +26,35 @@ async def poll(
     versions: tuple[str, ...],
     before: Poll,
     sweep: Sweep,
-    hold: Callable[[], Awaitable[None]],
+    ensure_held: Callable[[], Awaitable[None]],
+    overlap_seconds: float = DEFAULT_TIMINGS.poll_overlap,
 ) -> Poll:
-    """Reads on from where ``before`` ended, or from where the last whole sweep began. ``hold`` is
-    called before anything is written down and raises where the poll is no longer ours.
+    """Reads from where ``before`` ended or, for the first poll, from where the last complete sweep
+    began. ``ensure_held`` is called before each write and raises where another process has taken
+    the poll over.
 
     Raises:
-        LocationUnavailable: the server failed. What was learnt so far stays.
+        LocationUnavailable: the server failed. The changes read so far have been applied.
         IndexUnavailable: Redis failed. The same holds.
     """
     number = server.location.number
-    there = await server_time(server)
+    server_now = await server_time(server)
     now = time.time()
     if before.ended is None:
-        since = there - (now - sweep.started if sweep.started else 0)
-    else:  # the earlier, where its clock was set back; two seconds are what `Date` rounds off
-        since = min(before.mark, there - (now - before.ended) + 2)
+        since = server_now - (now - sweep.started if sweep.started else 0)
+    else:
+        # The second is earlier where the server's clock has been set back.
+        since = min(before.mark, server_now - (now - before.ended) + DATE_PRECISION_SECONDS)
     images = claimed = released = 0
-    async for changes in changed_since(server, versions, since - OVERLAP):
-        await hold()
+    async for changes in changed_since(server, versions, since - overlap_seconds):
+        await ensure_held()
         images += len(changes.present) + len(changes.deleted)
         claimed += await index.observations.record_present(
             number, changes.present, changes.requested_at
         )
         if changes.deleted:
-            kept = await index.records.pinned_claims(number)
-            released += await index.observations.record_absent(number, changes.deleted - kept)
-    return Poll(ended=time.time(), mark=there, images=images, claimed=claimed, released=released)
+            pinned = await index.records.pinned_claims(number)
+            released += await index.observations.record_absent(number, changes.deleted - pinned)
+    return Poll(
+        ended=time.time(), mark=server_now, images=images, claimed=claimed, released=released
+    )

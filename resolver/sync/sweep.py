@@ -1,12 +1,12 @@
-"""One sweep: a location's whole listing against the claims that the index has for it.
+"""One sweep: compares a location's whole listing with the claims that the index has for it.
 
-The listing comes in UUID order, so the index is read bucket by bucket behind it and memory stays
-bounded. What is listed and not claimed is claimed at once. What is claimed and not listed is only
-noted: it is released when the listing has ended well, the loss is believable, and the server,
-asked again about just these images, still does not have them. So a listing that fails, or lies by
-leaving out, releases nothing.
+The listing is in UUID order, so the index is read bucket by bucket behind it, and memory stays
+bounded. Images that are listed and not claimed are claimed at once. Claims that are not listed are
+only recorded as missing. They are released when the listing has ended without an error, the loss
+is plausible, and the server, asked again about exactly these images, still does not have them.
+So a listing that fails, or leaves images out, releases nothing.
 
-How far a sweep is, and what it noted, lies in Redis too, so that another indexer goes on with it.
+Progress and findings are stored in Redis too, so that another indexer can resume the sweep.
 """
 
 from __future__ import annotations
@@ -14,12 +14,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass, field
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection
 
 from resolver.errors import LocationUnavailable
 from resolver.glance import (
-    END_CURSOR,
     GlanceServer,
     Page,
     Resume,
@@ -27,289 +25,242 @@ from resolver.glance import (
     sees_all,
     still_there,
 )
-from resolver.index import Index, LayoutView
+from resolver.index import Index
 from resolver.models import Progress, Sweep, format_id, parse_id
+from resolver.sync.sweep_state import SweepState
+from resolver.sync.timings import DEFAULT_TIMINGS
 
-GUARD_FLOOR = 10
-"""Images that a sweep may release whatever share they are, so that small clouds can change."""
+MIN_GUARDED_LOSS = 10
+"""A sweep may always release this many images, whatever share they are, so that small clouds can
+change."""
 
 CONFIRM_BATCH = 1000
-"""Images asked about and released in one go."""
+"""Missing images that are confirmed and released together."""
 
-NOTED_MOST = 10_000
-"""Images that one sweep may note as gone, against answers of before that are still on their way."""
+MAX_RECORDED_ABSENT = 10_000
+"""Up to this many releases of one sweep are recorded as observations, against older answers that
+are still on their way. Millions that an operator has confirmed are released without."""
 
-CHECKPOINT = 1.0
-"""Seconds between two checkpoints: what a killed sweep does again at most."""
+SLOW_PAGE_SECONDS = 5.0
+"""After a page that took longer, the lease is checked before anything is written."""
 
-LATE = 5.0
-"""Seconds after which a page is written down only if the sweep is still ours to do."""
-
-RESUME_WITHIN = 900.0
-"""Seconds after its last checkpoint in which a sweep is gone on with; then it begins anew, since
-what it saw first is too long ago to vouch for."""
+MAX_RESUME_AGE_SECONDS = 900.0
+"""A checkpoint older than this is not resumed: its first observations are too old to rely on."""
 
 Report = Callable[[Progress], Awaitable[None]]
-"""Called after each page; raises to stop the sweep."""
+"""Called after each page, and before releases. It raises to stop the sweep."""
 
-
-@dataclass(slots=True)
-class SweepState:
-    started: float
-    usual: int = 0
-    """Images listed whose ids are in lower case."""
-    claimed: int = 0
-    before: int = 0
-    """Claims that the index had when the listing passed them."""
-    gone: dict[bytes, int] = field(default_factory=dict)
-    """Claimed and not listed, with the spelling claimed."""
-    odd: dict[bytes, int] = field(default_factory=dict)
-    """Listed, spelt with upper case: these come in no order that can be relied on."""
-    new_gone: dict[bytes, int] = field(default_factory=dict)
-    new_odd: dict[bytes, int] = field(default_factory=dict)
-    """Those of them that no checkpoint has yet."""
-    known: str = ""
-    """Some id that was listed, as it was spelt."""
-    saved: float = field(default_factory=time.monotonic)
-
-    @property
-    def images(self) -> int:
-        return self.usual + len(self.odd)
-
-    def progress(self, page: Page | None = None) -> Progress:
-        """How far the sweep is, for others; from ``page``, where it could be gone on with."""
-        resumable = page is not None and page.cursor not in (b"", END_CURSOR)
-        return Progress(
-            started=self.started,
-            images=self.images,
-            claimed=self.claimed,
-            before=self.before,
-            front=format_id(page.cursor) if page and resumable else "",
-            markers=page.markers if page and resumable else (),
-            at=time.time(),
-        )
+OnScope = Callable[[bool | None, str], Awaitable[None]]
+"""Called with whether the credential sees every image (None: not known), and how this is known."""
 
 
 class Sweeper:
     """Sweeps one location once."""
 
     def __init__(
-        self, index: Index, server: GlanceServer, versions: tuple[str, ...], *, guard: float
+        self,
+        index: Index,
+        server: GlanceServer,
+        versions: tuple[str, ...],
+        *,
+        guard: float,
+        checkpoint_seconds: float = DEFAULT_TIMINGS.checkpoint,
     ) -> None:
-        self._claims = index.claims
-        self._saw = index.observations.record_present
-        self._lost = index.observations.record_absent
-        self._records = index.records
+        """``guard`` is the share of its claims that a location may lose in one sweep."""
+        self._index = index
         self._server = server
         self._versions = versions
         self._guard = guard
+        self._checkpoint_seconds = checkpoint_seconds
         self._number = server.location.number
 
     async def run(
         self,
         report: Report,
-        sighted: Callable[[bool | None, str], Awaitable[None]] | None = None,
+        on_scope: OnScope | None = None,
         *,
         confirm_shrink: bool = False,
         resume: Progress | None = None,
         listed_before: int = 0,
     ) -> Sweep:
-        """Sweeps, and tells how it went; goes on from where ``resume`` was.
-
-        ``sighted`` hears before all else whether the credential sees every image, and why.
-        ``listed_before`` is how many images the last whole sweep listed.
+        """Sweeps from the start, or from the checkpoint in ``resume``. ``on_scope`` is called
+        before anything else. ``listed_before`` is the number of images in the last complete sweep.
 
         Raises:
-            LocationUnavailable: the server failed, or listed what cannot be believed. Claims made
-                so far stay; nothing was released.
+            LocationUnavailable: the server failed, or its listing is not plausible. Claims made so
+                far stay; nothing was released.
             IndexUnavailable: Redis failed. The same holds.
         """
-        all_seen, why = await sees_all(self._server, self._versions)
-        if sighted is not None:
-            await sighted(all_seen, why)
-        tally, start = await self._begin(resume)
+        scope = await sees_all(self._server, self._versions)
+        if on_scope is not None:
+            await on_scope(scope.sees_all, scope.why)
+        state = await self._begin(resume)
         try:
-            await self._list(tally, start, report)
+            await self._read_listing(state, report)
         except LocationUnavailable:
-            if start is None:
+            if state.resume is None:
                 raise
-            # A server that cannot go on from there may well begin anew.
-            tally, start = await self._begin(None)
-            await self._list(tally, start, report)
+            # The server may be unable to continue there, and able to list from the start.
+            state = await self._begin(None)
+            await self._read_listing(state, report)
         released = 0
-        if all_seen:  # a credential that may see less proves nothing by not listing
-            for image_id in tally.odd:
-                tally.gone.pop(image_id, None)
+        if scope.sees_all:  # otherwise a missing image proves nothing
+            state.remove_missing(state.uppercase_ids)
             if not confirm_shrink:
-                self._check_shrink_guard(tally, listed_before)
-            released = await self._release(tally, report)
-        await self._records.end_progress(self._number)
+                self._check_shrink_guard(state, listed_before)
+            released = await self._release_missing(state, report)
+        await self._index.records.end_progress(self._number)
         return Sweep(
-            started=tally.started,
+            started=state.started_at,
             ended=time.time(),
-            images=tally.images,
-            claimed=tally.claimed,
+            images=state.images,
+            claimed=state.claimed,
             released=released,
-            sees_all=all_seen,
-            sees_all_why=why,
+            sees_all=scope.sees_all,
+            sees_all_why=scope.why,
         )
 
-    async def _begin(self, resume: Progress | None) -> tuple[SweepState, Resume | None]:
-        """Where to start, from nothing or from another sweep's checkpoint."""
-        if resume is None or not resume.front or abs(time.time() - resume.at) > RESUME_WITHIN:
-            tally = SweepState(time.time())
-            await self._records.begin_progress(self._number, tally.progress())
-            return tally, None
-        gone, odd = await self._records.sweep_findings(self._number)
-        tally = SweepState(
+    async def _begin(self, resume: Progress | None) -> SweepState:
+        """The state to start with: empty, or that of another sweep's checkpoint."""
+        layout, records = self._index.claims.layout_view(), self._index.records
+        if (
+            resume is None
+            or not resume.front
+            or abs(time.time() - resume.at) > MAX_RESUME_AGE_SECONDS
+        ):
+            state = SweepState(layout, time.time())
+            await records.begin_progress(self._number, state.progress())
+            return state
+        findings = await records.sweep_findings(self._number)
+        return SweepState(
+            layout,
             resume.started,
-            usual=resume.images - len(odd),
+            Resume(parse_id(resume.front), resume.markers),
             claimed=resume.claimed,
-            before=resume.before,
-            gone=gone,
-            odd=odd,
+            claims_before=resume.before,
+            lowercase_count=resume.images - len(findings.uppercase_ids),
+            uppercase_ids=findings.uppercase_ids,
+            missing_ids=findings.missing_ids,
         )
-        return tally, Resume(parse_id(resume.front), resume.markers)
 
-    async def _list(self, tally: SweepState, start: Resume | None, report: Report) -> None:
-        buckets = self._claims.layout_view()
-        waiting: dict[bytes, int] = {}
-        asked = 0.0  # when the first that waits was asked for
-        # Buckets before `done` are reconciled. The one that a checkpoint fell into was listed only
-        # in part by us, so what it has and we did not see says nothing: `partial`.
-        partial = done = buckets.bucket(start.cursor) if start else 0
-        heard = time.monotonic()
-        pages = ahead(list_images(self._server, self._versions, start))
+    async def _read_listing(self, state: SweepState, report: Report) -> None:
+        """Reads the listing to its end, claims what it has and finds what it lacks."""
+        reported_at = time.monotonic()
+        pages = read_ahead(list_images(self._server, self._versions, state.resume))
         async with contextlib.aclosing(pages):
             async for page in pages:
-                if time.monotonic() - heard > LATE:
-                    await report(tally.progress())
-                if not waiting:
-                    asked = page.requested_at
-                odd = {
-                    image_id: letter_case
-                    for image_id, letter_case in page.images.items()
-                    if letter_case
-                }
-                waiting.update(
-                    (image_id, letter_case)
-                    for image_id, letter_case in page.images.items()
-                    if not letter_case
-                )
-                tally.usual += len(page.images) - len(odd)
-                if page.images:
-                    image_id, letter_case = next(iter(page.images.items()))
-                    tally.known = format_id(image_id, letter_case)
-                passed = buckets.count if page.cursor == END_CURSOR else buckets.bucket(page.cursor)
-                if passed > done:
-                    ready = {
-                        image_id: 0 for image_id in waiting if buckets.bucket(image_id) < passed
-                    }
-                    for image_id in ready:
-                        del waiting[image_id]
-                    await self._reconcile(
-                        tally, buckets, (done, passed - 1), ready, asked, partial if start else None
-                    )
-                    done = passed
-                if odd:
-                    tally.odd.update(odd)
-                    tally.new_odd.update(odd)
-                    early = {r: c for r, c in odd.items() if buckets.bucket(r) >= done}
-                    await self._claim_early(tally, early, asked)
-                    tally.claimed += await self._saw(self._number, odd, asked)
-                await self._checkpoint(tally, page, waiting, asked)
-                await report(tally.progress(page))
-                heard = time.monotonic()
+                if time.monotonic() - reported_at > SLOW_PAGE_SECONDS:
+                    await report(state.progress())
+                uppercase_ids = state.add_page(page)
+                await self._reconcile_up_to(state, page.cursor)
+                if uppercase_ids:
+                    await self._claim_early(state, state.not_reconciled(uppercase_ids))
+                    state.claimed += await self._record_present(state, uppercase_ids)
+                if time.monotonic() - state.checkpoint_at >= self._checkpoint_seconds:
+                    await self._store_checkpoint(state, page)
+                await report(state.progress(page))
+                reported_at = time.monotonic()
 
-    async def _checkpoint(
-        self, tally: SweepState, page: Page, waiting: dict[bytes, int], asked: float
-    ) -> None:
-        """Writes down how far the sweep is, once in a while."""
-        if time.monotonic() - tally.saved < CHECKPOINT:
+    async def _reconcile_up_to(self, state: SweepState, cursor: bytes) -> None:
+        """Compares the buckets that have been listed completely with their claims: claims the
+        images that are only listed, and finds those that are only claimed."""
+        first, end = state.next_bucket, state.bucket_after(cursor)
+        if end <= first:
             return
-        # What waits for its bucket to be whole is before the front, so nobody would list it again.
-        await self._claim_early(tally, waiting, asked)
-        await self._records.set_progress(
-            self._number, tally.progress(page), tally.new_gone, tally.new_odd
-        )
-        tally.new_gone, tally.new_odd = {}, {}
-        tally.saved = time.monotonic()
-
-    async def _claim_early(self, tally: SweepState, images: dict[bytes, int], asked: float) -> None:
-        """Claims images before their bucket is read, where they will be no claims of before."""
-        new = await self._saw(self._number, images, asked)
-        tally.claimed += new
-        tally.before -= new
-
-    async def _reconcile(
-        self,
-        tally: SweepState,
-        buckets: LayoutView,
-        span: tuple[int, int],
-        listed: dict[bytes, int],
-        asked: float,
-        partial: int | None,
-    ) -> None:
-        """Claims what is listed in these buckets and notes what is claimed and not listed."""
-        async for bucket, claims in buckets.of_location(self._number, *span):
-            tally.before += len(claims)
+        listed = state.take_pending(end)
+        unclaimed = set(listed)
+        async for bucket, claims in state.layout.of_location(self._number, first, end - 1):
+            state.claims_before += len(claims)
             for image_id, letter_case in claims.items():
                 if image_id in listed:
                     if not letter_case:
-                        del listed[image_id]
-                elif bucket != partial:
-                    tally.gone[image_id] = tally.new_gone[image_id] = letter_case
-        tally.claimed += await self._saw(self._number, listed, asked)
+                        unclaimed.discard(image_id)
+                elif bucket != state.resumed_bucket:
+                    state.add_missing(image_id, letter_case)
+        state.claimed += await self._record_present(state, dict.fromkeys(unclaimed, 0))
+        state.next_bucket = end
 
-    def _check_shrink_guard(self, tally: SweepState, listed_before: int) -> None:
-        """Raises LocationUnavailable where a listing would cost more claims than is believable."""
-        gone = len(tally.gone)
-        many = gone > GUARD_FLOOR and gone > self._guard * tally.before
-        # Not one of them: another server's listing, or none at all.
-        other = listed_before > 1 and gone == tally.before > 1
-        if many or other or (gone and not tally.images):
-            lacks = f"lacks {gone}" if tally.images else "is empty"
+    async def _record_present(self, state: SweepState, ids: dict[bytes, int]) -> int:
+        """Claims images, unless they were seen to be deleted meanwhile. Returns how many claims are
+        new."""
+        return await self._index.observations.record_present(self._number, ids, state.pending_since)
+
+    async def _claim_early(self, state: SweepState, ids: dict[bytes, int]) -> None:
+        """Claims images before their bucket is reconciled. There, these claims will be counted as
+        claims of before, which they are not."""
+        new = await self._record_present(state, ids)
+        state.claimed += new
+        state.claims_before -= new
+
+    async def _store_checkpoint(self, state: SweepState, page: Page) -> None:
+        # Pending images are before the cursor: a sweep that resumes there does not list them.
+        await self._claim_early(state, dict.fromkeys(state.pending, 0))
+        await self._index.records.set_progress(
+            self._number, state.progress(page), *state.take_unsaved()
+        )
+        state.checkpoint_at = time.monotonic()
+
+    def _check_shrink_guard(self, state: SweepState, listed_before: int) -> None:
+        """Raises LocationUnavailable where the missing images are too many to be plausible."""
+        missing = len(state.missing_ids)
+        lost_many = missing > MIN_GUARDED_LOSS and missing > self._guard * state.claims_before
+        # Not a single image is the same: this is another server's listing.
+        lost_all = listed_before > 1 and missing == state.claims_before > 1
+        if lost_many or lost_all or (missing and not state.images):
+            lacks = f"lacks {missing}" if state.images else "is empty"
             raise LocationUnavailable(
                 f"the listing {lacks} where the index has "
-                f"{tally.before} images of this location; nothing was released. If this is right, "
-                f"run `glance-resolver locations sweep {self._server.location.name} "
+                f"{state.claims_before} images of this location; nothing was released. If this is "
+                f"right, run `glance-resolver locations sweep {self._server.location.name} "
                 "--confirm-shrink`",
                 code="shrink-guard",
             )
 
-    async def _release(self, tally: SweepState, report: Report) -> int:
+    async def _release_missing(self, state: SweepState, report: Report) -> int:
+        """Releases the missing images that the server, asked again, still does not have. Returns
+        how many."""
         released = 0
-        gone = list(tally.gone.items())
-        for i in range(0, len(gone), CONFIRM_BATCH):
-            spelt = {
-                format_id(image_id, letter_case): image_id
-                for image_id, letter_case in gone[i : i + CONFIRM_BATCH]
-            }
-            there = await still_there(self._server, self._versions, spelt, tally.known or None)
-            there |= await self._records.pinned_claims(self._number)
-            # We may have slept since asking (SIGSTOP, a suspended machine): is it still ours?
-            await report(tally.progress())
-            lost = [image_id for image_id in spelt.values() if image_id not in there]
-            # Millions that an operator confirmed would be as many notes, of which few are of use.
-            release = self._lost if len(gone) <= NOTED_MOST else self._claims.release
-            released += await release(self._number, lost)
+        missing = list(state.missing_ids.items())
+        release = (
+            self._index.observations.record_absent
+            if len(missing) <= MAX_RECORDED_ABSENT
+            else self._index.claims.release
+        )
+        for start in range(0, len(missing), CONFIRM_BATCH):
+            batch = missing[start : start + CONFIRM_BATCH]
+            absent = await self._confirm_absent(dict(batch), state.listed_id)
+            # This process may have been suspended since: is the sweep still ours?
+            await report(state.progress())
+            released += await release(self._number, absent)
         return released
 
+    async def _confirm_absent(
+        self, missing_ids: dict[bytes, int], listed_id: str
+    ) -> Collection[bytes]:
+        """Those of these images that the server does not have and no operator has pinned."""
+        by_text = {
+            format_id(image_id, letter_case): image_id
+            for image_id, letter_case in missing_ids.items()
+        }
+        found = await still_there(self._server, self._versions, by_text, listed_id or None)
+        pinned = await self._index.records.pinned_claims(self._number)
+        return [image_id for image_id in missing_ids if image_id not in found | pinned]
 
-async def ahead(pages: AsyncIterator[Page]) -> AsyncGenerator[Page, None]:
-    """The same pages, each asked for while the one before it is dealt with."""
+
+async def read_ahead(pages: AsyncIterator[Page]) -> AsyncGenerator[Page, None]:
+    """The same pages. The next one is requested while the caller uses the last."""
     end = object()
 
-    async def following() -> Page | object:
+    async def next_page() -> Page | object:
         return await anext(pages, end)
 
-    coming = asyncio.create_task(following())
+    upcoming = asyncio.create_task(next_page())
     try:
-        while isinstance(page := await coming, Page):
-            coming = asyncio.create_task(following())
+        while isinstance(page := await upcoming, Page):
+            upcoming = asyncio.create_task(next_page())
             yield page
     finally:
-        coming.cancel()
-        await asyncio.wait([coming])
-        if not coming.cancelled():
-            coming.exception()  # seen
+        upcoming.cancel()
+        await asyncio.wait([upcoming])
+        if not upcoming.cancelled():
+            upcoming.exception()  # mark it as retrieved

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack
 
 import pytest
 
 from tests.conftest import started
+from tests.contract.caching import Pair, open_with_cache
 from tests.support.cluster import RedisCluster
 from tests.support.redis import RedisServer
 
@@ -45,3 +47,16 @@ def own_real(request: pytest.FixtureRequest) -> Iterator[Real]:
         cluster.close()
     else:
         yield request.getfixturevalue("own_redis")
+
+
+@pytest.fixture
+async def stack() -> AsyncIterator[AsyncExitStack]:
+    async with AsyncExitStack() as stack:
+        yield stack
+
+
+@pytest.fixture
+async def pair(stack: AsyncExitStack, index_url: str) -> Pair:
+    """On `memory:`, which no two processes share, both are the same."""
+    one = await open_with_cache(stack, index_url)
+    return one, one if index_url == "memory:" else await open_with_cache(stack, index_url)

@@ -17,7 +17,7 @@ UPPER = 0xFFFFFFFF
 
 async def owners(index: Index, image_id: bytes) -> set[Owner]:
     (found,) = (await index.claims.lookup([image_id])).owners
-    assert len(found) == len(set(found)), "an owner stands twice"
+    assert len(found) == len(set(found)), "an owner is listed twice"
     return set(found)
 
 
@@ -42,7 +42,7 @@ async def test_claiming_and_releasing_again_changes_nothing(index: Index) -> Non
     assert await owners(index, B) == {Owner(1)}
 
 
-async def test_several_owners_come_and_go_one_by_one(index: Index) -> None:
+async def test_several_owners_are_added_and_removed(index: Index) -> None:
     numbers = [1, 63, 64, 8191, 8192, 2**40]  # where an entry takes another byte
     for number in numbers:
         assert await index.claims.claim(number, [A]) == 1
@@ -53,14 +53,14 @@ async def test_several_owners_come_and_go_one_by_one(index: Index) -> None:
         assert await owners(index, A) == {Owner(n) for n in numbers}
 
 
-async def test_releasing_what_another_claimed_does_nothing(index: Index) -> None:
+async def test_releasing_a_claim_of_another_location_does_nothing(index: Index) -> None:
     await index.claims.claim(64, [A])
     for other in (1, 32, 63, 65, 128, 8256):
         assert await index.claims.release(other, [A]) == 0
     assert await owners(index, A) == {Owner(64)}
 
 
-async def test_letter_case_is_kept_for_each_owner(index: Index) -> None:
+async def test_letter_case_is_stored_for_each_owner(index: Index) -> None:
     await index.claims.claim(1, {A: UPPER})
     await index.claims.claim(2, {A: 0})
     await index.claims.claim(70, {A: 1})
@@ -73,11 +73,11 @@ async def test_letter_case_is_kept_for_each_owner(index: Index) -> None:
 async def test_a_new_spelling_replaces_the_old_one(index: Index, first: int, then: int) -> None:
     await index.claims.claim(2, [A])
     await index.claims.claim(1, {A: first})
-    assert await index.claims.claim(1, {A: then}) == 0, "it is no new claim"
+    assert await index.claims.claim(1, {A: then}) == 0, "the claim is not new"
     assert await owners(index, A) == {Owner(1, then), Owner(2)}
 
 
-async def test_bytes_of_a_spelling_are_not_taken_for_an_owner(index: Index) -> None:
+async def test_bytes_of_a_letter_case_are_not_read_as_an_owner(index: Index) -> None:
     # The four bytes after a spelled entry look like the entries of locations 1 to 4.
     await index.claims.claim(9, {A: 0x02040608})
     for number in (1, 2, 3, 4):
@@ -114,7 +114,7 @@ async def test_nothing_to_do_is_done(index: Index) -> None:
     assert (await index.claims.lookup([])).owners == []
 
 
-async def test_lookups_come_in_the_order_asked(index: Index) -> None:
+async def test_owners_come_in_the_order_of_the_ids(index: Index) -> None:
     ids = make_ids(300)
     for number, image_id in enumerate(ids, 1):
         if number % 3:
@@ -126,7 +126,7 @@ async def test_lookups_come_in_the_order_asked(index: Index) -> None:
     assert (await index.claims.lookup(asked)).owners == [expected[image_id] for image_id in asked]
 
 
-async def test_a_lookup_tells_the_version_of_the_registry(index: Index) -> None:
+async def test_a_lookup_brings_the_version_of_the_registry(index: Index) -> None:
     before = (await index.claims.lookup([A])).version
     await index.records.put(Location(name="one", url="http://one.example"), None)
     after = (await index.claims.lookup([])).version
@@ -134,14 +134,14 @@ async def test_a_lookup_tells_the_version_of_the_registry(index: Index) -> None:
     assert after == (await index.records.load()).version
 
 
-async def test_claims_leave_the_version_of_the_registry_alone(index: Index) -> None:
+async def test_claims_do_not_change_the_version_of_the_registry(index: Index) -> None:
     before = (await index.claims.lookup([A])).version
     await index.claims.claim(1, [A])
     await index.claims.release(1, [A])
     assert (await index.claims.lookup([A])).version == before
 
 
-async def test_tasks_that_change_one_id_at_once_lose_nothing(index: Index) -> None:
+async def test_concurrent_changes_of_one_id_lose_nothing(index: Index) -> None:
     async def flap(number: int, times: int) -> None:
         for _ in range(times):
             assert await index.claims.claim(number, [A]) == 1
@@ -154,7 +154,7 @@ async def test_tasks_that_change_one_id_at_once_lose_nothing(index: Index) -> No
     assert await owners(index, A) == {Owner(n, n) for n in range(10, 30)}
 
 
-async def test_claims_and_releases_of_many_ids_at_once(index: Index) -> None:
+async def test_concurrent_claims_and_releases_of_many_ids(index: Index) -> None:
     ids = make_ids(400)
     await index.claims.claim(1, ids)
     await asyncio.gather(

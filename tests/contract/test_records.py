@@ -1,4 +1,4 @@
-"""The registry: locations, what is known of them, and sweeps asked for or under way."""
+"""The registry: locations, what is known of them, and sweeps requested or under way."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import pytest
 
 from resolver.errors import Conflict
 from resolver.index import Index
+from resolver.index.redis.cluster import ClusterClient
 from resolver.models import Api, Check, Health, Location, Progress, State, Sweep
 
 ONE = Location(name="one", url="http://one.example")
@@ -38,20 +39,20 @@ async def test_an_empty_registry(index: Index) -> None:
     assert (snapshot.version, dict(snapshot.records)) == (0, {})
 
 
-async def test_a_location_comes_back_as_it_was_put(index: Index) -> None:
+async def test_a_location_is_read_as_it_was_written(index: Index) -> None:
     put = await index.records.put(FULL, None)
     assert put == replace(FULL, number=put.number)
     assert put.number > 0
     assert await locations(index) == {"full": put}
 
 
-async def test_locations_come_in_order_of_name(index: Index) -> None:
+async def test_locations_are_sorted_by_name(index: Index) -> None:
     for name in ("two", "a", "one.b", "one"):
         await index.records.put(replace(ONE, name=name), None)
     assert list(await locations(index)) == ["a", "one", "one.b", "two"]
 
 
-async def test_each_change_is_a_new_version(index: Index) -> None:
+async def test_each_change_makes_a_new_version(index: Index) -> None:
     seen = [(await index.records.load()).version]
 
     async def grew() -> None:
@@ -71,7 +72,7 @@ async def test_each_change_is_a_new_version(index: Index) -> None:
     await grew()
 
 
-async def test_the_same_status_again_is_no_new_version(index: Index) -> None:
+async def test_an_unchanged_status_makes_no_new_version(index: Index) -> None:
     one = await index.records.put(ONE, None)
     await index.records.set_check(one.number, Check(at=1))
     before = await index.records.load()
@@ -79,7 +80,7 @@ async def test_the_same_status_again_is_no_new_version(index: Index) -> None:
     assert await index.records.load() == before
 
 
-async def test_a_quiet_check_is_kept_and_is_no_new_version(index: Index) -> None:
+async def test_a_quiet_check_is_stored_and_makes_no_new_version(index: Index) -> None:
     one = await index.records.put(ONE, None)
     assert await index.records.check(one.number) is None
     await index.records.set_check(one.number, Check(at=1), one)
@@ -93,14 +94,14 @@ async def test_a_quiet_check_is_kept_and_is_no_new_version(index: Index) -> None
     assert await index.records.check(one.number) is None
 
 
-async def test_making_what_is_there_already_is_a_conflict(index: Index) -> None:
+async def test_adding_a_location_that_exists_is_a_conflict(index: Index) -> None:
     await index.records.put(ONE, None)
     with pytest.raises(Conflict, match="'one'"):
         await index.records.put(replace(ONE, region="other"), None)
     assert (await locations(index))["one"].region == ""
 
 
-async def test_changing_what_another_changed_is_a_conflict(index: Index) -> None:
+async def test_changing_a_location_that_was_changed_meanwhile_is_a_conflict(index: Index) -> None:
     one = await index.records.put(ONE, None)
     read = (await index.records.load()).records["one"]
     await index.records.put(replace(one, region="first"), read)
@@ -109,18 +110,18 @@ async def test_changing_what_another_changed_is_a_conflict(index: Index) -> None
     assert await locations(index) == {"one": replace(one, region="first")}
 
 
-async def test_changing_what_was_removed_is_a_conflict(index: Index) -> None:
+async def test_changing_a_location_that_was_removed_is_a_conflict(index: Index) -> None:
     one = await index.records.put(ONE, None)
     read = (await index.records.load()).records["one"]
     await index.records.remove("one")
     with pytest.raises(Conflict):
         await index.records.put(one, read)
     await index.records.put(ONE, None)
-    with pytest.raises(Conflict):  # the same text, but it is another location by now
+    with pytest.raises(Conflict):  # the same text, but another location
         await index.records.put(one, read)
 
 
-async def test_of_several_that_make_one_name_at_once_one_does(index: Index) -> None:
+async def test_of_several_that_add_one_name_at_once_one_succeeds(index: Index) -> None:
     tries = (index.records.put(replace(ONE, region=f"r{n}"), None) for n in range(8))
     done = await asyncio.gather(*tries, return_exceptions=True)
     made = [result for result in done if isinstance(result, Location)]
@@ -139,7 +140,7 @@ async def test_numbers_are_never_used_twice(index: Index) -> None:
     assert len(set(numbers)) == len(numbers)
 
 
-async def test_a_change_keeps_the_number_and_a_new_url_does_not(index: Index) -> None:
+async def test_a_new_url_gives_a_new_number_and_other_changes_do_not(index: Index) -> None:
     one = await index.records.put(ONE, None)
     await index.records.set_sweep(one.number, Sweep(images=5))
     await index.records.set_progress(one.number, Progress(started=1))
@@ -155,13 +156,13 @@ async def test_a_change_keeps_the_number_and_a_new_url_does_not(index: Index) ->
     assert moved.number != one.number
     after = (await index.records.load()).records["one"]
     assert after.location == moved
-    assert after.status.sweep == Sweep(), "what was learnt of the old server does not count"
+    assert after.status.sweep == Sweep(), "the status of the old server does not count"
     assert await index.records.retired() == [one.number]
     assert await index.records.progress() == {}
     assert await index.records.requested_sweeps() == {}
 
 
-async def test_removal_takes_effect_at_once_and_takes_all_along(index: Index) -> None:
+async def test_removal_removes_everything_about_a_location(index: Index) -> None:
     one = await index.records.put(ONE, None)
     two = await index.records.put(TWO, None)
     for number in (one.number, two.number):
@@ -177,14 +178,14 @@ async def test_removal_takes_effect_at_once_and_takes_all_along(index: Index) ->
     assert set(await index.records.requested_sweeps()) == {two.number}
 
 
-async def test_removing_what_is_not_there(index: Index) -> None:
+async def test_removing_a_location_that_does_not_exist(index: Index) -> None:
     before = await index.records.load()
     assert not await index.records.remove("one")
     assert await index.records.load() == before
     assert await index.records.retired() == []
 
 
-async def test_status_comes_back_as_it_was_set(index: Index) -> None:
+async def test_status_is_read_as_it_was_written(index: Index) -> None:
     check = Check(at=1.5, health=Health.DOWN, failures=3, reason="é", versions=("v2.15", "v1.1"))
     sweep = Sweep(
         started=1.25,
@@ -242,17 +243,17 @@ async def test_progress(index: Index) -> None:
     assert await index.records.progress() == {400: Progress(started=4)}
 
 
-async def test_sweeps_asked_for(index: Index) -> None:
+async def test_requested_sweeps(index: Index) -> None:
     assert await index.records.requested_sweeps() == {}
     await index.records.request_sweep(1)
     await index.records.request_sweep(2)
     await index.records.request_sweep(2, confirm_shrink=True)
-    wanted = await index.records.requested_sweeps()
-    assert {n: w.confirm_shrink for n, w in wanted.items()} == {1: False, 2: True}
-    await index.records.finish_sweep_request(1, wanted[1])
-    await index.records.finish_sweep_request(1, wanted[1])
-    await index.records.request_sweep(2)  # asked for while the one before is being served
-    await index.records.finish_sweep_request(2, wanted[2])
+    requests = await index.records.requested_sweeps()
+    assert {n: w.confirm_shrink for n, w in requests.items()} == {1: False, 2: True}
+    await index.records.finish_sweep_request(1, requests[1])
+    await index.records.finish_sweep_request(1, requests[1])
+    await index.records.request_sweep(2)  # requested while the sweep runs
+    await index.records.finish_sweep_request(2, requests[2])
     left = await index.records.requested_sweeps()
     assert {n: w.confirm_shrink for n, w in left.items()} == {2: False}
 
@@ -268,8 +269,8 @@ async def test_retired_numbers_until_they_are_forgotten(index: Index) -> None:
     assert await index.records.retired() == numbers[:1]
 
 
-async def test_a_status_of_before_redis_lost_its_data_is_not_taken(index: Index) -> None:
-    """Numbers begin anew then, so the number alone does not say which location it was."""
+async def test_a_status_from_before_redis_lost_its_data_is_ignored(index: Index) -> None:
+    """Numbers start from 1 again, so a number alone does not identify the location."""
     records = index.records
     old = await records.put(Location(name="one", url="http://one", created=1.5), None)
     await index.client.command("FLUSHALL") if not clustered(index) else await records.remove("one")
@@ -282,13 +283,4 @@ async def test_a_status_of_before_redis_lost_its_data_is_not_taken(index: Index)
 
 
 def clustered(index: Index) -> bool:
-    return type(index.client).__name__ == "ClusterClient"
-
-
-async def test_of_status_that_is_no_more_nothing_is_kept_in_memory(index: Index) -> None:
-    location = await index.records.put(Location(name="one", url="http://one.example"), None)
-    for at in range(50):
-        await index.records.set_check(location.number, Check(at=at))
-        await index.records.set_sweep(location.number, Sweep(started=at, ended=at))
-        await index.records.load()
-    assert len(index.records._parsed) == 3  # the location, its check and its sweep
+    return isinstance(index.client, ClusterClient)

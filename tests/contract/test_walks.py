@@ -1,4 +1,4 @@
-"""Walks through the buckets: one location's claims, figures, collecting removed locations."""
+"""Walks through the buckets: one location's claims, the census, purging removed locations."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ async def of_location(index: Index, number: int, *span: int) -> dict[bytes, int]
     found: dict[bytes, int] = {}
     buckets = []
     async for bucket, claims in index.claims.of_location(number, *span):
-        assert claims, "an empty bucket came"
+        assert claims, "an empty bucket was yielded"
         assert {index.claims.buckets.number(image_id) for image_id in claims} == {bucket}
         buckets.append(bucket)
         found |= claims
@@ -36,26 +36,26 @@ async def test_claims_of_one_location(index: Index) -> None:
 async def test_claims_of_one_location_in_a_range_of_buckets(index: Index) -> None:
     ids = [bytes([bucket]) + bytes(15) for bucket in range(256)]
     await index.claims.claim(1, ids)
-    assert list(await of_location(index, 1, 10, 12)) == ids[10:13], "both ends belong to it"
+    assert list(await of_location(index, 1, 10, 12)) == ids[10:13], "both ends are included"
     assert list(await of_location(index, 1, 255, 255)) == ids[255:]
     assert list(await of_location(index, 1, 0, 0)) == ids[:1]
     assert list(await of_location(index, 1, 250)) == ids[250:]
     assert await of_location(index, 1, 12, 10) == {}
 
 
-async def test_figures_of_an_empty_index(index: Index) -> None:
-    census = await index.claims.census()
+async def test_census_of_an_empty_index(index: Index) -> None:
+    census = await index.census()
     assert (census.images, dict(census.claims), census.buckets, census.fullest) == (0, {}, 0, 0)
     assert census.bytes == 0
 
 
-async def test_figures(index: Index) -> None:
+async def test_census(index: Index) -> None:
     limiter = make_ids(40, prefix=b"\x10")
     rest = [bytes([bucket]) + bytes(15) for bucket in (1, 2, 200)]
     await index.claims.claim(1, limiter)
     await index.claims.claim(2, dict.fromkeys(limiter[:15], 7))
     await index.claims.claim(300, rest)
-    census = await index.claims.census()
+    census = await index.census()
     assert census.images == 43
     assert dict(census.claims) == {1: 40, 2: 15, 300: 3}
     assert (census.buckets, census.fullest) == (4, 40)
@@ -63,29 +63,31 @@ async def test_figures(index: Index) -> None:
 
 
 @pytest.mark.redis
-async def test_figures_estimate_what_redis_uses(real: Real) -> None:
+async def test_census_estimates_the_memory_of_redis(real: Real) -> None:
     async with open_index(real.url, bits=8) as index:
         ids = make_ids(20_000)
         await index.claims.claim(1, ids)
-        census = await index.claims.census()
+        census = await index.census()
         assert census.bytes is not None
-        assert 17 * len(ids) < census.bytes < 60 * len(ids), "it costs about its bytes"
+        assert 17 * len(ids) < census.bytes < 60 * len(ids), (
+            "an image costs little more than its bytes"
+        )
 
 
-async def test_purging_takes_the_claims_of_these_locations_only(index: Index) -> None:
+async def test_purging_drops_only_the_claims_of_these_locations(index: Index) -> None:
     ids = make_ids(300)
     await index.claims.claim(1, ids)
     await index.claims.claim(2, dict.fromkeys(ids[:200], 9))
     await index.claims.claim(300, ids[100:])
     assert await index.claims.purge([1, 300]) == 500
-    census = await index.claims.census()
+    census = await index.census()
     assert dict(census.claims) == {2: 200}
     assert census.images == 200, "an image without owners is gone"
     assert await of_location(index, 2) == dict.fromkeys(ids[:200], 9)
     assert await index.claims.purge([1, 300]) == 0
 
 
-async def test_purging_nothing_is_harmless(index: Index) -> None:
+async def test_purging_no_location_changes_nothing(index: Index) -> None:
     await index.claims.claim(1, [make_id(1)])
     assert await index.claims.purge([]) == 0
     assert (await index.claims.lookup([make_id(1)])).owners == [(Owner(1),)]
@@ -100,7 +102,7 @@ async def test_bits_that_are_no_multiple_of_8(index_url: str, bits: int) -> None
         await index.claims.claim(2, ids[::2])
         assert await of_location(index, 1) == dict.fromkeys(ids, 3)
         assert await of_location(index, 2) == dict.fromkeys(ids[::2], 0)
-        census = await index.claims.census()
+        census = await index.census()
         assert (census.images, dict(census.claims)) == (
             len(ids),
             {1: len(ids), 2: len(ids[::2])},
@@ -108,10 +110,10 @@ async def test_bits_that_are_no_multiple_of_8(index_url: str, bits: int) -> None
         assert await index.claims.release(1, ids) == len(ids)
         assert await of_location(index, 1) == {}
         assert await index.claims.purge([2]) == len(ids[::2])
-        assert (await index.claims.census()).images == 0
+        assert (await index.census()).images == 0
 
 
-async def test_as_many_bits_as_there_may_be(index_url: str) -> None:
+async def test_the_largest_number_of_bits(index_url: str) -> None:
     async with open_index(index_url, bits=28) as index:
         ids = [bytes([1, 2, 3, n]) * 4 for n in range(64)]
         await index.claims.claim(1, ids)

@@ -13,7 +13,7 @@ import sys
 
 from resolver.services import open_services
 from resolver.settings import Settings
-from resolver.sync import indexer
+from resolver.sync import IndexerTimings
 from tests.support.indexing import SETTINGS
 
 LEASE = 2.0
@@ -21,9 +21,9 @@ LEASE = 2.0
 
 
 async def main(url: str, settings: str = "{}") -> None:
-    indexer.LEASE = LEASE
     values = SETTINGS | json.loads(settings)
-    async with open_services(Settings(redis_url=url, **values)) as services:
+    timings = IndexerTimings(lease=LEASE)
+    async with open_services(Settings(redis_url=url, **values), timings=timings) as services:
         print("ready", flush=True)
         await services.indexer.run()
 

@@ -119,7 +119,7 @@ async def check(index: Index, *workers: Worker) -> None:
                 for image_id in claims
             }
             assert found == mine
-        census = await index.claims.census()
+        census = await index.census()
         sizes = {w.number: sum(w.claimed.values()) for w in workers}
         assert dict(census.claims) == {number: size for number, size in sizes.items() if size}
         everything = {image_id for w in workers for image_id, there in w.claimed.items() if there}

@@ -54,7 +54,7 @@ async def hurried(index: Index) -> None:
 async def settled(index: Index, cluster: RedisCluster) -> None:
     """Claims that every replica has."""
     assert await index.claims.claim(9, IDS) == len(IDS)
-    await wait_until(cluster.synced, message="the replicas have everything")
+    await wait_until(cluster.is_replicated, message="the replicas have everything")
 
 
 async def lookup(index: Index) -> None:

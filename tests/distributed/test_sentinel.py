@@ -20,7 +20,7 @@ pytestmark = pytest.mark.redis
 async def settled(index: Index, sentinels: Sentinels) -> None:
     await index.records.put(Location(name="one", url="http://one.example"), None)
     assert await index.claims.claim(9, IDS) == len(IDS)
-    await wait_until(sentinels.synced, message="the replica has everything")
+    await wait_until(sentinels.is_replicated, message="the replica has everything")
 
 
 @pytest.mark.parametrize("how", ["killed", "hangs"])

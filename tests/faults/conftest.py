@@ -1,4 +1,4 @@
-"""Gateways as those of the gateway's own tests, and the table of what was seen."""
+"""Fixtures of the gateway's tests, and the table of how each fault was survived."""
 
 from __future__ import annotations
 

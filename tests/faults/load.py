@@ -1,4 +1,4 @@
-"""Clients that ask all the while, each answer held against the truth."""
+"""Clients that ask without a pause; each answer is compared with the truth."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from resolver.models import parse_id
 from resolver.standin import StandIn
 from tests.faults.process import Process
 from tests.gateway.conftest import ADMIN
+from tests.support.clock import Stopwatch
 from tests.support.wait import wait_until
 
 COLUMNS = [
@@ -23,18 +24,23 @@ COLUMNS = [
     "requests",
     "answered from",
     "wrong",
-    "claims told, lost",
+    "claims acknowledged, lost",
     "longest gap",
     "slowest 1 %, known",
-    "right again after",
+    "recovered after",
 ]
 ROWS: list[list[str]] = []
 
-KNOWN = 200
+KNOWN_IMAGES = 200
+MAX_GAP_SECONDS = 1.0
+"""For which known images may not be answered."""
+NO_ANSWER = "none (503)"
+STEADY_REQUESTS = 60
+"""Requests before a fault and after the recovery; a tenth of a second where nothing else runs."""
 
 
 class Load:
-    """Known images, new ones, those that are nowhere, and claims by hand."""
+    """Requests for known images, for new ones and for absent ones, and claims by hand."""
 
     def __init__(
         self,
@@ -43,89 +49,107 @@ class Load:
         urls: dict[str, str] | None = None,
         *,
         pause: float = 0.01,
-        may_go: bool = False,
+        gateway_may_be_down: bool = False,
     ) -> None:
         """``urls``: where the servers are registered, if not at their own. ``pause``: seconds
-        between two requests for ids that the index does not know. ``may_go``: whether the gateway
-        may be gone for a while."""
+        between two requests for ids that the index does not know; known images are asked for five
+        times as often."""
         self.process = process
         self._servers = servers
         self._urls = urls or {name: server.url for name, server in servers.items()}
         self._pause = pause
-        self._may_go = may_go
+        self._gateway_may_be_down = gateway_may_be_down
         self.down: set[str] = set()
-        """Locations that cannot say anything now: while there are any, nothing is absent."""
+        """Locations that cannot answer now: while there are any, no image is absent."""
         self.hidden: list[str] = []
-        """Images that were created there."""
+        """Images that were created at a location while it was down."""
         self._rng = random.Random(7)
-        self.known = {str(uuid.UUID(int=self._rng.getrandbits(128))): "" for _ in range(KNOWN)}
-        for text in self.known:
-            self.known[text] = self._rng.choice(list(servers))
-            servers[self.known[text]].add(id=text)
+        self.known = {
+            str(uuid.UUID(int=self._rng.getrandbits(128))): self._rng.choice(list(servers))
+            for _ in range(KNOWN_IMAGES)
+        }
+        """Image id to the name of its owner."""
+        for text, owner in self.known.items():
+            servers[owner].add(id=text)
         self.sources: Counter[str] = Counter()
-        self.wrong: list[str] = []
-        self.told: list[tuple[str, str]] = []
-        """Claims that were acknowledged."""
-        self.waits: list[float] = []
-        self.longest = 0.0
-        self._last = 0.0
+        self.wrong_answers: list[str] = []
+        self.acknowledged: list[tuple[str, str]] = []
+        """Claims by hand: image id and location."""
+        self.latencies: list[float] = []
+        """Of requests for known images, in seconds."""
+        self.longest_gap = 0.0
+        """Most seconds between two answers about known images, as `Stopwatch.own_seconds`."""
+        self._gap = Stopwatch()
 
     @property
     def requests(self) -> int:
         return sum(self.sources.values())
 
+    async def make_requests(self, count: int = STEADY_REQUESTS) -> None:
+        """Returns when so many more requests have been answered."""
+        target = self.requests + count
+        await wait_until(lambda: self.requests >= target, message="requests are answered")
+
+    async def last(self, seconds: float) -> None:
+        """Returns after so many seconds, and some answered requests."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(asyncio.sleep(seconds))
+            tasks.create_task(self.make_requests())
+
     async def warm(self) -> None:
-        """Has every known image read."""
+        """Returns when the gateway answers for every known image from the index or its cache."""
         for _ in range(2):
             for text, owner in self.known.items():
 
-                async def read(text: str = text, owner: str = owner) -> bool:
+                async def is_read(text: str = text, owner: str = owner) -> bool:
                     return await self._ask(text, {owner}) in ("index", "cache")
 
-                await wait_until(read)
+                await wait_until(is_read)
 
     async def _ask(self, text: str, owners: set[str], *, absent: bool = False) -> str:
-        """Asks, and says where the answer came from; empty where there was none."""
-        down = set(self.down)
+        """Asks for an image. Returns the source of the answer, or "" for a 503."""
+        down_before = set(self.down)
         status, body = await self.process.get(f"/resolve/{text}")
         outcome = body.get("outcome", "unknown")
-        source = body.get("source", "")
-        got = {owner["location"] for owner in body.get("owners", ())}
-        right = {
-            "found": got == owners and bool(owners) and status == 200,
-            "absent": absent and status == 404 and not down & self.down,
+        found = {owner["location"] for owner in body.get("owners", ())}
+        is_right = {
+            "found": found == owners and bool(owners) and status == 200,
+            "absent": absent and status == 404 and not down_before & self.down,
             "unknown": status == 503,
         }
-        if not right[outcome]:
-            self.wrong.append(f"{text}: {status} {body}")
-        source = source if outcome != "unknown" else ""
-        self.sources[source or "none (503)"] += 1
+        if not is_right[outcome]:
+            self.wrong_answers.append(f"{text}: {status} {body}")
+        source = body.get("source", "") if outcome != "unknown" else ""
+        self.sources[source or NO_ANSWER] += 1
         return source
 
     async def _redirect(self, text: str, owner: str) -> bool:
+        """Whether the gateway redirects."""
         path = f"/v2/images/{text}"
         async with self.process.http.get(path, allow_redirects=False) as response:
             await response.read()
-            right = f"{self._urls[owner]}{path}"
-            if response.status == 307 and response.headers["Location"] != right:
-                self.wrong.append(f"{text}: {response.headers['Location']}")
+            expected = f"{self._urls[owner]}{path}"
+            if response.status == 307 and response.headers["Location"] != expected:
+                self.wrong_answers.append(f"{text}: {response.headers['Location']}")
             elif response.status not in (307, 503):
-                self.wrong.append(f"{text}: {response.status}")
-            self.sources["redirects" if response.status == 307 else "none (503)"] += 1
+                self.wrong_answers.append(f"{text}: {response.status}")
+            self.sources["redirects" if response.status == 307 else NO_ANSWER] += 1
             return response.status == 307
 
     async def _ask_known(self) -> None:
         text = self._rng.choice(list(self.known))
         begun = time.monotonic()
         if self._rng.random() < 0.5:
-            answered = await self._redirect(text, self.known[text])
+            is_answered = await self._redirect(text, self.known[text])
         else:
-            answered = bool(await self._ask(text, {self.known[text]}))
-        now = time.monotonic()
-        self.waits.append(now - begun)
-        if answered:
-            self.longest = max(self.longest, now - self._last)
-            self._last = now
+            is_answered = bool(await self._ask(text, {self.known[text]}))
+        self.latencies.append(time.monotonic() - begun)
+        if is_answered:
+            self._end_gap()
+
+    def _end_gap(self) -> None:
+        self.longest_gap = max(self.longest_gap, self._gap.own_seconds)
+        self._gap.restart()
 
     async def _ask_new(self) -> None:
         owners = list(self._servers)
@@ -138,7 +162,7 @@ class Load:
             self.hidden.append(text)
         await self._ask(text, {owner})
 
-    async def _ask_nowhere(self) -> None:
+    async def _ask_absent(self) -> None:
         await self._ask(str(uuid.UUID(int=self._rng.getrandbits(128))), set(), absent=True)
 
     async def _claim(self) -> None:
@@ -148,50 +172,52 @@ class Load:
         path = f"/locations/{owner}/images/{text}"
         async with self.process.http.put(path, headers=ADMIN) as response:
             if response.status < 300:
-                self.told.append((text, owner))
+                self.acknowledged.append((text, owner))
 
-    async def _again(self, work: Callable[[], Awaitable[object]], pause: float) -> None:
-        """Goes on, as clients of a load balancer do, where the gateway itself goes away."""
+    async def _repeat(self, request: Callable[[], Awaitable[object]], pause: float) -> None:
+        """Goes on without a gateway if it may be down, as clients of a load balancer do."""
         while True:
             try:
-                await work()
+                await request()
             except aiohttp.ClientError:
-                if not self._may_go:
+                if not self._gateway_may_be_down:
                     raise
                 self.sources["no connection"] += 1
             await asyncio.sleep(pause)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        self._last = time.monotonic()
+        self._gap.restart()
         tasks = [
-            asyncio.create_task(self._again(work, pause))
-            for work, pause in (
-                (self._ask_known, 0.002),
-                (self._ask_known, 0.002),
+            asyncio.create_task(self._repeat(request, pause))
+            for request, pause in (
+                (self._ask_known, self._pause / 5),
+                (self._ask_known, self._pause / 5),
                 (self._ask_new, self._pause),
-                (self._ask_nowhere, self._pause),
-                (self._claim, 0.02),
+                (self._ask_absent, self._pause),
+                (self._claim, 2 * self._pause),
             )
         ]
         try:
+            await self.make_requests()
             yield
+            await self.make_requests()
             assert not any(task.done() for task in tasks), [t for t in tasks if t.done()]
         finally:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            self.longest = max(self.longest, time.monotonic() - self._last)
+            self._end_gap()
 
-    async def right(self) -> bool:
-        """Whether all is as it is without a fault."""
+    async def has_recovered(self) -> bool:
+        """Whether everything is as it is without a fault."""
         try:
-            return await self._right()
+            return await self._is_ready_and_finds()
         except aiohttp.ClientError:
             return False
 
-    async def _right(self) -> bool:
-        if await self.process.ready():
+    async def _is_ready_and_finds(self) -> bool:
+        if await self.process.faults():
             return False
         for text in self._rng.sample(list(self.known), 5):
             if not await self.process.finds(text):
@@ -199,30 +225,39 @@ class Load:
         status, _ = await self.process.get(f"/resolve/{uuid.uuid4()}")
         return status == 404
 
-    async def lost(self) -> list[tuple[str, str]]:
-        """Claims that had been acknowledged, or found by a sweep, and are not in the index."""
+    async def lost_claims(self) -> list[tuple[str, str]]:
+        """Claims that were acknowledged, or found by a sweep, and are not in the index."""
         services = self.process.services
         table = await services.tables.current()
-        claims = [*self.told, *self.known.items()]
+        claims = [*self.acknowledged, *self.known.items()]
         found = await services.index.claims.lookup([parse_id(text) for text, _ in claims])
         return [
             (text, owner)
             for (text, owner), owners in zip(claims, found.owners, strict=True)
-            if table.by_name[owner].location.number not in {one.number for one in owners}
+            if table.by_name[owner].location.number not in {owner.number for owner in owners}
         ]
 
-    def note(self, fault: str, healed: float, lost: int = 0) -> None:
-        """Adds a row to the table. ``lost``: claims that Redis had lost, until they were swept."""
-        waits = sorted(self.waits)
+    async def no_claim_is_lost(self) -> bool:
+        return not await self.lost_claims()
+
+    def report(self, fault: str, recovery_seconds: float, lost: int = 0) -> None:
+        """Adds a row to the table. ``lost``: claims that Redis had lost, until the next sweep."""
+        latencies = sorted(self.latencies)
+        sources = self.sources.most_common()
         ROWS.append(
             [
                 fault,
                 str(self.requests),
-                ", ".join(f"{source} {count}" for source, count in self.sources.most_common()),
-                str(len(self.wrong)),
-                f"{len(self.told)}, {lost}",
-                f"{self.longest * 1000:.0f} ms",
-                f"{waits[int(len(waits) * 0.99)] * 1000:.0f} ms",
-                f"{healed:.1f} s",
+                ", ".join(f"{source} {count}" for source, count in sources),
+                str(len(self.wrong_answers)),
+                f"{len(self.acknowledged)}, {lost}",
+                f"{self.longest_gap * 1000:.0f} ms",
+                f"{latencies[int(len(latencies) * 0.99)] * 1000:.0f} ms",
+                f"{recovery_seconds:.1f} s",
             ]
         )
+
+    def check(self) -> None:
+        """Fails if an answer was wrong, or if known images were not answered for too long."""
+        assert not self.wrong_answers
+        assert self.longest_gap < MAX_GAP_SECONDS, "known images keep resolving"

@@ -24,29 +24,41 @@ class Process:
         self.http = http
 
     async def get(self, path: str) -> tuple[int, Any]:
+        """Status and JSON body."""
         async with self.http.get(path, allow_redirects=False) as response:
             return response.status, json.loads(await response.read() or b"null")
 
-    async def call(self, method: str, path: str, **fields: Any) -> None:
+    async def admin(self, method: str, path: str, **fields: Any) -> None:
+        """A request of an operator that must succeed."""
         async with self.http.request(method, path, headers=ADMIN, json=fields or None) as response:
             assert response.status < 300, await response.text()
 
-    async def ready(self) -> str:
-        """What keeps it from being ready."""
+    async def faults(self) -> str:
+        """The faults that `/readyz` lists; empty when it is ready."""
         status, body = await self.get("/readyz")
         return "" if status == 200 else str(body["faults"])
 
+    async def is_ready(self) -> bool:
+        return not await self.faults()
+
     async def finds(self, text: str) -> bool:
+        """Whether an image is found without a probe."""
         _, body = await self.get(f"/resolve/{text}")
         return body.get("outcome") == "found" and body["source"] in ("index", "cache")
+
+    async def is_absent(self, text: str) -> bool:
+        status, _ = await self.get(f"/resolve/{text}")
+        return status == 404
 
 
 @asynccontextmanager
 async def process(
-    url: str, given: StartupLocations | None = None, **settings: Any
+    url: str, startup_locations: StartupLocations | None = None, **settings: Any
 ) -> AsyncIterator[Process]:
     async with (
-        open_services(Settings(redis_url=url, **SETTINGS | settings), given) as services,
+        open_services(
+            Settings(redis_url=url, **SETTINGS | settings), startup_locations
+        ) as services,
         serving(services) as address,
         aiohttp.ClientSession(address) as http,
     ):

@@ -1,5 +1,5 @@
-"""Our own processes killed at random moments, under load: what was acknowledged is there, no answer
-is wrong, and others do the work."""
+"""The resolver's processes killed at random moments, under load: acknowledged claims are kept, no
+answer is wrong, and other processes take the work over."""
 
 from __future__ import annotations
 
@@ -34,13 +34,16 @@ from tests.faults.process import Process
 from tests.gateway.conftest import TOKEN
 from tests.support.ids import make_ids
 from tests.support.indexing import SETTINGS, claims_by_number
-from tests.support.redis import RedisServer, free_port
+from tests.support.process import free_port
+from tests.support.redis import EVERYTHING_ON_DISK, RedisServer
 from tests.support.wait import wait_until
 
 pytestmark = pytest.mark.redis
 
-WITHIN = 40.0
+PROCESS_TIMEOUT = 60.0
 """Seconds for a process to start and do its work on a busy machine."""
+SLOW_PAGE_SECONDS = 0.01
+KILLS = 3
 
 ENVIRON = {
     "RESOLVER_ADMIN_TOKENS": f"ops={TOKEN}",
@@ -51,8 +54,8 @@ ENVIRON = {
 rng = random.Random(7)
 
 
-class Running:
-    """A resolver at one port, that a supervisor starts again when it has ended."""
+class Supervised:
+    """A resolver at one port that can be started again."""
 
     def __init__(self, redis_url: str, *arguments: str, folder: Path) -> None:
         self.port = free_port()
@@ -66,9 +69,9 @@ class Running:
         return self.server.process.pid
 
     async def start(self) -> None:
-        """Tries until it runs: the port may still be somebody's."""
+        """Tries until it runs: the port may still be in use."""
 
-        async def runs() -> bool:
+        async def has_started() -> bool:
             try:
                 self.server = await self._stack.enter_async_context(
                     serve(*self._arguments, **self._environ)
@@ -77,13 +80,13 @@ class Running:
                 return False
             return True
 
-        await wait_until(runs, WITHIN)
+        await wait_until(has_started, PROCESS_TIMEOUT)
 
     async def kill(self) -> None:
         self.server.process.kill()
         await self.server.process.wait()
 
-    async def __aenter__(self) -> Running:
+    async def __aenter__(self) -> Supervised:
         await self.start()
         return self
 
@@ -95,136 +98,131 @@ class Running:
 async def disk(short_path: Path) -> AsyncIterator[RedisServer]:
     """A Redis that keeps its data."""
     (short_path / "redis").mkdir()
-    server = started(RedisServer(short_path / "redis"))
+    server = started(RedisServer(short_path / "redis", EVERYTHING_ON_DISK))
     yield server
     server.kill()
 
 
 @asynccontextmanager
 async def loaded(redis: RedisServer, *arguments: str, folder: Path) -> AsyncIterator[Loaded]:
-    """Two locations, a resolver that was given them, and clients."""
+    """Two locations, a resolver with them as startup locations, and clients."""
     async with AsyncExitStack() as stack:
         servers = {name: await stack.enter_async_context(StandIn()) for name in ("one", "two")}
-        given = [f"--location={name}={server.url}" for name, server in servers.items()]
-        running = await stack.enter_async_context(
-            Running(redis.url, *given, *arguments, folder=folder)
+        locations = [f"--location={name}={server.url}" for name, server in servers.items()]
+        resolver = await stack.enter_async_context(
+            Supervised(redis.url, *locations, *arguments, folder=folder)
         )
         services = await stack.enter_async_context(open_services(Settings(redis_url=redis.url)))
         http = await stack.enter_async_context(
-            aiohttp.ClientSession(f"http://127.0.0.1:{running.port}")
+            aiohttp.ClientSession(f"http://127.0.0.1:{resolver.port}")
         )
-        load = Load(Process(services, http), servers, may_go=True)
-        yield Loaded(running, load, servers)
+        load = Load(Process(services, http), servers, gateway_may_be_down=True)
+        yield Loaded(resolver, load, servers)
 
 
 class Loaded:
-    def __init__(self, running: Running, load: Load, servers: dict[str, StandIn]) -> None:
-        self.running, self.load, self.servers = running, load, servers
+    def __init__(self, resolver: Supervised, load: Load, servers: dict[str, StandIn]) -> None:
+        self.resolver, self.load, self.servers = resolver, load, servers
 
     async def ready(self) -> None:
         load = self.load
-        await load.process.services.registry.sweep("one")
-        await load.process.services.registry.sweep("two")
-
-        async def swept() -> bool:
-            return not await load.lost()
-
+        for name in self.servers:
+            await load.process.services.registry.sweep(name)
         try:
-            await wait_until(swept, WITHIN)
+            await wait_until(load.no_claim_is_lost, PROCESS_TIMEOUT)
         except AssertionError:
-            print(self.running.server.output)
+            print(self.resolver.server.output)
             raise
-        await wait_until(load.right, WITHIN)
+        await wait_until(load.has_recovered, PROCESS_TIMEOUT)
         await load.warm()
 
-    async def seen(self, name: str, happens: Callable[[], Awaitable[object]]) -> None:
+    async def survive(self, name: str, kill: Callable[[], Awaitable[object]]) -> None:
         load = self.load
         async with load.running():
-            await asyncio.sleep(0.3)
-            await happens()
+            await kill()
             ended = time.monotonic()
-            await wait_until(load.right, WITHIN, "all is right again")
-            healed = time.monotonic() - ended
-            await asyncio.sleep(0.3)
-        lost = await load.lost()
-        load.note(name, healed, len(lost))
-        assert not load.wrong
-        assert not lost, "nothing that was acknowledged is lost"
-        assert len(load.told) > 10
+            await wait_until(load.has_recovered, PROCESS_TIMEOUT, "the resolver has recovered")
+            recovery_seconds = time.monotonic() - ended
+        lost = await load.lost_claims()
+        load.report(name, recovery_seconds, len(lost))
+        assert not load.wrong_answers
+        assert not lost, "acknowledged claims are kept"
+        assert len(load.acknowledged) > 10
 
 
-async def a_moment() -> None:
-    await asyncio.sleep(rng.uniform(0.1, 1.2))
+async def random_moment(load: Load) -> None:
+    """Some requests later."""
+    await load.make_requests(rng.randint(20, 200))
 
 
 async def test_a_gateway_that_is_killed(disk: RedisServer, short_path: Path) -> None:
     async with loaded(disk, folder=short_path) as world:
         await world.ready()
 
-        async def happens() -> None:
-            for _ in range(4):
-                await a_moment()
-                await world.running.kill()
-                await world.running.start()
+        async def kill() -> None:
+            for _ in range(KILLS):
+                await random_moment(world.load)
+                await world.resolver.kill()
+                await world.resolver.start()
 
-        await world.seen("gateway and indexer killed, 4 times", happens)
+        await world.survive(f"gateway and indexer killed, {KILLS} times", kill)
 
 
 async def test_workers_that_are_killed(disk: RedisServer, short_path: Path) -> None:
     async with loaded(disk, "--workers", "2", folder=short_path) as world:
         await world.ready()
 
-        async def happens() -> None:
+        async def kill() -> None:
             for _ in range(6):
-                await a_moment()
-                server = world.running.server
+                await random_moment(world.load)
+                server = world.resolver.server
                 victim = rng.choice(sorted(workers(server)))
                 os.kill(victim, signal.SIGKILL)
 
                 def replaced(server: Server = server, gone: int = victim) -> bool:
                     return len(workers(server) - {gone}) == 2
 
-                await wait_until(replaced, WITHIN)
+                await wait_until(replaced, PROCESS_TIMEOUT)
 
-        await world.seen("a worker of 2 killed, 6 times", happens)
+        await world.survive("a worker of 2 killed, 6 times", kill)
 
 
 async def test_an_arbiter_that_is_killed(disk: RedisServer) -> None:
     with tempfile.TemporaryDirectory(prefix="glr-") as name:
-        await arbiters(disk, Path(name))
+        await kill_arbiters(disk, Path(name))
 
 
-async def arbiters(disk: RedisServer, folder: Path) -> None:
+async def kill_arbiters(disk: RedisServer, folder: Path) -> None:
     async with loaded(disk, "--workers", "2", folder=folder) as world:
         await world.ready()
 
-        async def happens() -> None:
-            for _ in range(3):
-                await a_moment()
-                pids = workers(world.running.server)
-                await world.running.kill()
-                await wait_until(lambda pids=pids: not alive(pids), WITHIN)
-                await world.running.start()
-                await wait_until(lambda: len(workers(world.running.server)) == 2, WITHIN)
+        async def kill() -> None:
+            for _ in range(KILLS):
+                await random_moment(world.load)
+                pids = workers(world.resolver.server)
+                await world.resolver.kill()
+                await wait_until(lambda pids=pids: not alive(pids), PROCESS_TIMEOUT)
+                await world.resolver.start()
+                await wait_until(lambda: len(workers(world.resolver.server)) == 2, PROCESS_TIMEOUT)
 
-        await world.seen("the arbiter of 2 workers killed, 3 times", happens)
+        await world.survive(f"the arbiter of 2 workers killed, {KILLS} times", kill)
         left = os.listdir(folder)
-        assert len(left) == 1, "what the killed ones left is gone"
+        assert len(left) == 1, "the files of killed processes are removed"
 
 
 @web.middleware
-async def unhurried(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """So that a sweep takes seconds."""
-    await asyncio.sleep(0.01)
+async def slow_pages(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Makes a sweep take seconds."""
+    await asyncio.sleep(SLOW_PAGE_SECONDS)
     return await handler(request)
 
 
 @pytest.mark.parametrize("how", ["killed", pytest.param("SIGSTOP", marks=pytest.mark.long)])
 async def test_indexers_that_are_lost_within_sweeps(disk: RedisServer, how: str) -> None:
-    """One after the other is killed, or hangs past its lease and goes on when another leads;
-    meanwhile images come and go."""
+    """Each indexer in turn is killed, or hangs until its lease has expired and then continues;
+    meanwhile images are created and deleted."""
     async with AsyncExitStack() as stack:
-        server = StandIn(middlewares=[unhurried], page_cap=20)
+        server = StandIn(middlewares=[slow_pages], page_cap=20)
         await stack.enter_async_context(server)
         server.fill(1500, seed=5)
         services = await stack.enter_async_context(
@@ -240,11 +238,11 @@ async def test_indexers_that_are_lost_within_sweeps(disk: RedisServer, how: str)
             }
 
         last = await stack.enter_async_context(indexer(disk.url))
-        for _ in range(4):
+        for _ in range(KILLS):
             await services.registry.sweep("one")
             before = server.requests["GET", "images"]
             await wait_until(
-                lambda before=before: server.requests["GET", "images"] > before + 5, WITHIN
+                lambda before=before: server.requests["GET", "images"] > before + 5, PROCESS_TIMEOUT
             )
             await asyncio.sleep(rng.uniform(0, 0.5))
             os.kill(last.pid, signal.SIGKILL if how == "killed" else signal.SIGSTOP)
@@ -254,56 +252,58 @@ async def test_indexers_that_are_lost_within_sweeps(disk: RedisServer, how: str)
                 server.add()
             following = await stack.enter_async_context(indexer(disk.url))
             if how == "SIGSTOP":
-                await asyncio.sleep(LEASE * 1.5)  # another has it by now
+                await asyncio.sleep(LEASE * 1.5)  # another has the lease by now
                 os.kill(last.pid, signal.SIGCONT)
             last = following
         await services.registry.sweep("one")
 
-        async def equal() -> bool:
+        async def claims_are_listing() -> bool:
             return await claimed() == set(server.ids())
 
-        await wait_until(equal, WITHIN, "the claims are the listing")
+        await wait_until(claims_are_listing, PROCESS_TIMEOUT, "the claims are the listing")
         await services.registry.sweep("one")
-        await wait_until(lambda: wanted(services), WITHIN)
-        assert await equal(), "and stay so"
+        await wait_until(lambda: no_sweep_is_requested(services), PROCESS_TIMEOUT)
+        assert await claims_are_listing(), "and stay so"
 
 
-async def wanted(services: Services) -> bool:
-    """Whether no sweep is asked for any more."""
+async def no_sweep_is_requested(services: Services) -> bool:
     return not await services.index.records.requested_sweeps()
 
 
 async def test_a_gateway_that_is_killed_within_an_import(
     disk: RedisServer, short_path: Path
 ) -> None:
-    """The same file imported again ends it."""
+    """Importing the same file again completes the import."""
     ids = make_ids(120_000, seed=9)
     file = short_path / "index"
     async with loaded(disk, folder=short_path) as world:
         await world.ready()
-        running, services = world.running, world.load.process.services
+        resolver, services = world.resolver, world.load.process.services
         table = await services.tables.current()
         number = table.by_name["one"].location.number
         await services.index.claims.claim(number, ids)
-        where = ("--url", f"http://127.0.0.1:{running.port}", "--token", TOKEN)
-        status, _, err = await run("index", "export", str(file), *where)
+        options = ("--url", f"http://127.0.0.1:{resolver.port}", "--token", TOKEN)
+        status, _, err = await run("index", "export", str(file), *options)
         assert status == 0, err
-        whole = (await claims_by_number(services.index))[number]
+        all_claims = (await claims_by_number(services.index))[number]
         await services.index.claims.release(number, ids)
         before = (await claims_by_number(services.index)).get(number, 0)
-        assert before < whole
+        assert before < all_claims
 
-        importing = asyncio.create_task(run("index", "import", str(file), *where))
+        importing = asyncio.create_task(run("index", "import", str(file), *options))
         with disk.client() as client:
-            await wait_until(lambda: client.dbsize() > 5000, WITHIN)  # buckets
-        await running.kill()
+            await wait_until(lambda: client.dbsize() > 5000, PROCESS_TIMEOUT)  # buckets
+        await resolver.kill()
         status, _, err = await importing
         assert status == 1
         assert err
-        some = (await claims_by_number(services.index))[number]
-        assert before < some < whole
-        await running.start()
-        status, _, err = await run("index", "import", str(file), *where)
+        imported = (await claims_by_number(services.index))[number]
+        assert before < imported < all_claims
+        await resolver.start()
+        status, _, err = await run("index", "import", str(file), *options)
         assert status == 0, err
-        assert (await claims_by_number(services.index))[number] == whole
-        print(f"killed after {some - before} of {whole - before} claims: {err}", file=sys.stderr)
+        assert (await claims_by_number(services.index))[number] == all_claims
+        print(
+            f"killed after {imported - before} of {all_claims - before} claims: {err}",
+            file=sys.stderr,
+        )

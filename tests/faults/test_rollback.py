@@ -1,4 +1,4 @@
-"""Redis restored from an older snapshot, and a process that was away while Redis lost its data."""
+"""Redis restored from an older snapshot, and a process that missed a loss of Redis's data."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def snapshot(client: redis.Redis[bytes]) -> dict[bytes, Any]:
 
 
 def restore(client: redis.Redis[bytes], saved: dict[bytes, Any]) -> None:
-    """At once, as if Redis had been away for a moment."""
+    """In one transaction, as after a short outage."""
     with client.pipeline(transaction=True) as pipe:
         pipe.flushall()
         for key, value in saved.items():
@@ -48,107 +48,109 @@ def restore(client: redis.Redis[bytes], saved: dict[bytes, Any]) -> None:
 async def test_a_location_that_an_older_snapshot_lacks_is_registered_again(
     own_redis: RedisServer, servers: Servers
 ) -> None:
-    given = {name: {"url": servers[name].url} for name in ("one", "two")}
-    async with process(own_redis.url, {"one": given["one"]}) as one:
-        await wait_until(lambda: one.finds(IN_ONE), 10)
+    startup_locations = {name: {"url": servers[name].url} for name in ("one", "two")}
+    async with process(own_redis.url, {"one": startup_locations["one"]}) as resolver:
+        await wait_until(lambda: resolver.finds(IN_ONE))
     with own_redis.client() as client:
         saved = snapshot(client)
-        async with process(own_redis.url, given) as one:
-            await wait_until(lambda: one.finds(IN_TWO), 10)
+        async with process(own_redis.url, startup_locations) as resolver:
+            await wait_until(lambda: resolver.finds(IN_TWO))
             restore(client, saved)
-            seen: set[str] = set()
+            outcomes: set[str] = set()
 
-            async def again() -> bool:
-                _, body = await one.get(f"/resolve/{IN_TWO}")
-                seen.add(body["outcome"])
+            async def is_registered() -> bool:
+                _, body = await resolver.get(f"/resolve/{IN_TWO}")
+                outcomes.add(body["outcome"])
                 found: bool = body["outcome"] == "found"
-                return found and "two" in (await one.services.tables.fresh()).by_name
+                return found and "two" in (await resolver.services.tables.fresh()).by_name
 
-            await wait_until(again, 10)
-            assert seen <= {"found", "unknown"}, "it is there all the while"
+            await wait_until(is_registered)
+            assert outcomes <= {"found", "unknown"}, "the image exists all the time"
 
 
-async def test_a_location_that_was_not_given_is_missed(
+async def test_a_location_that_is_no_startup_location_is_listed_as_missing(
     own_redis: RedisServer, servers: Servers
 ) -> None:
-    async with process(own_redis.url, {"one": {"url": servers["one"].url}}) as one:
-        await wait_until(lambda: one.finds(IN_ONE), 10)
+    async with process(own_redis.url, {"one": {"url": servers["one"].url}}) as resolver:
+        await wait_until(lambda: resolver.finds(IN_ONE))
         with own_redis.client() as client:
             saved = snapshot(client)
-            await one.call("PUT", "/locations/two", url=servers["two"].url)
-            await wait_until(lambda: one.finds(IN_TWO), 10)
+            await resolver.admin("PUT", "/locations/two", url=servers["two"].url)
+            await wait_until(lambda: resolver.finds(IN_TWO))
             restore(client, saved)
 
-        async def missed() -> bool:
-            status, body = await one.get(f"/resolve/{IN_TWO}")
+        async def is_listed_as_missing() -> bool:
+            status, body = await resolver.get(f"/resolve/{IN_TWO}")
             assert status != 404, body
             return body.get("missing") == ["two"]
 
-        await wait_until(missed, 10)
-        await one.call("PUT", "/locations/two", url=servers["two"].url)
-        await wait_until(lambda: one.finds(IN_TWO), 10)
-        await one.call("DELETE", "/locations/two")
+        await wait_until(is_listed_as_missing)
+        await resolver.admin("PUT", "/locations/two", url=servers["two"].url)
+        await wait_until(lambda: resolver.finds(IN_TWO))
+        await resolver.admin("DELETE", "/locations/two")
 
-        async def absent() -> bool:
-            status, _ = await one.get(f"/resolve/{IN_TWO}")
-            return status == 404
-
-        await wait_until(absent, 10, "what an operator removed is not missed")
+        await wait_until(
+            lambda: resolver.is_absent(IN_TWO), message="a removed location is not missing"
+        )
 
 
-async def test_a_number_that_is_given_again_names_nobody_else(
+async def test_a_reused_number_names_no_other_location(
     own_redis: RedisServer, servers: Servers
 ) -> None:
     async with AsyncExitStack() as stack:
         proxy = await stack.enter_async_context(Proxy(own_redis.port))
-        given = {"one": {"url": servers["one"].url}}
-        other = await stack.enter_async_context(process(own_redis.url, given))
-        one = await stack.enter_async_context(process(proxy.url, role="gateway"))
-        await wait_until(lambda: one.finds(IN_ONE), 10)
+        startup_locations = {"one": {"url": servers["one"].url}}
+        other = await stack.enter_async_context(process(own_redis.url, startup_locations))
+        resolver = await stack.enter_async_context(process(proxy.url, role="gateway"))
+        await wait_until(lambda: resolver.finds(IN_ONE))
         client = stack.enter_context(own_redis.client())
         saved = snapshot(client)
-        await other.call("PUT", "/locations/two", url=servers["two"].url)
-        await wait_until(lambda: one.finds(IN_TWO), 10)
-        assert await one.finds(IN_TWO)
-        before = one.services.tables.table
-        proxy.delay = 60  # it sees none of what follows
+        await other.admin("PUT", "/locations/two", url=servers["two"].url)
+        await wait_until(lambda: resolver.finds(IN_TWO))
+        assert await resolver.finds(IN_TWO)
+        before = resolver.services.tables.table
+        proxy.delay = 60  # it receives none of the following changes
         restore(client, saved)
         await wait_until(
             lambda: "two" not in other.services.tables.table.by_name, 10, "the older state"
         )
-        await other.call("PUT", "/locations/three", url=servers["three"].url)
+        await other.admin("PUT", "/locations/three", url=servers["three"].url)
         after = await other.services.tables.fresh()
         assert after.version > before.version, "one version is never two tables"
         proxy.delay = 0
         proxy.cut()
-        await wait_until(lambda: one.finds(IN_THREE), 10)
-        _, body = await one.get(f"/resolve/{IN_TWO}")
+        await wait_until(lambda: resolver.finds(IN_THREE))
+        _, body = await resolver.get(f"/resolve/{IN_TWO}")
         assert "three" not in {owner["location"] for owner in body["owners"]}
-        status, body = await one.get(f"/resolve/{IN_TWO}")
+        status, body = await resolver.get(f"/resolve/{IN_TWO}")
         assert status != 404, body
 
 
-async def test_who_was_away_undoes_nothing(own_redis: RedisServer, servers: Servers) -> None:
-    given = {name: {"url": server.url} for name, server in servers.items()}
+async def test_a_process_without_contact_undoes_no_change(
+    own_redis: RedisServer, servers: Servers
+) -> None:
+    startup_locations = {name: {"url": server.url} for name, server in servers.items()}
     async with AsyncExitStack() as stack:
         proxy = await stack.enter_async_context(Proxy(own_redis.port))
-        there = await stack.enter_async_context(process(own_redis.url, given))
-        away = await stack.enter_async_context(process(proxy.url, given, role="gateway"))
-        await wait_until(lambda: away.finds(IN_ONE), 10)
-        await wait_until(lambda: len(away.services.tables.table) == 3)
-        before = await there.services.index.identity()
+        connected = await stack.enter_async_context(process(own_redis.url, startup_locations))
+        disconnected = await stack.enter_async_context(
+            process(proxy.url, startup_locations, role="gateway")
+        )
+        await wait_until(lambda: disconnected.finds(IN_ONE))
+        await wait_until(lambda: len(disconnected.services.tables.table) == 3)
+        before = await connected.services.index.identity()
         proxy.delay = 60
         own_redis.flush()
-        await wait_until(lambda: there.services.index.identity_seen != before, 10)
-        await wait_until(lambda: there.finds(IN_ONE), 10)
-        await there.call("PATCH", "/locations/one", state="maintenance", reason="fire")
-        await there.call("DELETE", "/locations/two")
+        await wait_until(lambda: connected.services.index.identity_seen != before)
+        await wait_until(lambda: connected.finds(IN_ONE))
+        await connected.admin("PATCH", "/locations/one", state="maintenance", reason="fire")
+        await connected.admin("DELETE", "/locations/two")
         proxy.delay = 0
         proxy.cut()
-        await wait_until(lambda: away.services.index.identity_seen != before, 10)
-        await wait_until(lambda: away.services.bootstrap.registered_index != before, 10)
-        for each in (there, away):
-            table = await each.services.tables.fresh()
+        await wait_until(lambda: disconnected.services.index.identity_seen != before)
+        await wait_until(lambda: disconnected.services.bootstrap.registered_index != before)
+        for process_ in (connected, disconnected):
+            table = await process_.services.tables.fresh()
             assert {p.name: str(p.location.state) for p in table.by_name.values()} == {
                 "one": "maintenance",
                 "three": "active",

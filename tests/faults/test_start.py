@@ -1,4 +1,4 @@
-"""Processes that start without Redis, and a Redis that comes back without its data."""
+"""Processes that start without Redis, and a Redis that loses its data."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from resolver.models import format_id
 from resolver.standin import StandIn
 from tests.faults.process import StartupLocations, process
 from tests.support.ids import make_ids
-from tests.support.redis import RedisServer, free_port
+from tests.support.process import free_port
+from tests.support.redis import RedisServer
 from tests.support.wait import wait_until
 
 pytestmark = pytest.mark.redis
@@ -22,7 +23,7 @@ IN_ONE, IN_TWO, NOWHERE, *_ = [format_id(image_id) for image_id in make_ids(10)]
 
 
 @pytest.fixture
-async def given() -> AsyncIterator[StartupLocations]:
+async def startup_locations() -> AsyncIterator[StartupLocations]:
     async with StandIn() as one, StandIn() as two:
         one.add(id=IN_ONE)
         two.add(id=IN_TWO)
@@ -30,181 +31,179 @@ async def given() -> AsyncIterator[StartupLocations]:
 
 
 async def test_a_process_that_starts_without_redis_recovers(
-    own_redis: RedisServer, given: StartupLocations
+    own_redis: RedisServer, startup_locations: StartupLocations
 ) -> None:
     own_redis.kill()
-    async with process(own_redis.url, given) as one:
-        assert "Redis did not answer" in await one.ready()
+    async with process(own_redis.url, startup_locations) as resolver:
+        assert "Redis did not answer" in await resolver.faults()
         for path in ("/healthcheck", "/metrics"):
-            async with one.http.get(path) as response:
+            async with resolver.http.get(path) as response:
                 assert response.status == 200
-        status, body = await one.get(f"/resolve/{IN_ONE}")
+        status, body = await resolver.get(f"/resolve/{IN_ONE}")
         assert (status, body["code"]) == (503, "index-unavailable")
         assert (body["id"], body["outcome"], body["missing"]) == (IN_ONE, "unknown", [])
         own_redis.start()
-        await wait_until(lambda: one.finds(IN_ONE), 10)
-        assert await one.ready() == ""
+        await wait_until(lambda: resolver.finds(IN_ONE))
+        assert await resolver.is_ready()
 
 
-async def test_those_that_send_notifications_are_registered_too(
-    own_redis: RedisServer, given: StartupLocations, monkeypatch: pytest.MonkeyPatch
+async def test_startup_locations_with_notifications_are_registered_too(
+    own_redis: RedisServer, startup_locations: StartupLocations, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nobody else may have the same ones, which no table shows that is not there yet."""
+    """No two locations may have the same queue, which is checked before there is a table."""
     monkeypatch.setenv("BROKER", f"amqp://127.0.0.1:{free_port()}/")
-    given["one"]["notifications"] = {"url_env": "BROKER"}
-    async with process(own_redis.url, given) as one:
-        assert await one.ready() == ""
-        await wait_until(lambda: one.finds(IN_ONE), 10)
-        before = await one.services.index.identity()
+    startup_locations["one"]["notifications"] = {"url_env": "BROKER"}
+    async with process(own_redis.url, startup_locations) as resolver:
+        assert await resolver.is_ready()
+        await wait_until(lambda: resolver.finds(IN_ONE))
+        before = await resolver.services.index.identity()
         own_redis.flush()
-        await wait_until(lambda: one.services.index.identity_seen != before, 10)
-        await wait_until(lambda: one.finds(IN_ONE), 10)
-        given["two"]["notifications"] = given["one"]["notifications"]
+        await wait_until(lambda: resolver.services.index.identity_seen != before)
+        await wait_until(lambda: resolver.finds(IN_ONE))
+        startup_locations["two"]["notifications"] = startup_locations["one"]["notifications"]
     with pytest.raises(SettingsError, match="those of location 'one'"):
-        async with process(own_redis.url, given):
+        async with process(own_redis.url, startup_locations):
             pass
 
 
-async def test_a_wrong_password_is_told(own_redis: RedisServer, given: StartupLocations) -> None:
+async def test_a_wrong_password_is_reported(
+    own_redis: RedisServer, startup_locations: StartupLocations
+) -> None:
     with own_redis.client() as client:
         client.config_set("requirepass", "right")
-    async with process(f"redis://:wrong@127.0.0.1:{own_redis.port}/0", given) as one:
-        assert "password" in await one.ready()
+    async with process(
+        f"redis://:wrong@127.0.0.1:{own_redis.port}/0", startup_locations
+    ) as resolver:
+        assert "password" in await resolver.faults()
         with redis.Redis(port=own_redis.port, password="right") as client:
             client.config_set("requirepass", "wrong")
-        await wait_until(lambda: one.finds(IN_TWO), 10)
+        await wait_until(lambda: resolver.finds(IN_TWO))
 
 
-async def test_other_bits_are_told(own_redis: RedisServer) -> None:
+async def test_another_number_of_bits_is_reported(own_redis: RedisServer) -> None:
     async with open_index(own_redis.url, bits=11):
         pass
     with pytest.raises(SettingsError, match="RESOLVER_INDEX_BITS=11, not 12"):
         async with process(own_redis.url, index_bits=12):
             pytest.fail("it started")
     own_redis.kill()
-    async with process(own_redis.url, index_bits=12) as one:
+    async with process(own_redis.url, index_bits=12) as resolver:
         own_redis.start()
         async with open_index(own_redis.url, bits=11):
             pass
 
-        async def told() -> bool:
-            return "RESOLVER_INDEX_BITS=11, not 12" in await one.ready()
+        async def is_reported() -> bool:
+            return "RESOLVER_INDEX_BITS=11, not 12" in await resolver.faults()
 
-        # It may have made the index itself before.
-        if one.services.index.identity_seen == "":
-            await wait_until(told)
+        # It may have created the index itself.
+        if resolver.services.index.identity_seen == "":
+            await wait_until(is_reported)
 
 
-async def test_a_url_of_no_known_form_is_an_error_at_start() -> None:
+async def test_an_unknown_url_scheme_is_an_error_at_start() -> None:
     with pytest.raises(SettingsError, match="RESOLVER_REDIS_URL"):
         async with process("mysql://x"):
             pytest.fail("it started")
 
 
-async def test_nowhere_is_no_reason_to_hang() -> None:
-    async with process(f"redis://127.0.0.1:{free_port()}") as one:
-        assert "Redis did not answer" in await one.ready()
+async def test_a_port_without_redis_is_reported() -> None:
+    async with process(f"redis://127.0.0.1:{free_port()}") as resolver:
+        assert "Redis did not answer" in await resolver.faults()
 
 
 @pytest.mark.parametrize("how", ["flushed", "restarted"])
-async def test_locations_that_were_given_come_back_and_are_swept(
-    own_redis: RedisServer, given: StartupLocations, how: str
+async def test_startup_locations_are_registered_again_and_swept(
+    own_redis: RedisServer, startup_locations: StartupLocations, how: str
 ) -> None:
     async with AsyncExitStack() as stack:
-        one = await stack.enter_async_context(process(own_redis.url, given, role="indexer"))
-        other = await stack.enter_async_context(process(own_redis.url, role="gateway"))
-        await wait_until(lambda: other.finds(IN_TWO), 10)
-        await other.call("PATCH", "/locations/one", state="draining", reason="racks")
-        await wait_until(lambda: one.services.tables.table.by_name["one"].location.reason)
-        before = await one.services.index.identity()
-        numbers = set(one.services.tables.table.by_number)
+        indexer = await stack.enter_async_context(
+            process(own_redis.url, startup_locations, role="indexer")
+        )
+        gateway = await stack.enter_async_context(process(own_redis.url, role="gateway"))
+        await wait_until(lambda: gateway.finds(IN_TWO))
+        await gateway.admin("PATCH", "/locations/one", state="draining", reason="racks")
+        await wait_until(lambda: indexer.services.tables.table.by_name["one"].location.reason)
+        before = await indexer.services.index.identity()
+        numbers = set(indexer.services.tables.table.by_number)
         if how == "flushed":
             own_redis.flush()
         else:
             own_redis.kill()
             own_redis.start()
 
-        async def new() -> bool:
-            status, body = await other.get(f"/resolve/{NOWHERE}")
-            if status != 503:  # those that were given are there again, and both said no
+        async def is_new_index() -> bool:
+            status, body = await gateway.get(f"/resolve/{NOWHERE}")
+            if status != 503:  # the startup locations are registered, and both lack the image
                 assert (status, body["source"]) == (404, "probe")
-                assert other.services.tables.table.identity != before
-                assert {*other.services.tables.table.by_name} == {"one", "two"}
-            _, body = await other.get(f"/resolve/{IN_TWO}")
+                assert gateway.services.tables.table.identity != before
+                assert {*gateway.services.tables.table.by_name} == {"one", "two"}
+            _, body = await gateway.get(f"/resolve/{IN_TWO}")
             assert body["outcome"] == "found", body
-            return other.services.index.identity_seen != before
+            return gateway.services.index.identity_seen != before
 
-        await wait_until(new, 10)
-        await wait_until(lambda: other.finds(IN_ONE), 10)
-        await wait_until(lambda: other.finds(IN_TWO), 10)
-        table = await other.services.tables.current()
+        await wait_until(is_new_index)
+        await wait_until(lambda: gateway.finds(IN_ONE))
+        await wait_until(lambda: gateway.finds(IN_TWO))
+        table = await gateway.services.tables.current()
         assert {p.name: str(p.location.state) for p in table.by_name.values()} == {
             "one": "draining",
             "two": "active",
         }
-        assert not numbers & set(table.by_number), "numbers are never given twice"
+        assert not numbers & set(table.by_number), "numbers are never used twice"
 
 
-async def test_who_was_removed_does_not_come_back(
-    own_redis: RedisServer, given: StartupLocations
+async def test_a_removed_startup_location_stays_removed(
+    own_redis: RedisServer, startup_locations: StartupLocations
 ) -> None:
-    async with process(own_redis.url, given) as one:
-        await wait_until(lambda: one.finds(IN_ONE), 10)
-        await one.call("DELETE", "/locations/two")
-        await wait_until(lambda: len(one.services.tables.table) == 1)
-        await one.get(f"/resolve/{IN_TWO}")
-        before = await one.services.index.identity()
+    async with process(own_redis.url, startup_locations) as resolver:
+        await wait_until(lambda: resolver.finds(IN_ONE))
+        await resolver.admin("DELETE", "/locations/two")
+        await wait_until(lambda: len(resolver.services.tables.table) == 1)
+        await resolver.get(f"/resolve/{IN_TWO}")
+        before = await resolver.services.index.identity()
         own_redis.flush()
-        await wait_until(
-            lambda: one.services.index.identity_seen != before, 10, "a new index"
-        )
-        await wait_until(lambda: one.finds(IN_ONE), 10)
-        assert list((await one.services.tables.current()).by_name) == ["one"]
+        await wait_until(lambda: resolver.services.index.identity_seen != before)
+        await wait_until(lambda: resolver.finds(IN_ONE))
+        assert list((await resolver.services.tables.current()).by_name) == ["one"]
 
 
-async def test_what_was_registered_by_hand_is_missed(
-    own_redis: RedisServer, given: StartupLocations
+async def test_a_location_registered_by_hand_is_listed_as_missing(
+    own_redis: RedisServer, startup_locations: StartupLocations
 ) -> None:
-    """It is not there any more, and nobody says that its images are absent."""
-    url = given.pop("two")["url"]
-    async with process(own_redis.url, given) as one:
-        await one.call("PUT", "/locations/two", url=url)
-        await wait_until(lambda: one.finds(IN_TWO), 10)
-        before = await one.services.index.identity()
+    """Redis lost it, so its images are not known to be absent."""
+    url = startup_locations.pop("two")["url"]
+    async with process(own_redis.url, startup_locations) as resolver:
+        await resolver.admin("PUT", "/locations/two", url=url)
+        await wait_until(lambda: resolver.finds(IN_TWO))
+        before = await resolver.services.index.identity()
         own_redis.flush()
-        await wait_until(
-            lambda: one.services.index.identity_seen != before, 10, "a new index"
-        )
+        await wait_until(lambda: resolver.services.index.identity_seen != before)
         for text in (IN_TWO, NOWHERE):
-            status, body = await one.get(f"/resolve/{text}")
+            status, body = await resolver.get(f"/resolve/{text}")
             assert (status, body["outcome"]) == (503, "unknown")
             assert "two" in body["missing"]
-        await one.call("PUT", "/locations/two", url=url)
-        await wait_until(lambda: one.finds(IN_TWO), 10)
+        await resolver.admin("PUT", "/locations/two", url=url)
+        await wait_until(lambda: resolver.finds(IN_TWO))
 
-        async def absent() -> bool:
-            return (await one.get(f"/resolve/{NOWHERE}"))[0] == 404
-
-        await wait_until(absent)
+        await wait_until(lambda: resolver.is_absent(NOWHERE))
 
 
-async def test_who_was_given_nothing_waits_for_who_was(own_redis: RedisServer) -> None:
-    async with StandIn() as server, process(own_redis.url) as one:
+async def test_a_process_without_startup_locations_waits_for_the_operator(
+    own_redis: RedisServer,
+) -> None:
+    async with StandIn() as server, process(own_redis.url) as resolver:
         server.add(id=IN_ONE)
-        await one.call("PUT", "/locations/one", url=server.url)
-        await wait_until(lambda: one.finds(IN_ONE), 10)
+        await resolver.admin("PUT", "/locations/one", url=server.url)
+        await wait_until(lambda: resolver.finds(IN_ONE))
         own_redis.flush()
 
-        async def told() -> bool:
-            return "register them again" in await one.ready()
+        async def is_reported() -> bool:
+            return "register them again" in await resolver.faults()
 
-        await wait_until(told, 10)
-        _, body = await one.get(f"/resolve/{IN_ONE}")
+        await wait_until(is_reported)
+        _, body = await resolver.get(f"/resolve/{IN_ONE}")
         assert (body["outcome"], body["source"]) == ("found", "stale")
-        await one.call("PUT", "/locations/one", url=server.url)
-        await wait_until(lambda: one.finds(IN_ONE), 10)
+        await resolver.admin("PUT", "/locations/one", url=server.url)
+        await wait_until(lambda: resolver.finds(IN_ONE))
 
-        async def ready() -> bool:
-            return await one.ready() == ""
-
-        await wait_until(ready)
+        await wait_until(resolver.is_ready)

@@ -235,5 +235,5 @@ async def test_an_import_ends_cleanly_and_tells_what_it_did(
 
 
 async def counted(gateway: Gateway) -> int:
-    census = await gateway.services.index.claims.census()
+    census = await gateway.services.index.census()
     return sum(census.claims.values())

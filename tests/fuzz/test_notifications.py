@@ -19,7 +19,7 @@ from resolver.glance.notifications import (
 )
 from resolver.index import Index, open_index
 from resolver.models import parse_id
-from resolver.sync.deletion_log import DeletionLog, apply
+from resolver.sync.deletion_log import DeletionLog, apply_notices
 from tests.fuzz.conftest import Quiet, examples, ran
 from tests.fuzz.test_ids import JSON
 from tests.support.notifications import envelope, message
@@ -100,7 +100,7 @@ async def test_any_notification_is_applied_or_passed_over(
     await index.claims.claim(2, ids)
     await index.claims.release(1, ids)
     notices = [notice for body in bodies if (notice := parse_notice(body)) is not None]
-    news = await apply(index, 1, DeletionLog(), notices)
+    news = await apply_notices(index, 1, DeletionLog(), notices)
     assert 0 <= news <= len(notices)
     found = (await index.claims.lookup(ids)).owners
     last = {notice.image_id: notice for notice in notices}

@@ -152,7 +152,7 @@ QUESTIONS: dict[str, Callable[[Index], Awaitable[Any]]] = {
     "make": lambda index: index.create_if_missing(),
     "claim": lambda index: index.claims.claim(1, [ID]),
     "release": lambda index: index.claims.release(1, [ID]),
-    "census": lambda index: index.claims.census(),
+    "census": lambda index: index.census(),
     "load": lambda index: index.records.load(),
     "check": lambda index: index.records.check(1),
     "poll": lambda index: index.records.poll(1),
@@ -316,12 +316,12 @@ async def test_what_somebody_else_writes_beside_the_index_ends_no_indexer(
     await services.index.client.command("HSET", name, field, value)
     await services.index.client.command("INCR", "glr:{reg}:version")
     with contextlib.suppress(IndexUnavailable):
-        await services.indexer._tick()
+        await services.indexer.tick()
     with contextlib.suppress(IndexUnavailable):
         await services.resolver.resolve(ID, Preferences())
     await services.index.client.command("HDEL", name, field)
     await services.index.client.command("INCR", "glr:{reg}:version")
-    await services.indexer._tick()
+    await services.indexer.tick()
     assert (await services.resolver.resolve(ID, Preferences())).outcome is Outcome.UNKNOWN
     loop_quiet.check()
 

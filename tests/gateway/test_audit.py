@@ -10,9 +10,9 @@ import pytest
 from resolver.errors import SettingsError
 from resolver.gateway.tokens import Tokens
 from resolver.index import open_index
-from resolver.index.audit import AUDIT_MAX_ENTRIES, opening
+from resolver.index.audit import AUDIT_MAX_ENTRIES, entry_head
 from resolver.index.keys import Keys
-from resolver.index.scripts import load
+from resolver.index.redis.scripts import load
 from resolver.settings import Settings
 from tests.gateway.conftest import ADMIN, Gateway, Start
 
@@ -78,7 +78,7 @@ async def test_the_log_is_bounded(index_url: str) -> None:
     assert f"0, {AUDIT_MAX_ENTRIES - 1})" in load("audit").text
     async with open_index(index_url) as index:
         await index.audit.record("ann", "first")
-        some = opening("ann", "more", "") + ',"before":null,"after":null}'
+        some = entry_head("ann", "more", "") + ',"before":null,"after":null}'
         await index.client.command("LPUSH", Keys("glr:").audit, *[some] * AUDIT_MAX_ENTRIES)
         await index.audit.record("ann", "last")
         entries = await index.audit.last(AUDIT_MAX_ENTRIES * 2)

@@ -37,10 +37,10 @@ async def test_bulk_text_is_the_single_answer_for_every_mix_of_owners(start: Sta
         Preferences(exclude=frozenset("a")),
     ):
         answers = [await resolver.resolve(image_id, preferences) for image_id in image_ids]
-        forms = await resolver.resolve_text(image_ids, preferences)
-        for text, answer, form in zip(ids, answers, forms, strict=True):
-            assert json.loads(form.fill(text)) == answer.as_json()
-            assert form.outcome == answer.outcome
+        templates = await resolver.resolve_many(image_ids, preferences)
+        for text, answer, template in zip(ids, answers, templates, strict=True):
+            assert json.loads(template.render(text)) == answer.as_json()
+            assert template.outcome == answer.outcome
     assert letter_case_of(ids[0]) == 0
 
 

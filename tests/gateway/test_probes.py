@@ -66,7 +66,7 @@ async def test_source_and_age_tell_where_an_answer_comes_from(
     path = f"/resolve/{ID}"
     _, first = await gateway.get(path)
     assert (first["source"], first["age"]) == ("probe", 0)
-    await wait_until(lambda: not gateway.services.prober._open)
+    await wait_until(lambda: not gateway.services.prober.in_flight)
     _, second = await gateway.get(path)
     assert (second["source"], second["age"]) == ("index", 0)
     _, third = await gateway.get(path)
@@ -101,7 +101,7 @@ async def test_a_wrong_yes_is_put_right(gateway: Gateway, cloud: Cloud, how: str
             307,
             f"{there}/v2/images/{ID}/file",
         )
-    await wait_until(lambda: not gateway.services.prober._open)
+    await wait_until(lambda: not gateway.services.prober.in_flight)
     assert await owners(gateway, f"/resolve/{ID}") == ["there"]
 
 
@@ -183,8 +183,8 @@ async def test_explain_tells_what_each_said(gateway: Gateway, cloud: Cloud) -> N
     hold.open.set()
     _, body = await asking
     said = {row["location"]: row["reasons"][-1] for row in body["locations"]}
-    assert said["yes"] == "asked, it said yes"
-    assert "it said no" in said["no"]
+    assert said["yes"] == "asked, it has the image"
+    assert "it does not have the image" in said["no"]
     assert "unauthorized" in said["dead"]
     assert "its credential does not see every image" in said["blind"]
 
@@ -252,6 +252,6 @@ async def test_what_one_gateway_asks_another_knows(start: Start, redis_url: str)
         server.add(id=ID)
         assert (await two.get(f"/resolve/{ID}"))[1]["source"] == "cache", "two remembers its no"
         assert (await one.get(f"/resolve/{ID}"))[1]["outcome"] == "found"
-        await wait_until(lambda: not one.services.prober._open)
+        await wait_until(lambda: not one.services.prober.in_flight)
         assert (await two.get(f"/resolve/{ID}"))[1]["outcome"] == "found", "the claim ends it"
         assert cloud.asked("loc") == 2

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from resolver.glance.host_policy import Address
-from resolver.index.scripts import load
+from resolver.index.redis.scripts import load
 from resolver.registry.target_policy import look_up
 from resolver.settings import Settings
 from tests.gateway.conftest import ADMIN, TOKEN, Gateway

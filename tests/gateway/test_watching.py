@@ -12,7 +12,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
 from resolver.gateway.api.status import openapi_document
-from resolver.gateway.app import gateway_routes, make_app, watch_routes
+from resolver.gateway.app import gateway_routes, make_app, monitoring_routes
 from tests.gateway.conftest import ADMIN, V1, V2, Gateway, Start
 
 ID = "0a1b2c3d-4e5f-4a6b-8c7d-9e0f1a2b3c4d"
@@ -185,7 +185,7 @@ def test_openapi_is_valid_and_describes_all_routes() -> None:
     document = openapi_document()
     openapi_spec_validator.validate(document)
     app = web.Application()
-    app.add_routes([*watch_routes(), *gateway_routes()])
+    app.add_routes([*monitoring_routes(), *gateway_routes()])
     routes = {
         (route.method.lower(), route.resource.canonical)
         for route in app.router.routes()

@@ -15,13 +15,13 @@ from tests.glance.gateway import Gateway
 from tests.glance.install import (
     Auth,
     GlanceHome,
-    GlanceUnavailableError,
     KeystoneHome,
     install,
     install_keystone,
 )
 from tests.glance.pair import Pair, seed
 from tests.support.glance import GlanceProcess
+from tests.support.process import ServerUnavailableError
 
 SMALL_PAGE = 10
 """Page cap of the first server, so that its listing takes several pages."""
@@ -33,7 +33,7 @@ Installed = TypeVar("Installed")
 def installed(make: Callable[[], Installed]) -> Installed:
     try:
         return make()
-    except GlanceUnavailableError as error:
+    except ServerUnavailableError as error:
         if os.environ.get("CI"):
             pytest.fail(f"no OpenStack to test against: {error}")
         pytest.skip(f"no OpenStack to test against: {error}")
@@ -61,13 +61,13 @@ def running_pair(home: GlanceHome, directory: Path, auth: Auth) -> Iterator[Pair
 def glance_pair(
     glance_home: GlanceHome, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Pair]:
-    """Servers that ask for tokens."""
+    """Servers that require tokens."""
     yield from running_pair(glance_home, tmp_path_factory.mktemp("pair"), "fake")
 
 
 @pytest.fixture(scope="session")
 def open_pair(glance_home: GlanceHome, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
-    """Servers that ask for none."""
+    """Servers that require no tokens."""
     yield from running_pair(glance_home, tmp_path_factory.mktemp("open"), "none")
 
 
@@ -97,7 +97,7 @@ def gateway(glance_pair: Pair, tmp_path_factory: pytest.TempPathFactory) -> Iter
 
 @pytest.fixture(scope="session")
 def open_gateway(open_pair: Pair, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    """In front of `open_pair`, told nothing but their URLs."""
+    """In front of `open_pair`, with no more than their URLs."""
     flags = [("--location", f"{name}={server.url}") for name, server in open_pair.servers.items()]
     directory = tmp_path_factory.mktemp("gateway")
     yield from running_gateway(directory, list(itertools.chain(*flags)))

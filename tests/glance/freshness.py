@@ -14,28 +14,29 @@ import yaml
 
 from tests.glance.gateway import Gateway
 from tests.glance.install import GlanceHome
-from tests.support.glance import GlanceProcess, wait_until
+from tests.support.glance import GlanceProcess
 from tests.support.rabbit import RabbitServer
+from tests.support.wait import wait_until_blocking
 
 ALONE = {"RESOLVER_PROBE": "off", "RESOLVER_POLL_INTERVAL": "0", "RESOLVER_SWEEP_INTERVAL": "3600"}
-"""Settings under which a gateway learns of nothing by itself; a way adds its own."""
+"""Settings with which a gateway notices no change by itself; each way adds its own."""
 
 WAYS: Mapping[str, Mapping[str, str]] = {
     "events": {},
     "poll": {"RESOLVER_POLL_INTERVAL": "3"},
     "probe": {"RESOLVER_PROBE": "on", "RESOLVER_ABSENT_TTL": "0"},
-    # All but a few images go: without the guard a sweep waits for an operator's word.
+    # All but a few images are deleted, which the shrink guard would stop.
     "sweep": {"RESOLVER_SWEEP_INTERVAL": "3", "RESOLVER_SHRINK_GUARD": "1"},
 }
-"""Each way in which a change arrives, and what turns it on."""
+"""Each way in which a change arrives, and the settings that enable it."""
 
-LONGEST = 60.0
-"""Seconds after which a change counts as never seen."""
+MAX_SECONDS = 60.0
+"""After this time a change counts as never seen."""
 
 
 @dataclass(frozen=True)
 class Seen:
-    """Seconds until a change was seen, each; none where the way does not tell of it."""
+    """Seconds until each change was seen; empty where the way does not report such changes."""
 
     created: list[float]
     deleted: list[float]
@@ -57,7 +58,7 @@ def cloud(home: GlanceHome, directory: Path, broker: RabbitServer) -> Iterator[G
 def gateway_by(
     way: str, server: GlanceProcess, directory: Path, broker: RabbitServer
 ) -> Iterator[Gateway]:
-    """A gateway that learns of changes in one way only."""
+    """A gateway that notices changes in one way only."""
     folder = directory / way
     folder.mkdir()
     location = {"url": server.url, "auth": {"token_env": "GLANCE_TOKEN"}}
@@ -70,7 +71,7 @@ def gateway_by(
     ).start()
     try:
         if way == "events":
-            wait_until(lambda: _connected(gateway), "the link to the broker", 30)
+            wait_until_blocking(lambda: _connected(gateway), 30, "it is connected to the broker")
         yield gateway
     finally:
         gateway.stop()
@@ -82,22 +83,22 @@ def _connected(gateway: Gateway) -> bool:
 
 
 def measure(way: str, gateway: Gateway, server: GlanceProcess, count: int, pace: float) -> Seen:
-    """Creates and deletes ``count`` images, one each ``pace`` seconds, and watches each."""
+    """Creates and deletes ``count`` images, one every ``pace`` seconds, and times each."""
     with ThreadPoolExecutor(64) as threads:
         ids = [str(uuid.uuid4()) for _ in range(count)]
         created = [
             threads.submit(_until, gateway, text, 200, _at(lambda t=text: _create(server, t)))
             for text in _paced(ids, pace)
         ]
-        found = [one.result() for one in created]
-        if way == "poll":  # v2 does not tell it what was deleted
+        found = [future.result() for future in created]
+        if way == "poll":  # v2 lists no deleted images
             return Seen(found, [])
         query = "?fresh=1" if way == "probe" else ""
         deleted = [
             threads.submit(_until, gateway, text + query, 404, _at(lambda t=text: server.delete(t)))
             for text in _paced(ids, pace)
         ]
-        return Seen(found, [one.result() for one in deleted])
+        return Seen(found, [future.result() for future in deleted])
 
 
 def _create(server: GlanceProcess, image_id: str) -> None:
@@ -112,7 +113,7 @@ def _paced(ids: list[str], pace: float) -> Iterator[str]:
 
 
 def _at(change: Callable[[], None]) -> float:
-    """Makes a change; when Glance had confirmed it."""
+    """Makes a change; returns when Glance has confirmed it, on `time.monotonic`."""
     change()
     return time.monotonic()
 
@@ -120,7 +121,7 @@ def _at(change: Callable[[], None]) -> float:
 def _until(gateway: Gateway, target: str, status: int, since: float) -> float:
     """Seconds from ``since`` until the answer has this status."""
     while (answer := gateway.get(f"/resolve/{target}")).status != status:
-        if time.monotonic() - since > LONGEST:
-            raise AssertionError(f"{target}: {answer} after {LONGEST} s")
+        if time.monotonic() - since > MAX_SECONDS:
+            raise AssertionError(f"{target}: {answer} after {MAX_SECONDS} s")
         time.sleep(0.005)
     return time.monotonic() - since

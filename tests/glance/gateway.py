@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import http.client
-import os
-import socket
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
-from tests.glance.install import GlanceHome, tail
-from tests.support.glance import ADMIN_TOKEN, Answer, call, stop_process, wait_until
+from tests.glance.install import GlanceHome
+from tests.support.glance import ADMIN_TOKEN, Answer, call
+from tests.support.process import ServerProcess, clean_environment
 
 ROOT = Path(__file__).resolve().parents[2]
 SWEEP_TIMEOUT = 60.0
@@ -22,20 +21,17 @@ CLIENT_TIMEOUT = 120.0
 OPERATOR_TOKEN = "secret"
 
 
-def free_port() -> int:
-    with socket.socket() as held:
-        held.bind(("127.0.0.1", 0))
-        port: int = held.getsockname()[1]
-        return port
-
-
 def clean_env(home: Path, extra: Mapping[str, str] | None = None) -> dict[str, str]:
     """An environment that no OS_*, RESOLVER_* or proxy variable and no dot file reaches."""
-    return {"PATH": os.environ["PATH"], "HOME": str(home), **(extra or {})}
+    return clean_environment(HOME=str(home), **(extra or {}))
 
 
-class Gateway:
+class Gateway(ServerProcess):
     """``python -m resolver serve`` on a free port. `start` waits for the sweep of `locations`."""
+
+    name = "gateway"
+    start_timeout = SWEEP_TIMEOUT
+    working_directory = ROOT
 
     def __init__(
         self,
@@ -44,56 +40,35 @@ class Gateway:
         locations: Sequence[str],
         env: Mapping[str, str] | None = None,
     ) -> None:
-        self.directory = directory
+        super().__init__(directory)
         self.env = dict(env or {})
         self.arguments = arguments
         self.locations = locations
-        self.port = free_port()
-        self.log = directory / "gateway.log"
-        self._process: subprocess.Popen[bytes] | None = None
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
-    def start(self) -> Self:
-        extra = {
+    def command(self) -> list[str]:
+        serve = [sys.executable, "-m", "resolver", "serve", "--port", str(self.port)]
+        return [*serve, *self.arguments]
+
+    def environment(self) -> dict[str, str]:
+        settings = {
             "RESOLVER_REDIS_URL": "memory:",
             "RESOLVER_ADMIN_TOKENS": f"op={OPERATOR_TOKEN}",
             "GLANCE_TOKEN": ADMIN_TOKEN,
-            **self.env,
         }
-        serve = [sys.executable, "-m", "resolver", "serve", "--port", str(self.port)]
-        with self.log.open("w") as log:
-            self._process = subprocess.Popen(
-                [*serve, *self.arguments],
-                stdout=log,
-                stderr=log,
-                cwd=ROOT,
-                env=clean_env(self.directory, extra),
-            )
-        try:
-            wait_until(self._swept, "the first sweeps", SWEEP_TIMEOUT)
-        except (TimeoutError, ProcessLookupError) as error:
-            self.stop()
-            raise AssertionError(f"{error}\n{tail(self.log)}") from error
-        return self
+        return clean_env(self.directory, {**settings, **self.env})
 
-    def _swept(self) -> bool:
-        if self._process is None or self._process.poll() is not None:
-            raise ProcessLookupError("the gateway ended while it started")
+    def is_ready(self) -> bool:
         try:
             if self.get("/livez").status != 200:
                 return False
             answers = [self.admin(f"/locations/{name}") for name in self.locations]
-        except (OSError, http.client.HTTPException):
+        except http.client.HTTPException:
             return False
         return all(a.status == 200 and a.json()["sweep"]["ended"] is not None for a in answers)
-
-    def stop(self) -> int:
-        """SIGTERM; returns the exit status."""
-        process, self._process = self._process, None
-        return 0 if process is None else stop_process(process)
 
     def get(self, target: str, headers: Mapping[str, str] | None = None) -> Answer:
         """As a user with a token; redirects are not followed."""

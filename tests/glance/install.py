@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from tests.support.process import ServerUnavailableError, log_tail
+
 Auth = Literal["fake", "none", "keystone"]
 """``fake``: tokens that tests/glance/serve_glance.py reads. ``none``: every caller is an admin.
 ``keystone``: a Keystone's tokens."""
@@ -29,19 +31,10 @@ INSTALL_TIMEOUT = 900.0
 """Seconds for one step; pip takes about 30 where the network is good."""
 LIMIT = 1000
 """Glance's default for the most images on a page, ``api_limit_max``."""
-LOG_TAIL = 3000
 
 AUTH_FILTERS = {"fake": "fakeauth context", "none": "nobody", "keystone": "authtoken context"}
 # Without tokens the caller is an admin who has no role, and the default policy asks for the role.
 POLICY = {"fake": "{}\n", "none": '"context_is_admin": ""\n', "keystone": "{}\n"}
-
-
-class GlanceUnavailableError(Exception):
-    """Glance could not be installed or started; the message says why and ends with the log."""
-
-
-def tail(log: Path) -> str:
-    return log.read_text(errors="replace")[-LOG_TAIL:] if log.exists() else "(no log)"
 
 
 def default_cache(what: str) -> Path:
@@ -83,7 +76,7 @@ def install(path: Path | None = None) -> GlanceHome:
     """The installation at `path`, made first where it is missing or has other pins.
 
     Raises:
-        GlanceUnavailableError: when pip or the migration fails.
+        ServerUnavailableError: when pip or the migration fails.
     """
     home = GlanceHome(path or default_cache(f"glance-{GLANCE_VERSION}"))
     _made(home, REQUIREMENTS, lambda log: _migrate(home, log))
@@ -127,7 +120,7 @@ def _run(command: list[str | Path], log: Path) -> None:
         with log.open("a") as out:
             subprocess.run(command, stdout=out, stderr=out, check=True, timeout=INSTALL_TIMEOUT)
     except (subprocess.SubprocessError, OSError) as error:
-        raise GlanceUnavailableError(f"{error}\n{tail(log)}") from error
+        raise ServerUnavailableError(f"{error}\n{log_tail(log)}") from error
 
 
 def _migrate(home: GlanceHome, log: Path) -> None:

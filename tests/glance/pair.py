@@ -1,4 +1,4 @@
-"""What the two servers of a test hold: every kind of image, some in both."""
+"""Two servers with every kind of image, some of them on both."""
 
 from __future__ import annotations
 
@@ -25,12 +25,14 @@ class Pair:
             if image_id.lower() in {image.id.lower() for image in kinds.values()}
         }
 
-    def owned(self) -> list[tuple[str, Image]]:
+    def all_images(self) -> list[tuple[str, Image]]:
         """Every (location name, image)."""
-        return [(n, image) for n, kinds in self.images.items() for image in kinds.values()]
+        return [(name, image) for name, kinds in self.images.items() for image in kinds.values()]
 
     def in_one_region(self) -> list[tuple[str, Image]]:
-        return [(n, image) for n, image in self.owned() if len(self.owners(image.id)) == 1]
+        return [
+            (name, image) for name, image in self.all_images() if len(self.owners(image.id)) == 1
+        ]
 
 
 def seed(servers: dict[str, GlanceProcess]) -> Pair:

@@ -13,7 +13,8 @@ import pytest
 from tests.glance.gateway import SWEEP_TIMEOUT, Gateway, Ran, run_client
 from tests.glance.install import GlanceHome
 from tests.glance.pair import Pair
-from tests.support.glance import ADMIN_TOKEN, Image, wait_until
+from tests.support.glance import ADMIN_TOKEN, Image
+from tests.support.wait import wait_until_blocking
 
 pytestmark = pytest.mark.glance
 
@@ -81,7 +82,7 @@ def curl(gateway: Gateway, target: str) -> bytes:
 
 
 def test_every_image_resolves_to_its_owners(gateway: Gateway, glance_pair: Pair) -> None:
-    for _, image in glance_pair.owned():
+    for _, image in glance_pair.all_images():
         response = gateway.get(f"/resolve/{image.id}")
         assert response.status == 200, response
         answer = response.json()
@@ -110,7 +111,7 @@ def test_the_shared_image_names_both_owners(gateway: Gateway, glance_pair: Pair)
 
 
 def test_all_ids_at_once(gateway: Gateway, glance_pair: Pair) -> None:
-    ids = [image.id for _, image in glance_pair.owned()]
+    ids = [image.id for _, image in glance_pair.all_images()]
     answers = gateway.post("/resolve", [*ids, UNKNOWN_ID]).json()
     found = [{owner["location"] for owner in answer.get("owners", [])} for answer in answers]
     assert found == [*(glance_pair.owners(image_id) for image_id in ids), set()]
@@ -132,7 +133,7 @@ def test_curl_reads_every_image(gateway: Gateway, glance_pair: Pair) -> None:
         assert curl(gateway, f"/v2/images/{image.id}/file") == image.data
 
     with ThreadPoolExecutor(CURLS) as pool:
-        list(pool.map(read, (image for _, image in glance_pair.owned())))
+        list(pool.map(read, (image for _, image in glance_pair.all_images())))
 
 
 @pytest.mark.parametrize("kind", ["private", "upper-case", "shared"])
@@ -188,7 +189,7 @@ def test_sdk_with_a_token(
 ) -> None:
     auth = {"endpoint": f"{gateway.url}/v2", "token": ADMIN_TOKEN}
     connect = {"auth_type": "admin_token", "auth": auth}
-    images = {image.id: image.data.hex() for _, image in glance_pair.owned()}
+    images = {image.id: image.data.hex() for _, image in glance_pair.all_images()}
     read = sdk(glance_home, tmp_path, SDK_READ_ALL, connect, list(images))
     assert read == {image_id: [image_id, data] for image_id, data in images.items()}
 
@@ -197,7 +198,7 @@ def test_sdk_without_a_token(
     open_gateway: Gateway, open_pair: Pair, glance_home: GlanceHome, tmp_path: Path
 ) -> None:
     connect = {"auth_type": "none", "auth": {"endpoint": open_gateway.url}}
-    images = {image.id: image.data.hex() for _, image in open_pair.owned()}
+    images = {image.id: image.data.hex() for _, image in open_pair.all_images()}
     read = sdk(glance_home, tmp_path, SDK_READ_ALL, connect, list(images))
     assert read == {image_id: [image_id, data] for image_id, data in images.items()}
 
@@ -243,9 +244,9 @@ def test_a_sweep_finds_new_images_and_drops_deleted_ones(
 
     try:
         assert gateway.admin("/locations/two/sweep", "POST").status == 202
-        wait_until(resolves_with(200), "the new image in the index", SWEEP_TIMEOUT)
+        wait_until_blocking(resolves_with(200), SWEEP_TIMEOUT, "the new image in the index")
         assert curl(gateway, f"/v2/images/{image.id}/file") == image.data
     finally:
         server.delete(image.id)
     assert gateway.admin("/locations/two/sweep", "POST").status == 202
-    wait_until(resolves_with(404), "the deleted image out of the index", SWEEP_TIMEOUT)
+    wait_until_blocking(resolves_with(404), SWEEP_TIMEOUT, "the deleted image out of the index")

@@ -14,7 +14,7 @@ from tests.support.rabbit import RabbitServer
 
 pytestmark = [pytest.mark.glance, pytest.mark.rabbit]
 
-SOME = 10
+COUNT = 10
 
 
 @pytest.fixture(scope="module")
@@ -26,10 +26,10 @@ def server(
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_what_is_created_is_found_and_what_is_deleted_is_absent(
+def test_created_images_are_found_and_deleted_ones_are_absent(
     way: str, server: GlanceProcess, rabbit_server: RabbitServer, tmp_path: Path
 ) -> None:
     with gateway_by(way, server, tmp_path, rabbit_server) as gateway:
-        seen = measure(way, gateway, server, SOME, pace=0.05)
-    assert len(seen.created) == SOME
-    assert len(seen.deleted) == (0 if way == "poll" else SOME)
+        seen = measure(way, gateway, server, COUNT, pace=0.05)
+    assert len(seen.created) == COUNT
+    assert len(seen.deleted) == (0 if way == "poll" else COUNT)

@@ -13,17 +13,17 @@ import pytest
 import yaml
 
 from resolver.errors import LocationUnavailable
-from resolver.glance import CloudCredentials, GlanceServer, connect, keystone
-from resolver.glance.listing import sees_all
+from resolver.glance import CloudCredentials, GlanceServer, connect, keystone, sees_all
 from resolver.models import Location
 from tests.glance.gateway import OPERATOR_TOKEN, Gateway
 from tests.glance.install import GlanceHome, KeystoneHome
-from tests.support.glance import GlanceProcess, Image, wait_until
+from tests.support.glance import GlanceProcess, Image
 from tests.support.keystone import KeystoneServer
+from tests.support.wait import wait_until_blocking
 
 pytestmark = pytest.mark.glance
 
-PATIENCE = 60.0
+WAIT_SECONDS = 60.0
 REGIONS = ("Frankfurt", "Oslo")
 NOWHERE = "00000000-0000-4000-8000-000000000000"
 BOARD = "board-token"
@@ -32,7 +32,7 @@ TUESDAY, THURSDAY = "tuesday-s-password", "thursday-s-password"
 
 @dataclass
 class Cloud:
-    """What there is, and the clouds.yaml that leads to it."""
+    """A Keystone, the Glance servers of its regions, and the clouds.yaml for them."""
 
     keystone: KeystoneServer
     servers: dict[str, GlanceProcess]
@@ -89,7 +89,7 @@ def cloud(
 
 @pytest.fixture
 def gateway(cloud: Cloud, tmp_path: Path) -> Iterator[Gateway]:
-    """One that knows no location yet."""
+    """A gateway without locations."""
     env = {
         "OS_CLIENT_CONFIG_FILE": str(cloud.file),
         "RESOLVER_LOG_LEVEL": "debug",
@@ -112,7 +112,7 @@ def covered(gateway: Gateway) -> bool:
 
 
 def ok(gateway: Gateway, *arguments: str) -> str:
-    """What a command printed that must succeed."""
+    """The output of a command that must succeed."""
     ran = gateway.operator(*arguments)
     assert ran.status == 0, f"{arguments}: {ran}\n{gateway.log.read_text()[-3000:]}"
     return ran.out.decode()
@@ -120,7 +120,7 @@ def ok(gateway: Gateway, *arguments: str) -> str:
 
 def discovered(gateway: Gateway) -> None:
     ok(gateway, "locations", "discover", "--cloud", "prod", "--yes")
-    wait_until(lambda: covered(gateway), "both regions are swept", PATIENCE)
+    wait_until_blocking(lambda: covered(gateway), WAIT_SECONDS, "both regions are swept")
 
 
 def owners(gateway: Gateway, image: str) -> list[str]:
@@ -132,7 +132,7 @@ def test_tuesday_regions_are_found_and_added(gateway: Gateway, cloud: Cloud) -> 
     shown = ok(gateway, "locations", "discover", "--cloud", "prod")
     for region, server in cloud.servers.items():
         assert f"{region.lower()}\t{region}\tpublic\t{server.url}\tnew" in shown
-    assert rows(gateway) == {}, "only shown"
+    assert rows(gateway) == {}, "they are only shown"
     discovered(gateway)
     assert "there already" in ok(gateway, "locations", "discover", "--cloud", "prod")
     found = rows(gateway)
@@ -148,10 +148,10 @@ def test_tuesday_regions_are_found_and_added(gateway: Gateway, cloud: Cloud) -> 
     assert "no\t" not in checked
 
 
-def test_no_secret_is_told(gateway: Gateway) -> None:
+def test_no_secret_is_shown(gateway: Gateway) -> None:
     discovered(gateway)
     ok(gateway, "locations", "check", "oslo")
-    told = [
+    shown = [
         gateway.log.read_text(),
         ok(gateway, "locations", "list", "--json"),
         ok(gateway, "locations", "show", "oslo"),
@@ -161,9 +161,9 @@ def test_no_secret_is_told(gateway: Gateway) -> None:
         gateway.get("/metrics").body.decode(),
         gateway.get(f"/resolve/{NOWHERE}/explain").body.decode(),
     ]
-    for text in told:
+    for text in shown:
         assert TUESDAY not in text
-        assert "gAAAA" not in text, "what Keystone's tokens begin with"
+        assert "gAAAA" not in text, "Keystone's tokens begin with this"
 
 
 def test_wednesday_a_region_is_drained_and_taken_down(gateway: Gateway, cloud: Cloud) -> None:
@@ -188,7 +188,7 @@ def test_wednesday_a_region_is_drained_and_taken_down(gateway: Gateway, cloud: C
     assert "left out\tin maintenance: disks until nine" in ok_explained(gateway, alone)
     ok(gateway, "locations", "set", "oslo", "--state", "active")
     assert owners(gateway, alone) == ["oslo"]
-    assert rows(gateway)["oslo"]["reason"] == "", "the old reason is none of the new state's"
+    assert rows(gateway)["oslo"]["reason"] == "", "the reason of the old state is gone"
 
     log = json.loads(ok(gateway, "locations", "log", "oslo", "--json"))
     assert (log[0]["by"], log[0]["what"]) == ("op", "change")
@@ -205,7 +205,7 @@ def test_wednesday_a_region_is_drained_and_taken_down(gateway: Gateway, cloud: C
 
 
 def ok_explained(gateway: Gateway, image: str) -> str:
-    """An explanation of an id that is not found, which the exit status tells too."""
+    """The explanation of an id that is not found, which the exit status shows too."""
     ran = gateway.operator("resolve", "--explain", image)
     assert ran.status == 4, ran
     return ran.out.decode()
@@ -221,20 +221,20 @@ def test_thursday_a_password_is_rotated(gateway: Gateway, cloud: Cloud) -> None:
         checked = gateway.operator("locations", "check", "oslo")
         assert checked.status == 1
         assert "credential: put the credential where `auth` says" in checked.out.decode()
-        assert owners(gateway, cloud.images["Oslo"].id) == ["oslo"], "what is known stays"
+        assert owners(gateway, cloud.images["Oslo"].id) == ["oslo"], "known claims stay"
         cloud.write(THURSDAY)
 
         def swept() -> bool:
             return gateway.operator("locations", "sweep", "oslo", "--wait").status == 0
 
-        wait_until(swept, "the new password is taken up", PATIENCE)
+        wait_until_blocking(swept, WAIT_SECONDS, "the new password is used")
         ok(gateway, "locations", "check", "oslo")
     finally:
         cloud.keystone.password(cloud.user, TUESDAY)
         cloud.write(TUESDAY)
 
 
-def test_friday_the_registry_is_what_the_file_says(
+def test_friday_the_registry_is_made_like_the_file(
     gateway: Gateway, cloud: Cloud, tmp_path: Path
 ) -> None:
     file = tmp_path / "locations.yaml"
@@ -247,7 +247,7 @@ def test_friday_the_registry_is_what_the_file_says(
     write(oslo={**oslo, "weight": 3}, lab={"url": "http://127.0.0.1:9", "api": "v1"})
     shown = ok(gateway, "locations", "apply", str(file), "--dry-run")
     assert "+ lab  http://127.0.0.1:9\n~ oslo  weight: 1 -> 3\n" in shown
-    assert "left alone" in shown
+    assert "unchanged, not in" in shown
     assert "frankfurt (--prune removes them)" in shown
     asked = gateway.operator("locations", "apply", str(file))
     assert (asked.status, "nothing was changed; --yes does it" in asked.err) == (1, True)
@@ -267,7 +267,9 @@ def test_friday_the_registry_is_what_the_file_says(
 def test_a_member_proves_nothing_absent(gateway: Gateway, cloud: Cloud) -> None:
     url = cloud.servers["Oslo"].url
     ok(gateway, "locations", "add", "oslo", url, "--cloud", "prod-member")
-    wait_until(lambda: rows(gateway)["oslo"]["sweep"]["ended"], "it is swept", PATIENCE)
+    wait_until_blocking(
+        lambda: rows(gateway)["oslo"]["sweep"]["ended"], WAIT_SECONDS, "it is swept"
+    )
     answer = gateway.get(f"/resolve/{NOWHERE}")
     assert answer.status == 503
     assert "it does not have the role admin on a project" in answer.json()["detail"]
@@ -316,14 +318,14 @@ async def test_other_plugins_log_in_too(
         cloud.write(TUESDAY)
 
 
-async def test_a_cloud_without_login_sends_none(
+async def test_a_cloud_without_a_login_sends_no_token(
     cloud: Cloud, cloud_credentials: CloudCredentials
 ) -> None:
-    login = await cloud_credentials.auth_headers("open")
-    assert (login.headers, login.roles) == ({}, None)
+    sent = await cloud_credentials.auth_headers("open")
+    assert (sent.headers, sent.roles) == ({}, None)
 
 
-async def test_a_token_that_is_not_accepted_any_more_is_renewed_once(
+async def test_a_token_that_is_no_longer_accepted_is_renewed_once(
     cloud: Cloud, cloud_credentials: CloudCredentials
 ) -> None:
     async with connect(30) as session:
@@ -354,15 +356,15 @@ async def test_a_token_that_is_not_accepted_any_more_is_renewed_once(
         assert len(logins) == 2
 
 
-async def test_a_login_is_good_until_shortly_before_its_token_ends(
+async def test_a_credential_is_valid_until_shortly_before_its_token_ends(
     cloud: Cloud, cloud_credentials: CloudCredentials
 ) -> None:
-    """Keystone's tokens last an hour unless it is told otherwise."""
+    """Keystone's tokens last an hour by default."""
     left = (await cloud_credentials.auth_headers("prod")).valid_until - time.monotonic()
     assert 3300 < left < 3600 - keystone.RENEW_BEFORE_SECONDS + 1
 
 
-async def test_what_is_wrong_with_a_cloud_is_said(
+async def test_a_missing_cloud_is_reported(
     cloud: Cloud, cloud_credentials: CloudCredentials
 ) -> None:
     with pytest.raises(LocationUnavailable, match="Cloud nowhere was not found") as caught:

@@ -1,46 +1,145 @@
-"""What a full cache may cost: nothing that the garbage collector follows, and no search."""
+"""The cache of claims by itself: its bounds, its ages, and its cost for the garbage collector."""
 
 from __future__ import annotations
 
 import gc
+from collections.abc import Iterable
 
 from resolver.index import ClaimCache
-from resolver.index.codec import Buckets
+from resolver.index.buckets import Buckets
+from resolver.index.codec import encode_owners
+from resolver.models import Owner
 from tests.support.ids import make_ids
 
+A, B, *MORE = make_ids(40)
+ONE, TWO = encode_owners([Owner(1)]), encode_owners([Owner(2)])
 
-def test_what_is_kept_is_nothing_to_the_garbage_collector() -> None:
+
+class Clock:
+    """Time that passes when a test says so."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def fill(cache: ClaimCache, bucket: int, ids: Iterable[bytes], value: bytes = ONE) -> None:
+    for image_id in ids:
+        cache.put(bucket, cache.open(bucket), image_id, value)
+
+
+def test_the_garbage_collector_does_not_follow_what_is_cached() -> None:
     cache = ClaimCache(10_000, 60)
     for image_id in make_ids(5000):
-        cache_bucket = image_id[0]
-        cache.put(cache_bucket, cache.open(cache_bucket), image_id, bytes(bytearray(b"\x02\x04")))
+        fill(cache, image_id[0], [image_id], bytes(bytearray(b"\x02\x04")))
     assert cache.count == 5000 + 256
     gc.collect()
-    kept = cache._buckets
-    assert not any(gc.is_tracked(cache_bucket) for cache_bucket in kept.values())
-    values = {id(value) for cache_bucket in kept.values() for value in cache_bucket.values()}
-    assert len(values) == 1  # one copy of the owners' bytes for all
+    buckets = [cache.open(bucket) for bucket in range(256)]
+    assert not any(gc.is_tracked(images) for images in buckets)
+    values = {id(value) for images in buckets for value in images.values()}
+    assert len(values) == 1, "one copy of the owners' bytes serves all images"
 
 
-def test_the_oldest_goes_first_however_many_went_before() -> None:
+def test_the_oldest_bucket_is_evicted_first() -> None:
     cache = ClaimCache(100, 60)
-    for cache_bucket in range(1000):
-        image_id = cache_bucket.to_bytes(16, "big")
-        cache.put(cache_bucket, cache.open(cache_bucket), image_id, b"\x02")
-    assert list(cache._buckets) == list(range(950, 1000))
+    ids = [bucket.to_bytes(16, "big") for bucket in range(1000)]
+    for bucket, image_id in enumerate(ids):
+        fill(cache, bucket, [image_id])
+    found = [cache.get(bucket, image_id) is not None for bucket, image_id in enumerate(ids)]
+    assert found == [False] * 950 + [True] * 50
 
 
-def test_opening_alone_is_bounded() -> None:
+def test_the_size_is_a_bound() -> None:
     cache = ClaimCache(100, 60)
-    for cache_bucket in range(1000):
-        cache.open(cache_bucket)
-    assert (cache.count, len(cache._buckets)) == (100, 100)
+    for image_id in make_ids(1000):
+        fill(cache, image_id[0], [image_id])
+        assert cache.count <= 100
+    assert cache.count > 50
+    cache.clear()
+    assert cache.count == 0
 
 
-def test_shelves_are_buckets_or_some_of_them_together() -> None:
+def test_buckets_in_which_nothing_was_found_count_too() -> None:
+    """Requests for many unknown ids open each bucket there is."""
+    cache = ClaimCache(100, 60)
+    for bucket in range(1000):
+        cache.open(bucket)
+    assert (cache.count, cache.bucket_count) == (100, 100)
+
+
+def test_a_cache_of_size_zero_holds_nothing() -> None:
+    cache = ClaimCache(0, 0)
+    for bucket, image_id in enumerate(MORE):
+        fill(cache, bucket, [image_id])
+        assert cache.get(bucket, image_id) is None
+    cache.open(1)
+    assert cache.bucket_count == 0
+
+
+def test_a_read_that_began_before_an_invalidation_caches_nothing() -> None:
+    cache = ClaimCache(100, 60)
+    before = cache.open(7)
+    cache.put(7, before, A, ONE)
+    cache.drop(7)
+    cache.put(7, before, B, ONE)
+    assert (cache.get(7, A), cache.get(7, B), cache.count) == (None, None, 0)
+    after = cache.open(7)
+    cache.put(7, before, A, ONE)
+    assert cache.get(7, A) is None
+    cache.put(7, after, A, TWO)
+    found = cache.get(7, A)
+    assert found is not None
+    assert found[0] == (Owner(2),)
+
+
+def test_nothing_is_cached_for_longer_than_its_time_to_live() -> None:
+    clock = Clock()
+    cache = ClaimCache(100, 10, clock=clock)
+    first = cache.open(7)
+    cache.put(7, first, A, ONE)
+    clock.now += 9
+    fill(cache, 7, [B])
+    found = cache.get(7, B)
+    assert found is not None
+    assert found[1] == 9, "the bucket is as old as its first image"
+    clock.now += 2
+    cache.put(7, first, B, ONE)  # a read that took long
+    assert (cache.get(7, A), cache.get(7, B)) == (None, None)
+    assert cache.count == 0
+
+
+def test_expired_claims_are_stale_until_their_time_is_over() -> None:
+    clock = Clock()
+    cache = ClaimCache(100, 10, stale_for=100, clock=clock)
+    fill(cache, 7, [A, B])
+    clock.now += 11
+    assert cache.get(7, A) is None
+    assert cache.get_stale(7, A) == ((Owner(1),), 11)
+    cache.discard_stale(7, B)
+    assert cache.get_stale(7, B) is None
+    clock.now += 90
+    assert cache.get_stale(7, A) is None, "it was read more than 100 seconds ago"
+
+
+def test_suspect_claims_become_stale_and_changed_ones_are_dropped() -> None:
+    cache = ClaimCache(100, 60, stale_for=100, clock=Clock())
+    fill(cache, 7, [A])
+    fill(cache, 8, [B])
+    cache.mark_suspect()
+    assert (cache.get(7, A), cache.get(8, B)) == (None, None)
+    cache.drop(7)
+    assert cache.get_stale(7, A) is None
+    assert cache.get_stale(8, B) == ((Owner(1),), 0)
+
+
+def test_a_cache_bucket_is_a_bucket_or_several_neighbours() -> None:
     for bits in (4, 8, 13, 16, 17, 20, 28):
         buckets = Buckets(b"x:", bits)
         for image_id in make_ids(100):
-            cache_bucket = buckets.cache_bucket(image_id)
-            assert cache_bucket == buckets.number(image_id) >> buckets.coarse
-            assert cache_bucket < 1 << min(bits, 16)
+            bucket = buckets.cache_bucket(image_id)
+            assert bucket == buckets.number(image_id) >> max(0, bits - 16)
+            assert bucket < 1 << min(bits, 16)
+            assert buckets.cache_bucket_of_key(buckets.key(buckets.number(image_id))) == bucket
+        assert buckets.cache_bucket_of_key(b"y:1") is None

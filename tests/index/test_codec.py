@@ -7,7 +7,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from resolver.index import open_index
-from resolver.index.codec import Buckets, decode_owners, encode_owner, encode_owners
+from resolver.index.buckets import Buckets
+from resolver.index.codec import decode_owners, encode_owner, encode_owners
 from resolver.models import MAX_BITS, MIN_BITS, Owner
 from tests.support.ids import make_id
 
@@ -76,7 +77,7 @@ def test_an_id_comes_back_from_its_bucket_and_field(bits: int, image_id: bytes) 
     buckets = Buckets(b"b:", bits)
     number, field = buckets.number(image_id), buckets.field(image_id)
     assert 0 <= number < buckets.count == 1 << bits
-    assert len(field) == buckets.width
+    assert len(field) == buckets.field_bytes
     assert buckets.join(number, field) == image_id
 
 

@@ -60,7 +60,7 @@ async def test_a_history_of_claims(bits: int, history: list[Step]) -> None:
             assert claims == {
                 image_id: owners[number] for image_id, owners in model.items() if number in owners
             }
-        census = await index.claims.census()
+        census = await index.census()
         assert census.images == sum(1 for owners in model.values() if owners)
         assert sum(census.claims.values()) == sum(map(len, model.values()))
         # Nothing else was left behind, such as an empty bucket.

@@ -7,27 +7,26 @@ from typing import Any
 
 import pytest
 
-from resolver.errors import IndexUnavailable
-from resolver.gateway.api.images import Preferences
 from resolver.models import Outcome, format_id
-from resolver.resolution.image_resolver import BULK_READS
+from resolver.resolution import Preferences
+from resolver.resolution.image_resolver import BULK_READS_AT_ONCE
 from tests.gateway.conftest import Start
 from tests.support.ids import make_ids
 from tests.support.redis import RedisServer
 from tests.support.wait import wait_until
 
-RAWS = make_ids(2000)
-IDS = [format_id(image_id) for image_id in RAWS]
+IMAGE_IDS = make_ids(2000)
+IDS = [format_id(image_id) for image_id in IMAGE_IDS]
 
 
 @pytest.mark.redis
-async def test_many_clients_do_not_make_each_other_late(
+async def test_large_requests_read_the_index_a_few_at_a_time(
     start: Start, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gateway = await start(redis_url=redis_url, client_rate=0, index_timeout=5)
     await gateway.location("one")
     number = (await gateway.services.registry.view("one")).location.number
-    await gateway.services.index.claims.claim(number, RAWS)
+    await gateway.services.index.claims.claim(number, IMAGE_IDS)
     lookup, under_way, most = gateway.services.index.claims.lookup, 0, 0
 
     async def counted(ids: Any, **options: Any) -> Any:
@@ -44,34 +43,32 @@ async def test_many_clients_do_not_make_each_other_late(
     for response, rows in answers:
         assert response.status == 200
         assert {(row["outcome"], row["source"]) for row in rows} == {("found", "index")}
-    assert most == BULK_READS
+    assert most == BULK_READS_AT_ONCE
 
 
 @pytest.mark.redis
-async def test_what_was_known_last_is_said_once_for_many_ids(
+async def test_stale_answers_for_many_ids_share_their_templates(
     start: Start, own_redis: RedisServer
 ) -> None:
-    """It is the way that everything goes while Redis fails, so it must not cost more."""
+    """All requests are answered so while Redis fails, so it must be cheap."""
     gateway = await start(redis_url=own_redis.url, probe=True, probe_timeout=0.1)
     await gateway.location("one")
     number = (await gateway.services.registry.view("one")).location.number
-    await gateway.services.index.claims.claim(number, RAWS)
+    await gateway.services.index.claims.claim(number, IMAGE_IDS)
     for text in IDS[:200]:
         await gateway.get(f"/v2/images/{text}")
     own_redis.kill()
     resolver = gateway.services.resolver
 
-    async def broken() -> bool:
-        try:
-            await resolver._ask_index(RAWS[:1], keep=False)
-        except IndexUnavailable as error:
-            resolver.breaker.failed(error)
-        return resolver.breaker.why is not None
+    async def breaker_is_open() -> bool:
+        await gateway.get(f"/resolve/{IDS[0]}")
+        return resolver.breaker.error is not None
 
-    await wait_until(broken)
-    _, _, forms = await resolver._known_forms(RAWS, Preferences())
-    assert [form.outcome for form in forms[:200]] == [Outcome.FOUND] * 200
-    assert {form.outcome for form in forms[200:]} == {Outcome.UNKNOWN}
-    assert '"source": "stale"' in forms[0].fill(IDS[0])
-    assert IDS[0] in forms[0].fill(IDS[0])
-    assert len({id(form) for form in forms}) < 100, "those alike share one"
+    await wait_until(breaker_is_open)
+    templates = await resolver.resolve_many(IMAGE_IDS[:200], Preferences())
+    assert {template.outcome for template in templates} == {Outcome.FOUND}
+    assert '"source": "stale"' in templates[0].render(IDS[0])
+    assert IDS[0] in templates[0].render(IDS[0])
+    assert len({id(template) for template in templates}) < 100, "equal answers share a template"
+    templates = await resolver.resolve_many(IMAGE_IDS[200:], Preferences())
+    assert {template.outcome for template in templates} == {Outcome.UNKNOWN}

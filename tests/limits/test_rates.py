@@ -1,4 +1,4 @@
-"""What one client may have of what is dear, and that it gets what is known all the same."""
+"""How many expensive requests a client may make; known images are answered without a limit."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from aiohttp.test_utils import make_mocked_request
 from multidict import CIMultiDict
 
 from resolver.gateway import limits
-from resolver.gateway.limits import BULK_IDS, BURST, Buckets, Limits
+from resolver.gateway.limits import BURST_SECONDS, IDS_PER_TOKEN, Limits, TokenBuckets
 from resolver.models import format_id
 from tests.gateway.conftest import Gateway, Start
 from tests.support.clouds import Cloud
 from tests.support.ids import make_ids
 
 RATE = 2.0
-WHOLE = int(RATE * BURST)
+FULL_BUCKET = int(RATE * BURST_SECONDS)
 """Tokens in a full bucket."""
 
 IDS = [format_id(image_id) for image_id in make_ids(400)]
@@ -35,24 +35,24 @@ class Clock:
         return self.now
 
 
-def test_a_bucket_holds_ten_seconds_worth_and_fills_again() -> None:
+def test_a_bucket_holds_ten_seconds_of_tokens_and_refills() -> None:
     clock = Clock()
-    buckets = Buckets(RATE, clock)
-    assert [buckets.take(b"one", 1) for _ in range(WHOLE)] == [0.0] * WHOLE
+    buckets = TokenBuckets(RATE, clock)
+    assert [buckets.take(b"one", 1) for _ in range(FULL_BUCKET)] == [0.0] * FULL_BUCKET
     assert buckets.take(b"one", 1) == pytest.approx(1 / RATE)
     assert buckets.take(b"two", 1) == 0.0, "each client has its own"
     clock.now += 1 / RATE
     assert buckets.take(b"one", 1) == 0.0
     assert buckets.take(b"one", 1) > 0
     clock.now += 3600
-    assert [buckets.take(b"one", 1) for _ in range(WHOLE)] == [0.0] * WHOLE
-    assert buckets.take(b"one", 1) > 0, "no more than a whole bucket is saved"
+    assert [buckets.take(b"one", 1) for _ in range(FULL_BUCKET)] == [0.0] * FULL_BUCKET
+    assert buckets.take(b"one", 1) > 0, "no more than a full bucket is saved"
 
 
-def test_what_is_refused_costs_nothing_and_can_be_had_when_it_was_said() -> None:
+def test_a_refusal_costs_nothing_and_its_wait_is_exact() -> None:
     clock = Clock()
-    buckets = Buckets(RATE, clock)
-    buckets.take(b"one", WHOLE)
+    buckets = TokenBuckets(RATE, clock)
+    buckets.take(b"one", FULL_BUCKET)
     wait = buckets.take(b"one", 5)
     assert wait == pytest.approx(5 / RATE)
     clock.now += wait - 0.01
@@ -61,49 +61,53 @@ def test_what_is_refused_costs_nothing_and_can_be_had_when_it_was_said() -> None
     assert buckets.take(b"one", 5) == 0.0
 
 
-def test_more_than_a_whole_bucket_takes_a_whole_one() -> None:
+def test_a_request_for_more_than_a_full_bucket_takes_a_full_one() -> None:
     clock = Clock()
-    buckets = Buckets(RATE, clock)
-    assert buckets.take(b"one", 100 * WHOLE) == 0.0
-    assert buckets.take(b"one", 100 * WHOLE) == pytest.approx(BURST)
+    buckets = TokenBuckets(RATE, clock)
+    assert buckets.take(b"one", 100 * FULL_BUCKET) == 0.0
+    assert buckets.take(b"one", 100 * FULL_BUCKET) == pytest.approx(BURST_SECONDS)
 
 
 def test_a_rate_of_0_is_no_limit() -> None:
-    buckets = Buckets(0)
+    buckets = TokenBuckets(0)
     assert {buckets.take(b"one", 1000) for _ in range(1000)} == {0.0}
     assert len(buckets) == 0
 
 
-def test_the_table_cannot_grow_and_forgets_who_was_longest_unseen(
+def test_the_table_is_bounded_and_forgets_the_client_seen_longest_ago(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(limits, "MOST_CLIENTS", 3)
-    buckets = Buckets(RATE, Clock())
+    monkeypatch.setattr(limits, "MAX_CLIENTS", 3)
+    buckets = TokenBuckets(RATE, Clock())
     for name in (b"a", b"b", b"c"):
-        buckets.take(name, WHOLE - 1)
+        buckets.take(name, FULL_BUCKET - 1)
     buckets.take(b"a", 1)
     buckets.take(b"d", 1)
     assert len(buckets) == 3
-    assert buckets.take(b"a", 1) > 0, "it was seen lately"
-    assert buckets.take(b"b", WHOLE) == 0.0, "it was forgotten"
+    assert buckets.take(b"a", 1) > 0, "it was seen recently"
+    assert buckets.take(b"b", FULL_BUCKET) == 0.0, "it was forgotten"
     for number in range(1000):
         buckets.take(number.to_bytes(4, "big"), 1)
     assert len(buckets) == 3
 
 
 def client(peer: str, *forwarded: str) -> bytes:
-    headers = CIMultiDict([("X-Forwarded-For", one) for one in forwarded])
+    headers = CIMultiDict([("X-Forwarded-For", value) for value in forwarded])
     request = make_mocked_request("GET", "/", headers).clone(remote=peer)
     return Limits(1, ("10.0.0.0/8", "fd00::/8")).client(request)
 
 
 @pytest.mark.parametrize(
-    ("peer", "forwarded", "who"),
+    ("peer", "forwarded", "expected"),
     [
         ("192.0.2.1", (), "192.0.2.1"),
-        ("192.0.2.1", ("198.51.100.7",), "192.0.2.1"),  # it is no proxy of ours
+        ("192.0.2.1", ("198.51.100.7",), "192.0.2.1"),  # not a trusted proxy
         ("10.0.0.1", ("198.51.100.7",), "198.51.100.7"),
-        ("10.0.0.1", ("203.0.113.9, 198.51.100.7",), "198.51.100.7"),  # the client wrote the first
+        (
+            "10.0.0.1",
+            ("203.0.113.9, 198.51.100.7",),
+            "198.51.100.7",
+        ),  # the client wrote one
         ("10.0.0.1", ("203.0.113.9", "198.51.100.7"), "198.51.100.7"),  # in two fields
         ("10.0.0.1", ("198.51.100.7, 10.0.0.2",), "198.51.100.7"),  # through two proxies
         ("10.0.0.1", ("10.0.0.3, 10.0.0.2",), "10.0.0.3"),
@@ -116,8 +120,8 @@ def client(peer: str, *forwarded: str) -> bytes:
         ("::ffff:10.0.0.1", ("198.51.100.7",), "198.51.100.7"),
     ],
 )
-def test_who_a_client_is(peer: str, forwarded: tuple[str, ...], who: str) -> None:
-    assert client(peer, *forwarded) == client(who)
+def test_the_address_of_a_client(peer: str, forwarded: tuple[str, ...], expected: str) -> None:
+    assert client(peer, *forwarded) == client(expected)
 
 
 def test_an_ipv6_client_is_its_64() -> None:
@@ -138,7 +142,7 @@ async def limited(start: Start) -> AsyncIterator[tuple[Gateway, Cloud]]:
 
 async def spend(gateway: Gateway) -> None:
     """Takes what the client has, by asking for ids that are nowhere."""
-    for text in IDS[:WHOLE]:
+    for text in IDS[:FULL_BUCKET]:
         response, _ = await gateway.get(f"/v2/images/{text}")
         assert response.status == 404
 
@@ -153,7 +157,7 @@ async def test_misses_are_limited_and_the_known_are_not(limited: tuple[Gateway, 
     assert response.headers["Retry-After"] == "1"
     assert response.headers["X-Openstack-Request-Id"].startswith("req-")
     assert "RESOLVER_CLIENT_RATE" in body["detail"]
-    assert cloud.asked("one") == asked, "nobody was asked"
+    assert cloud.asked("one") == asked, "no location is asked"
     for path in (f"/v2/images/{KNOWN}", f"/v1/images/{KNOWN}", f"/resolve/{KNOWN}"):
         for headers in ({}, {"X-Resolver-Region": "x"}, {"X-Resolver-Exclude": "two"}):
             response, _ = await gateway.get(path, headers={} if "resolve" in path else headers)
@@ -166,58 +170,61 @@ async def test_misses_are_limited_and_the_known_are_not(limited: tuple[Gateway, 
     "path",
     [f"/resolve/{IDS[100]}", f"/resolve/{KNOWN}?fresh=1", f"/resolve/{KNOWN}/explain"],
 )
-async def test_what_else_is_dear(limited: tuple[Gateway, Cloud], path: str) -> None:
+async def test_other_requests_that_a_client_pays_for(
+    limited: tuple[Gateway, Cloud], path: str
+) -> None:
     gateway, _ = limited
     await spend(gateway)
     response, body = await gateway.get(path)
     assert (response.status, body["code"]) == (429, "too-many-requests")
 
 
-async def test_retry_after_is_true(limited: tuple[Gateway, Cloud]) -> None:
+async def test_a_client_may_retry_after_the_given_time(limited: tuple[Gateway, Cloud]) -> None:
     gateway, _ = limited
     await spend(gateway)
-    response, _ = await gateway.call("POST", "/resolve", json=[KNOWN] * 3 * BULK_IDS)
+    response, _ = await gateway.call("POST", "/resolve", json=[KNOWN] * 3 * IDS_PER_TOKEN)
     assert response.status == 429
     seconds = int(response.headers["Retry-After"])
-    assert seconds == 2  # a token and a half, or nearly
-    response, _ = await gateway.call("POST", "/resolve", json=[KNOWN] * 3 * BULK_IDS)
+    assert seconds == 2  # about one and a half tokens
+    response, _ = await gateway.call("POST", "/resolve", json=[KNOWN] * 3 * IDS_PER_TOKEN)
     assert response.status == 429
     await asyncio.sleep(seconds)
-    response, _ = await gateway.call("POST", "/resolve", json=[KNOWN] * 3 * BULK_IDS)
+    response, _ = await gateway.call("POST", "/resolve", json=[KNOWN] * 3 * IDS_PER_TOKEN)
     assert response.status == 200
 
 
-async def test_many_at_once_are_asked_for_as_far_as_the_client_may(
+async def test_a_bulk_request_probes_as_many_ids_as_its_client_may(
     limited: tuple[Gateway, Cloud],
 ) -> None:
-    """The rest of them are answered as those are for which there is no time."""
+    """The others are answered as without time for probes."""
     gateway, cloud = limited
     begun = time.monotonic()
     _, rows = await gateway.call("POST", "/resolve", json=[KNOWN, *IDS[:99], KNOWN])
     more = math.ceil((time.monotonic() - begun) * RATE)
     outcomes = [row["outcome"] for row in rows]
     assert outcomes[0] == outcomes[-1] == "found"
-    assert WHOLE - 2 <= outcomes.count("absent") == cloud.asked("one") <= WHOLE + more
+    assert FULL_BUCKET - 2 <= outcomes.count("absent") == cloud.asked("one") <= FULL_BUCKET + more
     assert outcomes.count("unknown") == 99 - outcomes.count("absent")
 
 
-async def test_one_question_for_many_requests_is_paid_once(
+async def test_requests_that_share_a_probe_pay_once(
     limited: tuple[Gateway, Cloud],
 ) -> None:
     gateway, cloud = limited
-    answers = await asyncio.gather(*(gateway.get(f"/v2/images/{IDS[0]}") for _ in range(5 * WHOLE)))
+    requests = [gateway.get(f"/v2/images/{IDS[0]}") for _ in range(5 * FULL_BUCKET)]
+    answers = await asyncio.gather(*requests)
     asked = cloud.asked("one")
-    assert asked <= WHOLE
-    assert sum(response.status == 404 for response, _ in answers) >= WHOLE
+    assert asked <= FULL_BUCKET
+    assert sum(response.status == 404 for response, _ in answers) >= FULL_BUCKET
 
 
-async def test_proxies_that_are_trusted_say_who_asks(start: Start) -> None:
+async def test_trusted_proxies_name_the_client(start: Start) -> None:
     async with AsyncExitStack() as stack:
         gateway = await start(probe=True, client_rate=RATE, trusted_proxies="127.0.0.1")
         await Cloud(gateway.services, stack).add("one")
         statuses: dict[str, list[int]] = {"192.0.2.1": [], "192.0.2.2": []}
-        for number, text in enumerate(IDS[: 2 * WHOLE + 2]):
-            who = "192.0.2.1" if number <= WHOLE + 1 else "192.0.2.2"
+        for number, text in enumerate(IDS[: 2 * FULL_BUCKET + 2]):
+            who = "192.0.2.1" if number <= FULL_BUCKET + 1 else "192.0.2.2"
             headers = {"X-Forwarded-For": f"198.51.100.{number}, {who}"}
             response, _ = await gateway.get(f"/v2/images/{text}", headers=headers)
             statuses[who].append(response.status)

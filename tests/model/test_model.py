@@ -1,6 +1,6 @@
-"""The main promise, against random changes, troubles and questions, with the truth kept beside.
+"""The main promise under random changes, disturbances and questions, checked against the truth.
 
-More: ``pytest tests/model --steps 100000``. Again: ``pytest tests/model --seed N``.
+A longer run: ``pytest tests/model --steps 100000``. The same run: ``pytest tests/model --seed N``.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ import traceback
 
 import pytest
 
-from resolver.sync import poll as poll_module
-from tests.model.play import Wrong, playing
+from tests.model.model_run import run_world
+from tests.model.world_events import WrongAnswer
 
 STEPS = 3000
-"""Steps of each variant, unless told otherwise."""
+"""Steps of each variant by default."""
 
-WORLD = 1000
+STEPS_PER_WORLD = 1000
 """Steps in one world; the next has the next seed."""
 
 
@@ -28,14 +28,11 @@ WORLD = 1000
 )
 async def test_answers_are_true(
     request: pytest.FixtureRequest,
-    monkeypatch: pytest.MonkeyPatch,
     backend: str,
     gateways: int,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    caplog.set_level(logging.CRITICAL)  # a run has thousands of sweeps that fail
-    # Else each poll would read all that was ever done here, and none could miss anything.
-    monkeypatch.setattr(poll_module, "OVERLAP", 1.0)
+    caplog.set_level(logging.CRITICAL)  # a run has thousands of failing sweeps
     config = request.config
     left = config.getoption("steps", None) or STEPS
     seed = config.getoption("seed", None)
@@ -47,19 +44,19 @@ async def test_answers_are_true(
         if backend != "memory:":
             request.getfixturevalue("redis_server").flush()
         begun = time.monotonic()
-        async with playing(url, seed, gateways) as play:
+        async with run_world(url, seed, gateways) as model:
             try:
-                await play.run(min(left, WORLD))
+                await model.run(min(left, STEPS_PER_WORLD))
             except Exception as error:
-                if not isinstance(error, Wrong):
+                if not isinstance(error, WrongAnswer):
                     traceback.print_exc()
-                story = "\n".join([*play.story, f"{play.step:6} {error!r}"])
-                again = f"pytest tests/model --seed {seed} --steps {WORLD}"
-                failure = f"{story}\n\nAgain: {again}"
+                history = "\n".join([*model.history, f"{model.step:6} {error!r}"])
+                again = f"pytest tests/model --seed {seed} --steps {STEPS_PER_WORLD}"
+                failure = f"{history}\n\nTo run it again: {again}"
                 break
-        counts = ", ".join(f"{name} {count}" for name, count in sorted(play.counts.items()))
-        print(f"seed {seed}: {play.step} steps in {time.monotonic() - begun:.1f} s: {counts}")
-        left -= WORLD
+        counts = ", ".join(f"{name} {count}" for name, count in sorted(model.counts.items()))
+        print(f"seed {seed}: {model.step} steps in {time.monotonic() - begun:.1f} s: {counts}")
+        left -= STEPS_PER_WORLD
         seed += 1
     if failure:
         pytest.fail(failure, pytrace=False)

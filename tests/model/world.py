@@ -1,7 +1,7 @@
-"""The truth: which server has had which image when, and which location was what when.
+"""The truth: which server had which image when, and how each location was registered when.
 
-All times are `time.monotonic`. What is asked takes a while, so the truth is kept with its history,
-and an answer is judged by all that was true while it was made.
+All times are `time.monotonic`. A question takes a while, so the truth has a history, and an answer
+is checked against everything that was true while it was made.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from aiohttp.typedefs import Handler
 from resolver.models import State, format_id
 from resolver.standin import StandIn
 
-SILENCE = 0.25
-"""Seconds that a silent server holds the line before it hangs up."""
+SILENCE_SECONDS = 0.25
+"""For which a silent server waits before it closes the connection."""
 
 
 @dataclass
-class Life:
+class ImageLife:
     """One image at one server."""
 
     letter_case: int
@@ -41,8 +41,8 @@ class Life:
         return self.born <= since and self.died == math.inf
 
 
-class Trouble:
-    """Something that begins and ends, again and again."""
+class Disturbance:
+    """Something that begins and ends repeatedly."""
 
     def __init__(self) -> None:
         self.began = self.ended = -math.inf
@@ -61,66 +61,66 @@ class Trouble:
         return self.on or self.ended >= since
 
 
-class Served:
-    """A stand-in server with its weather, and beside it what it really has."""
+class ModelServer:
+    """A stand-in server with its disturbances, and the images that it really has."""
 
     def __init__(self, name: str, **options: object) -> None:
         self.name = name
         self.standin = StandIn(middlewares=[self._middleware], **options)  # type: ignore[arg-type]
-        self.lives: dict[bytes, Life] = {}
-        self.outage = Trouble()
-        self.how = ""
-        self.silent = Trouble()
-        self.held = Trouble()
-        """While it is, the next few answers are made at once and arrive only when it ends."""
-        self._few = 0
-        self._go = asyncio.Event()
+        self.lives: dict[bytes, ImageLife] = {}
+        self.outage = Disturbance()
+        self.outage_kind = ""
+        self.silent = Disturbance()
+        self.held = Disturbance()
+        """The next few answers are made at once, and are sent only when it ends."""
+        self._answers_to_hold = 0
+        self._released = asyncio.Event()
 
     @web.middleware
     async def _middleware(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        if self.how == "silent":
-            await asyncio.sleep(SILENCE)
+        if self.outage_kind == "silent":
+            await asyncio.sleep(SILENCE_SECONDS)
             assert request.transport
             request.transport.close()
         if self.outage.on:
             return web.Response(status=500)
         response = await handler(request)
-        if self.held.on and self._few > 0:
-            self._few -= 1
-            await self._go.wait()
+        if self.held.on and self._answers_to_hold > 0:
+            self._answers_to_hold -= 1
+            await self._released.wait()
         return response
 
-    def troubled(self, since: float) -> bool:
+    def was_disturbed(self, since: float) -> bool:
         return self.outage.during(since) or self.held.during(since)
 
-    async def fail(self, how: str) -> None:
+    async def fail(self, kind: str) -> None:
         self.outage.begin()
-        self.how = how
-        if how == "silent":
+        self.outage_kind = kind
+        if kind == "silent":
             self.silent.begin()
-        if how == "refused":
+        if kind == "refused":
             await self.standin.stop()
 
     async def recover(self) -> None:
-        if self.how == "refused":
+        if self.outage_kind == "refused":
             await self.standin.start(port=self.standin.port)
-        if self.how == "silent":
+        if self.outage_kind == "silent":
             self.silent.end()
-        self.how = ""
+        self.outage_kind = ""
         self.outage.end()
 
-    def hold(self, few: int) -> None:
-        self._few = few
-        self._go.clear()
+    def hold_answers(self, count: int) -> None:
+        self._answers_to_hold = count
+        self._released.clear()
         self.held.begin()
 
-    def let_go(self) -> None:
-        self._go.set()
+    def release_answers(self) -> None:
+        self._released.set()
         self.held.end()
 
     def create(self, image_id: bytes, letter_case: int, **fields: object) -> None:
         self.standin.add(id=format_id(image_id, letter_case), **fields)
-        self.lives[image_id] = Life(letter_case, time.monotonic())
+        self.lives[image_id] = ImageLife(letter_case, time.monotonic())
 
     def delete(self, image_id: bytes) -> None:
         self.standin.delete(format_id(image_id, self.lives[image_id].letter_case))
@@ -129,11 +129,11 @@ class Served:
     def has(self, image_id: bytes) -> bool:
         return image_id in self.lives and self.lives[image_id].died == math.inf
 
-    def there(self) -> list[bytes]:
+    def current_images(self) -> list[bytes]:
         return [image_id for image_id in self.lives if self.has(image_id)]
 
     def notification(self, image_id: bytes, kind: str) -> bytes:
-        """What this server's broker says of an image now."""
+        """The notification that this server sends about an image now."""
         message = {
             "event_type": f"image.{kind}",
             "message_id": str(uuid.uuid4()),
@@ -148,21 +148,23 @@ class Served:
 
 
 @dataclass
-class Spell:
-    """A time in which a location was registered so. Its beginning and its end take a moment."""
+class Registration:
+    """A period in which a location was registered with these fields.
+
+    It begins between `since` and `confirmed_at`."""
 
     number: int
-    server: Served
+    server: ModelServer
     state: State
     since: float
-    sure: float
+    confirmed_at: float
     until: float = math.inf
 
     @property
     def in_service(self) -> bool:
         return self.state is not State.MAINTENANCE
 
-    def life(self, image_id: bytes) -> Life | None:
+    def life(self, image_id: bytes) -> ImageLife | None:
         return self.server.lives.get(image_id)
 
 
@@ -170,41 +172,45 @@ class Spell:
 class World:
     """All servers and all locations."""
 
-    servers: list[Served]
-    spells: dict[str, list[Spell]] = field(default_factory=dict)
+    servers: list[ModelServer]
+    registrations: dict[str, list[Registration]] = field(default_factory=dict)
 
-    def current(self) -> dict[str, Spell]:
+    def current(self) -> dict[str, Registration]:
         """The registered locations by name."""
-        last = {name: spells[-1] for name, spells in self.spells.items()}
-        return {name: spell for name, spell in last.items() if spell.until == math.inf}
-
-    def during(self, since: float) -> dict[str, list[Spell]]:
-        """How each location was registered at some moment since then."""
+        last = {name: registrations[-1] for name, registrations in self.registrations.items()}
         return {
-            name: [spell for spell in spells if spell.until >= since]
-            for name, spells in self.spells.items()
+            name: registration
+            for name, registration in last.items()
+            if registration.until == math.inf
         }
 
-    def serving(self, since: float) -> dict[str, Spell]:
+    def during(self, since: float) -> dict[str, list[Registration]]:
+        """The registrations of each location that were valid at some moment since then."""
+        return {
+            name: [registration for registration in registrations if registration.until >= since]
+            for name, registrations in self.registrations.items()
+        }
+
+    def serving(self, since: float) -> dict[str, Registration]:
         """The locations that have been in service all the time since then."""
         return {
-            name: spell
-            for name, spell in self.current().items()
-            if spell.in_service and spell.sure <= since
+            name: registration
+            for name, registration in self.current().items()
+            if registration.in_service and registration.confirmed_at <= since
         }
 
-    def change(self, name: str, spell: Spell | None) -> None:
-        """A location has become `spell`, or been removed, just now."""
-        spells = self.spells.setdefault(name, [])
-        if spells and spells[-1].until == math.inf:
-            spells[-1].until = time.monotonic()
-        if spell:
-            spells.append(spell)
+    def change(self, name: str, registration: Registration | None) -> None:
+        """A location has become `registration`, or been removed, just now."""
+        registrations = self.registrations.setdefault(name, [])
+        if registrations and registrations[-1].until == math.inf:
+            registrations[-1].until = time.monotonic()
+        if registration:
+            registrations.append(registration)
 
     def owners(self, image_id: bytes) -> set[str]:
         """The locations in service that have an image now."""
         return {n for n, s in self.current().items() if s.in_service and s.server.has(image_id)}
 
     def ids(self) -> list[bytes]:
-        """All images that ever were somewhere."""
+        """All images that any server ever had."""
         return list(dict.fromkeys(image_id for server in self.servers for image_id in server.lives))

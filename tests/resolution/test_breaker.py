@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from resolver.errors import IndexUnavailable
-from resolver.resolution.breaker import FAILURES, Breaker
+from resolver.resolution.breaker import FAILURES_TO_OPEN, Breaker
 from tests.support.wait import wait_until
 
 GONE = IndexUnavailable("Redis did not answer")
@@ -17,17 +17,17 @@ async def test_it_breaks_after_failures_in_a_row_and_mends_by_a_trial() -> None:
             raise outcome
 
     breaker = Breaker(trial)
-    for _ in range(FAILURES - 1):
-        breaker.failed(GONE)
-    breaker.worked()
-    for _ in range(FAILURES - 1):
-        breaker.failed(GONE)
-        assert breaker.why is None
-    breaker.failed(GONE)
-    assert breaker.why is GONE
-    breaker.failed(GONE)  # one that had been asked before
-    await wait_until(lambda: breaker.why is None)
+    for _ in range(FAILURES_TO_OPEN - 1):
+        breaker.record_failure(GONE)
+    breaker.record_success()
+    for _ in range(FAILURES_TO_OPEN - 1):
+        breaker.record_failure(GONE)
+        assert breaker.error is None
+    breaker.record_failure(GONE)
+    assert breaker.error is GONE
+    breaker.record_failure(GONE)  # one that had been asked before
+    await wait_until(lambda: breaker.error is None)
     assert not outcomes, "one trial at a time, also after one that broke"
-    breaker.failed(GONE)
-    assert breaker.why is None, "it counts anew"
+    breaker.record_failure(GONE)
+    assert breaker.error is None, "it counts anew"
     await breaker.close()

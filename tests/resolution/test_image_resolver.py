@@ -15,6 +15,7 @@ from resolver.index import Index, Lookup, open_index
 from resolver.models import Check, Health, Outcome, Sweep
 from resolver.registry import FreshnessPolicy, Registry, TableKeeper
 from resolver.resolution import Answer, Preferences, Resolver
+from resolver.resolution.explain import explain
 from resolver.settings import Settings
 from tests.support.ids import make_ids
 
@@ -54,7 +55,7 @@ class House:
         return await self.resolver.resolve(image_id, preferences)
 
     async def owners(self, image_id: bytes, preferences: Preferences = ANY) -> list[str]:
-        return [offer.view.name for offer in (await self.ask(image_id, preferences)).owners]
+        return [owner.name for owner in (await self.ask(image_id, preferences)).owners]
 
 
 @pytest.fixture
@@ -168,7 +169,7 @@ async def test_unknown_without_any_location(house: House) -> None:
 async def test_the_asked_region_comes_before_the_home_region(house: House) -> None:
     for name in ("r1", "r2", "r3"):
         await house.add(name, A, region=name, priority=int(name[1]))
-    house.resolver = Resolver(house.index, house.tables, home="r2", deadline=5)
+    house.resolver = Resolver(house.index, house.tables, home_region="r2", deadline=5)
     assert await house.owners(A) == ["r2", "r1", "r3"]
     assert await house.owners(A, Preferences(region="r3")) == ["r3", "r2", "r1"]
     assert await house.owners(A, Preferences(exclude=frozenset({"r2"}))) == ["r1", "r3"]
@@ -204,14 +205,14 @@ async def test_another_process_hears_of_a_change_with_its_next_answer(house: Hou
 async def test_the_owner_s_spelling_is_used(house: House) -> None:
     number = await house.add("one")
     await house.index.claims.claim(number, {b"\xab" * 16: 1 << 31})
-    (offer,) = (await house.ask(b"\xab" * 16)).owners
-    assert offer.url.endswith("/v2/images/Abababab-abab-abab-abab-abababababab")
+    answer = (await house.ask(b"\xab" * 16)).as_json()
+    assert answer["url"].endswith("/v2/images/Abababab-abab-abab-abab-abababababab")
 
 
 async def test_answers_come_in_the_order_asked(house: House) -> None:
     await house.add("one", A)
-    forms = await house.resolver.resolve_text([C, A, B, A], ANY)
-    outcomes = [form.outcome for form in forms]
+    templates = await house.resolver.resolve_many([C, A, B, A], ANY)
+    outcomes = [template.outcome for template in templates]
     assert outcomes == [Outcome.ABSENT, Outcome.FOUND, Outcome.ABSENT, Outcome.FOUND]
 
 
@@ -221,7 +222,7 @@ async def test_explaining_names_every_location(house: House) -> None:
     await house.add("full", A, state="maintenance", reason="disk swap")
     await house.add("other")
     await house.add("new", swept=False)
-    shown = await house.resolver.explain(A, ANY)
+    shown = explain(await house.resolver.resolve_in_full(A, ANY))
     rows = {row["location"]: row for row in shown["locations"]}
     assert [row["location"] for row in shown["locations"]][:2] == ["best", "next"]
     verdicts = {name: (row["verdict"], row["rank"]) for name, row in rows.items()}

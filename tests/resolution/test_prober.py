@@ -14,6 +14,7 @@ from aiohttp.typedefs import Handler
 
 from resolver.models import Health, Outcome, format_id, parse_id
 from resolver.resolution import Answer, Preferences
+from resolver.resolution.prober import ProbeRequest
 from resolver.standin import Caller
 from tests.support import faults
 from tests.support.clouds import FRESH, Busy, Cloud, Hold, clouds
@@ -33,8 +34,8 @@ async def cloud() -> AsyncIterator[Cloud]:
 
 
 async def idle(cloud: Cloud) -> None:
-    """Until no question is under way."""
-    await wait_until(lambda: not cloud.services.prober._open, message="all questions have ended")
+    """Until no probe is in flight."""
+    await wait_until(lambda: not cloud.services.prober.in_flight, message="all probes end")
 
 
 async def outcomes(asking: Iterable[asyncio.Task[Answer]]) -> set[object]:
@@ -59,7 +60,7 @@ async def test_what_the_index_does_not_know_is_found_and_claimed(cloud: Cloud, k
     server.add(id=ID)
     answer = await cloud.resolve(ID)
     assert (answer.outcome, answer.source, answer.missing) == (Outcome.FOUND, "probe", ())
-    assert answer.owners[0].uri == f"{server.url}/v1/images/{ID}"
+    assert answer.as_json()["uri"] == f"{server.url}/v1/images/{ID}"
     await idle(cloud)
     assert await cloud.owners(ID) == {"one"}
     assert cloud.asked("one") == 1
@@ -97,7 +98,7 @@ async def test_the_first_yes_answers_and_the_late_one_is_claimed_too(cloud: Clou
     late = Hold()
     cloud.spoil("two", late)
     answer = await cloud.resolve(ID)
-    assert [offer.view.name for offer in answer.owners] == ["one"]
+    assert [owner.name for owner in answer.owners] == ["one"]
     assert late.waiting == 1, "it was asked at the same time"
     late.open.set()
     await idle(cloud)
@@ -318,7 +319,7 @@ async def test_questions_at_one_location_are_bounded() -> None:
         for text in MORE[1:4]:
             answer = await cloud.resolve(text)
             assert (answer.outcome, answer.missing) == (Outcome.UNKNOWN, ("one",))
-            assert "too many questions" in answer.detail
+            assert "too many probes" in answer.detail
         joined = asyncio.create_task(cloud.resolve(ID))
         assert (await cloud.resolve(THIRD)).outcome is Outcome.FOUND, "the known are answered"
         hold.open.set()
@@ -336,9 +337,9 @@ async def test_a_full_location_leaves_the_others_to_be_asked() -> None:
         cloud.spoil("one", hold := Hold())
         asking = asyncio.create_task(cloud.resolve(ID))
         await wait_until(lambda: hold.waiting and cloud.asked("two") == 1)
-        await wait_until(lambda: len(cloud.services.prober._open) == 1)
+        await wait_until(lambda: cloud.services.prober.in_flight == 1)
         answer = await cloud.resolve(OTHER)
-        assert [offer.view.name for offer in answer.owners] == ["two"]
+        assert [owner.name for owner in answer.owners] == ["two"]
         hold.open.set()
         assert (await asking).outcome is Outcome.ABSENT
 
@@ -363,7 +364,7 @@ async def test_who_wants_it_fresh_keeps_to_the_bound_in_all() -> None:
     async with clouds(probes_at_once=2) as cloud:
         await cloud.add("one")
         prober, number = cloud.services.prober, cloud.numbers["one"]
-        place = (await cloud.services.tables.current()).by_number[number]
+        view = (await cloud.services.tables.current()).by_number[number]
         hold, others = Hold(), Hold()
 
         async def both(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -371,21 +372,22 @@ async def test_who_wants_it_fresh_keeps_to_the_bound_in_all() -> None:
 
         def ask(text: str, *, fresh: bool = False) -> asyncio.Task[Any]:
             return asyncio.create_task(
-                prober.ask(
-                    (parse_id(text), 0),
-                    [place],
-                    claimed=False,
-                    fresh=fresh,
-                    until=time.monotonic() + 60,
+                prober.probe(
+                    ProbeRequest(
+                        (parse_id(text), 0),
+                        [view],
+                        claims=(),
+                        claimed=False,
+                        fresh=fresh,
+                        until=time.monotonic() + 60,
+                    )
                 )
             )
 
         cloud.spoil("one", busy := Busy(both))
         asking = [ask(ID), ask(OTHER)]
         await wait_until(lambda: hold.waiting and others.waiting)
-        question = prober._open[(parse_id(ID), 0), number].task
-        assert question is not None
-        question.add_done_callback(lambda _: asking.append(ask(THIRD)))
+        asking[0].add_done_callback(lambda _: asking.append(ask(THIRD)))
         asking.append(ask(ID, fresh=True))
         hold.open.set()
         await wait_until(lambda: len(asking) == 4)
@@ -501,10 +503,10 @@ async def test_fresh_releases_what_is_gone_and_answers_with_the_rest(cloud: Clou
     cloud.spoil("silent", faults.status(500))
     answer = await cloud.resolve(ID, FRESH)
     assert answer.outcome is Outcome.FOUND
-    assert {offer.view.name for offer in answer.owners} == {"silent", "there"}
+    assert {owner.name for owner in answer.owners} == {"silent", "there"}
     assert await cloud.owners(ID) == {"silent", "there"}, "released before it was answered"
     again = await cloud.resolve(ID)
-    assert {offer.view.name for offer in again.owners} == {"silent", "there"}
+    assert {owner.name for owner in again.owners} == {"silent", "there"}
 
 
 async def test_fresh_asks_the_others_when_no_owner_is_left(cloud: Cloud) -> None:
@@ -512,7 +514,7 @@ async def test_fresh_asks_the_others_when_no_owner_is_left(cloud: Cloud) -> None
     (await cloud.add("to")).add(id=ID)
     await cloud.claim("from", ID)
     answer = await cloud.resolve(ID, FRESH)
-    assert [offer.view.name for offer in answer.owners] == ["to"]
+    assert [owner.name for owner in answer.owners] == ["to"]
     await idle(cloud)
     assert await cloud.owners(ID) == {"to"}
     cloud.servers["to"].delete(ID)
@@ -525,7 +527,7 @@ async def test_a_no_of_one_who_does_not_see_all_releases_nothing(cloud: Cloud) -
     await cloud.add("blind", sees_all=False)
     await cloud.claim("blind", ID)
     answer = await cloud.resolve(ID, FRESH)
-    assert [offer.view.name for offer in answer.owners] == ["blind"]
+    assert [owner.name for owner in answer.owners] == ["blind"]
     assert answer.source == "index"
     assert await cloud.owners(ID) == {"blind"}
 
@@ -537,7 +539,7 @@ async def test_an_excluded_owner_is_asked_while_the_rest_is_answered(cloud: Clou
     server.add(id=ID)
     cloud.spoil("gone", hold := Hold())
     answer = await cloud.resolve(ID, Preferences(exclude=frozenset({"gone"})))
-    assert [offer.view.name for offer in answer.owners] == ["there"]
+    assert [owner.name for owner in answer.owners] == ["there"]
     await wait_until(lambda: hold.waiting)
     hold.open.set()
     await idle(cloud)
@@ -550,7 +552,7 @@ async def test_the_only_owner_is_excluded_and_gone(cloud: Cloud) -> None:
     (await cloud.add("there")).add(id=ID)
     await cloud.claim("gone", ID)
     answer = await cloud.resolve(ID, Preferences(exclude=frozenset({"gone"})))
-    assert [offer.view.name for offer in answer.owners] == ["there"]
+    assert [owner.name for owner in answer.owners] == ["there"]
     await idle(cloud)
     assert await cloud.owners(ID) == {"there"}
 
@@ -613,7 +615,7 @@ async def test_a_location_removed_while_it_is_asked_is_not_offered(cloud: Cloud)
     await wait_until(lambda: hold.waiting)
     await cloud.services.registry.remove("one")
     hold.open.set()
-    assert [offer.view.name for offer in (await asking).owners] == []
+    assert [owner.name for owner in (await asking).owners] == []
     assert (await cloud.resolve(ID)).outcome is Outcome.ABSENT
 
 
@@ -660,16 +662,16 @@ async def test_an_id_is_asked_for_as_the_client_spelt_it_too(cloud: Cloud, kind:
     server = await cloud.add("one", **KINDS[kind])
     server.add(id=ID.upper())
     answer = await cloud.resolve(ID.upper())
-    assert answer.owners[0].uri.endswith(ID.upper())
+    assert answer.as_json()["uri"].endswith(ID.upper())
     await idle(cloud)
     answer = await cloud.resolve(ID)
-    assert answer.owners[0].uri.endswith(ID.upper()), "its owner's spelling, whoever asks"
+    assert answer.as_json()["uri"].endswith(ID.upper()), "its owner's spelling, whoever asks"
 
 
 async def test_an_id_in_upper_case_finds_one_in_lower_case(cloud: Cloud) -> None:
     (await cloud.add("one")).add(id=ID)
     answer = await cloud.resolve(ID.upper())
-    assert answer.owners[0].uri.endswith(ID)
+    assert answer.as_json()["uri"].endswith(ID)
     assert cloud.asked("one") == 1
 
 
@@ -705,13 +707,13 @@ async def test_what_is_too_old_to_be_of_use_is_not_kept() -> None:
     async with clouds(absent_ttl=0.05) as cloud:
         await cloud.add("one")
         await cloud.add("two")
-        memory = cloud.services.prober._memory
+        prober = cloud.services.prober
         most = 0
         for image_id in make_ids(200, seed=5):
             assert (await cloud.resolve(format_id(image_id))).outcome is Outcome.ABSENT
-            most = max(most, len(memory))
+            most = max(most, prober.remembered_images)
         assert most < 150
         await asyncio.sleep(0.1)
         for image_id in make_ids(most, seed=6):
             await cloud.resolve(format_id(image_id))
-        assert len(memory) < 150
+        assert prober.remembered_images < 150

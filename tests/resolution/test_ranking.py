@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from resolver.models import Health, Owner, State
+from resolver.models import Health, State
 from resolver.resolution import Preferences
-from resolver.resolution.ranking import Candidate, left_out, rank, reasons
+from resolver.resolution.ranking import ImageOwner, exclusion_reason, rank, rank_reasons
 from tests.support.ids import make_ids
 from tests.support.location_views import make_view
 
@@ -24,11 +24,11 @@ image_ids = st.binary(min_size=16, max_size=16)
 
 
 @st.composite
-def candidates(draw: st.DrawFn) -> list[Candidate]:
+def candidates(draw: st.DrawFn) -> list[ImageOwner]:
     """Owners in some order, each another location."""
     names = draw(st.lists(st.sampled_from(NAMES), unique=True, max_size=8))
     return [
-        Candidate(
+        ImageOwner(
             make_view(
                 name,
                 number=number,
@@ -38,7 +38,7 @@ def candidates(draw: st.DrawFn) -> list[Candidate]:
                 weight=draw(st.integers(0, 3)),
                 health=draw(st.sampled_from([*HEALTH, None])),
             ),
-            Owner(number),
+            0,
         )
         for number, name in enumerate(names, 1)
     ]
@@ -54,7 +54,7 @@ homes = st.sampled_from(REGIONS)
 
 @given(candidates(), image_ids, wishes, homes)
 def test_all_that_may_be_offered_and_nothing_else(
-    owners: list[Candidate], image_id: bytes, preferences: Preferences, home: str
+    owners: list[ImageOwner], image_id: bytes, preferences: Preferences, home: str
 ) -> None:
     offered = {c.view.name for c in rank(owners, image_id, preferences, home)}
     assert offered == {
@@ -63,17 +63,17 @@ def test_all_that_may_be_offered_and_nothing_else(
         if c.view.name not in preferences.exclude
         and c.view.location.state is not State.MAINTENANCE
     }
-    assert offered == {c.view.name for c in owners if not left_out(c, preferences)}
+    assert offered == {c.view.name for c in owners if not exclusion_reason(c.view, preferences)}
 
 
 @settings(max_examples=400)
 @given(candidates(), image_ids, wishes, homes)
 def test_the_order_of_the_contract(
-    owners: list[Candidate], image_id: bytes, preferences: Preferences, home: str
+    owners: list[ImageOwner], image_id: bytes, preferences: Preferences, home: str
 ) -> None:
     """Of two neighbours, the first that differs in this list decides, before the draw does."""
 
-    def ladder(candidate: Candidate) -> list[int]:
+    def ladder(candidate: ImageOwner) -> list[int]:
         location = candidate.view.location
         return [
             STATES.index(location.state),
@@ -90,7 +90,7 @@ def test_the_order_of_the_contract(
 
 @given(candidates(), image_ids, wishes, homes, st.randoms())
 def test_the_order_given_does_not_matter(
-    owners: list[Candidate],
+    owners: list[ImageOwner],
     image_id: bytes,
     preferences: Preferences,
     home: str,
@@ -102,7 +102,7 @@ def test_the_order_given_does_not_matter(
 
 @given(candidates(), image_ids, wishes, homes, st.data())
 def test_one_that_goes_leaves_the_others_in_order(
-    owners: list[Candidate],
+    owners: list[ImageOwner],
     image_id: bytes,
     preferences: Preferences,
     home: str,
@@ -115,7 +115,7 @@ def test_one_that_goes_leaves_the_others_in_order(
 
 @given(candidates(), image_ids, homes)
 def test_the_only_owner_is_offered_however_it_is(
-    owners: list[Candidate], image_id: bytes, home: str
+    owners: list[ImageOwner], image_id: bytes, home: str
 ) -> None:
     for owner in owners:
         hidden = owner.view.location.state is State.MAINTENANCE
@@ -127,13 +127,13 @@ def images() -> list[bytes]:
     return make_ids(100_000, seed=7)
 
 
-def first_choices(owners: list[Candidate], images: list[bytes]) -> list[str]:
+def first_choices(owners: list[ImageOwner], images: list[bytes]) -> list[str]:
     return [rank(owners, image_id, Preferences())[0].view.name for image_id in images]
 
 
 def test_weights_are_shares(images: list[bytes]) -> None:
     weights = {"a": 1, "b": 2, "c": 5, "d": 2, "e": 0}
-    owners = [Candidate(make_view(n, weight=w), Owner(1)) for n, w in weights.items()]
+    owners = [ImageOwner(make_view(n, weight=w)) for n, w in weights.items()]
     shares = Counter(first_choices(owners, images))
     for name, weight in weights.items():
         assert shares[name] / len(images) == pytest.approx(weight / 10, abs=0.01)
@@ -141,7 +141,7 @@ def test_weights_are_shares(images: list[bytes]) -> None:
 
 
 def test_removing_one_of_ten_moves_its_share_only(images: list[bytes]) -> None:
-    owners = [Candidate(make_view(name), Owner(1)) for name in "abcdefghij"]
+    owners = [ImageOwner(make_view(name)) for name in "abcdefghij"]
     before = first_choices(owners, images)
     after = first_choices(owners[:-1], images)
     moved = [old for old, new in zip(before, after, strict=True) if old != new]
@@ -151,10 +151,10 @@ def test_removing_one_of_ten_moves_its_share_only(images: list[bytes]) -> None:
 
 
 def test_more_weight_takes_from_others_and_gives_none(images: list[bytes]) -> None:
-    owners = [Candidate(make_view(name), Owner(1)) for name in "abcd"]
+    owners = [ImageOwner(make_view(name)) for name in "abcd"]
     some = images[:20_000]
     before = first_choices(owners, some)
-    heavier = Candidate(make_view("d", weight=2), Owner(1))
+    heavier = ImageOwner(make_view("d", weight=2))
     after = first_choices([*owners[:-1], heavier], some)
     moved = [new for old, new in zip(before, after, strict=True) if old != new]
     assert set(moved) == {"d"}
@@ -162,7 +162,7 @@ def test_more_weight_takes_from_others_and_gives_none(images: list[bytes]) -> No
 
 
 def test_owners_without_weight_have_an_order_too() -> None:
-    owners = [Candidate(make_view(name, weight=0), Owner(1)) for name in "abc"]
+    owners = [ImageOwner(make_view(name, weight=0)) for name in "abc"]
     for image_id in make_ids(5):
         assert rank(owners[::-1], image_id, Preferences()) == rank(owners, image_id, Preferences())
 
@@ -170,15 +170,15 @@ def test_owners_without_weight_have_an_order_too() -> None:
 def test_why_an_owner_is_left_out() -> None:
     full = make_view("full", state=State.MAINTENANCE, reason="disk swap")
     bare = make_view("bare", state=State.MAINTENANCE)
-    assert left_out(Candidate(full, Owner(1)), Preferences()) == "in maintenance: disk swap"
-    assert left_out(Candidate(bare, Owner(1)), Preferences()) == "in maintenance"
+    assert exclusion_reason(full, Preferences()) == "in maintenance: disk swap"
+    assert exclusion_reason(bare, Preferences()) == "in maintenance"
     excluded = Preferences(exclude=frozenset({"one"}))
-    assert "excluded" in left_out(Candidate(make_view("one"), Owner(1)), excluded)
+    assert "excluded" in exclusion_reason(make_view("one"), excluded)
 
 
 def test_reasons_name_what_the_order_looks_at() -> None:
-    owner = Candidate(make_view("one", region="r1", priority=7, weight=3), Owner(1))
-    said = ", ".join(reasons(owner, Preferences(region="r1"), "r2"))
+    owner = ImageOwner(make_view("one", region="r1", priority=7, weight=3))
+    said = ", ".join(rank_reasons(owner.view, Preferences(region="r1"), "r2"))
     for part in ("state active", "in region r1", "not in the home region r2", "health up"):
         assert part in said
     assert "priority 7, weight 3" in said

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from tests.gateway.conftest import start
-from tests.gateway.test_fast_path import ordinary
+from tests.gateway.test_front import handed_over
 from tests.support.certificates import Authority
 
-__all__ = ["ordinary", "start"]
+__all__ = ["handed_over", "start"]
 
 
 @pytest.fixture(scope="session")

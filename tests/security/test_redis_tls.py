@@ -19,7 +19,8 @@ from tests.conftest import started
 from tests.gateway.conftest import ADMIN, Start
 from tests.security.test_tls import encrypted
 from tests.support.certificates import Authority, Files
-from tests.support.cluster import RedisCluster, Server, Tls
+from tests.support.cluster import RedisCluster
+from tests.support.redis import RedisServer, Tls
 from tests.support.sentinel import Sentinels
 from tests.support.wait import wait_until
 
@@ -32,7 +33,7 @@ PASSWORD = "s3c@ret/:"
 def server(folder: Path, authority: Authority, *names: str, clients: bool = False) -> Iterator[Any]:
     """A Redis that speaks TLS at one port, and plainly at another for the test itself."""
     tls = Tls(authority.issue(*names), authority.file, clients)
-    one = started(Server(folder, password=PASSWORD, tls=tls))
+    one = started(RedisServer(folder, password=PASSWORD, tls=tls))
     try:
         yield one
     finally:
@@ -164,7 +165,7 @@ async def test_tls_to_a_server_without_it_and_none_to_one_with_it(
 ) -> None:
     with server(tmp_path, authority) as redis:
         plain = f"127.0.0.1:{redis.port}"
-        await refused(trusting(redis.url, authority).replace(redis.name, plain))
+        await refused(trusting(redis.url, authority).replace(redis.address, plain))
         await refused(redis.url.replace("rediss://", "redis://"))
 
 

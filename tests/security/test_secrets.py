@@ -21,7 +21,7 @@ from tests.conftest import started
 from tests.gateway.conftest import ADMIN, TOKEN, Start
 from tests.security.test_hostile import answer, request
 from tests.security.test_smuggling import port_of
-from tests.support.cluster import Server
+from tests.support.redis import RedisServer
 from tests.support.wait import wait_until
 
 ID = "0a1b2c3d-4e5f-4a6b-8c7d-9e0f1a2b3c4d"
@@ -71,8 +71,8 @@ BROKEN = [
 
 
 @pytest.fixture
-def redis(tmp_path: Path) -> Iterator[Server]:
-    server = started(Server(tmp_path, password=PASSWORD))
+def redis(tmp_path: Path) -> Iterator[RedisServer]:
+    server = started(RedisServer(tmp_path, password=PASSWORD))
     yield server
     server.kill()
 
@@ -83,7 +83,7 @@ def shows(text: str) -> list[str]:
 
 @pytest.mark.redis
 @pytest.mark.parametrize("form", ["json", "text"])
-async def test_no_secret_comes_out_anywhere(redis: Server, form: str) -> None:
+async def test_no_secret_comes_out_anywhere(redis: RedisServer, form: str) -> None:
     """A real process, every way in which a token may be sent, and all that it says."""
     told: list[str] = []
     environ = {
@@ -126,7 +126,7 @@ async def test_no_secret_comes_out_anywhere(redis: Server, form: str) -> None:
     assert shows(log) == []
     assert [one for one in told if shows(one)] == []
     for one in told:  # nor where Redis is, or a path of ours
-        assert redis.name not in one
+        assert redis.address not in one
         assert not re.search(r"Traceback|site-packages|/resolver/\w+\.py|/tmp/|Error \d+", one), one
 
 
@@ -158,11 +158,11 @@ async def test_a_fault_of_ours_is_told_by_its_request_id_only(
         raise RuntimeError(f"cannot read /etc/glance-resolver/secret with {PASSWORD}")
 
     gateway = await start()
-    monkeypatch.setattr(version_documents, "document", broken)
+    monkeypatch.setattr(version_documents, "version_document", broken)
     reply, body = await gateway.get("/versions")
     assert (reply.status, body["code"]) == (500, "internal-error")
     assert (
-        body["detail"] == f"the log has the cause beside {reply.headers['X-Openstack-Request-Id']}"
+        body["detail"] == f"the log has the cause: {reply.headers['X-Openstack-Request-Id']}"
     )
     assert "secret" not in await reply.text()
     assert "secret" in caplog.text

@@ -1,8 +1,8 @@
 """Request smuggling: a proxy and the gateway behind it must agree where each request ends.
 
 Both are real. Each attack goes through HAProxy and through nginx, which share their connections to
-the gateway between clients. The gateway must have seen those requests that the proxy sent on and no
-other, and whoever asks next must get the answer to what he asked.
+the gateway between clients. The gateway must see the requests that the proxy passed on and no
+others, and the next client must get the answer to its own request.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import logging
 import re
 import uuid
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from typing import NamedTuple
 
 import pytest
@@ -23,28 +23,28 @@ from tests.support.balancers import Balancer, Haproxy, Nginx
 from tests.support.wait import wait_until
 
 N = "NNNNNNNNNNNN"
-"""The number of an attack, which all its images have."""
+"""Placeholder of an attack's number, which all its images have."""
 
 KNOWN, POISON, VICTIM = (
     f"{head}-0000-4000-8000-{N}" for head in ("aaaaaaaa", "deadbeef", "f1f1f1f1")
 )
-"""Images that are asked for by an attack as the proxy should read it, by what it hides, and by
-whoever asks next."""
+"""Images that the visible part of an attack asks for, its hidden part, and the next client."""
 
 HIDDEN = f"GET /v2/images/{POISON} HTTP/1.1\r\nHost: hidden\r\n\r\n"
 OPEN = f"GET /v2/images/{POISON} HTTP/1.1\r\nHost: hidden\r\nX-Rest: "
-"""The same without an end: what comes next on the connection would be a part of it."""
+"""The same without an end: the next bytes on the connection would be a part of it."""
 
 POST = f"POST /resolve?exclude={N} HTTP/1.1\r\nHost: a\r\nContent-Type: text/plain\r\n"
 FAST_PATH = f"GET /v2/images/{KNOWN} HTTP/1.1\r\nHost: a\r\n"
 
 
-QUIET = 0.2
-"""Seconds without a word after which no more is awaited."""
+SILENCE_SECONDS = 0.2
+"""After which a connection that stays open is left."""
+CLOSE_TIMEOUT_SECONDS = 30.0
 
 
 def chunked(*chunks: str) -> str:
-    return "".join(f"{len(one):x}\r\n{one}\r\n" for one in chunks) + "0\r\n\r\n"
+    return "".join(f"{len(chunk):x}\r\n{chunk}\r\n" for chunk in chunks) + "0\r\n\r\n"
 
 
 def both(first: str, second: str, body: str) -> str:
@@ -170,7 +170,9 @@ OTHERS = {
     "hop by hop": f"{POST}Connection: Content-Length\r\nContent-Length: {len(OPEN)}\r\n\r\n{OPEN}",
     "underscore in the name": f"{POST}Content_Length: {len(OPEN)}\r\n\r\n{OPEN}",
     "expects": f"{POST}Expect: 100-continue\r\nContent-Length: {len(HIDDEN)}\r\n\r\n{HIDDEN}",
-    "expects something else": f"{FAST_PATH}Expect: x\r\nContent-Length: {len(HIDDEN)}\r\n\r\n{HIDDEN}",
+    "expects something else": (
+        f"{FAST_PATH}Expect: x\r\nContent-Length: {len(HIDDEN)}\r\n\r\n{HIDDEN}"
+    ),
     "upgrade": f"{FAST_PATH}{UPGRADE}, HTTP2-Settings\r\nUpgrade: h2c\r\n{H2C}\r\n\r\n{HIDDEN}",
     "websocket": f"{FAST_PATH}{UPGRADE}\r\nUpgrade: websocket\r\n{WEBSOCKET}\r\n\r\n{HIDDEN}",
     "HTTP/1.0 kept alive": f"{POST_1_0}Connection: keep-alive\r\n{TE}\r\n\r\n{chunked(HIDDEN)}",
@@ -219,41 +221,39 @@ PLAIN = {
     *("other: spaces in the request line", "other: absolute form", "other: CONNECT"),
     *("other: TRACE", "other: empty lines before"),
 }
-"""What has one meaning, by RFC 9112, and is answered."""
+"""Attacks that have one meaning by RFC 9112, and are answered."""
 
 ATTACKERS = 8
 
 
-class Told(NamedTuple):
+class Exchange(NamedTuple):
     text: str
-    ended: bool
+    is_closed: bool
     """Whether the other side closed the connection."""
 
 
-async def exchange(port: int, text: str) -> Told:
-    """All that comes back until the other side closes, or is quiet."""
+async def exchange(port: int, text: str, *, silence: float = CLOSE_TIMEOUT_SECONDS) -> Exchange:
+    """Everything that arrives until the other side closes, or sends nothing for a while."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    told, ended = b"", False
+    received, is_closed = b"", False
     try:
         writer.write(text.encode("latin-1"))
-        while True:
-            async with asyncio.timeout(QUIET):
+        while not is_closed:
+            async with asyncio.timeout(silence):
                 data = await reader.read(65536)
-            told += data
-            if not data:
-                ended = True
-                break
+            received += data
+            is_closed = not data
     except ConnectionError:
-        ended = True
+        is_closed = True
     except TimeoutError:
         pass
     finally:
         writer.transport.abort()
-    return Told(told.decode("latin-1"), ended)
+    return Exchange(received.decode("latin-1"), is_closed)
 
 
-class HealthSample(logging.Handler):
-    """What the gateway saw, by its own log: each request, and how many were none."""
+class RequestLog(logging.Handler):
+    """What the gateway saw by its own log: each request, and the number of malformed ones."""
 
     def __init__(self) -> None:
         super().__init__(logging.INFO)
@@ -273,9 +273,9 @@ class HealthSample(logging.Handler):
 
 
 @pytest.fixture
-def seen(caplog: pytest.LogCaptureFixture) -> Iterator[HealthSample]:
+def seen(caplog: pytest.LogCaptureFixture) -> Iterator[RequestLog]:
     caplog.set_level(logging.INFO)
-    handler = HealthSample()
+    handler = RequestLog()
     logging.getLogger().addHandler(handler)
     yield handler
     logging.getLogger().removeHandler(handler)
@@ -283,7 +283,7 @@ def seen(caplog: pytest.LogCaptureFixture) -> Iterator[HealthSample]:
 
 @pytest.fixture
 async def gateway(start: Start) -> Gateway:
-    """One that knows the images of every attack."""
+    """One with the images of every attack."""
     gateway = await start()
     await gateway.location("one")
     for n in range(len(ATTACKS)):
@@ -300,60 +300,77 @@ def port_of(gateway: Gateway) -> int:
     return int(gateway.url.rpartition(":")[2])
 
 
-def statuses(told: str) -> list[str]:
-    return re.findall(r"^HTTP/1\.[01] (\d+)", told, re.MULTILINE)
+def statuses(text: str) -> list[str]:
+    return re.findall(r"^HTTP/1\.[01] (\d+)", text, re.MULTILINE)
 
 
-async def test_what_could_be_read_in_two_ways_is_refused_and_ends_the_connection(
-    gateway: Gateway, seen: HealthSample
+async def run_attacks(attack: Callable[[int], Awaitable[None]]) -> None:
+    """Runs all attacks, `ATTACKERS` at a time."""
+    numbers = iter(range(len(ATTACKS)))
+
+    async def attacker() -> None:
+        for number in numbers:
+            await attack(number)
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(ATTACKERS):
+            group.create_task(attacker())
+
+
+async def test_ambiguous_requests_are_refused_and_end_the_connection(
+    gateway: Gateway, seen: RequestLog
 ) -> None:
-    for n, (name, text) in enumerate(ATTACKS.items()):
-        told, ended = await exchange(port_of(gateway), numbered(text, n))
+    async def attack(number: int) -> None:
+        name = [*ATTACKS][number]
+        text = numbered(ATTACKS[name], number)
         if name in PLAIN:
-            assert "400" not in statuses(told), name
-            continue
-        assert statuses(told) == ["400"], name
-        assert ended, name
-        assert not [one for one in seen.requests if numbered(POISON, n) in one], name
+            response = await exchange(port_of(gateway), text, silence=SILENCE_SECONDS)
+            assert "400" not in statuses(response.text), name
+            return
+        response = await exchange(port_of(gateway), text)
+        assert statuses(response.text) == ["400"], name
+        assert response.is_closed, name
+        assert not [target for target in seen.requests if numbered(POISON, number) in target], name
+
+    await run_attacks(attack)
     assert 3 * seen.malformed > 2 * len(ATTACKS)
 
 
-async def victim(port: int, n: int) -> None:
-    """Somebody else asks, and gets his own answer."""
-    image, mine = numbered(VICTIM, n), f"req-{uuid.uuid4()}"
-    ask = f"GET /v2/images/{image} HTTP/1.1\r\nHost: a\r\nX-Openstack-Request-Id: {mine}\r\n"
-    told, _ = await exchange(port, f"{ask}Connection: close\r\n\r\n")
-    assert statuses(told) == ["307"], f"attack {[*ATTACKS][n]!r}: {told}"
-    assert f"Location: https://one.example:9292/v2/images/{image}\r\n".lower() in told.lower()
-    assert mine in told
+async def ask_as_victim(port: int, number: int) -> None:
+    """Another client asks, and gets the answer to its own request."""
+    image, request_id = numbered(VICTIM, number), f"req-{uuid.uuid4()}"
+    request = f"GET /v2/images/{image} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n"
+    response, _ = await exchange(port, f"{request}X-Openstack-Request-Id: {request_id}\r\n\r\n")
+    assert statuses(response) == ["307"], f"attack {[*ATTACKS][number]!r}: {response}"
+    assert f"Location: https://one.example:9292/v2/images/{image}\r\n".lower() in response.lower()
+    assert request_id in response
 
 
 @pytest.mark.balancer
 @pytest.mark.parametrize("kind", [Haproxy, Nginx])
 async def test_a_proxy_and_the_gateway_agree_on_every_request(
-    gateway: Gateway, seen: HealthSample, kind: type[Balancer]
+    gateway: Gateway, seen: RequestLog, kind: type[Balancer]
 ) -> None:
     balancer = started(kind(port_of(gateway)))
-    numbers = iter(range(len(ATTACKS)))
-    texts = [*ATTACKS.values()]
 
-    async def attack() -> None:
-        for n in numbers:
-            told, _ = await exchange(balancer.port, numbered(texts[n], n))
-            assert VICTIM[:8] not in told, [*ATTACKS][n]
-            await victim(balancer.port, n)
+    async def attack(number: int) -> None:
+        text = numbered([*ATTACKS.values()][number], number)
+        response = await exchange(balancer.port, text, silence=SILENCE_SECONDS)
+        assert VICTIM[:8] not in response.text, [*ATTACKS][number]
+        await ask_as_victim(balancer.port, number)
 
-    try:
-        async with asyncio.TaskGroup() as group:
-            for _ in range(ATTACKERS):
-                group.create_task(attack())
-        await wait_until(lambda: len(balancer.sent()) >= seen.count >= len(ATTACKS))
-        await asyncio.sleep(2 * QUIET)  # for what was smuggled and comes late
-        # A target in absolute form is a path by then, and that of CONNECT is none.
-        bare = re.compile(r"(?<= )https?://[^/]+|(?<=^CONNECT ).*")
-        sent = Counter(bare.sub("", one) for one in balancer.sent())
-        assert seen.requests - sent == Counter(), "the gateway saw what was not sent to it"
-        assert (sent - seen.requests).total() == seen.malformed, sent - seen.requests
-        assert sent.total() > len(ATTACKS), "hardly an attack went through"
-    finally:
-        balancer.close()
+    # A target in absolute form is a path by then, and CONNECT has none.
+    bare = re.compile(r"(?<= )https?://[^/]+|(?<=^CONNECT ).*")
+
+    def passed_on() -> Counter[str]:
+        return Counter(bare.sub("", request) for request in balancer.passed_on())
+
+    with balancer:
+        await run_attacks(attack)
+        # What is hidden in an attack precedes the next request on each connection.
+        await asyncio.gather(*(ask_as_victim(balancer.port, n) for n in range(ATTACKERS)))
+        await wait_until(lambda: passed_on().total() == seen.count >= len(ATTACKS))
+        sent = passed_on()
+    assert seen.requests - sent == Counter(), "the gateway saw what was not sent to it"
+    assert (sent - seen.requests).total() == seen.malformed, sent - seen.requests
+    assert sent.total() > len(ATTACKS), "attacks pass the balancer"

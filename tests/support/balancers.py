@@ -1,99 +1,58 @@
-"""A real HAProxy and a real nginx before a gateway: processes on loopback.
+"""A real HAProxy and a real nginx in front of a gateway: processes on loopback.
 
-They keep connections to the gateway and send requests of different clients on them, as they do in
-service. Each tells which requests it sent on.
+They keep connections to the gateway open and send requests of different clients on them, as they
+do in production. Each can list the requests that it passed on.
 """
 
 from __future__ import annotations
 
-import shutil
 import socket
-import subprocess
-import tempfile
-import time
 from pathlib import Path
-from typing import ClassVar, Self
 
-from tests.support.redis import ATTEMPTS, free_port
+from tests.support.process import ServerProcess, find_program
 
-STOP_TIMEOUT = 10.0
-START_TIMEOUT = 10.0
-POLL = 0.02
+NOT_PASSED_ON = ("-", "<NOSRV>")
 
 
-class BalancerMissingError(Exception):
-    """There is none on this machine, or it does not start."""
+class Balancer(ServerProcess):
+    """A reverse proxy in front of a gateway at a port of this host."""
 
+    def __init__(self, gateway_port: int) -> None:
+        super().__init__()
+        self.gateway_port = gateway_port
 
-class Balancer:
-    """One of them, before the gateway at a port of this host."""
-
-    program: ClassVar[str]
-
-    def __init__(self, target: int) -> None:
-        self.target = target
-        self.port = 0
-        self._directory = tempfile.TemporaryDirectory(prefix="glr-balancer-")
-        self.folder = Path(self._directory.name)
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def config(self, port: int) -> str:
-        """Its configuration, to listen at a port."""
+    def config(self) -> str:
+        """Its configuration, to listen at `self.port`."""
         raise NotImplementedError
 
-    def arguments(self, file: Path) -> list[str]:
+    def arguments(self, config_file: Path) -> list[str]:
         raise NotImplementedError
 
-    def lines(self) -> list[str]:
-        """``<gateway or -> <method> <target>`` of each request that it has dealt with."""
+    def access_log(self) -> list[str]:
+        """``<gateway, or one of NOT_PASSED_ON> <method> <target>`` of each handled request."""
         raise NotImplementedError
 
-    def sent(self) -> list[str]:
-        """``<method> <target>`` of each request that it sent on."""
-        rows = [line.split(" ", 1) for line in self.lines()]
-        return [what for where, what in rows if where not in ("-", "<NOSRV>")]
+    def passed_on(self) -> list[str]:
+        """``<method> <target>`` of each request that it sent to the gateway."""
+        rows = [line.split(" ", 1) for line in self.access_log()]
+        return [request for upstream, request in rows if upstream not in NOT_PASSED_ON]
 
-    def start(self) -> Self:
-        """Returns once it listens. Raises BalancerMissingError with what it said."""
-        path = shutil.which(self.program) or shutil.which(self.program, path="/usr/sbin:/usr/bin")
-        if path is None:
-            raise BalancerMissingError(f"no {self.program} (Debian: apt install {self.program})")
-        said = self.folder / "said"
-        for _ in range(ATTEMPTS):
-            port = free_port()
-            file = self.folder / "config"
-            file.write_text(self.config(port))
-            with said.open("wb") as output:
-                self._process = subprocess.Popen(
-                    [path, *self.arguments(file)], stdout=output, stderr=subprocess.STDOUT
-                )
-            deadline = time.monotonic() + START_TIMEOUT
-            while self._process.poll() is None and time.monotonic() < deadline:
-                with socket.socket() as probe:
-                    if probe.connect_ex(("127.0.0.1", port)) == 0:
-                        self.port = port
-                        return self
-                time.sleep(POLL)
-            self.close_process()
-        raise BalancerMissingError(
-            f"{self.program} does not start:\n{said.read_text(errors='replace')}"
-        )
+    def prepare(self) -> None:
+        (self.directory / "config").write_text(self.config())
 
-    def close_process(self) -> None:
-        process, self._process = self._process, None
-        if process is not None:
-            process.terminate()
-            process.wait(STOP_TIMEOUT)
+    def command(self) -> list[str]:
+        program = find_program(self.name, self.name)
+        return [program, *self.arguments(self.directory / "config")]
 
-    def close(self) -> None:
-        self.close_process()
-        self._directory.cleanup()
+    def is_ready(self) -> bool:
+        with socket.create_connection(("127.0.0.1", self.port)):
+            return True
 
 
 class Haproxy(Balancer):
-    program = "haproxy"
+    name = "haproxy"
 
-    def config(self, port: int) -> str:
+    def config(self) -> str:
         return f"""
 global
     log stdout format raw daemon
@@ -101,50 +60,50 @@ defaults
     mode http
     timeout connect 2s
     timeout client 1s
-    timeout server 2s
+    timeout server 10s
     timeout http-keep-alive 2s
     retries 0
     http-reuse always
     log global
     log-format "%s %HM %HU"
 listen front
-    bind 127.0.0.1:{port}
-    server gateway 127.0.0.1:{self.target}
+    bind 127.0.0.1:{self.port}
+    server gateway 127.0.0.1:{self.gateway_port}
 """
 
-    def arguments(self, file: Path) -> list[str]:
-        return ["-db", "-f", str(file)]
+    def arguments(self, config_file: Path) -> list[str]:
+        return ["-db", "-f", str(config_file)]
 
-    def lines(self) -> list[str]:
-        text = (self.folder / "said").read_text("latin-1")
-        return [one for one in text.splitlines() if one.startswith(("gateway ", "<NOSRV> "))]
+    def access_log(self) -> list[str]:
+        lines = self.log.read_text("latin-1").splitlines()
+        return [line for line in lines if line.startswith(("gateway ", "<NOSRV> "))]
 
 
 class Nginx(Balancer):
-    program = "nginx"
+    name = "nginx"
 
-    def config(self, port: int) -> str:
-        places = "".join(
-            f"    {kind}_temp_path {self.folder};\n"
+    def config(self) -> str:
+        temporary_paths = "".join(
+            f"    {kind}_temp_path {self.directory};\n"
             for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
         )
         return f"""
 daemon off;
 master_process off;
-pid {self.folder}/pid;
+pid {self.directory}/pid;
 error_log stderr;
 events {{ worker_connections 256; }}
 http {{
-{places}
+{temporary_paths}
     log_format sent '$sent_to $request_method $request_uri';
     map $upstream_addr $sent_to {{ "" "-"; default $upstream_addr; }}
-    access_log {self.folder}/log sent;
+    access_log {self.directory}/access.log sent;
     client_header_timeout 1s;
     client_body_timeout 1s;
     keepalive_timeout 2s;
-    upstream gateway {{ server 127.0.0.1:{self.target} max_fails=0; keepalive 1; }}
+    upstream gateway {{ server 127.0.0.1:{self.gateway_port} max_fails=0; keepalive 1; }}
     server {{
-        listen 127.0.0.1:{port};
+        listen 127.0.0.1:{self.port};
         location / {{
             proxy_pass http://gateway;
             proxy_http_version 1.1;
@@ -152,14 +111,14 @@ http {{
             proxy_set_header Connection "";
             proxy_set_header Host $http_host;
             proxy_next_upstream off;
-            proxy_read_timeout 2s;
+            proxy_read_timeout 10s;
         }}
     }}
 }}
 """
 
-    def arguments(self, file: Path) -> list[str]:
-        return ["-c", str(file), "-p", str(self.folder)]
+    def arguments(self, config_file: Path) -> list[str]:
+        return ["-c", str(config_file), "-p", str(self.directory)]
 
-    def lines(self) -> list[str]:
-        return (self.folder / "log").read_text("latin-1").splitlines()
+    def access_log(self) -> list[str]:
+        return (self.directory / "access.log").read_text("latin-1").splitlines()

@@ -1,4 +1,4 @@
-"""Stand-in Glance servers that are the locations of one resolver, and ways to hold answers."""
+"""Stand-in Glance servers that are the locations of one resolver, and ways to delay responses."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def is_question(request: web.Request) -> bool:
 
 
 class Hold:
-    """Holds requests back until it is opened, or their answers, made as things were before."""
+    """Delays requests until it is opened; with `answers`, the responses, which are made before."""
 
     def __init__(
         self, held: Callable[[web.Request], bool] = is_question, *, answers: bool = False
@@ -40,7 +40,7 @@ class Hold:
         self.open = asyncio.Event()
         self.waiting = 0
         self.most = 0
-        """Most that were held at one moment."""
+        """Most that were delayed at the same time."""
         self._held = held
         self._answers = answers
 
@@ -58,7 +58,7 @@ class Hold:
 
 
 class Busy:
-    """Counts the questions that are being answered at one moment."""
+    """Counts the requests that are being answered at the same time."""
 
     def __init__(self, then: Fault | None = None) -> None:
         self.then = then
@@ -75,7 +75,7 @@ class Busy:
 
 
 class Cloud:
-    """Locations of one resolver, each a stand-in of its own."""
+    """The locations of one resolver, each with its own stand-in."""
 
     def __init__(self, services: Services, stack: AsyncExitStack) -> None:
         self.services = services
@@ -95,7 +95,7 @@ class Cloud:
         fields: dict[str, Any] | None = None,
         **options: Any,
     ) -> StandIn:
-        """A new location that looks as if it had been checked; ``options`` are of `StandIn`."""
+        """A new location with the status of a health check; ``options`` are those of `StandIn`."""
         self._switches[name] = switch = Switch()
         server = await self._stack.enter_async_context(
             StandIn(middlewares=[switch.middleware], **options)
@@ -128,14 +128,14 @@ class Cloud:
         return location.number
 
     def spoil(self, name: str, fault: Fault | None) -> None:
-        """From now on the location answers so; None: well."""
+        """From now on the location answers with this fault; None ends it."""
         self._switches[name].fault = fault
 
     async def claim(self, name: str, text: str) -> None:
         await self.index.claims.claim(self.numbers[name], {parse_id(text): letter_case_of(text)})
 
     async def owners(self, text: str) -> set[str]:
-        """Locations that have the image by the index."""
+        """Locations that have the image according to the index."""
         (owners,) = (await self.index.claims.lookup([parse_id(text)])).owners
         names = {number: name for name, number in self.numbers.items()}
         return {names[owner.number] for owner in owners}
@@ -146,7 +146,7 @@ class Cloud:
         )
 
     def lookups(self) -> Callable[[], int]:
-        """Tells of how many ids lookups have ended from now on."""
+        """Returns a counter of the ids that are looked up in the index from now on."""
         lookup, count = self.index.claims.lookup, 0
 
         async def counted(*args: Any, **options: Any) -> Lookup:
@@ -159,14 +159,14 @@ class Cloud:
         return lambda: count
 
     def asked(self, name: str) -> int:
-        """Questions about one image that reached a location."""
+        """Requests about one image that reached a location."""
         counts = self.servers[name].requests
         return counts["GET", "image"] + counts["HEAD", "v1-image"]
 
 
 @asynccontextmanager
 async def clouds(url: str = "memory:", **settings: Any) -> AsyncIterator[Cloud]:
-    """A resolver that asks, and nothing that runs beside it."""
+    """A resolver that probes, without background work."""
     values: dict[str, Any] = {**SETTINGS, "probe": True, "probe_timeout": 5, **settings}
     async with AsyncExitStack() as stack:
         services = await stack.enter_async_context(open_services(Settings(redis_url=url, **values)))

@@ -6,55 +6,20 @@ import http.client
 import json
 import os
 import shutil
-import subprocess
-import time
 import urllib.parse
 import uuid
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from email.message import Message
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
-from tests.glance.install import (
-    LIMIT,
-    Auth,
-    GlanceHome,
-    GlanceUnavailableError,
-    tail,
-    write_config,
-)
+from tests.glance.install import LIMIT, Auth, GlanceHome, write_config
+from tests.support.process import ServerProcess, clean_environment, log_tail
 
 SERVE = Path(__file__).resolve().parents[1] / "glance" / "serve_glance.py"
 ADMIN_TOKEN = "x"
-START_TIMEOUT = 60.0
-"""Seconds for a server to answer: importing Glance takes 2, and many times that on a busy host."""
-STOP_TIMEOUT = 10.0
-HTTP_TIMEOUT = 30.0
-
-
-def wait_until(met: Callable[[], object], what: str, timeout: float) -> None:
-    """Polls until `met()` is true. Raises TimeoutError that names `what`."""
-    deadline = time.monotonic() + timeout
-    while not met():
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"{what}: not within {timeout:.0f} s")
-        time.sleep(0.05)
-
-
-def stop_process(process: subprocess.Popen[bytes]) -> int:
-    """SIGTERM, and SIGKILL where that does not help in time. Returns the exit status."""
-    process.terminate()
-    try:
-        return process.wait(STOP_TIMEOUT)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        return process.wait()
-    finally:
-        if process.stdin is not None:
-            process.stdin.close()
+HTTP_TIMEOUT_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
@@ -86,7 +51,7 @@ def call(
         sent["Content-Type"] = "application/json"
         body = json.dumps(body)
     netloc = urllib.parse.urlsplit(url).netloc
-    connection = http.client.HTTPConnection(netloc, timeout=HTTP_TIMEOUT)
+    connection = http.client.HTTPConnection(netloc, timeout=HTTP_TIMEOUT_SECONDS)
     try:
         connection.request(method, target, body, sent)
         response = connection.getresponse()
@@ -103,38 +68,14 @@ class Image:
     queued: bool = False
 
 
-class Served(ABC):
-    """A server in a process of its own, which ends when its standard input does."""
-
-    _process: subprocess.Popen[bytes] | None = None
-
-    @abstractmethod
-    def start(self) -> Self:
-        """Returns once it answers."""
-
-    def stop(self) -> None:
-        process, self._process = self._process, None
-        if process is not None:
-            stop_process(process)
-
-    def __enter__(self) -> Self:
-        return self.start()
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.stop()
-
-
-class GlanceProcess(Served):
+class GlanceProcess(ServerProcess):
     """One Glance process. Stopped and started again it keeps its port and its images.
 
-    `limit` is the server's cap on a page of its listing; `keystone` the URL of one whose tokens it
-    takes, and `token` what a test's own requests bear.
+    `limit` is the server's cap on a page of its listing; `keystone` the URL of a Keystone whose
+    tokens it accepts, and `token` the one that a test's own requests carry.
     """
+
+    name = "glance"
 
     def __init__(
         self,
@@ -147,60 +88,45 @@ class GlanceProcess(Served):
         token: str = ADMIN_TOKEN,
         broker: str = "",
     ) -> None:
+        super().__init__(directory)
         self.home = home
-        self.directory = directory.absolute()
         self.auth: Auth = auth
         self.limit = limit
         self.keystone = keystone
         self.token = token
         self.broker = broker
-        self.port = 0
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
-    @property
-    def log(self) -> Path:
-        return self.directory / "glance.log"
+    def choose_ports(self) -> None:
+        """The server takes a free port and writes it to a file."""
 
-    def start(self) -> Self:
-        """Returns once the server answers. Raises GlanceUnavailableError with the log's end."""
+    def prepare(self) -> None:
         if not (self.directory / "glance.sqlite").exists():
             write_config(
                 self.directory, self.auth, self.limit, keystone=self.keystone, broker=self.broker
             )
             shutil.copy(self.home.template, self.directory / "glance.sqlite")
         (self.directory / "port").unlink(missing_ok=True)
-        # Nothing else of the caller's environment: OS_* variables would steer Glance.
-        env = {name: os.environ[name] for name in ("PATH", "HOME", "TMPDIR") if name in os.environ}
-        env |= {"OS_GLANCE_CONFIG_DIR": str(self.directory / "etc"), "PYTHONDONTWRITEBYTECODE": "1"}
-        arguments = [str(SERVE), str(self.directory), str(self.port)]
-        with self.log.open("a") as log:
-            self._process = subprocess.Popen(
-                [self.home.bin("python"), *arguments],
-                stdin=subprocess.PIPE,
-                stdout=log,
-                stderr=log,
-                env=env,
-            )
-        try:
-            wait_until(self._answers, "Glance's start", START_TIMEOUT)
-        except (TimeoutError, ProcessLookupError) as error:
-            self.stop()
-            raise GlanceUnavailableError(f"{error}\n{tail(self.log)}") from error
-        return self
 
-    def _answers(self) -> bool:
-        if self._process is None or self._process.poll() is not None:
-            raise ProcessLookupError("Glance ended while it started")
+    def command(self) -> list[str | Path]:
+        return [self.home.bin("python"), SERVE, self.directory, str(self.port)]
+
+    def environment(self) -> dict[str, str]:
+        return clean_environment(
+            OS_GLANCE_CONFIG_DIR=str(self.directory / "etc"), PYTHONDONTWRITEBYTECODE="1"
+        )
+
+    def is_ready(self) -> bool:
         port = self.directory / "port"
         if not port.exists():
             return False
         self.port = int(port.read_text())
         try:
             return self.request("GET", "/healthcheck").status == 200
-        except (OSError, http.client.HTTPException):
+        except http.client.HTTPException:
             return False
 
     def request(self, method: str, target: str, body: Any = None) -> Answer:
@@ -209,7 +135,7 @@ class GlanceProcess(Served):
 
     def _expect(self, status: int, method: str, target: str, body: Any = None) -> Answer:
         answer = self.request(method, target, body)
-        assert answer.status == status, f"{method} {target}: {answer}\n{tail(self.log)}"
+        assert answer.status == status, f"{method} {target}: {answer}\n{log_tail(self.log)}"
         return answer
 
     def create(

@@ -1,4 +1,4 @@
-"""Processes that index: services with a running indexer, and what they made of a location."""
+"""Services with a running indexer, and waiting for what it does."""
 
 from __future__ import annotations
 
@@ -7,32 +7,34 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from resolver.gateway.server import end
+from resolver.gateway.server import cancel
 from resolver.index import Index
 from resolver.models import Sweep
 from resolver.services import Services, open_services
 from resolver.settings import Settings
-from resolver.sync import Indexer
+from resolver.sync import DEFAULT_TIMINGS, Indexer, IndexerTimings
 from tests.support.wait import wait_until
 
 SETTINGS: dict[str, Any] = {
-    # Nothing is due but what a test asks for.
+    # Nothing is due unless a test requests it.
     "sweep_interval": 3600,
     "health_interval": 3600,
     "index_bits": 8,
     "location_timeout": 5,
     "index_timeout": 5,
-    # What sweeps alone make known.
+    # Sweeps alone report changes.
     "probe": False,
     "poll_interval": 0,
 }
 
 
 @asynccontextmanager
-async def indexing(url: str, **settings: Any) -> AsyncIterator[Services]:
-    """Services with their indexer at work, as one process has them."""
+async def indexing(
+    url: str, *, timings: IndexerTimings = DEFAULT_TIMINGS, **settings: Any
+) -> AsyncIterator[Services]:
+    """Services with a running indexer, as in one process."""
     async with (
-        open_services(Settings(redis_url=url, **SETTINGS | settings)) as services,
+        open_services(Settings(redis_url=url, **SETTINGS | settings), timings=timings) as services,
         running(services.indexer),
     ):
         yield services
@@ -45,18 +47,18 @@ async def running(indexer: Indexer) -> AsyncIterator[None]:
         yield
         assert not task.done(), "the indexer ended by itself"
     finally:
-        await end(task)
+        await cancel(task)
 
 
 async def ticks(indexer: Indexer, count: int = 2) -> None:
-    """Waits until the indexer has gone round `count` more times."""
+    """Waits for `count` more ticks of the indexer."""
     seen = {indexer.stats.last_tick}
 
-    def gone_round() -> bool:
+    def has_ticked() -> bool:
         seen.add(indexer.stats.last_tick)
         return len(seen) > count
 
-    await wait_until(gone_round, message="the indexer goes on")
+    await wait_until(has_ticked, message="the indexer ticks")
 
 
 async def swept(services: Services, name: str, *, since: float | None = None) -> Sweep:
@@ -72,15 +74,15 @@ async def swept(services: Services, name: str, *, since: float | None = None) ->
 
 
 async def failed(services: Services, name: str) -> Sweep:
-    """The status of a location's sweep, once it tells of a failure."""
+    """The status of a location's sweep, once it has failed."""
 
-    async def told() -> Sweep | None:
+    async def failure() -> Sweep | None:
         sweep = (await services.index.records.load()).records[name].status.sweep
         return sweep if sweep.error else None
 
-    sweep: Sweep = await wait_until(told, message=f"the sweep of {name} fails")
+    sweep: Sweep = await wait_until(failure, message=f"the sweep of {name} fails")
     return sweep
 
 
 async def claims_by_number(index: Index) -> dict[int, int]:
-    return dict((await index.claims.census()).claims)
+    return dict((await index.census()).claims)

@@ -8,8 +8,9 @@ from typing import Any
 
 from resolver.index import ClaimCache, Index
 from resolver.index.keys import Keys
-from resolver.index.redis.client import Command, EmbeddedClient
-from resolver.index.scripts import Script
+from resolver.index.redis.client import Command
+from resolver.index.redis.embedded import EmbeddedClient
+from resolver.index.redis.scripts import Script
 
 
 class InstrumentedClient(EmbeddedClient):

@@ -3,77 +3,77 @@
 from __future__ import annotations
 
 import http.client
-import os
 import shutil
 import subprocess
 from pathlib import Path
 from typing import Any, Self
 
-from tests.glance.install import KeystoneHome, tail, write_keystone_config
-from tests.support.glance import START_TIMEOUT, Answer, Served, call, wait_until
-from tests.support.redis import free_port
+from tests.glance.install import KeystoneHome, write_keystone_config
+from tests.support.glance import Answer, call
+from tests.support.process import ServerProcess, clean_environment, log_tail
 
 SERVE = Path(__file__).resolve().parents[1] / "glance" / "serve_keystone.py"
 PASSWORD = "keystone-admin-secret"
-"""Of its first admin."""
+"""Password of the first admin."""
 
 
-class KeystoneServer(Served):
+class KeystoneServer(ServerProcess):
     """One Keystone process with a project ``admin``, its user of that name, and what Glance needs:
     the user ``glance`` and the image service."""
 
+    name = "keystone"
+
     def __init__(self, home: KeystoneHome, directory: Path) -> None:
+        super().__init__(directory)
         self.home = home
-        self.directory = directory.absolute()
-        self.port = free_port()
-        self.log = self.directory / "keystone.log"
         self._token = ""
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
-    def start(self) -> Self:
-        shutil.copytree(self.home.template, self.directory)
-        conf = write_keystone_config(self.directory)
-        identity = f"{self.url}/v3"
-        bootstrap = ["--bootstrap-password", PASSWORD, "--bootstrap-region-id", "one"]
+    @property
+    def _config(self) -> Path:
+        return self.directory / "etc" / "keystone.conf"
+
+    def environment(self) -> dict[str, str]:
+        return clean_environment(OS_KEYSTONE_CONFIG_DIR=str(self._config.parent))
+
+    def prepare(self) -> None:
+        shutil.copytree(self.home.template, self.directory, dirs_exist_ok=True)
+        write_keystone_config(self.directory)
+        manage: list[str | Path] = [self.home.bin("keystone-manage"), "--config-file", self._config]
+        command = [*manage, "bootstrap"]
+        command += ["--bootstrap-password", PASSWORD, "--bootstrap-region-id", "one"]
         for interface in ("admin", "public", "internal"):
-            bootstrap += [f"--bootstrap-{interface}-url", identity]
-        manage = [self.home.bin("keystone-manage"), "--config-file", conf, "bootstrap", *bootstrap]
-        env = {name: os.environ[name] for name in ("PATH", "HOME", "TMPDIR") if name in os.environ}
-        env["OS_KEYSTONE_CONFIG_DIR"] = str(conf.parent)
+            command += [f"--bootstrap-{interface}-url", f"{self.url}/v3"]
         with self.log.open("a") as log:
-            subprocess.run(manage, stdout=log, stderr=log, env=env, check=True)
-            self._process = subprocess.Popen(
-                [self.home.bin("python"), str(SERVE), str(self.port)],
-                stdin=subprocess.PIPE,
-                stdout=log,
-                stderr=log,
-                env=env,
-            )
+            subprocess.run(command, stdout=log, stderr=log, env=self.environment(), check=True)
+
+    def command(self) -> list[str | Path]:
+        return [self.home.bin("python"), SERVE, str(self.port)]
+
+    def is_ready(self) -> bool:
         try:
-            wait_until(self._answers, "Keystone's start", START_TIMEOUT)
+            return call(self.url, "GET", "/v3").status == 200
+        except http.client.HTTPException:
+            return False
+
+    def start(self) -> Self:
+        super().start()
+        try:
             self._token = self.token("admin", PASSWORD, "admin")
             self.user("glance", "glance", "service", "admin", "service")
-            self._image = self.make("service", type="image", name="glance")["id"]
+            self._image_service = self.make("service", type="image", name="glance")["id"]
         except BaseException:
-            self.stop()
+            self.kill()
             raise
         return self
 
-    def _answers(self) -> bool:
-        assert self._process is not None
-        assert self._process.poll() is None, tail(self.log)
-        try:
-            return call(self.url, "GET", "/v3").status == 200
-        except (OSError, http.client.HTTPException):
-            return False
-
     def request(self, method: str, path: str, body: Any = None, token: str = "") -> Answer:
-        """One call, as admin unless a token is given."""
+        """One request, as admin unless a token is given."""
         answer = call(self.url, method, path, body, {"X-Auth-Token": token or self._token})
-        assert answer.status < 300, f"{method} {path}: {answer}\n{tail(self.log)}"
+        assert answer.status < 300, f"{method} {path}: {answer}\n{log_tail(self.log)}"
         return answer
 
     def token(self, user: str, password: str, project: str) -> str:
@@ -87,7 +87,7 @@ class KeystoneServer(Served):
         return answer.headers["X-Subject-Token"]
 
     def make(self, kind: str, **fields: Any) -> dict[str, Any]:
-        """A new thing of a kind, such as ``role``."""
+        """Creates a resource of a kind, such as ``role``."""
         made: dict[str, Any] = self.request("POST", f"/v3/{kind}s", {kind: fields}).json()[kind]
         return made
 
@@ -120,8 +120,14 @@ class KeystoneServer(Served):
         return made
 
     def image_endpoint(self, region: str, url: str) -> None:
-        """Puts a Glance into the catalog."""
-        have = {one["id"] for one in self.request("GET", "/v3/regions").json()["regions"]}
-        if region not in have:
+        """Adds a Glance to the catalog."""
+        regions = self.request("GET", "/v3/regions").json()["regions"]
+        if region not in {known["id"] for known in regions}:
             self.make("region", id=region)
-        self.make("endpoint", service_id=self._image, interface="public", region_id=region, url=url)
+        self.make(
+            "endpoint",
+            service_id=self._image_service,
+            interface="public",
+            region_id=region,
+            url=url,
+        )

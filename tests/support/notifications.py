@@ -14,7 +14,7 @@ from aio_pika.abc import AbstractExchange
 
 
 def message(event: str, payload: Any, *, at: float | None = None, **fields: Any) -> dict[str, Any]:
-    """The bare message; ``at`` is its time, now unless given."""
+    """A bare message; ``at`` is its time, now unless given."""
     when = datetime.fromtimestamp(at, UTC) if at else datetime.now(UTC)
     return {
         "message_id": str(uuid.uuid4()),
@@ -33,7 +33,7 @@ def envelope(bare: dict[str, Any]) -> dict[str, Any]:
 
 
 class Publisher:
-    """What a Glance does to a broker."""
+    """Publishes to a broker as Glance does."""
 
     def __init__(self, exchange: AbstractExchange) -> None:
         self._exchange = exchange
@@ -47,8 +47,11 @@ class Publisher:
         body = message(event, payload, at=at)
         await self.publish(json.dumps(body if bare else envelope(body)).encode())
 
-    async def publish(self, body: bytes, key: str = "notifications.info") -> None:
-        await self._exchange.publish(aio_pika.Message(body), routing_key=key)
+    async def publish(self, body: bytes) -> None:
+        await self.publish_message(aio_pika.Message(body))
+
+    async def publish_message(self, message: aio_pika.Message) -> None:
+        await self._exchange.publish(message, routing_key="notifications.info")
 
 
 @asynccontextmanager

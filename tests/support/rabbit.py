@@ -1,90 +1,65 @@
-"""A real RabbitMQ of the tests' own, on loopback and with nothing of it outside a folder."""
+"""A real RabbitMQ for tests, on loopback; all its files are in its own directory."""
 
 from __future__ import annotations
 
 import os
-import shutil
-import signal
 import subprocess
-import tempfile
-import time
 from pathlib import Path
 
-from tests.support.redis import free_port
+from tests.support.process import ServerProcess, ServerUnavailableError, free_port
 
 PROGRAM = "/usr/lib/rabbitmq/bin/rabbitmq-server"  # the one on the path changes the user
-START = 60.0
+STARTED = "Starting broker... completed"
 
 
-class RabbitMissingError(Exception):
-    """There is no RabbitMQ here, or it does not start."""
+class RabbitServer(ServerProcess):
+    """One broker; durable queues survive `kill` and `start`."""
 
+    name = "rabbitmq-server"
 
-class RabbitServer:
-    """One broker; what is durable outlives `kill` and `start`."""
-
-    def __init__(self) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="glr-rabbit-"))
-        self.port, self._dist, self._epmd = free_port(), free_port(), free_port()
-        self._process: subprocess.Popen[bytes] | None = None
+    def choose_ports(self) -> None:
+        super().choose_ports()
+        self._distribution_port, self._epmd_port = free_port(), free_port()
 
     @property
     def url(self) -> str:
         return f"amqp://guest:guest@127.0.0.1:{self.port}/"
 
-    def start(self) -> RabbitServer:
-        """Starts it and waits until it serves. Raises RabbitMissingError."""
+    def prepare(self) -> None:
+        self.log.unlink(missing_ok=True)  # it is what `is_ready` reads
+        (self.directory / "plugins").write_text("[].\n")
+
+    def command(self) -> list[str]:
         if not Path(PROGRAM).exists():
-            raise RabbitMissingError(f"no {PROGRAM} (Debian: rabbitmq-server)")
-        plugins = self.folder / "plugins"
-        plugins.write_text("[].\n")
-        environment = {
+            raise ServerUnavailableError(f"no {PROGRAM} (Debian: apt install rabbitmq-server)")
+        return [PROGRAM]
+
+    def environment(self) -> dict[str, str]:
+        return {
             "PATH": os.environ["PATH"],
-            "HOME": str(self.folder),
+            "HOME": str(self.directory),
             "LANG": "C.UTF-8",
             "RABBITMQ_NODENAME": f"glr{self.port}@localhost",
             "RABBITMQ_NODE_IP_ADDRESS": "127.0.0.1",
             "RABBITMQ_NODE_PORT": str(self.port),
-            "RABBITMQ_DIST_PORT": str(self._dist),
+            "RABBITMQ_DIST_PORT": str(self._distribution_port),
             "ERL_EPMD_ADDRESS": "127.0.0.1",
-            "ERL_EPMD_PORT": str(self._epmd),
-            "ERL_EPMD_RELAXED_COMMAND_CHECK": "1",  # it may be killed while it knows of a node
-            "RABBITMQ_MNESIA_BASE": str(self.folder / "data"),
-            "RABBITMQ_LOG_BASE": str(self.folder / "log"),
-            "RABBITMQ_ENABLED_PLUGINS_FILE": str(plugins),
+            "ERL_EPMD_PORT": str(self._epmd_port),
+            "ERL_EPMD_RELAXED_COMMAND_CHECK": "1",  # epmd may be killed while a node is registered
+            "RABBITMQ_MNESIA_BASE": str(self.directory / "data"),
+            "RABBITMQ_LOG_BASE": str(self.directory / "log"),
+            "RABBITMQ_ENABLED_PLUGINS_FILE": str(self.directory / "plugins"),
             "RABBITMQ_CONF_ENV_FILE": "/dev/null",
             "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "+S 1:1 "
             "-kernel inet_dist_use_interface {127,0,0,1}",
         }
-        with (self.folder / "output").open("wb") as output:
-            self._process = subprocess.Popen(
-                [PROGRAM],
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                start_new_session=True,
-            )
-        until = time.monotonic() + START
-        while b"Starting broker... completed" not in (self.folder / "output").read_bytes():
-            if self._process.poll() is not None or time.monotonic() > until:
-                text = (self.folder / "output").read_text("utf-8", "replace")
-                self.close()
-                raise RabbitMissingError(f"RabbitMQ did not start:\n{text[-2000:]}")
-            time.sleep(0.05)
-        return self
 
-    def kill(self) -> None:
-        """Ends it at once."""
-        if self._process is not None:
-            os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
-            self._process = None
+    def is_ready(self) -> bool:
+        return STARTED in self.log.read_text(errors="replace")
 
     def close(self) -> None:
-        """Ends it and removes all that it left."""
         self.kill()
-        subprocess.run(
-            ["epmd", "-port", str(self._epmd), "-kill"], capture_output=True, check=False
-        )
-        shutil.rmtree(self.folder, ignore_errors=True)
+        if self.port:
+            command = ["epmd", "-port", str(self._epmd_port), "-kill"]
+            subprocess.run(command, capture_output=True, check=False)
+        super().close()

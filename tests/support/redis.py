@@ -1,116 +1,142 @@
-"""A real Redis server for tests: a process on loopback that keeps nothing on disk."""
+"""A real Redis server for tests: a process on loopback."""
 
 from __future__ import annotations
 
-import os
-import shutil
-import signal
-import socket
-import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Self
+from typing import Any
+from urllib.parse import quote
 
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
-NO_DISK = ["--save", "", "--appendonly", "no"]
-STOP_TIMEOUT = 10.0
-ATTEMPTS = 5
-"""Somebody else may take the free port between our looking and Redis's listening."""
+from tests.support.certificates import Files
+from tests.support.process import ServerProcess, find_program, free_port
 
-
-class RedisMissingError(Exception):
-    """There is no redis-server on this machine, or it does not start."""
-
-
-def redis_binary() -> str:
-    """Path of redis-server. Raises RedisMissingError."""
-    path = shutil.which("redis-server", path=f"{os.environ.get('PATH', '')}:/usr/bin")
-    if path is None:
-        raise RedisMissingError("no redis-server in PATH (Debian: apt install redis-server)")
-    return path
+NOTHING_ON_DISK = ("--save", "", "--appendonly", "no")
+EVERYTHING_ON_DISK = ("--save", "", "--appendonly", "yes", "--appendfsync", "always")
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+@dataclass(frozen=True)
+class Tls:
+    """What servers speak TLS with."""
+
+    server: Files
+    ca: Path
+    """Who signs the certificates of their peers, and of clients."""
+    clients: bool = False
+    """Whether clients must have a certificate."""
 
 
-class RedisServer:
-    """One redis-server. Killed and started again it keeps its port, and its data where it has a
-    folder."""
+def url_scheme(tls: Tls | None) -> str:
+    return "rediss" if tls else "redis"
 
-    def __init__(self, folder: Path | None = None) -> None:
-        self.port = 0
-        self.keeps = NO_DISK
-        if folder is not None:
-            self.keeps = ["--dir", str(folder), "--appendonly", "yes", "--appendfsync", "always"]
-        self._process: subprocess.Popen[bytes] | None = None
+
+def url_login(password: str) -> str:
+    """The part of a URL before its hosts."""
+    return f":{quote(password, safe='')}@" if password else ""
+
+
+class RedisServer(ServerProcess):
+    """One redis-server. Started again it has its data if `options` keep it on disk.
+
+    It may require a password, and may speak TLS: then its URL names the TLS port, and the other
+    port is for the tests themselves.
+    """
+
+    name = "redis-server"
+
+    def __init__(
+        self,
+        directory: Path | None = None,
+        options: Sequence[str] = NOTHING_ON_DISK,
+        *,
+        password: str = "",
+        tls: Tls | None = None,
+    ) -> None:
+        super().__init__(directory)
+        self.options = options
+        """Changed ones count from the next start."""
+        self.password = password
+        self.tls = tls
+        self.tls_port = 0
+
+    @property
+    def public_port(self) -> int:
+        """The port for the code under test."""
+        return self.tls_port or self.port
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.public_port}"
 
     @property
     def url(self) -> str:
-        return f"redis://127.0.0.1:{self.port}/0"
-
-    def start(self) -> Self:
-        """Returns once it accepts connections. Raises RedisMissingError with what it said."""
-        said = ""
-        for _ in range(ATTEMPTS):
-            port = self.port or free_port()
-            options = ["--port", str(port), "--bind", "127.0.0.1", *self.keeps]
-            process = subprocess.Popen(
-                [redis_binary(), *options], stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-            )
-            assert process.stdout is not None
-            lines = []
-            for line in process.stdout:  # ends when the process does
-                lines.append(line.decode(errors="replace"))
-                if b"Ready to accept connections" in line:
-                    self.port, self._process = port, process
-                    return self
-            process.wait()
-            process.stdout.close()
-            said = "".join(lines)
-        raise RedisMissingError(f"redis-server does not start:\n{said}")
+        return f"{url_scheme(self.tls)}://{url_login(self.password)}{self.address}/0"
 
     @property
-    def ended(self) -> bool:
-        """Whether it has ended by itself."""
-        return self._process is not None and self._process.poll() is not None
+    def log(self) -> Path:
+        return self.directory / f"{self.name}-{self.port}.log"
 
-    def kill(self) -> None:
-        """Ends it as a crash would: nothing is said to its clients."""
-        process, self._process = self._process, None
-        if process is not None:
-            process.kill()
-            process.wait(STOP_TIMEOUT)
-            if process.stdout is not None:
-                process.stdout.close()
+    def choose_ports(self) -> None:
+        super().choose_ports()
+        if self.tls:
+            self.tls_port = free_port()
 
-    def pause(self) -> None:
-        """It keeps its connections and does nothing."""
-        assert self._process is not None
-        self._process.send_signal(signal.SIGSTOP)
+    def command(self) -> list[str]:
+        binary = find_program("redis-server", "redis-server")
+        return [binary, *self._network_options(), *self._password_options(), *self.options]
 
-    def go_on(self) -> None:
-        assert self._process is not None
-        self._process.send_signal(signal.SIGCONT)
+    def _network_options(self) -> list[str]:
+        """Where it listens, and its directory."""
+        options = ["--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.directory)]
+        if self.tls is not None:
+            files = self.tls.server
+            options += ["--tls-port", str(self.tls_port), "--tls-replication", "yes"]
+            options += ["--tls-ca-cert-file", str(self.tls.ca)]
+            options += ["--tls-cert-file", str(files.cert), "--tls-key-file", str(files.key)]
+            options += ["--tls-auth-clients", "yes" if self.tls.clients else "no"]
+        return options
+
+    def _password_options(self) -> list[str]:
+        if not self.password:
+            return []
+        return ["--requirepass", self.password, "--masterauth", self.password]
+
+    def is_ready(self) -> bool:
+        try:
+            return bool(self.ask("PING"))
+        except redis.RedisError:
+            return False
 
     def client(self) -> redis.Redis:
-        """A plain client, to look at what the code under test wrote."""
-        return redis.Redis(port=self.port)
+        """A plain client without retries, to read what the code under test wrote."""
+        return redis.Redis(
+            port=self.port,
+            password=self.password or None,
+            retry=Retry(NoBackoff(), 0),
+            protocol=2,
+        )
+
+    def ask(self, command: str, *args: Any) -> Any:
+        """The reply to one command, not converted."""
+        with self.client() as client:
+            client.response_callbacks.clear()
+            return client.execute_command(*command.split(), *args)
+
+    def replication(self) -> dict[str, str]:
+        """INFO replication."""
+        lines = self.ask("INFO", "replication").decode().splitlines()
+        return dict(line.split(":", 1) for line in lines if ":" in line)
 
     def flush(self) -> None:
-        with self.client() as client:
-            client.flushall()
+        self.ask("FLUSHALL")
 
-    def __enter__(self) -> Self:
-        return self.start()
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.kill()
+def is_replicated(master: RedisServer, replica: RedisServer) -> bool:
+    """Whether a replica has everything that its master had at this moment."""
+    written = int(master.replication()["master_repl_offset"])
+    state = replica.replication()
+    return state["role"] == "slave" and int(state["slave_repl_offset"]) >= written

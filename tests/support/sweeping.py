@@ -1,4 +1,4 @@
-"""Sweeping stand-in servers into an index, one sweep at a time and without an indexer."""
+"""Sweeps of stand-in servers, without an indexer."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from resolver.models import Location, Progress, Status, Sweep, format_id
 from resolver.registry import FreshnessPolicy, LocationView
 from resolver.registry.validation import parse_location
 from resolver.standin import StandIn
+from resolver.sync import DEFAULT_TIMINGS
 from resolver.sync.sweep import Sweeper
 
 
 class Sweeping:
-    """An index with locations, and the session that they are asked with."""
+    """An index with locations, and the session for requests to them."""
 
     def __init__(self, index: Index, session: aiohttp.ClientSession) -> None:
         self.index = index
@@ -31,7 +32,12 @@ class Sweeping:
         return await self.index.records.put(location, None)
 
     async def sweep(
-        self, location: Location, *, guard: float = 0.2, confirm_shrink: bool = False
+        self,
+        location: Location,
+        *,
+        guard: float = 0.2,
+        confirm_shrink: bool = False,
+        checkpoint_seconds: float = DEFAULT_TIMINGS.checkpoint,
     ) -> Sweep:
         """One sweep. Raises LocationUnavailable as `Sweeper.run` does."""
         self.progress = []
@@ -40,7 +46,13 @@ class Sweeping:
             self.progress.append(progress)
 
         server = GlanceServer(self.session, location)
-        sweeper = Sweeper(self.index, server, await server.versions(), guard=guard)
+        sweeper = Sweeper(
+            self.index,
+            server,
+            await server.versions(),
+            guard=guard,
+            checkpoint_seconds=checkpoint_seconds,
+        )
         sweep = await sweeper.run(
             report,
             confirm_shrink=confirm_shrink,
@@ -50,7 +62,7 @@ class Sweeping:
         return sweep
 
     async def claimed(self, location: Location) -> set[str]:
-        """Ids that the index has of a location, as that location spells them."""
+        """Ids that the index has for a location, as that location spells them."""
         return {
             format_id(image_id, letter_case)
             async for _, claims in self.index.claims.of_location(location.number)

@@ -1,22 +1,24 @@
-"""Waiting for what happens in the background, without guessing how long it takes."""
+"""Waiting for a condition instead of sleeping for a guessed time."""
 
 from __future__ import annotations
 
 import asyncio
 import inspect
+import time
 from collections.abc import Callable
 from typing import Any
 
-POLL = 0.01
-"""Seconds between two looks."""
+POLL_SECONDS = 0.01
+TIMEOUT_SECONDS = 30.0
+"""Long, so that a busy machine is no failure: a condition that holds is seen at once."""
 
 
 async def wait_until(
     condition: Callable[[], Any],
-    timeout: float = 10,  # noqa: ASYNC109 - it is the very thing that this is for
+    timeout: float = TIMEOUT_SECONDS,  # noqa: ASYNC109 - the deadline is what this is for
     message: str = "",
 ) -> Any:
-    """Polls `condition`, a plain or async callable, until it is true; returns what it gave.
+    """Polls a plain or async callable until its result is true, and returns that result.
 
     Raises:
         AssertionError: it was not true within `timeout` seconds.
@@ -29,7 +31,35 @@ async def wait_until(
                     value = await value
                 if value:
                     return value
-                await asyncio.sleep(POLL)
+                await asyncio.sleep(POLL_SECONDS)
     except TimeoutError:
-        name = message or getattr(condition, "__name__", "condition")
-        raise AssertionError(f"not within {timeout:g} s: {name}") from None
+        raise AssertionError(_failure(condition, timeout, message)) from None
+
+
+def wait_until_blocking(
+    condition: Callable[[], Any],
+    timeout: float = TIMEOUT_SECONDS,
+    message: str = "",
+    ignored: tuple[type[Exception], ...] = (),
+) -> Any:
+    """Like `wait_until`, for code without an event loop.
+
+    A call that raises one of the `ignored` errors counts as not yet true; the failure names the
+    last one.
+    """
+    deadline = time.monotonic() + timeout
+    while True:
+        reason = ""
+        try:
+            if value := condition():
+                return value
+        except ignored as error:
+            reason = f": {error}"
+        if time.monotonic() > deadline:
+            raise AssertionError(_failure(condition, timeout, message) + reason)
+        time.sleep(POLL_SECONDS)
+
+
+def _failure(condition: Callable[[], Any], timeout: float, message: str) -> str:
+    name = message or getattr(condition, "__name__", "condition")
+    return f"not within {timeout:g} s: {name}"

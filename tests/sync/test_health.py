@@ -1,4 +1,4 @@
-"""The checker among many locations: which go down, and when it suspects itself."""
+"""One health check, and what checks in a row mean for a location's health."""
 
 from __future__ import annotations
 
@@ -6,161 +6,150 @@ import pytest
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from resolver.models import Check, Health
-from resolver.services import Services, open_services
-from resolver.settings import Settings
+from resolver.glance import GlanceServer, connect
+from resolver.models import Check, Health, Location
 from resolver.standin import StandIn
-from resolver.sync.health import DOWN_AFTER
+from resolver.sync.health import (
+    DOWN_AFTER_FAILURES,
+    MAX_CHANGES,
+    UP_AFTER_SUCCESSES,
+    VERSIONS_INTERVAL_SECONDS,
+    HealthSample,
+    next_status,
+    probe_health,
+)
 from tests.support import faults
-from tests.support.faults import Switch
-from tests.support.indexing import indexing, running
-from tests.support.wait import wait_until
-from tests.sync.conftest import StartServer
+from tests.support.faults import Fault, Switch
 
-INTERVAL = 0.3
+TIMEOUT = 5.0
 
 
-async def checks(services: Services) -> dict[str, Check | None]:
-    records = (await services.index.records.load()).records
-    return {name: record.status.check for name, record in records.items()}
+async def probe(
+    server: StandIn, before: Check | None = None, timeout_seconds: float = TIMEOUT
+) -> HealthSample:
+    async with connect(TIMEOUT) as session:
+        location = Location(name="one", url=server.url, auth={"token_env": "NOT_SET"})
+        return await probe_health(GlanceServer(session, location), before, timeout_seconds)
 
 
-async def are(services: Services, health: Health, names: list[str]) -> None:
-    async def so() -> bool:
-        known = await checks(services)
-        return all((c := known[name]) is not None and c.health is health for name in names)
-
-    await wait_until(so, message=f"{names} are {health}")
-
-
-async def registered(services: Services, servers: list[StandIn]) -> list[str]:
-    names = [f"l{n:02}" for n in range(len(servers))]
-    for name, server in zip(names, servers, strict=True):
-        await services.registry.put(name, {"url": server.url})
-    await are(services, Health.UP, names)
-    return names
-
-
-async def test_some_of_many_go_down_and_come_back(start_server: StartServer) -> None:
-    """15 % at once: a region, and not the checker."""
-    servers = [await start_server() for _ in range(20)]
-    async with indexing("memory:", health_interval=INTERVAL) as services:
-        names = await registered(services, servers)
-        for server in servers[:3]:
-            await server.stop()
-        await are(services, Health.DOWN, names[:3])
-        await are(services, Health.UP, names[3:])
-        assert not services.indexer.stats.suspects
-        shown = await services.registry.show(names[0])
-        assert "cannot connect" in shown["health"]["reason"]
-        assert [change["state"] for change in shown["health"]["history"]] == ["down", "up"]
-        for server in servers[:3]:
-            await server.start(port=server.port)
-        await are(services, Health.UP, names)
-
-
-async def test_when_all_fail_at_once_the_checker_suspects_itself(
-    start_server: StartServer,
-) -> None:
-    most, few = Switch(), Switch()
-    servers = [await start_server(middlewares=[most.middleware]) for _ in range(18)]
-    servers += [await start_server(middlewares=[few.middleware]) for _ in range(2)]
-    async with indexing("memory:", health_interval=INTERVAL) as services:
-        names = await registered(services, servers)
-        most.fault = few.fault = faults.status(503)
-
-        async def all_failed() -> bool:
-            return all(c and c.failures > DOWN_AFTER + 1 for c in (await checks(services)).values())
-
-        await wait_until(all_failed, message="all have failed often enough")
-        await are(services, Health.UP, names)
-        assert services.indexer.stats.suspects
-        reason = (await services.registry.show(names[0]))["health"]["reason"]
-        assert "20 of 20 locations fail together" in reason
-        # Most come back: those that do not were down indeed.
-        most.fault = None
-        await are(services, Health.DOWN, names[18:])
-        await are(services, Health.UP, names[:18])
-        await wait_until(lambda: not services.indexer.stats.suspects)
-
-
-async def test_a_checker_that_takes_over_believes_its_own_eyes_only(
-    start_server: StartServer,
-) -> None:
-    """It sees all fail that nearly were down for the one before it: that may be its own fault."""
-    switch = Switch()
-    servers = [await start_server(middlewares=[switch.middleware]) for _ in range(4)]
-    switch.fault = faults.status(503)
-    async with open_services(Settings(health_interval=INTERVAL)) as services:
-        for number, server in enumerate(servers):
-            await services.registry.put(f"l{number}", {"url": server.url})
-        nearly = Check(at=1, health=Health.UP, failures=DOWN_AFTER - 1)
-        for record in (await services.index.records.load()).records.values():
-            await services.index.records.set_check(record.location.number, nearly)
-        async with running(services.indexer):
-            stats = services.indexer.stats
-            await wait_until(lambda: sum(stats.checks.values()) > 20)
-            await are(services, Health.UP, ["l0", "l1", "l2", "l3"])
-            assert stats.suspects
-
-
-async def test_those_that_were_down_before_do_not_count(start_server: StartServer) -> None:
-    servers = [await start_server() for _ in range(4)]
-    async with indexing("memory:", health_interval=INTERVAL) as services:
-        names = await registered(services, servers)
-        for name, server in zip(names, servers, strict=True):
-            await server.stop()
-            await are(services, Health.DOWN, [name])
-
-
-def flapping() -> faults.Fault:
-    """Fails two looks, then answers one: never three in a row."""
-    count = 0
+def without_healthcheck(answer: Fault | None = None) -> Fault:
+    """Like Glance before Liberty, or one whose operator has removed the filter."""
 
     async def fault(request: web.Request, handler: Handler) -> web.StreamResponse:
-        nonlocal count
-        if not request.path.endswith("/healthcheck"):
-            return await handler(request)
-        count += 1
-        return await (faults.status(503)(request, handler) if count % 3 else handler(request))
+        if request.path.endswith("/healthcheck"):
+            return web.json_response({"versions": []}, status=300)
+        return await (answer(request, handler) if answer else handler(request))
 
     return fault
 
 
-@pytest.mark.parametrize("fault", [flapping(), faults.slow], ids=["flaps", "slow"])
-async def test_one_bad_server_holds_up_no_other(
-    start_server: StartServer, fault: faults.Fault
+async def test_a_check_needs_no_credential_and_reads_versions_at_times(
+    server: StandIn,
 ) -> None:
-    switch = Switch()
-    bad = await start_server(middlewares=[switch.middleware])
-    good = [await start_server() for _ in range(3)]
-    async with indexing("memory:", health_interval=INTERVAL) as services:
-        names = await registered(services, [bad, *good])
-        switch.fault = fault
-        stats = services.indexer.stats
-        seen = stats.checks["l01", "ok"]
-        await wait_until(lambda: stats.checks["l01", "ok"] > seen + 9, message="others go on")
-        await are(services, Health.UP, names)
-        check = (await checks(services))["l00"]
-        assert check is not None
-        assert len(check.changes) == 1, "it was never called down"
-        if fault is not faults.slow:
-            assert stats.checks["l00", "failed"] > 1
+    first = await probe(server)
+    assert not first.failure
+    assert "v2.15" in first.versions
+    known = next_status(None, first)
+    assert (await probe(server, known)).versions == ()
+    assert (server.requests["GET", "healthcheck"], server.requests["GET", "versions"]) == (2, 1)
+    old = next_status(
+        None, HealthSample(first.at - VERSIONS_INTERVAL_SECONDS, versions=first.versions)
+    )
+    assert (await probe(server, old)).versions
+    assert (await probe(server, next_status(known, HealthSample(first.at, "it failed")))).versions
 
 
-async def test_two_indexers_have_one_checker_and_another_when_it_ends(
-    redis_url: str, server: StandIn
+async def test_versions_show_health_where_there_is_no_healthcheck(
+    server: StandIn, switch: Switch
 ) -> None:
-    async with indexing(redis_url, health_interval=INTERVAL) as two:
-        async with indexing(redis_url, health_interval=INTERVAL) as one:
-            await one.registry.put("one", {"url": server.url})
-            await are(two, Health.UP, ["one"])
-            both = [one.indexer.stats.checks, two.indexer.stats.checks]
-            await wait_until(lambda: sum(c.get(("one", "ok"), 0) for c in both) > 9)
-            assert sorted(bool(checks) for checks in both) == [False, True]
-            await wait_until(lambda: two.tables.table.by_name["one"].health is Health.UP)
-        await server.stop()
-        await are(two, Health.DOWN, ["one"])
-        check = (await checks(two))["one"]
-        assert check is not None
-        assert [change.health for change in check.changes] == [Health.DOWN, Health.UP]
+    switch.fault = without_healthcheck()
+    known = next_status(None, await probe(server))
+    assert (await probe(server, known)).versions == known.versions
+    switch.fault = without_healthcheck(faults.status(500))
+    assert "500" in (await probe(server, known)).failure
+
+
+@pytest.mark.parametrize(
+    ("fault", "failure"),
+    [
+        (faults.status(500), "it answered 500"),
+        (faults.status(503), "/healthcheck: it answered 503"),
+        (faults.status(404), "/versions answered 404"),
+        (faults.body("<html>welcome</html>"), "not JSON"),
+        (faults.body("OK"), ""),
+        (faults.body('{"versions": 7}'), "lists no versions"),
+        (faults.cut, "broke off"),
+        (faults.slow, "did not answer within 0.2 s"),
+    ],
+)
+async def test_failures_are_reported(
+    server: StandIn, switch: Switch, fault: Fault, failure: str
+) -> None:
+    known = next_status(None, await probe(server))
+    switch.fault = fault
+    sample = await probe(server, known, 0.2 if fault is faults.slow else TIMEOUT)
+    assert bool(sample.failure) == bool(failure)
+    assert failure in sample.failure
+
+
+def checked(*failures: str, before: Check | None = None, doubt: str = "") -> Check:
+    check = before
+    for at, failure in enumerate(failures, int(before.at) + 1 if before else 1):
+        check = next_status(check, HealthSample(at, failure), doubt)
+    assert check is not None
+    return check
+
+
+def test_fast_down_and_slow_up() -> None:
+    up = checked("")
+    assert (up.health, up.failures, up.reason) == (Health.UP, 0, "")
+    for failures in range(1, DOWN_AFTER_FAILURES + 2):
+        check = checked(*["gone"] * failures, before=up)
+        assert check.health is (Health.UP if failures < DOWN_AFTER_FAILURES else Health.DOWN)
+        assert (check.failures, check.reason) == (failures, "gone")
+    for successes in range(1, UP_AFTER_SUCCESSES):
+        back = checked(*[""] * successes, before=check)
+        assert (back.health, back.successes) == (Health.DOWN, successes)
+        assert (
+            back.reason == f"it answers again, {successes} of {UP_AFTER_SUCCESSES} times in a row"
+        )
+        assert checked("gone", before=back).successes == 0, "in a row"
+    assert checked(*[""] * UP_AFTER_SUCCESSES, before=check).health is Health.UP
+
+
+def test_a_flapping_location_keeps_its_health() -> None:
+    up = checked("")
+    assert checked(*["gone", "gone", ""] * 9, before=up).changes == up.changes
+    down = checked(*["gone"] * DOWN_AFTER_FAILURES, before=up)
+    assert checked(*["", "", "gone"] * 9, before=down).changes == down.changes
+
+
+def test_a_location_that_never_answers_is_unknown_then_down() -> None:
+    healths = [checked(*["gone"] * n).health for n in range(1, DOWN_AFTER_FAILURES + 1)]
+    assert healths == [Health.UNKNOWN] * (DOWN_AFTER_FAILURES - 1) + [Health.DOWN]
+
+
+def test_a_doubted_failure_is_shown_and_marks_nothing_down() -> None:
+    up = checked("")
+    check = checked(*["gone"] * 9, before=up, doubt="all of them")
+    assert (check.health, check.failures) == (Health.UP, 9)
+    assert check.reason == "gone (all of them)"
+    assert checked("gone", before=check).health is Health.DOWN
+
+
+def test_the_latest_changes_are_listed_with_their_reasons() -> None:
+    check = checked(*["", *["first"] * 3, *[""] * 3, *["second"] * 3])
+    shown = [(change.at, change.health, change.reason) for change in check.changes]
+    assert shown == [
+        (10, Health.DOWN, "second"),
+        (7, Health.UP, ""),
+        (4, Health.DOWN, "first"),
+        (1, Health.UP, ""),
+    ]
+    assert len(checked(*[*["gone"] * 3, *[""] * 3] * MAX_CHANGES).changes) == MAX_CHANGES
+
+
+def test_versions_stay_known_while_it_is_down() -> None:
+    check = next_status(None, HealthSample(1, versions=("v2.15",)))
+    check = checked(*["gone"] * DOWN_AFTER_FAILURES, before=check)
+    assert (check.versions, check.versions_at) == (("v2.15",), 1)

@@ -1,18 +1,24 @@
-"""The background work of one process: what is due is done, and how it went is told."""
+"""The background work of one process: what is due is done, and its result is stored."""
 
 from __future__ import annotations
 
 import json
 import time
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
-from resolver.models import Health, Outcome, Progress, parse_id
+from resolver.glance import GlanceServer, connect
+from resolver.index import Index
+from resolver.models import Health, Outcome, Progress, Sweep, parse_id
+from resolver.registry.validation import parse_location
 from resolver.resolution import Preferences
 from resolver.services import Services
 from resolver.standin import StandIn
-from resolver.sync import sweep as sweep_module
+from resolver.sync import DEFAULT_TIMINGS, Stats
+from resolver.sync.sweep_run import SweepRun
 from tests.support import faults
 from tests.support.faults import Gate, Switch, on_pages
 from tests.support.indexing import claims_by_number, failed, indexing, swept, ticks
@@ -28,7 +34,7 @@ async def outcome(services: Services, image_id: str) -> Outcome:
     return answer.outcome
 
 
-async def test_a_new_location_is_swept_without_asking(index_url: str, server: StandIn) -> None:
+async def test_a_new_location_is_swept(index_url: str, server: StandIn) -> None:
     server.fill(30, seed=1)
     some = next(server.ids())
     async with indexing(index_url) as services:
@@ -44,11 +50,13 @@ async def test_a_new_location_is_swept_without_asking(index_url: str, server: St
         assert shown["serves"] == ["v2"]
         assert services.indexer.stats.sweeps == {("one", "ok"): 1}
         await ticks(services.indexer)
-        assert services.indexer.stats.sweeps == {("one", "ok"): 1}, "once, and not all the time"
+        assert services.indexer.stats.sweeps == {("one", "ok"): 1}, (
+            "it is swept once, not on every tick"
+        )
         assert await services.index.records.requested_sweeps() == {}
 
 
-async def test_a_sweep_that_is_asked_for(index_url: str, server: StandIn) -> None:
+async def test_a_requested_sweep_is_done(index_url: str, server: StandIn) -> None:
     server.fill(30, seed=1)
     async with indexing(index_url) as services:
         await services.registry.put("one", {"url": server.url})
@@ -62,14 +70,14 @@ async def test_a_sweep_that_is_asked_for(index_url: str, server: StandIn) -> Non
         assert await outcome(services, gone) is Outcome.ABSENT
 
 
-async def test_sweeps_come_again_by_themselves(server: StandIn) -> None:
+async def test_sweeps_are_repeated(server: StandIn) -> None:
     async with indexing("memory:", sweep_interval=0.1) as services:
         await services.registry.put("one", {"url": server.url})
         first = await swept(services, "one")
         await swept(services, "one", since=first.ended)
 
 
-async def test_a_failure_is_told_and_takes_nothing_away(
+async def test_a_failed_sweep_is_reported_and_releases_nothing(
     index_url: str, server: StandIn, switch: Switch
 ) -> None:
     server.fill(30, seed=1)
@@ -97,7 +105,7 @@ async def test_a_failure_is_told_and_takes_nothing_away(
         assert await outcome(services, some) is Outcome.ABSENT
 
 
-async def test_a_location_that_never_answered_is_no_proof(start_server: StartServer) -> None:
+async def test_a_location_that_never_answered_proves_no_absence(start_server: StartServer) -> None:
     server = await start_server()
     await server.stop()
     async with indexing("memory:") as services:
@@ -112,7 +120,7 @@ async def test_a_location_that_never_answered_is_no_proof(start_server: StartSer
         assert await outcome(services, NOWHERE) is Outcome.ABSENT
 
 
-async def test_shrinking_waits_for_an_operator(index_url: str, server: StandIn) -> None:
+async def test_a_listing_that_shrinks_must_be_confirmed(index_url: str, server: StandIn) -> None:
     server.fill(50, seed=1)
     async with indexing(index_url) as services:
         location, _ = await services.registry.put("one", {"url": server.url})
@@ -130,7 +138,7 @@ async def test_shrinking_waits_for_an_operator(index_url: str, server: StandIn) 
         assert await claims_by_number(services.index) == {location.number: 10}
 
 
-async def test_a_sweep_under_way_is_shown(server: StandIn, switch: Switch) -> None:
+async def test_a_running_sweep_is_shown(server: StandIn, switch: Switch) -> None:
     gate = Gate()
     switch.fault = gate
     async with indexing("memory:") as services:
@@ -148,7 +156,7 @@ async def test_a_sweep_under_way_is_shown(server: StandIn, switch: Switch) -> No
         await wait_until(over)
 
 
-async def test_the_end_of_a_process_leaves_its_work_to_others(
+async def test_a_process_that_stops_leaves_its_work_to_others(
     redis_url: str, server: StandIn, switch: Switch
 ) -> None:
     server.fill(10, seed=1)
@@ -158,7 +166,7 @@ async def test_the_end_of_a_process_leaves_its_work_to_others(
         await wait_until(lambda: gate.waiting, message="the sweep begins")
     gate.open.set()
     async with indexing(redis_url) as services:
-        # Within the time of a lease: the one that ended has let go of it.
+        # Before the lease would have expired: it was released.
         assert (await swept(services, "one")).images == 10
         assert await services.index.records.progress() == {}
 
@@ -172,7 +180,7 @@ async def test_a_location_that_changes_while_it_is_swept(
     new = await start_server()
     old.fill(50, seed=1)
     new.fill(5, seed=2)
-    switch.fault = on_pages(gate, later=True)  # so that some claims have been made
+    switch.fault = on_pages(gate, later=True)  # some claims have been made by then
     async with indexing(index_url) as services:
         first, _ = await services.registry.put("one", {"url": old.url})
         await wait_until(lambda: gate.waiting, message="the sweep is half way")
@@ -183,7 +191,7 @@ async def test_a_location_that_changes_while_it_is_swept(
             assert moved.number != first.number
         expected = {} if how == "removed" else {moved.number: 5}
         for image_id in old.ids():
-            assert await outcome(services, image_id) is Outcome.UNKNOWN, "not for a moment more"
+            assert await outcome(services, image_id) is Outcome.UNKNOWN, "not even for a moment"
         gate.open.set()
 
         async def collected() -> bool:
@@ -193,7 +201,7 @@ async def test_a_location_that_changes_while_it_is_swept(
 
         await wait_until(collected, message="the claims of the old number are collected")
         await ticks(services.indexer)
-        assert await collected(), "and none came after"
+        assert await collected(), "and none were added later"
         assert first.number not in await services.index.records.progress()
 
 
@@ -219,7 +227,7 @@ async def test_claims_of_removed_locations_are_collected(index_url: str, server:
         await wait_until(forgotten)
 
 
-async def test_health_is_looked_at(server: StandIn) -> None:
+async def test_health_is_checked(server: StandIn) -> None:
     async with indexing("memory:", health_interval=0.05) as services:
         await services.registry.put("one", {"url": server.url})
 
@@ -234,15 +242,15 @@ async def test_health_is_looked_at(server: StandIn) -> None:
 
         await wait_until(is_up)
         await server.stop()
-        await wait_until(is_down, message="after some looks it counts as down")
+        await wait_until(is_down, message="it is down after some checks")
         place = (await services.tables.current()).by_name["one"]
-        assert place.versions, "what it served is still known"
+        assert place.versions, "its versions are still known"
         await server.start(port=server.port)
         await wait_until(is_up)
 
 
 @pytest.mark.redis
-async def test_an_indexer_outlives_redis(own_redis: RedisServer, server: StandIn) -> None:
+async def test_an_indexer_survives_a_loss_of_redis(own_redis: RedisServer, server: StandIn) -> None:
     server.fill(10, seed=1)
     async with indexing(own_redis.url) as services:
         await services.registry.put("one", {"url": server.url})
@@ -264,7 +272,7 @@ async def test_an_indexer_outlives_redis(own_redis: RedisServer, server: StandIn
 
 
 @pytest.mark.parametrize("version", ["v2.²", "v2.\ud800", "v2.99999", "x" * 500])
-async def test_a_server_with_odd_versions_harms_only_itself(
+async def test_a_server_with_invalid_versions_harms_only_itself(
     start_server: StartServer, version: str
 ) -> None:
     switch = Switch()
@@ -273,31 +281,40 @@ async def test_a_server_with_odd_versions_harms_only_itself(
     async with indexing("memory:") as services:
         await services.registry.put("one", {"url": server.url})
 
-        async def told() -> bool:
+        async def has_failed() -> bool:
             return bool((await services.registry.show("one"))["sweep"]["error"])
 
-        await wait_until(told)
+        await wait_until(has_failed)
         assert (await services.tables.current()).by_name["one"].minor == -1
 
 
-async def test_a_sweep_that_breaks_in_us_is_told_and_waited_for(
-    server: StandIn, monkeypatch: pytest.MonkeyPatch
+async def test_a_bug_in_a_sweep_is_a_failed_sweep(index: Index, server: StandIn) -> None:
+    """It is stored like other failures, so that the sweep is not retried on every tick."""
+    server.fill(3)
+    broken = SimpleNamespace(records=index.records, claims=None)
+    async with connect(5) as session:
+        location = await index.records.put(parse_location("one", {"url": server.url}), None)
+        stats, before = Stats(), Sweep(started=1, ended=2, images=7)
+        sweep = SweepRun(
+            cast(Index, broken),
+            GlanceServer(session, location),
+            index.lease("sweep:1", seconds=60),
+            before,
+            guard=0.2,
+            stats=stats,
+            timings=DEFAULT_TIMINGS,
+        )
+        result = await sweep.run(None)
+    assert (result.error_code, result.ended, result.images) == ("internal-error", 2, 7)
+    assert result.failed is not None
+    assert "the indexer's log has the cause" in result.error
+    assert stats.sweeps == {("one", "internal-error"): 1}
+
+
+async def test_a_requested_sweep_does_not_resume_an_earlier_one(
+    index_url: str, server: StandIn
 ) -> None:
-    monkeypatch.setattr(
-        sweep_module.Sweeper, "_check_shrink_guard", None
-    )  # as a mistake of ours would
-    async with indexing("memory:") as services:
-        await services.registry.put("one", {"url": server.url})
-
-        async def told() -> bool:
-            return (await services.registry.show("one"))["sweep"]["error_code"] == "internal-error"
-
-        await wait_until(told)
-        assert services.indexer.stats.sweeps["one", "internal-error"] == 1
-
-
-async def test_a_sweep_asked_for_is_not_one_begun_before(index_url: str, server: StandIn) -> None:
-    """One left behind may have passed what is asked about; what is due goes on with it."""
+    """The earlier one may have passed the images in question already."""
     server.fill(30, seed=1)
     async with indexing(index_url) as services:
         await services.registry.put("one", {"url": server.url})
@@ -318,32 +335,32 @@ async def test_a_sweep_asked_for_is_not_one_begun_before(index_url: str, server:
         assert await services.index.records.requested_sweeps() == {}
 
 
-async def test_looks_that_tell_nothing_new_are_no_new_version(
+async def test_checks_without_a_change_make_no_new_registry_version(
     index_url: str, server: StandIn
 ) -> None:
-    """Else every gateway would read the registry anew for each look at each location."""
+    """Else every gateway would read the registry again after each check of each location."""
     async with indexing(index_url, health_interval=0.05) as services:
         await services.registry.put("one", {"url": server.url})
         await swept(services, "one")
         version = (await services.index.claims.lookup([])).version
         seen = (await services.registry.show("one"))["health"]["at"]
 
-        async def looked_again() -> bool:
+        async def is_checked_again() -> bool:
             return bool((await services.registry.show("one"))["health"]["at"] > seen)
 
-        await wait_until(looked_again, message="another look is shown")
+        await wait_until(is_checked_again, message="another check is shown")
         assert (await services.index.claims.lookup([])).version == version
         await server.stop()
         await wait_until(
             lambda: services.tables.table.by_name["one"].health is Health.DOWN,
-            message="what is new is told to all",
+            message="the change is seen",
         )
         assert (await services.index.claims.lookup([])).version > version
 
 
 @pytest.mark.parametrize("set_back", [False, True])
-async def test_a_clock_that_was_set_stops_no_sweep(server: StandIn, set_back: bool) -> None:
-    """What was written by the clock of before is an hour ahead of it, or behind."""
+async def test_a_clock_that_was_set_delays_no_sweep(server: StandIn, set_back: bool) -> None:
+    """The status has times an hour ahead of the clock, or behind."""
     server.fill(30, seed=1)
     async with indexing("memory:", poll_interval=3600) as services:
         await services.registry.put("one", {"url": server.url})

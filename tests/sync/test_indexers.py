@@ -1,4 +1,4 @@
-"""Several processes that share one Redis do each piece of work once at a time."""
+"""Several processes that share one Redis: one at a time does each piece of work."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from resolver.resolution import Preferences
 from resolver.services import open_services
 from resolver.settings import Settings
 from resolver.standin import StandIn
+from resolver.sync import WorkKey, WorkKind
 from tests.support.faults import Gate, Switch
 from tests.support.indexing import SETTINGS, claims_by_number, indexing, swept, ticks
 from tests.support.wait import wait_until
@@ -48,7 +49,7 @@ async def test_each_location_is_swept_by_one_of_them(
         assert done == {(name, "ok"): 1 for name in ["lone", *servers]}
 
 
-async def test_a_sweep_under_way_is_not_begun_by_another(
+async def test_a_running_sweep_is_not_started_by_another_process(
     redis_url: str, server: StandIn, switch: Switch
 ) -> None:
     server.fill(20, seed=1)
@@ -56,17 +57,19 @@ async def test_a_sweep_under_way_is_not_begun_by_another(
     async with indexing(redis_url) as one, indexing(redis_url) as two:
         await one.registry.put("one", {"url": server.url})
         await wait_until(lambda: gate.waiting, message="the sweep begins")
-        await two.registry.sweep("one")  # asked again meanwhile
+        await two.registry.sweep("one")  # requested again meanwhile
         for services in (one, two):
             await ticks(services.indexer, 3)
         assert (gate.waiting, gate.most) == (1, 1)
         gate.open.set()
         first = await swept(one, "one")
-        await swept(one, "one", since=first.ended)  # what was asked for meanwhile comes then
+        await swept(one, "one", since=first.ended)  # the request is served then
         assert gate.most == 1
 
 
-async def test_work_whose_lease_another_holds_waits(redis_url: str, server: StandIn) -> None:
+async def test_work_waits_while_another_process_holds_its_lease(
+    redis_url: str, server: StandIn
+) -> None:
     async with indexing(redis_url) as services:
         other = services.index.lease("sweep:1", seconds=60)
         assert await other.acquire()
@@ -78,10 +81,10 @@ async def test_work_whose_lease_another_holds_waits(redis_url: str, server: Stan
         await swept(services, "one")
 
 
-async def test_claims_are_not_collected_while_another_may_add_to_them(
+async def test_claims_are_not_collected_while_another_process_may_add_some(
     redis_url: str, server: StandIn
 ) -> None:
-    """A process that has not heard of the removal still sweeps; the collector waits for it."""
+    """A process that does not know of the removal yet may still sweep: the collector waits."""
     async with (
         open_services(Settings(redis_url=redis_url, **SETTINGS)) as gateway,
         indexing(redis_url) as collector,
@@ -104,7 +107,7 @@ async def test_claims_are_not_collected_while_another_may_add_to_them(
         assert await claims_by_number(gateway.index) == {}
 
 
-async def test_a_gateway_answers_from_what_an_indexer_learns(
+async def test_a_gateway_answers_from_what_an_indexer_stores(
     redis_url: str, server: StandIn
 ) -> None:
     server.fill(20, seed=1)
@@ -128,6 +131,10 @@ async def test_a_stopped_indexer_holds_no_lease(redis_url: str, server: StandIn)
         async with indexing(redis_url) as services:
             location, _ = await services.registry.put("one", {"url": server.url})
             await swept(services, "one")
-        what = (f"sweep:{location.number}", f"check:{location.number}", "collect:0")
-        leases = [watcher.index.lease(name, seconds=60) for name in what]
+        keys = (
+            WorkKey(WorkKind.SWEEP, location.number),
+            WorkKey(WorkKind.HEALTH),
+            WorkKey(WorkKind.COLLECT),
+        )
+        leases = [watcher.index.lease(key.lease_name, seconds=60) for key in keys]
         assert await asyncio.gather(*(lease.acquire() for lease in leases)) == [True] * 3

@@ -16,7 +16,7 @@ from tests.sync.conftest import StartServer
 TOKENS = {"admin": Caller("admin", admin=True), "member": Caller("demo")}
 
 
-def furnish(server: StandIn) -> None:
+def add_every_kind(server: StandIn) -> None:
     """One image of each kind that some listing leaves out."""
     server.add(name="public")
     server.add(name="private", visibility="private", owner="elsewhere")
@@ -31,7 +31,7 @@ def furnish(server: StandIn) -> None:
 
 async def test_a_whole_listing(sweeping: Sweeping, server: StandIn) -> None:
     server.fill(2600, seed=1)
-    furnish(server)
+    add_every_kind(server)
     location = await sweeping.register(server)
     sweep = await sweeping.sweep(location)
     everything = set(server.ids())
@@ -67,7 +67,7 @@ async def test_every_kind_of_server(
     sweeping: Sweeping, start_server: StartServer, options: dict[str, object]
 ) -> None:
     server = await start_server(**options)
-    furnish(server)
+    add_every_kind(server)
     server.fill(20, seed=2)
     location = await sweeping.register(server)
     sweep = await sweeping.sweep(location)
@@ -81,7 +81,7 @@ async def test_every_kind_of_server(
 
 @pytest.mark.parametrize("api", ["auto", "v1", "v2"])
 @pytest.mark.parametrize("old", [False, True])
-async def test_whatever_api_clients_are_sent_to_v2_is_listed_where_it_is_served(
+async def test_v2_is_listed_where_it_is_served_whatever_api_clients_use(
     sweeping: Sweeping, start_server: StartServer, api: str, old: bool
 ) -> None:
     """v1 never lists community images of other projects."""
@@ -93,24 +93,26 @@ async def test_whatever_api_clients_are_sent_to_v2_is_listed_where_it_is_served(
     assert await sweeping.claimed(location) == set(server.ids())
 
 
-async def test_ids_are_kept_as_the_server_spells_them(sweeping: Sweeping, server: StandIn) -> None:
-    spelt = [
+async def test_ids_are_claimed_as_the_server_spells_them(
+    sweeping: Sweeping, server: StandIn
+) -> None:
+    spellings = [
         "ABCDEFAB-ABCD-4BCD-8BCD-ABCDEFABCDEF",
         "0abcdefa-Abcd-4bcd-8bcd-abcdefabcdeF",
         "fabcdefa-abcd-4bcd-8bcd-abcdefabcdef",
         "FFFFFFFF-FFFF-4FFF-8FFF-FFFFFFFFFFFF",
         "00000000-0000-4000-8000-000000000000",
     ]
-    server.fill(1200, seed=3)  # so that they lie on different pages
-    for image_id in spelt:
+    server.fill(1200, seed=3)  # they are on different pages then
+    for image_id in spellings:
         server.add(id=image_id)
     location = await sweeping.register(server)
     await sweeping.sweep(location)
     assert await sweeping.claimed(location) == set(server.ids())
 
     assert (await sweeping.sweep(location)).released == 0
-    server.delete(spelt[0])
-    server.delete(spelt[2])
+    server.delete(spellings[0])
+    server.delete(spellings[2])
     assert (await sweeping.sweep(location)).released == 2
     assert await sweeping.claimed(location) == set(server.ids())
 
@@ -119,19 +121,19 @@ async def test_ids_are_kept_as_the_server_spells_them(sweeping: Sweeping, server
 async def test_a_claim_in_another_spelling_is_corrected(
     sweeping: Sweeping, server: StandIn, upper: bool
 ) -> None:
-    """Such as one made by hand, or for an image that was made anew."""
+    """Such as one made by hand, or for an image that was deleted and created again."""
     image_id = b"\xab" * 16
-    spelt = {False: format_id(image_id), True: format_id(image_id).upper()}
-    server.add(id=spelt[upper])
+    spellings = {False: format_id(image_id), True: format_id(image_id).upper()}
+    server.add(id=spellings[upper])
     location = await sweeping.register(server)
-    wrong = letter_case_of(spelt[not upper])
+    wrong = letter_case_of(spellings[not upper])
     await sweeping.index.claims.claim(location.number, {image_id: wrong})
     sweep = await sweeping.sweep(location)
     assert (sweep.claimed, sweep.released) == (0, 0)
-    assert await sweeping.claimed(location) == {spelt[upper]}
+    assert await sweeping.claimed(location) == {spellings[upper]}
 
 
-async def test_a_server_of_upper_case_ids_is_not_taken_for_one_that_shrank(
+async def test_a_server_with_upper_case_ids_has_not_shrunk(
     sweeping: Sweeping, server: StandIn
 ) -> None:
     for image_id in make_ids(40):
@@ -144,7 +146,7 @@ async def test_a_server_of_upper_case_ids_is_not_taken_for_one_that_shrank(
     assert await sweeping.claimed(location) == set(server.ids())
 
 
-async def test_what_was_deleted_is_released_and_what_is_new_is_claimed(
+async def test_deleted_images_are_released_and_new_ones_claimed(
     sweeping: Sweeping, server: StandIn
 ) -> None:
     server.fill(1500, seed=4)
@@ -162,7 +164,7 @@ async def test_what_was_deleted_is_released_and_what_is_new_is_claimed(
     assert {first, last} <= await sweeping.claimed(other), "another location's claims stay"
 
 
-async def test_a_claim_that_was_never_listed_is_released_too(
+async def test_a_claim_that_was_never_listed_is_released(
     sweeping: Sweeping, start_server: StartServer
 ) -> None:
     server = await start_server(page_cap=10)
@@ -176,7 +178,7 @@ async def test_a_claim_that_was_never_listed_is_released_too(
 
 
 @pytest.mark.parametrize("kind", ["token_env", "token_file"])
-async def test_credentials(
+async def test_a_rotated_credential_takes_effect_without_a_restart(
     sweeping: Sweeping,
     start_server: StartServer,
     monkeypatch: pytest.MonkeyPatch,
@@ -190,7 +192,7 @@ async def test_credentials(
         file.write_text(f"{token}\n")
 
     server = await start_server(tokens=TOKENS)
-    furnish(server)
+    add_every_kind(server)
     where = {"token_env": "ONE_TOKEN", "token_file": str(file)}[kind]
     location = await sweeping.register(server, auth={kind: where})
 
@@ -204,7 +206,7 @@ async def test_credentials(
     assert caught.value.problem_code == "unauthorized"
     assert "wrong" not in caught.value.detail
 
-    store("admin")  # rotated: no restart is needed
+    store("admin")
     sweep = await sweeping.sweep(location)
     assert sweep.sees_all is True
     assert await sweeping.claimed(location) == set(server.ids())
@@ -214,7 +216,7 @@ async def test_credentials(
         await sweeping.sweep(location)
 
 
-async def test_a_server_that_wants_a_credential_says_so(
+async def test_a_missing_credential_is_reported(
     sweeping: Sweeping, start_server: StartServer
 ) -> None:
     location = await sweeping.register(await start_server(tokens=TOKENS))
@@ -223,18 +225,18 @@ async def test_a_server_that_wants_a_credential_says_so(
     assert caught.value.problem_code == "unauthorized"
 
 
-@pytest.mark.parametrize("told", [None, False])
-async def test_a_credential_that_sees_less_releases_nothing_and_never_vouches(
+@pytest.mark.parametrize("registered", [None, False])
+async def test_a_credential_that_sees_less_releases_nothing_and_proves_no_absence(
     sweeping: Sweeping,
     start_server: StartServer,
     monkeypatch: pytest.MonkeyPatch,
-    told: bool | None,
+    registered: bool | None,
 ) -> None:
-    """Whether Glance tells it or the operator does."""
-    monkeypatch.setenv("ONE_TOKEN", "member" if told is None else "admin")
+    """Whether Glance shows it or the operator has registered it."""
+    monkeypatch.setenv("ONE_TOKEN", "member" if registered is None else "admin")
     server = await start_server(tokens=TOKENS)
-    furnish(server)
-    location = await sweeping.register(server, auth={"token_env": "ONE_TOKEN"}, sees_all=told)
+    add_every_kind(server)
+    location = await sweeping.register(server, auth={"token_env": "ONE_TOKEN"}, sees_all=registered)
     sweep = await sweeping.sweep(location)
     assert sweep.sees_all is False
     assert "does not see every image" in doubt(location, sweep)
@@ -251,10 +253,10 @@ async def test_a_credential_that_sees_less_releases_nothing_and_never_vouches(
         assert await sweeping.claimed(location) == before
 
 
-async def test_where_it_cannot_be_told_what_a_credential_sees(
+async def test_what_a_credential_sees_may_have_to_be_registered(
     sweeping: Sweeping, start_server: StartServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Glance before 2.11 let everybody list tasks, so there it takes an operator's word."""
+    """Glance before 2.11 allowed everybody to list tasks, so that this proves nothing."""
     monkeypatch.setenv("ONE_TOKEN", "admin")
     server = await start_server(tokens=TOKENS, old=True)
     auth = {"token_env": "ONE_TOKEN"}
@@ -262,5 +264,5 @@ async def test_where_it_cannot_be_told_what_a_credential_sees(
     sweep = await sweeping.sweep(unsure)
     assert sweep.sees_all is None
     assert "register the location with `sees_all`" in doubt(unsure, sweep)
-    told = await sweeping.register(server, "told", auth=auth, sees_all=True)
-    assert doubt(told, await sweeping.sweep(told)) == ""
+    sure = await sweeping.register(server, "sure", auth=auth, sees_all=True)
+    assert doubt(sure, await sweeping.sweep(sure)) == ""

@@ -1,4 +1,4 @@
-"""Whatever a server does wrong, a sweep of it releases nothing that is still there."""
+"""Whatever a server does wrong, a sweep releases no image that is still there."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ async def test_a_listing_that_fails_releases_nothing(
 
     fault, code = BAD[name]
     switch.fault = on_pages(fault, later=later)
-    for confirm in (False, True):  # an operator's word is about shrinking, not about failing
+    for confirm in (False, True):  # a failure cannot be confirmed
         with pytest.raises(LocationUnavailable) as caught:
             await sweeping.sweep(location, confirm_shrink=confirm)
         assert caught.value.problem_code == code
@@ -86,7 +86,7 @@ async def test_a_listing_that_fails_releases_nothing(
 
 
 @pytest.mark.parametrize("page", [10, 25])
-async def test_a_page_that_repeats_itself_ends_the_sweep(
+async def test_a_page_that_repeats_itself_fails_the_sweep(
     sweeping: Sweeping, start_server: StartServer, page: int
 ) -> None:
     switch = Switch()
@@ -99,7 +99,7 @@ async def test_a_page_that_repeats_itself_ends_the_sweep(
     assert caught.value.problem_code == "bad-listing"
 
 
-async def test_a_server_that_does_not_answer_in_time(
+async def test_a_server_that_does_not_answer_in_time_fails_the_sweep(
     index: Index, server: StandIn, switch: Switch
 ) -> None:
     server.fill(5, seed=1)
@@ -114,7 +114,9 @@ async def test_a_server_that_does_not_answer_in_time(
         assert await sweeping.claimed(location) == set(server.ids())
 
 
-async def test_a_server_that_is_gone(sweeping: Sweeping, server: StandIn) -> None:
+async def test_a_server_that_cannot_be_reached_fails_the_sweep(
+    sweeping: Sweeping, server: StandIn
+) -> None:
     location = await sweeping.register(server)
     await server.stop()
     with pytest.raises(LocationUnavailable, match="cannot connect") as caught:
@@ -122,7 +124,9 @@ async def test_a_server_that_is_gone(sweeping: Sweeping, server: StandIn) -> Non
     assert caught.value.problem_code == "unreachable"
 
 
-async def test_a_server_that_is_no_glance(sweeping: Sweeping, start_server: StartServer) -> None:
+async def test_a_server_that_is_not_glance_fails_the_sweep(
+    sweeping: Sweeping, start_server: StartServer
+) -> None:
     server = await start_server(prefix="/image")
     location = await sweeping.register(server)
     server.prefix = "/elsewhere"
@@ -131,19 +135,19 @@ async def test_a_server_that_is_no_glance(sweeping: Sweeping, start_server: Star
     assert caught.value.problem_code == "not-glance"
 
 
-# Markers that go while they are used
+# Markers that are deleted while they are in use
 
 
 @pytest.mark.parametrize("token", ["admin", "member"])
 @pytest.mark.parametrize("lost", [1, 3, 5])
-async def test_a_marker_that_is_deleted_meanwhile(
+async def test_a_marker_that_is_deleted_is_replaced_by_an_earlier_one(
     sweeping: Sweeping,
     start_server: StartServer,
     monkeypatch: pytest.MonkeyPatch,
     token: str,
     lost: int,
 ) -> None:
-    """All but admins get a 400 for it; the ids before it do as well."""
+    """Glance answers 400 to it for all but admins."""
     monkeypatch.setenv("ONE_TOKEN", token)
     switch = Switch()
     tokens = {"admin": Caller("admin", admin=True), "member": Caller("demo")}
@@ -153,7 +157,7 @@ async def test_a_marker_that_is_deleted_meanwhile(
     switch.fault = deleting(server, "marker", everything[10 - lost : 10])
     location = await sweeping.register(server, auth={"token_env": "ONE_TOKEN"}, sees_all=True)
     sweep = await sweeping.sweep(location)
-    assert len(server) == 45 - lost, "they were deleted while they served as marker"
+    assert len(server) == 45 - lost, "they were deleted while they served as markers"
     assert sweep.images == 45
     assert await sweeping.claimed(location) == set(everything)
     switch.fault = None
@@ -174,7 +178,7 @@ def deleting(server: StandIn, when: str, ids: list[str]) -> Callable[..., Any]:
     return fault
 
 
-async def test_when_all_that_could_be_markers_are_deleted_the_sweep_fails(
+async def test_the_sweep_fails_when_all_possible_markers_are_deleted(
     sweeping: Sweeping, start_server: StartServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ONE_TOKEN", "member")

@@ -1,4 +1,4 @@
-"""Listings that are wrong in ways that no status tells, and changes while one is read."""
+"""Listings that are wrong without an error status, and changes while a listing is read."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from aiohttp.typedefs import Handler
 from resolver.errors import LocationUnavailable
 from resolver.glance import GlanceServer
 from resolver.models import Progress, parse_id
-from resolver.standin import Caller, StandIn
+from resolver.standin import Caller
 from resolver.sync.sweep import Sweeper
 from tests.support import faults
 from tests.support.faults import Fault, Switch, is_page
@@ -39,7 +39,7 @@ def at_page(number: int, answer: Fault) -> Fault:
     return fault
 
 
-@pytest.mark.parametrize("page", range(2, 14))  # the first asks what filters the server knows
+@pytest.mark.parametrize("page", range(2, 14))  # the first asks which filters are supported
 @pytest.mark.parametrize("how", [faults.cut, faults.status(503), faults.body('{"images": [')])
 async def test_a_listing_cut_at_any_page_releases_nothing(
     sweeping: Sweeping, start_server: StartServer, page: int, how: Fault
@@ -50,7 +50,9 @@ async def test_a_listing_cut_at_any_page_releases_nothing(
     location = await sweeping.register(server)
     await sweeping.sweep(location)
     for image_id in list(server.ids())[:3]:
-        server.delete(image_id)  # even these, until a listing has ended well
+        server.delete(
+            image_id
+        )  # even these stay claimed until a listing has ended without an error
     before = await sweeping.claimed(location)
     switch.fault = at_page(page, how)
     with pytest.raises(LocationUnavailable):
@@ -62,7 +64,7 @@ async def test_a_listing_cut_at_any_page_releases_nothing(
 async def test_a_page_hidden_by_a_policy_loses_no_claims(
     sweeping: Sweeping, start_server: StartServer, page: int
 ) -> None:
-    """An empty page ends a listing without a word; what it hid is still there when asked for."""
+    """An empty page ends a listing without an error; the images are still there when asked for."""
     switch = Switch()
     server = await start_server(middlewares=[switch.middleware], page_cap=10)
     server.fill(100, seed=page)
@@ -75,7 +77,7 @@ async def test_a_page_hidden_by_a_policy_loses_no_claims(
 
 
 @pytest.mark.parametrize("images", [2, 8, 200])
-async def test_another_server_s_listing_is_not_believed(
+async def test_the_listing_of_another_server_must_be_confirmed(
     sweeping: Sweeping, start_server: StartServer, images: int
 ) -> None:
     switch = Switch()
@@ -102,7 +104,7 @@ async def test_another_server_s_listing_is_not_believed(
 
 
 @pytest.mark.parametrize("options", [{}, {"old": True}, {"v1": True, "v2": False}])
-async def test_a_credential_that_was_changed_for_one_that_sees_less(
+async def test_a_credential_replaced_by_one_that_sees_less_releases_nothing(
     sweeping: Sweeping,
     start_server: StartServer,
     monkeypatch: pytest.MonkeyPatch,
@@ -111,7 +113,7 @@ async def test_a_credential_that_was_changed_for_one_that_sees_less(
     monkeypatch.setenv("ONE_TOKEN", "admin")
     server = await start_server(tokens=TOKENS, **options)
     server.fill(100, seed=1)
-    for number in range(9):  # fewer than the guard would notice
+    for number in range(9):  # fewer than the shrink guard notices
         server.add(name=f"private-{number}", visibility="private", owner="admin")
     location = await sweeping.register(server, auth={"token_env": "ONE_TOKEN"})
     await sweeping.sweep(location)
@@ -127,7 +129,7 @@ async def test_a_credential_that_was_changed_for_one_that_sees_less(
 async def test_changes_during_a_sweep_are_never_undone(
     sweeping: Sweeping, start_server: StartServer
 ) -> None:
-    """Behind the listing and before it: what is created, deleted and claimed by hand meanwhile."""
+    """Images are created, deleted and claimed by hand, before and behind the listing."""
     server = await start_server(page_cap=10)
     server.fill(200, seed=4)
     location = await sweeping.register(server)
@@ -143,7 +145,7 @@ async def test_changes_during_a_sweep_are_never_undone(
         page += 1
         if page > 20:
             return
-        # As an event would tell: the server changes, then the index.
+        # As with an event: the server changes, then the index.
         made = server.add(name=f"made-{page}").id
         created.add(made)
         await claims.claim(number, [parse_id(made)])
@@ -151,21 +153,20 @@ async def test_changes_during_a_sweep_are_never_undone(
         if server.get(gone) and not server.get(gone).deleted:  # type: ignore[union-attr]
             server.delete(gone)
             await claims.release(number, [parse_id(gone)])
-        # Of an image that the server does not list: an operator's word, given meanwhile.
+        # An operator claims images that the server does not list.
         for first in ("00", "ff"):
             text = f"{first}{page:06x}-0000-4000-8000-000000000000"
             by_hand.add(text)
             await sweeping.index.records.pin_claim(number, parse_id(text))
             await claims.claim(number, [parse_id(text)])
 
-    server_side = GlanceServer(sweeping.session, location)
-    sweeper = Sweeper(sweeping.index, server_side, await server_side.versions(), guard=0.2)
+    glance = GlanceServer(sweeping.session, location)
+    sweeper = Sweeper(sweeping.index, glance, await glance.versions(), guard=0.2)
     await sweeper.run(report)
     claimed = await sweeping.claimed(location)
     assert created <= claimed
     assert by_hand <= claimed
-    # One that was deleted may have been on a page read before: the next sweep is for these.
+    # A deleted image may have been on a page read before: the next sweep releases it.
     sweep = await sweeping.sweep(location, confirm_shrink=True)
     assert await sweeping.claimed(location) == {image.id for image in server.images()}
-    assert isinstance(server, StandIn)
     assert sweep.images == len(server)

@@ -1,4 +1,4 @@
-"""Listings that lack what the index has: what is there is kept, the rest must be believable."""
+"""Listings that lack images: those that exist stay claimed, and the loss must be plausible."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from tests.support.sweeping import Sweeping
 from tests.sync.conftest import StartServer
 
 
-def left_out(ids: set[str]) -> Fault:
-    return faults.images(lambda images: [i for i in images if i["id"] not in ids])
+def without_images(ids: set[str]) -> Fault:
+    return faults.images(lambda images: [image for image in images if image["id"] not in ids])
 
 
 @pytest.mark.parametrize(
@@ -26,10 +26,10 @@ def left_out(ids: set[str]) -> Fault:
     [{}, {"old": True}, {"v1": True, "v2": False}, {"page_cap": 10}, {"page_cap": 3}],
     ids=str,
 )
-async def test_what_is_left_out_but_still_there_is_kept(
+async def test_images_left_out_of_the_listing_but_still_there_stay_claimed(
     sweeping: Sweeping, start_server: StartServer, options: dict[str, Any]
 ) -> None:
-    """Also on a server whose pages are smaller than the question about many at once."""
+    """Also on a server whose pages are smaller than a request about many ids."""
     switch = Switch()
     server = await start_server(middlewares=[switch.middleware], **options)
     server.fill(200, seed=6)
@@ -37,17 +37,17 @@ async def test_what_is_left_out_but_still_there_is_kept(
     location = await sweeping.register(server)
     await sweeping.sweep(location)
     everything = list(server.ids())
-    gone, hushed = set(everything[5:10]), set(everything[::8])
-    for image_id in gone:
+    deleted, left_out = set(everything[5:10]), set(everything[::8])
+    for image_id in deleted:
         server.delete(image_id)
-    switch.fault = on_pages(left_out(hushed))
+    switch.fault = on_pages(without_images(left_out))
     sweep = await sweeping.sweep(location)
-    assert await sweeping.claimed(location) == set(everything) - gone
-    assert sweep.released == len(gone)
+    assert await sweeping.claimed(location) == set(everything) - deleted
+    assert sweep.released == len(deleted)
 
 
 @pytest.mark.parametrize("answer", ["empty", "400", "too many", "junk"])
-async def test_a_server_that_does_not_understand_a_question_is_asked_one_by_one(
+async def test_a_server_that_cannot_list_by_id_is_asked_about_each_image(
     sweeping: Sweeping, server: StandIn, switch: Switch, answer: str
 ) -> None:
     server.fill(100, seed=6)
@@ -58,14 +58,14 @@ async def test_a_server_that_does_not_understand_a_question_is_asked_one_by_one(
     answers: dict[str, Fault] = {
         "empty": faults.status(200),
         "400": faults.status(400),
-        "too many": faults.body(json.dumps({"images": [{"id": i} for i in everything]})),
+        "too many": faults.body(json.dumps({"images": [{"id": text} for text in everything]})),
     }
-    hush = on_pages(left_out(set(everything[1:6])))
+    incomplete = on_pages(without_images(set(everything[1:6])))
 
     async def fault(request: web.Request, handler: Handler) -> web.StreamResponse:
         if "id" in request.query:
             return await answers.get(answer, faults.body("junk"))(request, handler)
-        return await hush(request, handler)
+        return await incomplete(request, handler)
 
     switch.fault = fault
     if answer == "junk":
@@ -74,8 +74,8 @@ async def test_a_server_that_does_not_understand_a_question_is_asked_one_by_one(
         assert await sweeping.claimed(location) == set(everything)
         return
     await sweeping.sweep(location)
-    kept = set(everything) if answer == "too many" else set(everything[1:])
-    assert await sweeping.claimed(location) == kept, "what it says is there is kept"
+    expected = set(everything) if answer == "too many" else set(everything[1:])
+    assert await sweeping.claimed(location) == expected, "images that it lists stay claimed"
 
 
 @pytest.mark.parametrize("code", [401, 403, 500, 300])
@@ -102,10 +102,10 @@ async def test_no_clear_answer_about_an_image_releases_nothing(
     assert await sweeping.claimed(location) == before
 
 
-async def test_an_image_hidden_between_the_two_passes_is_kept(
+async def test_an_image_hidden_between_the_two_passes_stays_claimed(
     sweeping: Sweeping, server: StandIn, switch: Switch
 ) -> None:
-    """It is on neither list: hidden when the first came to it, and not when the second did."""
+    """It is on neither list: hidden during the first pass, and visible during the second."""
     server.fill(50, seed=6)
     moved = server.add(visibility="public")
     location = await sweeping.register(server)
@@ -126,7 +126,7 @@ async def test_an_image_hidden_between_the_two_passes_is_kept(
 
 
 @pytest.mark.parametrize(
-    ("images", "deleted", "guard", "believed"),
+    ("images", "deleted", "guard", "is_plausible"),
     [
         (100, 20, 0.2, True),
         (100, 21, 0.2, False),
@@ -134,12 +134,12 @@ async def test_an_image_hidden_between_the_two_passes_is_kept(
         (12, 11, 0.2, False),
         (100, 11, 0.0, False),
         (100, 99, 1.0, True),
-        (5, 5, 1.0, False),  # an empty listing always needs an operator's word
+        (5, 5, 1.0, False),  # an empty listing must always be confirmed
         (1, 1, 0.2, False),
     ],
 )
 async def test_the_shrink_guard(
-    sweeping: Sweeping, server: StandIn, images: int, deleted: int, guard: float, believed: bool
+    sweeping: Sweeping, server: StandIn, images: int, deleted: int, guard: float, is_plausible: bool
 ) -> None:
     server.fill(images, seed=7)
     location = await sweeping.register(server, "guarded")
@@ -147,17 +147,17 @@ async def test_the_shrink_guard(
     before = await sweeping.claimed(location)
     for image_id in list(server.ids())[:deleted]:
         server.delete(image_id)
-    if not believed:
+    if not is_plausible:
         with pytest.raises(LocationUnavailable, match="sweep guarded --confirm-shrink") as caught:
             await sweeping.sweep(location, guard=guard)
         assert caught.value.problem_code == "shrink-guard"
         assert await sweeping.claimed(location) == before
-    sweep = await sweeping.sweep(location, guard=guard, confirm_shrink=not believed)
+    sweep = await sweeping.sweep(location, guard=guard, confirm_shrink=not is_plausible)
     assert sweep.released == deleted
     assert await sweeping.claimed(location) == set(server.ids())
 
 
-async def test_an_empty_page_in_the_middle_is_no_end(
+async def test_an_empty_page_in_the_middle_releases_nothing(
     sweeping: Sweeping, start_server: StartServer
 ) -> None:
     switch = Switch()
@@ -169,6 +169,6 @@ async def test_an_empty_page_in_the_middle_is_no_end(
     with pytest.raises(LocationUnavailable, match="lacks 90 where the index has 100"):
         await sweeping.sweep(location)
     assert await sweeping.claimed(location) == set(server.ids())
-    # Even told to believe it, it asks for each.
+    # Even when this is confirmed, the server is asked about each image.
     assert (await sweeping.sweep(location, confirm_shrink=True)).released == 0
     assert await sweeping.claimed(location) == set(server.ids())

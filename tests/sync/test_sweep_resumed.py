@@ -1,4 +1,4 @@
-"""A sweep whose process was killed goes on from its last checkpoint, and loses nothing by it."""
+"""A sweep whose process was killed is resumed from its last checkpoint, without a loss."""
 
 from __future__ import annotations
 
@@ -10,19 +10,15 @@ from resolver.errors import LocationUnavailable
 from resolver.glance import GlanceServer
 from resolver.models import Location, Progress, Sweep
 from resolver.standin import StandIn
-from resolver.sync import sweep as sweep_module
 from resolver.sync.sweep import Sweeper
 from tests.support.sweeping import Sweeping
+
+EACH_PAGE = 0.0
+"""Seconds between checkpoints: the sweep can be resumed after every page."""
 
 
 class Killed(Exception):
     """As if the process had ended here."""
-
-
-@pytest.fixture(autouse=True)
-def _always(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A checkpoint a page, so that every page is one to be killed behind."""
-    monkeypatch.setattr(sweep_module, "CHECKPOINT", 0.0)
 
 
 async def killed_after(sweeping: Sweeping, location: Location, pages: int) -> None:
@@ -43,11 +39,17 @@ async def versions(sweeping: Sweeping, location: Location) -> tuple[str, ...]:
 
 
 def sweeper(sweeping: Sweeping, location: Location, found: tuple[str, ...]) -> Sweeper:
-    return Sweeper(sweeping.index, GlanceServer(sweeping.session, location), found, guard=0.2)
+    return Sweeper(
+        sweeping.index,
+        GlanceServer(sweeping.session, location),
+        found,
+        guard=0.2,
+        checkpoint_seconds=EACH_PAGE,
+    )
 
 
 async def resumed(sweeping: Sweeping, location: Location) -> tuple[Sweep, int]:
-    """The sweep gone on with, and how many pages it still took."""
+    """The resumed sweep, and how many pages it still read."""
     pages = 0
 
     async def report(_: Progress) -> None:
@@ -61,7 +63,7 @@ async def resumed(sweeping: Sweeping, location: Location) -> tuple[Sweep, int]:
 
 
 def mixed(**options: Any) -> StandIn:
-    """Visible and hidden images in turn, some spelt in upper case."""
+    """Visible and hidden images, some with upper-case ids."""
     server = StandIn(page_cap=20, **options)
     server.fill(150, seed=3)
     for number in range(50):
@@ -73,7 +75,7 @@ def mixed(**options: Any) -> StandIn:
 
 @pytest.mark.parametrize("after", [0, 1, 3, 6, 10])
 @pytest.mark.parametrize("options", [{}, {"v1": True, "v2": False}, {"old": True}])
-async def test_nothing_is_left_out(sweeping: Sweeping, after: int, options: dict[str, Any]) -> None:
+async def test_no_image_is_missed(sweeping: Sweeping, after: int, options: dict[str, Any]) -> None:
     async with mixed(**options) as server:
         location = await sweeping.register(server)
         await killed_after(sweeping, location, after)
@@ -84,10 +86,10 @@ async def test_nothing_is_left_out(sweeping: Sweeping, after: int, options: dict
         assert sweep.released == 0
         assert await sweeping.index.records.progress() == {}
     whole = -(-len(expected) // 20)
-    assert pages <= whole + 4 - after  # what was done is not done again
+    assert pages <= whole + 4 - after  # earlier pages are not read again
 
 
-async def test_what_was_found_gone_before_is_released_after(sweeping: Sweeping) -> None:
+async def test_images_found_missing_before_the_checkpoint_are_released(sweeping: Sweeping) -> None:
     async with mixed() as server:
         location = await sweeping.register(server)
         await sweeping.sweep(location)
@@ -100,8 +102,7 @@ async def test_what_was_found_gone_before_is_released_after(sweeping: Sweeping) 
         assert await sweeping.claimed(location) == {image.id for image in server.images()}
 
 
-async def test_a_checkpoint_long_ago_is_not_gone_on_with(sweeping: Sweeping) -> None:
-    """What it saw first says too little of now."""
+async def test_an_old_checkpoint_is_not_resumed(sweeping: Sweeping) -> None:
     async with mixed() as server:
         location = await sweeping.register(server)
         await killed_after(sweeping, location, 5)
@@ -115,7 +116,7 @@ async def test_a_checkpoint_long_ago_is_not_gone_on_with(sweeping: Sweeping) -> 
         assert (sweep.started or 0) > early.started
 
 
-async def test_a_server_that_cannot_go_on_is_listed_anew(sweeping: Sweeping) -> None:
+async def test_a_server_that_cannot_resume_is_listed_from_the_start(sweeping: Sweeping) -> None:
     async with mixed() as server:
         location = await sweeping.register(server)
         await killed_after(sweeping, location, 5)
@@ -132,10 +133,10 @@ async def test_a_server_that_cannot_go_on_is_listed_anew(sweeping: Sweeping) -> 
         assert await sweeping.claimed(location) == {image.id for image in server.images()}
 
 
-async def test_the_guard_counts_what_was_claimed_before_not_by_this_sweep(
+async def test_the_shrink_guard_counts_only_claims_of_earlier_sweeps(
     sweeping: Sweeping,
 ) -> None:
-    """With a checkpoint a page, much is claimed before its bucket is read."""
+    """With a checkpoint for each page, many images are claimed before their bucket is read."""
     async with StandIn(page_cap=20) as server:
         server.fill(5, seed=1)
         location = await sweeping.register(server)
@@ -147,5 +148,5 @@ async def test_the_guard_counts_what_was_claimed_before_not_by_this_sweep(
             server.add(name=f"other-{number}")
         server.add(id="ABCDEF00-0000-4000-8000-00000000ABCD")
         with pytest.raises(LocationUnavailable, match="lacks 5 where the index has 5 images"):
-            await sweeping.sweep(location)
+            await sweeping.sweep(location, checkpoint_seconds=EACH_PAGE)
         assert before <= await sweeping.claimed(location)

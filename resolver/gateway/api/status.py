@@ -44,7 +44,7 @@ class CensusCache:
         async with self._lock:
             last = self._last
             if last is None or abs(time.time() - last.at) > CENSUS_SHARE * last.seconds:
-                self._last = last = await self._index.claims.census()
+                self._last = last = await self._index.census()
             return last
 
 

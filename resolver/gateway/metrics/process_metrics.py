@@ -17,7 +17,7 @@ from resolver.gateway.metrics.worker_metrics import WorkerMetrics
 from resolver.gateway.net.in_flight import InFlight
 from resolver.models import Health
 from resolver.registry import TableKeeper
-from resolver.sync.indexer import Stats
+from resolver.sync import Stats
 
 BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10)
 """Seconds; a redirect takes under a millisecond, a slow index a quarter of a second."""
@@ -165,7 +165,7 @@ class _Locations(Collector):
         yield GaugeMetricFamily(
             "glance_resolver_checker_suspects_itself",
             "1 while so many locations fail together that this process calls none of them down",
-            value=self._stats.suspects,
+            value=self._stats.checker_suspects_itself,
         )
         last_tick = GaugeMetricFamily(
             "glance_resolver_indexer_last_tick_timestamp_seconds",

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from resolver.gateway.net.body_framing import BodyFraming
+from resolver.gateway.net.in_flight import TRACKED
 
 MAX_HEAD_SEARCHED_BYTES = 65_536
 """A response's head is expected within this many bytes."""
@@ -135,6 +136,8 @@ class Bridge(asyncio.Transport):
         return self._closing or self._transport.is_closing()
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
+        if name == TRACKED:
+            return True
         if name == "socket":  # the front has set the socket's options
             return default
         return self._transport.get_extra_info(name, default)

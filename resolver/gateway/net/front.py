@@ -155,6 +155,11 @@ class Front:
             time.perf_counter(),
         )
 
+    @property
+    def remembered_blocks(self) -> list[bytes]:
+        """Blocks of header fields that need no parsing, on any connection."""
+        return list(self._plain_fields)
+
     def match_plain(
         self, data: bytes, remembered: tuple[bytes, PlainFields] | None, peer: str, scheme: str
     ) -> tuple[FrontRequest, ImageRead] | None:
@@ -270,7 +275,8 @@ class Front:
         self, request: FrontRequest, read: ImageRead, send: Send
     ) -> Callable[[], None] | None:
         """The same for a read about one image."""
-        if read.preferences != DEFAULT_PREFERENCES:
+        preferences = read.preferences
+        if preferences is not DEFAULT_PREFERENCES and preferences != DEFAULT_PREFERENCES:
             return self._respond_later(request, read, None, send)
         cached = self._resolver.cached(read.image_id)
         if cached is not None and self._respond_from_template(request, read, cached, send):

@@ -40,6 +40,9 @@ from resolver.gateway.request_ids import REQUEST_ID_HEADER, new_request_id
 
 NEVER = float("inf")
 
+LINGER_SECONDS = 2.0
+"""How long what a client sends behind its last response is discarded."""
+
 BODY_GRACE_SECONDS = 1.0
 """Handlers refuse a late body by themselves, with a better text. This is for those that read no
 body."""
@@ -99,6 +102,11 @@ class FrontConnection(asyncio.Protocol):
         self.peer = ""
         self.client_keys: tuple[bytes, ...] = ()
 
+    @property
+    def unread_bytes(self) -> int:
+        """Bytes that have arrived and wait for the request before them to be answered."""
+        return len(self._buffer)
+
     # What the limiter sees.
 
     @property
@@ -121,6 +129,9 @@ class FrontConnection(asyncio.Protocol):
             self._client_is_late()
 
     def _client_is_late(self) -> None:
+        if self._closing:  # it has had its time to read the last response
+            self.abort()
+            return
         timeout = self._server.client_timeout
         if self._bridge is not None:
             self._server.limiter.count_closed("slow-body")
@@ -293,8 +304,21 @@ class FrontConnection(asyncio.Protocol):
         """Closes the connection when all that was written is sent."""
         self._closing = True
         self._server.coalescer.flush()
-        if self._transport is not None:
-            self._transport.close()
+        transport = self._transport
+        if transport is None:
+            return
+        if self._buffer and not self._client_ended and transport.can_write_eof():
+            self._linger(transport)
+        else:
+            transport.close()
+
+    def _linger(self, transport: asyncio.Transport) -> None:
+        """Ends our side only, and discards what the client still sends. To close a socket with
+        unread data resets the connection, and the client may lose the response."""
+        self._buffer = b""
+        transport.write_eof()
+        self._resume_reading()
+        self._deadline = time.monotonic() + LINGER_SECONDS
 
     def _resume_reading(self) -> None:
         if self._reading_paused and self._transport is not None:
@@ -313,7 +337,14 @@ class FrontConnection(asyncio.Protocol):
         reply = malformed(status, reason)
         request_id = new_request_id()
         server.metrics.record("none", "none", status, 0.0)
-        server.access_log.write(request_id, "none", "", status, 0.0, self.peer or None)
+        if server.access_log.is_on:
+            log.info(
+                "malformed request",
+                request_id=request_id,
+                status=status,
+                reason=reason,
+                client=self.peer or None,
+            )
         if self._transport is not None:
             head = (
                 f"{head_text(reply)}Content-Length: {len(reply.body)}\r\n"
@@ -321,6 +352,7 @@ class FrontConnection(asyncio.Protocol):
             )
             server.coalescer.flush()
             self._transport.write(head.encode() + reply.body)
+        self._buffer = self._buffer or b"?"  # more may follow what could not be read
         self._close()
 
     # Requests that aiohttp answers.

@@ -12,6 +12,10 @@ IDLE_GRACE_SECONDS = 0.5
 POLL_SECONDS = 0.025
 
 
+TRACKED = "resolver.in_flight"
+"""``get_extra_info`` of a transport whose requests are tracked before the application sees them."""
+
+
 class InFlight:
     """Counts the requests that are being answered."""
 
@@ -23,8 +27,11 @@ class InFlight:
         self._none.set()
 
     @contextmanager
-    def track(self) -> Iterator[None]:
-        """A request is being answered."""
+    def track(self, *, already: bool = False) -> Iterator[None]:
+        """A request is being answered. ``already``: it is counted by whoever passed it on."""
+        if already:
+            yield
+            return
         self.acquire()
         try:
             yield

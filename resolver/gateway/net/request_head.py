@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from typing import NamedTuple
+from urllib.parse import urlsplit
 
 MAX_TARGET_BYTES = 8190
 """A request's target, as in Apache httpd and aiohttp."""
@@ -25,7 +26,12 @@ MAX_FIELDS_BYTES = 32_768
 
 MAX_HEAD_BYTES = MAX_TARGET_BYTES + MAX_FIELDS_BYTES + 32
 
-METHODS = frozenset({b"GET", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELETE", b"OPTIONS", b"TRACE"})
+METHODS = frozenset(
+    b"GET HEAD POST PUT PATCH DELETE OPTIONS TRACE PURGE QUERY COPY LOCK MKCOL MOVE PROPFIND "
+    b"PROPPATCH SEARCH UNLOCK BIND REBIND UNBIND ACL REPORT MKACTIVITY CHECKOUT MERGE NOTIFY "
+    b"SUBSCRIBE UNSUBSCRIBE MKCALENDAR LINK UNLINK".split()
+)
+"""Methods that aiohttp's parser knows, without CONNECT: no tunnel ends here."""
 
 END = b"\r\n\r\n"
 
@@ -111,13 +117,29 @@ def parse_head(data: bytes) -> RequestHead | None:
         raise _line_error(data)
     if len(line[2]) > MAX_TARGET_BYTES:
         raise MalformedError(414, f"the request's target has more than {MAX_TARGET_BYTES} bytes")
+    _check_target(line[2].decode())
     size = end + len(END)
     # The CRLF of the last line is the first half of `END`.
     fields = parse_fields(data[line.end() : size])
     minor = int(line[3])
     if fields.chunked and not minor:
         raise MalformedError(400, "HTTP/1.0 has no transfer codings")
+    if minor and "host" not in fields:  # RFC 9112, 3.2
+        raise MalformedError(400, "there is no field Host")
     return RequestHead(line[1].decode(), line[2].decode(), minor, fields, size)
+
+
+def _check_target(target: str) -> None:
+    """Raises MalformedError unless a target is a path or an absolute URL (RFC 9112, 3.2)."""
+    if target.startswith("/"):
+        return
+    try:
+        url = urlsplit(target)
+        usable = url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
+    except ValueError:
+        usable = False
+    if not usable:
+        raise MalformedError(400, "the request's target is neither a path nor a URL")
 
 
 def parse_fields(block: bytes) -> Fields:

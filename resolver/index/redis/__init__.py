@@ -1,1 +1,1 @@
-"""How the index talks to Redis."""
+"""How the index talks to Redis: URLs, connections, batches and failures."""

@@ -1,7 +1,8 @@
-"""How the index talks to Redis: batches of commands and scripts, on each kind of server.
+"""What the index needs of Redis: batches of commands and scripts, and word of changed keys.
 
-Every failure of Redis or the network is one `IndexUnavailable`. Requests and background work have
-a connection each, so that a lookup never waits behind a batch of claims.
+Every failure of Redis or of the network is one `IndexUnavailable`. Requests of clients
+(*foreground*) and background work have a connection each, so that a lookup never waits behind a
+batch of claims.
 """
 
 from __future__ import annotations
@@ -9,89 +10,86 @@ from __future__ import annotations
 import asyncio
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
 import hiredis
 from redis.asyncio import Redis
 from redis.exceptions import NoScriptError, RedisError
 
-from resolver.index import scripts
-from resolver.index.redis.pipelined_connection import (
-    PATIENCE,
-    Changed,
-    LazyConnection,
-    PipelinedConnection,
-)
-from resolver.index.redis.redis_errors import DECODE_ERRORS, unavailable
-from resolver.index.scripts import Script
+from resolver.index.redis.lazy_connection import LazyConnection, OnConnect
+from resolver.index.redis.pipelined_connection import REPLY_TIMEOUT_SECONDS, InvalidationCallback
+from resolver.index.redis.redis_errors import unavailable
+from resolver.index.redis.scripts import Script
 
 Command = tuple[Any, ...]
+"""Name and arguments; or, where the client accepts it, the packed bytes of both."""
 
-Call = tuple[Script, Sequence[bytes | str], Sequence[bytes | str | int]]
-"""One run of a script: it, its keys, its arguments."""
+ScriptCall = tuple[Script, Sequence[bytes | str], Sequence[bytes | str | int]]
+"""One run of a script: the script, its keys, its arguments."""
 
 Address = tuple[str, int]
-"""Host and port of a node."""
-
-SENTINEL_CHECK = 1.0
-"""Seconds after which the Sentinels are asked again who is master, while the index is used."""
+"""Host and port of a server."""
 
 
-def pairs(reply: Any) -> dict[bytes, bytes]:
-    """A hash as HGETALL gives it: flat on the wire and from scripts, a dict from redis-py."""
-    if isinstance(reply, dict):
-        return reply
-    return dict(zip(reply[::2], reply[1::2], strict=True))
+class RedisTimeouts(NamedTuple):
+    """How long to wait for Redis, in seconds."""
+
+    connect: float = 2.0
+    """For a connection to open, and for it to close at the end."""
+    reply: float = REPLY_TIMEOUT_SECONDS
+    """For the replies to one batch."""
+
+
+DEFAULT_TIMEOUTS = RedisTimeouts()
 
 
 class RedisClient(ABC):
-    """A Redis, of whatever kind."""
+    """A Redis of any kind."""
 
     embedded = False
-    """Whether it lives in this process and dies with it."""
+    """Whether the data lives in this process and is lost with it."""
 
-    takes_packed = False
-    """Whether a command may come as the bytes that go over the wire."""
+    accepts_packed = False
+    """Whether a command may also be given as the bytes that go over the wire."""
 
-    def __init__(self) -> None:
-        self._invalidation_callbacks: list[Changed] = []
+    def __init__(self, timeouts: RedisTimeouts = DEFAULT_TIMEOUTS) -> None:
+        self._timeouts = timeouts
+        self._invalidation_callbacks: list[InvalidationCallback] = []
 
-    def on_invalidation(self, callback: Changed) -> None:
-        """Has ``callback`` called with the keys that were read quickly and have changed since."""
+    def on_invalidation(self, callback: InvalidationCallback) -> None:
+        """Calls ``callback`` with the keys that were read in the foreground and have changed."""
         self._invalidation_callbacks.append(callback)
 
-    def changed(self, keys: Sequence[bytes] | None) -> None:
-        """Tells all who hear of changes; None: any key may have changed."""
+    def invalidate(self, keys: Sequence[bytes] | None) -> None:
+        """Reports changed keys to all callbacks; None: any key may have changed."""
         for callback in self._invalidation_callbacks:
             callback(keys)
 
     @abstractmethod
     def tracking_current(self) -> bool:
-        """Whether every change that was made a second ago or earlier has been told."""
+        """Whether every change made a second ago or earlier has been reported."""
 
     def oldest_reply_age(self) -> float:
-        """For how many seconds a reply has been awaited that others come behind."""
+        """Seconds for which the oldest foreground batch has been without its replies."""
         return 0.0
 
     @abstractmethod
     async def send(self, commands: Sequence[Command], *, foreground: bool) -> list[Any]:
-        """The replies, errors in their place. Raises what its kind of connection raises."""
+        """The replies, with error replies in their place. Raises what the connection raises."""
 
     @abstractmethod
     async def close(self) -> None:
-        """Lets go of all connections."""
+        """Closes all connections for good."""
 
     async def replies(self, commands: Iterable[Command], *, foreground: bool = False) -> list[Any]:
-        """The replies to several commands sent together; those that are errors as exceptions.
-
-        ``foreground``: somebody waits for it.
+        """The replies to several commands sent together; error replies come as exceptions.
 
         Raises:
-            IndexUnavailable: when Redis does not answer.
+            IndexUnavailable: Redis does not answer.
         """
         try:
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(self._timeouts.reply):
                 return await self.send(list(commands), foreground=foreground)
         except (RedisError, OSError, TimeoutError) as error:
             raise unavailable(error) from error
@@ -100,43 +98,35 @@ class RedisClient(ABC):
         """The replies to several commands sent together.
 
         Raises:
-            IndexUnavailable: when Redis does not answer or refuses one.
+            IndexUnavailable: Redis does not answer, or refuses one of them.
         """
-        replies = await self.replies(commands, foreground=foreground)
-        for reply in replies:
-            if isinstance(reply, Exception):
-                raise unavailable(reply) from reply
-        return replies
+        return _without_errors(await self.replies(commands, foreground=foreground))
 
     async def command(self, *command: Any, foreground: bool = False) -> Any:
         """The reply to one command.
 
         Raises:
-            IndexUnavailable: when Redis does not answer or refuses it.
+            IndexUnavailable: Redis does not answer, or refuses it.
         """
         return (await self.pipeline([command], foreground=foreground))[0]
 
-    async def run_all(self, calls: Sequence[Call], *, foreground: bool = False) -> list[Any]:
-        """The results of several scripts sent together; each is atomic by itself.
+    async def run_all(self, calls: Sequence[ScriptCall], *, foreground: bool = False) -> list[Any]:
+        """The results of several scripts sent together; each script is atomic by itself.
 
         Raises:
-            IndexUnavailable: when Redis does not answer or a script fails.
+            IndexUnavailable: Redis does not answer, or a script fails.
         """
         commands = [
             ("EVALSHA", script.sha, len(keys), *keys, *args) for script, keys, args in calls
         ]
         replies = await self.replies(commands, foreground=foreground)
-        missing = [i for i, reply in enumerate(replies) if _no_script(reply)]
-        if missing:  # a new, restarted or flushed server: EVAL also teaches it the script
-            again = [("EVAL", calls[i][0].text, *commands[i][2:]) for i in missing]
-            for i, reply in zip(
-                missing, await self.replies(again, foreground=foreground), strict=True
-            ):
+        missing = [i for i, reply in enumerate(replies) if _is_no_script(reply)]
+        if missing:  # a new, restarted or flushed server: EVAL also loads the script
+            evals = [("EVAL", calls[i][0].text, *commands[i][2:]) for i in missing]
+            results = await self.replies(evals, foreground=foreground)
+            for i, reply in zip(missing, results, strict=True):
                 replies[i] = reply
-        for reply in replies:
-            if isinstance(reply, Exception):
-                raise unavailable(reply) from reply
-        return replies
+        return _without_errors(replies)
 
     async def run(
         self,
@@ -146,145 +136,64 @@ class RedisClient(ABC):
         *,
         foreground: bool = False,
     ) -> Any:
-        """The result of one script."""
+        """The result of one script. Raises as `run_all`."""
         return (await self.run_all([(script, keys, args)], foreground=foreground))[0]
 
 
-def _no_script(reply: Any) -> bool:
+def _without_errors(replies: list[Any]) -> list[Any]:
+    """The replies. Raises IndexUnavailable for the first that is an error."""
+    for reply in replies:
+        if isinstance(reply, Exception):
+            raise unavailable(reply) from reply
+    return replies
+
+
+def _is_no_script(reply: Any) -> bool:
     return isinstance(reply, NoScriptError) or (
         isinstance(reply, hiredis.ReplyError) and str(reply).startswith("NOSCRIPT")
     )
 
 
-READING = frozenset({"GET", "HGET", "HMGET", "HGETALL", "SMEMBERS", "SSCAN", "PING", "MEMORY"})
-"""Commands that change nothing."""
-
-
-class EmbeddedClient(RedisClient):
-    """The index in this process."""
-
-    embedded = True
-
-    def __init__(self) -> None:
-        super().__init__()
-        from fakeredis import FakeAsyncRedis, FakeServer  # noqa: PLC0415 - only this kind needs it
-
-        self._client = FakeAsyncRedis(server=FakeServer(), max_connections=2**31)
-
-    async def send(self, commands: Sequence[Command], *, foreground: bool) -> list[Any]:
-        pipe = self._client.pipeline(transaction=False)
-        for command in commands:
-            pipe.execute_command(*command)
-        replies: list[Any] = await pipe.execute(raise_on_error=False)
-        if written := [key for command in commands for key in _written(command)]:
-            self.changed(written)
-        return replies
-
-    def tracking_current(self) -> bool:
-        return True
-
-    async def close(self) -> None:
-        await self._client.aclose()
-
-
-def _written(command: Command) -> Sequence[bytes]:
-    """The keys that a command may have changed."""
-    if command[0] in READING or (command[0] == "EVALSHA" and command[1] in scripts.READING):
-        return ()
-    keys = command[3 : 3 + command[2]] if command[0] in ("EVALSHA", "EVAL") else command[1:2]
-    return [key if isinstance(key, bytes) else key.encode() for key in keys]
-
-
 class SingleClient(RedisClient):
     """One server."""
 
-    takes_packed = True
+    accepts_packed = True
 
     def __init__(
-        self, client: Redis, greet: Callable[[PipelinedConnection], Awaitable[None]] | None = None
+        self,
+        redis: Redis,
+        timeouts: RedisTimeouts = DEFAULT_TIMEOUTS,
+        on_connect: OnConnect | None = None,
     ) -> None:
-        super().__init__()
-        self._client = client
-        connect = client.connection_pool.make_connection
-        self._lanes = {
-            True: LazyConnection(connect, greet, self.changed),
-            False: LazyConnection(connect, greet),
-        }
+        """``redis`` opens the connections; ``on_connect`` is awaited with each of them."""
+        super().__init__(timeouts)
+        self._redis = redis
+        connect = redis.connection_pool.make_connection
+        reply = timeouts.reply
+        self._foreground = LazyConnection(connect, on_connect, self.invalidate, reply_timeout=reply)
+        self._background = LazyConnection(connect, on_connect, reply_timeout=reply)
 
     async def send(self, commands: Sequence[Command], *, foreground: bool) -> list[Any]:
-        lane = self._lanes[foreground]
-        replies = await lane.call(commands)
+        connection = self._foreground if foreground else self._background
+        replies = await connection.call(commands)
         if any(isinstance(r, hiredis.ReplyError) and str(r)[:8] == "READONLY" for r in replies):
-            await lane.reset()  # it was master: find the one that is
-            replies = await lane.call(commands)
+            await connection.reset()  # the server was master once: find the new one
+            replies = await connection.call(commands)
         return replies
 
     def tracking_current(self) -> bool:
-        return self._lanes[True].tracking_current(time.monotonic())  # the clock of the loop
+        return self._foreground.tracking_current(time.monotonic())  # the clock of the loop
 
     def oldest_reply_age(self) -> float:
-        return self._lanes[True].oldest_reply_age(time.monotonic())
+        return self._foreground.oldest_reply_age(time.monotonic())
+
+    async def leave_servers_other_than(self, address: Address) -> None:
+        """Closes connections that lead elsewhere; the next call opens new ones."""
+        for connection in (self._foreground, self._background):
+            if connection.peer not in (None, address):
+                await connection.reset()
 
     async def close(self) -> None:
-        for lane in self._lanes.values():
-            await lane.close()
-        await self._client.aclose()
-
-
-class SentinelClient(SingleClient):
-    """The master that Sentinel names.
-
-    In a planned failover the old master stays a master for some ten seconds, until it is told to
-    follow: what it takes is lost. So the Sentinels are asked again while the link is used.
-    """
-
-    def __init__(self, client: Redis, sentinel: Any) -> None:
-        super().__init__(client, _must_be_master)
-        self._sentinel = sentinel
-        self._check: asyncio.Task[None] | None = None
-        self._next_check = 0.0
-
-    async def send(self, commands: Sequence[Command], *, foreground: bool) -> list[Any]:
-        self._ask_again()
-        return await super().send(commands, foreground=foreground)
-
-    def tracking_current(self) -> bool:
-        """Also while all that is asked for is kept, and nothing sent."""
-        self._ask_again()
-        return super().tracking_current()
-
-    def _ask_again(self) -> None:
-        now = asyncio.get_running_loop().time()
-        if now >= self._next_check and (self._check is None or self._check.done()):
-            self._next_check = now + SENTINEL_CHECK
-            self._check = asyncio.create_task(self._leave_old_master())
-
-    async def _leave_old_master(self) -> None:
-        try:
-            host, port = await self._client.connection_pool.get_master_address()  # type: ignore[attr-defined]
-            for lane in self._lanes.values():
-                if lane.peer not in (None, (host, int(port))):
-                    await lane.reset()
-        except (RedisError, OSError, *DECODE_ERRORS):
-            pass  # no Sentinel knows better
-
-    async def close(self) -> None:
-        if self._check is not None:
-            self._check.cancel()
-            await asyncio.wait([self._check])
-        await super().close()
-        for one in self._sentinel.sentinels:
-            await one.aclose()
-
-
-async def _must_be_master(wire: PipelinedConnection) -> None:
-    """Sentinels that have not heard of a failover name the old master, which may answer reads.
-
-    Raises:
-        ConnectionError: the server is a replica.
-    """
-    async with asyncio.timeout(PATIENCE):
-        (role,) = await wire.call(hiredis.pack_command(("ROLE",)), 1)
-    # An error is no role: a user may not be allowed to ask.
-    if isinstance(role, list) and role[0] != b"master":
-        raise ConnectionError("the server that Sentinel named is a replica")
+        await self._foreground.close()
+        await self._background.close()
+        await self._redis.aclose()

@@ -1,12 +1,14 @@
-"""One connection to Redis that carries whole batches: packed in one write, read by hiredis.
+"""One connection to Redis that carries whole batches: written at once, read by hiredis.
 
-redis-py opens the connection (TLS, authentication, database, Sentinel); after that its reader,
-which awaits each reply by itself, is replaced by this protocol: batches of several callers follow
-each other on one connection and each gets its replies as one list. A redis-py pipeline moves some
-85,000 commands a second, this some 500,000 and more.
+redis-py opens the connection (TLS, login, database, Sentinel). After that this protocol takes the
+place of its reader, which awaits each reply separately. Batches of several callers follow each
+other on one connection and each caller gets its replies as one list. A redis-py pipeline moves
+some 85,000 commands a second, this some 500,000. Measure again before you extend this file: newer
+releases of redis-py may have closed the gap.
 
-A connection can be *tracked* (RESP3, ``CLIENT TRACKING``): Redis then says on it which of the keys
-read there have changed, in order with the replies. What was read may be kept until then.
+A connection can be *tracked* (RESP3, ``CLIENT TRACKING``). Redis then reports on it which of the
+keys that were read there have changed, in order with the replies. Until then what was read may be
+cached.
 """
 
 from __future__ import annotations
@@ -14,175 +16,182 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import hiredis
 
-from resolver.index.redis.redis_errors import DECODE_ERRORS
+from resolver.index.redis.transport import transport_of
 
-PATIENCE = 5.0
-"""Seconds without a reply after which a connection counts as dead."""
+REPLY_TIMEOUT_SECONDS = 5.0
+"""A connection without a reply for so long counts as dead."""
 
+HEARTBEAT_SECONDS = 0.25
+"""A tracked connection that was silent for so long is sent a PING."""
 
-HEARTBEAT = 0.25
-"""Seconds after which a tracked connection that was silent is asked something."""
+TRACKING_VALID_SECONDS = 0.75
+"""A reply proves for so long that all changes before its request are known. Together with the time
+that an invalidation takes to arrive this is below one second."""
 
-SURE_FOR = 0.75
-"""Seconds that a reply vouches for: all that changed before its question was sent is known. With
-the way of a change to us, below the second in which every gateway knows."""
+InvalidationCallback = Callable[[Sequence[bytes] | None], None]
+"""Called with the keys that have changed; with None when any key may have."""
 
-T = TypeVar("T")
+_INCOMPLETE = object()
+"""What hiredis returns while the next reply has not arrived whole."""
 
-Changed = Callable[[Sequence[bytes] | None], None]
-"""Called with the keys that have changed; None: any may have."""
+_TRACKING_COMMANDS: tuple[tuple[Any, ...], ...] = (("HELLO", "3"), ("CLIENT", "TRACKING", "ON"))
 
-_MORE = object()
-"""No whole reply has arrived."""
+_BATCH_END = b"*2\r\n$4\r\nPING\r\n$8\r\n%b\r\n"
+"""Ends each batch. Its echo proves that the replies before it are those of this batch."""
 
-_TRACKED: tuple[tuple[Any, ...], ...] = (("HELLO", "3"), ("CLIENT", "TRACKING", "ON"))
-
-
-async def shared(task: asyncio.Task[T]) -> T:
-    """The result of a task that others wait for too: one who gives up does not end it.
-
-    Raises:
-        ConnectionError: somebody ended the task.
-    """
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        this = asyncio.current_task()
-        if task.cancelled() and not (this and this.cancelling()):
-            raise ConnectionError("closed") from None
-        raise
+_PING = hiredis.pack_command(("PING",))
 
 
 class _Batch(NamedTuple):
     future: asyncio.Future[list[Any]]
     size: int
-    sent: float
-    mark: bytes
+    """Replies to come, that to `_BATCH_END` included."""
+    sent_at: float
+    """On the clock of the loop."""
+    marker: bytes
 
 
-_MARK = b"*2\r\n$4\r\nPING\r\n$8\r\n%b\r\n"
-"""Ends each batch: what comes back for it tells that the replies are those of this batch."""
-
-_PING = hiredis.pack_command(("PING",))
-
-
-def _seen(future: asyncio.Future[Any]) -> None:
+def _retrieve_exception(future: asyncio.Future[Any]) -> None:
+    """Keeps asyncio from reporting an exception that nobody awaits."""
     if not future.cancelled():
         future.exception()
 
 
 class PipelinedConnection(asyncio.Protocol):
-    """An open connection. Replies that are errors come as `hiredis.ReplyError` in their place."""
+    """An open connection. Error replies come as `hiredis.ReplyError` in their place."""
 
-    def __init__(self, connection: Any, changed: Changed | None = None) -> None:
-        """``changed`` hears of changes once the wire is tracked, and of its end."""
-        self._connection = connection  # redis-py's, which owns the socket
-        # redis-py offers no other way to its transport; tests/index/test_wire.py watches this.
-        self._transport: asyncio.Transport = connection._writer.transport
+    def __init__(
+        self,
+        connection: Any,
+        on_invalidation: InvalidationCallback | None = None,
+        *,
+        reply_timeout: float = REPLY_TIMEOUT_SECONDS,
+    ) -> None:
+        """``connection``: of redis-py, open; it still owns the socket. ``on_invalidation`` is
+        called once the connection is tracked, and with None when it ends."""
+        self._connection = connection
+        self._transport = transport_of(connection)
         self._transport.set_protocol(self)
         self._loop = asyncio.get_running_loop()
-        self._reader = hiredis.Reader(notEnoughData=_MORE)
+        self._reply_timeout = reply_timeout
+        self._reader = hiredis.Reader(notEnoughData=_INCOMPLETE)
         self._replies: list[Any] = []
         self._batches: deque[_Batch] = deque()
-        self._sent = 0
-        """Batches so far."""
-        self._changed = changed
+        self._batches_sent = 0
+        self._on_invalidation = on_invalidation
         self.open = True
         self.tracked = False
-        self._proven = 0.0
-        """When the last batch that was answered had been sent."""
+        self._confirmed_at = 0.0
+        """When the batch that was answered last had been sent."""
 
     def call(self, packed: bytes, count: int) -> asyncio.Future[list[Any]]:
         """Sends ``count`` packed commands; the future gets their replies.
 
         Raises:
-            ConnectionError: the connection is gone, or so late that it must be.
+            ConnectionError: the connection is lost, or counts as dead.
         """
         now = self._loop.time()
-        if self._batches and now - self._batches[0].sent > PATIENCE:
-            self.close(TimeoutError(f"no reply for {PATIENCE:g} s"))
+        if self._batches and now - self._batches[0].sent_at > self._reply_timeout:
+            self.close(TimeoutError(f"no reply for {self._reply_timeout:g} s"))
         if not self.open:
             raise ConnectionError("connection lost")
         future: asyncio.Future[list[Any]] = self._loop.create_future()
-        self._sent += 1
-        mark = b"%08x" % (self._sent & 0xFFFFFFFF)
-        self._batches.append(_Batch(future, count + 1, now, mark))
-        self._transport.write(packed + _MARK % mark)
+        self._batches_sent += 1
+        marker = b"%08x" % (self._batches_sent & 0xFFFFFFFF)
+        self._batches.append(_Batch(future, count + 1, now, marker))
+        self._transport.write(packed + _BATCH_END % marker)
         return future
 
     async def track(self) -> None:
-        """Has Redis say what changes. Not all do: then nothing that was read may be kept."""
-        packed = b"".join(hiredis.pack_command(command) for command in _TRACKED)
-        async with asyncio.timeout(PATIENCE):
-            replies = await self.call(packed, len(_TRACKED))
+        """Turns tracking on. Where the server or the login does not allow it, `tracked` stays
+        False and nothing that was read may be cached."""
+        packed = b"".join(hiredis.pack_command(command) for command in _TRACKING_COMMANDS)
+        async with asyncio.timeout(self._reply_timeout):
+            replies = await self.call(packed, len(_TRACKING_COMMANDS))
         self.tracked = not any(isinstance(reply, Exception) for reply in replies)
         if self.tracked:
-            self._loop.call_later(HEARTBEAT, self._beat)
+            self._loop.call_later(HEARTBEAT_SECONDS, self._heartbeat)
 
-    def _beat(self) -> None:
-        """Asks something where all is quiet; `call` ends a connection that owes an answer."""
+    def _heartbeat(self) -> None:
+        """Sends a PING on an idle connection; `call` ends one whose reply is overdue."""
         if not self.open:
             return
-        waited = self._loop.time() - (self._batches[0].sent if self._batches else self._proven)
-        if waited > (PATIENCE if self._batches else 0.9 * HEARTBEAT):
+        since = self._batches[0].sent_at if self._batches else self._confirmed_at
+        limit = self._reply_timeout if self._batches else 0.9 * HEARTBEAT_SECONDS
+        if self._loop.time() - since > limit:
             with contextlib.suppress(ConnectionError):
-                self.call(_PING, 1).add_done_callback(_seen)
-        self._loop.call_later(HEARTBEAT, self._beat)
+                self.call(_PING, 1).add_done_callback(_retrieve_exception)
+        self._loop.call_later(HEARTBEAT_SECONDS, self._heartbeat)
 
     def tracking_current(self, now: float) -> bool:
-        """Whether every change before `SURE_FOR` seconds ago has been told. ``now``: loop time."""
-        return self.tracked and self.open and now - self._proven < SURE_FOR
+        """Whether every change made `TRACKING_VALID_SECONDS` ago or earlier has been reported.
+        ``now``: time of the loop."""
+        return self.tracked and self.open and now - self._confirmed_at < TRACKING_VALID_SECONDS
 
     def oldest_reply_age(self, now: float) -> float:
-        """For how many seconds its oldest question has been without a reply."""
-        return now - self._batches[0].sent if self._batches else 0.0
+        """Seconds for which the oldest batch has been without its replies."""
+        return now - self._batches[0].sent_at if self._batches else 0.0
 
     def data_received(self, data: bytes) -> None:
         gets, batches = self._reader.gets, self._batches
         try:
             self._reader.feed(data)
-            while (reply := gets()) is not _MORE:
+            while (reply := gets()) is not _INCOMPLETE:
                 if type(reply) is hiredis.PushNotification:
-                    self._pushed(reply)
+                    self._push_received(reply)
                     continue
                 if not batches:
-                    self.close(ConnectionError("a reply that nobody asked for"))
+                    self.close(ConnectionError("a reply to no request"))
                     return
                 batch, replies = batches[0], self._replies
                 replies.append(reply)
                 if len(replies) < batch.size:
                     continue
-                # A proxy may say PONG for it, and a server that is loading an error for everything.
-                said = replies.pop()
-                if said not in (batch.mark, b"PONG") and not isinstance(said, hiredis.ReplyError):
-                    self.close(ConnectionError("replies that belong to other questions"))
+                # A proxy may answer PONG to it, and a server that is loading an error to all.
+                echo = replies.pop()
+                if echo not in (batch.marker, b"PONG") and not isinstance(echo, hiredis.ReplyError):
+                    self.close(ConnectionError("replies to other requests"))
                     return
                 batches.popleft()
                 self._replies = []
-                self._proven = batch.sent
+                self._confirmed_at = batch.sent_at
                 if not batch.future.done():  # its caller may have given up
                     batch.future.set_result(replies)
         except Exception as error:  # also hiredis's own, such as of a map whose key is a list
             self.close(ConnectionError(f"not Redis: {error}"))
 
-    def _pushed(self, push: list[Any]) -> None:
-        """Hears of a change. What says so otherwise than Redis does ends the connection, and with
-        it what was read there."""
+    def _push_received(self, push: list[Any]) -> None:
+        """Passes an invalidation on. A push that has not the form of one raises, which ends the
+        connection and invalidates what was read on it."""
         kind, *rest = push
-        if kind == b"invalidate" and self._changed is not None:
-            (keys,) = rest  # None after a flush
-            self._changed(keys)
+        if kind == b"invalidate" and self._on_invalidation is not None:
+            (keys,) = rest
+            if keys is not None:  # None after a flush
+                keys = [bytes(memoryview(key)) for key in keys]
+            self._invalidate(keys)
+
+    def _invalidate(self, keys: Sequence[bytes] | None) -> None:
+        """Calls the callback. If that has a bug, nothing that was read here is certain any more."""
+        if self._on_invalidation is None:
+            return
+        try:
+            self._on_invalidation(keys)
+        except Exception as error:
+            context = {"message": "invalidation callback failed", "exception": error}
+            self._loop.call_exception_handler(context)
+            self.close(ConnectionError("invalidation callback failed"))
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self.close(exc or ConnectionError("Redis closed the connection"))
 
-    def close(self, why: BaseException) -> None:
-        """Ends the connection; all who wait get ``why``."""
+    def close(self, reason: BaseException) -> None:
+        """Ends the connection. Everyone who waits for replies gets a ConnectionError with the text
+        of ``reason``."""
         if not self.open:
             return
         self.open = False
@@ -190,9 +199,9 @@ class PipelinedConnection(asyncio.Protocol):
         batches, self._batches = self._batches, deque()
         for batch in batches:
             if not batch.future.done():
-                batch.future.set_exception(ConnectionError(str(why) or type(why).__name__))
-        if self.tracked and self._changed is not None:
-            self._changed(None)
+                batch.future.set_exception(ConnectionError(str(reason) or type(reason).__name__))
+        if self.tracked:
+            self._invalidate(None)
 
     @property
     def peer(self) -> tuple[str, int]:
@@ -200,118 +209,6 @@ class PipelinedConnection(asyncio.Protocol):
         return self._connection.host, int(self._connection.port)
 
     async def release(self) -> None:
-        """Closes, and lets redis-py forget the connection."""
+        """Closes it, and has redis-py forget the connection."""
         self.close(ConnectionError("closed"))
         await self._connection.disconnect(nowait=True)
-
-
-class LazyConnection:
-    """A wire that is opened when first needed and again when it was lost.
-
-    ``greet`` is awaited with each new wire, and raises where it leads to the wrong server.
-    ``changed`` makes the wires tracked and hears of changes.
-    """
-
-    def __init__(
-        self,
-        connect: Callable[[], Any],
-        greet: Callable[[PipelinedConnection], Awaitable[None]] | None = None,
-        changed: Changed | None = None,
-    ) -> None:
-        self._connect = connect
-        self._greet = greet
-        self._changed = changed
-        self._wire: PipelinedConnection | None = None
-        self._opening: asyncio.Task[PipelinedConnection] | None = None
-        self._closed = False
-
-    async def call(self, commands: Iterable[tuple[Any, ...] | bytes]) -> list[Any]:
-        """The replies to commands sent together.
-
-        What is sent may be sent twice when the connection breaks, so it must bear that.
-
-        Raises:
-            OSError, RedisError, TimeoutError: there is no connection to be had.
-        """
-        pack = hiredis.pack_command
-        packed = [c if isinstance(c, bytes) else pack(c) for c in commands]
-        text = b"".join(packed)
-        if not packed:
-            return []
-        if self._wire is not None and self._wire.open:
-            try:
-                return await self._wire.call(text, len(packed))
-            except ConnectionError:
-                pass  # an idle connection that the server had closed: once more on a new one
-        return await (await self._opened()).call(text, len(packed))
-
-    async def _opened(self) -> PipelinedConnection:
-        """The open wire. Callers share one attempt, and one that gives up does not end it."""
-        if self._closed:
-            raise ConnectionError("closed")
-        if self._wire is not None and self._wire.open:
-            return self._wire
-        if self._opening is None:
-            self._opening = asyncio.create_task(self._open())
-            self._opening.add_done_callback(self._opened_or_not)
-        return await shared(self._opening)
-
-    def _opened_or_not(self, task: asyncio.Task[PipelinedConnection]) -> None:
-        self._opening = None
-        if not task.cancelled():
-            task.exception()  # seen, even if all who asked have given up
-
-    async def _open(self) -> PipelinedConnection:
-        await self._drop()
-        connection = self._connect()
-        try:
-            try:
-                await connection.connect()
-            except DECODE_ERRORS as error:  # redis-py's own
-                raise ConnectionError(f"not Redis: {type(error).__name__}") from error
-            wire = PipelinedConnection(connection, self._changed)
-            if self._greet is not None:
-                await self._greet(wire)
-            if self._changed is not None:
-                await wire.track()
-        except BaseException:
-            await connection.disconnect(nowait=True)
-            raise
-        self._wire = wire
-        return wire
-
-    async def _drop(self) -> None:
-        if self._wire is not None:
-            wire, self._wire = self._wire, None
-            await wire.release()
-
-    @property
-    def peer(self) -> tuple[str, int] | None:
-        """Host and port of the open wire."""
-        return self._wire.peer if self._wire is not None and self._wire.open else None
-
-    @property
-    def unused(self) -> bool:
-        """Whether it has no wire, so that nothing was read on it that could have changed."""
-        return self._wire is None or not self._wire.open
-
-    def tracking_current(self, now: float) -> bool:
-        """As `PipelinedConnection.tracking_current`."""
-        return self._wire is not None and self._wire.tracking_current(now)
-
-    def oldest_reply_age(self, now: float) -> float:
-        """As `PipelinedConnection.oldest_reply_age`."""
-        return self._wire.oldest_reply_age(now) if self._wire is not None else 0.0
-
-    async def reset(self) -> None:
-        """Drops the wire; the next call opens another."""
-        await self._drop()
-
-    async def close(self) -> None:
-        """Drops the wire for good; whoever waits or calls gets a ConnectionError."""
-        self._closed = True
-        if self._opening is not None:
-            opening = self._opening
-            opening.cancel()
-            await asyncio.wait([opening])
-        await self._drop()

@@ -1,7 +1,7 @@
-"""What is told of a Redis that does not answer.
+"""Turns failures of Redis into `IndexUnavailable`.
 
-Whoever asks the gateway is told what kind of failure it is. The libraries' own words name hosts,
-users and keys, so they are for the log.
+A client of the gateway learns which kind of failure it is. The messages of the libraries name
+hosts, users and keys, so they go to the log only.
 """
 
 from __future__ import annotations
@@ -9,8 +9,6 @@ from __future__ import annotations
 import re
 import socket
 import ssl
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 import hiredis
 from redis.asyncio.sentinel import MasterNotFoundError
@@ -26,7 +24,7 @@ from redis.exceptions import TimeoutError as RedisTimeout
 
 from resolver.errors import IndexUnavailable
 
-KINDS: tuple[tuple[type[BaseException], str], ...] = (
+FAILURES: tuple[tuple[type[BaseException], str], ...] = (
     (ssl.SSLCertVerificationError, "its certificate cannot be trusted"),
     (ssl.SSLError, "TLS with it fails"),
     (TimeoutError, "no reply in time"),
@@ -40,52 +38,44 @@ KINDS: tuple[tuple[type[BaseException], str], ...] = (
     (ConnectionRefusedError, "it refuses connections"),
     (socket.gaierror, "its name cannot be looked up"),
 )
-"""The first that fits tells most."""
+"""Descriptions by exception type; the first type that fits is used."""
 
-_CODE = re.compile(r"[A-Z]{3,20}(?= |$)")
+DECODE_ERRORS = (TypeError, ValueError, LookupError, AttributeError)
+"""What Python raises when a reply does not have the expected shape.
+
+Catch them only around the lines that parse a reply. Around more than that, a bug of our own code
+would be reported as a fault of Redis.
+"""
+
+_ERROR_CODE = re.compile(r"[A-Z]{3,20}(?= |$)")
 
 
 def unavailable(error: BaseException) -> IndexUnavailable:
+    """The error to raise where Redis failed with ``error``."""
     return IndexUnavailable(
-        f"Redis did not answer: {_kind(error)}",
+        f"Redis did not answer: {_describe(error)}",
         headers={"Retry-After": "2"},
         log_detail=str(error) or type(error).__name__,
     )
 
 
-def _kind(error: BaseException) -> str:
-    one: BaseException | None = error
-    while one is not None:
-        for kind, words in KINDS:
-            if isinstance(one, kind):
-                return words
-        if isinstance(one, hiredis.ReplyError | ResponseError):
-            code = _CODE.match(str(one))
+def _describe(error: BaseException) -> str:
+    cause: BaseException | None = error
+    while cause is not None:
+        for kind, description in FAILURES:
+            if isinstance(cause, kind):
+                return description
+        if isinstance(cause, hiredis.ReplyError | ResponseError):
+            code = _ERROR_CODE.match(str(cause))
             return f"it refused a command{f' ({code[0]})' if code else ''}"
-        one = one.__cause__ or one.__context__
+        cause = cause.__cause__ or cause.__context__
     return "it cannot be reached"
 
 
-DECODE_ERRORS = (TypeError, ValueError, LookupError, AttributeError)
-"""What comes of taking apart a reply that is not what an index's should be."""
-
-
 def unreadable(error: BaseException) -> IndexUnavailable:
+    """The error to raise where parsing a reply failed with ``error``, one of `DECODE_ERRORS`."""
     return IndexUnavailable(
         "Redis answered what cannot be read: is something else writing to it?",
         headers={"Retry-After": "2"},
         log_detail=f"{type(error).__name__}: {error}"[:200],
     )
-
-
-@asynccontextmanager
-async def translate_decode_errors() -> AsyncIterator[None]:
-    """What is read in the block, or by the coroutine decorated, is an index's.
-
-    Raises:
-        IndexUnavailable: it is not.
-    """
-    try:
-        yield
-    except DECODE_ERRORS as error:
-        raise unreadable(error) from error

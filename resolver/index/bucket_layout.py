@@ -1,0 +1,157 @@
+"""Which index Redis has, and how many buckets it has, as this process knows it."""
+
+from __future__ import annotations
+
+import secrets
+from typing import Any, NamedTuple
+
+import structlog
+
+from resolver.errors import IndexLost, IndexUnavailable, SettingsError
+from resolver.index.buckets import Buckets
+from resolver.index.cache import ClaimCache
+from resolver.index.keys import Keys
+from resolver.index.redis.client import RedisClient
+from resolver.index.redis.replies import parses_reply
+
+FORMAT = 1
+"""Version of the form of keys and values. An index of another format is refused."""
+
+DEFAULT_BITS = 16
+"""65,536 buckets: compact up to some 25 million images."""
+
+DEFAULT_EMBEDDED_BITS = 8
+"""The embedded index gains nothing from many buckets."""
+
+log = structlog.get_logger("index")
+
+
+class _Meta(NamedTuple):
+    """What Redis says about the index."""
+
+    format: int
+    bits: int
+    next_bits: int | None
+    identity: str
+
+
+@parses_reply
+def _parse_meta(reply: Any) -> _Meta | None:
+    form, bits, next_bits, identity = reply
+    if form is None or bits is None or identity is None:
+        return None
+    return _Meta(int(form), int(bits), int(next_bits) if next_bits else None, identity.decode())
+
+
+class BucketLayout:
+    """The buckets to read and to write, and the identity of the index.
+
+    While the index is rebuilt with another number of buckets, writes go to the old and the new
+    ones, and reads use the old ones until the new are complete.
+
+    An index gets a random identity when it is created, and every lookup brings it along. A Redis
+    without one has lost its data. What was read before that must not be combined with what is read
+    afterwards, since locations get new numbers.
+    """
+
+    def __init__(
+        self, client: RedisClient, keys: Keys, bits: int | None, cache: ClaimCache
+    ) -> None:
+        """``bits``: for a new index; None for the default."""
+        self._client = client
+        self._keys = keys
+        self._cache = cache
+        self._configured_bits = bits
+        self._by_bits: dict[int, Buckets] = {}
+        self.current = self.of(bits or (DEFAULT_EMBEDDED_BITS if client.embedded else DEFAULT_BITS))
+        self.next: Buckets | None = None
+        """The buckets of a rebuild that is under way."""
+        self.identity = ""
+        """Empty before the index was seen for the first time."""
+
+    def of(self, bits: int) -> Buckets:
+        """The buckets of an index of ``1 << bits``. Raises ValueError for bits out of range."""
+        if bits not in self._by_bits:
+            self._by_bits[bits] = Buckets(self._keys.bucket_prefix(bits), bits)
+        return self._by_bits[bits]
+
+    @parses_reply
+    def of_stored(self, bits: int) -> Buckets:
+        """The same for a number that was read from Redis.
+
+        Raises:
+            IndexUnavailable: no index of ours has so many bits.
+        """
+        return self.of(bits)
+
+    def to_write(self) -> list[Buckets]:
+        """The buckets that every write must reach."""
+        return [self.current] if self.next is None else [self.current, self.next]
+
+    async def refresh(self) -> None:
+        """Reads it from Redis.
+
+        Raises:
+            IndexLost: there is no index.
+            IndexUnavailable: Redis does not answer, or has an index of another format.
+        """
+        meta = await self._read()
+        if meta is None:
+            raise IndexLost("Redis has lost the index", headers={"Retry-After": "2"})
+        try:
+            _check_format(meta)
+        except SettingsError as error:
+            raise IndexUnavailable(error.detail, headers={"Retry-After": "30"}) from error
+        self._use(meta)
+
+    async def create_if_missing(self) -> None:
+        """Creates the index where there is none, and reads it.
+
+        Raises:
+            SettingsError: there is one of another format.
+            IndexUnavailable: Redis does not answer, or accepts no writes.
+        """
+        meta = await self._read()
+        if meta is None:
+            fields = {
+                "format": FORMAT,
+                "bits": self.current.bits,
+                "identity": secrets.token_hex(4),  # the last: with it the index exists
+            }
+            await self._client.pipeline(
+                ("HSETNX", self._keys.meta, name, value) for name, value in fields.items()
+            )
+            meta = await self._read()
+        if meta is None:
+            raise IndexLost("Redis has lost the index", headers={"Retry-After": "2"})
+        _check_format(meta)
+        self._use(meta)
+
+    async def _read(self) -> _Meta | None:
+        return _parse_meta(
+            await self._client.command(
+                "HMGET", self._keys.meta, "format", "bits", "next", "identity"
+            )
+        )
+
+    def _use(self, meta: _Meta) -> None:
+        current = self.of_stored(meta.bits)
+        following = None if meta.next_bits is None else self.of_stored(meta.next_bits)
+        if not self.identity and self._configured_bits not in (None, meta.bits):
+            log.warning(
+                "RESOLVER_INDEX_BITS ignored: the index exists with another number of buckets",
+                setting=self._configured_bits,
+                index=meta.bits,
+                hint="`glance-resolver index rebuild --bits N` changes it",
+            )
+        if self.identity != meta.identity or self.current is not current:
+            self._cache.clear()
+        self.current, self.next, self.identity = current, following, meta.identity
+
+
+def _check_format(meta: _Meta) -> None:
+    if meta.format != FORMAT:
+        raise SettingsError(
+            f"the index in Redis has format {meta.format} and this version reads {FORMAT}: "
+            "run the version that made it, or set another RESOLVER_PREFIX"
+        )

@@ -1,0 +1,88 @@
+"""Figures about the whole index: how many images and claims, how full the buckets are."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from resolver.errors import IndexUnavailable
+from resolver.index.buckets import Buckets
+from resolver.index.claims import Claims
+from resolver.index.codec import decode_owners
+from resolver.index.redis.client import RedisClient
+from resolver.index.redis.replies import parses_reply, total
+
+SAMPLED_BUCKETS = 64
+"""Buckets whose memory is measured, to estimate that of all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Census:
+    """Figures of one walk through all buckets. It is no snapshot: changes during it may count."""
+
+    at: float
+    """Unix time of its end."""
+    seconds: float
+    images: int
+    claims: Mapping[int, int]
+    """Claims by location number; those of removed locations too, until they are purged."""
+    buckets: int
+    """Buckets in use."""
+    fullest: int
+    """Images in the largest bucket."""
+    bytes: int | None
+    """Estimated Redis memory of all buckets; None where the server does not measure it."""
+
+
+async def take_census(client: RedisClient, claims: Claims) -> Census:
+    """Counts everything, a bounded batch at a time.
+
+    Raises:
+        IndexUnavailable: Redis does not answer.
+    """
+    begun = time.monotonic()
+    buckets = claims.buckets
+    values: Counter[bytes] = Counter()
+    used: list[int] = []
+    fullest = 0
+    async for bucket, fields in claims.read(buckets=buckets):
+        _add_values(values, fields)
+        used.append(bucket)
+        fullest = max(fullest, len(fields))
+    return Census(
+        at=time.time(),
+        seconds=time.monotonic() - begun,
+        images=values.total(),
+        claims=_claims_by_number(values),
+        buckets=len(used),
+        fullest=fullest,
+        bytes=await _estimate_memory(client, buckets, used),
+    )
+
+
+@parses_reply
+def _add_values(values: Counter[bytes], fields: Mapping[bytes, bytes]) -> None:
+    values.update(fields.values())
+
+
+@parses_reply
+def _claims_by_number(values: Mapping[bytes, int]) -> dict[int, int]:
+    """Claims by location number, from how many images have which value."""
+    claims: Counter[int] = Counter()
+    for value, images in values.items():
+        for owner in decode_owners(value):
+            claims[owner.number] += images
+    return dict(claims)
+
+
+async def _estimate_memory(client: RedisClient, buckets: Buckets, used: list[int]) -> int | None:
+    if not used:
+        return 0
+    sample = used[:: max(1, len(used) // SAMPLED_BUCKETS)]
+    try:
+        sizes = await client.pipeline(("MEMORY", "USAGE", buckets.key(bucket)) for bucket in sample)
+    except IndexUnavailable:  # the embedded server does not have the command
+        return None
+    return total(size or 0 for size in sizes) * len(used) // len(sample)

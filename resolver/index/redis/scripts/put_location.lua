@@ -1,0 +1,23 @@
+-- Sets location ARGV[1] to the JSON ARGV[3] if its record still is ARGV[2] ('' for none).
+-- ARGV[4] '1': give it a new number, so that no claim made for it so far counts.
+-- ARGV[5]: the beginning of the audit entry.
+-- KEYS: version, locations, status, numbers, retired, progress, wanted, audit, removed, result.
+-- Returns its number, or 0 when it was changed meanwhile.
+local earlier = earlier_result(KEYS[10])
+if earlier then return earlier end
+local current = redis.call('HGET', KEYS[2], ARGV[1]) or ''
+if current ~= ARGV[2] then return finish(KEYS[10], 0) end
+local number = tonumber(string.match(current, '^%d+'))
+if number and ARGV[4] == '1' then
+  redis.call('SADD', KEYS[5], number)
+  redis.call('HDEL', KEYS[3], number .. ':check', number .. ':sweep', number .. ':poll', number .. ':feed')
+  redis.call('HDEL', KEYS[6], number)
+  redis.call('HDEL', KEYS[7], number)
+  number = nil
+end
+if not number then number = redis.call('INCR', KEYS[4]) end
+redis.call('SREM', KEYS[9], ARGV[1])
+redis.call('HSET', KEYS[2], ARGV[1], number .. ' ' .. ARGV[3])
+audit(KEYS[8], ARGV[5], string.match(current, '^%d+ (.*)$') or 'null', ARGV[3])
+grow(KEYS[1])
+return finish(KEYS[10], number)

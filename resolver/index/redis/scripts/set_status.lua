@@ -1,0 +1,17 @@
+-- Sets field ARGV[1] of the status of location number ARGV[2] to ARGV[3], unless it was removed.
+-- ARGV[4] '1': the version stays, since no answer depends on the change.
+-- ARGV[5], ARGV[6], where given: the location must have this name and this part in its record.
+-- After Redis lost its data, numbers start from 1 again, so the number alone does not identify it.
+-- KEYS: version, status, retired, locations. Returns 1, or 0 when the location is gone.
+if redis.call('SISMEMBER', KEYS[3], ARGV[2]) == 1 then return 0 end
+if ARGV[5] then
+  local record = redis.call('HGET', KEYS[4], ARGV[5])
+  local same = record and string.match(record, '^%d+') == ARGV[2]
+  if not same or not string.find(record, ARGV[6], 1, true) then return 0 end
+end
+local field = ARGV[2] .. ':' .. ARGV[1]
+if redis.call('HGET', KEYS[2], field) ~= ARGV[3] then
+  redis.call('HSET', KEYS[2], field, ARGV[3])
+  if ARGV[4] ~= '1' then grow(KEYS[1]) end
+end
+return 1

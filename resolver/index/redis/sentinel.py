@@ -1,0 +1,119 @@
+"""Redis behind Sentinels: who is the master, and leaving one that no longer is."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+import hiredis
+from redis.asyncio import Redis, Sentinel
+from redis.asyncio.sentinel import MasterNotFoundError
+from redis.exceptions import RedisError
+
+from resolver.index.redis.client import DEFAULT_TIMEOUTS, Command, RedisTimeouts, SingleClient
+from resolver.index.redis.pipelined_connection import PipelinedConnection
+from resolver.index.redis.redis_errors import DECODE_ERRORS
+
+MASTER_CHECK_SECONDS = 1.0
+"""How often the Sentinels are asked for the master while the index is used."""
+
+
+class QuorumSentinel(Sentinel):
+    """Asks most of the Sentinels: one that was cut off may still name the previous master."""
+
+    async def discover_master(self, service_name: str) -> tuple[str, int]:
+        """The master of the latest failover that any of the answers knows of.
+
+        Raises:
+            MasterNotFoundError: no Sentinel answers, or none knows a master that is up.
+        """
+        tasks: list[asyncio.Future[Any]] = [
+            asyncio.ensure_future(sentinel.sentinel_masters()) for sentinel in self.sentinels
+        ]
+        states: list[Any] = []
+        reason = ""
+        try:
+            for answer in asyncio.as_completed(tasks):
+                try:
+                    states.append((await answer).get(service_name))
+                except (RedisError, OSError, *DECODE_ERRORS) as error:  # redis-py parses it
+                    reason = f": {error}"
+                if len(states) > len(tasks) / 2:
+                    break
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        try:
+            usable = [s for s in states if s and self.check_master_state(s, service_name)]
+            if usable:
+                latest = max(usable, key=lambda state: int(state["config-epoch"]))
+                return latest["ip"], int(latest["port"])
+        except DECODE_ERRORS as error:
+            reason = f": {type(error).__name__}: {error}"
+        raise MasterNotFoundError(f"No master found for {service_name!r}{reason}")
+
+
+class SentinelClient(SingleClient):
+    """The master that the Sentinels name.
+
+    In a planned failover the old master accepts writes for some ten seconds, until it is told to
+    follow the new one; these writes are lost. So the Sentinels are asked again while the client is
+    used, and a connection to another server is closed.
+    """
+
+    def __init__(
+        self,
+        redis: Redis,
+        sentinel: QuorumSentinel,
+        service: str,
+        timeouts: RedisTimeouts = DEFAULT_TIMEOUTS,
+    ) -> None:
+        super().__init__(redis, timeouts, self._require_master)
+        self._sentinel = sentinel
+        self._service = service
+        self._check: asyncio.Task[None] | None = None
+        self._next_check = 0.0
+
+    async def send(self, commands: Sequence[Command], *, foreground: bool) -> list[Any]:
+        self._check_master_soon()
+        return await super().send(commands, foreground=foreground)
+
+    def tracking_current(self) -> bool:
+        """Checks the master too: when everything is cached, nothing is sent."""
+        self._check_master_soon()
+        return super().tracking_current()
+
+    def _check_master_soon(self) -> None:
+        now = asyncio.get_running_loop().time()
+        if now >= self._next_check and (self._check is None or self._check.done()):
+            self._next_check = now + MASTER_CHECK_SECONDS
+            self._check = asyncio.create_task(self._leave_old_master())
+
+    async def _leave_old_master(self) -> None:
+        try:
+            host, port = await self._sentinel.discover_master(self._service)
+        except (RedisError, OSError):
+            return  # no Sentinel knows better
+        await self.leave_servers_other_than((host, int(port)))
+
+    async def _require_master(self, connection: PipelinedConnection) -> None:
+        """Sentinels that have not heard of a failover name the old master, which may answer reads.
+
+        Raises:
+            ConnectionError: the server is a replica.
+        """
+        async with asyncio.timeout(self._timeouts.reply):
+            (role,) = await connection.call(hiredis.pack_command(("ROLE",)), 1)
+        # An error reply says nothing about the role: the login may not be allowed to ask.
+        if isinstance(role, list) and role[0] != b"master":
+            raise ConnectionError("the server that Sentinel named is a replica")
+
+    async def close(self) -> None:
+        if self._check is not None:
+            self._check.cancel()
+            await asyncio.wait([self._check])
+        await super().close()
+        for sentinel in self._sentinel.sentinels:
+            await sentinel.aclose()

@@ -1,0 +1,86 @@
+"""The map of a cluster: which node is the master of which slot."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+from redis.crc import key_slot
+
+from resolver.index.redis.client import Address, Command
+from resolver.index.redis.redis_errors import DECODE_ERRORS
+
+
+class SlotMap(NamedTuple):
+    """A map as one node gave it."""
+
+    masters: dict[int, Address]
+    """By slot."""
+    nodes: list[Address]
+    """Masters and replicas."""
+
+
+def parse_cluster_slots(reply: Any, node: Address) -> SlotMap:
+    """The map in the reply of ``node`` to CLUSTER SLOTS.
+
+    Raises:
+        ConnectionError: it is no such reply, or the node belongs to no cluster.
+    """
+    masters: dict[int, Address] = {}
+    nodes: dict[Address, None] = {}
+    try:
+        for first, last, *servers in reply:
+            addresses = [((host or b"").decode() or node[0], port) for host, port, *_ in servers]
+            masters.update(dict.fromkeys(range(first, last + 1), addresses[0]))
+            nodes.update(dict.fromkeys(addresses))
+    except DECODE_ERRORS as error:
+        raise ConnectionError(f"{node[0]}:{node[1]} sends no map of a cluster") from error
+    if not masters:
+        raise ConnectionError(f"{node[0]}:{node[1]} belongs to no cluster")
+    return SlotMap(masters, list(nodes))
+
+
+def parse_address(text: str, node: Address) -> Address:
+    """``host:port`` in a redirection by ``node``; without a host it means the node's own.
+
+    Raises:
+        ConnectionError: it is no address.
+    """
+    host, _, port = text.rpartition(":")
+    return host or node[0], _int(port, node)
+
+
+def parse_moved(text: str, node: Address) -> tuple[int, Address]:
+    """Slot and new master in what follows the word MOVED.
+
+    Raises:
+        ConnectionError: it is not ``slot host:port``.
+    """
+    slot, _, address = text.partition(" ")
+    return _int(slot, node), parse_address(address, node)
+
+
+def _int(text: str, node: Address) -> int:
+    try:
+        return int(text)
+    except ValueError as error:
+        raise ConnectionError(f"{node[0]}:{node[1]} redirects to nowhere") from error
+
+
+@lru_cache(maxsize=1 << 16)
+def slot_of(key: bytes | str) -> int:
+    """The slot of a key."""
+    return key_slot(key if isinstance(key, bytes) else key.encode())
+
+
+def routing_key(command: Command) -> bytes | str | None:
+    """The key that decides the slot of a command; None for a command without a key."""
+    match command[0]:
+        case "EVALSHA" | "EVAL":
+            return command[3]  # type: ignore[no-any-return]
+        case "MEMORY":
+            return command[2]  # type: ignore[no-any-return]
+        case "PING":
+            return None
+        case _:
+            return command[1]  # type: ignore[no-any-return]

@@ -1,7 +1,0 @@
--- Notes that the images ARGV[2..] have left, in KEYS[1], which forgets after ARGV[1] seconds.
-local now = redis.call('TIME')
-local at = now[1] + now[2] / 1000000
-for i = 2, #ARGV do redis.call('ZADD', KEYS[1], at, ARGV[i]) end
-redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', at - ARGV[1])
-redis.call('EXPIRE', KEYS[1], ARGV[1])
-return 1

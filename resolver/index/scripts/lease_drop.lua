@@ -1,3 +1,0 @@
--- Drops lease KEYS[1] if ARGV[1] holds it.
-if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
-return redis.call('DEL', KEYS[1])

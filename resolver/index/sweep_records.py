@@ -1,0 +1,172 @@
+"""Sweeps in Redis: requested ones, how far those under way are, and what these have found."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any, NamedTuple
+
+from resolver.index.keys import Keys
+from resolver.index.record_codec import parse_progress, to_json
+from resolver.index.redis.client import Command, RedisClient
+from resolver.index.redis.replies import pairs, parses_reply
+from resolver.index.redis.scripts import load
+from resolver.models import Progress
+
+FINISH_SWEEP_REQUEST = load("finish_sweep_request")
+
+FINDINGS_BATCH = 1000
+"""Members added to a set, or read from it, with one command."""
+
+MISSING, UPPERCASE = b"-", b"+"
+"""First byte of a stored finding."""
+
+
+class SweepRequest(NamedTuple):
+    """A sweep that was requested."""
+
+    confirm_shrink: bool
+    at: float
+    """Unix time: a sweep that began before does not fulfil it."""
+    stored: bytes
+    """The request as Redis has it."""
+
+
+class SweepFindings(NamedTuple):
+    """What the sweep under way has found so far, by image id."""
+
+    missing_ids: dict[bytes, int]
+    """Claimed and not listed, with the letter case claimed."""
+    uppercase_ids: dict[bytes, int]
+    """Listed with upper-case digits, and which."""
+
+
+class SweepRecords:
+    """The part of the registry that is about sweeps. Locations are named by number."""
+
+    def __init__(self, client: RedisClient, keys: Keys) -> None:
+        self._client = client
+        self._keys = keys
+
+    async def request_sweep(self, number: int, *, confirm_shrink: bool = False) -> None:
+        """Asks the indexers to sweep a location now.
+
+        Raises:
+            IndexUnavailable: Redis does not answer.
+        """
+        request = to_json(
+            {"at": time.time(), "confirm_shrink": confirm_shrink, "id": secrets.token_hex(4)}
+        )
+        await self._client.command("HSET", self._keys.sweep_requests, number, request)
+
+    async def requested_sweeps(self) -> dict[int, SweepRequest]:
+        """Requested sweeps by location number.
+
+        Raises:
+            IndexUnavailable: Redis does not answer, or has something else there.
+        """
+        return _parse_requests(await self._client.command("HGETALL", self._keys.sweep_requests))
+
+    async def finish_sweep_request(self, number: int, request: SweepRequest) -> None:
+        """The request is fulfilled. One made since remains."""
+        await self._client.run(
+            FINISH_SWEEP_REQUEST, [self._keys.sweep_requests], [number, request.stored]
+        )
+
+    async def progress(self) -> dict[int, Progress]:
+        """Sweeps under way, by location number.
+
+        Raises:
+            IndexUnavailable: Redis does not answer, or has something else there.
+        """
+        return _parse_progress(await self._client.command("HGETALL", self._keys.progress))
+
+    async def begin_progress(self, number: int, progress: Progress) -> None:
+        """A sweep begins. Nothing of an earlier one remains."""
+        await self.end_progress(number)
+        await self.set_progress(number, progress)
+
+    async def set_progress(
+        self,
+        number: int,
+        progress: Progress,
+        missing_ids: Mapping[bytes, int] | None = None,
+        uppercase_ids: Mapping[bytes, int] | None = None,
+    ) -> None:
+        """Stores how far a sweep is, and what it has found since the last call."""
+        findings = [
+            kind + image_id + letter_case.to_bytes(4, "big")
+            for kind, ids in ((MISSING, missing_ids), (UPPERCASE, uppercase_ids))
+            for image_id, letter_case in (ids or {}).items()
+        ]
+        commands: list[Command] = [
+            ("SADD", self._keys.sweep_findings(number), *findings[i : i + FINDINGS_BATCH])
+            for i in range(0, len(findings), FINDINGS_BATCH)
+        ]
+        # The progress comes last, so that it never says more than the findings have.
+        commands.append(("HSET", self._keys.progress, number, to_json(asdict(progress))))
+        await self._client.pipeline(commands)
+
+    async def end_progress(self, number: int) -> None:
+        """The sweep has ended."""
+        await self._client.pipeline(
+            [
+                ("HDEL", self._keys.progress, number),
+                ("UNLINK", self._keys.sweep_findings(number)),
+                ("UNLINK", self._keys.pinned_claims(number)),
+            ]
+        )
+
+    async def sweep_findings(self, number: int) -> SweepFindings:
+        """What the sweep under way has found so far.
+
+        Raises:
+            IndexUnavailable: Redis does not answer, or has something else there.
+        """
+        findings = SweepFindings({}, {})
+        cursor = 0
+        while True:
+            reply = await self._client.command(
+                "SSCAN", self._keys.sweep_findings(number), cursor, "COUNT", FINDINGS_BATCH
+            )
+            if not (cursor := _add_findings(reply, findings)):
+                return findings
+
+    async def pin_claim(self, number: int, image_id: bytes) -> None:
+        """An operator claims this image by hand: a sweep under way must not release it."""
+        await self._client.command("SADD", self._keys.pinned_claims(number), image_id)
+
+    async def pinned_claims(self, number: int) -> set[bytes]:
+        """Images that operators have claimed since the sweep under way began."""
+        return _id_set(await self._client.command("SMEMBERS", self._keys.pinned_claims(number)))
+
+
+@parses_reply
+def _parse_requests(reply: Any) -> dict[int, SweepRequest]:
+    requests = {}
+    for number, text in pairs(reply).items():
+        fields = json.loads(text)
+        requests[int(number)] = SweepRequest(fields["confirm_shrink"], fields["at"], text)
+    return requests
+
+
+@parses_reply
+def _parse_progress(reply: Any) -> dict[int, Progress]:
+    return {int(number): parse_progress(text) for number, text in pairs(reply).items()}
+
+
+@parses_reply
+def _add_findings(reply: Any, findings: SweepFindings) -> int:
+    """Adds one reply to SSCAN to the findings; returns the cursor, 0 at the end."""
+    by_kind = {MISSING: findings.missing_ids, UPPERCASE: findings.uppercase_ids}
+    for entry in reply[1]:
+        by_kind[entry[:1]][entry[1:17]] = int.from_bytes(entry[17:], "big")
+    return int(reply[0])
+
+
+@parses_reply
+def _id_set(reply: Any) -> set[bytes]:
+    return set(reply)

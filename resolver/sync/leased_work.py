@@ -1,0 +1,111 @@
+"""Runs pieces of background work: each at most once in this process, and under a lease that one
+process at a time holds."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
+from enum import StrEnum
+from typing import Any, NamedTuple
+
+import structlog
+
+from resolver.errors import IndexUnavailable
+from resolver.index import Index, Lease, LostLease
+
+STOP_TIMEOUT_SECONDS = 0.5
+"""How long cancelled work may take before it is cancelled again."""
+
+CLEANUP_TIMEOUT_SECONDS = 1.0
+"""How long cleanups may take when the process stops."""
+
+log = structlog.get_logger()
+
+
+class WorkKind(StrEnum):
+    """What background work does. The values are part of the names of leases in Redis."""
+
+    SWEEP = "sweep"
+    POLL = "poll"
+    EVENTS = "events"
+    HEALTH = "health"
+    REBUILD = "rebuild"
+    COLLECT = "collect"
+
+
+class WorkKey(NamedTuple):
+    """One piece of background work."""
+
+    kind: WorkKind
+    number: int = 0
+    """The location's; 0 for work on the whole index."""
+
+    @property
+    def lease_name(self) -> str:
+        return f"{self.kind}:{self.number}"
+
+
+Work = Callable[[Lease], Awaitable[None]]
+
+
+class LeasedWork:
+    """The pieces of work that this process is doing."""
+
+    def __init__(self, index: Index, lease_seconds: float) -> None:
+        self._index = index
+        self._lease_seconds = lease_seconds
+        self._tasks: dict[WorkKey, asyncio.Task[None]] = {}
+        self._cleanups: set[asyncio.Task[None]] = set()
+
+    def lease(self, key: WorkKey) -> Lease:
+        return self._index.lease(key.lease_name, seconds=self._lease_seconds)
+
+    def start(self, key: WorkKey, work: Work) -> asyncio.Task[None] | None:
+        """Starts a piece of work; None if it is under way here. The task ends at once if another
+        process holds the lease, and never raises."""
+        if key in self._tasks:
+            return None
+        task = asyncio.create_task(self._run(key, work), name=key.lease_name)
+        self._tasks[key] = task
+        task.add_done_callback(lambda _: self._tasks.pop(key, None))
+        return task
+
+    async def _run(self, key: WorkKey, work: Work) -> None:
+        """Runs work under its lease. Whatever fails ends this piece of work only."""
+        lease = self.lease(key)
+        try:
+            if not await lease.acquire():
+                return
+            try:
+                await work(lease)
+            finally:
+                await lease.release()
+        except LostLease:
+            log.warning("lease lost: another indexer has taken over", work=key.lease_name)
+        except IndexUnavailable as error:
+            log.warning("redis unavailable", work=key.lease_name, reason=str(error))
+        except Exception:
+            log.exception("background work failed", work=key.lease_name)
+
+    def cancel_where(self, condition: Callable[[WorkKey], bool]) -> None:
+        """Cancels the work whose key meets the condition."""
+        for key, task in self._tasks.items():
+            if condition(key):
+                task.cancel()
+
+    def clean_up(self, cleanup: Coroutine[Any, Any, None]) -> None:
+        """Runs a coroutine that no work waits for. `stop` waits for it a short time."""
+        task = asyncio.create_task(cleanup)
+        self._cleanups.add(task)
+        task.add_done_callback(self._cleanups.discard)
+
+    async def stop(self) -> None:
+        """Cancels all work and releases the leases."""
+        while tasks := list(self._tasks.values()):
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks, timeout=STOP_TIMEOUT_SECONDS)
+        if self._cleanups:
+            _, pending = await asyncio.wait(self._cleanups, timeout=CLEANUP_TIMEOUT_SECONDS)
+            for task in pending:
+                task.cancel()

@@ -1,0 +1,30 @@
+"""Counters of the background work of one process."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+Counts = dict[tuple[str, str], int]
+"""(location name, result) to a count."""
+
+
+@dataclass(slots=True)
+class Stats:
+    """What this process has done since its start, for metrics."""
+
+    sweeps: Counts = field(default_factory=dict)
+    """By location and result: ``ok`` or an error code."""
+    checks: Counts = field(default_factory=dict)
+    """By location and result: ``ok`` or ``failed``."""
+    polls: Counts = field(default_factory=dict)
+    """By location and result: ``ok`` or an error code."""
+    events: Counts = field(default_factory=dict)
+    """By location and kind: ``news``, ``old`` or ``other``."""
+    checker_suspects_itself: bool = False
+    """Whether so many locations fail together that the health checker marks none of them down."""
+    last_tick: float = 0.0
+    """When the indexer's loop last completed without an error, in seconds since 1970."""
+
+    @staticmethod
+    def count(counts: Counts, location: str, result: str, number: int = 1) -> None:
+        counts[location, result] = counts.get((location, result), 0) + number

@@ -1,0 +1,120 @@
+"""One sweep as the indexer runs it: from the versions of the server to the status to store."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+import structlog
+
+from resolver.errors import IndexUnavailable, LocationUnavailable
+from resolver.glance import GlanceServer
+from resolver.index import Index, Lease, LostLease, SweepRequest
+from resolver.models import Progress, Sweep
+from resolver.sync.stats import Stats
+from resolver.sync.sweep import Sweeper
+from resolver.sync.timings import IndexerTimings
+
+log = structlog.get_logger()
+
+
+class SweepRun:
+    """Sweeps one location once, and turns a failure into the location's status."""
+
+    def __init__(
+        self,
+        index: Index,
+        server: GlanceServer,
+        lease: Lease,
+        status: Sweep,
+        *,
+        guard: float,
+        stats: Stats,
+        timings: IndexerTimings,
+    ) -> None:
+        """``status`` is that of the last sweeps. ``guard`` is the share of its claims that the
+        location may lose in one sweep."""
+        self._index = index
+        self._server = server
+        self._location = server.location
+        self._lease = lease
+        self._status = status
+        self._guard = guard
+        self._stats = stats
+        self._timings = timings
+
+    async def run(self, request: SweepRequest | None) -> Sweep:
+        """Sweeps and returns the new status. ``request`` is the operator's, if there was one.
+
+        Raises:
+            IndexUnavailable: Redis failed.
+            LostLease: another process has taken the sweep over.
+        """
+        started_at = time.monotonic()
+        try:
+            sweep = await self._sweep(request)
+        except (IndexUnavailable, LostLease):
+            raise
+        except LocationUnavailable as error:
+            log.warning(
+                "sweep failed",
+                location=self._location.name,
+                code=error.problem_code,
+                reason=error.detail,
+            )
+            return await self._failed(error)
+        except Exception:  # a bug: its status keeps the sweep from being retried at once
+            log.exception("sweep failed", location=self._location.name, code="internal-error")
+            return await self._failed(
+                LocationUnavailable(
+                    "the sweep failed: the indexer's log has the cause", code="internal-error"
+                )
+            )
+        self._stats.count(self._stats.sweeps, self._location.name, "ok")
+        log.info(
+            "sweep done",
+            location=self._location.name,
+            images=sweep.images,
+            claimed=sweep.claimed,
+            released=sweep.released,
+            seconds=round(time.monotonic() - started_at, 3),
+        )
+        return sweep
+
+    async def _sweep(self, request: SweepRequest | None) -> Sweep:
+        resume = (await self._index.records.progress()).get(self._location.number)
+        if resume is not None and request is not None and request.at > resume.started:
+            resume = None  # the operator wants to know what is there now
+        # Read each time, so that an upgraded server is listed with its new API.
+        versions = await self._server.versions()
+        sweeper = Sweeper(
+            self._index,
+            self._server,
+            versions,
+            guard=self._guard,
+            checkpoint_seconds=self._timings.checkpoint,
+        )
+        return await sweeper.run(
+            self._report,
+            self._store_scope,
+            confirm_shrink=bool(request and request.confirm_shrink),
+            resume=resume,
+            listed_before=self._status.images,
+        )
+
+    async def _report(self, _: Progress) -> None:
+        await self._lease.ensure_held()
+
+    async def _store_scope(self, sees_all: bool | None, why: str) -> None:
+        """Stores what the credential sees as soon as it is known: the table needs it to judge what
+        a 404 of this server proves."""
+        if (self._status.sees_all, self._status.sees_all_why) != (sees_all, why):
+            self._status = replace(self._status, sees_all=sees_all, sees_all_why=why)
+            await self._index.records.set_sweep(self._location.number, self._status, self._location)
+
+    async def _failed(self, error: LocationUnavailable) -> Sweep:
+        self._stats.count(self._stats.sweeps, self._location.name, error.problem_code)
+        await self._index.records.end_progress(self._location.number)
+        return replace(
+            self._status, error=error.detail, error_code=error.problem_code, failed=time.time()
+        )

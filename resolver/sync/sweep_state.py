@@ -1,0 +1,119 @@
+"""What a sweep knows while it is under way."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from resolver.glance import END_CURSOR, Page, Resume
+from resolver.index import LayoutView
+from resolver.models import Progress, format_id
+
+
+@dataclass(slots=True)
+class SweepState:
+    """Counts and findings of one sweep, and how far it is.
+
+    Image ids with upper-case digits are kept apart: the listing has them in an order that depends
+    on the server's database, so only their presence says something.
+    """
+
+    layout: LayoutView
+    """The buckets of the index, in the order of the listing."""
+    started_at: float
+    """In seconds since 1970."""
+    resume: Resume | None = None
+    """The checkpoint of another sweep that this one continues."""
+    claimed: int = 0
+    """Claims made."""
+    claims_before: int = 0
+    """Claims that the index had when the listing passed them."""
+    lowercase_count: int = 0
+    """Images listed whose ids have no upper-case digits."""
+    uppercase_ids: dict[bytes, int] = field(default_factory=dict)
+    """Images listed with upper-case digits: image id to letter case."""
+    missing_ids: dict[bytes, int] = field(default_factory=dict)
+    """Claimed and not listed: image id to the letter case of the claim."""
+    pending: set[bytes] = field(default_factory=set)
+    """Images listed in lower case whose bucket has not been listed completely."""
+    pending_since: float = 0.0
+    """When the first of them was requested, on `time.monotonic`."""
+    listed_id: str = ""
+    """Some id that was listed, as the server spells it."""
+    next_bucket: int = field(init=False)
+    """The first bucket that has not been reconciled."""
+    resumed_bucket: int | None = field(init=False)
+    """The bucket that the checkpoint fell into. We list only a part of it, so claims in it that we
+    do not see prove nothing."""
+    checkpoint_at: float = field(default_factory=time.monotonic)
+    _unsaved_missing: dict[bytes, int] = field(default_factory=dict)
+    _unsaved_uppercase: dict[bytes, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.resumed_bucket = self.layout.bucket(self.resume.cursor) if self.resume else None
+        self.next_bucket = self.resumed_bucket or 0
+
+    @property
+    def images(self) -> int:
+        """Images listed."""
+        return self.lowercase_count + len(self.uppercase_ids)
+
+    def add_page(self, page: Page) -> dict[bytes, int]:
+        """Adds the images of a page; returns those with upper-case digits."""
+        if not self.pending:
+            self.pending_since = page.requested_at
+        uppercase_ids = {
+            image_id: letter_case for image_id, letter_case in page.images.items() if letter_case
+        }
+        self.pending.update(page.images.keys() - uppercase_ids.keys())
+        self.lowercase_count += len(page.images) - len(uppercase_ids)
+        self.uppercase_ids.update(uppercase_ids)
+        self._unsaved_uppercase.update(uppercase_ids)
+        if page.images:
+            self.listed_id = format_id(*next(iter(page.images.items())))
+        return uppercase_ids
+
+    def bucket_after(self, cursor: bytes) -> int:
+        """The first bucket that is not listed completely at this cursor of the listing."""
+        return self.layout.count if cursor == END_CURSOR else self.layout.bucket(cursor)
+
+    def take_pending(self, end_bucket: int) -> set[bytes]:
+        """Removes and returns the pending images in buckets before ``end_bucket``."""
+        taken = {image_id for image_id in self.pending if self.layout.bucket(image_id) < end_bucket}
+        self.pending -= taken
+        return taken
+
+    def not_reconciled(self, ids: Mapping[bytes, int]) -> dict[bytes, int]:
+        """Those of these images whose bucket has not been reconciled yet."""
+        return {
+            image_id: letter_case
+            for image_id, letter_case in ids.items()
+            if self.layout.bucket(image_id) >= self.next_bucket
+        }
+
+    def add_missing(self, image_id: bytes, letter_case: int) -> None:
+        self.missing_ids[image_id] = self._unsaved_missing[image_id] = letter_case
+
+    def remove_missing(self, ids: Iterable[bytes]) -> None:
+        for image_id in ids:
+            self.missing_ids.pop(image_id, None)
+
+    def take_unsaved(self) -> tuple[dict[bytes, int], dict[bytes, int]]:
+        """The missing and the upper-case ids that no checkpoint has yet."""
+        unsaved = self._unsaved_missing, self._unsaved_uppercase
+        self._unsaved_missing, self._unsaved_uppercase = {}, {}
+        return unsaved
+
+    def progress(self, page: Page | None = None) -> Progress:
+        """How far the sweep is. With ``page``, another sweep can be resumed after it."""
+        can_resume = page is not None and page.cursor not in (b"", END_CURSOR)
+        return Progress(
+            started=self.started_at,
+            images=self.images,
+            claimed=self.claimed,
+            before=self.claims_before,
+            front=format_id(page.cursor) if page and can_resume else "",
+            markers=page.markers if page and can_resume else (),
+            at=time.time(),
+        )

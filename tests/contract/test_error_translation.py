@@ -1,0 +1,108 @@
+"""Only what Redis replied is blamed on Redis: a bug of our own is raised as itself."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from resolver.errors import IndexUnavailable
+from resolver.index import Index, open_index
+from resolver.models import Location
+from tests.contract.caching import BITS, cache, cached, open_with_cache
+from tests.support.ids import make_ids
+from tests.support.wait import wait_until
+
+IDS = make_ids(20)
+REGISTRY = "glr:{reg}:"
+
+WRITTEN_BY_OTHERS: dict[str, tuple[tuple[Any, ...], Callable[[Index], Awaitable[Any]]]] = {
+    "meta": (("HSET", REGISTRY + "meta", "bits", "x"), lambda index: index.identity()),
+    "bits": (("HSET", REGISTRY + "meta", "bits", "99"), lambda index: index.identity()),
+    "version": (("SET", REGISTRY + "version", "x"), lambda index: index.claims.lookup(IDS)),
+    "location": (("HSET", REGISTRY + "locations", "one", "7 {}"), lambda i: i.records.load()),
+    "check": (("HSET", REGISTRY + "status", "1:check", "{}"), lambda i: i.records.check(1)),
+    "poll": (("HSET", REGISTRY + "status", "1:poll", "[]"), lambda i: i.records.poll(1)),
+    "progress": (("HSET", REGISTRY + "progress", "1", "{"), lambda i: i.records.progress()),
+    "findings": (("SADD", REGISTRY + "noted:1", "?"), lambda i: i.records.sweep_findings(1)),
+    "request": (("HSET", REGISTRY + "wanted", "1", "{}"), lambda i: i.records.requested_sweeps()),
+    "retired": (("SADD", REGISTRY + "retired", "x"), lambda i: i.records.retired()),
+    "audit": (("LPUSH", REGISTRY + "audit", "{}"), lambda i: i.audit.last(1)),
+    "rebuild": (("HSET", REGISTRY + "meta", "wanted", "x"), lambda i: i.rebuild.requested()),
+    "numbers": (("SET", REGISTRY + "numbers", "x"), lambda i: i.records.skip_numbers_through(5)),
+}
+
+
+@pytest.mark.parametrize("key", WRITTEN_BY_OTHERS)
+async def test_what_somebody_else_wrote_is_an_unreadable_index(index: Index, key: str) -> None:
+    await index.claims.lookup(IDS)
+    command, read = WRITTEN_BY_OTHERS[key]
+    await index.client.command(*command)
+    with pytest.raises(IndexUnavailable, match="cannot be read"):
+        await read(index)
+
+
+async def read_of_location(index: Index) -> dict[int, dict[bytes, int]]:
+    return {bucket: claims async for bucket, claims in index.claims.of_location(1)}
+
+
+@pytest.mark.parametrize(
+    "read", [lambda index: index.claims.lookup(IDS), lambda index: index.census(), read_of_location]
+)
+async def test_owners_that_we_did_not_write_are_unreadable(
+    index: Index, read: Callable[[Index], Awaitable[Any]]
+) -> None:
+    await index.claims.lookup(IDS)
+    buckets = index.claims.buckets
+    key, field = buckets.key(buckets.number(IDS[0])), buckets.field(IDS[0])
+    await index.client.command("HSET", key, field, b"\x80")
+    with pytest.raises(IndexUnavailable, match="cannot be read"):
+        await read(index)
+
+
+@pytest.mark.parametrize("bug", [TypeError("bug"), KeyError("bug"), AttributeError("bug")])
+async def test_a_bug_in_the_report_of_a_rebuild_is_raised_as_itself(
+    index: Index, bug: Exception
+) -> None:
+    async def report() -> None:
+        raise bug
+
+    with pytest.raises(type(bug), match="bug"):
+        await index.rebuild.run(10, report)
+
+
+async def test_a_bug_in_our_arguments_is_raised_as_itself(index: Index) -> None:
+    with pytest.raises(AttributeError):
+        await index.records.put(
+            Location(name="one", url="http://one.example"),
+            object(),  # type: ignore[arg-type]
+        )
+    with pytest.raises(TypeError):
+        await index.claims.claim("one", [5])  # type: ignore[list-item, arg-type]
+
+
+@pytest.mark.redis
+async def test_a_bug_in_an_invalidation_callback_is_reported_and_invalidates(
+    redis_url: str, stack: Any
+) -> None:
+    index = await open_with_cache(stack, redis_url)
+    await index.claims.claim(1, IDS)
+    await cache(index, IDS[0])
+    reported: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context))
+    broken = True
+
+    def callback(_: object) -> None:
+        if broken:
+            raise TypeError("bug")
+
+    index.on_invalidation(callback)
+    async with open_index(redis_url, bits=BITS) as other:
+        await other.claims.claim(2, IDS)
+    await wait_until(lambda: reported)
+    assert "bug" in str(reported[0]["exception"])
+    assert cached(index, IDS[0]) is None
+    broken = False
+    await cache(index, IDS[0])

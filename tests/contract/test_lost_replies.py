@@ -1,0 +1,128 @@
+"""A write whose reply is lost is sent again: it must report what its first run did.
+
+The proxy drops the first reply to a write and cuts the connection, as a restart of a load balancer
+or a failing network does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from resolver.index import Index, open_index
+from resolver.models import Location
+from tests.contract.caching import BITS
+from tests.gateway.conftest import ADMIN, Start, start
+from tests.support.proxy import Proxy
+from tests.support.redis import RedisServer
+
+__all__ = ["start"]
+
+pytestmark = pytest.mark.redis
+ONE = Location(name="one", url="http://one.example")
+
+
+class DroppingProxy(Proxy):
+    """Drops the next reply that begins with one of `drop`, and cuts all connections with it."""
+
+    drop: tuple[bytes, ...] = ()
+    dropped = 0
+
+    def changed(self, data: bytes) -> bytes:
+        if not self.drop or not data.startswith(self.drop):
+            return data
+        self.drop = ()
+        self.dropped += 1
+        self.cut()
+        return b""
+
+    def drop_next_result(self) -> None:
+        """The result of the next script that writes: a number."""
+        self.drop = (b":",)
+
+
+@pytest.fixture
+async def proxy(redis_server: RedisServer) -> AsyncIterator[DroppingProxy]:
+    redis_server.flush()
+    async with DroppingProxy(redis_server.port) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+async def index(proxy: DroppingProxy) -> AsyncIterator[Index]:
+    async with open_index(proxy.url, bits=BITS) as index:
+        yield index
+
+
+async def logged(index: Index) -> list[tuple[str, str]]:
+    return [(entry.what, entry.location) for entry in await index.audit.last(100)]
+
+
+async def test_adding_a_location(index: Index, proxy: DroppingProxy) -> None:
+    proxy.drop_next_result()
+    put = await index.records.put(ONE, None, "ann")
+    assert proxy.dropped == 1
+    assert (await index.records.load()).records["one"].location == put
+    assert await logged(index) == [("add", "one")]
+    assert await index.records.retired() == []
+
+
+async def test_changing_the_url_of_a_location(index: Index, proxy: DroppingProxy) -> None:
+    """It gets one new number, not two, and no conflict with itself."""
+    first = await index.records.put(ONE, None)
+    before = (await index.records.load()).records["one"]
+    proxy.drop_next_result()
+    moved = await index.records.put(Location(name="one", url="http://else.example"), before)
+    assert proxy.dropped == 1
+    assert moved.number == first.number + 1
+    assert (await index.records.load()).records["one"].location == moved
+    assert await logged(index) == [("change", "one"), ("add", "one")]
+
+
+async def test_removing_a_location(index: Index, proxy: DroppingProxy) -> None:
+    await index.records.put(ONE, None)
+    proxy.drop_next_result()
+    assert await index.records.remove("one", "ann")
+    assert proxy.dropped == 1
+    assert not (await index.records.load()).records
+    assert await logged(index) == [("remove", "one"), ("add", "one")]
+    assert not await index.records.remove("one"), "another removal is another operation"
+
+
+async def test_a_conflict_stays_a_conflict(index: Index, proxy: DroppingProxy) -> None:
+    await index.records.put(ONE, None)
+    proxy.drop_next_result()
+    assert not await index.records.remove("two")
+    assert proxy.dropped == 1
+
+
+async def test_recording_an_audit_entry(index: Index, proxy: DroppingProxy) -> None:
+    proxy.drop_next_result()
+    await index.audit.record("ann", "rebuild")
+    assert proxy.dropped == 1
+    assert await logged(index) == [("rebuild", "")]
+
+
+async def test_acquiring_a_lease(index: Index, proxy: DroppingProxy) -> None:
+    lease = index.lease("x", seconds=60)
+    proxy.drop = (b"+OK",)
+    assert await lease.acquire()
+    assert proxy.dropped == 1
+    assert await lease.renew()
+    assert not await index.lease("x", seconds=60).acquire()
+
+
+async def test_operators_get_the_right_status(start: Start, proxy: DroppingProxy) -> None:
+    gateway = await start(redis_url=proxy.url)
+    proxy.drop_next_result()
+    response, _ = await gateway.call(
+        "PUT", "/locations/one", headers=ADMIN, json={"url": "http://127.0.0.1:9"}
+    )
+    assert (response.status, proxy.dropped) == (201, 1)
+    proxy.drop_next_result()
+    response, _ = await gateway.call("DELETE", "/locations/one", headers=ADMIN)
+    assert (response.status, proxy.dropped) == (204, 2)
+    assert await logged(gateway.services.index) == [("remove", "one"), ("add", "one")]
+    response, _ = await gateway.call("DELETE", "/locations/one", headers=ADMIN)
+    assert response.status == 404

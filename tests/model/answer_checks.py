@@ -1,0 +1,171 @@
+"""What an answer may contain, given what was true while it was made."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from resolver.models import format_id
+from resolver.resolution import Preferences
+from tests.model.world import Registration, World
+
+CONVERGENCE_SECONDS = 1.0
+"""Within which every gateway has the changed table."""
+
+
+@dataclass
+class Question:
+    """One question to a gateway."""
+
+    image_id: bytes
+    letter_case: int
+    preferences: Preferences
+    is_up_to_date: bool
+    """Whether its gateway has received the invalidations of all changes made before."""
+    down: set[int]
+    """Numbers of locations whose last check failed, or whose API is not known yet."""
+    claimed: set[int]
+    """Numbers of locations with a claim in the index."""
+    oldest: float = 0.0
+    """Start of the oldest question whose probe results this answer may share."""
+    is_in_bulk: bool = False
+    """Whether it shares the deadline of one request with others."""
+    begun: float = field(default_factory=time.monotonic)
+
+    def __str__(self) -> str:
+        preferences = [
+            *(["fresh"] if self.preferences.fresh else ()),
+            *(f"not {n}" for n in self.preferences.exclude),
+        ]
+        return " ".join([format_id(self.image_id, self.letter_case)[:8], *preferences])
+
+
+@dataclass
+class ReceivedAnswer:
+    """What the gateway answered."""
+
+    outcome: str
+    owners: dict[str, str]
+    """Location to the image's URI there."""
+    missing: list[str]
+
+    def __str__(self) -> str:
+        return " ".join([self.outcome, *self.owners, *(f"?{name}" for name in self.missing)])
+
+
+def check_answer(world: World, question: Question, answer: ReceivedAnswer) -> Iterator[str]:
+    """Yields everything that is wrong with an answer that has just arrived."""
+    if answer.outcome == "found":
+        yield from _check_found(world, question, answer)
+    elif answer.outcome == "absent":
+        for name, registration in world.serving(question.begun).items():
+            if _had_image_throughout(world, name, question):
+                yield f"absent, and it is at {name} all the time"
+            if registration.server.outage.on and registration.server.outage.began < question.oldest:
+                yield f"absent, and {name} could not answer"
+    else:
+        yield from _check_unknown(world, question, answer)
+    if question.preferences.fresh and _nothing_changed(world, question):
+        yield from _check_fresh(world, question, answer)
+
+
+def _had_image_throughout(world: World, name: str, question: Question) -> bool:
+    """Whether the location has had the image since before the oldest probe that the answer may
+    come from, under a spelling that the resolver can ask for."""
+    registration = world.current()[name]
+    life = registration.life(question.image_id)
+    oldest = question.begun if question.preferences.fresh else question.oldest
+    if not question.preferences.fresh and registration.server.held.during(oldest):
+        oldest = min(oldest, registration.server.held.began)
+    if life is None or not life.throughout(oldest):
+        return False
+    # Another spelling is known only from a claim.
+    return life.letter_case in (0, question.letter_case) or registration.number in question.claimed
+
+
+def _check_found(world: World, question: Question, answer: ReceivedAnswer) -> Iterator[str]:
+    known_since = question.begun if question.is_up_to_date else question.begun - CONVERGENCE_SECONDS
+    for name, uri in answer.owners.items():
+        if name in question.preferences.exclude:
+            yield f"it names {name}, which was excluded"
+        registrations = [s for s in world.during(known_since).get(name, ()) if s.in_service]
+        lives = [
+            life for registration in registrations if (life := registration.life(question.image_id))
+        ]
+        if not registrations:
+            yield f"it names {name}, which is not registered and in service"
+        elif not lives:
+            yield f"it names {name}, which never had it"
+        elif not any(
+            uri.endswith(format_id(question.image_id, life.letter_case)) for life in lives
+        ):
+            yield f"it spells {uri} as {name} does not"
+
+
+def _check_unknown(world: World, question: Question, answer: ReceivedAnswer) -> Iterator[str]:
+    serving = world.serving(question.begun)
+    if any(name not in world.during(question.begun) for name in answer.missing):
+        yield "it lists a missing location that is not registered"
+    if serving and not any(_may_be_missing(world, name, question) for name in answer.missing):
+        yield "it is unknown, and every missing location could answer"
+    hurried = any(server.silent.during(question.begun) for server in world.servers)
+    if hurried or (
+        question.is_in_bulk
+        and any(server.was_disturbed(question.begun) for server in world.servers)
+    ):
+        return  # the deadline may have left no time for the others
+    for name, registration in serving.items():
+        could_answer = (
+            not registration.server.was_disturbed(question.begun)
+            and registration.number not in question.down
+        )
+        if (
+            could_answer
+            and name not in question.preferences.exclude
+            and _had_image_throughout(world, name, question)
+        ):
+            yield f"it is unknown, and {name} would have answered"
+
+
+def _may_be_missing(world: World, name: str, question: Question) -> bool:
+    """Whether a location may be listed as missing."""
+    registrations = world.during(question.begun)[name]
+    lives = any(registration.life(question.image_id) for registration in registrations)
+    return any(
+        registration.server.was_disturbed(question.oldest)
+        or registration.confirmed_at > question.begun  # it is newer than the question
+        or registration.number in question.down
+        or (lives and (not registration.in_service or name in question.preferences.exclude))
+        for registration in registrations
+    )
+
+
+def _nothing_changed(world: World, question: Question) -> bool:
+    """Whether every location could answer all the time, and operators changed nothing."""
+
+    def clear(registration: Registration) -> bool:
+        return (
+            registration.confirmed_at <= question.begun
+            and registration.until > time.monotonic()
+            and registration.number not in question.down
+            and not registration.server.was_disturbed(question.begun)
+        )
+
+    return all(
+        clear(registration)
+        for registrations in world.during(question.begun).values()
+        for registration in registrations
+    )
+
+
+def _check_fresh(world: World, question: Question, answer: ReceivedAnswer) -> Iterator[str]:
+    """A fresh answer is exact when every location can answer."""
+    serving = world.serving(question.begun)
+    for name in answer.owners.keys() & serving.keys():
+        life = serving[name].life(question.image_id)
+        if life is None or not life.during(question.begun):
+            yield f"fresh, and {name} had lost it before"
+    for name in serving.keys() - question.preferences.exclude:
+        if answer.outcome != "found" and _had_image_throughout(world, name, question):
+            yield f"fresh, and {name} has it"

@@ -1,0 +1,359 @@
+"""Runs a world: one random step after the other, with a check of each answer."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import random
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+from resolver.models import Health, format_id
+from resolver.resolution import Preferences
+from resolver.services import Services, open_services
+from resolver.settings import Settings
+from resolver.sync import IndexerTimings
+from tests.model.answer_checks import Question, ReceivedAnswer, check_answer
+from tests.model.world import ModelServer, World
+from tests.model.world_events import LOCATION_NAMES, LONG_PROBE_TIMEOUT, WorldEvents, WrongAnswer
+
+SETTLE_TIMEOUT_SECONDS = 15.0
+"""For gateways and index to show a change; a second where the machine is idle."""
+
+
+class ModelRun(WorldEvents):
+    """One random step after the other, and the history of the last ones."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._steps: dict[Callable[[], Awaitable[None]], int] = {
+            self.ask: 50,
+            self.ask_many: 4,
+            self.ask_concurrently: 5,
+            self.ask_across_a_change: 4,
+            self.create: 7,
+            self.copy: 2,
+            self.move: 4,
+            self.delete: 4,
+            self.update: 2,
+            self.sweep: 5,
+            self.poll: 6,
+            self.check: 4,
+            self.outage: 2,
+            self.recovery: 4,
+            self.hold_answers: 2,
+            self.release_answers: 6,
+            self.change_state: 2,
+            self.remove: 1,
+            self.register: 3,
+            self.repoint: 1,
+            self.collect: 1,
+            self.restart: 1,
+            self.settle: 1,
+        }
+
+    async def run(self, steps: int) -> None:
+        await self.register()
+        await self.register()
+        for _ in range(steps):
+            self.step += 1
+            step = self.rng.choices(list(self._steps), list(self._steps.values()))[0]
+            self.counts[step.__name__] = self.counts.get(step.__name__, 0) + 1
+            await step()
+            await self._deliver_delayed()
+            self._raise_failures()
+        await self.settle()
+
+    # Clients
+
+    async def ask(self) -> None:
+        image_id = self._any_id()
+        await self._run_or_leave_running(
+            self._ask(self.any_gateway, image_id, self._any_preferences(image_id))
+        )
+
+    async def ask_concurrently(self) -> None:
+        """Several clients ask at once while something changes."""
+        image_ids = [self._any_id() for _ in range(self.rng.randint(1, 2))]
+        questions = []
+        for _ in range(self.rng.randint(2, 6)):
+            image_id = self.rng.choice(image_ids)
+            questions.append(self._ask(self.any_gateway, image_id, self._any_preferences(image_id)))
+        tasks = [asyncio.ensure_future(question) for question in questions]
+        self._running_tasks.update(tasks)
+        for _ in range(self.rng.randint(0, 3)):
+            await asyncio.sleep(0)
+        change = self.rng.choice(
+            [self.create, self.copy, self.move, self.delete, self.sweep, self.poll, self.remove]
+        )
+        holders = [server for server in self.world.servers if server.has(image_ids[0])]
+        if holders and self.rng.random() < 0.5:
+            await self._delete(self.rng.choice(holders), image_ids[0])
+        await change()
+        if not any(s.held.on for s in self.world.servers):
+            await asyncio.wait(tasks)
+
+    async def ask_across_a_change(self) -> None:
+        """A location's answer is made, the truth changes, and only then the answer is sent."""
+        found = self._any_image()
+        if found is None or found[0].outage.on or found[0].held.on:
+            return
+        server, image_id = found
+        names = [
+            name
+            for name, registration in self.world.current().items()
+            if registration.server is server
+        ]
+        if not names:
+            return
+        if self.rng.random() < 0.3:  # an image that is created in a moment
+            image_id = self.rng.randbytes(16)
+        count = self.rng.choice([1, 2, 100])
+        self.log_step(f"{server.name}: its next {count} answers are held across a change")
+        server.hold_answers(count)
+        name = self.rng.choice(names)
+        reads = {
+            "ask": self._ask(self.any_gateway, image_id, self._any_preferences(image_id)),
+            "fresh": self._ask(self.any_gateway, image_id, Preferences(fresh=True)),
+            "without": self._ask(
+                self.any_gateway, image_id, Preferences(exclude=frozenset({name}))
+            ),
+            "poll": self._poll(name),
+            "sweep": self._sweep(name),
+        }
+        chosen = self.rng.sample(list(reads), self.rng.randint(1, 2))
+        tasks = [asyncio.ensure_future(reads.pop(read)) for read in chosen]
+        self._running_tasks.update(tasks)
+        for unused in reads.values():
+            unused.close()
+        await asyncio.sleep(self.rng.choice([0, 0.002, 0.01]))
+        await (
+            self._delete(server, image_id)
+            if server.has(image_id)
+            else self._create(server, image_id)
+        )
+        if self.rng.random() < 0.5:
+            await self._run_or_leave_running(
+                self._ask(self.any_gateway, image_id, Preferences(exclude=frozenset({name})))
+            )
+        server.release_answers()
+        self.log_step(f"{server.name}: its held answers are sent")
+        if not any(s.held.on for s in self.world.servers):
+            await asyncio.wait(tasks)
+            self._raise_failures()
+            await self._ask(self.any_gateway, image_id, Preferences())
+
+    async def ask_many(self) -> None:
+        image_ids = [self._any_id() for _ in range(8)]
+        preferences = self._any_preferences(image_ids[0])
+        services = self.any_gateway
+        questions = [
+            await self._begin_question(self.any_gateway, image_id, preferences)
+            for image_id in image_ids
+        ]
+        for question in questions:
+            question.is_up_to_date = question.is_in_bulk = True  # it does not read the local cache
+        await self._run_or_leave_running(self._ask_many(services, questions, preferences))
+
+    async def _ask_many(
+        self, services: Services, questions: list[Question], preferences: Preferences
+    ) -> None:
+        letter_cases = {
+            at: question.letter_case
+            for at, question in enumerate(questions)
+            if question.letter_case
+        }
+        templates = await services.resolver.resolve_many(
+            [question.image_id for question in questions], preferences, letter_cases
+        )
+        for question, template in zip(questions, templates, strict=True):
+            text = template.render(format_id(question.image_id))
+            self._check_received(question, json.loads(text))
+
+    async def _ask(self, services: Services, image_id: bytes, preferences: Preferences) -> None:
+        question = await self._begin_question(services, image_id, preferences)
+        answer = await services.resolver.resolve(image_id, preferences, question.letter_case)
+        self._check_received(question, answer.as_json() | {"detail": answer.detail})
+
+    def _any_id(self) -> bytes:
+        known = self.world.ids()
+        if not known or self.rng.random() < 0.05:
+            return self.rng.randbytes(16)
+        existing = self._any_image()
+        if existing is None:
+            return self.rng.choice(known[-100:])
+        _, image_id = existing
+        choices = [image_id, image_id, self.rng.choice(known[-20:]), self.rng.choice(known)]
+        return self.rng.choice(choices)
+
+    def _any_preferences(self, image_id: bytes) -> Preferences:
+        kind = self.rng.choices(["plain", "fresh", "owner", "any"], [10, 4, 3, 1])[0]
+        if kind == "owner" and (owners := sorted(self.world.owners(image_id))):
+            return Preferences(exclude=frozenset({self.rng.choice(owners)}))
+        if kind == "any":
+            return Preferences(
+                exclude=frozenset({self.rng.choice(LOCATION_NAMES)}), fresh=self.rng.random() < 0.5
+            )
+        return Preferences(fresh=kind == "fresh")
+
+    async def _begin_question(
+        self, services: Services, image_id: bytes, preferences: Preferences
+    ) -> Question:
+        letter_cases = {
+            s.lives[image_id].letter_case for s in self.world.servers if image_id in s.lives
+        } or {0}
+        letter_case = self.rng.choice([*letter_cases, *letter_cases, *letter_cases, 0])
+        index, is_up_to_date = services.index, self.rng.random() < 0.7
+        down = set()
+        for registration in self.world.current().values():
+            check = await index.records.check(registration.number)
+            known = check is not None and check.versions
+            if (check and check.health is Health.DOWN) or not (
+                known or registration.server.standin.v2
+            ):
+                down.add(registration.number)
+        claimed = await self._read_claims(services, image_id)
+        if is_up_to_date:  # earlier invalidations arrive before this reply
+            await index.client.command("PING", foreground=True)
+        question = Question(image_id, letter_case, preferences, is_up_to_date, down, claimed)
+        since = question.begun - self.absent_ttl
+        earlier = [begun for begun, ended in self._answer_times.get(image_id, ()) if ended >= since]
+        under_way = [other.begun for other in self._open_questions.get(image_id, ())]
+        question.oldest = min([since, *earlier, *under_way])
+        self._open_questions.setdefault(image_id, []).append(question)
+        return question
+
+    async def _read_claims(self, services: Services, image_id: bytes) -> set[int]:
+        """The locations of which the index has a claim for an image.
+
+        The index must keep a claim while it is true, and must not get it back after the deletion:
+        Glance uses no id twice. (But a late notification may report an earlier state, and a claim
+        made too late is visible until it is released.)
+        """
+        deadline = time.monotonic() + SETTLE_TIMEOUT_SECONDS
+        while True:
+            (owners,) = (await services.index.claims.lookup([image_id])).owners
+            claimed = {owner.number for owner in owners}
+            if not (wrong := self._wrong_claims(image_id, claimed)):
+                return claimed
+            if time.monotonic() > deadline:
+                raise WrongAnswer(wrong)
+            await asyncio.sleep(0.01)
+
+    def _wrong_claims(self, image_id: bytes, claimed: set[int]) -> str:
+        for name, registration in self.world.current().items():
+            claim, life = (registration.number, image_id), registration.life(image_id)
+            if registration.number in claimed:
+                if claim in self._known_deletions:
+                    return f"{image_id.hex()[:8]} is claimed again at {name}, which deleted it"
+                self._claims.add(claim)
+            elif claim in self._claims and life and life.died == math.inf:
+                return f"{image_id.hex()[:8]} is not claimed any more at {name}, which has it"
+            elif claim in self._claims:
+                self._known_deletions.add(claim)
+        return ""
+
+    def _check_received(self, question: Question, answer: dict[str, Any]) -> None:
+        self._open_questions[question.image_id].remove(question)
+        self._answer_times.setdefault(question.image_id, []).append(
+            (question.begun, time.monotonic())
+        )
+        owners = {owner["location"]: owner["uri"] for owner in answer["owners"]}
+        received = ReceivedAnswer(answer["outcome"], owners, answer["missing"])
+        self.log_step(f"{question}: {received} ({answer['source']})")
+        self.counts[received.outcome] = self.counts.get(received.outcome, 0) + 1
+        for problem in check_answer(self.world, question, received):
+            why = answer.get("detail", "")
+            raise WrongAnswer(f"{question}: {received} ({answer['source']}): {problem}. {why}")
+
+    # The end of all disturbances
+
+    async def settle(self) -> None:
+        """Ends every disturbance. After one check and sweep of each location all must be right."""
+        self.log_step("all disturbances end")
+        for server in self.world.servers:
+            if server.held.on:
+                server.release_answers()
+            if server.outage.on:
+                await self._recover(server)
+        for task in list(self._running_tasks):
+            await task
+        self._running_tasks.clear()
+        await asyncio.sleep(0)
+        self._delayed.clear()
+        names = list(self.world.current())
+        for name in names:
+            await self._check(name)
+            await self._sweep(name, settle=True)
+        deadline = time.monotonic() + SETTLE_TIMEOUT_SECONDS
+        for services in self.gateways:
+            while wrong := await self._wrong_final_answer(services):
+                if time.monotonic() > deadline:
+                    raise WrongAnswer(f"settled for {SETTLE_TIMEOUT_SECONDS:g} s, and {wrong}")
+                await asyncio.sleep(0.02)
+
+    async def _wrong_final_answer(self, services: Services) -> str:
+        current = self.world.current()
+        serving = [s for s in current.values() if s.in_service]
+        for image_id in self.world.ids():
+            answer = await services.resolver.resolve(image_id, Preferences())
+            offered = {offer.view.name for offer in answer.owners}
+            elsewhere = {
+                n for n, s in current.items() if not s.in_service and s.server.has(image_id)
+            }
+            owners = self.world.owners(image_id)
+            outcome = "found" if owners else "unknown" if elsewhere or not serving else "absent"
+            if (answer.outcome, offered) != (outcome, owners):
+                found = f"{answer.outcome} {sorted(offered)} ({answer.source})"
+                return (
+                    f"{answer.image_id.hex()[:8]} is {found}, "
+                    f"and should be {outcome} {sorted(owners)}"
+                )
+        return ""
+
+
+@asynccontextmanager
+async def run_world(url: str, seed: int, gateways: int) -> AsyncIterator[ModelRun]:
+    """A world and the services of the resolver's processes."""
+    rng = random.Random(seed)
+    cap = rng.choice([5, 1000])
+    pike: dict[str, Any] = rng.choice([{"v1": True}, {"v1": True, "v2": False}])
+    absent_ttl = rng.choice([0.0, 0.3])
+    async with AsyncExitStack() as stack:
+        servers = [
+            ModelServer("a", page_cap=cap),
+            ModelServer("b", old=True, page_cap=cap, **pike),
+            ModelServer("c", prefix="/image", page_cap=cap),
+        ]
+        for server in servers:
+            await stack.enter_async_context(server.standin)
+        settings = Settings(
+            redis_url=url,
+            index_bits=4,
+            index_timeout=10,
+            sweep_interval=3600,  # nothing is due by itself
+            poll_interval=3600,
+            health_interval=0.001,
+            location_timeout=10,
+            probe_timeout=LONG_PROBE_TIMEOUT,
+            absent_ttl=absent_ttl,
+        )
+        # With the usual overlap each poll would read every change of this test, and miss nothing.
+        timings = IndexerTimings(poll_overlap=1.0)
+        opened = [
+            await stack.enter_async_context(open_services(settings, timings=timings))
+            for _ in range(gateways)
+        ]
+        model = ModelRun(rng, World(servers), opened, absent_ttl)
+        try:
+            yield model
+        finally:
+            for server in servers:
+                server.release_answers()
+            for task in model._running_tasks:
+                task.cancel()
+            for services in opened:
+                await services.indexer.stop()

@@ -1,0 +1,118 @@
+"""Pieces of background work: one at a time, under a lease, each by itself."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from resolver.errors import IndexUnavailable
+from resolver.index import Index, Lease, LostLease
+from resolver.sync.leased_work import LeasedWork, WorkKey, WorkKind
+
+SWEEP = WorkKey(WorkKind.SWEEP, 7)
+POLL = WorkKey(WorkKind.POLL, 7)
+
+
+class Job:
+    """Work that goes on until `end` is set."""
+
+    def __init__(self) -> None:
+        self.runs = 0
+        self.started = asyncio.Event()
+        self.end = asyncio.Event()
+        self.error: Exception | None = None
+
+    async def __call__(self, _: Lease) -> None:
+        self.runs += 1
+        self.started.set()
+        await self.end.wait()
+        if self.error is not None:
+            raise self.error
+
+
+def test_lease_names_are_those_of_other_versions() -> None:
+    """Indexers of two versions share the work during an upgrade."""
+    assert [WorkKey(kind, 7).lease_name for kind in WorkKind] == [
+        "sweep:7",
+        "poll:7",
+        "events:7",
+        "health:7",
+        "rebuild:7",
+        "collect:7",
+    ]
+    assert WorkKey(WorkKind.HEALTH).lease_name == "health:0"
+
+
+async def test_work_under_way_is_not_started_again(index: Index) -> None:
+    work, job, other = LeasedWork(index, 60), Job(), Job()
+    task = work.start(SWEEP, job)
+    assert task is not None
+    await job.started.wait()
+    assert work.start(SWEEP, job) is None
+    assert work.start(POLL, other) is not None
+    await other.started.wait()
+    job.end.set()
+    await task
+    assert job.runs == 1
+    assert work.start(SWEEP, job) is not None, "it can be started again when it has ended"
+    await work.stop()
+
+
+async def test_work_ends_at_once_while_another_process_has_the_lease(index: Index) -> None:
+    here, there, job, other = LeasedWork(index, 60), LeasedWork(index, 60), Job(), Job()
+    there.start(SWEEP, other)
+    await other.started.wait()
+    task = here.start(SWEEP, job)
+    assert task is not None
+    await task
+    assert job.runs == 0
+    await there.stop()
+    task = here.start(SWEEP, job)
+    await job.started.wait()
+    await here.stop()
+    assert task is not None
+    assert task.cancelled()
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (LostLease(), "lease lost: another indexer has taken over"),
+        (IndexUnavailable("Redis is gone"), "redis unavailable"),
+        (ValueError("a bug"), "background work failed"),
+    ],
+)
+async def test_a_failure_is_logged_and_releases_the_lease(
+    index: Index, error: Exception, line: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    work, job = LeasedWork(index, 60), Job()
+    job.error = error
+    job.end.set()
+    task = work.start(SWEEP, job)
+    assert task is not None
+    await task
+    assert line in caplog.text
+    assert await work.lease(SWEEP).acquire()
+
+
+async def test_stop_cancels_work_and_releases_its_leases(index: Index) -> None:
+    work, jobs = LeasedWork(index, 60), {SWEEP: Job(), POLL: Job()}
+    for key, job in jobs.items():
+        work.start(key, job)
+        await job.started.wait()
+    work.cancel_where(lambda key: key is POLL)
+    await work.stop()
+    for key in jobs:
+        assert await work.lease(key).acquire()
+
+
+async def test_stop_waits_for_cleanups(index: Index) -> None:
+    work, done = LeasedWork(index, 60), asyncio.Event()
+
+    async def clean_up() -> None:
+        done.set()
+
+    work.clean_up(clean_up())
+    await work.stop()
+    assert done.is_set()
