@@ -91,19 +91,19 @@ async def test_the_log_is_bounded(index_url: str) -> None:
 
 @pytest.mark.redis
 async def test_a_change_counts_on_every_gateway_at_once(start: Start, redis_url: str) -> None:
-    one = await start(redis_url=redis_url)
-    two = await start(redis_url=redis_url)
+    first = await start(redis_url=redis_url)
+    second = await start(redis_url=redis_url)
     image = "0a1b2c3d-4e5f-4a6b-8c7d-9e0f1a2b3c4d"
-    await one.location("here")
-    await one.claim("here", image)
-    assert (await two.get(f"/v2/images/{image}"))[0].status == 307
+    await first.location("here")
+    await first.claim("here", image)
+    assert (await second.get(f"/v2/images/{image}"))[0].status == 307
     body = {"state": "maintenance", "reason": "new disks until nine"}
-    await one.call("PATCH", "/locations/here", headers=ADMIN, json=body)
-    response, problem = await two.get(f"/v2/images/{image}")
+    await first.call("PATCH", "/locations/here", headers=ADMIN, json=body)
+    response, problem = await second.get(f"/v2/images/{image}")
     assert response.status == 503
     assert "new disks until nine" in problem["detail"]
-    await two.call("PATCH", "/locations/here", headers=ADMIN, json={"state": "draining"})
-    assert (await one.get(f"/v2/images/{image}"))[0].status == 307
+    await second.call("PATCH", "/locations/here", headers=ADMIN, json={"state": "draining"})
+    assert (await first.get(f"/v2/images/{image}"))[0].status == 307
 
 
 async def test_a_read_only_token(start: Start) -> None:

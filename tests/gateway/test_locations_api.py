@@ -83,7 +83,7 @@ async def test_the_life_of_a_location(gateway: Gateway) -> None:
     )
     assert (body["state"], body["weight"], body["region"]) == ("draining", 5, "R1")
     response, body = await gateway.call("PUT", "/locations/one", headers=ADMIN, json=ONE)
-    assert (body["state"], body["weight"], body["auth"]) == ("active", 1, None)  # PUT is whole
+    assert (body["state"], body["weight"], body["auth"]) == ("active", 1, None)  # PUT replaces all
     _, listed = await gateway.get("/locations", headers=ADMIN)
     assert [row["name"] for row in listed["locations"]] == ["one"]
     response, _ = await gateway.call("DELETE", "/locations/one", headers=ADMIN)

@@ -13,9 +13,10 @@ from resolver.index.redis.scripts import load
 from resolver.registry.target_policy import look_up
 from resolver.settings import Settings
 from tests.gateway.conftest import ADMIN, TOKEN, Gateway
-from tests.gateway.instrumented import InstrumentedClient, instrumented_gateway
+from tests.gateway.instrumented import instrumented_gateway
+from tests.support.instrumented_client import InstrumentedClient
 
-LOAD = load("load_registry")
+LOAD_REGISTRY = load("load_registry")
 
 
 class Costs:
@@ -31,12 +32,12 @@ class Costs:
 
     async def of(self, gateway: Gateway, method: str, body: dict[str, Any]) -> tuple[int, int, int]:
         """(status, reads of the registry, look-ups of localhost) of one request."""
-        reads, lookups = self.client.runs_of(LOAD), self.lookups["localhost"]
+        reads, lookups = self.client.runs_of(LOAD_REGISTRY), self.lookups["localhost"]
         response, row = await gateway.call(method, "/locations/one", headers=ADMIN, json=body)
         assert row["name"] == "one", row
         return (
             response.status,
-            self.client.runs_of(LOAD) - reads,
+            self.client.runs_of(LOAD_REGISTRY) - reads,
             self.lookups["localhost"] - lookups,
         )
 

@@ -11,9 +11,10 @@ from resolver.index import open_index, walk
 from resolver.models import Owner
 from resolver.settings import Settings
 from tests.gateway.conftest import ADMIN, TOKEN, Gateway, Start
-from tests.gateway.instrumented import InstrumentedClient, instrumented_gateway
+from tests.gateway.instrumented import instrumented_gateway
 from tests.gateway.test_transfer import exported, fill, imported
 from tests.support.ids import make_ids
+from tests.support.instrumented_client import InstrumentedClient
 from tests.support.wait import wait_until
 
 SETTINGS = Settings(port=0, role="gateway", admin_tokens=(f"ops={TOKEN}",), probe=False)

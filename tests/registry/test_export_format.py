@@ -34,10 +34,10 @@ def location(name: str, number: int, **fields: object) -> Location:
 
 
 def write(
-    locations: list[Location], owned: dict[bytes, list[Owner]], block_claims: int = 1024
+    locations: list[Location], owners_by_id: dict[bytes, list[Owner]], block_claims: int = 1024
 ) -> bytes:
     writer = Writer(locations, block_claims)
-    rows = [(image_id, encode_owners(owners)) for image_id, owners in sorted(owned.items())]
+    rows = [(image_id, encode_owners(owners)) for image_id, owners in sorted(owners_by_id.items())]
     return writer.head() + writer.add(rows) + writer.end()
 
 
@@ -107,13 +107,15 @@ def test_what_is_written_is_read(
     locations = [location(n, 3 * i, **f) for i, (n, f) in enumerate(given_locations.items())]
     name_of = {each.number: each.name for each in locations}
     # Only letters have a case, so digits cannot keep theirs.
-    owned = {
+    owners_by_id = {
         image_id: {
             n: letter_case_of(format_id(image_id, letter_case)) for n, letter_case in of.items()
         }
         for image_id, of in drawn.items()
     }
-    owners = {image_id: [Owner(*owner) for owner in of.items()] for image_id, of in owned.items()}
+    owners = {
+        image_id: [Owner(*owner) for owner in of.items()] for image_id, of in owners_by_id.items()
+    }
     text = write(locations, owners, block_claims)
     got, claims = read(cut(text, size))
     assert [(each.name, fields_of(each)) for each in got] == [
@@ -121,7 +123,7 @@ def test_what_is_written_is_read(
     ]
     wanted = {
         image_id: {name_of[n]: letter_case for n, letter_case in of.items() if n in name_of}
-        for image_id, of in owned.items()
+        for image_id, of in owners_by_id.items()
     }
     assert claims == {image_id: of for image_id, of in wanted.items() if of}
 
@@ -131,20 +133,20 @@ def small() -> bytes:
     """An export of three blocks, in which an owner spells an id in upper case."""
     first, *others = sorted(make_ids(8))
     letter_case = letter_case_of(format_id(first).upper())
-    owned = {
+    owners_by_id = {
         first: [Owner(5), Owner(7, letter_case)],
         **{image_id: [Owner(7)] for image_id in others},
     }
-    return write([location("one", 5), location("two", 7)], owned, block_claims=4)
+    return write([location("one", 5), location("two", 7)], owners_by_id, block_claims=4)
 
 
 def test_the_lines_of_an_export(small: bytes) -> None:
     lines = small.decode().splitlines()
-    one = sorted(make_ids(8))[0]
+    first = sorted(make_ids(8))[0]
     assert lines[0] == "glance-resolver-index 1"
     assert lines[1].startswith('location 0 {"name": "one", "url": "https://one.example", ')
     assert lines[3] == f"sum sha256={hashlib.sha256(small[: small.index(b'sum')]).hexdigest()}"
-    assert lines[4] == f"{format_id(one)} 0,1={format_id(one).upper()}"
+    assert lines[4] == f"{format_id(first)} 0,1={format_id(first).upper()}"
     assert lines[7].startswith("sum sha256=")  # four claims, three images
     before = small[: small.index(b"end")]
     assert lines[-1] == f"end 8 9 sha256={hashlib.sha256(before).hexdigest()}"
@@ -152,7 +154,7 @@ def test_the_lines_of_an_export(small: bytes) -> None:
 
 
 def test_a_change_of_any_byte_is_detected(small: bytes) -> None:
-    whole = read([small])[1]
+    complete = read([small])[1]
     for at in range(len(small)):
         for flip in (1, 0x20, 0x80):
             bad = bytearray(small)
@@ -162,7 +164,7 @@ def test_a_change_of_any_byte_is_detected(small: bytes) -> None:
                 gather(bytes(bad), given)
             line = small.count(b"\n", 0, at) + 1
             assert caught.value.extra["line"] >= line  # there, or at the checksum behind it
-            assert given.items() <= whole.items()
+            assert given.items() <= complete.items()
 
 
 def gather(text: bytes, claims: Claims) -> None:
@@ -207,7 +209,7 @@ A, B = format_id(make_id(10)), format_id(make_id(11))
 
 
 @pytest.mark.parametrize(
-    ("text", "line", "says"),
+    ("text", "line", "message"),
     [
         (b"", 1, "ends before"),
         (b"{}", 1, "no export"),
@@ -241,9 +243,9 @@ A, B = format_id(make_id(10)), format_id(make_id(11))
         (FIRST_LINE + b"error Redis went away\n", 2, "stopped here: Redis went away"),
     ],
 )
-def test_an_invalid_export_is_refused_with_the_line(text: bytes, line: int, says: str) -> None:
+def test_an_invalid_export_is_refused_with_the_line(text: bytes, line: int, message: str) -> None:
     for size in (1, len(text) or 1):
-        with pytest.raises(InvalidExport, match=says) as caught:
+        with pytest.raises(InvalidExport, match=message) as caught:
             read(cut(text, size))
         assert caught.value.extra == {"line": line}
 
@@ -269,8 +271,8 @@ def test_claims_of_other_locations_are_left_out() -> None:
 
 def test_the_same_index_makes_the_same_text() -> None:
     some = [location("one", 1), location("two", 2)]
-    one = write(some, {make_id(1): [Owner(1), Owner(2)]})
-    assert write(some, {make_id(1): [Owner(2), Owner(1)]}) == one
+    text = write(some, {make_id(1): [Owner(1), Owner(2)]})
+    assert write(some, {make_id(1): [Owner(2), Owner(1)]}) == text
 
 
 def test_the_error_is_one_line() -> None:

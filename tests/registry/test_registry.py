@@ -37,9 +37,7 @@ async def test_put_registers_then_replaces(registry: Registry) -> None:
     assert (second.region, second.weight, second.state) == ("", 1, State.DRAINING)
 
 
-async def test_putting_the_same_again_changes_nothing(
-    registry: Registry, index: Index
-) -> None:
+async def test_putting_the_same_again_changes_nothing(registry: Registry, index: Index) -> None:
     await registry.put("one", ONE)
     before = await index.records.load()
     await registry.put("one", ONE)
@@ -70,9 +68,7 @@ async def complete_requested_sweeps(index: Index, number: int) -> None:
         await index.records.finish_sweep_request(number, wanted)
 
 
-async def test_a_change_of_its_contents_requests_a_sweep(
-    registry: Registry, index: Index
-) -> None:
+async def test_a_change_of_its_contents_requests_a_sweep(registry: Registry, index: Index) -> None:
     async def requests_sweep(**fields: Any) -> bool:
         location = await registry.patch("one", fields)
         wanted = await index.records.requested_sweeps()

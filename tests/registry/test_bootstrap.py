@@ -1,0 +1,98 @@
+"""Bootstrap: the index exists and has the startup locations, also after Redis lost its data."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+from structlog.testing import capture_logs
+
+from resolver.gateway.server import cancel
+from resolver.index import Index
+from resolver.models import State
+from resolver.registry import Bootstrap, FreshnessPolicy, Registry, TableKeeper
+from resolver.settings import Settings
+from tests.support.instrumented_client import InstrumentedClient
+from tests.support.wait import wait_until
+
+STARTUP = {"one": {"url": "http://one.example"}, "two": {"url": "http://two.example"}}
+
+
+class Process:
+    """The parts of a process that keep its index in order."""
+
+    def __init__(
+        self, startup_locations: Mapping[str, Any] = STARTUP, registered_index: str = ""
+    ) -> None:
+        self.client = InstrumentedClient()
+        self.index: Index = self.client.index()
+        self.tables = TableKeeper(self.index, FreshnessPolicy(600))
+        self.registry = Registry(self.index, self.tables, Settings())
+        self.bootstrap = Bootstrap(
+            self.index, self.tables, self.registry, startup_locations, registered_index
+        )
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        await self.bootstrap.start()
+        task = asyncio.create_task(self.bootstrap.run())
+        try:
+            yield
+        finally:
+            await cancel(task)
+
+    async def names(self) -> set[str]:
+        return set((await self.index.records.load()).records)
+
+    async def lose_data(self) -> None:
+        await self.client.command("FLUSHALL")
+
+
+async def test_a_new_index_gets_the_startup_locations() -> None:
+    process = Process()
+    await process.bootstrap.start()
+    assert await process.names() == {"one", "two"}
+    assert process.bootstrap.registered_index == await process.index.identity()
+
+
+async def test_an_index_that_has_the_startup_locations_is_left_as_it_is() -> None:
+    process = Process()
+    await process.index.create_if_missing()
+    process.bootstrap.registered_index = await process.index.identity()
+    await process.bootstrap.start()
+    assert await process.names() == set()
+
+
+async def test_lost_locations_are_registered_as_they_were_last_seen() -> None:
+    process = Process()
+    async with process.running():
+        before = await process.registry.patch("one", {"state": "maintenance", "reason": "disks"})
+        await process.registry.remove("two")
+        await wait_until(lambda: process.tables.is_current)
+        await process.lose_data()
+        await wait_until(process.names)
+    records = (await process.index.records.load()).records
+    assert list(records) == ["one"]
+    assert records["one"].location.state is State.MAINTENANCE
+    assert records["one"].location.number > before.number, "others may remember the old number"
+
+
+async def test_without_startup_locations_a_lost_registry_is_a_fault() -> None:
+    process = Process({}, registered_index="an index with locations")
+    await process.bootstrap.start()
+    assert "register them again" in process.bootstrap.fault
+    assert await process.index.client.command("KEYS", "*meta*") == []
+
+
+async def test_an_outage_is_logged_once_and_so_is_its_end() -> None:
+    process = Process()
+    with capture_logs() as logs:
+        async with process.running():
+            process.client.fails = lambda: True
+            await wait_until(lambda: process.bootstrap.fault)
+            process.client.fails = lambda: False
+            await wait_until(lambda: not process.bootstrap.fault)
+    events = [entry["event"] for entry in logs]
+    assert events.count("redis unavailable") == events.count("redis available again") == 1
