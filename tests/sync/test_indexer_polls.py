@@ -111,7 +111,7 @@ async def test_known_claims_are_not_written_again(
                 server.add()
 
             async def claimed() -> bool:
-                return (await services.index.claims.census()).images == 20
+                return (await services.index.census()).images == 20
 
             await wait_until(claimed)
             key = services.index.claims.buckets.key(0).decode()
