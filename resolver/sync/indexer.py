@@ -172,7 +172,7 @@ class Indexer:
     def _is_sweep_due(self, view: LocationView, now: float) -> bool:
         sweep = view.status.sweep
         interval = self._settings.sweep_interval
-        # A time in the future was written before a clock was set back, hence abs().
+        # abs(): a time in the future was written before a clock was set back.
         if sweep.error and sweep.failed is not None:
             # A sweep that an operator must confirm gains nothing from an early retry.
             is_guarded = sweep.error_code == "shrink-guard"
