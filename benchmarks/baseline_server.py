@@ -16,7 +16,7 @@ def main() -> None:
 
     async def redirect(request: web.Request) -> web.Response:
         image = request.match_info["id"]
-        base_url = await client.get(image)
+        base_url: str | None = await client.get(image)  # type: ignore[assignment]
         if base_url is None:
             return web.Response(status=404)
         return web.Response(status=307, headers={"Location": f"{base_url}/v2/images/{image}"})

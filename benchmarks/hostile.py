@@ -264,7 +264,8 @@ class AttackResult(NamedTuple):
 
 
 async def run_attack(port: int, pid: int, attacker: Attacker, attack: Attack) -> AttackResult:
-    stop, results = multiprocessing.Event(), multiprocessing.Queue()
+    stop = multiprocessing.Event()
+    results: multiprocessing.Queue[list[float]] = multiprocessing.Queue()
     client = multiprocessing.Process(
         target=run_client, args=(port, attacker.ids[:1000], stop, results), daemon=True
     )

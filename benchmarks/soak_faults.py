@@ -62,7 +62,7 @@ class FaultRotation:
     async def _pause_redis(self) -> None:
         self._world.redis.pause()
         await asyncio.sleep(3)
-        self._world.redis.go_on()
+        self._world.redis.resume()
 
     async def _flush_redis(self) -> None:
         async with self._world.registry_lock:  # the gateway cannot register that location again

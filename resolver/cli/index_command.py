@@ -24,7 +24,7 @@ def index() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @gateway_options
 def stats(as_json: bool, url: str, token: str | None) -> None:
-    """Show the number of images, claims and bytes, and each location's share."""
+    """Show the totals and each location's share."""
     totals = Gateway(url, token).call("GET", "/index")
     if as_json:
         print_json(totals)

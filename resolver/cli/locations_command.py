@@ -33,7 +33,11 @@ def _field_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--api", type=click.Choice(["auto", "v1", "v2"]), help="Glance API to use."),
         click.option("--priority", type=int, help="Lower comes first; 100 by default."),
         click.option("--weight", type=int, help="Share among owners of equal rank; 1 by default."),
-        click.option("--state", type=click.Choice(["active", "draining", "maintenance"])),
+        click.option(
+            "--state",
+            type=click.Choice(["active", "draining", "maintenance"]),
+            help="Draining: the last resort. Maintenance: never offered.",
+        ),
         click.option("--reason", help="Why it is in that state; shown to clients."),
         click.option(
             "--sees-all",
@@ -51,7 +55,7 @@ def _field_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--cloud", metavar="NAME", help="Cloud in the indexer's clouds.yaml to log in to."
         ),
-        click.option("--no-auth", is_flag=True, help="It needs no token."),
+        click.option("--no-auth", is_flag=True, help="The location needs no token."),
         click.option(
             "--broker-env",
             metavar="VAR",
@@ -137,7 +141,7 @@ def list_(as_json: bool, url: str, token: str | None) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @gateway_options
 def show(name: str, as_json: bool, url: str, token: str | None) -> None:
-    """Show a location: its fields, its health and what is known about its images."""
+    """Show a location, its health and its coverage."""
     row = Gateway(url, token).call("GET", _path(name))
     if as_json:
         print_json(row)
@@ -156,7 +160,7 @@ def show(name: str, as_json: bool, url: str, token: str | None) -> None:
             ("health", f"{health['state']} {health['reason']}".strip()),
             ("notifications", row["notifications"] or "none"),
             ("covered", f"{'yes' if coverage['covered'] else 'no'}: {coverage['why']}"),
-            *((name, coverage[name]) for name in ("poll", "events", "credential")),
+            *((source, coverage[source]) for source in ("poll", "events", "credential")),
             ("images", sweep["images"]),
             ("swept", sweep["ended"] or "never"),
             ("sweeping", f"{running['images']} images so far" if running else "no"),
@@ -175,7 +179,7 @@ def show(name: str, as_json: bool, url: str, token: str | None) -> None:
 @_field_options
 @gateway_options
 def add(name: str, base_url: str, url: str, token: str | None, **fields: Any) -> None:
-    """Register the Glance server at URL as NAME, or replace the location of that name."""
+    """Register the Glance server at URL as NAME. Replaces a location of that name."""
     row = Gateway(url, token).call("PUT", _path(name), {"url": base_url, **_body(**fields)})
     click.echo(
         f"{row['name']} is {row['url']}; `locations show {name}` shows the progress of its sweep"
@@ -205,9 +209,9 @@ def set_(name: str, base_url: str | None, url: str, token: str | None, **fields:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @gateway_options
 def check(name: str, as_json: bool, url: str, token: str | None) -> None:
-    """Test a location from end to end, from the gateway, and show what to fix.
+    """Test a location and show what to fix.
 
-    Exits 1 if there is something to fix.
+    The gateway tests it from end to end. Exits 1 if there is something to fix.
     """
     diagnosis = Gateway(url, token).call("POST", _path(name) + "/check")
     if as_json:
@@ -239,7 +243,7 @@ def remove(name: str, url: str, token: str | None) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @gateway_options
 def log(name: str, limit: int, as_json: bool, url: str, token: str | None) -> None:
-    """Show who changed what and when, newest first: of NAME, or of all locations."""
+    """Show who changed what and when. Newest first; of NAME, or of all locations."""
     query = urlencode({"limit": limit, "location": name} if name else {"limit": limit})
     changes = Gateway(url, token).call("GET", f"/audit?{query}")["changes"]
     if as_json:

@@ -1,8 +1,9 @@
 """A small file that says where this host's `serve` listens, for `healthcheck`.
 
-Settings say where a gateway listens, unless `serve` is given ``--host`` or ``--port``: those are
-known to that process only. The image's health check runs in another process, so `serve` then writes
-its URL to ``$XDG_RUNTIME_DIR``. The image sets that variable; without it no file is written.
+Settings say where a gateway listens, unless `serve` has ``--host`` or ``--port`` or picks a free
+port: only that process knows those. The image's health check is another process, so `serve` then
+writes its URL to ``$XDG_RUNTIME_DIR``. The image sets that variable; without it no file is
+written.
 """
 
 from __future__ import annotations
@@ -51,9 +52,9 @@ def write_url(configured_port: int, url: str) -> None:
 
 
 @contextmanager
-def url_file_removed(configured_port: int) -> Iterator[None]:
-    """Removes the file at the start, as it may be from a process that was killed, and at the end.
-    Forks of this process leave it alone."""
+def temporary_url_file(configured_port: int) -> Iterator[None]:
+    """Removes the file at the end, except in forks of this process; and at the start, as it may be
+    from a process that was killed."""
     file, pid = url_file(configured_port), os.getpid()
     if file is None:
         yield

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import click
 
 from resolver.cli.healthcheck_command import loopback_url
-from resolver.cli.runtime_file import url_file_removed, write_url
+from resolver.cli.runtime_file import temporary_url_file, write_url
 from resolver.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -90,18 +90,18 @@ def serve(pairs: tuple[str, ...], locations_file: str | None, **options: Any) ->
     from resolver import logs  # noqa: PLC0415
 
     logs.configure(level=settings.log_level, log_format=settings.log_format)
-    overridden = options["host"] is not None or options["port"] is not None
-    configured_port = _configured_port(settings) if overridden else settings.port
+    is_overridden = options["host"] is not None or options["port"] is not None
+    configured_port = _configured_port(settings) if is_overridden else settings.port
 
     def on_listening(url: str) -> None:
-        if overridden:
+        if is_overridden or settings.port == 0:
             port = urlsplit(url).port or settings.port
             tls = bool(settings.tls_cert)
             write_url(configured_port, loopback_url(settings.host, port, tls=tls))
         workers = f", {settings.workers} workers" if settings.workers > 1 else ""
         click.echo(f"glance-resolver ({settings.role}{workers}) listens at {url}", err=True)
 
-    with url_file_removed(configured_port):
+    with temporary_url_file(configured_port):
         if settings.workers > 1:
             _serve_with_workers(load, settings, locations, on_listening)
         else:

@@ -36,6 +36,7 @@ def test_a_worker_has_the_names_that_ours_uses() -> None:
     config = Config()
     worker = Worker(1, os.getpid(), ["socket"], "app", 15.0, config, None)
     assert (worker.ppid, worker.sockets, worker.app) == (os.getpid(), ["socket"], "app")
+    assert not isinstance(worker.pid, int), "known only after the fork"
     worker.notify()
     worker.tmp.close()
 

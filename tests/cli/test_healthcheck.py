@@ -78,6 +78,13 @@ async def test_options_of_serve_are_found_in_the_runtime_folder(
     assert os.listdir(tmp_path) == []
 
 
+async def test_a_free_port_is_found_in_the_runtime_folder(tmp_path: Path) -> None:
+    environ = {"XDG_RUNTIME_DIR": str(tmp_path), "RESOLVER_PORT": "0"}
+    async with serve(options=(), **environ) as server:
+        url = f"{server.url}/healthcheck"
+        assert await run("healthcheck", **environ) == (0, f"{url} answered 200\n", "")
+
+
 async def test_a_runtime_folder_that_cannot_be_written_is_a_warning(tmp_path: Path) -> None:
     async with serve(XDG_RUNTIME_DIR=str(tmp_path / "none")) as server:
         assert (

@@ -11,9 +11,10 @@ wait while a worker is replaced are answered by its replacement.
 What is used of gunicorn. Documented: `BaseApplication`, the settings, the hooks ``pre_fork``,
 ``child_exit``, ``worker_exit`` and ``when_ready``, and ``bind = fd://N``, which hands our sockets
 over, so the arbiter needs no subclass. Not documented, and held by `tests/cli/test_gunicorn.py`:
-`Worker.init_signals`, ``SIGNALS``, ``sockets``, ``ppid`` and ``app``; `BaseApplication.reload`;
-`Logger.setup` and ``error_log``. That is the price of a `Worker` and a `Logger` that are not
-gunicorn's own: a new release may rename them, so gunicorn has an upper version bound.
+`Worker.init_signals`, ``SIGNALS``, ``sockets``, ``ppid``, ``pid`` and ``app``;
+`BaseApplication.reload`; `Logger.setup` and ``error_log``. That is the price of a `Worker` and a
+`Logger` that are not gunicorn's own: a new release may rename them, so gunicorn has an upper
+version bound.
 
 A simpler way would be ``reuse_port = True``: each worker then opens its own sockets, and `listen`
 and the choice of a socket per worker are not needed. But then a worker's sockets close when it dies
@@ -36,6 +37,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -245,7 +247,7 @@ class Application(BaseApplication):
             "workers": self.worker_count,
             "worker_class": GatewayWorker,
             "logger_class": ArbiterLog,
-            "when_ready": _let_sigint_end_gracefully,
+            "when_ready": self._handle_sigint,
             "pre_fork": self._prepare_worker,
             "child_exit": self._forget_worker,
             "worker_exit": self._forget_worker,
@@ -277,6 +279,22 @@ class Application(BaseApplication):
     def load(self) -> Application:
         return self
 
+    def _handle_sigint(self, _arbiter: object) -> None:
+        """Makes the first SIGINT to the arbiter act as SIGTERM, and the second end the workers at
+        once. gunicorn's own handler would break off requests in flight with the first."""
+
+        def terminate(*_: object) -> None:
+            signal.signal(signal.SIGINT, kill_workers)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+        def kill_workers(*_: object) -> None:
+            for worker in [*self._live_workers]:
+                if isinstance(worker.pid, int):  # else it is being forked
+                    with suppress(ProcessLookupError):
+                        os.kill(worker.pid, signal.SIGQUIT)
+
+        signal.signal(signal.SIGINT, terminate)
+
     def _prepare_worker(self, _arbiter: object, worker: GatewayWorker) -> None:
         """Gives a new worker the sockets that no live worker has. In a reload all are taken: then
         those of a worker that will end soon."""
@@ -289,18 +307,6 @@ class Application(BaseApplication):
     def _forget_worker(self, _arbiter: object, worker: GatewayWorker) -> None:
         if worker in self._live_workers:
             self._live_workers.remove(worker)
-
-
-def _let_sigint_end_gracefully(_arbiter: object) -> None:
-    """Makes the first SIGINT to the arbiter act as SIGTERM: gunicorn's own handler would break off
-    requests in flight. A second SIGINT still does."""
-    ordinary = signal.getsignal(signal.SIGINT)
-
-    def terminate(*_: object) -> None:
-        signal.signal(signal.SIGINT, ordinary)
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    signal.signal(signal.SIGINT, terminate)
 
 
 async def _check_index(settings: Settings) -> None:
