@@ -20,7 +20,7 @@ from resolver.models import Outcome, format_id
 from resolver.resolution import Preferences
 from resolver.services import Services, open_services
 from resolver.settings import Settings
-from tests.fuzz.conftest import Quiet, examples, ran
+from tests.fuzz.conftest import ErrorLog, count_examples, examples
 from tests.fuzz.test_ids import JSON
 from tests.gateway.conftest import Gateway, Start, start
 from tests.support.ids import make_ids
@@ -189,9 +189,9 @@ OK = b"+OK\r\n"
     st.sampled_from(sorted(QUESTIONS)),
 )
 async def test_a_question_ends_in_time_and_in_one_kind_of_failure(
-    loop_quiet: Quiet, talker: Talker, form: str, lines: list[bytes], question: str
+    loop_errors: ErrorLog, talker: Talker, form: str, lines: list[bytes], question: str
 ) -> None:
-    ran(f"wire: {form.partition(':')[0]}")
+    count_examples(f"wire: {form.partition(':')[0]}")
     # What redis-py reads itself, the greeting and Sentinels: hiredis 3.5.0 dies (SIGSEGV) of some
     # nested replies where it makes redis-py's errors of them. Our own reader has it make none.
     talker.lines = [line for line in lines if b"-" not in line] if "sentinel" in form else lines
@@ -201,7 +201,7 @@ async def test_a_question_ends_in_time_and_in_one_kind_of_failure(
             async with asyncio.timeout(20 * PATIENCE):
                 await QUESTIONS[question](index)
     assert time.monotonic() - begun < 30 * PATIENCE
-    loop_quiet.check()
+    loop_errors.check()
 
 
 class Liar(Proxy):
@@ -278,9 +278,9 @@ async def right(gateway: Gateway) -> bool:
 @example([None, b"", b"-ERR no\r\n"])
 @given(st.lists(st.none() | WRONG_KIND, max_size=12))
 async def test_a_gateway_behind_a_lying_redis_says_nothing_wrong_and_recovers(
-    loop_quiet: Quiet, behind: Behind, lies: list[bytes | None]
+    loop_errors: ErrorLog, behind: Behind, lies: list[bytes | None]
 ) -> None:
-    ran("wire: gateway")
+    count_examples("wire: gateway")
     gateway, liar = behind
     liar.lies = list(lies)
     for _ in range(3):
@@ -294,7 +294,7 @@ async def test_a_gateway_behind_a_lying_redis_says_nothing_wrong_and_recovers(
                 assert [owner["location"] for owner in body["owners"]] == ["one"]
             else:
                 assert response.status in ((503,) if known else (404, 503)), body
-    loop_quiet.check()
+    loop_errors.check()
     liar.lies = []
     await wait_until(lambda: right(gateway))
 
@@ -308,10 +308,10 @@ async def test_a_gateway_behind_a_lying_redis_says_nothing_wrong_and_recovers(
     st.binary(max_size=20) | JSON.map(lambda value: json.dumps(value).encode()),
 )
 async def test_what_somebody_else_writes_beside_the_index_ends_no_indexer(
-    loop_quiet: Quiet, services: Services, key: str, field: bytes, value: bytes
+    loop_errors: ErrorLog, services: Services, key: str, field: bytes, value: bytes
 ) -> None:
     """Nor a gateway: when it is gone again, all is as before."""
-    ran("wire: written beside the index")
+    count_examples("wire: written beside the index")
     name = f"glr:{{reg}}:{key}"
     await services.index.client.command("HSET", name, field, value)
     await services.index.client.command("INCR", "glr:{reg}:version")
@@ -323,7 +323,7 @@ async def test_what_somebody_else_writes_beside_the_index_ends_no_indexer(
     await services.index.client.command("INCR", "glr:{reg}:version")
     await services.indexer.tick()
     assert (await services.resolver.resolve(ID, Preferences())).outcome is Outcome.UNKNOWN
-    loop_quiet.check()
+    loop_errors.check()
 
 
 @pytest.fixture
