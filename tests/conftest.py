@@ -42,6 +42,32 @@ def _logs() -> None:
     logs.use_standard_logging()
 
 
+SLOW_ROOMS = {
+    *("cli", "distributed", "faults", "fuzz", "glance", "limits", "model", "security", "sync"),
+}
+"""Directories whose tests start processes, or take seconds."""
+SLOW_FILES = {"test_storm.py"}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks slow tests, and runs them first: a long test at the end would leave a worker idle.
+
+    Tests of one Glance or RabbitMQ are next to each other, so that one worker starts it.
+    """
+    for item in items:
+        room = item.path.relative_to(Path(__file__).parent).parts[0]
+        if room in SLOW_ROOMS or item.path.name in SLOW_FILES:
+            item.add_marker(pytest.mark.slow)
+    items.sort(key=_start_order)
+
+
+def _start_order(item: pytest.Item) -> int:
+    if item.get_closest_marker("glance") or item.get_closest_marker("rabbit"):
+        return 0
+    return 1 if item.get_closest_marker("slow") else 2
+
+
 AnyStartable = TypeVar("AnyStartable", bound=Startable)
 
 

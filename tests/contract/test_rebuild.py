@@ -64,6 +64,7 @@ async def test_another_process_reads_and_writes_the_new_buckets(redis_url: str) 
         assert not any((await one.claims.lookup(ids)).owners)
 
 
+@pytest.mark.slow
 async def test_no_answer_is_wrong_during_a_rebuild(index_url: str) -> None:
     """Writers and readers go on; each id is read right after it was written."""
     async with open_index(index_url, bits=8) as index:

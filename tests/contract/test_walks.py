@@ -93,6 +93,7 @@ async def test_purging_no_location_changes_nothing(index: Index) -> None:
     assert (await index.claims.lookup([make_id(1)])).owners == [(Owner(1),)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bits", [4, 7, 9, 13])
 async def test_bits_that_are_no_multiple_of_8(index_url: str, bits: int) -> None:
     async with open_index(index_url, bits=bits) as index:

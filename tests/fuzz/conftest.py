@@ -1,4 +1,4 @@
-"""How many examples run, how many ran, and what the logs may not hold meanwhile."""
+"""The number of examples, and a log that must stay empty."""
 
 from __future__ import annotations
 
@@ -12,61 +12,61 @@ import pytest
 from hypothesis import HealthCheck
 
 LONG = "long"
-TIMES = 10
+LONG_FACTOR = 10
 """How many times as many examples run on the long profile."""
 
 hypothesis.settings.register_profile(LONG, deadline=None, print_blob=True)
 
-RAN: Counter[str] = Counter()
+EXAMPLES_RUN: Counter[str] = Counter()
 """Examples by target."""
 
 
-def long_run() -> bool:
+def is_long_run() -> bool:
     return hypothesis.settings.get_current_profile_name() == LONG
 
 
 def examples(count: int) -> hypothesis.settings:
-    """The settings of a test with so many examples, or `TIMES` as many on a long run."""
+    """The settings of a test with so many examples; a long run has `LONG_FACTOR` times as many."""
     return hypothesis.settings(
-        max_examples=count * TIMES if long_run() else count,
+        max_examples=count * LONG_FACTOR if is_long_run() else count,
         deadline=None,
-        # Fixtures live through all examples of a test, and a busy machine is no failure.
+        # Fixtures are shared by all examples of a test, and a busy machine is no failure.
         suppress_health_check=list(HealthCheck),
     )
 
 
-def ran(target: str, count: int = 1) -> None:
-    RAN[target] += count
+def count_examples(target: str, count: int = 1) -> None:
+    EXAMPLES_RUN[target] += count
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    if RAN:
+    if EXAMPLES_RUN:
         terminalreporter.section("fuzzing: examples run")
-        for target, count in sorted(RAN.items()):
+        for target, count in sorted(EXAMPLES_RUN.items()):
             terminalreporter.line(f"{count:>9,}  {target}")
-        terminalreporter.line(f"{RAN.total():>9,}  in all")
+        terminalreporter.line(f"{EXAMPLES_RUN.total():>9,}  in all")
 
 
-class Quiet(logging.Handler):
-    """Collects what is logged as an error: a traceback of ours, or of asyncio about our tasks."""
+class ErrorLog(logging.Handler):
+    """Collects logged errors: tracebacks of the resolver, or of asyncio about its tasks."""
 
     def __init__(self) -> None:
         super().__init__(logging.ERROR)
-        self.said: list[str] = []
+        self.messages: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.said.append(self.format(record))
+        self.messages.append(self.format(record))
 
     def check(self) -> None:
         """Fails with what was logged since the last check."""
-        said, self.said = self.said, []
-        assert not said, "\n".join(said)
+        messages, self.messages = self.messages, []
+        assert not messages, "\n".join(messages)
 
 
 @pytest.fixture
-def quiet() -> Iterator[Quiet]:
-    """The errors logged so far; none may be there at the end."""
-    handler = Quiet()
+def logged_errors() -> Iterator[ErrorLog]:
+    """The errors logged so far; there must be none at the end."""
+    handler = ErrorLog()
     logging.getLogger().addHandler(handler)
     yield handler
     logging.getLogger().removeHandler(handler)
@@ -74,11 +74,13 @@ def quiet() -> Iterator[Quiet]:
 
 
 @pytest.fixture
-async def loop_quiet(quiet: Quiet) -> AsyncIterator[Quiet]:
-    """The same of a running loop: no exception may reach it."""
+async def loop_errors(logged_errors: ErrorLog) -> AsyncIterator[ErrorLog]:
+    """Also exceptions that reach the event loop."""
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(
-        lambda _, context: quiet.said.append(f"{context['message']}: {context.get('exception')!r}")
+        lambda _, context: logged_errors.messages.append(
+            f"{context['message']}: {context.get('exception')!r}"
+        )
     )
-    yield quiet
-    quiet.check()
+    yield logged_errors
+    logged_errors.check()

@@ -1,4 +1,4 @@
-"""What schemathesis is told in Python: it loads this file by ``schemathesis.toml``."""
+"""Hooks of schemathesis, which loads this file by ``schemathesis.toml``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files and environments that operators write: taken, or refused with one clear line."""
+"""Files and environments of operators: accepted, or refused with one clear line."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from resolver.index import open_index
 from resolver.registry import FreshnessPolicy, Registry, TableKeeper
 from resolver.registry.yaml_file import read_locations
 from resolver.settings import PREFIX, Settings, load_settings
-from tests.fuzz.conftest import examples, ran
+from tests.fuzz.conftest import count_examples, examples
 from tests.fuzz.test_ids import JSON
 
 
@@ -126,7 +126,7 @@ LOCATIONS = st.dictionaries(
 async def test_a_locations_file_is_registered_whole_or_refused_in_a_line(
     tmp_path: Path, content: str | bytes
 ) -> None:
-    ran("files: locations")
+    count_examples("files: locations")
     try:
         wanted = read_locations(put(tmp_path / "locations.yaml", content))
     except SettingsError as error:
@@ -166,7 +166,7 @@ async def test_a_locations_file_is_registered_whole_or_refused_in_a_line(
 def test_a_clouds_file_gives_a_login_or_one_clear_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str | bytes
 ) -> None:
-    ran("files: clouds.yaml")
+    count_examples("files: clouds.yaml")
     monkeypatch.setenv("OS_CLIENT_CONFIG_FILE", put(tmp_path / "clouds.yaml", content))
     monkeypatch.chdir(tmp_path)
     try:
@@ -211,7 +211,7 @@ TOKEN_LINE = st.one_of(
 def test_a_tokens_file_is_taken_whole_or_not_at_all(
     tmp_path: Path, lines: list[str | bytes]
 ) -> None:
-    ran("files: tokens")
+    count_examples("files: tokens")
     image_id = b"\n".join(
         line if isinstance(line, bytes) else line.encode("utf-8", "surrogatepass") for line in lines
     )
@@ -303,7 +303,7 @@ def environment(values: dict[str, str]) -> Iterator[None]:
 async def test_settings_are_taken_or_refused_in_a_line_that_names_them(
     tmp_path: Path, values: dict[str, str], toml: str | bytes | None
 ) -> None:
-    ran("settings")
+    count_examples("settings")
     named = {PREFIX + name.upper(): value for name, value in values.items()}
     if toml is not None:
         named["RESOLVER_CONFIG"] = put(tmp_path / "resolver.toml", toml)

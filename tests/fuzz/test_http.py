@@ -1,4 +1,4 @@
-"""Bytes that are nearly HTTP, sent in pieces: each is answered, and as when it comes whole."""
+"""Malformed HTTP, sent in pieces: it is answered as when it arrives at once."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from tests.fuzz.conftest import Quiet, examples, ran
+from tests.fuzz.conftest import ErrorLog, count_examples, examples
 from tests.gateway.conftest import ADMIN, Gateway, Start, start
 
 __all__ = ["start"]
 
-ENDS = 5.0
-"""Seconds after which a connection whose client has ended its side must be ended by us."""
+CLOSE_TIMEOUT_SECONDS = 30.0
+"""For the gateway to close a connection after its client has half-closed it."""
 
-SILENCE = 0.3
-"""Seconds without a byte after which a gateway that waits for the rest of a body is let go."""
+SILENCE_SECONDS = 0.3
+"""After which the client half-closes a connection: the gateway may wait for the rest of a body."""
 
-LAST = b"GET /livez HTTP/1.1\r\nHost: gateway\r\nConnection: close\r\n\r\n"
-"""Follows what is sent, so that most connections end by themselves."""
+LAST_REQUEST = b"GET /livez HTTP/1.1\r\nHost: gateway\r\nConnection: close\r\n\r\n"
+"""Follows the random bytes, so that most connections are closed."""
 
 ID = "0a1b2c3d-4e5f-4a6b-8c7d-9e0f1a2b3c4d"
 NOWHERE = "00000000-0000-4000-8000-000000000000"
@@ -107,7 +107,7 @@ BODY = st.sampled_from(
 )
 
 
-def told(method: str, target: str, version: str, headers: list[str], body: str) -> bytes:
+def request_bytes(method: str, target: str, version: str, headers: list[str], body: str) -> bytes:
     lines = [f"{method} {target} HTTP/{version}", "Host: gateway", *headers, "", body]
     return "\r\n".join(lines).encode(
         "utf-8" if target == "/audit?limit=\u0663" else "latin-1", "replace"
@@ -115,17 +115,17 @@ def told(method: str, target: str, version: str, headers: list[str], body: str) 
 
 
 REQUEST = st.builds(
-    told,
+    request_bytes,
     METHOD,
     TARGET,
     st.sampled_from(["1.1", "1.1", "1.1", "1.0", "2.0", "9"]),
     st.lists(HEADER, max_size=4),
     BODY,
 )
-USUAL = st.builds(told, st.just("GET"), TARGET, st.just("1.1"), st.just([]), st.just(""))
+USUAL = st.builds(request_bytes, st.just("GET"), TARGET, st.just("1.1"), st.just([]), st.just(""))
 
 
-def struck(data: bytes, at: int, put: bytes) -> bytes:
+def overwritten(data: bytes, at: int, put: bytes) -> bytes:
     at %= len(data) + 1
     return data[:at] + put + data[at + len(put) :]
 
@@ -133,19 +133,19 @@ def struck(data: bytes, at: int, put: bytes) -> bytes:
 SENT = st.lists(
     USUAL
     | REQUEST
-    | st.builds(struck, USUAL | REQUEST, st.integers(0, 300), st.binary(max_size=4)),
+    | st.builds(overwritten, USUAL | REQUEST, st.integers(0, 300), st.binary(max_size=4)),
     min_size=1,
     max_size=4,
 ).map(b"".join)
 CUTS = st.lists(st.integers(1, 400), max_size=4)
 
 
-class Told(NamedTuple):
-    """The answers of one connection."""
+class Responses(NamedTuple):
+    """The responses on one connection."""
 
     status: list[int]
     reset: bool
-    """Whether the gateway, done with it, left bytes unread: then its last words may be lost."""
+    """Whether the gateway closed with unread bytes: then its last response may be lost."""
 
 
 @pytest.fixture
@@ -158,9 +158,9 @@ async def gateway(start: Start) -> Gateway:
     return gateway
 
 
-async def answers(gateway: Gateway, data: bytes, cuts: list[int]) -> Told:
-    """What comes to these bytes, sent in pieces, until the connection ends."""
-    data += LAST
+async def answers(gateway: Gateway, data: bytes, cuts: list[int]) -> Responses:
+    """The responses to these bytes, sent in pieces, until the connection is closed."""
+    data += LAST_REQUEST
     host, port = gateway.url.removeprefix("http://").split(":")
     async with AsyncExitStack() as stack:
         reader, writer = await asyncio.open_connection(host, int(port))
@@ -174,18 +174,18 @@ async def answers(gateway: Gateway, data: bytes, cuts: list[int]) -> Told:
                 before = cut
             while True:
                 try:
-                    async with asyncio.timeout(SILENCE):
+                    async with asyncio.timeout(SILENCE_SECONDS):
                         some = await reader.read(65536)
-                except TimeoutError:  # it waits for more: it may, until its client has gone
+                except TimeoutError:  # it waits for more, as it may
                     writer.write_eof()
-                    async with asyncio.timeout(ENDS):
+                    async with asyncio.timeout(CLOSE_TIMEOUT_SECONDS):
                         some = await reader.read(65536)
                 if not some:
                     break
                 text += some
         except ConnectionError:
             reset = True
-    return Told([int(status) for status in re.findall(rb"HTTP/1\.[01] (\d{3}) ", text)], reset)
+    return Responses([int(status) for status in re.findall(rb"HTTP/1\.[01] (\d{3}) ", text)], reset)
 
 
 @examples(250)
@@ -194,19 +194,21 @@ async def answers(gateway: Gateway, data: bytes, cuts: list[int]) -> Told:
 @example(BROKEN % (b"/index/import", ADMIN["Authorization"].encode()), [])
 @example(BROKEN % (b"/v2/images/%b" % ID.encode(), b""), [])
 @given(SENT, CUTS)
-async def test_what_is_nearly_http_is_answered_cleanly_and_alike_in_pieces(
-    loop_quiet: Quiet, gateway: Gateway, data: bytes, cuts: list[int]
+async def test_malformed_http_is_answered_the_same_in_pieces(
+    loop_errors: ErrorLog, gateway: Gateway, data: bytes, cuts: list[int]
 ) -> None:
-    ran("http: connections")
+    count_examples("http: connections")
     whole = await answers(gateway, data, [])
     pieces = await answers(gateway, data, cuts)
-    loop_quiet.check()
-    for one in (whole, pieces):
-        faults = [status for status in one.status if status >= 500 and status not in (501, 503)]
+    loop_errors.check()
+    for responses in (whole, pieces):
+        faults = [
+            status for status in responses.status if status >= 500 and status not in (501, 503)
+        ]
         assert not faults, (data, cuts)
     if not (whole.reset or pieces.reset) and 400 not in whole.status[-1:] + pieces.status[-1:]:
         # What cannot be read, also behind a request that closes the connection, takes along in
         # aiohttp's parser what came in the same piece.
         assert pieces.status == whole.status, (data, cuts)
-    response, _ = await gateway.get(f"/v2/images/{ID}")  # and it goes on
+    response, _ = await gateway.get(f"/v2/images/{ID}")  # the gateway still answers
     assert response.status == 307

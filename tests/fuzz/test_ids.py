@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from resolver.errors import InvalidImageId
 from resolver.gateway.api.resolve import parse_ids
 from resolver.models import format_id, letter_case_of, parse_id
-from tests.fuzz.conftest import examples, ran
+from tests.fuzz.conftest import count_examples, examples
 
 RAW = st.binary(min_size=16, max_size=16)
 CASE = st.integers(0, 0xFFFFFFFF)
@@ -36,7 +36,7 @@ NEARLY = st.from_regex(ID, fullmatch=True).flatmap(
 def test_an_id_in_any_spelling_is_its_bytes_and_comes_back_as_spelt(
     image_id: bytes, letter_case: int, prefix: str, plain: bool
 ) -> None:
-    ran("ids: spellings")
+    count_examples("ids: spellings")
     text = format_id(image_id, letter_case)
     assert text.lower() == str(uuid.UUID(bytes=image_id))
     sent = prefix + (text.replace("-", "") if plain else text)
@@ -50,7 +50,7 @@ def test_an_id_in_any_spelling_is_its_bytes_and_comes_back_as_spelt(
 @example("\u017f" * 32)
 @given(NEARLY | st.text() | st.text("0123456789abcdefABCDEF-{}:", min_size=30, max_size=40))
 def test_what_is_no_id_is_refused_with_a_word_about_it(text: str) -> None:
-    ran("ids: nearly ids")
+    count_examples("ids: nearly ids")
     if ID.fullmatch(text):
         assert parse_id(text) == uuid.UUID(text.lower()).bytes
         return
@@ -71,7 +71,7 @@ JSON = st.recursive(
 @given(st.lists(st.uuids().map(str) | NEARLY | JSON, max_size=12))
 def test_many_ids_are_taken_as_each_of_them_is(items: list[object]) -> None:
     """The quick way for many, and the slow one, agree with `parse_id`."""
-    ran("ids: lists")
+    count_examples("ids: lists")
     ids = parse_ids(items)
     good = [item for item in items if isinstance(item, str) and ID.fullmatch(item)]
     assert ids.image_ids == [parse_id(item) for item in good]

@@ -1,4 +1,4 @@
-"""Exports cut, changed, mixed up or made by hand: nothing is imported that was not written."""
+"""Exports that were cut, changed or made by hand: only what was exported is imported."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from resolver.index.codec import encode_owners
 from resolver.models import Location, Owner
 from resolver.registry.export_format import Block, Head, InvalidExport, Reader, Writer
-from tests.fuzz.conftest import Quiet, examples, ran
+from tests.fuzz.conftest import ErrorLog, count_examples, examples
 from tests.fuzz.test_ids import JSON
 from tests.gateway.conftest import ADMIN, Gateway, Start, start
 
@@ -152,7 +152,7 @@ CUTS = st.lists(st.integers(0, 2000), max_size=5)
 def test_a_reader_gives_only_what_was_written(
     rows: dict[bytes, list[Owner]], spoils: list[Any], cuts: list[int]
 ) -> None:
-    ran("imports: read")
+    count_examples("imports: read")
     text = whole = written(rows)
     for spoil in spoils:
         text = spoilt(text, *spoil) if text else text
@@ -197,14 +197,14 @@ async def gateway(start: Start) -> Gateway:
     st.sampled_from(["plain", "gzip", "cut gzip", "no gzip", "deflate", "bomb"]),
 )
 async def test_an_import_ends_cleanly_and_tells_what_it_did(
-    loop_quiet: Quiet,
+    loop_errors: ErrorLog,
     gateway: Gateway,
     rows: dict[bytes, list[Owner]],
     spoils: list[Any],
     seal: bool,
     form: str,
 ) -> None:
-    ran("imports: sent")
+    count_examples("imports: sent")
     text = written(rows)
     for spoil in spoils:
         text = spoilt(text, *spoil) if text else text
@@ -221,7 +221,7 @@ async def test_an_import_ends_cleanly_and_tells_what_it_did(
     }.get(form, text)
     before = await counted(gateway)
     response, told = await gateway.call("POST", "/index/import", data=body, headers=headers)
-    loop_quiet.check()
+    loop_errors.check()
     # What is compressed otherwise than with gzip is not read.
     assert response.status in ((415,) if form == "deflate" else (200, 400, 409)), told
     done = told if response.status == 200 else told.get("applied")

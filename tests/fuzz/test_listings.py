@@ -1,4 +1,4 @@
-"""Glance servers that answer anything at all, read by real sweeps, polls, probes and looks."""
+"""Glance servers with random answers, read by real sweeps, polls, probes and health checks."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from resolver.index import open_index
 from resolver.models import Poll, Sweep, format_id, parse_id
 from resolver.standin import StandIn
 from resolver.sync.poll import poll
-from tests.fuzz.conftest import Quiet, examples, ran
+from tests.fuzz.conftest import ErrorLog, count_examples, examples
 from tests.fuzz.test_ids import JSON
 from tests.support.sweeping import Sweeping
 
-ENDS = 20.0
+END_TIMEOUT_SECONDS = 60.0
 """Seconds in which everything must come to an end: no question may take more than `ANSWERS`."""
 
 ANSWERS = 1.0
@@ -173,7 +173,7 @@ SCRIPT = st.lists(st.none() | ANSWER, max_size=14)
 class World:
     """A stand-in that follows a script, its answers after that being true; and an index."""
 
-    def __init__(self, server: StandIn, sweeping: Sweeping, log: Quiet) -> None:
+    def __init__(self, server: StandIn, sweeping: Sweeping, log: ErrorLog) -> None:
         self.server, self.sweeping, self.log = server, sweeping, log
         self.script: list[Answer | None] = []
         self.endless: Answer | None = None
@@ -185,7 +185,7 @@ class World:
     async def ends(self, what: Coroutine[Any, Any, Any]) -> Any:
         """What comes of it, or the one failure that it may have."""
         try:
-            async with asyncio.timeout(ENDS):
+            async with asyncio.timeout(END_TIMEOUT_SECONDS):
                 result = await what
         except LocationUnavailable as error:
             result = error
@@ -197,7 +197,7 @@ class World:
 
 
 @pytest.fixture(params=["v1", "v2"])
-async def world(request: pytest.FixtureRequest, loop_quiet: Quiet) -> AsyncIterator[World]:
+async def world(request: pytest.FixtureRequest, loop_errors: ErrorLog) -> AsyncIterator[World]:
     async with AsyncExitStack() as stack:
         index = await stack.enter_async_context(open_index("memory:", bits=4))
         session = await stack.enter_async_context(connect(ANSWERS))
@@ -208,7 +208,7 @@ async def world(request: pytest.FixtureRequest, loop_quiet: Quiet) -> AsyncItera
 
         old = request.param == "v1"
         server = StandIn(v1=old, v2=not old, page_cap=5, middlewares=[follow])
-        world = World(server, Sweeping(index, session), loop_quiet)
+        world = World(server, Sweeping(index, session), loop_errors)
         for text in IDS:
             server.add(id=text)
         await stack.enter_async_context(server)
@@ -226,7 +226,7 @@ async def claims_there(world: World, number: int) -> set[str]:
 async def test_a_sweep_of_any_server_ends_and_one_that_fails_releases_nothing(
     world: World, script: list[Answer | None], endless: bool
 ) -> None:
-    ran("listings: sweeps")
+    count_examples("listings: sweeps")
     sweeping = world.sweeping
     world.script = []
     location = await sweeping.register(world.server, f"l{uuid.uuid4().hex[:8]}")
@@ -253,7 +253,7 @@ async def test_a_sweep_of_any_server_ends_and_one_that_fails_releases_nothing(
 async def test_a_poll_of_any_server_ends(
     world: World, script: list[Answer | None], endless: bool
 ) -> None:
-    ran("listings: polls")
+    count_examples("listings: polls")
     sweeping = world.sweeping
     world.script = []
     location = await sweeping.register(world.server, f"p{uuid.uuid4().hex[:8]}")
@@ -277,7 +277,7 @@ async def test_a_poll_of_any_server_ends(
 async def test_a_look_at_any_server_is_an_answer_or_one_kind_of_failure(
     world: World, script: list[Answer | None]
 ) -> None:
-    ran("listings: looks and probes")
+    count_examples("listings: looks and probes")
     sweeping = world.sweeping
     world.script = []
     location = await sweeping.register(world.server, f"q{uuid.uuid4().hex[:8]}")

@@ -1,4 +1,4 @@
-"""Notifications of every kind, put through what reads them and into an index."""
+"""Notifications of every kind, parsed and applied to an index."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from resolver.glance.notifications import (
 from resolver.index import Index, open_index
 from resolver.models import parse_id
 from resolver.sync.deletion_log import DeletionLog, apply_notices
-from tests.fuzz.conftest import Quiet, examples, ran
+from tests.fuzz.conftest import ErrorLog, count_examples, examples
 from tests.fuzz.test_ids import JSON
 from tests.support.notifications import envelope, message
 
@@ -92,10 +92,10 @@ OTHER = uuid.UUID(int=5 << 100).bytes
 )
 @given(BODY_BUDGET)
 async def test_any_notification_is_applied_or_passed_over(
-    loop_quiet: Quiet, index: Index, bodies: list[bytes]
+    loop_errors: ErrorLog, index: Index, bodies: list[bytes]
 ) -> None:
     """Only images that were named are claimed, deletions count, others' claims stay."""
-    ran("notifications", len(bodies))
+    count_examples("notifications", len(bodies))
     ids = [OTHER, *map(parse_id, IDS)]
     await index.claims.claim(2, ids)
     await index.claims.release(1, ids)
@@ -108,4 +108,4 @@ async def test_any_notification_is_applied_or_passed_over(
         numbers = {owner.number for owner in owners}
         assert 2 in numbers
         assert 1 not in numbers or (image_id in last and not last[image_id].deleted)
-    loop_quiet.check()
+    loop_errors.check()

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from resolver.standin import StandIn
 from tests.cli.test_serve import serve
-from tests.fuzz.conftest import TIMES, long_run, ran
+from tests.fuzz.conftest import LONG_FACTOR, count_examples, is_long_run
 from tests.gateway.conftest import TOKEN
 
 HERE = Path(__file__).parent
@@ -32,8 +32,8 @@ async def schemathesis(url: str, *options: str, count: int, home: Path) -> tuple
         str(HERE / "schemathesis.toml"),
         "run",
         f"{url}/openapi.json",
-        f"--max-examples={count * TIMES if long_run() else count}",
-        *([] if long_run() else ["--generation-deterministic"]),
+        f"--max-examples={count * LONG_FACTOR if is_long_run() else count}",
+        *([] if is_long_run() else ["--generation-deterministic"]),
         "--continue-on-failure",
         *options,
         stdin=asyncio.subprocess.DEVNULL,
@@ -77,7 +77,7 @@ async def holds(index_url: str, home: Path, *, token: bool) -> None:
         status, report = await schemathesis(server.url, *bearer, count=count, home=home)
         assert server.process.returncode is None, server.output
     letter_cases = re.search(r"(\d+) generated", report)
-    ran(
+    count_examples(
         f"schemathesis, {'an admin' if token else 'anybody'}",
         int(letter_cases[1]) if letter_cases else 0,
     )

@@ -17,6 +17,7 @@ from resolver.resolution import Preferences
 from tests.gateway.conftest import V1, Start
 
 
+@pytest.mark.slow
 async def test_bulk_text_is_the_single_answer_for_every_mix_of_owners(start: Start) -> None:
     gateway = await start(cache_size=0)  # which would be named as the source of some
     await gateway.location("a", region="north")

@@ -403,6 +403,7 @@ async def test_what_comes_while_the_front_waits_is_answered_after_it(
     assert answers == ["", first, *alone[1:]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [100, 5_000_000])
 async def test_a_client_that_sends_ahead_is_not_read_without_bound(
     gateway: Gateway, hold: Hold, size: int

@@ -409,6 +409,7 @@ async def test_a_location_is_not_waited_for_beyond_the_deadline() -> None:
         assert cloud.services.prober.counts["one", "timeout"] == 1
 
 
+@pytest.mark.slow
 async def test_fresh_takes_no_longer_than_one_deadline() -> None:
     """For the owners and, where none is left, for the others."""
     async with clouds(probe_timeout=SOON) as cloud:

@@ -131,6 +131,7 @@ def first_choices(owners: list[ImageOwner], images: list[bytes]) -> list[str]:
     return [rank(owners, image_id, Preferences())[0].view.name for image_id in images]
 
 
+@pytest.mark.slow
 def test_weights_are_shares(images: list[bytes]) -> None:
     weights = {"a": 1, "b": 2, "c": 5, "d": 2, "e": 0}
     owners = [ImageOwner(make_view(n, weight=w)) for n, w in weights.items()]
@@ -140,6 +141,7 @@ def test_weights_are_shares(images: list[bytes]) -> None:
     assert shares["e"] == 0
 
 
+@pytest.mark.slow
 def test_removing_one_of_ten_moves_its_share_only(images: list[bytes]) -> None:
     owners = [ImageOwner(make_view(name)) for name in "abcdefghij"]
     before = first_choices(owners, images)
