@@ -1,6 +1,6 @@
 """Prints pip constraints: each direct dependency at the lowest version that pyproject.toml allows.
 
-    pip install '.[all]' --group test --constraint <(python .ci/lowest.py)
+Use: ``pip install -e '.[all]' --group test-base --constraint <(python .ci/lowest.py)``
 """
 
 from __future__ import annotations
