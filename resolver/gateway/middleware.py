@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable
 
@@ -16,7 +17,7 @@ from resolver.errors import (
     TooLarge,
 )
 from resolver.gateway.app_keys import ACCESS_LOG, IN_FLIGHT, METRICS, OUTCOME, REQUEST_ID
-from resolver.gateway.net.in_flight import TRACKED
+from resolver.gateway.net.in_flight import REFUSED_STATUS, TRACKED
 from resolver.gateway.problem import error_reply, malformed, problem
 from resolver.gateway.reply import Reply, to_response
 from resolver.gateway.request_ids import REQUEST_ID_HEADER, request_id_from
@@ -61,11 +62,11 @@ async def observe(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Tracks, counts and logs a request, whatever becomes of it."""
     started = time.perf_counter()
     request[REQUEST_ID] = request_id_from(request.headers.get(REQUEST_ID_HEADER))
-    app = request.app
+    app, transport = request.app, request.transport
     response: web.StreamResponse | None = None
     with app[IN_FLIGHT].track(already=bool(request.get_extra_info(TRACKED))):
         try:
-            response = await _respond(request, handler)
+            response = await _respond(request, handler, transport)
             return response
         finally:
             seconds = time.perf_counter() - started
@@ -84,7 +85,9 @@ async def observe(request: web.Request, handler: Handler) -> web.StreamResponse:
             )
 
 
-async def _respond(request: web.Request, handler: Handler) -> web.StreamResponse:
+async def _respond(
+    request: web.Request, handler: Handler, transport: asyncio.Transport | None
+) -> web.StreamResponse:
     """The handler's response, or that to the error that it raised."""
     if HOP in request.headers:
         return to_response(error_reply(loop_error()))
@@ -104,15 +107,23 @@ async def _respond(request: web.Request, handler: Handler) -> web.StreamResponse
         response = to_response(malformed(400, "the body cannot be read: its chunks are broken"))
         response.force_close()
         return response
-    except ConnectionError:
-        if request.transport is not None and not request.transport.is_closing():
-            raise
-        return web.Response(status=CLIENT_CLOSED_REQUEST, reason="Client Closed Request")
     except TimeoutError:
         raise
-    except Exception:
+    except Exception as error:
+        # Reading a body of a client that is gone raises either of these.
+        if isinstance(error, ConnectionError | RuntimeError) and _is_disconnected(request):
+            status = CLIENT_CLOSED_REQUEST
+            if transport is not None:
+                status = transport.get_extra_info(REFUSED_STATUS, status)
+            return web.Response(status=status, reason="Client Closed Request")
+        if isinstance(error, ConnectionError):
+            raise
         log.exception("request failed", request_id=request[REQUEST_ID])
         return to_response(internal_error(request[REQUEST_ID]))
+
+
+def _is_disconnected(request: web.Request) -> bool:
+    return request.transport is None or request.transport.is_closing()
 
 
 def _router_error(request: web.Request, error: web.HTTPException) -> Reply:

@@ -20,7 +20,7 @@ from resolver.models import Outcome, format_id
 from resolver.resolution import Preferences
 from resolver.services import Services, open_services
 from resolver.settings import Settings
-from tests.fuzz.conftest import Quiet, examples, ran
+from tests.fuzz.conftest import ErrorLog, count_examples, examples
 from tests.fuzz.test_ids import JSON
 from tests.gateway.conftest import Gateway, Start, start
 from tests.support.ids import make_ids
@@ -182,9 +182,9 @@ OK = b"+OK\r\n"
     st.sampled_from(sorted(CALLS)),
 )
 async def test_every_call_ends_in_time_and_fails_as_unavailable(
-    loop_quiet: Quiet, server: ScriptedServer, form: str, replies: list[bytes], call: str
+    loop_errors: ErrorLog, server: ScriptedServer, form: str, replies: list[bytes], call: str
 ) -> None:
-    ran(f"redis: {form.partition(':')[0]}")
+    count_examples(f"redis: {form.partition(':')[0]}")
     # redis-py reads the first replies and those of Sentinels. hiredis 3.5.0 crashes (SIGSEGV) on
     # some nested replies when it makes exceptions of redis-py; our own reader uses none.
     server.replies = (
@@ -196,7 +196,7 @@ async def test_every_call_ends_in_time_and_fails_as_unavailable(
             async with asyncio.timeout(20 * TIMEOUT_SECONDS):
                 await CALLS[call](index)
     assert time.monotonic() - begun < 30 * TIMEOUT_SECONDS
-    loop_quiet.check()
+    loop_errors.check()
 
 
 class CorruptingProxy(Proxy):
@@ -273,9 +273,9 @@ async def answers_are_right(gateway: Gateway) -> bool:
 @example([None, b"", b"-ERR no\r\n"])
 @given(st.lists(st.none() | WRONG_TYPE, max_size=12))
 async def test_a_gateway_behind_a_corrupting_proxy_answers_nothing_wrong_and_recovers(
-    loop_quiet: Quiet, behind: Behind, junk: list[bytes | None]
+    loop_errors: ErrorLog, behind: Behind, junk: list[bytes | None]
 ) -> None:
-    ran("redis: gateway")
+    count_examples("redis: gateway")
     gateway, proxy = behind
     proxy.junk = list(junk)
     for _ in range(3):
@@ -289,7 +289,7 @@ async def test_a_gateway_behind_a_corrupting_proxy_answers_nothing_wrong_and_rec
                 assert [owner["location"] for owner in body["owners"]] == ["one"]
             else:
                 assert response.status in ((503,) if known else (404, 503)), body
-    loop_quiet.check()
+    loop_errors.check()
     proxy.junk = []
     await wait_until(lambda: answers_are_right(gateway))
 
@@ -303,10 +303,10 @@ async def test_a_gateway_behind_a_corrupting_proxy_answers_nothing_wrong_and_rec
     st.binary(max_size=20) | JSON.map(lambda value: json.dumps(value).encode()),
 )
 async def test_what_others_write_into_the_registry_ends_no_indexer(
-    loop_quiet: Quiet, services: Services, key: str, field: bytes, value: bytes
+    loop_errors: ErrorLog, services: Services, key: str, field: bytes, value: bytes
 ) -> None:
     """Nor a gateway: once it is deleted, everything works as before."""
-    ran("redis: written by others")
+    count_examples("redis: written by others")
     name = f"glr:{{reg}}:{key}"
     await services.index.client.command("HSET", name, field, value)
     await services.index.client.command("INCR", "glr:{reg}:version")
@@ -318,7 +318,7 @@ async def test_what_others_write_into_the_registry_ends_no_indexer(
     await services.index.client.command("INCR", "glr:{reg}:version")
     await services.indexer.tick()
     assert (await services.resolver.resolve(ID, Preferences())).outcome is Outcome.UNKNOWN
-    loop_quiet.check()
+    loop_errors.check()
 
 
 @pytest.fixture

@@ -210,7 +210,7 @@ ATTACKS = {
 PLAIN = {
     *("length: zeros before", "chunk: zeros", "chunk: whole", "chunk: no end"),
     *("chunk: extension", "chunk: extension in quotes"),
-    *(f"coding {n}: alone" for n in (2, 3, 5, 30)),
+    *(f"coding {n}: alone" for n in (2, 3, 4, 5, 30)),
     "coding 29: CL.TE",
     *(f"other: body on {what}" for what in ("GET", "GET, chunked", "HEAD", "DELETE")),
     *(f"other: body {what}" for what in ("that is not read", "that is not read, chunked")),

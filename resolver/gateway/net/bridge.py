@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from resolver.gateway.net.body_framing import BodyFraming
-from resolver.gateway.net.in_flight import TRACKED
+from resolver.gateway.net.in_flight import REFUSED_STATUS, TRACKED
 
 MAX_HEAD_SEARCHED_BYTES = 65_536
 """A response's head is expected within this many bytes."""
@@ -46,6 +46,7 @@ class Bridge(asyncio.Transport):
         self._framing = framing
         self._closing = False
         self._reading_paused = False
+        self._refused_status = 0
         self._response_head: bytearray | None = bytearray()
         """The response up to the end of its head; None when the head has been read."""
         self.keeps_connection = keeps_connection
@@ -76,11 +77,14 @@ class Bridge(asyncio.Transport):
             self._protocol.data_received(body)
         return rest
 
-    def lose(self, error: Exception | None) -> None:
-        """Ends the protocol: the client is gone, or its body cannot be read."""
+    def lose(self, error: Exception | None, status: int = 0) -> None:
+        """Ends the protocol: the client is gone, or was refused with a status because its body
+        cannot be read."""
+        self._refused_status = status
         if not self._closing:
             self._closing = True
-            self._protocol.connection_lost(error)
+            # Not now: the protocol's task may not have begun, and it begins with a connection.
+            asyncio.get_running_loop().call_soon(self._protocol.connection_lost, error)
 
     def pause_writing(self) -> None:
         """The client takes no more for now."""
@@ -138,6 +142,8 @@ class Bridge(asyncio.Transport):
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         if name == TRACKED:
             return True
+        if name == REFUSED_STATUS:
+            return self._refused_status or default
         if name == "socket":  # the front has set the socket's options
             return default
         return self._transport.get_extra_info(name, default)

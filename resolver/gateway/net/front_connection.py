@@ -281,7 +281,7 @@ class FrontConnection(asyncio.Protocol):
             request = front.request(head, self.peer, self._scheme)
             self._cancel = front.respond(request, self._sender(request))
         else:
-            self._hand_over(head, data[: head.size])
+            self._hand_over(head)
 
     def _sender(self, request: FrontRequest) -> Callable[[bytes], None]:
         return partial(self._answered, request.keeps_connection)
@@ -334,26 +334,31 @@ class FrontConnection(asyncio.Protocol):
 
     def _refuse(self, status: int, reason: str) -> None:
         """Answers what is no request, or comes too slowly, and closes the connection."""
+        is_request = self._bridge is not None  # which the application counts and logs
         if self._bridge is not None:
             responded = self._bridge.responded
-            self._drop_bridge(ConnectionResetError(reason))
+            self._drop_bridge(ConnectionResetError(reason), status)
             if responded:  # a second response would be read as a part of the first
                 self.abort()
                 return
         if self._transport is not None:
-            data = self._refusal(status, reason, closing="Connection: close\r\n")
+            closing = "Connection: close\r\n"
+            data = self._refusal(status, reason, closing, is_request=is_request)
             self._server.coalescer.flush()
             self._transport.write(data)
         self._buffer = self._buffer or b"?"  # more may follow what could not be read
         self._close()
 
-    def _refusal(self, status: int, reason: str, closing: str) -> bytes:
-        """The response to what is no request. It is counted and logged."""
+    def _refusal(
+        self, status: int, reason: str, closing: str, *, is_request: bool = False
+    ) -> bytes:
+        """The response to what cannot be read. What is no request is counted and logged here."""
         server = self._server
         reply = malformed(status, reason)
         request_id = new_request_id()
-        server.metrics.record("none", "none", status, 0.0)
-        if server.access_log.is_on:
+        if not is_request:
+            server.metrics.record("none", "none", status, 0.0)
+        if server.access_log.is_on and not is_request:
             log.info(
                 "malformed request",
                 request_id=request_id,
@@ -369,7 +374,7 @@ class FrontConnection(asyncio.Protocol):
 
     # Requests that aiohttp answers.
 
-    def _hand_over(self, head: RequestHead, data: bytes) -> None:
+    def _hand_over(self, head: RequestHead) -> None:
         """Has aiohttp answer a request, over a bridge."""
         assert self._transport is not None
         server = self._server
@@ -382,7 +387,7 @@ class FrontConnection(asyncio.Protocol):
             framing_of(head.fields),
             keeps_connection=head.keeps_connection,
         )
-        bridge.feed_head(data)
+        bridge.feed_head(head.encode())
         body, self._buffer = self._buffer, b""
         self._buffer = self._feed_bridge(body)
 
@@ -418,8 +423,8 @@ class FrontConnection(asyncio.Protocol):
         else:
             self._close()
 
-    def _drop_bridge(self, error: Exception) -> None:
+    def _drop_bridge(self, error: Exception, status: int = 0) -> None:
         bridge, self._bridge = self._bridge, None
         assert bridge is not None
         self._server.in_flight.release()
-        bridge.lose(error)
+        bridge.lose(error, status)

@@ -15,6 +15,10 @@ POLL_SECONDS = 0.025
 TRACKED = "resolver.in_flight"
 """``get_extra_info`` of a transport whose requests are tracked before the application sees them."""
 
+REFUSED_STATUS = "resolver.refused_status"
+"""``get_extra_info`` of a transport that was closed because its request cannot be read: the status
+that the client got."""
+
 
 class InFlight:
     """Counts the requests that are being answered."""

@@ -80,6 +80,10 @@ class Fields:
     def __contains__(self, name: str) -> bool:
         return name.lower() in self._values
 
+    def lines(self) -> list[str]:
+        """The fields in their plainest form."""
+        return [f"{name}: {value}" for name, values in self._values.items() for value in values]
+
     @property
     def has_body(self) -> bool:
         return self.chunked or self.content_length > 0
@@ -95,6 +99,11 @@ class RequestHead(NamedTuple):
     fields: Fields
     size: int
     """Bytes of the head, with the empty line."""
+
+    def encode(self) -> bytes:
+        """The head in its plainest form, for another parser: it cannot read it in another way."""
+        line = f"{self.method} {self.target} HTTP/1.{self.minor}"
+        return "\r\n".join([line, *self.fields.lines(), "", ""]).encode("latin-1")
 
     @property
     def keeps_connection(self) -> bool:
