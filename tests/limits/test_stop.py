@@ -31,7 +31,7 @@ class Clients:
         end = b"\r\n" if keep_alive else b"Connection: close\r\n\r\n"
         while True:
             try:
-                reader, writer = await asyncio.is_openconnection(self.host, self.port)
+                reader, writer = await asyncio.open_connection(self.host, self.port)
             except OSError:  # it stopped listening: nothing was sent
                 return
             is_open = True
