@@ -161,9 +161,7 @@ async def test_a_fault_of_ours_is_told_by_its_request_id_only(
     monkeypatch.setattr(version_documents, "version_document", broken)
     reply, body = await gateway.get("/versions")
     assert (reply.status, body["code"]) == (500, "internal-error")
-    assert (
-        body["detail"] == f"the log has the cause: {reply.headers['X-Openstack-Request-Id']}"
-    )
+    assert body["detail"] == f"the log has the cause: {reply.headers['X-Openstack-Request-Id']}"
     assert "secret" not in await reply.text()
     assert "secret" in caplog.text
 
