@@ -171,12 +171,26 @@ class Registry:
         """
         for name, fields in locations.items():
             try:
-                try:
-                    await self.patch(name, fields)
-                except LocationNotFound:
-                    await self.put(name, fields)
+                await self._register(name, fields)
             except InvalidLocation as error:
                 raise SettingsError(f"location {name}: {error.detail}") from error
+
+    async def _register(self, name: str, fields: Mapping[str, Any]) -> None:
+        for _ in range(MAX_ATTEMPTS):
+            # Not the table: the index may not exist yet. Its locations are registered first, and
+            # quickly, since another process may create it when it sees the first of them.
+            records = (await self._index.records.load()).records
+            before = records.get(name)
+            wanted = parse_location(name, fields, before.location if before else None)
+            if "url" in fields:
+                await self._targets.check(wanted.url)
+            try:
+                await self._write(wanted, records, "")
+            except Conflict as error:
+                conflict = error
+            else:
+                return
+        raise conflict
 
     async def check_target(self, url: str, request_host: str) -> None:
         """Checks a URL as `put` does.
