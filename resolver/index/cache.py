@@ -15,7 +15,7 @@ from __future__ import annotations
 import struct
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from resolver.index.codec import decode_owners
 from resolver.models import Owner
@@ -23,6 +23,9 @@ from resolver.models import Owner
 CacheBucket = dict[bytes, bytes]
 """Image id -> owners as Redis stores them. The garbage collector does not follow bytes in a plain
 dict; a million ids with objects would stop the process for 130 ms at each full collection."""
+
+MAX_ABSENT = 20_000
+"""Images without owners that are cached, some 200 bytes each."""
 
 MAX_SHARED_VALUES = 4096
 """Different values of which one copy serves all images."""
@@ -35,8 +38,9 @@ class ClaimCache:
     """Owners by image id: of at most ``size`` images, current ones for ``ttl`` seconds and stale
     ones for ``stale_for`` seconds.
 
-    Images without owners are not cached: their next owner may appear in a bucket that does not
-    exist yet, of which Redis would report no change.
+    Images without owners are cached too, but apart, and not more than `MAX_ABSENT` of them: a
+    client that asks for random ids must not evict known images. Redis reports the first change of
+    a bucket that does not exist yet, as of any key that was read.
     """
 
     def __init__(
@@ -57,6 +61,9 @@ class ClaimCache:
         """When the first image of a bucket was read; all of them expire with it. Ordered, so that
         the oldest is found at once: a plain dict would search through the slots of deleted ones."""
         self._shared_values: dict[bytes, bytes] = {}
+        self._absent: dict[bytes, CacheBucket] = {}
+        """Images without owners, oldest first, each with its bucket object when it was read: the
+        entry is valid while that object is the current one."""
         self._suspect_until = float("-inf")
         """What was read until then may have changed."""
         self._stale: OrderedDict[int, CacheBucket] = OrderedDict()
@@ -79,6 +86,20 @@ class ClaimCache:
             self._make_stale(bucket)
             return None
         return decode_owners(value), age
+
+    def is_absent(self, bucket: int, image_id: bytes) -> bool:
+        """Whether the image is known to have no owner."""
+        images = self._absent.get(image_id)
+        if images is None:
+            return False
+        if self._buckets.get(bucket) is images and self._is_current(bucket):
+            return True
+        del self._absent[image_id]
+        return False
+
+    def _is_current(self, bucket: int) -> bool:
+        opened_at = self._opened_at[bucket]
+        return self._clock() - opened_at <= self.ttl and opened_at > self._suspect_until
 
     def get_stale(self, bucket: int, image_id: bytes) -> tuple[tuple[Owner, ...], float] | None:
         """An image's owners as they were read last and how many seconds ago; None if that is
@@ -124,10 +145,22 @@ class ClaimCache:
         images[image_id] = shared
         self._evict()
 
-    def discard_stale(self, bucket: int, image_id: bytes) -> None:
-        """The image has no owner now, so nothing about it may be served as stale."""
+    def put_absent(self, bucket: int, images: CacheBucket, image_id: bytes) -> None:
+        """The image had no owner when it was read since `open` returned ``images``. Nothing about
+        it may be served as stale either."""
+        if self._buckets.get(bucket) is images:
+            self._absent.pop(image_id, None)
+            self._absent[image_id] = images
+            if len(self._absent) > MAX_ABSENT:
+                del self._absent[next(iter(self._absent))]
         if self._stale and self._stale.get(bucket, {}).pop(image_id, None) is not None:
             self.count -= 1
+
+    def drop_absent(self, ids: Iterable[bytes]) -> None:
+        """These images have an owner now."""
+        if self._absent:
+            for image_id in ids:
+                self._absent.pop(image_id, None)
 
     def drop(self, bucket: int) -> None:
         """The bucket has changed."""
@@ -145,6 +178,7 @@ class ClaimCache:
         self._opened_at.clear()
         self._shared_values.clear()
         self._stale.clear()
+        self._absent.clear()
         self.count = 0
 
     def _evict(self) -> None:

@@ -99,11 +99,14 @@ class Claims:
                 self.cache.drop(bucket)
 
     def cached(self, image_id: bytes) -> tuple[tuple[Owner, ...], float] | None:
-        """An image's owners and their age in seconds, where this process has cached them and
-        Redis would have reported a change."""
+        """An image's owners (perhaps none) and their age in seconds, where this process has cached
+        them and Redis would have reported a change."""
         if not self._client.tracking_current():
             return None
-        return self.cache.get(self.buckets.cache_bucket(image_id), image_id)
+        bucket = self.buckets.cache_bucket(image_id)
+        if (found := self.cache.get(bucket, image_id)) is not None:
+            return found
+        return ((), 0.0) if self.cache.is_absent(bucket, image_id) else None
 
     def cached_stale(self, image_id: bytes) -> tuple[tuple[Owner, ...], float] | None:
         """The owners that this process read last, and how many seconds ago. For use while Redis
@@ -143,7 +146,7 @@ class Claims:
                         if value:
                             self.cache.put(bucket, images, image_id, value)
                         else:
-                            self.cache.discard_stale(bucket, image_id)
+                            self.cache.put_absent(bucket, images, image_id)
                 return Lookup(identity, number, owners)
             await self.layout.refresh()
 
@@ -187,7 +190,9 @@ class Claims:
                     entries[bucket] = [entry]
             return _script_calls(CLAIM, buckets, (number, buckets.field_bytes), entries)
 
-        return await self._write(calls) if letter_cases else 0
+        claimed = await self._write(calls) if letter_cases else 0
+        self.cache.drop_absent(letter_cases)  # no need to wait until Redis reports our own change
+        return claimed
 
     async def release(self, number: int, ids: Iterable[bytes]) -> int:
         """Location ``number`` no longer has these images. Returns how many claims were dropped;

@@ -25,7 +25,7 @@ from resolver.resolution.answer import (
 from resolver.resolution.batcher import OnResult
 from resolver.resolution.index_reader import Claims, IndexReader, LookupResult
 from resolver.resolution.prober import ChargeCallback, ProbedImage, Prober, ProbeRequest
-from resolver.resolution.ranking import Preferences
+from resolver.resolution.ranking import DEFAULT_PREFERENCES, Preferences
 from resolver.resolution.templates import AnswerTemplate, TemplateCache
 
 RETRY_AFTER_SECONDS = 5
@@ -122,9 +122,23 @@ class Resolver:
             found = decide_found(context, image_id, context.owners_of(cached.claims))
             if found is not None:
                 return replace(found, source=cached.source, age=cached.age)
+            if cached.index_error is None and not cached.claims:
+                prefetched = cached  # as good as what Redis would say now
         lookup = await self._look_up(image_id, prefetched)
         resolution = await self._settle((image_id, letter_case), preferences, lookup, charge)
         return resolution.answer
+
+    def remembered_absence(self, image_id: bytes, found: LookupResult) -> Answer | None:
+        """The answer ``absent``, where the index is known to have no claim and each location's own
+        "no" is remembered; None for anything else. Nobody is asked."""
+        if self._prober is None or found.claims or found.index_error is not None:
+            return None
+        in_service = found.table.in_service()
+        probes = self._prober.remembered_for((image_id, 0), in_service)
+        if not in_service or len(probes) < len(in_service):
+            return None
+        answer = decide(self.context(found, DEFAULT_PREFERENCES), image_id, (), probes)
+        return answer if answer.outcome is Outcome.ABSENT else None
 
     async def resolve_in_full(
         self,

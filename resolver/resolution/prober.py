@@ -147,7 +147,7 @@ class Prober:
             TooManyRequests: from ``charge``. No location was asked then.
         """
         arrived = time.monotonic()
-        results = {} if request.fresh else self._remembered_for(request)
+        results = {} if request.fresh else self.remembered_for(request.image, request.views)
         pending = [view for view in request.views if view.location.number not in results]
         stale_probes = await self._finish_unusable(request, pending, arrived)
         joined = self._join_or_start(request, pending, stale_probes, results, charge)
@@ -244,11 +244,14 @@ class Prober:
         entry: Mapping[int, ProbeResult] = self._negative.get(image) or {}
         return {number: result for number, result in entry.items() if result.at > since}
 
-    def _remembered_for(self, request: ProbeRequest) -> dict[int, ProbeResult]:
-        remembered = self.remembered(request.image)
+    def remembered_for(
+        self, image: ProbedImage, views: Iterable[LocationView]
+    ) -> dict[int, ProbeResult]:
+        """Those of these locations that were not changed since."""
+        remembered = self.remembered(image)
         return {
             view.location.number: result
-            for view in request.views
+            for view in views
             if (result := remembered.get(view.location.number))
             and result.location_updated == view.location.updated
         }

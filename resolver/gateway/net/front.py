@@ -282,6 +282,8 @@ class Front:
         if cached is not None and self._respond_from_template(request, read, cached, send):
             return None
         if cached is not None:
+            if not read.letter_case and self._respond_absent(request, read, cached, send):
+                return None
             return self._respond_later(request, read, None, send)
         pending = _PendingLookup(self, request, read, send)
         self._in_flight.acquire()
@@ -333,6 +335,20 @@ class Front:
             head, body = JSON_HEAD, rendered + json_tail(found.source, found.age)
         status = 200 if read.path is None else 307
         self._write(request, read.route, status, head, body.encode(), "found", send)
+        return True
+
+    def _respond_absent(
+        self, request: FrontRequest, read: ImageRead, found: LookupResult, send: Send
+    ) -> bool:
+        """Sends the 404 if the image is known to be absent; else does nothing."""
+        answer = self._resolver.remembered_absence(read.image_id, found)
+        if answer is None:
+            return False
+        try:
+            reply = render_image_read(read, answer)
+        except ResolverError as error:
+            reply = error_reply(error, request.fields.get("user-agent"))
+        self._finish(request, read.route, reply, send)
         return True
 
     def _template_cache(self, table: Table) -> TemplateCache:
