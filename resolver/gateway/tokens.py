@@ -1,4 +1,4 @@
-"""The admin tokens there are: from the settings, and from a file that may change meanwhile."""
+"""Admin tokens: from the settings, and from a file that may change while the gateway runs."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from resolver.errors import Forbidden, SettingsError
 from resolver.glance.secret_sources import read_text
 from resolver.settings import AdminToken, Settings, parse_token
 
-MAX_FILE = 1024 * 1024
-"""Bytes of a token file."""
+MAX_FILE_BYTES = 1024 * 1024
+"""The largest token file that is read."""
 
 
 class Tokens:
-    """Finds the owner of a token. The file is read again when it has become another."""
+    """Finds the owner of a token. The file is read again when it changes."""
 
     def __init__(self, settings: Settings) -> None:
         self._set = tuple(parse_token(item.get_secret_value()) for item in settings.admin_tokens)
@@ -25,7 +25,7 @@ class Tokens:
     def check(self) -> None:
         """Raises SettingsError for a file that cannot be read, or has a line that is no token.
 
-        At the first start only: later such a file costs the tokens in it, and no redirect.
+        Called at the first start only. Later such a file disables its tokens, and no redirect.
         """
         try:
             self._refresh()
@@ -33,12 +33,12 @@ class Tokens:
             raise SettingsError(str(error)) from error
 
     def find(self, given: bytes) -> AdminToken | None:
-        """The token that was given, if it is one. Each is compared whole, so that time tells
-        nothing.
+        """The admin token that was sent, if it is one. Every comparison takes the same time, so
+        that response times reveal nothing.
 
         Raises:
-            Forbidden: no token is set at all, or the file cannot be read, in which case none of
-                those that were in it counts.
+            Forbidden: no token is set at all, or the file cannot be read. Then none of the tokens
+                that were in it is valid.
         """
         fault = ""
         try:
@@ -47,9 +47,9 @@ class Tokens:
             fault = str(error)
         tokens = (*self._set, *self._filed)
         found = None
-        for one in tokens:
-            if hmac.compare_digest(given, one.token.encode()):
-                found = one
+        for token in tokens:
+            if hmac.compare_digest(given, token.token.encode()):
+                found = token
         if found is None and fault:
             raise Forbidden(fault)
         if not tokens:
@@ -69,7 +69,7 @@ class Tokens:
             if stamp == self._stamp:
                 return
             self._stamp, self._filed = (), ()
-            text = read_text(self._file, MAX_FILE)
+            text = read_text(self._file, MAX_FILE_BYTES)
         except (OSError, ValueError) as error:
             self._stamp, self._filed = (), ()
             why = getattr(error, "strerror", None) or "it is not ASCII text"

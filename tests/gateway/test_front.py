@@ -19,8 +19,8 @@ import pytest
 from aiohttp import web
 
 from resolver.errors import IndexUnavailable
-from resolver.gateway.net.front import MAX_PLAIN_BYTES, Front
 from resolver.gateway.net.front_connection import FrontConnection
+from resolver.gateway.net.front_requests import MAX_PLAIN_BYTES, FrontRequests
 from resolver.gateway.net.request_head import MAX_HEAD_BYTES
 from resolver.gateway.request_ids import new_request_id
 from resolver.resolution import Preferences
@@ -448,7 +448,9 @@ async def test_a_token_of_one_connection_is_not_known_to_another(gateway: Gatewa
         for connection in (one, two, one, two):
             response = await connection.ask("GET", f"/v2/images/{ID}", "X-Auth-Token: secret")
             assert response.startswith("HTTP/1.1 307 ")
-        assert "secret" not in repr([front.remembered_blocks for front in every(Front)])
+        assert "secret" not in repr(
+            [requests.remembered_blocks for requests in every(FrontRequests)]
+        )
 
 
 async def test_garbage_behind_a_request_is_answered_after_it(gateway: Gateway) -> None:

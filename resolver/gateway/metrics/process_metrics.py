@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from prometheus_client import CollectorRegistry, Gauge, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
-from prometheus_client.registry import Collector
 
 from resolver import __version__
 from resolver.gateway.metrics.counters import LightCounter, LightHistogram
+from resolver.gateway.metrics.location_metrics import LocationMetrics
 from resolver.gateway.metrics.worker_metrics import WorkerMetrics
 from resolver.gateway.net.in_flight import InFlight
-from resolver.models import Health
 from resolver.registry import TableKeeper
 from resolver.sync import Stats
 
@@ -82,7 +79,7 @@ class Metrics:
         Gauge("glance_resolver_build_info", "Version", ["version"], registry=self.registry).labels(
             __version__
         ).set(1)
-        self.registry.register(_Locations(tables, stats, probe_counts))
+        self.registry.register(LocationMetrics(tables, stats, probe_counts))
         self._worker_metrics = worker_metrics
 
     def _gauge(self, name: str, text: str, value: Callable[[], float]) -> None:
@@ -102,74 +99,3 @@ class Metrics:
         if self._worker_metrics is not None:
             return await self._worker_metrics.render(self.registry)
         return generate_latest(self.registry)
-
-
-class _Locations(Collector):
-    """What is known of each location, read off the table when scraped."""
-
-    def __init__(
-        self, tables: TableKeeper, stats: Stats, probe_counts: Mapping[tuple[str, str], int]
-    ) -> None:
-        self._tables = tables
-        self._stats = stats
-        self._probe_counts = probe_counts
-
-    def collect(self) -> Iterable[Metric]:
-        views = list(self._tables.table.by_name.values())
-        now = time.time()
-
-        def gauge(name: str, text: str, value: dict[str, float]) -> Metric:
-            metric = GaugeMetricFamily(f"glance_resolver_{name}", text, labels=["location"])
-            for location, number in value.items():
-                metric.add_metric([location], number)
-            return metric
-
-        yield gauge(
-            "location_up",
-            "1 when the location answers, 0 when it is down; none before the first look",
-            {p.name: p.health is Health.UP for p in views if p.health is not Health.UNKNOWN},
-        )
-        yield gauge(
-            "location_covered",
-            "1 when the index can prove that an image is not at the location",
-            {p.name: not p.coverage_problem(now) for p in views},
-        )
-        yield gauge(
-            "location_images",
-            "Images that the last whole sweep listed",
-            {p.name: p.status.sweep.images for p in views},
-        )
-        yield gauge(
-            "location_last_sweep_timestamp_seconds",
-            "When the last whole sweep ended",
-            {p.name: p.status.sweep.ended for p in views if p.status.sweep.ended is not None},
-        )
-        yield gauge(
-            "location_sweep_failing",
-            "1 when the latest sweep failed",
-            {p.name: bool(p.status.sweep.error) for p in views},
-        )
-        for name, text, table in (
-            ("sweeps", "Sweeps ended by this process", self._stats.sweeps),
-            ("checks", "Looks at locations by this process", self._stats.checks),
-            ("polls", "Polls ended by this process", self._stats.polls),
-            ("events", "Notifications taken by this process", self._stats.events),
-            ("probes", "Questions about one image asked by this process", self._probe_counts),
-        ):
-            counter = CounterMetricFamily(
-                f"glance_resolver_{name}", text, labels=["location", "result"]
-            )
-            for labels, count in table.items():
-                counter.add_metric(list(labels), count)
-            yield counter
-        yield GaugeMetricFamily(
-            "glance_resolver_checker_suspects_itself",
-            "1 while so many locations fail together that this process calls none of them down",
-            value=self._stats.checker_suspects_itself,
-        )
-        last_tick = GaugeMetricFamily(
-            "glance_resolver_indexer_last_tick_timestamp_seconds",
-            "When the indexer of this process last looked at what is due; 0 without one",
-            value=self._stats.last_tick,
-        )
-        yield last_tick

@@ -10,11 +10,16 @@ its own again. Whether the client's connection stays open too is what the respon
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable
 from typing import Any, Protocol
 
 from resolver.gateway.net.body_framing import BodyFraming
 from resolver.gateway.net.in_flight import REFUSED_STATUS, TRACKED
+
+LAST_CHUNK = b"0\r\n\r\n"
+
+_CONTENT_LENGTH = re.compile(rb"\r\ncontent-length: ([0-9]+)\r\n")
 
 MAX_HEAD_SEARCHED_BYTES = 65_536
 """A response's head is expected within this many bytes."""
@@ -38,8 +43,12 @@ class Bridge(asyncio.Transport):
         framing: BodyFraming,
         *,
         keeps_connection: bool,
+        is_head: bool,
     ) -> None:
-        """``keeps_connection``: the client wants to send more requests."""
+        """Args:
+        keeps_connection: the client wants to send more requests.
+        is_head: the request is a HEAD, so that its response has no body.
+        """
         super().__init__()
         self._owner = owner
         self._transport = transport
@@ -49,6 +58,11 @@ class Bridge(asyncio.Transport):
         self._refused_status = 0
         self._response_head: bytearray | None = bytearray()
         """The response up to the end of its head; None when the head has been read."""
+        self._is_head = is_head
+        self._body_left = 0
+        """Bytes of the response's body that have not been sent, where its length is known."""
+        self._is_chunked = False
+        self._last_bytes = b""
         self.keeps_connection = keeps_connection
         self._protocol = make_protocol()
         self._protocol.connection_made(self)
@@ -57,6 +71,13 @@ class Bridge(asyncio.Transport):
     def request_complete(self) -> bool:
         """Whether the request's body has arrived whole."""
         return self._framing.complete
+
+    @property
+    def response_complete(self) -> bool:
+        """Whether the response was sent whole: a handler may break off a body that has begun."""
+        if self._is_chunked:
+            return self._last_bytes == LAST_CHUNK
+        return self.responded and self._body_left == 0
 
     @property
     def responded(self) -> bool:
@@ -100,8 +121,11 @@ class Bridge(asyncio.Transport):
     def write(self, data: Any) -> None:
         if self._closing:
             return
+        data = bytes(data)
         if self._response_head is not None:
-            self._read_response_head(bytes(data))
+            self._read_response_head(data)
+        else:
+            self._count_body(data)
         self._transport.write(data)
 
     def writelines(self, list_of_data: Any) -> None:
@@ -115,14 +139,28 @@ class Bridge(asyncio.Transport):
             if head.startswith(b"HTTP/1.1 1"):  # an interim response; the final one follows
                 del head[: end + 4]
                 continue
-            fields = bytes(head[: end + 2]).lower()
             self._response_head = None
-            if b"\r\nconnection: close\r\n" in fields:
-                self.keeps_connection = False
+            self._read_response_fields(bytes(head[: end + 2]).lower())
+            self._count_body(bytes(head[end + 4 :]))
             return
         if len(head) > MAX_HEAD_SEARCHED_BYTES:
             self._response_head = None
             self.keeps_connection = False
+
+    def _read_response_fields(self, fields: bytes) -> None:
+        if b"\r\nconnection: close\r\n" in fields:
+            self.keeps_connection = False
+        if self._is_head or fields[9:12] in (b"204", b"304"):
+            return
+        self._is_chunked = b"\r\ntransfer-encoding: chunked\r\n" in fields
+        if (length := _CONTENT_LENGTH.search(fields)) is not None:
+            self._body_left = int(length[1])
+
+    def _count_body(self, data: bytes) -> None:
+        if self._is_chunked:
+            self._last_bytes = (self._last_bytes + data[-len(LAST_CHUNK) :])[-len(LAST_CHUNK) :]
+        else:
+            self._body_left = max(0, self._body_left - len(data))
 
     def close(self) -> None:
         if self._closing:

@@ -10,12 +10,11 @@ of every response.
 from __future__ import annotations
 
 import asyncio
-import re
 import time
 from collections.abc import Callable, Coroutine, Hashable
 from email.utils import formatdate
 from functools import partial
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import structlog
 from aiohttp.http import SERVER_SOFTWARE
@@ -38,12 +37,11 @@ from resolver.gateway.image_path import ImagePath
 from resolver.gateway.limits import FORWARDED_FOR, ChargeOnce, Limits
 from resolver.gateway.metrics.process_metrics import Metrics
 from resolver.gateway.middleware import CLIENT_CLOSED_REQUEST, internal_error, loop_error
-from resolver.gateway.negotiation import accepted_type
+from resolver.gateway.net.front_requests import FrontRequest, FrontRequests
 from resolver.gateway.net.in_flight import InFlight
-from resolver.gateway.net.request_head import Fields, RequestHead
 from resolver.gateway.problem import error_reply
 from resolver.gateway.reply import NO_STORE, Reply, head_text
-from resolver.gateway.request_ids import REQUEST_ID_HEADER, new_request_id, request_id_from
+from resolver.gateway.request_ids import REQUEST_ID_HEADER
 from resolver.glance import HOP
 from resolver.models import format_id
 from resolver.registry import Table
@@ -67,54 +65,10 @@ READ_METHODS = frozenset({"GET", "HEAD"})
 JSON_HEAD = head_text(Reply(200, {**NO_STORE, "Vary": "Accept", "Content-Type": JSON}))
 URI_LIST_HEAD = head_text(Reply(200, {**NO_STORE, "Vary": "Accept", "Content-Type": URI_LIST}))
 
-_UUID = rb"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
-_PLAIN_LINE = re.compile(
-    rb"(GET|HEAD) /(?:(v[12])/images/(%b)((?:/file)?)|resolve/(%b)) HTTP/1\.1\r\n" % (_UUID, _UUID)
-)
-_REQUEST_ID_FIELD = re.compile(
-    rb"^X-Openstack-Request-Id: (req-%b)\r\n" % _UUID, re.MULTILINE | re.IGNORECASE
-)
-
-MAX_PLAIN_BYTES = 2048
-"""Header fields that are longer are parsed each time."""
-
-MAX_PLAIN_BLOCKS = 1024
-
-SPECIAL_FIELDS = ("x-resolver-region", "x-resolver-exclude", "x-resolver-fresh", HOP, "upgrade")
-"""Header fields that change the answer to a plain read."""
-
-CREDENTIAL_FIELDS = ("x-auth-token", "authorization", "cookie", "x-service-token")
-
 log = structlog.get_logger()
 
 Send = Callable[[bytes], None]
 """Sends a response on the connection that the request came on."""
-
-
-class FrontRequest(NamedTuple):
-    """A read that the front answers."""
-
-    method: str
-    target: str
-    minor: int
-    """1 for HTTP/1.1, 0 for HTTP/1.0."""
-    fields: Fields
-    request_id: str
-    peer: str
-    """The client's address."""
-    scheme: str
-    keeps_connection: bool
-    started: float
-    """`time.perf_counter` when it was read."""
-
-
-class PlainFields(NamedTuple):
-    """Header fields that ask for nothing special, parsed once for all requests that have them."""
-
-    fields: Fields
-    keeps_connection: bool
-    media_type: str
-    """Of data that the client accepts."""
 
 
 class Front:
@@ -135,101 +89,10 @@ class Front:
         self._limits = limits
         self._access_log = access_log
         self._templates = self._template_cache(services.tables.table)
-        self._plain_fields: dict[bytes, PlainFields] = {}
-        """Blocks of header fields without credentials that were parsed and are plain."""
+        self.requests = FrontRequests(in_flight)
         self._stamp_second = 0
         self._stamp = ""
         self._tasks: set[asyncio.Task[None]] = set()
-
-    def request(self, head: RequestHead, peer: str, scheme: str) -> FrontRequest:
-        """A parsed head as a request to the front."""
-        return FrontRequest(
-            head.method,
-            head.target,
-            head.minor,
-            head.fields,
-            request_id_from(head.fields.get(REQUEST_ID_HEADER)),
-            peer,
-            scheme,
-            head.keeps_connection and not self._in_flight.stopping,
-            time.perf_counter(),
-        )
-
-    @property
-    def remembered_blocks(self) -> list[bytes]:
-        """Blocks of header fields that need no parsing, on any connection."""
-        return list(self._plain_fields)
-
-    def match_plain(
-        self, data: bytes, remembered: tuple[bytes, PlainFields] | None, peer: str, scheme: str
-    ) -> tuple[FrontRequest, ImageRead] | None:
-        """The request that ``data`` is, where it is one plain read and no more, with header fields
-        that have been parsed before, byte for byte. None for everything else.
-
-        ``remembered``: the last header fields of this connection, if they were plain.
-        """
-        line = _PLAIN_LINE.match(data)
-        if line is None:
-            return None
-        block = data[line.end() :]
-        request_id = ""
-        if (sent := _REQUEST_ID_FIELD.search(block)) is not None:
-            request_id = sent[1].decode()
-            block = block[: sent.start()] + block[sent.end() :]
-        plain = self._plain_fields.get(block)
-        if plain is None:
-            if remembered is None or remembered[0] != block:
-                return None
-            plain = remembered[1]
-        started = time.perf_counter()
-        method, api, image, rest, resolve = line.groups()
-        text = (image or resolve).decode()
-        image_id = bytes.fromhex(text.replace("-", ""))
-        head = method == b"HEAD"
-        if image is None:
-            target = f"/resolve/{text}"
-            read = ImageRead(image_id, 0, DEFAULT_PREFERENCES, head, None, plain.media_type)
-        else:
-            version, below = api.decode(), rest.decode()
-            target = f"/{version}/images/{text}{below}"
-            path = ImagePath(version, image_id, 0, below, "")
-            read = ImageRead(image_id, 0, DEFAULT_PREFERENCES, head, path)
-        request = FrontRequest(
-            "HEAD" if head else "GET",
-            target,
-            1,
-            plain.fields,
-            request_id or new_request_id(),
-            peer,
-            scheme,
-            plain.keeps_connection and not self._in_flight.stopping,
-            started,
-        )
-        return request, read
-
-    def remember_fields(self, data: bytes, head: RequestHead) -> tuple[bytes, PlainFields] | None:
-        """Remembers the header fields of a request that ``data`` is, where they are plain. Returns
-        them for the connection to remember; those with credentials are remembered there only."""
-        line = _PLAIN_LINE.match(data)
-        if line is None or head.size != len(data) or not head.minor:
-            return None
-        block, fields = data[line.end() :], head.fields
-        if len(block) > MAX_PLAIN_BYTES or any(name in fields for name in SPECIAL_FIELDS):
-            return None
-        if (sent := _REQUEST_ID_FIELD.search(block)) is not None:
-            block = block[: sent.start()] + block[sent.end() :]
-        elif REQUEST_ID_HEADER in fields:
-            return None
-        try:
-            media_type = accepted_type(fields, JSON, URI_LIST)
-        except ResolverError:
-            return None
-        plain = PlainFields(fields, head.keeps_connection, media_type)
-        if not any(name in fields for name in CREDENTIAL_FIELDS):
-            if len(self._plain_fields) >= MAX_PLAIN_BLOCKS:
-                del self._plain_fields[next(iter(self._plain_fields))]
-            self._plain_fields[block] = plain
-        return block, plain
 
     @staticmethod
     def answers(method: str, target: str) -> bool:

@@ -25,7 +25,8 @@ from resolver.gateway.metrics.process_metrics import Metrics
 from resolver.gateway.net.body_framing import framing_of
 from resolver.gateway.net.bridge import Bridge
 from resolver.gateway.net.connection_limiter import ConnectionLimiter
-from resolver.gateway.net.front import Front, FrontRequest, PlainFields
+from resolver.gateway.net.front import Front
+from resolver.gateway.net.front_requests import FrontRequest, Remembered
 from resolver.gateway.net.in_flight import InFlight
 from resolver.gateway.net.request_head import (
     MAX_HEAD_BYTES,
@@ -87,7 +88,7 @@ class FrontConnection(asyncio.Protocol):
         self._buffer = b""
         self._bridge: Bridge | None = None
         self._cancel: Callable[[], None] | None = None
-        self._plain: tuple[bytes, PlainFields] | None = None
+        self._plain: Remembered | None = None
         """The last header fields, if they were plain."""
         self._closing = False
         self._client_ended = False
@@ -251,7 +252,7 @@ class FrontConnection(asyncio.Protocol):
         front = self._server.front
         if front is None or self._cancel is not None or self._closing:
             return False
-        matched = front.match_plain(data, self._plain, self.peer, self._scheme)
+        matched = front.requests.match_plain(data, self._plain, self.peer, self._scheme)
         if matched is None:
             return False
         request, read = matched
@@ -277,8 +278,8 @@ class FrontConnection(asyncio.Protocol):
             and not (head.fields.has_body or expects)
             and front.answers(head.method, head.target)
         ):
-            self._plain = front.remember_fields(data, head)
-            request = front.request(head, self.peer, self._scheme)
+            self._plain = front.requests.remember_fields(data, head)
+            request = front.requests.from_head(head, self.peer, self._scheme)
             self._cancel = front.respond(request, self._sender(request))
         else:
             self._hand_over(head)
@@ -386,6 +387,7 @@ class FrontConnection(asyncio.Protocol):
             server.make_protocol,
             framing_of(head.fields),
             keeps_connection=head.keeps_connection,
+            is_head=head.method == "HEAD",
         )
         bridge.feed_head(head.encode())
         body, self._buffer = self._buffer, b""
@@ -418,7 +420,7 @@ class FrontConnection(asyncio.Protocol):
         self._server.in_flight.release()
         if self._transport is None:
             return
-        if bridge.keeps_connection and bridge.responded and bridge.request_complete:
+        if bridge.keeps_connection and bridge.response_complete and bridge.request_complete:
             self._read_requests()
         else:
             self._close()

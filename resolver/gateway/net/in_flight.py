@@ -13,7 +13,7 @@ POLL_SECONDS = 0.025
 
 
 TRACKED = "resolver.in_flight"
-"""``get_extra_info`` of a transport whose requests are tracked before the application sees them."""
+"""``get_extra_info`` of a transport whose requests are counted already."""
 
 REFUSED_STATUS = "resolver.refused_status"
 """``get_extra_info`` of a transport that was closed because its request cannot be read: the status
@@ -32,7 +32,7 @@ class InFlight:
 
     @contextmanager
     def track(self, *, already: bool = False) -> Iterator[None]:
-        """A request is being answered. ``already``: it is counted by whoever passed it on."""
+        """A request is being answered. ``already``: it is counted where it arrived."""
         if already:
             yield
             return
@@ -59,7 +59,7 @@ class InFlight:
         """Waits until no request is in flight, at most ``timeout`` seconds.
 
         Clients of idle connections first get `IDLE_GRACE_SECONDS` for another request, which may be
-        on its way already. Its response tells them to open another connection.
+        on its way already. Its response closes the connection.
         """
         self.stopping = True
         loop = asyncio.get_running_loop()

@@ -1,4 +1,4 @@
-"""TLS: the certificate that this gateway shows, taken up anew when its files change."""
+"""TLS: the gateway's certificate, read again when its files change."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import structlog
 from resolver.errors import SettingsError
 from resolver.settings import Settings
 
-HANDSHAKE_TIMEOUT = 10.0
-"""Seconds that a client has for the handshake, at most."""
+HANDSHAKE_SECONDS = 10.0
+"""How long a client may take for the handshake, at most."""
 
-SHUTDOWN_TIMEOUT = 2.0
-"""Seconds that it has to say that it has read the end of a connection."""
+TLS_SHUTDOWN_SECONDS = 2.0
+"""How long a client may take to acknowledge the end of a connection."""
 
 CERT, KEY = "RESOLVER_TLS_CERT", "RESOLVER_TLS_KEY"
 
@@ -24,7 +24,7 @@ log = structlog.get_logger()
 
 
 def tls_options(settings: Settings) -> dict[str, Any]:
-    """What `asyncio.loop.create_server` must be told: nothing where the gateway speaks plain HTTP.
+    """The TLS arguments of `asyncio.loop.connect_accepted_socket`; none for plain HTTP.
 
     Raises:
         SettingsError: the certificate or its key cannot be used.
@@ -35,23 +35,23 @@ def tls_options(settings: Settings) -> dict[str, Any]:
     certificate.renew()
     return {
         "ssl": certificate.context,
-        "ssl_handshake_timeout": min(HANDSHAKE_TIMEOUT, settings.client_timeout),
-        "ssl_shutdown_timeout": SHUTDOWN_TIMEOUT,
+        "ssl_handshake_timeout": min(HANDSHAKE_SECONDS, settings.client_timeout),
+        "ssl_shutdown_timeout": TLS_SHUTDOWN_SECONDS,
     }
 
 
 class Certificate:
-    """A certificate and its key. With each new connection its files are looked at, and read again
-    when they have become others; while those cannot be used, the last that could be stays."""
+    """A certificate and its key. The files are checked with each new connection, and read again
+    when they have changed. While new files cannot be used, the last usable ones stay in force."""
 
     def __init__(self, cert: Path, key: Path) -> None:
-        """Raises SettingsError when they cannot be used."""
+        """Raises SettingsError when the files cannot be used."""
         self._files = cert, key
-        self._stamp = self._look()
+        self._stamp = self._file_stamp()
         self._latest = self.context = load(cert, key)
-        self.context.sni_callback = self._greet
+        self.context.sni_callback = self._on_handshake
 
-    def _look(self) -> object:
+    def _file_stamp(self) -> object:
         try:
             stats = [file.stat() for file in self._files]
         except OSError:
@@ -60,27 +60,27 @@ class Certificate:
 
     def renew(self) -> None:
         """Reads the files again where they have changed."""
-        stamp = self._look()
+        stamp = self._file_stamp()
         if stamp != self._stamp:
             self._stamp = stamp
             try:
                 self._latest = load(*self._files)
-                log.info("the certificate was read anew")
+                log.info("certificate reloaded")
             except SettingsError as error:
-                log.error("the certificate stays as it was", reason=error.detail)  # noqa: TRY400
+                log.error("certificate not reloaded: the last one stays", reason=error.detail)  # noqa: TRY400
 
-    def _greet(self, connection: ssl.SSLObject, _name: str | None, _context: Any) -> None:
-        """Called in each handshake, also of a client that names no server."""
+    def _on_handshake(self, connection: ssl.SSLObject, _name: str | None, _context: Any) -> None:
+        """Called in each handshake, also when the client names no server."""
         self.renew()
-        # A fresh context instead of new files in the old one, which would have lost its key where
-        # they do not belong together.
+        # A new context, because loading files that do not belong together into the old one would
+        # leave it without a key.
         connection.context = self._latest
 
 
 @cache
 def _certificate(cert: Path, key: Path) -> Certificate:
-    """Kept: a worker that is started while the files are broken has what the process that it is
-    forked from could use last."""
+    """Cached: a worker that is forked while the files are broken has the certificate that its
+    parent process loaded."""
     return Certificate(cert, key)
 
 
@@ -105,8 +105,8 @@ def load(cert: Path, key: Path) -> ssl.SSLContext:
         context.load_cert_chain(cert, key, password=_no_passphrase)
     except _EncryptedError as error:
         raise SettingsError(
-            f"{KEY}: {key} wants a passphrase, which nobody is there to give: keep it without one "
-            "(`openssl pkey -in FILE -out FILE`) where nobody else can read it"
+            f"{KEY}: {key} wants a passphrase, which nobody is there to give: store the key "
+            "without one (`openssl pkey -in FILE -out FILE`), readable by this service only"
         ) from error
     except ssl.SSLError as error:
         if error.reason == "KEY_VALUES_MISMATCH":

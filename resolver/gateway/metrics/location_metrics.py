@@ -1,0 +1,92 @@
+"""Metrics of locations, and of this process's work on them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from resolver.models import Health
+from resolver.registry import TableKeeper
+from resolver.sync import Stats
+
+
+class LocationMetrics(Collector):
+    """What is known of each location, read from the table when metrics are scraped."""
+
+    def __init__(
+        self, tables: TableKeeper, stats: Stats, probe_counts: Mapping[tuple[str, str], int]
+    ) -> None:
+        self._tables = tables
+        self._stats = stats
+        self._probe_counts = probe_counts
+
+    def collect(self) -> Iterable[Metric]:
+        views = list(self._tables.table.by_name.values())
+        now = time.time()
+
+        def gauge(name: str, text: str, value: dict[str, float]) -> Metric:
+            metric = GaugeMetricFamily(f"glance_resolver_{name}", text, labels=["location"])
+            for location, number in value.items():
+                metric.add_metric([location], number)
+            return metric
+
+        yield gauge(
+            "location_up",
+            "1 when the location answers, 0 when it is down; no value before the first check",
+            {
+                view.name: view.health is Health.UP
+                for view in views
+                if view.health is not Health.UNKNOWN
+            },
+        )
+        yield gauge(
+            "location_covered",
+            "1 when the index can prove that an image is not at the location",
+            {view.name: not view.coverage_problem(now) for view in views},
+        )
+        yield gauge(
+            "location_images",
+            "Images that the last complete sweep listed",
+            {view.name: view.status.sweep.images for view in views},
+        )
+        yield gauge(
+            "location_last_sweep_timestamp_seconds",
+            "When the last complete sweep ended",
+            {
+                view.name: view.status.sweep.ended
+                for view in views
+                if view.status.sweep.ended is not None
+            },
+        )
+        yield gauge(
+            "location_sweep_failing",
+            "1 when the latest sweep failed",
+            {view.name: bool(view.status.sweep.error) for view in views},
+        )
+        for name, text, table in (
+            ("sweeps", "Sweeps by this process", self._stats.sweeps),
+            ("checks", "Health checks of locations by this process", self._stats.checks),
+            ("polls", "Polls by this process", self._stats.polls),
+            ("events", "Notifications consumed by this process", self._stats.events),
+            ("probes", "Probes by this process", self._probe_counts),
+        ):
+            counter = CounterMetricFamily(
+                f"glance_resolver_{name}", text, labels=["location", "result"]
+            )
+            for labels, count in table.items():
+                counter.add_metric(list(labels), count)
+            yield counter
+        yield GaugeMetricFamily(
+            "glance_resolver_checker_suspects_itself",
+            "1 while so many locations fail together that this process calls none of them down",
+            value=self._stats.checker_suspects_itself,
+        )
+        last_tick = GaugeMetricFamily(
+            "glance_resolver_indexer_last_tick_timestamp_seconds",
+            "When the indexer of this process last checked what is due; 0 without an indexer",
+            value=self._stats.last_tick,
+        )
+        yield last_tick
