@@ -33,8 +33,8 @@ class Tokens:
             raise SettingsError(str(error)) from error
 
     def find(self, given: bytes) -> AdminToken | None:
-        """The token that was given, if it is one. Each is compared whole, so that time tells
-        nothing.
+        """The token that was given, if it is one. Each is compared completely, so the
+        time that this takes reveals nothing.
 
         Raises:
             Forbidden: no token is set at all, or the file cannot be read, in which case none of

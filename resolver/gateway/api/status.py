@@ -159,7 +159,7 @@ async def index_figures(request: web.Request) -> web.StreamResponse:
 
 @cache
 def openapi_document() -> Any:
-    """The description of the HTTP interface, from the file beside this module."""
+    """The description of the HTTP interface, from the file next to this module."""
     import yaml  # noqa: PLC0415 - few ask for this, and every start would wait for it
 
     text = (resources.files("resolver.gateway.api") / "openapi.yaml").read_text("utf-8")

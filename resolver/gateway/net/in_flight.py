@@ -32,7 +32,7 @@ class InFlight:
 
     @contextmanager
     def track(self, *, already: bool = False) -> Iterator[None]:
-        """A request is being answered. ``already``: it is counted by whoever passed it on."""
+        """A request is being answered. ``already``: the caller counts it."""
         if already:
             yield
             return
@@ -59,7 +59,7 @@ class InFlight:
         """Waits until no request is in flight, at most ``timeout`` seconds.
 
         Clients of idle connections first get `IDLE_GRACE_SECONDS` for another request, which may be
-        on its way already. Its response tells them to open another connection.
+        on its way already. Its response asks them to open another connection.
         """
         self.stopping = True
         loop = asyncio.get_running_loop()

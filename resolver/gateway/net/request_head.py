@@ -1,7 +1,7 @@
 """Reading the head of an HTTP/1.1 request, strictly.
 
 Whatever has two possible readings (RFC 9112, 11.2) is refused: line feeds without a carriage
-return, folded fields, spaces before a colon, two lengths, a length beside a transfer coding. So
+return, folded fields, spaces before a colon, two lengths, a length and a transfer coding. So
 aiohttp's parser, which reads those requests again that the front does not answer, never sees
 anything that it could read in another way.
 """

@@ -1,4 +1,4 @@
-"""TLS: the certificate that this gateway shows, taken up anew when its files change."""
+"""TLS: the certificate that this gateway shows, read again when its files change."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ log = structlog.get_logger()
 
 
 def tls_options(settings: Settings) -> dict[str, Any]:
-    """What `asyncio.loop.create_server` must be told: nothing where the gateway speaks plain HTTP.
+    """What `asyncio.loop.create_server` needs for TLS: nothing for plain HTTP.
 
     Raises:
         SettingsError: the certificate or its key cannot be used.
@@ -49,7 +49,7 @@ class Certificate:
         self._files = cert, key
         self._stamp = self._look()
         self._latest = self.context = load(cert, key)
-        self.context.sni_callback = self._greet
+        self.context.sni_callback = self._on_handshake
 
     def _look(self) -> object:
         try:
@@ -65,11 +65,11 @@ class Certificate:
             self._stamp = stamp
             try:
                 self._latest = load(*self._files)
-                log.info("the certificate was read anew")
+                log.info("the certificate was read again")
             except SettingsError as error:
                 log.error("the certificate stays as it was", reason=error.detail)  # noqa: TRY400
 
-    def _greet(self, connection: ssl.SSLObject, _name: str | None, _context: Any) -> None:
+    def _on_handshake(self, connection: ssl.SSLObject, _name: str | None, _context: Any) -> None:
         """Called in each handshake, also of a client that names no server."""
         self.renew()
         # A fresh context instead of new files in the old one, which would have lost its key where
