@@ -5,7 +5,7 @@ PYTEST_ARGS :=
 
 # Tests that start no server of others: under half a minute.
 quick:
-	$(BIN)/pytest -q -n 2 --dist worksteal $(PYTEST_ARGS) -m 'not (redis or balancer or rabbit or glance or long)' \
+	$(BIN)/pytest -q -n 2 --dist worksteal $(PYTEST_ARGS) -m 'not (slow or long or redis or balancer or rabbit or glance)' \
 	    tests/index tests/registry tests/resolution tests/test_*.py
 
 # Everything: some seven minutes on two cores.

@@ -70,7 +70,7 @@ def _break_off(request: web.Request) -> None:
     """Closes the connection after what was written is sent, without the end of the chunked body:
     the client sees that the stream is not complete."""
     if request.transport is not None:
-        request.transport.abort()
+        request.transport.close()
 
 
 async def _next_rows(batches: AsyncIterator[ImageRows]) -> ImageRows:
