@@ -51,7 +51,6 @@ from benchmarks.machine import (
     NoiseGuard,
     cpu_seconds,
     describe_machine,
-    free_port,
     on_core,
     pin_to_core,
     resident_mib,
@@ -60,6 +59,7 @@ from benchmarks.machine import (
 from benchmarks.nginx import run_nginx, wait_for_port
 from benchmarks.openloop import OpenLoop
 from benchmarks.redis_server import RedisServer
+from tests.support.process import free_port
 
 PARTS = ("throughput", "tail", "sizes", "workers", "footprint")
 SERVER_CORE, LOAD_CORE = 0, 1

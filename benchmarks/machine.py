@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import resource
 import shutil
-import socket
 import subprocess
 import time
 from collections.abc import Callable
@@ -55,12 +54,6 @@ def find_program(name: str, package: str) -> str:
     if path is None:
         raise MissingError(f"there is no {name} (Debian: apt install {package})")
     return path
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def stop_process(process: subprocess.Popen[Any]) -> None:

@@ -17,11 +17,11 @@ from benchmarks.machine import (
     START_TIMEOUT_SECONDS,
     MissingError,
     find_program,
-    free_port,
     on_core,
     stop_process,
 )
 from benchmarks.redis_server import RedisServer
+from tests.support.process import free_port
 
 MODULES = Path("/usr/lib/nginx/modules")
 

@@ -12,10 +12,10 @@ from benchmarks.machine import (
     START_TIMEOUT_SECONDS,
     MissingError,
     find_program,
-    free_port,
     on_core,
     stop_process,
 )
+from tests.support.process import free_port
 
 SETTLE_SECONDS = 0.3
 """After which replies and deletions that are under way no longer change the memory in use."""

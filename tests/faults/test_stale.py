@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +27,7 @@ KNOWN, UNASKED, ABSENT, *_ = [format_id(image_id) for image_id in make_ids(10)]
 
 
 OUTAGE_SECONDS = 1.5
+STALE_FOR_SECONDS = 1.0
 RETRY_SECONDS = 0.25
 """Between two attempts to use Redis again."""
 
@@ -61,19 +62,25 @@ class World:
         return self.gateway.services.resolver
 
 
-@pytest.fixture
-async def world(start: Start, own_redis: RedisServer) -> AsyncIterator[World]:
+@asynccontextmanager
+async def make_world(start: Start, redis: RedisServer, **settings: Any) -> AsyncIterator[World]:
     async with AsyncExitStack() as stack:
-        proxy = await stack.enter_async_context(Proxy(own_redis.port))
-        gateway = await start(redis_url=proxy.url, probe=True)
+        proxy = await stack.enter_async_context(Proxy(redis.port))
+        gateway = await start(redis_url=proxy.url, probe=True, **settings)
         cloud = Cloud(gateway.services, stack)
         for name in ("one", "two"):
             await cloud.add(name)
         cloud.servers["one"].add(id=KNOWN)
         cloud.servers["two"].add(id=UNASKED)
         await gateway.claim("one", KNOWN)
-        world = World(gateway, own_redis, proxy, cloud)
+        world = World(gateway, redis, proxy, cloud)
         await world.warm()
+        yield world
+
+
+@pytest.fixture
+async def world(start: Start, own_redis: RedisServer) -> AsyncIterator[World]:
+    async with make_world(start, own_redis) as world:
         yield world
 
 
@@ -185,15 +192,18 @@ async def test_one_request_at_a_time_tries_redis(world: World) -> None:
 
 
 async def test_a_stale_answer_is_given_no_longer_than_the_setting_allows(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    start: Start, own_redis: RedisServer
 ) -> None:
-    monkeypatch.setattr(world.resolver, "_stale_for", 0.5)
-    cut_off(world, "killed")
-    await world.without_redis()
-    await asyncio.sleep(0.5)
-    response, body = await world.gateway.get(f"/resolve/{KNOWN}")
-    assert (response.status, body["code"]) == (503, "index-unavailable")
-    assert response.headers["Retry-After"]
+    async with make_world(start, own_redis, stale_for=STALE_FOR_SECONDS) as world:
+        cut_off(world, "killed")
+        await world.without_redis()
+
+        async def is_unavailable() -> bool:
+            response, body = await world.gateway.get(f"/resolve/{KNOWN}")
+            assert response.status != 503 or response.headers["Retry-After"]
+            return (response.status, body.get("code")) == (503, "index-unavailable")
+
+        await wait_until(is_unavailable)
 
 
 @pytest.mark.parametrize("change", ["removed", "maintenance", "released"])

@@ -353,7 +353,6 @@ async def run_world(url: str, seed: int, gateways: int) -> AsyncIterator[ModelRu
         finally:
             for server in servers:
                 server.release_answers()
-            for task in model._running_tasks:
-                task.cancel()
+            model.cancel_tasks()
             for services in opened:
                 await services.indexer.stop()

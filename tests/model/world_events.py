@@ -353,6 +353,10 @@ class WorldEvents:
             self._running_tasks.discard(task)
             task.result()
 
+    def cancel_tasks(self) -> None:
+        for task in self._running_tasks:
+            task.cancel()
+
     # Operators
 
     async def register(self) -> None:

@@ -40,7 +40,7 @@ KNOWN_FIELDS = {
 }
 
 
-class Place(NamedTuple):
+class RandomLocation(NamedTuple):
     url: str
     state: str
     versions: tuple[str, ...]
@@ -51,7 +51,7 @@ class Place(NamedTuple):
 
 
 places = st.builds(
-    Place,
+    RandomLocation,
     st.sampled_from(URLS),
     st.sampled_from([*State]).map(str),
     st.sampled_from([(), V1, V2, V1 + V2]),
@@ -59,7 +59,7 @@ places = st.builds(
     st.booleans(),
 )
 
-# What parsers of URLs and of header fields have stumbled over, among anything that can be sent.
+# Input that parsers of URLs and header fields have misread, and random text.
 pieces = st.one_of(
     st.sampled_from(
         [
@@ -116,7 +116,7 @@ spellings = st.sampled_from(
 )
 targets = st.one_of(
     st.builds(
-        lambda lead, api, image, spelt, tail: f"{lead}/{api}/images/{spelt(image)}{tail}",
+        lambda lead, api, image, spell, tail: f"{lead}/{api}/images/{spell(image)}{tail}",
         st.sampled_from(["", "", "", "http://evil.example", "/", "/.", "//evil.example", "/x/.."]),
         st.sampled_from(["v1", "v2"]),
         st.sampled_from(IMAGES),
@@ -164,14 +164,14 @@ async def head_of(port: int, method: str, target: str, extra: list[str]) -> str:
         host = [] if any(one.startswith("Host:") for one in extra) else ["Host: gateway.example"]
         lines = [f"{method} {target} HTTP/1.1", *host, *extra, "", ""]
         writer.write("\r\n".join(lines).encode("latin-1"))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             return (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
     finally:
         writer.transport.abort()
 
 
-def permitted(table: list[Place], target: str) -> set[str]:
-    """What a redirect of this request may begin with, in full up to the id."""
+def permitted(table: list[RandomLocation], target: str) -> set[str]:
+    """The prefixes that a redirect of this request may have, up to the id."""
     starts = set()
     image = re.search(r"/v[12]/images/([^/?#]*)", target)
     if image is not None:
@@ -190,8 +190,8 @@ def permitted(table: list[Place], target: str) -> set[str]:
     return starts
 
 
-async def check(table: list[Place], asked: list[Any]) -> int:
-    """How many redirects there were, all of them right."""
+async def check(table: list[RandomLocation], asked: list[Any]) -> int:
+    """The number of redirects; fails if one is wrong."""
     redirects = 0
     options: Any = {"port": 0, "role": "gateway", "probe": False, "admin_tokens": "ops=s3cret-1"}
     async with open_services(Settings(**options)) as services, serving(services) as url:
@@ -230,6 +230,8 @@ async def check(table: list[Place], asked: list[Any]) -> int:
 
 @settings(max_examples=150)
 @given(st.lists(places, min_size=1, max_size=4), st.lists(requests, min_size=10, max_size=30))
-def test_every_redirect_leads_to_a_registered_owner(table: list[Place], asked: list[Any]) -> None:
+def test_every_redirect_leads_to_a_registered_owner(
+    table: list[RandomLocation], asked: list[Any]
+) -> None:
     found = asyncio.run(check(table, asked))
     event("redirects" if found else "none")

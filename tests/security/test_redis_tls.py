@@ -31,7 +31,7 @@ PASSWORD = "s3c@ret/:"
 
 @contextmanager
 def server(folder: Path, authority: Authority, *names: str, clients: bool = False) -> Iterator[Any]:
-    """A Redis that speaks TLS at one port, and plainly at another for the test itself."""
+    """A Redis with a TLS port, and one without TLS for the test itself."""
     tls = Tls(authority.issue(*names), authority.file, clients)
     one = started(RedisServer(folder, password=PASSWORD, tls=tls))
     try:
@@ -46,7 +46,7 @@ def trusting(url: str, authority: Authority, client: Files | None = None) -> str
 
 
 async def works(url: str) -> None:
-    """Writes and quick lookups, and changes that Redis tells of: both lanes and the cache."""
+    """Writes, lookups and invalidations: both connections and the cache."""
     cache = ClaimCache(1000, 60)
     async with open_index(url, bits=8, cache=cache) as one, open_index(url) as other:
         assert await one.claims.claim(1, IDS) == len(IDS)
@@ -57,7 +57,9 @@ async def works(url: str) -> None:
             await one.claims.lookup([image_id], cache=True)
         assert one.claims.cached(IDS[3]) is not None
         await other.claims.claim(2, IDS[3:4])
-        await wait_until(lambda: one.claims.cached(IDS[3]) is None, message="the change is told")
+        await wait_until(
+            lambda: one.claims.cached(IDS[3]) is None, message="the cache is invalidated"
+        )
         assert (await one.claims.lookup(IDS[3:4])).owners == [(Owner(1), Owner(2))]
         # More than one TLS record each way.
         many = [parse_id(f"{n * 7919:032x}") for n in range(1, 20_001)]
@@ -77,7 +79,7 @@ async def test_sentinels_and_their_servers(authority: Authority) -> None:
     try:
         assert sentinels.url.startswith("rediss+sentinel://")
         await works(trusting(sentinels.url, authority))
-        with pytest.raises(IndexUnavailable):  # their certificate is looked at, too
+        with pytest.raises(IndexUnavailable):  # their certificate is verified, too
             async with open_index(sentinels.url):
                 pass
     finally:
@@ -123,7 +125,7 @@ async def test_a_gateway_answers_from_it_and_goes_on_when_it_comes_back(
         assert (await gateway.get(f"/v2/images/{TEXT}"))[0].status == 307
 
 
-async def refused(url: str) -> IndexUnavailable:
+async def open_refused(url: str) -> IndexUnavailable:
     with pytest.raises(IndexUnavailable) as caught:
         async with asyncio.timeout(8), open_index(url):
             pytest.fail("it opened")
@@ -135,18 +137,18 @@ async def refused(url: str) -> IndexUnavailable:
 @pytest.mark.redis
 async def test_a_certificate_that_cannot_be_trusted(tmp_path: Path, authority: Authority) -> None:
     with server(tmp_path, authority) as redis:
-        error = await refused(redis.url)  # by the system's authorities only
+        error = await open_refused(redis.url)  # by the system's authorities only
         assert error.detail == "Redis did not answer: its certificate cannot be trusted"
         assert "self-signed" in error.log_detail or "local issuer" in error.log_detail
         folder = tmp_path / "other"
         folder.mkdir()
-        await refused(trusting(redis.url, Authority(folder)))
+        await open_refused(trusting(redis.url, Authority(folder)))
 
 
 @pytest.mark.redis
 async def test_a_certificate_for_another_name(tmp_path: Path, authority: Authority) -> None:
     with server(tmp_path, authority, "redis.example") as redis:
-        error = await refused(trusting(redis.url, authority))
+        error = await open_refused(trusting(redis.url, authority))
         assert error.detail == "Redis did not answer: its certificate cannot be trusted"
         assert "certificate is not valid for" in error.log_detail
 
@@ -156,7 +158,7 @@ async def test_no_client_certificate_where_one_is_wanted(
     tmp_path: Path, authority: Authority
 ) -> None:
     with server(tmp_path, authority, clients=True) as redis:
-        await refused(trusting(redis.url, authority))
+        await open_refused(trusting(redis.url, authority))
 
 
 @pytest.mark.redis
@@ -165,8 +167,8 @@ async def test_tls_to_a_server_without_it_and_none_to_one_with_it(
 ) -> None:
     with server(tmp_path, authority) as redis:
         plain = f"127.0.0.1:{redis.port}"
-        await refused(trusting(redis.url, authority).replace(redis.address, plain))
-        await refused(redis.url.replace("rediss://", "redis://"))
+        await open_refused(trusting(redis.url, authority).replace(redis.address, plain))
+        await open_refused(redis.url.replace("rediss://", "redis://"))
 
 
 @pytest.mark.parametrize("form", ["rediss://h", "rediss+sentinel://h/s", "rediss+cluster://h"])
@@ -179,7 +181,7 @@ async def test_tls_to_a_server_without_it_and_none_to_one_with_it(
         ("ssl_ca_cert=/ca.pem", "an option that redis-py does not know"),
     ],
 )
-async def test_files_and_options_that_cannot_work_are_told_at_start(
+async def test_unusable_files_and_options_are_errors_at_start(
     authority: Authority, form: str, options: str, says: str
 ) -> None:
     files = authority.issue()
@@ -189,7 +191,7 @@ async def test_files_and_options_that_cannot_work_are_told_at_start(
             pytest.fail("it opened")
 
 
-async def test_a_key_with_a_passphrase_is_told_at_start(authority: Authority) -> None:
+async def test_a_key_with_a_passphrase_is_an_error_at_start(authority: Authority) -> None:
     files = encrypted(authority.issue(), authority)
     url = f"rediss://h?ssl_certfile={files.cert}&ssl_keyfile={files.key}"
     with pytest.raises(SettingsError, match=r"ssl_keyfile: .* wants a passphrase"):

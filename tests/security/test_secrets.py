@@ -1,4 +1,4 @@
-"""Secrets and insides stay where they are: logs, answers, metrics and the audit tell none."""
+"""No secret or internal detail is in logs, answers, metrics or the audit log."""
 
 from __future__ import annotations
 
@@ -77,15 +77,15 @@ def redis(tmp_path: Path) -> Iterator[RedisServer]:
     server.kill()
 
 
-def shows(text: str) -> list[str]:
-    return [one for one in SECRETS if one in text]
+def secrets_in(text: str) -> list[str]:
+    return [secret for secret in SECRETS if secret in text]
 
 
 @pytest.mark.redis
 @pytest.mark.parametrize("form", ["json", "text"])
 async def test_no_secret_comes_out_anywhere(redis: RedisServer, form: str) -> None:
-    """A real process, every way in which a token may be sent, and all that it says."""
-    told: list[str] = []
+    """A real process, every way of sending a token, and everything that it answers and logs."""
+    responses: list[str] = []
     environ = {
         "RESOLVER_REDIS_URL": redis.url,
         "RESOLVER_ADMIN_TOKENS": f"ops={OPS},dash:ro={READER}",
@@ -98,39 +98,43 @@ async def test_no_secret_comes_out_anywhere(redis: RedisServer, form: str) -> No
             async def ask(method: str, path: str, **options: Any) -> int:
                 async with http.request(method, path, allow_redirects=False, **options) as reply:
                     body = await reply.text()
-                    if f"{ID}?" not in path:  # there its sender gets his query back, as he must
-                        told.append(f"{method} {path.partition('?')[0]}\n{reply.headers}\n{body}")
+                    if f"{ID}?" not in path:  # its redirect must have the query
+                        responses.append(
+                            f"{method} {path.partition('?')[0]}\n{reply.headers}\n{body}"
+                        )
                     return reply.status
 
-            async def round_of_all() -> None:
+            async def ask_everything() -> None:
                 for headers in HEADERS:
                     for path in PATHS:
                         for method in ("GET", "PUT"):
                             await ask(method, path, headers=headers)
                 for text in BROKEN:
                     port = int(server.url.rpartition(":")[2])
-                    told.append(await answer(port, text.encode("latin-1")))
+                    responses.append(await answer(port, text.encode("latin-1")))
 
             assert await ask("PUT", f"/locations/one/images/{ID}", headers=HEADERS[1]) == 201
             await ask("PATCH", "/locations/one", headers=HEADERS[1], json={"reason": "racks"})
-            await round_of_all()
+            await ask_everything()
             assert await ask("GET", "/audit", headers=HEADERS[2]) == 200
-            assert '"by": "ops"' in told[-1]
+            assert '"by": "ops"' in responses[-1]
             redis.kill()
             await wait_until(lambda: "Redis did not answer" in server.output)
             for path in (*PATHS, "/readyz"):
                 await ask("GET", path, headers=HEADERS[1])
-            assert any("503" in one or "Redis did not answer" in one for one in told)
+            assert any("503" in text or "Redis did not answer" in text for text in responses)
         log = server.output
     assert log.count("\n") > 300
-    assert shows(log) == []
-    assert [one for one in told if shows(one)] == []
-    for one in told:  # nor where Redis is, or a path of ours
-        assert redis.address not in one
-        assert not re.search(r"Traceback|site-packages|/resolver/\w+\.py|/tmp/|Error \d+", one), one
+    assert secrets_in(log) == []
+    assert [text for text in responses if secrets_in(text)] == []
+    for text in responses:  # nor the address of Redis, or a path in the resolver
+        assert redis.address not in text
+        assert not re.search(r"Traceback|site-packages|/resolver/\w+\.py|/tmp/|Error \d+", text), (
+            text
+        )
 
 
-async def test_a_credentials_place_is_not_told_to_strangers(start: Start, tmp_path: Path) -> None:
+async def test_only_admins_see_the_path_of_a_credential(start: Start, tmp_path: Path) -> None:
     gateway = await start(role="all", probe=True, health_interval=0.2)
     file = tmp_path / "token-of-one"
     async with StandIn() as one:
@@ -142,7 +146,7 @@ async def test_a_credentials_place_is_not_told_to_strangers(start: Start, tmp_pa
             _, body = await gateway.get("/locations/one", headers=ADMIN)
             return str(file) in (body["sweep"]["error"] or "")
 
-        await wait_until(failed)  # an admin is told
+        await wait_until(failed)  # an admin sees it
         paths = (f"/resolve/{ID}", f"/resolve/{ID}/explain", f"/v2/images/{ID}", "/index")
         for path in (*paths, "/metrics", "/readyz", "/v2/schemas/image"):
             reply, _ = await gateway.get(path)
@@ -151,7 +155,7 @@ async def test_a_credentials_place_is_not_told_to_strangers(start: Start, tmp_pa
             assert str(tmp_path) not in text
 
 
-async def test_a_fault_of_ours_is_told_by_its_request_id_only(
+async def test_an_internal_error_shows_only_its_request_id(
     start: Start, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def broken(*_: object) -> None:
@@ -172,19 +176,19 @@ def test_every_token_is_compared_whole_and_in_constant_time(
     compared = []
     real = hmac.compare_digest
 
-    def noted(one: bytes, other: bytes) -> bool:
+    def recorded(one: bytes, other: bytes) -> bool:
         compared.append((one, other))
         return real(one, other)
 
-    monkeypatch.setattr(hmac, "compare_digest", noted)
+    monkeypatch.setattr(hmac, "compare_digest", recorded)
     tokens = Tokens(Settings(admin_tokens="a=first-token,b=second-token,c=third-token"))
     for given in (b"first-token", b"third-token", b"fir", b"", b"first-token-and-more"):
         compared.clear()
         found = tokens.find(given)
         assert (found is not None) == (given in (b"first-token", b"third-token"))
-        # Of all, wherever the right one stands.
+        # With all tokens, at whatever position the right one is.
         assert compared == [
-            (given, one) for one in (b"first-token", b"second-token", b"third-token")
+            (given, token) for token in (b"first-token", b"second-token", b"third-token")
         ]
 
 
@@ -198,5 +202,5 @@ async def test_a_token_counts_as_bearer_only(start: Start) -> None:
     for query in (f"?token={TOKEN}", f"?access_token={TOKEN}"):
         assert (await gateway.get(f"/locations{query}"))[0].status == 401
     twice = f"Authorization: Bearer x\r\nAuthorization: Bearer {TOKEN}\r\n"
-    told = await answer(port_of(gateway), request("GET", "/locations", twice))
-    assert " 400 " in told[:20] or " 401 " in told[:20]
+    response = await answer(port_of(gateway), request("GET", "/locations", twice))
+    assert " 400 " in response[:20] or " 401 " in response[:20]

@@ -101,7 +101,7 @@ def broken(files: Files, _: Authority) -> Files:
         (broken, "RESOLVER_TLS_CERT, RESOLVER_TLS_KEY: .* cannot be used: "),
     ],
 )
-async def test_what_cannot_be_used_is_one_line_at_start(
+async def test_an_unusable_certificate_is_one_line_at_start(
     files: Files, authority: Authority, spoil: Callable[[Files, Authority], Files], says: str
 ) -> None:
     status, _, err = await run("serve", "--port", "0", **spoil(files, authority).environ)
@@ -116,14 +116,14 @@ def test_a_key_without_a_certificate_is_an_error(monkeypatch: pytest.MonkeyPatch
         load_settings()
 
 
-def test_nothing_older_than_tls_1_2_is_spoken(files: Files) -> None:
+def test_tls_before_1_2_is_refused(files: Files) -> None:
     context = load(files.cert, files.key)
     assert context.minimum_version == ssl.TLSVersion.TLSv1_2
     weak = re.compile("NULL|EXP|RC4|DES|MD5|ADH|AECDH|PSK")
     assert not [c["name"] for c in context.get_ciphers() if weak.search(c["name"])]
 
 
-async def test_the_door_answers_over_tls_and_links_say_https(
+async def test_the_fast_path_answers_over_tls_and_links_say_https(
     start: Start, files: Files, authority: Authority, handed_over: HandedOver
 ) -> None:
     gateway = await start(tls_cert=str(files.cert), tls_key=str(files.key))
@@ -150,7 +150,7 @@ async def test_plain_http_gets_no_answer(start: Start, files: Files) -> None:
             await http.get(gateway.url.replace("https", "http") + "/livez")
 
 
-async def test_a_new_certificate_is_shown_to_the_next_connection(
+async def test_the_next_connection_gets_a_new_certificate(
     start: Start, files: Files, authority: Authority, caplog: pytest.LogCaptureFixture
 ) -> None:
     gateway = await start(tls_cert=str(files.cert), tls_key=str(files.key))
@@ -166,7 +166,7 @@ async def test_a_new_certificate_is_shown_to_the_next_connection(
     assert [r for r in caplog.records if r.levelno == logging.ERROR]
 
 
-async def test_a_key_may_stand_in_the_certificates_file(
+async def test_the_certificate_file_may_contain_the_key(
     start: Start, files: Files, authority: Authority
 ) -> None:
     files.cert.write_text(files.key.read_text() + files.cert.read_text())
@@ -174,7 +174,7 @@ async def test_a_key_may_stand_in_the_certificates_file(
     assert await shown(gateway.url, authority) == der(files)
 
 
-async def test_a_handshake_that_never_ends_holds_up_nobody_and_no_exit(
+async def test_an_endless_handshake_delays_no_client_and_no_exit(
     files: Files, authority: Authority
 ) -> None:
     async with serve(**files.environ) as server:
@@ -184,7 +184,7 @@ async def test_a_handshake_that_never_ends_holds_up_nobody_and_no_exit(
         try:
             assert await shown(server.url, authority) == der(files)
             server.process.send_signal(signal.SIGTERM)
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(30):
                 assert await server.process.wait() == 0
         finally:
             silent.close()
@@ -192,7 +192,7 @@ async def test_a_handshake_that_never_ends_holds_up_nobody_and_no_exit(
 
 
 @pytest.mark.redis
-async def test_workers_speak_it_too_and_take_a_new_one_up(
+async def test_workers_use_tls_and_load_a_new_certificate(
     redis_url: str, files: Files, authority: Authority
 ) -> None:
     environ = {"RESOLVER_REDIS_URL": redis_url, "RESOLVER_ADMIN_TOKENS": TOKEN, **files.environ}
@@ -239,7 +239,7 @@ async def test_large_answers_and_requests_sent_ahead_are_answered_whole(
     many = b"POST /resolve HTTP/1.1\r\nHost: g\r\nContent-Length: %d\r\n\r\n" % len(ids) + ids
     last = b"GET /livez HTTP/1.1\r\nHost: g\r\nConnection: close\r\n\r\n"
     reader, writer = await asyncio.open_connection(host, int(port), ssl=authority.client())
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         writer.write(one)
         assert b" 307 " in await reader.readuntil(b"\r\n\r\n")
         await asyncio.sleep(1)  # longer than a head may take: it has come
