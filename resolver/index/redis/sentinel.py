@@ -99,7 +99,7 @@ class SentinelClient(SingleClient):
         await self.leave_servers_other_than((host, int(port)))
 
     async def _require_master(self, connection: PipelinedConnection) -> None:
-        """Sentinels that have not heard of a failover name the old master, which may answer reads.
+        """Sentinels that do not know of a failover yet name the old master, which may answer reads.
 
         Raises:
             ConnectionError: the server is a replica.
