@@ -90,6 +90,16 @@ async def test_an_index_keeps_its_number_of_buckets(
         assert "RESOLVER_INDEX_BITS ignored" in caplog.text
 
 
+async def test_another_format_of_the_index_is_an_error_at_start(own_redis: RedisServer) -> None:
+    async with open_index(own_redis.url):
+        pass
+    with redis.Redis(port=own_redis.port) as client:
+        client.hset("glr:{reg}:meta", "format", 99)
+    with pytest.raises(SettingsError, match="format 99"):
+        async with process(own_redis.url):
+            pytest.fail("it started")
+
+
 async def test_an_unknown_url_scheme_is_an_error_at_start() -> None:
     with pytest.raises(SettingsError, match="RESOLVER_REDIS_URL"):
         async with process("mysql://x"):

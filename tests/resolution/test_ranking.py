@@ -60,8 +60,7 @@ def test_all_that_may_be_offered_and_nothing_else(
     assert offered == {
         c.view.name
         for c in owners
-        if c.view.name not in preferences.exclude
-        and c.view.location.state is not State.MAINTENANCE
+        if c.view.name not in preferences.exclude and c.view.location.state is not State.MAINTENANCE
     }
     assert offered == {c.view.name for c in owners if not exclusion_reason(c.view, preferences)}
 
