@@ -22,7 +22,6 @@ from resolver.resolution.answer import (
     json_tail,
     json_text,
 )
-from resolver.resolution.batcher import OnResult
 from resolver.resolution.index_reader import Claims, IndexReader, LookupResult
 from resolver.resolution.prober import ChargeCallback, ProbedImage, Prober, ProbeRequest
 from resolver.resolution.ranking import DEFAULT_PREFERENCES, Preferences
@@ -75,22 +74,14 @@ class Resolver:
         """
         self._prober = prober
         self._home_region = home_region
-        self._reader = IndexReader(
+        self.reader = IndexReader(
             index, tables, deadline=deadline, stale_for=stale_for, on_claims=self._forget_negatives
         )
         self._bulk_reads = asyncio.Semaphore(BULK_READS_AT_ONCE)
-        self.breaker = self._reader.breaker
+        self.breaker = self.reader.breaker
 
     async def close(self) -> None:
-        await self._reader.close()
-
-    def cached(self, image_id: bytes) -> LookupResult | None:
-        """See `IndexReader.cached`."""
-        return self._reader.cached(image_id)
-
-    def lookup(self, image_id: bytes, on_result: OnResult[LookupResult]) -> None:
-        """See `IndexReader.request`."""
-        self._reader.request(image_id, on_result)
+        await self.reader.close()
 
     def context(self, found: LookupResult, preferences: Preferences) -> AnswerContext:
         """The context of answers from this lookup."""
@@ -117,7 +108,7 @@ class Resolver:
                 before.
             TooManyRequests: from ``charge``.
         """
-        if preferences.trust_index and (cached := self.cached(image_id)):
+        if preferences.trust_index and (cached := self.reader.cached(image_id)):
             context = self.context(cached, preferences)
             found = decide_found(context, image_id, context.owners_of(cached.claims))
             if found is not None:
@@ -155,7 +146,7 @@ class Resolver:
         """
         started = time.monotonic()
         try:
-            table, (claims,) = await self._reader.read([image_id])
+            table, (claims,) = await self.reader.read([image_id])
             lookup = LookupResult(table, claims, seconds=time.monotonic() - started)
         except IndexUnavailable as error:
             lookup = self._without_index(image_id, error)
@@ -169,12 +160,12 @@ class Resolver:
                 raise prefetched
             if isinstance(prefetched, LookupResult):
                 return prefetched
-            return await self._reader.get(image_id)
+            return await self.reader.get(image_id)
         except IndexUnavailable as error:
             return self._without_index(image_id, error)
 
     def _without_index(self, image_id: bytes, error: IndexUnavailable) -> LookupResult:
-        lookup = self._reader.without_index(image_id, error)
+        lookup = self.reader.without_index(image_id, error)
         if lookup.claims or self._prober is not None:
             return lookup
         # Nobody can be asked, so that nothing is known.
@@ -189,7 +180,7 @@ class Resolver:
     ) -> Resolution:
         """The answer from a lookup, with the help of the locations where it is not enough."""
         context = self.context(lookup, preferences)
-        budget = _IndexBudget(self._reader.deadline - lookup.seconds)
+        budget = _IndexBudget(self.reader.deadline - lookup.seconds)
         resolution = await self._answer(context, image, lookup.claims, budget, charge)
         return resolution._replace(answer=_with_stale_source(resolution.answer, lookup))
 
@@ -270,7 +261,7 @@ class Resolver:
             return context
         started = time.monotonic()
         try:
-            table = await self._reader.current_table(budget.seconds)
+            table = await self.reader.current_table(budget.seconds)
         except IndexUnavailable as error:
             return replace(context, index_error=error)
         budget.spend(time.monotonic() - started)
@@ -340,14 +331,14 @@ class Resolver:
     ) -> tuple[list[LookupResult], list[AnswerTemplate]]:
         """What the index has for many ids, or what this process knew last."""
         try:
-            table, claims = await self._reader.read(ids)
+            table, claims = await self.reader.read(ids)
             lookups = [LookupResult(table, some) for some in claims]
         except IndexUnavailable as error:
-            last_table = self._reader.last_table()
+            last_table = self.reader.last_table()
             if last_table is None or not last_table.in_service():
                 raise
             unknown = LookupResult(last_table, (), "stale", 0.0, error)
-            lookups = [self._reader.last_known(image_id, error) or unknown for image_id in ids]
+            lookups = [self.reader.last_known(image_id, error) or unknown for image_id in ids]
         if not lookups:
             return [], []
         context = self.context(lookups[0], preferences)

@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Hashable
+from collections.abc import Awaitable, Callable, Hashable
 from email.utils import formatdate
 from functools import partial
-from typing import Any, cast
+from typing import cast
 
 import structlog
 from aiohttp.http import SERVER_SOFTWARE
@@ -23,6 +23,7 @@ from resolver.errors import ResolverError
 from resolver.gateway.access_log import AccessLog
 from resolver.gateway.api.image_reads import (
     JSON,
+    RESOLVE_LABEL,
     URI_LIST,
     ImageRead,
     ReadRequest,
@@ -33,7 +34,7 @@ from resolver.gateway.api.image_reads import (
 from resolver.gateway.api.images import answer_image_read
 from resolver.gateway.api.status import HEALTHY, live_reply
 from resolver.gateway.api.version_documents import versions_reply
-from resolver.gateway.image_path import ImagePath
+from resolver.gateway.image_path import ROUTE_LABEL, ImagePath
 from resolver.gateway.limits import FORWARDED_FOR, ChargeOnce, Limits
 from resolver.gateway.metrics.process_metrics import Metrics
 from resolver.gateway.middleware import CLIENT_CLOSED_REQUEST, internal_error, loop_error
@@ -57,8 +58,8 @@ from resolver.resolution.ranking import DEFAULT_PREFERENCES
 from resolver.services import Services
 
 VERSION_PATHS = frozenset({"/", "/versions", "/v1", "/v1/", "/v2", "/v2/"})
-ROUTE_LABELS = {"/v1": "/{api}", "/v2": "/{api}", "/v1/": "/{api}/", "/v2/": "/{api}/"}
-"""What metrics call the routes of paths that are no route's own name."""
+VERSION_ROUTE_LABELS = {"/v1": "/{api}", "/v2": "/{api}", "/v1/": "/{api}/", "/v2/": "/{api}/"}
+"""What metrics call the routes of version paths that are not named like their route."""
 
 READ_METHODS = frozenset({"GET", "HEAD"})
 
@@ -84,6 +85,7 @@ class Front:
     ) -> None:
         self._services = services
         self._resolver = services.resolver
+        self._reader = services.resolver.reader
         self._metrics = metrics
         self._in_flight = in_flight
         self._limits = limits
@@ -131,8 +133,8 @@ class Front:
     @staticmethod
     def _route(path: str) -> str:
         if path in VERSION_PATHS or path in ("/healthcheck", "/livez"):
-            return ROUTE_LABELS.get(path, path)
-        return "/resolve/{id}" if path.startswith("/resolve/") else "/{api}/images/{id}{rest}"
+            return VERSION_ROUTE_LABELS.get(path, path)
+        return RESOLVE_LABEL if path.startswith("/resolve/") else ROUTE_LABEL
 
     def respond_read(
         self, request: FrontRequest, read: ImageRead, send: Send
@@ -141,7 +143,7 @@ class Front:
         preferences = read.preferences
         if preferences is not DEFAULT_PREFERENCES and preferences != DEFAULT_PREFERENCES:
             return self._respond_later(request, read, None, send)
-        cached = self._resolver.cached(read.image_id)
+        cached = self._reader.cached(read.image_id)
         if cached is not None and self._respond_from_template(request, read, cached, send):
             return None
         if cached is not None:
@@ -150,7 +152,7 @@ class Front:
             return self._respond_later(request, read, None, send)
         pending = _PendingLookup(self, request, read, send)
         self._in_flight.acquire()
-        self._resolver.lookup(read.image_id, pending.on_result)
+        self._reader.request(read.image_id, pending.on_result)
         return pending.cancel
 
     def lookup_done(
@@ -186,18 +188,21 @@ class Front:
         if templates.context.table is not found.table:
             self._templates = templates = self._template_cache(found.table)
         text = format_id(read.image_id)
-        template = templates.get(read.image_id, text, found.claims, variant)
+        try:
+            template = templates.get(read.image_id, text, found.claims, variant)
+        except Exception:  # a bug of ours must not cost the client its answer
+            log.exception("template failed", id=text)
+            return False
         if template is None:
             return False
         rendered = template.render(text)
         if read.path is not None:
-            head, body = rendered, ""
-        elif read.media_type == URI_LIST:
-            head, body = URI_LIST_HEAD, rendered
-        else:
+            self._write(request, ROUTE_LABEL, 307, rendered, b"", "found", send)
+            return True
+        head, body = URI_LIST_HEAD, rendered
+        if read.media_type == JSON:
             head, body = JSON_HEAD, rendered + json_tail(found.source, found.age)
-        status = 200 if read.path is None else 307
-        self._write(request, read.route, status, head, body.encode(), "found", send)
+        self._write(request, RESOLVE_LABEL, 200, head, body.encode(), "found", send)
         return True
 
     def _respond_absent(
@@ -229,7 +234,7 @@ class Front:
             table = await services.tables.current(services.settings.index_timeout)
             return versions_reply(table, base, path)
 
-        return self._run(request, self._route(path), reply(), send)
+        return self._run(request, self._route(path), reply, send)
 
     def _respond_later(
         self,
@@ -240,8 +245,8 @@ class Front:
     ) -> Callable[[], None]:
         """Asks the index or the locations in a task of its own."""
         charge = ChargeOnce(self._limits, partial(self._client_key, request))
-        replying = answer_image_read(self._resolver, read, charge, prefetched)
-        return self._run(request, read.route, replying, send)
+        make_reply = partial(answer_image_read, self._resolver, read, charge, prefetched)
+        return self._run(request, read.route, make_reply, send)
 
     def _client_key(self, request: FrontRequest) -> bytes:
         return self._limits.client_key(request.peer, request.fields.getall(FORWARDED_FOR))
@@ -250,13 +255,13 @@ class Front:
         self,
         request: FrontRequest,
         route: str,
-        replying: Coroutine[Any, Any, Reply],
+        make_reply: Callable[[], Awaitable[Reply]],
         send: Send,
     ) -> Callable[[], None]:
         async def run() -> None:
             with self._in_flight.track():
                 try:
-                    reply = await replying
+                    reply = await make_reply()
                 except ResolverError as error:
                     reply = error_reply(error, request.fields.get("user-agent"))
                 except Exception:

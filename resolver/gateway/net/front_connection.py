@@ -26,7 +26,7 @@ from resolver.gateway.net.body_framing import framing_of
 from resolver.gateway.net.bridge import Bridge
 from resolver.gateway.net.connection_limiter import ConnectionLimiter
 from resolver.gateway.net.front import Front
-from resolver.gateway.net.front_requests import FrontRequest, Remembered
+from resolver.gateway.net.front_requests import Remembered
 from resolver.gateway.net.in_flight import InFlight
 from resolver.gateway.net.request_head import (
     MAX_HEAD_BYTES,
@@ -258,9 +258,8 @@ class FrontConnection(asyncio.Protocol):
         request, read = matched
         self._deadline = NEVER
         self.served = True
-        self._cancel = front.respond_read(request, read, self._sender(request))
-        if self.is_idle:
-            self._wait_for_request()
+        send = partial(self._answered, request.keeps_connection)
+        self._cancel = front.respond_read(request, read, send)
         return True
 
     def _begin(self, head: RequestHead) -> None:
@@ -280,12 +279,10 @@ class FrontConnection(asyncio.Protocol):
         ):
             self._plain = front.requests.remember_fields(data, head)
             request = front.requests.from_head(head, self.peer, self._scheme)
-            self._cancel = front.respond(request, self._sender(request))
+            send = partial(self._answered, request.keeps_connection)
+            self._cancel = front.respond(request, send)
         else:
             self._hand_over(head)
-
-    def _sender(self, request: FrontRequest) -> Callable[[bytes], None]:
-        return partial(self._answered, request.keeps_connection)
 
     def _answered(self, keeps_connection: bool, data: bytes) -> None:
         """The front has a response."""
@@ -293,7 +290,8 @@ class FrontConnection(asyncio.Protocol):
         if self._transport is None:
             return
         self._server.coalescer.write(self._transport, data)
-        self.idle_since = time.monotonic()
+        self.idle_since = now = time.monotonic()
+        self._deadline = now + self._server.keepalive_timeout
         if not keeps_connection:
             self._close()
         elif later:
