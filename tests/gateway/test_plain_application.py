@@ -1,0 +1,164 @@
+"""The application without its front, under aiohttp's own runner, and the same requests at both."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import re
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from urllib.parse import urlsplit
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestClient, TestServer
+
+from resolver.gateway.app import gateway_routes, make_app, monitoring_routes
+from tests.gateway.conftest import ADMIN, V1, V2, Gateway, Start
+
+PARAMETER = re.compile(r"\{(\w+)[^{}]*(?:\{[^{}]*\}[^{}]*)*\}")
+"""A part of a route's path, with its pattern."""
+
+HEADERS = [
+    (),
+    ("Accept: text/uri-list",),
+    ("Accept: application/json;q=0.1, text/uri-list;q=0.5",),
+    ("Accept: image/png",),
+    ("Accept: */*", "User-Agent: curl/7.88.1"),
+    ("User-Agent: python-glanceclient",),
+    ("X-Resolver-Region: north",),
+    ("x-resolver-exclude: l0, l1",),
+    ("X-Resolver-Fresh: 1",),
+    ("X-Resolver-Fresh: maybe",),
+    ("X-Resolver-Hop: 1",),
+    ("X-Auth-Token:   padded  ", "Accept-Encoding: gzip", "Cookie: a=b"),
+]
+
+
+@asynccontextmanager
+async def plain_server(gateway: Gateway) -> AsyncIterator[str]:
+    """The same services under a runner of aiohttp, with no option set."""
+    runner = web.AppRunner(make_app(gateway.services))
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    try:
+        host, port = runner.addresses[0][:2]
+        yield f"http://{host}:{port}"
+    finally:
+        await runner.cleanup()
+
+
+async def exchange(url: str, *pieces: bytes) -> str:
+    """All that a server sends until it closes the connection."""
+    parts = urlsplit(url)
+    reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
+    try:
+        for piece in pieces:
+            writer.write(piece)
+            await writer.drain()
+            if len(pieces) > 1:
+                await asyncio.sleep(0)
+        async with asyncio.timeout(10):
+            return (await reader.read()).decode()
+    finally:
+        writer.close()
+        await writer.wait_closed()
+
+
+def comparable(responses: str) -> str:
+    """Responses without what differs from one moment to the next."""
+    responses = re.sub(r'"source": "(index|cache)", "age": [0-9.]+', '"source": …', responses)
+    responses = re.sub(r"(?m)^Content-Length: (?!0\r).*$", "Content-Length: …", responses)
+    return re.sub(r"(?m)^(Date|X-Openstack-Request-Id): .*$", r"\1: …", responses)
+
+
+async def prepared(start: Start, chance: random.Random) -> tuple[Gateway, list[str]]:
+    """A gateway with some locations, and paths of all kinds to ask it for."""
+    gateway = await start(region=chance.choice(["", "north"]), public_url="https://gateway.example")
+    names = [f"l{n}" for n in range(chance.randint(1, 3))]
+    for name in names:
+        await gateway.location(
+            name,
+            versions=chance.choice([V1, V2, V1 + V2, ()]),
+            state=chance.choice(["active", "active", "draining", "maintenance"]),
+            region=chance.choice(["", "north"]),
+            covered=chance.random() < 0.7,
+        )
+    ids = [str(uuid.UUID(int=chance.getrandbits(128))) for _ in range(4)]
+    for text in ids[1:]:
+        for name in chance.sample(names, chance.randint(1, len(names))):
+            await gateway.claim(name, text.upper() if chance.random() < 0.2 else text)
+    forms = ["/v1/images/%s", "/v2/images/%s", "/v2/images/%s/file", "/v1/images/%s/file?a=b"]
+    forms += ["/v2/images/%s/members/x", "/v2/images/%s/%%2e%%2e/x", "/resolve/%s", "/resolve/%s?"]
+    forms += ["/resolve/%s?region=north&exclude=l0", "/resolve/%s?fresh=1", "/resolve/%s?what=1"]
+    paths = [form % text for form in forms for text in (*ids, ids[1].upper(), "no-uuid")]
+    paths += [f"/resolve/{ids[1].replace('-', '')}", f"/resolve/urn%3Auuid%3A{ids[1]}"]
+    return gateway, [*paths, "/", "/versions", "/v1", "/v2/", "/v3", "/healthcheck", "/livez"]
+
+
+@pytest.mark.parametrize("seed", range(6))
+async def test_front_and_application_send_the_same_bytes(start: Start, seed: int) -> None:
+    chance = random.Random(seed)
+    gateway, paths = await prepared(start, chance)
+    async with plain_server(gateway) as plain:
+        for path in paths:
+            for _ in range(4):
+                method = chance.choice(["GET", "GET", "HEAD"])
+                version = chance.choice(["1.1", "1.1", "1.0"])
+                lines = [f"{method} {path} HTTP/{version}", "Host: gateway"]
+                lines += [*chance.choice(HEADERS), "Connection: close", "", ""]
+                request = "\r\n".join(lines).encode()
+                answers = [comparable(await exchange(url, request)) for url in (gateway.url, plain)]
+                assert answers[0] == answers[1], request
+
+
+async def test_requests_sent_ahead_get_the_same_answers_in_order(start: Start) -> None:
+    chance = random.Random(7)
+    gateway, paths = await prepared(start, chance)
+    some = chance.sample(paths, 20)
+    requests = [f"GET {path} HTTP/1.1\r\nHost: gateway\r\n\r\n" for path in some]
+    requests.append("GET /livez HTTP/1.1\r\nHost: gateway\r\nConnection: close\r\n\r\n")
+    together = "".join(requests).encode()
+    async with plain_server(gateway) as plain:
+        expected = comparable(await exchange(plain, together))
+        assert comparable(await exchange(gateway.url, together)) == expected
+        cuts = sorted(chance.sample(range(len(together)), 40))
+        pieces = [together[a:b] for a, b in zip([0, *cuts], [*cuts, len(together)], strict=True)]
+        assert comparable(await exchange(gateway.url, *pieces)) == expected
+
+
+async def test_a_request_may_be_split_at_every_byte(gateway: Gateway) -> None:
+    await gateway.location("one")
+    text = str(uuid.UUID(int=5 << 64))
+    await gateway.claim("one", text)
+    request = f"GET /v2/images/{text} HTTP/1.1\r\nHost: g\r\nConnection: close\r\n\r\n".encode()
+    expected = comparable(await exchange(gateway.url, request))
+    assert expected.startswith("HTTP/1.1 307 ")
+    for cut in range(1, len(request)):
+        assert comparable(await exchange(gateway.url, request[:cut], request[cut:])) == expected
+
+
+async def test_every_route_works_without_the_front(gateway: Gateway) -> None:
+    """Under aiohttp's test client. A handler that needs the front would answer 500."""
+    await gateway.location("one")
+    text = str(uuid.UUID(int=6 << 64))
+    await gateway.claim("one", text)
+    values = {"api": "v2", "id": text, "rest": "", "name": "one", "schema": "image"}
+    async with TestClient(TestServer(make_app(gateway.services))) as client:
+        for route in [*monitoring_routes(), *gateway_routes()]:
+            path = re.sub(
+                r"\{(\w+)[^{}]*(?:\{[^{}]*\}[^{}]*)*\}", lambda m: values[m[1]], route.path
+            )
+            method = "GET" if route.method == "*" else route.method
+            if method == "DELETE" and path == "/locations/one":
+                continue  # the last one, below
+            async with client.request(
+                method, path, headers=ADMIN, json={}, allow_redirects=False
+            ) as response:
+                assert response.status != 500, f"{method} {path}: {await response.text()}"
+                assert response.status != 404 or "images" in path, f"{method} {path}"
+                assert "X-Openstack-Request-Id" in response.headers
+        async with client.delete("/locations/one", headers=ADMIN) as response:
+            assert response.status in (200, 204)
