@@ -28,7 +28,7 @@ pytestmark = pytest.mark.redis
 
 IDS = [str(uuid.UUID(int=n << 64)) for n in range(50)]
 
-CALLS = 44
+CALLS = 38
 """Python functions that a warm redirect runs, the test's own too."""
 
 
