@@ -136,8 +136,7 @@ def front_server(
 def shown_url(settings: Settings, port: int) -> str:
     """Where the gateway can be reached from this host."""
     host, scheme = settings.host, "https" if settings.tls_cert else "http"
-    if host in ("0.0.0.0", "::"):
-        host = "127.0.0.1"
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # `::` listens on IPv6 only
     return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
 
 
