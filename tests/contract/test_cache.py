@@ -41,12 +41,19 @@ async def test_lookup_results_are_cached_with_their_age(pair: Pair) -> None:
     assert 0 <= found[1] < 5
 
 
-async def test_images_without_owners_are_not_cached(pair: Pair) -> None:
+async def test_an_image_without_owners_is_cached_until_somebody_claims_it(pair: Pair) -> None:
+    """Also where its bucket does not exist yet."""
     index, other = pair
-    await index.claims.lookup([A], cache=True)
-    assert cached(index, A) is None
-    await other.claims.claim(1, [A])
-    assert (await index.claims.lookup([A], cache=True)).owners == [(Owner(1),)]
+    absent, claimed = A, MORE[0]
+    await index.claims.lookup([absent], cache=True)
+    assert cached(index, absent) == set()
+    await other.claims.claim(1, [absent])
+    await wait_until(lambda: cached(index, absent) is None)
+    assert (await index.claims.lookup([absent], cache=True)).owners == [(Owner(1),)]
+    await index.claims.lookup([claimed], cache=True)
+    assert cached(index, claimed) == set()
+    await index.claims.claim(1, [claimed])
+    assert cached(index, claimed) != set(), "its own change needs no report"
 
 
 CHANGES = ["claim", "release", "spelling", "purge", "sweep"]

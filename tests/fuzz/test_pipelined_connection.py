@@ -317,6 +317,7 @@ async def test_what_others_write_into_the_registry_ends_no_indexer(
     await services.index.client.command("HDEL", name, field)
     await services.index.client.command("INCR", "glr:{reg}:version")
     await services.indexer.tick()
+    await wait_until(lambda: services.resolver.breaker.error is None)
     assert (await services.resolver.resolve(ID, Preferences())).outcome is Outcome.UNKNOWN
     loop_errors.check()
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 from resolver.index import ClaimCache
 from resolver.index.buckets import Buckets
+from resolver.index.cache import MAX_ABSENT
 from resolver.index.codec import encode_owners
 from resolver.models import Owner
 from tests.support.ids import make_ids
@@ -117,10 +118,30 @@ def test_expired_claims_are_stale_until_their_time_is_over() -> None:
     clock.now += 11
     assert cache.get(7, A) is None
     assert cache.get_stale(7, A) == ((Owner(1),), 11)
-    cache.discard_stale(7, B)
+    cache.put_absent(7, cache.open(7), B)
     assert cache.get_stale(7, B) is None
     clock.now += 90
     assert cache.get_stale(7, A) is None, "it was read more than 100 seconds ago"
+
+
+def test_absent_images_are_bounded_and_invalidated_with_their_bucket() -> None:
+    cache = ClaimCache(100, 60, clock=(clock := Clock()))
+    images = cache.open(7)
+    ids = [bytes([7]) + n.to_bytes(15, "big") for n in range(MAX_ABSENT + 1)]
+    for image_id in ids:
+        cache.put_absent(7, images, image_id)
+    assert not cache.is_absent(7, ids[0]), "the oldest makes room"
+    assert cache.is_absent(7, ids[1])
+    cache.drop_absent([ids[1]])
+    assert not cache.is_absent(7, ids[1]), "this process has claimed it"
+    cache.drop(7)
+    assert not cache.is_absent(7, ids[2]), "the bucket has changed"
+    cache.put_absent(7, images, ids[2])
+    assert not cache.is_absent(7, ids[2]), "it was read before the change"
+    cache.put_absent(7, cache.open(7), ids[2])
+    assert cache.is_absent(7, ids[2])
+    clock.now += 61
+    assert not cache.is_absent(7, ids[2]), "it has expired"
 
 
 def test_suspect_claims_become_stale_and_changed_ones_are_dropped() -> None:
