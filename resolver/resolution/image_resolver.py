@@ -28,10 +28,10 @@ from resolver.resolution.ranking import DEFAULT_PREFERENCES, Preferences
 from resolver.resolution.templates import AnswerTemplate, TemplateCache
 
 RETRY_AFTER_SECONDS = 5
-"""How long an ``unknown`` asks its client to wait: a first sweep of a small cloud."""
+"""``Retry-After`` of an ``unknown``. A first sweep of a small cloud takes about this long."""
 
 PROBE_GRACE_SECONDS = 0.05
-"""How long a probe that has just timed out may still report why."""
+"""How much longer a caller waits, so that a probe that times out can still return its reason."""
 
 BULK_PROBED_AT_ONCE = 16
 """Ids of one bulk request whose locations are asked at the same time."""
@@ -83,9 +83,9 @@ class Resolver:
     async def close(self) -> None:
         await self.reader.close()
 
-    def context(self, found: LookupResult, preferences: Preferences) -> AnswerContext:
+    def context(self, lookup: LookupResult, preferences: Preferences) -> AnswerContext:
         """The context of answers from this lookup."""
-        return AnswerContext(found.table, preferences, self._home_region, found.index_error)
+        return AnswerContext(lookup.table, preferences, self._home_region, lookup.index_error)
 
     async def resolve(
         self,
@@ -100,7 +100,7 @@ class Resolver:
 
         Args:
             letter_case: how the client spelled the id.
-            prefetched: what `lookup` gave for the same request.
+            prefetched: what `IndexReader.request` gave for the same request.
             charge: called before locations are asked for the sake of this request.
 
         Raises:
@@ -119,16 +119,16 @@ class Resolver:
         resolution = await self._settle((image_id, letter_case), preferences, lookup, charge)
         return resolution.answer
 
-    def remembered_absence(self, image_id: bytes, found: LookupResult) -> Answer | None:
+    def remembered_absence(self, image_id: bytes, lookup: LookupResult) -> Answer | None:
         """The answer ``absent``, where the index is known to have no claim and each location's own
         "no" is remembered; None for anything else. Nobody is asked."""
-        if self._prober is None or found.claims or found.index_error is not None:
+        if self._prober is None or lookup.claims or lookup.index_error is not None:
             return None
-        in_service = found.table.in_service()
+        in_service = lookup.table.in_service()
         probes = self._prober.remembered_for((image_id, 0), in_service)
         if not in_service or len(probes) < len(in_service):
             return None
-        answer = decide(self.context(found, DEFAULT_PREFERENCES), image_id, (), probes)
+        answer = decide(self.context(lookup, DEFAULT_PREFERENCES), image_id, (), probes)
         return answer if answer.outcome is Outcome.ABSENT else None
 
     async def resolve_in_full(
@@ -192,7 +192,8 @@ class Resolver:
         budget: _IndexBudget,
         charge: ChargeCallback | None,
     ) -> Resolution:
-        """From the index where it is enough; else first the doubted owners, then all others."""
+        """Answers from the index if that is enough. Otherwise probes the doubted owners first,
+        then all other locations."""
         image_id, _ = image
         owners = context.owners_of(claims)
         found = decide_found(context, image_id, owners)

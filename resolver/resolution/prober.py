@@ -149,8 +149,8 @@ class Prober:
         arrived = time.monotonic()
         results = {} if request.fresh else self.remembered_for(request.image, request.views)
         pending = [view for view in request.views if view.location.number not in results]
-        stale_probes = await self._finish_unusable(request, pending, arrived)
-        joined = self._join_or_start(request, pending, stale_probes, results, charge)
+        unusable = await self._finish_unusable(request, pending, arrived)
+        joined = self._join_or_start(request, pending, unusable, results, charge)
         await self._collect(request, joined)
         for number, probe in joined.items():
             results[number] = (
@@ -186,7 +186,8 @@ class Prober:
         charge: ChargeCallback | None,
     ) -> dict[int, InFlightProbe]:
         """Probes of the pending locations, started where none is in flight. Locations that are not
-        asked get their result at once."""
+        asked get their result at once: if not all new probes fit into the bound, none is
+        started."""
         free = self._at_once - len(self._in_flight)
         new = sum((request.image, view.location.number) not in self._in_flight for view in pending)
         if charge is not None and 0 < new <= free:
@@ -208,7 +209,8 @@ class Prober:
 
     @staticmethod
     async def _collect(request: ProbeRequest, joined: Mapping[int, InFlightProbe]) -> None:
-        """Waits until no answer that is missing can change the outcome, or until the deadline."""
+        """Waits for a usable "yes", or until every location that is not down has answered; at most
+        until the deadline."""
         results = {number: probe.result for number, probe in joined.items()}
         waiting = set(results.values())
         asked = [view for view in request.views if view.location.number in results]
@@ -247,7 +249,7 @@ class Prober:
     def remembered_for(
         self, image: ProbedImage, views: Iterable[LocationView]
     ) -> dict[int, ProbeResult]:
-        """Those of these locations that were not changed since."""
+        """The remembered answers of these locations that have not changed since."""
         remembered = self.remembered(image)
         return {
             view.location.number: result

@@ -4,7 +4,8 @@ The listing is in UUID order, so the index is read bucket by bucket behind it, a
 bounded. Images that are listed and not claimed are claimed at once. Claims that are not listed are
 only recorded as missing. They are released when the listing has ended without an error, the loss
 is plausible, and the server, asked again about exactly these images, still does not have them.
-So a listing that fails, or leaves images out, releases nothing.
+So a listing that fails, or leaves images out, releases nothing. Releases are confirmed and made in
+batches: an error between two batches keeps those that were made.
 
 Progress and findings are stored in Redis too, so that another indexer can resume the sweep.
 """
@@ -88,7 +89,7 @@ class Sweeper:
 
         Raises:
             LocationUnavailable: the server failed, or its listing is not plausible. Claims made so
-                far stay; nothing was released.
+                far stay. Nothing was released but what the server had confirmed to be gone.
             IndexUnavailable: Redis failed. The same holds.
         """
         scope = await sees_all(self._server, self._versions)
@@ -186,8 +187,8 @@ class Sweeper:
         return await self._index.observations.record_present(self._number, ids, state.pending_since)
 
     async def _claim_early(self, state: SweepState, ids: dict[bytes, int]) -> None:
-        """Claims images before their bucket is reconciled. There, these claims will be counted as
-        claims of before, which they are not."""
+        """Claims images before their bucket is reconciled. Reconciling counts them among the older
+        claims, so they are subtracted here."""
         new = await self._record_present(state, ids)
         state.claimed += new
         state.claims_before -= new

@@ -139,7 +139,7 @@ class Front:
     def respond_read(
         self, request: FrontRequest, read: ImageRead, send: Send
     ) -> Callable[[], None] | None:
-        """The same for a read about one image."""
+        """Like `respond`, for a parsed read about one image."""
         preferences = read.preferences
         if preferences is not DEFAULT_PREFERENCES and preferences != DEFAULT_PREFERENCES:
             return self._respond_later(request, read, None, send)

@@ -42,7 +42,7 @@ from resolver.gateway.request_ids import REQUEST_ID_HEADER, new_request_id
 NEVER = float("inf")
 
 LINGER_SECONDS = 2.0
-"""How long what a client sends behind its last response is discarded."""
+"""How long we discard what the client still sends after our last response."""
 
 BODY_GRACE_SECONDS = 1.0
 """Handlers refuse a late body by themselves, with a better text. This is for those that read no
@@ -89,7 +89,7 @@ class FrontConnection(asyncio.Protocol):
         self._bridge: Bridge | None = None
         self._cancel: Callable[[], None] | None = None
         self._plain: Remembered | None = None
-        """The last header fields, if they were plain."""
+        """The header fields of the last request, reused if the next request has the same bytes."""
         self._closing = False
         self._client_ended = False
         self._reading_paused = False
@@ -141,7 +141,7 @@ class FrontConnection(asyncio.Protocol):
             self._server.limiter.count_closed("slow-head")
             self._refuse(408, f"the request's head took longer than {timeout:g} s")
         else:
-            if not self.served:
+            if not self.served:  # an idle connection that has been used is not counted
                 self._server.limiter.count_closed("slow-head")
             self._close()
 
@@ -286,7 +286,8 @@ class FrontConnection(asyncio.Protocol):
 
     def _answered(self, keeps_connection: bool, data: bytes) -> None:
         """The front has a response."""
-        later, self._cancel = self._cancel is not None, None
+        answered_later = self._cancel is not None
+        self._cancel = None
         if self._transport is None:
             return
         self._server.coalescer.write(self._transport, data)
@@ -294,7 +295,7 @@ class FrontConnection(asyncio.Protocol):
         self._deadline = now + self._server.keepalive_timeout
         if not keeps_connection:
             self._close()
-        elif later:
+        elif answered_later:
             self._read_requests()
 
     def _close(self) -> None:
@@ -333,7 +334,7 @@ class FrontConnection(asyncio.Protocol):
 
     def _refuse(self, status: int, reason: str) -> None:
         """Answers what is no request, or comes too slowly, and closes the connection."""
-        is_request = self._bridge is not None  # which the application counts and logs
+        counted_by_app = self._bridge is not None  # aiohttp has the request, and counts it
         if self._bridge is not None:
             responded = self._bridge.responded
             self._drop_bridge(ConnectionResetError(reason), status)
@@ -342,22 +343,23 @@ class FrontConnection(asyncio.Protocol):
                 return
         if self._transport is not None:
             closing = "Connection: close\r\n"
-            data = self._refusal(status, reason, closing, is_request=is_request)
+            data = self._refusal(status, reason, closing, counted_by_app=counted_by_app)
             self._server.coalescer.flush()
             self._transport.write(data)
         self._buffer = self._buffer or b"?"  # more may follow what could not be read
         self._close()
 
     def _refusal(
-        self, status: int, reason: str, closing: str, *, is_request: bool = False
+        self, status: int, reason: str, closing: str, *, counted_by_app: bool = False
     ) -> bytes:
-        """The response to what cannot be read. What is no request is counted and logged here."""
+        """The response to what cannot be read. It is counted and logged, unless the application
+        does that."""
         server = self._server
         reply = malformed(status, reason)
         request_id = new_request_id()
-        if not is_request:
+        if not counted_by_app:
             server.metrics.record("none", "none", status, 0.0)
-        if server.access_log.is_on and not is_request:
+        if server.access_log.is_on and not counted_by_app:
             log.info(
                 "malformed request",
                 request_id=request_id,
