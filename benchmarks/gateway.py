@@ -2,6 +2,7 @@
 
 ``python -m benchmarks.gateway`` takes some ten minutes, ``--small`` three. Parts:
 
+* ``shapes``: what clients really send: new connections, JSON, absent ids, a mix;
 * ``throughput``: each contender as fast as it can, on one core;
 * ``tail``: latency at a fixed rate, 70 % of the contender's own peak;
 * ``sizes``: many images, and many locations, compared with few;
@@ -46,6 +47,7 @@ from benchmarks.gateway_process import (
     run_wrk,
     write_wrk_script,
 )
+from benchmarks.gateway_shapes import shapes
 from benchmarks.machine import (
     CORES,
     NoiseGuard,
@@ -61,7 +63,7 @@ from benchmarks.openloop import OpenLoop
 from benchmarks.redis_server import RedisServer
 from tests.support.process import free_port
 
-PARTS = ("throughput", "tail", "sizes", "workers", "footprint")
+PARTS = ("shapes", "throughput", "tail", "sizes", "workers", "footprint")
 SERVER_CORE, LOAD_CORE = 0, 1
 CONNECTIONS = 64
 REQUESTED_IDS = 20_000
@@ -384,7 +386,9 @@ def main() -> None:
     pin_to_core(LOAD_CORE)
     count = options.images or (20_000 if small else 1_000_000)
     repeats, seconds = options.rounds or (3 if small else 7), 2 if small else 4
-    with progress_bar(15 + 20 * repeats) as step:
+    with progress_bar(25 + 40 * repeats) as step:
+        if "shapes" in options.parts:
+            shapes(min(count, 20_000), repeats, seconds, step)
         if "throughput" in options.parts:
             throughput(count, repeats, seconds, step)
         if "tail" in options.parts:

@@ -33,7 +33,7 @@ WRK_SCRIPT = """
 local requests, at = {}, 0
 function init(args)
   for id in io.lines("%(file)s") do
-    requests[#requests + 1] = wrk.format("GET", "%(path)s" .. id)
+    requests[#requests + 1] = wrk.format("GET", "%(path)s" .. id, {%(headers)s})
   end
 end
 function request() at = at %% #requests + 1; return requests[at] end
@@ -47,6 +47,8 @@ def run_gateway(
     core: int | None,
     *,
     locations: int = 1,
+    location_url: str = LOCATION_URL,
+    role: str = "gateway",
     module: Sequence[str] = ("resolver",),
     options: Sequence[str] = (),
     settings: Mapping[str, str] | None = None,
@@ -57,6 +59,8 @@ def run_gateway(
         redis_url: where its index is.
         core: the core that it runs on; None for any.
         locations: how many it has, named ``a``, ``b1``, ``b2``, …
+        location_url: where ``a`` is.
+        role: as in RESOLVER_ROLE.
         module: the Python module to run, with arguments before ``serve``.
         options: further ones of ``serve``.
         settings: further ones, without ``RESOLVER_``.
@@ -65,14 +69,14 @@ def run_gateway(
         MissingError: it did not start.
     """
     all_settings = {
-        **{"REDIS_URL": redis_url, "ACCESS_LOG": "off", "PORT": "0", "ROLE": "gateway"},
+        **{"REDIS_URL": redis_url, "ACCESS_LOG": "off", "PORT": "0", "ROLE": role},
         **{"LOG_LEVEL": "error", "INDEX_TIMEOUT": "5", **(settings or {})},
     }
     clean = {name: value for name, value in os.environ.items() if name[:9] != "RESOLVER_"}
     clean.pop("PYTHONDONTWRITEBYTECODE", None)  # an installed gateway has its bytecode
     environment = clean | {f"RESOLVER_{name}": value for name, value in all_settings.items()}
     location_options = [
-        f"--location=a={LOCATION_URL}",
+        f"--location=a={location_url}",
         *(f"--location=b{number}={LOCATION_URL}/{number}" for number in range(1, locations)),
     ]
     prefix = [] if core is None else on_core(core)
@@ -106,8 +110,16 @@ async def fill_index(redis: RedisServer, ids: Sequence[bytes], *, strings: bool 
                     await client.run([("SET", text_id(image), LOCATION_URL) for image in batch])
 
 
-def run_wrk(port: int, script: Path, core: int, connections: int, seconds: int) -> float:
-    """Answered requests a second.
+def run_wrk(
+    port: int,
+    script: Path,
+    core: int,
+    connections: int,
+    seconds: int,
+    *,
+    errors_expected: bool = False,
+) -> float:
+    """Answered requests a second. ``errors_expected``: statuses of 400 and up are answers too.
 
     Raises:
         MissingError: wrk is not installed.
@@ -123,20 +135,26 @@ def run_wrk(port: int, script: Path, core: int, connections: int, seconds: int) 
         timeout=seconds + START_TIMEOUT_SECONDS,
     ).stdout
     rate = re.search(r"Requests/sec:\s+([\d.]+)", output)
-    if rate is None or "Non-2xx" in output or "Socket errors" in output:
+    is_error = "Non-2xx" in output and not errors_expected
+    if rate is None or is_error or "Socket errors" in output:
         raise RuntimeError(output)
     return float(rate[1])
 
 
 def write_wrk_script(
-    folder: Path, name: str, ids: Sequence[bytes], count: int, path: str = "/v2/images/"
+    folder: Path,
+    name: str,
+    ids: Sequence[bytes],
+    count: int,
+    path: str = "/v2/images/",
+    headers: str = "",
 ) -> Path:
     """A script for wrk that requests ``count`` of these ids, drawn at random. The ids are in a file
-    of the same name with the suffix ``.ids``."""
+    of the same name with the suffix ``.ids``. ``headers``: header fields, as in a Lua table."""
     ids_file, script = folder / f"{name}.ids", folder / f"{name}.lua"
     chosen = random.Random(5).choices(ids, k=count)
     ids_file.write_text("\n".join(text_id(image) for image in chosen))
-    script.write_text(WRK_SCRIPT % {"file": ids_file, "path": path})
+    script.write_text(WRK_SCRIPT % {"file": ids_file, "path": path, "headers": headers})
     return script
 
 

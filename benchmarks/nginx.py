@@ -48,6 +48,31 @@ http {
         location /bare/ {
             return 307 http://127.0.0.1:9/v2/images/0a1b2c3d-4e5f-4a6b-8c7d-9e0f1a2b3c4d;
         }
+        location /v2/schemas/ {
+            return 307 http://127.0.0.1:9$$request_uri;
+        }
+        location /resolve/ {
+            default_type application/json;
+            content_by_lua_block {
+                local redis = require("nginx.redis"):new()
+                redis:set_timeout(1000)
+                local ok, why = redis:connect("127.0.0.1", $redis)
+                if not ok then return ngx.exit(503) end
+                local id = string.sub(ngx.var.uri, 10)
+                local base, why = redis:get(id)
+                redis:set_keepalive(60000, 256)
+                if not base then return ngx.exit(503) end
+                if base == ngx.null then return ngx.exit(404) end
+                local text = '{"id": "' .. id .. '", "outcome": "found", "uri": "' .. base
+                    .. '/v1/images/' .. id .. '", "url": "' .. base .. '/v1/images/' .. id
+                    .. '", "owners": [{"location": "a", "region": "", "uri": "' .. base
+                    .. '/v1/images/' .. id .. '", "url": "' .. base .. '/v1/images/' .. id
+                    .. '", "health": "unknown", "state": "active"}], "missing": [], '
+                    .. '"source": "cache", "age": 1.234}'
+                ngx.header["Content-Length"] = #text
+                ngx.print(text)
+            }
+        }
         location /v2/images/ {
             content_by_lua_block {
                 local redis = require("nginx.redis"):new()
