@@ -100,19 +100,23 @@ def json_response(
     return to_response(json_reply(value, status=status, headers=headers))
 
 
+def error_of(answer: Answer, vary: str) -> ResolverError | None:
+    """The error that an answer without owners is; None for one with owners. ``vary`` names the
+    request header fields that the answer depends on."""
+    if answer.outcome is Outcome.ABSENT:
+        return ImageAbsent(answer.detail, extra=answer.as_json(), headers={"Vary": vary})
+    if answer.outcome is Outcome.UNKNOWN:
+        headers = {"Retry-After": str(RETRY_AFTER_SECONDS), "Vary": vary}
+        return ImageUnknown(answer.detail, extra=answer.as_json(), headers=headers)
+    return None
+
+
 def raise_unless_found(answer: Answer, vary: str) -> None:
-    """Raises the error that an answer without owners is. ``vary`` names the request header fields
-    that the answer depends on.
+    """Raises `error_of` an answer.
 
     Raises:
         ImageAbsent: every location has proved that it lacks the image.
         ImageUnknown: some location could not be asked, or did not answer.
     """
-    if answer.outcome is Outcome.ABSENT:
-        raise ImageAbsent(answer.detail, extra=answer.as_json(), headers={"Vary": vary})
-    if answer.outcome is Outcome.UNKNOWN:
-        raise ImageUnknown(
-            answer.detail,
-            extra=answer.as_json(),
-            headers={"Retry-After": str(RETRY_AFTER_SECONDS), "Vary": vary},
-        )
+    if (error := error_of(answer, vary)) is not None:
+        raise error

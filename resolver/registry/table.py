@@ -33,6 +33,9 @@ class Table:
             for name, record in snapshot.records.items()
         }
         self.by_number = {view.location.number: view for view in self.by_name.values()}
+        self._in_service = [
+            view for view in self.by_name.values() if view.location.state is not State.MAINTENANCE
+        ]
         self.lost_until = {
             name: until for name, until in (lost_until or {}).items() if name not in self.by_name
         }
@@ -56,9 +59,7 @@ class Table:
 
     def in_service(self) -> list[LocationView]:
         """The locations that are not in maintenance."""
-        return [
-            view for view in self.by_name.values() if view.location.state is not State.MAINTENANCE
-        ]
+        return self._in_service
 
     def coverage_problems(self, now: float) -> dict[str, str]:
         """Why `absent` cannot be answered: the names of locations in service for which the index is

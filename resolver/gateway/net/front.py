@@ -10,8 +10,10 @@ of every response.
 from __future__ import annotations
 
 import asyncio
+import secrets
 import time
 from collections.abc import Awaitable, Callable, Hashable
+from dataclasses import replace
 from email.utils import formatdate
 from functools import partial
 from typing import cast
@@ -40,7 +42,7 @@ from resolver.gateway.metrics.process_metrics import Metrics
 from resolver.gateway.middleware import CLIENT_CLOSED_REQUEST, internal_error, loop_error
 from resolver.gateway.net.front_requests import FrontRequest, FrontRequests
 from resolver.gateway.net.in_flight import InFlight
-from resolver.gateway.problem import error_reply
+from resolver.gateway.problem import GLANCECLIENT, error_of, error_reply
 from resolver.gateway.reply import NO_STORE, Reply, head_text
 from resolver.gateway.request_ids import REQUEST_ID_HEADER
 from resolver.glance import HOP
@@ -65,6 +67,9 @@ READ_METHODS = frozenset({"GET", "HEAD"})
 
 JSON_HEAD = head_text(Reply(200, {**NO_STORE, "Vary": "Accept", "Content-Type": JSON}))
 URI_LIST_HEAD = head_text(Reply(200, {**NO_STORE, "Vary": "Accept", "Content-Type": URI_LIST}))
+
+SAMPLE_AGE = 86400.123
+"""An age in seconds that no remembered answer has."""
 
 log = structlog.get_logger()
 
@@ -91,6 +96,8 @@ class Front:
         self._limits = limits
         self._access_log = access_log
         self._templates = self._template_cache(services.tables.table)
+        self._absent_templates: dict[str, AbsentTemplate] = {}
+        """By the ``Vary`` field of the response."""
         self.requests = FrontRequests(in_flight)
         self._stamp_second = 0
         self._stamp = ""
@@ -210,13 +217,14 @@ class Front:
     ) -> bool:
         """Sends the 404 if the image is known to be absent; else does nothing."""
         answer = self._resolver.remembered_absence(read.image_id, found)
-        if answer is None:
+        agent = request.fields.get("user-agent")
+        if answer is None or agent.startswith(GLANCECLIENT):
             return False
-        try:
-            reply = render_image_read(read, answer)
-        except ResolverError as error:
-            reply = error_reply(error, request.fields.get("user-agent"))
-        self._finish(request, read.route, reply, send)
+        template = self._absent_templates.get(read.vary)
+        if template is None:
+            template = self._absent_templates[read.vary] = AbsentTemplate(answer, read.vary)
+        body = template.render(answer)
+        self._write(request, read.route, 404, template.head, body, str(answer.outcome), send)
         return True
 
     def _template_cache(self, table: Table) -> TemplateCache:
@@ -330,6 +338,26 @@ class Front:
             date = formatdate(now, usegmt=True)
             self._stamp = f"Date: {date}\r\nServer: {SERVER_SOFTWARE}\r\n"
         return self._stamp
+
+
+class AbsentTemplate:
+    """The 404 about an image that every location was asked about, without its id and age. It is
+    what the handlers render for an answer whose id and age occur nowhere else."""
+
+    def __init__(self, answer: Answer, vary: str) -> None:
+        sample = replace(answer, image_id=secrets.token_bytes(16), age=SAMPLE_AGE)
+        error = error_of(sample, vary)
+        assert error is not None
+        reply = error_reply(error)
+        self.head = head_text(reply)
+        before, rest = reply.body.decode().split(sample.id)
+        middle, after = rest.split(json_tail(sample.source, SAMPLE_AGE)[2:-1])
+        self._before, self._middle, self._after = before, middle, after
+
+    def render(self, answer: Answer) -> bytes:
+        """The body about an image."""
+        source = json_tail(answer.source, answer.age)[2:-1]
+        return f"{self._before}{answer.id}{self._middle}{source}{self._after}".encode()
 
 
 class _PendingLookup:

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import cast
 
 import structlog
 
@@ -148,7 +149,7 @@ class FrontConnection(asyncio.Protocol):
     # What asyncio calls.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
+        transport = cast("asyncio.Transport", transport)  # uvloop's is no subclass
         self._transport = transport
         self._has_tls = transport.get_extra_info("sslcontext") is not None
         self._scheme = "https" if self._has_tls else "http"

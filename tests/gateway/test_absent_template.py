@@ -1,0 +1,47 @@
+"""The 404 of a remembered image is what the handlers send, byte for byte but for id and age."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator
+
+import pytest
+
+from resolver.models import format_id
+from resolver.standin import StandIn
+from tests.gateway.conftest import Gateway, Start
+from tests.support.ids import make_ids
+
+FIRST, SECOND = map(format_id, make_ids(2, seed=3))
+
+
+@pytest.fixture
+async def gateway(start: Start) -> AsyncIterator[Gateway]:
+    async with StandIn() as server:
+        gateway = await start(probe=True, probe_timeout=5)
+        await gateway.location("one", url=server.url)
+        yield gateway
+
+
+async def response_to(gateway: Gateway, path: str, **headers: str) -> tuple[int, str, str]:
+    response, _ = await gateway.get(path, headers=headers)
+    head = "\n".join(f"{name}: {value}" for name, value in response.headers.items())
+    head = re.sub(r"(?m)^(Date|X-Openstack-Request-Id|Content-Length): .*$", r"\1: …", head)
+    body = re.sub(r'"source": "\w+", "age": [0-9.]+', '"source": …', await response.text())
+    return response.status, head, body
+
+
+@pytest.mark.parametrize("path", ["/v2/images/%s", "/v1/images/%s/file", "/resolve/%s"])
+@pytest.mark.parametrize("agent", ["curl/7.88.1", "python-glanceclient"])
+async def test_a_remembered_absence_is_answered_as_the_first(
+    gateway: Gateway, path: str, agent: str
+) -> None:
+    headers = {"User-Agent": agent}
+    expected = await response_to(gateway, path % FIRST, **headers)  # the location is asked
+    assert expected[0] == 404
+    for text in (FIRST, SECOND, SECOND, FIRST):
+        status, head, body = await response_to(gateway, path % text, **headers)
+        assert (status, head, body.replace(text, FIRST)) == expected
+    _, body = await gateway.get(path % FIRST, headers={"User-Agent": "curl/7.88.1"})
+    assert body["source"] == "cache"
+    assert 0 <= body["age"] < 10
