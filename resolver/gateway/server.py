@@ -37,6 +37,8 @@ AIOHTTP_OPTIONS: dict[str, Any] = {
     # A bridge carries one request, and this is how it learns that the response is sent.
     "keepalive_timeout": 0,
     "tcp_keepalive": False,
+    # How long aiohttp waits for the rest of a body that no handler wants.
+    "lingering_time": 1.0,
     # A megabyte unpacks to a gigabyte, also where no handler wants it.
     "auto_decompress": False,
     "max_line_size": MAX_TARGET_BYTES,

@@ -31,6 +31,9 @@ class BridgeOwner(Protocol):
     def bridge_closed(self, bridge: Bridge) -> None:
         """The response is sent, or there will be none."""
 
+    def bridge_pauses_reading(self, bridge: Bridge, paused: bool) -> None:
+        """The protocol takes no more of the request's body, or takes it again."""
+
 
 class Bridge(asyncio.Transport):
     """The transport that aiohttp's protocol sees for one request."""
@@ -148,13 +151,18 @@ class Bridge(asyncio.Transport):
             self.keeps_connection = False
 
     def _read_response_fields(self, fields: bytes) -> None:
-        if b"\r\nconnection: close\r\n" in fields:
+        keep_alive = b"\r\nconnection: keep-alive\r\n" in fields
+        if b"\r\nconnection: close\r\n" in fields or not (
+            fields.startswith(b"http/1.1") or keep_alive
+        ):
             self.keeps_connection = False
         if self._is_head or fields[9:12] in (b"204", b"304"):
             return
         self._is_chunked = b"\r\ntransfer-encoding: chunked\r\n" in fields
         if (length := _CONTENT_LENGTH.search(fields)) is not None:
             self._body_left = int(length[1])
+        elif not self._is_chunked:  # the end of the connection is the end of the body
+            self.keeps_connection = False
 
     def _count_body(self, data: bytes) -> None:
         if self._is_chunked:
@@ -188,11 +196,11 @@ class Bridge(asyncio.Transport):
 
     def pause_reading(self) -> None:
         self._reading_paused = True
-        self._transport.pause_reading()
+        self._owner.bridge_pauses_reading(self, True)
 
     def resume_reading(self) -> None:
         self._reading_paused = False
-        self._transport.resume_reading()
+        self._owner.bridge_pauses_reading(self, False)
 
     def is_reading(self) -> bool:
         return not self._reading_paused

@@ -91,19 +91,26 @@ class ConnectionLimiter:
         """Whether a client may have one more connection."""
         return all(self._by_client[key] < self._max_per_client for key in keys)
 
-    def add(self, connection: LimitedConnection) -> None:
-        self.connections.add(connection)
-        for key in connection.client_keys:
+    def hold(self, keys: Iterable[bytes]) -> None:
+        """Counts a connection of a client that is not in `connections`, such as a TLS handshake."""
+        for key in keys:
             self._by_client[key] += 1
 
-    def remove(self, connection: LimitedConnection) -> None:
-        if connection not in self.connections:
-            return
-        self.connections.discard(connection)
-        for key in connection.client_keys:
+    def unhold(self, keys: Iterable[bytes]) -> None:
+        """The opposite of `hold`."""
+        for key in keys:
             self._by_client[key] -= 1
             if not self._by_client[key]:
                 del self._by_client[key]
+
+    def add(self, connection: LimitedConnection) -> None:
+        self.connections.add(connection)
+        self.hold(connection.client_keys)
+
+    def remove(self, connection: LimitedConnection) -> None:
+        if connection in self.connections:
+            self.connections.discard(connection)
+            self.unhold(connection.client_keys)
 
     def evict_idle(self) -> bool:
         """Closes some idle connections: first those of the clients that have most, of these first

@@ -267,19 +267,23 @@ class Front:
         send: Send,
     ) -> Callable[[], None]:
         async def run() -> None:
-            with self._in_flight.track():
-                try:
-                    reply = await make_reply()
-                except ResolverError as error:
-                    reply = error_reply(error, request.fields.get("user-agent"))
-                except Exception:
-                    log.exception("request failed", request_id=request.request_id)
-                    reply = internal_error(request.request_id)
-                self._finish(request, route, reply, send)
+            try:
+                reply = await make_reply()
+            except ResolverError as error:
+                reply = error_reply(error, request.fields.get("user-agent"))
+            except Exception:
+                log.exception("request failed", request_id=request.request_id)
+                reply = internal_error(request.request_id)
+            self._finish(request, route, reply, send)
 
+        def ended(task: asyncio.Task[None]) -> None:
+            self._tasks.discard(task)
+            self._in_flight.release()
+
+        self._in_flight.acquire()
         task = asyncio.create_task(run(), name="front")
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(ended)
 
         def cancel() -> None:
             task.cancel()

@@ -42,6 +42,9 @@ from resolver.gateway.request_ids import REQUEST_ID_HEADER, new_request_id
 
 NEVER = float("inf")
 
+REQUESTS_PER_TURN = 32
+"""Requests of one connection that are answered before others have their turn."""
+
 LINGER_SECONDS = 2.0
 """How long we discard what the client still sends after our last response."""
 
@@ -78,7 +81,15 @@ class FrontConnection(asyncio.Protocol):
     __slots__ = (
         *("_bridge", "_buffer", "_cancel", "_client_ended", "_closing", "_deadline"),
         "_head_started",
-        *("_has_tls", "_plain", "_reading_paused", "_scheme", "_server", "_transport"),
+        *(
+            "_bridge_pauses_reading",
+            "_has_tls",
+            "_plain",
+            "_reading_paused",
+            "_scheme",
+            "_server",
+            "_transport",
+        ),
         *("_write_deadline",),
         *("client_keys", "idle_since", "peer", "served"),
     )
@@ -86,7 +97,7 @@ class FrontConnection(asyncio.Protocol):
     def __init__(self, server: FrontServer) -> None:
         self._server = server
         self._transport: asyncio.Transport | None = None
-        self._buffer = b""
+        self._buffer = bytearray()
         self._bridge: Bridge | None = None
         self._cancel: Callable[[], None] | None = None
         self._plain: Remembered | None = None
@@ -94,6 +105,8 @@ class FrontConnection(asyncio.Protocol):
         self._closing = False
         self._client_ended = False
         self._reading_paused = False
+        self._bridge_pauses_reading = False
+        """Whether aiohttp takes no more of the request's body for now."""
         self._deadline = NEVER
         """When the client must have sent the rest of a head or body, or the next request."""
         self._write_deadline = NEVER
@@ -157,10 +170,6 @@ class FrontConnection(asyncio.Protocol):
         self.peer = str(address[0]) if isinstance(address, tuple) else ""
         limiter = self._server.limiter
         self.client_keys = limiter.client_keys(self.peer)
-        if not limiter.allows(self.client_keys):
-            limiter.count_closed("client-share")
-            self.abort()
-            return
         limiter.add(self)
         self._deadline = time.monotonic() + self._server.client_timeout
 
@@ -179,7 +188,7 @@ class FrontConnection(asyncio.Protocol):
         keep the connection half open."""
         self._server.coalescer.flush()  # else the end of the connection overtakes a response
         self._client_ended = True
-        if self._has_tls or self.is_idle:
+        if self._has_tls or self._closing or (self.is_idle and not self._buffer):
             return False
         return self._bridge is None or self._bridge.request_complete
 
@@ -192,6 +201,8 @@ class FrontConnection(asyncio.Protocol):
         self._write_deadline = NEVER
         if self._bridge is not None:
             self._bridge.resume_writing()
+        elif self.is_idle:
+            self._read_requests()
 
     def data_received(self, data: bytes) -> None:
         if self._closing:
@@ -202,19 +213,35 @@ class FrontConnection(asyncio.Protocol):
             data = self._feed_bridge(data)
             if not data:
                 return
-        self._buffer = self._buffer + data if self._buffer else data
+        self._buffer += data
         if self.is_idle:
             self._read_requests()
-        elif len(self._buffer) > MAX_HEAD_BYTES and not self._reading_paused:
-            assert self._transport is not None
-            self._reading_paused = True
-            self._transport.pause_reading()
+        self._update_reading()
+
+    def _update_reading(self) -> None:
+        """Stops reading while a request is answered or the client takes no responses, once another
+        head has arrived; and while aiohttp takes no more of a body."""
+        transport = self._transport
+        if transport is None:
+            return
+        is_ahead = not self._closing and len(self._buffer) > MAX_HEAD_BYTES
+        paused = self._bridge_pauses_reading or is_ahead
+        if paused == self._reading_paused:
+            return
+        self._reading_paused = paused
+        if paused:
+            transport.pause_reading()
+        else:
+            transport.resume_reading()
 
     # Requests.
 
     def _read_requests(self) -> None:
-        """Reads requests from the buffer until one of them is not answered at once."""
-        while self._buffer and self.is_idle:
+        """Reads requests from the buffer until one of them is not answered at once, or the client
+        takes no responses. After some, other connections have their turn."""
+        for _ in range(REQUESTS_PER_TURN):
+            if not self._buffer or not self.is_idle or self._write_deadline != NEVER:
+                break
             try:
                 head = self._next_head()
             except MalformedError as error:
@@ -224,40 +251,46 @@ class FrontConnection(asyncio.Protocol):
                 self._wait_for_head()
                 return
             self._begin(head)
-        if self.is_idle and not self._closing:
+        else:
+            if self._buffer and self.is_idle:
+                asyncio.get_running_loop().call_soon(self._read_requests)
+        if self.is_idle and not self._buffer:
             self._wait_for_request()
+        self._update_reading()
 
     def _next_head(self) -> RequestHead | None:
         buffer = self._buffer
         while buffer.startswith(b"\r\n"):  # RFC 9112, 2.2: empty lines before a request
-            buffer = buffer[2:]
-        self._buffer = buffer
-        return parse_head(buffer) if buffer and buffer != b"\r" else None
+            del buffer[:2]
+        return parse_head(bytes(buffer[: MAX_HEAD_BYTES + 1])) if buffer else None
 
     def _wait_for_head(self) -> None:
-        if not self._head_started:
+        if self._client_ended:
+            self._close()
+        elif not self._buffer:
+            self._wait_for_request()
+        elif not self._head_started:
             self._head_started = True
             self._deadline = time.monotonic() + self._server.client_timeout
-        self._resume_reading()
+        self._update_reading()
 
     def _wait_for_request(self) -> None:
         self.idle_since = now = time.monotonic()
         self._deadline = now + self._server.keepalive_timeout
         if self._client_ended:
             self._close()
-        else:
-            self._resume_reading()
 
     def _respond_to_plain(self, data: bytes) -> bool:
         """Answers a request whose header fields need no parsing. False for any other."""
         front = self._server.front
-        if front is None or self._cancel is not None or self._closing:
+        if front is None or self._cancel is not None or self._write_deadline != NEVER:
             return False
         matched = front.requests.match_plain(data, self._plain, self.peer, self._scheme)
         if matched is None:
             return False
         request, read = matched
         self._deadline = NEVER
+        self._head_started = False
         self.served = True
         send = partial(self._answered, request.keeps_connection)
         self._cancel = front.respond_read(request, read, send)
@@ -269,7 +302,8 @@ class FrontConnection(asyncio.Protocol):
         self._head_started = False
         self.served = True
         front = self._server.front
-        data, self._buffer = self._buffer, self._buffer[head.size :]
+        data = bytes(self._buffer) if len(self._buffer) == head.size else b""
+        del self._buffer[: head.size]
         expects = head.fields.get("expect")
         if expects and expects.lower() != "100-continue":
             self._refuse_expectation(head)
@@ -314,15 +348,10 @@ class FrontConnection(asyncio.Protocol):
     def _linger(self, transport: asyncio.Transport) -> None:
         """Ends our side only, and discards what the client still sends. To close a socket with
         unread data resets the connection, and the client may lose the response."""
-        self._buffer = b""
+        self._buffer.clear()
         transport.write_eof()
-        self._resume_reading()
+        self._update_reading()
         self._deadline = time.monotonic() + LINGER_SECONDS
-
-    def _resume_reading(self) -> None:
-        if self._reading_paused and self._transport is not None:
-            self._reading_paused = False
-            self._transport.resume_reading()
 
     def _refuse_expectation(self, head: RequestHead) -> None:
         """RFC 9110, 10.1.1. Without a body to come, the connection can go on."""
@@ -347,7 +376,7 @@ class FrontConnection(asyncio.Protocol):
             data = self._refusal(status, reason, closing, counted_by_app=counted_by_app)
             self._server.coalescer.flush()
             self._transport.write(data)
-        self._buffer = self._buffer or b"?"  # more may follow what could not be read
+        self._buffer += b"?"  # more may follow what could not be read
         self._close()
 
     def _refusal(
@@ -391,8 +420,9 @@ class FrontConnection(asyncio.Protocol):
             is_head=head.method == "HEAD",
         )
         bridge.feed_head(head.encode())
-        body, self._buffer = self._buffer, b""
-        self._buffer = self._feed_bridge(body)
+        body = bytes(self._buffer)
+        self._buffer.clear()
+        self._buffer += self._feed_bridge(body)
 
     def _feed_bridge(self, data: bytes) -> bytes:
         """Gives the bridge its part of the data; returns the rest."""
@@ -405,18 +435,27 @@ class FrontConnection(asyncio.Protocol):
             except MalformedError as error:
                 self._refuse(error.status, error.reason)
                 return b""
-            self._deadline = (
-                NEVER
-                if bridge.request_complete
-                else time.monotonic() + self._server.client_timeout + BODY_GRACE_SECONDS
-            )
+            self._set_body_deadline(bridge)
         return data
+
+    def _set_body_deadline(self, bridge: Bridge) -> None:
+        waits = not (bridge.request_complete or self._bridge_pauses_reading)
+        seconds = self._server.client_timeout + BODY_GRACE_SECONDS
+        self._deadline = time.monotonic() + seconds if waits else NEVER
+
+    def bridge_pauses_reading(self, bridge: Bridge, paused: bool) -> None:
+        """aiohttp takes no more of the request's body, or takes it again."""
+        if bridge is self._bridge:
+            self._bridge_pauses_reading = paused
+            self._set_body_deadline(bridge)
+            self._update_reading()
 
     def bridge_closed(self, bridge: Bridge) -> None:
         """aiohttp has sent its response, or will send none."""
         if bridge is not self._bridge:
             return
         self._bridge = None
+        self._bridge_pauses_reading = False
         self._deadline = NEVER
         self._server.in_flight.release()
         if self._transport is None:
@@ -428,6 +467,7 @@ class FrontConnection(asyncio.Protocol):
 
     def _drop_bridge(self, error: Exception, status: int = 0) -> None:
         bridge, self._bridge = self._bridge, None
+        self._bridge_pauses_reading = False
         assert bridge is not None
         self._server.in_flight.release()
         bridge.lose(error, status)

@@ -68,6 +68,7 @@ class InFlight:
             await asyncio.sleep(POLL_SECONDS)
         try:
             async with asyncio.timeout(timeout):
-                await self._none.wait()
+                while self.count:
+                    await self._none.wait()
         except TimeoutError:
             pass

@@ -109,7 +109,7 @@ class Listener:
                     self._make_room(f"{self._limiter.max_connections} connections are open")
                 return
             try:
-                accepted, _ = listening.accept()
+                accepted, address = listening.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
                 return
             except OSError as error:
@@ -117,7 +117,12 @@ class Listener:
                     raise
                 self._make_room(error.strerror or str(error))
                 return
-            task = self._loop.create_task(self._connect(accepted))
+            keys = self._limiter.client_keys(str(address[0]))
+            if not self._limiter.allows(keys):
+                self._limiter.count_closed("client-share")
+                accepted.close()
+                continue
+            task = self._loop.create_task(self._connect(accepted, keys))
             self._connecting.add(task)
             task.add_done_callback(self._connecting.discard)
 
@@ -129,7 +134,8 @@ class Listener:
         if not (self._closing or self._limiter.evict_idle()):
             self._back_off()
 
-    async def _connect(self, accepted: socket.socket) -> None:
+    async def _connect(self, accepted: socket.socket, keys: tuple[bytes, ...]) -> None:
+        self._limiter.hold(keys)  # the handshake counts for its client
         try:
             accepted.setblocking(False)
             transport, _ = await self._loop.connect_accepted_socket(
@@ -140,6 +146,8 @@ class Listener:
             transport.set_write_buffer_limits(high=1, low=0)
         except OSError:  # the client is gone, or its TLS handshake failed
             accepted.close()
+        finally:
+            self._limiter.unhold(keys)
 
     async def close(self) -> None:
         """Stops listening. Clients that have connected by now are accepted first, because closing

@@ -25,4 +25,5 @@ class WriteCoalescer:
         """Writes what is pending now."""
         pending, self._pending = self._pending, []
         for transport, data in pending:
-            transport.write(data)
+            if not transport.is_closing():
+                transport.write(data)
