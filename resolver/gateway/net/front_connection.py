@@ -80,17 +80,8 @@ class FrontConnection(asyncio.Protocol):
 
     __slots__ = (
         *("_bridge", "_buffer", "_cancel", "_client_ended", "_closing", "_deadline"),
-        "_head_started",
-        *(
-            "_bridge_pauses_reading",
-            "_has_tls",
-            "_plain",
-            "_reading_paused",
-            "_scheme",
-            "_server",
-            "_transport",
-        ),
-        *("_write_deadline",),
+        *("_bridge_pauses_reading", "_has_tls", "_head_started", "_plain", "_reading_paused"),
+        *("_scheme", "_server", "_transport", "_write_deadline"),
         *("client_keys", "idle_since", "peer", "served"),
     )
 

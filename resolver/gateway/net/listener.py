@@ -122,6 +122,7 @@ class Listener:
                 self._limiter.count_closed("client-share")
                 accepted.close()
                 continue
+            self._limiter.hold(keys)  # until the connection, perhaps after a handshake, counts
             task = self._loop.create_task(self._connect(accepted, keys))
             self._connecting.add(task)
             task.add_done_callback(self._connecting.discard)
@@ -135,7 +136,6 @@ class Listener:
             self._back_off()
 
     async def _connect(self, accepted: socket.socket, keys: tuple[bytes, ...]) -> None:
-        self._limiter.hold(keys)  # the handshake counts for its client
         try:
             accepted.setblocking(False)
             transport, _ = await self._loop.connect_accepted_socket(

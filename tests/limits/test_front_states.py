@@ -1,0 +1,110 @@
+"""Limits of connections in the states that only a hostile client reaches."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+
+import pytest
+from aiohttp import web
+from aiohttp.typedefs import Handler
+
+from resolver.gateway.net.connection_limiter import ConnectionLimiter
+from resolver.gateway.net.front_connection import FrontConnection
+from resolver.gateway.net.request_head import MAX_HEAD_BYTES
+from resolver.standin import StandIn
+from tests.gateway.conftest import Gateway, Start
+from tests.support.http_connection import connected
+from tests.support.wait import wait_until
+
+ID = "0a1b2c3d-4e5f-4a6b-8c7d-9e0f1a2b3c4d"
+PLAIN = b"GET /healthcheck HTTP/1.1\r\nHost: g\r\n\r\n"
+BULK = b"POST /resolve HTTP/1.1\r\nHost: g\r\nContent-Length: %d\r\n\r\n%b" % (len(ID), ID.encode())
+ONE_READ_BYTES = 262_144
+"""The most that asyncio reads from a socket at once."""
+
+
+def unread_bytes() -> int:
+    found = [thing for thing in gc.get_objects() if isinstance(thing, FrontConnection)]
+    return max(connection.unread_bytes for connection in found)
+
+
+async def test_requests_behind_one_that_the_application_answers_are_bounded(start: Start) -> None:
+    """Also after the application has resumed reading for its own request's body."""
+    asked, answer = asyncio.Event(), asyncio.Event()
+
+    @web.middleware
+    async def hold(request: web.Request, handler: Handler) -> web.StreamResponse:
+        asked.set()
+        await answer.wait()
+        return await handler(request)
+
+    async with StandIn(middlewares=[hold]) as server:
+        gateway = await start(probe=True, probe_timeout=10)
+        await gateway.location("one", url=server.url)
+        async with connected(gateway.url) as connection:
+            connection.writer.write(BULK)
+            await asked.wait()
+            count = 60_000
+            connection.writer.write(PLAIN * count)
+            for _ in range(50):
+                await asyncio.sleep(0.01)
+                assert unread_bytes() <= MAX_HEAD_BYTES + ONE_READ_BYTES
+            answer.set()
+            async with connected(gateway.url) as other, asyncio.timeout(5):
+                await other.send(PLAIN)
+                assert (await other.response()).status == 200, "nobody waits for the others"
+
+
+async def test_a_client_that_takes_no_responses_is_not_read_on(start: Start) -> None:
+    gateway = await start(client_timeout=1)
+    request = b"GET /resolve/no-uuid HTTP/1.1\r\nHost: g\r\n\r\n"
+    async with connected(gateway.url) as connection:
+        connection.writer.write(request * 300_000)
+        await wait_until(lambda: unread_bytes() > MAX_HEAD_BYTES)
+        for _ in range(20):
+            await asyncio.sleep(0.01)
+            assert unread_bytes() <= 2 * (MAX_HEAD_BYTES + ONE_READ_BYTES)
+
+
+@pytest.mark.parametrize("path", ["/resolve", "/openapi.json"])
+async def test_http_1_0_ends_with_the_connection_where_nothing_else_ends_it(
+    gateway: Gateway, path: str
+) -> None:
+    method = "POST" if path == "/resolve" else "GET"
+    async with connected(gateway.url) as connection, asyncio.timeout(5):
+        fields = "Connection: keep-alive\r\nContent-Length: 0"
+        await connection.send(f"{method} {path} HTTP/1.0\r\n{fields}\r\n\r\n".encode())
+        if path == "/resolve":
+            assert b" 200 OK" in await connection.read_to_end()
+        else:
+            assert (await connection.response()).status == 200
+            await connection.send(PLAIN)
+            assert (await connection.response()).status == 200, "this one has a length"
+
+
+async def test_an_empty_line_starts_no_head(start: Start) -> None:
+    """The time for a head counts from its first byte, also after an empty line."""
+    gateway = await start(client_timeout=0.5)
+    async with connected(gateway.url) as connection, asyncio.timeout(5):
+        for sent in (PLAIN, b"\r\n" + PLAIN):
+            await connection.send(sent)
+            assert (await connection.response()).status == 200
+        await connection.send(b"GET /x")
+        assert (await connection.response()).status == 408
+
+
+def test_a_client_has_a_share_of_the_connections() -> None:
+    limiter = ConnectionLimiter(10, proxies=["192.0.2.0/24"])
+    keys = limiter.client_keys("2001:db8:0:1::1")
+    for _ in range(5):
+        assert limiter.allows(keys)
+        limiter.hold(keys)
+    assert not limiter.allows(keys)
+    assert not limiter.allows(limiter.client_keys("2001:db8:0:2::1")), "the same /48"
+    assert limiter.allows(limiter.client_keys("2001:db8:1::1"))
+    assert limiter.allows(limiter.client_keys("198.51.100.1"))
+    for free in ("127.0.0.1", "::1", "192.0.2.7", ""):
+        assert limiter.client_keys(free) == ()
+    limiter.unhold(keys)
+    assert limiter.allows(keys)
