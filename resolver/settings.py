@@ -145,7 +145,8 @@ class Settings(BaseSettings):
         ge=1,
         le=1_000_000,
         description="Largest number of open client connections of a worker. When it is reached, "
-        "idle connections are closed; if none is idle, new ones wait.",
+        "idle connections are closed; if none is idle, new ones wait. One client (in IPv6 its "
+        "/64, /56 and /48) may have half of them; clients on this host and trusted proxies, all.",
     )
     trusted_proxies: Names = Field(
         (),
