@@ -194,7 +194,7 @@ class Front:
         templates = self._templates
         if templates.context.table is not found.table:
             self._templates = templates = self._template_cache(found.table)
-        text = format_id(read.image_id)
+        text = read.known_text or format_id(read.image_id)
         try:
             template = templates.get(read.image_id, text, found.claims, variant)
         except Exception:  # a bug of ours must not cost the client its answer

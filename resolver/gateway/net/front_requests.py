@@ -110,14 +110,16 @@ class FrontRequests:
             return None
         block = data[line.end() :]
         request_id = ""
-        if (sent := _REQUEST_ID_FIELD.search(block)) is not None:
-            request_id = sent[1].decode()
-            block = block[: sent.start()] + block[sent.end() :]
-        plain = self._plain_fields.get(block)
+        plain = self._plain_fields.get(block)  # never one with a request id
         if plain is None:
-            if remembered is None or remembered[0] != block:
-                return None
-            plain = remembered[1]
+            if (sent := _REQUEST_ID_FIELD.search(block)) is not None:
+                request_id = sent[1].decode()
+                block = block[: sent.start()] + block[sent.end() :]
+                plain = self._plain_fields.get(block)
+            if plain is None:
+                if remembered is None or remembered[0] != block:
+                    return None
+                plain = remembered[1]
         started = time.perf_counter()
         method, api, image, rest, resolve = line.groups()
         text = (image or resolve).decode()
@@ -125,12 +127,13 @@ class FrontRequests:
         head = method == b"HEAD"
         if image is None:
             target = f"/resolve/{text}"
-            read = ImageRead(image_id, 0, DEFAULT_PREFERENCES, head, None, plain.media_type)
+            media_type = plain.media_type
+            read = ImageRead(image_id, 0, DEFAULT_PREFERENCES, head, None, media_type, text)
         else:
             version, below = api.decode(), rest.decode()
             target = f"/{version}/images/{text}{below}"
             path = ImagePath(version, image_id, 0, below, "")
-            read = ImageRead(image_id, 0, DEFAULT_PREFERENCES, head, path)
+            read = ImageRead(image_id, 0, DEFAULT_PREFERENCES, head, path, JSON, text)
         request = FrontRequest(
             "HEAD" if head else "GET",
             target,
