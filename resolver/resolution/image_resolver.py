@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Collection, Coroutine, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Hashable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import repeat
 from typing import NamedTuple, cast
 
 from resolver.errors import IndexUnavailable, TooManyRequests
@@ -292,7 +293,7 @@ class Resolver:
                 and nothing is known from before.
         """
         async with self._bulk_reads:
-            lookups, templates = await self._look_up_many(ids, preferences)
+            lookup_at, templates = await self._look_up_many(ids, preferences)
         if self._prober is None:
             return templates
         positions: dict[ProbedImage, list[int]] = {}
@@ -305,7 +306,7 @@ class Resolver:
 
         async def answer_pending() -> None:
             for image, where in pending:
-                lookup = lookups[where[0]]
+                lookup = lookup_at(where[0])
                 try:
                     resolution = await self._settle(image, preferences, lookup, charge)
                 except TooManyRequests:
@@ -320,7 +321,7 @@ class Resolver:
             await _run_for(self._prober.timeout, [answer_pending() for _ in range(workers)])
         for image in unanswered:
             for position in positions[image]:
-                lookup = lookups[position]
+                lookup = lookup_at(position)
                 claims = () if preferences.fresh else lookup.claims
                 context = self.context(lookup, preferences)
                 answer = decide(context, ids[position], claims, probes={})
@@ -329,28 +330,37 @@ class Resolver:
 
     async def _look_up_many(
         self, ids: Sequence[bytes], preferences: Preferences
-    ) -> tuple[list[LookupResult], list[AnswerTemplate]]:
-        """What the index has for many ids, or what this process knew last."""
+    ) -> tuple[Callable[[int], LookupResult], list[AnswerTemplate]]:
+        """What the index has for many ids, or what this process knew last: what was found for the
+        id at a position, and all answers. Few of the former are needed, so they are made then."""
+        variants: Iterable[Hashable]
         try:
             table, claims = await self.reader.read(ids)
-            lookups = [LookupResult(table, some) for some in claims]
         except IndexUnavailable as error:
             last_table = self.reader.last_table()
             if last_table is None or not last_table.in_service():
                 raise
             unknown = LookupResult(last_table, (), "stale", 0.0, error)
             lookups = [self.reader.last_known(image_id, error) or unknown for image_id in ids]
-        if not lookups:
-            return [], []
-        context = self.context(lookups[0], preferences)
-        cache = TemplateCache(context, _render_json)
-        templates = []
-        for image_id, lookup in zip(ids, lookups, strict=True):
-            variant = lookup.source, round(lookup.age, STALE_AGE_DIGITS)
-            template = cache.get(image_id, format_id(image_id), lookup.claims, variant)
-            assert template is not None  # every answer has a JSON text
-            templates.append(template)
-        return lookups, templates
+            claims = [lookup.claims for lookup in lookups]
+            variants = [(found.source, round(found.age, STALE_AGE_DIGITS)) for found in lookups]
+
+            def lookup_at(position: int) -> LookupResult:
+                return lookups[position]
+        else:
+            variants = repeat(("index", 0.0))
+
+            def lookup_at(position: int) -> LookupResult:
+                return LookupResult(table, claims[position])
+
+        if not ids:
+            return lookup_at, []
+        get = TemplateCache(self.context(lookup_at(0), preferences), _render_json).get
+        templates = [
+            get(image_id, some, variant)
+            for image_id, some, variant in zip(ids, claims, variants, strict=False)
+        ]
+        return lookup_at, cast("list[AnswerTemplate]", templates)  # every answer has a JSON text
 
 
 class _IndexBudget:

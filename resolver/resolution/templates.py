@@ -11,7 +11,7 @@ import secrets
 from collections.abc import Callable, Hashable
 from typing import NamedTuple
 
-from resolver.models import Outcome, Owner
+from resolver.models import Outcome, Owner, format_id
 from resolver.resolution.answer import Answer, AnswerContext, decide
 from resolver.resolution.ranking import has_ties
 
@@ -52,13 +52,13 @@ class TemplateCache:
         self._ties: dict[TemplateKey, bool | None] = {}
 
     def get(
-        self, image_id: bytes, text: str, claims: tuple[Owner, ...], variant: Hashable = None
+        self, image_id: bytes, claims: tuple[Owner, ...], variant: Hashable = None
     ) -> AnswerTemplate | None:
         """The template for images with these claims; None where the variant has no text."""
         key = self.key(image_id, claims)
         if key is None:
             answer = decide(self.context, image_id, claims)
-            return self._template(answer, text, variant)
+            return self._template(answer, format_id(image_id), variant)
         try:
             return self._templates[variant, key]
         except KeyError:

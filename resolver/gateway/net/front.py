@@ -196,7 +196,7 @@ class Front:
             self._templates = templates = self._template_cache(found.table)
         text = read.known_text or format_id(read.image_id)
         try:
-            template = templates.get(read.image_id, text, found.claims, variant)
+            template = templates.get(read.image_id, found.claims, variant)
         except Exception:  # a bug of ours must not cost the client its answer
             log.exception("template failed", id=text)
             return False
