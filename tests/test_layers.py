@@ -45,6 +45,9 @@ name that fits it, so a room in a room is a layer of its own."""
 OUTER = {"logs", "standin"}
 """Import nothing of the package, and only `gateway` and `cli` import them."""
 
+MAX_LINES = 500
+"""Of a file of the package or of its tests."""
+
 FORBIDDEN_LIBRARIES = {
     "resolution": {"aiohttp", "redis", "hiredis"},
     "registry": {"aiohttp", "redis", "hiredis"},
@@ -169,6 +172,12 @@ def test_no_imports_in_a_circle() -> None:
         graphlib.TopologicalSorter(graph).prepare()
     except graphlib.CycleError as error:
         pytest.fail(" <- ".join(error.args[1]))
+
+
+def test_no_file_is_longer_than_a_reader_keeps_in_mind() -> None:
+    files = [*ROOT.rglob("*.py"), *Path(__file__).parent.rglob("*.py")]
+    lengths = {str(file): len(file.read_text().splitlines()) for file in files}
+    assert {file: lines for file, lines in lengths.items() if lines > MAX_LINES} == {}
 
 
 def test_no_two_files_have_the_same_name() -> None:

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import json
 import logging
-import multiprocessing
 import random
 import re
 import uuid
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
 from aiohttp import web
@@ -22,61 +19,14 @@ from resolver.errors import IndexUnavailable
 from resolver.gateway.net.front_connection import FrontConnection
 from resolver.gateway.net.front_requests import MAX_PLAIN_BYTES, FrontRequests
 from resolver.gateway.net.request_head import MAX_HEAD_BYTES
-from resolver.gateway.request_ids import new_request_id
 from resolver.resolution import Preferences
 from tests.gateway.conftest import V1, V2, Gateway, Start
+from tests.gateway.line import Line, every, line
 from tests.support.wait import wait_until
 
 ID = "0a1b2c3d-4e5f-4a6b-8c7d-9e0f1a2b3c4d"
 REQUEST_ID = "req-9e6a2f0e-54b5-4b05-ae8e-8a4c9a3c1f11"
 PATHS = [f"/{api}/images/%s{rest}" for api in ("v1", "v2") for rest in ("", "/file")]
-
-
-class Line:
-    """A bare connection: what is sent and what comes, byte for byte."""
-
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._reader, self.writer = reader, writer
-
-    def send(self, method: str, path: str, *headers: str, version: str = "1.1") -> None:
-        lines = [f"{method} {path} HTTP/{version}", "Host: gateway", *headers, "", ""]
-        self.writer.write("\r\n".join(lines).encode())
-
-    async def answer(self, *, body: bool = True) -> str:
-        """The next answer, whole."""
-        async with asyncio.timeout(10):
-            head = (await self._reader.readuntil(b"\r\n\r\n")).decode()
-            length = re.search(r"^Content-Length: (\d+)", head, re.MULTILINE)
-            size = int(length[1]) if length and body else 0
-            return head + (await self._reader.readexactly(size)).decode()
-
-    async def ask(self, method: str, path: str, *headers: str, version: str = "1.1") -> str:
-        self.send(method, path, *headers, version=version)
-        return await self.answer(body=method != "HEAD")
-
-    async def chunked_answer(self) -> str:
-        """The next response, which comes in chunks."""
-        async with asyncio.timeout(10):
-            return (await self._reader.readuntil(b"\r\n0\r\n\r\n")).decode()
-
-    async def read(self) -> bytes:
-        """All that comes until the end."""
-        return await self._reader.read()
-
-    async def ended(self) -> bool:
-        async with asyncio.timeout(10):
-            return await self._reader.read(1) == b""
-
-
-@asynccontextmanager
-async def line(gateway: Gateway) -> AsyncIterator[Line]:
-    host, port = gateway.url.removeprefix("http://").split(":")
-    reader, writer = await asyncio.open_connection(host, int(port))
-    try:
-        yield Line(reader, writer)
-    finally:
-        writer.close()
-        await writer.wait_closed()
 
 
 @dataclass
@@ -96,14 +46,6 @@ def handed_over(monkeypatch: pytest.MonkeyPatch) -> HandedOver:
 
     monkeypatch.setattr(web.Server, "__call__", counted)
     return seen
-
-
-T = TypeVar("T")
-
-
-def every(kind: type[T]) -> list[T]:
-    """All objects of a kind in this process."""
-    return [thing for thing in gc.get_objects() if isinstance(thing, kind)]
 
 
 Hold = Callable[[], asyncio.Event]
@@ -549,18 +491,3 @@ async def test_counted_and_logged_alike(gateway: Gateway, caplog: pytest.LogCapt
     )
     assert f'glance_resolver_request_seconds_count{{route="{route}"}} 2.0' in text
     assert 'glance_resolver_answers_total{outcome="found"} 2.0' in text
-
-
-def _one_more(_: int) -> str:
-    return new_request_id()
-
-
-def test_request_ids_are_uuids_and_each_process_has_its_own() -> None:
-    ids = {new_request_id() for _ in range(1000)}
-    with multiprocessing.get_context("fork").Pool(2) as pool:
-        ids |= {*pool.map(_one_more, range(1000), chunksize=1)}
-    assert len(ids) == 2000
-    for one in ids:
-        made = uuid.UUID(one.removeprefix("req-"))
-        assert (made.version, made.variant) == (4, uuid.RFC_4122)
-        assert one == f"req-{made}"
