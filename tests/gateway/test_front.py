@@ -322,6 +322,14 @@ async def test_a_request_like_the_last_may_come_in_pieces(gateway: Gateway, cut:
     assert [answer[:6] for answer in answers] == ["", *["1.1 30"] * 4, "1.1 20"]
 
 
+async def held_after(gateway: Gateway, hold: Hold, one: Line, request: bytes) -> asyncio.Event:
+    """Sends a request, so that its fields are known, and then holds what asks the index."""
+    one.writer.write(request)
+    assert (await one.answer()).startswith("HTTP/1.1 307 ")
+    gateway.services.index.clear_cache()
+    return hold()
+
+
 @pytest.mark.parametrize("behind", variants())
 async def test_what_comes_while_the_front_waits_is_answered_after_it(
     gateway: Gateway, hold: Hold, behind: bytes
@@ -332,10 +340,7 @@ async def test_what_comes_while_the_front_waits_is_answered_after_it(
     usual = variants()[0]
     (alone, first) = await everything(gateway, behind), (await everything(gateway, usual))[1]
     async with line(gateway) as one:
-        one.writer.write(usual)
-        assert (await one.answer()).startswith("HTTP/1.1 307 ")
-        gateway.services.index.clear_cache()
-        free = hold()
+        free = await held_after(gateway, hold, one, usual)
         one.writer.write(usual)
         await asyncio.sleep(0.02)
         one.writer.write(behind)
@@ -354,10 +359,7 @@ async def test_a_client_that_sends_ahead_is_not_read_without_bound(
     await gateway.claim("one", ID)
     usual = variants()[0]
     async with line(gateway) as one:
-        one.writer.write(usual)
-        assert (await one.answer()).startswith("HTTP/1.1 307 ")
-        gateway.services.index.clear_cache()
-        free = hold()
+        free = await held_after(gateway, hold, one, usual)
         one.writer.write(usual)
         await asyncio.sleep(0.02)
         one.writer.write(usual * (size // len(usual)))

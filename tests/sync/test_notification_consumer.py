@@ -290,7 +290,7 @@ async def test_a_removed_location_leaves_no_queue(
         await aio_pika.connect(rabbit_server.url) as other,
     ):
         location = await subscribed(services, server, exchange)
-        name = f"glance-resolver.{await services.index.identity()}.{await location.number()}"
+        name = await queue_of(services, location)
         await services.registry.remove("one")
 
         async def is_gone() -> bool:

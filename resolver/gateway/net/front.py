@@ -151,16 +151,16 @@ class Front:
         if preferences is not DEFAULT_PREFERENCES and preferences != DEFAULT_PREFERENCES:
             return self._respond_later(request, read, None, send)
         cached = self._reader.cached(read.image_id)
-        if cached is not None and self._respond_from_template(request, read, cached, send):
+        if cached is None:
+            pending = _PendingLookup(self, request, read, send)
+            self._in_flight.acquire()
+            self._reader.request(read.image_id, pending.on_result)
+            return pending.cancel
+        if self._respond_from_template(request, read, cached, send):
             return None
-        if cached is not None:
-            if not read.letter_case and self._respond_absent(request, read, cached, send):
-                return None
-            return self._respond_later(request, read, None, send)
-        pending = _PendingLookup(self, request, read, send)
-        self._in_flight.acquire()
-        self._reader.request(read.image_id, pending.on_result)
-        return pending.cancel
+        if not read.letter_case and self._respond_absent(request, read, cached, send):
+            return None
+        return self._respond_later(request, read, None, send)
 
     def lookup_done(
         self,

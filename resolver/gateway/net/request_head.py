@@ -121,11 +121,9 @@ def parse_head(data: bytes) -> RequestHead | None:
     if end < 0:
         _check_partial(data)
         return None
-    line = _LINE.match(data)
-    if line is None or line[1] not in METHODS:
-        raise _line_error(data)
+    line = _match_line(data)
     if len(line[2]) > MAX_TARGET_BYTES:
-        raise MalformedError(414, f"the request's target has more than {MAX_TARGET_BYTES} bytes")
+        raise _target_error()
     _check_target(line[2].decode())
     size = end + len(END)
     # The CRLF of the last line is the first half of `END`.
@@ -157,8 +155,7 @@ def parse_fields(block: bytes) -> Fields:
     Raises:
         MalformedError: they are no header fields, too many, too long, or ambiguous.
     """
-    if len(block) - 2 > MAX_FIELDS_BYTES:
-        raise MalformedError(431, f"the header fields have more than {MAX_FIELDS_BYTES} bytes")
+    _check_fields_size(len(block) - 2)
     if _FIELDS.fullmatch(block) is None:
         raise MalformedError(400, "the header fields are malformed")
     values: dict[str, list[str]] = {}
@@ -195,23 +192,35 @@ def _check_partial(data: bytes) -> None:
     line_end = data.find(b"\n")
     if line_end < 0:
         if len(data) > MAX_TARGET_BYTES + 32:
-            raise MalformedError(
-                414, f"the request's target has more than {MAX_TARGET_BYTES} bytes"
-            )
+            raise _target_error()
         if _PARTIAL_LINE.fullmatch(data) is None:
             raise _line_error(data)
         return
+    line = _match_line(data)
+    _check_fields_size(len(data) - line.end())
+    if _BARE_LF.search(data) or _BARE_CR.search(data.removesuffix(b"\r")):
+        raise MalformedError(400, "lines must end in CRLF")
+
+
+def _match_line(data: bytes) -> re.Match[bytes]:
+    """The request line that ``data`` begins with. Raises MalformedError if it is none."""
     line = _LINE.match(data)
     if line is None or line[1] not in METHODS:
         raise _line_error(data)
-    if len(data) - line.end() > MAX_FIELDS_BYTES:
-        raise MalformedError(431, f"the header fields have more than {MAX_FIELDS_BYTES} bytes")
-    if _BARE_LF.search(data) or _BARE_CR.search(data.removesuffix(b"\r")):
-        raise MalformedError(400, "lines must end in CRLF")
+    return line
 
 
 def _line_error(data: bytes) -> MalformedError:
     line = data[:MAX_HEAD_BYTES].partition(b"\n")[0]
     if len(line) > MAX_TARGET_BYTES + 32:
-        return MalformedError(414, f"the request's target has more than {MAX_TARGET_BYTES} bytes")
+        return _target_error()
     return MalformedError(400, "the request line is malformed")
+
+
+def _target_error() -> MalformedError:
+    return MalformedError(414, f"the request's target has more than {MAX_TARGET_BYTES} bytes")
+
+
+def _check_fields_size(size: int) -> None:
+    if size > MAX_FIELDS_BYTES:
+        raise MalformedError(431, f"the header fields have more than {MAX_FIELDS_BYTES} bytes")
