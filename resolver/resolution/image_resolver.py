@@ -1,4 +1,4 @@
-"""Resolving image ids: from the index, and from the locations where the index cannot tell."""
+"""Resolving image ids: from the index, and from the locations where the index has no answer."""
 
 from __future__ import annotations
 
