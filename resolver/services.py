@@ -11,6 +11,7 @@ import aiohttp
 
 from resolver.glance import CloudCredentials, ImageProbe, connect
 from resolver.index import ClaimCache, Index, open_index
+from resolver.problems import ProblemBoard
 from resolver.registry import (
     Bootstrap,
     FreshnessPolicy,
@@ -37,6 +38,7 @@ class Services:
     resolver: Resolver
     indexer: Indexer
     bootstrap: Bootstrap
+    problems: ProblemBoard
     session: aiohttp.ClientSession
     """The HTTP client for sweeps, polls and diagnoses of locations."""
     cloud_credentials: CloudCredentials
@@ -80,6 +82,8 @@ async def open_services(
         own_ports = OwnPorts(settings.port)
         registry = Registry(index, tables, settings, own_ports)
         bootstrap = Bootstrap(index, tables, registry, startup_locations or {}, registered_index)
+        problems = ProblemBoard()
+        problems.add_source(bootstrap.problems)
         cloud_credentials = CloudCredentials()
         prober = Prober(
             index,
@@ -111,6 +115,7 @@ async def open_services(
                 resolver=resolver,
                 indexer=Indexer(index, tables, session, settings, cloud_credentials, timings),
                 bootstrap=bootstrap,
+                problems=problems,
                 session=session,
                 cloud_credentials=cloud_credentials,
             )

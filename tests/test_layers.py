@@ -15,7 +15,7 @@ import resolver
 ROOT = Path(resolver.__file__).parent
 
 LAYERS = [
-    {"errors"},
+    {"errors", "problems"},
     {"location_fields"},
     {"models"},
     {"settings"},

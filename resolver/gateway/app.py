@@ -28,6 +28,7 @@ def monitoring_routes() -> list[web.RouteDef]:
         web.get("/healthcheck", status.healthcheck),
         web.get("/livez", status.livez),
         web.get("/readyz", status.readyz),
+        web.get("/status", status.show_status),
         web.get("/metrics", status.metrics),
     ]
 

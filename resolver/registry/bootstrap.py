@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import structlog
 
 from resolver.errors import IndexLost, IndexUnavailable, ResolverError, SettingsError
 from resolver.index import Index
+from resolver.problems import Problem
 from resolver.registry.location_view import LocationView
 from resolver.registry.presentation import fields_of
 from resolver.registry.registry import Registry
@@ -58,6 +60,8 @@ class Bootstrap:
         index.on_invalidation(self._on_invalidation)
         self.fault = ""
         """Why the index cannot be used, for anybody to read; empty while it can be used."""
+        self._fault_since = 0.0
+        """Unix time."""
 
     def _on_invalidation(self, _: Sequence[bytes] | None) -> None:
         if self._tables.changes != self._seen_changes:
@@ -103,11 +107,24 @@ class Bootstrap:
         """Sets `fault` and logs when it changes. ``log_text``: the same with details that only
         operators may see."""
         if fault != self.fault:
+            if fault and not self.fault:
+                self._fault_since = time.time()
             if fault:
                 log.warning("redis unavailable", reason=log_text or fault)
             else:
                 log.info("redis available again")
         self.fault = fault
+
+    def problems(self) -> Iterator[Problem]:
+        """A `ProblemSource`."""
+        if self.fault:
+            yield Problem(
+                code="index-unavailable",
+                text=f"The index cannot be used: {self.fault}.",
+                action="Check Redis, the network to it and RESOLVER_REDIS_URL; the log has the "
+                "complete reason.",
+                since=self._fault_since,
+            )
 
     async def _reconcile(self) -> None:
         self._seen_changes = self._tables.changes

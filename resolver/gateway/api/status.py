@@ -109,6 +109,27 @@ async def _faults(services: Services) -> dict[str, str]:
     return faults
 
 
+async def show_status(request: web.Request) -> web.StreamResponse:
+    """GET /status: 200 whatever is wrong, and without waiting for anything."""
+    services = request.app[SERVICES]
+    return json_response(
+        {
+            "version": __version__,
+            "role": services.settings.role,
+            "problems": [
+                {
+                    "code": problem.code,
+                    "since": rfc3339(problem.since),
+                    "text": problem.text,
+                    "action": problem.action,
+                    "location": problem.location or None,
+                }
+                for problem in services.problems.current()
+            ],
+        }
+    )
+
+
 async def metrics(request: web.Request) -> web.StreamResponse:
     # The metrics of locations come from the table, which an idle gateway must refresh.
     with contextlib.suppress(IndexUnavailable):

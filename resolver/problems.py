@@ -1,0 +1,80 @@
+"""Problems that an operator should know of, as ``GET /status`` lists them.
+
+Each part of a process that can notice a problem adds a source to the `ProblemBoard`. (The documents
+with which single requests are refused are in `resolver.gateway.problem`.)
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+
+import structlog
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """One thing that is wrong now."""
+
+    code: str
+    """Stable name for machines: words in lower case, joined by hyphens."""
+    text: str
+    """What is wrong. Anybody may read it, so it names no host of Redis and no secret."""
+    action: str
+    """What to do about it."""
+    location: str = ""
+    """The name of the location that it is about; empty for the whole service."""
+    since: float = 0.0
+    """Unix time. 0: the source does not know, and the board uses when it first saw the problem."""
+
+
+ProblemSource = Callable[[], Iterable[Problem]]
+"""The problems that one part of the process has now. It reads what that part knows already: it must
+not wait, since ``/status`` answers whatever fails."""
+
+
+class ProblemBoard:
+    """All problems of this process."""
+
+    def __init__(self) -> None:
+        self._sources: list[ProblemSource] = []
+        self._first_seen: dict[tuple[str, str], float] = {}
+        """Unix time by code and location, of the problems that were there at the last look."""
+
+    def add_source(self, source: ProblemSource) -> None:
+        """Asks ``source`` too from now on."""
+        self._sources.append(source)
+
+    def current(self) -> list[Problem]:
+        """The problems of now, the oldest first. A source that fails is a problem itself."""
+        now = time.time()
+        found = [problem for source in self._sources for problem in _ask(source)]
+        self._first_seen = {
+            _key(problem): self._first_seen.get(_key(problem), now) for problem in found
+        }
+        dated = (
+            problem if problem.since else replace(problem, since=self._first_seen[_key(problem)])
+            for problem in found
+        )
+        return sorted(dated, key=lambda problem: (problem.since, _key(problem)))
+
+
+def _key(problem: Problem) -> tuple[str, str]:
+    return problem.code, problem.location
+
+
+def _ask(source: ProblemSource) -> list[Problem]:
+    try:
+        return list(source())
+    except Exception:
+        log.exception("problem source failed")
+        return [
+            Problem(
+                code="internal-error",
+                text="some problems cannot be listed, because of a defect",
+                action="report the traceback in the log",
+            )
+        ]
