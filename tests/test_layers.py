@@ -163,7 +163,7 @@ def test_libraries_are_used_only_where_they_belong(path: Path) -> None:
     assert wrong == []
 
 
-def test_no_imports_in_a_circle() -> None:
+def test_there_are_no_import_cycles() -> None:
     graph = {
         short(path): {short(MODULES[name]) for _, name in imports_of_ours(path) if name in MODULES}
         for path in FILES
@@ -174,7 +174,7 @@ def test_no_imports_in_a_circle() -> None:
         pytest.fail(" <- ".join(error.args[1]))
 
 
-def test_no_file_is_longer_than_a_reader_keeps_in_mind() -> None:
+def test_no_file_has_more_than_500_lines() -> None:
     files = [*ROOT.rglob("*.py"), *Path(__file__).parent.rglob("*.py")]
     lengths = {str(file): len(file.read_text().splitlines()) for file in files}
     assert {file: lines for file, lines in lengths.items() if lines > MAX_LINES} == {}
@@ -270,7 +270,7 @@ def test_private_names_of_others_are_listed() -> None:
     }
 
 
-def test_the_checks_see_what_they_look_for() -> None:
+def test_the_layer_checks_detect_violations() -> None:
     """Else they would pass whatever is written."""
     seen: dict[str, set[str]] = defaultdict(set)
     for path in FILES:

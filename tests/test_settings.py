@@ -65,13 +65,15 @@ def test_an_unknown_name_in_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyP
         load_settings()
 
 
-def test_a_file_that_is_not_toml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_is_not_toml_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     file = toml(tmp_path, monkeypatch, "port = \n")
     with pytest.raises(SettingsError, match=re.escape(file)):
         load_settings()
 
 
-def test_a_missing_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_file_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RESOLVER_CONFIG", str(tmp_path / "none.toml"))
     with pytest.raises(SettingsError, match=r"none\.toml, which is not a file"):
         load_settings()

@@ -112,7 +112,7 @@ async def test_special_answers_about_one_image(call: Client) -> None:
     assert (await call(f"/v2/images/{image.id}/members", headers=ADMIN))[0] == 403
 
 
-async def test_data(call: Client) -> None:
+async def test_image_data_is_served(call: Client) -> None:
     image, queued = call.server.add(data=b"abcdef"), call.server.add(status="queued")
     status, body, headers = await call(f"/v2/images/{image.id}/file", headers=ADMIN)
     assert (status, body, headers["Content-Type"]) == (200, b"abcdef", "application/octet-stream")
@@ -165,7 +165,7 @@ async def test_markers_of_deleted_and_invisible_images(call: Client) -> None:
         assert tuple(found) == expected
 
 
-async def test_who_sees_what(call: Client) -> None:
+async def test_image_visibility_depends_on_the_caller(call: Client) -> None:
     add = call.server.add
     public, private = add(), add(visibility="private")
     own = add(visibility="private", owner="demo")
@@ -188,7 +188,7 @@ async def test_who_sees_what(call: Client) -> None:
     assert await seen(f"id=in:{public.id},{hidden.id},x", ADMIN) == {public.id}
 
 
-async def test_filters(call: Client) -> None:
+async def test_listing_filters(call: Client) -> None:
     old = call.server.add(name="a", created=1700000000.5)
     new = call.server.add(name="b", status="queued", owner="demo", properties={"lab": "1"})
     for query, expected in (
@@ -204,7 +204,7 @@ async def test_filters(call: Client) -> None:
         assert set(await call.ids(query, ADMIN)) == expected, query
 
 
-async def test_writing_v2(call: Client) -> None:
+async def test_v2_writes(call: Client) -> None:
     body = json.dumps({"id": (image_id := str(uuid.uuid4())), "name": "x", "color": "red"})
     status, record, headers = await call("/v2/images", "POST", ADMIN, body)
     assert (status, record["status"], record["color"]) == (201, "queued", "red")
@@ -231,7 +231,7 @@ async def test_writing_v2(call: Client) -> None:
     assert (await call("/v2/images", "POST", ADMIN, body))[0] == 409  # an id is used up
 
 
-async def test_deactivated_data_is_for_admins(call: Client) -> None:
+async def test_deactivated_data_is_served_to_admins_only(call: Client) -> None:
     path = f"/v2/images/{call.server.add(status='deactivated').id}/file"
     assert [(await call(path, headers=who))[0] for who in (ADMIN, MEMBER)] == [200, 403]
 
@@ -348,7 +348,7 @@ async def test_synthetic_images_are_images(session: aiohttp.ClientSession) -> No
         assert len(server) == 3010
 
 
-async def test_next_lacks_the_prefix(session: aiohttp.ClientSession) -> None:
+async def test_the_next_link_lacks_the_path_prefix(session: aiohttp.ClientSession) -> None:
     async with StandIn(prefix="/image") as server:
         server.add()
         call = Client(session, server)
@@ -359,7 +359,7 @@ async def test_next_lacks_the_prefix(session: aiohttp.ClientSession) -> None:
             assert outside.status == 404
 
 
-async def test_middlewares_and_counts(session: aiohttp.ClientSession) -> None:
+async def test_middlewares_run_and_requests_are_counted(session: aiohttp.ClientSession) -> None:
     @web.middleware
     async def broken(request: web.Request, handler: Handler) -> web.StreamResponse:
         return web.Response(status=502) if "broken" in request.query else await handler(request)

@@ -19,7 +19,7 @@ def test_the_same_seed_gives_the_same_images() -> None:
     assert all(image and image.owner == "demo" for image in map(first.get, first.ids()))
 
 
-def test_images_leaves_out_deleted_ones_and_sorts_by_id() -> None:
+def test_images_omits_deleted_ones_and_sorts_by_id() -> None:
     server = StandIn()
     server.fill(5, seed=1)
     first, second, *_ = server.ids()

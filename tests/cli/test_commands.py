@@ -100,7 +100,7 @@ async def test_failures_are_one_line(
     assert "Traceback" not in err + out
 
 
-async def test_a_wrong_token_and_a_missing_gateway(
+async def test_errors_for_a_wrong_token_and_a_missing_gateway(
     run: Run, capfd: pytest.CaptureFixture[str]
 ) -> None:
     status, _, err = await run("locations", "list", token="wrong-token")

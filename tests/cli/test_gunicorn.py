@@ -29,7 +29,7 @@ def parameters(function: object) -> list[str]:
     return list(inspect.signature(function).parameters)
 
 
-def test_a_worker_has_the_names_that_ours_uses() -> None:
+def test_gunicorns_worker_has_the_names_that_our_worker_uses() -> None:
     assert {signal.SIGTERM, signal.SIGINT, signal.SIGABRT} <= set(Worker.SIGNALS)
     assert parameters(Worker.init_signals) == parameters(GatewayWorker.init_signals)
     assert parameters(Worker.run) == parameters(GatewayWorker.run)
@@ -73,7 +73,7 @@ def test_sockets_that_listen_already_can_be_handed_over() -> None:
         assert client.connect_ex(address) != 0
 
 
-def test_hooks_are_called_where_we_need_them() -> None:
+def test_gunicorn_calls_its_hooks_where_we_need_them() -> None:
     for hook, count in (("when_ready", 1), ("pre_fork", 2), ("child_exit", 2), ("worker_exit", 2)):
         assert len(parameters(getattr(Config(), hook))) == count
     start = inspect.getsource(Arbiter.start)

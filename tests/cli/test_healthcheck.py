@@ -25,12 +25,12 @@ from tests.support.redis import free_port
         ("localhost", "http://localhost:1"),
     ],
 )
-def test_it_asks_an_address_that_the_gateway_listens_on(host: str, url: str) -> None:
+def test_healthcheck_asks_an_address_that_the_gateway_listens_on(host: str, url: str) -> None:
     assert loopback_url(host, 1, tls=False) == url
     assert loopback_url(host, 1, tls=True) == url.replace("http:", "https:")
 
 
-async def test_it_reads_the_settings_that_serve_reads(tmp_path: Path) -> None:
+async def test_healthcheck_reads_the_settings_of_serve(tmp_path: Path) -> None:
     port = free_port()
     config = tmp_path / "resolver.toml"
     config.write_text(f'port = {port}\nhost = "0.0.0.0"\n')
@@ -49,7 +49,7 @@ async def test_it_reads_the_settings_that_serve_reads(tmp_path: Path) -> None:
     assert err == f"glance-resolver: {url} does not answer: [Errno 111] Connection refused\n"
 
 
-async def test_with_tls_the_certificate_is_not_verified(tmp_path: Path) -> None:
+async def test_healthcheck_over_tls_does_not_verify_the_certificate(tmp_path: Path) -> None:
     files = Authority(tmp_path).issue("gateway.example")
     environ = files.environ | {"RESOLVER_PORT": str(free_port())}
     async with serve(options=(), **environ):

@@ -69,7 +69,7 @@ def test_locations_are_removed_only_with_prune() -> None:
          "--base-url https://else.example`"),
     ],
 )  # fmt: skip
-def test_an_endpoint_of_a_catalog(region: str, base: str, name: str, what: str) -> None:
+def test_a_catalog_endpoint_is_classified(region: str, base: str, name: str, what: str) -> None:
     classified = classify_endpoint(region, base, [row("one", **ONE)], [])
     assert classified == {"name": name, "what": what}
 
@@ -147,7 +147,7 @@ def test_the_progress_of_a_sweep() -> None:
     assert progress.describe(running, 14) == "3,000 images, 500 a second"
 
 
-def test_tables_fit_a_terminal_and_have_colours_only_there(
+def test_tables_fit_the_terminal_and_have_colours_only_on_one(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rows = [("one", "down"), ("[red]two" + "x" * 80, "up")]

@@ -219,7 +219,7 @@ async def test_wrong_settings_are_one_clear_line_at_start(
         ("--role", "all", "--workers", "2"),
     ],
 )
-async def test_it_starts_without_redis_and_recovers(
+async def test_serve_starts_without_redis_and_recovers(
     own_redis: RedisServer, options: tuple[str, ...]
 ) -> None:
     own_redis.kill()

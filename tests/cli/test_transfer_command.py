@@ -69,7 +69,9 @@ async def test_standard_input_and_output(
     assert "exported" in err
 
 
-async def test_a_device_stays_a_device(gateway: Gateway, run: Run, tmp_path: Path) -> None:
+async def test_an_export_to_a_device_does_not_replace_it(
+    gateway: Gateway, run: Run, tmp_path: Path
+) -> None:
     link = tmp_path / "null"
     link.symlink_to(os.devnull)
     assert (await run("index", "export", str(link)))[0] == 0
@@ -94,7 +96,7 @@ async def test_a_failed_export_leaves_the_older_file(
     assert os.listdir(tmp_path) == ["index.gz"]
 
 
-async def test_an_export_that_breaks_off(
+async def test_an_export_that_breaks_off_is_an_error(
     gateway: Gateway, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await fill(gateway)
@@ -182,7 +184,7 @@ async def test_a_refusal_is_seen_while_a_large_file_is_sent(
     assert (status, "remove it here or set its URL first" in err) == (1, True)
 
 
-def test_progress_passes_everything_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_progress_bar_passes_all_bytes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("TERM", "xterm")
     output = io.StringIO()

@@ -226,7 +226,7 @@ async def refuses_connections(server: Server) -> bool:
     return False
 
 
-async def test_a_second_sigint_breaks_off_requests(environ: dict[str, str]) -> None:
+async def test_a_second_sigint_aborts_requests(environ: dict[str, str]) -> None:
     async with serve(*WORKERS, **environ) as server:
         await claim(server)
         await wait_until(lambda: len(workers(server)) == 2)
@@ -241,7 +241,7 @@ async def test_a_second_sigint_breaks_off_requests(environ: dict[str, str]) -> N
         writer.close()
 
 
-async def test_an_orphan_ends_by_itself(environ: dict[str, str]) -> None:
+async def test_a_worker_without_an_arbiter_exits(environ: dict[str, str]) -> None:
     async with serve(*WORKERS, **environ) as server:
         await wait_until(lambda: len(workers(server)) == 2)
         pids = workers(server)

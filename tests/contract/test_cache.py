@@ -200,7 +200,7 @@ def clients(real: Real) -> Iterator[redis.Redis]:
 
 
 @pytest.mark.redis
-async def test_flushall_invalidates(real: Real, stack: AsyncExitStack) -> None:
+async def test_flushall_invalidates_everything(real: Real, stack: AsyncExitStack) -> None:
     index = await open_with_cache(stack, real.url)
     await index.claims.claim(1, [A])
     await cache(index, A)

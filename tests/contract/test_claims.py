@@ -25,7 +25,7 @@ async def test_an_unknown_id_has_no_owner(index: Index) -> None:
     assert await owners(index, A) == set()
 
 
-async def test_a_claim_is_found_and_a_release_takes_it_away(index: Index) -> None:
+async def test_a_claim_is_found_until_it_is_released(index: Index) -> None:
     assert await index.claims.claim(1, [A]) == 1
     assert await owners(index, A) == {Owner(1)}
     assert await owners(index, B) == set()
@@ -85,7 +85,7 @@ async def test_bytes_of_a_letter_case_are_not_read_as_an_owner(index: Index) -> 
     assert await owners(index, A) == {Owner(9, 0x02040608)}
 
 
-async def test_more_ids_in_one_bucket_than_a_script_takes(index: Index) -> None:
+async def test_more_ids_in_one_bucket_than_fit_in_one_script(index: Index) -> None:
     ids = make_ids(2 * SCRIPT_IDS + 1, prefix=b"\x07")
     assert await index.claims.claim(1, ids) == len(ids)
     assert await index.claims.claim(1, ids) == 0
@@ -95,7 +95,7 @@ async def test_more_ids_in_one_bucket_than_a_script_takes(index: Index) -> None:
     assert await owners(index, ids[-1]) == set()
 
 
-async def test_more_buckets_than_one_pipeline_takes(index_url: str) -> None:
+async def test_more_buckets_than_fit_in_one_pipeline(index_url: str) -> None:
     async with open_index(index_url, bits=10) as index:
         step = 1 << 128 - 10
         ids = [make_id(bucket * step + 5) for bucket in range(1 << 10)]
@@ -107,14 +107,14 @@ async def test_more_buckets_than_one_pipeline_takes(index_url: str) -> None:
         assert left == ids[1::2]
 
 
-async def test_nothing_to_do_is_done(index: Index) -> None:
+async def test_empty_claims_and_lookups_are_allowed(index: Index) -> None:
     assert await index.claims.claim(1, []) == 0
     assert await index.claims.claim(1, {}) == 0
     assert await index.claims.release(1, []) == 0
     assert (await index.claims.lookup([])).owners == []
 
 
-async def test_owners_come_in_the_order_of_the_ids(index: Index) -> None:
+async def test_lookup_results_have_the_order_of_the_ids(index: Index) -> None:
     ids = make_ids(300)
     for number, image_id in enumerate(ids, 1):
         if number % 3:
@@ -126,7 +126,7 @@ async def test_owners_come_in_the_order_of_the_ids(index: Index) -> None:
     assert (await index.claims.lookup(asked)).owners == [expected[image_id] for image_id in asked]
 
 
-async def test_a_lookup_brings_the_version_of_the_registry(index: Index) -> None:
+async def test_a_lookup_returns_the_registry_version(index: Index) -> None:
     before = (await index.claims.lookup([A])).version
     await index.records.put(Location(name="one", url="http://one.example"), None)
     after = (await index.claims.lookup([])).version

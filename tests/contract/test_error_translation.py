@@ -36,7 +36,7 @@ WRITTEN_BY_OTHERS: dict[str, tuple[tuple[Any, ...], Callable[[Index], Awaitable[
 
 
 @pytest.mark.parametrize("key", WRITTEN_BY_OTHERS)
-async def test_what_somebody_else_wrote_is_an_unreadable_index(index: Index, key: str) -> None:
+async def test_foreign_data_makes_the_index_unreadable(index: Index, key: str) -> None:
     await index.claims.lookup(IDS)
     command, read = WRITTEN_BY_OTHERS[key]
     await index.client.command(*command)
@@ -51,7 +51,7 @@ async def read_of_location(index: Index) -> dict[int, dict[bytes, int]]:
 @pytest.mark.parametrize(
     "read", [lambda index: index.claims.lookup(IDS), lambda index: index.census(), read_of_location]
 )
-async def test_owners_that_we_did_not_write_are_unreadable(
+async def test_owners_in_a_foreign_format_are_reported_as_unreadable(
     index: Index, read: Callable[[Index], Awaitable[Any]]
 ) -> None:
     await index.claims.lookup(IDS)

@@ -38,7 +38,7 @@ async def test_an_index_keeps_the_bits_it_was_created_with(real: Real) -> None:
             assert (await index.claims.lookup(IDS)).owners == [(Owner(1),)] * len(IDS)
 
 
-async def test_of_several_processes_that_create_an_index_at_once_all_use_the_same(
+async def test_processes_that_create_an_index_concurrently_share_it(
     real: Real,
 ) -> None:
     async def bits(configured: int) -> int:
@@ -254,7 +254,7 @@ async def test_a_key_of_another_type_is_unavailable(real: Real) -> None:
         "memory:/x",
     ],
 )
-async def test_a_url_of_an_unknown_form(url: str) -> None:
+async def test_a_redis_url_of_an_unknown_form_is_refused(url: str) -> None:
     with pytest.raises(SettingsError, match="RESOLVER_REDIS_URL"):
         async with open_index(url):
             pytest.fail("it opened")

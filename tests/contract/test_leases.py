@@ -19,7 +19,7 @@ async def test_a_lease_is_acquired_once(index: Index) -> None:
     assert await index.lease("y", seconds=LONG).acquire(), "another is free"
 
 
-async def test_of_many_at_once_one_acquires_it(index: Index) -> None:
+async def test_only_one_of_many_concurrent_callers_acquires_the_lease(index: Index) -> None:
     leases = [index.lease("x", seconds=LONG) for _ in range(20)]
     assert sum(await asyncio.gather(*(lease.acquire() for lease in leases))) == 1
 

@@ -59,7 +59,9 @@ async def logged(index: Index) -> list[tuple[str, str]]:
     return [(entry.what, entry.location) for entry in await index.audit.last(100)]
 
 
-async def test_adding_a_location(index: Index, proxy: DroppingProxy) -> None:
+async def test_a_location_is_added_once_when_the_reply_is_lost(
+    index: Index, proxy: DroppingProxy
+) -> None:
     proxy.drop_next_result()
     put = await index.records.put(ONE, None, "ann")
     assert proxy.dropped == 1
@@ -68,7 +70,9 @@ async def test_adding_a_location(index: Index, proxy: DroppingProxy) -> None:
     assert await index.records.retired() == []
 
 
-async def test_changing_the_url_of_a_location(index: Index, proxy: DroppingProxy) -> None:
+async def test_a_url_is_changed_once_when_the_reply_is_lost(
+    index: Index, proxy: DroppingProxy
+) -> None:
     """It gets one new number, not two, and no conflict with itself."""
     first = await index.records.put(ONE, None)
     before = (await index.records.load()).records["one"]
@@ -80,7 +84,9 @@ async def test_changing_the_url_of_a_location(index: Index, proxy: DroppingProxy
     assert await logged(index) == [("change", "one"), ("add", "one")]
 
 
-async def test_removing_a_location(index: Index, proxy: DroppingProxy) -> None:
+async def test_a_removal_is_reported_as_done_when_the_reply_is_lost(
+    index: Index, proxy: DroppingProxy
+) -> None:
     await index.records.put(ONE, None)
     proxy.drop_next_result()
     assert await index.records.remove("one", "ann")
@@ -90,21 +96,27 @@ async def test_removing_a_location(index: Index, proxy: DroppingProxy) -> None:
     assert not await index.records.remove("one"), "another removal is another operation"
 
 
-async def test_a_conflict_stays_a_conflict(index: Index, proxy: DroppingProxy) -> None:
+async def test_removing_a_missing_location_is_reported_after_a_lost_reply(
+    index: Index, proxy: DroppingProxy
+) -> None:
     await index.records.put(ONE, None)
     proxy.drop_next_result()
     assert not await index.records.remove("two")
     assert proxy.dropped == 1
 
 
-async def test_recording_an_audit_entry(index: Index, proxy: DroppingProxy) -> None:
+async def test_an_audit_entry_is_recorded_once_when_the_reply_is_lost(
+    index: Index, proxy: DroppingProxy
+) -> None:
     proxy.drop_next_result()
     await index.audit.record("ann", "rebuild")
     assert proxy.dropped == 1
     assert await logged(index) == [("rebuild", "")]
 
 
-async def test_acquiring_a_lease(index: Index, proxy: DroppingProxy) -> None:
+async def test_a_lease_acquired_with_a_lost_reply_is_held(
+    index: Index, proxy: DroppingProxy
+) -> None:
     lease = index.lease("x", seconds=60)
     proxy.drop = (b"+OK",)
     assert await lease.acquire()
@@ -113,7 +125,9 @@ async def test_acquiring_a_lease(index: Index, proxy: DroppingProxy) -> None:
     assert not await index.lease("x", seconds=60).acquire()
 
 
-async def test_operators_get_the_right_status(start: Start, proxy: DroppingProxy) -> None:
+async def test_operators_get_the_right_status_when_replies_are_lost(
+    start: Start, proxy: DroppingProxy
+) -> None:
     gateway = await start(redis_url=proxy.url)
     proxy.drop_next_result()
     response, _ = await gateway.call(

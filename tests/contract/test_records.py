@@ -80,7 +80,7 @@ async def test_an_unchanged_status_makes_no_new_version(index: Index) -> None:
     assert await index.records.load() == before
 
 
-async def test_a_quiet_check_is_stored_and_makes_no_new_version(index: Index) -> None:
+async def test_a_check_without_a_change_is_stored_without_a_new_version(index: Index) -> None:
     one = await index.records.put(ONE, None)
     assert await index.records.check(one.number) is None
     await index.records.set_check(one.number, Check(at=1), one)
@@ -121,7 +121,7 @@ async def test_changing_a_location_that_was_removed_is_a_conflict(index: Index) 
         await index.records.put(one, read)
 
 
-async def test_of_several_that_add_one_name_at_once_one_succeeds(index: Index) -> None:
+async def test_only_one_of_several_concurrent_additions_of_a_name_succeeds(index: Index) -> None:
     tries = (index.records.put(replace(ONE, region=f"r{n}"), None) for n in range(8))
     done = await asyncio.gather(*tries, return_exceptions=True)
     made = [result for result in done if isinstance(result, Location)]
@@ -222,7 +222,7 @@ async def test_status_of_a_removed_location_is_ignored(index: Index) -> None:
     assert (record.status.check, record.status.sweep) == (None, Sweep())
 
 
-async def test_progress(index: Index) -> None:
+async def test_the_progress_of_a_sweep_is_stored(index: Index) -> None:
     assert await index.records.progress() == {}
     going = Progress(started=1.5, images=7, front="f", markers=("m", ""), at=2)
     await index.records.set_progress(3, Progress(started=0))

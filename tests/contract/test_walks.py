@@ -49,7 +49,7 @@ async def test_census_of_an_empty_index(index: Index) -> None:
     assert census.bytes == 0
 
 
-async def test_census(index: Index) -> None:
+async def test_the_census_counts_images_and_claims(index: Index) -> None:
     limiter = make_ids(40, prefix=b"\x10")
     rest = [bytes([bucket]) + bytes(15) for bucket in (1, 2, 200)]
     await index.claims.claim(1, limiter)
@@ -95,7 +95,7 @@ async def test_purging_no_location_changes_nothing(index: Index) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("bits", [4, 7, 9, 13])
-async def test_bits_that_are_no_multiple_of_8(index_url: str, bits: int) -> None:
+async def test_index_bits_need_not_be_a_multiple_of_8(index_url: str, bits: int) -> None:
     async with open_index(index_url, bits=bits) as index:
         # Neighbours in the last bucket and the first, and ids that differ in the shared byte only.
         ids = [*make_ids(500), b"\xff" * 16, bytes(16), *(bytes([1, n]) * 8 for n in range(64))]

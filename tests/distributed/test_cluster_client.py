@@ -23,7 +23,9 @@ pytestmark = pytest.mark.redis
 IDS = make_ids(300)
 
 
-async def test_each_node_gets_its_share(cluster_url: str, redis_cluster: RedisCluster) -> None:
+async def test_keys_are_spread_over_all_nodes(
+    cluster_url: str, redis_cluster: RedisCluster
+) -> None:
     async with open_index(cluster_url, bits=8) as index:
         await index.claims.claim(1, IDS)
         sizes = [node.ask("DBSIZE") for node in redis_cluster.masters()]
@@ -33,7 +35,7 @@ async def test_each_node_gets_its_share(cluster_url: str, redis_cluster: RedisCl
             await index.ping()
 
 
-async def test_replies_have_the_shapes_of_the_wire(cluster_url: str) -> None:
+async def test_cluster_replies_have_the_types_of_a_single_server(cluster_url: str) -> None:
     """Also after a redirection, with a slot map that is wrong about every slot."""
     commands = [
         ("HSET", "h", "f", "v"),
@@ -92,7 +94,9 @@ async def test_a_command_that_fails_is_not_sent_again(cluster_url: str) -> None:
             await index.client.run(load("lease_release"), ["a", "b"], ["t"])
 
 
-async def test_a_url_whose_first_node_is_dead(redis_cluster: RedisCluster) -> None:
+async def test_an_index_is_opened_through_another_node_of_its_url(
+    redis_cluster: RedisCluster,
+) -> None:
     redis_cluster.flush()
     dead = f"127.0.0.1:{free_port()}"
     live = redis_cluster.nodes[-1].address
@@ -101,7 +105,7 @@ async def test_a_url_whose_first_node_is_dead(redis_cluster: RedisCluster) -> No
         assert (await index.claims.lookup(IDS)).owners == [(Owner(1),)] * len(IDS)
 
 
-async def test_a_server_without_cluster_support(redis_server: RedisServer) -> None:
+async def test_a_server_without_cluster_support_is_an_error(redis_server: RedisServer) -> None:
     with pytest.raises(IndexUnavailable, match="cluster support disabled"):
         async with open_index(f"redis+cluster://127.0.0.1:{redis_server.port}"):
             pytest.fail("it opened")

@@ -63,7 +63,7 @@ async def lookup(index: Index) -> None:
 
 
 @pytest.mark.parametrize("how", ["killed", "hangs"])
-async def test_a_replica_takes_over(
+async def test_an_index_recovers_when_a_replica_takes_over(
     own_cluster: RedisCluster, how: str, record_property: Callable[[str, object], None]
 ) -> None:
     cluster = own_cluster

@@ -24,7 +24,7 @@ async def settled(index: Index, sentinels: Sentinels) -> None:
 
 
 @pytest.mark.parametrize("how", ["killed", "hangs"])
-async def test_a_master_that_fails(sentinels: Sentinels, how: str) -> None:
+async def test_a_failed_master_is_replaced(sentinels: Sentinels, how: str) -> None:
     async with open_index(sentinels.url, bits=8) as index:
         await settled(index, sentinels)
         master = sentinels.master()
@@ -49,7 +49,7 @@ async def test_a_master_that_fails(sentinels: Sentinels, how: str) -> None:
         assert await index.claims.release(1, IDS) == len(IDS)
 
 
-async def test_a_planned_failover(sentinels: Sentinels) -> None:
+async def test_a_planned_failover_loses_no_replicated_claim(sentinels: Sentinels) -> None:
     async with open_index(sentinels.url, bits=8) as index:
         await settled(index, sentinels)
         both = {Owner(1), Owner(9)}
@@ -79,7 +79,7 @@ async def test_a_planned_failover(sentinels: Sentinels) -> None:
             await lookup(index)
 
 
-async def test_sentinels_that_are_down(sentinels: Sentinels) -> None:
+async def test_an_index_opens_while_some_sentinels_are_down(sentinels: Sentinels) -> None:
     """One that answers is enough, and those that are down cost no time."""
     async with open_index(sentinels.url, bits=8) as index:
         await settled(index, sentinels)
@@ -98,7 +98,7 @@ async def test_sentinels_that_are_down(sentinels: Sentinels) -> None:
 
 
 @pytest.mark.parametrize("password", ["", "wrong"])
-async def test_a_wrong_password(sentinels: Sentinels, password: str) -> None:
+async def test_a_wrong_password_is_an_error(sentinels: Sentinels, password: str) -> None:
     sentinels.password = password
     with pytest.raises(IndexUnavailable) as caught:
         async with open_index(sentinels.url):
@@ -106,7 +106,7 @@ async def test_a_wrong_password(sentinels: Sentinels, password: str) -> None:
     assert "wrong" not in caught.value.detail.replace("wrong password", "")
 
 
-async def test_a_service_unknown_to_the_sentinels(sentinels: Sentinels) -> None:
+async def test_a_service_unknown_to_the_sentinels_is_an_error(sentinels: Sentinels) -> None:
     with pytest.raises(IndexUnavailable, match="No master found for 'other'"):
         async with open_index(sentinels.url.replace(f"/{SERVICE}", "/other")):
             pytest.fail("it opened")

@@ -109,7 +109,7 @@ async def test_the_slot_of_the_registry_migrates(own_cluster: RedisCluster) -> N
         assert cluster.master_of(REGISTRY) is target
 
 
-async def test_a_registry_whose_slot_stays_split_is_unavailable(own_cluster: RedisCluster) -> None:
+async def test_a_registry_in_a_split_slot_is_unavailable(own_cluster: RedisCluster) -> None:
     cluster = own_cluster
     slot = cluster.slot(REGISTRY)
     async with open_index(cluster.url, bits=8) as index:

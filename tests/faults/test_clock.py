@@ -58,7 +58,7 @@ def clock(tmp_path: Path) -> Clock:
 
 @pytest.mark.parametrize("seconds", [HOUR, -HOUR])
 @pytest.mark.parametrize("probe", [pytest.param("on", marks=pytest.mark.long), "off"])
-async def test_sweeps_go_on_and_nothing_is_wrongly_absent(
+async def test_sweeps_continue_and_no_image_is_wrongly_absent(
     clock: Clock, own_redis: RedisServer, seconds: int, probe: str
 ) -> None:
     async with AsyncExitStack() as stack:

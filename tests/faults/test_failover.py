@@ -53,7 +53,9 @@ async def fail_over(load: Load, fault: str, change: Callable[[], Awaitable[objec
 
 
 @pytest.mark.parametrize("how", ["killed", pytest.param("SIGSTOP", marks=pytest.mark.long)])
-async def test_sentinels_choose_another_master(sentinels: Sentinels, how: str) -> None:
+async def test_answers_stay_correct_when_sentinels_choose_another_master(
+    sentinels: Sentinels, how: str
+) -> None:
     async with under_load(sentinels.url) as load:
         await asyncio.to_thread(sentinels.wait)
         master = sentinels.master()
@@ -72,7 +74,9 @@ async def test_sentinels_choose_another_master(sentinels: Sentinels, how: str) -
 
 
 @pytest.mark.parametrize("how", ["killed", pytest.param("SIGSTOP", marks=pytest.mark.long)])
-async def test_a_replica_in_a_cluster_takes_over(own_cluster: RedisCluster, how: str) -> None:
+async def test_answers_stay_correct_when_a_cluster_replica_takes_over(
+    own_cluster: RedisCluster, how: str
+) -> None:
     cluster = own_cluster
     async with under_load(cluster.url) as load:
         # The registry is there, and a third of the buckets.
@@ -92,7 +96,9 @@ async def test_a_replica_in_a_cluster_takes_over(own_cluster: RedisCluster, how:
 
 
 @pytest.mark.long
-async def test_masters_of_a_cluster_hand_over(own_cluster: RedisCluster) -> None:
+async def test_answers_stay_correct_when_cluster_masters_hand_over(
+    own_cluster: RedisCluster,
+) -> None:
     cluster = own_cluster
     async with under_load(cluster.url) as load:
 

@@ -270,7 +270,7 @@ FAULTS: dict[str, Fault] = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-async def test_a_fault_of_redis(world: World, fault: str) -> None:
+async def test_answers_stay_correct_during_a_fault_of_redis(world: World, fault: str) -> None:
     load = world.load
     async with load.running():
         await FAULTS[fault](world)

@@ -284,18 +284,22 @@ async def survive(
     "fault",
     [pytest.param(fault, marks=[] if fault in SHORT else [pytest.mark.long]) for fault in FAULTS],
 )
-async def test_some_of_many_fail(start: Start, fault: str) -> None:
+async def test_answers_stay_correct_when_some_of_many_locations_fail(
+    start: Start, fault: str
+) -> None:
     world = await start(fault)
     await survive(world, fault, world.locations[:SOME], fault)
 
 
 @pytest.mark.parametrize("fault", ["refused", "silent"])
 @pytest.mark.parametrize("count", [pytest.param(1, marks=pytest.mark.long), COUNT])
-async def test_one_and_all_fail(start: Start, fault: str, count: int) -> None:
+async def test_answers_stay_correct_when_one_or_all_locations_fail(
+    start: Start, fault: str, count: int
+) -> None:
     world = await start(fault)
     await survive(world, fault, world.locations[:count], fault)
 
 
-async def test_some_flap(start: Start) -> None:
+async def test_answers_stay_correct_when_some_locations_flap(start: Start) -> None:
     world = await start("refused")
     await survive(world, "down and up every 0.7 s", world.locations[:SOME], "refused", flap)

@@ -155,7 +155,9 @@ async def random_moment(load: Load) -> None:
     await load.make_requests(rng.randint(20, 200))
 
 
-async def test_a_gateway_that_is_killed(disk: RedisServer, short_path: Path) -> None:
+async def test_nothing_is_lost_when_a_gateway_is_killed(
+    disk: RedisServer, short_path: Path
+) -> None:
     async with loaded(disk, folder=short_path) as world:
         await world.ready()
 
@@ -168,7 +170,7 @@ async def test_a_gateway_that_is_killed(disk: RedisServer, short_path: Path) -> 
         await world.survive(f"gateway and indexer killed, {KILLS} times", kill)
 
 
-async def test_workers_that_are_killed(disk: RedisServer, short_path: Path) -> None:
+async def test_nothing_is_lost_when_workers_are_killed(disk: RedisServer, short_path: Path) -> None:
     async with loaded(disk, "--workers", "2", folder=short_path) as world:
         await world.ready()
 
@@ -187,7 +189,7 @@ async def test_workers_that_are_killed(disk: RedisServer, short_path: Path) -> N
         await world.survive("a worker of 2 killed, 6 times", kill)
 
 
-async def test_an_arbiter_that_is_killed(disk: RedisServer) -> None:
+async def test_nothing_is_lost_when_an_arbiter_is_killed(disk: RedisServer) -> None:
     with tempfile.TemporaryDirectory(prefix="glr-") as name:
         await kill_arbiters(disk, Path(name))
 
@@ -218,7 +220,9 @@ async def slow_pages(request: web.Request, handler: Handler) -> web.StreamRespon
 
 
 @pytest.mark.parametrize("how", ["killed", pytest.param("SIGSTOP", marks=pytest.mark.long)])
-async def test_indexers_that_are_lost_within_sweeps(disk: RedisServer, how: str) -> None:
+async def test_nothing_is_lost_when_indexers_are_killed_during_sweeps(
+    disk: RedisServer, how: str
+) -> None:
     """Each indexer in turn is killed, or hangs until its lease has expired and then continues;
     meanwhile images are created and deleted."""
     async with AsyncExitStack() as stack:
@@ -270,7 +274,7 @@ async def no_sweep_is_requested(services: Services) -> bool:
     return not await services.index.records.requested_sweeps()
 
 
-async def test_a_gateway_that_is_killed_within_an_import(
+async def test_an_import_can_be_repeated_after_its_gateway_was_killed(
     disk: RedisServer, short_path: Path
 ) -> None:
     """Importing the same file again completes the import."""

@@ -68,7 +68,7 @@ async def test_a_location_that_an_older_snapshot_lacks_is_registered_again(
             assert outcomes <= {"found", "unknown"}, "the image exists all the time"
 
 
-async def test_a_location_that_is_no_startup_location_is_listed_as_missing(
+async def test_a_lost_location_that_is_not_a_startup_location_is_listed_as_missing(
     own_redis: RedisServer, servers: Servers
 ) -> None:
     async with process(own_redis.url, {"one": {"url": servers["one"].url}}) as resolver:
@@ -94,7 +94,7 @@ async def test_a_location_that_is_no_startup_location_is_listed_as_missing(
         )
 
 
-async def test_a_reused_number_names_no_other_location(
+async def test_a_reused_number_gives_no_claims_to_another_location(
     own_redis: RedisServer, servers: Servers
 ) -> None:
     async with AsyncExitStack() as stack:
@@ -126,7 +126,7 @@ async def test_a_reused_number_names_no_other_location(
         assert status != 404, body
 
 
-async def test_a_process_without_contact_undoes_no_change(
+async def test_a_process_that_lost_contact_undoes_no_change(
     own_redis: RedisServer, servers: Servers
 ) -> None:
     startup_locations = {name: {"url": server.url} for name, server in servers.items()}

@@ -131,7 +131,9 @@ async def test_known_images_keep_resolving(world: World, how: str) -> None:
 
 
 @pytest.mark.parametrize("how", ["silent", "cut"])
-async def test_what_changed_meanwhile_counts_when_redis_is_back(world: World, how: str) -> None:
+async def test_changes_during_an_outage_take_effect_when_redis_is_back(
+    world: World, how: str
+) -> None:
     cut_off(world, how)
     await world.without_redis()
     with world.redis.client() as client:
@@ -145,7 +147,7 @@ async def test_what_changed_meanwhile_counts_when_redis_is_back(world: World, ho
 
 
 @pytest.mark.parametrize("state", ["removed", "maintenance", "excluded"])
-async def test_a_location_that_must_not_be_offered_stays_so(world: World, state: str) -> None:
+async def test_stale_answers_never_offer_an_unusable_location(world: World, state: str) -> None:
     gateway = world.gateway
     headers = {}
     if state == "removed":
@@ -207,7 +209,7 @@ async def test_a_stale_answer_is_given_no_longer_than_the_setting_allows(
 
 
 @pytest.mark.parametrize("change", ["removed", "maintenance", "released"])
-async def test_changes_through_this_gateway_count_at_once(world: World, change: str) -> None:
+async def test_changes_through_this_gateway_take_effect_at_once(world: World, change: str) -> None:
     """Redis answers again, and requests do not use it yet."""
     gateway, breaker = world.gateway, world.resolver.breaker
     for _ in range(FAILURES_TO_OPEN):

@@ -123,7 +123,7 @@ LOCATIONS = st.dictionaries(
 @example("locations: {? [a] : {url: x}}")
 @example("2026-99-99: 1")
 @given(LOCATIONS | LOCATIONS | YAML)
-async def test_a_locations_file_is_registered_whole_or_refused_in_a_line(
+async def test_a_locations_file_is_registered_completely_or_refused_with_one_line(
     tmp_path: Path, content: str | bytes
 ) -> None:
     count_examples("files: locations")
@@ -163,7 +163,7 @@ async def test_a_locations_file_is_registered_whole_or_refused_in_a_line(
         JSON | st.sampled_from(["none", "token", "password", "v3token"]),
     )
 )
-def test_a_clouds_file_gives_a_login_or_one_clear_line(
+def test_a_clouds_file_gives_credentials_or_one_clear_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str | bytes
 ) -> None:
     count_examples("files: clouds.yaml")
@@ -183,7 +183,7 @@ def test_a_clouds_file_gives_a_login_or_one_clear_line(
         ("\x00", ""),
     ],
 )
-def test_a_clouds_file_that_is_no_yaml_is_named_with_the_line(
+def test_the_error_for_an_invalid_clouds_file_names_file_and_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str, line: str
 ) -> None:
     path = put(tmp_path / "clouds.yaml", content)
@@ -208,7 +208,7 @@ TOKEN_LINE = st.one_of(
 @example([b"ops=secret-1", b"\xff"])
 @example([b"#" + b"x" * 1024 * 1024, b"ops=secret-1"])
 @given(st.lists(TOKEN_LINE, max_size=5))
-def test_a_tokens_file_is_taken_whole_or_not_at_all(
+def test_a_tokens_file_is_used_completely_or_refused(
     tmp_path: Path, lines: list[str | bytes]
 ) -> None:
     count_examples("files: tokens")
@@ -300,7 +300,7 @@ def environment(values: dict[str, str]) -> Iterator[None]:
     | st.binary(max_size=60)
     | st.builds(lambda name, value: f"{name} = {json.dumps(value)}", st.sampled_from(NAMES), JSON),
 )
-async def test_settings_are_taken_or_refused_in_a_line_that_names_them(
+async def test_settings_are_accepted_or_refused_with_one_clear_line(
     tmp_path: Path, values: dict[str, str], toml: str | bytes | None
 ) -> None:
     count_examples("settings")

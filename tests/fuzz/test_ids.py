@@ -33,7 +33,7 @@ NEARLY = st.from_regex(ID, fullmatch=True).flatmap(
 
 @examples(300)
 @given(RAW, CASE, st.sampled_from(["", "urn:uuid:", "URN:UUID:", "Urn:Uuid:"]), st.booleans())
-def test_an_id_in_any_spelling_is_its_bytes_and_comes_back_as_spelt(
+def test_every_spelling_of_an_id_is_parsed_and_its_letter_case_kept(
     image_id: bytes, letter_case: int, prefix: str, plain: bool
 ) -> None:
     count_examples("ids: spellings")
@@ -49,7 +49,7 @@ def test_an_id_in_any_spelling_is_its_bytes_and_comes_back_as_spelt(
 @example("")
 @example("\u017f" * 32)
 @given(NEARLY | st.text() | st.text("0123456789abcdefABCDEF-{}:", min_size=30, max_size=40))
-def test_what_is_no_id_is_refused_with_a_word_about_it(text: str) -> None:
+def test_a_malformed_id_is_refused_with_a_clear_message(text: str) -> None:
     count_examples("ids: nearly ids")
     if ID.fullmatch(text):
         assert parse_id(text) == uuid.UUID(text.lower()).bytes
@@ -69,7 +69,7 @@ JSON = st.recursive(
 
 @examples(150)
 @given(st.lists(st.uuids().map(str) | NEARLY | JSON, max_size=12))
-def test_many_ids_are_taken_as_each_of_them_is(items: list[object]) -> None:
+def test_a_list_of_ids_is_parsed_like_each_id_alone(items: list[object]) -> None:
     """The quick way for many, and the slow one, agree with `parse_id`."""
     count_examples("ids: lists")
     ids = parse_ids(items)

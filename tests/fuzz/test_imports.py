@@ -149,7 +149,7 @@ CUTS = st.lists(st.integers(0, 2000), max_size=5)
 
 @examples(300)
 @given(ROWS, st.lists(SPOIL, max_size=2), CUTS)
-def test_a_reader_gives_only_what_was_written(
+def test_a_reader_returns_only_claims_that_were_written(
     rows: dict[bytes, list[Owner]], spoils: list[Any], cuts: list[int]
 ) -> None:
     count_examples("imports: read")
@@ -196,7 +196,7 @@ async def gateway(start: Start) -> Gateway:
     st.booleans(),
     st.sampled_from(["plain", "gzip", "cut gzip", "no gzip", "deflate", "bomb"]),
 )
-async def test_an_import_ends_cleanly_and_tells_what_it_did(
+async def test_an_import_ends_cleanly_and_reports_what_it_imported(
     loop_errors: ErrorLog,
     gateway: Gateway,
     rows: dict[bytes, list[Owner]],

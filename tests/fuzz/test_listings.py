@@ -223,7 +223,7 @@ async def claims_there(world: World, number: int) -> set[str]:
 @examples(80)
 @example([Answer(on_images(lambda rows: [*rows, {"id": []}]), asks="id")], True)
 @given(SCRIPT, st.booleans())
-async def test_a_sweep_of_any_server_ends_and_one_that_fails_releases_nothing(
+async def test_a_sweep_of_any_server_ends_and_a_failed_one_releases_nothing(
     world: World, script: list[Answer | None], endless: bool
 ) -> None:
     count_examples("listings: sweeps")
@@ -274,7 +274,7 @@ async def test_a_poll_of_any_server_ends(
 
 @examples(80)
 @given(SCRIPT)
-async def test_a_look_at_any_server_is_an_answer_or_one_kind_of_failure(
+async def test_checks_and_probes_of_any_server_return_or_raise_location_unavailable(
     world: World, script: list[Answer | None]
 ) -> None:
     count_examples("listings: looks and probes")

@@ -91,7 +91,7 @@ OTHER = uuid.UUID(int=5 << 100).bytes
     ]
 )
 @given(BODY_BUDGET)
-async def test_any_notification_is_applied_or_passed_over(
+async def test_any_notification_is_applied_or_ignored(
     loop_errors: ErrorLog, index: Index, bodies: list[bytes]
 ) -> None:
     """Only images that were named are claimed, deletions count, others' claims stay."""

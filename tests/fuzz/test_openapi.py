@@ -46,13 +46,13 @@ async def schemathesis(url: str, *options: str, count: int, home: Path) -> tuple
     return process.returncode or 0, out.decode()
 
 
-async def test_an_admin_finds_the_gateway_as_openapi_json_says(
+async def test_the_gateway_conforms_to_openapi_json_for_an_admin(
     index_url: str, tmp_path: Path
 ) -> None:
     await holds(index_url, tmp_path, token=True)
 
 
-async def test_anybody_finds_the_gateway_as_openapi_json_says(tmp_path: Path) -> None:
+async def test_the_gateway_conforms_to_openapi_json_without_a_token(tmp_path: Path) -> None:
     await holds("memory:", tmp_path, token=False)
 
 

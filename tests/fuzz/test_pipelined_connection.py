@@ -272,7 +272,7 @@ async def answers_are_right(gateway: Gateway) -> bool:
 @example([b""])
 @example([None, b"", b"-ERR no\r\n"])
 @given(st.lists(st.none() | WRONG_TYPE, max_size=12))
-async def test_a_gateway_behind_a_corrupting_proxy_answers_nothing_wrong_and_recovers(
+async def test_a_gateway_with_corrupted_redis_replies_gives_no_wrong_answer_and_recovers(
     loop_errors: ErrorLog, behind: Behind, junk: list[bytes | None]
 ) -> None:
     count_examples("redis: gateway")
@@ -302,7 +302,7 @@ async def test_a_gateway_behind_a_corrupting_proxy_answers_nothing_wrong_and_rec
     st.sampled_from([b"7", b"one", b"7:check", b"7:sweep", b"wanted", b"next", b"\xff"]),
     st.binary(max_size=20) | JSON.map(lambda value: json.dumps(value).encode()),
 )
-async def test_what_others_write_into_the_registry_ends_no_indexer(
+async def test_foreign_data_in_the_registry_does_not_stop_the_indexer(
     loop_errors: ErrorLog, services: Services, key: str, field: bytes, value: bytes
 ) -> None:
     """Nor a gateway: once it is deleted, everything works as before."""

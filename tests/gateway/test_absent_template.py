@@ -33,7 +33,7 @@ async def response_to(gateway: Gateway, path: str, **headers: str) -> tuple[int,
 
 @pytest.mark.parametrize("path", ["/v2/images/%s", "/v1/images/%s/file", "/resolve/%s"])
 @pytest.mark.parametrize("agent", ["curl/7.88.1", "python-glanceclient"])
-async def test_a_remembered_absence_is_answered_as_the_first(
+async def test_a_cached_absence_is_answered_like_a_probed_one(
     gateway: Gateway, path: str, agent: str
 ) -> None:
     headers = {"User-Agent": agent}

@@ -64,7 +64,7 @@ async def test_the_log_has_who_did_what(start: Start) -> None:
 @pytest.mark.parametrize(
     "query", ["limit=0", "limit=x", "limit=10001", "limit=²", "from=1", "location=A"]
 )
-async def test_a_wrong_query_of_the_log(gateway: Gateway, query: str) -> None:
+async def test_an_invalid_audit_query_is_refused(gateway: Gateway, query: str) -> None:
     response, body = await gateway.get(f"/audit?{query}", headers=ADMIN)
     assert response.status == 400
     assert body["detail"]
@@ -90,7 +90,9 @@ async def test_the_log_is_bounded(index_url: str) -> None:
 
 
 @pytest.mark.redis
-async def test_a_change_counts_on_every_gateway_at_once(start: Start, redis_url: str) -> None:
+async def test_a_change_at_one_gateway_applies_to_the_next_request_at_another(
+    start: Start, redis_url: str
+) -> None:
     first = await start(redis_url=redis_url)
     second = await start(redis_url=redis_url)
     image = "0a1b2c3d-4e5f-4a6b-8c7d-9e0f1a2b3c4d"

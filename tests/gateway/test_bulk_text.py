@@ -18,7 +18,7 @@ from tests.gateway.conftest import V1, Start
 
 
 @pytest.mark.slow
-async def test_bulk_text_is_the_single_answer_for_every_mix_of_owners(start: Start) -> None:
+async def test_bulk_answers_equal_single_answers_for_every_mix_of_owners(start: Start) -> None:
     gateway = await start(cache_size=0)  # which would be named as the source of some
     await gateway.location("a", region="north")
     await gateway.location("b", region="south", weight=3)
@@ -58,7 +58,7 @@ async def test_bulk_text_is_the_single_answer_for_every_mix_of_owners(start: Sta
         max_size=12,
     )
 )
-def test_ids_taken_apart_at_once_are_those_taken_apart_one_by_one(items: list[Any]) -> None:
+def test_ids_parsed_together_equal_ids_parsed_one_by_one(items: list[Any]) -> None:
     ids = parse_ids(items)
     rest = iter(zip(ids.image_ids, ids.texts, strict=True))
     for place, item in enumerate(items):
@@ -83,7 +83,7 @@ def test_ids_taken_apart_at_once_are_those_taken_apart_one_by_one(items: list[An
         "0a1b2c3d-4e5f-4a6b-8c7d-9e0f1a2b3c4\u0664",
     ],
 )
-def test_one_odd_item_among_usual_ones_is_noticed(odd: str) -> None:
+def test_one_malformed_id_among_valid_ones_is_reported(odd: str) -> None:
     usual = "0a1b2c3d-4e5f-4a6b-8c7d-9e0f1a2b3c4d"
     ids = parse_ids([usual, odd, usual])
     assert (ids.texts, ids.invalid) == ([usual, usual], {1: odd})

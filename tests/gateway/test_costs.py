@@ -119,7 +119,7 @@ async def ask_at_once(some: list[tuple[FrontConnection, Client]]) -> None:
         assert answer.endswith(b"\r\n\r\n")
 
 
-async def test_a_burst_is_one_round_trip_one_task_and_a_write_each(
+async def test_a_burst_costs_one_round_trip_one_task_and_one_write_per_connection(
     gateway: Gateway, connections: Connections, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     some = [await connections.connect() for _ in IDS]

@@ -137,7 +137,7 @@ async def test_the_front_answers_reads_about_images(
     assert handed_over.count == 0
 
 
-async def test_what_a_resolver_asks_is_refused(gateway: Gateway) -> None:
+async def test_the_front_refuses_requests_of_a_resolver(gateway: Gateway) -> None:
     await gateway.location("one")
     await gateway.claim("one", ID)
     async with line(gateway) as one:
@@ -159,7 +159,7 @@ async def test_what_a_resolver_asks_is_refused(gateway: Gateway) -> None:
         ("GET", f"/v2/images/{ID}", "Connection: close", 0),
     ],
 )
-async def test_requests_with_something_special(
+async def test_unusual_requests_are_answered_by_the_front_except_writes(
     gateway: Gateway, handed_over: HandedOver, method: str, path: str, header: str, handed: int
 ) -> None:
     await gateway.location("one")
@@ -175,7 +175,7 @@ async def test_requests_with_something_special(
             assert (await one.ask("GET", f"/v2/images/{ID}")).startswith("HTTP/1.1 307 ")
 
 
-async def test_http_1_0(gateway: Gateway) -> None:
+async def test_an_http_1_0_connection_is_kept_open_only_on_request(gateway: Gateway) -> None:
     await gateway.location("one")
     await gateway.claim("one", ID)
     async with line(gateway) as one:
@@ -186,7 +186,7 @@ async def test_http_1_0(gateway: Gateway) -> None:
         assert await one.ended()
 
 
-async def test_plain_and_other_requests_mix_on_one_connection(
+async def test_front_and_application_requests_mix_on_one_connection(
     gateway: Gateway, handed_over: HandedOver
 ) -> None:
     await gateway.location("one")
@@ -206,7 +206,7 @@ async def test_plain_and_other_requests_mix_on_one_connection(
     assert handed_over.count == 9
 
 
-async def test_requests_sent_ahead_are_answered_in_order(gateway: Gateway) -> None:
+async def test_pipelined_requests_are_answered_in_order(gateway: Gateway) -> None:
     await gateway.location("one")
     await gateway.claim("one", ID)
     wanted = []
@@ -225,7 +225,7 @@ async def test_requests_sent_ahead_are_answered_in_order(gateway: Gateway) -> No
                 assert f"Location: https://one.example:9292{path}\r\n" in answer
 
 
-async def test_a_request_may_come_in_pieces(gateway: Gateway) -> None:
+async def test_a_request_may_arrive_in_pieces(gateway: Gateway) -> None:
     await gateway.location("one")
     await gateway.claim("one", ID)
     async with line(gateway) as one:
@@ -290,7 +290,7 @@ async def rest_of(one: Line) -> list[str]:
 
 
 @pytest.mark.parametrize("behind", variants())
-async def test_what_comes_behind_a_usual_request_is_read_as_if_it_came_alone(
+async def test_bytes_after_a_plain_request_are_read_as_if_sent_alone(
     gateway: Gateway, behind: bytes
 ) -> None:
     await gateway.location("one")
@@ -314,7 +314,7 @@ async def test_long_header_fields_are_answered_too(gateway: Gateway, extra: int)
 
 
 @pytest.mark.parametrize("cut", range(1, 72, 5))
-async def test_a_request_like_the_last_may_come_in_pieces(gateway: Gateway, cut: int) -> None:
+async def test_a_repeated_request_may_arrive_in_pieces(gateway: Gateway, cut: int) -> None:
     await gateway.location("one")
     await gateway.claim("one", ID)
     usual = variants()[0]
@@ -331,7 +331,7 @@ async def held_after(gateway: Gateway, hold: Hold, one: Line, request: bytes) ->
 
 
 @pytest.mark.parametrize("behind", variants())
-async def test_what_comes_while_the_front_waits_is_answered_after_it(
+async def test_bytes_that_arrive_during_a_lookup_are_answered_after_it(
     gateway: Gateway, hold: Hold, behind: bytes
 ) -> None:
     """The index is asked about the second request, whose fields were those of the first."""
@@ -352,7 +352,7 @@ async def test_what_comes_while_the_front_waits_is_answered_after_it(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("size", [100, 5_000_000])
-async def test_a_client_that_sends_ahead_is_not_read_without_bound(
+async def test_pipelined_requests_are_buffered_up_to_a_bound(
     gateway: Gateway, hold: Hold, size: int
 ) -> None:
     await gateway.location("one")
@@ -371,7 +371,7 @@ async def test_a_client_that_sends_ahead_is_not_read_without_bound(
             assert (await one.answer()).startswith("HTTP/1.1 307 ")
 
 
-async def test_half_a_head_is_not_remembered(gateway: Gateway) -> None:
+async def test_an_incomplete_head_is_not_cached(gateway: Gateway) -> None:
     await gateway.location("one")
     await gateway.claim("one", ID)
     request = f"GET /v2/images/{ID} HTTP/1.1\r\n"
@@ -384,7 +384,7 @@ async def test_half_a_head_is_not_remembered(gateway: Gateway) -> None:
         assert " 400 " in (await one.answer()).partition("\r\n")[0]  # no Host
 
 
-async def test_a_token_of_one_connection_is_not_known_to_another(gateway: Gateway) -> None:
+async def test_a_token_is_cached_for_its_own_connection_only(gateway: Gateway) -> None:
     """Header fields with credentials are remembered by their connection only."""
     await gateway.location("one")
     await gateway.claim("one", ID)
@@ -397,7 +397,7 @@ async def test_a_token_of_one_connection_is_not_known_to_another(gateway: Gatewa
         )
 
 
-async def test_garbage_behind_a_request_is_answered_after_it(gateway: Gateway) -> None:
+async def test_malformed_bytes_after_a_request_are_answered_after_it(gateway: Gateway) -> None:
     await gateway.location("one")
     await gateway.claim("one", ID)
     async with line(gateway) as one:
@@ -410,7 +410,9 @@ async def test_garbage_behind_a_request_is_answered_after_it(gateway: Gateway) -
         assert await one.ended()
 
 
-async def test_a_client_that_leaves_leaves_nothing(gateway: Gateway, hold: Hold) -> None:
+async def test_a_disconnected_client_leaves_no_task_and_no_request_in_flight(
+    gateway: Gateway, hold: Hold
+) -> None:
     free = hold()
     before = len(asyncio.all_tasks())
     async with line(gateway) as one:
@@ -422,7 +424,7 @@ async def test_a_client_that_leaves_leaves_nothing(gateway: Gateway, hold: Hold)
     assert "glance_resolver_requests_in_flight 1.0" in await response.text()
 
 
-async def test_requests_of_one_turn_travel_together(
+async def test_lookups_of_one_event_loop_turn_are_batched(
     gateway: Gateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await gateway.location("one")
@@ -457,7 +459,7 @@ async def test_a_failing_index_is_answered_503(
             assert "index-unavailable" in answer
 
 
-async def test_what_changes_is_answered_at_once(gateway: Gateway) -> None:
+async def test_the_front_applies_changes_at_once(gateway: Gateway) -> None:
     await gateway.location("one")
     await gateway.claim("one", ID)
     async with line(gateway) as one:
@@ -469,7 +471,9 @@ async def test_what_changes_is_answered_at_once(gateway: Gateway) -> None:
         assert "Location: https://one." in await one.ask("GET", f"/v2/images/{ID}")
 
 
-async def test_counted_and_logged_alike(gateway: Gateway, caplog: pytest.LogCaptureFixture) -> None:
+async def test_front_and_application_count_and_log_alike(
+    gateway: Gateway, caplog: pytest.LogCaptureFixture
+) -> None:
     await gateway.location("one")
     await gateway.claim("one", ID)
     lines = []

@@ -73,13 +73,13 @@ async def says(gateway: Gateway, text: str, outcome: str, *names: str) -> None:
     await wait_until(so, SECOND, f"{text} is {outcome} {names}")
 
 
-async def test_the_answer_of_a_cache_is_that_of_the_index(three: Three) -> None:
+async def test_a_cached_answer_equals_the_answer_of_the_index(three: Three) -> None:
     await says(three.two, ID, "found", "a")
     await kept(three.two, ID)
     await says(three.two, ID, "found", "a")
 
 
-async def test_a_claim_by_hand(three: Three) -> None:
+async def test_a_manual_claim_reaches_another_gateway_within_a_second(three: Three) -> None:
     await kept(three.two, ID)
     await three.one.call("PUT", f"/locations/b/images/{ID}", headers=ADMIN)
     await says(three.two, ID, "found", "a", "b")
@@ -87,13 +87,13 @@ async def test_a_claim_by_hand(three: Three) -> None:
     await says(three.two, OTHER, "found", "b")
 
 
-async def test_a_release_by_hand(three: Three) -> None:
+async def test_a_manual_release_reaches_another_gateway_within_a_second(three: Three) -> None:
     await kept(three.two, ID)
     await three.one.call("DELETE", f"/locations/a/images/{ID}", headers=ADMIN)
     await says(three.two, ID, "absent")
 
 
-async def test_what_the_indexer_learns(three: Three) -> None:
+async def test_changes_found_by_sweeps_reach_another_gateway(three: Three) -> None:
     await kept(three.two, ID)
     servers = three.cloud.servers
     servers["b"].add(id=ID)
@@ -109,13 +109,15 @@ async def test_what_the_indexer_learns(three: Three) -> None:
     await says(three.two, ID, "found", "b")
 
 
-async def test_a_location_that_is_removed(three: Three) -> None:
+async def test_a_removed_location_is_absent_at_another_gateway_within_a_second(
+    three: Three,
+) -> None:
     await kept(three.two, ID)
     await three.one.call("DELETE", "/locations/a", headers=ADMIN)
     await says(three.two, ID, "absent")
 
 
-async def test_a_location_that_moves(three: Three) -> None:
+async def test_a_location_with_a_new_url_loses_its_claims_within_a_second(three: Three) -> None:
     await kept(three.two, ID)
     url = three.cloud.servers["b"].url
     await three.one.call("PATCH", "/locations/a", headers=ADMIN, json={"url": url})
@@ -126,7 +128,7 @@ async def test_a_location_that_moves(three: Three) -> None:
     await wait_until(gone, SECOND)
 
 
-async def test_states_priorities_and_regions(three: Three) -> None:
+async def test_changes_of_state_and_priority_reach_another_gateway(three: Three) -> None:
     await three.one.call("PUT", f"/locations/b/images/{ID}", headers=ADMIN)
     await says(three.two, ID, "found", "a", "b")
     await kept(three.two, ID)
@@ -142,7 +144,7 @@ async def test_states_priorities_and_regions(three: Three) -> None:
         assert await said(three.two, ID) == ("found", names)
 
 
-async def test_the_gateway_that_makes_a_change_says_so_at_once(three: Three) -> None:
+async def test_a_gateway_applies_its_own_changes_at_once(three: Three) -> None:
     for gateway in (three.one, three.two):
         await kept(gateway, ID)
     await three.one.call("PUT", f"/locations/b/images/{ID}", headers=ADMIN)
@@ -153,7 +155,7 @@ async def test_the_gateway_that_makes_a_change_says_so_at_once(three: Three) -> 
     assert await said(three.one, ID) == ("found", ["a"])
 
 
-async def test_after_a_flush_the_last_owners_do_until_there_is_an_index_again(
+async def test_after_a_flush_stale_owners_are_offered_until_an_index_exists(
     three: Three, redis_server: RedisServer
 ) -> None:
     await kept(three.two, ID)
@@ -164,7 +166,7 @@ async def test_after_a_flush_the_last_owners_do_until_there_is_an_index_again(
     await says(three.two, ID, "unknown")
 
 
-async def test_the_redirect_follows_too(three: Three) -> None:
+async def test_redirects_follow_changes_within_a_second(three: Three) -> None:
     await kept(three.two, ID)
     await three.one.call("PUT", f"/locations/b/images/{ID}", headers=ADMIN)
     await three.one.call("DELETE", "/locations/a", headers=ADMIN)
@@ -177,7 +179,7 @@ async def test_the_redirect_follows_too(three: Three) -> None:
     await wait_until(there, SECOND)
 
 
-async def test_reading_all_the_while_nobody_sees_what_was_undone_a_second_ago(
+async def test_no_answer_shows_a_state_that_ended_over_a_second_ago(
     three: Three,
 ) -> None:
     """Both gateways are read without a pause while owners come and go."""

@@ -60,7 +60,9 @@ def names(monkeypatch: pytest.MonkeyPatch) -> Names:
         (("2001:db8::/32",), "a.test", "2001:db8::7", True),
     ],
 )
-def test_what_is_admitted(rules: tuple[str, ...], host: str, address: str, admitted: bool) -> None:
+def test_the_host_policy_allows_and_refuses_addresses(
+    rules: tuple[str, ...], host: str, address: str, admitted: bool
+) -> None:
     parsed = parse_address(address)
     assert parsed is not None
     assert HostPolicy(rules).allows(host, parsed) is admitted
@@ -76,7 +78,7 @@ async def asked(url: str, *allowed: str, require_https: bool = False) -> str:
     return "ok"
 
 
-async def test_hosts_are_looked_at_when_connecting(names: Names) -> None:
+async def test_the_host_policy_applies_to_each_connection(names: Names) -> None:
     async with StandIn() as server:
         assert await asked(server.url, "127.0.0.0/8") == "ok"
         assert await asked(server.url, "10.0.0.0/8") == "not-allowed"
@@ -90,7 +92,7 @@ async def test_hosts_are_looked_at_when_connecting(names: Names) -> None:
         assert await asked(server.url, require_https=True) == "ok", "loopback"
 
 
-async def test_a_name_that_means_another_host_by_now_gains_nothing(
+async def test_a_host_name_that_now_resolves_to_a_forbidden_address_gets_no_request(
     start: Start, names: Names
 ) -> None:
     """DNS rebinding: it was allowed when it was registered."""
@@ -114,7 +116,7 @@ async def test_a_name_that_means_another_host_by_now_gains_nothing(
         assert sum(server.requests.values()) == 0
 
 
-async def test_what_a_resolver_asks_no_resolver_answers(start: Start) -> None:
+async def test_requests_of_a_resolver_are_refused_with_508(start: Start) -> None:
     gateway = await start()
     for path in ("/", "/versions", "/healthcheck", "/v2/images", "/locations"):
         response, body = await gateway.get(path, headers={HOP: "1", **ADMIN})
@@ -122,7 +124,7 @@ async def test_what_a_resolver_asks_no_resolver_answers(start: Start) -> None:
         assert "register the servers behind it" in body["detail"]
 
 
-async def test_another_resolver_is_no_location(start: Start) -> None:
+async def test_another_resolver_is_refused_as_a_location(start: Start) -> None:
     one, two = await start(), await start(role="all", health_interval=0.2)
     response, body = await two.call("PUT", "/locations/one", headers=ADMIN, json={"url": one.url})
     assert response.status == 400
@@ -145,7 +147,9 @@ async def test_another_resolver_is_no_location(start: Start) -> None:
     await wait_until(told, message="it is found out")
 
 
-async def test_this_gateway_is_none_by_any_name(start: Start, names: Names) -> None:
+async def test_this_gateway_is_refused_as_a_location_by_any_name(
+    start: Start, names: Names
+) -> None:
     gateway = await start(public_url="https://images.example")
     names.addresses["alias.test"] = "127.0.0.1"
     url = f"http://alias.test:{gateway.url.rpartition(':')[2]}"
@@ -154,7 +158,7 @@ async def test_this_gateway_is_none_by_any_name(start: Start, names: Names) -> N
     assert response.status == 400
 
 
-async def test_one_that_does_not_answer_can_be_registered(start: Start) -> None:
+async def test_a_server_that_does_not_answer_can_be_registered(start: Start) -> None:
     gateway = await start()
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
@@ -163,7 +167,7 @@ async def test_one_that_does_not_answer_can_be_registered(start: Start) -> None:
     assert put[0].status == 201
 
 
-async def test_answers_are_read_no_further_than_they_may_be_long() -> None:
+async def test_a_response_longer_than_the_limit_is_not_read_to_its_end() -> None:
     async def endless(request: web.Request, _: Handler) -> web.StreamResponse:
         response = web.StreamResponse()
         await response.prepare(request)

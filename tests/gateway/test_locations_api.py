@@ -54,7 +54,7 @@ async def test_each_of_several_tokens_is_accepted(start: Start) -> None:
         assert response.status == 200
 
 
-async def test_the_life_of_a_location(gateway: Gateway) -> None:
+async def test_a_location_is_created_changed_and_deleted(gateway: Gateway) -> None:
     response, body = await gateway.call(
         "PUT",
         "/locations/one",
@@ -119,7 +119,7 @@ async def test_the_life_of_a_location(gateway: Gateway) -> None:
         ({**ONE, "name": "two"}, "renamed"),
     ],
 )
-async def test_wrong_fields_are_refused_with_what_to_do(
+async def test_invalid_fields_are_refused_with_what_to_do(
     gateway: Gateway, fields: dict[str, object], message: str
 ) -> None:
     response, body = await gateway.call("PUT", "/locations/one", headers=ADMIN, json=fields)
@@ -129,7 +129,7 @@ async def test_wrong_fields_are_refused_with_what_to_do(
 
 
 @pytest.mark.parametrize("name", ["One", "a%20b", "-a", "a" * 64, "%C3%A9", "a%2fb"])
-async def test_wrong_names(gateway: Gateway, name: str) -> None:
+async def test_invalid_names_are_refused(gateway: Gateway, name: str) -> None:
     response, body = await gateway.call("PUT", f"/locations/{name}", headers=ADMIN, json=ONE)
     assert (response.status, body["code"]) in {(400, "invalid-location"), (404, "not-found")}
 
@@ -145,7 +145,9 @@ async def test_wrong_names(gateway: Gateway, name: str) -> None:
         (b"\xff" * 9, "application/json", 400),
     ],
 )
-async def test_wrong_bodies(gateway: Gateway, body: bytes, kind: str, status: int) -> None:
+async def test_invalid_bodies_are_refused(
+    gateway: Gateway, body: bytes, kind: str, status: int
+) -> None:
     response, problem = await gateway.call(
         "PUT", "/locations/one", headers={**ADMIN, "Content-Type": kind}, data=body
     )
@@ -198,7 +200,7 @@ async def test_require_https_allows_http_on_loopback(start: Start) -> None:
         assert response.status == status, url
 
 
-async def test_claims_by_operators(gateway: Gateway) -> None:
+async def test_operators_claim_and_release_images(gateway: Gateway) -> None:
     await gateway.location("one")
     path = f"/locations/one/images/{ID.upper()}"
     assert (await gateway.call("PUT", path, headers=ADMIN))[0].status == 201
@@ -228,7 +230,7 @@ async def test_a_sweep_can_be_requested(gateway: Gateway) -> None:
     assert response.status == 400
 
 
-async def test_another_url_is_another_server(gateway: Gateway) -> None:
+async def test_a_new_url_starts_without_claims(gateway: Gateway) -> None:
     """Claims of the old server do not count for the new one."""
     await gateway.location("one")
     await gateway.claim("one", ID)
@@ -262,7 +264,7 @@ async def test_another_server_behind_the_same_name_is_accepted(start: Start) -> 
     assert response.status == 201
 
 
-async def test_a_name_twice_in_the_json_is_refused(gateway: Gateway) -> None:
+async def test_a_duplicate_member_in_the_json_is_refused(gateway: Gateway) -> None:
     response, body = await gateway.call(
         "PUT",
         "/locations/one",

@@ -114,7 +114,7 @@ async def test_front_and_application_send_the_same_bytes(start: Start, seed: int
                 assert answers[0] == answers[1], request
 
 
-async def test_requests_sent_ahead_get_the_same_answers_in_order(start: Start) -> None:
+async def test_front_and_application_answer_pipelined_requests_alike(start: Start) -> None:
     chance = random.Random(7)
     gateway, paths = await prepared(start, chance)
     some = chance.sample(paths, 20)

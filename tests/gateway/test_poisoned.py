@@ -9,7 +9,7 @@ W = "22222222-2222-4222-8222-222222222222"
 URL = f"https://one.example/{V}"
 
 
-async def test_an_id_in_a_url_is_no_other_image_s(gateway: Gateway) -> None:
+async def test_an_id_inside_a_location_url_does_not_change_other_answers(gateway: Gateway) -> None:
     await gateway.location("one", url=URL, region=V)
     await gateway.claim("one", V, W)
     for order in ([V, W], [W, V]):

@@ -48,7 +48,7 @@ async def test_a_new_image_is_redirected_to_at_once(gateway: Gateway, cloud: Clo
     assert cloud.asked("two") == 1
 
 
-async def test_absent_and_unknown_are_told_apart(gateway: Gateway, cloud: Cloud) -> None:
+async def test_absent_is_404_and_unknown_is_503(gateway: Gateway, cloud: Cloud) -> None:
     await cloud.add("one")
     await cloud.add("two")
     response, body = await gateway.get(f"/v2/images/{ID}")
@@ -59,7 +59,7 @@ async def test_absent_and_unknown_are_told_apart(gateway: Gateway, cloud: Cloud)
     assert int(response.headers["Retry-After"]) > 0
 
 
-async def test_source_and_age_tell_where_an_answer_comes_from(
+async def test_source_and_age_describe_the_origin_of_an_answer(
     gateway: Gateway, cloud: Cloud
 ) -> None:
     (await cloud.add("one")).add(id=ID)
@@ -84,7 +84,9 @@ async def test_source_and_age_tell_where_an_answer_comes_from(
 
 
 @pytest.mark.parametrize("how", ["query", "header", "exclude", "exclude header"])
-async def test_a_wrong_yes_is_put_right(gateway: Gateway, cloud: Cloud, how: str) -> None:
+async def test_a_wrong_claim_is_released_after_a_probe(
+    gateway: Gateway, cloud: Cloud, how: str
+) -> None:
     await cloud.add("gone")
     (await cloud.add("there")).add(id=ID)
     for name in ("gone", "there"):
@@ -105,7 +107,9 @@ async def test_a_wrong_yes_is_put_right(gateway: Gateway, cloud: Cloud, how: str
     assert await owners(gateway, f"/resolve/{ID}") == ["there"]
 
 
-async def test_the_only_owner_has_lost_it(gateway: Gateway, cloud: Cloud) -> None:
+async def test_fresh_finds_an_image_absent_that_its_only_owner_lost(
+    gateway: Gateway, cloud: Cloud
+) -> None:
     await cloud.add("one")
     await cloud.add("two")
     await cloud.claim("one", ID)
@@ -116,7 +120,7 @@ async def test_the_only_owner_has_lost_it(gateway: Gateway, cloud: Cloud) -> Non
     assert (await gateway.get(f"/v2/images/{ID}"))[0].status == 404
 
 
-async def test_many_ids_with_misses_are_asked_for(gateway: Gateway, cloud: Cloud) -> None:
+async def test_a_bulk_request_probes_only_unknown_ids(gateway: Gateway, cloud: Cloud) -> None:
     one, two = await cloud.add("one"), await cloud.add("two")
     known, new, upper = ID, OTHER, THIRD.upper()
     one.add(id=known)
@@ -138,14 +142,14 @@ async def test_many_ids_with_misses_are_asked_for(gateway: Gateway, cloud: Cloud
     assert [row["outcome"] for row in lines] == [row["outcome"] for row in rows]
 
 
-async def test_the_same_id_many_times_is_asked_for_once(gateway: Gateway, cloud: Cloud) -> None:
+async def test_a_repeated_id_is_probed_once(gateway: Gateway, cloud: Cloud) -> None:
     (await cloud.add("one")).add(id=ID)
     _, rows = await gateway.call("POST", "/resolve", json=[ID] * 200)
     assert {row["outcome"] for row in rows} == {"found"}
     assert cloud.asked("one") == 1
 
 
-async def test_many_ids_take_no_longer_than_one_question(start: Start) -> None:
+async def test_a_bulk_request_takes_no_longer_than_one_probe(start: Start) -> None:
     gateway = await start(probe=True, probe_timeout=0.5)
     async with AsyncExitStack() as stack:
         cloud = Cloud(gateway.services, stack)
@@ -162,7 +166,7 @@ async def test_many_ids_take_no_longer_than_one_question(start: Start) -> None:
         assert explained["outcome"] == "found"
 
 
-async def test_bulk_fresh_asks_the_owners(gateway: Gateway, cloud: Cloud) -> None:
+async def test_a_fresh_bulk_request_probes_the_owners(gateway: Gateway, cloud: Cloud) -> None:
     (await cloud.add("one")).add(id=ID)
     for text in (ID, OTHER):
         await cloud.claim("one", text)
@@ -171,7 +175,9 @@ async def test_bulk_fresh_asks_the_owners(gateway: Gateway, cloud: Cloud) -> Non
     assert await cloud.owners(OTHER) == set()
 
 
-async def test_explain_tells_what_each_said(gateway: Gateway, cloud: Cloud) -> None:
+async def test_explain_shows_the_probe_result_of_each_location(
+    gateway: Gateway, cloud: Cloud
+) -> None:
     for name in ("no", "yes", "dead", "blind"):
         await cloud.add(name, sees_all=name != "blind")
     cloud.servers["yes"].add(id=ID)
@@ -189,7 +195,7 @@ async def test_explain_tells_what_each_said(gateway: Gateway, cloud: Cloud) -> N
     assert "its credential does not see every image" in said["blind"]
 
 
-async def test_questions_are_counted(gateway: Gateway, cloud: Cloud) -> None:
+async def test_probe_results_are_in_the_metrics(gateway: Gateway, cloud: Cloud) -> None:
     (await cloud.add("one")).add(id=ID)
     await gateway.get(f"/resolve/{ID}")
     await gateway.get(f"/resolve/{OTHER}")
@@ -202,7 +208,7 @@ async def test_questions_are_counted(gateway: Gateway, cloud: Cloud) -> None:
         assert line in text
 
 
-async def test_probes_that_are_off(start: Start) -> None:
+async def test_no_location_is_probed_when_probing_is_off(start: Start) -> None:
     gateway = await start(probe=False)
     async with AsyncExitStack() as stack:
         cloud = Cloud(gateway.services, stack)
@@ -223,7 +229,7 @@ def test_probes_are_turned_off_in_the_environment(
     assert load_settings().probe is on
 
 
-def test_a_no_may_not_outlive_a_yes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_absent_ttl_must_not_exceed_cache_ttl(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RESOLVER_CACHE_TTL", "9")
     with pytest.raises(SettingsError, match=r"RESOLVER_ABSENT_TTL: 10 s .* RESOLVER_CACHE_TTL"):
         load_settings()
@@ -231,7 +237,7 @@ def test_a_no_may_not_outlive_a_yes(monkeypatch: pytest.MonkeyPatch) -> None:
     assert load_settings().absent_ttl == 9
 
 
-async def test_a_claim_by_hand_ends_a_remembered_no(gateway: Gateway, cloud: Cloud) -> None:
+async def test_a_manual_claim_replaces_a_cached_absence(gateway: Gateway, cloud: Cloud) -> None:
     await cloud.add("one")
     assert (await gateway.get(f"/resolve/{ID}"))[0].status == 404
     response, _ = await gateway.call("PUT", f"/locations/one/images/{ID}", headers=ADMIN)
@@ -240,7 +246,9 @@ async def test_a_claim_by_hand_ends_a_remembered_no(gateway: Gateway, cloud: Clo
 
 
 @pytest.mark.redis
-async def test_what_one_gateway_asks_another_knows(start: Start, redis_url: str) -> None:
+async def test_an_image_probed_by_one_gateway_is_found_by_another(
+    start: Start, redis_url: str
+) -> None:
     one, two = [
         await start(probe=True, probe_timeout=5, redis_url=redis_url, index_timeout=5)
         for _ in range(2)

@@ -28,7 +28,7 @@ async def test_a_redirect_keeps_prefix_rest_and_query(gateway: Gateway, method: 
     assert response.headers["Location"] == f"https://cloud.example/image{path}"
 
 
-async def test_escapes_arrive_as_they_were_sent(gateway: Gateway) -> None:
+async def test_percent_escapes_are_redirected_unchanged(gateway: Gateway) -> None:
     """Byte for byte: an escape decoded or encoded on the way is another resource."""
     await gateway.location("one")
     await gateway.claim("one", ID)
@@ -39,7 +39,7 @@ async def test_escapes_arrive_as_they_were_sent(gateway: Gateway) -> None:
 @pytest.mark.parametrize(
     "asked", [ID, ID.upper(), ID.replace("-", ""), f"urn:uuid:{ID}", f"URN:UUID:{ID.upper()}"]
 )
-async def test_every_form_of_an_id_goes_to_the_spelling_that_its_owner_has(
+async def test_every_form_of_an_id_redirects_to_the_spelling_of_its_owner(
     gateway: Gateway, asked: str
 ) -> None:
     """Glance on SQLite and PostgreSQL finds an image by the spelling it was made with only."""
@@ -69,7 +69,7 @@ async def test_the_other_owners_are_duplicates(gateway: Gateway) -> None:
     )
 
 
-async def test_headers_choose_among_owners(gateway: Gateway) -> None:
+async def test_request_headers_select_the_owner(gateway: Gateway) -> None:
     await gateway.location("a", region="north", priority=1)
     await gateway.location("b", region="south", priority=2)
     await gateway.claim("a", ID)
@@ -98,7 +98,7 @@ async def test_headers_choose_among_owners(gateway: Gateway) -> None:
         ((), "/v2/images/ID/members/x", "/v2/images/ID/members/x"),
     ],
 )
-async def test_what_the_owner_serves_decides_the_path(
+async def test_the_api_versions_of_the_owner_select_the_path(
     gateway: Gateway, versions: tuple[str, ...], asked: str, goes: str | None
 ) -> None:
     await gateway.location("one", versions=versions)
@@ -113,7 +113,9 @@ async def test_what_the_owner_serves_decides_the_path(
         assert response.headers["Location"] == "https://one.example:9292" + goes.replace("ID", ID)
 
 
-async def test_head_of_v1_metadata_is_not_sent_to_v2_data(gateway: Gateway) -> None:
+async def test_a_head_request_for_v1_metadata_is_not_redirected_to_v2_data(
+    gateway: Gateway,
+) -> None:
     await gateway.location("one")
     await gateway.claim("one", ID)
     response, _ = await gateway.call("HEAD", f"/v1/images/{ID}")
@@ -184,9 +186,7 @@ async def test_small_writes_are_redirected_where_asked_for_and_uploads_never(
         f"/v2/images/{ID}/a%5c..%5cb",
     ],
 )
-async def test_paths_that_could_be_read_in_two_ways_are_refused(
-    gateway: Gateway, path: str
-) -> None:
+async def test_ambiguous_paths_are_refused(gateway: Gateway, path: str) -> None:
     await gateway.location("one", url="https://cloud.example/image")
     await gateway.claim("one", ID)
     reply = await image_id(gateway, f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
@@ -217,9 +217,7 @@ async def image_id(gateway: Gateway, request: str) -> str:
         f"GET /v2/images/{ID} HTTP/9.9",
     ],
 )
-async def test_what_is_no_request_gets_a_problem_and_no_traceback(
-    gateway: Gateway, line: str
-) -> None:
+async def test_a_malformed_request_gets_a_problem_document(gateway: Gateway, line: str) -> None:
     reply = await image_id(gateway, f"{line}\r\nHost: x\r\nConnection: close\r\n\r\n")
     status = 414 if "xxx" in line else 400
     assert re.match(rf"HTTP/1\.[01] {status} ", reply), reply
@@ -238,7 +236,7 @@ async def test_a_malformed_id_is_400(gateway: Gateway, path: str) -> None:
     assert '"code": "invalid-image-id"' in reply or path.endswith("..")
 
 
-async def test_three_outcomes_of_a_redirect(gateway: Gateway) -> None:
+async def test_image_paths_answer_307_404_or_503(gateway: Gateway) -> None:
     response, body = await gateway.get(f"/v2/images/{ID}")
     assert (response.status, body["outcome"]) == (503, "unknown")  # nothing registered: no proof
     number = await gateway.location("one", covered=False)
@@ -279,7 +277,7 @@ async def test_maintenance_answers_503_with_the_reason(gateway: Gateway) -> None
     assert "//two." in await location_of(gateway, f"/v2/images/{ID}")
 
 
-async def test_draining_is_the_last_resort(gateway: Gateway) -> None:
+async def test_a_draining_location_is_offered_last(gateway: Gateway) -> None:
     await gateway.location("one", state="draining", priority=1)
     await gateway.location("two", priority=9)
     await gateway.claim("one", ID)
@@ -299,7 +297,7 @@ async def test_glanceclient_gets_errors_that_it_can_read(gateway: Gateway) -> No
 
 
 @pytest.mark.parametrize("rest", ["../../admin", "%2e%2e/x", "..%2fx", "a/./b"])
-async def test_schemas_lead_nowhere_else(gateway: Gateway, rest: str) -> None:
+async def test_schema_paths_cannot_leave_the_schema_prefix(gateway: Gateway, rest: str) -> None:
     await gateway.location("one", url="https://cloud.example/image")
     reply = await image_id(
         gateway, f"GET /v2/schemas/{rest} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
@@ -307,7 +305,7 @@ async def test_schemas_lead_nowhere_else(gateway: Gateway, rest: str) -> None:
     assert reply.startswith("HTTP/1.1 400 "), reply
 
 
-async def test_other_methods_are_told_what_is_allowed(gateway: Gateway) -> None:
+async def test_other_methods_get_405_with_allow(gateway: Gateway) -> None:
     await gateway.location("one")
     await gateway.claim("one", ID)
     for method in ("OPTIONS", "PURGE"):
@@ -315,7 +313,7 @@ async def test_other_methods_are_told_what_is_allowed(gateway: Gateway) -> None:
         assert (response.status, response.headers["Allow"]) == (405, "GET, HEAD")
 
 
-async def test_errors_say_what_they_depend_on(gateway: Gateway) -> None:
+async def test_errors_have_a_vary_header(gateway: Gateway) -> None:
     response, _ = await gateway.get(f"/v2/images/{ID}")
     assert "X-Resolver-Exclude" in response.headers["Vary"]
     response, _ = await gateway.get(f"/resolve/{ID}")
@@ -325,6 +323,6 @@ async def test_errors_say_what_they_depend_on(gateway: Gateway) -> None:
 @pytest.mark.parametrize(
     "path", ["/resolve/%7B{}%7D", "/v2/images/%7B{}%7D/file", "/v1/images/%7Bx"]
 )
-async def test_braces_make_no_id(gateway: Gateway, path: str) -> None:
+async def test_an_id_in_braces_is_refused(gateway: Gateway, path: str) -> None:
     response, body = await gateway.get(path.replace("{}", ID))
     assert (response.status, body["code"]) == (400, "invalid-image-id")

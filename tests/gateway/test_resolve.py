@@ -13,7 +13,7 @@ ID = "0a1b2c3d-4e5f-4a6b-8c7d-9e0f1a2b3c4d"
 ABSENT = "ffffffff-4e5f-4a6b-8c7d-9e0f1a2b3c4d"
 
 
-async def test_the_json_answer_is_the_contract_s(gateway: Gateway) -> None:
+async def test_the_json_answer_has_the_documented_members(gateway: Gateway) -> None:
     await gateway.location("one", region="R1", priority=1)
     await gateway.location("two", region="R2", versions=V1)
     await gateway.claim("one", ID)
@@ -66,7 +66,7 @@ async def test_the_json_answer_is_the_contract_s(gateway: Gateway) -> None:
         ("application/json;q=0", None),
     ],
 )
-async def test_accept_decides_the_form(
+async def test_the_accept_header_selects_the_representation(
     gateway: Gateway, accept: str | None, kind: str | None
 ) -> None:
     await gateway.location("one")
@@ -82,7 +82,7 @@ async def test_accept_decides_the_form(
         assert await response.text() == f"https://one.example:9292/v1/images/{ID}\r\n"
 
 
-async def test_a_problem_document_has_the_answer_s_members(gateway: Gateway) -> None:
+async def test_a_problem_document_has_the_members_of_the_answer(gateway: Gateway) -> None:
     await gateway.location("one")
     response, body = await gateway.get(f"/resolve/{ABSENT}")
     assert response.status == 404
@@ -137,7 +137,9 @@ async def test_many_ids_are_answered_in_order(gateway: Gateway) -> None:
         (json.dumps([ID, ABSENT]), ""),
     ],
 )
-async def test_the_forms_that_ids_may_come_in(gateway: Gateway, body: str, kind: str) -> None:
+async def test_bulk_ids_are_accepted_in_every_documented_form(
+    gateway: Gateway, body: str, kind: str
+) -> None:
     await gateway.location("one")
     await gateway.claim("one", ID)
     response, rows = await gateway.call(
@@ -162,7 +164,7 @@ async def test_ndjson_is_one_answer_a_line(gateway: Gateway) -> None:
     assert as_array == rows
 
 
-async def test_no_ids_are_no_answers(gateway: Gateway) -> None:
+async def test_an_empty_bulk_request_gets_an_empty_answer(gateway: Gateway) -> None:
     assert (await gateway.call("POST", "/resolve", json=[]))[1] == []
 
 
@@ -177,7 +179,7 @@ async def test_no_ids_are_no_answers(gateway: Gateway) -> None:
         ("<ids/>", "application/xml", 415, "unsupported-media-type"),
     ],
 )
-async def test_other_bodies_are_refused_with_what_to_send(
+async def test_invalid_bulk_bodies_are_refused(
     gateway: Gateway, body: str, kind: str, status: int, code: str
 ) -> None:
     response, problem = await gateway.call(

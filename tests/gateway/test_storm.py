@@ -101,7 +101,7 @@ def p99(taken: list[tuple[float, dict[str, Any]]]) -> float:
     return times[len(times) * 99 // 100]
 
 
-async def test_a_storm_of_unknown_ids(gateway: Gateway, cloud: Cloud) -> None:
+async def test_many_unknown_ids_keep_the_probe_limits(gateway: Gateway, cloud: Cloud) -> None:
     counters = busy(cloud, distant)
     prober = gateway.services.prober
     quiet = [await timed(gateway, KNOWN_IDS[n % KNOWN]) for n in range(QUIET)]
@@ -145,7 +145,9 @@ async def test_a_storm_of_unknown_ids(gateway: Gateway, cloud: Cloud) -> None:
     )
 
 
-async def test_a_thousand_requests_for_one_id(gateway: Gateway, cloud: Cloud) -> None:
+async def test_a_thousand_requests_for_one_id_share_one_probe_per_location(
+    gateway: Gateway, cloud: Cloud
+) -> None:
     hold = Hold()
     counters = busy(cloud, hold)
     quiet = [await timed(gateway, KNOWN_IDS[n % KNOWN]) for n in range(QUIET)]

@@ -232,7 +232,7 @@ async def test_imported_locations_are_checked_like_those_of_a_put(
     assert (await other.services.index.records.load()).records == {}
 
 
-async def test_a_location_that_is_removed_during_the_import(start: Start) -> None:
+async def test_an_import_leaves_no_claims_of_a_location_removed_meanwhile(start: Start) -> None:
     gateway = await start()
     await fill(gateway)
     text = await exported(gateway)

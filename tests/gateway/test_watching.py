@@ -35,7 +35,9 @@ async def test_every_answer_has_a_request_id(gateway: Gateway, path: str) -> Non
     assert response.headers["X-Openstack-Request-Id"] != "req-x"
 
 
-async def test_one_log_line_a_request(gateway: Gateway, caplog: pytest.LogCaptureFixture) -> None:
+async def test_each_request_has_one_log_line(
+    gateway: Gateway, caplog: pytest.LogCaptureFixture
+) -> None:
     with caplog.at_level(logging.INFO, "access"):
         await gateway.get(f"/v2/images/{ID}", headers={"X-Openstack-Request-Id": REQUEST_ID})
     (record,) = [record for record in caplog.records if record.name == "access"]
@@ -79,7 +81,7 @@ async def test_unexpected_failures_show_no_internals(gateway: Gateway) -> None:
     assert response.headers["X-Openstack-Request-Id"] in body["detail"]
 
 
-async def test_health(gateway: Gateway) -> None:
+async def test_health_endpoints_answer(gateway: Gateway) -> None:
     response, _ = await gateway.get("/healthcheck")
     assert (response.status, await response.text()) == (200, "OK")
     assert (await gateway.get("/livez"))[1]["live"] is True
@@ -93,7 +95,7 @@ async def test_an_indexer_has_only_the_paths_for_monitoring(start: Start) -> Non
     assert (await gateway.get(f"/resolve/{ID}"))[0].status == 404
 
 
-async def test_metrics(gateway: Gateway) -> None:
+async def test_metrics_show_requests_answers_and_locations(gateway: Gateway) -> None:
     await gateway.location("one", auth={"token_env": "T"})
     await gateway.location("two", covered=False)
     await gateway.get(f"/v2/images/{ID}")

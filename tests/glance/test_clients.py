@@ -110,7 +110,7 @@ def test_the_shared_image_names_both_owners(gateway: Gateway, glance_pair: Pair)
     assert "rel=duplicate" in redirect.headers["Link"].replace('"', "")
 
 
-def test_all_ids_at_once(gateway: Gateway, glance_pair: Pair) -> None:
+def test_a_bulk_request_finds_every_image(gateway: Gateway, glance_pair: Pair) -> None:
     ids = [image.id for _, image in glance_pair.all_images()]
     answers = gateway.post("/resolve", [*ids, UNKNOWN_ID]).json()
     found = [{owner["location"] for owner in answer.get("owners", [])} for answer in answers]
@@ -169,7 +169,7 @@ def test_command_line_clients(
         assert (ran["openstack-save"].status, ran["openstack-save"].file) == (0, image.data)
 
 
-def test_command_line_clients_say_that_an_image_is_nowhere(
+def test_command_line_clients_report_an_absent_image(
     gateway: Gateway, glance_home: GlanceHome, tmp_path: Path
 ) -> None:
     commands = {
@@ -203,7 +203,7 @@ def test_sdk_without_a_token(
     assert read == {image_id: [image_id, data] for image_id, data in images.items()}
 
 
-def test_sdk_says_that_an_image_is_nowhere(
+def test_the_sdk_reports_an_absent_image(
     gateway: Gateway, glance_home: GlanceHome, tmp_path: Path
 ) -> None:
     auth = {"endpoint": f"{gateway.url}/v2", "token": ADMIN_TOKEN}

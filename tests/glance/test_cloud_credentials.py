@@ -57,7 +57,7 @@ def keystone() -> FakeKeystone:
     return FakeKeystone()
 
 
-async def test_all_who_ask_at_once_share_one_login(keystone: FakeKeystone) -> None:
+async def test_concurrent_callers_share_one_authentication(keystone: FakeKeystone) -> None:
     credentials = CloudCredentials(keystone)
     shared = await asyncio.gather(*(credentials.auth_headers("prod") for _ in range(20)))
     assert len({id(headers) for headers in shared}) == 1
@@ -66,14 +66,14 @@ async def test_all_who_ask_at_once_share_one_login(keystone: FakeKeystone) -> No
     assert keystone.logins == ["prod", "other"]
 
 
-async def test_a_credential_that_ends_soon_is_renewed(keystone: FakeKeystone) -> None:
+async def test_a_credential_is_renewed_shortly_before_it_expires(keystone: FakeKeystone) -> None:
     credentials = CloudCredentials(keystone)
     keystone.lifetime = -1
     first = await credentials.auth_headers("prod")
     assert await credentials.auth_headers("prod") is not first
 
 
-async def test_a_cloud_that_gives_no_token_is_not_asked_again_at_once(
+async def test_authentication_is_not_retried_at_once_after_a_failure(
     keystone: FakeKeystone,
 ) -> None:
     credentials = CloudCredentials(keystone, retry_seconds=3600)
@@ -88,7 +88,7 @@ async def test_a_cloud_that_gives_no_token_is_not_asked_again_at_once(
     assert len({id(failure) for failure in failures}) == 5, "each task has its own traceback"
 
 
-async def test_a_cloud_that_gave_no_token_is_asked_again_later(keystone: FakeKeystone) -> None:
+async def test_authentication_is_retried_later_after_a_failure(keystone: FakeKeystone) -> None:
     credentials = CloudCredentials(keystone, retry_seconds=0)
     keystone.failure = "no such user"
     with pytest.raises(LocationUnavailable, match="no such user"):
@@ -141,7 +141,7 @@ async def test_close_ends_the_wait_for_a_login_and_refuses_others() -> None:
         let_go.set()
 
 
-async def test_a_login_under_way_does_not_delay_the_exit() -> None:
+async def test_an_authentication_in_progress_does_not_delay_the_exit() -> None:
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-c", HANGING_LOGIN, stdout=asyncio.subprocess.PIPE
     )

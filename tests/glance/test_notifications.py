@@ -44,7 +44,7 @@ def test_both_envelopes_are_parsed(wrap: Callable[[dict[str, Any]], dict[str, An
         ("image.update", {"id": IMAGE, "status": "deleted"}, True),
     ],
 )
-def test_events_say_whether_the_image_exists(
+def test_events_show_whether_the_image_exists(
     event: str, payload: dict[str, Any], deleted: bool
 ) -> None:
     notice = parse_notice(encoded(message(event, payload)))
@@ -75,7 +75,7 @@ def test_events_say_whether_the_image_exists(
     ],
     ids=lambda body: f"{len(body)} bytes",
 )
-def test_bodies_that_say_nothing_about_an_image_are_ignored(body: bytes) -> None:
+def test_bodies_without_an_image_event_are_ignored(body: bytes) -> None:
     assert parse_notice(body) is None
 
 

@@ -128,7 +128,7 @@ def owners(gateway: Gateway, image: str) -> list[str]:
     return [owner["location"] for owner in answer.get("owners", [])]
 
 
-def test_tuesday_regions_are_found_and_added(gateway: Gateway, cloud: Cloud) -> None:
+def test_regions_are_discovered_and_added(gateway: Gateway, cloud: Cloud) -> None:
     shown = ok(gateway, "locations", "discover", "--cloud", "prod")
     for region, server in cloud.servers.items():
         assert f"{region.lower()}\t{region}\tpublic\t{server.url}\tnew" in shown
@@ -166,7 +166,7 @@ def test_no_secret_is_shown(gateway: Gateway) -> None:
         assert "gAAAA" not in text, "Keystone's tokens begin with this"
 
 
-def test_wednesday_a_region_is_drained_and_taken_down(gateway: Gateway, cloud: Cloud) -> None:
+def test_a_region_is_drained_and_removed(gateway: Gateway, cloud: Cloud) -> None:
     discovered(gateway)
     image = cloud.shared.id
     first, second = owners(gateway, image)
@@ -211,7 +211,7 @@ def ok_explained(gateway: Gateway, image: str) -> str:
     return ran.out.decode()
 
 
-def test_thursday_a_password_is_rotated(gateway: Gateway, cloud: Cloud) -> None:
+def test_a_password_is_rotated(gateway: Gateway, cloud: Cloud) -> None:
     discovered(gateway)
     cloud.keystone.password(cloud.user, THURSDAY)  # ends its tokens too
     try:
@@ -234,7 +234,7 @@ def test_thursday_a_password_is_rotated(gateway: Gateway, cloud: Cloud) -> None:
         cloud.write(TUESDAY)
 
 
-def test_friday_the_registry_is_made_like_the_file(
+def test_apply_makes_the_registry_equal_to_the_file(
     gateway: Gateway, cloud: Cloud, tmp_path: Path
 ) -> None:
     file = tmp_path / "locations.yaml"
@@ -264,7 +264,9 @@ def test_friday_the_registry_is_made_like_the_file(
     assert bad.err.count("\n") == 1
 
 
-def test_a_member_proves_nothing_absent(gateway: Gateway, cloud: Cloud) -> None:
+def test_the_credential_of_a_project_member_does_not_prove_absence(
+    gateway: Gateway, cloud: Cloud
+) -> None:
     url = cloud.servers["Oslo"].url
     ok(gateway, "locations", "add", "oslo", url, "--cloud", "prod-member")
     wait_until_blocking(
@@ -294,7 +296,7 @@ def server_of(
 
 
 @pytest.mark.parametrize("kind", ["v3applicationcredential", "v3token"])
-async def test_other_plugins_log_in_too(
+async def test_other_keystoneauth_plugins_authenticate(
     cloud: Cloud, cloud_credentials: CloudCredentials, kind: str
 ) -> None:
     token = cloud.keystone.token("resolver", TUESDAY, "admin")
@@ -318,7 +320,7 @@ async def test_other_plugins_log_in_too(
         cloud.write(TUESDAY)
 
 
-async def test_a_cloud_without_a_login_sends_no_token(
+async def test_a_cloud_without_authentication_sends_no_token(
     cloud: Cloud, cloud_credentials: CloudCredentials
 ) -> None:
     sent = await cloud_credentials.auth_headers("open")

@@ -95,7 +95,7 @@ async def test_a_server_that_gives_no_clear_answer_raises(
         assert caught.value.problem_code == code
 
 
-async def test_the_scope_is_that_of_the_credential_in_use(
+async def test_the_scope_belongs_to_the_credential_in_use(
     probe: ImageProbe, server: StandIn, location: Location, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert (await probe.scope(location, V2)).sees_all is True

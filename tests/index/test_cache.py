@@ -52,7 +52,7 @@ def test_the_oldest_bucket_is_evicted_first() -> None:
     assert found == [False] * 950 + [True] * 50
 
 
-def test_the_size_is_a_bound() -> None:
+def test_the_cache_never_exceeds_its_size() -> None:
     cache = ClaimCache(100, 60)
     for image_id in make_ids(1000):
         fill(cache, image_id[0], [image_id])
@@ -62,7 +62,7 @@ def test_the_size_is_a_bound() -> None:
     assert cache.count == 0
 
 
-def test_buckets_in_which_nothing_was_found_count_too() -> None:
+def test_empty_buckets_count_towards_the_cache_size() -> None:
     """Requests for many unknown ids open each bucket there is."""
     cache = ClaimCache(100, 60)
     for bucket in range(1000):

@@ -73,7 +73,7 @@ async def test_lua_and_python_use_the_same_form(first: list[Owner], then: list[O
 
 
 @given(st.integers(MIN_BITS, MAX_BITS), image_ids)
-def test_bucket_and_field_give_the_id(bits: int, image_id: bytes) -> None:
+def test_bucket_and_field_together_give_the_id(bits: int, image_id: bytes) -> None:
     buckets = Buckets(b"b:", bits)
     number, field = buckets.number(image_id), buckets.field(image_id)
     assert 0 <= number < buckets.count == 1 << bits
@@ -92,6 +92,6 @@ def test_buckets_follow_the_order_of_ids(bits: int, first: bytes, second: bytes)
 
 
 @pytest.mark.parametrize("bits", [MIN_BITS - 1, MAX_BITS + 1, 0, -1])
-def test_bits_out_of_range(bits: int) -> None:
+def test_index_bits_out_of_range_are_refused(bits: int) -> None:
     with pytest.raises(ValueError, match=f"{MIN_BITS} to {MAX_BITS}"):
         Buckets(b"b:", bits)

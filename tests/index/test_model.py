@@ -34,7 +34,9 @@ steps = st.builds(
 @pytest.mark.slow
 @settings(max_examples=60)
 @given(st.sampled_from([4, 5, 8, 9]), st.lists(steps, max_size=12))
-async def test_a_history_of_claims(bits: int, history: list[Step]) -> None:
+async def test_any_history_of_claims_gives_the_same_owners_as_a_dictionary(
+    bits: int, history: list[Step]
+) -> None:
     model: dict[bytes, dict[int, int]] = defaultdict(dict)
     async with open_index("memory:", bits=bits) as index:
         for what, number, ids in history:
@@ -72,6 +74,6 @@ async def test_a_history_of_claims(bits: int, history: list[Step]) -> None:
         assert len(keys) == census.buckets
 
 
-def test_an_owner_equals_a_pair_of_the_model() -> None:
+def test_an_owner_equals_the_tuple_of_the_model() -> None:
     """The comparisons above hold only while an owner is a (number, case) pair."""
     assert dict([Owner(1, 2)]) == {1: 2}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from resolver.index.record_codec import ParseCache
 
 
-def test_a_text_is_parsed_once_while_every_load_has_it() -> None:
+def test_a_record_is_parsed_once_while_every_load_contains_it() -> None:
     cache, parsed = ParseCache(), []
 
     def parse(text: str) -> str:
@@ -18,7 +18,7 @@ def test_a_text_is_parsed_once_while_every_load_has_it() -> None:
     assert parsed == ["a"]
 
 
-def test_a_text_that_a_load_did_not_have_is_forgotten() -> None:
+def test_a_record_missing_from_a_load_is_dropped_from_the_cache() -> None:
     cache = ParseCache()
     for version in range(50):
         with cache.loading():

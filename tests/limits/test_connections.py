@@ -89,7 +89,7 @@ async def test_a_head_in_single_bytes_is_408(hasty: Gateway, first: bytes) -> No
     assert await metric(hasty, name) == 1
 
 
-async def test_a_head_in_pieces_is_accepted_if_it_ends_in_time(hasty: Gateway) -> None:
+async def test_a_head_in_pieces_is_accepted_if_it_is_complete_in_time(hasty: Gateway) -> None:
     async with connected(hasty.url) as connection:
         for _ in range(4):  # longer in all than one head may take
             for piece in (REQUEST[:7], REQUEST[7:]):
@@ -128,7 +128,7 @@ async def test_a_body_in_single_bytes_is_408(hasty: Gateway, target: str, header
         dripping.cancel()
 
 
-async def test_an_import_may_be_slow_but_not_stand_still(hasty: Gateway) -> None:
+async def test_an_import_may_be_slow_but_must_make_progress(hasty: Gateway) -> None:
     async with hasty.http.get("/index/export", headers=ADMIN) as response:
         dump = await response.read()
     header = (

@@ -29,7 +29,7 @@ def unread_bytes() -> int:
     return max(connection.unread_bytes for connection in found)
 
 
-async def test_requests_behind_one_that_the_application_answers_are_bounded(start: Start) -> None:
+async def test_bytes_after_a_request_for_the_application_are_bounded(start: Start) -> None:
     """Also after the application has resumed reading for its own request's body."""
     asked, answer = asyncio.Event(), asyncio.Event()
 
@@ -56,7 +56,7 @@ async def test_requests_behind_one_that_the_application_answers_are_bounded(star
                 assert (await other.response()).status == 200, "nobody waits for the others"
 
 
-async def test_a_client_that_takes_no_responses_is_not_read_on(start: Start) -> None:
+async def test_reading_stops_while_a_client_takes_no_responses(start: Start) -> None:
     gateway = await start(client_timeout=1)
     request = b"GET /resolve/no-uuid HTTP/1.1\r\nHost: g\r\n\r\n"
     async with connected(gateway.url) as connection:
@@ -68,7 +68,7 @@ async def test_a_client_that_takes_no_responses_is_not_read_on(start: Start) -> 
 
 
 @pytest.mark.parametrize("path", ["/resolve", "/openapi.json"])
-async def test_http_1_0_ends_with_the_connection_where_nothing_else_ends_it(
+async def test_an_http_1_0_response_without_length_ends_with_the_connection(
     gateway: Gateway, path: str
 ) -> None:
     method = "POST" if path == "/resolve" else "GET"
@@ -83,7 +83,7 @@ async def test_http_1_0_ends_with_the_connection_where_nothing_else_ends_it(
             assert (await connection.response()).status == 200, "this one has a length"
 
 
-async def test_an_empty_line_starts_no_head(start: Start) -> None:
+async def test_the_head_deadline_starts_after_an_empty_line(start: Start) -> None:
     """The time for a head counts from its first byte, also after an empty line."""
     gateway = await start(client_timeout=0.5)
     async with connected(gateway.url) as connection, asyncio.timeout(5):
@@ -94,7 +94,7 @@ async def test_an_empty_line_starts_no_head(start: Start) -> None:
         assert (await connection.response()).status == 408
 
 
-def test_a_client_has_a_share_of_the_connections() -> None:
+def test_one_client_gets_only_a_share_of_the_connections() -> None:
     limiter = ConnectionLimiter(10, proxies=["192.0.2.0/24"])
     keys = limiter.client_keys("2001:db8:0:1::1")
     for _ in range(5):

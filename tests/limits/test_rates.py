@@ -49,7 +49,7 @@ def test_a_bucket_holds_ten_seconds_of_tokens_and_refills() -> None:
     assert buckets.take(b"one", 1) > 0, "no more than a full bucket is saved"
 
 
-def test_a_refusal_costs_nothing_and_its_wait_is_exact() -> None:
+def test_a_refused_request_takes_no_tokens_and_gets_the_exact_wait() -> None:
     clock = Clock()
     buckets = TokenBuckets(RATE, clock)
     buckets.take(b"one", FULL_BUCKET)
@@ -68,7 +68,7 @@ def test_a_request_for_more_than_a_full_bucket_takes_a_full_one() -> None:
     assert buckets.take(b"one", 100 * FULL_BUCKET) == pytest.approx(BURST_SECONDS)
 
 
-def test_a_rate_of_0_is_no_limit() -> None:
+def test_a_rate_of_0_means_no_limit() -> None:
     buckets = TokenBuckets(0)
     assert {buckets.take(b"one", 1000) for _ in range(1000)} == {0.0}
     assert len(buckets) == 0
@@ -124,7 +124,7 @@ def test_the_address_of_a_client(peer: str, forwarded: tuple[str, ...], expected
     assert client(peer, *forwarded) == client(expected)
 
 
-def test_an_ipv6_client_is_its_64() -> None:
+def test_ipv6_clients_are_identified_by_their_64_prefix() -> None:
     assert client("2001:db8:1:2::1") == client("2001:db8:1:2:ffff::2")
     assert client("2001:db8:1:2::1") != client("2001:db8:1:3::1")
 
@@ -147,7 +147,9 @@ async def spend(gateway: Gateway) -> None:
         assert response.status == 404
 
 
-async def test_misses_are_limited_and_the_known_are_not(limited: tuple[Gateway, Cloud]) -> None:
+async def test_unknown_ids_are_rate_limited_and_known_ones_are_not(
+    limited: tuple[Gateway, Cloud],
+) -> None:
     gateway, cloud = limited
     await spend(gateway)
     asked = cloud.asked("one")
@@ -170,7 +172,7 @@ async def test_misses_are_limited_and_the_known_are_not(limited: tuple[Gateway, 
     "path",
     [f"/resolve/{IDS[100]}", f"/resolve/{KNOWN}?fresh=1", f"/resolve/{KNOWN}/explain"],
 )
-async def test_other_requests_that_a_client_pays_for(
+async def test_other_expensive_requests_are_rate_limited(
     limited: tuple[Gateway, Cloud], path: str
 ) -> None:
     gateway, _ = limited

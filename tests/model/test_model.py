@@ -26,7 +26,7 @@ STEPS_PER_WORLD = 1000
 @pytest.mark.parametrize(
     ("backend", "gateways"), [("memory:", 1), pytest.param("redis", 2, marks=pytest.mark.redis)]
 )
-async def test_answers_are_true(
+async def test_every_answer_is_correct_under_random_changes(
     request: pytest.FixtureRequest,
     backend: str,
     gateways: int,

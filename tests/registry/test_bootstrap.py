@@ -57,7 +57,7 @@ async def test_a_new_index_gets_the_startup_locations() -> None:
     assert process.bootstrap.registered_index == await process.index.identity()
 
 
-async def test_an_index_that_has_the_startup_locations_is_left_as_it_is() -> None:
+async def test_an_index_with_the_startup_locations_is_not_changed() -> None:
     process = Process()
     await process.index.create_if_missing()
     process.bootstrap.registered_index = await process.index.identity()
@@ -79,7 +79,7 @@ async def test_lost_locations_are_registered_as_they_were_last_seen() -> None:
     assert records["one"].location.number > before.number, "others may remember the old number"
 
 
-async def test_without_startup_locations_a_lost_registry_is_a_fault() -> None:
+async def test_a_lost_registry_without_startup_locations_is_a_fault() -> None:
     process = Process({}, registered_index="an index with locations")
     await process.bootstrap.start()
     assert "register them again" in process.bootstrap.fault

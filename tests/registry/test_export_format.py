@@ -98,7 +98,7 @@ ids = st.binary(min_size=16, max_size=16)
     st.integers(1, 200),
     st.integers(1, 10),
 )
-def test_what_is_written_is_read(
+def test_an_export_is_read_as_written(
     given_locations: dict[str, dict[str, object]],
     drawn: dict[bytes, dict[int, int]],
     size: int,
@@ -181,7 +181,7 @@ def gather(text: bytes, claims: Claims) -> None:
     reader.close()
 
 
-def test_a_cut_anywhere_is_detected(small: bytes) -> None:
+def test_truncation_at_any_byte_is_detected(small: bytes) -> None:
     for end in range(len(small)):
         with pytest.raises(InvalidExport, match="line "):
             read([small[:end]])
@@ -250,7 +250,7 @@ def test_an_invalid_export_is_refused_with_the_line(text: bytes, line: int, mess
         assert caught.value.extra == {"line": line}
 
 
-def test_a_name_twice() -> None:
+def test_a_location_name_that_appears_twice_is_refused() -> None:
     with pytest.raises(InvalidExport, match="twice"):
         read([Writer([location("one", 1), location("one", 2)]).head()])
 

@@ -68,7 +68,7 @@ async def test_locations_are_registered_and_images_claimed(target: Target) -> No
     assert await target.ids_of("one") == set()
 
 
-async def test_an_import_that_does_nothing_has_nothing_to_report(target: Target) -> None:
+async def test_an_import_without_changes_reports_none(target: Target) -> None:
     index_import = target.start_import()
     await index_import.finish()
     assert index_import.summary_text() == "nothing was imported"

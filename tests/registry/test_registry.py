@@ -91,7 +91,9 @@ async def test_a_sweep_can_be_requested(registry: Registry, index: Index) -> Non
 
 
 @pytest.mark.parametrize("call", ["show", "patch", "remove", "sweep", "claim", "release"])
-async def test_a_location_that_does_not_exist(registry: Registry, call: str) -> None:
+async def test_operations_on_a_missing_location_raise_location_not_found(
+    registry: Registry, call: str
+) -> None:
     arguments: dict[str, tuple[Any, ...]] = {
         "patch": ({"weight": 1},),
         "claim": (make_id(1), 0),
@@ -103,7 +105,7 @@ async def test_a_location_that_does_not_exist(registry: Registry, call: str) -> 
         await getattr(registry, call)("No Name", *arguments.get(call, ()))
 
 
-async def test_claims_by_operators(registry: Registry, index: Index) -> None:
+async def test_operators_claim_and_release_images(registry: Registry, index: Index) -> None:
     location, _ = await registry.put("one", ONE)
     assert await registry.claim("one", make_id(1), 5)
     assert not await registry.claim("one", make_id(1), 5)
@@ -165,7 +167,7 @@ async def test_a_location_cannot_be_this_gateway(
         ({"allowed_hosts": "*.example.org"}, "http://one.example", "RESOLVER_ALLOWED_HOSTS"),
     ],
 )
-async def test_a_location_that_the_settings_forbid(
+async def test_a_location_that_the_settings_forbid_is_refused(
     index: Index, settings: dict[str, Any], url: str, setting: str
 ) -> None:
     registry = make_registry(index, **settings)

@@ -54,7 +54,7 @@ def test_a_sweep_far_in_the_future_does_not_cover() -> None:
     assert "last complete sweep" in view.coverage_problem(WHOLE.ended - 3600)
 
 
-def test_a_location_that_was_never_swept() -> None:
+def test_a_location_that_was_never_swept_is_not_covered() -> None:
     assert make_view("one").coverage_problem(0) == "not swept yet"
     failed = Sweep(error="cannot connect", error_code="unreachable", failed=5)
     assert make_view("one", sweep=failed).coverage_problem(6) == "never swept (unreachable)"
@@ -84,7 +84,7 @@ def test_a_location_in_maintenance_needs_no_coverage() -> None:
     assert {view.name for view in table.in_service()} == {"one", "three"}
 
 
-def test_which_api_a_location_serves() -> None:
+def test_the_api_of_a_location_follows_from_its_versions() -> None:
     assert make_view("one").serves is None
     assert make_view("one", health=None).serves is None
     assert make_view("one", versions=("v2.5", "v1.1")).serves == (True, True)
@@ -105,7 +105,7 @@ def test_the_identifier_and_the_url_of_an_image() -> None:
     assert view.url(image_id, letter_case) == uri.replace("/v1/", "/v2/")
 
 
-async def test_a_keeper_follows_changes(index: Index) -> None:
+async def test_the_table_keeper_follows_changes(index: Index) -> None:
     keeper = TableKeeper(index, FreshnessPolicy(FRESH_FOR))
     assert len(await keeper.current()) == 0
     one = await index.records.put(Location(name="one", url="http://one.example"), None)
@@ -116,7 +116,7 @@ async def test_a_keeper_follows_changes(index: Index) -> None:
     assert len(await keeper.current()) == 0
 
 
-async def test_a_keeper_reads_a_version_once(index: Index) -> None:
+async def test_the_table_keeper_reads_each_version_once(index: Index) -> None:
     keeper = TableKeeper(index, FreshnessPolicy(FRESH_FOR))
     await index.records.put(Location(name="one", url="http://one.example"), None)
     version = (await index.claims.lookup([])).version
@@ -125,7 +125,7 @@ async def test_a_keeper_reads_a_version_once(index: Index) -> None:
     assert await keeper.current() is tables[0]
 
 
-async def test_a_keeper_detects_that_redis_was_emptied(index: Index) -> None:
+async def test_the_table_keeper_detects_that_redis_was_emptied(index: Index) -> None:
     """Even if the new index has had as many changes as the old one."""
     keeper = TableKeeper(index, FreshnessPolicy(FRESH_FOR))
     for names in (["one", "two"], ["new", "newer"]):
@@ -148,7 +148,9 @@ async def test_a_keeper_detects_that_redis_was_emptied(index: Index) -> None:
 
 
 @pytest.mark.redis
-async def test_without_redis_a_keeper_keeps_its_table_and_raises(own_redis: RedisServer) -> None:
+async def test_the_table_keeper_keeps_its_table_and_raises_without_redis(
+    own_redis: RedisServer,
+) -> None:
     async with open_index(own_redis.url, bits=8) as index:
         keeper = TableKeeper(index, FreshnessPolicy(FRESH_FOR))
         await index.records.put(Location(name="one", url="http://one.example"), None)

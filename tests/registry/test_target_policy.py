@@ -96,7 +96,7 @@ async def test_a_name_that_needs_no_address_is_not_looked_up() -> None:
     assert resolver.asked == []
 
 
-async def test_a_port_that_was_bound_later_is_this_gateway() -> None:
+async def test_a_port_bound_later_counts_as_this_gateway() -> None:
     ports = OwnPorts(0)
     policy = TargetPolicy(Settings(), ports)
     await policy.check("http://127.0.0.1:5000")

@@ -117,17 +117,17 @@ def test_urls_that_are_refused(text: Any, why: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["a", "0", "one.b_c-d", "x" * 63])
-def test_names(name: str) -> None:
+def test_valid_names_are_accepted(name: str) -> None:
     assert check_name(name) == name
 
 
 @pytest.mark.parametrize("name", ["", "A", "-a", ".a", "a b", "a/b", "x" * 64, "\u00e9", "a\n"])
-def test_names_that_are_refused(name: str) -> None:
+def test_invalid_names_are_refused(name: str) -> None:
     with pytest.raises(InvalidLocation, match="location name"):
         check_name(name)
 
 
-def test_a_location_of_all_fields() -> None:
+def test_a_location_with_all_fields_is_accepted() -> None:
     fields = {
         "name": "one",
         "url": "http://one.example/",

@@ -28,13 +28,13 @@ def written(directory: Path, text: str | bytes) -> str:
     return str(file)
 
 
-def test_a_file(tmp_path: Path) -> None:
+def test_a_locations_file_is_read(tmp_path: Path) -> None:
     read = read_locations(written(tmp_path, GOOD))
     assert list(read) == ["one", "two"]
     assert read["two"] == {"url": "https://two.example", "state": "draining"}
 
 
-def test_a_file_without_locations(tmp_path: Path) -> None:
+def test_a_file_without_locations_is_accepted(tmp_path: Path) -> None:
     assert read_locations(written(tmp_path, "locations: {}")) == {}
 
 
@@ -77,12 +77,12 @@ def test_files_that_are_refused(tmp_path: Path, text: str | bytes, why: str) -> 
     assert path in caught.value.detail, "it names the file"
 
 
-def test_a_missing_file(tmp_path: Path) -> None:
+def test_a_missing_file_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="No such file"):
         read_locations(str(tmp_path / "none.yaml"))
 
 
-def test_a_file_that_is_too_long(tmp_path: Path) -> None:
+def test_a_file_that_is_too_long_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="longer than"):
         read_locations(written(tmp_path, b"#" * (MAX_FILE_BYTES + 1)))
 

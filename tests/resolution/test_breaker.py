@@ -9,7 +9,7 @@ from tests.support.wait import wait_until
 GONE = IndexUnavailable("Redis did not answer")
 
 
-async def test_it_breaks_after_failures_in_a_row_and_mends_by_a_trial() -> None:
+async def test_the_breaker_opens_after_failures_in_a_row_and_closes_after_a_trial() -> None:
     outcomes: list[Exception | None] = [GONE, RuntimeError("ours"), None]
 
     async def trial() -> None:

@@ -63,7 +63,7 @@ def house(index: Index) -> House:
     return House(index)
 
 
-async def test_found(house: House) -> None:
+async def test_an_image_with_two_owners_is_found(house: House) -> None:
     await house.add("one", A, priority=1)
     await house.add("two", A, B, priority=2)
     answer = await house.ask(A)
@@ -74,33 +74,33 @@ async def test_found(house: House) -> None:
     assert [owner["location"] for owner in shown["owners"]] == ["one", "two"]
 
 
-async def test_found_where_another_location_cannot_vouch(house: House) -> None:
+async def test_found_even_if_another_location_is_not_covered(house: House) -> None:
     await house.add("one", A)
     await house.add("two", swept=False)
     answer = await house.ask(A)
     assert (answer.outcome, answer.missing) == (Outcome.FOUND, ())
 
 
-async def test_the_only_owner_is_found_though_it_is_down(house: House) -> None:
+async def test_an_image_is_found_while_its_only_owner_is_down(house: House) -> None:
     await house.add("one", A, health=Health.DOWN)
     await house.add("two")
     assert await house.owners(A) == ["one"]
 
 
-async def test_absent_when_every_location_vouches(house: House) -> None:
+async def test_absent_when_every_location_is_covered(house: House) -> None:
     await house.add("one", A)
     await house.add("two", B)
     answer = await house.ask(C)
     assert (answer.outcome, answer.owners, answer.missing) == (Outcome.ABSENT, (), ())
 
 
-async def test_absent_does_not_ask_those_in_maintenance(house: House) -> None:
+async def test_absence_does_not_depend_on_locations_in_maintenance(house: House) -> None:
     await house.add("one")
     await house.add("two", swept=False, state="maintenance")
     assert (await house.ask(C)).outcome is Outcome.ABSENT
 
 
-async def test_unknown_when_one_was_not_swept(house: House) -> None:
+async def test_unknown_when_a_location_was_not_swept(house: House) -> None:
     await house.add("one")
     await house.add("two", swept=False)
     answer = await house.ask(C)
@@ -166,7 +166,7 @@ async def test_unknown_without_any_location(house: House) -> None:
     assert "No location" in answer.detail
 
 
-async def test_the_asked_region_comes_before_the_home_region(house: House) -> None:
+async def test_the_requested_region_ranks_before_the_home_region(house: House) -> None:
     for name in ("r1", "r2", "r3"):
         await house.add(name, A, region=name, priority=int(name[1]))
     house.resolver = Resolver(house.index, house.tables, home_region="r2", deadline=5)
@@ -175,7 +175,7 @@ async def test_the_asked_region_comes_before_the_home_region(house: House) -> No
     assert await house.owners(A, Preferences(exclude=frozenset({"r2"}))) == ["r1", "r3"]
 
 
-async def test_a_removed_owner_is_not_named_from_that_moment_on(house: House) -> None:
+async def test_a_removed_location_is_no_longer_an_owner(house: House) -> None:
     await house.add("one", A)
     await house.add("two", A, B)
     assert set(await house.owners(A)) == {"one", "two"}
@@ -186,7 +186,7 @@ async def test_a_removed_owner_is_not_named_from_that_moment_on(house: House) ->
     assert await house.owners(A) == ["one"], "added again, it starts without claims"
 
 
-async def test_a_moved_owner_is_not_named_either(house: House) -> None:
+async def test_claims_do_not_follow_a_location_to_a_new_url(house: House) -> None:
     await house.add("one", A)
     assert await house.owners(A) == ["one"]
     await house.registry.patch("one", {"url": "http://else.example"})
@@ -194,7 +194,7 @@ async def test_a_moved_owner_is_not_named_either(house: House) -> None:
     assert (answer.outcome, answer.missing) == (Outcome.UNKNOWN, ("one",))
 
 
-async def test_another_process_hears_of_a_change_with_its_next_answer(house: House) -> None:
+async def test_another_process_applies_a_change_to_its_next_answer(house: House) -> None:
     await house.add("one", A)
     other = House(house.index)
     assert await other.owners(A) == ["one"]
@@ -202,14 +202,14 @@ async def test_another_process_hears_of_a_change_with_its_next_answer(house: Hou
     assert (await other.ask(A)).outcome is Outcome.UNKNOWN
 
 
-async def test_the_owner_s_spelling_is_used(house: House) -> None:
+async def test_the_spelling_of_the_owner_is_used(house: House) -> None:
     number = await house.add("one")
     await house.index.claims.claim(number, {b"\xab" * 16: 1 << 31})
     answer = (await house.ask(b"\xab" * 16)).as_json()
     assert answer["url"].endswith("/v2/images/Abababab-abab-abab-abab-abababababab")
 
 
-async def test_answers_come_in_the_order_asked(house: House) -> None:
+async def test_bulk_answers_keep_the_order_of_the_ids(house: House) -> None:
     await house.add("one", A)
     templates = await house.resolver.resolve_many([C, A, B, A], ANY)
     outcomes = [template.outcome for template in templates]
@@ -240,7 +240,7 @@ async def test_explaining_names_every_location(house: House) -> None:
 
 
 @pytest.mark.redis
-async def test_a_redis_that_hangs_is_told_within_the_deadline(redis_url: str) -> None:
+async def test_a_hanging_redis_is_reported_within_the_deadline(redis_url: str) -> None:
     async with open_index(redis_url, bits=8) as index, Redis.from_url(redis_url) as other:
         house = House(index)
         await house.add("one", A)
@@ -254,7 +254,7 @@ async def test_a_redis_that_hangs_is_told_within_the_deadline(redis_url: str) ->
         assert await house.owners(A) == ["one"]
 
 
-async def test_a_table_newer_than_the_lookup_vouches_for_nothing(house: House) -> None:
+async def test_a_table_newer_than_the_lookup_does_not_prove_absence(house: House) -> None:
     """A first sweep that ends between the two makes `absent` of what it has just claimed."""
     number = await house.add("one", swept=False)
     claims = house.index.claims

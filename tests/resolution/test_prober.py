@@ -32,7 +32,9 @@ from tests.support.wait import wait_until
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_what_the_index_does_not_know_is_found_and_claimed(cloud: Cloud, kind: str) -> None:
+async def test_an_image_missing_from_the_index_is_found_by_a_probe_and_claimed(
+    cloud: Cloud, kind: str
+) -> None:
     server = await cloud.add("one", **KINDS[kind])
     server.add(id=ID)
     answer = await cloud.resolve(ID)
@@ -47,7 +49,9 @@ async def test_what_the_index_does_not_know_is_found_and_claimed(cloud: Cloud, k
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_a_no_of_all_is_absent_and_remembered(cloud: Cloud, kind: str) -> None:
+async def test_image_is_absent_and_cached_when_all_locations_answer_404(
+    cloud: Cloud, kind: str
+) -> None:
     await cloud.add("one", **KINDS[kind])
     await cloud.add("two")
     begun = time.monotonic()
@@ -61,7 +65,7 @@ async def test_a_no_of_all_is_absent_and_remembered(cloud: Cloud, kind: str) -> 
     assert (cloud.asked("one"), cloud.asked("two")) == (1, 1)
 
 
-async def test_an_image_deleted_in_v1_is_no_image(cloud: Cloud) -> None:
+async def test_an_image_marked_deleted_in_v1_is_absent(cloud: Cloud) -> None:
     server = await cloud.add("one", v1=True, v2=False)
     server.add(id=ID)
     server.delete(ID)
@@ -69,7 +73,7 @@ async def test_an_image_deleted_in_v1_is_no_image(cloud: Cloud) -> None:
     assert server.requests["HEAD", "v1-image"] == 1
 
 
-async def test_the_first_yes_answers_and_the_late_one_is_claimed_too(cloud: Cloud) -> None:
+async def test_the_first_owner_found_answers_and_later_ones_are_claimed(cloud: Cloud) -> None:
     for name in ("one", "two"):
         (await cloud.add(name)).add(id=ID)
     late = Hold()
@@ -82,7 +86,7 @@ async def test_the_first_yes_answers_and_the_late_one_is_claimed_too(cloud: Clou
     assert await cloud.owners(ID) == {"one", "two"}
 
 
-async def test_a_no_does_not_answer_while_another_may_say_yes(cloud: Cloud) -> None:
+async def test_a_404_does_not_end_the_wait_for_other_locations(cloud: Cloud) -> None:
     await cloud.add("one")
     (await cloud.add("two")).add(id=ID)
     late = Hold()
@@ -94,7 +98,7 @@ async def test_a_no_does_not_answer_while_another_may_say_yes(cloud: Cloud) -> N
     assert (await asking).outcome is Outcome.FOUND
 
 
-async def test_a_thousand_requests_make_one_question_a_location() -> None:
+async def test_a_thousand_requests_share_one_probe_per_location() -> None:
     async with clouds(absent_ttl=0) as cloud:
         holds = {}
         for name in ("one", "two"):
@@ -140,7 +144,7 @@ NO_ANSWERS: dict[str, Fault] = {
 
 @pytest.mark.parametrize("fault", NO_ANSWERS)
 @pytest.mark.parametrize("kind", ["v2", "v1"])
-async def test_what_is_not_a_no(kind: str, fault: str) -> None:
+async def test_an_unclear_response_to_a_probe_does_not_prove_absence(kind: str, fault: str) -> None:
     async with clouds(probe_timeout=SOON if fault == "silence" else 5) as cloud:
         server = await cloud.add("bad", **KINDS[kind])
         await cloud.add("good")
@@ -157,7 +161,7 @@ async def test_what_is_not_a_no(kind: str, fault: str) -> None:
         assert (await cloud.resolve(OTHER)).outcome is Outcome.FOUND
 
 
-async def test_a_server_without_the_api_it_is_asked_for_has_not_said_no(cloud: Cloud) -> None:
+async def test_a_300_for_a_disabled_api_does_not_prove_absence(cloud: Cloud) -> None:
     """It answers 300 to whatever is asked of an API that is off."""
     server = await cloud.add("one", v1=True, v2=False, fields={"api": "v2"})
     place = (await cloud.services.tables.current()).by_name["one"]
@@ -171,7 +175,7 @@ async def test_a_server_without_the_api_it_is_asked_for_has_not_said_no(cloud: C
     assert server.requests["GET", "unknown"] == 1
 
 
-async def test_a_no_of_one_who_does_not_see_all_is_none(cloud: Cloud) -> None:
+async def test_a_404_for_a_limited_credential_does_not_prove_absence(cloud: Cloud) -> None:
     await cloud.add("good")
     await cloud.add("blind", sees_all=False)
     answer = await cloud.resolve(ID)
@@ -181,7 +185,7 @@ async def test_a_no_of_one_who_does_not_see_all_is_none(cloud: Cloud) -> None:
     assert (await cloud.resolve(OTHER)).outcome is Outcome.FOUND, "but its yes is a yes"
 
 
-async def test_a_no_is_worth_what_the_credential_sees_that_it_was_said_to(
+async def test_a_404_proves_absence_only_if_the_credential_in_use_sees_every_image(
     cloud: Cloud, tmp_path: Path
 ) -> None:
     """Not what another one saw that the last sweep had."""
@@ -211,7 +215,7 @@ async def nobody(_: web.Request, __: Handler) -> web.StreamResponse:
     return web.Response(status=404, text="404 page not found")
 
 
-async def test_a_404_that_is_not_of_a_glance_is_no_no(cloud: Cloud) -> None:
+async def test_a_404_from_something_other_than_glance_does_not_prove_absence(cloud: Cloud) -> None:
     await cloud.add("one", swept=True)
     await cloud.claim("one", ID)
     cloud.spoil("one", nobody)
@@ -221,7 +225,7 @@ async def test_a_404_that_is_not_of_a_glance_is_no_no(cloud: Cloud) -> None:
     assert await cloud.owners(ID) == {"one"}
 
 
-async def test_missing_names_exactly_those_that_could_not_vouch(cloud: Cloud) -> None:
+async def test_missing_lists_exactly_the_locations_without_a_clear_answer(cloud: Cloud) -> None:
     for name in ("a", "b", "c", "d"):
         await cloud.add(name)
     cloud.spoil("b", faults.status(500))
@@ -232,7 +236,7 @@ async def test_missing_names_exactly_those_that_could_not_vouch(cloud: Cloud) ->
     assert "b: it gave no answer (server-error)" in answer.detail
 
 
-async def test_one_that_is_covered_and_silent_has_not_said_no() -> None:
+async def test_a_covered_location_that_does_not_answer_does_not_prove_absence() -> None:
     async with clouds(probe_timeout=SOON) as cloud:
         await cloud.add("one", swept=True)
         await cloud.add("two", swept=True)
@@ -242,7 +246,7 @@ async def test_one_that_is_covered_and_silent_has_not_said_no() -> None:
 
 
 @pytest.mark.parametrize("fresh", [False, True])
-async def test_one_in_maintenance_is_never_asked(cloud: Cloud, fresh: bool) -> None:
+async def test_a_location_in_maintenance_is_never_probed(cloud: Cloud, fresh: bool) -> None:
     server = await cloud.add("one")
     await cloud.add("two")
     server.add(id=ID)
@@ -256,7 +260,7 @@ async def test_one_in_maintenance_is_never_asked(cloud: Cloud, fresh: bool) -> N
     assert server.requests.total() == 0
 
 
-async def test_an_image_of_one_in_maintenance_is_not_asked_for_each_time(cloud: Cloud) -> None:
+async def test_probes_are_not_repeated_while_the_owner_is_in_maintenance(cloud: Cloud) -> None:
     await cloud.add("one")
     await cloud.add("two")
     await cloud.services.registry.patch("one", {"state": "maintenance"})
@@ -266,7 +270,7 @@ async def test_an_image_of_one_in_maintenance_is_not_asked_for_each_time(cloud: 
     assert cloud.asked("two") == 1, "what it said is remembered"
 
 
-async def test_one_known_to_be_down_is_asked_and_not_waited_for(cloud: Cloud) -> None:
+async def test_a_location_known_to_be_down_is_probed_in_the_background(cloud: Cloud) -> None:
     await cloud.add("one")
     (await cloud.add("down", health=Health.DOWN)).add(id=ID)
     cloud.spoil("down", hold := Hold())
@@ -279,12 +283,12 @@ async def test_one_known_to_be_down_is_asked_and_not_waited_for(cloud: Cloud) ->
     assert (await cloud.resolve(ID)).outcome is Outcome.FOUND
 
 
-async def test_where_all_are_down_they_are_waited_for(cloud: Cloud) -> None:
+async def test_probes_wait_for_locations_that_are_down_if_there_is_no_other(cloud: Cloud) -> None:
     (await cloud.add("down", health=Health.DOWN)).add(id=ID)
     assert (await cloud.resolve(ID)).outcome is Outcome.FOUND
 
 
-async def test_questions_at_one_location_are_bounded() -> None:
+async def test_probes_in_flight_are_limited_per_location() -> None:
     async with clouds(probes_per_location=3) as cloud:
         server = await cloud.add("one")
         server.add(id=THIRD)
@@ -307,7 +311,7 @@ async def test_questions_at_one_location_are_bounded() -> None:
         assert (await cloud.resolve(MORE[1])).outcome is Outcome.ABSENT, "there is room again"
 
 
-async def test_a_full_location_leaves_the_others_to_be_asked() -> None:
+async def test_a_location_at_its_probe_limit_does_not_stop_probes_of_others() -> None:
     async with clouds(probes_per_location=1) as cloud:
         (await cloud.add("one")).add(id=OTHER)
         (await cloud.add("two")).add(id=OTHER)
@@ -321,7 +325,7 @@ async def test_a_full_location_leaves_the_others_to_be_asked() -> None:
         assert (await asking).outcome is Outcome.ABSENT
 
 
-async def test_questions_are_bounded_in_all() -> None:
+async def test_probes_in_flight_are_limited_in_total() -> None:
     async with clouds(probes_at_once=4) as cloud:
         holds = [Hold(), Hold()]
         for name, hold in zip(("one", "two"), holds, strict=True):
@@ -336,7 +340,7 @@ async def test_questions_are_bounded_in_all() -> None:
         assert {a.outcome for a in await asyncio.gather(*asking)} == {Outcome.ABSENT}
 
 
-async def test_who_wants_it_fresh_keeps_to_the_bound_in_all() -> None:
+async def test_fresh_probes_keep_the_total_limit() -> None:
     """While it waits for a question of before it came, others may take the room."""
     async with clouds(probes_at_once=2) as cloud:
         await cloud.add("one")
@@ -374,7 +378,7 @@ async def test_who_wants_it_fresh_keeps_to_the_bound_in_all() -> None:
         assert cloud.asked("one") == 3, "there was no room for the fourth"
 
 
-async def test_a_location_is_not_waited_for_beyond_the_deadline() -> None:
+async def test_a_probe_waits_no_longer_than_the_deadline() -> None:
     async with clouds(probe_timeout=SOON) as cloud:
         await cloud.add("one")
         cloud.spoil("one", faults.slow)

@@ -22,7 +22,7 @@ from tests.support.ids import make_ids
 from tests.support.wait import wait_until
 
 
-async def test_a_remembered_no_is_dropped_when_a_claim_comes(cloud: Cloud) -> None:
+async def test_a_claim_replaces_a_cached_absence(cloud: Cloud) -> None:
     server = await cloud.add("one")
     assert (await cloud.resolve(ID)).outcome is Outcome.ABSENT
     server.add(id=ID)
@@ -34,7 +34,7 @@ async def test_a_remembered_no_is_dropped_when_a_claim_comes(cloud: Cloud) -> No
     assert cloud.asked("one") == 2
 
 
-async def test_a_remembered_no_does_not_do_for_fresh(cloud: Cloud) -> None:
+async def test_a_fresh_request_does_not_use_a_cached_absence(cloud: Cloud) -> None:
     server = await cloud.add("one")
     assert (await cloud.resolve(ID)).outcome is Outcome.ABSENT
     server.add(id=ID)
@@ -42,7 +42,7 @@ async def test_a_remembered_no_does_not_do_for_fresh(cloud: Cloud) -> None:
     assert (answer.outcome, answer.source) == (Outcome.FOUND, "probe")
 
 
-async def test_a_no_is_forgotten_in_time() -> None:
+async def test_a_cached_absence_expires() -> None:
     async with clouds(absent_ttl=0.05) as cloud:
         server = await cloud.add("one")
         assert (await cloud.resolve(ID)).outcome is Outcome.ABSENT
@@ -54,7 +54,7 @@ async def test_a_no_is_forgotten_in_time() -> None:
         await wait_until(found, 5)
 
 
-async def test_a_no_that_is_not_remembered() -> None:
+async def test_absence_is_not_cached_when_absent_ttl_is_0() -> None:
     async with clouds(absent_ttl=0) as cloud:
         await cloud.add("one")
         for _ in range(3):
@@ -64,7 +64,7 @@ async def test_a_no_that_is_not_remembered() -> None:
         assert cloud.asked("one") == 3
 
 
-async def test_fresh_does_not_take_an_answer_of_before_it_came(cloud: Cloud) -> None:
+async def test_a_fresh_request_does_not_share_an_earlier_probe(cloud: Cloud) -> None:
     """The question under way was answered when the image was not there yet."""
     server = await cloud.add("one")
     cloud.spoil("one", hold := Hold(answers=True))
@@ -80,7 +80,7 @@ async def test_fresh_does_not_take_an_answer_of_before_it_came(cloud: Cloud) -> 
     assert cloud.asked("one") == 2
 
 
-async def test_a_thousand_fresh_requests_make_two_questions(cloud: Cloud) -> None:
+async def test_a_thousand_fresh_requests_share_two_probes(cloud: Cloud) -> None:
     """One that is answered too early for those who came later, and one for all of these."""
     await cloud.add("one")
     cloud.spoil("one", hold := Hold())
@@ -92,7 +92,7 @@ async def test_a_thousand_fresh_requests_make_two_questions(cloud: Cloud) -> Non
     assert cloud.asked("one") == 2
 
 
-async def test_fresh_releases_what_is_gone_and_answers_with_the_rest(cloud: Cloud) -> None:
+async def test_fresh_releases_wrong_claims_and_offers_the_other_owners(cloud: Cloud) -> None:
     for name in ("gone", "silent", "there"):
         server = await cloud.add(name)
         await cloud.claim(name, ID)
@@ -106,7 +106,7 @@ async def test_fresh_releases_what_is_gone_and_answers_with_the_rest(cloud: Clou
     assert {owner.name for owner in again.owners} == {"silent", "there"}
 
 
-async def test_fresh_asks_the_others_when_no_owner_is_left(cloud: Cloud) -> None:
+async def test_fresh_probes_the_other_locations_when_no_owner_is_left(cloud: Cloud) -> None:
     await cloud.add("from")
     (await cloud.add("to")).add(id=ID)
     await cloud.claim("from", ID)
@@ -120,7 +120,7 @@ async def test_fresh_asks_the_others_when_no_owner_is_left(cloud: Cloud) -> None
     assert await cloud.owners(ID) == set()
 
 
-async def test_a_no_of_one_who_does_not_see_all_releases_nothing(cloud: Cloud) -> None:
+async def test_a_404_for_a_limited_credential_releases_no_claim(cloud: Cloud) -> None:
     await cloud.add("blind", sees_all=False)
     await cloud.claim("blind", ID)
     answer = await cloud.resolve(ID, FRESH)
@@ -129,7 +129,7 @@ async def test_a_no_of_one_who_does_not_see_all_releases_nothing(cloud: Cloud) -
     assert await cloud.owners(ID) == {"blind"}
 
 
-async def test_an_excluded_owner_is_asked_while_the_rest_is_answered(cloud: Cloud) -> None:
+async def test_an_excluded_owner_is_probed_in_the_background(cloud: Cloud) -> None:
     for name in ("gone", "there"):
         server = await cloud.add(name)
         await cloud.claim(name, ID)
@@ -144,7 +144,7 @@ async def test_an_excluded_owner_is_asked_while_the_rest_is_answered(cloud: Clou
     assert cloud.asked("there") == 0
 
 
-async def test_the_only_owner_is_excluded_and_gone(cloud: Cloud) -> None:
+async def test_a_claim_of_an_excluded_only_owner_is_released_if_absent(cloud: Cloud) -> None:
     await cloud.add("gone")
     (await cloud.add("there")).add(id=ID)
     await cloud.claim("gone", ID)
@@ -154,7 +154,7 @@ async def test_the_only_owner_is_excluded_and_gone(cloud: Cloud) -> None:
     assert await cloud.owners(ID) == {"there"}
 
 
-async def test_an_excluded_owner_is_asked_though_it_said_yes_a_moment_ago(cloud: Cloud) -> None:
+async def test_an_excluded_owner_is_probed_even_right_after_a_positive_probe(cloud: Cloud) -> None:
     """Its client has been there since, and found nothing."""
     server = await cloud.add("one")
     server.add(id=ID)
@@ -167,7 +167,9 @@ async def test_an_excluded_owner_is_asked_though_it_said_yes_a_moment_ago(cloud:
 
 
 @pytest.mark.parametrize("has", [True, False])
-async def test_the_only_owner_is_excluded_and_still_claims_it(cloud: Cloud, has: bool) -> None:
+async def test_a_claim_of_an_excluded_only_owner_is_kept_unless_absence_is_proven(
+    cloud: Cloud, has: bool
+) -> None:
     server = await cloud.add("one")
     await cloud.add("two")
     await cloud.claim("one", ID)
@@ -180,7 +182,9 @@ async def test_the_only_owner_is_excluded_and_still_claims_it(cloud: Cloud, has:
     assert await cloud.owners(ID) == {"one"}
 
 
-async def test_an_excluded_location_that_has_it_is_claimed_and_not_offered(cloud: Cloud) -> None:
+async def test_an_image_found_at_an_excluded_location_is_claimed_and_not_offered(
+    cloud: Cloud,
+) -> None:
     (await cloud.add("one")).add(id=ID)
     await cloud.add("two")
     answer = await cloud.resolve(ID, Preferences(exclude=frozenset({"one"})))
@@ -190,7 +194,7 @@ async def test_an_excluded_location_that_has_it_is_claimed_and_not_offered(cloud
     assert await cloud.owners(ID) == {"one"}
 
 
-async def test_a_yes_that_a_deletion_has_overtaken_is_not_claimed(cloud: Cloud) -> None:
+async def test_a_probe_result_older_than_a_deletion_is_not_claimed(cloud: Cloud) -> None:
     server = await cloud.add("one")
     server.add(id=ID)
     cloud.spoil("one", hold := Hold(answers=True))
@@ -204,7 +208,7 @@ async def test_a_yes_that_a_deletion_has_overtaken_is_not_claimed(cloud: Cloud) 
     assert await cloud.owners(ID) == set()
 
 
-async def test_a_location_removed_while_it_is_asked_is_not_offered(cloud: Cloud) -> None:
+async def test_a_location_removed_during_the_probe_is_not_offered(cloud: Cloud) -> None:
     (await cloud.add("one")).add(id=ID)
     await cloud.add("two")
     cloud.spoil("one", hold := Hold())
@@ -216,7 +220,7 @@ async def test_a_location_removed_while_it_is_asked_is_not_offered(cloud: Cloud)
     assert (await cloud.resolve(ID)).outcome is Outcome.ABSENT
 
 
-async def test_a_location_removed_while_it_is_asked_is_left_no_claim(cloud: Cloud) -> None:
+async def test_a_location_removed_during_the_probe_gets_no_claim(cloud: Cloud) -> None:
     """Its claims have been collected by then, and nobody would collect once more."""
     (await cloud.add("one")).add(id=ID)
     cloud.spoil("one", hold := Hold())
@@ -231,7 +235,7 @@ async def test_a_location_removed_while_it_is_asked_is_left_no_claim(cloud: Clou
     assert await cloud.owners(ID) == set()
 
 
-async def test_a_location_put_into_maintenance_while_it_is_asked_is_not_offered(
+async def test_a_location_put_into_maintenance_during_the_probe_is_not_offered(
     cloud: Cloud,
 ) -> None:
     (await cloud.add("one")).add(id=ID)
@@ -243,7 +247,9 @@ async def test_a_location_put_into_maintenance_while_it_is_asked_is_not_offered(
     assert (await asking).owners == ()
 
 
-async def test_a_location_added_while_others_are_asked_is_no_no(cloud: Cloud) -> None:
+async def test_an_image_is_not_absent_if_a_location_was_added_during_the_probe(
+    cloud: Cloud,
+) -> None:
     await cloud.add("one")
     cloud.spoil("one", hold := Hold())
     asking = asyncio.create_task(cloud.resolve(ID))
@@ -255,7 +261,7 @@ async def test_a_location_added_while_others_are_asked_is_no_no(cloud: Cloud) ->
 
 
 @pytest.mark.parametrize("kind", ["v2", "v1"])
-async def test_an_id_is_asked_for_as_the_client_spelt_it_too(cloud: Cloud, kind: str) -> None:
+async def test_a_probe_also_tries_the_spelling_of_the_client(cloud: Cloud, kind: str) -> None:
     server = await cloud.add("one", **KINDS[kind])
     server.add(id=ID.upper())
     answer = await cloud.resolve(ID.upper())
@@ -265,14 +271,14 @@ async def test_an_id_is_asked_for_as_the_client_spelt_it_too(cloud: Cloud, kind:
     assert answer.as_json()["uri"].endswith(ID.upper()), "its owner's spelling, whoever asks"
 
 
-async def test_an_id_in_upper_case_finds_one_in_lower_case(cloud: Cloud) -> None:
+async def test_an_upper_case_id_finds_a_lower_case_image(cloud: Cloud) -> None:
     (await cloud.add("one")).add(id=ID)
     answer = await cloud.resolve(ID.upper())
     assert answer.as_json()["uri"].endswith(ID)
     assert cloud.asked("one") == 1
 
 
-async def test_what_was_answered_is_counted(cloud: Cloud) -> None:
+async def test_probe_results_are_counted(cloud: Cloud) -> None:
     server = await cloud.add("one")
     server.add(id=OTHER)
     await cloud.resolve(ID)
@@ -287,7 +293,7 @@ async def test_what_was_answered_is_counted(cloud: Cloud) -> None:
     }
 
 
-async def test_an_asker_that_ends_leaves_nobody_waiting() -> None:
+async def test_closing_the_prober_ends_waiting_requests() -> None:
     async with clouds() as cloud:
         await cloud.add("one")
         cloud.spoil("one", hold := Hold())
@@ -300,7 +306,7 @@ async def test_an_asker_that_ends_leaves_nobody_waiting() -> None:
         hold.open.set()
 
 
-async def test_what_is_too_old_to_be_of_use_is_not_kept() -> None:
+async def test_expired_absences_are_removed_from_memory() -> None:
     async with clouds(absent_ttl=0.05) as cloud:
         await cloud.add("one")
         await cloud.add("two")

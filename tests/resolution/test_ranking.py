@@ -53,7 +53,7 @@ homes = st.sampled_from(REGIONS)
 
 
 @given(candidates(), image_ids, wishes, homes)
-def test_all_that_may_be_offered_and_nothing_else(
+def test_ranking_offers_every_usable_owner_and_no_other(
     owners: list[ImageOwner], image_id: bytes, preferences: Preferences, home: str
 ) -> None:
     offered = {c.view.name for c in rank(owners, image_id, preferences, home)}
@@ -67,7 +67,7 @@ def test_all_that_may_be_offered_and_nothing_else(
 
 @settings(max_examples=400)
 @given(candidates(), image_ids, wishes, homes)
-def test_the_order_of_the_contract(
+def test_ranking_follows_the_documented_criteria(
     owners: list[ImageOwner], image_id: bytes, preferences: Preferences, home: str
 ) -> None:
     """Of two neighbours, the first that differs in this list decides, before the draw does."""
@@ -88,7 +88,7 @@ def test_the_order_of_the_contract(
 
 
 @given(candidates(), image_ids, wishes, homes, st.randoms())
-def test_the_order_given_does_not_matter(
+def test_ranking_does_not_depend_on_the_input_order(
     owners: list[ImageOwner],
     image_id: bytes,
     preferences: Preferences,
@@ -100,7 +100,7 @@ def test_the_order_given_does_not_matter(
 
 
 @given(candidates(), image_ids, wishes, homes, st.data())
-def test_one_that_goes_leaves_the_others_in_order(
+def test_removing_an_owner_keeps_the_order_of_the_others(
     owners: list[ImageOwner],
     image_id: bytes,
     preferences: Preferences,
@@ -113,7 +113,7 @@ def test_one_that_goes_leaves_the_others_in_order(
 
 
 @given(candidates(), image_ids, homes)
-def test_the_only_owner_is_offered_however_it_is(
+def test_the_only_owner_is_offered_unless_in_maintenance(
     owners: list[ImageOwner], image_id: bytes, home: str
 ) -> None:
     for owner in owners:
@@ -131,7 +131,7 @@ def first_choices(owners: list[ImageOwner], images: list[bytes]) -> list[str]:
 
 
 @pytest.mark.slow
-def test_weights_are_shares(images: list[bytes]) -> None:
+def test_owners_get_images_in_proportion_to_their_weights(images: list[bytes]) -> None:
     weights = {"a": 1, "b": 2, "c": 5, "d": 2, "e": 0}
     owners = [ImageOwner(make_view(n, weight=w)) for n, w in weights.items()]
     shares = Counter(first_choices(owners, images))
@@ -141,7 +141,7 @@ def test_weights_are_shares(images: list[bytes]) -> None:
 
 
 @pytest.mark.slow
-def test_removing_one_of_ten_moves_its_share_only(images: list[bytes]) -> None:
+def test_removing_one_of_ten_owners_moves_only_its_images(images: list[bytes]) -> None:
     owners = [ImageOwner(make_view(name)) for name in "abcdefghij"]
     before = first_choices(owners, images)
     after = first_choices(owners[:-1], images)
@@ -151,7 +151,7 @@ def test_removing_one_of_ten_moves_its_share_only(images: list[bytes]) -> None:
     assert len(moved) / len(images) == pytest.approx(0.1, abs=0.01)
 
 
-def test_more_weight_takes_from_others_and_gives_none(images: list[bytes]) -> None:
+def test_more_weight_moves_images_only_to_that_owner(images: list[bytes]) -> None:
     owners = [ImageOwner(make_view(name)) for name in "abcd"]
     some = images[:20_000]
     before = first_choices(owners, some)
@@ -168,7 +168,7 @@ def test_owners_without_weight_have_an_order_too() -> None:
         assert rank(owners[::-1], image_id, Preferences()) == rank(owners, image_id, Preferences())
 
 
-def test_why_an_owner_is_left_out() -> None:
+def test_exclusion_reasons_name_the_cause() -> None:
     full = make_view("full", state=State.MAINTENANCE, reason="disk swap")
     bare = make_view("bare", state=State.MAINTENANCE)
     assert exclusion_reason(full, Preferences()) == "in maintenance: disk swap"
@@ -177,7 +177,7 @@ def test_why_an_owner_is_left_out() -> None:
     assert "excluded" in exclusion_reason(make_view("one"), excluded)
 
 
-def test_reasons_name_what_the_order_looks_at() -> None:
+def test_rank_reasons_name_every_criterion() -> None:
     owner = ImageOwner(make_view("one", region="r1", priority=7, weight=3))
     said = ", ".join(rank_reasons(owner.view, Preferences(region="r1"), "r2"))
     for part in ("state active", "in region r1", "not in the home region r2", "health up"):

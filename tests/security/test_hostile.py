@@ -175,7 +175,9 @@ def check_usable(text: str, what: str) -> None:
 
 
 @pytest.mark.parametrize("path", ["/v2/images/", "/v1/images/", "/resolve/"])
-async def test_malformed_ids(gateway: Gateway, faults: list[str], path: str) -> None:
+async def test_malformed_ids_cause_no_internal_error(
+    gateway: Gateway, faults: list[str], path: str
+) -> None:
     for item in ITEMS:
         text = await answer(port_of(gateway), request("GET", path + item))
         check_usable(text, item)
@@ -183,14 +185,18 @@ async def test_malformed_ids(gateway: Gateway, faults: list[str], path: str) -> 
             assert re.match(r"(?i)(Location: |Link: <)https://one\.example:9292/v[12]/", line)
 
 
-async def test_paths_and_methods(gateway: Gateway, faults: list[str]) -> None:
+async def test_unusual_paths_and_methods_cause_no_internal_error(
+    gateway: Gateway, faults: list[str]
+) -> None:
     for path in PATHS:
         for method in METHODS:
             what = f"{method} {path}"
             check_usable(await answer(port_of(gateway), request(method, path, LOGGED_IN)), what)
 
 
-async def test_header_fields(gateway: Gateway, faults: list[str]) -> None:
+async def test_unusual_header_fields_cause_no_internal_error(
+    gateway: Gateway, faults: list[str]
+) -> None:
     for field in FIELDS:
         for path in FIELD_PATHS:
             if (field, path) == ("Expect: x", "/none"):
@@ -201,7 +207,9 @@ async def test_header_fields(gateway: Gateway, faults: list[str]) -> None:
 
 
 @pytest.mark.parametrize("name", BODIES)
-async def test_bodies(gateway: Gateway, faults: list[str], name: str) -> None:
+async def test_unusual_bodies_cause_no_internal_error(
+    gateway: Gateway, faults: list[str], name: str
+) -> None:
     for method, path in BODY_ROUTES:
         for fields in (LOGGED_IN, LOGGED_IN + AS_JSON):
             text = await answer(port_of(gateway), request(method, path, fields, BODIES[name]))

@@ -68,13 +68,15 @@ async def works(url: str) -> None:
 
 
 @pytest.mark.redis
-async def test_one_server_with_a_client_certificate(tmp_path: Path, authority: Authority) -> None:
+async def test_one_redis_over_tls_with_a_client_certificate(
+    tmp_path: Path, authority: Authority
+) -> None:
     with server(tmp_path, authority, clients=True) as redis:
         await works(trusting(redis.url, authority, authority.issue("client")))
 
 
 @pytest.mark.redis
-async def test_sentinels_and_their_servers(authority: Authority) -> None:
+async def test_sentinels_and_servers_over_tls(authority: Authority) -> None:
     sentinels = started(Sentinels(password=PASSWORD, tls=Tls(authority.issue(), authority.file)))
     try:
         assert sentinels.url.startswith("rediss+sentinel://")
@@ -87,7 +89,7 @@ async def test_sentinels_and_their_servers(authority: Authority) -> None:
 
 
 @pytest.mark.redis
-async def test_a_cluster(authority: Authority) -> None:
+async def test_redis_cluster_over_tls(authority: Authority) -> None:
     cluster = started(RedisCluster(password=PASSWORD, tls=Tls(authority.issue(), authority.file)))
     try:
         assert cluster.url.startswith("rediss+cluster://")
@@ -97,7 +99,7 @@ async def test_a_cluster(authority: Authority) -> None:
 
 
 @pytest.mark.redis
-async def test_a_gateway_answers_from_it_and_goes_on_when_it_comes_back(
+async def test_a_gateway_answers_over_redis_tls_and_recovers_after_an_outage(
     tmp_path: Path, authority: Authority, start: Start
 ) -> None:
     with server(tmp_path, authority) as redis:

@@ -83,7 +83,9 @@ def secrets_in(text: str) -> list[str]:
 
 @pytest.mark.redis
 @pytest.mark.parametrize("form", ["json", "text"])
-async def test_no_secret_comes_out_anywhere(redis: RedisServer, form: str) -> None:
+async def test_no_secret_is_in_responses_logs_metrics_or_audit(
+    redis: RedisServer, form: str
+) -> None:
     """A real process, every way of sending a token, and everything that it answers and logs."""
     responses: list[str] = []
     environ = {

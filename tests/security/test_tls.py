@@ -143,7 +143,7 @@ async def test_the_fast_path_answers_over_tls_and_links_say_https(
                 assert version["links"][0]["href"].startswith(f"{gateway.url}/v")
 
 
-async def test_plain_http_gets_no_answer(start: Start, files: Files) -> None:
+async def test_plain_http_to_a_tls_port_gets_no_response(start: Start, files: Files) -> None:
     gateway = await start(tls_cert=str(files.cert), tls_key=str(files.key))
     async with aiohttp.ClientSession() as http:
         with pytest.raises(aiohttp.ClientError):
@@ -227,7 +227,7 @@ async def test_workers_use_tls_and_load_a_new_certificate(
                 assert await shown(server.url, authority) == der(new)
 
 
-async def test_large_answers_and_requests_sent_ahead_are_answered_whole(
+async def test_large_responses_and_pipelined_requests_are_complete_over_tls(
     start: Start, files: Files, authority: Authority
 ) -> None:
     gateway = await start(tls_cert=str(files.cert), tls_key=str(files.key), client_timeout=0.5)

@@ -20,7 +20,7 @@ def make_notice(
     return Notice(image_id, 0, deleted, sent_at)
 
 
-def test_a_notification_older_than_the_deletion_is_no_news() -> None:
+def test_a_notification_older_than_the_deletion_is_ignored() -> None:
     log = DeletionLog()
     assert log.is_news(make_notice(deleted=True, sent_at=NOON))
     assert not log.is_news(make_notice(sent_at=NOON - 1))

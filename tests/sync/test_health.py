@@ -43,7 +43,7 @@ def without_healthcheck(answer: Fault | None = None) -> Fault:
     return fault
 
 
-async def test_a_check_needs_no_credential_and_reads_versions_at_times(
+async def test_a_check_sends_no_credential_and_reads_versions_only_when_due(
     server: StandIn,
 ) -> None:
     first = await probe(server)
@@ -100,7 +100,7 @@ def checked(*failures: str, before: Check | None = None, doubt: str = "") -> Che
     return check
 
 
-def test_fast_down_and_slow_up() -> None:
+def test_a_location_goes_down_fast_and_comes_up_slowly() -> None:
     up = checked("")
     assert (up.health, up.failures, up.reason) == (Health.UP, 0, "")
     for failures in range(1, DOWN_AFTER_FAILURES + 2):
@@ -129,7 +129,7 @@ def test_a_location_that_never_answers_is_unknown_then_down() -> None:
     assert healths == [Health.UNKNOWN] * (DOWN_AFTER_FAILURES - 1) + [Health.DOWN]
 
 
-def test_a_doubted_failure_is_shown_and_marks_nothing_down() -> None:
+def test_a_failure_during_self_doubt_is_shown_and_marks_no_location_down() -> None:
     up = checked("")
     check = checked(*["gone"] * 9, before=up, doubt="all of them")
     assert (check.health, check.failures) == (Health.UP, 9)

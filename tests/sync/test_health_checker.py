@@ -59,7 +59,7 @@ async def test_some_of_many_go_down_and_come_back(start_server: StartServer) -> 
         await wait_for_health(services, Health.UP, names)
 
 
-async def test_when_all_fail_at_once_the_checker_suspects_itself(
+async def test_the_checker_doubts_itself_when_all_locations_fail_at_once(
     start_server: StartServer,
 ) -> None:
     most, few = Switch(), Switch()
@@ -131,7 +131,9 @@ def flapping() -> faults.Fault:
 
 
 @pytest.mark.parametrize("fault", [flapping(), faults.slow], ids=["flaps", "slow"])
-async def test_a_bad_server_delays_no_other(start_server: StartServer, fault: faults.Fault) -> None:
+async def test_a_bad_server_does_not_delay_checks_of_others(
+    start_server: StartServer, fault: faults.Fault
+) -> None:
     switch = Switch()
     bad = await start_server(middlewares=[switch.middleware])
     good = [await start_server() for _ in range(3)]

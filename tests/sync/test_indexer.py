@@ -141,7 +141,7 @@ async def test_a_listing_that_shrinks_must_be_confirmed(index_url: str, server: 
         assert await claims_by_number(services.index) == {location.number: 10}
 
 
-async def test_a_running_sweep_is_shown(server: StandIn, switch: Switch) -> None:
+async def test_the_progress_of_a_running_sweep_is_shown(server: StandIn, switch: Switch) -> None:
     gate = Gate()
     switch.fault = gate
     async with indexing("memory:") as services:
@@ -159,7 +159,7 @@ async def test_a_running_sweep_is_shown(server: StandIn, switch: Switch) -> None
         await wait_until(over)
 
 
-async def test_a_process_that_stops_leaves_its_work_to_others(
+async def test_a_stopped_process_releases_its_leases_to_others(
     redis_url: str, server: StandIn, switch: Switch
 ) -> None:
     server.fill(10, seed=1)
@@ -176,7 +176,7 @@ async def test_a_process_that_stops_leaves_its_work_to_others(
 
 @on_every_backend
 @pytest.mark.parametrize("how", ["removed", "moved"])
-async def test_a_location_that_changes_while_it_is_swept(
+async def test_a_location_may_be_removed_or_moved_during_its_sweep(
     index_url: str, start_server: StartServer, how: str
 ) -> None:
     switch, gate = Switch(), Gate()

@@ -161,7 +161,7 @@ async def test_one_of_two_indexers_polls(
         assert sorted(done) == [0, 1]
 
 
-async def test_failed_polls_are_reported_and_made_up_for(
+async def test_failed_polls_are_reported_and_the_next_one_covers_their_time(
     index_url: str, server: StandIn, polls: PollRecorder
 ) -> None:
     async with polled_location(index_url, server) as services:

@@ -327,7 +327,7 @@ async def _has(text: Any, part: str) -> bool:
     return part in await text
 
 
-async def test_a_missing_broker_is_reported_and_sweeps_go_on(server: StandIn) -> None:
+async def test_a_missing_broker_is_reported_and_sweeps_continue(server: StandIn) -> None:
     server.fill(5)
     async with indexing("memory:") as services:
         await services.registry.put(

@@ -166,7 +166,7 @@ async def test_a_claim_pinned_by_an_operator_is_not_released(
     assert await polling.claimed() == {ID}
 
 
-async def test_the_first_poll_begins_where_the_sweep_began(
+async def test_the_first_poll_begins_at_the_start_of_the_sweep(
     polling: PolledLocation, polls: PollRecorder, server: StandIn
 ) -> None:
     begun = time.time() - 500
@@ -236,7 +236,7 @@ async def test_without_a_valid_date_header_our_clock_is_used(
     assert await polling.claimed() == {new}
 
 
-async def test_a_poll_that_fails_half_way_is_repeated_from_the_same_moment(
+async def test_a_failed_poll_is_repeated_from_the_same_time(
     polling: PolledLocation, polls: PollRecorder, server: StandIn
 ) -> None:
     first = await polling.poll()
@@ -259,7 +259,7 @@ async def test_a_poll_that_fails_half_way_is_repeated_from_the_same_moment(
 
 @pytest.mark.parametrize("fault", ["400", "403", "404", "500", "a page", "repeat"])
 @pytest.mark.parametrize("v1", [False, True])
-async def test_a_response_that_is_no_listing_fails_the_poll(
+async def test_an_invalid_listing_fails_the_poll(
     sweeping: Sweeping, start_server: StartServer, switch: Switch, fault: str, v1: bool
 ) -> None:
     switch.fault = polls = PollRecorder()

@@ -41,7 +41,7 @@ def failing(number: int) -> WatchedLocation:
     ("failed", "well", "is_doubted"),
     [(1, 0, False), (1, 1, False), (2, 0, True), (2, 1, True), (2, 2, False), (3, 2, True)],
 )
-def test_more_than_half_failing_together_are_doubted(
+def test_failures_of_more_than_half_at_once_are_doubted(
     failed: int, well: int, is_doubted: bool
 ) -> None:
     doubt, location = watched(
@@ -66,17 +66,17 @@ def test_locations_down_or_in_maintenance_do_not_count(ignored: dict[str, State 
     assert doubt.doubt(location) == ("", ())
 
 
-def test_a_location_in_maintenance_is_never_doubted() -> None:
+def test_a_location_in_maintenance_is_not_part_of_self_doubt() -> None:
     location = watch(1, failures=DOWN_AFTER_FAILURES, state=State.MAINTENANCE)
     doubt, _ = watched(location, failing(2), failing(3))
     assert doubt.doubt(location).reason == ""
 
 
-def test_down_is_withheld_while_failures_are_doubted() -> None:
+def test_no_location_goes_down_while_failures_are_doubted() -> None:
     doubt, _ = watched(failing(1), failing(2))
     assert doubt.withholds_down()
 
 
-def test_down_is_not_withheld_from_locations_that_are_down() -> None:
+def test_self_doubt_does_not_hide_locations_already_down() -> None:
     doubt, _ = watched(watch(1, failures=9, health=Health.DOWN), watch(2))
     assert not doubt.withholds_down()

@@ -31,7 +31,9 @@ def add_every_kind(server: StandIn) -> None:
 
 
 @on_every_backend
-async def test_a_whole_listing(sweeping: Sweeping, server: StandIn) -> None:
+async def test_a_sweep_claims_exactly_the_images_of_the_server(
+    sweeping: Sweeping, server: StandIn
+) -> None:
     server.fill(2600, seed=1)
     add_every_kind(server)
     location = await sweeping.register(server)
@@ -66,7 +68,7 @@ async def test_a_whole_listing(sweeping: Sweeping, server: StandIn) -> None:
     ],
     ids=str,
 )
-async def test_every_kind_of_server(
+async def test_a_sweep_reads_every_kind_of_server(
     sweeping: Sweeping, start_server: StartServer, options: dict[str, object]
 ) -> None:
     server = await start_server(**options)
@@ -97,7 +99,7 @@ async def test_v2_is_listed_where_it_is_served_whatever_api_clients_use(
 
 
 @on_every_backend
-async def test_ids_are_claimed_as_the_server_spells_them(
+async def test_ids_are_claimed_in_the_spelling_of_the_server(
     sweeping: Sweeping, server: StandIn
 ) -> None:
     spellings = [
@@ -137,7 +139,7 @@ async def test_a_claim_in_another_spelling_is_corrected(
     assert await sweeping.claimed(location) == {spellings[upper]}
 
 
-async def test_a_server_with_upper_case_ids_has_not_shrunk(
+async def test_upper_case_ids_do_not_trigger_the_shrink_guard(
     sweeping: Sweeping, server: StandIn
 ) -> None:
     for image_id in make_ids(40):
@@ -170,7 +172,7 @@ async def test_deleted_images_are_released_and_new_ones_claimed(
 
 
 @on_every_backend
-async def test_a_claim_that_was_never_listed_is_released(
+async def test_a_claim_for_an_image_never_listed_is_released(
     sweeping: Sweeping, start_server: StartServer
 ) -> None:
     server = await start_server(page_cap=10)
@@ -232,7 +234,7 @@ async def test_a_missing_credential_is_reported(
 
 
 @pytest.mark.parametrize("registered", [None, False])
-async def test_a_credential_that_sees_less_releases_nothing_and_proves_no_absence(
+async def test_a_limited_credential_releases_nothing_and_proves_no_absence(
     sweeping: Sweeping,
     start_server: StartServer,
     monkeypatch: pytest.MonkeyPatch,
@@ -259,7 +261,7 @@ async def test_a_credential_that_sees_less_releases_nothing_and_proves_no_absenc
         assert await sweeping.claimed(location) == before
 
 
-async def test_what_a_credential_sees_may_have_to_be_registered(
+async def test_sees_all_must_be_registered_for_old_servers(
     sweeping: Sweeping, start_server: StartServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Glance before 2.11 allowed everybody to list tasks, so that this proves nothing."""

@@ -104,7 +104,7 @@ async def test_the_listing_of_another_server_must_be_confirmed(
 
 
 @pytest.mark.parametrize("options", [{}, {"old": True}, {"v1": True, "v2": False}])
-async def test_a_credential_replaced_by_one_that_sees_less_releases_nothing(
+async def test_replacing_a_credential_by_a_limited_one_releases_nothing(
     sweeping: Sweeping,
     start_server: StartServer,
     monkeypatch: pytest.MonkeyPatch,

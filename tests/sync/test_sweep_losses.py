@@ -27,7 +27,7 @@ def without_images(ids: set[str]) -> Fault:
     [{}, {"old": True}, {"v1": True, "v2": False}, {"page_cap": 10}, {"page_cap": 3}],
     ids=str,
 )
-async def test_images_left_out_of_the_listing_but_still_there_stay_claimed(
+async def test_images_missing_from_the_listing_but_present_stay_claimed(
     sweeping: Sweeping, start_server: StartServer, options: dict[str, Any]
 ) -> None:
     """Also on a server whose pages are smaller than a request about many ids."""
@@ -81,7 +81,7 @@ async def test_a_server_that_cannot_list_by_id_is_asked_about_each_image(
 
 @pytest.mark.parametrize("code", [401, 403, 500, 300])
 @pytest.mark.parametrize("options", [{"old": True}, {"v1": True, "v2": False}], ids=str)
-async def test_no_clear_answer_about_an_image_releases_nothing(
+async def test_an_unclear_answer_about_an_image_releases_nothing(
     sweeping: Sweeping, start_server: StartServer, options: dict[str, Any], code: int
 ) -> None:
     switch = Switch()
@@ -140,7 +140,7 @@ async def test_an_image_hidden_between_the_two_passes_stays_claimed(
         (1, 1, 0.2, False),
     ],
 )
-async def test_the_shrink_guard(
+async def test_the_shrink_guard_stops_implausible_losses(
     sweeping: Sweeping, server: StandIn, images: int, deleted: int, guard: float, is_plausible: bool
 ) -> None:
     server.fill(images, seed=7)

@@ -75,7 +75,9 @@ def mixed(**options: Any) -> StandIn:
 
 @pytest.mark.parametrize("after", [0, 1, 3, 6, 10])
 @pytest.mark.parametrize("options", [{}, {"v1": True, "v2": False}, {"old": True}])
-async def test_no_image_is_missed(sweeping: Sweeping, after: int, options: dict[str, Any]) -> None:
+async def test_a_resumed_sweep_misses_no_image(
+    sweeping: Sweeping, after: int, options: dict[str, Any]
+) -> None:
     async with mixed(**options) as server:
         location = await sweeping.register(server)
         await killed_after(sweeping, location, after)
