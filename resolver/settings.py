@@ -15,8 +15,10 @@ from typing import Annotated, Any, Literal, NamedTuple
 from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic.fields import FieldInfo
 from pydantic_settings import (
     BaseSettings,
+    EnvSettingsSource,
     NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
@@ -31,6 +33,39 @@ PREFIX = "RESOLVER_"
 NOT_SETTINGS = frozenset({"RESOLVER_CONFIG", "RESOLVER_URL", "RESOLVER_TOKEN"})
 """Variables with this prefix that are not settings of the server: the name of the TOML file, and
 those of the operator commands."""
+
+_SERVICE_NAME = re.compile(
+    r"RESOLVER_(.+_)?(SERVICE_HOST|SERVICE_PORT(_.+)?"
+    r"|PORT_[0-9]+_(TCP|UDP|SCTP)(_(ADDR|PORT|PROTO|START|END|PORT_START|PORT_END))?|ENV_.+)",
+    re.ASCII,
+)
+_SERVICE_URL = re.compile(r"(tcp|udp|sctp)://[^/]+", re.ASCII)
+
+
+def is_service_variable(name: str, value: str) -> bool:
+    """Whether Kubernetes or a link of Docker makes this variable for a service called ``resolver``
+    or ``resolver-…``, so that it is no setting.
+
+    Some of their names, such as RESOLVER_PORT, are settings too. There the value decides: theirs is
+    ``tcp://ADDRESS:PORT``, or ``/CONTAINER/ALIAS`` in ``…_NAME``.
+    """
+    name = name.upper()
+    return bool(
+        _SERVICE_NAME.fullmatch(name)
+        or (name.endswith("_PORT") and _SERVICE_URL.fullmatch(value))
+        or (name.endswith("_NAME") and re.fullmatch(r"/[^/]+/[^/]+", value))
+    )
+
+
+class _Environment(EnvSettingsSource):
+    """The environment without the variables that a container platform makes."""
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        value, key, is_complex = super().get_field_value(field, field_name)
+        if isinstance(value, str) and is_service_variable(PREFIX + field_name, value):
+            value = None
+        return value, key, is_complex
+
 
 Seconds = Annotated[float, Field(gt=0, le=86400 * 30)]
 Names = Annotated[tuple[str, ...], NoDecode]
@@ -308,9 +343,10 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         file = os.environ.get("RESOLVER_CONFIG")
+        environment = _Environment(settings_cls)
         if not file:
-            return init_settings, env_settings
-        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, Path(file))
+            return init_settings, environment
+        return init_settings, environment, TomlConfigSettingsSource(settings_cls, Path(file))
 
     def masked(self) -> dict[str, Any]:
         """The settings as JSON values by name, with secrets masked."""
@@ -371,7 +407,11 @@ def load_settings(overrides: Mapping[str, Any] | None = None) -> Settings:
     """
     known = {PREFIX + name.upper() for name in Settings.model_fields} | NOT_SETTINGS
     unknown = sorted(
-        name for name in os.environ if name.upper().startswith(PREFIX) and name.upper() not in known
+        name
+        for name, value in os.environ.items()
+        if name.upper().startswith(PREFIX)
+        and name.upper() not in known
+        and not is_service_variable(name, value)
     )
     if unknown:
         raise SettingsError(

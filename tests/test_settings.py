@@ -59,6 +59,68 @@ def test_variables_of_the_operator_commands_are_not_settings(
     assert load_settings() == expected
 
 
+MADE_BY_PLATFORMS = {
+    "RESOLVER_PORT": "tcp://172.30.9.14:9393",
+    "RESOLVER_PORT_9393_TCP": "tcp://172.30.9.14:9393",
+    "RESOLVER_PORT_9393_TCP_ADDR": "172.30.9.14",
+    "RESOLVER_PORT_9393_TCP_PORT": "9393",
+    "RESOLVER_PORT_9393_TCP_PROTO": "tcp",
+    "RESOLVER_SERVICE_HOST": "172.30.9.14",
+    "RESOLVER_SERVICE_PORT": "9393",
+    "RESOLVER_SERVICE_PORT_METRICS_V2": "9394",
+    "RESOLVER_MY_CACHE_PORT": "udp://[fd00::9]:6379",
+    "RESOLVER_MY_CACHE_PORT_6379_UDP_ADDR": "fd00::9",
+    "RESOLVER_MY_CACHE_SERVICE_HOST": "fd00::9",
+    "RESOLVER_NAME": "/web/resolver",
+    "RESOLVER_ENV_PATH": "/usr/bin",
+}
+"""Of Services called ``resolver`` and ``resolver-my-cache``, and of a container link."""
+
+
+def test_variables_of_container_platforms_are_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = load_settings()
+    for name, value in MADE_BY_PLATFORMS.items():
+        monkeypatch.setenv(name, value)
+    assert load_settings() == expected
+
+
+def test_a_made_port_hides_neither_the_file_nor_an_option(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    toml(tmp_path, monkeypatch, "port = 4711\n")
+    monkeypatch.setenv("RESOLVER_PORT", "tcp://172.30.9.14:9393")
+    assert load_settings().port == 4711
+    assert load_settings({"port": 4712}).port == 4712
+    monkeypatch.setenv("RESOLVER_PORT", "4713")
+    assert load_settings().port == 4713, "a number is the setting"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("RESOLVER_SERVICE", "resolver"),
+        ("RESOLVER_SERVICE_HOSTS", "172.30.9.14"),
+        ("RESOLVER_PORTS", "tcp://172.30.9.14:9393"),
+        ("RESOLVER_GATEWAY_PORT", "9393"),
+        ("RESOLVER_PORT_TCP", "9393"),
+        ("RESOLVER_NAME", "one"),
+    ],
+)
+def test_a_name_that_no_platform_makes_stays_an_error(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(SettingsError, match=f"unknown setting {name}"):
+        load_settings()
+
+
+@pytest.mark.parametrize("value", ["tcp://", "http://172.30.9.14:9393", "tcp://host/x", "x"])
+def test_a_port_of_another_form_stays_an_error(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv("RESOLVER_PORT", value)
+    with pytest.raises(SettingsError, match="RESOLVER_PORT: "):
+        load_settings()
+
+
 def test_an_unknown_name_in_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = toml(tmp_path, monkeypatch, "prot = 1\n")
     with pytest.raises(SettingsError, match=f"unknown setting 'prot' in {re.escape(file)}"):
