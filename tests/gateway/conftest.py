@@ -25,7 +25,7 @@ V2 = ("v2.15", "v2.0")
 
 @dataclass
 class Gateway:
-    """One running gateway and a client for it that follows no redirects."""
+    """A running gateway, and a client for it that follows no redirects."""
 
     services: Services
     url: str
@@ -33,7 +33,7 @@ class Gateway:
 
     async def call(self, method: str, path: str, **options: Any) -> tuple[Any, Any]:
         """(response, decoded body) of a request; the body is None unless it is JSON."""
-        url = URL(self.url + path, encoded=True)  # or the client would tidy escapes up
+        url = URL(self.url + path, encoded=True)  # otherwise the client would normalize escapes
         async with self.http.request(method, url, allow_redirects=False, **options) as response:
             await response.read()
             is_json = response.content_type.endswith("json") and method != "HEAD"
@@ -46,7 +46,7 @@ class Gateway:
     async def location(
         self, name: str, *, versions: tuple[str, ...] = V2, covered: bool = True, **fields: Any
     ) -> int:
-        """Registers a location that looks as if it had been checked and swept."""
+        """Registers a location with the status of a health check and a sweep."""
         fields.setdefault("url", f"https://{name}.example:9292")
         location, _ = await self.services.registry.put(name, fields)
         now = time.time()
@@ -71,11 +71,11 @@ Start = Callable[..., Awaitable[Gateway]]
 
 @pytest.fixture
 async def start() -> AsyncIterator[Start]:
-    """Starts gateways with the settings given."""
+    """Returns a function that starts a gateway with these settings."""
     async with AsyncExitStack() as stack:
 
         async def begin(**settings: Any) -> Gateway:
-            # Its locations are names only: there is nobody to be asked.
+            # No server runs at the URLs of its locations.
             defaults = {
                 "port": 0,
                 "role": "gateway",

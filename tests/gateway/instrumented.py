@@ -1,4 +1,4 @@
-"""A gateway whose index counts what is sent to it, and fails when a test wants it to."""
+"""A gateway whose index counts what is sent to it, and can be made to fail."""
 
 from __future__ import annotations
 

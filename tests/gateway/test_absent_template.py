@@ -1,4 +1,4 @@
-"""The 404 of a remembered image is what the handlers send, byte for byte but for id and age."""
+"""The 404 for a cached absence equals that of the handlers, except for id and age."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ async def test_a_cached_absence_is_answered_like_a_probed_one(
     gateway: Gateway, path: str, agent: str
 ) -> None:
     headers = {"User-Agent": agent}
-    expected = await response_to(gateway, path % FIRST, **headers)  # the location is asked
+    expected = await response_to(gateway, path % FIRST, **headers)  # the location is probed
     assert expected[0] == 404
     for text in (FIRST, SECOND, SECOND, FIRST):
         status, head, body = await response_to(gateway, path % text, **headers)

@@ -1,9 +1,11 @@
-"""Text made once for many images says what each answer by itself would."""
+"""Many images at once: one lookup, and the same answers as for each image alone."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 import random
+import uuid
 from typing import Any
 
 import pytest
@@ -14,12 +16,12 @@ from resolver.errors import InvalidImageId
 from resolver.gateway.api.resolve import parse_ids
 from resolver.models import format_id, letter_case_of, parse_id
 from resolver.resolution import Preferences
-from tests.gateway.conftest import V1, Start
+from tests.gateway.conftest import V1, Gateway, Start
 
 
 @pytest.mark.slow
 async def test_bulk_answers_equal_single_answers_for_every_mix_of_owners(start: Start) -> None:
-    gateway = await start(cache_size=0)  # which would be named as the source of some
+    gateway = await start(cache_size=0)  # so that every answer has the same source
     await gateway.location("a", region="north")
     await gateway.location("b", region="south", weight=3)
     await gateway.location("c", region="south", versions=V1)
@@ -74,7 +76,7 @@ def test_ids_parsed_together_equal_ids_parsed_one_by_one(items: list[Any]) -> No
 
 
 @pytest.mark.parametrize(
-    "odd",
+    "malformed",
     [
         "0a1b2c3d-4e5f-4a6b-8c7d-9e0f1a2b3c4 ",
         "0a1b2c3d-4e5f-4a6b-8c7d-9e0f1a2b3c4g",
@@ -83,7 +85,28 @@ def test_ids_parsed_together_equal_ids_parsed_one_by_one(items: list[Any]) -> No
         "0a1b2c3d-4e5f-4a6b-8c7d-9e0f1a2b3c4\u0664",
     ],
 )
-def test_one_malformed_id_among_valid_ones_is_reported(odd: str) -> None:
-    usual = "0a1b2c3d-4e5f-4a6b-8c7d-9e0f1a2b3c4d"
-    ids = parse_ids([usual, odd, usual])
-    assert (ids.texts, ids.invalid) == ([usual, usual], {1: odd})
+def test_one_malformed_id_among_valid_ones_is_reported(malformed: str) -> None:
+    valid = "0a1b2c3d-4e5f-4a6b-8c7d-9e0f1a2b3c4d"
+    ids = parse_ids([valid, malformed, valid])
+    assert (ids.texts, ids.invalid) == ([valid, valid], {1: malformed})
+
+
+async def test_lookups_of_one_event_loop_turn_are_batched(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await gateway.location("one")
+    ids = [str(uuid.UUID(int=n)) for n in range(20)]
+    await gateway.claim("one", *ids)
+    batch_sizes: list[int] = []
+    lookup = gateway.services.index.claims.lookup
+
+    async def counted(image_ids: Any, **options: Any) -> Any:
+        batch_sizes.append(len(image_ids))
+        return await lookup(image_ids, **options)
+
+    monkeypatch.setattr(gateway.services.index.claims, "lookup", counted)
+    answers = await asyncio.gather(
+        *(gateway.services.resolver.resolve(uuid.UUID(text).bytes, Preferences()) for text in ids)
+    )
+    assert [answer.id for answer in answers] == ids
+    assert batch_sizes == [20]

@@ -1,6 +1,7 @@
-"""What a redirect costs, counted and not timed, so that it cannot grow unseen.
+"""Limits for the cost of a redirect, counted in calls and writes instead of seconds.
 
-Connections are fed by hand here: what arrives in one turn of the loop is then the test's choice.
+The tests pass bytes to the connections themselves, so that they choose what arrives in one turn of
+the event loop.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ pytestmark = pytest.mark.redis
 
 IDS = [str(uuid.UUID(int=n << 64)) for n in range(50)]
 
-CALLS = 38
-"""Python functions that a warm redirect runs, the test's own too."""
+MAX_CALLS = 38
+"""Python function calls for a redirect from the cache, including those of the test."""
 
 
 def request(text: str) -> bytes:
@@ -37,7 +38,7 @@ def request(text: str) -> bytes:
 
 
 class Client(asyncio.Transport):
-    """The client's side of a connection: what it was sent, and in how many writes."""
+    """A transport that records each write to the client."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -57,7 +58,7 @@ class Client(asyncio.Transport):
 
 
 class Connections:
-    """Connections of a gateway that are fed by hand."""
+    """Connections of a gateway whose bytes come from the test."""
 
     def __init__(self, server: FrontServer) -> None:
         self._server = server
@@ -92,8 +93,8 @@ async def gateway(start: Start, redis_url: str) -> Gateway:
 
 
 @contextmanager
-def counted_trips(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
-    """How many commands went to Redis in each write."""
+def count_redis_commands(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """Records the number of commands in each write to Redis."""
     trips: list[int] = []
     call = PipelinedConnection.call
 
@@ -106,14 +107,14 @@ def counted_trips(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
         yield trips
 
 
-async def ask_at_once(some: list[tuple[FrontConnection, Client]]) -> None:
-    """Feeds a request to each in one turn of the loop, and waits for the answers."""
-    for (connection, client), text in zip(some, IDS, strict=True):
+async def request_at_once(connected: list[tuple[FrontConnection, Client]]) -> None:
+    """Passes a request to each connection in one turn of the event loop, and waits for answers."""
+    for (connection, client), text in zip(connected, IDS, strict=True):
         client.writes.clear()
         connection.data_received(request(text))
-    await wait_until(lambda: all(client.writes for _, client in some))
-    for (_, client), text in zip(some, IDS, strict=True):
-        (answer,) = client.writes  # one write to the socket, whole
+    await wait_until(lambda: all(client.writes for _, client in connected))
+    for (_, client), text in zip(connected, IDS, strict=True):
+        (answer,) = client.writes  # the whole answer in one write
         assert answer.startswith(b"HTTP/1.1 307 ")
         assert f"Location: https://one.example:9292/v2/images/{text}\r\n".encode() in answer
         assert answer.endswith(b"\r\n\r\n")
@@ -122,8 +123,8 @@ async def ask_at_once(some: list[tuple[FrontConnection, Client]]) -> None:
 async def test_a_burst_costs_one_round_trip_one_task_and_one_write_per_connection(
     gateway: Gateway, connections: Connections, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    some = [await connections.connect() for _ in IDS]
-    await ask_at_once(some)  # the location table is read
+    connected = [await connections.connect() for _ in IDS]
+    await request_at_once(connected)  # reads the location table
     gateway.services.index.clear_cache()
     tasks: list[Any] = []
     loop = asyncio.get_running_loop()
@@ -133,15 +134,15 @@ async def test_a_burst_costs_one_round_trip_one_task_and_one_write_per_connectio
         return asyncio.Task(coro, loop=loop, **more)
 
     loop.set_task_factory(task)
-    with counted_trips(monkeypatch) as trips:
-        await ask_at_once(some)
+    with count_redis_commands(monkeypatch) as trips:
+        await request_at_once(connected)
     loop.set_task_factory(None)
     # The registry's version, the number of buckets, and each id; a heartbeat may come between.
     assert [count for count in trips if count > 1] == [len(IDS) + 2]
     assert [coro.__qualname__ for coro in tasks if "LookupBatcher" in coro.__qualname__] == [
         "LookupBatcher._run_batch"
     ]
-    assert len(tasks) <= 2  # the other is the test's own waiting
+    assert len(tasks) <= 2  # the other one is that of `wait_until`
 
 
 async def test_a_cached_image_costs_no_round_trip_and_few_calls(
@@ -159,11 +160,11 @@ async def test_a_cached_image_costs_no_round_trip_and_few_calls(
             calls += 1
             names.append(frame.f_code.co_qualname)
 
-    with counted_trips(monkeypatch) as trips:
+    with count_redis_commands(monkeypatch) as trips:
         for number in range(2, 5):
             connection.data_received(request(IDS[0]))
             await asyncio.sleep(0)
-            assert len(client.writes) == number  # before the loop has turned once more
+            assert len(client.writes) == number  # answered in the same turn of the event loop
         message = request(IDS[0])
         sys.setprofile(count)
         connection.data_received(message)
@@ -171,4 +172,4 @@ async def test_a_cached_image_costs_no_round_trip_and_few_calls(
         await asyncio.sleep(0)
     assert trips == []
     assert len(client.writes) == 5
-    assert calls <= CALLS, f"{calls} calls: {names}"
+    assert calls <= MAX_CALLS, f"{calls} calls: {names}"

@@ -1,4 +1,4 @@
-"""Where a location may not be: hosts that are not allowed, this gateway, another one."""
+"""Which hosts a location may not have: forbidden ones, this gateway, and other resolvers."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from tests.support.faults import Switch
 from tests.support.wait import wait_until
 
 
-class Names:
-    """What names mean, which a test may change."""
+class FakeDns:
+    """A resolver of host names whose addresses a test can set."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.addresses: dict[str, str] = {}
@@ -37,12 +37,12 @@ class Names:
 
 
 @pytest.fixture
-def names(monkeypatch: pytest.MonkeyPatch) -> Names:
-    return Names(monkeypatch)
+def dns(monkeypatch: pytest.MonkeyPatch) -> FakeDns:
+    return FakeDns(monkeypatch)
 
 
 @pytest.mark.parametrize(
-    ("rules", "host", "address", "admitted"),
+    ("rules", "host", "address", "allowed"),
     [
         ((), "any.test", "127.0.0.1", True),
         (("10.0.0.0/8",), "any.test", "10.1.2.3", True),
@@ -61,15 +61,15 @@ def names(monkeypatch: pytest.MonkeyPatch) -> Names:
     ],
 )
 def test_the_host_policy_allows_and_refuses_addresses(
-    rules: tuple[str, ...], host: str, address: str, admitted: bool
+    rules: tuple[str, ...], host: str, address: str, allowed: bool
 ) -> None:
     parsed = parse_address(address)
     assert parsed is not None
-    assert HostPolicy(rules).allows(host, parsed) is admitted
+    assert HostPolicy(rules).allows(host, parsed) is allowed
 
 
-async def asked(url: str, *allowed: str, require_https: bool = False) -> str:
-    """`ok`, or the code of why a server was not asked."""
+async def request_result(url: str, *allowed: str, require_https: bool = False) -> str:
+    """`ok`, or the error code of a request that was refused or failed."""
     async with connect(5, allowed_hosts=allowed, require_https=require_https) as session:
         try:
             await GlanceServer(session, Location(name="one", url=url)).versions()
@@ -78,41 +78,41 @@ async def asked(url: str, *allowed: str, require_https: bool = False) -> str:
     return "ok"
 
 
-async def test_the_host_policy_applies_to_each_connection(names: Names) -> None:
+async def test_the_host_policy_applies_to_each_connection(dns: FakeDns) -> None:
     async with StandIn() as server:
-        assert await asked(server.url, "127.0.0.0/8") == "ok"
-        assert await asked(server.url, "10.0.0.0/8") == "not-allowed"
+        assert await request_result(server.url, "127.0.0.0/8") == "ok"
+        assert await request_result(server.url, "10.0.0.0/8") == "not-allowed"
         for spelling in ("localhost", "127.1", "2130706433", "[::ffff:127.0.0.1]"):
-            assert await asked(f"http://{spelling}:{server.port}", "10.0.0.0/8") != "ok"
-        names.addresses["glance.cloud.test"] = "127.0.0.1"
+            assert await request_result(f"http://{spelling}:{server.port}", "10.0.0.0/8") != "ok"
+        dns.addresses["glance.cloud.test"] = "127.0.0.1"
         named = f"http://glance.cloud.test:{server.port}"
-        assert await asked(named, "*.cloud.test") == "not-allowed"
-        assert await asked(named, "*.cloud.test", "127.0.0.1") == "ok"
-        assert await asked(named, require_https=True) == "not-allowed"
-        assert await asked(server.url, require_https=True) == "ok", "loopback"
+        assert await request_result(named, "*.cloud.test") == "not-allowed"
+        assert await request_result(named, "*.cloud.test", "127.0.0.1") == "ok"
+        assert await request_result(named, require_https=True) == "not-allowed"
+        assert await request_result(server.url, require_https=True) == "ok", "loopback"
 
 
 async def test_a_host_name_that_now_resolves_to_a_forbidden_address_gets_no_request(
-    start: Start, names: Names
+    start: Start, dns: FakeDns
 ) -> None:
-    """DNS rebinding: it was allowed when it was registered."""
+    """DNS rebinding: the address was allowed when the location was registered."""
     async with StandIn() as server:
         gateway = await start(allowed_hosts="10.0.0.0/8", role="all", health_interval=0.2)
         url = f"http://cloud.test:{server.port}"
-        names.addresses["cloud.test"] = "127.0.0.1"
+        dns.addresses["cloud.test"] = "127.0.0.1"
         response, body = await gateway.call(
             "PUT", "/locations/one", headers=ADMIN, json={"url": url}
         )
         assert (response.status, "not allowed here" in body["detail"]) == (400, True)
-        names.addresses["cloud.test"] = "10.1.2.3"
+        dns.addresses["cloud.test"] = "10.1.2.3"
         await gateway.services.registry.put("one", {"url": url})
-        names.addresses["cloud.test"] = "127.0.0.1"
+        dns.addresses["cloud.test"] = "127.0.0.1"
 
-        async def told() -> bool:
+        async def is_refused() -> bool:
             health = (await gateway.services.registry.show("one"))["health"]
             return "cloud.test at 127.0.0.1 is not allowed here" in health["reason"]
 
-        await wait_until(told, message="the checker is refused")
+        await wait_until(is_refused, message="the health check is refused")
         assert sum(server.requests.values()) == 0
 
 
@@ -136,22 +136,22 @@ async def test_another_resolver_is_refused_as_a_location(start: Start) -> None:
             "PATCH", "/locations/one", headers=ADMIN, json={"url": f"{one.url}/behind"}
         )
         assert response.status == 400
-    # One that did not answer then is found out later, and nothing is believed of it.
-    await two.services.registry.put("late", {"url": one.url})
+    # One that did not answer at registration is detected later, and its data is not used.
+    await two.services.registry.put("unanswered", {"url": one.url})
 
-    async def told() -> bool:
-        shown = await two.services.registry.show("late")
+    async def is_detected() -> bool:
+        shown = await two.services.registry.show("unanswered")
         codes = shown["sweep"]["error_code"]
         return "it is a glance-resolver" in shown["health"]["reason"] and codes == "loop"
 
-    await wait_until(told, message="it is found out")
+    await wait_until(is_detected, message="the resolver is detected")
 
 
 async def test_this_gateway_is_refused_as_a_location_by_any_name(
-    start: Start, names: Names
+    start: Start, dns: FakeDns
 ) -> None:
     gateway = await start(public_url="https://images.example")
-    names.addresses["alias.test"] = "127.0.0.1"
+    dns.addresses["alias.test"] = "127.0.0.1"
     url = f"http://alias.test:{gateway.url.rpartition(':')[2]}"
     assert await is_resolver(gateway.services.session, url)
     response, _ = await gateway.call("PUT", "/locations/one", headers=ADMIN, json={"url": url})
@@ -178,15 +178,15 @@ async def test_a_response_longer_than_the_limit_is_not_read_to_its_end() -> None
     switch = Switch()
     async with StandIn(middlewares=[switch.middleware]) as server:
         switch.fault = endless
-        assert await asked(server.url) == "too-long"
+        assert await request_result(server.url) == "too-long"
 
 
 async def test_redirects_are_not_followed() -> None:
-    async def elsewhere(_: web.Request, __: Handler) -> web.StreamResponse:
+    async def redirect(_: web.Request, __: Handler) -> web.StreamResponse:
         return web.Response(status=302, headers={"Location": f"{other.url}/versions"})
 
     switch = Switch()
     async with StandIn() as other, StandIn(middlewares=[switch.middleware]) as server:
-        switch.fault = elsewhere
-        assert await asked(server.url) == "not-glance"
+        switch.fault = redirect
+        assert await request_result(server.url) == "not-glance"
         assert sum(other.requests.values()) == 0

@@ -1,4 +1,4 @@
-"""The application without its front, under aiohttp's own runner, and the same requests at both."""
+"""The application without the front, under aiohttp's own runner, compared with the gateway."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from resolver.gateway.app import gateway_routes, make_app, monitoring_routes
 from tests.gateway.conftest import ADMIN, V1, V2, Gateway, Start
 
 PARAMETER = re.compile(r"\{(\w+)[^{}]*(?:\{[^{}]*\}[^{}]*)*\}")
-"""A part of a route's path, with its pattern."""
+"""A parameter in the path of a route, with its pattern."""
 
 HEADERS = [
     (),
@@ -38,7 +38,7 @@ HEADERS = [
 
 @asynccontextmanager
 async def plain_server(gateway: Gateway) -> AsyncIterator[str]:
-    """The same services under a runner of aiohttp, with no option set."""
+    """The same services under a runner of aiohttp with default options."""
     runner = web.AppRunner(make_app(gateway.services))
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
@@ -51,7 +51,7 @@ async def plain_server(gateway: Gateway) -> AsyncIterator[str]:
 
 
 async def exchange(url: str, *pieces: bytes) -> str:
-    """All that a server sends until it closes the connection."""
+    """Everything that a server sends until it closes the connection."""
     parts = urlsplit(url)
     reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
     try:
@@ -68,28 +68,28 @@ async def exchange(url: str, *pieces: bytes) -> str:
 
 
 def comparable(responses: str) -> str:
-    """Responses without what differs from one moment to the next."""
+    """Responses without the parts that change with time."""
     responses = re.sub(r'"source": "(index|cache)", "age": [0-9.]+', '"source": …', responses)
     responses = re.sub(r"(?m)^Content-Length: (?!0\r).*$", "Content-Length: …", responses)
     return re.sub(r"(?m)^(Date|X-Openstack-Request-Id): .*$", r"\1: …", responses)
 
 
-async def prepared(start: Start, chance: random.Random) -> tuple[Gateway, list[str]]:
-    """A gateway with some locations, and paths of all kinds to ask it for."""
-    gateway = await start(region=chance.choice(["", "north"]), public_url="https://gateway.example")
-    names = [f"l{n}" for n in range(chance.randint(1, 3))]
+async def prepared(start: Start, rng: random.Random) -> tuple[Gateway, list[str]]:
+    """A gateway with random locations, and paths of all kinds."""
+    gateway = await start(region=rng.choice(["", "north"]), public_url="https://gateway.example")
+    names = [f"l{n}" for n in range(rng.randint(1, 3))]
     for name in names:
         await gateway.location(
             name,
-            versions=chance.choice([V1, V2, V1 + V2, ()]),
-            state=chance.choice(["active", "active", "draining", "maintenance"]),
-            region=chance.choice(["", "north"]),
-            covered=chance.random() < 0.7,
+            versions=rng.choice([V1, V2, V1 + V2, ()]),
+            state=rng.choice(["active", "active", "draining", "maintenance"]),
+            region=rng.choice(["", "north"]),
+            covered=rng.random() < 0.7,
         )
-    ids = [str(uuid.UUID(int=chance.getrandbits(128))) for _ in range(4)]
+    ids = [str(uuid.UUID(int=rng.getrandbits(128))) for _ in range(4)]
     for text in ids[1:]:
-        for name in chance.sample(names, chance.randint(1, len(names))):
-            await gateway.claim(name, text.upper() if chance.random() < 0.2 else text)
+        for name in rng.sample(names, rng.randint(1, len(names))):
+            await gateway.claim(name, text.upper() if rng.random() < 0.2 else text)
     forms = ["/v1/images/%s", "/v2/images/%s", "/v2/images/%s/file", "/v1/images/%s/file?a=b"]
     forms += ["/v2/images/%s/members/x", "/v2/images/%s/%%2e%%2e/x", "/resolve/%s", "/resolve/%s?"]
     forms += ["/resolve/%s?region=north&exclude=l0", "/resolve/%s?fresh=1", "/resolve/%s?what=1"]
@@ -100,31 +100,31 @@ async def prepared(start: Start, chance: random.Random) -> tuple[Gateway, list[s
 
 @pytest.mark.parametrize("seed", range(6))
 async def test_front_and_application_send_the_same_bytes(start: Start, seed: int) -> None:
-    chance = random.Random(seed)
-    gateway, paths = await prepared(start, chance)
+    rng = random.Random(seed)
+    gateway, paths = await prepared(start, rng)
     async with plain_server(gateway) as plain:
         for path in paths:
             for _ in range(4):
-                method = chance.choice(["GET", "GET", "HEAD"])
-                version = chance.choice(["1.1", "1.1", "1.0"])
+                method = rng.choice(["GET", "GET", "HEAD"])
+                version = rng.choice(["1.1", "1.1", "1.0"])
                 lines = [f"{method} {path} HTTP/{version}", "Host: gateway"]
-                lines += [*chance.choice(HEADERS), "Connection: close", "", ""]
+                lines += [*rng.choice(HEADERS), "Connection: close", "", ""]
                 request = "\r\n".join(lines).encode()
                 answers = [comparable(await exchange(url, request)) for url in (gateway.url, plain)]
                 assert answers[0] == answers[1], request
 
 
 async def test_front_and_application_answer_pipelined_requests_alike(start: Start) -> None:
-    chance = random.Random(7)
-    gateway, paths = await prepared(start, chance)
-    some = chance.sample(paths, 20)
-    requests = [f"GET {path} HTTP/1.1\r\nHost: gateway\r\n\r\n" for path in some]
+    rng = random.Random(7)
+    gateway, paths = await prepared(start, rng)
+    sample = rng.sample(paths, 20)
+    requests = [f"GET {path} HTTP/1.1\r\nHost: gateway\r\n\r\n" for path in sample]
     requests.append("GET /livez HTTP/1.1\r\nHost: gateway\r\nConnection: close\r\n\r\n")
     together = "".join(requests).encode()
     async with plain_server(gateway) as plain:
         expected = comparable(await exchange(plain, together))
         assert comparable(await exchange(gateway.url, together)) == expected
-        cuts = sorted(chance.sample(range(len(together)), 40))
+        cuts = sorted(rng.sample(range(len(together)), 40))
         pieces = [together[a:b] for a, b in zip([0, *cuts], [*cuts, len(together)], strict=True)]
         assert comparable(await exchange(gateway.url, *pieces)) == expected
 
@@ -153,7 +153,7 @@ async def test_every_route_works_without_the_front(gateway: Gateway) -> None:
             )
             method = "GET" if route.method == "*" else route.method
             if method == "DELETE" and path == "/locations/one":
-                continue  # the last one, below
+                continue  # tested last, below
             async with client.request(
                 method, path, headers=ADMIN, json={}, allow_redirects=False
             ) as response:

@@ -1,4 +1,4 @@
-"""Asking on a miss, as clients of the gateway see it."""
+"""Probes for unknown images, as clients of the gateway see them."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ async def test_a_new_image_is_redirected_to_at_once(gateway: Gateway, cloud: Clo
         response, _ = await gateway.get(f"/v1/images/{ID}")
         assert response.status == 307
         assert response.headers["Location"] == f"{two.url}/v1/images/{ID}"
-    assert cloud.asked("two") == 1
+    assert cloud.image_requests("two") == 1
 
 
 async def test_absent_is_404_and_unknown_is_503(gateway: Gateway, cloud: Cloud) -> None:
@@ -53,7 +53,7 @@ async def test_absent_is_404_and_unknown_is_503(gateway: Gateway, cloud: Cloud) 
     await cloud.add("two")
     response, body = await gateway.get(f"/v2/images/{ID}")
     assert (response.status, body["outcome"], body["missing"]) == (404, "absent", [])
-    cloud.spoil("two", faults.status(500))
+    cloud.set_fault("two", faults.status(500))
     response, body = await gateway.get(f"/resolve/{OTHER}")
     assert (response.status, body["outcome"], body["missing"]) == (503, "unknown", ["two"])
     assert int(response.headers["Retry-After"]) > 0
@@ -114,7 +114,7 @@ async def test_fresh_finds_an_image_absent_that_its_only_owner_lost(
     await cloud.add("two")
     await cloud.claim("one", ID)
     assert await owners(gateway, f"/resolve/{ID}") == ["one"]
-    assert await owners(gateway, f"/resolve/{ID}") == ["one"], "from the cache"
+    assert await owners(gateway, f"/resolve/{ID}") == ["one"], "answered from the cache"
     response, body = await gateway.get(f"/v2/images/{ID}", headers={"X-Resolver-Fresh": "1"})
     assert (response.status, body["outcome"]) == (404, "absent")
     assert (await gateway.get(f"/v2/images/{ID}"))[0].status == 404
@@ -134,7 +134,9 @@ async def test_a_bulk_request_probes_only_unknown_ids(gateway: Gateway, cloud: C
     assert [row["outcome"] for row in rows[3:-1]] == ["absent"] * len(MORE)
     assert rows[1]["outcome"] == "invalid"
     assert rows[-1]["owners"][0]["url"].endswith(upper)
-    assert cloud.asked("one") == len(MORE) + 3, "once a spelling; not for what is known"
+    assert cloud.image_requests("one") == len(MORE) + 3, (
+        "one probe for each spelling, none for the known image"
+    )
     response, _ = await gateway.call(
         "POST", "/resolve", json=asked, headers={"Accept": "application/x-ndjson"}
     )
@@ -146,7 +148,7 @@ async def test_a_repeated_id_is_probed_once(gateway: Gateway, cloud: Cloud) -> N
     (await cloud.add("one")).add(id=ID)
     _, rows = await gateway.call("POST", "/resolve", json=[ID] * 200)
     assert {row["outcome"] for row in rows} == {"found"}
-    assert cloud.asked("one") == 1
+    assert cloud.image_requests("one") == 1
 
 
 async def test_a_bulk_request_takes_no_longer_than_one_probe(start: Start) -> None:
@@ -155,13 +157,13 @@ async def test_a_bulk_request_takes_no_longer_than_one_probe(start: Start) -> No
         cloud = Cloud(gateway.services, stack)
         (await cloud.add("one")).add(id=ID)
         await cloud.claim("one", ID)
-        cloud.spoil("one", hold := Hold())
+        cloud.set_fault("one", hold := Hold())
         async with asyncio.timeout(5):
             _, rows = await gateway.call("POST", "/resolve", json=[ID, *MORE])
         assert rows[0]["outcome"] == "found"
         assert {row["outcome"] for row in rows[1:]} == {"unknown"}
         assert all(row["missing"] == ["one"] for row in rows[1:])
-        assert 0 < hold.most <= gateway.services.settings.probes_per_location
+        assert 0 < hold.maximum <= gateway.services.settings.probes_per_location
         _, explained = await gateway.get(f"/resolve/{ID}/explain")
         assert explained["outcome"] == "found"
 
@@ -178,28 +180,28 @@ async def test_a_fresh_bulk_request_probes_the_owners(gateway: Gateway, cloud: C
 async def test_explain_shows_the_probe_result_of_each_location(
     gateway: Gateway, cloud: Cloud
 ) -> None:
-    for name in ("no", "yes", "dead", "blind"):
-        await cloud.add(name, sees_all=name != "blind")
+    for name in ("no", "yes", "dead", "limited"):
+        await cloud.add(name, sees_all=name != "limited")
     cloud.servers["yes"].add(id=ID)
-    cloud.spoil("dead", faults.status(401))
-    cloud.spoil("yes", hold := Hold())
-    asking = asyncio.create_task(gateway.get(f"/resolve/{ID}/explain"))
+    cloud.set_fault("dead", faults.status(401))
+    cloud.set_fault("yes", hold := Hold())
+    request = asyncio.create_task(gateway.get(f"/resolve/{ID}/explain"))
     counts = gateway.services.prober.counts
     await wait_until(lambda: counts.total() == 3)
     hold.open.set()
-    _, body = await asking
-    said = {row["location"]: row["reasons"][-1] for row in body["locations"]}
-    assert said["yes"] == "asked, it has the image"
-    assert "it does not have the image" in said["no"]
-    assert "unauthorized" in said["dead"]
-    assert "its credential does not see every image" in said["blind"]
+    _, body = await request
+    reasons = {row["location"]: row["reasons"][-1] for row in body["locations"]}
+    assert reasons["yes"] == "asked, it has the image"
+    assert "it does not have the image" in reasons["no"]
+    assert "unauthorized" in reasons["dead"]
+    assert "its credential does not see every image" in reasons["limited"]
 
 
 async def test_probe_results_are_in_the_metrics(gateway: Gateway, cloud: Cloud) -> None:
     (await cloud.add("one")).add(id=ID)
     await gateway.get(f"/resolve/{ID}")
     await gateway.get(f"/resolve/{OTHER}")
-    cloud.spoil("one", faults.status(503))
+    cloud.set_fault("one", faults.status(503))
     await gateway.get(f"/resolve/{THIRD}")
     response, _ = await gateway.get("/metrics")
     text = await response.text()
@@ -215,7 +217,7 @@ async def test_no_location_is_probed_when_probing_is_off(start: Start) -> None:
         server = await cloud.add("one", swept=True)
         server.add(id=ID)
         response, body = await gateway.get(f"/resolve/{ID}")
-        assert (response.status, body["outcome"]) == (404, "absent"), "the sweep's word"
+        assert (response.status, body["outcome"]) == (404, "absent"), "proven by the sweep"
         await cloud.claim("one", OTHER)
         assert (await gateway.get(f"/resolve/{OTHER}?fresh=1"))[1]["outcome"] == "found"
         assert server.requests.total() == 0
@@ -258,8 +260,12 @@ async def test_an_image_probed_by_one_gateway_is_found_by_another(
         server = await cloud.add("loc")
         assert (await two.get(f"/resolve/{ID}"))[0].status == 404
         server.add(id=ID)
-        assert (await two.get(f"/resolve/{ID}"))[1]["source"] == "cache", "two remembers its no"
+        assert (await two.get(f"/resolve/{ID}"))[1]["source"] == "cache", (
+            "the other gateway has cached the absence"
+        )
         assert (await one.get(f"/resolve/{ID}"))[1]["outcome"] == "found"
         await wait_until(lambda: not one.services.prober.in_flight)
-        assert (await two.get(f"/resolve/{ID}"))[1]["outcome"] == "found", "the claim ends it"
-        assert cloud.asked("loc") == 2
+        assert (await two.get(f"/resolve/{ID}"))[1]["outcome"] == "found", (
+            "the claim replaces the cached absence"
+        )
+        assert cloud.image_requests("loc") == 2

@@ -1,8 +1,10 @@
-"""``/v1`` and ``/v2``: what clients that only follow redirects see."""
+"""``/v1`` and ``/v2``: what clients see that only follow redirects."""
 
 from __future__ import annotations
 
+import asyncio
 import re
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -29,7 +31,7 @@ async def test_a_redirect_keeps_prefix_rest_and_query(gateway: Gateway, method: 
 
 
 async def test_percent_escapes_are_redirected_unchanged(gateway: Gateway) -> None:
-    """Byte for byte: an escape decoded or encoded on the way is another resource."""
+    """An escape that is decoded or encoded on the way names another resource."""
     await gateway.location("one")
     await gateway.claim("one", ID)
     path = f"/v2/images/{ID}/tags/a%2Fb%20c%C3%A9~!$&'()*+,;=:@?x=%0D%0Ay&z=%3F+"
@@ -42,7 +44,7 @@ async def test_percent_escapes_are_redirected_unchanged(gateway: Gateway) -> Non
 async def test_every_form_of_an_id_redirects_to_the_spelling_of_its_owner(
     gateway: Gateway, asked: str
 ) -> None:
-    """Glance on SQLite and PostgreSQL finds an image by the spelling it was made with only."""
+    """Glance on SQLite and PostgreSQL finds an image only by the spelling it was created with."""
     await gateway.location("lower")
     await gateway.claim("lower", ID)
     assert await location_of(gateway, f"/v2/images/{asked}") == (
@@ -84,7 +86,7 @@ async def test_request_headers_select_the_owner(gateway: Gateway) -> None:
 
 
 @pytest.mark.parametrize(
-    ("versions", "asked", "goes"),
+    ("versions", "requested", "redirected"),
     [
         (V2, "/v2/images/ID", "/v2/images/ID"),
         (V2, "/v1/images/ID", "/v2/images/ID/file"),
@@ -99,18 +101,20 @@ async def test_request_headers_select_the_owner(gateway: Gateway) -> None:
     ],
 )
 async def test_the_api_versions_of_the_owner_select_the_path(
-    gateway: Gateway, versions: tuple[str, ...], asked: str, goes: str | None
+    gateway: Gateway, versions: tuple[str, ...], requested: str, redirected: str | None
 ) -> None:
     await gateway.location("one", versions=versions)
     await gateway.claim("one", ID)
-    response, body = await gateway.get(asked.replace("ID", ID))
-    if goes is None:
+    response, body = await gateway.get(requested.replace("ID", ID))
+    if redirected is None:
         assert response.status == 501
         assert body["code"] == "no-counterpart"
         assert body["url"] in body["detail"]
         assert body["url"] in response.headers["Link"]
     else:
-        assert response.headers["Location"] == "https://one.example:9292" + goes.replace("ID", ID)
+        assert response.headers["Location"] == "https://one.example:9292" + redirected.replace(
+            "ID", ID
+        )
 
 
 async def test_a_head_request_for_v1_metadata_is_not_redirected_to_v2_data(
@@ -189,17 +193,16 @@ async def test_small_writes_are_redirected_where_asked_for_and_uploads_never(
 async def test_ambiguous_paths_are_refused(gateway: Gateway, path: str) -> None:
     await gateway.location("one", url="https://cloud.example/image")
     await gateway.claim("one", ID)
-    reply = await image_id(gateway, f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    reply = await send_bytes(
+        gateway, f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    )
     assert reply.startswith("HTTP/1.1 400 "), reply
     assert "Location" not in reply
     assert "Set-Cookie" not in reply
 
 
-async def image_id(gateway: Gateway, request: str) -> str:
-    """What bytes on the wire get, with no client library in between."""
-    import asyncio  # noqa: PLC0415
-    from urllib.parse import urlsplit  # noqa: PLC0415
-
+async def send_bytes(gateway: Gateway, request: str) -> str:
+    """The response to these bytes, sent without a client library."""
     parts = urlsplit(gateway.url)
     reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
     writer.write(request.encode("latin-1"))
@@ -218,7 +221,7 @@ async def image_id(gateway: Gateway, request: str) -> str:
     ],
 )
 async def test_a_malformed_request_gets_a_problem_document(gateway: Gateway, line: str) -> None:
-    reply = await image_id(gateway, f"{line}\r\nHost: x\r\nConnection: close\r\n\r\n")
+    reply = await send_bytes(gateway, f"{line}\r\nHost: x\r\nConnection: close\r\n\r\n")
     status = 414 if "xxx" in line else 400
     assert re.match(rf"HTTP/1\.[01] {status} ", reply), reply
     assert "application/problem+json" in reply
@@ -231,14 +234,16 @@ async def test_a_malformed_request_gets_a_problem_document(gateway: Gateway, lin
     "path", ["/v2/images/nonsense", "/v1/images/..", "/resolve/0a1b", "/resolve/" + "a" * 5000]
 )
 async def test_a_malformed_id_is_400(gateway: Gateway, path: str) -> None:
-    reply = await image_id(gateway, f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    reply = await send_bytes(
+        gateway, f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    )
     assert reply.startswith(("HTTP/1.1 400 ", "HTTP/1.1 404 ")), reply
     assert '"code": "invalid-image-id"' in reply or path.endswith("..")
 
 
 async def test_image_paths_answer_307_404_or_503(gateway: Gateway) -> None:
     response, body = await gateway.get(f"/v2/images/{ID}")
-    assert (response.status, body["outcome"]) == (503, "unknown")  # nothing registered: no proof
+    assert (response.status, body["outcome"]) == (503, "unknown")  # no location is registered
     number = await gateway.location("one", covered=False)
     response, body = await gateway.get(f"/v2/images/{ID}")
     assert (response.status, body["code"], body["missing"]) == (503, "image-unknown", ["one"])
@@ -259,7 +264,7 @@ async def test_a_removed_location_is_never_offered_again(gateway: Gateway) -> No
     await gateway.call("DELETE", "/locations/one", headers={"Authorization": "Bearer s3cret-token"})
     response, _ = await gateway.get(f"/v2/images/{ID}")
     assert response.status == 404
-    await gateway.location("one")  # the same name again is another location
+    await gateway.location("one")  # a new location of the same name
     response, _ = await gateway.get(f"/v2/images/{ID}")
     assert response.status == 404
 
@@ -272,7 +277,7 @@ async def test_maintenance_answers_503_with_the_reason(gateway: Gateway) -> None
     assert response.status == 503
     assert "new disks" in body["detail"]
     response, _ = await gateway.get(f"/v2/images/{OTHER}")
-    assert response.status == 404  # two is covered, one does not count
+    assert response.status == 404  # "two" is covered, and "one" does not count in maintenance
     await gateway.claim("two", ID)
     assert "//two." in await location_of(gateway, f"/v2/images/{ID}")
 
@@ -299,7 +304,7 @@ async def test_glanceclient_gets_errors_that_it_can_read(gateway: Gateway) -> No
 @pytest.mark.parametrize("rest", ["../../admin", "%2e%2e/x", "..%2fx", "a/./b"])
 async def test_schema_paths_cannot_leave_the_schema_prefix(gateway: Gateway, rest: str) -> None:
     await gateway.location("one", url="https://cloud.example/image")
-    reply = await image_id(
+    reply = await send_bytes(
         gateway, f"GET /v2/schemas/{rest} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
     )
     assert reply.startswith("HTTP/1.1 400 "), reply

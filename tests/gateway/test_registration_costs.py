@@ -1,4 +1,4 @@
-"""What a change of a location costs: one read of the registry and one look-up of the host."""
+"""A change of a location reads the registry once and looks its host up once."""
 
 from __future__ import annotations
 
@@ -30,7 +30,9 @@ class Costs:
         self.lookups[host] += 1
         return await look_up(host)
 
-    async def of(self, gateway: Gateway, method: str, body: dict[str, Any]) -> tuple[int, int, int]:
+    async def cost_of(
+        self, gateway: Gateway, method: str, body: dict[str, Any]
+    ) -> tuple[int, int, int]:
         """(status, reads of the registry, look-ups of localhost) of one request."""
         reads, lookups = self.client.runs_of(LOAD_REGISTRY), self.lookups["localhost"]
         response, row = await gateway.call(method, "/locations/one", headers=ADMIN, json=body)
@@ -64,16 +66,16 @@ async def gateway(costs: Costs) -> AsyncIterator[Gateway]:
 async def test_each_change_reads_the_registry_once(gateway: Gateway, costs: Costs) -> None:
     url = f"http://localhost:{gateway.url.rpartition(':')[2]}"
     notifications = {"url_env": "BROKER"}
-    assert await costs.of(gateway, "PUT", {"url": url}) == (201, 1, 1)
-    assert await costs.of(gateway, "PUT", {"url": url}) == (200, 1, 1)
-    assert await costs.of(gateway, "PUT", {"url": url, "api": "v2"}) == (200, 1, 1)
-    assert await costs.of(gateway, "PUT", {"url": url, "notifications": notifications}) == (
+    assert await costs.cost_of(gateway, "PUT", {"url": url}) == (201, 1, 1)
+    assert await costs.cost_of(gateway, "PUT", {"url": url}) == (200, 1, 1)
+    assert await costs.cost_of(gateway, "PUT", {"url": url, "api": "v2"}) == (200, 1, 1)
+    assert await costs.cost_of(gateway, "PUT", {"url": url, "notifications": notifications}) == (
         200,
         1,
         1,
     )
-    assert await costs.of(gateway, "PATCH", {"url": f"{url}/image"}) == (200, 1, 1)
-    assert await costs.of(gateway, "PATCH", {"weight": 2}) == (200, 1, 0)
+    assert await costs.cost_of(gateway, "PATCH", {"url": f"{url}/image"}) == (200, 1, 1)
+    assert await costs.cost_of(gateway, "PATCH", {"weight": 2}) == (200, 1, 0)
 
 
 async def test_the_response_shows_what_was_written(gateway: Gateway) -> None:

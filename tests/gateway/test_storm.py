@@ -1,4 +1,4 @@
-"""Storms of unknown ids: the load on locations is bounded, and known images are answered."""
+"""Many requests for unknown ids: locations get a bounded load, known images are answered."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from aiohttp.typedefs import Handler
 
 from resolver.models import format_id
 from tests.gateway.conftest import Gateway, Start
-from tests.support.clouds import Busy, Cloud, Hold
+from tests.support.clouds import Cloud, ConcurrencyCounter, Hold
 from tests.support.faults import Fault
 from tests.support.ids import make_ids
 from tests.support.wait import wait_until
@@ -26,14 +26,14 @@ from tests.support.wait import wait_until
 UNKNOWN = 4_000
 SIMULTANEOUS_REQUESTS = 1_000
 CLIENTS = 64
-"""Of a storm, with one request at a time each."""
+"""Clients that ask for unknown ids, each with one request at a time."""
 KNOWN = 200
 QUIET = 300
-"""Requests for known ids before the storm."""
+"""Requests for known ids before those for unknown ones."""
 PER_LOCATION = 16
-IN_ALL = 24
-ROUND_TRIP = 0.005
-"""Seconds that a location takes for an answer."""
+IN_TOTAL = 24
+RESPONSE_SECONDS = 0.005
+"""How long a location takes to respond."""
 NAMES = ("one", "two")
 
 IDS = [format_id(image_id) for image_id in make_ids(UNKNOWN + KNOWN + 1)]
@@ -51,7 +51,7 @@ async def gateway(request: pytest.FixtureRequest, start: Start) -> Gateway:
         probe_timeout=10,
         index_timeout=5,
         probes_per_location=PER_LOCATION,
-        probes_at_once=IN_ALL,
+        probes_at_once=IN_TOTAL,
         access_log="off",
     )
 
@@ -67,16 +67,16 @@ async def cloud(gateway: Gateway) -> AsyncIterator[Cloud]:
         yield cloud
 
 
-async def distant(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Answers with the delay of a network."""
-    await asyncio.sleep(ROUND_TRIP)
+async def delayed(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Responds after the delay of a network."""
+    await asyncio.sleep(RESPONSE_SECONDS)
     return await handler(request)
 
 
-def busy(cloud: Cloud, then: Fault) -> dict[str, Busy]:
-    counters = {name: Busy(then) for name in NAMES}
+def count_concurrency(cloud: Cloud, fault: Fault) -> dict[str, ConcurrencyCounter]:
+    counters = {name: ConcurrencyCounter(fault) for name in NAMES}
     for name, counter in counters.items():
-        cloud.spoil(name, counter)
+        cloud.set_fault(name, counter)
     return counters
 
 
@@ -102,20 +102,20 @@ def p99(taken: list[tuple[float, dict[str, Any]]]) -> float:
 
 
 async def test_many_unknown_ids_keep_the_probe_limits(gateway: Gateway, cloud: Cloud) -> None:
-    counters = busy(cloud, distant)
+    counters = count_concurrency(cloud, delayed)
     prober = gateway.services.prober
     quiet = [await timed(gateway, KNOWN_IDS[n % KNOWN]) for n in range(QUIET)]
-    coming = iter(UNKNOWN_IDS)
+    remaining = iter(UNKNOWN_IDS)
     outcomes: Counter[str] = Counter()
     absent: list[str] = []
-    most = 0
+    largest = 0
 
     async def client() -> None:
-        nonlocal most
-        for text in coming:
+        nonlocal largest
+        for text in remaining:
             _, body = await timed(gateway, text)
             outcomes[body["outcome"]] += 1
-            most = max(most, prober.in_flight)
+            largest = max(largest, prober.in_flight)
             if body["outcome"] == "absent":
                 assert body["missing"] == []
                 absent.append(text)
@@ -131,17 +131,17 @@ async def test_many_unknown_ids_keep_the_probe_limits(gateway: Gateway, cloud: C
     assert set(outcomes) <= {"absent", "unknown"}
     assert outcomes["absent"] > 0
     for name, counter in counters.items():
-        assert 1 < counter.most <= PER_LOCATION
-        # At most one for each id; each that is absent was asked about at both.
-        assert len(absent) <= cloud.asked(name) <= UNKNOWN
-    assert most <= IN_ALL
-    asked = sum(cloud.asked(name) for name in NAMES)
+        assert 1 < counter.maximum <= PER_LOCATION
+        # At most one probe for each id; for each absent id both locations were asked.
+        assert len(absent) <= cloud.image_requests(name) <= UNKNOWN
+    assert largest <= IN_TOTAL
+    asked = sum(cloud.image_requests(name) for name in NAMES)
     counts = prober.counts
-    assert asked == sum(counts[name, "no"] for name in NAMES), "no probe got lost"
+    assert asked == sum(counts[name, "no"] for name in NAMES), "every probe is counted"
     print(
-        f"\n{UNKNOWN} unknown ids: {dict(outcomes)}, {asked} questions, most at once "
-        f"{max(c.most for c in counters.values())}; known p99 {1e3 * p99(quiet):.1f} ms quiet, "
-        f"{1e3 * p99(known):.1f} ms in the storm ({p99(known) / p99(quiet):.1f} times)"
+        f"\n{UNKNOWN} unknown ids: {dict(outcomes)}, {asked} probes, at most "
+        f"{max(c.maximum for c in counters.values())}; known p99 {1e3 * p99(quiet):.1f} ms before, "
+        f"{1e3 * p99(known):.1f} ms during the load ({p99(known) / p99(quiet):.1f} times)"
     )
 
 
@@ -149,7 +149,7 @@ async def test_a_thousand_requests_for_one_id_share_one_probe_per_location(
     gateway: Gateway, cloud: Cloud
 ) -> None:
     hold = Hold()
-    counters = busy(cloud, hold)
+    counters = count_concurrency(cloud, hold)
     quiet = [await timed(gateway, KNOWN_IDS[n % KNOWN]) for n in range(QUIET)]
 
     async def all_wait() -> bool:
@@ -159,28 +159,28 @@ async def test_a_thousand_requests_for_one_id_share_one_probe_per_location(
 
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as http:
         unlimited = replace(gateway, http=http)
-        asking = [
+        requests = [
             asyncio.create_task(timed(unlimited, ONE_ID)) for _ in range(SIMULTANEOUS_REQUESTS)
         ]
         await wait_until(all_wait, 30)
         assert hold.waiting == 2
         known = [await timed(gateway, KNOWN_IDS[n % KNOWN]) for n in range(QUIET)]
         hold.open.set()
-        outcomes = Counter([body["outcome"] for _, body in await asyncio.gather(*asking)])
+        outcomes = Counter([body["outcome"] for _, body in await asyncio.gather(*requests)])
     assert outcomes == {"absent": SIMULTANEOUS_REQUESTS}
     assert {body["outcome"] for _, body in known} == {"found"}
-    assert [cloud.asked(name) for name in NAMES] == [1, 1]
-    assert [counter.most for counter in counters.values()] == [1, 1]
+    assert [cloud.image_requests(name) for name in NAMES] == [1, 1]
+    assert [counter.maximum for counter in counters.values()] == [1, 1]
     print(
-        f"\n{SIMULTANEOUS_REQUESTS} requests for one id: a question a location; known p99 "
-        f"{1e3 * p99(quiet):.1f} ms quiet, {1e3 * p99(known):.1f} ms meanwhile"
+        f"\n{SIMULTANEOUS_REQUESTS} requests for one id: one probe per location; known p99 "
+        f"{1e3 * p99(quiet):.1f} ms before, {1e3 * p99(known):.1f} ms during the load"
     )
 
 
 async def test_a_bulk_request_of_unknown_ids_respects_the_bounds(
     gateway: Gateway, cloud: Cloud
 ) -> None:
-    counters = busy(cloud, distant)
+    counters = count_concurrency(cloud, delayed)
     some = UNKNOWN_IDS[:400]
     bodies = await asyncio.gather(
         *(gateway.call("POST", "/resolve", json=some + KNOWN_IDS[:3]) for _ in range(4))
@@ -189,5 +189,7 @@ async def test_a_bulk_request_of_unknown_ids_respects_the_bounds(
         assert {row["outcome"] for row in rows[-3:]} == {"found"}
         assert {row["outcome"] for row in rows[:-3]} <= {"absent", "unknown"}
     for name, counter in counters.items():
-        assert counter.most <= PER_LOCATION
-        assert cloud.asked(name) <= len(some), "one for each id, for all clients"
+        assert counter.maximum <= PER_LOCATION
+        assert cloud.image_requests(name) <= len(some), (
+            "one probe for each id, shared by all clients"
+        )

@@ -1,4 +1,4 @@
-"""What monitoring sees: request ids, log lines, metrics, health, documents."""
+"""Monitoring: request ids, log lines, metrics, health, version documents and OpenAPI."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ async def test_a_foreign_record_in_redis_makes_the_index_unavailable(
 
 async def test_unexpected_failures_show_no_internals(gateway: Gateway) -> None:
     async def fail(_: web.Request) -> web.Response:
-        raise KeyError("inside")
+        raise KeyError("internal")
 
     app = make_app(gateway.services)
     app.router.add_get("/fails", fail)

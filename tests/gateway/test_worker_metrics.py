@@ -1,4 +1,4 @@
-"""The metrics of several workers, added up by the one that is scraped."""
+"""The metrics of several workers, added up by the worker that is scraped."""
 
 from __future__ import annotations
 

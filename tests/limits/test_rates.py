@@ -152,14 +152,14 @@ async def test_unknown_ids_are_rate_limited_and_known_ones_are_not(
 ) -> None:
     gateway, cloud = limited
     await spend(gateway)
-    asked = cloud.asked("one")
+    asked = cloud.image_requests("one")
     response, body = await gateway.get(f"/v2/images/{IDS[100]}")
     assert (response.status, body["code"]) == (429, "too-many-requests")
     assert response.content_type == "application/problem+json"
     assert response.headers["Retry-After"] == "1"
     assert response.headers["X-Openstack-Request-Id"].startswith("req-")
     assert "RESOLVER_CLIENT_RATE" in body["detail"]
-    assert cloud.asked("one") == asked, "no location is asked"
+    assert cloud.image_requests("one") == asked, "no location is asked"
     for path in (f"/v2/images/{KNOWN}", f"/v1/images/{KNOWN}", f"/resolve/{KNOWN}"):
         for headers in ({}, {"X-Resolver-Region": "x"}, {"X-Resolver-Exclude": "two"}):
             response, _ = await gateway.get(path, headers={} if "resolve" in path else headers)
@@ -205,7 +205,12 @@ async def test_a_bulk_request_probes_as_many_ids_as_its_client_may(
     more = math.ceil((time.monotonic() - begun) * RATE)
     outcomes = [row["outcome"] for row in rows]
     assert outcomes[0] == outcomes[-1] == "found"
-    assert FULL_BUCKET - 2 <= outcomes.count("absent") == cloud.asked("one") <= FULL_BUCKET + more
+    assert (
+        FULL_BUCKET - 2
+        <= outcomes.count("absent")
+        == cloud.image_requests("one")
+        <= FULL_BUCKET + more
+    )
     assert outcomes.count("unknown") == 99 - outcomes.count("absent")
 
 
@@ -215,7 +220,7 @@ async def test_requests_that_share_a_probe_pay_once(
     gateway, cloud = limited
     requests = [gateway.get(f"/v2/images/{IDS[0]}") for _ in range(5 * FULL_BUCKET)]
     answers = await asyncio.gather(*requests)
-    asked = cloud.asked("one")
+    asked = cloud.image_requests("one")
     assert asked <= FULL_BUCKET
     assert sum(response.status == 404 for response, _ in answers) >= FULL_BUCKET
 

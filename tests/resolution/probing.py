@@ -13,19 +13,19 @@ from tests.support.ids import make_ids
 from tests.support.wait import wait_until
 
 ID, OTHER, THIRD, *MORE = [format_id(image_id) for image_id in make_ids(8)]
-SOON = 0.3
-"""Seconds of a deadline that a test waits out."""
+PROBE_TIMEOUT_SECONDS = 0.3
+"""A deadline that a test waits for."""
 
 
-async def idle(cloud: Cloud) -> None:
-    """Until no probe is in flight."""
-    await wait_until(lambda: not cloud.services.prober.in_flight, message="all probes end")
+async def wait_until_idle(cloud: Cloud) -> None:
+    """Waits until no probe is in flight."""
+    await wait_until(lambda: not cloud.services.prober.in_flight, message="all probes have ended")
 
 
-async def outcomes(asking: Iterable[asyncio.Task[Answer]]) -> set[object]:
-    """The outcomes of many, or the errors in place of those."""
-    answers = await asyncio.gather(*asking, return_exceptions=True)
-    return {a.outcome if isinstance(a, Answer) else repr(a) for a in answers}
+async def outcomes(requests: Iterable[asyncio.Task[Answer]]) -> set[object]:
+    """The different outcomes of the requests; errors as text."""
+    answers = await asyncio.gather(*requests, return_exceptions=True)
+    return {answer.outcome if isinstance(answer, Answer) else repr(answer) for answer in answers}
 
 
 KINDS: dict[str, dict[str, Any]] = {

@@ -1,4 +1,4 @@
-"""Asking the locations themselves: who is asked, who is waited for, and what an answer is worth."""
+"""Probes: which locations are asked and waited for, and what their responses prove."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from tests.resolution.probing import (
     KINDS,
     MORE,
     OTHER,
-    SOON,
+    PROBE_TIMEOUT_SECONDS,
     THIRD,
-    idle,
     outcomes,
+    wait_until_idle,
 )
 from tests.support import faults
-from tests.support.clouds import FRESH, Busy, Cloud, Hold, clouds
+from tests.support.clouds import FRESH, Cloud, ConcurrencyCounter, Hold, clouds
 from tests.support.faults import Fault
 from tests.support.wait import wait_until
 
@@ -40,12 +40,12 @@ async def test_an_image_missing_from_the_index_is_found_by_a_probe_and_claimed(
     answer = await cloud.resolve(ID)
     assert (answer.outcome, answer.source, answer.missing) == (Outcome.FOUND, "probe", ())
     assert answer.as_json()["uri"] == f"{server.url}/v1/images/{ID}"
-    await idle(cloud)
+    await wait_until_idle(cloud)
     assert await cloud.owners(ID) == {"one"}
-    assert cloud.asked("one") == 1
+    assert cloud.image_requests("one") == 1
     again = await cloud.resolve(ID)
     assert (again.outcome, again.source) == (Outcome.FOUND, "index")
-    assert cloud.asked("one") == 1
+    assert cloud.image_requests("one") == 1
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -58,11 +58,11 @@ async def test_image_is_absent_and_cached_when_all_locations_answer_404(
     answer = await cloud.resolve(ID)
     assert (answer.outcome, answer.source, answer.missing) == (Outcome.ABSENT, "probe", ())
     assert answer.age <= time.monotonic() - begun
-    await idle(cloud)
+    await wait_until_idle(cloud)
     answer = await cloud.resolve(ID)
     assert (answer.outcome, answer.source) == (Outcome.ABSENT, "cache")
     assert 0 < answer.age < time.monotonic() - begun
-    assert (cloud.asked("one"), cloud.asked("two")) == (1, 1)
+    assert (cloud.image_requests("one"), cloud.image_requests("two")) == (1, 1)
 
 
 async def test_an_image_marked_deleted_in_v1_is_absent(cloud: Cloud) -> None:
@@ -77,12 +77,12 @@ async def test_the_first_owner_found_answers_and_later_ones_are_claimed(cloud: C
     for name in ("one", "two"):
         (await cloud.add(name)).add(id=ID)
     late = Hold()
-    cloud.spoil("two", late)
+    cloud.set_fault("two", late)
     answer = await cloud.resolve(ID)
     assert [owner.name for owner in answer.owners] == ["one"]
-    assert late.waiting == 1, "it was asked at the same time"
+    assert late.waiting == 1, "both were asked at the same time"
     late.open.set()
-    await idle(cloud)
+    await wait_until_idle(cloud)
     assert await cloud.owners(ID) == {"one", "two"}
 
 
@@ -90,12 +90,12 @@ async def test_a_404_does_not_end_the_wait_for_other_locations(cloud: Cloud) -> 
     await cloud.add("one")
     (await cloud.add("two")).add(id=ID)
     late = Hold()
-    cloud.spoil("two", late)
-    asking = asyncio.create_task(cloud.resolve(ID))
-    await wait_until(lambda: late.waiting and cloud.asked("one"))
-    assert not asking.done()
+    cloud.set_fault("two", late)
+    request = asyncio.create_task(cloud.resolve(ID))
+    await wait_until(lambda: late.waiting and cloud.image_requests("one"))
+    assert not request.done()
     late.open.set()
-    assert (await asking).outcome is Outcome.FOUND
+    assert (await request).outcome is Outcome.FOUND
 
 
 async def test_a_thousand_requests_share_one_probe_per_location() -> None:
@@ -103,27 +103,23 @@ async def test_a_thousand_requests_share_one_probe_per_location() -> None:
         holds = {}
         for name in ("one", "two"):
             await cloud.add(name)
-            cloud.spoil(name, hold := Hold())
+            cloud.set_fault(name, hold := Hold())
             holds[name] = hold
-        looked = cloud.lookups()
-        asking = [asyncio.create_task(cloud.resolve(ID)) for _ in range(1000)]
-        await wait_until(lambda: looked() == 1000 and all(h.waiting for h in holds.values()))
+        lookups = cloud.count_lookups()
+        requests = [asyncio.create_task(cloud.resolve(ID)) for _ in range(1000)]
+        await wait_until(lambda: lookups() == 1000 and all(h.waiting for h in holds.values()))
         for hold in holds.values():
             hold.open.set()
-        assert await outcomes(asking) == {Outcome.ABSENT}
-        assert (cloud.asked("one"), cloud.asked("two")) == (1, 1)
+        assert await outcomes(requests) == {Outcome.ABSENT}
+        assert (cloud.image_requests("one"), cloud.image_requests("two")) == (1, 1)
 
 
-def other_image() -> Fault:
-    return faults.body(f'{{"id": "{OTHER}"}}')
-
-
-async def page(_: web.Request, __: Handler) -> web.StreamResponse:
-    """What a load balancer shows."""
+async def html_page(_: web.Request, __: Handler) -> web.StreamResponse:
+    """The page of a load balancer."""
     return web.Response(text="<h1>Welcome</h1>", content_type="text/html")
 
 
-NO_ANSWERS: dict[str, Fault] = {
+UNCLEAR_RESPONSES: dict[str, Fault] = {
     "silence": faults.slow,
     "cut": faults.cut,
     "401": faults.status(401),
@@ -135,40 +131,42 @@ NO_ANSWERS: dict[str, Fault] = {
     "300": faults.status(300),
     "302": faults.status(302, Location="/elsewhere"),
     "307": faults.status(307, Location="http://127.0.0.1:1/"),
-    "another image": other_image(),
+    "another image": faults.body(f'{{"id": "{OTHER}"}}'),
     "a list": faults.body("[]"),
     "no JSON": faults.body("{"),
-    "a page": page,
+    "an HTML page": html_page,
 }
 
 
-@pytest.mark.parametrize("fault", NO_ANSWERS)
+@pytest.mark.parametrize("fault", UNCLEAR_RESPONSES)
 @pytest.mark.parametrize("kind", ["v2", "v1"])
 async def test_an_unclear_response_to_a_probe_does_not_prove_absence(kind: str, fault: str) -> None:
-    async with clouds(probe_timeout=SOON if fault == "silence" else 5) as cloud:
+    async with clouds(probe_timeout=PROBE_TIMEOUT_SECONDS if fault == "silence" else 5) as cloud:
         server = await cloud.add("bad", **KINDS[kind])
         await cloud.add("good")
-        cloud.spoil("bad", NO_ANSWERS[fault])
+        cloud.set_fault("bad", UNCLEAR_RESPONSES[fault])
         answer = await cloud.resolve(ID)
         assert (answer.outcome, answer.missing) == (Outcome.UNKNOWN, ("bad",))
         assert answer.detail
-        await idle(cloud)
+        await wait_until_idle(cloud)
         assert await cloud.owners(ID) == set()
-        cloud.spoil("bad", None)
-        assert (await cloud.resolve(ID)).outcome is Outcome.ABSENT, "it is asked again at once"
-        assert (cloud.asked("bad"), cloud.asked("good")) == (1, 1)
+        cloud.set_fault("bad", None)
+        assert (await cloud.resolve(ID)).outcome is Outcome.ABSENT, (
+            "an unclear response is not cached"
+        )
+        assert (cloud.image_requests("bad"), cloud.image_requests("good")) == (1, 1)
         server.add(id=OTHER)
         assert (await cloud.resolve(OTHER)).outcome is Outcome.FOUND
 
 
 async def test_a_300_for_a_disabled_api_does_not_prove_absence(cloud: Cloud) -> None:
-    """It answers 300 to whatever is asked of an API that is off."""
+    """Glance answers 300 to every request for an API that is disabled."""
     server = await cloud.add("one", v1=True, v2=False, fields={"api": "v2"})
-    place = (await cloud.services.tables.current()).by_name["one"]
-    check = place.status.check
+    view = (await cloud.services.tables.current()).by_name["one"]
+    check = view.status.check
     assert check is not None
     await cloud.index.records.set_check(
-        place.location.number, type(check)(at=check.at, health=Health.UP, versions=("v2.15",))
+        view.location.number, type(check)(at=check.at, health=Health.UP, versions=("v2.15",))
     )
     answer = await cloud.resolve(ID)
     assert (answer.outcome, answer.missing) == (Outcome.UNKNOWN, ("one",))
@@ -177,18 +175,18 @@ async def test_a_300_for_a_disabled_api_does_not_prove_absence(cloud: Cloud) -> 
 
 async def test_a_404_for_a_limited_credential_does_not_prove_absence(cloud: Cloud) -> None:
     await cloud.add("good")
-    await cloud.add("blind", sees_all=False)
+    await cloud.add("limited", sees_all=False)
     answer = await cloud.resolve(ID)
-    assert (answer.outcome, answer.missing) == (Outcome.UNKNOWN, ("blind",))
+    assert (answer.outcome, answer.missing) == (Outcome.UNKNOWN, ("limited",))
     assert "credential" in answer.detail
-    cloud.servers["blind"].add(id=OTHER)
-    assert (await cloud.resolve(OTHER)).outcome is Outcome.FOUND, "but its yes is a yes"
+    cloud.servers["limited"].add(id=OTHER)
+    assert (await cloud.resolve(OTHER)).outcome is Outcome.FOUND, "a positive response counts"
 
 
 async def test_a_404_proves_absence_only_if_the_credential_in_use_sees_every_image(
     cloud: Cloud, tmp_path: Path
 ) -> None:
-    """Not what another one saw that the last sweep had."""
+    """What the credential of the last sweep saw does not count."""
     file = tmp_path / "token"
     file.write_text("strong")
     await cloud.add(
@@ -210,15 +208,15 @@ async def test_a_404_proves_absence_only_if_the_credential_in_use_sees_every_ima
     assert (await cloud.resolve(private)).outcome is Outcome.FOUND
 
 
-async def nobody(_: web.Request, __: Handler) -> web.StreamResponse:
-    """A proxy whose Glance is gone."""
+async def proxy_without_glance(_: web.Request, __: Handler) -> web.StreamResponse:
+    """The 404 of a proxy that has no Glance behind it."""
     return web.Response(status=404, text="404 page not found")
 
 
 async def test_a_404_from_something_other_than_glance_does_not_prove_absence(cloud: Cloud) -> None:
     await cloud.add("one", swept=True)
     await cloud.claim("one", ID)
-    cloud.spoil("one", nobody)
+    cloud.set_fault("one", proxy_without_glance)
     answer = await cloud.resolve(OTHER)
     assert (answer.outcome, answer.missing) == (Outcome.UNKNOWN, ("one",))
     assert (await cloud.resolve(ID, FRESH)).outcome is Outcome.FOUND
@@ -228,8 +226,8 @@ async def test_a_404_from_something_other_than_glance_does_not_prove_absence(clo
 async def test_missing_lists_exactly_the_locations_without_a_clear_answer(cloud: Cloud) -> None:
     for name in ("a", "b", "c", "d"):
         await cloud.add(name)
-    cloud.spoil("b", faults.status(500))
-    cloud.spoil("d", faults.status(403))
+    cloud.set_fault("b", faults.status(500))
+    cloud.set_fault("d", faults.status(403))
     await cloud.services.registry.patch("c", {"state": "maintenance"})
     answer = await cloud.resolve(ID)
     assert (answer.outcome, answer.missing) == (Outcome.UNKNOWN, ("b", "d"))
@@ -237,10 +235,10 @@ async def test_missing_lists_exactly_the_locations_without_a_clear_answer(cloud:
 
 
 async def test_a_covered_location_that_does_not_answer_does_not_prove_absence() -> None:
-    async with clouds(probe_timeout=SOON) as cloud:
+    async with clouds(probe_timeout=PROBE_TIMEOUT_SECONDS) as cloud:
         await cloud.add("one", swept=True)
         await cloud.add("two", swept=True)
-        cloud.spoil("two", faults.slow)
+        cloud.set_fault("two", faults.slow)
         answer = await cloud.resolve(ID)
         assert (answer.outcome, answer.missing) == (Outcome.UNKNOWN, ("two",))
 
@@ -267,18 +265,18 @@ async def test_probes_are_not_repeated_while_the_owner_is_in_maintenance(cloud: 
     await cloud.claim("one", ID)
     for _ in range(5):
         assert (await cloud.resolve(ID)).outcome is Outcome.UNKNOWN
-    assert cloud.asked("two") == 1, "what it said is remembered"
+    assert cloud.image_requests("two") == 1, "its response is cached"
 
 
 async def test_a_location_known_to_be_down_is_probed_in_the_background(cloud: Cloud) -> None:
     await cloud.add("one")
     (await cloud.add("down", health=Health.DOWN)).add(id=ID)
-    cloud.spoil("down", hold := Hold())
+    cloud.set_fault("down", hold := Hold())
     answer = await cloud.resolve(ID)
     assert (answer.outcome, answer.missing) == (Outcome.UNKNOWN, ("down",))
-    await wait_until(lambda: hold.waiting, message="it is asked")
+    await wait_until(lambda: hold.waiting, message="the location that is down is probed")
     hold.open.set()
-    await idle(cloud)
+    await wait_until_idle(cloud)
     assert await cloud.owners(ID) == {"down"}
     assert (await cloud.resolve(ID)).outcome is Outcome.FOUND
 
@@ -293,36 +291,38 @@ async def test_probes_in_flight_are_limited_per_location() -> None:
         server = await cloud.add("one")
         server.add(id=THIRD)
         await cloud.claim("one", THIRD)
-        cloud.spoil("one", hold := Hold())
+        cloud.set_fault("one", hold := Hold())
         ids = [ID, OTHER, MORE[0]]
-        asking = [asyncio.create_task(cloud.resolve(text)) for text in ids]
+        requests = [asyncio.create_task(cloud.resolve(text)) for text in ids]
         await wait_until(lambda: hold.waiting == 3)
         for text in MORE[1:4]:
             answer = await cloud.resolve(text)
             assert (answer.outcome, answer.missing) == (Outcome.UNKNOWN, ("one",))
             assert "too many probes" in answer.detail
         joined = asyncio.create_task(cloud.resolve(ID))
-        assert (await cloud.resolve(THIRD)).outcome is Outcome.FOUND, "the known are answered"
+        assert (await cloud.resolve(THIRD)).outcome is Outcome.FOUND, "known images are answered"
         hold.open.set()
-        outcomes = {answer.outcome for answer in await asyncio.gather(*asking, joined)}
+        outcomes = {answer.outcome for answer in await asyncio.gather(*requests, joined)}
         assert outcomes == {Outcome.ABSENT}
-        assert (hold.most, cloud.asked("one")) == (3, 3)
+        assert (hold.maximum, cloud.image_requests("one")) == (3, 3)
         assert cloud.services.prober.counts == {("one", "no"): 3, ("one", "refused"): 3}
-        assert (await cloud.resolve(MORE[1])).outcome is Outcome.ABSENT, "there is room again"
+        assert (await cloud.resolve(MORE[1])).outcome is Outcome.ABSENT, (
+            "the limit is no longer reached"
+        )
 
 
 async def test_a_location_at_its_probe_limit_does_not_stop_probes_of_others() -> None:
     async with clouds(probes_per_location=1) as cloud:
         (await cloud.add("one")).add(id=OTHER)
         (await cloud.add("two")).add(id=OTHER)
-        cloud.spoil("one", hold := Hold())
-        asking = asyncio.create_task(cloud.resolve(ID))
-        await wait_until(lambda: hold.waiting and cloud.asked("two") == 1)
+        cloud.set_fault("one", hold := Hold())
+        request = asyncio.create_task(cloud.resolve(ID))
+        await wait_until(lambda: hold.waiting and cloud.image_requests("two") == 1)
         await wait_until(lambda: cloud.services.prober.in_flight == 1)
         answer = await cloud.resolve(OTHER)
         assert [owner.name for owner in answer.owners] == ["two"]
         hold.open.set()
-        assert (await asking).outcome is Outcome.ABSENT
+        assert (await request).outcome is Outcome.ABSENT
 
 
 async def test_probes_in_flight_are_limited_in_total() -> None:
@@ -330,28 +330,28 @@ async def test_probes_in_flight_are_limited_in_total() -> None:
         holds = [Hold(), Hold()]
         for name, hold in zip(("one", "two"), holds, strict=True):
             await cloud.add(name)
-            cloud.spoil(name, hold)
-        asking = [asyncio.create_task(cloud.resolve(text)) for text in (ID, OTHER)]
+            cloud.set_fault(name, hold)
+        requests = [asyncio.create_task(cloud.resolve(text)) for text in (ID, OTHER)]
         await wait_until(lambda: sum(hold.waiting for hold in holds) == 4)
         answer = await cloud.resolve(THIRD)
         assert (answer.outcome, answer.missing) == (Outcome.UNKNOWN, ("one", "two"))
         for hold in holds:
             hold.open.set()
-        assert {a.outcome for a in await asyncio.gather(*asking)} == {Outcome.ABSENT}
+        assert {a.outcome for a in await asyncio.gather(*requests)} == {Outcome.ABSENT}
 
 
 async def test_fresh_probes_keep_the_total_limit() -> None:
-    """While it waits for a question of before it came, others may take the room."""
+    """While a fresh request waits for an earlier probe of its image, other probes may start."""
     async with clouds(probes_at_once=2) as cloud:
         await cloud.add("one")
         prober, number = cloud.services.prober, cloud.numbers["one"]
         view = (await cloud.services.tables.current()).by_number[number]
         hold, others = Hold(), Hold()
 
-        async def both(request: web.Request, handler: Handler) -> web.StreamResponse:
+        async def hold_by_image(request: web.Request, handler: Handler) -> web.StreamResponse:
             return await (hold if ID in request.path else others)(request, handler)
 
-        def ask(text: str, *, fresh: bool = False) -> asyncio.Task[Any]:
+        def probe(text: str, *, fresh: bool = False) -> asyncio.Task[Any]:
             return asyncio.create_task(
                 prober.probe(
                     ProbeRequest(
@@ -365,43 +365,43 @@ async def test_fresh_probes_keep_the_total_limit() -> None:
                 )
             )
 
-        cloud.spoil("one", busy := Busy(both))
-        asking = [ask(ID), ask(OTHER)]
+        cloud.set_fault("one", counter := ConcurrencyCounter(hold_by_image))
+        requests = [probe(ID), probe(OTHER)]
         await wait_until(lambda: hold.waiting and others.waiting)
-        asking[0].add_done_callback(lambda _: asking.append(ask(THIRD)))
-        asking.append(ask(ID, fresh=True))
+        requests[0].add_done_callback(lambda _: requests.append(probe(THIRD)))
+        requests.append(probe(ID, fresh=True))
         hold.open.set()
-        await wait_until(lambda: len(asking) == 4)
+        await wait_until(lambda: len(requests) == 4)
         others.open.set()
-        await asyncio.gather(*asking)
-        assert busy.most == 2
-        assert cloud.asked("one") == 3, "there was no room for the fourth"
+        await asyncio.gather(*requests)
+        assert counter.maximum == 2
+        assert cloud.image_requests("one") == 3, "the fourth probe exceeded the limit"
 
 
 async def test_a_probe_waits_no_longer_than_the_deadline() -> None:
-    async with clouds(probe_timeout=SOON) as cloud:
+    async with clouds(probe_timeout=PROBE_TIMEOUT_SECONDS) as cloud:
         await cloud.add("one")
-        cloud.spoil("one", faults.slow)
+        cloud.set_fault("one", faults.slow)
         begun = time.monotonic()
         answer = await cloud.resolve(ID)
-        assert SOON <= time.monotonic() - begun < SOON + 1
+        assert PROBE_TIMEOUT_SECONDS <= time.monotonic() - begun < PROBE_TIMEOUT_SECONDS + 1
         assert (answer.outcome, answer.missing) == (Outcome.UNKNOWN, ("one",))
-        await idle(cloud)
+        await wait_until_idle(cloud)
         assert cloud.services.prober.counts["one", "timeout"] == 1
 
 
 @pytest.mark.slow
 async def test_fresh_takes_no_longer_than_one_deadline() -> None:
-    """For the owners and, where none is left, for the others."""
-    async with clouds(probe_timeout=SOON) as cloud:
+    """Also when it probes the owners first, and then the other locations."""
+    async with clouds(probe_timeout=PROBE_TIMEOUT_SECONDS) as cloud:
         await cloud.add("owner")
         for n in range(4):
             await cloud.add(f"silent{n}")
-            cloud.spoil(f"silent{n}", faults.slow)
+            cloud.set_fault(f"silent{n}", faults.slow)
         await cloud.claim("owner", ID)
-        asking = asyncio.create_task(cloud.resolve(OTHER))  # they are being asked already
+        request = asyncio.create_task(cloud.resolve(OTHER))  # its probes are in flight
         begun = time.monotonic()
         answer = await cloud.resolve(ID, FRESH)
-        assert time.monotonic() - begun < SOON + 0.5
+        assert time.monotonic() - begun < PROBE_TIMEOUT_SECONDS + 0.5
         assert (answer.outcome, len(answer.missing)) == (Outcome.UNKNOWN, 4)
-        await asking
+        await request

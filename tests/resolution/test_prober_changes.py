@@ -13,8 +13,8 @@ from tests.resolution.probing import (
     KINDS,
     OTHER,
     THIRD,
-    idle,
     outcomes,
+    wait_until_idle,
 )
 from tests.support import faults
 from tests.support.clouds import FRESH, Cloud, Hold, clouds
@@ -30,8 +30,10 @@ async def test_a_claim_replaces_a_cached_absence(cloud: Cloud) -> None:
     await cloud.claim("one", ID)
     assert (await cloud.resolve(ID)).outcome is Outcome.FOUND
     await cloud.index.claims.release(cloud.numbers["one"], [parse_id(ID)])
-    assert (await cloud.resolve(ID)).outcome is Outcome.FOUND, "asked, not remembered"
-    assert cloud.asked("one") == 2
+    assert (await cloud.resolve(ID)).outcome is Outcome.FOUND, (
+        "it is probed again, not answered from the cache"
+    )
+    assert cloud.image_requests("one") == 2
 
 
 async def test_a_fresh_request_does_not_use_a_cached_absence(cloud: Cloud) -> None:
@@ -60,50 +62,52 @@ async def test_absence_is_not_cached_when_absent_ttl_is_0() -> None:
         for _ in range(3):
             answer = await cloud.resolve(ID)
             assert (answer.outcome, answer.source) == (Outcome.ABSENT, "probe")
-            await idle(cloud)
-        assert cloud.asked("one") == 3
+            await wait_until_idle(cloud)
+        assert cloud.image_requests("one") == 3
 
 
 async def test_a_fresh_request_does_not_share_an_earlier_probe(cloud: Cloud) -> None:
-    """The question under way was answered when the image was not there yet."""
+    """The server handled the earlier probe before the image was created."""
     server = await cloud.add("one")
-    cloud.spoil("one", hold := Hold(answers=True))
+    cloud.set_fault("one", hold := Hold(responses=True))
     before = asyncio.create_task(cloud.resolve(ID))
     await wait_until(lambda: hold.waiting)
     server.add(id=ID)
-    looked = cloud.lookups()
+    lookups = cloud.count_lookups()
     fresh = asyncio.create_task(cloud.resolve(ID, FRESH))
-    await wait_until(looked)
+    await wait_until(lookups)
     hold.open.set()
     assert (await before).outcome is Outcome.ABSENT
     assert (await fresh).outcome is Outcome.FOUND
-    assert cloud.asked("one") == 2
+    assert cloud.image_requests("one") == 2
 
 
 async def test_a_thousand_fresh_requests_share_two_probes(cloud: Cloud) -> None:
-    """One that is answered too early for those who came later, and one for all of these."""
+    """The second is for the requests that arrived after the first had been sent."""
     await cloud.add("one")
-    cloud.spoil("one", hold := Hold())
-    looked = cloud.lookups()
-    asking = [asyncio.create_task(cloud.resolve(ID, FRESH)) for _ in range(1000)]
-    await wait_until(lambda: looked() == 1000 and hold.waiting)
+    cloud.set_fault("one", hold := Hold())
+    lookups = cloud.count_lookups()
+    requests = [asyncio.create_task(cloud.resolve(ID, FRESH)) for _ in range(1000)]
+    await wait_until(lambda: lookups() == 1000 and hold.waiting)
     hold.open.set()
-    assert await outcomes(asking) == {Outcome.ABSENT}
-    assert cloud.asked("one") == 2
+    assert await outcomes(requests) == {Outcome.ABSENT}
+    assert cloud.image_requests("one") == 2
 
 
 async def test_fresh_releases_wrong_claims_and_offers_the_other_owners(cloud: Cloud) -> None:
-    for name in ("gone", "silent", "there"):
+    for name in ("gone", "failing", "present"):
         server = await cloud.add(name)
         await cloud.claim(name, ID)
     server.add(id=ID)
-    cloud.spoil("silent", faults.status(500))
+    cloud.set_fault("failing", faults.status(500))
     answer = await cloud.resolve(ID, FRESH)
     assert answer.outcome is Outcome.FOUND
-    assert {owner.name for owner in answer.owners} == {"silent", "there"}
-    assert await cloud.owners(ID) == {"silent", "there"}, "released before it was answered"
+    assert {owner.name for owner in answer.owners} == {"failing", "present"}
+    assert await cloud.owners(ID) == {"failing", "present"}, (
+        "the claim is released before the answer"
+    )
     again = await cloud.resolve(ID)
-    assert {owner.name for owner in again.owners} == {"silent", "there"}
+    assert {owner.name for owner in again.owners} == {"failing", "present"}
 
 
 async def test_fresh_probes_the_other_locations_when_no_owner_is_left(cloud: Cloud) -> None:
@@ -112,7 +116,7 @@ async def test_fresh_probes_the_other_locations_when_no_owner_is_left(cloud: Clo
     await cloud.claim("from", ID)
     answer = await cloud.resolve(ID, FRESH)
     assert [owner.name for owner in answer.owners] == ["to"]
-    await idle(cloud)
+    await wait_until_idle(cloud)
     assert await cloud.owners(ID) == {"to"}
     cloud.servers["to"].delete(ID)
     answer = await cloud.resolve(ID, FRESH)
@@ -121,45 +125,45 @@ async def test_fresh_probes_the_other_locations_when_no_owner_is_left(cloud: Clo
 
 
 async def test_a_404_for_a_limited_credential_releases_no_claim(cloud: Cloud) -> None:
-    await cloud.add("blind", sees_all=False)
-    await cloud.claim("blind", ID)
+    await cloud.add("limited", sees_all=False)
+    await cloud.claim("limited", ID)
     answer = await cloud.resolve(ID, FRESH)
-    assert [owner.name for owner in answer.owners] == ["blind"]
+    assert [owner.name for owner in answer.owners] == ["limited"]
     assert answer.source == "index"
-    assert await cloud.owners(ID) == {"blind"}
+    assert await cloud.owners(ID) == {"limited"}
 
 
 async def test_an_excluded_owner_is_probed_in_the_background(cloud: Cloud) -> None:
-    for name in ("gone", "there"):
+    for name in ("gone", "present"):
         server = await cloud.add(name)
         await cloud.claim(name, ID)
     server.add(id=ID)
-    cloud.spoil("gone", hold := Hold())
+    cloud.set_fault("gone", hold := Hold())
     answer = await cloud.resolve(ID, Preferences(exclude=frozenset({"gone"})))
-    assert [owner.name for owner in answer.owners] == ["there"]
+    assert [owner.name for owner in answer.owners] == ["present"]
     await wait_until(lambda: hold.waiting)
     hold.open.set()
-    await idle(cloud)
-    assert await cloud.owners(ID) == {"there"}
-    assert cloud.asked("there") == 0
+    await wait_until_idle(cloud)
+    assert await cloud.owners(ID) == {"present"}
+    assert cloud.image_requests("present") == 0
 
 
 async def test_a_claim_of_an_excluded_only_owner_is_released_if_absent(cloud: Cloud) -> None:
     await cloud.add("gone")
-    (await cloud.add("there")).add(id=ID)
+    (await cloud.add("present")).add(id=ID)
     await cloud.claim("gone", ID)
     answer = await cloud.resolve(ID, Preferences(exclude=frozenset({"gone"})))
-    assert [owner.name for owner in answer.owners] == ["there"]
-    await idle(cloud)
-    assert await cloud.owners(ID) == {"there"}
+    assert [owner.name for owner in answer.owners] == ["present"]
+    await wait_until_idle(cloud)
+    assert await cloud.owners(ID) == {"present"}
 
 
 async def test_an_excluded_owner_is_probed_even_right_after_a_positive_probe(cloud: Cloud) -> None:
-    """Its client has been there since, and found nothing."""
+    """The client has tried that owner since the probe, and did not find the image."""
     server = await cloud.add("one")
     server.add(id=ID)
     assert (await cloud.resolve(ID)).outcome is Outcome.FOUND
-    await idle(cloud)
+    await wait_until_idle(cloud)
     server.delete(ID)
     answer = await cloud.resolve(ID, Preferences(exclude=frozenset({"one"})))
     assert answer.outcome is Outcome.ABSENT
@@ -176,7 +180,7 @@ async def test_a_claim_of_an_excluded_only_owner_is_kept_unless_absence_is_prove
     if has:
         server.add(id=ID)
     else:
-        cloud.spoil("one", faults.status(500))
+        cloud.set_fault("one", faults.status(500))
     answer = await cloud.resolve(ID, Preferences(exclude=frozenset({"one"})))
     assert (answer.outcome, answer.missing) == (Outcome.UNKNOWN, ("one",))
     assert await cloud.owners(ID) == {"one"}
@@ -190,48 +194,48 @@ async def test_an_image_found_at_an_excluded_location_is_claimed_and_not_offered
     answer = await cloud.resolve(ID, Preferences(exclude=frozenset({"one"})))
     assert (answer.outcome, answer.missing) == (Outcome.UNKNOWN, ("one",))
     assert "excluded" in answer.detail
-    await idle(cloud)
+    await wait_until_idle(cloud)
     assert await cloud.owners(ID) == {"one"}
 
 
 async def test_a_probe_result_older_than_a_deletion_is_not_claimed(cloud: Cloud) -> None:
     server = await cloud.add("one")
     server.add(id=ID)
-    cloud.spoil("one", hold := Hold(answers=True))
-    asking = asyncio.create_task(cloud.resolve(ID))
+    cloud.set_fault("one", hold := Hold(responses=True))
+    request = asyncio.create_task(cloud.resolve(ID))
     await wait_until(lambda: hold.waiting)
     server.delete(ID)
     await cloud.index.observations.record_absent(cloud.numbers["one"], [parse_id(ID)])
     hold.open.set()
-    await asking
-    await idle(cloud)
+    await request
+    await wait_until_idle(cloud)
     assert await cloud.owners(ID) == set()
 
 
 async def test_a_location_removed_during_the_probe_is_not_offered(cloud: Cloud) -> None:
     (await cloud.add("one")).add(id=ID)
     await cloud.add("two")
-    cloud.spoil("one", hold := Hold())
-    asking = asyncio.create_task(cloud.resolve(ID))
+    cloud.set_fault("one", hold := Hold())
+    request = asyncio.create_task(cloud.resolve(ID))
     await wait_until(lambda: hold.waiting)
     await cloud.services.registry.remove("one")
     hold.open.set()
-    assert [owner.name for owner in (await asking).owners] == []
+    assert [owner.name for owner in (await request).owners] == []
     assert (await cloud.resolve(ID)).outcome is Outcome.ABSENT
 
 
 async def test_a_location_removed_during_the_probe_gets_no_claim(cloud: Cloud) -> None:
-    """Its claims have been collected by then, and nobody would collect once more."""
+    """Its claims were collected before the response, and would not be collected again."""
     (await cloud.add("one")).add(id=ID)
-    cloud.spoil("one", hold := Hold())
-    asking = asyncio.create_task(cloud.resolve(ID))
+    cloud.set_fault("one", hold := Hold())
+    request = asyncio.create_task(cloud.resolve(ID))
     await wait_until(lambda: hold.waiting)
     await cloud.services.registry.remove("one")
     await cloud.index.claims.purge(await cloud.index.records.retired())
     await cloud.index.records.forget_retired([cloud.numbers["one"]])
     hold.open.set()
-    await asking
-    await idle(cloud)
+    await request
+    await wait_until_idle(cloud)
     assert await cloud.owners(ID) == set()
 
 
@@ -239,24 +243,24 @@ async def test_a_location_put_into_maintenance_during_the_probe_is_not_offered(
     cloud: Cloud,
 ) -> None:
     (await cloud.add("one")).add(id=ID)
-    cloud.spoil("one", hold := Hold())
-    asking = asyncio.create_task(cloud.resolve(ID))
+    cloud.set_fault("one", hold := Hold())
+    request = asyncio.create_task(cloud.resolve(ID))
     await wait_until(lambda: hold.waiting)
     await cloud.services.registry.patch("one", {"state": "maintenance"})
     hold.open.set()
-    assert (await asking).owners == ()
+    assert (await request).owners == ()
 
 
 async def test_an_image_is_not_absent_if_a_location_was_added_during_the_probe(
     cloud: Cloud,
 ) -> None:
     await cloud.add("one")
-    cloud.spoil("one", hold := Hold())
-    asking = asyncio.create_task(cloud.resolve(ID))
+    cloud.set_fault("one", hold := Hold())
+    request = asyncio.create_task(cloud.resolve(ID))
     await wait_until(lambda: hold.waiting)
     (await cloud.add("two")).add(id=ID)
     hold.open.set()
-    assert (await asking).outcome is not Outcome.ABSENT
+    assert (await request).outcome is not Outcome.ABSENT
     assert (await cloud.resolve(ID)).outcome is Outcome.FOUND
 
 
@@ -266,16 +270,18 @@ async def test_a_probe_also_tries_the_spelling_of_the_client(cloud: Cloud, kind:
     server.add(id=ID.upper())
     answer = await cloud.resolve(ID.upper())
     assert answer.as_json()["uri"].endswith(ID.upper())
-    await idle(cloud)
+    await wait_until_idle(cloud)
     answer = await cloud.resolve(ID)
-    assert answer.as_json()["uri"].endswith(ID.upper()), "its owner's spelling, whoever asks"
+    assert answer.as_json()["uri"].endswith(ID.upper()), (
+        "the spelling of the owner, not of the client"
+    )
 
 
 async def test_an_upper_case_id_finds_a_lower_case_image(cloud: Cloud) -> None:
     (await cloud.add("one")).add(id=ID)
     answer = await cloud.resolve(ID.upper())
     assert answer.as_json()["uri"].endswith(ID)
-    assert cloud.asked("one") == 1
+    assert cloud.image_requests("one") == 1
 
 
 async def test_probe_results_are_counted(cloud: Cloud) -> None:
@@ -283,9 +289,9 @@ async def test_probe_results_are_counted(cloud: Cloud) -> None:
     server.add(id=OTHER)
     await cloud.resolve(ID)
     await cloud.resolve(OTHER)
-    cloud.spoil("one", faults.status(401))
+    cloud.set_fault("one", faults.status(401))
     await cloud.resolve(THIRD)
-    await idle(cloud)
+    await wait_until_idle(cloud)
     assert cloud.services.prober.counts == {
         ("one", "no"): 1,
         ("one", "yes"): 1,
@@ -296,12 +302,12 @@ async def test_probe_results_are_counted(cloud: Cloud) -> None:
 async def test_closing_the_prober_ends_waiting_requests() -> None:
     async with clouds() as cloud:
         await cloud.add("one")
-        cloud.spoil("one", hold := Hold())
-        asking = asyncio.create_task(cloud.resolve(ID))
+        cloud.set_fault("one", hold := Hold())
+        request = asyncio.create_task(cloud.resolve(ID))
         await wait_until(lambda: hold.waiting)
         await cloud.services.prober.close()
         async with asyncio.timeout(5):
-            answer = await asking
+            answer = await request
         assert (answer.outcome, answer.missing) == (Outcome.UNKNOWN, ("one",))
         hold.open.set()
 
@@ -311,12 +317,12 @@ async def test_expired_absences_are_removed_from_memory() -> None:
         await cloud.add("one")
         await cloud.add("two")
         prober = cloud.services.prober
-        most = 0
+        largest = 0
         for image_id in make_ids(200, seed=5):
             assert (await cloud.resolve(format_id(image_id))).outcome is Outcome.ABSENT
-            most = max(most, prober.remembered_images)
-        assert most < 150
+            largest = max(largest, prober.remembered_images)
+        assert largest < 150
         await asyncio.sleep(0.1)
-        for image_id in make_ids(most, seed=6):
+        for image_id in make_ids(largest, seed=6):
             await cloud.resolve(format_id(image_id))
         assert prober.remembered_images < 150

@@ -1,4 +1,4 @@
-"""The order among owners, as laws."""
+"""The order of owners: properties that hold for all inputs."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ image_ids = st.binary(min_size=16, max_size=16)
 
 
 @st.composite
-def candidates(draw: st.DrawFn) -> list[ImageOwner]:
-    """Owners in some order, each another location."""
+def owner_lists(draw: st.DrawFn) -> list[ImageOwner]:
+    """Owners of an image, in any order."""
     names = draw(st.lists(st.sampled_from(NAMES), unique=True, max_size=8))
     return [
         ImageOwner(
@@ -44,7 +44,7 @@ def candidates(draw: st.DrawFn) -> list[ImageOwner]:
     ]
 
 
-wishes = st.builds(
+some_preferences = st.builds(
     Preferences,
     region=st.sampled_from(REGIONS),
     exclude=st.frozensets(st.sampled_from([*NAMES, "none"]), max_size=2),
@@ -52,7 +52,7 @@ wishes = st.builds(
 homes = st.sampled_from(REGIONS)
 
 
-@given(candidates(), image_ids, wishes, homes)
+@given(owner_lists(), image_ids, some_preferences, homes)
 def test_ranking_offers_every_usable_owner_and_no_other(
     owners: list[ImageOwner], image_id: bytes, preferences: Preferences, home: str
 ) -> None:
@@ -66,28 +66,28 @@ def test_ranking_offers_every_usable_owner_and_no_other(
 
 
 @settings(max_examples=400)
-@given(candidates(), image_ids, wishes, homes)
+@given(owner_lists(), image_ids, some_preferences, homes)
 def test_ranking_follows_the_documented_criteria(
     owners: list[ImageOwner], image_id: bytes, preferences: Preferences, home: str
 ) -> None:
-    """Of two neighbours, the first that differs in this list decides, before the draw does."""
+    """The first criterion in which two owners differ decides; the weighted choice is the last."""
 
-    def ladder(candidate: ImageOwner) -> list[int]:
-        location = candidate.view.location
+    def criteria(owner: ImageOwner) -> list[int]:
+        location = owner.view.location
         return [
             STATES.index(location.state),
             int(bool(preferences.region) and location.region != preferences.region),
             int(bool(home) and location.region != home),
-            HEALTH.index(candidate.view.health),
+            HEALTH.index(owner.view.health),
             location.priority,
-            int(location.weight == 0),  # without weight it is chosen only where it must be
+            int(location.weight == 0),  # weight 0: chosen only if there is no other
         ]
 
     for better, worse in pairwise(rank(owners, image_id, preferences, home)):
-        assert ladder(better) <= ladder(worse)
+        assert criteria(better) <= criteria(worse)
 
 
-@given(candidates(), image_ids, wishes, homes, st.randoms())
+@given(owner_lists(), image_ids, some_preferences, homes, st.randoms())
 def test_ranking_does_not_depend_on_the_input_order(
     owners: list[ImageOwner],
     image_id: bytes,
@@ -99,7 +99,7 @@ def test_ranking_does_not_depend_on_the_input_order(
     assert rank(shuffled, image_id, preferences, home) == rank(owners, image_id, preferences, home)
 
 
-@given(candidates(), image_ids, wishes, homes, st.data())
+@given(owner_lists(), image_ids, some_preferences, homes, st.data())
 def test_removing_an_owner_keeps_the_order_of_the_others(
     owners: list[ImageOwner],
     image_id: bytes,
@@ -112,7 +112,7 @@ def test_removing_an_owner_keeps_the_order_of_the_others(
     assert rank([c for c in owners if c is not gone], image_id, preferences, home) == ranked
 
 
-@given(candidates(), image_ids, homes)
+@given(owner_lists(), image_ids, homes)
 def test_the_only_owner_is_offered_unless_in_maintenance(
     owners: list[ImageOwner], image_id: bytes, home: str
 ) -> None:
@@ -153,13 +153,13 @@ def test_removing_one_of_ten_owners_moves_only_its_images(images: list[bytes]) -
 
 def test_more_weight_moves_images_only_to_that_owner(images: list[bytes]) -> None:
     owners = [ImageOwner(make_view(name)) for name in "abcd"]
-    some = images[:20_000]
-    before = first_choices(owners, some)
+    sample = images[:20_000]
+    before = first_choices(owners, sample)
     heavier = ImageOwner(make_view("d", weight=2))
-    after = first_choices([*owners[:-1], heavier], some)
+    after = first_choices([*owners[:-1], heavier], sample)
     moved = [new for old, new in zip(before, after, strict=True) if old != new]
     assert set(moved) == {"d"}
-    assert len(moved) / len(some) == pytest.approx(2 / 5 - 1 / 4, abs=0.01)
+    assert len(moved) / len(sample) == pytest.approx(2 / 5 - 1 / 4, abs=0.01)
 
 
 def test_owners_without_weight_have_an_order_too() -> None:
@@ -179,7 +179,7 @@ def test_exclusion_reasons_name_the_cause() -> None:
 
 def test_rank_reasons_name_every_criterion() -> None:
     owner = ImageOwner(make_view("one", region="r1", priority=7, weight=3))
-    said = ", ".join(rank_reasons(owner.view, Preferences(region="r1"), "r2"))
+    reasons = ", ".join(rank_reasons(owner.view, Preferences(region="r1"), "r2"))
     for part in ("state active", "in region r1", "not in the home region r2", "health up"):
-        assert part in said
-    assert "priority 7, weight 3" in said
+        assert part in reasons
+    assert "priority 7, weight 3" in reasons

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from tests.gateway.bridged_requests import bridged
 from tests.gateway.conftest import start
-from tests.gateway.test_front import handed_over
 from tests.support.certificates import Authority
 
-__all__ = ["handed_over", "start"]
+__all__ = ["bridged", "start"]
 
 
 @pytest.fixture(scope="session")

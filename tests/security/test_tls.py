@@ -26,8 +26,8 @@ from resolver.gateway.net.tls import load
 from resolver.settings import load_settings
 from tests.cli.test_serve import run, serve
 from tests.cli.test_workers import workers
+from tests.gateway.bridged_requests import BridgedRequests
 from tests.gateway.conftest import ADMIN, TOKEN, Start
-from tests.gateway.test_front import HandedOver
 from tests.support.certificates import Authority, Files
 from tests.support.wait import wait_until
 
@@ -124,7 +124,7 @@ def test_tls_before_1_2_is_refused(files: Files) -> None:
 
 
 async def test_the_fast_path_answers_over_tls_and_links_say_https(
-    start: Start, files: Files, authority: Authority, handed_over: HandedOver
+    start: Start, files: Files, authority: Authority, bridged: BridgedRequests
 ) -> None:
     gateway = await start(tls_cert=str(files.cert), tls_key=str(files.key))
     assert gateway.url.startswith("https://127.0.0.1:")
@@ -137,7 +137,7 @@ async def test_the_fast_path_answers_over_tls_and_links_say_https(
                 assert reply.status == 307
                 assert reply.headers["Location"] == f"https://one.example:9292/v2/images/{ID}"
         # The first may come with the end of the handshake, before aiohttp's task has begun.
-        assert handed_over.count <= 1
+        assert bridged.count <= 1
         async with http.get("/versions") as reply:
             for version in (await reply.json())["versions"]:
                 assert version["links"][0]["href"].startswith(f"{gateway.url}/v")

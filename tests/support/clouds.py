@@ -25,31 +25,34 @@ ANY = Preferences()
 FRESH = Preferences(fresh=True)
 
 
-def is_question(request: web.Request) -> bool:
+def is_image_request(request: web.Request) -> bool:
     """Whether a request is about one image."""
     head, _, tail = request.path.rstrip("/").rpartition("/")
     return head.endswith("/images") and tail != "detail"
 
 
 class Hold:
-    """Delays requests until it is opened; with `answers`, the responses, which are made before."""
+    """Delays requests about an image until it is opened.
+
+    With ``responses`` it delays the responses: the server handles the requests first.
+    """
 
     def __init__(
-        self, held: Callable[[web.Request], bool] = is_question, *, answers: bool = False
+        self, delays: Callable[[web.Request], bool] = is_image_request, *, responses: bool = False
     ) -> None:
         self.open = asyncio.Event()
         self.waiting = 0
-        self.most = 0
-        """Most that were delayed at the same time."""
-        self._held = held
-        self._answers = answers
+        self.maximum = 0
+        """The largest number that were delayed at the same time."""
+        self._delays = delays
+        self._responses = responses
 
     async def __call__(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        if not self._held(request):
+        if not self._delays(request):
             return await handler(request)
-        response = await handler(request) if self._answers else None
+        response = await handler(request) if self._responses else None
         self.waiting += 1
-        self.most = max(self.most, self.waiting)
+        self.maximum = max(self.maximum, self.waiting)
         try:
             await self.open.wait()
         finally:
@@ -57,25 +60,26 @@ class Hold:
         return response or await handler(request)
 
 
-class Busy:
-    """Counts the requests that are being answered at the same time."""
+class ConcurrencyCounter:
+    """Counts the requests that a server handles at the same time."""
 
-    def __init__(self, then: Fault | None = None) -> None:
-        self.then = then
-        self.now = 0
-        self.most = 0
+    def __init__(self, fault: Fault | None = None) -> None:
+        """``fault`` handles the requests in place of the server."""
+        self.fault = fault
+        self.current = 0
+        self.maximum = 0
 
     async def __call__(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        self.now += 1
-        self.most = max(self.most, self.now)
+        self.current += 1
+        self.maximum = max(self.maximum, self.current)
         try:
-            return await (self.then(request, handler) if self.then else handler(request))
+            return await (self.fault(request, handler) if self.fault else handler(request))
         finally:
-            self.now -= 1
+            self.current -= 1
 
 
 class Cloud:
-    """The locations of one resolver, each with its own stand-in."""
+    """The locations of one resolver, each with its own stand-in Glance server."""
 
     def __init__(self, services: Services, stack: AsyncExitStack) -> None:
         self.services = services
@@ -95,7 +99,7 @@ class Cloud:
         fields: dict[str, Any] | None = None,
         **options: Any,
     ) -> StandIn:
-        """A new location with the status of a health check; ``options`` are those of `StandIn`."""
+        """Adds a location that has had a health check. ``options`` are those of `StandIn`."""
         self._switches[name] = switch = Switch()
         server = await self._stack.enter_async_context(
             StandIn(middlewares=[switch.middleware], **options)
@@ -127,15 +131,15 @@ class Cloud:
         server.requests.clear()
         return location.number
 
-    def spoil(self, name: str, fault: Fault | None) -> None:
-        """From now on the location answers with this fault; None ends it."""
+    def set_fault(self, name: str, fault: Fault | None) -> None:
+        """Makes the location answer with this fault, or without one."""
         self._switches[name].fault = fault
 
     async def claim(self, name: str, text: str) -> None:
         await self.index.claims.claim(self.numbers[name], {parse_id(text): letter_case_of(text)})
 
     async def owners(self, text: str) -> set[str]:
-        """Locations that have the image according to the index."""
+        """Names of the locations that have the image according to the index."""
         (owners,) = (await self.index.claims.lookup([parse_id(text)])).owners
         names = {number: name for name, number in self.numbers.items()}
         return {names[owner.number] for owner in owners}
@@ -145,8 +149,8 @@ class Cloud:
             parse_id(text), preferences, letter_case_of(text)
         )
 
-    def lookups(self) -> Callable[[], int]:
-        """Returns a counter of the ids that are looked up in the index from now on."""
+    def count_lookups(self) -> Callable[[], int]:
+        """Starts to count lookups. Returns a function that gives the number of ids looked up."""
         lookup, count = self.index.claims.lookup, 0
 
         async def counted(*args: Any, **options: Any) -> Lookup:
@@ -158,8 +162,8 @@ class Cloud:
         self.index.claims.lookup = counted  # type: ignore[method-assign]
         return lambda: count
 
-    def asked(self, name: str) -> int:
-        """Requests about one image that reached a location."""
+    def image_requests(self, name: str) -> int:
+        """The number of requests about an image that reached a location."""
         counts = self.servers[name].requests
         return counts["GET", "image"] + counts["HEAD", "v1-image"]
 

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any, NamedTuple
 
-ANSWER_TIMEOUT_SECONDS = 30.0
+RESPONSE_TIMEOUT_SECONDS = 30.0
 
 
 class Response(NamedTuple):
@@ -18,6 +18,11 @@ class Response(NamedTuple):
     head: str
     """Status line and fields."""
     body: bytes
+
+    @property
+    def text(self) -> str:
+        """Head and body."""
+        return self.head + self.body.decode()
 
     def json(self) -> Any:
         return json.loads(self.body)
@@ -29,7 +34,7 @@ class Response(NamedTuple):
 
 
 class HttpConnection:
-    """What is sent and what arrives, byte for byte."""
+    """A connection on which a test sends and reads bytes."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader, self.writer = reader, writer
@@ -45,11 +50,16 @@ class HttpConnection:
 
     async def response(self, *, has_body: bool = True) -> Response:
         """The next response. Its body is read if it has a Content-Length."""
-        async with asyncio.timeout(ANSWER_TIMEOUT_SECONDS):
+        async with asyncio.timeout(RESPONSE_TIMEOUT_SECONDS):
             head = (await self.reader.readuntil(b"\r\n\r\n")).decode("latin-1")
             length = re.search(r"^Content-Length: (\d+)", head, re.MULTILINE | re.IGNORECASE)
             size = int(length[1]) if length and has_body else 0
             return Response(int(head.split()[1]), head, await self.reader.readexactly(size))
+
+    async def chunked_response(self) -> str:
+        """The next response, as it is sent, if its body is chunked."""
+        async with asyncio.timeout(RESPONSE_TIMEOUT_SECONDS):
+            return (await self.reader.readuntil(b"\r\n0\r\n\r\n")).decode()
 
     async def ask(self, method: str, path: str, *fields: str, version: str = "1.1") -> Response:
         self.send_request(method, path, *fields, version=version)
@@ -57,12 +67,12 @@ class HttpConnection:
 
     async def read_to_end(self) -> bytes:
         """Everything that arrives until the other side closes."""
-        async with asyncio.timeout(ANSWER_TIMEOUT_SECONDS):
+        async with asyncio.timeout(RESPONSE_TIMEOUT_SECONDS):
             return await self.reader.read()
 
     async def is_closed(self) -> bool:
         """Whether the other side closes without another byte."""
-        async with asyncio.timeout(ANSWER_TIMEOUT_SECONDS):
+        async with asyncio.timeout(RESPONSE_TIMEOUT_SECONDS):
             return await self.reader.read(1) == b""
 
 

@@ -1,4 +1,4 @@
-"""An index in memory that counts what is sent to it, and fails when a test wants it to."""
+"""An index in memory that counts what is sent to it, and can be made to fail."""
 
 from __future__ import annotations
 
