@@ -60,6 +60,22 @@ def letter_case_of(text: str) -> int:
     return int("".join("1" if c.isupper() else "0" for c in digits), 2)
 
 
+def parse_stored_id(text: object) -> tuple[bytes, int]:
+    """The bytes and the letter case (see `letter_case_of`) of an image id that a Glance server
+    wrote.
+
+    Glance finds an image by exactly the text of its id, and an index entry only knows the letter
+    case of the dashed form. An id in another form is another name: under its dashed form the server
+    answers 404.
+
+    Raises:
+        InvalidImageId: it is not the dashed form of a UUID.
+    """
+    if not isinstance(text, str) or not _DASHED.fullmatch(text):
+        raise InvalidImageId(f"{str(text)[:64]!r} is not the dashed form of a UUID")
+    return bytes.fromhex(text.replace("-", "")), letter_case_of(text)
+
+
 def format_id(image_id: bytes, letter_case: int = 0) -> str:
     """The dashed text of an image id of 16 bytes, with the digits that ``letter_case`` names (see
     `letter_case_of`) in upper case."""
@@ -265,6 +281,10 @@ class Sweep:
     """Images that the last complete sweep listed."""
     claimed: int = 0
     released: int = 0
+    skipped: int = 0
+    """Rows of its listing that name no image."""
+    skipped_examples: str = ""
+    """Some of their ids, as JSON."""
     sees_all: bool | None = None
     """Whether the credential of that sweep saw every image; None: it could not be found out."""
     sees_all_why: str = ""
@@ -283,6 +303,10 @@ class Progress:
     claimed: int = 0
     before: int = 0
     """Claims that the index already had in the part of the listing that was read."""
+    skipped: int = 0
+    """Rows that name no image."""
+    skipped_examples: str = ""
+    """Some of their ids, as JSON."""
     front: str = ""
     """The image id up to which everything listed is claimed."""
     markers: tuple[str, ...] = ()

@@ -162,6 +162,11 @@ def show(name: str, as_json: bool, url: str, token: str | None) -> None:
             ("covered", f"{'yes' if coverage['covered'] else 'no'}: {coverage['why']}"),
             *((source, coverage[source]) for source in ("poll", "events", "credential")),
             ("images", sweep["images"]),
+            *(
+                [("skipped rows", f"{sweep['skipped']}: {sweep['skipped_examples']}")]
+                if sweep["skipped"]
+                else []
+            ),
             ("swept", sweep["ended"] or "never"),
             ("sweeping", f"{running['images']} images so far" if running else "no"),
             ("last error", sweep["error"] or "none"),

@@ -4,6 +4,7 @@ from resolver.glance.changes import Changes, changed_since, server_time
 from resolver.glance.cloud_credentials import CloudCredentials
 from resolver.glance.credential_scope import CredentialScope, sees_all
 from resolver.glance.glance_server import HOP, GlanceServer, connect, is_resolver
+from resolver.glance.listed_rows import NO_ROWS, SkippedRows
 from resolver.glance.listing import END_CURSOR, Page, Resume, list_images, still_there
 from resolver.glance.notifications import Notice, parse_notice, subscribed
 from resolver.glance.probe import ImageProbe, ProbeAnswer, has_image
@@ -11,6 +12,7 @@ from resolver.glance.probe import ImageProbe, ProbeAnswer, has_image
 __all__ = [
     "END_CURSOR",
     "HOP",
+    "NO_ROWS",
     "Changes",
     "CloudCredentials",
     "CredentialScope",
@@ -20,6 +22,7 @@ __all__ = [
     "Page",
     "ProbeAnswer",
     "Resume",
+    "SkippedRows",
     "changed_since",
     "connect",
     "has_image",

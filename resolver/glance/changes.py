@@ -16,13 +16,7 @@ from email.utils import parsedate_to_datetime
 
 from resolver.errors import LocationUnavailable
 from resolver.glance.glance_server import GlanceServer
-from resolver.glance.listing import (
-    V1_LISTING,
-    images_of,
-    merge_passes,
-    parse_listed_id,
-    v2_passes,
-)
+from resolver.glance.listing import V1_LISTING, ListingPass, merge_passes, v2_passes
 from resolver.models import api_versions
 
 
@@ -70,28 +64,21 @@ async def changed_since(
 
 
 async def _v1_changes(server: GlanceServer, moment: str) -> AsyncIterator[Changes]:
-    marker = ""
+    listing = ListingPass("/v1/images/detail", {**V1_LISTING, "changes-since": moment})
     used_markers: set[str] = set()
     while True:
         requested_at = time.monotonic()
-        query = {**V1_LISTING, "changes-since": moment, **({"marker": marker} if marker else {})}
-        reply = await server.request("/v1/images/detail", query)
-        if reply.status != 200:
-            raise LocationUnavailable(
-                f"listing changes answered {reply.status}", code="bad-listing"
-            )
-        images = images_of(reply.json())
-        if not images:
-            return
+        rows = await listing.next_rows(server)
         present, deleted = {}, set()
-        for image in images:
-            image_id, letter_case = parse_listed_id(image["id"])
-            if image.get("deleted") is True:
+        for image_id, letter_case, _, row in rows.images:
+            if row.get("deleted") is True:
                 deleted.add(image_id)
             else:
                 present[image_id] = letter_case
-        yield Changes(present, frozenset(deleted), requested_at)
-        marker = images[-1]["id"]
-        if marker in used_markers:
+        if present or deleted:
+            yield Changes(present, frozenset(deleted), requested_at)
+        if not rows.markers:
+            return
+        if listing.marker in used_markers:
             raise LocationUnavailable("the listing repeats itself", code="bad-listing")
-        used_markers.add(marker)
+        used_markers.add(listing.marker)

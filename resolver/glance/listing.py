@@ -10,12 +10,12 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
-from resolver.errors import InvalidImageId, LocationUnavailable
+from resolver.errors import LocationUnavailable
 from resolver.glance.glance_server import GlanceServer, Reply
+from resolver.glance.listed_rows import NO_ROWS, ListedImage, ListedRows, SkippedRows, rows_of
 from resolver.glance.probe import has_image
-from resolver.models import letter_case_of, minor_version, parse_id
+from resolver.models import minor_version
 
 PAGE_SIZE = 1000
 """Images in a page. Glance caps it at 1,000 without notice; a smaller page costs it as much."""
@@ -29,8 +29,11 @@ CONFIRM_BATCH = 99
 MIN_MINOR_ID_IN = 11
 """Servers before v2.11 are asked about one image at a time."""
 
-KEPT_MARKERS = 5
-"""Earlier ids of a page that can serve as marker when its last image has been deleted."""
+KEPT_MARKERS = 6
+"""Ids of a page that can serve as marker: its last, and others for when that has been deleted."""
+
+MAX_PAGES_WITHOUT_IMAGES = 1000
+"""Pages in a row that name no image, after which the listing counts as endless."""
 
 V1_LISTING = {"limit": str(PAGE_SIZE), "sort_key": "id", "sort_dir": "asc", "is_public": "None"}
 V2_LISTING = {"limit": str(PAGE_SIZE), "sort": "id:asc"}
@@ -50,6 +53,8 @@ class Page:
     """For each pass, a marker from which it can be resumed. With ``cursor``, no image is missed."""
     requested_at: float = 0.0
     """When the first of the images was requested, on `time.monotonic`."""
+    skipped: SkippedRows = NO_ROWS
+    """Rows of this page that name no image."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +83,10 @@ class ListingPass:
     """The marker of the latest request: all ids before it are before every cursor."""
     resumed: bool = False
     """The next page continues an earlier listing, so it may hold nothing new."""
+    skipped: SkippedRows = NO_ROWS
+    """Rows of the latest page that name no image."""
+    pages_without_images: int = 0
+    """In a row, until now."""
 
     async def next_page(self, server: GlanceServer) -> dict[bytes, int]:
         """The images of the next page that are new, with their letter case. After the last page it
@@ -86,20 +95,41 @@ class ListingPass:
         Raises:
             LocationUnavailable: the response is not a page of this listing.
         """
-        reply = await self._request(server)
-        ids = [image["id"] for image in images_of(reply.json())]
-        if not ids:
+        before = self.marker
+        rows = await self.next_rows(server)
+        if not rows.markers:
             self.cursor = END_CURSOR
             return {}
-        images, cursor = self._new_images(ids)
-        if not images and not self.resumed:
-            raise LocationUnavailable(
-                f"the listing repeats itself at {ids[-1]}", code="bad-listing"
-            )
-        self.cursor, self.marker = cursor, ids[-1]
-        self.earlier_markers = ids[-1 - KEPT_MARKERS : -1]
+        images, self.cursor = self._new_images(rows.images)
+        self._check_progress(images, moved=self.marker != before)
         self.resumed = False
         return images
+
+    async def next_rows(self, server: GlanceServer) -> ListedRows:
+        """The rows of the next page, in any order. The last page has no markers.
+
+        Raises:
+            LocationUnavailable: the response is not a page of a listing.
+        """
+        reply = await self._request(server)
+        rows = ListedRows.parse(reply.json(), KEPT_MARKERS, PAGE_SIZE)
+        self.skipped = rows.skipped
+        if rows.markers:
+            self.marker = rows.markers[-1]
+            self.earlier_markers = list(rows.markers[:-1])
+        return rows
+
+    def _check_progress(self, images: Mapping[bytes, int], *, moved: bool) -> None:
+        """Raises LocationUnavailable where the page has nothing new, or where rows that name no
+        image seem to have no end."""
+        self.pages_without_images = 0 if images else self.pages_without_images + 1
+        if images or self.resumed:
+            return
+        only_skipped = self.skipped.count and moved
+        if not only_skipped or self.pages_without_images > MAX_PAGES_WITHOUT_IMAGES:
+            raise LocationUnavailable(
+                f"the listing repeats itself at {self.marker}"[:200], code="bad-listing"
+            )
 
     async def _request(self, server: GlanceServer) -> Reply:
         self.requested_marker = self.marker
@@ -119,16 +149,15 @@ class ListingPass:
     def _query(self) -> dict[str, str]:
         return {**self.params, **({"marker": self.marker} if self.marker else {})}
 
-    def _new_images(self, ids: Sequence[Any]) -> tuple[dict[bytes, int], bytes]:
+    def _new_images(self, listed: Sequence[ListedImage]) -> tuple[dict[bytes, int], bytes]:
         """The images of a page that were not listed before, and the cursor after it.
 
         Raises:
-            LocationUnavailable: the page is out of order, or has something that is not an id.
+            LocationUnavailable: the page is out of order.
         """
         images: dict[bytes, int] = {}
         cursor = self.cursor
-        for text in ids:
-            image_id, letter_case = parse_listed_id(text)
+        for image_id, letter_case, text, _ in listed:
             if letter_case:
                 if image_id in self.uppercase_ids:
                     continue
@@ -143,34 +172,6 @@ class ListingPass:
                 cursor = image_id
             images[image_id] = letter_case
         return images, cursor
-
-
-def images_of(document: Any) -> list[dict[str, Any]]:
-    """The images of a listing's JSON document, each with an ``id`` of any type.
-
-    Raises:
-        LocationUnavailable: the document is not a listing.
-    """
-    images = document.get("images") if isinstance(document, dict) else None
-    if not isinstance(images, list):
-        raise LocationUnavailable("the listing has no `images`", code="junk")
-    if not all(isinstance(image, dict) and "id" in image for image in images):
-        raise LocationUnavailable("the listing has an image without id", code="junk")
-    return images
-
-
-def parse_listed_id(text: Any) -> tuple[bytes, int]:
-    """A listed image's id and letter case.
-
-    Raises:
-        LocationUnavailable: it is not an image id.
-    """
-    try:
-        return parse_id(text), letter_case_of(text)
-    except (InvalidImageId, TypeError, AttributeError) as error:
-        raise LocationUnavailable(
-            f"the listing has {text!r} for an id"[:200], code="junk"
-        ) from error
 
 
 async def list_images(
@@ -240,7 +241,8 @@ async def merge_passes(server: GlanceServer, passes: Sequence[ListingPass]) -> A
         }
         for image_id in images:
             del pending[image_id]
-        yield Page(images, cursor, tuple(p.requested_marker for p in passes), requested_at)
+        markers = tuple(p.requested_marker for p in passes)
+        yield Page(images, cursor, markers, requested_at, hindmost.skipped)
 
 
 async def still_there(
@@ -281,7 +283,11 @@ async def _list_by_id(server: GlanceServer, ids: Sequence[str]) -> set[str]:
         if reply.status != 200:
             return set()
         document = reply.json()
-        found.update(image["id"] for image in images_of(document) if isinstance(image["id"], str))
+        found.update(
+            row["id"]
+            for row in rows_of(document)
+            if isinstance(row, dict) and isinstance(row.get("id"), str)
+        )
         if "next" in document:
             return set()
     return found

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from resolver.errors import InvalidImageId, LocationUnavailable
 from resolver.glance.secret_sources import read_secret
-from resolver.models import letter_case_of, parse_id
+from resolver.models import parse_stored_id
 
 if TYPE_CHECKING:
     from aio_pika.abc import (
@@ -86,14 +86,13 @@ def parse_notice(body: bytes) -> Notice | None:
         event, payload = message["event_type"], message["payload"]
         if event not in PRESENT_EVENTS and event != DELETE_EVENT:
             return None
-        text = payload["id"]
-        image_id = parse_id(text)
+        image_id, letter_case = parse_stored_id(payload["id"])
         is_deleted = payload.get("deleted") is True or payload.get("status") in DELETED_STATUSES
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError, InvalidImageId):
         return None  # malformed, or the payload is a text, as after a failed upload
     return Notice(
         image_id,
-        letter_case_of(text),
+        letter_case,
         event == DELETE_EVENT or is_deleted,
         _parse_time(message.get("timestamp")),
     )

@@ -72,6 +72,8 @@ def _last_sweep(sweep: Sweep) -> dict[str, Any]:
         "images": sweep.images,
         "claimed": sweep.claimed,
         "released": sweep.released,
+        "skipped": sweep.skipped,
+        "skipped_examples": sweep.skipped_examples or None,
         "sees_all": sweep.sees_all,
         "sees_all_why": sweep.sees_all_why,
         "error": sweep.error or None,

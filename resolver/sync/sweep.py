@@ -22,6 +22,7 @@ from resolver.glance import (
     GlanceServer,
     Page,
     Resume,
+    SkippedRows,
     list_images,
     sees_all,
     still_there,
@@ -117,6 +118,8 @@ class Sweeper:
             images=state.images,
             claimed=state.claimed,
             released=released,
+            skipped=state.skipped.count,
+            skipped_examples=state.skipped.examples,
             sees_all=scope.sees_all,
             sees_all_why=scope.why,
         )
@@ -142,6 +145,7 @@ class Sweeper:
             lowercase_count=resume.images - len(findings.uppercase_ids),
             uppercase_ids=findings.uppercase_ids,
             missing_ids=findings.missing_ids,
+            skipped=SkippedRows(resume.skipped, resume.skipped_examples),
         )
 
     async def _read_listing(self, state: SweepState, report: Report) -> None:

