@@ -68,6 +68,7 @@ async def open_services(
     async with (
         open_index(
             settings.redis_url,
+            url_file=settings.redis_url_file,
             prefix=settings.prefix,
             bits=settings.index_bits,
             cache=cache,

@@ -82,7 +82,14 @@ class Settings(BaseSettings):
         "`redis+sentinel://h1,h2/service/db` or `redis+cluster://h1,h2`; or `memory:`, which is "
         "the memory of this process and is lost when it ends. `rediss` instead of `redis` means "
         "TLS, with the options `?ssl_ca_certs=FILE` and "
-        "`&ssl_certfile=FILE&ssl_keyfile=FILE` if they are needed.",
+        "`&ssl_certfile=FILE&ssl_keyfile=FILE` if they are needed. "
+        "`?sentinel_username=NAME&sentinel_password=PASSWORD` is the login at the Sentinels.",
+    )
+    redis_url_file: str = Field(
+        "",
+        description="File that holds that URL instead. It is read again when it changes, and the "
+        "new URL is used once a Redis answers there, so that a password is changed without a "
+        "restart.",
     )
     prefix: str = Field("glr:", description="Prefix of all Redis keys.")
     index_bits: int | None = Field(
@@ -328,6 +335,12 @@ class Settings(BaseSettings):
         return self
 
     @model_validator(mode="after")
+    def _redis(self) -> Settings:
+        if self.redis_url_file and "redis_url" in self.model_fields_set:
+            raise ValueError("RESOLVER_REDIS_URL and RESOLVER_REDIS_URL_FILE: set only one of them")
+        return self
+
+    @model_validator(mode="after")
     def _key(self) -> Settings:
         if self.tls_key and not self.tls_cert:
             raise ValueError("RESOLVER_TLS_KEY is the key of a certificate: set RESOLVER_TLS_CERT")
@@ -347,6 +360,11 @@ class Settings(BaseSettings):
         if not file:
             return init_settings, environment
         return init_settings, environment, TomlConfigSettingsSource(settings_cls, Path(file))
+
+    @property
+    def is_embedded(self) -> bool:
+        """Whether the index lives in this process."""
+        return not self.redis_url_file and self.redis_url.startswith("memory:")
 
     def masked(self) -> dict[str, Any]:
         """The settings as JSON values by name, with secrets masked."""
@@ -390,7 +408,7 @@ def parse_token(text: str) -> AdminToken:
 
 def mask_url(url: str) -> str:
     """A Redis URL with its passwords masked: those before the host and those in the query."""
-    url = re.sub(r"([?&](?:ssl_)?password=)[^&#]*", r"\1***", url)
+    url = re.sub(r"([?&](?:ssl_|sentinel_)?password=)[^&#]*", r"\1***", url)
     scheme, mark, rest = url.partition("://")
     login, at, hosts = rest.rpartition("@")
     if not at:

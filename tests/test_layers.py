@@ -15,7 +15,7 @@ import resolver
 ROOT = Path(resolver.__file__).parent
 
 LAYERS = [
-    {"errors", "problems"},
+    {"errors", "problems", "text_files"},
     {"location_fields"},
     {"models"},
     {"settings"},

@@ -179,6 +179,10 @@ def test_secrets_are_masked() -> None:
         ("rediss://me:s3:c@ret@h/1", "rediss://me:***@h/1"),
         ("redis+cluster://me:s3cret@h1:1,h2:2", "redis+cluster://me:***@h1:1,h2:2"),
         ("redis://h/0?password=s3cret&db=1", "redis://h/0?password=***&db=1"),
+        (
+            "redis+sentinel://h1,h2/one?sentinel_username=me&sentinel_password=s3cret",
+            "redis+sentinel://h1,h2/one?sentinel_username=me&sentinel_password=***",
+        ),
         ("unix:///run/redis.sock?db=1&password=s3cret", "unix:///run/redis.sock?db=1&password=***"),
     ],
 )
@@ -240,3 +244,13 @@ def test_all_wrong_settings_are_named_at_once(monkeypatch: pytest.MonkeyPatch) -
 
 def test_every_setting_is_described() -> None:
     assert [n for n, field in Settings.model_fields.items() if not field.description] == []
+
+
+def test_a_redis_url_and_a_file_of_one_exclude_each_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("RESOLVER_REDIS_URL_FILE", "/run/secrets/redis")
+    assert not load_settings().is_embedded
+    monkeypatch.setenv("RESOLVER_REDIS_URL", "redis://one")
+    with pytest.raises(SettingsError, match="RESOLVER_REDIS_URL_FILE: set only one"):
+        load_settings()

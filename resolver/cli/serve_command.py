@@ -82,8 +82,7 @@ def serve(pairs: tuple[str, ...], locations_file: str | None, **options: Any) ->
 
     settings = load()
     locations = _read_locations(settings, pairs)
-    in_memory = settings.redis_url.startswith("memory:")
-    if in_memory and not (settings.admin_tokens or settings.admin_tokens_file):
+    if settings.is_embedded and not (settings.admin_tokens or settings.admin_tokens_file):
         token = secrets.token_hex(16)
         settings = load(admin_tokens=token)
         click.echo(f"admin token for this run: {token}", err=True)
@@ -123,7 +122,7 @@ def _check(settings: Settings) -> None:
     from resolver.gateway.net.tls import tls_options  # noqa: PLC0415
     from resolver.gateway.tokens import Tokens  # noqa: PLC0415
 
-    if settings.redis_url.startswith("memory:"):
+    if settings.is_embedded:
         for option, needs_redis in (
             ("role", settings.role != "all"),
             ("workers", settings.workers > 1),

@@ -6,8 +6,8 @@ import hmac
 from pathlib import Path
 
 from resolver.errors import Forbidden, SettingsError
-from resolver.glance.secret_sources import read_text
 from resolver.settings import AdminToken, Settings, parse_token
+from resolver.text_files import FileStamp, file_stamp, read_text
 
 MAX_FILE_BYTES = 1024 * 1024
 """The largest token file that is read."""
@@ -19,7 +19,7 @@ class Tokens:
     def __init__(self, settings: Settings) -> None:
         self._set = tuple(parse_token(item.get_secret_value()) for item in settings.admin_tokens)
         self._file = Path(settings.admin_tokens_file) if settings.admin_tokens_file else None
-        self._stamp: tuple[int, ...] = ()
+        self._stamp: FileStamp = ()
         self._filed: tuple[AdminToken, ...] = ()
 
     def check(self) -> None:
@@ -64,8 +64,7 @@ class Tokens:
         if self._file is None:
             return
         try:
-            stat = self._file.stat()
-            stamp = (stat.st_mtime_ns, stat.st_size, stat.st_ino, stat.st_ctime_ns)
+            stamp = file_stamp(self._file)
             if stamp == self._stamp:
                 return
             self._stamp, self._filed = (), ()

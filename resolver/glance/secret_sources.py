@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import errno
 import os
-import stat
 from collections.abc import Mapping
 from pathlib import Path
 
 from resolver.errors import LocationUnavailable
+from resolver.text_files import read_text
 
 MAX_SECRET_BYTES = 16_384
 """A Keystone PKI token is the longest known kind."""
@@ -24,22 +23,6 @@ def read_token(auth: Mapping[str, str] | None) -> str | None:
     if not auth:
         return None
     return read_secret(auth.get("token_env"), auth.get("token_file"), "token")
-
-
-def read_text(path: Path, max_bytes: int) -> str:
-    """The text of a regular file. Anything else, such as a FIFO, is refused and never waited for.
-
-    Raises:
-        OSError, ValueError: it cannot be read, is longer than ``max_bytes``, or is not ASCII text.
-    """
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    with open(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise OSError(errno.EINVAL, "it is no regular file")
-        content = file.read(max_bytes + 1)
-    if len(content) > max_bytes:
-        raise OSError(errno.EFBIG, f"it is longer than {max_bytes} bytes")
-    return content.decode("ascii")
 
 
 def read_secret(variable: str | None, file_name: str | None, what: str) -> str:

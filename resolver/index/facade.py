@@ -21,6 +21,7 @@ from resolver.index.records import Records
 from resolver.index.redis.client import DEFAULT_TIMEOUTS, RedisClient, RedisTimeouts
 from resolver.index.redis.pipelined_connection import InvalidationCallback
 from resolver.index.redis.url import connect
+from resolver.index.redis.url_file import UrlFileClient
 
 
 class Index:
@@ -106,6 +107,7 @@ class Index:
 async def open_index(
     url: str,
     *,
+    url_file: str = "",
     prefix: str = "glr:",
     bits: int | None = None,
     cache: ClaimCache | None = None,
@@ -114,6 +116,7 @@ async def open_index(
 ) -> AsyncIterator[Index]:
     """The index of a URL, created if it is missing.
 
+    ``url_file``: a file that holds the URL instead, and is read again when it changes.
     ``bits``: how many buckets a new index gets, as a power of two; None for the default. An index
     that exists keeps its number. ``cache``: where this process caches claims; None for nowhere.
     ``create`` False: nothing is sent yet.
@@ -123,7 +126,7 @@ async def open_index(
             not read.
         IndexUnavailable: Redis does not answer.
     """
-    client = connect(url, timeouts)
+    client = UrlFileClient(url_file, timeouts) if url_file else connect(url, timeouts)
     try:
         index = Index(client, Keys(prefix), bits, cache or ClaimCache(0, 0))
         if create:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import closing
 
 import pytest
 
 from resolver.errors import IndexUnavailable
 from resolver.index import Index, open_index
 from resolver.models import Location, Owner
+from tests.conftest import started
 from tests.distributed.test_failover import IDS, WITHIN, lookup, recovers
 from tests.support.sentinel import SERVICE, Sentinels
 from tests.support.wait import wait_until
@@ -128,3 +130,18 @@ async def test_a_replica_is_not_used_as_master(sentinels: Sentinels) -> None:
     with pytest.raises(IndexUnavailable, match="replica"):
         async with open_index(sentinels.url):
             pytest.fail("it opened")
+
+
+async def test_sentinels_with_a_login_of_their_own() -> None:
+    with closing(
+        started(Sentinels(password="of/servers", sentinel_password="of sentinels"))
+    ) as both:
+        for query in ("", "?sentinel_password=wrong"):
+            with pytest.raises(IndexUnavailable, match="the Sentinels do not accept the login"):
+                async with open_index(both.url + query):
+                    pass
+        for login in ("", "sentinel_username=default&"):
+            url = f"{both.url}?{login}sentinel_password=of%20sentinels"
+            async with open_index(url, bits=8) as index:
+                await index.claims.claim(9, IDS)
+                assert (await index.claims.lookup(IDS)).owners == [(Owner(9),)] * len(IDS)

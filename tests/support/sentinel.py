@@ -45,6 +45,9 @@ class SentinelProcess(RedisServer):
     def prepare(self) -> None:
         (self.directory / f"sentinel-{self.port}.conf").touch()
 
+    def _password_options(self) -> list[str]:
+        return ["--requirepass", self.password] if self.password else []
+
     def command(self) -> list[str]:
         binary, *options = super().command()
         return [binary, str(self.directory / f"sentinel-{self.port}.conf"), "--sentinel", *options]
@@ -62,6 +65,7 @@ class Sentinels(Startable):
         self,
         *,
         password: str = "",
+        sentinel_password: str = "",
         tls: Tls | None = None,
         periods_ms: Mapping[str, int] = PERIODS_MS,
     ) -> None:
@@ -75,7 +79,10 @@ class Sentinels(Startable):
             RedisServer(self.directory, SERVER_OPTIONS, password=password, tls=tls)
             for _ in range(2)
         ]
-        self.sentinels = [SentinelProcess(self.directory, (), tls=tls) for _ in range(SENTINELS)]
+        self.sentinels = [
+            SentinelProcess(self.directory, (), password=sentinel_password, tls=tls)
+            for _ in range(SENTINELS)
+        ]
 
     @property
     def url(self) -> str:

@@ -264,7 +264,7 @@ class Application(BaseApplication):
         old = self.settings
         try:
             new = self._load_settings()
-            if new.redis_url != old.redis_url:
+            if (new.redis_url, new.redis_url_file) != (old.redis_url, old.redis_url_file):
                 asyncio.run(_check_index(new))
         except ResolverError as error:
             log.error("the old settings stay: %s", error)  # noqa: TRY400 - the text is enough
@@ -311,7 +311,12 @@ class Application(BaseApplication):
 
 async def _check_index(settings: Settings) -> None:
     """Raises ResolverError unless the index can be used."""
-    async with open_index(settings.redis_url, prefix=settings.prefix, bits=settings.index_bits):
+    async with open_index(
+        settings.redis_url,
+        url_file=settings.redis_url_file,
+        prefix=settings.prefix,
+        bits=settings.index_bits,
+    ):
         pass
 
 

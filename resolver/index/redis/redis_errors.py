@@ -24,11 +24,20 @@ from redis.exceptions import TimeoutError as RedisTimeout
 
 from resolver.errors import IndexUnavailable
 
+
+class SentinelLoginError(MasterNotFoundError):
+    """No Sentinel answers, and at least one does not accept our login."""
+
+
 FAILURES: tuple[tuple[type[BaseException], str], ...] = (
     (ssl.SSLCertVerificationError, "its certificate cannot be trusted"),
     (ssl.SSLError, "TLS with it fails"),
     (TimeoutError, "no reply in time"),
     (RedisTimeout, "no reply in time"),
+    (
+        SentinelLoginError,
+        "the Sentinels do not accept the login (sentinel_username and sentinel_password)",
+    ),
     (MasterNotFoundError, "no Sentinel names a master"),
     (AuthenticationError, "it does not accept the user name and password"),
     (BusyLoadingError, "it is loading its data (LOADING)"),

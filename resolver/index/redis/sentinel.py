@@ -9,11 +9,11 @@ from typing import Any
 import hiredis
 from redis.asyncio import Redis, Sentinel
 from redis.asyncio.sentinel import MasterNotFoundError
-from redis.exceptions import RedisError
+from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
 
 from resolver.index.redis.client import DEFAULT_TIMEOUTS, Command, RedisTimeouts, SingleClient
 from resolver.index.redis.pipelined_connection import PipelinedConnection
-from resolver.index.redis.redis_errors import DECODE_ERRORS
+from resolver.index.redis.redis_errors import DECODE_ERRORS, SentinelLoginError
 
 MASTER_CHECK_SECONDS = 1.0
 """How often the Sentinels are asked for the master while the index is used."""
@@ -33,12 +33,14 @@ class QuorumSentinel(Sentinel):
         ]
         states: list[Any] = []
         reason = ""
+        login_refused = False
         try:
             for answer in asyncio.as_completed(tasks):
                 try:
                     states.append((await answer).get(service_name))
                 except (RedisError, OSError, *DECODE_ERRORS) as error:  # redis-py parses it
                     reason = f": {error}"
+                    login_refused |= isinstance(error, AuthenticationError | NoPermissionError)
                 if len(states) > len(tasks) / 2:
                     break
         finally:
@@ -52,7 +54,8 @@ class QuorumSentinel(Sentinel):
                 return latest["ip"], int(latest["port"])
         except DECODE_ERRORS as error:
             reason = f": {type(error).__name__}: {error}"
-        raise MasterNotFoundError(f"No master found for {service_name!r}{reason}")
+        kind = SentinelLoginError if login_refused else MasterNotFoundError
+        raise kind(f"No master found for {service_name!r}{reason}")
 
 
 class SentinelClient(SingleClient):

@@ -111,10 +111,13 @@ def _sentinel_client(url: str, timeouts: RedisTimeouts) -> SentinelClient:
     service, _, database = urlsplit(url).path.strip("/").partition("/")
     if not service:
         raise _bad_url(url, "a Sentinel URL ends in /SERVICE or /SERVICE/DB")
-    # Sentinels get the TLS options, and neither login nor database.
-    tls_options = {n: value for n, value in options.items() if n.startswith("ssl_")}
+    # Sentinels have no databases and a login of their own. They share the TLS options.
+    of_sentinels = {
+        name: options.pop(f"sentinel_{name}", None) for name in ("username", "password")
+    }
+    of_sentinels |= {n: value for n, value in options.items() if n.startswith("ssl_")}
     sentinel: Any = QuorumSentinel(  # type: ignore[no-untyped-call]
-        nodes, sentinel_kwargs={**_common_options(timeouts), "ssl": tls, **tls_options}
+        nodes, sentinel_kwargs={**_common_options(timeouts), "ssl": tls, **of_sentinels}
     )
     redis = sentinel.master_for(service, ssl=tls, **{**options, "db": int(database or 0)})
     _check_tls_files(redis.connection_pool.make_connection(), url)

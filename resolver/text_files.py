@@ -1,0 +1,33 @@
+"""Small files that operators write and change while a process runs: secrets and tokens."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from pathlib import Path
+
+FileStamp = tuple[int, ...]
+"""Differs after a file was changed or replaced."""
+
+
+def file_stamp(path: Path) -> FileStamp:
+    """The stamp of a file as it is now. Raises OSError where there is none."""
+    status = path.stat()
+    return status.st_mtime_ns, status.st_size, status.st_ino, status.st_ctime_ns
+
+
+def read_text(path: Path, max_bytes: int) -> str:
+    """The text of a regular file. Anything else, such as a FIFO, is refused and never waited for.
+
+    Raises:
+        OSError, ValueError: it cannot be read, is longer than ``max_bytes``, or is not ASCII text.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with open(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "it is no regular file")
+        content = file.read(max_bytes + 1)
+    if len(content) > max_bytes:
+        raise OSError(errno.EFBIG, f"it is longer than {max_bytes} bytes")
+    return content.decode("ascii")
