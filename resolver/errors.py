@@ -157,6 +157,12 @@ class IndexLost(IndexUnavailable):
     """Redis answers but has no index: it lost its data, or the index was not made yet."""
 
 
+class IndexReadOnly(IndexUnavailable):
+    """A newer version has changed the index so that this one may read it only."""
+
+    code, title = "index-read-only", "This version may not change the index"
+
+
 class LocationUnavailable(ResolverError):
     """A Glance server gave no usable answer. This never means that it lacks an image."""
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from resolver.errors import InvalidImageId
 from resolver.location_fields import (
@@ -120,6 +121,12 @@ class Health(StrEnum):
     DOWN = "down"
 
 
+def _unknown_fields() -> Any:
+    """The member ``unknown`` of each stored record: fields that a newer version has written. They
+    are written back with the record."""
+    return field(default_factory=dict, repr=False, hash=False)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Location:
     """A registered Glance server, as operators describe it. Stored in Redis.
@@ -231,6 +238,7 @@ class Location:
     )
     created: float = 0.0
     updated: float = 0.0
+    unknown: Mapping[str, Any] = _unknown_fields()
 
 
 LOCATION_FIELDS: dict[str, FieldSpec] = {
@@ -248,6 +256,7 @@ class Change:
     at: float
     health: Health
     reason: str = ""
+    unknown: Mapping[str, Any] = _unknown_fields()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -268,6 +277,7 @@ class Check:
     """When the versions were read."""
     changes: tuple[Change, ...] = ()
     """The latest changes of health, newest first."""
+    unknown: Mapping[str, Any] = _unknown_fields()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -292,6 +302,7 @@ class Sweep:
     """Why the latest attempt failed; empty if it succeeded."""
     error_code: str = ""
     failed: float | None = None
+    unknown: Mapping[str, Any] = _unknown_fields()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -312,6 +323,7 @@ class Progress:
     markers: tuple[str, ...] = ()
     """For each pass of the listing, a marker from which it can resume without a gap."""
     at: float = 0.0
+    unknown: Mapping[str, Any] = _unknown_fields()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -328,6 +340,7 @@ class Poll:
     error: str = ""
     error_code: str = ""
     failed: float | None = None
+    unknown: Mapping[str, Any] = _unknown_fields()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -341,6 +354,7 @@ class SubscriptionStatus:
     """When the indexer that holds the subscription last confirmed this state."""
     error: str = ""
     error_code: str = ""
+    unknown: Mapping[str, Any] = _unknown_fields()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -85,6 +85,8 @@ async def open_services(
         bootstrap = Bootstrap(index, tables, registry, startup_locations or {}, registered_index)
         problems = ProblemBoard()
         problems.add_source(bootstrap.problems)
+        problems.add_source(index.problems)
+        problems.add_source(tables.problems)
         cloud_credentials = CloudCredentials()
         prober = Prober(
             index,

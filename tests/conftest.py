@@ -44,6 +44,7 @@ def _logs() -> None:
 
 SLOW_ROOMS = {
     *("cli", "distributed", "faults", "fuzz", "glance", "limits", "model", "security", "sync"),
+    "versions",
 }
 """Directories whose tests start processes, or take seconds."""
 SLOW_FILES = {"test_storm.py"}

@@ -9,11 +9,12 @@ import json
 import secrets
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from resolver.index.keys import Keys
 from resolver.index.redis.client import RedisClient
+from resolver.index.redis.redis_errors import DECODE_ERRORS
 from resolver.index.redis.replies import parses_reply
 from resolver.index.redis.scripts import load
 
@@ -42,10 +43,13 @@ class AuditEntry:
     after: Mapping[str, Any] | None
 
 
+ENTRY_FIELDS = tuple(field.name for field in fields(AuditEntry))
+
+
 def entry_head(by: str, what: str, location: str) -> str:
     """The JSON of an entry of now without its end: the scripts add ``before`` and ``after``."""
-    fields = {"at": round(time.time(), 3), "by": by, "what": what, "location": location}
-    return json.dumps(fields, separators=(",", ":"))[:-1]
+    members = {"at": round(time.time(), 3), "by": by, "what": what, "location": location}
+    return json.dumps(members, separators=(",", ":"))[:-1]
 
 
 def operation_id() -> str:
@@ -82,11 +86,29 @@ class Audit:
             )
             entries = _parse_entries(texts)
             found += (entry for entry in entries if location in ("", entry.location))
-            if len(found) >= count or len(entries) < READ_BATCH_ENTRIES:
+            if len(found) >= count or len(texts) < READ_BATCH_ENTRIES:
                 break
         return found[:count]
 
 
 @parses_reply
 def _parse_entries(texts: Any) -> list[AuditEntry]:
-    return [AuditEntry(**json.loads(text)) for text in texts]
+    return [entry for entry in map(_parse_entry, texts) if entry is not None]
+
+
+def _parse_entry(text: bytes) -> AuditEntry | None:
+    """None for an entry that this version cannot read. Fields that it does not know are ignored:
+    entries are never written again."""
+    try:
+        members = json.loads(text)
+        entry = AuditEntry(**{name: members[name] for name in ENTRY_FIELDS})
+    except DECODE_ERRORS:
+        return None
+    texts = (entry.by, entry.what, entry.location)
+    sides = (entry.before, entry.after)
+    is_valid = (
+        isinstance(entry.at, int | float)
+        and all(isinstance(value, str) for value in texts)
+        and all(side is None or isinstance(side, dict) for side in sides)
+    )
+    return entry if is_valid else None

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import secrets
-from typing import Any, NamedTuple
 
 import structlog
 
 from resolver.errors import IndexLost, IndexUnavailable, SettingsError
 from resolver.index.buckets import Buckets
 from resolver.index.cache import ClaimCache
+from resolver.index.index_format import (
+    ADOPT,
+    FORMAT,
+    META_FIELDS,
+    OLDEST_READER,
+    OLDEST_WRITER,
+    Meta,
+    new_index_fields,
+    parse_meta,
+)
 from resolver.index.keys import Keys
 from resolver.index.redis.client import RedisClient
 from resolver.index.redis.replies import parses_reply
-
-FORMAT = 1
-"""Version of the form of keys and values. An index of another format is refused."""
 
 DEFAULT_BITS = 16
 """65,536 buckets: compact up to some 25 million images."""
@@ -24,23 +31,6 @@ DEFAULT_EMBEDDED_BITS = 8
 """The embedded index gains nothing from many buckets."""
 
 log = structlog.get_logger("index")
-
-
-class _Meta(NamedTuple):
-    """What Redis says about the index."""
-
-    format: int
-    bits: int
-    next_bits: int | None
-    identity: str
-
-
-@parses_reply
-def _parse_meta(reply: Any) -> _Meta | None:
-    form, bits, next_bits, identity = reply
-    if form is None or bits is None or identity is None:
-        return None
-    return _Meta(int(form), int(bits), int(next_bits) if next_bits else None, identity.decode())
 
 
 class BucketLayout:
@@ -98,11 +88,11 @@ class BucketLayout:
         meta = await self._read()
         if meta is None:
             raise IndexLost("Redis has lost the index", headers={"Retry-After": "2"})
-        try:
-            _check_format(meta)
-        except SettingsError as error:
-            raise IndexUnavailable(error.detail, headers={"Retry-After": "30"}) from error
-        self._use(meta)
+        if meta.unreadable_because:
+            raise IndexUnavailable(
+                meta.unreadable_because, headers={"Retry-After": "30"}
+            ) from SettingsError(meta.unreadable_because)
+        await self._use(meta)
 
     async def create_if_missing(self) -> None:
         """Creates the index where there is none, and reads it.
@@ -114,7 +104,7 @@ class BucketLayout:
         meta = await self._read()
         if meta is None:
             fields = {
-                "format": FORMAT,
+                **new_index_fields(),
                 "bits": self.current.bits,
                 "identity": secrets.token_hex(4),  # the last: with it the index exists
             }
@@ -124,17 +114,22 @@ class BucketLayout:
             meta = await self._read()
         if meta is None:
             raise IndexLost("Redis has lost the index", headers={"Retry-After": "2"})
-        _check_format(meta)
-        self._use(meta)
+        if meta.unreadable_because:
+            raise SettingsError(meta.unreadable_because)
+        await self._use(meta)
 
-    async def _read(self) -> _Meta | None:
-        return _parse_meta(
-            await self._client.command(
-                "HMGET", self._keys.meta, "format", "bits", "next", "identity"
+    async def _read(self) -> Meta | None:
+        return parse_meta(await self._client.command("HMGET", self._keys.meta, *META_FIELDS))
+
+    async def _use(self, meta: Meta) -> None:
+        if self._client.read_only_because != meta.read_only_because:
+            self._client.read_only_because = meta.read_only_because
+            log.warning(
+                "index accepts writes" if not meta.read_only_because else "index read only",
+                reason=meta.read_only_because,
             )
-        )
-
-    def _use(self, meta: _Meta) -> None:
+        if meta.newest < FORMAT and not meta.read_only_because:
+            await self._take_over(meta)
         current = self.of_stored(meta.bits)
         following = None if meta.next_bits is None else self.of_stored(meta.next_bits)
         if not self.identity and self._configured_bits not in (None, meta.bits):
@@ -148,10 +143,9 @@ class BucketLayout:
             self._cache.clear()
         self.current, self.next, self.identity = current, following, meta.identity
 
-
-def _check_format(meta: _Meta) -> None:
-    if meta.format != FORMAT:
-        raise SettingsError(
-            f"the index in Redis has format {meta.format} and this version reads {FORMAT}: "
-            "run the version that made it, or set another RESOLVER_PREFIX"
-        )
+    async def _take_over(self, meta: Meta) -> None:
+        """Records that a program of our format uses the index from now on. A Redis that accepts no
+        writes is asked again at the next refresh: reads need no takeover."""
+        with contextlib.suppress(IndexUnavailable):
+            await self._client.run(ADOPT, [self._keys.meta], [FORMAT, OLDEST_READER, OLDEST_WRITER])
+            log.info("index taken over", of_format=meta.newest, format=FORMAT)

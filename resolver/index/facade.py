@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 
 from redis.exceptions import RedisError
@@ -22,6 +22,7 @@ from resolver.index.redis.client import DEFAULT_TIMEOUTS, RedisClient, RedisTime
 from resolver.index.redis.pipelined_connection import InvalidationCallback
 from resolver.index.redis.url import connect
 from resolver.index.redis.url_file import UrlFileClient
+from resolver.problems import Problem
 
 
 class Index:
@@ -49,6 +50,21 @@ class Index:
     def embedded(self) -> bool:
         """Whether the index lives in this process and is lost with it."""
         return self.client.embedded
+
+    @property
+    def read_only_because(self) -> str:
+        """Why this process must not write to the index; empty where it may."""
+        return self.client.read_only_because
+
+    def problems(self) -> Iterator[Problem]:
+        """A `ProblemSource`."""
+        if self.read_only_because:
+            yield Problem(
+                code="version-skew",
+                text=f"This process only reads the index: {self.read_only_because}. It serves, and "
+                "neither sweeps nor registers anything.",
+                action="Upgrade this process to the version of the others.",
+            )
 
     @property
     def identity_seen(self) -> str:

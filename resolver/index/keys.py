@@ -6,7 +6,9 @@ With the default prefix ``glr:``
 key                             type      holds
 ==============================  ========  =======================================================
 ``glr:<bits>:<hex>``            hash      one bucket of claims: the id's remaining bytes -> owners
-``glr:{reg}:meta``              hash      ``format``, ``bits``, ``identity``; for a rebuild also
+``glr:{reg}:meta``              hash      ``format``, ``writers``, ``newest`` (see
+                                          `resolver.index.index_format`), ``bits``, ``identity``;
+                                          for a rebuild also
                                           ``wanted`` (bits asked for), ``next`` (bits being
                                           written), ``at`` (bucket copied last), ``old`` (to drop)
 ``glr:{reg}:locations``         hash      name -> ``<number> <JSON of the location>``

@@ -1,27 +1,84 @@
-"""The registry's records as JSON: how locations and their status are stored, and read again."""
+"""The registry's records as JSON: how locations and their status are stored, and read again.
+
+Programs of several versions use one index at the same time, so
+
+- fields that this version does not know are kept in ``unknown`` and written back with the record;
+- a field of the wrong type makes its record unreadable, and nothing else;
+- a field that is younger than format 1 is stored only where it differs from its default, since the
+  programs of format 1 refuse a record with a field that they do not know.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import json
-from collections.abc import Callable, Iterator
+import types
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from enum import Enum
+from functools import cache, partial
+from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
-from resolver.index.redis.replies import parses_reply
-from resolver.models import (
-    Api,
-    Change,
-    Check,
-    Health,
-    Location,
-    Poll,
-    Progress,
-    State,
-    SubscriptionStatus,
-    Sweep,
-)
+from resolver.index.redis.redis_errors import DECODE_ERRORS
+from resolver.models import Change, Check, Location, Poll, Progress, SubscriptionStatus, Sweep
 
 T = TypeVar("T")
+
+Checker = Callable[[Any], Any]
+"""Turns a JSON value into that of a field. Raises one of `DECODE_ERRORS` for another type."""
+
+UNKNOWN = "unknown"
+"""The field of a record that has the stored fields which this version does not know."""
+
+FORMAT_1_FIELDS: dict[type, frozenset[str]] = {
+    Location: frozenset(
+        [
+            "url",
+            "region",
+            "api",
+            "priority",
+            "weight",
+            "state",
+            "reason",
+            "sees_all",
+            "auth",
+            "notifications",
+            "created",
+            "updated",
+        ]
+    ),
+    Change: frozenset(["at", "health", "reason"]),
+    Check: frozenset(
+        ["at", "health", "failures", "successes", "reason", "versions", "versions_at", "changes"]
+    ),
+    Sweep: frozenset(
+        [
+            "started",
+            "ended",
+            "images",
+            "claimed",
+            "released",
+            "sees_all",
+            "sees_all_why",
+            "error",
+            "error_code",
+            "failed",
+        ]
+    ),
+    Poll: frozenset(
+        ["ended", "mark", "images", "claimed", "released", "error", "error_code", "failed"]
+    ),
+    SubscriptionStatus: frozenset(["connected", "since", "at", "error", "error_code"]),
+    Progress: frozenset(["started", "images", "claimed", "before", "front", "markers", "at"]),
+}
+"""Fields that are always stored. Never add to them: see the third rule above."""
+
+NOT_IN_THE_JSON = frozenset({"name", "number"})
+"""Members of a location that its row has apart from the JSON."""
+
+
+class UnreadableRecord(ValueError):
+    """A record that this version cannot read."""
 
 
 def to_json(value: Any) -> str:
@@ -29,48 +86,142 @@ def to_json(value: Any) -> str:
     return json.dumps(value, separators=(",", ":"), sort_keys=True, ensure_ascii=False)
 
 
-@parses_reply
+def record_to_json(record: Any) -> str:
+    """The stored form of a record, one of the classes in `FORMAT_1_FIELDS`."""
+    return to_json(_stored_fields(record))
+
+
+def _stored_fields(record: Any) -> dict[str, Any]:
+    always = FORMAT_1_FIELDS[type(record)]
+    stored = dict(record.unknown)
+    for field in dataclasses.fields(record):
+        name, value = field.name, getattr(record, field.name)
+        if name in always or (
+            name not in NOT_IN_THE_JSON and name != UNKNOWN and value != _default(field)
+        ):
+            stored[name] = _stored_value(value)
+    return stored
+
+
+def _stored_value(value: Any) -> Any:
+    if type(value) in FORMAT_1_FIELDS:
+        return _stored_fields(value)
+    return [_stored_value(item) for item in value] if isinstance(value, tuple) else value
+
+
+def _default(field: dataclasses.Field[Any]) -> Any:
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    return field.default
+
+
+def parse_record(kind: type[T], text: bytes | str) -> T:
+    """A record from its JSON.
+
+    Raises:
+        UnreadableRecord: it is no JSON object, lacks a field, or has one of another type.
+    """
+    try:
+        return _decode(kind, json.loads(text))
+    except (*DECODE_ERRORS, RecursionError) as error:
+        raise UnreadableRecord(f"{type(error).__name__}: {error}"[:200]) from error
+
+
 def parse_location(name: str, stored: str) -> Location:
-    """A location from ``<number> <JSON>``."""
-    number, _, text = stored.partition(" ")
-    fields = json.loads(text)
-    fields["api"] = Api(fields["api"])
-    fields["state"] = State(fields["state"])
-    return Location(name=name, number=int(number), **fields)
+    """A location from ``<number> <JSON>``.
+
+    Raises:
+        UnreadableRecord: this version cannot read it.
+    """
+    try:
+        number, _, text = stored.partition(" ")
+        return _decode(Location, {**json.loads(text), "name": name, "number": int(number)})
+    except (*DECODE_ERRORS, RecursionError) as error:
+        raise UnreadableRecord(f"{type(error).__name__}: {error}"[:200]) from error
 
 
-@parses_reply
-def parse_check(text: bytes) -> Check:
-    fields = json.loads(text)
-    fields["health"] = Health(fields["health"])
-    fields["versions"] = tuple(fields["versions"])
-    fields["changes"] = tuple(
-        Change(**{**change, "health": Health(change["health"])})
-        for change in fields.get("changes", ())
-    )
-    return Check(**fields)
+def _decode(kind: type[T], fields: Any) -> T:
+    if not isinstance(fields, dict):
+        raise TypeError(f"{kind.__name__}: not an object")
+    checkers = _checkers(cast("Hashable", kind))
+    known, unknown = {}, {}
+    for name, value in fields.items():
+        checker = checkers.get(name)
+        if checker is None:
+            unknown[name] = value
+            continue
+        try:
+            known[name] = checker(value)
+        except DECODE_ERRORS as error:
+            raise TypeError(f"{kind.__name__}.{name}: {error}") from error
+    record: Any = kind  # one of the classes in `FORMAT_1_FIELDS`
+    return cast("T", record(**known, unknown=unknown))
 
 
-@parses_reply
-def parse_sweep(text: bytes) -> Sweep:
-    return Sweep(**json.loads(text))
+@cache
+def _checkers(kind: Any) -> Mapping[str, Checker]:
+    """By field, from the annotations of a record's class."""
+    hints = get_type_hints(kind)
+    return {
+        field.name: _checker(hints[field.name])
+        for field in dataclasses.fields(kind)
+        if field.name != UNKNOWN
+    }
 
 
-@parses_reply
-def parse_poll(text: bytes) -> Poll:
-    return Poll(**json.loads(text))
+def _checker(hint: Any) -> Checker:
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        return _union(tuple(_checker(argument) for argument in arguments))
+    if origin is tuple:  # of any length
+        return _sequence(_checker(arguments[0]))
+    if origin is dict:
+        return _mapping(_checker(arguments[1]))
+    if isinstance(hint, type) and issubclass(hint, Enum):
+        return hint
+    if dataclasses.is_dataclass(hint):
+        return partial(_decode, cast("type[Any]", hint))
+    return _plain((int, float) if hint is float else (hint,))
 
 
-@parses_reply
-def parse_subscription(text: bytes) -> SubscriptionStatus:
-    return SubscriptionStatus(**json.loads(text))
+def _plain(allowed: tuple[type, ...]) -> Checker:
+    def check(value: Any) -> Any:
+        # bool is a subclass of int: `type` and not isinstance.
+        if type(value) not in allowed:
+            raise TypeError(f"{type(value).__name__} is not {allowed[-1].__name__}")
+        return value
+
+    return check
 
 
-@parses_reply
-def parse_progress(text: bytes) -> Progress:
-    fields = json.loads(text)
-    fields["markers"] = tuple(fields["markers"])
-    return Progress(**fields)
+def _union(checkers: tuple[Checker, ...]) -> Checker:
+    def check(value: Any) -> Any:
+        for checker in checkers[:-1]:
+            try:
+                return checker(value)
+            except DECODE_ERRORS:
+                pass
+        return checkers[-1](value)
+
+    return check
+
+
+def _sequence(checker: Checker) -> Checker:
+    def check(value: Any) -> tuple[Any, ...]:
+        if not isinstance(value, list):
+            raise TypeError("not a list")
+        return tuple(checker(item) for item in value)
+
+    return check
+
+
+def _mapping(checker: Checker) -> Checker:
+    def check(value: Any) -> dict[str, Any]:
+        if not isinstance(value, dict):
+            raise TypeError("not an object")
+        return {name: checker(item) for name, item in value.items()}
+
+    return check
 
 
 class ParseCache:

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
 
 from resolver.errors import Conflict
 from resolver.index.audit import entry_head, operation_id
 from resolver.index.keys import Keys
 from resolver.index.record_codec import (
     ParseCache,
-    parse_check,
+    UnreadableRecord,
     parse_location,
-    parse_poll,
-    parse_subscription,
-    parse_sweep,
+    parse_record,
+    record_to_json,
     to_json,
 )
 from resolver.index.redis.client import RedisClient
@@ -29,6 +28,8 @@ PUT = load("put_location", "once", "grow_version", "audit")
 REMOVE = load("remove_location", "once", "grow_version", "audit")
 SET_STATUS = load("set_status", "grow_version")
 
+T = TypeVar("T")
+
 
 @dataclass(frozen=True, slots=True)
 class Record:
@@ -38,6 +39,8 @@ class Record:
     status: Status
     stored: str = ""
     """The record as Redis has it: a change is made only if it still is this."""
+    unreadable: tuple[str, ...] = ()
+    """Parts of the status that this version cannot read. They count as not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +55,9 @@ class Snapshot:
     removed: frozenset[str] = frozenset()
     """Names of locations that somebody removed. A location that is neither in ``records`` nor here
     was lost."""
+    unreadable: Mapping[str, str] = field(default_factory=dict)
+    """Names of locations whose records this version cannot read, each with the reason. They are not
+    in ``records``, and may have any image."""
 
 
 class Records(SweepRecords):
@@ -95,9 +101,7 @@ class Records(SweepRecords):
             Conflict: it was changed meanwhile.
             IndexUnavailable: Redis does not answer.
         """
-        fields = asdict(location)
-        name = fields.pop("name")
-        del fields["number"]
+        name = location.name
         moved = before is not None and before.location.url != location.url
         keys = self.keys
         number = await self.client.run(
@@ -117,7 +121,7 @@ class Records(SweepRecords):
             [
                 name,
                 before.stored if before else "",
-                to_json(fields),
+                record_to_json(location),
                 int(moved),
                 entry_head(by, "change" if before else "add", name),
             ],
@@ -163,12 +167,12 @@ class Records(SweepRecords):
     async def check(self, number: int) -> Check | None:
         """The last health check of a location, also one that was stored quietly."""
         text = await self.client.command("HGET", self.keys.status, f"{number}:check")
-        return parse_check(text) if text else None
+        return _readable(Check, text) if text else None
 
     async def poll(self, number: int) -> Poll:
         """The last poll of a location, also one that was stored quietly."""
         text = await self.client.command("HGET", self.keys.status, f"{number}:poll")
-        return parse_poll(text) if text else Poll()
+        return (_readable(Poll, text) if text else None) or Poll()
 
     async def set_check(
         self, number: int, check: Check, of: Location | None = None, *, quiet: bool = False
@@ -181,27 +185,27 @@ class Records(SweepRecords):
         Raises:
             IndexUnavailable: Redis does not answer.
         """
-        await self._set_status("check", number, asdict(check), of, quiet=quiet)
+        await self._set_status("check", number, check, of, quiet=quiet)
 
     async def set_sweep(self, number: int, sweep: Sweep, of: Location | None = None) -> None:
         """Stores how a sweep ended; otherwise as `set_check`."""
-        await self._set_status("sweep", number, asdict(sweep), of)
+        await self._set_status("sweep", number, sweep, of)
 
     async def set_poll(self, number: int, poll: Poll, of: Location, *, quiet: bool = False) -> None:
         """Stores how a poll ended; otherwise as `set_check`."""
-        await self._set_status("poll", number, asdict(poll), of, quiet=quiet)
+        await self._set_status("poll", number, poll, of, quiet=quiet)
 
     async def set_subscription(
         self, number: int, subscription: SubscriptionStatus, of: Location, *, quiet: bool = False
     ) -> None:
         """Stores the state of a location's notifications; otherwise as `set_check`."""
-        await self._set_status("feed", number, asdict(subscription), of, quiet=quiet)
+        await self._set_status("feed", number, subscription, of, quiet=quiet)
 
     async def _set_status(
         self,
         what: str,
         number: int,
-        fields: dict[str, Any],
+        record: Check | Sweep | Poll | SubscriptionStatus,
         of: Location | None,
         *,
         quiet: bool = False,
@@ -211,7 +215,7 @@ class Records(SweepRecords):
         await self.client.run(
             SET_STATUS,
             [keys.version, keys.status, keys.retired, keys.locations],
-            [what, number, to_json(fields), int(quiet), *same_location],
+            [what, number, record_to_json(record), int(quiet), *same_location],
         )
 
     async def retired(self) -> list[int]:
@@ -225,35 +229,59 @@ class Records(SweepRecords):
         await self.client.command("SREM", self.keys.retired, *numbers)
 
 
+def _readable(kind: type[T], text: bytes) -> T | None:
+    """A record; None where this version cannot read it: it then counts as not known."""
+    try:
+        return parse_record(kind, text)
+    except UnreadableRecord:
+        return None
+
+
 @parses_reply
 def _parse_snapshot(reply: Any, cache: ParseCache) -> Snapshot:
     version, locations, statuses, identity, removed = reply
     status = pairs(statuses)
-    records = {}
+    records, unreadable = {}, {}
     for name_bytes, stored_bytes in sorted(pairs(locations).items()):
-        name, stored = name_bytes.decode(), stored_bytes.decode()
-        location = cache.parsed(parse_location, name, stored)
-        records[name] = Record(location, _parse_status(status, location.number, cache), stored)
+        name = name_bytes.decode(errors="replace")
+        try:
+            stored = stored_bytes.decode()
+            location = cache.parsed(parse_location, name, stored)
+        except (UnreadableRecord, UnicodeDecodeError) as error:
+            unreadable[name] = str(error)
+            continue
+        records[name] = _parse_status(status, location, stored, cache)
     return Snapshot(
         int(version),
         records,
         identity.decode(),
         frozenset(name.decode() for name in removed),
+        unreadable,
     )
 
 
-def _parse_status(status: Mapping[bytes, bytes], number: int, cache: ParseCache) -> Status:
-    check, sweep, poll, subscription = (
-        status.get(b"%d:%s" % (number, field)) for field in (b"check", b"sweep", b"poll", b"feed")
+def _parse_status(
+    status: Mapping[bytes, bytes], location: Location, stored: str, cache: ParseCache
+) -> Record:
+    unreadable: list[str] = []
+
+    def read(what: bytes, kind: type[T]) -> T | None:
+        text = status.get(b"%d:%s" % (location.number, what))
+        try:
+            return cache.parsed(parse_record, kind, text) if text else None
+        except UnreadableRecord:
+            unreadable.append(what.decode())
+            return None
+
+    known = Status(
+        check=read(b"check", Check),
+        sweep=read(b"sweep", Sweep) or Sweep(),
+        poll=read(b"poll", Poll) or Poll(),
+        subscription=read(b"feed", SubscriptionStatus),
     )
-    return Status(
-        check=cache.parsed(parse_check, check) if check else None,
-        sweep=cache.parsed(parse_sweep, sweep) if sweep else Sweep(),
-        poll=cache.parsed(parse_poll, poll) if poll else Poll(),
-        subscription=cache.parsed(parse_subscription, subscription) if subscription else None,
-    )
+    return Record(location, known, stored, tuple(unreadable))
 
 
-@parses_reply
-def _sorted_numbers(reply: Any) -> list[int]:
-    return sorted(int(number) for number in reply)
+def _sorted_numbers(reply: Iterable[Any]) -> list[int]:
+    """The numbers of a set; other members are ignored."""
+    return sorted(int(member) for member in reply if bytes(member).isdigit())

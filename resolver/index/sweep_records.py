@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import secrets
 import time
 from collections.abc import Mapping
-from dataclasses import asdict
 from typing import Any, NamedTuple
 
 from resolver.index.keys import Keys
-from resolver.index.record_codec import parse_progress, to_json
+from resolver.index.record_codec import UnreadableRecord, parse_record, record_to_json, to_json
 from resolver.index.redis.client import Command, RedisClient
+from resolver.index.redis.redis_errors import DECODE_ERRORS
 from resolver.index.redis.replies import pairs, parses_reply
 from resolver.index.redis.scripts import load
 from resolver.models import Progress
@@ -23,6 +24,9 @@ FINDINGS_BATCH = 1000
 
 MISSING, UPPERCASE = b"-", b"+"
 """First byte of a stored finding."""
+
+FINDING_BYTES = 1 + 16 + 4
+"""A finding: its kind, an image id, the letter case."""
 
 
 class SweepRequest(NamedTuple):
@@ -107,7 +111,7 @@ class SweepRecords:
             for i in range(0, len(findings), FINDINGS_BATCH)
         ]
         # The progress comes last, so that it never says more than the findings have.
-        commands.append(("HSET", self.keys.progress, number, to_json(asdict(progress))))
+        commands.append(("HSET", self.keys.progress, number, record_to_json(progress)))
         await self.client.pipeline(commands)
 
     async def end_progress(self, number: int) -> None:
@@ -146,24 +150,40 @@ class SweepRecords:
 
 @parses_reply
 def _parse_requests(reply: Any) -> dict[int, SweepRequest]:
-    requests = {}
-    for number, text in pairs(reply).items():
+    return {
+        int(number): _parse_request(text)
+        for number, text in pairs(reply).items()
+        if number.isdigit()
+    }
+
+
+def _parse_request(text: bytes) -> SweepRequest:
+    """One that this version cannot read asks for a sweep all the same, without a confirmation."""
+    try:
         fields = json.loads(text)
-        requests[int(number)] = SweepRequest(fields["confirm_shrink"], fields["at"], text)
-    return requests
+        return SweepRequest(fields["confirm_shrink"] is True, float(fields["at"]), text)
+    except DECODE_ERRORS:
+        return SweepRequest(confirm_shrink=False, at=time.time(), stored=text)
 
 
 @parses_reply
 def _parse_progress(reply: Any) -> dict[int, Progress]:
-    return {int(number): parse_progress(text) for number, text in pairs(reply).items()}
+    """Without those that this version cannot read: such a sweep begins from the start."""
+    found = {}
+    for number, text in pairs(reply).items():
+        with contextlib.suppress(UnreadableRecord, ValueError):
+            found[int(number)] = parse_record(Progress, text)
+    return found
 
 
 @parses_reply
 def _add_findings(reply: Any, findings: SweepFindings) -> int:
-    """Adds one reply to SSCAN to the findings; returns the cursor, 0 at the end."""
+    """Adds one reply to SSCAN to the findings; returns the cursor, 0 at the end. A missing image
+    that is overlooked here is not released, so that members of another form do no harm."""
     by_kind = {MISSING: findings.missing_ids, UPPERCASE: findings.uppercase_ids}
     for entry in reply[1]:
-        by_kind[entry[:1]][entry[1:17]] = int.from_bytes(entry[17:], "big")
+        if entry[:1] in by_kind and len(entry) == FINDING_BYTES:
+            by_kind[entry[:1]][entry[1:17]] = int.from_bytes(entry[17:], "big")
     return int(reply[0])
 
 

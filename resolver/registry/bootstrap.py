@@ -132,7 +132,9 @@ class Bootstrap:
             identity = await self._index.identity()
         except IndexLost:
             identity = await self._make_index()
-        if self._last_table is None:
+        if self._index.read_only_because:
+            pass  # others register the locations; `Index.problems` reports it
+        elif self._last_table is None:
             if identity != self.registered_index:
                 await self._registry.register(self._startup_locations)
         else:

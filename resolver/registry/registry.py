@@ -9,11 +9,11 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from resolver.errors import Conflict, IndexLost, InvalidLocation, LocationNotFound, SettingsError
-from resolver.index import Index, Record
+from resolver.index import Index, Record, Snapshot
 from resolver.models import LOCATION_FIELDS, Location, Status
 from resolver.registry.location_view import LocationView
 from resolver.registry.presentation import audit_row, location_to_json
-from resolver.registry.table import TableKeeper
+from resolver.registry.table import Table, TableKeeper
 from resolver.registry.target_policy import Lookup, OwnPorts, TargetPolicy, look_up
 from resolver.registry.validation import check_name, parse_location
 from resolver.settings import Settings
@@ -121,7 +121,7 @@ class Registry:
         if by:
             await self._ensure_index()
         for _ in range(MAX_ATTEMPTS):
-            records = await self._records()
+            records = await self._records(name)
             try:
                 location = await self._write(wanted, records, by)
                 return PutResult(location, is_new=name not in records)
@@ -150,7 +150,7 @@ class Registry:
         check_name(name)
         must_check_target = "url" in fields
         for _ in range(MAX_ATTEMPTS):
-            records = await self._records()
+            records = await self._records(name)
             wanted = parse_location(name, fields, _existing(records, name).location)
             if must_check_target:
                 await self._check_target(wanted.url, request_host, is_resolver)
@@ -268,22 +268,40 @@ class Registry:
             )
             await self._index.create_if_missing()
 
-    async def _records(self) -> Mapping[str, Record]:
-        """All locations as they are now, by name."""
+    async def _records(self, name: str) -> Mapping[str, Record]:
+        """All locations as they are now, by name. ``name``: the one that the caller wants.
+
+        Raises:
+            Conflict: the record of that one cannot be read.
+        """
+        registered: Table | Snapshot
         try:
-            return (await self._tables.current()).records
+            registered = await self._tables.current()
         except IndexLost:  # the index is being made, and its locations are registered first
-            return (await self._index.records.load()).records
+            registered = await self._index.records.load()
+        if name in registered.unreadable:
+            raise Conflict(
+                f"this version cannot read the record of location {name!r}: upgrade this process, "
+                "or remove the location first",
+                code="unreadable-record",
+            )
+        return registered.records
 
     async def _number(self, name: str) -> int:
         check_name(name)
-        return _existing(await self._records(), name).location.number
+        return _existing(await self._records(name), name).location.number
 
     async def _write(self, wanted: Location, records: Mapping[str, Record], by: str) -> Location:
         before = records.get(wanted.name)
         if before is not None:
             old = before.location
-            wanted = replace(wanted, number=old.number, created=old.created, updated=old.updated)
+            wanted = replace(
+                wanted,
+                number=old.number,
+                created=old.created,
+                updated=old.updated,
+                unknown=old.unknown,
+            )
         if before is None or wanted != before.location:
             _check_notifications(wanted, records)
             wanted = await self._write_changed(wanted, before, by)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from resolver.errors import IndexLost, IndexUnavailable
 from resolver.index import Index, Record, Snapshot
 from resolver.models import State
+from resolver.problems import Problem
 from resolver.registry.coverage import FreshnessPolicy
 from resolver.registry.location_view import LocationView
 
@@ -28,6 +29,7 @@ class Table:
         self.version = snapshot.version
         self.removed = snapshot.removed
         self.records: Mapping[str, Record] = snapshot.records
+        self.unreadable: Mapping[str, str] = snapshot.unreadable
         self.by_name = {
             name: LocationView(record.location, record.status, policy)
             for name, record in snapshot.records.items()
@@ -46,7 +48,7 @@ class Table:
     def lost_in(self, newer: Snapshot | Table) -> list[LocationView]:
         """The locations of this table that ``newer`` lacks although nobody removed them: Redis lost
         them."""
-        known = newer.records.keys() | newer.removed
+        known = newer.records.keys() | newer.removed | newer.unreadable.keys()
         return [view for view in self.by_name.values() if view.name not in known]
 
     def reuses_numbers_of(self, older: Table) -> bool:
@@ -68,14 +70,18 @@ class Table:
         return {name: why for name, why in problems.items() if why} | self.lost_locations()
 
     def lost_locations(self) -> dict[str, str]:
-        """The names of locations that Redis lost and that are not registered again, each with a
-        reason for why they count."""
+        """The names of locations of which nothing is known here, each with a reason for why they
+        count: Redis lost them and they are not registered again, or this version cannot read
+        them."""
         now = time.monotonic()
-        return {
+        lost = {
             name: "Redis lost its data, and it is not registered again"
             for name, until in self.lost_until.items()
             if now < until
         }
+        return lost | dict.fromkeys(
+            self.unreadable, "this version of the resolver cannot read its record"
+        )
 
 
 def index_timeout_error(seconds: float) -> IndexUnavailable:
@@ -112,6 +118,28 @@ class TableKeeper:
         """Whether no change was announced since `table` was confirmed. This can be relied on only
         while Redis announces changes to this process (client tracking)."""
         return self._confirmed_changes == self.changes
+
+    def problems(self) -> Iterator[Problem]:
+        """A `ProblemSource`."""
+        for name in self.table.unreadable:
+            yield Problem(
+                code="unreadable-record",
+                text=f"This version cannot read the record of location {name!r}. Its images are "
+                "not offered, and none is answered as absent.",
+                action="Upgrade this process to the version that wrote it; or remove the location "
+                "and add it again.",
+                location=name,
+            )
+        for name, record in self.table.records.items():
+            if record.unreadable:
+                yield Problem(
+                    code="unreadable-record",
+                    text=f"This version cannot read what is stored about location {name!r} "
+                    f"({', '.join(record.unreadable)}); it counts as not known.",
+                    action="Upgrade this process to the version that wrote it; the next sweep, "
+                    "poll or check replaces it.",
+                    location=name,
+                )
 
     def confirm(self, changes: int) -> None:
         """Records that `table` is at least as new as the version that was read when `changes` had

@@ -73,6 +73,7 @@ class Resolver:
         deadline: seconds that one request waits for the index, in all.
         stale_for: seconds for which the last known claims serve while Redis does not answer.
         """
+        self._index = index
         self._prober = prober
         self._home_region = home_region
         self.reader = IndexReader(
@@ -233,8 +234,8 @@ class Resolver:
             answer = replace(answer, source="probe")
         return Resolution(answer, context, claims, probes)
 
-    @staticmethod
     def _probe_request(
+        self,
         context: AnswerContext,
         image: ProbedImage,
         views: Collection[LocationView],
@@ -251,7 +252,7 @@ class Resolver:
             fresh=context.preferences.fresh,
             until=until,
             exclude=() if claimed else context.preferences.exclude,
-            updates_index=context.index_error is None,
+            updates_index=context.index_error is None and not self._index.read_only_because,
         )
 
     async def _with_current_table(

@@ -107,12 +107,17 @@ class Indexer:
             await self.stop()
 
     async def tick(self) -> None:
-        """Starts the work that is due, and cancels work that is no longer wanted.
+        """Starts the work that is due, and cancels work that is no longer wanted. Where this
+        version may only read the index, no work is due.
 
         Raises:
             IndexUnavailable: Redis failed.
         """
         table = await self._tables.current()
+        if self._index.read_only_because:
+            self._work.cancel_where(lambda _: True)
+            self.stats.last_tick = time.time()
+            return
         await self._start_location_work(table)
         self._start(WorkKey(WorkKind.HEALTH))
         self._work.cancel_where(lambda key: self._is_obsolete(key, table))
@@ -212,7 +217,7 @@ class Indexer:
     async def _poll_once(self, view: LocationView, before: Poll, lease: Lease) -> Poll:
         """Polls and returns the new status, whether the poll failed or not."""
         try:
-            after = await poll(
+            polled = await poll(
                 self._index,
                 self._server(view),
                 view.versions,
@@ -221,6 +226,7 @@ class Indexer:
                 lease.ensure_held,
                 self._timings.poll_overlap,
             )
+            after = replace(polled, unknown=before.unknown)
         except LocationUnavailable as error:
             after = replace(
                 before, error=error.detail, error_code=error.problem_code, failed=time.time()

@@ -69,6 +69,7 @@ class NotificationConsumer:
         self._previous_status = view.status.subscription
         """As the process that consumed the queue before left it."""
         self._status = SubscriptionStatus(since=time.time(), at=time.time())
+        self._unknown_fields = self._previous_status.unknown if self._previous_status else {}
         self._held_at = time.monotonic()
         self._reconnect_delay = MIN_RECONNECT_DELAY_SECONDS
         self._useless_connections = 0
@@ -164,7 +165,7 @@ class NotificationConsumer:
 
     async def _store_status(self, status: SubscriptionStatus, *, quiet: bool = False) -> None:
         """``quiet``: without a new version of the registry."""
-        self._status = status
+        self._status = status = replace(status, unknown=self._unknown_fields)
         location = self._location
         await self._index.records.set_subscription(location.number, status, location, quiet=quiet)
 

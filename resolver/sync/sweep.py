@@ -146,6 +146,7 @@ class Sweeper:
             uppercase_ids=findings.uppercase_ids,
             missing_ids=findings.missing_ids,
             skipped=SkippedRows(resume.skipped, resume.skipped_examples),
+            unknown_fields=resume.unknown,
         )
 
     async def _read_listing(self, state: SweepState, report: Report) -> None:

@@ -87,7 +87,7 @@ class SweepRun:
             skipped=sweep.skipped,
             seconds=round(time.monotonic() - started_at, 3),
         )
-        return sweep
+        return replace(sweep, unknown=self._status.unknown)
 
     async def _sweep(self, request: SweepRequest | None) -> Sweep:
         resume = (await self._index.records.progress()).get(self._location.number)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from resolver.glance import END_CURSOR, NO_ROWS, Page, Resume, SkippedRows
 from resolver.index import LayoutView
@@ -48,6 +49,8 @@ class SweepState:
     resumed_bucket: int | None = field(init=False)
     """The bucket that the checkpoint fell into. We list only a part of it, so claims in it that we
     do not see prove nothing."""
+    unknown_fields: Mapping[str, Any] = field(default_factory=dict)
+    """Of the checkpoint's record, to be written back with it."""
     checkpoint_at: float = field(default_factory=time.monotonic)
     _unsaved_missing: dict[bytes, int] = field(default_factory=dict)
     _unsaved_uppercase: dict[bytes, int] = field(default_factory=dict)
@@ -121,4 +124,5 @@ class SweepState:
             front=format_id(page.cursor) if page and can_resume else "",
             markers=page.markers if page and can_resume else (),
             at=time.time(),
+            unknown=self.unknown_fields,
         )

@@ -55,18 +55,6 @@ async def test_tokens_are_never_logged(gateway: Gateway, caplog: pytest.LogCaptu
     assert "keystone-token" not in caplog.text
 
 
-async def test_a_foreign_record_in_redis_makes_the_index_unavailable(
-    gateway: Gateway, caplog: pytest.LogCaptureFixture
-) -> None:
-    client = gateway.services.index.client
-    await client.command("HSET", "glr:{reg}:locations", "bad", "7 {}")
-    await client.command("INCR", "glr:{reg}:version")
-    response, body = await gateway.get(f"/resolve/{ID}")
-    assert (response.status, body["code"]) == (503, "index-unavailable")
-    assert "KeyError" not in json.dumps(body)
-    assert "KeyError: 'api'" in caplog.text
-
-
 async def test_unexpected_failures_show_no_internals(gateway: Gateway) -> None:
     async def fail(_: web.Request) -> web.Response:
         raise KeyError("internal")

@@ -29,7 +29,7 @@ OPENAPI = ROOT / "resolver" / "gateway" / "api" / "openapi.yaml"
 EXAMPLE = ROOT / "config" / "locations.example.yaml"
 DOCUMENTS = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 
-NOT_WRITTEN_BY_OPERATORS = {"name", "number", "created", "updated"}
+NOT_WRITTEN_BY_OPERATORS = {"name", "number", "created", "updated", "unknown"}
 GENERAL_OPTIONS = {"--url", "--gateway", "--token"}
 """Options of every operator command, which describe no location."""
 

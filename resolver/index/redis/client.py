@@ -17,16 +17,22 @@ import hiredis
 from redis.asyncio import Redis
 from redis.exceptions import NoScriptError, RedisError
 
+from resolver.errors import IndexReadOnly
 from resolver.index.redis.lazy_connection import LazyConnection, OnConnect
 from resolver.index.redis.pipelined_connection import REPLY_TIMEOUT_SECONDS, InvalidationCallback
 from resolver.index.redis.redis_errors import unavailable
-from resolver.index.redis.scripts import Script
+from resolver.index.redis.scripts import READ_ONLY_SCRIPTS, Script
 
 Command = tuple[Any, ...]
 """Name and arguments; or, where the client accepts it, the packed bytes of both."""
 
 ScriptCall = tuple[Script, Sequence[bytes | str], Sequence[bytes | str | int]]
 """One run of a script: the script, its keys, its arguments."""
+
+READ_COMMANDS = frozenset(
+    {"GET", "HGET", "HMGET", "HGETALL", "SMEMBERS", "SSCAN", "LRANGE", "PING", "MEMORY"}
+)
+"""Commands that change nothing."""
 
 Address = tuple[str, int]
 """Host and port of a server."""
@@ -55,6 +61,9 @@ class RedisClient(ABC):
 
     def __init__(self, timeouts: RedisTimeouts = DEFAULT_TIMEOUTS) -> None:
         self.timeouts = timeouts
+        self.read_only_because = ""
+        """Why this process must not write; empty where it may. Every command that could change
+        something is then refused here, whichever part of the program sends it."""
         self._invalidation_callbacks: list[InvalidationCallback] = []
 
     def on_invalidation(self, callback: InvalidationCallback) -> None:
@@ -87,10 +96,14 @@ class RedisClient(ABC):
 
         Raises:
             IndexUnavailable: Redis does not answer.
+            IndexReadOnly: one of them writes, and this process must not.
         """
+        batch = list(commands)
+        if self.read_only_because and any(map(may_write, batch)):
+            raise IndexReadOnly(f"{self.read_only_because}: upgrade this process")
         try:
             async with asyncio.timeout(self.timeouts.reply):
-                return await self.send(list(commands), foreground=foreground)
+                return await self.send(batch, foreground=foreground)
         except (RedisError, OSError, TimeoutError) as error:
             raise unavailable(error) from error
 
@@ -138,6 +151,15 @@ class RedisClient(ABC):
     ) -> Any:
         """The result of one script. Raises as `run_all`."""
         return (await self.run_all([(script, keys, args)], foreground=foreground))[0]
+
+
+def may_write(command: Command | bytes) -> bool:
+    """Whether a command may change something. Packed ones are lookups."""
+    if isinstance(command, bytes):
+        return False
+    if command[0] in ("EVALSHA", "EVAL"):
+        return command[1] not in READ_ONLY_SCRIPTS
+    return command[0] not in READ_COMMANDS
 
 
 def _without_errors(replies: list[Any]) -> list[Any]:

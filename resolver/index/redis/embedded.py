@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from resolver.errors import SettingsError
-from resolver.index.redis.client import DEFAULT_TIMEOUTS, Command, RedisClient, RedisTimeouts
-from resolver.index.redis.scripts import READ_ONLY_SHAS
-
-READ_COMMANDS = frozenset(
-    {"GET", "HGET", "HMGET", "HGETALL", "SMEMBERS", "SSCAN", "PING", "MEMORY"}
+from resolver.index.redis.client import (
+    DEFAULT_TIMEOUTS,
+    Command,
+    RedisClient,
+    RedisTimeouts,
+    may_write,
 )
-"""Commands that change nothing."""
 
 
 class EmbeddedClient(RedisClient):
@@ -50,9 +50,7 @@ class EmbeddedClient(RedisClient):
 
 def _written_keys(command: Command) -> Sequence[bytes]:
     """The keys that a command may have changed."""
-    if command[0] in READ_COMMANDS:
-        return ()
-    if command[0] == "EVALSHA" and command[1] in READ_ONLY_SHAS:
+    if not may_write(command):
         return ()
     keys = command[3 : 3 + command[2]] if command[0] in ("EVALSHA", "EVAL") else command[1:2]
     return [key if isinstance(key, bytes) else key.encode() for key in keys]

@@ -15,8 +15,8 @@ class Script:
     sha: str
 
 
-READ_ONLY_SHAS: set[str] = set()
-"""SHA-1s of the scripts that change nothing."""
+READ_ONLY_SCRIPTS: set[str] = set()
+"""The scripts that change nothing, by SHA-1 and by text."""
 
 
 def load(name: str, *heads: str, read_only: bool = False) -> Script:
@@ -25,5 +25,5 @@ def load(name: str, *heads: str, read_only: bool = False) -> Script:
     text = "".join((folder / f"{part}.lua").read_text("utf-8") for part in (*heads, name))
     sha = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
     if read_only:
-        READ_ONLY_SHAS.add(sha)
+        READ_ONLY_SCRIPTS.update((sha, text))
     return Script(text, sha)

@@ -1,0 +1,1 @@
+"""Several versions of the program on one Redis, each a process of its own."""
