@@ -27,7 +27,7 @@ MAX_STRING_IMAGES = 1_000_000
 """Images up to which the larger layouts are measured; above, they are extrapolated."""
 
 LAYOUTS: dict[str, Callable[[Iterable[bytes]], list[Command]]] = {
-    "raw HSET into the same buckets": bucket_sets,
+    "HSET into the same buckets": bucket_sets,
     "one hash, text ids": one_hash_sets,
     "a string key each": string_sets,
 }

@@ -1,4 +1,4 @@
-"""Hours of use in minutes: churn, load and faults in rotation; every answer is checked.
+"""Hours of operation in minutes: churn, load and faults in turn; every answer is checked.
 
     python -m benchmarks.soak [--minutes 20] [--out docs/measurements]
 

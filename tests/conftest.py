@@ -18,18 +18,18 @@ from tests.support.process import ServerUnavailableError, Startable
 from tests.support.rabbit import RabbitServer
 from tests.support.redis import RedisServer
 
-# A busy machine is no failure. In CI a failure must be reproducible.
+# A busy machine must not fail a test. In CI a failure must be reproducible.
 hypothesis.settings.register_profile("desk", deadline=None)
 hypothesis.settings.register_profile("ci", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "desk")
 
 BITS = 8
-"""Of the bucket numbers of the shared index: few, so that a test's ids fill buckets."""
+"""Index bits of the shared index: few, so that the ids of a test share buckets."""
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _no_settings_from_outside() -> Iterator[None]:
-    """A developer's own RESOLVER_* variables must not steer the tests."""
+def _no_settings_of_the_developer() -> Iterator[None]:
+    """Removes RESOLVER_* variables from the environment."""
     with pytest.MonkeyPatch.context() as patch:
         for name in [n for n in os.environ if n.upper().startswith("RESOLVER_")]:
             patch.delenv(name)
@@ -42,7 +42,7 @@ def _logs() -> None:
     logs.use_standard_logging()
 
 
-SLOW_ROOMS = {
+SLOW_DIRECTORIES = {
     *("cli", "distributed", "faults", "fuzz", "glance", "limits", "model", "security", "sync"),
     "versions",
 }
@@ -57,8 +57,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     Tests of one Glance or RabbitMQ are next to each other, so that one worker starts it.
     """
     for item in items:
-        room = item.path.relative_to(Path(__file__).parent).parts[0]
-        if room in SLOW_ROOMS or item.path.name in SLOW_FILES:
+        directory = item.path.relative_to(Path(__file__).parent).parts[0]
+        if directory in SLOW_DIRECTORIES or item.path.name in SLOW_FILES:
             item.add_marker(pytest.mark.slow)
     items.sort(key=_start_order)
 
@@ -130,7 +130,7 @@ def cluster_url(redis_cluster: RedisCluster) -> str:
 
 @pytest.fixture
 def short_path() -> Iterator[Path]:
-    """As `tmp_path`, short enough for the name of a socket."""
+    """A temporary directory whose path is short enough for the name of a socket."""
     with tempfile.TemporaryDirectory(prefix="glr-") as folder:
         yield Path(folder)
 

@@ -1,4 +1,4 @@
-"""Each room of the package can be read without those above it: imports point one way."""
+"""Each package can be read without those above it: imports point one way."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ LAYERS = [
     {"cli"},
 ]
 """From the bottom; a layer may import itself and those before it. A file belongs to the longest
-name that fits it, so a room in a room is a layer of its own."""
+name that fits it, so a package in a package is a layer of its own."""
 
 OUTER = {"logs", "standin"}
 """Import nothing of the package, and only `gateway` and `cli` import them."""
@@ -271,7 +271,7 @@ def test_private_names_of_others_are_listed() -> None:
 
 
 def test_the_layer_checks_detect_violations() -> None:
-    """Else they would pass whatever is written."""
+    """Otherwise they would pass for any code."""
     seen: dict[str, set[str]] = defaultdict(set)
     for path in FILES:
         seen[layer_of(module_of(path))] |= {layer_of(name) for _, name in imports_of_ours(path)}

@@ -41,7 +41,7 @@ async def test_healthcheck_reads_the_settings_of_serve(tmp_path: Path) -> None:
         environ = {"RESOLVER_PORT": str(port)}
         assert await run("healthcheck", **environ) == (0, f"{url} answered 200\n", "")
         assert await run("healthcheck", "--port", str(port)) == (0, f"{url} answered 200\n", "")
-        # A proxy of the environment is not for this host.
+        # A proxy of the environment is not used for this host.
         environ |= {"http_proxy": "http://127.0.0.1:1"}
         assert (await run("healthcheck", **environ))[0] == 0
     status, out, err = await run("healthcheck", **environ)
@@ -66,11 +66,13 @@ async def test_options_of_serve_are_found_in_the_runtime_folder(
     environ = {"XDG_RUNTIME_DIR": str(tmp_path)}
     if workers:
         environ["RESOLVER_REDIS_URL"] = request.getfixturevalue("redis_url")
-    (tmp_path / "glance-resolver-9393.url").write_text("http://127.0.0.1:1\n")  # of a killed one
+    (tmp_path / "glance-resolver-9393.url").write_text(
+        "http://127.0.0.1:1\n"
+    )  # of a server that was killed
     async with serve(*workers, "--host", "0.0.0.0", **environ) as server:
         url = f"{server.url}/healthcheck"
         assert await run("healthcheck", **environ) == (0, f"{url} answered 200\n", "")
-        # Another port in the settings is another gateway.
+        # Another port in the settings means another gateway.
         assert (await run("healthcheck", RESOLVER_PORT="1", **environ))[0] == 1
         assert (await run("healthcheck", "--port", "1", **environ))[0] == 1
         server.process.send_signal(signal.SIGTERM)

@@ -176,7 +176,7 @@ async def test_requests_in_flight_are_answered_after_sigterm(tmp_path: Path) -> 
 
 
 async def in_flight(server: Server) -> bool:
-    """Whether another request than this one is being answered."""
+    """Whether a request other than this one is being answered."""
     async with aiohttp.ClientSession() as http, http.get(f"{server.url}/metrics") as reply:
         return "glance_resolver_requests_in_flight 2.0" in await reply.text()
 

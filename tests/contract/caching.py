@@ -1,4 +1,4 @@
-"""An index that caches, and one of another process: what the tests of cached claims share."""
+"""Shared by the tests of cached claims: an index with a cache, and one of another process."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.support.wait import wait_until
 
 BITS = 8
 SECOND = 1.0
-"""Within which every gateway must know of a change."""
+"""How soon every gateway must apply a change."""
 
 Pair = tuple[Index, Index]
 """An index with a cache, and one of another process that makes changes."""

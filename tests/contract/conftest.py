@@ -1,4 +1,4 @@
-"""The backends that the contract holds for."""
+"""The backends that the contract tests run on."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def real(request: pytest.FixtureRequest) -> Real:
 
 @pytest.fixture(params=REAL)
 def own_real(request: pytest.FixtureRequest) -> Iterator[Real]:
-    """One of each kind that the test may kill."""
+    """A Redis of each kind that the test may kill."""
     if request.param == "cluster":
         cluster = started(RedisCluster())
         yield cluster

@@ -1,4 +1,4 @@
-"""Cached claims when servers change their roles: nothing old is served afterwards."""
+"""Cached claims when servers change their roles: no outdated claim is served afterwards."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Only what Redis replied is blamed on Redis: a bug of our own is raised as itself."""
+"""Only invalid replies are reported as faults of Redis; a bug of our own is raised as itself."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A write whose reply is lost is sent again: it must report what its first run did.
+"""A write whose reply is lost is sent again, and must report the result of its first run.
 
 The proxy drops the first reply to a write and cuts the connection, as a restart of a load balancer
 or a failing network does.

@@ -14,7 +14,7 @@ from tests.sync.conftest import start_server
 __all__ = ["start_server"]
 
 NODE_TIMEOUT = 1500
-"""Milliseconds until the others take a node for dead."""
+"""Milliseconds until the other nodes consider a node as failed."""
 
 PASSWORD = "s3c@ret/:"
 

@@ -99,7 +99,7 @@ async def steps(*workers: Worker, count: int = 10) -> None:
 
 @asynccontextmanager
 async def silence(*workers: Worker) -> AsyncIterator[None]:
-    """No worker is in the middle of a step."""
+    """A block in which no worker executes a step."""
     async with contextlib.AsyncExitStack() as stack:
         for worker in workers:
             await stack.enter_async_context(worker.quiet)

@@ -1,4 +1,4 @@
-"""Fixtures of the gateway's tests, and the table of how each fault was survived."""
+"""Fixtures of the gateway tests, and a table of the effects of each fault."""
 
 from __future__ import annotations
 

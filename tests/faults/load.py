@@ -1,4 +1,4 @@
-"""Clients that ask without a pause; each answer is compared with the truth."""
+"""Clients that send requests all the time. Each answer is compared with the truth."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ ROWS: list[list[str]] = []
 
 KNOWN_IMAGES = 200
 MAX_GAP_SECONDS = 1.0
-"""For which known images may not be answered."""
+"""The longest time without an answer about a known image."""
 NO_ANSWER = "none (503)"
 STEADY_REQUESTS = 60
 """Requests before a fault and after the recovery; a tenth of a second where nothing else runs."""
@@ -60,7 +60,7 @@ class Load:
         self._pause = pause
         self._gateway_may_be_down = gateway_may_be_down
         self.down: set[str] = set()
-        """Locations that cannot answer now: while there are any, no image is absent."""
+        """Locations that cannot answer now. While there are any, no image is absent."""
         self.hidden: list[str] = []
         """Images that were created at a location while it was down."""
         self._rng = random.Random(7)
@@ -86,12 +86,12 @@ class Load:
         return sum(self.sources.values())
 
     async def make_requests(self, count: int = STEADY_REQUESTS) -> None:
-        """Returns when so many more requests have been answered."""
+        """Returns when this many more requests have been answered."""
         target = self.requests + count
         await wait_until(lambda: self.requests >= target, message="requests are answered")
 
     async def last(self, seconds: float) -> None:
-        """Returns after so many seconds, and some answered requests."""
+        """Returns after this many seconds and some answered requests."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(asyncio.sleep(seconds))
             tasks.create_task(self.make_requests())
@@ -175,7 +175,8 @@ class Load:
                 self.acknowledged.append((text, owner))
 
     async def _repeat(self, request: Callable[[], Awaitable[object]], pause: float) -> None:
-        """Goes on without a gateway if it may be down, as clients of a load balancer do."""
+        """Repeats a request, also while the gateway is down if it may be, as clients of a load
+        balancer do."""
         while True:
             try:
                 await request()
@@ -210,7 +211,7 @@ class Load:
             self._end_gap()
 
     async def has_recovered(self) -> bool:
-        """Whether everything is as it is without a fault."""
+        """Whether the resolver works as before the fault."""
         try:
             return await self._is_ready_and_finds()
         except aiohttp.ClientError:

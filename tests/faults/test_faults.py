@@ -29,7 +29,7 @@ from tests.support.wait import wait_until
 pytestmark = pytest.mark.redis
 
 FAULT_SECONDS = 2.0
-"""Twice as long as known images may be unanswered."""
+"""Twice as long as known images may be without an answer."""
 LONG_PAUSE_SECONDS = 6.5
 """Longer than a connection with an overdue reply is kept."""
 RECOVERY_TIMEOUT = 60.0

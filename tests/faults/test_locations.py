@@ -32,7 +32,7 @@ SOME = 3
 """15 % of them."""
 
 FAULT_REQUESTS = 200
-"""That are answered while locations fail and their sweeps have failed."""
+"""Requests to answer while locations fail and after their sweeps have failed."""
 RECOVERY_TIMEOUT = 60.0
 FLAPS = 4
 
@@ -94,7 +94,7 @@ def proxied(name: str, bad: object, good: object) -> tuple[Fault, Fault]:
 
     async def repair(_: World, location: FaultyLocation) -> None:
         setattr(location.proxy, name, good)
-        location.proxy.cut()  # an answer under way may take for ever
+        location.proxy.cut()  # an answer in progress may never end
 
     return fail, repair
 
@@ -151,7 +151,7 @@ FAULTS: dict[str, tuple[Fault, Fault]] = {
 }
 
 SHORT = ("refused", "502", "TLS: certificate expired")
-"""Not marked `long`: each is another way of giving no answer."""
+"""Faults that are not marked `long`: each prevents answers in another way."""
 
 Start = Callable[[str], Awaitable[World]]
 

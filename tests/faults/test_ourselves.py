@@ -69,7 +69,7 @@ class Supervised:
         return self.server.process.pid
 
     async def start(self) -> None:
-        """Tries until it runs: the port may still be in use."""
+        """Repeats the start until the server runs: the port may still be in use."""
 
         async def has_started() -> bool:
             try:
@@ -151,7 +151,7 @@ class Loaded:
 
 
 async def random_moment(load: Load) -> None:
-    """Some requests later."""
+    """Returns after a random number of requests."""
     await load.make_requests(rng.randint(20, 200))
 
 

@@ -50,7 +50,7 @@ async def test_a_process_that_starts_without_redis_recovers(
 async def test_startup_locations_with_notifications_are_registered_too(
     own_redis: RedisServer, startup_locations: StartupLocations, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No two locations may have the same queue, which is checked before there is a table."""
+    """The check that two locations have no common queue works before there is a table."""
     monkeypatch.setenv("BROKER", f"amqp://127.0.0.1:{free_port()}/")
     startup_locations["one"]["notifications"] = {"url_env": "BROKER"}
     async with process(own_redis.url, startup_locations) as resolver:

@@ -30,7 +30,7 @@ def examples(count: int) -> hypothesis.settings:
     return hypothesis.settings(
         max_examples=count * LONG_FACTOR if is_long_run() else count,
         deadline=None,
-        # Fixtures are shared by all examples of a test, and a busy machine is no failure.
+        # All examples of a test share their fixtures. A busy machine must not fail a test.
         suppress_health_check=list(HealthCheck),
     )
 

@@ -8,6 +8,6 @@ import schemathesis
 
 
 @schemathesis.hook
-def before_call(context: Any, letter_case: Any, kwargs: dict[str, Any]) -> None:
-    """A redirect is the answer; what it leads to is not ours."""
+def before_call(context: Any, case: Any, kwargs: dict[str, Any]) -> None:
+    """Follows no redirect: the target is not a part of this API."""
     kwargs["allow_redirects"] = False

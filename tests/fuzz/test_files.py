@@ -26,13 +26,13 @@ from tests.fuzz.conftest import count_examples, examples
 from tests.fuzz.test_ids import JSON
 
 
-def clear(said: str) -> None:
-    """One line that somebody can read, without what a library calls its insides."""
-    assert said
-    assert said.isprintable(), said
-    assert len(said) < 2000, said
+def assert_clear(message: str) -> None:
+    """Fails unless a message is one readable line, without internals of a library."""
+    assert message
+    assert message.isprintable(), message
+    assert len(message) < 2000, message
     for word in ("Traceback", "object at 0x", "NoneType", "has no attribute"):
-        assert word not in said, said
+        assert word not in message, message
 
 
 YAML = st.one_of(
@@ -89,7 +89,7 @@ YAML = st.one_of(
 )
 
 
-def put(path: Path, content: str | bytes) -> str:
+def write_file(path: Path, content: str | bytes) -> str:
     path.write_bytes(
         content if isinstance(content, bytes) else content.encode("utf-8", "surrogatepass")
     )
@@ -115,7 +115,7 @@ LOCATIONS = st.dictionaries(
     | JSON.filter(lambda k: isinstance(k, str)),
     FIELDS | JSON,
     max_size=3,
-).map(lambda some: yaml.safe_dump({"locations": some}, allow_unicode=True))
+).map(lambda locations: yaml.safe_dump({"locations": locations}, allow_unicode=True))
 
 
 @examples(200)
@@ -128,18 +128,18 @@ async def test_a_locations_file_is_registered_completely_or_refused_with_one_lin
 ) -> None:
     count_examples("files: locations")
     try:
-        wanted = read_locations(put(tmp_path / "locations.yaml", content))
+        locations = read_locations(write_file(tmp_path / "locations.yaml", content))
     except SettingsError as error:
-        clear(error.detail)
+        assert_clear(error.detail)
         return
     async with open_index("memory:", bits=4) as index:
         registry = Registry(index, TableKeeper(index, FreshnessPolicy(60)), Settings())
         try:
-            await registry.register(wanted)
+            await registry.register(locations)
         except SettingsError as error:
-            clear(error.detail)
+            assert_clear(error.detail)
         else:
-            assert (await index.records.load()).records.keys() == wanted.keys()
+            assert (await index.records.load()).records.keys() == locations.keys()
 
 
 @examples(150)
@@ -167,12 +167,12 @@ def test_a_clouds_file_gives_credentials_or_one_clear_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str | bytes
 ) -> None:
     count_examples("files: clouds.yaml")
-    monkeypatch.setenv("OS_CLIENT_CONFIG_FILE", put(tmp_path / "clouds.yaml", content))
+    monkeypatch.setenv("OS_CLIENT_CONFIG_FILE", write_file(tmp_path / "clouds.yaml", content))
     monkeypatch.chdir(tmp_path)
     try:
         authenticate("prod")
     except LocationUnavailable as error:
-        clear(error.detail)
+        assert_clear(error.detail)
 
 
 @pytest.mark.parametrize(
@@ -186,7 +186,7 @@ def test_a_clouds_file_gives_credentials_or_one_clear_error(
 def test_the_error_for_an_invalid_clouds_file_names_file_and_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str, line: str
 ) -> None:
-    path = put(tmp_path / "clouds.yaml", content)
+    path = write_file(tmp_path / "clouds.yaml", content)
     monkeypatch.setenv("OS_CLIENT_CONFIG_FILE", path)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(LocationUnavailable) as caught:
@@ -212,22 +212,22 @@ def test_a_tokens_file_is_used_completely_or_refused(
     tmp_path: Path, lines: list[str | bytes]
 ) -> None:
     count_examples("files: tokens")
-    image_id = b"\n".join(
+    content = b"\n".join(
         line if isinstance(line, bytes) else line.encode("utf-8", "surrogatepass") for line in lines
     )
-    path = put(tmp_path / "tokens", image_id)
+    path = write_file(tmp_path / "tokens", content)
     tokens = Tokens(Settings(admin_tokens="root=secret-0", admin_tokens_file=path))
     try:
         tokens.check()
     except SettingsError as error:
-        clear(error.detail)
+        assert_clear(error.detail)
         with pytest.raises(Forbidden):
             tokens.find(b"secret-1")
     else:
-        taken = {line.strip() for line in image_id.decode("ascii").splitlines()}
+        accepted = {line.strip() for line in content.decode("ascii").splitlines()}
         found = tokens.find(b"secret-1")
-        assert (found is not None) == ("ops=secret-1" in taken)
-    root = tokens.find(b"secret-0")  # what the settings have goes on
+        assert (found is not None) == ("ops=secret-1" in accepted)
+    root = tokens.find(b"secret-0")  # the tokens of the settings stay valid
     assert root is not None
     assert root.name == "root"
 
@@ -278,13 +278,13 @@ VALUE = st.one_of(
 
 @contextmanager
 def environment(values: dict[str, str]) -> Iterator[None]:
-    kept = dict(os.environ)
+    before = dict(os.environ)
     os.environ.update(values)
     try:
         yield
     finally:
         os.environ.clear()
-        os.environ.update(kept)
+        os.environ.update(before)
 
 
 @examples(400)
@@ -306,14 +306,14 @@ async def test_settings_are_accepted_or_refused_with_one_clear_line(
     count_examples("settings")
     named = {PREFIX + name.upper(): value for name, value in values.items()}
     if toml is not None:
-        named["RESOLVER_CONFIG"] = put(tmp_path / "resolver.toml", toml)
+        named["RESOLVER_CONFIG"] = write_file(tmp_path / "resolver.toml", toml)
     with environment(named):
         try:
             settings = load_settings()
             async with open_index(settings.redis_url, prefix=settings.prefix, create=False):
                 pass
         except SettingsError as error:
-            clear(error.detail)
+            assert_clear(error.detail)
         else:
             shown: Any = json.dumps(settings.masked())
             assert shown.isascii()

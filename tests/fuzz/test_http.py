@@ -1,4 +1,4 @@
-"""Malformed HTTP, sent in pieces: it is answered as when it arrives at once."""
+"""Malformed HTTP gets the same responses in pieces as in one write."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ CLOSE_TIMEOUT_SECONDS = 30.0
 """For the gateway to close a connection after its client has half-closed it."""
 
 SILENCE_SECONDS = 0.3
-"""After which the client half-closes a connection: the gateway may wait for the rest of a body."""
+"""How long the gateway may be silent until the client half-closes the connection. It may wait for
+the rest of a body."""
 
 LAST_REQUEST = b"GET /livez HTTP/1.1\r\nHost: gateway\r\nConnection: close\r\n\r\n"
 """Follows the random bytes, so that most connections are closed."""
@@ -122,18 +123,20 @@ REQUEST = st.builds(
     st.lists(HEADER, max_size=4),
     BODY,
 )
-USUAL = st.builds(request_bytes, st.just("GET"), TARGET, st.just("1.1"), st.just([]), st.just(""))
+PLAIN_REQUEST = st.builds(
+    request_bytes, st.just("GET"), TARGET, st.just("1.1"), st.just([]), st.just("")
+)
 
 
-def overwritten(data: bytes, at: int, put: bytes) -> bytes:
+def overwritten(data: bytes, at: int, new: bytes) -> bytes:
     at %= len(data) + 1
-    return data[:at] + put + data[at + len(put) :]
+    return data[:at] + new + data[at + len(new) :]
 
 
 SENT = st.lists(
-    USUAL
+    PLAIN_REQUEST
     | REQUEST
-    | st.builds(overwritten, USUAL | REQUEST, st.integers(0, 300), st.binary(max_size=4)),
+    | st.builds(overwritten, PLAIN_REQUEST | REQUEST, st.integers(0, 300), st.binary(max_size=4)),
     min_size=1,
     max_size=4,
 ).map(b"".join)
@@ -175,14 +178,14 @@ async def answers(gateway: Gateway, data: bytes, cuts: list[int]) -> Responses:
             while True:
                 try:
                     async with asyncio.timeout(SILENCE_SECONDS):
-                        some = await reader.read(65536)
-                except TimeoutError:  # it waits for more, as it may
+                        received = await reader.read(65536)
+                except TimeoutError:  # the gateway may wait for more
                     writer.write_eof()
                     async with asyncio.timeout(CLOSE_TIMEOUT_SECONDS):
-                        some = await reader.read(65536)
-                if not some:
+                        received = await reader.read(65536)
+                if not received:
                     break
-                text += some
+                text += received
         except ConnectionError:
             reset = True
     return Responses([int(status) for status in re.findall(rb"HTTP/1\.[01] (\d{3}) ", text)], reset)
@@ -207,8 +210,8 @@ async def test_malformed_http_is_answered_the_same_in_pieces(
         ]
         assert not faults, (data, cuts)
     if not (whole.reset or pieces.reset) and 400 not in whole.status[-1:] + pieces.status[-1:]:
-        # What cannot be read, also behind a request that closes the connection, takes along in
-        # aiohttp's parser what came in the same piece.
+        # A parser error, even after a request that closes the connection, makes aiohttp drop
+        # everything that arrived in the same piece.
         assert pieces.status == whole.status, (data, cuts)
     response, _ = await gateway.get(f"/v2/images/{ID}")  # the gateway still answers
     assert response.status == 307

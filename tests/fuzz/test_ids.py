@@ -1,4 +1,4 @@
-"""Image ids: every spelling means its bytes, and nothing else is one."""
+"""Image ids: every spelling is accepted and gives its bytes; any other text is refused."""
 
 from __future__ import annotations
 
@@ -14,25 +14,27 @@ from resolver.gateway.api.resolve import parse_ids
 from resolver.models import format_id, letter_case_of, parse_id
 from tests.fuzz.conftest import count_examples, examples
 
-RAW = st.binary(min_size=16, max_size=16)
+IMAGE_BYTES = st.binary(min_size=16, max_size=16)
 CASE = st.integers(0, 0xFFFFFFFF)
 ID = re.compile(
     r"(?:urn:uuid:)?(?:[0-9a-f]{32}|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})",
     re.ASCII | re.IGNORECASE,
 )
-NEARLY = st.from_regex(ID, fullmatch=True).flatmap(
+ALMOST_IDS = st.from_regex(ID, fullmatch=True).flatmap(
     lambda text: st.builds(
-        lambda at, put, cut: text[:at] + put + text[at + cut :],
+        lambda at, inserted, cut: text[:at] + inserted + text[at + cut :],
         st.integers(0, len(text)),
         st.text(max_size=3) | st.sampled_from(["-", "\n", "\0", "۴", "K", "f" * 40]),
         st.integers(0, 3),
     )
 )
-"""An id with something put in or cut out at one place."""
+"""An id with a text inserted or removed at one position."""
 
 
 @examples(300)
-@given(RAW, CASE, st.sampled_from(["", "urn:uuid:", "URN:UUID:", "Urn:Uuid:"]), st.booleans())
+@given(
+    IMAGE_BYTES, CASE, st.sampled_from(["", "urn:uuid:", "URN:UUID:", "Urn:Uuid:"]), st.booleans()
+)
 def test_every_spelling_of_an_id_is_parsed_and_its_letter_case_kept(
     image_id: bytes, letter_case: int, prefix: str, plain: bool
 ) -> None:
@@ -41,16 +43,16 @@ def test_every_spelling_of_an_id_is_parsed_and_its_letter_case_kept(
     assert text.lower() == str(uuid.UUID(bytes=image_id))
     sent = prefix + (text.replace("-", "") if plain else text)
     assert parse_id(sent) == image_id
-    # Digits have no case, so what comes back may have fewer bits than were asked for.
+    # Digits have no case, so the result may have fewer bits set.
     assert format_id(image_id, letter_case_of(sent)) == text
 
 
 @examples(500)
 @example("")
 @example("\u017f" * 32)
-@given(NEARLY | st.text() | st.text("0123456789abcdefABCDEF-{}:", min_size=30, max_size=40))
+@given(ALMOST_IDS | st.text() | st.text("0123456789abcdefABCDEF-{}:", min_size=30, max_size=40))
 def test_a_malformed_id_is_refused_with_a_clear_message(text: str) -> None:
-    count_examples("ids: nearly ids")
+    count_examples("ids: almost ids")
     if ID.fullmatch(text):
         assert parse_id(text) == uuid.UUID(text.lower()).bytes
         return
@@ -68,9 +70,9 @@ JSON = st.recursive(
 
 
 @examples(150)
-@given(st.lists(st.uuids().map(str) | NEARLY | JSON, max_size=12))
+@given(st.lists(st.uuids().map(str) | ALMOST_IDS | JSON, max_size=12))
 def test_a_list_of_ids_is_parsed_like_each_id_alone(items: list[object]) -> None:
-    """The quick way for many, and the slow one, agree with `parse_id`."""
+    """The fast path for lists and the slow one agree with `parse_id`."""
     count_examples("ids: lists")
     ids = parse_ids(items)
     good = [item for item in items if isinstance(item, str) and ID.fullmatch(item)]

@@ -37,19 +37,20 @@ Claims = dict[tuple[str, bytes], int]
 """The letter case of each claim, by location and id."""
 
 
-def written(rows: dict[bytes, list[Owner]]) -> bytes:
+def export_of(rows: dict[bytes, list[Owner]]) -> bytes:
     writer = Writer(LOCATIONS, block_claims=4)
     text = writer.head()
     for image_id in sorted(rows):
         owners = [
-            Owner(number, _case(image_id, letter_case)) for number, letter_case in rows[image_id]
+            Owner(number, _letter_case(image_id, letter_case))
+            for number, letter_case in rows[image_id]
         ]
         text += writer.add([(image_id, encode_owners(owners))])
     return text + writer.end()
 
 
-def sealed(text: bytes) -> bytes:
-    """The same with each checksum, and the counts at the end, as they would be."""
+def with_matching_checksums(text: bytes) -> bytes:
+    """The same text with checksums that match it."""
     digest = hashlib.sha256()
     out = []
     for line in text.splitlines(keepends=True):
@@ -63,8 +64,8 @@ def sealed(text: bytes) -> bytes:
     return b"".join(out)
 
 
-def read(text: bytes, cuts: list[int]) -> tuple[Claims, InvalidExport | None]:
-    """What a reader gives of a text that comes in pieces, and what it says in the end."""
+def read_export(text: bytes, cuts: list[int]) -> tuple[Claims, InvalidExport | None]:
+    """The claims that a reader returns for a text that arrives in pieces, and its error."""
     reader, claims = Reader(), Claims()
     names: list[str] = []
 
@@ -102,7 +103,7 @@ LINE = st.one_of(
     st.sampled_from(
         [
             b"glance-resolver-index 2",
-            b"error it broke",
+            b"error it failed",
             b"end 99999999999999999999 -1 sha256=00",
             b"sum sha256=",
             b"00000000-0000-4000-8000-000000000000 0,1=00000000-0000-4000-8000-00000000000A",
@@ -115,7 +116,7 @@ LINE = st.one_of(
         ]
     ),
 )
-SPOIL = st.one_of(
+DAMAGE = st.one_of(
     st.tuples(st.just("cut"), st.integers(0, 3000), st.none()),
     st.tuples(st.just("flip"), st.integers(0, 30_000), st.none()),
     st.tuples(st.just("line"), st.integers(0, 30), LINE),
@@ -125,7 +126,7 @@ SPOIL = st.one_of(
 )
 
 
-def spoilt(text: bytes, how: str, at: int, line: bytes | None) -> bytes:
+def damaged(text: bytes, how: str, at: int, line: bytes | None) -> bytes:
     lines = text.splitlines(keepends=True)
     if how == "cut":
         return text[: at % len(text)]
@@ -148,33 +149,33 @@ CUTS = st.lists(st.integers(0, 2000), max_size=5)
 
 
 @examples(300)
-@given(ROWS, st.lists(SPOIL, max_size=2), CUTS)
+@given(ROWS, st.lists(DAMAGE, max_size=2), CUTS)
 def test_a_reader_returns_only_claims_that_were_written(
-    rows: dict[bytes, list[Owner]], spoils: list[Any], cuts: list[int]
+    rows: dict[bytes, list[Owner]], damages: list[Any], cuts: list[int]
 ) -> None:
     count_examples("imports: read")
-    text = whole = written(rows)
-    for spoil in spoils:
-        text = spoilt(text, *spoil) if text else text
-    wanted = {
-        (location.name, image_id): _case(image_id, owner.letter_case)
+    text = whole = export_of(rows)
+    for damage in damages:
+        text = damaged(text, *damage) if text else text
+    expected = {
+        (location.name, image_id): _letter_case(image_id, owner.letter_case)
         for image_id, owners in rows.items()
         for owner in owners
         for location in LOCATIONS
         if location.number == owner.number
     }
-    claims, error = read(text, cuts)
-    assert claims.items() <= wanted.items()
+    claims, error = read_export(text, cuts)
+    assert claims.items() <= expected.items()
     assert (error is None) == (text == whole)
     if error is None:
-        assert claims == wanted
+        assert claims == expected
     else:
         assert error.detail.isprintable()
         assert 1 <= error.extra["line"] <= text.count(b"\n") + 2
 
 
-def _case(image_id: bytes, letter_case: int) -> int:
-    """Digits have no case."""
+def _letter_case(image_id: bytes, letter_case: int) -> int:
+    """The letter case without the bits of digits, which have none."""
     return sum(
         1 << (31 - i)
         for i, c in enumerate(image_id.hex())
@@ -192,7 +193,7 @@ async def gateway(start: Start) -> Gateway:
 @example({b"a" * 16: [Owner(7)]}, [], False, "bomb")
 @given(
     ROWS,
-    st.lists(SPOIL, max_size=2),
+    st.lists(DAMAGE, max_size=2),
     st.booleans(),
     st.sampled_from(["plain", "gzip", "cut gzip", "no gzip", "deflate", "bomb"]),
 )
@@ -200,15 +201,15 @@ async def test_an_import_ends_cleanly_and_reports_what_it_imported(
     loop_errors: ErrorLog,
     gateway: Gateway,
     rows: dict[bytes, list[Owner]],
-    spoils: list[Any],
-    seal: bool,
+    damages: list[Any],
+    fix_checksums: bool,
     form: str,
 ) -> None:
     count_examples("imports: sent")
-    text = written(rows)
-    for spoil in spoils:
-        text = spoilt(text, *spoil) if text else text
-    text = sealed(text) if seal else text
+    text = export_of(rows)
+    for damage in damages:
+        text = damaged(text, *damage) if text else text
+    text = with_matching_checksums(text) if fix_checksums else text
     headers = {
         **ADMIN,
         "Content-Encoding": {"plain": "identity", "deflate": "deflate"}.get(form, "gzip"),
@@ -219,21 +220,21 @@ async def test_an_import_ends_cleanly_and_reports_what_it_imported(
         "deflate": zlib.compress(text),
         "bomb": gzip.compress(text + b"0" * 3_000_000),
     }.get(form, text)
-    before = await counted(gateway)
-    response, told = await gateway.call("POST", "/index/import", data=body, headers=headers)
+    before = await count_claims(gateway)
+    response, result = await gateway.call("POST", "/index/import", data=body, headers=headers)
     loop_errors.check()
-    # What is compressed otherwise than with gzip is not read.
-    assert response.status in ((415,) if form == "deflate" else (200, 400, 409)), told
-    done = told if response.status == 200 else told.get("applied")
-    if done is None:  # not even begun with
-        assert await counted(gateway) == before
+    # gzip is the only compression that is accepted.
+    assert response.status in ((415,) if form == "deflate" else (200, 400, 409)), result
+    applied = result if response.status == 200 else result.get("applied")
+    if applied is None:  # refused before anything was imported
+        assert await count_claims(gateway) == before
     else:
-        assert await counted(gateway) - before == done["new"]
-    for name in gateway.services.tables.table.by_name:  # and none is half there
+        assert await count_claims(gateway) - before == applied["new"]
+    for name in gateway.services.tables.table.by_name:  # no location is registered incompletely
         shown, _ = await gateway.get(f"/locations/{name}", headers=ADMIN)
         assert shown.status == 200
 
 
-async def counted(gateway: Gateway) -> int:
+async def count_claims(gateway: Gateway) -> int:
     census = await gateway.services.index.census()
     return sum(census.claims.values())

@@ -29,21 +29,23 @@ from tests.fuzz.test_ids import JSON
 from tests.support.sweeping import Sweeping
 
 END_TIMEOUT_SECONDS = 60.0
-"""Seconds in which everything must come to an end: no question may take more than `ANSWERS`."""
+"""For the end of any sweep, poll or check. A request may take `ANSWER_TIMEOUT_SECONDS`."""
 
-ANSWERS = 1.0
+ANSWER_TIMEOUT_SECONDS = 1.0
 
 IDS = [str(uuid.UUID(int=n << 96 | n)) for n in range(1, 0xF0000000, 0x0C000000)]
-"""Images that the server has; the index has them too, and one that it lost."""
-LOST = str(uuid.UUID(int=0xF0000000 << 96))
-THEIRS = str(uuid.UUID(int=0xF1000000 << 96))
+"""Images of the server. The index has them too, and `DELETED`."""
+DELETED = str(uuid.UUID(int=0xF0000000 << 96))
+OTHERS_IMAGE = str(uuid.UUID(int=0xF1000000 << 96))
 
-ODD_ID = st.one_of(
-    st.sampled_from([*IDS, LOST, IDS[3].upper(), "urn:uuid:" + IDS[4], IDS[5].replace("-", "")]),
+UNUSUAL_ID = st.one_of(
+    st.sampled_from([*IDS, DELETED, IDS[3].upper(), "urn:uuid:" + IDS[4], IDS[5].replace("-", "")]),
     st.uuids().map(str),
     JSON,
 )
-ROW = st.builds(lambda one, more: {**more, "id": one}, ODD_ID, st.dictionaries(st.text(), JSON))
+ROW = st.builds(
+    lambda image_id, more: {**more, "id": image_id}, UNUSUAL_ID, st.dictionaries(st.text(), JSON)
+)
 NEXT = st.sampled_from(
     ["/v2/images?marker=" + IDS[0], "http://127.0.0.2:1/v2/images", "file:///etc/passwd", 7, None]
 )
@@ -60,8 +62,8 @@ def on_images(change: Callable[[list[Any]], Any]) -> Change:
     return changed
 
 
-def in_a_circle() -> Change:
-    """Two pages, again and again."""
+def repeating_pages() -> Change:
+    """Two pages, repeated forever."""
     turn = itertools.cycle([IDS[:3], IDS[3:6]])
     return on_images(lambda _: [{"id": text} for text in next(turn)])
 
@@ -90,7 +92,7 @@ CHANGE: st.SearchStrategy[Change] = st.one_of(
 
 
 class Answer:
-    """What a server does with one request."""
+    """How a server responds to one request."""
 
     def __init__(
         self,
@@ -98,21 +100,21 @@ class Answer:
         status: int = 0,
         headers: dict[str, str] | None = None,
         body: bytes | None = None,
-        image_id: bytes | None = None,
-        asks: str = "",
+        wire_bytes: bytes | None = None,
+        parameter: str = "",
     ) -> None:
-        """``asks``: only to a request with this parameter."""
+        """``parameter``: requests without this query parameter get the true response."""
         self.change, self.status, self.headers = change, status, headers or {}
-        self.body, self.image_id, self.asks = body, image_id, asks
+        self.body, self.wire_bytes, self.parameter = body, wire_bytes, parameter
 
     def __repr__(self) -> str:
-        return f"Answer{self.status, self.headers, self.body, self.image_id, self.change}"
+        return f"Answer{self.status, self.headers, self.body, self.wire_bytes, self.change}"
 
     async def __call__(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        if self.asks and self.asks not in request.query:
+        if self.parameter and self.parameter not in request.query:
             return await handler(request)
-        if self.image_id is not None and request.transport is not None:
-            request.transport.write(self.image_id)  # type: ignore[attr-defined]
+        if self.wire_bytes is not None and request.transport is not None:
+            request.transport.write(self.wire_bytes)  # type: ignore[attr-defined]
             request.transport.close()
             raise asyncio.CancelledError
         response = await handler(request)
@@ -156,7 +158,7 @@ ANSWER = st.one_of(
     st.builds(Answer, body=st.binary(max_size=50) | st.sampled_from([b"[" * 100_000, b"1" * 9999])),
     st.builds(
         Answer,
-        image_id=st.binary(max_size=60)
+        wire_bytes=st.binary(max_size=60)
         | st.sampled_from(
             [
                 b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n{}",
@@ -171,7 +173,7 @@ SCRIPT = st.lists(st.none() | ANSWER, max_size=14)
 
 
 class World:
-    """A stand-in that follows a script, its answers after that being true; and an index."""
+    """An index, and a stand-in that follows a script and then responds truthfully."""
 
     def __init__(self, server: StandIn, sweeping: Sweeping, log: ErrorLog) -> None:
         self.server, self.sweeping, self.log = server, sweeping, log
@@ -182,11 +184,11 @@ class World:
         answer = self.script.pop(0) if self.script else self.endless
         return await (answer(request, handler) if answer else handler(request))
 
-    async def ends(self, what: Coroutine[Any, Any, Any]) -> Any:
-        """What comes of it, or the one failure that it may have."""
+    async def run_to_end(self, work: Coroutine[Any, Any, Any]) -> Any:
+        """The result, or LocationUnavailable, the only error that is allowed."""
         try:
             async with asyncio.timeout(END_TIMEOUT_SECONDS):
-                result = await what
+                result = await work
         except LocationUnavailable as error:
             result = error
         if isinstance(result, LocationUnavailable):
@@ -200,11 +202,11 @@ class World:
 async def world(request: pytest.FixtureRequest, loop_errors: ErrorLog) -> AsyncIterator[World]:
     async with AsyncExitStack() as stack:
         index = await stack.enter_async_context(open_index("memory:", bits=4))
-        session = await stack.enter_async_context(connect(ANSWERS))
+        session = await stack.enter_async_context(connect(ANSWER_TIMEOUT_SECONDS))
 
         @web.middleware
-        async def follow(asked: web.Request, handler: Handler) -> web.StreamResponse:
-            return await world.follow(asked, handler)
+        async def follow(request: web.Request, handler: Handler) -> web.StreamResponse:
+            return await world.follow(request, handler)
 
         old = request.param == "v1"
         server = StandIn(v1=old, v2=not old, page_cap=5, middlewares=[follow])
@@ -215,13 +217,13 @@ async def world(request: pytest.FixtureRequest, loop_errors: ErrorLog) -> AsyncI
         yield world
 
 
-async def claims_there(world: World, number: int) -> set[str]:
-    found = world.sweeping.index.claims.of_location(number)
-    return {format_id(image_id) async for _, some in found for image_id in some}
+async def claimed_ids(world: World, number: int) -> set[str]:
+    buckets = world.sweeping.index.claims.of_location(number)
+    return {format_id(image_id) async for _, ids in buckets for image_id in ids}
 
 
 @examples(80)
-@example([Answer(on_images(lambda rows: [*rows, {"id": []}]), asks="id")], True)
+@example([Answer(on_images(lambda rows: [*rows, {"id": []}]), parameter="id")], True)
 @given(SCRIPT, st.booleans())
 async def test_a_sweep_of_any_server_ends_and_a_failed_one_releases_nothing(
     world: World, script: list[Answer | None], endless: bool
@@ -231,23 +233,23 @@ async def test_a_sweep_of_any_server_ends_and_a_failed_one_releases_nothing(
     world.script = []
     location = await sweeping.register(world.server, f"l{uuid.uuid4().hex[:8]}")
     other = await sweeping.register(world.server, f"o{uuid.uuid4().hex[:8]}")
-    had = {*IDS, LOST}
-    await sweeping.index.claims.claim(location.number, map(parse_id, sorted(had)))
-    await sweeping.index.claims.claim(other.number, map(parse_id, [THEIRS, *IDS]))
+    claimed = {*IDS, DELETED}
+    await sweeping.index.claims.claim(location.number, map(parse_id, sorted(claimed)))
+    await sweeping.index.claims.claim(other.number, map(parse_id, [OTHERS_IMAGE, *IDS]))
     world.script = list(script)
     world.endless = script[-1] if script and endless else None
-    result = await world.ends(sweeping.sweep(location))
+    result = await world.run_to_end(sweeping.sweep(location))
     world.endless = None
     if not isinstance(result, Sweep):
-        assert had <= await claims_there(world, location.number)
-    assert await claims_there(world, other.number) == {THEIRS, *IDS}
-    for one in (location, other):
-        await sweeping.index.records.remove(one.name)
+        assert claimed <= await claimed_ids(world, location.number)
+    assert await claimed_ids(world, other.number) == {OTHERS_IMAGE, *IDS}
+    for registered in (location, other):
+        await sweeping.index.records.remove(registered.name)
 
 
 @examples(80)
 @example([Answer(headers={"Date": "Fri, 31 Dec 9999 23:59:59 -2359"})], False)
-@example([Answer(in_a_circle())], True)
+@example([Answer(repeating_pages())], True)
 @example([Answer(headers={"Date": "Mon, 23 Nov 99999999999999999999 10:00:00 GMT"})], False)
 @given(SCRIPT, st.booleans())
 async def test_a_poll_of_any_server_ends(
@@ -265,10 +267,10 @@ async def test_a_poll_of_any_server_ends(
     async def report() -> None:
         pass
 
-    result = await world.ends(poll(sweeping.index, server, versions, Poll(), Sweep(), report))
+    result = await world.run_to_end(poll(sweeping.index, server, versions, Poll(), Sweep(), report))
     world.script, world.endless = [], None
-    if isinstance(result, Poll):  # and on from there
-        await world.ends(poll(sweeping.index, server, versions, result, Sweep(), report))
+    if isinstance(result, Poll):  # and the next poll
+        await world.run_to_end(poll(sweeping.index, server, versions, result, Sweep(), report))
     await sweeping.index.records.remove(location.name)
 
 
@@ -277,19 +279,19 @@ async def test_a_poll_of_any_server_ends(
 async def test_checks_and_probes_of_any_server_return_or_raise_location_unavailable(
     world: World, script: list[Answer | None]
 ) -> None:
-    count_examples("listings: looks and probes")
+    count_examples("listings: checks and probes")
     sweeping = world.sweeping
     world.script = []
     location = await sweeping.register(world.server, f"q{uuid.uuid4().hex[:8]}")
     server = GlanceServer(sweeping.session, location)
     known = ("v1.1",) if world.server.v1 else ("v2.15",)
-    for what in (
+    for work in (
         server.versions,
         server.healthy,
         lambda: has_image(server, known, IDS[0]),
-        lambda: has_image(server, (), LOST),
+        lambda: has_image(server, (), DELETED),
         lambda: diagnose(server),
     ):
         world.script = list(script)
-        await world.ends(what())
+        await world.run_to_end(work())
     await sweeping.index.records.remove(location.name)

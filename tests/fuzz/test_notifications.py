@@ -36,7 +36,7 @@ STATUS = st.sampled_from(["active", "queued", "deleted", "pending_delete", "kill
 
 
 def damaged(value: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
-    """Mostly as it should be, and sometimes anything."""
+    """Mostly valid values, and sometimes anything."""
     return value | value | value | JSON
 
 
@@ -50,23 +50,26 @@ BARE = st.fixed_dictionaries(
 )
 
 
-def packed(bare: Any, form: str) -> bytes:
+def encoded(bare: Any, form: str) -> bytes:
     if form == "bare":
         return json.dumps(bare).encode()
     inner = json.dumps(bare) if form == "text" else bare
     return json.dumps({"oslo.version": form, "oslo.message": inner}).encode()
 
 
-BODY = st.builds(packed, damaged(BARE), st.sampled_from(["bare", "text", "object", "3.0"]))
+BODY = st.builds(encoded, damaged(BARE), st.sampled_from(["bare", "text", "object", "3.0"]))
 
 
-def struck(body: bytes, at: int, put: bytes) -> bytes:
+def overwritten(body: bytes, at: int, data: bytes) -> bytes:
     at %= len(body) + 1
-    return body[:at] + put + body[at + len(put) :]
+    return body[:at] + data + body[at + len(data) :]
 
 
-BODY_BUDGET = st.lists(
-    BODY | BODY | st.binary(max_size=200) | st.builds(struck, BODY, st.integers(0), st.binary()),
+BODY_LISTS = st.lists(
+    BODY
+    | BODY
+    | st.binary(max_size=200)
+    | st.builds(overwritten, BODY, st.integers(0), st.binary()),
     max_size=8,
 )
 
@@ -90,11 +93,11 @@ OTHER = uuid.UUID(int=5 << 100).bytes
         + b" " * MAX_NOTIFICATION_BYTES
     ]
 )
-@given(BODY_BUDGET)
+@given(BODY_LISTS)
 async def test_any_notification_is_applied_or_ignored(
     loop_errors: ErrorLog, index: Index, bodies: list[bytes]
 ) -> None:
-    """Only images that were named are claimed, deletions count, others' claims stay."""
+    """Only named images are claimed, deletions take effect, and claims of others stay."""
     count_examples("notifications", len(bodies))
     ids = [OTHER, *map(parse_id, IDS)]
     await index.claims.claim(2, ids)

@@ -1,6 +1,6 @@
-"""schemathesis against ``/openapi.json`` of a running gateway, all checks on.
+"""schemathesis with all checks against ``/openapi.json`` of a running gateway.
 
-``schemathesis.toml`` beside this has what is wrong for us, and why. By hand, against any gateway::
+``schemathesis.toml`` has the exceptions with their reasons. By hand, against any gateway::
 
     HOOKS=tests/fuzz/hooks.py schemathesis --config-file tests/fuzz/schemathesis.toml \\
         run http://127.0.0.1:9393/openapi.json -H "Authorization: Bearer $RESOLVER_TOKEN"
@@ -49,15 +49,15 @@ async def schemathesis(url: str, *options: str, count: int, home: Path) -> tuple
 async def test_the_gateway_conforms_to_openapi_json_for_an_admin(
     index_url: str, tmp_path: Path
 ) -> None:
-    await holds(index_url, tmp_path, token=True)
+    await check_openapi(index_url, tmp_path, token=True)
 
 
 async def test_the_gateway_conforms_to_openapi_json_without_a_token(tmp_path: Path) -> None:
-    await holds("memory:", tmp_path, token=False)
+    await check_openapi("memory:", tmp_path, token=False)
 
 
-async def holds(index_url: str, home: Path, *, token: bool) -> None:
-    """Runs schemathesis; fails with what it, or the gateway's log, has to say."""
+async def check_openapi(index_url: str, home: Path, *, token: bool) -> None:
+    """Fails with the report of schemathesis or with the log of the gateway."""
     one, two = StandIn(), StandIn(v1=True, v2=False, prefix="/image")
     for server in (one, two):
         server.add(id=BOTH)
@@ -69,20 +69,20 @@ async def holds(index_url: str, home: Path, *, token: bool) -> None:
             *("--location", f"one={one.url}", "--location", f"two={two.url}"),
             RESOLVER_REDIS_URL=index_url,
             RESOLVER_ADMIN_TOKENS=TOKEN,
-            RESOLVER_ALLOWED_HOSTS="127.0.0.1",  # nobody else is asked anything
+            RESOLVER_ALLOWED_HOSTS="127.0.0.1",  # no request leaves this host
         ) as server,
     ):
         bearer = ["-H", f"Authorization: Bearer {TOKEN}"] if token else []
         count = 6 if token else 2
         status, report = await schemathesis(server.url, *bearer, count=count, home=home)
         assert server.process.returncode is None, server.output
-    letter_cases = re.search(r"(\d+) generated", report)
+    generated = re.search(r"(\d+) generated", report)
     count_examples(
         f"schemathesis, {'an admin' if token else 'anybody'}",
-        int(letter_cases[1]) if letter_cases else 0,
+        int(generated[1]) if generated else 0,
     )
     assert status == 0, report
-    assert letter_cases, report
-    assert int(letter_cases[1]) > 500, report  # it did reach the operations
+    assert generated, report
+    assert int(generated[1]) > 500, report  # the operations were reached
     assert "Traceback" not in server.output
     assert '"level": "error"' not in server.output

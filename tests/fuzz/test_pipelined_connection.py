@@ -1,4 +1,4 @@
-"""A Redis that sends anything at all: every call ends in time, and no answer is wrong."""
+"""Redis replies of every kind: every call ends in time, and no answer is wrong."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ JUNK = st.one_of(
 
 
 class ScriptedServer:
-    """Answers each request with the next of its replies, and from then on with the last one."""
+    """Answers each request with its next reply; the last one is repeated."""
 
     def __init__(self) -> None:
         self.replies: list[bytes] = []
@@ -200,7 +200,7 @@ async def test_every_call_ends_in_time_and_fails_as_unavailable(
 
 
 class CorruptingProxy(Proxy):
-    """Passes replies on, and sends junk in place of some."""
+    """Passes replies on, or junk in their place."""
 
     def __init__(self, target: int) -> None:
         super().__init__(target)
@@ -212,7 +212,7 @@ class CorruptingProxy(Proxy):
 
 
 WRONG_TYPE = st.one_of(
-    # In place of owners, text may be read as owners and null as none, so neither is here.
+    # No text and no null, which could be taken for owners or for no owners.
     st.lists(
         st.one_of(
             st.integers(1, 2**64).map(b":%d\r\n".__mod__),
@@ -241,7 +241,7 @@ IDS = make_ids(2)
 DEADLINE = 0.25
 
 
-class Behind(NamedTuple):
+class GatewayBehindProxy(NamedTuple):
     """A gateway with one image and no cache, and the proxy between it and Redis."""
 
     gateway: Gateway
@@ -249,13 +249,15 @@ class Behind(NamedTuple):
 
 
 @pytest.fixture
-async def behind(start: Start, redis_server: RedisServer) -> AsyncIterator[Behind]:
+async def gateway_and_proxy(
+    start: Start, redis_server: RedisServer
+) -> AsyncIterator[GatewayBehindProxy]:
     redis_server.flush()
     async with CorruptingProxy(redis_server.port) as proxy:
         gateway = await start(redis_url=proxy.url, index_bits=4, cache_size=0, stale_for=0)
         await gateway.location("one")
         await gateway.claim("one", format_id(IDS[0]))
-        yield Behind(gateway, proxy)
+        yield GatewayBehindProxy(gateway, proxy)
 
 
 async def answers_are_right(gateway: Gateway) -> bool:
@@ -273,10 +275,10 @@ async def answers_are_right(gateway: Gateway) -> bool:
 @example([None, b"", b"-ERR no\r\n"])
 @given(st.lists(st.none() | WRONG_TYPE, max_size=12))
 async def test_a_gateway_with_corrupted_redis_replies_gives_no_wrong_answer_and_recovers(
-    loop_errors: ErrorLog, behind: Behind, junk: list[bytes | None]
+    loop_errors: ErrorLog, gateway_and_proxy: GatewayBehindProxy, junk: list[bytes | None]
 ) -> None:
     count_examples("redis: gateway")
-    gateway, proxy = behind
+    gateway, proxy = gateway_and_proxy
     proxy.junk = list(junk)
     for _ in range(3):
         for known in (True, False):
@@ -305,7 +307,7 @@ async def test_a_gateway_with_corrupted_redis_replies_gives_no_wrong_answer_and_
 async def test_foreign_data_in_the_registry_does_not_stop_the_indexer(
     loop_errors: ErrorLog, services: Services, key: str, field: bytes, value: bytes
 ) -> None:
-    """Nor a gateway: once it is deleted, everything works as before."""
+    """Nor the gateway. When the data is deleted, everything works as before."""
     count_examples("redis: written by others")
     name = f"glr:{{reg}}:{key}"
     await services.index.client.command("HSET", name, field, value)

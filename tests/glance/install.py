@@ -84,7 +84,7 @@ def install(path: Path | None = None) -> GlanceHome:
 
 
 def install_keystone() -> KeystoneHome:
-    """The same of Keystone."""
+    """The same for Keystone."""
     home = KeystoneHome(default_cache(f"keystone-{KEYSTONE_VERSION}"))
     _made(home, KEYSTONE_REQUIREMENTS, lambda log: _make_keystone(home, log))
     return home
@@ -129,7 +129,7 @@ def _migrate(home: GlanceHome, log: Path) -> None:
     write_config(scratch, "fake")
     conf = scratch / "etc" / "glance-api.conf"
     _run([home.bin("glance-manage"), "--config-file", conf, "db", "sync"], log)
-    # Readers beside a writer; the mode is kept in the file, so every copy has it.
+    # Allows readers during a write. The mode is kept in the file, so every copy has it.
     wal = "import sqlite3, sys; sqlite3.connect(sys.argv[1]).execute('pragma journal_mode=wal')"
     _run([home.bin("python"), "-c", wal, scratch / "glance.sqlite"], log)
     (scratch / "glance.sqlite").replace(home.template)

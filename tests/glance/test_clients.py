@@ -1,4 +1,4 @@
-"""Every image of two real Glance servers is found through the gateway, by every usual client."""
+"""Every image of two real Glance servers is found through the gateway, by the common clients."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Credentials of clouds.yaml, shared by all that ask locations."""
+"""Credentials of clouds.yaml, shared by all requests to locations."""
 
 from __future__ import annotations
 

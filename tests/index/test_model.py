@@ -1,4 +1,4 @@
-"""Any history of claims and releases leaves the index as a plain dictionary would be."""
+"""After any history of claims and releases the index equals a plain dictionary."""
 
 from __future__ import annotations
 

@@ -33,11 +33,11 @@ REQUEST = b"GET /livez HTTP/1.1\r\nHost: g\r\n\r\n"
 AT_LIMIT = "connection limit reached"
 CLIENT_TIMEOUT = 0.5
 EVICT_AFTER_SECONDS = 0.1
-"""In place of a second."""
+"""Shorter than the second of a real gateway."""
 
 
 @pytest.fixture
-async def hasty(start: Start) -> Gateway:
+async def impatient(start: Start) -> Gateway:
     return await start(client_timeout=CLIENT_TIMEOUT)
 
 
@@ -59,16 +59,16 @@ def takes_the_client_timeout() -> Iterator[None]:
     assert watch.own_seconds < CLIENT_TIMEOUT + 2
 
 
-async def test_a_silent_client_is_closed(hasty: Gateway) -> None:
-    async with connected(hasty.url) as connection:
+async def test_a_silent_client_is_closed(impatient: Gateway) -> None:
+    async with connected(impatient.url) as connection:
         with takes_the_client_timeout():
             assert await connection.read_to_end() == b""
-    assert await closed_connections(hasty, "slow-head") == 1
+    assert await closed_connections(impatient, "slow-head") == 1
 
 
 @pytest.mark.parametrize("first", [b"", REQUEST], ids=["at once", "after a request"])
-async def test_a_head_in_single_bytes_is_408(hasty: Gateway, first: bytes) -> None:
-    async with connected(hasty.url) as connection:
+async def test_a_head_in_single_bytes_is_408(impatient: Gateway, first: bytes) -> None:
+    async with connected(impatient.url) as connection:
         if first:
             await connection.send(first)
             assert (await connection.response()).status == 200
@@ -84,14 +84,14 @@ async def test_a_head_in_single_bytes_is_408(hasty: Gateway, first: bytes) -> No
         assert (response.status, response.problem_code) == (408, "request-timeout")
         assert await connection.read_to_end() == b""
         dripping.cancel()
-    assert await closed_connections(hasty, "slow-head") == 1
+    assert await closed_connections(impatient, "slow-head") == 1
     name = 'glance_resolver_requests_total{method="none",route="none",status="408"}'
-    assert await metric(hasty, name) == 1
+    assert await metric(impatient, name) == 1
 
 
-async def test_a_head_in_pieces_is_accepted_if_it_is_complete_in_time(hasty: Gateway) -> None:
-    async with connected(hasty.url) as connection:
-        for _ in range(4):  # longer in all than one head may take
+async def test_a_head_in_pieces_is_accepted_if_it_is_complete_in_time(impatient: Gateway) -> None:
+    async with connected(impatient.url) as connection:
+        for _ in range(4):  # in total longer than one head may take
             for piece in (REQUEST[:7], REQUEST[7:]):
                 await connection.send(piece)
                 await asyncio.sleep(CLIENT_TIMEOUT / 4)
@@ -99,7 +99,7 @@ async def test_a_head_in_pieces_is_accepted_if_it_is_complete_in_time(hasty: Gat
         await asyncio.sleep(2 * CLIENT_TIMEOUT)  # idle connections have no deadline
         await connection.send(REQUEST)
         assert (await connection.response()).status == 200
-    assert await closed_connections(hasty, "slow-head") == 0
+    assert await closed_connections(impatient, "slow-head") == 0
 
 
 @pytest.mark.parametrize(
@@ -109,8 +109,8 @@ async def test_a_head_in_pieces_is_accepted_if_it_is_complete_in_time(hasty: Gat
         ("PUT /locations/one", f"Authorization: {ADMIN['Authorization']}\r\n"),
     ],
 )
-async def test_a_body_in_single_bytes_is_408(hasty: Gateway, target: str, headers: str) -> None:
-    async with connected(hasty.url) as connection:
+async def test_a_body_in_single_bytes_is_408(impatient: Gateway, target: str, headers: str) -> None:
+    async with connected(impatient.url) as connection:
         await connection.send(
             f"{target} HTTP/1.1\r\nHost: g\r\n{headers}Content-Length: 999\r\n\r\n".encode()
         )
@@ -128,21 +128,21 @@ async def test_a_body_in_single_bytes_is_408(hasty: Gateway, target: str, header
         dripping.cancel()
 
 
-async def test_an_import_may_be_slow_but_must_make_progress(hasty: Gateway) -> None:
-    async with hasty.http.get("/index/export", headers=ADMIN) as response:
+async def test_an_import_may_be_slow_but_must_make_progress(impatient: Gateway) -> None:
+    async with impatient.http.get("/index/export", headers=ADMIN) as response:
         dump = await response.read()
     header = (
         f"POST /index/import HTTP/1.1\r\nHost: g\r\nContent-Length: {len(dump)}\r\n"
         f"Authorization: {ADMIN['Authorization']}\r\n\r\n"
     ).encode()
-    async with connected(hasty.url) as connection:
+    async with connected(impatient.url) as connection:
         await connection.send(header)
         step = len(dump) // 4 + 1
         for at in range(0, len(dump), step):
             await asyncio.sleep(CLIENT_TIMEOUT / 2)
             await connection.send(dump[at : at + step])
         assert (await connection.response()).status == 200
-    async with connected(hasty.url) as connection:
+    async with connected(impatient.url) as connection:
         await connection.send(header + dump[:-1])
         with takes_the_client_timeout():
             response = await connection.response()
@@ -309,8 +309,8 @@ async def test_at_the_limit_new_connections_wait_while_none_is_idle(start: Start
             assert (await answer).status == 200
 
 
-class Exhausted:
-    """A process that may have few files open."""
+class FewFiles:
+    """A limit of open files that cannot be raised far."""
 
     def __init__(self, soft: int) -> None:
         self.soft = soft
@@ -331,7 +331,7 @@ class Exhausted:
 def test_the_limit_of_open_files_limits_connections(
     monkeypatch: pytest.MonkeyPatch, files: int, expected: int
 ) -> None:
-    monkeypatch.setattr(resource, "getrlimit", Exhausted(files))
+    monkeypatch.setattr(resource, "getrlimit", FewFiles(files))
     monkeypatch.setattr(resource, "setrlimit", lambda *_: None)
     assert usable_connections(10_000) == expected
 

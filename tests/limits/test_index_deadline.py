@@ -61,7 +61,7 @@ async def test_when_redis_hangs_an_unknown_id_waits_for_it_once(
 async def test_the_lookup_of_the_fast_path_is_not_repeated(
     gateway: Gateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A slow index would make the request twice as slow."""
+    """A second lookup in a slow index would double the time of the request."""
     await gateway.location("one")
     lookup, looked_up = gateway.services.index.claims.lookup, []
 

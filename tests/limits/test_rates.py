@@ -141,7 +141,7 @@ async def limited(start: Start) -> AsyncIterator[tuple[Gateway, Cloud]]:
 
 
 async def spend(gateway: Gateway) -> None:
-    """Takes what the client has, by asking for ids that are nowhere."""
+    """Uses all tokens of the client by requests for unknown ids."""
     for text in IDS[:FULL_BUCKET]:
         response, _ = await gateway.get(f"/v2/images/{text}")
         assert response.status == 404
@@ -198,7 +198,7 @@ async def test_a_client_may_retry_after_the_given_time(limited: tuple[Gateway, C
 async def test_a_bulk_request_probes_as_many_ids_as_its_client_may(
     limited: tuple[Gateway, Cloud],
 ) -> None:
-    """The others are answered as without time for probes."""
+    """The remaining ids are answered without probes."""
     gateway, cloud = limited
     begun = time.monotonic()
     _, rows = await gateway.call("POST", "/resolve", json=[KNOWN, *IDS[:99], KNOWN])

@@ -1,4 +1,4 @@
-"""What an answer may contain, given what was true while it was made."""
+"""Which answers are correct, given what was true while they were made."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from resolver.resolution import Preferences
 from tests.model.world import Registration, World
 
 CONVERGENCE_SECONDS = 1.0
-"""Within which every gateway has the changed table."""
+"""How long a gateway may use the table from before a change."""
 
 
 @dataclass
 class Question:
-    """One question to a gateway."""
+    """A request to a gateway for one image."""
 
     image_id: bytes
     letter_case: int
@@ -30,7 +30,7 @@ class Question:
     oldest: float = 0.0
     """Start of the oldest question whose probe results this answer may share."""
     is_in_bulk: bool = False
-    """Whether it shares the deadline of one request with others."""
+    """Whether it shares the deadline of a bulk request."""
     begun: float = field(default_factory=time.monotonic)
 
     def __str__(self) -> str:

@@ -1,4 +1,4 @@
-"""The main promise under random changes, disturbances and questions, checked against the truth.
+"""Random changes, faults and requests: every answer is checked against the truth.
 
 A longer run: ``pytest tests/model --steps 100000``. The same run: ``pytest tests/model --seed N``.
 """

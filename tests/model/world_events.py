@@ -33,7 +33,7 @@ assert SHORT_PROBE_TIMEOUT < SILENCE_SECONDS
 
 
 class WrongAnswer(AssertionError):
-    """The resolver broke its promise."""
+    """The resolver gave a wrong answer."""
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""An import without HTTP: what it registers and claims."""
+"""The import of an export, without HTTP."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Coverage over time, and the table that answers are made from."""
+"""Coverage over time, and the location table."""
 
 from __future__ import annotations
 

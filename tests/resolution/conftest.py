@@ -1,4 +1,4 @@
-"""A gateway with real services and locations that the test adds."""
+"""Services with locations that the test adds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Gateways as those of the gateway's own tests, and an authority for certificates."""
+"""The fixtures of the gateway tests, and a certificate authority."""
 
 from __future__ import annotations
 

@@ -162,7 +162,7 @@ def faults(caplog: pytest.LogCaptureFixture) -> Iterator[list[str]]:
 
 
 def check_usable(text: str, what: str) -> None:
-    """Fails if a client cannot use a response."""
+    """Fails if a client could not parse a response."""
     assert statuses(text), f"no answer to {what}"
     status = statuses(text)[-1]
     assert status in {"503", "501", "508"} or status < "500", f"{what}: {text[:300]}"

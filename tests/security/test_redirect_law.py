@@ -1,6 +1,6 @@
-"""A redirect leads to a registered location that is in service and owns the image, nowhere else.
+"""A redirect leads only to a registered location that is in service and owns the image.
 
-Whatever the id's spelling, the rest of the path, the header fields and the table of locations are.
+This holds for every spelling of the id, path, header fields and table of locations.
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ class RandomLocation(NamedTuple):
     state: str
     versions: tuple[str, ...]
     owns: frozenset[int]
-    """Which of the images."""
+    """Positions in `IMAGES`."""
     upper: bool
-    """Whether it spells them in upper case."""
+    """Whether it spells its ids in upper case."""
 
 
-places = st.builds(
+random_locations = st.builds(
     RandomLocation,
     st.sampled_from(URLS),
     st.sampled_from([*State]).map(str),
@@ -59,7 +59,7 @@ places = st.builds(
     st.booleans(),
 )
 
-# Input that parsers of URLs and header fields have misread, and random text.
+# Input that parsers of URLs and header fields are known to misread, and random text.
 pieces = st.one_of(
     st.sampled_from(
         [
@@ -158,10 +158,12 @@ requests = st.tuples(st.sampled_from(["GET", "HEAD"]), targets, fields)
 
 
 async def head_of(port: int, method: str, target: str, extra: list[str]) -> str:
-    """The head of the answer."""
+    """The head of the response."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
-        host = [] if any(one.startswith("Host:") for one in extra) else ["Host: gateway.example"]
+        host = (
+            [] if any(field.startswith("Host:") for field in extra) else ["Host: gateway.example"]
+        )
         lines = [f"{method} {target} HTTP/1.1", *host, *extra, "", ""]
         writer.write("\r\n".join(lines).encode("latin-1"))
         async with asyncio.timeout(30):
@@ -179,59 +181,57 @@ def permitted(table: list[RandomLocation], target: str) -> set[str]:
             image_id = parse_id(re.sub("%2[dD]", "-", image[1]))
         except Exception:
             return set()
-        for place in table:
-            for n in place.owns if place.state != State.MAINTENANCE else ():
+        for location in table:
+            for n in location.owns if location.state != State.MAINTENANCE else ():
                 if parse_id(IMAGES[n]) == image_id:
-                    text = IMAGES[n].upper() if place.upper else IMAGES[n]
-                    spelt = format_id(image_id, letter_case_of(text))
-                    starts |= {f"{place.url}/v{api}/images/{spelt}" for api in (1, 2)}
+                    text = IMAGES[n].upper() if location.upper else IMAGES[n]
+                    spelling = format_id(image_id, letter_case_of(text))
+                    starts |= {f"{location.url}/v{api}/images/{spelling}" for api in (1, 2)}
     elif target.startswith("/v2/schemas/"):
         starts = {f"{p.url}/v2/schemas/" for p in table if p.state != State.MAINTENANCE}
     return starts
 
 
-async def check(table: list[RandomLocation], asked: list[Any]) -> int:
-    """The number of redirects; fails if one is wrong."""
+async def check(table: list[RandomLocation], sent: list[Any]) -> int:
+    """Fails if a redirect is wrong. Returns the number of redirects."""
     redirects = 0
     options: Any = {"port": 0, "role": "gateway", "probe": False, "admin_tokens": "ops=s3cret-1"}
     async with open_services(Settings(**options)) as services, serving(services) as url:
-        for n, place in enumerate(table):
-            location, _ = await services.registry.put(
-                f"l{n}", {"url": place.url, "state": place.state}
-            )
-            look = Check(at=1.0, health=Health.UP, versions=place.versions)
-            await services.index.records.set_check(location.number, look)
-            for image in place.owns:
-                text = IMAGES[image].upper() if place.upper else IMAGES[image]
+        for n, row in enumerate(table):
+            location, _ = await services.registry.put(f"l{n}", {"url": row.url, "state": row.state})
+            health_check = Check(at=1.0, health=Health.UP, versions=row.versions)
+            await services.index.records.set_check(location.number, health_check)
+            for image in row.owns:
+                text = IMAGES[image].upper() if row.upper else IMAGES[image]
                 await services.registry.claim(f"l{n}", parse_id(text), letter_case_of(text))
-        for method, target, extra in asked:
+        for method, target, extra in sent:
             head = await head_of(int(url.rpartition(":")[2]), method, target, extra)
             lines = head.split("\r\n")[1:-2]
             names = {line.partition(":")[0].lower() for line in lines}
             assert names <= KNOWN_FIELDS, head
             assert not re.search("[\0-\x09\x0b\x0c\x0e-\x1f\x7f]|(?<!\r)\n|\r(?!\n)", head), head
-            led = re.findall(r"(?im)^Location: (.*)\r$", head)
-            assert len(led) == (" 307 " in head.partition("\r\n")[0])
-            redirects += len(led)
-            led += re.findall(r"<([^>]*)>; rel=duplicate", head)
-            may = permitted(table, target)
-            for where in led:
-                segments = re.split(r"[/\\\\]", unquote(where.partition("?")[0]))
-                assert not {".", ".."} & set(segments), f"{target!r} leads out of {where}"
+            redirect_urls = re.findall(r"(?im)^Location: (.*)\r$", head)
+            assert len(redirect_urls) == (" 307 " in head.partition("\r\n")[0])
+            redirects += len(redirect_urls)
+            redirect_urls += re.findall(r"<([^>]*)>; rel=duplicate", head)
+            allowed = permitted(table, target)
+            for redirect in redirect_urls:
+                segments = re.split(r"[/\\\\]", unquote(redirect.partition("?")[0]))
+                assert not {".", ".."} & set(segments), f"{target!r} leads out of {redirect}"
                 assert any(
-                    where.startswith(start)
-                    and (
-                        start.endswith("/") or where[len(start) : len(start) + 1] in ("", "/", "?")
-                    )
-                    for start in may
-                ), f"{method} {target!r} leads to {where}, not to one of {may}"
+                    redirect.startswith(start)
+                    and (start.endswith("/") or redirect[len(start) :][:1] in ("", "/", "?"))
+                    for start in allowed
+                ), f"{method} {target!r} leads to {redirect}, not to one of {allowed}"
     return redirects
 
 
 @settings(max_examples=150)
-@given(st.lists(places, min_size=1, max_size=4), st.lists(requests, min_size=10, max_size=30))
+@given(
+    st.lists(random_locations, min_size=1, max_size=4), st.lists(requests, min_size=10, max_size=30)
+)
 def test_every_redirect_leads_to_a_registered_owner(
-    table: list[RandomLocation], asked: list[Any]
+    table: list[RandomLocation], sent: list[Any]
 ) -> None:
-    found = asyncio.run(check(table, asked))
+    found = asyncio.run(check(table, sent))
     event("redirects" if found else "none")

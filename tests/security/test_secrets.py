@@ -86,7 +86,7 @@ def secrets_in(text: str) -> list[str]:
 async def test_no_secret_is_in_responses_logs_metrics_or_audit(
     redis: RedisServer, form: str
 ) -> None:
-    """A real process, every way of sending a token, and everything that it answers and logs."""
+    """A real process, with every way of sending a token: its responses and its log."""
     responses: list[str] = []
     environ = {
         "RESOLVER_REDIS_URL": redis.url,

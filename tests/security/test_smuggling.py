@@ -24,23 +24,23 @@ from tests.support.balancers import Balancer, Haproxy, Nginx
 from tests.support.wait import wait_until
 
 N = "NNNNNNNNNNNN"
-"""Placeholder of an attack's number, which all its images have."""
+"""Placeholder for the number of an attack, which is a part of all its image ids."""
 
 KNOWN, POISON, VICTIM = (
     f"{head}-0000-4000-8000-{N}" for head in ("aaaaaaaa", "deadbeef", "f1f1f1f1")
 )
-"""Images that the visible part of an attack asks for, its hidden part, and the next client."""
+"""Image ids of the visible part of an attack, of its hidden part, and of the next client."""
 
 HIDDEN = f"GET /v2/images/{POISON} HTTP/1.1\r\nHost: hidden\r\n\r\n"
 OPEN = f"GET /v2/images/{POISON} HTTP/1.1\r\nHost: hidden\r\nX-Rest: "
-"""The same without an end: the next bytes on the connection would be a part of it."""
+"""The same without an end: it would swallow the next bytes on the connection."""
 
 POST = f"POST /resolve?exclude={N} HTTP/1.1\r\nHost: a\r\nContent-Type: text/plain\r\n"
 FAST_PATH = f"GET /v2/images/{KNOWN} HTTP/1.1\r\nHost: a\r\n"
 
 
 SILENCE_SECONDS = 0.2
-"""After which a connection that stays open is left."""
+"""How long to read from a connection that stays open."""
 CLOSE_TIMEOUT_SECONDS = 30.0
 
 
@@ -66,7 +66,7 @@ LENGTHS = {
     "a list": f"{POST}Content-Length: 0, {len(OPEN)}\r\n\r\n{OPEN}",
     "a list of the same": f"{POST}Content-Length: 2, 2\r\n\r\nab{HIDDEN}",
     "a sign": f"{POST}Content-Length: +{len(OPEN)}\r\n\r\n{OPEN}",
-    "less than nothing": f"{POST}Content-Length: -1\r\n\r\n{OPEN}",
+    "negative": f"{POST}Content-Length: -1\r\n\r\n{OPEN}",
     "hexadecimal": f"{POST}Content-Length: 0x10\r\n\r\n{OPEN}",
     "underscore": f"{POST}Content-Length: 1_0\r\n\r\n{OPEN}",
     "spaces within": f"{POST}Content-Length: 1 0\r\n\r\n{OPEN}",
@@ -121,17 +121,17 @@ CHUNKS = {
     "space behind size": f"2 \r\nab\r\n0\r\n\r\n{HIDDEN}",
     "space before size": f" 2\r\nab\r\n0\r\n\r\n{HIDDEN}",
     "sign": f"+2\r\nab\r\n0\r\n\r\n{HIDDEN}",
-    "less than nothing": f"-2\r\nab\r\n0\r\n\r\n{HIDDEN}",
+    "negative": f"-2\r\nab\r\n0\r\n\r\n{HIDDEN}",
     "hexadecimal": f"0x2\r\nab\r\n0\r\n\r\n{HIDDEN}",
     "underscore": f"0_2\r\nab\r\n0\r\n\r\n{HIDDEN}",
     "zeros": f"0002\r\nab\r\n0\r\n\r\n{HIDDEN}",
     "too large": f"fffffffffffffffe2\r\nab\r\n0\r\n\r\n{HIDDEN}",
-    "wraps round": f"10000000000000002\r\nab\r\n0\r\n\r\n{HIDDEN}",
+    "overflows": f"10000000000000002\r\nab\r\n0\r\n\r\n{HIDDEN}",
     "LF behind size": f"2\nab\r\n0\r\n\r\n{HIDDEN}",
     "LF behind data": f"2\r\nab\n0\r\n\r\n{HIDDEN}",
     "CR behind size": f"2\rab\r\n0\r\n\r\n{HIDDEN}",
     "nothing behind data": f"2\r\nab0\r\n\r\n{HIDDEN}",
-    "more data than said": f"2\r\nabc\r\n0\r\n\r\n{HIDDEN}",
+    "more data than announced": f"2\r\nabc\r\n0\r\n\r\n{HIDDEN}",
     "LF at the end": f"2\r\nab\r\n0\n\n{HIDDEN}",
     "no end": "2\r\nab\r\n",
     "trailers": f"2\r\nab\r\n0\r\nContent-Length: 5\r\nHost: b\r\n\r\n{HIDDEN}",
@@ -257,7 +257,7 @@ async def exchange(port: int, text: str, *, silence: float = CLOSE_TIMEOUT_SECON
 
 
 class RequestLog(logging.Handler):
-    """What the gateway saw by its own log: each request, and the number of malformed ones."""
+    """The requests in the log of the gateway, and the number of malformed ones."""
 
     def __init__(self) -> None:
         super().__init__(logging.INFO)
@@ -287,7 +287,7 @@ def seen(caplog: pytest.LogCaptureFixture) -> Iterator[RequestLog]:
 
 @pytest.fixture
 async def gateway(start: Start) -> Gateway:
-    """One with the images of every attack."""
+    """A gateway with the images of every attack."""
     gateway = await start()
     await gateway.location("one")
     for n in range(len(ATTACKS)):
@@ -373,7 +373,7 @@ async def test_a_proxy_and_the_gateway_agree_on_every_request(
         assert VICTIM[:8] not in response.text, [*ATTACKS][number]
         await ask_as_victim(balancer.port, number)
 
-    # A target in absolute form is a path by then, and CONNECT has none.
+    # The proxy has turned an absolute target into a path, and CONNECT has none.
     bare = re.compile(r"(?<= )https?://[^/]+|(?<=^CONNECT ).*")
 
     def passed_on() -> Counter[str]:
@@ -381,7 +381,7 @@ async def test_a_proxy_and_the_gateway_agree_on_every_request(
 
     with closing(balancer):
         await run_attacks(attack)
-        # What is hidden in an attack precedes the next request on each connection.
+        # The hidden part of an attack would precede the next request on its connection.
         await asyncio.gather(*(ask_as_victim(balancer.port, n) for n in range(ATTACKERS)))
         await wait_until(lambda: passed_on().total() == seen.count >= len(ATTACKS))
         sent = passed_on()

@@ -1,4 +1,4 @@
-"""The gateway over TLS: what it does not start with, what it speaks, a renewed certificate."""
+"""The gateway over TLS: invalid files, protocol versions, and renewed certificates."""
 
 from __future__ import annotations
 
@@ -45,14 +45,14 @@ def files(authority: Authority, tmp_path: Path) -> Files:
 
 
 def replace(files: Files, by: Files) -> None:
-    """As certbot and Kubernetes do: each file at once, the two one after the other."""
+    """Replaces each file atomically, one after the other, as certbot and Kubernetes do."""
     for old, new in ((files.cert, by.cert), (files.key, by.key)):
         shutil.copy(new, old.with_suffix(".new"))
         old.with_suffix(".new").replace(old)
 
 
-async def shown(url: str, authority: Authority) -> bytes | None:
-    """The certificate that a new connection is shown."""
+async def presented_certificate(url: str, authority: Authority) -> bytes | None:
+    """The certificate that the server presents to a new connection."""
     host, port = url.removeprefix("https://").split(":")
     _, writer = await asyncio.open_connection(host, int(port), ssl=authority.client())
     try:
@@ -92,7 +92,7 @@ def broken(files: Files, _: Authority) -> Files:
 
 
 @pytest.mark.parametrize(
-    ("spoil", "says"),
+    ("damage", "message"),
     [
         (missing, "RESOLVER_TLS_KEY: cannot read .*none.pem: No such file"),
         (other_key, "RESOLVER_TLS_KEY: .* is not the key of .*cert.pem"),
@@ -102,11 +102,11 @@ def broken(files: Files, _: Authority) -> Files:
     ],
 )
 async def test_an_unusable_certificate_is_one_line_at_start(
-    files: Files, authority: Authority, spoil: Callable[[Files, Authority], Files], says: str
+    files: Files, authority: Authority, damage: Callable[[Files, Authority], Files], message: str
 ) -> None:
-    status, _, err = await run("serve", "--port", "0", **spoil(files, authority).environ)
+    status, _, err = await run("serve", "--port", "0", **damage(files, authority).environ)
     assert status == 1
-    assert re.search(says, err)
+    assert re.search(message, err)
     assert err.count("\n") == 1, err
 
 
@@ -155,14 +155,14 @@ async def test_the_next_connection_gets_a_new_certificate(
 ) -> None:
     gateway = await start(tls_cert=str(files.cert), tls_key=str(files.key))
     old, new = der(files), authority.issue()
-    assert await shown(gateway.url, authority) == old
+    assert await presented_certificate(gateway.url, authority) == old
     shutil.copy(new.cert, files.cert)  # the moment before the key comes
-    assert await shown(gateway.url, authority) == old
+    assert await presented_certificate(gateway.url, authority) == old
     assert "is not the key of" in caplog.text
     files.cert.unlink()
-    assert await shown(gateway.url, authority) == old
+    assert await presented_certificate(gateway.url, authority) == old
     replace(files, new)
-    assert await shown(gateway.url, authority) == der(new)
+    assert await presented_certificate(gateway.url, authority) == der(new)
     assert [r for r in caplog.records if r.levelno == logging.ERROR]
 
 
@@ -171,7 +171,7 @@ async def test_the_certificate_file_may_contain_the_key(
 ) -> None:
     files.cert.write_text(files.key.read_text() + files.cert.read_text())
     gateway = await start(tls_cert=str(files.cert))
-    assert await shown(gateway.url, authority) == der(files)
+    assert await presented_certificate(gateway.url, authority) == der(files)
 
 
 async def test_an_endless_handshake_delays_no_client_and_no_exit(
@@ -182,7 +182,7 @@ async def test_an_endless_handshake_delays_no_client_and_no_exit(
         host, port = server.url.removeprefix("https://").split(":")
         _, silent = await asyncio.open_connection(host, int(port))
         try:
-            assert await shown(server.url, authority) == der(files)
+            assert await presented_certificate(server.url, authority) == der(files)
             server.process.send_signal(signal.SIGTERM)
             async with asyncio.timeout(30):
                 assert await server.process.wait() == 0
@@ -210,7 +210,7 @@ async def test_workers_use_tls_and_load_a_new_certificate(
             new = authority.issue()
             replace(files, new)
             for _ in range(8):  # whichever worker it is
-                assert await shown(server.url, authority) == der(new)
+                assert await presented_certificate(server.url, authority) == der(new)
             for broken in (False, True):
                 if broken:
                     encrypted(files, authority)
@@ -220,11 +220,11 @@ async def test_workers_use_tls_and_load_a_new_certificate(
                 )
                 before = workers(server)
                 for _ in range(8):
-                    assert await shown(server.url, authority) == der(new)
+                    assert await presented_certificate(server.url, authority) == der(new)
             os.kill(min(before), signal.SIGKILL)  # one that comes in its place has it too
             await wait_until(lambda: len(workers(server)) == 2 and workers(server) != before)
             for _ in range(8):
-                assert await shown(server.url, authority) == der(new)
+                assert await presented_certificate(server.url, authority) == der(new)
 
 
 async def test_large_responses_and_pipelined_requests_are_complete_over_tls(

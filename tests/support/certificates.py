@@ -18,12 +18,12 @@ class Files:
 
     @property
     def environ(self) -> dict[str, str]:
-        """What has a gateway use them."""
+        """Settings that make a gateway use them, as environment variables."""
         return {"RESOLVER_TLS_CERT": str(self.cert), "RESOLVER_TLS_KEY": str(self.key)}
 
 
 class Authority:
-    """Signs certificates, and is trusted by whoever has its file."""
+    """A certificate authority; ``file`` has its own certificate."""
 
     def __init__(self, folder: Path) -> None:
         self._ca = trustme.CA()
@@ -33,7 +33,7 @@ class Authority:
         self._ca.cert_pem.write_to_path(str(self.file))
 
     def issue(self, *names: str) -> Files:
-        """A certificate for names and addresses; this machine's where none is given."""
+        """A certificate for names and addresses, by default those of this host."""
         issued = self._ca.issue_cert(*(names or ("127.0.0.1", "localhost")))
         self._count += 1
         cert, key = (self._folder / f"{self._count}.{kind}.pem" for kind in ("cert", "key"))

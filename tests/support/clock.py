@@ -1,4 +1,4 @@
-"""Measured times that a busy machine does not lengthen."""
+"""Measured times without the share of other processes."""
 
 from __future__ import annotations
 

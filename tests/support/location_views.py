@@ -1,4 +1,4 @@
-"""Rows of a location table, made by hand."""
+"""Location tables without a registry."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def make_view(
     sweep: Sweep | None = None,
     **fields: Any,
 ) -> LocationView:
-    """A location `http://<name>.example`; `health` None: nobody has looked yet."""
+    """A location `http://<name>.example`. ``health`` None: no health check yet."""
     location = Location(name=name, number=number, url=f"http://{name}.example", **fields)
     check = None if health is None else Check(at=0, health=health, versions=versions)
     return LocationView(

@@ -57,7 +57,7 @@ def log_tail(log: Path) -> str:
 
 
 def clean_environment(**values: str) -> dict[str, str]:
-    """The few variables that any program needs, and `values`. A developer's own OS_*, RESOLVER_*
+    """`values`, and the few variables that any program needs. A developer's own OS_*, RESOLVER_*
     or proxy variables do not reach the program."""
     passed = {name: os.environ[name] for name in ("PATH", "HOME", "TMPDIR") if name in os.environ}
     return passed | values
@@ -160,7 +160,7 @@ class ServerProcess(Startable):
                 self.command(),
                 env=self.environment(),
                 cwd=self.working_directory,
-                stdin=subprocess.PIPE,  # some programs end when it does: they never outlive a run
+                stdin=subprocess.PIPE,  # some programs end with it: none outlives a test run
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,

@@ -1,5 +1,4 @@
-"""A TCP proxy for tests, which can cut, delay, hold back, slow down and spoil what goes through
-it."""
+"""A TCP proxy for tests that can delay, stop, cut and corrupt connections."""
 
 from __future__ import annotations
 
@@ -9,25 +8,25 @@ from typing import Self
 
 
 class Proxy:
-    """Passes connections on to a port of this host, as it is told."""
+    """Passes connections on to a port of this host."""
 
     def __init__(self, target: int, tls: ssl.SSLContext | None = None) -> None:
-        """``tls``: speaks TLS to its clients, and nothing of it to the target."""
+        """``tls``: for TLS with clients; the target is asked without TLS."""
         self.target = target
         self.port = 0
         self._tls = tls
         self.delay = 0.0
-        """Seconds that answers take longer."""
+        """Seconds added to each response."""
         self._open = asyncio.Event()
         self._open.set()
         self.refuse = False
         """Whether new connections are closed at once."""
         self.break_after: int | None = None
-        """Bytes of answers after which every connection is cut."""
+        """Bytes of a response after which every connection is cut."""
         self.byte_by_byte = 0.0
-        """Seconds between two bytes of an answer."""
+        """Seconds between two bytes of a response."""
         self.corrupt = False
-        """Whether answers are others' bytes."""
+        """Whether responses are replaced by other bytes."""
         self._server: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -49,21 +48,21 @@ class Proxy:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def listen(self) -> None:
-        """Where it listened before, if it did."""
+        """Listens, again at the same port if it listened before."""
         self._server = await asyncio.start_server(
-            self._passed, "127.0.0.1", self.port, ssl=self._tls
+            self._accept, "127.0.0.1", self.port, ssl=self._tls
         )
         self.port = self._server.sockets[0].getsockname()[1]
 
     def close(self) -> None:
-        """Nobody listens any more, and every connection is reset, until `listen`."""
+        """Stops listening and resets every connection, until `listen`."""
         assert self._server is not None
         self._server.close()
         self.cut()
 
     @property
     def silent(self) -> bool:
-        """Whether nothing is passed on, either way."""
+        """Whether nothing is passed on in either direction."""
         return not self._open.is_set()
 
     @silent.setter
@@ -74,27 +73,27 @@ class Proxy:
             self._open.set()
 
     def cut(self) -> None:
-        """Resets every connection there is."""
+        """Resets every connection."""
         for writer in list(self._writers):
             writer.transport.abort()
 
     def changed(self, data: bytes) -> bytes:
-        """What is passed on in place of an answer; for those who lie."""
+        """The bytes to pass on in place of a response. Subclasses change them."""
         return data
 
-    async def _passed(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self.refuse:
             writer.transport.abort()
             return
         try:
-            there, back = await asyncio.open_connection("127.0.0.1", self.target)
+            from_target, to_target = await asyncio.open_connection("127.0.0.1", self.target)
         except OSError:
             writer.transport.abort()
             return
-        self._writers |= {writer, back}
+        self._writers |= {writer, to_target}
         for task in (
-            asyncio.create_task(self._copy(reader, back)),
-            asyncio.create_task(self._copy(there, writer, answers=True)),
+            asyncio.create_task(self._copy(reader, to_target)),
+            asyncio.create_task(self._copy(from_target, writer, is_response=True)),
         ):
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
@@ -104,26 +103,26 @@ class Proxy:
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
         *,
-        answers: bool = False,
+        is_response: bool = False,
     ) -> None:
         try:
             while data := await reader.read(65536):
-                if answers and self.delay:
+                if is_response and self.delay:
                     await asyncio.sleep(self.delay)
                 await self._open.wait()
-                if answers and self.corrupt:
+                if is_response and self.corrupt:
                     data = bytes(byte ^ 0x5A for byte in data)
-                if answers and self.byte_by_byte:
+                if is_response and self.byte_by_byte:
                     for byte in data:
                         writer.write(bytes([byte]))
                         await asyncio.sleep(self.byte_by_byte)
                     continue
-                if answers and self.break_after is not None:
+                if is_response and self.break_after is not None:
                     writer.write(data[: self.break_after])
                     await writer.drain()
                     self.cut()
                     return
-                writer.write(self.changed(data) if answers else data)
+                writer.write(self.changed(data) if is_response else data)
                 await writer.drain()
         except OSError:
             pass

@@ -69,8 +69,8 @@ class Sentinels(Startable):
         tls: Tls | None = None,
         periods_ms: Mapping[str, int] = PERIODS_MS,
     ) -> None:
-        """``periods_ms``: arguments of SENTINEL DEBUG; without any a Sentinel sees only after ten
-        seconds that an old master is to follow the new one."""
+        """``periods_ms``: arguments of SENTINEL DEBUG. Without them a Sentinel makes an old master
+        follow the new one only after ten seconds."""
         super().__init__()
         self._periods_ms = periods_ms
         self.password = password

@@ -71,7 +71,7 @@ class Sweeping:
 
 
 def doubt(location: Location, sweep: Sweep) -> str:
-    """Why a sweep that has just ended does not vouch; empty when it does."""
+    """Why a completed sweep does not cover its location; empty if it does."""
     return LocationView(location, Status(sweep=sweep), FreshnessPolicy(600)).coverage_problem(
         sweep.ended or 0
     )

@@ -10,7 +10,7 @@ from typing import Any
 
 POLL_SECONDS = 0.01
 TIMEOUT_SECONDS = 30.0
-"""Long, so that a busy machine is no failure: a condition that holds is seen at once."""
+"""Long, so that a busy machine fails no test: a condition that holds is noticed at once."""
 
 
 async def wait_until(

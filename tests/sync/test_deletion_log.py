@@ -54,7 +54,7 @@ async def test_events_in_any_order_have_the_same_result(index: Index) -> None:
 
 
 async def test_a_batch_that_is_delivered_twice_has_the_same_result(index: Index) -> None:
-    """Redis failed before it was acknowledged: an image that was created again stays."""
+    """As after a failure before the acknowledgement. An image that was created again stays."""
     batch = [make_notice(deleted=True, sent_at=NOON), make_notice(sent_at=NOON + 1)]
     log = DeletionLog()
     for _ in range(2):

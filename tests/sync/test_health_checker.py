@@ -42,7 +42,7 @@ async def registered(services: Services, servers: list[StandIn]) -> list[str]:
 
 
 async def test_some_of_many_go_down_and_come_back(start_server: StartServer) -> None:
-    """15 % fail at once: that is a region, not the checker."""
+    """When 15 % fail at once, the cause is a region, not the checker."""
     servers = [await start_server() for _ in range(20)]
     async with indexing("memory:", health_interval=INTERVAL) as services:
         names = await registered(services, servers)
@@ -90,7 +90,7 @@ async def test_the_checker_doubts_itself_when_all_locations_fail_at_once(
 async def test_a_checker_that_takes_over_relies_on_its_own_checks(
     start_server: StartServer,
 ) -> None:
-    """All were nearly down for its predecessor, and fail for it: that may be its own fault."""
+    """All locations failed for its predecessor, and fail for it too: that may be its own fault."""
     switch = Switch()
     servers = [await start_server(middlewares=[switch.middleware]) for _ in range(4)]
     switch.fault = faults.status(503)

@@ -1,4 +1,4 @@
-"""The background work of one process: what is due is done, and its result is stored."""
+"""The background work of one process: due work runs, and its result is stored."""
 
 from __future__ import annotations
 

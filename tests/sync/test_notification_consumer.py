@@ -33,7 +33,7 @@ async def owners(index: Index, text: str) -> set[int]:
 
 
 class Subscribed:
-    """IMAGE stand-in Glance, its notifications, and a resolver that consumes them."""
+    """A stand-in Glance server whose notifications a resolver consumes."""
 
     def __init__(self, services: Services, server: StandIn) -> None:
         self.services = services
@@ -146,7 +146,7 @@ async def test_a_notification_is_acknowledged_only_when_the_index_has_it(
             consuming = asyncio.create_task(consumer.run())
             await glance.send("image.create", IMAGE)
             await write_begins.wait()
-            consuming.cancel()  # it dies before the claim is written
+            consuming.cancel()  # the process ends before the claim is written
             await asyncio.wait([consuming])
         async with indexing(redis_url) as services:
             location = Subscribed(services, server)

@@ -31,7 +31,7 @@ OVERLAP = DEFAULT_TIMINGS.poll_overlap
 
 
 async def is_held() -> None:
-    """The lease of the poll is always ours."""
+    """The lease of the poll is always held."""
 
 
 class PolledLocation:
@@ -183,7 +183,9 @@ async def test_each_poll_overlaps_the_last_one(
 ) -> None:
     first = await polling.poll()
     assert time.time() - 2 <= first.mark <= time.time()
-    late = server.add(created=first.mark - OVERLAP + 2).id  # stamped then, visible now
+    late = server.add(
+        created=first.mark - OVERLAP + 2
+    ).id  # with the time of the last poll, but visible only now
     early = server.add(created=first.mark - OVERLAP - 5).id
     await polling.poll()
     assert polls.since[1] == int(first.mark - OVERLAP)
@@ -211,7 +213,7 @@ async def test_polls_use_the_clock_of_the_server(
 async def test_changes_after_the_server_clock_is_set_back_are_read(
     polling: PolledLocation, server: StandIn
 ) -> None:
-    """By its new time the last poll lies ahead. What has changed since is read all the same."""
+    """By the new time the last poll lies in the future. Later changes are still read."""
     now = time.time()
     polling.last = Poll(ended=now - 40, mark=now + HOUR)
     new = server.add(created=now - 30).id

@@ -1,4 +1,4 @@
-"""A sweep leaves the index with what the server has, whatever kind of server it is."""
+"""After a sweep the index has exactly the images of the server, for every kind of server."""
 
 from __future__ import annotations
 

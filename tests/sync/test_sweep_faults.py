@@ -1,4 +1,4 @@
-"""Whatever a server does wrong, a sweep releases no image that is still there."""
+"""Faults of a server during a sweep release no image that still exists."""
 
 from __future__ import annotations
 
