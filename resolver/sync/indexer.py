@@ -94,12 +94,16 @@ class Indexer:
     async def run(self) -> None:
         """Does what is due until it is cancelled. Then it stops its work and releases the
         leases."""
+        is_outage = False
         try:
             while True:
                 try:
                     await self.tick()
+                    is_outage = False
                 except IndexUnavailable as error:
-                    log.warning("redis unavailable", work="indexer tick", reason=str(error))
+                    if not is_outage:  # once for an outage, not with each tick
+                        log.warning("redis unavailable", work="indexer tick", reason=str(error))
+                    is_outage = True
                 except Exception:  # a bug: without further ticks nothing would be swept any more
                     log.exception("indexer tick failed")
                 await asyncio.sleep(_spread(self._timings.tick, JITTER_SHARE))
