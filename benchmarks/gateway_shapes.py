@@ -36,7 +36,7 @@ SERVER_CORE, LOAD_CORE = 0, 1
 CONNECTIONS = 64
 REQUESTED_IDS = 20_000
 ABSENT_IDS = 2_000
-"""Few, so that all of them were asked about within the time for which a "no" is remembered."""
+"""Few, so that all of them were asked about within the time for which an absence is cached."""
 
 CLOSE = '["Connection"] = "close"'
 REQUEST_ID = '["X-Openstack-Request-Id"] = "req-" .. id'
@@ -75,7 +75,7 @@ class Shape(NamedTuple):
     """Ratios to nginx + Lua + Redis."""
     settings: dict[str, str] = {}  # noqa: RUF012 - a default that nobody changes
     script: str = ""
-    """For wrk, in place of the usual one."""
+    """For wrk, in place of the default script."""
     absent: bool = False
 
 
@@ -105,7 +105,7 @@ def run_stand_in() -> Iterator[str]:
 
 
 async def ask_once(port: int, ids: Sequence[bytes], expected: int) -> None:
-    """Asks for each id, so that the answers are remembered."""
+    """Requests each id once, so that the answers are cached."""
     async with aiohttp.ClientSession(f"http://127.0.0.1:{port}") as http:
         for image in ids:
             async with http.get(f"/v2/images/{text_id(image)}", allow_redirects=False) as response:

@@ -1,4 +1,4 @@
-"""nginx that redirects with Lua and Redis: the usual way to build this without a resolver.
+"""nginx that redirects with Lua and Redis: the common way to build this without a resolver.
 
 Below ``/bare/`` it redirects without a lookup.
 """

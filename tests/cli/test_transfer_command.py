@@ -127,7 +127,7 @@ async def test_a_damaged_file(run: Run, text: bytes, tmp_path: Path) -> None:
         assert err.count("\n") == 1
     file.write_bytes(packed[: len(packed) // 2])
     _, _, err = await run("index", "import", str(file))
-    assert "line " in err  # the gateway's text about what it imported
+    assert "line " in err  # the message of the gateway, which says what was imported
 
 
 @pytest.mark.parametrize(

@@ -158,7 +158,7 @@ async def test_an_open_index_survives_a_restart_of_redis(own_real: Real) -> None
         with pytest.raises(IndexUnavailable):
             await index.claims.lookup(IDS)
         own_real.start()
-        # Redis had nothing on disk, which callers learn. With a new index everything works again.
+        # Redis had kept nothing on disk, so callers get an error. A new index works again.
         await wait_until(lambda: answers(index), message="the index answers again")
         for call in (index.claims.lookup(IDS), index.claims.claim(2, IDS), index.identity()):
             with pytest.raises(IndexLost):

@@ -71,7 +71,7 @@ async def test_no_answer_is_wrong_during_a_rebuild(index_url: str) -> None:
     """During a rebuild, each id is read right after it was written."""
     async with open_index(index_url, bits=8) as index:
         ids = make_ids(300)
-        await index.claims.claim(9, ids)  # these must be found at every moment
+        await index.claims.claim(9, ids)  # these must be found all the time
         going = True
 
         async def churn(mine: list[bytes], number: int) -> set[bytes]:

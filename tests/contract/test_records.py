@@ -1,4 +1,4 @@
-"""The registry: locations, what is known of them, and sweeps requested or under way."""
+"""The registry: locations, their status, and sweeps that are requested or in progress."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from resolver.models import Owner
 from tests.support.wait import wait_until
 
 SOME = 40
-"""At most so many ids in one step."""
+"""The most ids in one step."""
 
 
 class Worker:
@@ -24,7 +24,7 @@ class Worker:
     def __init__(
         self, index: Index, number: int, ids: Sequence[bytes], *, exact: bool = True
     ) -> None:
-        """`exact` False: Redis may lose what it acknowledged before it was replicated."""
+        """`exact` False: Redis may lose writes that it acknowledged before it replicated them."""
         self.number = number
         self.exact = exact
         self.claimed: dict[bytes, bool] = dict.fromkeys(ids, False)

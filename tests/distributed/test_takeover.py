@@ -235,7 +235,7 @@ async def fewest_claims(services: Services, location: Location) -> int:
 async def test_a_checker_that_was_suspended_stores_no_old_result(
     url: str, start_server: StartServer
 ) -> None:
-    """Another process checks the locations by then."""
+    """Meanwhile another process checks the locations."""
     switch = Switch()
     switch.fault = watch = Watch()
     server = await start_server(middlewares=[switch.middleware])

@@ -43,7 +43,7 @@ class Clock:
         self.set(0)
 
     def set(self, seconds: int) -> None:
-        """Sets it so many seconds ahead."""
+        """Sets it this many seconds ahead."""
         self._file.write_text(f"{seconds:+d}\n")
 
 

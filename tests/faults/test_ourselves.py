@@ -256,7 +256,7 @@ async def test_nothing_is_lost_when_indexers_are_killed_during_sweeps(
                 server.add()
             following = await stack.enter_async_context(indexer(disk.url))
             if how == "SIGSTOP":
-                await asyncio.sleep(LEASE * 1.5)  # another has the lease by now
+                await asyncio.sleep(LEASE * 1.5)  # long enough that another indexer has the lease
                 os.kill(last.pid, signal.SIGCONT)
             last = following
         await services.registry.sweep("one")

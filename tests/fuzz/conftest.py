@@ -26,7 +26,7 @@ def is_long_run() -> bool:
 
 
 def examples(count: int) -> hypothesis.settings:
-    """The settings of a test with so many examples; a long run has `LONG_FACTOR` times as many."""
+    """Settings for this number of examples; a long run has `LONG_FACTOR` times as many."""
     return hypothesis.settings(
         max_examples=count * LONG_FACTOR if is_long_run() else count,
         deadline=None,
@@ -58,7 +58,7 @@ class ErrorLog(logging.Handler):
         self.messages.append(self.format(record))
 
     def check(self) -> None:
-        """Fails with what was logged since the last check."""
+        """Fails with the errors logged since the last check."""
         messages, self.messages = self.messages, []
         assert not messages, "\n".join(messages)
 

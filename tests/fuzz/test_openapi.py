@@ -78,7 +78,7 @@ async def check_openapi(index_url: str, home: Path, *, token: bool) -> None:
         assert server.process.returncode is None, server.output
     generated = re.search(r"(\d+) generated", report)
     count_examples(
-        f"schemathesis, {'an admin' if token else 'anybody'}",
+        f"schemathesis, {'with' if token else 'without'} a token",
         int(generated[1]) if generated else 0,
     )
     assert status == 0, report

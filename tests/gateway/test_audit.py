@@ -1,4 +1,4 @@
-"""Admin tokens, and the log of what was done with them."""
+"""Admin tokens, and the audit log."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The front: which requests it answers, in which order, and what it leaves to aiohttp."""
+"""The front: which requests it answers, in which order, and which it passes to aiohttp."""
 
 from __future__ import annotations
 

@@ -182,7 +182,7 @@ async def test_the_error_for_a_changed_or_cut_export_names_the_line(start: Start
         assert f"{applied['images']} images with {applied['claims']} claims" in body["detail"]
         there = await contents(other.services.index)
         assert sum(map(len, there.values())) == applied["claims"] == applied["new"] > 0
-        # What was imported is right, and the complete file can be imported afterwards.
+        # The imported part is correct, and the complete file can be imported afterwards.
         assert all(ids.items() <= before[name].items() for name, ids in there.items())
         assert (await imported(other, b"".join(lines)))[0] == 200
         assert await contents(other.services.index) == before

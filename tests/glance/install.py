@@ -154,7 +154,7 @@ key_repository = {directory}/credential
 
 
 def write_keystone_config(directory: Path) -> Path:
-    """Writes the file that names what lies in `directory`; returns it."""
+    """Writes the configuration for the files in `directory`. Returns its path."""
     conf = directory / "etc" / "keystone.conf"
     conf.parent.mkdir(parents=True, exist_ok=True)
     conf.write_text(KEYSTONE_CONF.format(directory=directory))

@@ -11,7 +11,7 @@ UPPER_CASE_ID = "{:08X}-ABCD-4EF0-8ABC-DEFABCDEFABC"
 
 @dataclass(frozen=True)
 class Pair:
-    """Two running servers by location name, and what was put into each."""
+    """Two running servers by location name, and the images created in each."""
 
     servers: dict[str, GlanceProcess]
     images: dict[str, dict[str, Image]]

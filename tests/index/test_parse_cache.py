@@ -1,4 +1,4 @@
-"""Parsed records are reused by the next load of the registry, and kept for no longer."""
+"""Parsed records are reused by the next load of the registry only."""
 
 from __future__ import annotations
 

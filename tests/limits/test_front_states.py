@@ -53,7 +53,7 @@ async def test_bytes_after_a_request_for_the_application_are_bounded(start: Star
             answer.set()
             async with connected(gateway.url) as other, asyncio.timeout(5):
                 await other.send(PLAIN)
-                assert (await other.response()).status == 200, "nobody waits for the others"
+                assert (await other.response()).status == 200, "requests do not wait for each other"
 
 
 async def test_reading_stops_while_a_client_takes_no_responses(start: Start) -> None:

@@ -109,7 +109,7 @@ class ModelRun(WorldEvents):
         ]
         if not names:
             return
-        if self.rng.random() < 0.3:  # an image that is created in a moment
+        if self.rng.random() < 0.3:  # an image that will be created soon
             image_id = self.rng.randbytes(16)
         count = self.rng.choice([1, 2, 100])
         self.log_step(f"{server.name}: its next {count} answers are held across a change")
@@ -341,7 +341,7 @@ async def run_world(url: str, seed: int, gateways: int) -> AsyncIterator[ModelRu
             probe_timeout=LONG_PROBE_TIMEOUT,
             absent_ttl=absent_ttl,
         )
-        # With the usual overlap each poll would read every change of this test, and miss nothing.
+        # With the default overlap each poll would read every change of this test.
         timings = IndexerTimings(poll_overlap=1.0)
         opened = [
             await stack.enter_async_context(open_services(settings, timings=timings))

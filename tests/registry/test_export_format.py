@@ -1,4 +1,4 @@
-"""The text of an export: what is written can be read, and nothing else is accepted."""
+"""The text of an export: it is read as written, and no other text is accepted."""
 
 from __future__ import annotations
 

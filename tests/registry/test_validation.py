@@ -1,4 +1,4 @@
-"""Validation of what operators write about a location, and the messages for what is refused."""
+"""Validation of the fields of a location, and the messages for invalid ones."""
 
 from __future__ import annotations
 

@@ -385,6 +385,6 @@ async def test_a_proxy_and_the_gateway_agree_on_every_request(
         await asyncio.gather(*(ask_as_victim(balancer.port, n) for n in range(ATTACKERS)))
         await wait_until(lambda: passed_on().total() == seen.count >= len(ATTACKS))
         sent = passed_on()
-    assert seen.requests - sent == Counter(), "the gateway saw what was not sent to it"
+    assert seen.requests - sent == Counter(), "the gateway read a request that was not sent to it"
     assert (sent - seen.requests).total() == seen.malformed, sent - seen.requests
     assert sent.total() > len(ATTACKS), "attacks pass the balancer"

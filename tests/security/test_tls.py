@@ -156,7 +156,7 @@ async def test_the_next_connection_gets_a_new_certificate(
     gateway = await start(tls_cert=str(files.cert), tls_key=str(files.key))
     old, new = der(files), authority.issue()
     assert await presented_certificate(gateway.url, authority) == old
-    shutil.copy(new.cert, files.cert)  # the moment before the key comes
+    shutil.copy(new.cert, files.cert)  # the key is replaced later
     assert await presented_certificate(gateway.url, authority) == old
     assert "is not the key of" in caplog.text
     files.cert.unlink()

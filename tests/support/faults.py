@@ -37,7 +37,7 @@ class Gate:
         self.open = asyncio.Event()
         self.waiting = 0
         self.most = 0
-        """Most requests that were held at one moment."""
+        """The largest number of requests held at the same time."""
 
     async def __call__(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         if is_page(request):
@@ -98,7 +98,7 @@ async def slow(_: web.Request, __: Handler) -> web.StreamResponse:
 
 
 async def endless(request: web.Request, _: Handler) -> web.StreamResponse:
-    """The body goes on and on."""
+    """The body never ends."""
     response = web.StreamResponse(headers={"Content-Type": "application/json"})
     await response.prepare(request)
     while True:

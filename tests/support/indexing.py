@@ -1,4 +1,4 @@
-"""Services with a running indexer, and waiting for what it does."""
+"""Services with a running indexer, and functions that wait for its work."""
 
 from __future__ import annotations
 

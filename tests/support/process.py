@@ -137,7 +137,7 @@ class ServerProcess(Startable):
 
     @property
     def log(self) -> Path:
-        """What it prints."""
+        """The file with its output."""
         return self.directory / f"{self.name}.log"
 
     def start(self) -> Self:

@@ -25,7 +25,7 @@ class Tls:
 
     server: Files
     ca: Path
-    """Who signs the certificates of their peers, and of clients."""
+    """The authority that signs the certificates of their peers and of clients."""
     clients: bool = False
     """Whether clients must have a certificate."""
 

@@ -38,7 +38,7 @@ def switch() -> Switch:
 
 @pytest.fixture
 async def server(start_server: StartServer, switch: Switch) -> StandIn:
-    """A stand-in whose answers `switch` can spoil."""
+    """A stand-in with the faults of `switch`."""
     return await start_server(middlewares=[switch.middleware])
 
 

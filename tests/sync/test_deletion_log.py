@@ -24,7 +24,7 @@ def test_a_notification_older_than_the_deletion_is_ignored() -> None:
     log = DeletionLog()
     assert log.is_news(make_notice(deleted=True, sent_at=NOON))
     assert not log.is_news(make_notice(sent_at=NOON - 1))
-    assert not log.is_news(make_notice(sent_at=NOON)), "at the same moment the deletion comes last"
+    assert not log.is_news(make_notice(sent_at=NOON)), "at the same time the deletion wins"
     assert log.is_news(make_notice(sent_at=NOON + 1)), "created again"
     assert log.is_news(make_notice(deleted=True, sent_at=NOON)), "from a node whose clock is behind"
 

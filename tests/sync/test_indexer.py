@@ -184,7 +184,7 @@ async def test_a_location_may_be_removed_or_moved_during_its_sweep(
     new = await start_server()
     old.fill(50, seed=1)
     new.fill(5, seed=2)
-    switch.fault = on_pages(gate, later=True)  # some claims have been made by then
+    switch.fault = on_pages(gate, later=True)  # when some images have been claimed
     async with indexing(index_url) as services:
         first, _ = await services.registry.put("one", {"url": old.url})
         await wait_until(lambda: gate.waiting, message="the sweep is half way")
@@ -195,7 +195,7 @@ async def test_a_location_may_be_removed_or_moved_during_its_sweep(
             assert moved.number != first.number
         expected = {} if how == "removed" else {moved.number: 5}
         for image_id in old.ids():
-            assert await outcome(services, image_id) is Outcome.UNKNOWN, "not even for a moment"
+            assert await outcome(services, image_id) is Outcome.UNKNOWN, "at any time"
         gate.open.set()
 
         async def collected() -> bool:
@@ -319,7 +319,7 @@ async def test_a_bug_in_a_sweep_is_a_failed_sweep(index: Index, server: StandIn)
 async def test_a_requested_sweep_does_not_resume_an_earlier_one(
     index_url: str, server: StandIn
 ) -> None:
-    """The earlier one may have passed the images in question already."""
+    """The earlier one may have passed the changed images already."""
     server.fill(30, seed=1)
     async with indexing(index_url) as services:
         await services.registry.put("one", {"url": server.url})

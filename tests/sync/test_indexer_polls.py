@@ -1,4 +1,4 @@
-"""Polls as the indexer runs them: when, by which process, and what is stored."""
+"""Polls by the indexer: their times, their process, and their stored results."""
 
 from __future__ import annotations
 

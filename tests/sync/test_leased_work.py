@@ -15,7 +15,7 @@ POLL = WorkKey(WorkKind.POLL, 7)
 
 
 class Job:
-    """Work that goes on until `end` is set."""
+    """Work that runs until `end` is set."""
 
     def __init__(self) -> None:
         self.runs = 0

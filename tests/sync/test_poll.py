@@ -256,7 +256,7 @@ async def test_a_failed_poll_is_repeated_from_the_same_time(
     assert polling.last is first
     await polling.poll()
     assert await polling.claimed() == ids
-    assert len(set(polls.since[1:])) == 1, "from the same moment"
+    assert len(set(polls.since[1:])) == 1, "from the same time"
 
 
 @pytest.mark.parametrize("fault", ["400", "403", "404", "500", "a page", "repeat"])

@@ -25,7 +25,7 @@ TOKENS = {"admin": Caller("admin", admin=True), "member": Caller("demo")}
 
 
 def at_page(number: int, answer: Fault) -> Fault:
-    """Spoils the page of that number, counted over both passes."""
+    """Replaces the page with this number, counted over both passes."""
     seen = 0
 
     async def fault(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -39,7 +39,7 @@ def at_page(number: int, answer: Fault) -> Fault:
     return fault
 
 
-@pytest.mark.parametrize("page", range(2, 14))  # the first asks which filters are supported
+@pytest.mark.parametrize("page", range(2, 14))  # the first request asks for the supported filters
 @pytest.mark.parametrize("how", [faults.cut, faults.status(503), faults.body('{"images": [')])
 async def test_a_listing_cut_at_any_page_releases_nothing(
     sweeping: Sweeping, start_server: StartServer, page: int, how: Fault
