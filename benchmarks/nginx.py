@@ -43,6 +43,19 @@ http {
     uwsgi_temp_path $folder;
     scgi_temp_path $folder;
     lua_package_path "/usr/share/lua/5.1/?.lua;;";
+    init_by_lua_block {
+        -- The URL of the location that has an image. Ends the request with 404 or 503 without one.
+        function location_of(id)
+            local redis = require("nginx.redis"):new()
+            redis:set_timeout(1000)
+            if not redis:connect("127.0.0.1", $redis) then return ngx.exit(503) end
+            local base = redis:get(id)
+            redis:set_keepalive(60000, 256)
+            if not base then return ngx.exit(503) end
+            if base == ngx.null then return ngx.exit(404) end
+            return base
+        end
+    }
     server {
         listen 127.0.0.1:$port;
         location /bare/ {
@@ -54,15 +67,8 @@ http {
         location /resolve/ {
             default_type application/json;
             content_by_lua_block {
-                local redis = require("nginx.redis"):new()
-                redis:set_timeout(1000)
-                local ok, why = redis:connect("127.0.0.1", $redis)
-                if not ok then return ngx.exit(503) end
                 local id = string.sub(ngx.var.uri, 10)
-                local base, why = redis:get(id)
-                redis:set_keepalive(60000, 256)
-                if not base then return ngx.exit(503) end
-                if base == ngx.null then return ngx.exit(404) end
+                local base = location_of(id)
                 local text = '{"id": "' .. id .. '", "outcome": "found", "uri": "' .. base
                     .. '/v1/images/' .. id .. '", "url": "' .. base .. '/v1/images/' .. id
                     .. '", "owners": [{"location": "a", "region": "", "uri": "' .. base
@@ -75,15 +81,8 @@ http {
         }
         location /v2/images/ {
             content_by_lua_block {
-                local redis = require("nginx.redis"):new()
-                redis:set_timeout(1000)
-                local ok, why = redis:connect("127.0.0.1", $redis)
-                if not ok then return ngx.exit(503) end
                 local id = string.sub(ngx.var.uri, 12)
-                local base, why = redis:get(id)
-                redis:set_keepalive(60000, 256)
-                if not base then return ngx.exit(503) end
-                if base == ngx.null then return ngx.exit(404) end
+                local base = location_of(id)
                 return ngx.redirect(base .. "/v2/images/" .. id, 307)
             }
         }

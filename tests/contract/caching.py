@@ -37,6 +37,14 @@ async def cache(index: Index, image_id: bytes) -> None:
     await wait_until(read, message="the image is cached")
 
 
+async def open_pair(stack: AsyncExitStack, url: str, image_id: bytes) -> Pair:
+    """An index that has cached an image of location 1, and one of another process."""
+    index, other = [await open_with_cache(stack, url) for _ in range(2)]
+    await other.claims.claim(1, [image_id])
+    await cache(index, image_id)
+    return index, other
+
+
 async def invalidated(index: Index, image_id: bytes) -> None:
     """Waits until the image is no longer cached."""
     await wait_until(lambda: cached(index, image_id) is None, SECOND, "the image is invalidated")

@@ -13,7 +13,7 @@ from resolver.index.redis.cluster import ClusterClient
 from resolver.index.redis.slot_map import SlotMap
 from resolver.models import Owner
 from tests.conftest import started
-from tests.contract.caching import SECOND, cache, cached, invalidated, open_with_cache
+from tests.contract.caching import SECOND, cache, cached, invalidated, open_pair, open_with_cache
 from tests.support.cluster import RedisCluster
 from tests.support.ids import make_ids
 from tests.support.sentinel import Sentinels
@@ -38,9 +38,7 @@ async def test_a_migrating_slot_invalidates(
     own_cluster: RedisCluster, stack: AsyncExitStack
 ) -> None:
     cluster = own_cluster
-    index, other = [await open_with_cache(stack, cluster.url) for _ in range(2)]
-    await other.claims.claim(1, [A])
-    await cache(index, A)
+    index, other = await open_pair(stack, cluster.url, A)
     key = bucket_key(index, A)
     source = cluster.master_of(key)
     target = next(node for node in cluster.masters() if node is not source)
@@ -52,7 +50,7 @@ async def test_a_migrating_slot_invalidates(
     await invalidated(index, A)
     await cache(index, A)
     assert cached(index, A) == {Owner(1), Owner(2)}
-    await other.claims.claim(3, [A])  # through a node that redirects
+    await other.claims.claim(3, [A])  # through a node that redirects it
     await invalidated(index, A)
     await cache(index, A)
     await asyncio.to_thread(cluster.end_move, slot, source, target)
@@ -67,9 +65,7 @@ async def test_a_replica_that_takes_over_reports_changes(
     own_cluster: RedisCluster, stack: AsyncExitStack
 ) -> None:
     cluster = own_cluster
-    index, other = [await open_with_cache(stack, cluster.url) for _ in range(2)]
-    await other.claims.claim(1, [A])
-    await cache(index, A)
+    index, other = await open_pair(stack, cluster.url, A)
     master = cluster.master_of(bucket_key(index, A))
     replica = cluster.replica_of(master)
     await asyncio.to_thread(lambda: replica.ask("CLUSTER FAILOVER"))
@@ -122,7 +118,7 @@ async def test_a_process_that_only_reads_its_cache_notices_a_planned_failover(
     await asyncio.to_thread(sentinels.failover)
     await wait_until(lambda: sentinels.named() == {sentinels.other(old).port})
     other = await open_with_cache(stack, sentinels.url)
-    assert old.replication()["role"] == "master", "the old master does not follow yet"
+    assert old.replication()["role"] == "master", "the old master is not a replica yet"
     await other.claims.claim(2, [A])
-    # A second for the change, and one until the Sentinels are asked.
+    # Up to a second until the Sentinels are asked, and another to apply the change.
     await wait_until(lambda: cached(index, A) in (None, {Owner(1), Owner(2)}), 2 * SECOND)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,9 @@ class Worker:
         }
 
 
+StartWorker = Callable[[int], Awaitable[Worker]]
+
+
 @pytest.fixture
 def folder(short_path: Path) -> Iterator[Path]:
     """Short enough for the path of a Unix socket."""
@@ -41,52 +45,55 @@ def folder(short_path: Path) -> Iterator[Path]:
     shutil.rmtree(path, ignore_errors=True)
 
 
-async def test_a_scrape_adds_up_all_workers(folder: Path) -> None:
-    first, second = Worker(folder, 0), Worker(folder, 1)
-    for worker in (first, second):
-        await worker.metrics.open(worker.registry)
+@pytest.fixture
+async def start_worker(folder: Path) -> AsyncIterator[StartWorker]:
+    """Starts a worker in a slot; all are closed at the end."""
+    with ExitStack() as stack:
+
+        async def start(slot: int) -> Worker:
+            worker = Worker(folder, slot)
+            await worker.metrics.open(worker.registry)
+            stack.callback(worker.metrics.close, worker.registry)
+            return worker
+
+        yield start
+
+
+async def test_a_scrape_adds_up_all_workers(start_worker: StartWorker) -> None:
+    first, second = await start_worker(0), await start_worker(1)
     first.requests.inc(2)
     second.requests.inc(3)
     first.connections.set(4)
     second.connections.set(5)
     for worker in (first, second):
         assert await worker.scrape() == {"requests_total": 5, "connections": 9}
-    for worker in (first, second):
-        worker.metrics.close(worker.registry)
 
 
-async def test_counters_survive_their_worker_and_gauges_do_not(folder: Path) -> None:
-    first, second = Worker(folder, 0), Worker(folder, 1)
-    for worker in (first, second):
-        await worker.metrics.open(worker.registry)
+async def test_counters_survive_their_worker_and_gauges_do_not(start_worker: StartWorker) -> None:
+    first, second = await start_worker(0), await start_worker(1)
     second.requests.inc(3)
     second.connections.set(5)
     second.metrics.close(second.registry)
     assert await first.scrape() == {"requests_total": 3, "connections": 0}
-    replacement = Worker(folder, 1)
-    await replacement.metrics.open(replacement.registry)
+    replacement = await start_worker(1)
     replacement.requests.inc()
     assert await first.scrape() == {"requests_total": 4, "connections": 0}
-    for worker in (first, replacement):
-        worker.metrics.close(worker.registry)
 
 
-async def test_a_folder_that_is_removed_fails_no_scrape(folder: Path) -> None:
+async def test_a_folder_that_is_removed_fails_no_scrape(
+    folder: Path, start_worker: StartWorker
+) -> None:
     """The arbiter removes it at its end, while its last worker may still answer."""
-    worker = Worker(folder, 0)
-    await worker.metrics.open(worker.registry)
+    worker = await start_worker(0)
     worker.requests.inc(2)
     shutil.rmtree(folder)
     assert await worker.scrape() == {"requests_total": 2, "connections": 0}
-    worker.metrics.close(worker.registry)
 
 
 async def test_a_file_that_is_removed_while_it_is_read_counts_as_empty(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
+    start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    worker, gone = Worker(folder, 0), Worker(folder, 1)
-    for each in (worker, gone):
-        await each.metrics.open(each.registry)
+    worker, gone = await start_worker(0), await start_worker(1)
     gone.metrics.close(gone.registry)
     read_bytes = Path.read_bytes
 
@@ -94,7 +101,7 @@ async def test_a_file_that_is_removed_while_it_is_read_counts_as_empty(
         path.unlink()
         return read_bytes(path)
 
-    monkeypatch.setattr(Path, "read_bytes", remove_first)
     worker.requests.inc()
-    assert await worker.scrape() == {"requests_total": 1, "connections": 0}
-    worker.metrics.close(worker.registry)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", remove_first)
+        assert await worker.scrape() == {"requests_total": 1, "connections": 0}

@@ -7,6 +7,7 @@ do in production. Each can list the requests that it passed on.
 from __future__ import annotations
 
 import socket
+from abc import abstractmethod
 from pathlib import Path
 
 from tests.support.process import ServerProcess, find_program
@@ -21,16 +22,17 @@ class Balancer(ServerProcess):
         super().__init__()
         self.gateway_port = gateway_port
 
+    @abstractmethod
     def config(self) -> str:
         """Its configuration, to listen at `self.port`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def arguments(self, config_file: Path) -> list[str]:
-        raise NotImplementedError
+        """The arguments of its program."""
 
+    @abstractmethod
     def access_log(self) -> list[str]:
         """``<gateway, or one of NOT_PASSED_ON> <method> <target>`` of each handled request."""
-        raise NotImplementedError
 
     def passed_on(self) -> list[str]:
         """``<method> <target>`` of each request that it sent to the gateway."""

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import uuid
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from types import SimpleNamespace
 from typing import Any, cast
 
 import aio_pika
 import pamqp.encode
 import pytest
+from aio_pika.abc import AbstractQueue
 
 from resolver.errors import InvalidLocation
 from resolver.index import Index
@@ -20,7 +23,7 @@ from resolver.standin import StandIn
 from resolver.sync import DEFAULT_TIMINGS, IndexerTimings
 from resolver.sync.notification_consumer import NotificationConsumer
 from tests.support.indexing import indexing, swept
-from tests.support.notifications import publishing
+from tests.support.notifications import Publisher, publishing
 from tests.support.rabbit import RabbitServer
 from tests.support.wait import wait_until
 
@@ -50,35 +53,58 @@ class Subscribed:
         table = await self.services.tables.current()
         return table.by_name["one"].location.number
 
+    async def queue_name(self) -> str:
+        return f"glance-resolver.{await self.services.index.identity()}.{await self.number()}"
+
     async def claimed(self, text: str) -> bool:
         return await self.number() in await owners(self.services.index, text)
 
 
+class Broker:
+    """A real broker, a stand-in Glance server with an exchange there, and a Redis."""
+
+    def __init__(self, url: str, server: StandIn, redis_url: str) -> None:
+        self.url = url
+        self.exchange = f"glance-{uuid.uuid4()}"
+        self.server = server
+        self.redis_url = redis_url
+
+    def publishing(self) -> AbstractAsyncContextManager[Publisher]:
+        return publishing(self.url, self.exchange)
+
+    async def register(self, services: Services) -> Subscribed:
+        notifications = {"url_env": "BROKER", "exchange": self.exchange}
+        fields = {"url": self.server.url, "notifications": notifications}
+        await services.registry.put("one", fields)
+        return Subscribed(services, self.server)
+
+    @asynccontextmanager
+    async def subscribed(self, **options: Any) -> AsyncIterator[Subscribed]:
+        """A running indexer that has registered the location and is connected to the broker.
+        ``options`` are those of `indexing`."""
+        async with indexing(self.redis_url, **options) as services:
+            location = await self.register(services)
+            await wait_until(location.connected, message="it is connected to the broker")
+            yield location
+
+    @asynccontextmanager
+    async def queue(self, name: str) -> AsyncIterator[AbstractQueue]:
+        """A queue of the broker, on a connection of its own."""
+        async with await aio_pika.connect(self.url) as connection:
+            yield await (await connection.channel()).get_queue(name)
+
+
 @pytest.fixture
-def exchange(rabbit_server: RabbitServer, monkeypatch: pytest.MonkeyPatch) -> str:
+def broker(
+    rabbit_server: RabbitServer, server: StandIn, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> Broker:
     monkeypatch.setenv("BROKER", rabbit_server.url)
-    return f"glance-{uuid.uuid4()}"
-
-
-async def subscribed(services: Services, server: StandIn, exchange: str) -> Subscribed:
-    await services.registry.put(
-        "one",
-        {"url": server.url, "notifications": {"url_env": "BROKER", "exchange": exchange}},
-    )
-    location = Subscribed(services, server)
-    await wait_until(location.connected, message="it is connected to the broker")
-    return location
+    return Broker(rabbit_server.url, server, redis_url)
 
 
 @pytest.mark.rabbit
-async def test_events_are_consumed(
-    rabbit_server: RabbitServer, exchange: str, server: StandIn, redis_url: str
-) -> None:
-    async with (
-        publishing(rabbit_server.url, exchange) as glance,
-        indexing(redis_url) as services,
-    ):
-        location = await subscribed(services, server, exchange)
+async def test_events_are_consumed(broker: Broker) -> None:
+    async with broker.publishing() as glance, broker.subscribed() as location:
         await glance.publish(b"junk")
         await glance.send("image.upload", {"id": None})
         await glance.send("image.create", IMAGE)
@@ -86,7 +112,7 @@ async def test_events_are_consumed(
         await wait_until(lambda: location.claimed(IMAGE), message="the claim")
         await glance.send("image.delete", IMAGE, bare=True)
         await wait_until(lambda: _not(location.claimed(IMAGE)), message="the release")
-        counts = services.indexer.stats.events
+        counts = location.services.indexer.stats.events
         assert counts["one", "other"] == 2
         assert counts["one", "news"] + counts.get(("one", "old"), 0) == 3
 
@@ -96,15 +122,13 @@ async def _not(value: Any) -> bool:
 
 
 @pytest.mark.rabbit
-async def test_notifications_wait_while_no_process_consumes_them(
-    rabbit_server: RabbitServer, exchange: str, server: StandIn, redis_url: str
-) -> None:
-    async with publishing(rabbit_server.url, exchange) as glance:
-        async with indexing(redis_url) as services:
-            await subscribed(services, server, exchange)
+async def test_notifications_wait_while_no_process_consumes_them(broker: Broker) -> None:
+    async with broker.publishing() as glance:
+        async with broker.subscribed():
+            pass
         await glance.send("image.create", IMAGE)
-        async with indexing(redis_url) as services:
-            location = Subscribed(services, server)
+        async with indexing(broker.redis_url) as services:
+            location = Subscribed(services, broker.server)
             await wait_until(lambda: location.claimed(IMAGE), message="the claim")
 
 
@@ -113,9 +137,7 @@ async def ignore(*_: Any) -> None:
 
 
 @pytest.mark.rabbit
-async def test_a_notification_is_acknowledged_only_when_the_index_has_it(
-    rabbit_server: RabbitServer, exchange: str, server: StandIn, redis_url: str
-) -> None:
+async def test_a_notification_is_acknowledged_only_when_the_index_has_it(broker: Broker) -> None:
     write_begins = asyncio.Event()
 
     async def never_ends(*_: Any) -> int:
@@ -123,11 +145,10 @@ async def test_a_notification_is_acknowledged_only_when_the_index_has_it(
         await asyncio.Event().wait()
         return 0
 
-    async with publishing(rabbit_server.url, exchange) as glance:
-        async with indexing(redis_url) as services:
-            location = await subscribed(services, server, exchange)
+    async with broker.publishing() as glance:
+        async with broker.subscribed() as location:
             number = await location.number()
-        async with open_services(Settings(redis_url=redis_url)) as services:
+        async with open_services(Settings(redis_url=broker.redis_url)) as services:
             index = services.index
             hanging = SimpleNamespace(
                 identity=index.identity,
@@ -148,29 +169,23 @@ async def test_a_notification_is_acknowledged_only_when_the_index_has_it(
             await write_begins.wait()
             consuming.cancel()  # the process ends before the claim is written
             await asyncio.wait([consuming])
-        async with indexing(redis_url) as services:
-            location = Subscribed(services, server)
+        async with indexing(broker.redis_url) as services:
+            location = Subscribed(services, broker.server)
             await wait_until(lambda: location.claimed(IMAGE), message="the claim")
 
 
 @pytest.mark.rabbit
-async def test_a_lost_queue_causes_a_poll_and_a_sweep(
-    rabbit_server: RabbitServer, exchange: str, server: StandIn, redis_url: str
-) -> None:
+async def test_a_lost_queue_causes_a_poll_and_a_sweep(broker: Broker) -> None:
+    server = broker.server
     server.fill(20, seed=3)
-    async with (
-        publishing(rabbit_server.url, exchange) as _,
-        indexing(redis_url, poll_interval=3600) as services,
-    ):
-        location = await subscribed(services, server, exchange)
-        await swept(services, "one")
-        polls = services.indexer.stats.polls
+    async with broker.publishing(), broker.subscribed(poll_interval=3600) as location:
+        await swept(location.services, "one")
+        polls = location.services.indexer.stats.polls
         await wait_until(lambda: polls.get(("one", "ok")), message="a first poll")
         gone, new = next(server.ids()), server.add().id
         server.delete(gone)
-        name = f"glance-resolver.{await services.index.identity()}.{await location.number()}"
-        async with await aio_pika.connect(rabbit_server.url) as other:
-            await (await other.channel()).queue_delete(name)
+        async with broker.queue(await location.queue_name()) as queue:
+            await queue.delete(if_unused=False, if_empty=False)
         await wait_until(
             lambda: _not(location.connected()), message="it is disconnected", timeout=15
         )
@@ -180,22 +195,11 @@ async def test_a_lost_queue_causes_a_poll_and_a_sweep(
         await wait_until(lambda: _not(location.claimed(gone)), message="the release, by a sweep")
 
 
-async def queue_of(services: Services, location: Subscribed) -> str:
-    return f"glance-resolver.{await services.index.identity()}.{await location.number()}"
-
-
 @pytest.mark.rabbit
-async def test_an_unbound_queue_is_bound_again(
-    rabbit_server: RabbitServer, exchange: str, server: StandIn, redis_url: str
-) -> None:
-    async with (
-        publishing(rabbit_server.url, exchange) as glance,
-        indexing(redis_url) as services,
-        await aio_pika.connect(rabbit_server.url) as other,
-    ):
-        location = await subscribed(services, server, exchange)
-        queue = await (await other.channel()).get_queue(await queue_of(services, location))
-        await queue.unbind(exchange, "notifications.*")
+async def test_an_unbound_queue_is_bound_again(broker: Broker) -> None:
+    async with broker.publishing() as glance, broker.subscribed() as location:
+        async with broker.queue(await location.queue_name()) as queue:
+            await queue.unbind(broker.exchange, "notifications.*")
 
         async def is_claimed_again() -> bool:
             await glance.send("image.create", IMAGE)
@@ -205,44 +209,30 @@ async def test_an_unbound_queue_is_bound_again(
 
 
 @pytest.mark.rabbit
-async def test_a_time_without_a_connection_causes_a_sweep(
-    rabbit_server: RabbitServer,
-    exchange: str,
-    server: StandIn,
-    redis_url: str,
-) -> None:
+async def test_a_time_without_a_connection_causes_a_sweep(broker: Broker) -> None:
     timings = IndexerTimings(disconnect_gap=0.0)
+    server = broker.server
     server.fill(20, seed=3)
-    async with publishing(rabbit_server.url, exchange) as glance:
-        async with indexing(redis_url, timings=timings) as services:
-            location = await subscribed(services, server, exchange)
-            await swept(services, "one")
-            queue = await queue_of(services, location)
-        async with await aio_pika.connect(rabbit_server.url) as other:
-            bound = await (await other.channel()).get_queue(queue)
-            await bound.unbind(exchange, "notifications.*")  # as after a restart of the broker
+    async with broker.publishing() as glance:
+        async with broker.subscribed(timings=timings) as location:
+            await swept(location.services, "one")
+            queue_name = await location.queue_name()
+        async with broker.queue(queue_name) as queue:  # as after a restart of the broker
+            await queue.unbind(broker.exchange, "notifications.*")
         gone = next(server.ids())
         server.delete(gone)
         await glance.send("image.delete", gone)
-        async with indexing(redis_url, timings=timings) as services:
+        async with indexing(broker.redis_url, timings=timings) as services:
             location = Subscribed(services, server)
             await wait_until(lambda: _not(location.claimed(gone)), message="the release")
 
 
 @pytest.mark.rabbit
 async def test_a_queue_that_breaks_every_connection_is_deleted(
-    rabbit_server: RabbitServer,
-    exchange: str,
-    server: StandIn,
-    redis_url: str,
-    monkeypatch: pytest.MonkeyPatch,
+    broker: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     timings = IndexerTimings(max_reconnect_delay=0.1)
-    async with (
-        publishing(rabbit_server.url, exchange) as glance,
-        indexing(redis_url, timings=timings) as services,
-    ):
-        location = await subscribed(services, server, exchange)
+    async with broker.publishing() as glance, broker.subscribed(timings=timings) as location:
         with monkeypatch.context() as patch:  # nanoseconds, where AMQP has seconds
             wrong = (1_763_900_000_000_000_000).to_bytes(8, "big")
             patch.setitem(pamqp.encode.METHODS, "timestamp", lambda _: wrong)
@@ -252,22 +242,20 @@ async def test_a_queue_that_breaks_every_connection_is_deleted(
             lambda: _not(location.connected()), message="it is disconnected", timeout=15
         )
 
-        async def heals() -> bool:
+        async def is_consumed_again() -> bool:
             await glance.send("image.create", IMAGE)
             return await location.claimed(IMAGE)
 
-        await wait_until(heals, message="the claim", timeout=30)
+        await wait_until(is_consumed_again, message="the claim", timeout=30)
 
 
 @pytest.mark.rabbit
-async def test_a_stopped_consumer_is_reported(
-    rabbit_server: RabbitServer, exchange: str, server: StandIn, redis_url: str
-) -> None:
-    async with publishing(rabbit_server.url, exchange):
-        async with indexing(redis_url) as services:
-            location = await subscribed(services, server, exchange)
-        async with open_services(Settings(redis_url=redis_url)) as services:
-            location = Subscribed(services, server)
+async def test_a_stopped_consumer_is_reported(broker: Broker) -> None:
+    async with broker.publishing():
+        async with broker.subscribed():
+            pass
+        async with open_services(Settings(redis_url=broker.redis_url)) as services:
+            location = Subscribed(services, broker.server)
             assert "(stopped)" in await location.events_status()
 
 
@@ -281,17 +269,14 @@ async def test_two_locations_cannot_have_the_same_notifications(server: StandIn)
 
 
 @pytest.mark.rabbit
-async def test_a_removed_location_leaves_no_queue(
-    rabbit_server: RabbitServer, exchange: str, server: StandIn, redis_url: str
-) -> None:
+async def test_a_removed_location_leaves_no_queue(broker: Broker) -> None:
     async with (
-        publishing(rabbit_server.url, exchange) as _,
-        indexing(redis_url) as services,
-        await aio_pika.connect(rabbit_server.url) as other,
+        broker.publishing(),
+        broker.subscribed() as location,
+        await aio_pika.connect(broker.url) as other,
     ):
-        location = await subscribed(services, server, exchange)
-        name = await queue_of(services, location)
-        await services.registry.remove("one")
+        name = await location.queue_name()
+        await location.services.registry.remove("one")
 
         async def is_gone() -> bool:
             try:
@@ -300,24 +285,18 @@ async def test_a_removed_location_leaves_no_queue(
                 return True
             return False
 
-        await wait_until(is_gone, message="the queue's end")
+        await wait_until(is_gone, message="the queue is deleted")
 
 
 @pytest.mark.rabbit
-async def test_the_exchange_is_never_declared(
-    rabbit_server: RabbitServer, exchange: str, server: StandIn, redis_url: str
-) -> None:
+async def test_the_exchange_is_never_declared(broker: Broker) -> None:
     """Declared with other options, it would keep Glance from publishing."""
-    async with indexing(redis_url) as services:
-        await services.registry.put(
-            "one",
-            {"url": server.url, "notifications": {"url_env": "BROKER", "exchange": exchange}},
-        )
-        location = Subscribed(services, server)
+    async with indexing(broker.redis_url) as services:
+        location = await broker.register(services)
         await wait_until(
             lambda: _has(location.events_status(), "no-exchange"), message="the failure is reported"
         )
-        async with publishing(rabbit_server.url, exchange) as glance:
+        async with broker.publishing() as glance:
             await wait_until(location.connected, message="it is connected", timeout=20)
             await glance.send("image.create", IMAGE)
             await wait_until(lambda: location.claimed(IMAGE), message="the claim")
