@@ -15,6 +15,7 @@ from resolver.problems import ProblemBoard
 from resolver.registry import (
     Bootstrap,
     FreshnessPolicy,
+    LocationProblems,
     OwnPorts,
     Registry,
     StartupLocations,
@@ -87,6 +88,7 @@ async def open_services(
         problems.add_source(bootstrap.problems)
         problems.add_source(index.problems)
         problems.add_source(tables.problems)
+        problems.add_source(LocationProblems(tables).problems)
         cloud_credentials = CloudCredentials()
         prober = Prober(
             index,

@@ -1,11 +1,18 @@
 """One location's Glance server: its versions, its listing, questions about single images."""
 
-from resolver.glance.changes import Changes, changed_since, server_time
+from resolver.glance.changes import Changes, changed_since, ensure_changes_can_be_read, server_time
 from resolver.glance.cloud_credentials import CloudCredentials
 from resolver.glance.credential_scope import CredentialScope, sees_all
 from resolver.glance.glance_server import HOP, GlanceServer, connect, is_resolver
 from resolver.glance.listed_rows import NO_ROWS, SkippedRows
-from resolver.glance.listing import END_CURSOR, Page, Resume, list_images, still_there
+from resolver.glance.listing import (
+    END_CURSOR,
+    Page,
+    Resume,
+    UnsortedListing,
+    list_images,
+    still_there,
+)
 from resolver.glance.notifications import Notice, parse_notice, subscribed
 from resolver.glance.probe import ImageProbe, ProbeAnswer, has_image
 
@@ -23,8 +30,10 @@ __all__ = [
     "ProbeAnswer",
     "Resume",
     "SkippedRows",
+    "UnsortedListing",
     "changed_since",
     "connect",
+    "ensure_changes_can_be_read",
     "has_image",
     "is_resolver",
     "list_images",

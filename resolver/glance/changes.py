@@ -8,6 +8,7 @@ Therefore each read must begin some time before the last one ended.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
@@ -16,8 +17,11 @@ from email.utils import parsedate_to_datetime
 
 from resolver.errors import LocationUnavailable
 from resolver.glance.glance_server import GlanceServer
-from resolver.glance.listing import V1_LISTING, ListingPass, merge_passes, v2_passes
+from resolver.glance.listing import V1_LISTING, ListingPass, knows_filter, v2_passes
 from resolver.models import api_versions
+
+_UTC_TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]+)?Z?$")
+"""As Glance writes times. Those of v1 have no zone, and are UTC too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +41,7 @@ async def server_time(server: GlanceServer) -> float:
     Raises:
         LocationUnavailable: the server did not answer.
     """
-    date = (await server.request("/versions")).headers.get("Date", "")
+    date = (await server.version_document()).date
     try:
         return parsedate_to_datetime(date).astimezone(UTC).timestamp()
     except (ValueError, OverflowError):
@@ -54,31 +58,56 @@ async def changed_since(
     """
     moment = datetime.fromtimestamp(int(since), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     v1, _ = api_versions(versions)
+    passes = []
     if v1:
-        async for changes in _v1_changes(server, moment):
-            yield changes
+        passes.append(ListingPass("/v1/images/detail", {**V1_LISTING, "changes-since": moment}))
     if server.uses_v2(versions):
-        passes = await v2_passes(server, updated_at=f"gte:{moment}")
-        async for page in merge_passes(server, passes):
-            yield Changes(present=page.images, requested_at=page.requested_at)
+        passes += await v2_passes(server, **_since(moment))
+    for listing_pass in passes:
+        async for changes in _read_changes(server, listing_pass, moment):
+            yield changes
 
 
-async def _v1_changes(server: GlanceServer, moment: str) -> AsyncIterator[Changes]:
-    listing = ListingPass("/v1/images/detail", {**V1_LISTING, "changes-since": moment})
-    used_markers: set[str] = set()
-    while True:
-        requested_at = time.monotonic()
-        rows = await listing.next_rows(server)
+async def ensure_changes_can_be_read(server: GlanceServer, versions: tuple[str, ...]) -> None:
+    """Raises LocationUnavailable where `changed_since` would always find nothing: a server that
+    does not know the filter ``updated_at`` may take it for a property of images."""
+    if not server.uses_v2(versions) or api_versions(versions)[0]:
+        return
+    if not await knows_filter(server, _since("1970-01-01T00:00:00Z")):
+        raise LocationUnavailable(
+            "it does not know the filter `updated_at`, so polls cannot see what changed: only "
+            "sweeps and notifications do",
+            code="no-changes",
+        )
+
+
+def _since(moment: str) -> dict[str, str]:
+    return {"updated_at": f"gte:{moment}"}
+
+
+async def _read_changes(
+    server: GlanceServer, listing_pass: ListingPass, moment: str
+) -> AsyncIterator[Changes]:
+    """The pages of one pass, in any order."""
+    async for rows in listing_pass.pages(server):
         present, deleted = {}, set()
-        for image_id, letter_case, _, row in rows.images:
+        for image_id, letter_case, text, row in rows.images:
+            _check_is_changed(row, text, moment)
             if row.get("deleted") is True:
                 deleted.add(image_id)
             else:
                 present[image_id] = letter_case
         if present or deleted:
-            yield Changes(present, frozenset(deleted), requested_at)
-        if not rows.markers:
-            return
-        if listing.marker in used_markers:
-            raise LocationUnavailable("the listing repeats itself", code="bad-listing")
-        used_markers.add(listing.marker)
+            yield Changes(present, frozenset(deleted), listing_pass.requested_at)
+
+
+def _check_is_changed(row: Mapping[str, object], text: str, moment: str) -> None:
+    """Raises LocationUnavailable for an image that did not change since: a server that ignores the
+    filter would list everything at each poll."""
+    updated = row.get("updated_at")
+    if isinstance(updated, str) and _UTC_TIME.match(updated) and updated[:19] < moment[:19]:
+        raise LocationUnavailable(
+            "it ignores the filter for what changed, so polls would read its whole listing (it "
+            f"listed {text} of {updated[:19]}): only sweeps and notifications see changes",
+            code="no-changes",
+        )

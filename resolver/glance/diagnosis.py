@@ -28,6 +28,7 @@ FIXES = {
     "loop": "register the Glance servers behind it instead",
     "unauthorized": "give it a credential that the server accepts (`locations set NAME --cloud …`, "
     "`--token-file …` or `--token-env …`)",
+    "no-changes": "give it `notifications`, or rely on its sweeps (RESOLVER_SWEEP_INTERVAL)",
     "no-credential": "put the credential where `auth` says, for the process that needs it",
 }
 """What to do about a failure, by its code."""
@@ -95,8 +96,12 @@ async def _run(name: str, location: Location, check: Awaitable[Step]) -> Step:
 
 
 def _failed(name: str, location: Location, error: LocationUnavailable) -> Step:
-    fix = FIXES.get(error.problem_code, DEFAULT_FIX)
-    return Step(name, False, error.detail, fix.replace("NAME", location.name))
+    return failed_step(name, location, error.problem_code, error.detail)
+
+
+def failed_step(name: str, location: Location, code: str, message: str) -> Step:
+    """A step that failed, with what to do about an error of this code."""
+    return Step(name, False, message, FIXES.get(code, DEFAULT_FIX).replace("NAME", location.name))
 
 
 def _check_api(location: Location, versions: tuple[str, ...]) -> list[Step]:

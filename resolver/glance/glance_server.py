@@ -8,7 +8,7 @@ import re
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import aiohttp
 
@@ -20,7 +20,10 @@ from resolver.glance.keystone import AuthHeaders
 from resolver.glance.secret_sources import read_token
 from resolver.models import Api, Location, api_versions
 
-_VERSION_ID = re.compile(r"v[0-9]{1,2}(\.[0-9]{1,3})?", re.ASCII)
+_VERSION_ID = re.compile(r"[vV][0-9]{1,2}(\.[0-9]{1,3})?", re.ASCII)
+
+NO_VERSIONS_CODES = frozenset({"not-glance", "junk", "unauthorized", "server-error"})
+"""Answers of ``/versions`` that do not speak against a version document at ``/``."""
 
 MAX_VERSIONS = 64
 
@@ -91,6 +94,14 @@ class Reply:
             raise LocationUnavailable(
                 f"its answer is not JSON (it begins {self.body[:40]!r})", code="junk"
             ) from error
+
+
+class VersionDocument(NamedTuple):
+    """A list of API versions."""
+
+    versions: tuple[str, ...]
+    date: str
+    """The ``Date`` of the response; empty if it had none."""
 
 
 class GlanceServer:
@@ -267,32 +278,52 @@ class GlanceServer:
         Raises:
             LocationUnavailable: the server gave no such document.
         """
+        return (await self.version_document()).versions
+
+    async def version_document(self) -> VersionDocument:
+        """What the server answers at ``/versions``, or else at ``/``: Glance has the document at
+        both, some servers that resemble it only at the root.
+
+        Raises:
+            LocationUnavailable: neither is a list of versions.
+        """
         try:
-            reply = await self.request(
-                "/versions", authenticated=False, max_bytes=MAX_STATUS_BODY_BYTES
-            )
+            return await self._read_versions("/versions")
+        except LocationUnavailable as error:
+            if error.problem_code not in NO_VERSIONS_CODES:
+                raise
+            first = error
+        try:
+            return await self._read_versions("/")
+        except LocationUnavailable:
+            raise first from None  # where Glance has it
+
+    async def _read_versions(self, path: str) -> VersionDocument:
+        """The version document at a path, asked without the credential first."""
+        try:
+            reply = await self.request(path, authenticated=False, max_bytes=MAX_STATUS_BODY_BYTES)
         except LocationUnavailable as error:
             if error.problem_code != "unauthorized" or not self.location.auth:
                 raise
-            reply = await self.request("/versions", max_bytes=MAX_STATUS_BODY_BYTES)
+            reply = await self.request(path, max_bytes=MAX_STATUS_BODY_BYTES)
         if reply.status not in (200, 300):
             raise LocationUnavailable(
-                f"/versions answered {reply.status}: is {self.location.url} the base URL of a "
+                f"{path} answered {reply.status}: is {self.location.url} the base URL of a "
                 "Glance server?",
                 code="not-glance",
             )
         document = reply.json()
         listed = document.get("versions") if isinstance(document, dict) else None
         ids = tuple(
-            version["id"]
+            version["id"].lower()
             for version in (listed if isinstance(listed, list) else ())
             if isinstance(version, dict)
             and isinstance(version.get("id"), str)
             and _VERSION_ID.fullmatch(version["id"])
         )
         if not ids:
-            raise LocationUnavailable("/versions lists no versions", code="not-glance")
-        return ids[:MAX_VERSIONS]
+            raise LocationUnavailable(f"{path} lists no versions", code="not-glance")
+        return VersionDocument(ids[:MAX_VERSIONS], reply.headers.get("Date", ""))
 
 
 async def is_resolver(session: aiohttp.ClientSession, url: str) -> bool:

@@ -102,6 +102,9 @@ class ListedRows(NamedTuple):
         return cls(images, SkippedRows.of(skipped), markers)
 
 
+NO_MORE_ROWS = ListedRows((), NO_ROWS, ())
+
+
 def rows_of(document: Any) -> list[Any]:
     """The rows of a listing's JSON document, whatever they are.
 

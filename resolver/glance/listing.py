@@ -13,7 +13,14 @@ from dataclasses import dataclass, field
 
 from resolver.errors import LocationUnavailable
 from resolver.glance.glance_server import GlanceServer, Reply
-from resolver.glance.listed_rows import NO_ROWS, ListedImage, ListedRows, SkippedRows, rows_of
+from resolver.glance.listed_rows import (
+    NO_MORE_ROWS,
+    NO_ROWS,
+    ListedImage,
+    ListedRows,
+    SkippedRows,
+    rows_of,
+)
 from resolver.glance.probe import has_image
 from resolver.models import minor_version
 
@@ -35,8 +42,15 @@ KEPT_MARKERS = 6
 MAX_PAGES_WITHOUT_IMAGES = 1000
 """Pages in a row that name no image, after which the listing counts as endless."""
 
+UNKNOWN_FILTER = (400, 422)
+"""Statuses of a request whose parameters the server does not know."""
+
 V1_LISTING = {"limit": str(PAGE_SIZE), "sort_key": "id", "sort_dir": "asc", "is_public": "None"}
-V2_LISTING = {"limit": str(PAGE_SIZE), "sort": "id:asc"}
+V2_LISTING = {"limit": str(PAGE_SIZE), "sort_key": "id", "sort_dir": "asc"}
+"""The older form of ``sort=id:asc``. Glance knows both, servers that resemble it only this one."""
+
+MAX_UNSORTED_IMAGES = 200_000
+"""Images of a server that does not sort: they are sorted here, and take some 30 MB meanwhile."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +79,10 @@ class Resume:
     markers: tuple[str, ...]
 
 
+class UnsortedListing(LocationUnavailable):
+    """A page is not in the order that was asked for."""
+
+
 @dataclass(slots=True)
 class ListingPass:
     """One stream of pages: a request repeated with the last id as marker."""
@@ -81,12 +99,19 @@ class ListingPass:
     """Ids with upper-case digits so far."""
     requested_marker: str = ""
     """The marker of the latest request: all ids before it are before every cursor."""
+    only: tuple[str, object] | None = None
+    """The member that all rows have where the server knows the filter of this pass. One that does
+    not know it would list again what another pass lists."""
     resumed: bool = False
     """The next page continues an earlier listing, so it may hold nothing new."""
     skipped: SkippedRows = NO_ROWS
     """Rows of the latest page that name no image."""
     pages_without_images: int = 0
     """In a row, until now."""
+    may_repeat: bool = False
+    """The latest page was requested after an earlier marker than the last one."""
+    requested_at: float = 0.0
+    """When the latest page was requested, on `time.monotonic`."""
 
     async def next_page(self, server: GlanceServer) -> dict[bytes, int]:
         """The images of the next page that are new, with their letter case. After the last page it
@@ -100,10 +125,26 @@ class ListingPass:
         if not rows.markers:
             self.cursor = END_CURSOR
             return {}
-        images, self.cursor = self._new_images(rows.images)
+        images = self._new_images(rows.images, moved=self.marker != before)
         self._check_progress(images, moved=self.marker != before)
         self.resumed = False
         return images
+
+    async def pages(self, server: GlanceServer) -> AsyncIterator[ListedRows]:
+        """All pages, in whatever order the server has.
+
+        Raises:
+            LocationUnavailable: a response is not a page of a listing.
+        """
+        used_markers: set[str] = set()
+        while True:
+            rows = await self.next_rows(server)
+            yield rows
+            if not rows.markers:
+                return
+            if self.marker in used_markers:
+                raise self._repeats()
+            used_markers.add(self.marker)
 
     async def next_rows(self, server: GlanceServer) -> ListedRows:
         """The rows of the next page, in any order. The last page has no markers.
@@ -112,7 +153,13 @@ class ListingPass:
             LocationUnavailable: the response is not a page of a listing.
         """
         reply = await self._request(server)
+        if reply.status in UNKNOWN_FILTER:
+            return NO_MORE_ROWS
         rows = ListedRows.parse(reply.json(), KEPT_MARKERS, PAGE_SIZE)
+        if self.only and rows.images:
+            name, value = self.only
+            if all(image.row.get(name) != value for image in rows.images):
+                return NO_MORE_ROWS
         self.skipped = rows.skipped
         if rows.markers:
             self.marker = rows.markers[-1]
@@ -127,59 +174,83 @@ class ListingPass:
             return
         only_skipped = self.skipped.count and moved
         if not only_skipped or self.pages_without_images > MAX_PAGES_WITHOUT_IMAGES:
-            raise LocationUnavailable(
-                f"the listing repeats itself at {self.marker}"[:200], code="bad-listing"
-            )
+            raise self._repeats()
+
+    def _repeats(self) -> LocationUnavailable:
+        return LocationUnavailable(
+            f"the listing repeats itself at {self.marker[:80]}: the server seems to ignore "
+            "`marker`",
+            code="bad-listing",
+        )
 
     async def _request(self, server: GlanceServer) -> Reply:
         self.requested_marker = self.marker
+        self.requested_at = time.monotonic()
+        self.may_repeat = self.resumed
         reply = await server.request(self.path, self._query())
         # For all but admins, a marker that was deleted since is 400, and one hidden since is 403.
         while reply.status in (400, 403) and self.earlier_markers:
             self.marker = self.earlier_markers.pop()
+            self.may_repeat = True
             reply = await server.request(self.path, self._query())
-        if reply.status != 200:
-            raise LocationUnavailable(
-                f"listing images answered {reply.status}",
-                code="bad-listing",
-                extra={"status": reply.status},
-            )
+        is_optional = self.only and not self.marker and reply.status in UNKNOWN_FILTER
+        if reply.status != 200 and not is_optional:
+            raise bad_listing(reply.status)
         return reply
 
     def _query(self) -> dict[str, str]:
         return {**self.params, **({"marker": self.marker} if self.marker else {})}
 
-    def _new_images(self, listed: Sequence[ListedImage]) -> tuple[dict[bytes, int], bytes]:
-        """The images of a page that were not listed before, and the cursor after it.
+    def _new_images(self, listed: Sequence[ListedImage], *, moved: bool) -> dict[bytes, int]:
+        """The images of a page that were not listed before; moves the cursor after them. ``moved``:
+        the page ends elsewhere than the last one.
 
         Raises:
-            LocationUnavailable: the page is out of order.
+            UnsortedListing: the page is out of order.
         """
         images: dict[bytes, int] = {}
         cursor = self.cursor
+        repeated = ""
         for image_id, letter_case, text, _ in listed:
             if letter_case:
                 if image_id in self.uppercase_ids:
                     continue
                 self.uppercase_ids.add(image_id)
             elif image_id <= self.cursor:
-                continue  # listed again, after a lost marker
+                repeated = text
+                continue
             elif image_id <= cursor:
-                raise LocationUnavailable(
-                    f"the listing is out of order at {text}", code="bad-listing"
-                )
+                raise _unsorted(text)
             else:
                 cursor = image_id
             images[image_id] = letter_case
-        return images, cursor
+        if repeated and moved and not self.may_repeat:
+            raise _unsorted(repeated)
+        self.cursor = cursor
+        return images
+
+
+def _unsorted(text: str) -> UnsortedListing:
+    return UnsortedListing(
+        f"the listing is out of order at {text}: the server does not sort it by id, as "
+        "`sort_key=id` asks it to",
+        code="bad-listing",
+    )
 
 
 async def list_images(
-    server: GlanceServer, versions: tuple[str, ...], resume: Resume | None = None
+    server: GlanceServer,
+    versions: tuple[str, ...],
+    resume: Resume | None = None,
+    *,
+    sort_here: bool = False,
 ) -> AsyncIterator[Page]:
     """All images that the credential sees, ids ascending. The last page's cursor is `END_CURSOR`.
 
+    ``sort_here``: read the whole listing first and sort it, for a server that does not.
+
     Raises:
+        UnsortedListing: the server does not sort.
         LocationUnavailable: a response was not a page of a sorted listing.
     """
     passes = (
@@ -195,8 +266,35 @@ async def list_images(
         for listing_pass, marker in zip(passes, resume.markers, strict=True):
             listing_pass.cursor, listing_pass.marker = resume.cursor, marker
             listing_pass.resumed = True
-    async for page in merge_passes(server, passes):
+    async for page in _sort(server, passes) if sort_here else merge_passes(server, passes):
         yield page
+
+
+async def _sort(server: GlanceServer, passes: Sequence[ListingPass]) -> AsyncIterator[Page]:
+    """The same as `merge_passes`, for streams in any order.
+
+    Raises:
+        LocationUnavailable: a response was not a page of a listing, or there are too many images.
+    """
+    requested_at = time.monotonic()
+    images: dict[bytes, int] = {}
+    skipped = NO_ROWS
+    for listing_pass in passes:
+        async for rows in listing_pass.pages(server):
+            images.update((image.image_id, image.letter_case) for image in rows.images)
+            skipped += rows.skipped
+            if len(images) > MAX_UNSORTED_IMAGES:
+                raise LocationUnavailable(
+                    "the server does not sort its listing by id, and more than "
+                    f"{MAX_UNSORTED_IMAGES} images cannot be sorted here",
+                    code="bad-listing",
+                )
+    ids = sorted(images)
+    for start in range(0, len(ids) or 1, PAGE_SIZE):
+        page = {image_id: images[image_id] for image_id in ids[start : start + PAGE_SIZE]}
+        is_last = start + PAGE_SIZE >= len(ids)
+        cursor = END_CURSOR if is_last else ids[start + PAGE_SIZE - 1]
+        yield Page(page, cursor, (), requested_at, skipped if is_last else NO_ROWS)
 
 
 async def v2_passes(server: GlanceServer, **filters: str) -> list[ListingPass]:
@@ -206,19 +304,46 @@ async def v2_passes(server: GlanceServer, **filters: str) -> list[ListingPass]:
         LocationUnavailable: the server did not say which filters it supports.
     """
     params = {**V2_LISTING, **filters}
-    if await _supports_filter(server, {"visibility": "all"}):
-        params["visibility"] = "all"
-        others = {"os_hidden": "true"}
-    elif await _supports_filter(server, {"visibility": "community"}):
-        others = {"visibility": "community"}
+    first = ListingPass("/v2/images", params)
+    only: tuple[str, object]
+    if await knows_filter(server, {"visibility": "all"}):
+        first.params = params = {**params, "visibility": "all"}
+        others, only = {"os_hidden": "true"}, ("os_hidden", True)
+    elif await knows_filter(server, {"visibility": "community"}):
+        others, only = {"visibility": "community"}, ("visibility", "community")
     else:
-        return [ListingPass("/v2/images", params)]
-    return [ListingPass("/v2/images", params), ListingPass("/v2/images", {**params, **others})]
+        return [first]
+    return [first, ListingPass("/v2/images", {**params, **others}, only=only)]
 
 
-async def _supports_filter(server: GlanceServer, params: Mapping[str, str]) -> bool:
-    """Whether the server supports a filter: one that does not answers 400."""
-    return (await server.request("/v2/images", {**params, "limit": "1"})).status != 400
+async def knows_filter(server: GlanceServer, params: Mapping[str, str]) -> bool:
+    """Whether the server applies a filter that must match if there are images at all.
+
+    A server that does not know it answers 400, or takes it for a property that no image has and
+    lists nothing.
+    """
+    shown = await _count_rows(server, params, 1)
+    if shown or shown is None:
+        return bool(shown)
+    if not await _count_rows(server, {}, 1):
+        return True  # there is nothing to list
+    return bool(await _count_rows(server, params, 100))  # a policy may hide the first image
+
+
+async def _count_rows(server: GlanceServer, params: Mapping[str, str], limit: int) -> int | None:
+    """How many rows the first page has; None where the server refuses the parameters."""
+    reply = await server.request("/v2/images", {**params, "limit": str(limit)})
+    if reply.status in UNKNOWN_FILTER:
+        return None
+    if reply.status != 200:
+        raise bad_listing(reply.status)
+    return len(rows_of(reply.json()))
+
+
+def bad_listing(status: int) -> LocationUnavailable:
+    return LocationUnavailable(
+        f"listing images answered {status}", code="bad-listing", extra={"status": status}
+    )
 
 
 async def merge_passes(server: GlanceServer, passes: Sequence[ListingPass]) -> AsyncIterator[Page]:
@@ -283,11 +408,9 @@ async def _list_by_id(server: GlanceServer, ids: Sequence[str]) -> set[str]:
         if reply.status != 200:
             return set()
         document = reply.json()
-        found.update(
-            row["id"]
-            for row in rows_of(document)
-            if isinstance(row, dict) and isinstance(row.get("id"), str)
-        )
-        if "next" in document:
+        rows = [row for row in rows_of(document) if isinstance(row, dict)]
+        listed = {row["id"] for row in rows if isinstance(row.get("id"), str)}
+        if "next" in document or not listed <= set(ids):  # more, or other, than asked for
             return set()
+        found |= listed
     return found

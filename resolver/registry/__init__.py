@@ -2,6 +2,7 @@
 
 from resolver.registry.bootstrap import Bootstrap, StartupLocations
 from resolver.registry.coverage import FreshnessPolicy
+from resolver.registry.location_problems import LocationProblems
 from resolver.registry.location_view import LocationView
 from resolver.registry.registry import Registry
 from resolver.registry.table import Table, TableKeeper
@@ -10,6 +11,7 @@ from resolver.registry.target_policy import OwnPorts
 __all__ = [
     "Bootstrap",
     "FreshnessPolicy",
+    "LocationProblems",
     "LocationView",
     "OwnPorts",
     "Registry",

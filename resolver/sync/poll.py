@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Callable
 
-from resolver.glance import GlanceServer, changed_since, server_time
+from resolver.glance import GlanceServer, changed_since, ensure_changes_can_be_read, server_time
 from resolver.index import Index
 from resolver.models import Poll, Sweep
 from resolver.sync.timings import DEFAULT_TIMINGS
@@ -45,6 +45,8 @@ async def poll(
     else:
         # The second is earlier where the server's clock has been set back.
         since = min(before.mark, server_now - (now - before.ended) + DATE_PRECISION_SECONDS)
+    if before.ended is None or before.error:
+        await ensure_changes_can_be_read(server, versions)
     images = claimed = released = 0
     async for changes in changed_since(server, versions, since - overlap_seconds):
         await ensure_held()

@@ -23,6 +23,7 @@ from resolver.glance import (
     Page,
     Resume,
     SkippedRows,
+    UnsortedListing,
     list_images,
     sees_all,
     still_there,
@@ -99,6 +100,9 @@ class Sweeper:
         state = await self._begin(resume)
         try:
             await self._read_listing(state, report)
+        except UnsortedListing:
+            state = await self._begin(None)
+            await self._read_listing(state, report, sort_here=True)
         except LocationUnavailable:
             if state.resume is None:
                 raise
@@ -149,10 +153,14 @@ class Sweeper:
             unknown_fields=resume.unknown,
         )
 
-    async def _read_listing(self, state: SweepState, report: Report) -> None:
+    async def _read_listing(
+        self, state: SweepState, report: Report, *, sort_here: bool = False
+    ) -> None:
         """Reads the listing to its end, claims what it has and finds what it lacks."""
         reported_at = time.monotonic()
-        pages = read_ahead(list_images(self._server, self._versions, state.resume))
+        pages = read_ahead(
+            list_images(self._server, self._versions, state.resume, sort_here=sort_here)
+        )
         async with contextlib.aclosing(pages):
             async for page in pages:
                 if time.monotonic() - reported_at > SLOW_PAGE_SECONDS:

@@ -285,7 +285,7 @@ async def test_an_image_deleted_while_its_page_is_on_the_way_is_not_claimed(
     await polling.poll()
     for text in (ID, OTHER):
         server.add(id=text)
-    polls.fault = hold = Hold(is_poll, answers=True)
+    polls.fault = hold = Hold(is_poll, responses=True)
     going = asyncio.create_task(polling.poll())
     await wait_until(lambda: hold.waiting, message="the page is made and not here yet")
     server.delete(ID)

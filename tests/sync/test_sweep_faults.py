@@ -19,10 +19,6 @@ from tests.support.sweeping import Sweeping
 from tests.sync.conftest import StartServer
 
 
-def swap(images: list[Any]) -> list[Any]:
-    return images[::-1]
-
-
 def strange_ids(images: list[Any]) -> list[Any]:
     return [{"id": "not-a-uuid"} for _ in images]
 
@@ -47,7 +43,6 @@ BAD = {
     "null": (faults.body('{"images": null}'), "junk"),
     "mapping": (faults.body('{"images": {}}'), "junk"),
     "strange ids": (faults.images(strange_ids), "bad-listing"),  # its marker is unknown: 400
-    "out of order": (faults.images(swap), "bad-listing"),
 }
 
 

@@ -16,7 +16,7 @@ from resolver.gateway.methods import READ_METHODS
 from resolver.gateway.problem import json_response
 from resolver.gateway.request_body import read_body, read_json
 from resolver.glance import GlanceServer, is_resolver
-from resolver.glance.diagnosis import Step, diagnose
+from resolver.glance.diagnosis import Step, diagnose, failed_step
 from resolver.index import AUDIT_MAX_ENTRIES
 from resolver.models import MAX_BITS, MIN_BITS, letter_case_of, parse_id
 
@@ -178,13 +178,17 @@ async def check_location(request: web.Request) -> web.StreamResponse:
     """POST /locations/{name}/check: diagnoses a location, from this process and with its
     credentials."""
     services, name = request.app[SERVICES], request.match_info["name"]
-    location = (await services.registry.view(name)).location
-    steps = await diagnose(GlanceServer(services.session, location, services.cloud_credentials))
+    view = await services.registry.view(name)
+    server = GlanceServer(services.session, view.location, services.cloud_credentials)
+    steps = await diagnose(server)
     row = await services.registry.show(name)
     sweep, coverage = row["sweep"], row["coverage"]
     fault = sweep["error"] or ("" if coverage["covered"] else coverage["why"])
     listed = f"{sweep['images']} images, {coverage['why']}"
     steps.append(Step("sweep", not fault, fault or listed))
+    poll = view.status.poll
+    if poll.error:
+        steps.append(failed_step("polls", view.location, poll.error_code, poll.error))
     if sweep["skipped"]:
         rows = f"{sweep['skipped']} rows of the listing name no image: {sweep['skipped_examples']}"
         steps.append(Step("skipped rows", True, rows))

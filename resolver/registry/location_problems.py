@@ -1,0 +1,43 @@
+"""What is wrong with locations, for ``GET /status``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from resolver.problems import Problem
+from resolver.registry.location_view import LocationView
+from resolver.registry.table import TableKeeper
+
+
+class LocationProblems:
+    """The problems of the locations in the table. The texts have the codes of errors only: what a
+    server or a file said is for operators, who read it with ``locations check``."""
+
+    def __init__(self, tables: TableKeeper) -> None:
+        self._tables = tables
+
+    def problems(self) -> Iterator[Problem]:
+        """A `ProblemSource`."""
+        for view in self._tables.table.by_name.values():
+            yield from _problems_of(view)
+
+
+def _problems_of(view: LocationView) -> Iterator[Problem]:
+    sweep, poll = view.status.sweep, view.status.poll
+    action = f"`glance-resolver locations check {view.name}` says why and what to do."
+    if sweep.error:
+        yield Problem(
+            code="sweep-failing",
+            text=f"The latest sweep of location {view.name!r} failed ({sweep.error_code}). Nothing "
+            "was released; images that are new there are found only when they are asked for.",
+            action=action,
+            location=view.name,
+        )
+    if poll.error:
+        yield Problem(
+            code="poll-failing",
+            text=f"The latest poll of location {view.name!r} failed ({poll.error_code}). What "
+            "changed there is found by the next sweep.",
+            action=action,
+            location=view.name,
+        )

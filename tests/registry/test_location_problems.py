@@ -1,0 +1,35 @@
+"""Failing sweeps and polls are problems of their location."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from resolver.index import Index
+from resolver.models import Location, Poll, Sweep
+from resolver.registry import FreshnessPolicy, LocationProblems, TableKeeper
+
+SECRET = "what the server said"
+
+
+async def problems(index: Index) -> list[tuple[str, str]]:
+    tables = TableKeeper(index, FreshnessPolicy(60))
+    await tables.fresh()
+    found = list(LocationProblems(tables).problems())
+    assert SECRET not in str(found), "anybody may read this"
+    assert all("locations check" in problem.action for problem in found)
+    return [(problem.code, problem.location) for problem in found]
+
+
+async def test_a_failing_sweep_and_poll_are_listed_until_they_succeed(index: Index) -> None:
+    one = await index.records.put(Location(name="one", url="http://one.example"), None)
+    await index.records.put(Location(name="two", url="http://two.example"), None)
+    assert await problems(index) == []
+    failed = Sweep(error=SECRET, error_code="bad-listing", failed=1.0)
+    await index.records.set_sweep(one.number, failed, one)
+    assert await problems(index) == [("sweep-failing", "one")]
+    poll = Poll(error=SECRET, error_code="no-changes", failed=1.0)
+    await index.records.set_poll(one.number, poll, one)
+    assert await problems(index) == [("sweep-failing", "one"), ("poll-failing", "one")]
+    await index.records.set_sweep(one.number, replace(failed, error="", error_code=""), one)
+    await index.records.set_poll(one.number, Poll(ended=2.0), one)
+    assert await problems(index) == []

@@ -1,0 +1,240 @@
+"""Servers that resemble Glance: swept like Glance, or the status says in a sentence why not."""
+
+from __future__ import annotations
+
+import operator
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from aiohttp import web
+from aiohttp.typedefs import Handler
+
+from resolver.errors import LocationUnavailable
+from resolver.glance import GlanceServer, server_time
+from resolver.models import Location, Poll, Sweep
+from resolver.standin import StandIn
+from resolver.sync.poll import poll
+from tests.support import faults
+from tests.support.alikes import (
+    all_of,
+    ignores,
+    lists_by,
+    refuses,
+    shuffled,
+    takes_for_properties,
+    versions_at_root,
+)
+from tests.support.faults import Fault, Switch
+from tests.support.sweeping import Sweeping
+from tests.sync.conftest import StartServer
+
+
+def document(*ids: str) -> dict[str, Any]:
+    """A list of versions as public clouds have it: absolute links, to another host."""
+    return {
+        "versions": [
+            {
+                "id": version,
+                "status": "SUPPORTED",
+                "updated": "2021-04-01T08:00:00Z",
+                "links": [{"rel": "self", "href": f"https://images.elsewhere.example/{version}/"}],
+            }
+            for version in ids
+        ]
+    }
+
+
+async def versions_of(sweeping: Sweeping, server: StandIn, **fields: Any) -> tuple[str, ...]:
+    location = Location(name="one", url=server.url, **fields)
+    return await GlanceServer(sweeping.session, location).versions()
+
+
+@pytest.mark.parametrize("status", [200, 300])
+@pytest.mark.parametrize("elsewhere", [400, 401, 403, 404, 405, 500, 503])
+async def test_versions_are_read_at_the_root_where_they_are_nowhere_else(
+    sweeping: Sweeping, server: StandIn, switch: Switch, status: int, elsewhere: int
+) -> None:
+    listed = document("v2.8", "v2.2", "v1.0")
+    switch.fault = versions_at_root(listed, status, elsewhere)
+    assert await versions_of(sweeping, server) == ("v2.8", "v2.2", "v1.0")
+
+
+async def test_versions_in_upper_case_mean_the_same(
+    sweeping: Sweeping, server: StandIn, switch: Switch
+) -> None:
+    switch.fault = versions_at_root(document("V2.4", "V2.0"))
+    assert await versions_of(sweeping, server) == ("v2.4", "v2.0")
+
+
+async def test_versions_are_read_with_the_credential_where_nothing_is_without_one(
+    sweeping: Sweeping, server: StandIn, switch: Switch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ALIKE_TOKEN", "secret-token")
+    switch.fault = versions_at_root(document("v2.4"), token="secret-token")
+    auth = {"token_env": "ALIKE_TOKEN"}
+    assert await versions_of(sweeping, server, auth=auth) == ("v2.4",)
+    with pytest.raises(LocationUnavailable) as caught:
+        await versions_of(sweeping, server)
+    assert caught.value.problem_code == "unauthorized"
+
+
+async def test_no_versions_anywhere_is_told_of_the_path_of_glance(
+    sweeping: Sweeping, server: StandIn, switch: Switch
+) -> None:
+    switch.fault = versions_at_root({"hello": "world"})
+    with pytest.raises(LocationUnavailable, match="/versions answered 404") as caught:
+        await versions_of(sweeping, server)
+    assert caught.value.problem_code == "not-glance"
+
+
+async def test_the_clock_is_that_of_the_answer_with_the_versions(
+    sweeping: Sweeping, server: StandIn, switch: Switch
+) -> None:
+    async def other_clock(request: web.Request, handler: Handler) -> web.StreamResponse:
+        response = await handler(request)
+        response.headers["Date"] = "Tue, 01 Jun 2021 12:00:00 GMT"
+        return response
+
+    at_root = versions_at_root(document("v2.8"), elsewhere=503)
+    switch.fault = all_of(other_clock, at_root)
+    glance = GlanceServer(sweeping.session, Location(name="one", url=server.url))
+    assert await server_time(glance) == 1622548800.0
+
+
+ALIKES: dict[str, Fault] = {
+    "public cloud": all_of(
+        versions_at_root(document("v2.8", "v1.0")), ignores("os_hidden", "visibility")
+    ),
+    "no `sort`": takes_for_properties("sort"),
+    "refuses `sort`": refuses("sort"),
+    "`visibility=all` is a property": takes_for_properties("visibility"),
+    "refuses `visibility`": refuses("visibility"),
+    "ignores `visibility`": ignores("visibility"),
+    "`os_hidden` is a property": takes_for_properties("os_hidden"),
+    "refuses `os_hidden`": refuses("os_hidden"),
+    "refuses `os_hidden` with 422": refuses("os_hidden", status=422),
+    "ignores `os_hidden`": ignores("os_hidden"),
+    "ignores `id`": ignores("id"),
+}
+UNSORTED: dict[str, Fault] = {
+    "newest first": lists_by(lambda row: (row["name"] or "", row["id"]), 7),
+    "descending": lists_by(lambda row: -int(row["id"].replace("-", ""), 16), 7),
+    "one a page, in no order": lists_by(shuffled(1), 1),
+    "two a page, in no order": lists_by(shuffled(2), 2),
+    "all at once, in no order": lists_by(shuffled(3), 1000),
+}
+
+
+@pytest.mark.parametrize("name", [*ALIKES, *UNSORTED])
+async def test_a_sweep_claims_every_image_and_releases_what_is_gone(
+    sweeping: Sweeping, start_server: StartServer, switch: Switch, name: str
+) -> None:
+    cap = 10 if name in ALIKES else 1000
+    server = await start_server(middlewares=[switch.middleware], page_cap=cap)
+    server.fill(40, seed=8)
+    for number in range(5):
+        server.add(name=f"image-{number}", hidden=False)
+    switch.fault = (ALIKES | UNSORTED)[name]
+    location = await sweeping.register(server)
+    sweep = await sweeping.sweep(location)
+    assert await sweeping.claimed(location) == set(server.ids())
+    assert (sweep.images, sweep.skipped) == (45, 0)
+    gone = list(server.ids())[::9]
+    for image_id in gone:
+        server.delete(image_id)
+    sweep = await sweeping.sweep(location)
+    assert sweep.released == len(gone)
+    assert await sweeping.claimed(location) == set(server.ids())
+
+
+async def test_a_server_that_ignores_the_list_of_ids_confirms_no_release(
+    sweeping: Sweeping, start_server: StartServer, switch: Switch
+) -> None:
+    """What a page left out is asked for by id; an answer about other ids says nothing."""
+    server = await start_server(middlewares=[switch.middleware])
+    server.fill(12, seed=9)
+    location = await sweeping.register(server)
+    await sweeping.sweep(location)
+    left_out = set(list(server.ids())[3:6])
+
+    def without(rows: list[Any]) -> list[Any]:
+        return [row for row in rows if row["id"] not in left_out]
+
+    async def lists_less(request: web.Request, handler: Handler) -> web.StreamResponse:
+        if request.path == "/v2/images":
+            return await faults.images(without)(request, handler)
+        return await handler(request)
+
+    switch.fault = all_of(ignores("id"), lists_less)
+    assert (await sweeping.sweep(location)).released == 0
+    assert await sweeping.claimed(location) == set(server.ids())
+
+
+async def test_a_server_that_ignores_markers_is_told_so(
+    sweeping: Sweeping, start_server: StartServer, switch: Switch
+) -> None:
+    server = await start_server(middlewares=[switch.middleware], page_cap=10)
+    server.fill(25, seed=8)
+    switch.fault = ignores("marker")
+    location = await sweeping.register(server)
+    with pytest.raises(LocationUnavailable, match="ignore `marker`"):
+        await sweeping.sweep(location)
+
+
+@pytest.fixture
+def polled(sweeping: Sweeping) -> Callable[..., Any]:
+    async def poll_once(location: Location, before: Poll | None = None) -> Poll:
+        async def is_held() -> None:
+            """The lease of the poll is always ours."""
+
+        glance = GlanceServer(sweeping.session, location)
+        swept = Sweep(started=time.time() - 60, ended=time.time() - 60, images=3, sees_all=True)
+        versions = await glance.versions()
+        return await poll(sweeping.index, glance, versions, before or Poll(), swept, is_held)
+
+    return poll_once
+
+
+@pytest.mark.parametrize(
+    ("fault", "why"),
+    [
+        (ignores("updated_at"), "ignores the filter"),
+        (takes_for_properties("updated_at"), "does not know the filter"),
+        (refuses("updated_at"), "does not know the filter"),
+    ],
+)
+async def test_a_poll_says_where_it_cannot_see_changes(
+    sweeping: Sweeping,
+    server: StandIn,
+    switch: Switch,
+    polled: Callable[..., Any],
+    fault: Fault,
+    why: str,
+) -> None:
+    server.fill(3, seed=8)  # old images
+    location = await sweeping.register(server)
+    switch.fault = fault
+    with pytest.raises(LocationUnavailable, match=why) as caught:
+        await polled(location)
+    assert caught.value.problem_code == "no-changes"
+
+
+async def test_a_poll_reads_changes_in_any_order(
+    sweeping: Sweeping, server: StandIn, switch: Switch, polled: Callable[..., Any]
+) -> None:
+    server.fill(3, seed=8)
+    location = await sweeping.register(server)
+    new = {server.add(name=f"image-{number}").id for number in range(9)}
+    switch.fault = lists_by(operator.itemgetter("name"), 2)
+    assert (await polled(location)).claimed == 9
+    assert await sweeping.claimed(location) == new
+
+
+async def test_an_empty_server_is_polled(
+    sweeping: Sweeping, server: StandIn, polled: Callable[..., Any]
+) -> None:
+    location = await sweeping.register(server)
+    result = await polled(location)
+    assert (result.error, result.images) == ("", 0)
