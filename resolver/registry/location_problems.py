@@ -11,7 +11,7 @@ from resolver.registry.table import TableKeeper
 
 class LocationProblems:
     """The problems of the locations in the table. The texts have the codes of errors only: what a
-    server or a file said is for operators, who read it with ``locations check``."""
+    server or a file contains is for operators, who read it with ``locations check``."""
 
     def __init__(self, tables: TableKeeper) -> None:
         self._tables = tables

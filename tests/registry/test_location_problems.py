@@ -8,7 +8,7 @@ from resolver.index import Index
 from resolver.models import Location, Poll, Sweep
 from resolver.registry import FreshnessPolicy, LocationProblems, TableKeeper
 
-SECRET = "what the server said"
+SECRET = "text of the server"
 
 
 async def problems(index: Index) -> list[tuple[str, str]]:

@@ -80,7 +80,7 @@ async def test_versions_are_read_with_the_credential_where_nothing_is_without_on
     assert caught.value.problem_code == "unauthorized"
 
 
-async def test_no_versions_anywhere_is_told_of_the_path_of_glance(
+async def test_without_versions_anywhere_the_error_names_the_path_of_glance(
     sweeping: Sweeping, server: StandIn, switch: Switch
 ) -> None:
     switch.fault = versions_at_root({"hello": "world"})
@@ -172,7 +172,7 @@ async def test_a_server_that_ignores_the_list_of_ids_confirms_no_release(
     assert await sweeping.claimed(location) == set(server.ids())
 
 
-async def test_a_server_that_ignores_markers_is_told_so(
+async def test_the_error_says_that_a_server_ignores_markers(
     sweeping: Sweeping, start_server: StartServer, switch: Switch
 ) -> None:
     server = await start_server(middlewares=[switch.middleware], page_cap=10)
