@@ -89,6 +89,7 @@ async def open_services(
         problems.add_source(index.problems)
         problems.add_source(tables.problems)
         problems.add_source(LocationProblems(tables).problems)
+        problems.add_source(index.server_watch.problems)
         cloud_credentials = CloudCredentials()
         prober = Prober(
             index,

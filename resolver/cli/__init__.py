@@ -24,6 +24,7 @@ COMMANDS = {
         "index",
         "Show, export, import and rebuild the index.",
     ),
+    "doctor": ("doctor_command", "doctor", "Check this installation, and say what to do."),
     "healthcheck": (
         "healthcheck_command",
         "healthcheck",

@@ -90,6 +90,8 @@ def make_app(
         services.prober.counts,
         limiter or ConnectionLimiter(settings.max_connections),
         without_index=lambda: bool(services.resolver.breaker.error or services.bootstrap.fault),
+        without_tracking=lambda: bool(services.index.client.tracking_error()),
+        redis_may_evict=lambda: services.index.server_watch.may_evict,
         worker_metrics=worker_metrics,
     )
     app[status.CENSUS_CACHE] = status.CensusCache(services.index)

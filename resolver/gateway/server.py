@@ -92,7 +92,10 @@ async def serving(
             raise cannot_listen(settings, error) from error
         stack.callback(listener.stop_deadlines)
         services.own_ports.add(listener.port)
-        background = [asyncio.create_task(services.bootstrap.run(), name="bootstrap")]
+        background = [
+            asyncio.create_task(services.bootstrap.run(), name="bootstrap"),
+            asyncio.create_task(services.index.server_watch.run(), name="server watch"),
+        ]
         if settings.role != "gateway":
             background.append(asyncio.create_task(services.indexer.run(), name="indexer"))
         try:

@@ -10,16 +10,19 @@ from resolver.index.claims import Claims, LayoutView, Lookup
 from resolver.index.codec import decode_owners
 from resolver.index.facade import Index, open_index
 from resolver.index.leases import Lease, LostLease
+from resolver.index.preflight import REACHABLE, Finding
 from resolver.index.records import Record, Records, Snapshot
 from resolver.index.scan import ImageRows, walk
 from resolver.index.sweep_records import SweepFindings, SweepRequest
 
 __all__ = [
     "AUDIT_MAX_ENTRIES",
+    "REACHABLE",
     "AuditEntry",
     "Census",
     "ClaimCache",
     "Claims",
+    "Finding",
     "ImageRows",
     "Index",
     "LayoutView",

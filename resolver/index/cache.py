@@ -145,6 +145,25 @@ class ClaimCache:
         images[image_id] = shared
         self._evict()
 
+    def put_stale(self, bucket: int, image_id: bytes, value: bytes) -> None:
+        """Keeps what was read while Redis reports no changes: it is served only while Redis does
+        not answer, and no longer than ``stale_for``. An empty ``value``: it has no owners."""
+        if not value:
+            self._drop_stale(bucket, image_id)
+        elif self.stale_for and self.size:
+            stale = self._stale.get(bucket)
+            if stale is None:
+                stale = self._stale[bucket] = {}
+                self.count += 1
+            self._stale.move_to_end(bucket)
+            self.count += image_id not in stale
+            stale[image_id] = value + _READ_AT.pack(self._clock())
+            self._evict()
+
+    def _drop_stale(self, bucket: int, image_id: bytes) -> None:
+        if self._stale and self._stale.get(bucket, {}).pop(image_id, None) is not None:
+            self.count -= 1
+
     def put_absent(self, bucket: int, images: CacheBucket, image_id: bytes) -> None:
         """The image had no owner when it was read since `open` returned ``images``. Nothing about
         it may be served as stale either."""
@@ -153,8 +172,7 @@ class ClaimCache:
             self._absent[image_id] = images
             if len(self._absent) > MAX_ABSENT:
                 del self._absent[next(iter(self._absent))]
-        if self._stale and self._stale.get(bucket, {}).pop(image_id, None) is not None:
-            self.count -= 1
+        self._drop_stale(bucket, image_id)
 
     def drop_absent(self, ids: Iterable[bytes]) -> None:
         """These images have an owner now."""

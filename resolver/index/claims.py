@@ -141,7 +141,10 @@ class Claims:
                     number = int(version or 0)
                 except DECODE_ERRORS as error:
                     raise unreadable(error) from error
-                if to_fill and self._client.tracking_current():
+                if to_fill and self._client.tracking_error():
+                    for (bucket, _), image_id, value in zip(to_fill, ids, values, strict=True):
+                        self.cache.put_stale(bucket, image_id, value or b"")
+                elif to_fill and self._client.tracking_current():
                     for (bucket, images), image_id, value in zip(to_fill, ids, values, strict=True):
                         if value:
                             self.cache.put(bucket, images, image_id, value)
@@ -155,6 +158,8 @@ class Claims:
     ) -> list[tuple[int, CacheBucket]]:
         """For each id its bucket in the cache, by number and as the object to fill."""
         numbers = [buckets.cache_bucket(image_id) for image_id in ids]
+        if self._client.tracking_error():  # only stale values are put, which need none
+            return [(number, {}) for number in numbers]
         return [(number, self.cache.open(number)) for number in numbers]
 
     def _hget_commands(self, buckets: Buckets, ids: Sequence[bytes]) -> list[Any]:

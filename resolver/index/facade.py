@@ -22,6 +22,7 @@ from resolver.index.redis.client import DEFAULT_TIMEOUTS, RedisClient, RedisTime
 from resolver.index.redis.pipelined_connection import InvalidationCallback
 from resolver.index.redis.url import connect
 from resolver.index.redis.url_file import UrlFileClient
+from resolver.index.server_watch import ServerWatch
 from resolver.problems import Problem
 
 
@@ -40,6 +41,7 @@ class Index:
         self.observations = Observations(client, keys, self.claims)
         self.audit = Audit(client, keys)
         self.rebuild = Rebuild(client, keys, self._layout)
+        self.server_watch = ServerWatch(client, keys.prefix)
 
     @property
     def bits(self) -> int:
@@ -109,6 +111,10 @@ class Index:
     def oldest_reply_age(self) -> float:
         """Seconds for which the oldest request of a client has waited for a reply from Redis."""
         return self.client.oldest_reply_age()
+
+    def tracking_current(self) -> bool:
+        """Whether Redis has reported every change that was made a second ago or earlier."""
+        return self.client.tracking_current()
 
     def on_invalidation(self, callback: InvalidationCallback) -> None:
         """Calls ``callback`` with the keys that have changed; with None when any key may have."""

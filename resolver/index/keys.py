@@ -50,7 +50,7 @@ class Keys:
     """Names of keys under one prefix."""
 
     def __init__(self, prefix: str) -> None:
-        self._prefix = prefix
+        self.prefix = prefix
         registry = f"{prefix}{{reg}}:"
         self.meta = registry + "meta"
         self.locations = registry + "locations"
@@ -71,7 +71,7 @@ class Keys:
     def bucket_prefix(self, bits: int) -> bytes:
         """What the buckets of an index of ``1 << bits`` begin with. ``<bits>`` is one letter, so
         that with the default prefix a name fits Redis's smallest string."""
-        return f"{self._prefix}{chr(ord('a') + bits - MIN_BITS)}:".encode()
+        return f"{self.prefix}{chr(ord('a') + bits - MIN_BITS)}:".encode()
 
     def sweep_findings(self, number: int) -> str:
         return f"{self._sweep_findings}{number}"

@@ -10,7 +10,7 @@ from typing import Any
 import structlog
 
 from resolver.errors import IndexLost, IndexUnavailable, ResolverError, SettingsError
-from resolver.index import Index
+from resolver.index import REACHABLE, Index
 from resolver.problems import Problem
 from resolver.registry.location_view import LocationView
 from resolver.registry.presentation import fields_of
@@ -55,6 +55,8 @@ class Bootstrap:
         self.registered_index = registered_index
         self._last_table: Table | None = None
         """The last table that was read; None before the first reconciliation."""
+        self._has_rights = False
+        """Whether Redis allows this process what it needs, as far as it was asked."""
         self._seen_changes = -1
         self._change_announced = asyncio.Event()
         index.on_invalidation(self._on_invalidation)
@@ -126,7 +128,27 @@ class Bootstrap:
                 since=self._fault_since,
             )
 
+    async def _ensure_rights(self) -> None:
+        """Tries the commands that the index needs, before one that is missing fails half-way.
+
+        Raises:
+            IndexUnavailable: one is missing.
+        """
+        findings = await self._index.server_watch.check()
+        lacking = [finding for finding in findings if finding.required and not finding.ok]
+        if any(finding.name == REACHABLE for finding in lacking):
+            return  # what comes next fails for the same reason, and says which
+        if lacking:
+            text = "; ".join(f"{finding.text}: {finding.fix}" for finding in lacking)
+            raise IndexUnavailable(
+                "Redis does not allow what is needed: `glance-resolver doctor` says what",
+                log_detail=text,
+            ) from SettingsError(f"{text} (docs/storage.md lists all rights)")
+        self._has_rights = True
+
     async def _reconcile(self) -> None:
+        if not self._has_rights:
+            await self._ensure_rights()
         self._seen_changes = self._tables.changes
         try:
             identity = await self._index.identity()

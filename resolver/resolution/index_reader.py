@@ -175,6 +175,6 @@ class IndexReader:
         Raises:
             IndexUnavailable: it had to be read, and Redis gave no answer within ``timeout``.
         """
-        if self._tables.is_current:
+        if self._tables.is_current and self._index.tracking_current():
             return self._tables.table
         return await self._tables.current(timeout)

@@ -43,11 +43,15 @@ class Metrics:
         connections: ConnectionCounts,
         *,
         without_index: Callable[[], bool],
+        without_tracking: Callable[[], bool],
+        redis_may_evict: Callable[[], bool],
         worker_metrics: WorkerMetrics | None = None,
     ) -> None:
         """Args:
         probe_counts: probes by (location, result).
         without_index: whether this process answers without Redis now.
+        without_tracking: whether Redis reports no changes to this process.
+        redis_may_evict: whether Redis drops keys when its memory is full.
         worker_metrics: the other workers of this server, where there are several.
         """
         self.registry = CollectorRegistry()
@@ -70,6 +74,16 @@ class Metrics:
             "without_index",
             "1 while this process answers without Redis",
             lambda: float(without_index()),
+        )
+        self._gauge(
+            "without_tracking",
+            "1 while Redis reports no changes to this process, so that it caches nothing",
+            lambda: float(without_tracking()),
+        )
+        self._gauge(
+            "redis_may_evict",
+            "1 while Redis drops keys when its memory is full",
+            lambda: float(redis_may_evict()),
         )
         self._gauge(
             "tasks",

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import hiredis
@@ -38,6 +38,18 @@ Address = tuple[str, int]
 """Host and port of a server."""
 
 
+class Server(NamedTuple):
+    """One server that has a part of the index."""
+
+    name: str
+    """``host:port``; empty where it is the only one."""
+    hash_tag: str
+    """Keys with this hash tag are on it."""
+
+
+ONLY_SERVER = Server("", "reg")
+
+
 class RedisTimeouts(NamedTuple):
     """How long to wait for Redis, in seconds."""
 
@@ -59,6 +71,13 @@ class RedisClient(ABC):
     accepts_packed = False
     """Whether a command may also be given as the bytes that go over the wire."""
 
+    user = "default"
+    """The name that it logs in with."""
+
+    own_commands: Mapping[str, Command] = {}
+    """Commands that this kind of client needs in addition to those of the index, by the name that
+    an ACL rule has for each."""
+
     def __init__(self, timeouts: RedisTimeouts = DEFAULT_TIMEOUTS) -> None:
         self.timeouts = timeouts
         self.read_only_because = ""
@@ -79,9 +98,41 @@ class RedisClient(ABC):
     def tracking_current(self) -> bool:
         """Whether every change made a second ago or earlier has been reported."""
 
+    def tracking_error(self) -> str:
+        """Why Redis does not report changes on the connections that are open; empty if it does."""
+        return ""
+
     def oldest_reply_age(self) -> float:
         """Seconds for which the oldest foreground batch has been without its replies."""
         return 0.0
+
+    async def servers(self) -> list[Server]:
+        """The servers that have the index now: in a cluster all masters; none where it is in this
+        process.
+
+        Raises:
+            IndexUnavailable: no node of the cluster sends its slot map.
+        """
+        return [ONLY_SERVER]
+
+    async def ask(
+        self, server: Server, commands: Sequence[Command], *, foreground: bool = False
+    ) -> list[Any]:
+        """The replies of one of the `servers`; error replies come as exceptions. For commands about
+        the server, not about the index, so that a process that must not write may ask too.
+
+        Raises:
+            IndexUnavailable: it does not answer.
+        """
+        try:
+            async with asyncio.timeout(self.timeouts.reply):
+                return await self.send(commands, foreground=foreground)
+        except (RedisError, OSError, TimeoutError) as error:
+            raise unavailable(error) from error
+
+    async def sentinel_errors(self) -> dict[str, str]:
+        """For each Sentinel, by ``host:port``, why it is of no help; empty if it names a master."""
+        return {}
 
     @abstractmethod
     async def send(self, commands: Sequence[Command], *, foreground: bool) -> list[Any]:
@@ -192,6 +243,10 @@ class SingleClient(RedisClient):
         self._redis = redis
         connect = redis.connection_pool.make_connection
         reply = timeouts.reply
+        login = redis.connection_pool.connection_kwargs
+        self.user = login.get("username") or "default"
+        if database := login.get("db"):
+            self.own_commands = {**self.own_commands, "select": ("SELECT", database)}
         self._foreground = LazyConnection(connect, on_connect, self.invalidate, reply_timeout=reply)
         self._background = LazyConnection(connect, on_connect, reply_timeout=reply)
 
@@ -205,6 +260,9 @@ class SingleClient(RedisClient):
 
     def tracking_current(self) -> bool:
         return self._foreground.tracking_current(time.monotonic())  # the clock of the loop
+
+    def tracking_error(self) -> str:
+        return self._foreground.tracking_error
 
     def oldest_reply_age(self) -> float:
         return self._foreground.oldest_reply_age(time.monotonic())

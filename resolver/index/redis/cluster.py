@@ -7,6 +7,7 @@ costs a few more round trips.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -20,8 +21,10 @@ from resolver.index.redis.client import (
     Command,
     RedisClient,
     RedisTimeouts,
+    Server,
 )
 from resolver.index.redis.lazy_connection import LazyConnection, shared
+from resolver.index.redis.redis_errors import unavailable
 from resolver.index.redis.slot_map import (
     SlotMap,
     parse_address,
@@ -55,14 +58,22 @@ class ClusterClient(RedisClient):
     redirected commands one by one too.
     """
 
+    own_commands: Mapping[str, Command] = {
+        "cluster|slots": ("CLUSTER", "SLOTS"),
+        "asking": ("ASKING",),
+    }
+
     def __init__(
         self,
         seeds: Sequence[Address],
         connect: Callable[[Address], Any],
         timeouts: RedisTimeouts = DEFAULT_TIMEOUTS,
+        user: str = "default",
     ) -> None:
-        """``connect`` makes a connection of redis-py to an address, not opened yet."""
+        """``connect`` makes a connection of redis-py to an address, not opened yet. ``user`` is the
+        name that it logs in with."""
         super().__init__(timeouts)
+        self.user = user
         self._seeds = list(seeds)
         self._connect = connect
         self.slot_map = SlotMap({}, [])
@@ -204,6 +215,41 @@ class ClusterClient(RedisClient):
                 reply_timeout=self.timeouts.reply,
             )
         return connection
+
+    async def servers(self) -> list[Server]:
+        try:
+            if self._map_is_stale:
+                await self._refresh_map()
+        except (RedisError, OSError) as error:
+            raise unavailable(error) from error
+        masters = self.slot_map.masters
+        tags: dict[Address, str] = {}
+        for number in itertools.count():
+            node = masters.get(slot_of(str(number)))
+            if node is not None:
+                tags.setdefault(node, str(number))
+            if len(tags) == len(set(masters.values())):
+                break
+        return [Server(f"{host}:{port}", tag) for (host, port), tag in sorted(tags.items())]
+
+    async def ask(
+        self, server: Server, commands: Sequence[Command], *, foreground: bool = False
+    ) -> list[Any]:
+        host, _, port = server.name.rpartition(":")
+        try:
+            async with asyncio.timeout(self.timeouts.reply):
+                return await self._connection((host, int(port)), foreground).call(commands)
+        except (RedisError, OSError, TimeoutError) as error:
+            self._map_is_stale = True
+            raise unavailable(error) from error
+
+    def tracking_error(self) -> str:
+        errors = (
+            connection.tracking_error
+            for (_, foreground), connection in self._connections.items()
+            if foreground and connection.is_open
+        )
+        return next(filter(None, errors), "")
 
     def tracking_current(self) -> bool:
         """Of every node that something was read from: where one may have been replaced by another

@@ -11,6 +11,7 @@ from resolver.index.redis.client import (
     Command,
     RedisClient,
     RedisTimeouts,
+    Server,
     may_write,
 )
 
@@ -43,6 +44,9 @@ class EmbeddedClient(RedisClient):
 
     def tracking_current(self) -> bool:
         return True
+
+    async def servers(self) -> list[Server]:
+        return []
 
     async def close(self) -> None:
         await self._redis.aclose()

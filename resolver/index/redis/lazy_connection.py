@@ -131,6 +131,11 @@ class LazyConnection:
         """As `PipelinedConnection.tracking_current`."""
         return self._connection is not None and self._connection.tracking_current(now)
 
+    @property
+    def tracking_error(self) -> str:
+        """As `PipelinedConnection.tracking_error`."""
+        return self._connection.tracking_error if self._connection is not None else ""
+
     def oldest_reply_age(self, now: float) -> float:
         """As `PipelinedConnection.oldest_reply_age`."""
         return self._connection.oldest_reply_age(now) if self._connection is not None else 0.0

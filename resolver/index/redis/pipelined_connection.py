@@ -86,6 +86,8 @@ class PipelinedConnection(asyncio.Protocol):
         self._on_invalidation = on_invalidation
         self.open = True
         self.tracked = False
+        self.tracking_error = ""
+        """Redis's reply where it was asked to report changes, and refused."""
         self._confirmed_at = 0.0
         """When the batch that was answered last had been sent."""
 
@@ -113,7 +115,8 @@ class PipelinedConnection(asyncio.Protocol):
         packed = b"".join(hiredis.pack_command(command) for command in _TRACKING_COMMANDS)
         async with asyncio.timeout(self._reply_timeout):
             replies = await self.call(packed, len(_TRACKING_COMMANDS))
-        self.tracked = not any(isinstance(reply, Exception) for reply in replies)
+        errors = [str(reply) for reply in replies if isinstance(reply, Exception)]
+        self.tracked, self.tracking_error = not errors, "; ".join(errors)
         if self.tracked:
             self._loop.call_later(HEARTBEAT_SECONDS, self._heartbeat)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import hiredis
@@ -57,6 +57,21 @@ class QuorumSentinel(Sentinel):
         kind = SentinelLoginError if login_refused else MasterNotFoundError
         raise kind(f"No master found for {service_name!r}{reason}")
 
+    async def errors(self, service_name: str) -> dict[str, str]:
+        """For each Sentinel, by ``host:port``, why it names no master; empty if it names one."""
+
+        async def ask(sentinel: Redis) -> tuple[str, str]:
+            at = sentinel.connection_pool.connection_kwargs
+            error = ""
+            try:
+                if service_name not in await sentinel.sentinel_masters():
+                    error = f"it knows no master {service_name!r}"
+            except (RedisError, OSError, *DECODE_ERRORS) as failure:
+                error = str(failure) or type(failure).__name__
+            return f"{at['host']}:{at['port']}", error
+
+        return dict(await asyncio.gather(*map(ask, self.sentinels)))
+
 
 class SentinelClient(SingleClient):
     """The master that the Sentinels name.
@@ -65,6 +80,8 @@ class SentinelClient(SingleClient):
     follow the new one; these writes are lost. So the Sentinels are asked again while the client is
     used, and a connection to another server is closed.
     """
+
+    own_commands: Mapping[str, Command] = {"role": ("ROLE",)}
 
     def __init__(
         self,
@@ -112,6 +129,9 @@ class SentinelClient(SingleClient):
         # An error reply says nothing about the role: the login may not be allowed to ask.
         if isinstance(role, list) and role[0] != b"master":
             raise ConnectionError("the server that Sentinel named is a replica")
+
+    async def sentinel_errors(self) -> dict[str, str]:
+        return await self._sentinel.errors(self._service)
 
     async def close(self) -> None:
         if self._check is not None:

@@ -103,7 +103,7 @@ def _cluster_client(url: str, timeouts: RedisTimeouts) -> ClusterClient:
         return connection(host=node[0], port=node[1], **options)
 
     _check_tls_files(connect_to(nodes[0]), url)
-    return ClusterClient(nodes, connect_to, timeouts)
+    return ClusterClient(nodes, connect_to, timeouts, options.get("username") or "default")
 
 
 def _sentinel_client(url: str, timeouts: RedisTimeouts) -> SentinelClient:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,13 @@ import structlog
 from redis.exceptions import RedisError
 
 from resolver.errors import IndexUnavailable, ResolverError, SettingsError
-from resolver.index.redis.client import DEFAULT_TIMEOUTS, Command, RedisClient, RedisTimeouts
+from resolver.index.redis.client import (
+    DEFAULT_TIMEOUTS,
+    Command,
+    RedisClient,
+    RedisTimeouts,
+    Server,
+)
 from resolver.index.redis.url import connect
 from resolver.text_files import FileStamp, file_stamp, read_text
 
@@ -78,6 +84,28 @@ class UrlFileClient(RedisClient):
         """Checks the file too: when everything is cached, nothing is sent."""
         self._check_soon()
         return self._client.tracking_current()
+
+    @property
+    def user(self) -> str:  # type: ignore[override]
+        return self._client.user
+
+    @property
+    def own_commands(self) -> Mapping[str, Command]:  # type: ignore[override]
+        return self._client.own_commands
+
+    def tracking_error(self) -> str:
+        return self._client.tracking_error()
+
+    async def servers(self) -> list[Server]:
+        return await self._client.servers()
+
+    async def ask(
+        self, server: Server, commands: Sequence[Command], *, foreground: bool = False
+    ) -> list[Any]:
+        return await self._client.ask(server, commands, foreground=foreground)
+
+    async def sentinel_errors(self) -> dict[str, str]:
+        return await self._client.sentinel_errors()
 
     def oldest_reply_age(self) -> float:
         return self._client.oldest_reply_age()

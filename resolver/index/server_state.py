@@ -1,0 +1,110 @@
+"""What Redis says of itself: which process answers, what it has evicted, and what it may evict."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from resolver.index.preflight import Finding
+from resolver.index.redis.client import Command, RedisClient
+from resolver.index.redis.replies import parses_reply
+
+NO_EVICTION = "noeviction"
+
+
+class ServerState(NamedTuple):
+    """One server as it is now."""
+
+    name: str
+    """``host:port``; empty where it is the only one."""
+    run_id: str
+    """Of its process: another one after a restart or a failover. Empty where it does not say."""
+    evicted_keys: int
+    """Keys that it has dropped to make room since it was started, those of others too."""
+    policy: str = ""
+    """Its ``maxmemory-policy``; empty where it does not say."""
+
+    @property
+    def may_evict(self) -> bool:
+        """Whether its policy lets it drop keys."""
+        return self.policy not in ("", NO_EVICTION)
+
+
+COMMANDS: tuple[Command, ...] = (("INFO", "server"), ("INFO", "stats"))
+
+POLICY_COMMANDS: tuple[Command, ...] = (
+    ("INFO", "memory"),
+    ("CONFIG", "GET", "maxmemory-policy"),
+)
+"""Either says the policy. The second is asked only where the first is not allowed, so that the
+ACL log of Redis stays empty with the rights that docs/storage.md lists."""
+
+
+async def read_states(client: RedisClient, *, with_policy: bool = False) -> list[ServerState]:
+    """The state of each server; none where the index is in this process.
+
+    Raises:
+        IndexUnavailable: one of them does not answer.
+    """
+    states = []
+    for server in await client.servers():
+        state = _parse_state(server.name, await client.ask(server, COMMANDS))
+        for command in POLICY_COMMANDS if with_policy else ():
+            if not state.policy:
+                (reply,) = await client.ask(server, [command])
+                state = state._replace(policy=_parse_policy(reply))
+        states.append(state)
+    return states
+
+
+def eviction_finding(states: Sequence[ServerState]) -> Finding:
+    """Whether the servers keep what they are given."""
+    name = "redis-eviction"
+    if evicting := [state for state in states if state.may_evict]:
+        shown = ", ".join(
+            f"{state.policy}{f' on {state.name}' if state.name else ''}" for state in evicting
+        )
+        volatile = all(state.policy.startswith("volatile-") for state in evicting)
+        loses = "leases and recent deletions" if volatile else "parts of the index"
+        return Finding(
+            name=name,
+            ok=False,
+            text=f"Redis drops {loses} when its memory is full: its maxmemory-policy is {shown}",
+            fix=f"run `CONFIG SET maxmemory-policy {NO_EVICTION}` on each server, set it in the "
+            "configuration, and give Redis more memory if it is full",
+            required=False,
+        )
+    if any(not state.policy for state in states):
+        return Finding(
+            name=name,
+            ok=False,
+            text="Redis does not say whether it drops keys when its memory is full",
+            fix="allow the login `+info`",
+            required=False,
+        )
+    return Finding(name=name, ok=True, text="Redis drops no keys when its memory is full")
+
+
+@parses_reply
+def _parse_state(name: str, replies: Sequence[Any]) -> ServerState:
+    server, stats = map(_fields, replies)
+    return ServerState(name, server.get("run_id", ""), int(stats.get("evicted_keys", 0)))
+
+
+@parses_reply
+def _parse_policy(reply: Any) -> str:
+    fields = _fields(reply)
+    return fields.get("maxmemory_policy", "") or fields.get("maxmemory-policy", "")
+
+
+def _fields(reply: Any) -> dict[str, str]:
+    """The fields of an INFO section or of CONFIG GET; none where the login may not ask."""
+    if isinstance(reply, bytes):
+        lines = reply.decode().splitlines()
+        return {
+            key: value for key, colon, value in (line.partition(":") for line in lines) if colon
+        }
+    if isinstance(reply, list):
+        texts = [text.decode() for text in reply]
+        return dict(zip(texts[::2], texts[1::2], strict=True))
+    return {}
