@@ -246,7 +246,7 @@ def test_every_setting_is_described() -> None:
     assert [n for n, field in Settings.model_fields.items() if not field.description] == []
 
 
-def test_a_redis_url_and_a_file_of_one_exclude_each_other(
+def test_redis_url_and_redis_url_file_exclude_each_other(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("RESOLVER_REDIS_URL_FILE", "/run/secrets/redis")

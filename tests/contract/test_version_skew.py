@@ -96,7 +96,7 @@ async def test_progress_keeps_the_fields_of_a_newer_version(index: Index) -> Non
 
 
 @pytest.mark.parametrize("kind", FORMAT_1_FIELDS, ids=lambda kind: kind.__name__)
-def test_a_program_of_format_1_can_read_what_has_only_its_fields(kind: type) -> None:
+def test_a_program_of_format_1_reads_records_with_only_its_fields(kind: type) -> None:
     """It refuses a record with a field that it does not know: a younger one is stored only where
     it differs from its default."""
     values = {"at": 1.0, "health": Health.UP, "started": 1.0, "name": "one", "url": "http://one"}
@@ -105,7 +105,7 @@ def test_a_program_of_format_1_can_read_what_has_only_its_fields(kind: type) -> 
     assert json.loads(record_to_json(record)).keys() == FORMAT_1_FIELDS[kind]
 
 
-def test_records_in_records_are_stored_the_same_way() -> None:
+def test_nested_records_keep_unknown_fields() -> None:
     check = Check(at=1, changes=(Change(at=2, health=Health.UP, unknown={"newer": 1}),))
     (change,) = json.loads(record_to_json(check))["changes"]
     assert change == {"at": 2, "health": "up", "reason": "", "newer": 1}
@@ -146,7 +146,7 @@ UNREADABLE_ROWS: dict[str, tuple[tuple[Any, ...], Read, Any]] = {
 
 
 @pytest.mark.parametrize("name", UNREADABLE_ROWS)
-async def test_an_unreadable_row_costs_that_row_only(index: Index, name: str) -> None:
+async def test_an_unreadable_row_affects_no_other_row(index: Index, name: str) -> None:
     for location in ("one", "two"):
         await index.records.put(replace(ONE, name=location), None)
     await index.records.set_check(2, Check(at=1))
@@ -157,7 +157,7 @@ async def test_an_unreadable_row_costs_that_row_only(index: Index, name: str) ->
     assert (await status_of_two(index)).check == Check(at=1)
 
 
-async def test_an_unreadable_request_still_asks_for_a_sweep(index: Index) -> None:
+async def test_an_unreadable_sweep_request_still_requests_a_sweep(index: Index) -> None:
     await index.client.command("HSET", REGISTRY + "wanted", "1", "{}")
     request = (await index.records.requested_sweeps())[1]
     assert request.confirm_shrink is False
@@ -193,7 +193,7 @@ async def meta(index: Index, *names: str) -> list[int | None]:
     return [None if value is None else int(value) for value in values]
 
 
-async def test_an_index_of_format_1_is_taken_over_while_in_use(index: Index) -> None:
+async def test_an_index_of_format_1_is_upgraded_while_in_use(index: Index) -> None:
     await index.claims.claim(1, IDS)
     await index.client.command("HDEL", META, "newest", "writers")
     await index.client.command("HSET", META, "format", 1)
@@ -231,9 +231,7 @@ WRITES: dict[str, Callable[[Index], Awaitable[Any]]] = {
 
 
 @pytest.mark.parametrize("write", WRITES)
-async def test_an_index_that_may_only_be_read_is_read_and_not_written(
-    index: Index, write: str
-) -> None:
+async def test_a_read_only_index_is_read_and_not_written(index: Index, write: str) -> None:
     await index.records.put(ONE, None)
     await index.claims.claim(1, IDS)
     before = await index.records.load()
@@ -249,7 +247,9 @@ async def test_an_index_that_may_only_be_read_is_read_and_not_written(
     assert problem.code == "version-skew"
 
 
-async def test_it_writes_again_when_the_index_accepts_it(index: Index, index_url: str) -> None:
+async def test_an_index_is_written_again_when_its_format_allows_it(
+    index: Index, index_url: str
+) -> None:
     await index.client.command("HSET", META, "writers", FORMAT + 1)
     await index.identity()
     assert index.read_only_because

@@ -29,7 +29,9 @@ pytestmark = pytest.mark.redis
         ("redis://:s3cret@[one", "cannot be read as a URL"),
     ],
 )
-async def test_a_file_that_holds_no_url(tmp_path: Path, text: str | None, problem: str) -> None:
+async def test_a_file_without_a_redis_url_is_an_error(
+    tmp_path: Path, text: str | None, problem: str
+) -> None:
     file = tmp_path / "url"
     if text is not None:
         file.write_text(text)
@@ -56,7 +58,7 @@ async def test_a_password_is_rotated(
     own_redis.ask("ACL SETUSER", "glr", "on", ">old", "~*", "+@all")
     async with open_index("memory:", url_file=str(file), bits=8) as index:
         await index.claims.claim(1, IDS)
-        # The file first: the new password is refused, and the old one goes on working.
+        # The file changes first: the new password is refused, and the old one stays in use.
         file.write_text(url(own_redis, "new"))
 
         async def refused() -> bool:
@@ -76,8 +78,10 @@ async def test_a_password_is_rotated(
     assert "new@" not in caplog.text
 
 
-async def test_another_server(own_redis: RedisServer, tmp_path: Path) -> None:
-    """What was cached of the first is not used with the second."""
+async def test_an_index_moves_to_another_server_with_the_url(
+    own_redis: RedisServer, tmp_path: Path
+) -> None:
+    """Claims cached from the first server are not used with the second."""
     file = tmp_path / "url"
     file.write_text(own_redis.url)
     with closing(started(RedisServer())) as other:

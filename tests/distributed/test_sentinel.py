@@ -132,7 +132,7 @@ async def test_a_replica_is_not_used_as_master(sentinels: Sentinels) -> None:
             pytest.fail("it opened")
 
 
-async def test_sentinels_with_a_login_of_their_own() -> None:
+async def test_sentinels_may_have_their_own_credentials() -> None:
     with closing(
         started(Sentinels(password="of/servers", sentinel_password="of sentinels"))
     ) as both:

@@ -32,7 +32,7 @@ async def problems(gateway: Gateway) -> list[dict[str, Any]]:
     return found
 
 
-async def test_a_location_that_cannot_be_read_hides_no_other(gateway: Gateway) -> None:
+async def test_an_unreadable_location_hides_no_other(gateway: Gateway) -> None:
     await gateway.location("one")
     await gateway.claim("one", ID)
     await write_foreign_location(gateway, '7 {"api":"v9"}')
@@ -58,7 +58,7 @@ async def test_a_location_that_cannot_be_read_can_be_removed_and_not_changed(
     assert await problems(gateway) == []
 
 
-async def test_a_process_that_may_only_read_serves_and_refuses_changes(gateway: Gateway) -> None:
+async def test_a_read_only_process_serves_and_refuses_changes(gateway: Gateway) -> None:
     await gateway.location("one")
     await gateway.claim("one", ID)
     index = gateway.services.index
@@ -80,9 +80,7 @@ async def test_a_process_that_may_only_read_serves_and_refuses_changes(gateway: 
 
 
 @pytest.mark.redis
-async def test_a_process_that_may_only_read_starts_and_sweeps_nothing(
-    start: Start, redis_url: str
-) -> None:
+async def test_a_read_only_process_starts_and_sweeps_nothing(start: Start, redis_url: str) -> None:
     newer = await start(redis_url=redis_url)
     await newer.location("one")
     index = newer.services.index

@@ -53,7 +53,7 @@ async def versions_of(sweeping: Sweeping, server: StandIn, **fields: Any) -> tup
 
 @pytest.mark.parametrize("status", [200, 300])
 @pytest.mark.parametrize("elsewhere", [400, 401, 403, 404, 405, 500, 503])
-async def test_versions_are_read_at_the_root_where_they_are_nowhere_else(
+async def test_versions_are_read_at_the_root_if_not_found_elsewhere(
     sweeping: Sweeping, server: StandIn, switch: Switch, status: int, elsewhere: int
 ) -> None:
     listed = document("v2.8", "v2.2", "v1.0")
@@ -61,14 +61,14 @@ async def test_versions_are_read_at_the_root_where_they_are_nowhere_else(
     assert await versions_of(sweeping, server) == ("v2.8", "v2.2", "v1.0")
 
 
-async def test_versions_in_upper_case_mean_the_same(
+async def test_upper_case_versions_are_accepted(
     sweeping: Sweeping, server: StandIn, switch: Switch
 ) -> None:
     switch.fault = versions_at_root(document("V2.4", "V2.0"))
     assert await versions_of(sweeping, server) == ("v2.4", "v2.0")
 
 
-async def test_versions_are_read_with_the_credential_where_nothing_is_without_one(
+async def test_versions_are_read_with_the_credential_if_required(
     sweeping: Sweeping, server: StandIn, switch: Switch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ALIKE_TOKEN", "secret-token")
@@ -89,7 +89,7 @@ async def test_without_versions_anywhere_the_error_names_the_path_of_glance(
     assert caught.value.problem_code == "not-glance"
 
 
-async def test_the_clock_is_that_of_the_answer_with_the_versions(
+async def test_the_server_clock_is_read_from_the_versions_response(
     sweeping: Sweeping, server: StandIn, switch: Switch
 ) -> None:
     async def other_clock(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -128,7 +128,7 @@ UNSORTED: dict[str, Fault] = {
 
 
 @pytest.mark.parametrize("name", [*ALIKES, *UNSORTED])
-async def test_a_sweep_claims_every_image_and_releases_what_is_gone(
+async def test_a_sweep_claims_every_image_and_releases_deleted_ones(
     sweeping: Sweeping, start_server: StartServer, switch: Switch, name: str
 ) -> None:
     cap = 10 if name in ALIKES else 1000
@@ -149,7 +149,7 @@ async def test_a_sweep_claims_every_image_and_releases_what_is_gone(
     assert await sweeping.claimed(location) == set(server.ids())
 
 
-async def test_a_server_that_ignores_the_list_of_ids_confirms_no_release(
+async def test_a_server_that_ignores_the_id_filter_confirms_no_release(
     sweeping: Sweeping, start_server: StartServer, switch: Switch
 ) -> None:
     """What a page left out is asked for by id; an answer about other ids says nothing."""
@@ -205,7 +205,7 @@ def polled(sweeping: Sweeping) -> Callable[..., Any]:
         (refuses("updated_at"), "does not know the filter"),
     ],
 )
-async def test_a_poll_says_where_it_cannot_see_changes(
+async def test_a_poll_reports_that_it_cannot_see_changes(
     sweeping: Sweeping,
     server: StandIn,
     switch: Switch,

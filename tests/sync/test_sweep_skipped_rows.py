@@ -55,7 +55,7 @@ def inserted(rows: list[Any], *, first: bool) -> Fault:
 @pytest.mark.parametrize("options", [{}, V1])
 @pytest.mark.parametrize("first", [True, False])
 @pytest.mark.parametrize("row", ROWS_WITHOUT_ID, ids=json.dumps)
-async def test_a_row_without_an_id_is_skipped_wherever_it_stands(
+async def test_a_row_without_an_id_is_skipped_at_any_position(
     sweeping: Sweeping,
     start_server: StartServer,
     switch: Switch,
@@ -116,7 +116,7 @@ async def test_a_sweep_with_skipped_rows_still_releases_what_is_gone(
     ],
 )
 @pytest.mark.parametrize("later", [False, True])
-async def test_a_listing_that_loses_its_ids_releases_nothing_that_is_still_there(
+async def test_a_listing_that_loses_its_ids_releases_no_present_image(
     sweeping: Sweeping, start_server: StartServer, switch: Switch, change: Fault, later: bool
 ) -> None:
     server = await start_server(middlewares=[switch.middleware], page_cap=10)
@@ -130,7 +130,7 @@ async def test_a_listing_that_loses_its_ids_releases_nothing_that_is_still_there
     assert await sweeping.claimed(location) == set(server.ids())
 
 
-async def test_a_server_without_an_image_id_has_no_images(
+async def test_a_listing_without_image_ids_has_no_images(
     sweeping: Sweeping, start_server: StartServer
 ) -> None:
     server = await start_server(page_cap=1)
@@ -165,7 +165,7 @@ async def test_the_link_to_the_next_page_leads_past_rows_without_an_id(
     assert sweep.skipped == 2
 
 
-async def test_the_same_page_without_images_again_and_again_is_an_error(
+async def test_a_repeated_page_without_images_is_an_error(
     sweeping: Sweeping, server: StandIn, switch: Switch
 ) -> None:
     location = await sweeping.register(server)
@@ -174,7 +174,7 @@ async def test_the_same_page_without_images_again_and_again_is_an_error(
         await sweeping.sweep(location)
 
 
-async def test_skipped_rows_without_end_are_an_error(
+async def test_endless_skipped_rows_are_an_error(
     sweeping: Sweeping, server: StandIn, switch: Switch
 ) -> None:
     location = await sweeping.register(server)
@@ -188,7 +188,7 @@ async def test_skipped_rows_without_end_are_an_error(
         await sweeping.sweep(location)
 
 
-async def test_examples_stay_short_whatever_the_rows_hold(
+async def test_examples_of_skipped_rows_are_short(
     sweeping: Sweeping, server: StandIn, switch: Switch
 ) -> None:
     server.fill(3, seed=6)
@@ -200,7 +200,7 @@ async def test_examples_stay_short_whatever_the_rows_hold(
 
 
 @pytest.mark.parametrize("options", [{}, V1])
-async def test_a_poll_skips_skipped_rows(
+async def test_a_poll_skips_rows_without_an_id(
     sweeping: Sweeping, start_server: StartServer, switch: Switch, options: dict[str, Any]
 ) -> None:
     server = await start_server(middlewares=[switch.middleware], **options)
@@ -222,6 +222,6 @@ async def test_a_poll_skips_skipped_rows(
 @pytest.mark.parametrize(
     "image_id", [*TEXT_IDS, None, 17, {}, [], f"urn:uuid:{format_id(bytes(16))}"]
 )
-def test_a_notification_about_no_image_id_says_nothing(image_id: Any) -> None:
+def test_a_notification_without_an_image_id_is_ignored(image_id: Any) -> None:
     event = {"event_type": "image.create", "payload": {"id": image_id, "status": "active"}}
     assert parse_notice(json.dumps(event).encode()) is None
