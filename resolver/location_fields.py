@@ -169,13 +169,13 @@ def parse_credential_source(value: Any, name: str) -> dict[str, str] | None:
     """The place of a credential, never the credential itself; null for none."""
     if value is None:
         return None
-    if not isinstance(value, dict) or len(value) != 1:
+    if not isinstance(value, dict) or len(value) != 1 + ("cloud" in value and "region" in value):
         raise InvalidLocation(
             f"`{name}` must name the place of the token: "
             '{"token_env": "VARIABLE"}, {"token_file": "/path"} or '
-            '{"cloud": "name in clouds.yaml"}, never the token itself'
+            '{"cloud": "name in clouds.yaml"}, perhaps with "region", never the token itself'
         )
-    ((kind, place),) = value.items()
+    kind, place = next((kind, place) for kind, place in value.items() if kind != "region")
     if kind == "token_env":
         _variable(place, f"{name}.token_env")
     elif kind == "token_file":
@@ -183,11 +183,13 @@ def parse_credential_source(value: Any, name: str) -> dict[str, str] | None:
     elif kind == "cloud":
         if not parse_text(place, f"{name}.cloud"):
             raise InvalidLocation(f"`{name}.cloud` must be the name of a cloud in clouds.yaml")
+        if "region" in value and not parse_text(value["region"], f"{name}.region"):
+            raise InvalidLocation(f"`{name}.region` must not be empty: leave it out")
     else:
         raise InvalidLocation(
             f"`{name}` knows `token_env`, `token_file` and `cloud`, not {str(kind)[:40]!r}"
         )
-    return {kind: place}
+    return dict(value)
 
 
 def parse_notification_source(value: Any, name: str) -> dict[str, str] | None:

@@ -218,10 +218,10 @@ class Location:
         metadata=spec(
             parse_credential_source,
             'Where the credential for listing is: `{"token_env": "VAR"}`, '
-            '`{"token_file": "/path"}` or `{"cloud": "name in clouds.yaml"}`. Never the '
-            "credential itself.",
+            '`{"token_file": "/path"}` or `{"cloud": "name in clouds.yaml"}`, with `"region"` if '
+            "the cloud has several. Never the credential itself.",
             example={"token_env": "OSLO_TOKEN"},
-            options=("--token-env", "--token-file", "--cloud", "--no-auth"),
+            options=("--token-env", "--token-file", "--cloud", "--cloud-region", "--no-auth"),
             changes_contents=True,
         ),
     )

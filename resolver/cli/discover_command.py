@@ -35,12 +35,13 @@ def discover(
     Reads clouds.yaml and the catalog from here, and shows what would be registered, with that
     cloud's credential for the indexer. --yes registers it.
     """
+    from resolver.glance.cloud_config import CloudRef  # noqa: PLC0415
     from resolver.glance.keystone import image_endpoints  # noqa: PLC0415
 
     gateway = Gateway(url, token)
     registered = gateway.call("GET", "/locations")["locations"]
     endpoints: list[dict[str, Any]] = []
-    for region, base_url in image_endpoints(cloud, interface):
+    for region, base_url in image_endpoints(CloudRef(cloud), interface):
         endpoint = {"region": region, "interface": interface, "url": base_url}
         endpoints.append(endpoint | classify_endpoint(region, base_url, registered, endpoints))
     for endpoint in endpoints:

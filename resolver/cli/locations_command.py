@@ -55,6 +55,11 @@ def _field_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--cloud", metavar="NAME", help="Cloud in the indexer's clouds.yaml to log in to."
         ),
+        click.option(
+            "--cloud-region",
+            metavar="REGION",
+            help="Region of that cloud, if it has several with a Keystone each.",
+        ),
         click.option("--no-auth", is_flag=True, help="The location needs no token."),
         click.option(
             "--broker-env",
@@ -78,6 +83,7 @@ def _body(
     token_env: str | None,
     token_file: str | None,
     cloud: str | None,
+    cloud_region: str | None,
     no_auth: bool,
     broker_env: str | None,
     broker_file: str | None,
@@ -96,6 +102,10 @@ def _body(
     given = {kind: value for kind, value in auth.items() if value}
     if len(given) + no_auth > 1:
         raise click.UsageError("give one of --token-env, --token-file, --cloud and --no-auth")
+    if cloud_region and not cloud:
+        raise click.UsageError("--cloud-region is a region of --cloud: give both")
+    if cloud_region:
+        given["region"] = cloud_region
     if given or no_auth:
         body["auth"] = given or None
     broker = {"url_env": broker_env, "url_file": broker_file}

@@ -1,6 +1,7 @@
 """One location's Glance server: its versions, its listing, questions about single images."""
 
 from resolver.glance.changes import Changes, changed_since, ensure_changes_can_be_read, server_time
+from resolver.glance.cloud_config import CloudRef
 from resolver.glance.cloud_credentials import CloudCredentials
 from resolver.glance.credential_scope import CredentialScope, sees_all
 from resolver.glance.glance_server import HOP, GlanceServer, connect, is_resolver
@@ -22,6 +23,7 @@ __all__ = [
     "NO_ROWS",
     "Changes",
     "CloudCredentials",
+    "CloudRef",
     "CredentialScope",
     "GlanceServer",
     "ImageProbe",

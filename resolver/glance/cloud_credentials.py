@@ -1,22 +1,31 @@
-"""Caches one Keystone credential for each cloud of clouds.yaml, for the whole process."""
+"""Caches one Keystone credential and the TLS options of each cloud of clouds.yaml, for the whole
+process."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import ssl
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from resolver.errors import LocationUnavailable
+from resolver.glance.cloud_config import CloudRef, read_tls
 from resolver.glance.keystone import AuthHeaders, authenticate
 
 AUTH_RETRY_SECONDS = 2.0
 """Least time between two logins to a cloud that gave no token, or whose new token was refused."""
 
 MAX_PARALLEL_LOGINS = 4
+
+TLS_LIFETIME_SECONDS = 300.0
+"""How long the TLS options of a cloud are used before clouds.yaml is read again. Connections are
+kept among requests with the same options only."""
+
+T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -30,6 +39,11 @@ class _Cloud:
     tried_at: float = 0.0
     invalidated_at: float = 0.0
     """When a current credential was last refused by a server."""
+    tls_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    tls: ssl.SSLContext | None = None
+    tls_failure: LocationUnavailable | None = None
+    tls_until: float = 0.0
+    """When to read the TLS options again."""
 
 
 class CloudCredentials:
@@ -42,25 +56,28 @@ class CloudCredentials:
 
     def __init__(
         self,
-        authenticate: Callable[[str], AuthHeaders] = authenticate,
+        authenticate: Callable[[CloudRef], AuthHeaders] = authenticate,
+        read_tls: Callable[[CloudRef], ssl.SSLContext | None] = read_tls,
         *,
         retry_seconds: float = AUTH_RETRY_SECONDS,
     ) -> None:
-        """``authenticate`` logs in to a cloud, by its name, and blocks meanwhile."""
+        """``authenticate`` logs in to a cloud, and ``read_tls`` reads its TLS options. Both
+        block."""
         self._authenticate = authenticate
+        self._read_tls = read_tls
         self._retry_seconds = retry_seconds
-        self._clouds: dict[str, _Cloud] = {}
+        self._clouds: dict[CloudRef, _Cloud] = {}
         self._free_threads = asyncio.Semaphore(MAX_PARALLEL_LOGINS)
-        self._logins: set[asyncio.Future[AuthHeaders]] = set()
+        self._calls: set[asyncio.Future[Any]] = set()
         self._closed = False
 
-    async def auth_headers(self, name: str) -> AuthHeaders:
+    async def auth_headers(self, ref: CloudRef) -> AuthHeaders:
         """A credential of a cloud that is valid for some time to come.
 
         Raises:
             LocationUnavailable: there is none to be had.
         """
-        cloud = self._clouds.setdefault(name, _Cloud())
+        cloud = self._clouds.setdefault(ref, _Cloud())
         async with cloud.lock:
             now = time.monotonic()
             if cloud.current is not None and now < cloud.current.valid_until:
@@ -71,7 +88,7 @@ class CloudCredentials:
                 raise LocationUnavailable(failure.detail, code=failure.problem_code)
             cloud.tried_at = now
             try:
-                cloud.current = await self._log_in(name)
+                cloud.current = await self._in_thread(self._authenticate, ref)
                 cloud.failure = None
             except LocationUnavailable as error:
                 cloud.current = None
@@ -79,13 +96,34 @@ class CloudCredentials:
                 raise
             return cloud.current
 
-    def invalidate_if_new(self, name: str, refused: AuthHeaders) -> bool:
+    async def tls(self, ref: CloudRef) -> ssl.SSLContext | None:
+        """How to speak TLS with the servers of a cloud; None for the default.
+
+        Raises:
+            LocationUnavailable: clouds.yaml cannot be read, or a file that it names (``bad-tls``).
+        """
+        cloud = self._clouds.setdefault(ref, _Cloud())
+        async with cloud.tls_lock:
+            if time.monotonic() >= cloud.tls_until:
+                lifetime = TLS_LIFETIME_SECONDS
+                try:
+                    cloud.tls = await self._in_thread(self._read_tls, ref)
+                    cloud.tls_failure = None
+                except LocationUnavailable as error:
+                    cloud.tls_failure, lifetime = error, self._retry_seconds
+                cloud.tls_until = time.monotonic() + lifetime
+            failure = cloud.tls_failure
+            if failure is not None:
+                raise LocationUnavailable(failure.detail, code=failure.problem_code)
+            return cloud.tls
+
+    def invalidate_if_new(self, ref: CloudRef, refused: AuthHeaders) -> bool:
         """Drops a cached credential that a server refused; returns whether to retry with another.
 
         False if the cloud's last one was refused just now as well: then the server does not trust
         this cloud, and another credential would not help.
         """
-        cloud = self._clouds.setdefault(name, _Cloud())
+        cloud = self._clouds.setdefault(ref, _Cloud())
         if cloud.current is not refused:
             return True  # it has been replaced already
         now = time.monotonic()
@@ -98,38 +136,38 @@ class CloudCredentials:
     def close(self) -> None:
         """Abandons logins under way; those who wait for one get LocationUnavailable."""
         self._closed = True
-        for login in self._logins:
-            if not login.done():
-                login.set_exception(_stopping())
+        for call in self._calls:
+            if not call.done():
+                call.set_exception(_stopping())
 
-    async def _log_in(self, name: str) -> AuthHeaders:
-        """Logs in, in a thread of its own."""
+    async def _in_thread(self, function: Callable[[CloudRef], T], ref: CloudRef) -> T:
+        """What a function that blocks returns, called in a thread of its own."""
         loop = asyncio.get_running_loop()
         async with self._free_threads:
             if self._closed:
                 raise _stopping()
-            login: asyncio.Future[AuthHeaders] = loop.create_future()
+            call: asyncio.Future[T] = loop.create_future()
 
             def end(settle: Callable[[Any], None], outcome: object) -> None:
-                if not login.done():  # neither cancelled nor abandoned
+                if not call.done():  # neither cancelled nor abandoned
                     settle(outcome)
 
             def run() -> None:
-                settle: Callable[[Any], None] = login.set_result
+                settle: Callable[[Any], None] = call.set_result
                 outcome: object
                 try:
-                    outcome = self._authenticate(name)
+                    outcome = function(ref)
                 except BaseException as error:
-                    settle, outcome = login.set_exception, error
+                    settle, outcome = call.set_exception, error
                 with contextlib.suppress(RuntimeError):  # the event loop is closed
                     loop.call_soon_threadsafe(end, settle, outcome)
 
-            threading.Thread(target=run, name=f"keystone:{name}", daemon=True).start()
-            self._logins.add(login)
+            threading.Thread(target=run, name=f"cloud:{ref.name}", daemon=True).start()
+            self._calls.add(call)
             try:
-                return await login
+                return await call
             finally:
-                self._logins.discard(login)
+                self._calls.discard(call)
 
 
 def _stopping() -> LocationUnavailable:

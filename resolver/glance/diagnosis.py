@@ -19,7 +19,9 @@ STEP_TIMEOUT_SECONDS = 5.0
 FIXES = {
     "unreachable": "see that the server runs, and that its name and port lead to it from here",
     "timeout": "see why the server is slow, or give it more time (RESOLVER_LOCATION_TIMEOUT)",
-    "bad-tls": "give the server a certificate for its name, or this machine its CA (SSL_CERT_FILE)",
+    "bad-tls": "give the server a certificate for its name, or this machine its CA (SSL_CERT_FILE, "
+    "or `cacert` of its cloud in clouds.yaml)",
+    "bad-proxy": "correct HTTPS_PROXY and HTTP_PROXY of this process, or name the host in NO_PROXY",
     "not-glance": "give the base URL of a Glance server (`locations set NAME --base-url URL`)",
     "junk": "give the base URL of a Glance server (`locations set NAME --base-url URL`)",
     "cut": "read the log of the server, and of any proxy in front of it",
@@ -123,9 +125,9 @@ async def _check_credential(server: GlanceServer, _: tuple[str, ...]) -> Step:
     if auth is None:
         return Step("credential", True, "none is set")
     roles = await server.roles()
-    kind, where = next(iter(auth.items()))
+    where = ", ".join(f"{kind} {place}" for kind, place in auth.items())
     known = "" if roles is None else f", roles on its project: {', '.join(roles) or 'none'}"
-    return Step("credential", True, f"from {kind} {where}{known}")
+    return Step("credential", True, f"from {where}{known}")
 
 
 async def _check_listing(server: GlanceServer, versions: tuple[str, ...]) -> Step:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import ssl
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -14,9 +15,11 @@ import aiohttp
 
 from resolver import __version__
 from resolver.errors import LocationUnavailable, LoopDetected
+from resolver.glance.cloud_config import CloudRef
 from resolver.glance.cloud_credentials import CloudCredentials
 from resolver.glance.host_policy import HostPolicy, HostPolicyMiddleware, HostPolicyResolver
 from resolver.glance.keystone import AuthHeaders
+from resolver.glance.proxies import proxy_for, proxy_hosts
 from resolver.glance.secret_sources import read_token
 from resolver.models import Api, Location, api_versions
 
@@ -64,9 +67,9 @@ async def connect(
     policy = HostPolicy(allowed_hosts)
     async with aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(
-            limit=0, limit_per_host=connections, resolver=HostPolicyResolver(policy)
+            limit=0, limit_per_host=connections, resolver=HostPolicyResolver(policy, proxy_hosts)
         ),
-        middlewares=(HostPolicyMiddleware(policy, require_https=require_https),),
+        middlewares=(HostPolicyMiddleware(policy, proxy_for, require_https=require_https),),
         timeout=aiohttp.ClientTimeout(total=timeout, connect=CONNECT_TIMEOUT_SECONDS),
         headers={"User-Agent": f"glance-resolver/{__version__}", HOP: "1"},
         cookie_jar=aiohttp.DummyCookieJar(),
@@ -128,9 +131,29 @@ class GlanceServer:
         return v2 or (not v1 and self.location.api is not Api.V1)
 
     @property
-    def _cloud(self) -> str:
-        """The cloud of clouds.yaml that the location's credential comes from; empty for none."""
-        return (self.location.auth or {}).get("cloud", "")
+    def _cloud(self) -> CloudRef | None:
+        """The cloud of clouds.yaml that the location's credential comes from."""
+        auth = self.location.auth or {}
+        if "cloud" not in auth:
+            return None
+        return CloudRef(auth["cloud"], auth.get("region", ""), self.location.region)
+
+    async def _tls(self) -> ssl.SSLContext | bool:
+        """How to speak TLS with the server, as aiohttp takes it.
+
+        Raises:
+            LocationUnavailable: a file that clouds.yaml names cannot be used.
+        """
+        if self._cloud is None or self._cloud_credentials is None:
+            return True
+        try:
+            return await self._cloud_credentials.tls(self._cloud) or True
+        except LocationUnavailable as error:
+            # Without clouds.yaml there is no credential either. That is reported where one is
+            # needed, and says nothing about the server's health.
+            if error.problem_code != "no-credential":
+                raise
+            return True
 
     async def _auth_headers(self) -> AuthHeaders:
         """The headers that authenticate a request.
@@ -138,7 +161,7 @@ class GlanceServer:
         Raises:
             LocationUnavailable: the credential cannot be read or obtained.
         """
-        if self._cloud:
+        if self._cloud is not None:
             if self._cloud_credentials is None:
                 raise LocationUnavailable(
                     "credentials of clouds.yaml are not available here", code="no-credential"
@@ -186,7 +209,7 @@ class GlanceServer:
         if (
             reply.status == 401
             and sent.headers
-            and self._cloud
+            and self._cloud is not None
             and self._cloud_credentials is not None
             and self._cloud_credentials.invalidate_if_new(self._cloud, sent)
         ):
@@ -224,13 +247,18 @@ class GlanceServer:
         Raises:
             LocationUnavailable: there was no whole response.
         """
+        url = self.location.url + path
+        tls = await self._tls()
+        proxy = proxy_for(url)
         try:
             async with self._session.request(
                 method,
-                self.location.url + path,
+                url,
                 params=params,
                 headers=headers,
                 allow_redirects=False,
+                proxy=proxy,
+                ssl=tls,
             ) as response:
                 return Reply(
                     response.status, response.headers, await _read_body(response, max_bytes)
@@ -240,6 +268,15 @@ class GlanceServer:
         except aiohttp.ClientConnectorCertificateError as error:
             raise LocationUnavailable(
                 f"its TLS certificate is not valid: {error.certificate_error}", code="bad-tls"
+            ) from error
+        except aiohttp.ClientProxyConnectionError as error:
+            raise LocationUnavailable(
+                f"cannot connect to the proxy of the environment: {error.os_error.strerror}",
+                code="bad-proxy",
+            ) from error
+        except aiohttp.ClientHttpProxyError as error:
+            raise LocationUnavailable(
+                f"the proxy of the environment answered {error.status}", code="bad-proxy"
             ) from error
         except aiohttp.ClientConnectorError as error:
             reason = error.os_error.strerror or error.os_error

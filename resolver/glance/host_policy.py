@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import socket
-from collections.abc import Iterable
+from collections.abc import Callable, Container, Iterable
 
 from aiohttp import ClientHandlerType, ClientRequest, ClientResponse
 from aiohttp.abc import AbstractResolver, ResolveResult
@@ -77,8 +77,11 @@ class HostPolicyResolver(AbstractResolver):
     """Resolves names for the connector and checks the addresses. The check and the connection use
     the same lookup, so that a name cannot resolve differently in between (DNS rebinding)."""
 
-    def __init__(self, policy: HostPolicy) -> None:
+    def __init__(self, policy: HostPolicy, proxy_hosts: Callable[[], Container[str]]) -> None:
+        """``proxy_hosts``: the hosts of the environment's proxies, to which any connection is
+        allowed."""
         self._policy = policy
+        self._proxy_hosts = proxy_hosts
         self._resolver = DefaultResolver()
 
     async def resolve(
@@ -90,6 +93,8 @@ class HostPolicyResolver(AbstractResolver):
             LocationUnavailable: one of the addresses is not allowed.
         """
         results = await self._resolver.resolve(host, port, family)
+        if host.lower() in self._proxy_hosts():
+            return results
         for result in results:
             address = parse_address(result["host"])
             if address is None or not self._policy.allows(host, address):
@@ -101,11 +106,20 @@ class HostPolicyResolver(AbstractResolver):
 
 
 class HostPolicyMiddleware:
-    """Checks every request: https where it is required, and the address where the host is one. The
-    connector does not resolve such a host, so `HostPolicyResolver` never sees it."""
+    """Checks every request: https where it is required, and the host where the connector does not
+    resolve it, so that `HostPolicyResolver` never sees it: an address, or a name that a proxy looks
+    up."""
 
-    def __init__(self, policy: HostPolicy, *, require_https: bool) -> None:
+    def __init__(
+        self,
+        policy: HostPolicy,
+        proxy_for: Callable[[str], str | None],
+        *,
+        require_https: bool,
+    ) -> None:
+        """``proxy_for``: the proxy for a URL."""
         self._policy = policy
+        self._proxy_for = proxy_for
         self._require_https = require_https
 
     async def __call__(self, request: ClientRequest, handler: ClientHandlerType) -> ClientResponse:
@@ -117,4 +131,11 @@ class HostPolicyMiddleware:
         address = parse_address(host)
         if address is not None and not self._policy.allows(host, address):
             raise _not_allowed(host, address)
+        if (
+            address is None
+            and self._policy.rules
+            and not self._policy.allows_name(host)
+            and self._proxy_for(str(request.url))
+        ):
+            raise _not_allowed(host)
         return await handler(request)

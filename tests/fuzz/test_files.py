@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from resolver.errors import Forbidden, LocationUnavailable, SettingsError
 from resolver.gateway.tokens import Tokens
+from resolver.glance.cloud_config import CloudRef
 from resolver.glance.keystone import authenticate
 from resolver.index import open_index
 from resolver.registry import FreshnessPolicy, Registry, TableKeeper
@@ -170,7 +171,7 @@ def test_a_clouds_file_gives_credentials_or_one_clear_error(
     monkeypatch.setenv("OS_CLIENT_CONFIG_FILE", write_file(tmp_path / "clouds.yaml", content))
     monkeypatch.chdir(tmp_path)
     try:
-        authenticate("prod")
+        authenticate(CloudRef("prod"))
     except LocationUnavailable as error:
         assert_clear(error.detail)
 
@@ -190,7 +191,7 @@ def test_the_error_for_an_invalid_clouds_file_names_file_and_line(
     monkeypatch.setenv("OS_CLIENT_CONFIG_FILE", path)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(LocationUnavailable) as caught:
-        authenticate("prod")
+        authenticate(CloudRef("prod"))
     assert path in caught.value.detail
     assert line in caught.value.detail
 

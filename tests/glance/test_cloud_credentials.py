@@ -10,12 +10,14 @@ import time
 import pytest
 
 from resolver.errors import LocationUnavailable
-from resolver.glance import CloudCredentials
+from resolver.glance import CloudCredentials, CloudRef
 from resolver.glance.keystone import AuthHeaders
+
+PROD = CloudRef("prod")
 
 HANGING_LOGIN = """
 import asyncio, threading, time
-from resolver.glance import CloudCredentials
+from resolver.glance import CloudCredentials, CloudRef
 
 begun = threading.Event()
 
@@ -26,7 +28,7 @@ def authenticate(name):
 
 async def main():
     credentials = CloudCredentials(authenticate)
-    login = asyncio.create_task(credentials.auth_headers("prod"))
+    login = asyncio.create_task(credentials.auth_headers(CloudRef("prod")))
     await asyncio.to_thread(begun.wait)
     login.cancel()
     credentials.close()
@@ -44,7 +46,8 @@ class FakeKeystone:
         self.failure = ""
         self.lifetime = 3600.0
 
-    def __call__(self, name: str) -> AuthHeaders:
+    def __call__(self, cloud: CloudRef) -> AuthHeaders:
+        name = cloud.name
         self.logins.append(name)
         if self.failure:
             raise LocationUnavailable(self.failure, code="no-credential")
@@ -59,18 +62,18 @@ def keystone() -> FakeKeystone:
 
 async def test_concurrent_callers_share_one_authentication(keystone: FakeKeystone) -> None:
     credentials = CloudCredentials(keystone)
-    shared = await asyncio.gather(*(credentials.auth_headers("prod") for _ in range(20)))
+    shared = await asyncio.gather(*(credentials.auth_headers(PROD) for _ in range(20)))
     assert len({id(headers) for headers in shared}) == 1
     assert keystone.logins == ["prod"]
-    await credentials.auth_headers("other")
+    await credentials.auth_headers(CloudRef("other"))
     assert keystone.logins == ["prod", "other"]
 
 
 async def test_a_credential_is_renewed_shortly_before_it_expires(keystone: FakeKeystone) -> None:
     credentials = CloudCredentials(keystone)
     keystone.lifetime = -1
-    first = await credentials.auth_headers("prod")
-    assert await credentials.auth_headers("prod") is not first
+    first = await credentials.auth_headers(PROD)
+    assert await credentials.auth_headers(PROD) is not first
 
 
 async def test_authentication_is_not_retried_at_once_after_a_failure(
@@ -81,7 +84,7 @@ async def test_authentication_is_not_retried_at_once_after_a_failure(
     failures = []
     for _ in range(5):
         with pytest.raises(LocationUnavailable, match="no such user") as caught:
-            await credentials.auth_headers("prod")
+            await credentials.auth_headers(PROD)
         assert caught.value.problem_code == "no-credential"
         failures.append(caught.value)
     assert len(keystone.logins) == 1
@@ -92,21 +95,21 @@ async def test_authentication_is_retried_later_after_a_failure(keystone: FakeKey
     credentials = CloudCredentials(keystone, retry_seconds=0)
     keystone.failure = "no such user"
     with pytest.raises(LocationUnavailable, match="no such user"):
-        await credentials.auth_headers("prod")
+        await credentials.auth_headers(PROD)
     keystone.failure = ""
-    assert (await credentials.auth_headers("prod")).headers
+    assert (await credentials.auth_headers(PROD)).headers
 
 
 async def test_a_refused_credential_is_renewed_once(keystone: FakeKeystone) -> None:
     credentials = CloudCredentials(keystone, retry_seconds=3600)
-    first = await credentials.auth_headers("prod")
-    assert credentials.invalidate_if_new("prod", first)
-    second = await credentials.auth_headers("prod")
+    first = await credentials.auth_headers(PROD)
+    assert credentials.invalidate_if_new(PROD, first)
+    second = await credentials.auth_headers(PROD)
     assert second is not first
-    assert credentials.invalidate_if_new("prod", first), "it has been replaced already"
-    assert await credentials.auth_headers("prod") is second
-    assert not credentials.invalidate_if_new("prod", second), "the server trusts no login of it"
-    assert await credentials.auth_headers("prod") is second
+    assert credentials.invalidate_if_new(PROD, first), "it has been replaced already"
+    assert await credentials.auth_headers(PROD) is second
+    assert not credentials.invalidate_if_new(PROD, second), "the server trusts no login of it"
+    assert await credentials.auth_headers(PROD) is second
 
 
 async def test_a_credential_that_is_refused_later_is_renewed_again(
@@ -114,8 +117,8 @@ async def test_a_credential_that_is_refused_later_is_renewed_again(
 ) -> None:
     credentials = CloudCredentials(keystone, retry_seconds=0)
     for _ in range(2):
-        headers = await credentials.auth_headers("prod")
-        assert credentials.invalidate_if_new("prod", headers)
+        headers = await credentials.auth_headers(PROD)
+        assert credentials.invalidate_if_new(PROD, headers)
     assert keystone.logins == ["prod", "prod"]
 
 
@@ -129,14 +132,14 @@ async def test_close_ends_the_wait_for_a_login_and_refuses_others() -> None:
 
     credentials = CloudCredentials(hanging)
     try:
-        waiting = asyncio.create_task(credentials.auth_headers("prod"))
+        waiting = asyncio.create_task(credentials.auth_headers(PROD))
         assert await asyncio.to_thread(begun.wait, 10)
         credentials.close()
         async with asyncio.timeout(5):
             with pytest.raises(LocationUnavailable, match="stopping"):
                 await waiting
             with pytest.raises(LocationUnavailable, match="stopping"):
-                await credentials.auth_headers("other")
+                await credentials.auth_headers(CloudRef("other"))
     finally:
         let_go.set()
 
@@ -160,4 +163,4 @@ async def test_without_the_extra_the_error_says_what_to_install(
 ) -> None:
     monkeypatch.setitem(sys.modules, "openstack.config", None)
     with pytest.raises(LocationUnavailable, match=r"pip install \"glance-resolver\[keystone\]\""):
-        await CloudCredentials().auth_headers("prod")
+        await CloudCredentials().auth_headers(PROD)

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from resolver.errors import LocationUnavailable
-from resolver.glance import CloudCredentials, GlanceServer, connect, keystone, sees_all
+from resolver.glance import CloudCredentials, CloudRef, GlanceServer, connect, keystone, sees_all
 from resolver.models import Location
 from tests.glance.gateway import OPERATOR_TOKEN, Gateway
 from tests.glance.install import GlanceHome, KeystoneHome
@@ -323,7 +323,7 @@ async def test_other_keystoneauth_plugins_authenticate(
 async def test_a_cloud_without_authentication_sends_no_token(
     cloud: Cloud, cloud_credentials: CloudCredentials
 ) -> None:
-    sent = await cloud_credentials.auth_headers("open")
+    sent = await cloud_credentials.auth_headers(CloudRef("open"))
     assert (sent.headers, sent.roles) == ({}, None)
 
 
@@ -333,8 +333,8 @@ async def test_a_token_that_is_no_longer_accepted_is_renewed_once(
     async with connect(30) as session:
         server = server_of(cloud, session, "prod", cloud_credentials)
         assert (await server.request("/v2/images", {"limit": "1"})).status == 200
-        first = await cloud_credentials.auth_headers("prod")
-        assert await cloud_credentials.auth_headers("prod") is first, (
+        first = await cloud_credentials.auth_headers(CloudRef("prod"))
+        assert await cloud_credentials.auth_headers(CloudRef("prod")) is first, (
             "shared, and not fetched for each request"
         )
         token = first.headers["X-Auth-Token"]
@@ -342,12 +342,12 @@ async def test_a_token_that_is_no_longer_accepted_is_renewed_once(
         async with session.delete(f"{cloud.keystone.url}/v3/auth/tokens", headers=headers):
             pass
         assert (await server.request("/v2/images", {"limit": "1"})).status == 200
-        assert await cloud_credentials.auth_headers("prod") is not first
+        assert await cloud_credentials.auth_headers(CloudRef("prod")) is not first
         # A cloud that this server does not trust is not asked for token after token.
         logins: list[str] = []
 
-        def authenticate(name: str) -> keystone.AuthHeaders:
-            logins.append(name)
+        def authenticate(cloud: CloudRef) -> keystone.AuthHeaders:
+            logins.append(cloud.name)
             headers = {"X-Auth-Token": "nobody's"}
             return keystone.AuthHeaders(headers, ("admin",), valid_until=float("inf"))
 
@@ -362,7 +362,7 @@ async def test_a_credential_is_valid_until_shortly_before_its_token_ends(
     cloud: Cloud, cloud_credentials: CloudCredentials
 ) -> None:
     """Keystone's tokens last an hour by default."""
-    left = (await cloud_credentials.auth_headers("prod")).valid_until - time.monotonic()
+    left = (await cloud_credentials.auth_headers(CloudRef("prod"))).valid_until - time.monotonic()
     assert 3300 < left < 3600 - keystone.RENEW_BEFORE_SECONDS + 1
 
 
@@ -370,5 +370,5 @@ async def test_a_missing_cloud_is_reported(
     cloud: Cloud, cloud_credentials: CloudCredentials
 ) -> None:
     with pytest.raises(LocationUnavailable, match="Cloud nowhere was not found") as caught:
-        await cloud_credentials.auth_headers("nowhere")
+        await cloud_credentials.auth_headers(CloudRef("nowhere"))
     assert caught.value.problem_code == "no-credential"
