@@ -263,9 +263,9 @@ async def test_the_password_is_read_from_secure_yaml(
 
 
 def test_the_profile_of_a_vendor_is_read(write_clouds: WriteClouds) -> None:
-    write_clouds({"public": {"profile": "ovh", "auth": {"username": "sweep"}}})
+    write_clouds({"public": {"profile": "switchengines", "auth": {"username": "sweep"}}})
     auth = read_cloud(CloudRef("public")).config["auth"]
-    assert auth["auth_url"].startswith("https://auth.cloud.ovh.net")
+    assert auth["auth_url"].startswith("https://keystone.cloud.switch.ch")
 
 
 async def test_a_secure_yaml_that_is_not_yaml_is_named(
