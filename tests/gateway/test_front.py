@@ -356,7 +356,7 @@ async def test_bytes_that_arrive_during_a_lookup_are_answered_after_it(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("size", [100, 5_000_000])
+@pytest.mark.parametrize("size", [100, 1_500_000])
 async def test_pipelined_requests_are_buffered_up_to_a_bound(
     gateway: Gateway, hold_lookups: HoldLookups, size: int
 ) -> None:
@@ -372,8 +372,10 @@ async def test_pipelined_requests_are_buffered_up_to_a_bound(
         unread = max(connection.unread_bytes for connection in all_instances(FrontConnection))
         assert 0 < unread < MAX_HEAD_BYTES + 300_000  # at most one more read of the socket
         release.set()
-        for _ in range(1 + size // len(plain_request)):
-            assert (await connection.response()).status == 307
+        connection.send_request("GET", "/livez", "Connection: close")
+        responses = await connection.read_to_end()
+    assert responses.count(b"HTTP/1.1 307 ") == 1 + size // len(plain_request)
+    assert responses.count(b"HTTP/1.1 200 ") == 1
 
 
 async def test_an_incomplete_head_is_not_cached(gateway: Gateway) -> None:

@@ -23,7 +23,7 @@ from tests.support.faults import Fault
 from tests.support.ids import make_ids
 from tests.support.wait import wait_until
 
-UNKNOWN = 4_000
+UNKNOWN = 2_000
 SIMULTANEOUS_REQUESTS = 1_000
 CLIENTS = 64
 """Clients that ask for unknown ids, each with one request at a time."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 
 import pytest
 from aiohttp import web
@@ -15,6 +14,7 @@ from resolver.gateway.net.request_head import MAX_HEAD_BYTES
 from resolver.standin import StandIn
 from tests.gateway.conftest import Gateway, Start
 from tests.support.http_connection import connected
+from tests.support.objects import all_instances
 from tests.support.wait import wait_until
 
 ID = "0a1b2c3d-4e5f-4a6b-8c7d-9e0f1a2b3c4d"
@@ -24,9 +24,13 @@ ONE_READ_BYTES = 262_144
 """The most that asyncio reads from a socket at once."""
 
 
-def unread_bytes() -> int:
-    found = [thing for thing in gc.get_objects() if isinstance(thing, FrontConnection)]
-    return max(connection.unread_bytes for connection in found)
+async def front_connections() -> list[FrontConnection]:
+    """The connections of the gateway of a test, once there is one."""
+    return await wait_until(lambda: all_instances(FrontConnection))
+
+
+def unread_bytes(connections: list[FrontConnection]) -> int:
+    return max(connection.unread_bytes for connection in connections)
 
 
 async def test_bytes_after_a_request_for_the_application_are_bounded(start: Start) -> None:
@@ -45,11 +49,11 @@ async def test_bytes_after_a_request_for_the_application_are_bounded(start: Star
         async with connected(gateway.url) as connection:
             connection.writer.write(BULK)
             await asked.wait()
-            count = 60_000
-            connection.writer.write(PLAIN * count)
+            connections = await front_connections()
+            connection.writer.write(PLAIN * 60_000)
             for _ in range(50):
                 await asyncio.sleep(0.01)
-                assert unread_bytes() <= MAX_HEAD_BYTES + ONE_READ_BYTES
+                assert unread_bytes(connections) <= MAX_HEAD_BYTES + ONE_READ_BYTES
             answer.set()
             async with connected(gateway.url) as other, asyncio.timeout(5):
                 await other.send(PLAIN)
@@ -60,11 +64,12 @@ async def test_reading_stops_while_a_client_takes_no_responses(start: Start) -> 
     gateway = await start(client_timeout=1)
     request = b"GET /resolve/no-uuid HTTP/1.1\r\nHost: g\r\n\r\n"
     async with connected(gateway.url) as connection:
+        connections = await front_connections()
         connection.writer.write(request * 300_000)
-        await wait_until(lambda: unread_bytes() > MAX_HEAD_BYTES)
+        await wait_until(lambda: unread_bytes(connections) > MAX_HEAD_BYTES)
         for _ in range(20):
             await asyncio.sleep(0.01)
-            assert unread_bytes() <= 2 * (MAX_HEAD_BYTES + ONE_READ_BYTES)
+            assert unread_bytes(connections) <= 2 * (MAX_HEAD_BYTES + ONE_READ_BYTES)
 
 
 @pytest.mark.parametrize("path", ["/resolve", "/openapi.json"])

@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
+from typing import Any
 
 import pytest
 from aiohttp.test_utils import make_mocked_request
@@ -140,26 +141,31 @@ async def limited(start: Start) -> AsyncIterator[tuple[Gateway, Cloud]]:
         yield gateway, cloud
 
 
-async def spend(gateway: Gateway) -> None:
-    """Uses all tokens of the client by requests for unknown ids."""
-    for text in IDS[:FULL_BUCKET]:
-        response, _ = await gateway.get(f"/v2/images/{text}")
-        assert response.status == 404
+async def refused(gateway: Gateway, *paths: str) -> tuple[Any, Any, int]:
+    """The first response with 429 to requests for these paths, and how many came before it.
+
+    On a busy machine more than a full bucket is accepted, because it is refilled meanwhile.
+    """
+    for accepted, path in enumerate(paths):
+        response, body = await gateway.get(path)
+        if response.status == 429:
+            return response, body, accepted
+        assert response.status in (200, 404)
+    pytest.fail("no request was refused")
 
 
 async def test_unknown_ids_are_rate_limited_and_known_ones_are_not(
     limited: tuple[Gateway, Cloud],
 ) -> None:
     gateway, cloud = limited
-    await spend(gateway)
-    asked = cloud.image_requests("one")
-    response, body = await gateway.get(f"/v2/images/{IDS[100]}")
-    assert (response.status, body["code"]) == (429, "too-many-requests")
+    response, body, accepted = await refused(gateway, *(f"/v2/images/{text}" for text in IDS))
+    assert accepted >= FULL_BUCKET
+    assert body["code"] == "too-many-requests"
     assert response.content_type == "application/problem+json"
     assert response.headers["Retry-After"] == "1"
     assert response.headers["X-Openstack-Request-Id"].startswith("req-")
     assert "RESOLVER_CLIENT_RATE" in body["detail"]
-    assert cloud.image_requests("one") == asked, "no location is asked"
+    assert cloud.image_requests("one") == accepted, "no location is asked for the refused one"
     for path in (f"/v2/images/{KNOWN}", f"/v1/images/{KNOWN}", f"/resolve/{KNOWN}"):
         for headers in ({}, {"X-Resolver-Region": "x"}, {"X-Resolver-Exclude": "two"}):
             response, _ = await gateway.get(path, headers={} if "resolve" in path else headers)
@@ -176,22 +182,22 @@ async def test_other_expensive_requests_are_rate_limited(
     limited: tuple[Gateway, Cloud], path: str
 ) -> None:
     gateway, _ = limited
-    await spend(gateway)
-    response, body = await gateway.get(path)
-    assert (response.status, body["code"]) == (429, "too-many-requests")
+    _, body, _ = await refused(gateway, *[path] * 10 * FULL_BUCKET)
+    assert body["code"] == "too-many-requests"
 
 
 async def test_a_client_may_retry_after_the_given_time(limited: tuple[Gateway, Cloud]) -> None:
     gateway, _ = limited
-    await spend(gateway)
-    response, _ = await gateway.call("POST", "/resolve", json=[KNOWN] * 3 * IDS_PER_TOKEN)
-    assert response.status == 429
+    ids = [KNOWN] * 3 * IDS_PER_TOKEN
+    status = 200
+    while status == 200:
+        response, _ = await gateway.call("POST", "/resolve", json=ids)
+        status = response.status
+    assert status == 429
     seconds = int(response.headers["Retry-After"])
-    assert seconds == 2  # about one and a half tokens
-    response, _ = await gateway.call("POST", "/resolve", json=[KNOWN] * 3 * IDS_PER_TOKEN)
-    assert response.status == 429
+    assert seconds in (1, 2)  # up to three tokens, and rounded up
     await asyncio.sleep(seconds)
-    response, _ = await gateway.call("POST", "/resolve", json=[KNOWN] * 3 * IDS_PER_TOKEN)
+    response, _ = await gateway.call("POST", "/resolve", json=ids)
     assert response.status == 200
 
 
@@ -202,14 +208,14 @@ async def test_a_bulk_request_probes_as_many_ids_as_its_client_may(
     gateway, cloud = limited
     begun = time.monotonic()
     _, rows = await gateway.call("POST", "/resolve", json=[KNOWN, *IDS[:99], KNOWN])
-    more = math.ceil((time.monotonic() - begun) * RATE)
+    refilled = math.ceil((time.monotonic() - begun) * RATE)
     outcomes = [row["outcome"] for row in rows]
     assert outcomes[0] == outcomes[-1] == "found"
     assert (
         FULL_BUCKET - 2
         <= outcomes.count("absent")
         == cloud.image_requests("one")
-        <= FULL_BUCKET + more
+        <= FULL_BUCKET + refilled
     )
     assert outcomes.count("unknown") == 99 - outcomes.count("absent")
 
@@ -218,10 +224,11 @@ async def test_requests_that_share_a_probe_pay_once(
     limited: tuple[Gateway, Cloud],
 ) -> None:
     gateway, cloud = limited
+    begun = time.monotonic()
     requests = [gateway.get(f"/v2/images/{IDS[0]}") for _ in range(5 * FULL_BUCKET)]
     answers = await asyncio.gather(*requests)
-    asked = cloud.image_requests("one")
-    assert asked <= FULL_BUCKET
+    refilled = math.ceil((time.monotonic() - begun) * RATE)
+    assert cloud.image_requests("one") <= FULL_BUCKET + refilled
     assert sum(response.status == 404 for response, _ in answers) >= FULL_BUCKET
 
 
@@ -229,11 +236,13 @@ async def test_trusted_proxies_name_the_client(start: Start) -> None:
     async with AsyncExitStack() as stack:
         gateway = await start(probe=True, client_rate=RATE, trusted_proxies="127.0.0.1")
         await Cloud(gateway.services, stack).add("one")
-        statuses: dict[str, list[int]] = {"192.0.2.1": [], "192.0.2.2": []}
-        for number, text in enumerate(IDS[: 2 * FULL_BUCKET + 2]):
-            who = "192.0.2.1" if number <= FULL_BUCKET + 1 else "192.0.2.2"
-            headers = {"X-Forwarded-For": f"198.51.100.{number}, {who}"}
-            response, _ = await gateway.get(f"/v2/images/{text}", headers=headers)
-            statuses[who].append(response.status)
-    assert statuses["192.0.2.1"][-1] == 429
-    assert set(statuses["192.0.2.2"]) == {404}
+        ids = iter(IDS)
+
+        async def status(client: str) -> int:
+            headers = {"X-Forwarded-For": f"198.51.100.7, {client}"}
+            response, _ = await gateway.get(f"/v2/images/{next(ids)}", headers=headers)
+            return int(response.status)
+
+        while await status("192.0.2.1") == 404:
+            pass
+        assert {await status("192.0.2.2") for _ in range(FULL_BUCKET)} == {404}
