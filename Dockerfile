@@ -57,7 +57,7 @@ CMD ["serve", "--host", "0.0.0.0"]
 ARG VERSION=unknown
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="glance-resolver" \
-      org.opencontainers.image.description="Tells which OpenStack Glance server has an image UUID, and redirects to it" \
+      org.opencontainers.image.description="Finds the OpenStack Glance server that has an image UUID, and redirects to it" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}"
