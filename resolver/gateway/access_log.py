@@ -38,12 +38,13 @@ class AccessLog:
 
     def __init__(self, level: str) -> None:
         """``level``: ``off``, ``errors`` or ``all``."""
-        self._least_status = {"off": 1000, "errors": 400, "all": 0}[level]
+        self.least_status = {"off": 1000, "errors": 400, "all": 0}[level]
+        """The lowest status that is logged."""
 
     @property
     def is_on(self) -> bool:
         """Whether errors are logged at all."""
-        return self._least_status <= 400
+        return self.least_status <= 400
 
     def write(
         self,
@@ -56,7 +57,7 @@ class AccessLog:
         outcome: object = "",
     ) -> None:
         """Writes the line of a request that was answered within ``seconds``."""
-        if status < self._least_status:
+        if status < self.least_status:
             return
         more = {"outcome": outcome} if outcome else {}
         logs.log_request(

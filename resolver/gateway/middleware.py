@@ -17,6 +17,7 @@ from resolver.errors import (
     TooLarge,
 )
 from resolver.gateway.app_keys import ACCESS_LOG, IN_FLIGHT, METRICS, OUTCOME, REQUEST_ID
+from resolver.gateway.metrics.request_metrics import observe_seconds
 from resolver.gateway.net.in_flight import REFUSED_STATUS, TRACKED
 from resolver.gateway.problem import error_reply, malformed, problem
 from resolver.gateway.reply import Reply, to_response
@@ -60,7 +61,7 @@ def internal_error(request_id: str) -> Reply:
 @web.middleware
 async def observe(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Tracks, counts and logs a request, whatever becomes of it."""
-    started = time.perf_counter()
+    started = time.monotonic()
     request[REQUEST_ID] = request_id_from(request.headers.get(REQUEST_ID_HEADER))
     app, transport = request.app, request.transport
     response: web.StreamResponse | None = None
@@ -69,11 +70,13 @@ async def observe(request: web.Request, handler: Handler) -> web.StreamResponse:
             response = await _respond(request, handler, transport)
             return response
         finally:
-            seconds = time.perf_counter() - started
+            seconds = time.monotonic() - started
             status = response.status if response is not None else CLIENT_CLOSED_REQUEST
             outcome = request.get(OUTCOME, "")
             method = method_label(request.method)
-            app[METRICS].record(route_label(request), method, status, seconds, outcome)
+            of_one = outcome if isinstance(outcome, str) else ""  # bulk answers count each id
+            row = app[METRICS].requests.row(route_label(request), method, status, of_one)
+            observe_seconds(row, seconds)
             app[ACCESS_LOG].write(
                 request[REQUEST_ID],
                 request.method,

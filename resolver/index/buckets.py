@@ -10,7 +10,7 @@ from resolver.models import MAX_BITS, MIN_BITS
 MAX_CACHED_KEYS = 1 << 16
 """Names of buckets that are kept instead of made each time; some 10 MB at most."""
 
-CACHE_BUCKET_BITS = 16
+CACHE_BUCKET_BITS = 16  # the first two bytes of an id
 """A process caches claims in at most ``1 << CACHE_BUCKET_BITS`` buckets: a bucket with one image
 takes twice the image's own bytes."""
 
@@ -37,7 +37,7 @@ class Buckets:
         self._key_digits = -(-bits // 4)
         self._keys: dict[int, bytes] = {}
         self._cache_shift = max(0, bits - CACHE_BUCKET_BITS)
-        self._cache_id_shift = self.shift + self._cache_shift
+        self._cache_id_shift = CACHE_BUCKET_BITS - bits + self._cache_shift
         self.hget_packer = HgetPacker(self.key, self.shift, self.cut)
 
     def spans(self, size: int, first: int = 0, stop: int | None = None) -> Iterator[range]:
@@ -53,7 +53,7 @@ class Buckets:
     def cache_bucket(self, image_id: bytes) -> int:
         """The bucket of a process's cache that an id belongs to: its bucket in Redis, or several
         neighbours of it together where there are very many."""
-        return int.from_bytes(image_id[:4], "big") >> self._cache_id_shift
+        return (image_id[0] << 8 | image_id[1]) >> self._cache_id_shift  # twice as fast as an int
 
     def cache_bucket_of_key(self, key: bytes) -> int | None:
         """The bucket of a process's cache for a bucket's key; None for any other key."""

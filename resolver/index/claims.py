@@ -103,7 +103,7 @@ class Claims:
         them and Redis would have reported a change."""
         if not self._client.tracking_current():
             return None
-        bucket = self.buckets.cache_bucket(image_id)
+        bucket = self.layout.current.cache_bucket(image_id)
         if (found := self.cache.get(bucket, image_id)) is not None:
             return found
         return ((), 0.0) if self.cache.is_absent(bucket, image_id) else None

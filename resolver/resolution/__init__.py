@@ -9,7 +9,7 @@ from resolver.resolution.image_resolver import RETRY_AFTER_SECONDS, Resolver
 from resolver.resolution.index_reader import LookupResult
 from resolver.resolution.prober import Prober
 from resolver.resolution.ranking import ImageOwner, Preferences
-from resolver.resolution.templates import AnswerTemplate, TemplateCache
+from resolver.resolution.templates import AnswerTemplate, TemplateCache, VariantTemplates
 
 __all__ = [
     "RETRY_AFTER_SECONDS",
@@ -22,5 +22,6 @@ __all__ = [
     "Prober",
     "Resolver",
     "TemplateCache",
+    "VariantTemplates",
     "decide",
 ]

@@ -197,13 +197,15 @@ def _absent(
         return Answer(image_id, Outcome.ABSENT, detail=detail)
     oldest = min(probe.at for probe in probes.values())
     asked_now = any(probe.at >= context.started for probe in probes.values())
-    return Answer(
-        image_id,
-        Outcome.ABSENT,
-        detail="Every location was asked and none has it.",
-        source="probe" if asked_now else "cache",
-        age=time.monotonic() - oldest,
-    )
+    source = "probe" if asked_now else "cache"
+    return absent_by_probes(image_id, source, time.monotonic() - oldest)
+
+
+def absent_by_probes(image_id: bytes, source: str, age: float) -> Answer:
+    """The answer ``absent`` about an image that every location says it lacks, the first of them
+    ``age`` seconds ago."""
+    detail = "Every location was asked and none has it."
+    return Answer(image_id, Outcome.ABSENT, detail=detail, source=source, age=age)
 
 
 def _unknown_where_excluded(

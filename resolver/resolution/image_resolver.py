@@ -6,13 +6,12 @@ import asyncio
 import time
 from collections.abc import Callable, Collection, Coroutine, Hashable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from itertools import repeat
 from typing import NamedTuple, cast
 
 from resolver.errors import IndexUnavailable, TooManyRequests
 from resolver.index import Index
 from resolver.models import Outcome, Owner, State, format_id
-from resolver.registry import LocationView, TableKeeper
+from resolver.registry import LocationView, Table, TableKeeper
 from resolver.resolution.answer import (
     NOT_ASKED,
     Answer,
@@ -121,17 +120,26 @@ class Resolver:
         resolution = await self._settle((image_id, letter_case), preferences, lookup, charge)
         return resolution.answer
 
-    def remembered_absence(self, image_id: bytes, lookup: LookupResult) -> Answer | None:
-        """The answer ``absent``, where the index is known to have no claim and each location's own
-        "no" is remembered; None for anything else. Nobody is asked."""
-        if self._prober is None or lookup.claims or lookup.index_error is not None:
+    def remembered_absence(self, image_id: bytes, table: Table) -> float | None:
+        """Where the index is known to have no claim on an image: how many seconds ago the first
+        location said that it lacks the image, if each location's answer is remembered, so that the
+        image is absent. None for anything else. Nobody is asked."""
+        if self._prober is None:
             return None
-        in_service = lookup.table.in_service()
-        probes = self._prober.remembered_for((image_id, 0), in_service)
-        if not in_service or len(probes) < len(in_service):
+        entry = self._prober.negative_entry(image_id)
+        if entry is None:
             return None
-        answer = decide(self.context(lookup, DEFAULT_PREFERENCES), image_id, (), probes)
-        return answer if answer.outcome is Outcome.ABSENT else None
+        if entry.absent_in is not table:
+            in_service = table.in_service()
+            probes = self._prober.remembered_for((image_id, 0), in_service)
+            if not in_service or len(probes) < len(in_service):
+                return None
+            context = AnswerContext(table, DEFAULT_PREFERENCES, self._home_region)
+            if decide(context, image_id, (), probes).outcome is not Outcome.ABSENT:
+                return None
+            entry.absent_in = table
+            entry.earliest = min(probe.at for probe in probes.values())
+        return self._prober.age_of(entry)
 
     async def resolve_in_full(
         self,
@@ -334,7 +342,6 @@ class Resolver:
     ) -> tuple[Callable[[int], LookupResult], list[AnswerTemplate]]:
         """What the index has for many ids, or what this process knew last: what was found for the
         id at a position, and all answers. Few of the former are needed, so they are made then."""
-        variants: Iterable[Hashable]
         try:
             table, claims = await self.reader.read(ids)
         except IndexUnavailable as error:
@@ -343,24 +350,25 @@ class Resolver:
                 raise
             unknown = LookupResult(last_table, (), "stale", 0.0, error)
             lookups = [self.reader.last_known(image_id, error) or unknown for image_id in ids]
-            claims = [lookup.claims for lookup in lookups]
-            variants = [(found.source, round(found.age, STALE_AGE_DIGITS)) for found in lookups]
 
             def lookup_at(position: int) -> LookupResult:
                 return lookups[position]
+
+            cache = TemplateCache(self.context(unknown, preferences), _render_json)
+            templates = [
+                cache.of((found.source, round(found.age, STALE_AGE_DIGITS))).get(
+                    image_id, found.claims
+                )
+                for image_id, found in zip(ids, lookups, strict=True)
+            ]
         else:
-            variants = repeat(("index", 0.0))
 
             def lookup_at(position: int) -> LookupResult:
                 return LookupResult(table, claims[position])
 
-        if not ids:
-            return lookup_at, []
-        get = TemplateCache(self.context(lookup_at(0), preferences), _render_json).get
-        templates = [
-            get(image_id, some, variant)
-            for image_id, some, variant in zip(ids, claims, variants, strict=False)
-        ]
+            context = self.context(LookupResult(table, ()), preferences)
+            cache = TemplateCache(context, _render_json)
+            templates = list(map(cache.of(("index", 0.0)).get, ids, claims))
         return lookup_at, cast("list[AnswerTemplate]", templates)  # every answer has a JSON text
 
 

@@ -67,10 +67,15 @@ class IndexReader:
     async def close(self) -> None:
         await self.breaker.close()
 
+    def certain(self, image_id: bytes) -> tuple[Claims, float] | None:
+        """An image's claims (perhaps none) and their age in seconds, where this process has cached
+        them and Redis would have reported a change of them or of the table."""
+        return self._index.claims.cached(image_id) if self._tables.is_current else None
+
     def cached(self, image_id: bytes) -> LookupResult | None:
-        """What this process knows without asking Redis: claims that Redis would have invalidated
-        had they changed, or while Redis does not answer the last known ones."""
-        if self._tables.is_current and (found := self._index.claims.cached(image_id)):
+        """What this process knows without asking Redis: what is `certain`, or while Redis does not
+        answer the last known claims."""
+        if (found := self.certain(image_id)) is not None:
             claims, age = found
             return LookupResult(self._tables.table, claims, "cache", age)
         if self.breaker.error is not None:

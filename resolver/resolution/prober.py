@@ -21,7 +21,7 @@ from resolver.errors import IndexUnavailable, LocationUnavailable
 from resolver.glance import ImageProbe
 from resolver.index import Index
 from resolver.models import Health, Owner
-from resolver.registry import LocationView, TableKeeper
+from resolver.registry import LocationView, Table, TableKeeper
 from resolver.registry.location_view import scope_problem
 from resolver.resolution.answer import ProbeResult
 
@@ -43,13 +43,17 @@ ProbedImage = tuple[bytes, int]
 class NegativeCacheEntry(dict[int, ProbeResult]):
     """The "no" answers about one image by location number. Valid for this set of claims only."""
 
-    __slots__ = ("claims", "latest")
+    __slots__ = ("absent_in", "claims", "earliest", "latest")
 
     def __init__(self, claims: tuple[Owner, ...]) -> None:
         super().__init__()
         self.claims = claims
         self.latest = 0.0
         """`time.monotonic` of the latest answer."""
+        self.absent_in: Table | None = None
+        """The table of which these answers are known to prove that the image is absent."""
+        self.earliest = 0.0
+        """`time.monotonic` of the first of those answers."""
 
 
 @dataclass(eq=False, slots=True)
@@ -239,6 +243,15 @@ class Prober:
         if entry is not None and entry.claims != claims:
             del self._negative[image]
 
+    def negative_entry(self, image_id: bytes) -> NegativeCacheEntry | None:
+        """The "no" answers about an image as Glance writes its id, expired ones included."""
+        return self._negative.get((image_id, 0))
+
+    def age_of(self, entry: NegativeCacheEntry) -> float | None:
+        """Seconds since the first answer of an entry; None if that has expired."""
+        age = time.monotonic() - entry.earliest
+        return age if age < self._remember else None
+
     def remembered(self, image: ProbedImage) -> dict[int, ProbeResult]:
         """The "no" answers about an image that have not expired, by location number. A "yes" is
         never remembered: a caller that asks an owner has a reason to doubt its claim."""
@@ -361,10 +374,12 @@ class Prober:
         if not result.absent:
             if result.owner is not None and image in self._negative:
                 self._negative[image].pop(number, None)
+                self._negative[image].absent_in = None
             return
         entry = self._negative.pop(image, None) or NegativeCacheEntry(claims)
         entry[number] = result
         entry.latest = result.at
+        entry.absent_in = None
         self._negative[image] = entry
         for _ in range(2):  # expired entries leave faster than new ones come, in bounded time
             oldest = next(iter(self._negative))

@@ -48,24 +48,37 @@ class TemplateCache:
     def __init__(self, context: AnswerContext, render: Render) -> None:
         self.context = context
         self._render = render
-        self._templates: dict[tuple[Hashable, TemplateKey], AnswerTemplate | None] = {}
+        self._variants: dict[Hashable, VariantTemplates] = {}
         self._ties: dict[TemplateKey, bool | None] = {}
+        self._count = 0
 
-    def get(
-        self, image_id: bytes, claims: tuple[Owner, ...], variant: Hashable = None
+    def of(self, variant: Hashable) -> VariantTemplates:
+        """The templates of a variant."""
+        templates = self._variants.get(variant)
+        if templates is None:
+            templates = self._variants[variant] = VariantTemplates(self, variant)
+        return templates
+
+    def find(
+        self,
+        known: dict[TemplateKey, AnswerTemplate | None],
+        image_id: bytes,
+        claims: tuple[Owner, ...],
+        variant: Hashable,
     ) -> AnswerTemplate | None:
-        """The template for images with these claims; None where the variant has no text."""
+        """The template for images with these claims, from ``known`` or made and kept there."""
         key = self.key(image_id, claims)
         if key is None:
             answer = decide(self.context, image_id, claims)
             return self._template(answer, format_id(image_id), variant)
         try:
-            return self._templates[variant, key]
+            return known[key]
         except KeyError:
             answer = decide(self.context, image_id, claims)
             template = self._template(answer, PLACEHOLDER, variant)
-            if len(self._templates) < MAX_TEMPLATES:
-                self._templates[variant, key] = template
+            if self._count < MAX_TEMPLATES:
+                self._count += 1
+                known[key] = template
             return template
 
     def key(self, image_id: bytes, claims: tuple[Owner, ...]) -> TemplateKey | None:
@@ -97,3 +110,21 @@ class TemplateCache:
         if rendered is None:
             return None
         return AnswerTemplate(answer.outcome, tuple(rendered.split(text)))
+
+
+class VariantTemplates:
+    """The templates of one variant."""
+
+    def __init__(self, cache: TemplateCache, variant: Hashable) -> None:
+        self.table = cache.context.table
+        self._cache = cache
+        self._variant = variant
+        self._templates: dict[TemplateKey, AnswerTemplate | None] = {}
+
+    def get(self, image_id: bytes, claims: tuple[Owner, ...]) -> AnswerTemplate | None:
+        """The template for images with these claims; None where the variant has no text."""
+        # Claims are a key by themselves, unless the order of their owners depends on the image.
+        template = self._templates.get(claims)
+        if template is not None:
+            return template
+        return self._cache.find(self._templates, image_id, claims, self._variant)

@@ -60,8 +60,6 @@ class ImageRead(NamedTuple):
     """For a redirect; None for data."""
     media_type: str = JSON
     """Of data."""
-    known_text: str = ""
-    """The id as dashed text in lower case, where it need not be formatted."""
 
     @property
     def route(self) -> str:

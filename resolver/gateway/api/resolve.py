@@ -152,7 +152,7 @@ def _count_outcomes(
         outcome = str(by_identity[identity].outcome)
         outcomes[outcome] = outcomes.get(outcome, 0) + count
     for outcome, count in outcomes.items():
-        request.app[METRICS].answers.counts[outcome,] += count
+        request.app[METRICS].requests.bulk_answers[outcome] += count
     request[OUTCOME] = outcomes
 
 

@@ -9,15 +9,13 @@ from typing import Protocol
 from prometheus_client import CollectorRegistry, Gauge, generate_latest
 
 from resolver import __version__
-from resolver.gateway.metrics.counters import LightCounter, LightHistogram
+from resolver.gateway.metrics.counters import LightCounter
 from resolver.gateway.metrics.location_metrics import LocationMetrics
+from resolver.gateway.metrics.request_metrics import RequestMetrics
 from resolver.gateway.metrics.worker_metrics import WorkerMetrics
 from resolver.gateway.net.in_flight import InFlight
 from resolver.registry import TableKeeper
 from resolver.sync import Stats
-
-BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10)
-"""Seconds; a redirect takes under a millisecond, a slow index a quarter of a second."""
 
 
 class ConnectionCounts(Protocol):
@@ -55,16 +53,8 @@ class Metrics:
         worker_metrics: the other workers of this server, where there are several.
         """
         self.registry = CollectorRegistry()
-        self.requests = LightCounter(
-            "glance_resolver_requests", "Requests answered", ["route", "method", "status"]
-        )
-        self.seconds = LightHistogram(
-            "glance_resolver_request_seconds", "Time to answer a request", "route", BUCKETS
-        )
-        self.answers = LightCounter(
-            "glance_resolver_answers", "Ids answered, one by one or many at once", ["outcome"]
-        )
-        for collector in (self.requests, self.seconds, self.answers, connections.closed):
+        self.requests = RequestMetrics()
+        for collector in (self.requests, connections.closed):
             self.registry.register(collector)
         self._gauge(
             "connections", "Connections that are open", lambda: float(connections.open_count)
@@ -98,15 +88,6 @@ class Metrics:
 
     def _gauge(self, name: str, text: str, value: Callable[[], float]) -> None:
         Gauge(f"glance_resolver_{name}", text, registry=self.registry).set_function(value)
-
-    def record(
-        self, route: str, method: str, status: int, seconds: float, outcome: object = ""
-    ) -> None:
-        """Counts one request; ``outcome`` is that of its answer, if it is about one image."""
-        self.requests.counts[route, method, str(status)] += 1
-        self.seconds.observe(route, seconds)
-        if outcome and isinstance(outcome, str):
-            self.answers.counts[outcome,] += 1
 
     async def render(self) -> bytes:
         """The text exposition format."""

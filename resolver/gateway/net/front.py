@@ -13,7 +13,6 @@ import asyncio
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Hashable
-from dataclasses import replace
 from email.utils import formatdate
 from functools import partial
 from typing import cast
@@ -39,14 +38,14 @@ from resolver.gateway.api.version_documents import versions_reply
 from resolver.gateway.image_path import ROUTE_LABEL, ImagePath
 from resolver.gateway.limits import FORWARDED_FOR, ChargeOnce, Limits
 from resolver.gateway.metrics.process_metrics import Metrics
+from resolver.gateway.metrics.request_metrics import RequestRow, observe_seconds
 from resolver.gateway.middleware import CLIENT_CLOSED_REQUEST, internal_error, loop_error
-from resolver.gateway.net.front_requests import FrontRequest, FrontRequests
 from resolver.gateway.net.in_flight import InFlight
-from resolver.gateway.problem import GLANCECLIENT, error_of, error_reply
+from resolver.gateway.net.known_reads import FrontRequest, KnownReads, PlainRead, ReadKind
+from resolver.gateway.problem import error_of, error_reply
 from resolver.gateway.reply import NO_STORE, Reply, head_text
 from resolver.gateway.request_ids import REQUEST_ID_HEADER
 from resolver.glance import HOP
-from resolver.models import format_id
 from resolver.registry import Table
 from resolver.resolution import (
     Answer,
@@ -54,8 +53,10 @@ from resolver.resolution import (
     LookupResult,
     Preferences,
     TemplateCache,
+    VariantTemplates,
 )
-from resolver.resolution.answer import json_tail, json_text
+from resolver.resolution.answer import absent_by_probes, json_tail, json_text
+from resolver.resolution.index_reader import Claims
 from resolver.resolution.ranking import DEFAULT_PREFERENCES
 from resolver.services import Services
 
@@ -76,6 +77,9 @@ log = structlog.get_logger()
 Send = Callable[[bytes], None]
 """Sends a response on the connection that the request came on."""
 
+Framing = tuple[int, bool]
+"""The minor version of a request, and whether it keeps the connection."""
+
 
 class Front:
     """Answers reads. One for all connections of a process."""
@@ -95,12 +99,13 @@ class Front:
         self._in_flight = in_flight
         self._limits = limits
         self._access_log = access_log
+        self.known_reads = KnownReads()
         self._templates = self._template_cache(services.tables.table)
         self._absent_templates: dict[str, AbsentTemplate] = {}
         """By the ``Vary`` field of the response."""
-        self.requests = FrontRequests(in_flight)
-        self._stamp_second = 0
-        self._stamp = ""
+        self._common_fields: dict[Framing, str] = {}
+        self._renew_at = 0.0
+        """`time.time` from which `_common_fields` are out of date."""
         self._tasks: set[asyncio.Task[None]] = set()
 
     @staticmethod
@@ -135,7 +140,7 @@ class Front:
             reply = error_reply(error, request.fields.get("user-agent"))
             self._finish(request, self._route(path), reply, send)
             return None
-        return self.respond_read(request, read, send)
+        return self._respond_later(request, read, None, send)
 
     @staticmethod
     def _route(path: str) -> str:
@@ -143,93 +148,102 @@ class Front:
             return VERSION_ROUTE_LABELS.get(path, path)
         return RESOLVE_LABEL if path.startswith("/resolve/") else ROUTE_LABEL
 
-    def respond_read(
-        self, request: FrontRequest, read: ImageRead, send: Send
-    ) -> Callable[[], None] | None:
-        """Like `respond`, for a parsed read about one image."""
-        preferences = read.preferences
-        if preferences is not DEFAULT_PREFERENCES and preferences != DEFAULT_PREFERENCES:
-            return self._respond_later(request, read, None, send)
-        cached = self._reader.cached(read.image_id)
-        if cached is None:
-            pending = _PendingLookup(self, request, read, send)
-            self._in_flight.acquire()
-            self._reader.request(read.image_id, pending.on_result)
-            return pending.cancel
-        if self._respond_from_template(request, read, cached, send):
+    def respond_from_memory(self, read: PlainRead) -> bytes | None:
+        """The response to a plain read, if this process knows it without asking anybody."""
+        if self._in_flight.stopping:
             return None
-        if not read.letter_case and self._respond_absent(request, read, cached, send):
-            return None
-        return self._respond_later(request, read, None, send)
+        found = self._reader.certain(read.image_id)
+        if found is None:
+            stale = self._reader.cached(read.image_id)
+            return None if stale is None else self._found_response(read, *stale[:4])
+        claims, age = found
+        table = self._services.tables.table
+        if claims:
+            return self._found_response(read, table, claims, "cache", age)
+        return self._absent_response(read, table)
 
-    def lookup_done(
-        self,
-        request: FrontRequest,
-        read: ImageRead,
-        found: LookupResult | BaseException,
-        send: Send,
+    def respond_to_plain(self, read: PlainRead, send: Send) -> Callable[[], None]:
+        """Answers a plain read that needs the index, and perhaps locations. Returns what cancels
+        it. The request is in flight until it is answered."""
+        pending = _PendingRead(self, read, send)
+        self._in_flight.acquire()
+        self._reader.request(read.image_id, pending.on_result)
+        return pending.cancel
+
+    def index_answered(
+        self, read: PlainRead, found: LookupResult | BaseException, send: Send
     ) -> Callable[[], None] | None:
-        """The index has answered a request that is in flight."""
+        """The index has answered a plain read that is in flight."""
         try:
-            if isinstance(found, LookupResult) and self._respond_from_template(
-                request, read, found, send
-            ):
-                return None
-            return self._respond_later(request, read, found, send)
+            if isinstance(found, LookupResult) and found.claims:
+                response = self._found_response(read, *found[:4])
+                if response is not None:
+                    send(response)
+                    return None
+            kind = read.kind
+            return self._respond_later(read.request(), kind.read_of(read.image_id), found, send)
         finally:
             self._in_flight.release()
 
-    def lookup_cancelled(self, request: FrontRequest, read: ImageRead) -> None:
-        """The client of a request that is in flight is gone."""
+    def client_left(self, read: PlainRead) -> None:
+        """The client of a plain read that is in flight is gone."""
         self._in_flight.release()
-        self.record(request, read.route, CLIENT_CLOSED_REQUEST, "")
+        request = read.request()
+        self.record(request, read.kind.route, CLIENT_CLOSED_REQUEST, "")
 
-    def _respond_from_template(
-        self, request: FrontRequest, read: ImageRead, found: LookupResult, send: Send
-    ) -> bool:
-        """Sends the response if the image has an owner that can be named; else does nothing."""
-        variant = read.template_variant
-        if variant is None or not found.claims:
-            return False
-        templates = self._templates
-        if templates.context.table is not found.table:
-            self._templates = templates = self._template_cache(found.table)
-        text = read.known_text or format_id(read.image_id)
+    def _found_response(
+        self, read: PlainRead, table: Table, claims: Claims, source: str, age: float
+    ) -> bytes | None:
+        """The response about an image with owners; None where no template has it."""
+        kind = read.kind
+        templates = kind.templates
+        if templates is None or templates.table is not table:
+            templates = self._templates_of(kind, table)
         try:
-            template = templates.get(read.image_id, found.claims, variant)
+            template = templates.get(read.image_id, claims)
         except Exception:  # a bug of ours must not cost the client its answer
-            log.exception("template failed", id=text)
-            return False
+            log.exception("template failed", id=read.text)
+            return None
         if template is None:
-            return False
-        rendered = template.render(text)
-        if read.path is not None:
-            self._write(request, ROUTE_LABEL, 307, rendered, b"", "found", send)
-            return True
-        head, body = URI_LIST_HEAD, rendered
-        if read.media_type == JSON:
-            head, body = JSON_HEAD, rendered + json_tail(found.source, found.age)
-        self._write(request, RESOLVE_LABEL, 200, head, body.encode(), "found", send)
-        return True
+            return None
+        rendered = read.text.join(template.parts)
+        if kind.variant == JSON:
+            head, status, body = JSON_HEAD, 200, (rendered + json_tail(source, age)).encode()
+        elif kind.variant == URI_LIST:
+            head, status, body = URI_LIST_HEAD, 200, rendered.encode()
+        else:
+            head, status, body = rendered, 307, b""
+        row = kind.found_row
+        if row is None:
+            kind.found_row = row = self._metrics.requests.row(
+                kind.route, kind.method, status, "found"
+            )
+        self._record_plain(read, row, status, "found")
+        return self._response(kind.framing, head, body, kind.is_head, read.request_id)
 
-    def _respond_absent(
-        self, request: FrontRequest, read: ImageRead, found: LookupResult, send: Send
-    ) -> bool:
-        """Sends the 404 if the image is known to be absent; else does nothing."""
-        answer = self._resolver.remembered_absence(read.image_id, found)
-        agent = request.fields.get("user-agent")
-        if answer is None or agent.startswith(GLANCECLIENT):
-            return False
-        template = self._absent_templates.get(read.vary)
+    def _absent_response(self, read: PlainRead, table: Table) -> bytes | None:
+        """The 404 if the image is known to be absent."""
+        kind = read.kind
+        age = self._resolver.remembered_absence(read.image_id, table)
+        if age is None or kind.for_glanceclient:
+            return None
+        template = self._absent_templates.get(kind.vary)
         if template is None:
-            template = self._absent_templates[read.vary] = AbsentTemplate(answer, read.vary)
-        body = template.render(answer)
-        self._write(request, read.route, 404, template.head, body, str(answer.outcome), send)
-        return True
+            template = self._absent_templates[kind.vary] = AbsentTemplate(kind.vary)
+        body = template.render(read.text, age)
+        row = self._metrics.requests.row(kind.route, kind.method, 404, "absent")
+        self._record_plain(read, row, 404, "absent")
+        return self._response(kind.framing, template.head, body, kind.is_head, read.request_id)
 
     def _template_cache(self, table: Table) -> TemplateCache:
         home_region = self._services.settings.region
         return TemplateCache(AnswerContext(table, DEFAULT_PREFERENCES, home_region), _render)
+
+    def _templates_of(self, kind: ReadKind, table: Table) -> VariantTemplates:
+        if self._templates.context.table is not table:
+            self._templates = self._template_cache(table)
+        kind.templates = templates = self._templates.of(kind.variant)
+        return templates
 
     def _respond_versions(
         self, request: FrontRequest, path: str, send: Send
@@ -292,98 +306,113 @@ class Front:
         return cancel
 
     def _finish(self, request: FrontRequest, route: str, reply: Reply, send: Send) -> None:
-        head = head_text(reply)
-        self._write(request, route, reply.status, head, reply.body, reply.outcome, send)
-
-    def _write(
-        self,
-        request: FrontRequest,
-        route: str,
-        status: int,
-        head: str,
-        body: bytes,
-        outcome: str,
-        send: Send,
-    ) -> None:
-        """Adds the fields that every response has, in the order in which aiohttp sends them."""
+        self.record(request, route, reply.status, reply.outcome)
+        framing = request.minor, request.keeps_connection
         is_head = request.method == "HEAD"
+        send(self._response(framing, head_text(reply), reply.body, is_head, request.request_id))
+
+    def _response(
+        self, framing: Framing, head: str, body: bytes, is_head: bool, request_id: str
+    ) -> bytes:
+        """A response with the fields that every response has, in the order in which aiohttp sends
+        them."""
         length = f"Content-Length: {len(body)}\r\n" if body or not is_head else ""
-        closing = ""
-        if request.minor == 0:
+        now = time.time()
+        if now >= self._renew_at:
+            self._renew_at = int(now) + 1
+            self._common_fields.clear()
+        common = self._common_fields.get(framing)
+        if common is None:
+            common = self._common_fields[framing] = self._make_common_fields(framing)
+        if not framing[0]:
             head = f"HTTP/1.0{head[8:]}"
-            closing = "Connection: keep-alive\r\n" if request.keeps_connection else ""
-        if self._in_flight.stopping or (request.minor and not request.keeps_connection):
-            closing = "Connection: close\r\n"
-        text = (
-            f"{head}{length}{self._server_fields()}{closing}"
-            f"{REQUEST_ID_HEADER}: {request.request_id}\r\n\r\n"
-        )
-        self.record(request, route, status, outcome)
-        send(text.encode() if is_head or not body else text.encode() + body)
+        text = f"{head}{length}{common}{request_id}\r\n\r\n"
+        return text.encode() if is_head or not body else text.encode() + body
+
+    def _make_common_fields(self, framing: Framing) -> str:
+        """``Date``, ``Server``, ``Connection`` and the name of the request id, for this second."""
+        minor, keeps_connection = framing
+        connection = ""
+        if minor and (self._in_flight.stopping or not keeps_connection):
+            connection = "Connection: close\r\n"
+        elif not minor and keeps_connection and not self._in_flight.stopping:
+            connection = "Connection: keep-alive\r\n"
+        date = formatdate(int(time.time()), usegmt=True)
+        return f"Date: {date}\r\nServer: {SERVER_SOFTWARE}\r\n{connection}{REQUEST_ID_HEADER}: "
 
     def record(self, request: FrontRequest, route: str, status: int, outcome: str) -> None:
         """Counts and logs a request that has been answered, or whose client is gone."""
-        seconds = time.perf_counter() - request.started
-        self._metrics.record(route, request.method, status, seconds, outcome)
-        self._access_log.write(
-            request.request_id,
-            request.method,
-            request.target,
-            status,
-            seconds,
-            request.peer or None,
-            outcome,
-        )
+        row = self._metrics.requests.row(route, request.method, status, outcome)
+        seconds = time.monotonic() - request.started
+        observe_seconds(row, seconds)
+        if status >= self._access_log.least_status:
+            self._access_log.write(
+                request.request_id,
+                request.method,
+                request.target,
+                status,
+                seconds,
+                request.peer or None,
+                outcome,
+            )
 
-    def _server_fields(self) -> str:
-        now = int(time.time())
-        if now != self._stamp_second:
-            self._stamp_second = now
-            date = formatdate(now, usegmt=True)
-            self._stamp = f"Date: {date}\r\nServer: {SERVER_SOFTWARE}\r\n"
-        return self._stamp
+    def _record_plain(self, read: PlainRead, row: RequestRow, status: int, outcome: str) -> None:
+        """The same for a plain read, whose row is known."""
+        seconds = time.monotonic() - read.started
+        observe_seconds(row, seconds)
+        if status >= self._access_log.least_status:
+            kind = read.kind
+            self._access_log.write(
+                read.request_id,
+                kind.method,
+                kind.target(read.text),
+                status,
+                seconds,
+                read.peer or None,
+                outcome,
+            )
 
 
 class AbsentTemplate:
     """The 404 about an image that every location was asked about, without its id and age. It is
     what the handlers render for an answer whose id and age occur nowhere else."""
 
-    def __init__(self, answer: Answer, vary: str) -> None:
-        sample = replace(answer, image_id=secrets.token_bytes(16), age=SAMPLE_AGE)
+    def __init__(self, vary: str) -> None:
+        sample = absent_by_probes(secrets.token_bytes(16), "cache", SAMPLE_AGE)
         error = error_of(sample, vary)
         assert error is not None
         reply = error_reply(error)
         self.head = head_text(reply)
         before, rest = reply.body.decode().split(sample.id)
-        middle, after = rest.split(json_tail(sample.source, SAMPLE_AGE)[2:-1])
+        middle, after = rest.split(json_tail("cache", SAMPLE_AGE)[2:-1])
         self._before, self._middle, self._after = before, middle, after
 
-    def render(self, answer: Answer) -> bytes:
-        """The body about an image."""
-        source = json_tail(answer.source, answer.age)[2:-1]
-        return f"{self._before}{answer.id}{self._middle}{source}{self._after}".encode()
+    def render(self, text: str, age: float) -> bytes:
+        """The body about the image whose id, dashed and in lower case, is ``text``."""
+        source = json_tail("cache", age)[2:-1]
+        return f"{self._before}{text}{self._middle}{source}{self._after}".encode()
 
 
-class _PendingLookup:
-    """A request in flight that waits for the index."""
+class _PendingRead:
+    """A plain read in flight that waits for the index."""
 
-    __slots__ = ("_cancel", "_front", "_read", "_request", "_send", "_waiting")
+    __slots__ = ("_cancel", "_front", "_read", "_send", "_waiting")
 
-    def __init__(self, front: Front, request: FrontRequest, read: ImageRead, send: Send) -> None:
-        self._front, self._request, self._read, self._send = front, request, read, send
+    def __init__(self, front: Front, read: PlainRead, send: Send) -> None:
+        self._front, self._read, self._send = front, read, send
         self._waiting = True
         self._cancel: Callable[[], None] | None = None
 
     def on_result(self, found: LookupResult | BaseException) -> None:
         if self._waiting:
             self._waiting = False
-            self._cancel = self._front.lookup_done(self._request, self._read, found, self._send)
+            self._cancel = self._front.index_answered(self._read, found, self._send)
 
     def cancel(self) -> None:
         """The client is gone."""
         if self._waiting:
             self._waiting = False
-            self._front.lookup_cancelled(self._request, self._read)
+            self._front.client_left(self._read)
         elif self._cancel is not None:
             self._cancel()
 

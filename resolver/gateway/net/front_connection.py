@@ -23,12 +23,13 @@ import structlog
 
 from resolver.gateway.access_log import AccessLog
 from resolver.gateway.metrics.process_metrics import Metrics
+from resolver.gateway.metrics.request_metrics import observe_seconds
 from resolver.gateway.net.body_framing import framing_of
 from resolver.gateway.net.bridge import Bridge
 from resolver.gateway.net.connection_limiter import ConnectionLimiter
 from resolver.gateway.net.front import Front
-from resolver.gateway.net.front_requests import Remembered
 from resolver.gateway.net.in_flight import InFlight
+from resolver.gateway.net.known_reads import FrontRequest, PlainRead, RememberedKind
 from resolver.gateway.net.request_head import (
     MAX_HEAD_BYTES,
     MalformedError,
@@ -80,7 +81,7 @@ class FrontConnection(asyncio.Protocol):
 
     __slots__ = (
         *("_bridge", "_buffer", "_cancel", "_client_ended", "_closing", "_deadline"),
-        *("_bridge_pauses_reading", "_has_tls", "_head_started", "_plain", "_reading_paused"),
+        *("_bridge_pauses_reading", "_has_tls", "_head_started", "_known_kind", "_reading_paused"),
         *("_scheme", "_server", "_transport", "_write_deadline"),
         *("client_keys", "idle_since", "peer", "served"),
     )
@@ -91,8 +92,8 @@ class FrontConnection(asyncio.Protocol):
         self._buffer = bytearray()
         self._bridge: Bridge | None = None
         self._cancel: Callable[[], None] | None = None
-        self._plain: Remembered | None = None
-        """The header fields of the last request, reused if the next request has the same bytes."""
+        self._known_kind: RememberedKind | None = None
+        """The kind of the last read, where it has credentials: no other connection may know it."""
         self._closing = False
         self._client_ended = False
         self._reading_paused = False
@@ -198,7 +199,7 @@ class FrontConnection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._closing:
             return
-        if not self._buffer and self._bridge is None and self._respond_to_plain(data):
+        if not self._buffer and self._bridge is None and self._respond_to_known(data):
             return
         if self._bridge is not None:
             data = self._feed_bridge(data)
@@ -271,21 +272,26 @@ class FrontConnection(asyncio.Protocol):
         if self._client_ended:
             self._close()
 
-    def _respond_to_plain(self, data: bytes) -> bool:
-        """Answers a request whose header fields need no parsing. False for any other."""
+    def _respond_to_known(self, data: bytes) -> bool:
+        """Answers a request that needs no parsing. False for any other."""
         front = self._server.front
         if front is None or self._cancel is not None or self._write_deadline != NEVER:
             return False
-        matched = front.requests.match_plain(data, self._plain, self.peer, self._scheme)
-        if matched is None:
+        read = front.known_reads.recognise(data, self._known_kind, self.peer, self._scheme)
+        if read is None:
             return False
-        request, read = matched
-        self._deadline = NEVER
-        self._head_started = False
-        self.served = True
-        send = partial(self._answered, request.keeps_connection)
-        self._cancel = front.respond_read(request, read, send)
+        self._respond_to_plain(front, read)
         return True
+
+    def _respond_to_plain(self, front: Front, read: PlainRead) -> None:
+        self.served = True
+        response = front.respond_from_memory(read)
+        if response is not None:
+            self._answered(read.kind.keeps_connection, response)
+        else:
+            self._deadline = NEVER
+            send = partial(self._answered, read.kind.keeps_connection)
+            self._cancel = front.respond_to_plain(read, send)
 
     def _begin(self, head: RequestHead) -> None:
         """Has a request answered, by the front or by aiohttp."""
@@ -293,7 +299,7 @@ class FrontConnection(asyncio.Protocol):
         self._head_started = False
         self.served = True
         front = self._server.front
-        data = bytes(self._buffer) if len(self._buffer) == head.size else b""
+        data = bytes(self._buffer[: head.size])
         del self._buffer[: head.size]
         expects = head.fields.get("expect")
         if expects and expects.lower() != "100-continue":
@@ -303,8 +309,12 @@ class FrontConnection(asyncio.Protocol):
             and not (head.fields.has_body or expects)
             and front.answers(head.method, head.target)
         ):
-            self._plain = front.requests.remember_fields(data, head)
-            request = front.requests.from_head(head, self.peer, self._scheme)
+            request = FrontRequest.from_head(head, self.peer, self._scheme)
+            learned = front.known_reads.learn(data, request)
+            if learned is not None:
+                read, self._known_kind = learned
+                self._respond_to_plain(front, read)
+                return
             send = partial(self._answered, request.keeps_connection)
             self._cancel = front.respond(request, send)
         else:
@@ -319,7 +329,7 @@ class FrontConnection(asyncio.Protocol):
         self._server.coalescer.write(self._transport, data)
         self.idle_since = now = time.monotonic()
         self._deadline = now + self._server.keepalive_timeout
-        if not keeps_connection:
+        if not keeps_connection or self._server.in_flight.stopping:
             self._close()
         elif answered_later:
             self._read_requests()
@@ -379,7 +389,7 @@ class FrontConnection(asyncio.Protocol):
         reply = malformed(status, reason)
         request_id = new_request_id()
         if not counted_by_app:
-            server.metrics.record("none", "none", status, 0.0)
+            observe_seconds(server.metrics.requests.row("none", "none", status), 0.0)
         if server.access_log.is_on and not counted_by_app:
             log.info(
                 "malformed request",

@@ -1,0 +1,230 @@
+"""Reads that need no parsing, because they have been parsed before but for the id of the image.
+
+Clients send the same request for image after image: the same line but for the id, the same header
+fields byte for byte. What such a request says is kept as a `ReadKind`, under the bytes of the
+request without the id. So a request is recognised by one regular expression, which finds the id,
+and one dictionary lookup.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from typing import NamedTuple
+
+from resolver.errors import ResolverError
+from resolver.gateway.api.image_reads import ImageRead, ReadRequest, parse_image_read
+from resolver.gateway.metrics.request_metrics import RequestRow
+from resolver.gateway.negotiation import EXCLUDE, FRESH, REGION
+from resolver.gateway.net.request_head import Fields, RequestHead
+from resolver.gateway.problem import GLANCECLIENT
+from resolver.gateway.request_ids import REQUEST_ID_HEADER, new_request_id, request_id_from
+from resolver.glance import HOP
+from resolver.resolution import VariantTemplates
+
+_UUID = rb"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
+_LINE = re.compile(
+    rb"(?:GET|HEAD) /(?:v[12]/images|resolve)/(%b)(?:/file)? HTTP/1\.[01]\r\n" % _UUID
+)
+_REQUEST_ID_FIELD = re.compile(
+    rb"^X-Openstack-Request-Id: (req-%b)\r\n" % _UUID, re.MULTILINE | re.IGNORECASE
+)
+
+MAX_BYTES = 2048
+"""Longer requests are parsed each time."""
+
+MAX_KINDS = 1024
+
+SPECIAL_FIELDS = (REGION, EXCLUDE, FRESH, HOP, "Upgrade")
+"""Header fields that change the answer to a plain read."""
+
+CREDENTIAL_FIELDS = ("x-auth-token", "authorization", "cookie", "x-service-token")
+
+
+class FrontRequest(NamedTuple):
+    """A request that the front answers."""
+
+    method: str
+    target: str
+    minor: int
+    """1 for HTTP/1.1, 0 for HTTP/1.0."""
+    fields: Fields
+    request_id: str
+    peer: str
+    """The client's address."""
+    scheme: str
+    keeps_connection: bool
+    started: float
+    """`time.monotonic` when it was read."""
+
+    @classmethod
+    def from_head(cls, head: RequestHead, peer: str, scheme: str) -> FrontRequest:
+        """A parsed head as a request to the front."""
+        return cls(
+            head.method,
+            head.target,
+            head.minor,
+            head.fields,
+            request_id_from(head.fields.get(REQUEST_ID_HEADER)),
+            peer,
+            scheme,
+            head.keeps_connection,
+            time.monotonic(),
+        )
+
+
+class ReadKind:
+    """What a read says but for the id of its image, and what the front keeps for such reads."""
+
+    __slots__ = (
+        *("after", "before", "fields", "for_glanceclient", "found_row", "framing", "is_head"),
+        *("keeps_connection", "method", "minor", "read", "route", "templates", "variant", "vary"),
+    )
+
+    def __init__(self, request: FrontRequest, read: ImageRead, text: str) -> None:
+        """Args:
+        request: one such request.
+        read: what that request asks; a read with a template variant.
+        text: the id of its image, dashed and in lower case, as it stands in the target.
+        """
+        self.method = request.method
+        self.before, self.after = request.target.split(text)
+        self.minor = request.minor
+        self.fields = request.fields
+        self.keeps_connection = request.keeps_connection
+        self.framing = request.minor, request.keeps_connection
+        self.is_head = read.head
+        self.read = read
+        self.route = read.route
+        self.vary = read.vary
+        self.variant = read.template_variant
+        self.for_glanceclient = request.fields.get("user-agent").startswith(GLANCECLIENT)
+        self.templates: VariantTemplates | None = None
+        """The templates of this variant, from when they were used last."""
+        self.found_row: RequestRow | None = None
+        """Where metrics count such requests that were answered with an owner."""
+
+    def target(self, text: str) -> str:
+        """The target of the request for an image."""
+        return f"{self.before}{text}{self.after}"
+
+    def read_of(self, image_id: bytes) -> ImageRead:
+        """What the request for an image asks."""
+        path = self.read.path
+        path = path and path._replace(image_id=image_id)
+        return self.read._replace(image_id=image_id, path=path)
+
+
+class PlainRead(NamedTuple):
+    """A read of a known kind."""
+
+    kind: ReadKind
+    text: str
+    """The image's id, dashed and in lower case."""
+    image_id: bytes
+    request_id: str
+    peer: str
+    scheme: str
+    started: float
+
+    def request(self) -> FrontRequest:
+        """The same as any request that the front answers."""
+        kind = self.kind
+        return FrontRequest(
+            kind.method,
+            kind.target(self.text),
+            kind.minor,
+            kind.fields,
+            self.request_id,
+            self.peer,
+            self.scheme,
+            kind.keeps_connection,
+            self.started,
+        )
+
+
+RememberedKind = tuple[bytes, ReadKind]
+"""A request without the ids of its image and of itself, and what it says."""
+
+
+class KnownReads:
+    """The kinds of reads that any connection may send."""
+
+    def __init__(self) -> None:
+        self._kinds: dict[bytes, ReadKind] = {}
+        """By the bytes of the request without ids, oldest first. None has credentials."""
+
+    @property
+    def remembered(self) -> list[bytes]:
+        """The requests without ids that are recognised on any connection."""
+        return list(self._kinds)
+
+    def recognise(
+        self, data: bytes, remembered: RememberedKind | None, peer: str, scheme: str
+    ) -> PlainRead | None:
+        """The one read that ``data`` is; None for a request that must be parsed.
+
+        ``remembered``: the last kind of this connection, if it has credentials.
+        """
+        line = _LINE.match(data)
+        if line is None:
+            return None
+        start, end = line.span(1)
+        key = data[:start] + data[end:]
+        kind = self._kinds.get(key)
+        request_id = ""
+        if kind is None:
+            if (sent := _REQUEST_ID_FIELD.search(key)) is not None:
+                request_id = sent[1].decode()
+                key = key[: sent.start()] + key[sent.end() :]
+                kind = self._kinds.get(key)
+            if kind is None:
+                if remembered is None or remembered[0] != key:
+                    return None
+                kind = remembered[1]
+        text = data[start:end].decode()
+        image_id = bytes.fromhex(text.replace("-", ""))
+        request_id = request_id or new_request_id()
+        return PlainRead(kind, text, image_id, request_id, peer, scheme, time.monotonic())
+
+    def learn(
+        self, data: bytes, request: FrontRequest
+    ) -> tuple[PlainRead, RememberedKind | None] | None:
+        """A request that has been parsed as a read of a kind, and what its connection must
+        remember; None for a request that asks for anything special.
+
+        A kind without credentials is recognised on every connection from now on.
+        """
+        fields = request.fields
+        line = _LINE.match(data)
+        if line is None or any(name in fields for name in SPECIAL_FIELDS):
+            return None
+        try:
+            read = parse_image_read(ReadRequest(request.method, request.target, "", fields))
+        except ResolverError:
+            return None
+        text = line[1].decode()
+        if read.template_variant is None or request.target.count(text) != 1:
+            return None
+        kind = ReadKind(request, read, text)
+        plain = PlainRead(
+            kind,
+            text,
+            read.image_id,
+            request.request_id,
+            request.peer,
+            request.scheme,
+            request.started,
+        )
+        key = data[: line.start(1)] + data[line.end(1) :]
+        sent = _REQUEST_ID_FIELD.search(key)
+        if sent is not None:
+            key = key[: sent.start()] + key[sent.end() :]
+        if len(fields.getall(REQUEST_ID_HEADER)) > (sent is not None) or len(key) > MAX_BYTES:
+            return plain, None  # two request ids, or one that is not well formed
+        if any(name in fields for name in CREDENTIAL_FIELDS):
+            return plain, (key, kind)
+        if len(self._kinds) >= MAX_KINDS:
+            del self._kinds[next(iter(self._kinds))]
+        self._kinds[key] = kind
+        return plain, None
