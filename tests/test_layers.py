@@ -34,7 +34,7 @@ LAYERS = [
     {"gateway.metrics", "gateway.net"},
     {"gateway.app_keys", "gateway.middleware", "gateway.request_body"},
     {"gateway.api"},
-    {"gateway.net.front_requests", "gateway.net.front", "gateway.net.front_connection"},
+    {"gateway.net.known_reads", "gateway.net.front", "gateway.net.front_connection"},
     {"gateway"},
     {"gateway.net.workers"},
     {"cli"},

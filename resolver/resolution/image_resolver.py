@@ -121,9 +121,9 @@ class Resolver:
         return resolution.answer
 
     def remembered_absence(self, image_id: bytes, table: Table) -> float | None:
-        """Where the index is known to have no claim on an image: how many seconds ago the first
-        location said that it lacks the image, if each location's answer is remembered, so that the
-        image is absent. None for anything else. Nobody is asked."""
+        """Seconds since the first of the locations' remembered answers, where the index is known to
+        have no claim and these answers prove that the image is absent; else None. Nobody is
+        asked."""
         if self._prober is None:
             return None
         entry = self._prober.negative_entry(image_id)

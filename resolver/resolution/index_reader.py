@@ -174,12 +174,32 @@ class IndexReader:
             raise IndexUnavailable(error.detail, headers=error.headers) from error
         return LookupResult(table, (), "stale", 0.0, error)
 
+    def certain_table(self) -> Table | None:
+        """The table, where Redis would have announced a change of it."""
+        is_certain = self._tables.is_current and self._index.tracking_current()
+        return self._tables.table if is_certain else None
+
     async def current_table(self, timeout: float) -> Table:  # noqa: ASYNC109 - a bound for Redis
         """The table as of now.
 
         Raises:
             IndexUnavailable: it had to be read, and Redis gave no answer within ``timeout``.
         """
-        if self._tables.is_current and self._index.tracking_current():
-            return self._tables.table
-        return await self._tables.current(timeout)
+        return self.certain_table() or await self._tables.current(timeout)
+
+    async def usable_table(self) -> Table:
+        """The table as of now, or the last known one while Redis does not answer.
+
+        Raises:
+            IndexUnavailable: none is known.
+        """
+        if (table := self.certain_table()) is not None:
+            return table
+        try:
+            if self.breaker.error is not None:
+                raise self.breaker.error
+            return await self._tables.current(self.deadline)
+        except IndexUnavailable:
+            if (last := self.last_table()) is not None:
+                return last
+            raise

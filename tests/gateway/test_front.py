@@ -14,7 +14,7 @@ import pytest
 
 from resolver.errors import IndexUnavailable
 from resolver.gateway.net.front_connection import FrontConnection
-from resolver.gateway.net.front_requests import MAX_PLAIN_BYTES, FrontRequests
+from resolver.gateway.net.known_reads import MAX_BYTES, KnownReads
 from resolver.gateway.net.request_head import MAX_HEAD_BYTES
 from tests.gateway.bridged_requests import BridgedRequests, bridged
 from tests.gateway.conftest import V1, V2, Gateway, Start
@@ -299,7 +299,7 @@ async def test_long_header_fields_are_answered_too(gateway: Gateway, extra: int)
     """Short blocks of fields are cached, longer ones parsed each time."""
     await gateway.location("one")
     await gateway.claim("one", ID)
-    fields = f"Host: g\r\nA: {'a' * (MAX_PLAIN_BYTES - 16 + extra)}\r\n\r\n"
+    fields = f"Host: g\r\nA: {'a' * (MAX_BYTES - 16 + extra)}\r\n\r\n"
     async with connected(gateway.url) as connection:
         for _ in range(3):
             connection.writer.write(f"GET /v2/images/{ID} HTTP/1.1\r\n{fields}".encode())
@@ -399,9 +399,7 @@ async def test_a_token_is_cached_for_its_own_connection_only(gateway: Gateway) -
         for connection in (first, second, first, second):
             response = await connection.ask("GET", PATH, "X-Auth-Token: secret")
             assert response.status == 307
-        assert "secret" not in repr(
-            [requests.remembered_blocks for requests in all_instances(FrontRequests)]
-        )
+        assert "secret" not in repr([known.remembered for known in all_instances(KnownReads)])
 
 
 async def test_malformed_bytes_after_a_request_are_answered_after_it(gateway: Gateway) -> None:

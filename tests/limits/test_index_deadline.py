@@ -90,3 +90,21 @@ async def test_a_request_waits_once_for_an_index_that_never_answers(
     watch, status = await timed_get(gateway, path % 0)
     check_waited_once(watch)
     assert status == 503
+
+
+@pytest.mark.redis
+@pytest.mark.parametrize("path", ["/", "/versions", "/v2/schemas/image"])
+async def test_what_clients_ask_first_is_answered_while_redis_hangs(
+    start: Start, own_redis: RedisServer, path: str
+) -> None:
+    """Else a client cannot even begin to ask for images that are known."""
+    gateway = await start(redis_url=own_redis.url, index_timeout=DEADLINE)
+    await gateway.location("one")
+    expected = (await timed_get(gateway, path))[1]
+    assert expected in (200, 300, 307)
+    own_redis.pause()
+    try:
+        for _ in range(3):
+            assert (await timed_get(gateway, path))[1] == expected
+    finally:
+        own_redis.resume()

@@ -51,7 +51,7 @@ async def versions(request: web.Request) -> web.StreamResponse:
     """``/``, ``/versions``, ``/v1`` and ``/v2``."""
     services = request.app[SERVICES]
     base = services.settings.public_url or f"{request.scheme}://{request.host}"
-    table = await services.tables.current(services.settings.index_timeout)
+    table = await services.resolver.reader.usable_table()
     return to_response(versions_reply(table, base, request.path))
 
 
@@ -61,7 +61,7 @@ async def schemas(request: web.Request) -> web.StreamResponse:
     preferences = preferences_from_headers(request.headers)
     path, query = request.rel_url.raw_path, request.rel_url.raw_query_string
     check_target(path, query)
-    table = await services.tables.current(services.settings.index_timeout)
+    table = await services.resolver.reader.usable_table()
     views = [view for view in table.in_service() if view.serves is None or view.serves[1]]
     best = best_view(views, preferences, services.settings.region)
     if best is None:

@@ -150,8 +150,6 @@ class Front:
 
     def respond_from_memory(self, read: PlainRead) -> bytes | None:
         """The response to a plain read, if this process knows it without asking anybody."""
-        if self._in_flight.stopping:
-            return None
         found = self._reader.certain(read.image_id)
         if found is None:
             stale = self._reader.cached(read.image_id)
@@ -248,13 +246,14 @@ class Front:
     def _respond_versions(
         self, request: FrontRequest, path: str, send: Send
     ) -> Callable[[], None] | None:
-        services = self._services
         host = request.fields.get("host")
-        base = services.settings.public_url or f"{request.scheme}://{host}"
+        base = self._services.settings.public_url or f"{request.scheme}://{host}"
+        if (table := self._reader.certain_table()) is not None:
+            self._finish(request, self._route(path), versions_reply(table, base, path), send)
+            return None
 
         async def reply() -> Reply:
-            table = await services.tables.current(services.settings.index_timeout)
-            return versions_reply(table, base, path)
+            return versions_reply(await self._reader.usable_table(), base, path)
 
         return self._run(request, self._route(path), reply, send)
 
@@ -321,6 +320,8 @@ class Front:
         if now >= self._renew_at:
             self._renew_at = int(now) + 1
             self._common_fields.clear()
+        if self._in_flight.stopping:
+            framing = framing[0], False
         common = self._common_fields.get(framing)
         if common is None:
             common = self._common_fields[framing] = self._make_common_fields(framing)
@@ -333,9 +334,9 @@ class Front:
         """``Date``, ``Server``, ``Connection`` and the name of the request id, for this second."""
         minor, keeps_connection = framing
         connection = ""
-        if minor and (self._in_flight.stopping or not keeps_connection):
+        if minor and not keeps_connection:
             connection = "Connection: close\r\n"
-        elif not minor and keeps_connection and not self._in_flight.stopping:
+        elif keeps_connection and not minor:
             connection = "Connection: keep-alive\r\n"
         date = formatdate(int(time.time()), usegmt=True)
         return f"Date: {date}\r\nServer: {SERVER_SOFTWARE}\r\n{connection}{REQUEST_ID_HEADER}: "
