@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import re
 import sys
+import time
 from datetime import UTC, datetime
 from typing import Any
 
@@ -16,6 +18,10 @@ SHARED_PROCESSORS: list[Any] = [
     structlog.stdlib.add_logger_name,
 ]
 """Applied to every line, both ours and those of libraries."""
+
+
+_PLAIN_TEXT = re.compile(r"[ !#-\[\]-~]*")
+"""ASCII that is the same in JSON."""
 
 
 class RequestLog:
@@ -31,30 +37,72 @@ class RequestLog:
         self._json_lines = json_lines
         self._pending: list[str] = []
         self._structlog = structlog.get_logger("access")
+        self._second = 0
+        self._second_text = ""
+        """`_second`, of `time.time`, as text."""
 
-    def write(self, **fields: Any) -> None:
-        """Writes the line now, or at the end of this turn of the event loop."""
+    def write(
+        self,
+        request_id: str,
+        method: str,
+        path: str,
+        status: int,
+        ms: float,
+        client: str | None,
+        outcome: object = "",
+    ) -> None:
+        """Writes the line now, or at the end of this turn of the event loop.
+
+        Request ids, methods and addresses have no character that JSON must escape.
+        """
         if not self._json_lines:
-            self._structlog.info("request", **fields)
+            more = {"outcome": outcome} if outcome else {}
+            self._structlog.info(
+                "request",
+                request_id=request_id,
+                method=method,
+                path=path,
+                status=status,
+                ms=ms,
+                client=client,
+                **more,
+            )
             return
-        timestamp = datetime.now(UTC).isoformat().replace("+00:00", "Z")
-        fields |= {"event": "request", "level": "info", "logger": "access", "timestamp": timestamp}
         if not self._pending:
             asyncio.get_running_loop().call_soon(self._flush)
-        self._pending.append(json.dumps(fields))
+        path_json = f'"{path}"' if _PLAIN_TEXT.fullmatch(path) else json.dumps(path)
+        client_json = f'"{client}"' if client else "null"
+        if isinstance(outcome, str):
+            outcome_json = f', "outcome": "{outcome}"' if outcome else ""
+        else:
+            outcome_json = f', "outcome": {json.dumps(outcome)}'
+        self._pending.append(
+            f'{{"request_id": "{request_id}", "method": "{method}", "path": {path_json}, '
+            f'"status": {status}, "ms": {ms}, "client": {client_json}{outcome_json}, '
+            f'"event": "request", "level": "info", "logger": "access", '
+            f'"timestamp": "{self._timestamp()}"}}\n'
+        )
+
+    def _timestamp(self) -> str:
+        now = time.time()
+        second = int(now)
+        if second != self._second:
+            self._second = second
+            self._second_text = datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+        return f"{self._second_text}.{int((now - second) * 1_000_000):06d}Z"
 
     def _flush(self) -> None:
         lines, self._pending = self._pending, []
-        sys.stderr.write("\n".join([*lines, ""]))
+        sys.stderr.write("".join(lines))
         sys.stderr.flush()
 
 
 _request_log = RequestLog(json_lines=False)
 
 
-def log_request(**fields: Any) -> None:
-    """Writes one line about a request, in the format that `configure` chose."""
-    _request_log.write(**fields)
+def request_log() -> RequestLog:
+    """Where lines about requests go, in the format that `configure` chose."""
+    return _request_log
 
 
 def configure(*, level: str, log_format: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from resolver import logs
+from resolver.logs import request_log
 
 _SEPARATOR = re.compile(r"([&;])")
 
@@ -59,13 +59,6 @@ class AccessLog:
         """Writes the line of a request that was answered within ``seconds``."""
         if status < self.least_status:
             return
-        more = {"outcome": outcome} if outcome else {}
-        logs.log_request(
-            request_id=request_id,
-            method=method,
-            path=mask_secrets(target[:MAX_PATH_CHARACTERS]),
-            status=status,
-            ms=round(seconds * 1000, 3),
-            client=client,
-            **more,
-        )
+        path = mask_secrets(target[:MAX_PATH_CHARACTERS])
+        ms = round(seconds * 1000, 3)
+        request_log().write(request_id, method, path, status, ms, client, outcome)
