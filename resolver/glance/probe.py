@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -78,6 +79,10 @@ class ProbeAnswer:
     """The spelling under which it has the image (see `resolver.models.letter_case_of`); None where
     it answered 404 to every spelling asked. Whether that proves absence, `ImageProbe.scope` says.
     """
+    credential: str = ""
+    """The credential that was sent with the question; empty for none."""
+    at: float = 0.0
+    """When it answered, on `time.monotonic`."""
 
 
 class _CachedScope(NamedTuple):
@@ -96,6 +101,8 @@ class ImageProbe:
         self._cloud_credentials = cloud_credentials
         self._scopes: dict[int, _CachedScope] = {}
         """By location number."""
+        self._scope_locks: dict[int, asyncio.Lock] = {}
+        """By location number: one check of a credential serves all that wait for it."""
 
     async def ask(
         self,
@@ -111,33 +118,50 @@ class ImageProbe:
             LocationUnavailable: the location gave no clear answer.
         """
         server = self._server(location)
+        credential = await server.credential()
         for letter_case in dict.fromkeys(spellings):
             if await has_image(server, versions, format_id(image_id, letter_case)):
-                return ProbeAnswer(letter_case)
-        return ProbeAnswer(None)
+                return ProbeAnswer(letter_case, credential, time.monotonic())
+        return ProbeAnswer(None, credential, time.monotonic())
 
-    async def scope(self, location: Location, versions: tuple[str, ...]) -> CredentialScope:
-        """Which images the credential that `ask` uses can see.
+    async def scope(
+        self, location: Location, versions: tuple[str, ...], answer: ProbeAnswer
+    ) -> CredentialScope:
+        """Which images the credential of an answer sees: whether its 404 proves absence.
 
         It is checked here and not read from the location's sweep, which another process may have
-        run with another credential, or before the credential was rotated. The result is cached for
-        `SCOPE_CACHE_SECONDS`, as long as neither credential nor location changes.
+        run with another credential. A credential can lose its rights at any time, and some servers
+        answer a dead one as they answer strangers. So the check must begin after the answer; one
+        check serves all answers from before it. Where no credential is sent, the result is cached
+        for `SCOPE_CACHE_SECONDS`.
 
         Raises:
-            LocationUnavailable: the location failed while asked.
+            LocationUnavailable: the location failed while asked, or the credential has been
+                replaced since.
         """
+        async with self._scope_locks.setdefault(location.number, asyncio.Lock()):
+            return await self._scope(location, versions, answer)
+
+    async def _scope(
+        self, location: Location, versions: tuple[str, ...], answer: ProbeAnswer
+    ) -> CredentialScope:
         server = self._server(location)
-        credential = await server.credential()
-        checked_at = time.monotonic()
         cached = self._scopes.get(location.number)
+        since = answer.at if location.auth else time.monotonic() - SCOPE_CACHE_SECONDS
         if (
             cached is None
-            or (cached.credential, cached.location_updated) != (credential, location.updated)
-            or checked_at - cached.checked_at > SCOPE_CACHE_SECONDS
+            or (cached.credential, cached.location_updated) != (answer.credential, location.updated)
+            or cached.checked_at < since
         ):
+            checked_at = time.monotonic()
             scope = await sees_all(server, versions)
+            credential = await server.credential()
             cached = _CachedScope(credential, location.updated, checked_at, scope)
             self._scopes[location.number] = cached
+            if credential != answer.credential:
+                raise LocationUnavailable(
+                    "its credential was replaced meanwhile", code="no-clear-answer"
+                )
         return cached.scope
 
     def _server(self, location: Location) -> GlanceServer:

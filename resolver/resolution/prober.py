@@ -18,7 +18,7 @@ from typing import Any
 import structlog
 
 from resolver.errors import IndexUnavailable, LocationUnavailable
-from resolver.glance import ImageProbe
+from resolver.glance import ImageProbe, ProbeAnswer
 from resolver.index import Index
 from resolver.models import Health, Owner
 from resolver.registry import LocationView, Table, TableKeeper
@@ -344,7 +344,7 @@ class Prober:
                 )
                 if answer.letter_case is not None:
                     owner, result = Owner(view.location.number, answer.letter_case), "yes"
-                elif reason := await self._scope_problem(view):
+                elif reason := await self._scope_problem(view, answer):
                     result = "blind"
         except LocationUnavailable as error:
             result = error.problem_code
@@ -359,13 +359,13 @@ class Prober:
             owner, result == "no", reason=reason, location_updated=view.location.updated
         )
 
-    async def _scope_problem(self, view: LocationView) -> str:
+    async def _scope_problem(self, view: LocationView, answer: ProbeAnswer) -> str:
         """Why a 404 of this location proves nothing; empty where it proves absence.
 
         Raises:
             LocationUnavailable: the location failed while it was asked what its credential sees.
         """
-        scope = await self._image_probe.scope(view.location, view.versions)
+        scope = await self._image_probe.scope(view.location, view.versions, answer)
         return scope_problem(scope.sees_all, scope.why)
 
     def _update_memory(

@@ -28,8 +28,9 @@ class StandIn(Images):
     """A Glance server whose images the demo and the tests choose.
 
     `old` makes it Glance 15 (Pike). `tokens` maps `X-Auth-Token` to its caller; with None no token
-    is needed and every caller is an admin. `prefix` is the path of the base URL. Links in answers
-    lack it, as if a proxy removed it from requests.
+    is needed and every caller is an admin; with `anonymous`, a caller without a known token sees
+    what everybody may see, as with Glance's `allow_anonymous_access`. `prefix` is the path of the
+    base URL. Links in answers lack it, as if a proxy removed it from requests.
 
     `requests` counts calls by method and kind of route: `images image file members tag schema
     tasks v1-images v1-image versions healthcheck unknown`. Calls that one of `middlewares` answers
@@ -43,6 +44,7 @@ class StandIn(Images):
         v2: bool = True,
         old: bool = False,
         tokens: Mapping[str, Caller] | None = None,
+        anonymous: bool = False,
         prefix: str = "",
         page_default: int = 25,
         page_cap: int = 1000,
@@ -50,6 +52,7 @@ class StandIn(Images):
     ) -> None:
         super().__init__()
         self.v1, self.v2, self.old, self.tokens = v1, v2, old, tokens
+        self.anonymous = anonymous
         self.prefix, self.middlewares = prefix.rstrip("/"), list(middlewares)
         self.page_default, self.page_cap = page_default, page_cap
         self.requests: Counter[tuple[str, str]] = Counter()
@@ -155,4 +158,6 @@ class StandIn(Images):
             return Caller("admin", admin=True)
         if caller := self.tokens.get(request.headers.get("X-Auth-Token", "")):
             return caller
+        if self.anonymous:
+            return Caller("")
         fail(401, "This server could not verify that you are authorized to access the document.")

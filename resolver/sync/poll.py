@@ -11,7 +11,14 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Callable
 
-from resolver.glance import GlanceServer, changed_since, ensure_changes_can_be_read, server_time
+from resolver.errors import LocationUnavailable
+from resolver.glance import (
+    GlanceServer,
+    changed_since,
+    ensure_changes_can_be_read,
+    sees_all,
+    server_time,
+)
 from resolver.index import Index
 from resolver.models import Poll, Sweep
 from resolver.sync.timings import DEFAULT_TIMINGS
@@ -57,6 +64,11 @@ async def poll(
         if changes.deleted:
             pinned = await index.records.pinned_claims(number)
             released += await index.observations.record_absent(number, changes.deleted - pinned)
+    if sweep.sees_all and not (await sees_all(server, versions)).sees_all:
+        raise LocationUnavailable(
+            "its credential no longer sees every image, so a poll may have missed changes",
+            code="unauthorized",
+        )
     return Poll(
         ended=time.time(), mark=server_now, images=images, claimed=claimed, released=released
     )

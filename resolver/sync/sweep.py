@@ -19,6 +19,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 
 from resolver.errors import LocationUnavailable
 from resolver.glance import (
+    CredentialScope,
     GlanceServer,
     Page,
     Resume,
@@ -109,12 +110,13 @@ class Sweeper:
             # The server may be unable to continue there, and able to list from the start.
             state = await self._begin(None)
             await self._read_listing(state, report)
+        await self._check_scope(scope)
         released = 0
         if scope.sees_all:  # otherwise a missing image proves nothing
             state.remove_missing(state.uppercase_ids)
             if not confirm_shrink:
                 self._check_shrink_guard(state, listed_before)
-            released = await self._release_missing(state, report)
+            released = await self._release_missing(state, report, scope)
         await self._index.records.end_progress(self._number)
         return Sweep(
             started=state.started_at,
@@ -127,6 +129,18 @@ class Sweeper:
             sees_all=scope.sees_all,
             sees_all_why=scope.why,
         )
+
+    async def _check_scope(self, before: CredentialScope) -> None:
+        """Raises LocationUnavailable where the credential sees less than before: the server may
+        have taken it for a stranger's meanwhile."""
+        if before.sees_all:
+            now = await sees_all(self._server, self._versions)
+            if not now.sees_all:
+                raise LocationUnavailable(
+                    f"the credential saw every image when the sweep began, but now {now.why}; "
+                    "nothing was released",
+                    code="unauthorized",
+                )
 
     async def _begin(self, resume: Progress | None) -> SweepState:
         """The state to start with: empty, or that of another sweep's checkpoint."""
@@ -230,7 +244,9 @@ class Sweeper:
                 code="shrink-guard",
             )
 
-    async def _release_missing(self, state: SweepState, report: Report) -> int:
+    async def _release_missing(
+        self, state: SweepState, report: Report, scope: CredentialScope
+    ) -> int:
         """Releases the missing images that the server, asked again, still does not have. Returns
         how many."""
         released = 0
@@ -242,7 +258,15 @@ class Sweeper:
         )
         for start in range(0, len(missing), CONFIRM_BATCH):
             batch = missing[start : start + CONFIRM_BATCH]
+            credential = await self._server.credential()
             absent = await self._confirm_absent(dict(batch), state.listed_id)
+            await self._check_scope(scope)
+            if await self._server.credential() != credential:
+                raise LocationUnavailable(
+                    "the credential was replaced while missing images were confirmed; the next "
+                    "sweep repeats it",
+                    code="unauthorized",
+                )
             # This process may have been suspended since: is the sweep still ours?
             await report(state.progress())
             released += await release(self._number, absent)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
 
@@ -95,32 +96,63 @@ async def test_a_server_that_gives_no_clear_answer_raises(
         assert caught.value.problem_code == code
 
 
-async def test_the_scope_belongs_to_the_credential_in_use(
+async def test_one_check_of_a_credential_serves_all_answers_from_before_it(
+    probe: ImageProbe, server: StandIn, location: Location
+) -> None:
+    answers = [await probe.ask(location, V2, IMAGE_ID, (0,)) for _ in range(3)]
+    scopes = await asyncio.gather(*(probe.scope(location, V2, answer) for answer in answers))
+    assert [scope.sees_all for scope in scopes] == [True] * 3
+    assert server.requests["GET", "tasks"] == 1
+
+
+async def test_a_check_from_before_the_answer_proves_nothing(
     probe: ImageProbe, server: StandIn, location: Location, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert (await probe.scope(location, V2)).sees_all is True
-    assert (await probe.scope(location, V2)).sees_all is True
-    assert server.requests["GET", "tasks"] == 1, "the second answer came from the cache"
-
-    monkeypatch.setenv(TOKEN_ENV, "weak")
-    scope = await probe.scope(location, V2)
+    """A credential may lose its rights at any time."""
+    tokens = server.tokens = dict(server.tokens or {})
+    assert (await probe.scope(location, V2, await probe.ask(location, V2, IMAGE_ID, (0,)))).sees_all
+    tokens["strong"] = Caller("demo")
+    answer = await probe.ask(location, V2, IMAGE_ID, (0,))
+    scope = await probe.scope(location, V2, answer)
     assert (scope.sees_all, scope.why) == (False, "it may not list tasks, which is for admins")
-    assert server.requests["GET", "tasks"] == 2
+
+
+async def test_a_check_with_another_credential_proves_nothing(
+    probe: ImageProbe, location: Location, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(TOKEN_ENV, "weak")
+    answer = await probe.ask(location, V2, IMAGE_ID, (0,))
+    monkeypatch.setenv(TOKEN_ENV, "strong")
+    with pytest.raises(LocationUnavailable, match="replaced"):
+        await probe.scope(location, V2, answer)
+
+
+async def test_a_server_without_credentials_is_checked_once(
+    probe: ImageProbe, location: Location
+) -> None:
+    async with StandIn() as server:
+        open_location = replace(location, url=server.url, auth=None)
+        for _ in range(3):
+            answer = await probe.ask(open_location, V2, IMAGE_ID, (0,))
+            assert (await probe.scope(open_location, V2, answer)).sees_all
+        assert server.requests["GET", "tasks"] == 1
 
 
 async def test_a_changed_location_has_its_scope_checked_again(
     probe: ImageProbe, server: StandIn, location: Location
 ) -> None:
-    assert (await probe.scope(location, V2)).sees_all is True
+    answer = await probe.ask(location, V2, IMAGE_ID, (0,))
+    assert (await probe.scope(location, V2, answer)).sees_all is True
     changed = replace(location, sees_all=False, updated=location.updated + 1)
-    assert (await probe.scope(changed, V2)).sees_all is False
+    assert (await probe.scope(changed, V2, answer)).sees_all is False
     assert server.requests["GET", "tasks"] == 1
 
 
 async def test_a_scope_that_cannot_be_read_raises(
     probe: ImageProbe, location: Location, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    answer = await probe.ask(location, V2, IMAGE_ID, (0,))
     monkeypatch.delenv(TOKEN_ENV)
     with pytest.raises(LocationUnavailable) as caught:
-        await probe.scope(location, V2)
+        await probe.scope(location, V2, answer)
     assert caught.value.problem_code == "no-credential"

@@ -72,7 +72,8 @@ class GlanceProcess(ServerProcess):
     """One Glance process. Stopped and started again it keeps its port and its images.
 
     `limit` is the server's cap on a page of its listing; `keystone` the URL of a Keystone whose
-    tokens it accepts, and `token` the one that a test's own requests carry.
+    tokens it accepts, and `token` the one that a test's own requests carry. `policy` is the text of
+    its policy file, in place of that for `auth`.
     """
 
     name = "glance"
@@ -87,6 +88,7 @@ class GlanceProcess(ServerProcess):
         keystone: str = "",
         token: str = ADMIN_TOKEN,
         broker: str = "",
+        policy: str = "",
     ) -> None:
         super().__init__(directory)
         self.home = home
@@ -95,6 +97,7 @@ class GlanceProcess(ServerProcess):
         self.keystone = keystone
         self.token = token
         self.broker = broker
+        self.policy = policy
 
     @property
     def url(self) -> str:
@@ -108,6 +111,8 @@ class GlanceProcess(ServerProcess):
             write_config(
                 self.directory, self.auth, self.limit, keystone=self.keystone, broker=self.broker
             )
+            if self.policy:
+                (self.directory / "etc" / "policy.yaml").write_text(self.policy)
             shutil.copy(self.home.template, self.directory / "glance.sqlite")
         (self.directory / "port").unlink(missing_ok=True)
 

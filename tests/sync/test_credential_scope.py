@@ -1,0 +1,167 @@
+"""What a credential sees is what the server lets it do, now: roles and earlier answers prove
+nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+import pytest
+from aiohttp import web
+from aiohttp.typedefs import Handler
+
+from resolver.errors import LocationUnavailable
+from resolver.glance import CredentialScope, GlanceServer, sees_all
+from resolver.models import Location
+from resolver.standin import Caller, StandIn
+from tests.support.faults import Switch, is_page
+from tests.support.sweeping import Sweeping
+from tests.sync.conftest import StartServer
+
+TOKEN = "SCOPE_TOKEN"
+Find = Callable[..., Awaitable[CredentialScope]]
+
+
+@pytest.fixture(autouse=True)
+def _token(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(TOKEN, "ours")
+
+
+@pytest.fixture
+def find(sweeping: Sweeping) -> Find:
+    async def find_scope(server: StandIn, **fields: object) -> CredentialScope:
+        location = Location(name="one", url=server.url, auth={"token_env": TOKEN}, **fields)  # type: ignore[arg-type]
+        glance = GlanceServer(sweeping.session, location)
+        return await sees_all(glance, await glance.versions())
+
+    return find_scope
+
+
+async def no_tasks(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """A policy that keeps tasks from everybody."""
+    if request.path == "/v2/tasks":
+        return web.Response(status=403)
+    return await handler(request)
+
+
+async def test_an_admin_is_recognized_by_private_images_of_several_projects(
+    start_server: StartServer, switch: Switch, find: Find
+) -> None:
+    switch.fault = no_tasks
+    callers = {"ours": Caller("p", admin=True)}
+    server = await start_server(tokens=callers, middlewares=[switch.middleware])
+    server.add(visibility="private", owner="p")
+    assert (await find(server)).sees_all is False
+    server.add(visibility="private", owner="q")
+    found = await find(server)
+    assert (found.sees_all, found.why) == (True, "it lists private images of several projects")
+
+
+async def test_images_that_others_share_make_no_admin(
+    start_server: StartServer, find: Find
+) -> None:
+    server = await start_server(tokens={"ours": Caller("p")})
+    server.add(visibility="private", owner="p")
+    server.add(visibility="private", owner="q")
+    for owner in ("q", "r"):
+        server.add(visibility="shared", owner=owner, members=("p",))
+        server.add(visibility="public", owner=owner)
+        server.add(visibility="community", owner=owner)
+    assert (await find(server)).sees_all is False
+
+
+async def test_an_admin_of_an_old_server_is_recognized_too(
+    start_server: StartServer, find: Find
+) -> None:
+    """There the tasks are for everybody."""
+    server = await start_server(old=True, tokens={"ours": Caller("p", admin=True)})
+    server.add(visibility="private", owner="p")
+    assert (await find(server)).sees_all is None
+    server.add(visibility="private", owner="q")
+    assert (await find(server)).sees_all is True
+
+
+@pytest.mark.parametrize("registered", [None, True])
+async def test_a_dead_token_is_refused_where_strangers_are_answered(
+    start_server: StartServer, find: Find, registered: bool | None
+) -> None:
+    server = await start_server(tokens={"ours": Caller("p", admin=True)}, anonymous=True)
+    server.add(visibility="private", owner="q")
+    assert (await find(server, sees_all=registered)).sees_all is True
+    server.tokens = {}
+    if registered:
+        with pytest.raises(LocationUnavailable, match="answers strangers"):
+            await find(server, sees_all=True)
+    else:
+        assert (await find(server)).sees_all is False
+
+
+async def test_a_registered_credential_is_believed_where_strangers_are_refused(
+    start_server: StartServer, find: Find
+) -> None:
+    server = await start_server(tokens={"ours": Caller("p")})
+    assert (await find(server, sees_all=True)).sees_all is True
+
+
+@pytest.mark.parametrize("page", range(1, 7))
+@pytest.mark.parametrize("registered", [None, True])
+async def test_a_token_that_dies_during_a_sweep_releases_nothing(
+    sweeping: Sweeping,
+    start_server: StartServer,
+    switch: Switch,
+    page: int,
+    registered: bool | None,
+) -> None:
+    """From then on the server answers 200 as to a stranger, also when asked about one image."""
+    server = await start_server(
+        tokens={"ours": Caller("p", admin=True)},
+        anonymous=True,
+        middlewares=[switch.middleware],
+        page_cap=5,
+    )
+    for number in range(12):
+        server.add(visibility="public", name=str(number))
+    for owner in ("p", "q", "r"):  # fewer than the shrink guard notices
+        server.add(visibility="private", owner=owner)
+    auth = {"auth": {"token_env": TOKEN}, "sees_all": registered}
+    location = await sweeping.register(server, **auth)
+    await sweeping.sweep(location)
+    before = await sweeping.claimed(location)
+    assert len(before) == 15
+    seen = 0
+
+    async def dies(request: web.Request, handler: Handler) -> web.StreamResponse:
+        nonlocal seen
+        seen += is_page(request)
+        if seen >= page:
+            server.tokens = {}
+        return await handler(request)
+
+    switch.fault = dies
+    with pytest.raises(LocationUnavailable) as caught:
+        await sweeping.sweep(location)
+    assert caught.value.problem_code == "unauthorized"
+    assert await sweeping.claimed(location) == before
+
+
+async def test_a_credential_that_loses_its_role_during_a_sweep_releases_nothing(
+    sweeping: Sweeping, start_server: StartServer, switch: Switch
+) -> None:
+    server = await start_server(
+        tokens={"ours": Caller("p", admin=True)}, middlewares=[switch.middleware]
+    )
+    server.fill(12, seed=3)
+    for owner in ("p", "q", "r"):
+        server.add(visibility="private", owner=owner)
+    location = await sweeping.register(server, auth={"token_env": TOKEN})
+    await sweeping.sweep(location)
+    before = await sweeping.claimed(location)
+
+    async def loses_role(request: web.Request, handler: Handler) -> web.StreamResponse:
+        if is_page(request):
+            server.tokens = {"ours": Caller("p")}
+        return await handler(request)
+
+    switch.fault = loses_role
+    with pytest.raises(LocationUnavailable, match="saw every image when the sweep began"):
+        await sweeping.sweep(location)
+    assert await sweeping.claimed(location) == before
