@@ -102,6 +102,7 @@ async def compare_claims(count: int, ids: Sequence[bytes], repeats: int, step: S
     would be.
     """
     todo = batches(ids[:OPERATIONS], IDS_PER_CLAIM)
+    facts = index_memory.facts_of(ids[:OPERATIONS])
     with RedisServer() as redis, HiredisSocket(redis.port) as hiredis:
         speed = SpeedComparison(redis)
         async with RedisPyPipeline(redis.url) as redis_py:
@@ -110,7 +111,9 @@ async def compare_claims(count: int, ids: Sequence[bytes], repeats: int, step: S
                 async with open_index(redis.url, bits=16) as index:
                     await index.claims.lookup([bytes(16)])  # opens the connections
                     for name in (CLAIM_NEW, CLAIM_KNOWN):
-                        await speed.run(name, lambda batch: index.claims.claim(1, batch), todo)
+                        await speed.run(
+                            name, lambda batch: index.claims.claim(1, batch, facts), todo
+                        )
 
             async def set_by_redis_py() -> None:
                 await speed.run(HSET_REDIS_PY, lambda batch: redis_py.run(bucket_sets(batch)), todo)

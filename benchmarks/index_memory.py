@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable, Sequence
+from hashlib import blake2b
 
 from benchmarks.common import Step, batches, make_table, out
 from benchmarks.contenders import (
@@ -14,6 +15,7 @@ from benchmarks.contenders import (
     string_sets,
 )
 from benchmarks.redis_server import RedisServer
+from resolver.image_facts import Content, HashKind, ImageFacts, ImageStatus
 from resolver.index import open_index
 
 BytesPerImage = tuple[float, float]
@@ -23,6 +25,10 @@ IDS_PER_CLAIM = 1000
 """Ids claimed at once, as in a sweep."""
 
 LOCATIONS = (1, 2, 3)
+AIMED_IMAGES = 5_000_000
+AIMS = {1: 23, 2: 32}
+"""Bytes an image with so many owners, at `AIMED_IMAGES`."""
+
 MAX_STRING_IMAGES = 1_000_000
 """Images up to which the larger layouts are measured; above, they are extrapolated."""
 
@@ -52,11 +58,21 @@ async def use_each_command(url: str, bits: int) -> None:
         await index.claims.release(1, [bytes(16)])
 
 
+def facts_of(ids: Iterable[bytes]) -> dict[bytes, ImageFacts]:
+    """What a listing shows of these images: each is active, and has the same bytes everywhere."""
+    return {
+        image_id: ImageFacts(
+            ImageStatus.ACTIVE, Content(HashKind.OS_HASH, blake2b(image_id, digest_size=8).digest())
+        )
+        for image_id in ids
+    }
+
+
 async def claim_all(url: str, number: int, ids: Sequence[bytes], bits: int = 16) -> None:
-    """Claims the ids for the location of that number."""
+    """Claims the ids for the location of that number, as a sweep does."""
     async with open_index(url, bits=bits) as index:
         for batch in batches(ids, IDS_PER_CLAIM):
-            await index.claims.claim(number, batch)
+            await index.claims.claim(number, batch, facts_of(batch))
 
 
 def _bytes_per_image(redis: RedisServer, before: dict[str, int], count: int) -> BytesPerImage:
@@ -78,6 +94,8 @@ async def compare_sizes(counts: Sequence[int], ids: dict[int, list[bytes]], step
             for number in LOCATIONS:
                 step(f"memory: {count:,} images, owner {number}")
                 await claim_all(redis.url, number, ids[count])
+                if number == 2:  # the next sweep of the first location finds that it is not alone
+                    await claim_all(redis.url, 1, ids[count])
                 index_bytes.setdefault(count, []).append(_bytes_per_image(redis, before, count))
         for name, commands in LAYOUTS.items():
             step(f"memory: {count:,} images, {name}")
@@ -113,8 +131,11 @@ def _print_sizes(
         rows.add_row(
             f"index, {owners}", *(f"{used:.1f} ({resident:.1f})" for used, resident in cells)
         )
-    further = [(index_bytes[count][-1][0] - index_bytes[count][0][0]) / 2 for count in counts]
-    rows.add_row("  each further owner", *(f"{value:.2f}" for value in further))
+        if number in AIMS:
+            aims = (str(AIMS[number]) if count == AIMED_IMAGES else "" for count in counts)
+            rows.add_row("  aim, at most", *aims)
+    further = [index_bytes[count][-1][0] - index_bytes[count][-2][0] for count in counts]
+    rows.add_row("  each owner after the second", *(f"{value:.2f}" for value in further))
     for name, measured in layout_bytes.items():
         largest = measured[max(measured)]
         row = [measured.get(count) for count in counts]

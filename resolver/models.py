@@ -9,6 +9,7 @@ from enum import StrEnum
 from typing import Any, NamedTuple
 
 from resolver.errors import InvalidImageId
+from resolver.image_facts import Content, ImageStatus
 from resolver.location_fields import (
     METADATA_KEY,
     FieldSpec,
@@ -89,10 +90,15 @@ def format_id(image_id: bytes, letter_case: int = 0) -> str:
 
 
 class Owner(NamedTuple):
-    """One claim on an image: the location's number, and how that location spells the image id."""
+    """One claim on an image: the location's number, how that location spells the image id, and what
+    is known of the image there."""
 
     number: int
     letter_case: int = 0
+    status: ImageStatus | None = None
+    """The image's status there; None: not known."""
+    content: Content | None = None
+    """What the image's bytes are there; None: not known."""
 
 
 class State(StrEnum):

@@ -18,6 +18,7 @@ from email.utils import parsedate_to_datetime
 from resolver.errors import LocationUnavailable
 from resolver.glance.glance_server import GlanceServer
 from resolver.glance.listing import V1_LISTING, ListingPass, knows_filter, v2_passes
+from resolver.image_facts import ImageFacts
 from resolver.models import api_versions
 
 _UTC_TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]+)?Z?$")
@@ -33,6 +34,8 @@ class Changes:
     deleted: frozenset[bytes] = frozenset()
     requested_at: float = 0.0
     """When the page was requested, on `time.monotonic`."""
+    facts: Mapping[bytes, ImageFacts] = field(default_factory=dict)
+    """What is shown of the images that exist besides."""
 
 
 async def server_time(server: GlanceServer) -> float:
@@ -90,15 +93,16 @@ async def _read_changes(
 ) -> AsyncIterator[Changes]:
     """The pages of one pass, in any order."""
     async for rows in listing_pass.pages(server):
-        present, deleted = {}, set()
+        present, facts, deleted = {}, {}, set()
         for image_id, letter_case, text, row in rows.images:
             _check_is_changed(row, text, moment)
             if row.get("deleted") is True:
                 deleted.add(image_id)
             else:
                 present[image_id] = letter_case
+                facts[image_id] = ImageFacts.of(row)
         if present or deleted:
-            yield Changes(present, frozenset(deleted), listing_pass.requested_at)
+            yield Changes(present, frozenset(deleted), listing_pass.requested_at, facts)
 
 
 def _check_is_changed(row: Mapping[str, object], text: str, moment: str) -> None:

@@ -22,6 +22,7 @@ from resolver.glance.listed_rows import (
     rows_of,
 )
 from resolver.glance.probe import has_image
+from resolver.image_facts import ImageFacts
 from resolver.models import minor_version
 
 PAGE_SIZE = 1000
@@ -69,6 +70,8 @@ class Page:
     """When the first of the images was requested, on `time.monotonic`."""
     skipped: SkippedRows = NO_ROWS
     """Rows of this page that name no image."""
+    facts: Mapping[bytes, ImageFacts] = field(default_factory=dict)
+    """What the listing shows of each image besides."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +115,8 @@ class ListingPass:
     """The latest page was requested after an earlier marker than the last one."""
     requested_at: float = 0.0
     """When the latest page was requested, on `time.monotonic`."""
+    facts: dict[bytes, ImageFacts] = field(default_factory=dict)
+    """What the latest page shows of its images besides their ids."""
 
     async def next_page(self, server: GlanceServer) -> dict[bytes, int]:
         """The images of the next page that are new, with their letter case. After the last page it
@@ -123,7 +128,7 @@ class ListingPass:
         before = self.marker
         rows = await self.next_rows(server)
         if not rows.markers:
-            self.cursor = END_CURSOR
+            self.cursor, self.facts = END_CURSOR, {}
             return {}
         images = self._new_images(rows.images, moved=self.marker != before)
         self._check_progress(images, moved=self.marker != before)
@@ -211,7 +216,8 @@ class ListingPass:
         images: dict[bytes, int] = {}
         cursor = self.cursor
         repeated = ""
-        for image_id, letter_case, text, _ in listed:
+        self.facts = {}
+        for image_id, letter_case, text, row in listed:
             if letter_case:
                 if image_id in self.uppercase_ids:
                     continue
@@ -224,6 +230,7 @@ class ListingPass:
             else:
                 cursor = image_id
             images[image_id] = letter_case
+            self.facts[image_id] = ImageFacts.of(row)
         if repeated and moved and not self.may_repeat:
             raise _unsorted(repeated)
         self.cursor = cursor
@@ -278,10 +285,12 @@ async def _sort(server: GlanceServer, passes: Sequence[ListingPass]) -> AsyncIte
     """
     requested_at = time.monotonic()
     images: dict[bytes, int] = {}
+    facts: dict[bytes, ImageFacts] = {}
     skipped = NO_ROWS
     for listing_pass in passes:
         async for rows in listing_pass.pages(server):
             images.update((image.image_id, image.letter_case) for image in rows.images)
+            facts.update((image.image_id, ImageFacts.of(image.row)) for image in rows.images)
             skipped += rows.skipped
             if len(images) > MAX_UNSORTED_IMAGES:
                 raise LocationUnavailable(
@@ -294,7 +303,8 @@ async def _sort(server: GlanceServer, passes: Sequence[ListingPass]) -> AsyncIte
         page = {image_id: images[image_id] for image_id in ids[start : start + PAGE_SIZE]}
         is_last = start + PAGE_SIZE >= len(ids)
         cursor = END_CURSOR if is_last else ids[start + PAGE_SIZE - 1]
-        yield Page(page, cursor, (), requested_at, skipped if is_last else NO_ROWS)
+        shown = {image_id: facts[image_id] for image_id in page}
+        yield Page(page, cursor, (), requested_at, skipped if is_last else NO_ROWS, shown)
 
 
 async def v2_passes(server: GlanceServer, **filters: str) -> list[ListingPass]:
@@ -353,11 +363,13 @@ async def merge_passes(server: GlanceServer, passes: Sequence[ListingPass]) -> A
         LocationUnavailable: a response was not a page of a sorted listing.
     """
     pending: dict[bytes, int] = {}
+    facts: dict[bytes, ImageFacts] = {}
     requested_at = 0.0
     while (hindmost := min(passes, key=lambda p: p.cursor)).cursor != END_CURSOR:
         if not pending:
             requested_at = time.monotonic()
         pending.update(await hindmost.next_page(server))
+        facts.update(hindmost.facts)
         cursor = min(p.cursor for p in passes)
         images = {
             image_id: letter_case
@@ -367,7 +379,8 @@ async def merge_passes(server: GlanceServer, passes: Sequence[ListingPass]) -> A
         for image_id in images:
             del pending[image_id]
         markers = tuple(p.requested_marker for p in passes)
-        yield Page(images, cursor, markers, requested_at, hindmost.skipped)
+        shown = {image_id: facts.pop(image_id) for image_id in images}
+        yield Page(images, cursor, markers, requested_at, hindmost.skipped, shown)
 
 
 async def still_there(

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from resolver.errors import InvalidImageId, LocationUnavailable
 from resolver.glance.secret_sources import read_secret
+from resolver.image_facts import NOTHING_KNOWN, ImageFacts
 from resolver.models import parse_stored_id
 
 if TYPE_CHECKING:
@@ -68,6 +69,8 @@ class Notice(NamedTuple):
     deleted: bool
     sent_at: float
     """When Glance sent it, in seconds since 1970 by its clock; 0 where not known."""
+    facts: ImageFacts = NOTHING_KNOWN
+    """What else it says of the image."""
 
 
 def parse_notice(body: bytes) -> Notice | None:
@@ -95,6 +98,7 @@ def parse_notice(body: bytes) -> Notice | None:
         letter_case,
         event == DELETE_EVENT or is_deleted,
         _parse_time(message.get("timestamp")),
+        ImageFacts.of(payload),
     )
 
 

@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import aiohttp
 
@@ -14,6 +14,7 @@ from resolver.errors import InvalidImageId, LocationUnavailable
 from resolver.glance.cloud_credentials import CloudCredentials
 from resolver.glance.credential_scope import CredentialScope, sees_all
 from resolver.glance.glance_server import GlanceServer, Reply
+from resolver.image_facts import NOTHING_KNOWN, ImageFacts
 from resolver.models import Location, format_id, parse_id
 
 GLANCE_HEADER = "X-Openstack-Request-Id"
@@ -27,31 +28,42 @@ SCOPE_CACHE_SECONDS = 300.0
 
 
 async def has_image(server: GlanceServer, versions: tuple[str, ...], text: str) -> bool:
-    """Whether the server shows the image whose id is spelled ``text``.
+    """Whether the server shows the image whose id is spelled ``text``. Raises as `read_image`."""
+    return await read_image(server, versions, text) is not None
+
+
+async def read_image(
+    server: GlanceServer, versions: tuple[str, ...], text: str
+) -> ImageFacts | None:
+    """What the server shows of the image whose id is spelled ``text``.
 
     v2 answers ``GET`` with the record. v1 answers ``HEAD`` with headers, which also show an admin
-    deleted images. False means 404: the image is not there, or not visible to this credential.
+    deleted images. None means 404: the image is not there, or not visible to this credential.
 
     Raises:
         LocationUnavailable: the answer was neither, such as a 300 from a server without that API,
             or a 404 that is not Glance's own.
     """
     use_v2 = server.uses_v2(versions)
+    facts = None
     if use_v2:
         reply = await server.request(f"/v2/images/{text}", max_bytes=MAX_RECORD_BYTES)
-        found = reply.status == 200 and _is_same_id(_record_id(reply), text)
+        if reply.status == 200 and _is_same_id((record := _record(reply)).get("id"), text):
+            facts = ImageFacts.of(record)
         # Without known versions, 300 means that the server has no v2.
         use_v2 = bool(versions) or reply.status != 300
     if not use_v2:
         reply = await server.request(f"/v1/images/{text}", method="HEAD")
-        found = reply.status == 200 and _is_same_id(reply.headers.get("X-Image-Meta-Id"), text)
-        if found and reply.headers.get("X-Image-Meta-Deleted", "").lower() == "true":
-            return False
+        headers = reply.headers
+        if reply.status == 200 and _is_same_id(headers.get("X-Image-Meta-Id"), text):
+            if headers.get("X-Image-Meta-Deleted", "").lower() == "true":
+                return None
+            facts = ImageFacts.of_headers(headers)
     if reply.status == 404 and GLANCE_HEADER not in reply.headers:
         # A proxy whose Glance is gone answers 404 to everything: this raises then.
         await server.versions()
-    if found or reply.status == 404:
-        return found
+    if facts is not None or reply.status == 404:
+        return facts
     raise LocationUnavailable(
         f"asked for image {text}, it answered {reply.status}"
         + (" with something else" if reply.status == 200 else ""),
@@ -59,9 +71,9 @@ async def has_image(server: GlanceServer, versions: tuple[str, ...], text: str) 
     )
 
 
-def _record_id(reply: Reply) -> object:
+def _record(reply: Reply) -> dict[str, Any]:
     record = reply.json()
-    return record.get("id") if isinstance(record, dict) else None
+    return record if isinstance(record, dict) else {}
 
 
 def _is_same_id(answered: object, text: str) -> bool:
@@ -83,6 +95,8 @@ class ProbeAnswer:
     """The credential that was sent with the question; empty for none."""
     at: float = 0.0
     """When it answered, on `time.monotonic`."""
+    facts: ImageFacts = NOTHING_KNOWN
+    """What it shows of the image."""
 
 
 class _CachedScope(NamedTuple):
@@ -120,8 +134,9 @@ class ImageProbe:
         server = self._server(location)
         credential = await server.credential()
         for letter_case in dict.fromkeys(spellings):
-            if await has_image(server, versions, format_id(image_id, letter_case)):
-                return ProbeAnswer(letter_case, credential, time.monotonic())
+            facts = await read_image(server, versions, format_id(image_id, letter_case))
+            if facts is not None:
+                return ProbeAnswer(letter_case, credential, time.monotonic(), facts)
         return ProbeAnswer(None, credential, time.monotonic())
 
     async def scope(

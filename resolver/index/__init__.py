@@ -6,8 +6,8 @@
 from resolver.index.audit import AUDIT_MAX_ENTRIES, AuditEntry
 from resolver.index.cache import ClaimCache
 from resolver.index.census import Census
-from resolver.index.claims import Claims, LayoutView, Lookup
-from resolver.index.codec import decode_owners
+from resolver.index.claims import Claims, LayoutView, Lookup, StoredClaim
+from resolver.index.codec import UNREADABLE, lookup_owners, summarize
 from resolver.index.facade import Index, open_index
 from resolver.index.leases import Lease, LostLease
 from resolver.index.preflight import REACHABLE, Finding
@@ -18,6 +18,7 @@ from resolver.index.sweep_records import SweepFindings, SweepRequest
 __all__ = [
     "AUDIT_MAX_ENTRIES",
     "REACHABLE",
+    "UNREADABLE",
     "AuditEntry",
     "Census",
     "ClaimCache",
@@ -32,9 +33,11 @@ __all__ = [
     "Record",
     "Records",
     "Snapshot",
+    "StoredClaim",
     "SweepFindings",
     "SweepRequest",
-    "decode_owners",
+    "lookup_owners",
     "open_index",
+    "summarize",
     "walk",
 ]

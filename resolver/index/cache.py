@@ -17,7 +17,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 
-from resolver.index.codec import decode_owners
+from resolver.index.codec import lookup_owners
 from resolver.models import Owner
 
 CacheBucket = dict[bytes, bytes]
@@ -85,7 +85,7 @@ class ClaimCache:
         if age > self.ttl or opened_at <= self._suspect_until:
             self._make_stale(bucket)
             return None
-        return decode_owners(value), age
+        return lookup_owners(value), age
 
     def is_absent(self, bucket: int, image_id: bytes) -> bool:
         """Whether the image is known to have no owner."""
@@ -115,7 +115,7 @@ class ClaimCache:
             (read_at,) = _READ_AT.unpack(value[-_READ_AT.size :])
             value = value[: -_READ_AT.size]
         age = self._clock() - read_at
-        return (decode_owners(value), age) if age <= self.stale_for else None
+        return (lookup_owners(value), age) if age <= self.stale_for else None
 
     def open(self, bucket: int) -> CacheBucket:
         """The bucket object that a read beginning now may fill, with `put`."""

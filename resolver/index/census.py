@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from resolver.errors import IndexUnavailable
 from resolver.index.buckets import Buckets
 from resolver.index.claims import Claims
-from resolver.index.codec import decode_owners
+from resolver.index.codec import UNREADABLE, lookup_owners, summarize
 from resolver.index.redis.client import RedisClient
-from resolver.index.redis.replies import parses_reply, total
+from resolver.index.redis.replies import total
 
 SAMPLED_BUCKETS = 64
 """Buckets whose memory is measured, to estimate that of all."""
@@ -62,18 +62,18 @@ async def take_census(client: RedisClient, claims: Claims) -> Census:
     )
 
 
-@parses_reply
 def _add_values(values: Counter[bytes], fields: Mapping[bytes, bytes]) -> None:
-    values.update(fields.values())
+    """Counts summaries: there are few, however many images there are."""
+    values.update(map(summarize, fields.values()))
 
 
-@parses_reply
 def _claims_by_number(values: Mapping[bytes, int]) -> dict[int, int]:
     """Claims by location number, from how many images have which value."""
     claims: Counter[int] = Counter()
     for value, images in values.items():
-        for owner in decode_owners(value):
+        for owner in lookup_owners(value):
             claims[owner.number] += images
+    claims.pop(UNREADABLE[0].number, None)
     return dict(claims)
 
 

@@ -5,17 +5,25 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from resolver.errors import IndexLost
+from resolver.image_facts import NOTHING_KNOWN, HashKind, ImageFacts
 from resolver.index.bucket_layout import BucketLayout
 from resolver.index.buckets import Buckets
 from resolver.index.cache import CacheBucket, ClaimCache
-from resolver.index.codec import decode_owners
+from resolver.index.codec import (
+    decode_owners,
+    encode_mark,
+    lookup_owners,
+    stored_content,
+    summarize,
+)
 from resolver.index.keys import Keys
 from resolver.index.redis.client import RedisClient, ScriptCall
 from resolver.index.redis.redis_errors import DECODE_ERRORS, unreadable
-from resolver.index.redis.replies import pairs, parses_reply, total
+from resolver.index.redis.replies import pairs, total
 from resolver.index.redis.scripts import Script, load
 from resolver.models import Owner
 
@@ -36,8 +44,35 @@ a lookup may have to wait for this many: some 2 ms."""
 PURGE_BUCKETS = 16
 """Buckets purged in one pipeline, for the same reason."""
 
-ClaimsByBucket = AsyncIterator[tuple[int, dict[bytes, int]]]
-"""(bucket, {image id: letter case}) for each bucket with claims of one location, in order."""
+
+class StoredClaim(NamedTuple):
+    """A location's claim on an image, as the index has it."""
+
+    letter_case: int
+    facts: ImageFacts = NOTHING_KNOWN
+    is_shared: bool = False
+    """Whether the image has other owners. Only then the index keeps what its bytes are."""
+
+    def is_changed_by(self, letter_case: int, facts: ImageFacts) -> bool:
+        """Whether a claim with this spelling and these facts would change what is stored. What
+        `claim_images.lua` makes of it decides; this saves the writes that change nothing."""
+        if letter_case != self.letter_case:
+            return True
+        status, content = facts
+        if status is not None and status is not self.facts.status:
+            return True
+        known = self.facts.content
+        if not self.is_shared or content is None:
+            return False
+        if known is None or status is None:
+            return known is None
+        if content.kind is HashKind.CHECKSUM and known.kind is HashKind.OS_HASH:
+            return False
+        return stored_content(content) != known
+
+
+ClaimsByBucket = AsyncIterator[tuple[int, dict[bytes, StoredClaim]]]
+"""(bucket, {image id: claim}) for each bucket with claims of one location, in order."""
 
 
 class Lookup(NamedTuple):
@@ -137,7 +172,8 @@ class Claims:
             version, meta, *values = await self._client.pipeline(commands, foreground=True)
             if identity and meta == [b"%d" % buckets.bits, identity.encode()]:
                 try:
-                    owners = [decode_owners(v) if v else () for v in values]
+                    values = [summarize(value) if value else value for value in values]
+                    owners = [lookup_owners(value) if value else () for value in values]
                     number = int(version or 0)
                 except DECODE_ERRORS as error:
                     raise unreadable(error) from error
@@ -168,8 +204,14 @@ class Claims:
         key, number, field = buckets.key, buckets.number, buckets.field
         return [("HGET", key(number(image_id)), field(image_id)) for image_id in ids]
 
-    async def claim(self, number: int, ids: Mapping[bytes, int] | Iterable[bytes]) -> int:
-        """Location ``number`` has these images. A mapping gives each id's letter case.
+    async def claim(
+        self,
+        number: int,
+        ids: Mapping[bytes, int] | Iterable[bytes],
+        facts: Mapping[bytes, ImageFacts] | None = None,
+    ) -> int:
+        """Location ``number`` has these images. A mapping gives each id's letter case. ``facts``:
+        what is known of them there. What is not known leaves what is stored as it is.
 
         Returns how many claims are new. A batch whose reply was lost is sent again, and what its
         first run claimed is not new to the second: then the number is too low.
@@ -178,16 +220,20 @@ class Claims:
             IndexUnavailable: Redis does not answer. Claims made so far stay.
         """
         letter_cases = ids if isinstance(ids, Mapping) else dict.fromkeys(ids, 0)
+        known = facts or {}
 
         def calls(buckets: Buckets) -> Iterator[ScriptCall]:
             entries: dict[int, list[bytes]] = {}
             shift, cut = buckets.shift, buckets.cut  # inlined: `Buckets.number` and `field`
             for image_id, letter_case in letter_cases.items():
-                entry = (
-                    image_id[cut:] + letter_case.to_bytes(4, "big")
-                    if letter_case
-                    else image_id[cut:]
-                )
+                entry = image_id[cut:]
+                about = known.get(image_id)
+                if letter_case:
+                    entry += b"\1" + letter_case.to_bytes(4, "big")
+                elif about:
+                    entry += b"\0"
+                if about:
+                    entry += encode_mark(about)
                 bucket = int.from_bytes(image_id[:4], "big") >> shift
                 if bucket in entries:
                     entries[bucket].append(entry)
@@ -313,18 +359,26 @@ class Claims:
                 yield bucket, claims
 
 
-@parses_reply
 def _claims_of(
     number: int, buckets: Buckets, bucket: int, fields: Mapping[bytes, bytes]
-) -> dict[bytes, int]:
-    """{image id: letter case} of a location's claims in one bucket."""
+) -> dict[bytes, StoredClaim]:
+    """A location's claims in one bucket, by image id. A value that cannot be read has none."""
     join = buckets.join
-    return {
-        join(bucket, field): owner.letter_case
-        for field, value in fields.items()
-        for owner in decode_owners(value)
-        if owner.number == number
-    }
+    found: dict[bytes, StoredClaim] = {}
+    for field, value in fields.items():
+        try:
+            owners = decode_owners(value)
+        except ValueError:
+            continue
+        for owner in owners:
+            if owner.number == number:
+                found[join(bucket, field)] = _stored_claim(owner, is_shared=len(owners) > 1)
+    return found
+
+
+@lru_cache(maxsize=1024)
+def _stored_claim(owner: Owner, *, is_shared: bool) -> StoredClaim:
+    return StoredClaim(owner.letter_case, ImageFacts(owner.status, owner.content), is_shared)
 
 
 def _script_calls(

@@ -19,8 +19,8 @@ from typing import Any, NamedTuple
 from resolver.index.redis.replies import optional_int, parses_reply
 from resolver.index.redis.scripts import load
 
-FORMAT = 1
-"""The format of this version."""
+FORMAT = 2
+"""The format of this version. 2 adds marks to claims (`resolver.index.codec`)."""
 
 OLDEST_READER, OLDEST_WRITER = 1, 1
 """The oldest formats whose programs may read and write what this version writes."""

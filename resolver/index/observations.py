@@ -12,6 +12,7 @@ import time
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from resolver.image_facts import ImageFacts
 from resolver.index.claims import SCRIPT_IDS, Claims
 from resolver.index.keys import Keys
 from resolver.index.redis.client import RedisClient
@@ -37,15 +38,19 @@ class Observations:
         self._claims = claims
 
     async def record_present(
-        self, number: int, letter_cases: Mapping[bytes, int], asked: float
+        self,
+        number: int,
+        letter_cases: Mapping[bytes, int],
+        asked: float,
+        facts: Mapping[bytes, ImageFacts] | None = None,
     ) -> int:
         """Location ``number`` showed these images when it was asked at ``asked``
-        (`time.monotonic`). Returns how many claims are new.
+        (`time.monotonic`). ``facts``: what else it showed of them. Returns how many claims are new.
 
         Raises:
             IndexUnavailable: Redis does not answer. Claims made so far stay.
         """
-        new = await self._claims.claim(number, letter_cases)
+        new = await self._claims.claim(number, letter_cases, facts)
         if letter_cases and (gone := await self._departed(number, asked) & letter_cases.keys()):
             new -= await self._claims.release(number, gone)
         return max(new, 0)

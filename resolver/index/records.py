@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from resolver.errors import Conflict
 from resolver.index.audit import entry_head, operation_id
+from resolver.index.codec import FIRST_MARK
 from resolver.index.keys import Keys
 from resolver.index.record_codec import (
     ParseCache,
@@ -29,6 +30,9 @@ REMOVE = load("remove_location", "once", "grow_version", "audit")
 SET_STATUS = load("set_status", "grow_version")
 
 T = TypeVar("T")
+
+NO_NUMBER_LEFT = -1
+"""What ``put_location.lua`` returns where all numbers were given away."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,8 +128,15 @@ class Records(SweepRecords):
                 record_to_json(location),
                 int(moved),
                 entry_head(by, "change" if before else "add", name),
+                FIRST_MARK,
             ],
         )
+        if number == NO_NUMBER_LEFT:
+            raise Conflict(
+                f"this index has given all of its {FIRST_MARK - 1} numbers to locations: export "
+                "it, and import it with another RESOLVER_PREFIX",
+                code="no-number-left",
+            )
         if not number:
             raise Conflict(
                 f"location {name!r} was changed by somebody else meanwhile: read it again"

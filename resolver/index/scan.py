@@ -16,7 +16,7 @@ POSITION_BITS = 32
 """A position in the walk is this many leading bits of an id; buckets are chosen by some of them."""
 
 ImageRows = list[tuple[bytes, bytes]]
-"""(image id, owners as `decode_owners` reads them), in the order of ids."""
+"""(image id, owners as Redis stores them), in the order of ids."""
 
 
 async def walk(claims: Claims) -> AsyncIterator[ImageRows]:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from itertools import islice
 
 from resolver.errors import InvalidLocation, InvalidRequest
-from resolver.index import decode_owners
+from resolver.index import lookup_owners, summarize
 from resolver.models import Location, format_id, letter_case_of
 from resolver.registry.presentation import fields_of
 from resolver.registry.validation import parse_location
@@ -88,7 +88,8 @@ class Writer:
         parts: list[bytes] = []
         lines: list[str] = []
         cache = self._owners_cache
-        for image_id, value in rows:
+        for image_id, stored in rows:
+            value = summarize(stored)
             text, count = cache.get(value) or self._owners(value, image_id)
             if not count:
                 continue
@@ -125,9 +126,9 @@ class Writer:
         """The owners of an image as text, and how many there are."""
         numbers = self._export_numbers
         owners = sorted(
-            (numbers[number], letter_case)
-            for number, letter_case in decode_owners(value)
-            if number in numbers
+            (numbers[owner.number], owner.letter_case)
+            for owner in lookup_owners(value)
+            if owner.number in numbers
         )
         text = ",".join(
             f"{number}={format_id(image_id, letter_case)}" if letter_case else str(number)

@@ -17,6 +17,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from resolver.errors import IndexUnavailable
+from resolver.image_facts import differ
+from resolver.index import UNREADABLE
 from resolver.models import Outcome, Owner, format_id
 from resolver.registry import Table
 from resolver.resolution.ranking import (
@@ -66,6 +68,11 @@ class Answer:
     """Seconds since the source was read."""
 
     @property
+    def conflict(self) -> bool:
+        """Whether the image is known to have different bytes at some of its owners."""
+        return differ([owner.content for owner in self.owners if owner.content is not None])
+
+    @property
     def id(self) -> str:
         """The image's id, dashed and in lower case."""
         return format_id(self.image_id)
@@ -83,6 +90,7 @@ class Answer:
             "uri": best["uri"] if best else None,
             "url": best["url"] if best else None,
             "owners": rows,
+            "conflict": self.conflict,
             "missing": list(self.missing),
         }
 
@@ -115,6 +123,8 @@ def _owner_json(owner: ImageOwner, image_id: bytes, text: str) -> dict[str, Any]
         "url": view.images_url + spelled,
         "health": str(view.health),
         "state": str(view.location.state),
+        "status": owner.status and str(owner.status),
+        "digest": owner.content.hex if owner.content else None,
     }
 
 
@@ -137,7 +147,7 @@ class AnswerContext:
         """The claims whose locations are registered."""
         by_number = self.table.by_number
         return [
-            ImageOwner(by_number[claim.number], claim.letter_case)
+            ImageOwner(by_number[claim.number], claim.letter_case, claim.status, claim.content)
             for claim in claims
             if claim.number in by_number
         ]
@@ -157,7 +167,7 @@ def decide_found(
 def decide(
     context: AnswerContext,
     image_id: bytes,
-    claims: Iterable[Owner],
+    claims: tuple[Owner, ...],
     probes: Mapping[int, ProbeResult] | None = None,
 ) -> Answer:
     """The answer about one image.
@@ -181,6 +191,9 @@ def decide(
             missing=tuple(doubts),
             detail=f"No owner is known, and not every location can vouch. {reasons}.",
         )
+    if probes is None and claims == UNREADABLE:
+        detail = "What the index has about this image cannot be read; the next sweep replaces it."
+        return Answer(image_id, Outcome.UNKNOWN, detail=detail)
     if context.index_error is not None:
         detail = f"No owner is known here, and {context.index_error.detail}."
         return Answer(image_id, Outcome.UNKNOWN, detail=detail)

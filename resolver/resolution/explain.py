@@ -9,17 +9,17 @@ from resolver.models import Owner, State
 from resolver.registry import LocationView
 from resolver.resolution.answer import ProbeResult
 from resolver.resolution.image_resolver import Resolution
-from resolver.resolution.ranking import exclusion_reason, rank_reasons
+from resolver.resolution.ranking import ImageOwner, exclusion_reason, rank_reasons
 
 
 def explain(resolution: Resolution) -> dict[str, Any]:
     """The answer with one row for each location, owners first, in the order of their rank."""
     answer = resolution.answer
-    ranks = {owner.name: rank for rank, owner in enumerate(answer.owners, 1)}
+    ranked = {owner.name: (rank, owner) for rank, owner in enumerate(answer.owners, 1)}
     claims = {claim.number: claim for claim in resolution.claims}
     now = time.time()
     rows = [
-        _row(resolution, view, ranks.get(view.name), claims.get(view.location.number), now)
+        _row(resolution, view, ranked.get(view.name), claims.get(view.location.number), now)
         for view in resolution.context.table.by_name.values()
     ]
     last = len(rows) + 1
@@ -28,13 +28,19 @@ def explain(resolution: Resolution) -> dict[str, Any]:
 
 
 def _row(
-    resolution: Resolution, view: LocationView, rank: int | None, claim: Owner | None, now: float
+    resolution: Resolution,
+    view: LocationView,
+    ranked: tuple[int, ImageOwner] | None,
+    claim: Owner | None,
+    now: float,
 ) -> dict[str, Any]:
     context = resolution.context
     doubt = view.coverage_problem(now)
-    if rank is not None:
+    rank = None
+    if ranked is not None:
+        rank, owner = ranked
         verdict = "chosen" if rank == 1 else "ranked"
-        reasons = rank_reasons(view, context.preferences, context.home_region)
+        reasons = rank_reasons(owner, context.preferences, context.home_region)
     elif claim is not None:
         verdict, reasons = "left out", [exclusion_reason(view, context.preferences)]
     elif view.location.state is State.MAINTENANCE:

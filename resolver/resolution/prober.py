@@ -19,6 +19,7 @@ import structlog
 
 from resolver.errors import IndexUnavailable, LocationUnavailable
 from resolver.glance import ImageProbe, ProbeAnswer
+from resolver.image_facts import ImageFacts
 from resolver.index import Index
 from resolver.models import Health, Owner
 from resolver.registry import LocationView, Table, TableKeeper
@@ -324,8 +325,13 @@ class Prober:
             return
         probe.result.set_result(result)
         if result.owner is not None:
-            letter_cases = {image_id: result.owner.letter_case}
-            await observations.record_present(number, letter_cases, probe.started)
+            owner = result.owner
+            await observations.record_present(
+                number,
+                {image_id: owner.letter_case},
+                probe.started,
+                {image_id: ImageFacts(owner.status, owner.content)},
+            )
             if number not in (await self._tables.current()).by_number:
                 # The location was removed, and its claims may have been collected already.
                 await self._index.claims.release(number, [image_id])
@@ -343,7 +349,9 @@ class Prober:
                     view.location, view.versions, image_id, spellings
                 )
                 if answer.letter_case is not None:
-                    owner, result = Owner(view.location.number, answer.letter_case), "yes"
+                    number = view.location.number
+                    owner = Owner(number, answer.letter_case, *answer.facts)
+                    result = "yes"
                 elif reason := await self._scope_problem(view, answer):
                     result = "blind"
         except LocationUnavailable as error:

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from hashlib import blake2b
 
+from resolver.image_facts import Content, ImageStatus
 from resolver.models import Health, State
 from resolver.registry import LocationView
 
@@ -43,11 +44,24 @@ DEFAULT_PREFERENCES = Preferences()
 
 @dataclass(frozen=True, slots=True)
 class ImageOwner:
-    """A registered location that has an image, and how it spells the image's id."""
+    """A registered location that has an image, and what is known of the image there."""
 
     view: LocationView
     letter_case: int = 0
     """Upper-case digits of the id there; see `resolver.models.letter_case_of`."""
+    status: ImageStatus | None = None
+    content: Content | None = None
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether the image's bytes can be downloaded there, as far as is known."""
+        return self.status in (None, ImageStatus.ACTIVE)
+
+    def is_duplicate_of(self, other: ImageOwner) -> bool:
+        """Whether a client may take the image from here instead: its bytes can be downloaded, and
+        are not known to differ."""
+        differs = self.content and other.content and self.content.same_as(other.content) is False
+        return self.is_usable and not differs
 
     @property
     def name(self) -> str:
@@ -98,7 +112,7 @@ def rank_key(view: LocationView, preferences: Preferences, home_region: str) -> 
 def has_ties(owners: Iterable[ImageOwner], preferences: Preferences, home_region: str = "") -> bool:
     """Whether some of these owners rank equally, so that their order depends on the image."""
     keys = [
-        rank_key(owner.view, preferences, home_region)
+        (not owner.is_usable, *rank_key(owner.view, preferences, home_region))
         for owner in owners
         if not exclusion_reason(owner.view, preferences)
     ]
@@ -113,7 +127,7 @@ def rank(
 ) -> list[ImageOwner]:
     """The owners that may be offered, best first.
 
-    Order: state, asked region, home region, health, priority, then the weighted choice.
+    Order: usable, state, asked region, home region, health, priority, then the weighted choice.
     """
     offered = [owner for owner in owners if not exclusion_reason(owner.view, preferences)]
     if len(offered) < 2:
@@ -122,6 +136,7 @@ def rank(
     return sorted(
         offered,
         key=lambda owner: (
+            not owner.is_usable,
             rank_key(owner.view, preferences, home_region),
             -rendezvous_score(owner.view, image_id),
             owner.name,
@@ -141,10 +156,11 @@ def best_view(
     )
 
 
-def rank_reasons(view: LocationView, preferences: Preferences, home_region: str) -> list[str]:
-    """Why an offered location ranks where it does, as text for people."""
-    location = view.location
-    reasons = [f"state {location.state}"]
+def rank_reasons(owner: ImageOwner, preferences: Preferences, home_region: str) -> list[str]:
+    """Why an owner ranks where it does, as text for people."""
+    view, location = owner.view, owner.view.location
+    reasons = [f"image {owner.status or 'of a status that is not known'}"]
+    reasons.append(f"state {location.state}")
     if preferences.region:
         where = "in" if location.region == preferences.region else "not in"
         reasons.append(f"{where} region {preferences.region}")

@@ -95,7 +95,9 @@ class TemplateCache:
         if not ties:
             return claims
         ranked = self.context.ranked(image_id, self.context.owners_of(claims))
-        order = (Owner(owner.number, owner.letter_case) for owner in ranked)
+        order = (
+            Owner(owner.number, owner.letter_case, owner.status, owner.content) for owner in ranked
+        )
         return (ORDER_DEPENDS_ON_IMAGE, *order)
 
     def _find_ties(self, claims: tuple[Owner, ...]) -> bool | None:

@@ -83,6 +83,7 @@ async def apply_notices(
     present = {
         image_id: notice.letter_case for image_id, notice in final.items() if not notice.deleted
     }
+    facts = {image_id: notice.facts for image_id, notice in final.items() if not notice.deleted}
     absent = [image_id for image_id, notice in final.items() if notice.deleted]
     # Notifications themselves reported these as deleted, and now report them again.
     claimed_again = {image_id: present[image_id] for image_id in recreated & present.keys()}
@@ -93,9 +94,10 @@ async def apply_notices(
         if image_id not in recreated
     }
     if claimed_again:
-        await index.claims.claim(number, claimed_again)
+        await index.claims.claim(number, claimed_again, facts)
     if observed:
-        await index.observations.record_present(number, observed, time.monotonic() - (now - oldest))
+        asked = time.monotonic() - (now - oldest)
+        await index.observations.record_present(number, observed, asked, facts)
     if absent:
         await index.observations.record_absent(number, absent)
     return news

@@ -59,7 +59,7 @@ async def poll(
         await ensure_held()
         images += len(changes.present) + len(changes.deleted)
         claimed += await index.observations.record_present(
-            number, changes.present, changes.requested_at
+            number, changes.present, changes.requested_at, changes.facts
         )
         if changes.deleted:
             pinned = await index.records.pinned_claims(number)

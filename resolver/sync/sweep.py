@@ -15,7 +15,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Collection,
+    Mapping,
+)
 
 from resolver.errors import LocationUnavailable
 from resolver.glance import (
@@ -29,6 +36,7 @@ from resolver.glance import (
     sees_all,
     still_there,
 )
+from resolver.image_facts import ImageFacts
 from resolver.index import Index
 from resolver.models import Progress, Sweep, format_id, parse_id
 from resolver.sync.sweep_state import SweepState
@@ -182,8 +190,9 @@ class Sweeper:
                 uppercase_ids = state.add_page(page)
                 await self._reconcile_up_to(state, page.cursor)
                 if uppercase_ids:
-                    await self._claim_early(state, state.not_reconciled(uppercase_ids))
-                    state.claimed += await self._record_present(state, uppercase_ids)
+                    facts = page.facts
+                    await self._claim_early(state, state.not_reconciled(uppercase_ids), facts)
+                    state.claimed += await self._record_present(state, uppercase_ids, facts)
                 if time.monotonic() - state.checkpoint_at >= self._checkpoint_seconds:
                     await self._store_checkpoint(state, page)
                 await report(state.progress(page))
@@ -191,38 +200,45 @@ class Sweeper:
 
     async def _reconcile_up_to(self, state: SweepState, cursor: bytes) -> None:
         """Compares the buckets that have been listed completely with their claims: claims the
-        images that are only listed, and finds those that are only claimed."""
+        images that are only listed, or of which the listing shows something else, and finds those
+        that are only claimed."""
         first, end = state.next_bucket, state.bucket_after(cursor)
         if end <= first:
             return
         listed = state.take_pending(end)
-        unclaimed = set(listed)
+        to_claim = dict(listed)
         async for bucket, claims in state.layout.of_location(self._number, first, end - 1):
             state.claims_before += len(claims)
-            for image_id, letter_case in claims.items():
-                if image_id in listed:
-                    if not letter_case:
-                        unclaimed.discard(image_id)
+            for image_id, claim in claims.items():
+                if (facts := listed.get(image_id)) is not None:
+                    if not claim.is_changed_by(0, facts):
+                        to_claim.pop(image_id, None)
                 elif bucket != state.resumed_bucket:
-                    state.add_missing(image_id, letter_case)
-        state.claimed += await self._record_present(state, dict.fromkeys(unclaimed, 0))
+                    state.add_missing(image_id, claim.letter_case)
+        state.claimed += await self._record_present(state, dict.fromkeys(to_claim, 0), to_claim)
         state.next_bucket = end
 
-    async def _record_present(self, state: SweepState, ids: dict[bytes, int]) -> int:
+    async def _record_present(
+        self, state: SweepState, ids: dict[bytes, int], facts: Mapping[bytes, ImageFacts]
+    ) -> int:
         """Claims images, unless they were seen to be deleted meanwhile. Returns how many claims are
         new."""
-        return await self._index.observations.record_present(self._number, ids, state.pending_since)
+        return await self._index.observations.record_present(
+            self._number, ids, state.pending_since, facts
+        )
 
-    async def _claim_early(self, state: SweepState, ids: dict[bytes, int]) -> None:
+    async def _claim_early(
+        self, state: SweepState, ids: dict[bytes, int], facts: Mapping[bytes, ImageFacts]
+    ) -> None:
         """Claims images before their bucket is reconciled. Reconciling counts them among the older
         claims, so they are subtracted here."""
-        new = await self._record_present(state, ids)
+        new = await self._record_present(state, ids, facts)
         state.claimed += new
         state.claims_before -= new
 
     async def _store_checkpoint(self, state: SweepState, page: Page) -> None:
         # Pending images are before the cursor: a sweep that resumes there does not list them.
-        await self._claim_early(state, dict.fromkeys(state.pending, 0))
+        await self._claim_early(state, dict.fromkeys(state.pending, 0), state.pending)
         await self._index.records.set_progress(
             self._number, state.progress(page), *state.take_unsaved()
         )

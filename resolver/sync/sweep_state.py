@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from resolver.glance import END_CURSOR, NO_ROWS, Page, Resume, SkippedRows
+from resolver.image_facts import NOTHING_KNOWN, ImageFacts
 from resolver.index import LayoutView
 from resolver.models import Progress, format_id
 
@@ -36,8 +37,9 @@ class SweepState:
     """Images listed with upper-case digits: image id to letter case."""
     missing_ids: dict[bytes, int] = field(default_factory=dict)
     """Claimed and not listed: image id to the letter case of the claim."""
-    pending: set[bytes] = field(default_factory=set)
-    """Images listed in lower case whose bucket has not been listed completely."""
+    pending: dict[bytes, ImageFacts] = field(default_factory=dict)
+    """Images listed in lower case whose bucket has not been listed completely, with what the
+    listing shows of them."""
     pending_since: float = 0.0
     """When the first of them was requested, on `time.monotonic`."""
     skipped: SkippedRows = NO_ROWS
@@ -71,7 +73,9 @@ class SweepState:
         uppercase_ids = {
             image_id: letter_case for image_id, letter_case in page.images.items() if letter_case
         }
-        self.pending.update(page.images.keys() - uppercase_ids.keys())
+        for image_id, letter_case in page.images.items():
+            if not letter_case:
+                self.pending[image_id] = page.facts.get(image_id, NOTHING_KNOWN)
         self.lowercase_count += len(page.images) - len(uppercase_ids)
         self.uppercase_ids.update(uppercase_ids)
         self._unsaved_uppercase.update(uppercase_ids)
@@ -84,11 +88,11 @@ class SweepState:
         """The first bucket that is not listed completely at this cursor of the listing."""
         return self.layout.count if cursor == END_CURSOR else self.layout.bucket(cursor)
 
-    def take_pending(self, end_bucket: int) -> set[bytes]:
+    def take_pending(self, end_bucket: int) -> dict[bytes, ImageFacts]:
         """Removes and returns the pending images in buckets before ``end_bucket``."""
-        taken = {image_id for image_id in self.pending if self.layout.bucket(image_id) < end_bucket}
-        self.pending -= taken
-        return taken
+        bucket, pending = self.layout.bucket, self.pending
+        taken = [image_id for image_id in pending if bucket(image_id) < end_bucket]
+        return {image_id: pending.pop(image_id) for image_id in taken}
 
     def not_reconciled(self, ids: Mapping[bytes, int]) -> dict[bytes, int]:
         """Those of these images whose bucket has not been reconciled yet."""

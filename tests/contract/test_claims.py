@@ -43,11 +43,11 @@ async def test_claiming_and_releasing_again_changes_nothing(index: Index) -> Non
 
 
 async def test_several_owners_are_added_and_removed(index: Index) -> None:
-    numbers = [1, 63, 64, 8191, 8192, 2**40]  # where an entry takes another byte
+    numbers = [1, 63, 64, 8191, 8192, 2**18]  # where an entry takes another byte
     for number in numbers:
         assert await index.claims.claim(number, [A]) == 1
     assert await owners(index, A) == {Owner(n) for n in numbers}
-    for number in [64, 1, 2**40, 8192, 63, 8191]:
+    for number in [64, 1, 2**18, 8192, 63, 8191]:
         assert await index.claims.release(number, [A]) == 1
         numbers.remove(number)
         assert await owners(index, A) == {Owner(n) for n in numbers}

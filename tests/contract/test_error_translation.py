@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from resolver.errors import IndexUnavailable
-from resolver.index import Index, open_index
-from resolver.models import Location
+from resolver.index import UNREADABLE, Index, open_index
+from resolver.models import Location, Owner
 from tests.contract.caching import BITS, cache, cached, open_with_cache
 from tests.support.ids import make_ids
 from tests.support.wait import wait_until
@@ -36,22 +36,26 @@ async def test_foreign_data_makes_the_index_unreadable(index: Index, key: str) -
         await read(index)
 
 
-async def read_of_location(index: Index) -> dict[int, dict[bytes, int]]:
-    return {bucket: claims async for bucket, claims in index.claims.of_location(1)}
+async def read_of_location(index: Index) -> set[bytes]:
+    return {image_id async for _, claims in index.claims.of_location(1) for image_id in claims}
 
 
-@pytest.mark.parametrize(
-    "read", [lambda index: index.claims.lookup(IDS), lambda index: index.census(), read_of_location]
-)
-async def test_owners_in_a_foreign_format_are_reported_as_unreadable(
-    index: Index, read: Callable[[Index], Awaitable[Any]]
+@pytest.mark.parametrize("value", [b"\x80", b"\x03ab", b"\xff" * 9])
+async def test_owners_that_we_did_not_write_cost_their_image_only(
+    index: Index, value: bytes
 ) -> None:
-    await index.claims.lookup(IDS)
+    bad, *others = IDS
+    await index.claims.claim(1, IDS)
     buckets = index.claims.buckets
-    key, field = buckets.key(buckets.number(IDS[0])), buckets.field(IDS[0])
-    await index.client.command("HSET", key, field, b"\x80")
-    with pytest.raises(IndexUnavailable, match="cannot be read"):
-        await read(index)
+    key, field = buckets.key(buckets.number(bad)), buckets.field(bad)
+    await index.client.command("HSET", key, field, value)
+    owners = (await index.claims.lookup(IDS)).owners
+    assert owners == [UNREADABLE, *[(Owner(1),)] * len(others)]
+    assert await read_of_location(index) == set(others)
+    assert dict((await index.census()).claims) == {1: len(others)}
+    assert await index.claims.release(2, IDS) == 0
+    assert await index.claims.claim(2, [bad]) == 1, "the next sweep replaces it"
+    assert (await index.claims.lookup([bad])).owners == [(Owner(2),)]
 
 
 @pytest.mark.parametrize("bug", [TypeError("bug"), KeyError("bug"), AttributeError("bug")])

@@ -18,7 +18,7 @@ async def of_location(index: Index, number: int, *span: int) -> dict[bytes, int]
         assert claims, "an empty bucket was yielded"
         assert {index.claims.buckets.number(image_id) for image_id in claims} == {bucket}
         buckets.append(bucket)
-        found |= claims
+        found |= {image_id: claim.letter_case for image_id, claim in claims.items()}
     assert buckets == sorted(set(buckets))
     return found
 

@@ -236,9 +236,9 @@ async def test_nothing_is_lost_when_indexers_are_killed_during_sweeps(
 
         async def claimed() -> set[str]:
             return {
-                format_id(image_id, letter_case)
+                format_id(image_id, claim.letter_case)
                 async for _, found in services.index.claims.of_location(location.number)
-                for image_id, letter_case in found.items()
+                for image_id, claim in found.items()
             }
 
         last = await stack.enter_async_context(indexer(disk.url))

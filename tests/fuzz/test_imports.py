@@ -42,8 +42,8 @@ def export_of(rows: dict[bytes, list[Owner]]) -> bytes:
     text = writer.head()
     for image_id in sorted(rows):
         owners = [
-            Owner(number, _letter_case(image_id, letter_case))
-            for number, letter_case in rows[image_id]
+            owner._replace(letter_case=_letter_case(image_id, owner.letter_case))
+            for owner in rows[image_id]
         ]
         text += writer.add([(image_id, encode_owners(owners))])
     return text + writer.end()

@@ -51,7 +51,7 @@ async def contents(index: Index) -> Contents:
     for name, record in (await index.records.load()).records.items():
         found[name] = {}
         async for _, claims in index.claims.of_location(record.location.number):
-            found[name] |= claims
+            found[name] |= {image_id: claim.letter_case for image_id, claim in claims.items()}
     return found
 
 

@@ -6,31 +6,77 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from resolver.image_facts import Content, HashKind, ImageFacts, ImageStatus
 from resolver.index import open_index
 from resolver.index.buckets import Buckets
-from resolver.index.codec import decode_owners, encode_owner, encode_owners
+from resolver.index.codec import (
+    CONTENT_BITS,
+    FIRST_MARK,
+    content_bits,
+    decode_owners,
+    encode_owner,
+    encode_owners,
+    lookup_owners,
+    stored_content,
+    summarize,
+)
 from resolver.models import MAX_BITS, MIN_BITS, Owner
+from tests.support.claim_model import ImageModel
 from tests.support.ids import make_id
 
-numbers = st.one_of(st.integers(1, 200), st.integers(8000, 9000), st.integers(1, 2**40))
+numbers = st.one_of(st.integers(1, 200), st.integers(8000, 9000), st.integers(1, FIRST_MARK - 1))
 letter_cases = st.one_of(st.just(0), st.integers(0, 0xFFFFFFFF))
+contents = st.builds(
+    Content, st.sampled_from(HashKind), st.binary(min_size=8, max_size=8), st.integers(0, 2**40)
+)
+statuses = st.sampled_from([None, *ImageStatus])
+facts = st.builds(ImageFacts, statuses, st.one_of(st.none(), contents))
+named_owners = st.builds(Owner, numbers, letter_cases)
 owner_lists = st.lists(
-    st.builds(Owner, numbers, letter_cases), max_size=8, unique_by=lambda owner: owner.number
+    st.builds(Owner, numbers, letter_cases, statuses, st.one_of(st.none(), contents)),
+    max_size=8,
+    unique_by=lambda owner: owner.number,
 )
 image_ids = st.binary(min_size=16, max_size=16)
 
 
+def as_stored(owner: Owner) -> Owner:
+    content = owner.content and stored_content(owner.content)
+    return owner._replace(content=content)
+
+
 @given(owner_lists)
 def test_owners_are_read_as_written(owners: list[Owner]) -> None:
-    assert decode_owners(encode_owners(owners)) == tuple(owners)
+    value = encode_owners(owners)
+    assert set(decode_owners(value)) == set(map(as_stored, owners))
+    assert encode_owners(decode_owners(value)) == value
 
 
 @pytest.mark.parametrize(
-    ("number", "size"), [(1, 1), (63, 1), (64, 2), (8191, 2), (8192, 3), (2**40, 6)]
+    ("number", "size"), [(1, 1), (63, 1), (64, 2), (8191, 2), (8192, 3), (FIRST_MARK - 1, 3)]
 )
 def test_an_entry_takes_few_bytes(number: int, size: int) -> None:
-    assert len(encode_owner(Owner(number))) == size
-    assert len(encode_owner(Owner(number, 1))) == size + 4
+    assert len(encode_owner(number)) == size
+    assert len(encode_owner(number, 1)) == size + 4
+
+
+CONTENT = Content(HashKind.OS_HASH, b"12345678")
+ACTIVE = ImageStatus.ACTIVE
+
+
+@pytest.mark.parametrize(
+    ("owners", "size"),
+    [
+        ([Owner(1)], 1),
+        ([Owner(1, 0, ACTIVE)], 2),
+        ([Owner(1, 0, ACTIVE), Owner(2, 0, ACTIVE)], 3),
+        ([Owner(1, 0, ACTIVE, CONTENT), Owner(2, 0, ACTIVE, CONTENT)], 9),
+        ([Owner(1, 0, ACTIVE, CONTENT), Owner(2, 0, ImageStatus.DEACTIVATED, CONTENT)], 17),
+        ([Owner(1, 0, ImageStatus.PENDING)], 9),
+    ],
+)
+def test_what_is_known_takes_few_bytes(owners: list[Owner], size: int) -> None:
+    assert len(encode_owners(owners)) == size
 
 
 @given(owner_lists.filter(bool), st.data())
@@ -44,32 +90,72 @@ def test_a_truncated_value_is_refused_or_has_whole_owners(
     except ValueError as error:
         assert "cut short" in str(error)  # noqa: PT017 - both ways are right
         return
-    assert read == tuple(owners[: len(read)])
-    assert encode_owners(read) == cut
+    named = [(owner.number, owner.letter_case) for owner in decode_owners(value)]
+    assert [(owner.number, owner.letter_case) for owner in read] == named[: len(read)]
 
 
-@given(owner_lists, owner_lists)
-@example([Owner(2**40, 5), Owner(1)], [Owner(2**40)])
-async def test_lua_and_python_use_the_same_form(first: list[Owner], then: list[Owner]) -> None:
-    """Claims, some with another letter case, some released: Python decodes what Lua wrote."""
+@given(contents, contents)
+def test_bits_stand_for_the_hash_its_kind_and_the_size(one: Content, other: Content) -> None:
+    assert 0 < content_bits(one) < 1 << CONTENT_BITS
+    if one.kind is other.kind and content_bits(one) == content_bits(other):
+        assert one == other, "or 50 bits are too few"
+    assert stored_content(stored_content(one)) == stored_content(one)
+
+
+@given(owner_lists)
+def test_a_summary_says_the_same_within_the_image(owners: list[Owner]) -> None:
+    value = encode_owners(owners)
+    full, short = decode_owners(value), lookup_owners(summarize(value))
+    assert [owner[:3] for owner in full] == [owner[:3] for owner in short]
+    for one in range(len(full)):
+        for other in range(len(full)):
+            first, second = full[one].content, full[other].content
+            if first is not None and second is not None:
+                labels = short[one].content, short[other].content
+                assert labels[0] is not None
+                assert labels[1] is not None
+                assert labels[0].same_as(labels[1]) == first.same_as(second)
+    assert summarize(summarize(value)) == summarize(value)
+
+
+def test_images_with_other_bytes_have_the_same_summary() -> None:
+    """So they share a template, and one copy in the cache."""
+    other = Content(HashKind.OS_HASH, b"another!")
+    for status in (ACTIVE, ImageStatus.DEACTIVATED):
+        summaries = {
+            summarize(encode_owners([Owner(n, 0, status, content) for n in (1, 300)]))
+            for content in (CONTENT, other)
+        }
+        assert len(summaries) == 1
+
+
+@given(st.lists(st.tuples(named_owners, facts), max_size=12), st.lists(st.integers(0, 11)))
+@example([(Owner(2**18, 5), ImageFacts()), (Owner(1), ImageFacts(ACTIVE, CONTENT))], [0])
+async def test_lua_and_python_use_the_same_form(
+    claims: list[tuple[Owner, ImageFacts]], releases: list[int]
+) -> None:
+    """Claims with what is known of them, some again, some released: Python decodes what Lua wrote,
+    and a model says what that must be."""
     image_id = make_id(1)
-    model: dict[int, int] = {}
+    model = ImageModel()
     async with open_index("memory:", bits=4) as index:
-        for owner in [*first, *then]:
-            new = await index.claims.claim(owner.number, {image_id: owner.letter_case})
-            assert new == (owner.number not in model)
-            model[owner.number] = owner.letter_case
-        value = await index.client.command(
-            "HGET", index.claims.buckets.key(0), index.claims.buckets.field(image_id)
-        )
-        assert {Owner(*item) for item in model.items()} == set(decode_owners(value or b""))
-        assert len(value or b"") == len(encode_owners(Owner(*item) for item in model.items()))
-        for owner in first:
-            assert await index.claims.release(owner.number, [image_id]) == 1
-            del model[owner.number]
-        (left,) = (await index.claims.lookup([image_id])).owners
-        assert dict(left) == model
-        assert len(left) == len(model)
+        key, field = index.claims.buckets.key(0), index.claims.buckets.field(image_id)
+
+        async def check() -> None:
+            value = await index.client.command("HGET", key, field) or b""
+            assert set(decode_owners(value)) == model.owners()
+            assert len(value) == len(encode_owners(model.owners())), "no orphaned marks"
+
+        for owner, news in claims:
+            new = await index.claims.claim(
+                owner.number, {image_id: owner.letter_case}, {image_id: news}
+            )
+            assert new == model.claim(owner.number, owner.letter_case, news)
+            await check()
+        for position in releases:
+            number = claims[position % len(claims)][0].number if claims else 1
+            assert await index.claims.release(number, [image_id]) == model.release(number)
+            await check()
 
 
 @given(st.integers(MIN_BITS, MAX_BITS), image_ids)

@@ -277,9 +277,9 @@ class WorldEvents:
     ) -> None:
         """The index has a claim for every image that a location had all the time since `begun`, and
         if `exactly` for no others."""
-        claims: dict[bytes, int] = {}
+        claims: set[bytes] = set()
         async for _, batch in services.index.claims.of_location(registration.number):
-            claims |= batch
+            claims |= batch.keys()
         for image_id, life in registration.server.lives.items():
             if life.throughout(begun) and image_id not in claims:
                 raise WrongAnswer(f"{name} has {image_id.hex()[:8]}, and the index has no claim")

@@ -10,7 +10,7 @@ import pytest
 
 from resolver.errors import InvalidLocation, LocationNotFound
 from resolver.index import Index
-from resolver.models import Progress, State
+from resolver.models import Owner, Progress, State
 from resolver.registry import FreshnessPolicy, Registry, TableKeeper
 from resolver.settings import Settings
 from tests.support.ids import make_id
@@ -110,7 +110,7 @@ async def test_operators_claim_and_release_images(registry: Registry, index: Ind
     assert await registry.claim("one", make_id(1), 5)
     assert not await registry.claim("one", make_id(1), 5)
     (owners,) = (await index.claims.lookup([make_id(1)])).owners
-    assert owners == ((location.number, 5),)
+    assert owners == (Owner(location.number, 5),)
     assert await registry.release("one", make_id(1))
     assert not await registry.release("one", make_id(1))
 

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from resolver.image_facts import ImageStatus
 from resolver.models import Health, State
 from resolver.resolution import Preferences
 from resolver.resolution.ranking import ImageOwner, exclusion_reason, rank, rank_reasons
@@ -39,6 +40,7 @@ def owner_lists(draw: st.DrawFn) -> list[ImageOwner]:
                 health=draw(st.sampled_from([*HEALTH, None])),
             ),
             0,
+            draw(st.sampled_from([None, *ImageStatus])),
         )
         for number, name in enumerate(names, 1)
     ]
@@ -53,7 +55,7 @@ homes = st.sampled_from(REGIONS)
 
 
 @given(owner_lists(), image_ids, some_preferences, homes)
-def test_ranking_offers_every_usable_owner_and_no_other(
+def test_ranking_offers_every_owner_that_is_not_excluded_and_no_other(
     owners: list[ImageOwner], image_id: bytes, preferences: Preferences, home: str
 ) -> None:
     offered = {c.view.name for c in rank(owners, image_id, preferences, home)}
@@ -75,6 +77,7 @@ def test_ranking_follows_the_documented_criteria(
     def criteria(owner: ImageOwner) -> list[int]:
         location = owner.view.location
         return [
+            int(owner.status not in (None, ImageStatus.ACTIVE)),
             STATES.index(location.state),
             int(bool(preferences.region) and location.region != preferences.region),
             int(bool(home) and location.region != home),
@@ -178,7 +181,13 @@ def test_exclusion_reasons_name_the_cause() -> None:
 
 def test_rank_reasons_name_every_criterion() -> None:
     owner = ImageOwner(make_view("one", region="r1", priority=7, weight=3))
-    reasons = ", ".join(rank_reasons(owner.view, Preferences(region="r1"), "r2"))
-    for part in ("state active", "in region r1", "not in the home region r2", "health up"):
+    reasons = ", ".join(rank_reasons(owner, Preferences(region="r1"), "r2"))
+    for part in (
+        "image of a status that is not known",
+        "state active",
+        "in region r1",
+        "not in the home region r2",
+        "health up",
+    ):
         assert part in reasons
     assert "priority 7, weight 3" in reasons

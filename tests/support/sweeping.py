@@ -64,9 +64,9 @@ class Sweeping:
     async def claimed(self, location: Location) -> set[str]:
         """Ids that the index has for a location, as that location spells them."""
         return {
-            format_id(image_id, letter_case)
+            format_id(image_id, claim.letter_case)
             async for _, claims in self.index.claims.of_location(location.number)
-            for image_id, letter_case in claims.items()
+            for image_id, claim in claims.items()
         }
 
 

@@ -67,6 +67,14 @@ async def found(server: VersionedServer, text: str, *names: str) -> None:
     await wait_until(as_expected, message=f"{server.tree.name} finds {text} at {names}")
 
 
+async def status_is_known(server: VersionedServer, text: str) -> None:
+    async def is_active() -> bool:
+        _, body = await server.call("GET", f"/resolve/{text}")
+        return {owner["status"] for owner in body["owners"]} == {"active"}
+
+    await wait_until(is_active, message="polls of the newer version bring the status")
+
+
 @pytest.mark.parametrize(("first", "then"), [("old", "new"), ("new", "old")])
 async def test_two_versions_serve_and_change_one_index(
     start: Start, glances: dict[str, StandIn], first: str, then: str
@@ -90,6 +98,10 @@ async def test_two_versions_serve_and_change_one_index(
         assert (await writer.call("PATCH", "/locations/one", json={"region": region}))[0] == 200
         _, shown = await reader.call("GET", "/locations/one")
         assert shown["region"] == region
+    new = two if then == "new" else one
+    await status_is_known(new, FIRST)
+    for server in (one, two):  # what the older one does not know does not disturb it
+        await found(server, FIRST, "one", "two")
     # Whichever indexes alone goes on where the other has stopped.
     assert one.stop() == 0
     glances["one"].add(id=LATER)

@@ -134,7 +134,8 @@ def render_image_read(read: ImageRead, answer: Answer, text: str = "") -> Reply:
 def redirect(
     answer: Answer, path: ImagePath, text: str, *, write: bool = False, head: bool = False
 ) -> Reply:
-    """307 to the first owner that has a counterpart; the others as duplicates (RFC 6249).
+    """307 to the first owner that has a counterpart; others as duplicates (RFC 6249), where the
+    image is usable and not known to have other bytes.
 
     It is always 307: 301, 302 and 303 make clients change the method. ``Location`` is absolute and
     has the query, because keystoneauth resends neither host nor parameters by itself.
@@ -145,11 +146,11 @@ def redirect(
     # A HEAD in v1 has the metadata that its GET does not have, so it has no counterpart in v2.
     head_v1 = head and path.api == "v1"
     targets = [
-        target(owner, path, spelled(owner, answer, text), write=write, head=head_v1)
+        (owner, url)
         for owner in answer.owners
+        if (url := target(owner, path, spelled(owner, answer, text), write=write, head=head_v1))
     ]
-    urls = [url for url in targets if url is not None]
-    if not urls:
+    if not targets:
         best = answer.owners[0]
         url = best.view.images_url + spelled(best, answer, text)
         raise NoCounterpart(
@@ -158,10 +159,12 @@ def redirect(
             extra=answer.as_json(),
             headers={"Link": f'<{url}>; rel="alternate"'},
         )
-    headers = {**NO_STORE, "Location": urls[0], "Vary": VARY_PREFERENCES}
-    if len(urls) > 1:
+    chosen, url = targets[0]
+    duplicates = [url for owner, url in targets[1:] if owner.is_duplicate_of(chosen)]
+    headers = {**NO_STORE, "Location": url, "Vary": VARY_PREFERENCES}
+    if duplicates:
         headers["Link"] = ", ".join(
-            f"<{url}>; rel=duplicate; pri={priority}" for priority, url in enumerate(urls[1:], 2)
+            f"<{url}>; rel=duplicate; pri={priority}" for priority, url in enumerate(duplicates, 2)
         )
     return Reply(307, headers, outcome=str(answer.outcome))
 

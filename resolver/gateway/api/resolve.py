@@ -137,6 +137,7 @@ def _invalid_row(item: Any) -> str:
             "uri": None,
             "url": None,
             "owners": [],
+            "conflict": False,
             "missing": [],
             "code": InvalidImageId.code,
         }

@@ -1,0 +1,168 @@
+"""Owners where an image can be downloaded come first, and answers have what is known of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from resolver.image_facts import Content, HashKind, ImageFacts, ImageStatus
+from resolver.models import Outcome, Owner, format_id, parse_id
+from resolver.resolution import AnswerContext, Preferences, TemplateCache
+from resolver.resolution.answer import Answer
+from resolver.standin import StandIn
+from tests.gateway.conftest import Gateway, Start
+from tests.support.ids import make_ids
+
+ID, OTHER, *_ = [format_id(image_id) for image_id in make_ids(3)]
+ACTIVE, PENDING, DEACTIVATED, DEAD = ImageStatus
+ONE, ELSE = (Content(HashKind.OS_HASH, digest) for digest in (b"12345678", b"another!"))
+
+
+async def claim(
+    gateway: Gateway, number: int, status: ImageStatus | None, content: Content | None = None
+) -> None:
+    image_id = parse_id(ID)
+    facts = {image_id: ImageFacts(status, content)}
+    await gateway.services.index.claims.claim(number, [image_id], facts)
+
+
+@pytest.fixture
+async def numbers(gateway: Gateway) -> list[int]:
+    """Locations in the order of their rank: one, two, three."""
+    return [
+        await gateway.location(name, priority=rank)
+        for rank, name in enumerate(("one", "two", "three"))
+    ]
+
+
+async def order(gateway: Gateway) -> list[str]:
+    _, body = await gateway.get(f"/resolve/{ID}")
+    return [owner["location"] for owner in body["owners"]]
+
+
+@pytest.mark.parametrize("status", [PENDING, DEACTIVATED, DEAD])
+async def test_owners_where_the_image_is_not_usable_come_last(
+    gateway: Gateway, numbers: list[int], status: ImageStatus
+) -> None:
+    await claim(gateway, numbers[0], status)
+    await claim(gateway, numbers[1], None)
+    await claim(gateway, numbers[2], ACTIVE)
+    assert await order(gateway) == ["two", "three", "one"]
+    for path in (f"/v2/images/{ID}", f"/v2/images/{ID}/file", f"/v1/images/{ID}"):
+        response, _ = await gateway.get(path)
+        assert response.headers["Location"].startswith("https://two.example")
+        assert "one.example" not in response.headers["Link"], "its bytes cannot be downloaded"
+    response, _ = await gateway.get(f"/v2/images/{ID}", headers={"X-Resolver-Exclude": "two"})
+    assert response.headers["Location"].startswith("https://three.example")
+
+
+async def test_the_only_owner_is_offered_whatever_its_status(
+    gateway: Gateway, numbers: list[int]
+) -> None:
+    await claim(gateway, numbers[1], DEAD)
+    response, _ = await gateway.get(f"/v2/images/{ID}")
+    assert response.headers["Location"] == f"https://two.example:9292/v2/images/{ID}"
+
+
+async def test_an_answer_says_what_is_known_of_the_image(
+    gateway: Gateway, numbers: list[int]
+) -> None:
+    for number, status in zip(numbers, (DEACTIVATED, None, ACTIVE), strict=True):
+        await claim(gateway, number, status)
+    _, body = await gateway.get(f"/resolve/{ID}")
+    assert {owner["location"]: owner["status"] for owner in body["owners"]} == {
+        "one": "deactivated",
+        "two": None,
+        "three": "active",
+    }
+    assert body["conflict"] is False
+    _, explained = await gateway.get(f"/resolve/{ID}/explain")
+    reasons = {row["location"]: row["reasons"] for row in explained["locations"]}
+    assert "image deactivated" in reasons["one"]
+
+
+async def test_a_conflict_is_reported_and_other_bytes_are_no_duplicate(
+    gateway: Gateway, numbers: list[int]
+) -> None:
+    one, two, three = numbers
+    for _ in range(2):
+        await claim(gateway, one, ACTIVE, ONE)
+        await claim(gateway, two, ACTIVE, ELSE)
+        await claim(gateway, three, ACTIVE, ONE)
+    for path in (f"/resolve/{ID}", f"/resolve/{ID}/explain"):
+        assert (await gateway.get(path))[1]["conflict"] is True
+    response, _ = await gateway.get(f"/v2/images/{ID}")
+    assert response.headers["Location"].startswith("https://one.example")
+    assert "three.example" in response.headers["Link"]
+    assert "two.example" not in response.headers["Link"]
+
+
+async def test_a_change_of_status_changes_the_answer_of_a_cached_image(
+    gateway: Gateway, numbers: list[int]
+) -> None:
+    for number in numbers[:2]:
+        await claim(gateway, number, ACTIVE)
+    assert await order(gateway) == ["one", "two"]
+    await claim(gateway, numbers[0], DEACTIVATED)
+    assert await order(gateway) == ["two", "one"]
+    await claim(gateway, numbers[0], ACTIVE)
+    assert await order(gateway) == ["one", "two"]
+
+
+async def test_a_fresh_answer_has_the_digest(start: Start) -> None:
+    gateway = await start(probe=True)
+    async with StandIn() as one, StandIn(old=True) as two:
+        one.add(id=ID, data=b"bytes")
+        two.add(id=ID, data=b"bytes")
+        for name, server in (("one", one), ("two", two)):
+            await gateway.location(name, url=server.url)
+            await gateway.claim(name, ID)
+        _, body = await gateway.get(f"/resolve/{ID}?fresh=1")
+        found: dict[str, Any] = {owner["location"]: owner for owner in body["owners"]}
+        record = await _record(gateway, one)
+        assert found["one"]["digest"] == record["os_hash_value"][:16]
+        assert found["two"]["digest"] == record["checksum"][:16]
+        assert {owner["status"] for owner in found.values()} == {"active"}
+        assert body["conflict"] is False, "hashes of different kinds cannot be compared"
+
+
+async def _record(gateway: Gateway, server: StandIn) -> dict[str, Any]:
+    async with gateway.http.get(f"{server.url}/v2/images/{ID}") as response:
+        record: dict[str, Any] = await response.json()
+        return record
+
+
+async def test_images_with_the_same_owners_share_a_template(
+    gateway: Gateway, numbers: list[int]
+) -> None:
+    """However different their bytes are."""
+    ids = make_ids(50, seed=3)
+    claims = gateway.services.index.claims
+    for number in (*numbers[:2], numbers[0]):
+        facts = {
+            image_id: ImageFacts(ACTIVE, Content(HashKind.OS_HASH, image_id[:8]))
+            for image_id in ids
+        }
+        await claims.claim(number, ids, facts)
+    owners = (await claims.lookup(ids)).owners
+    assert len(set(owners)) == 1
+    assert all(owner.content is not None for owner in owners[0])
+    table = await gateway.services.tables.current()
+    rendered: list[Answer] = []
+
+    def render(answer: Answer, text: str, _: object) -> str:
+        rendered.append(answer)
+        return text
+
+    templates = TemplateCache(AnswerContext(table, Preferences()), render).of(None)
+    for image_id, some in zip(ids, owners, strict=True):
+        template = templates.get(image_id, some)
+        assert template is not None
+        assert template.outcome is Outcome.FOUND
+    assert len(rendered) == 1
+    reordered = tuple(owner._replace(status=DEACTIVATED) for owner in owners[0][:1])
+    assert templates.get(ids[0], (*reordered, *owners[0][1:])) is not None
+    assert len(rendered) == 2, "another status is another answer"
+    assert rendered[1].owners[0].number == owners[0][1].number
+    assert Owner(numbers[0]) not in owners[0]
