@@ -21,7 +21,7 @@ from tests.support.wait import wait_until
 
 pytestmark = pytest.mark.redis
 
-RECOVERY_TIMEOUT = 60.0
+RECOVERY_TIMEOUT = 180.0
 """Seconds until there is another master and the resolver has recovered."""
 
 

@@ -32,7 +32,7 @@ FAULT_SECONDS = 2.0
 """Twice as long as known images may be without an answer."""
 LONG_PAUSE_SECONDS = 6.5
 """Longer than a connection with an overdue reply is kept."""
-RECOVERY_TIMEOUT = 60.0
+RECOVERY_TIMEOUT = 180.0
 
 
 @dataclass

@@ -33,7 +33,7 @@ SOME = 3
 
 FAULT_REQUESTS = 200
 """Requests to answer while locations fail and after their sweeps have failed."""
-RECOVERY_TIMEOUT = 60.0
+RECOVERY_TIMEOUT = 180.0
 FLAPS = 4
 
 SETTINGS = {
