@@ -10,14 +10,12 @@ import re
 from typing import Any, NamedTuple
 from urllib.parse import unquote
 
-from hypothesis import event, given, settings
+import pytest
+from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
-from resolver.gateway.server import serving
-from resolver.models import Check, Health, State, format_id, letter_case_of, parse_id
-from resolver.services import open_services
-from resolver.settings import Settings
-from tests.gateway.conftest import V1, V2
+from resolver.models import State, format_id, letter_case_of, parse_id
+from tests.gateway.conftest import V1, V2, Gateway, Start
 
 IMAGES = ("0a1b2c3d-4e5f-4a6b-8c7d-9e0f1a2b3c4d", "FFFFFFFF-4e5f-4a6b-8c7d-9e0f1a2b3c4d")
 
@@ -29,7 +27,7 @@ URLS = [
     "https://a.example:9292/image",
     "http://10.0.0.1:9292",
     "http://[2001:db8::1]:9292/glance/api",
-    "https://b.example/v2/images",
+    "https://b.example/v2/images/api",
     f"https://b.example/{IMAGES[0]}",
     "https://b.example/%20;a=b",
 ]
@@ -157,6 +155,11 @@ fields = st.lists(
 requests = st.tuples(st.sampled_from(["GET", "HEAD"]), targets, fields)
 
 
+@pytest.fixture
+async def gateway(start: Start) -> Gateway:
+    return await start()
+
+
 async def head_of(port: int, method: str, target: str, extra: list[str]) -> str:
     """The head of the response."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -192,46 +195,45 @@ def permitted(table: list[RandomLocation], target: str) -> set[str]:
     return starts
 
 
-async def check(table: list[RandomLocation], sent: list[Any]) -> int:
-    """Fails if a redirect is wrong. Returns the number of redirects."""
-    redirects = 0
-    options: Any = {"port": 0, "role": "gateway", "probe": False, "admin_tokens": "ops=s3cret-1"}
-    async with open_services(Settings(**options)) as services, serving(services) as url:
-        for n, row in enumerate(table):
-            location, _ = await services.registry.put(f"l{n}", {"url": row.url, "state": row.state})
-            health_check = Check(at=1.0, health=Health.UP, versions=row.versions)
-            await services.index.records.set_check(location.number, health_check)
-            for image in row.owns:
-                text = IMAGES[image].upper() if row.upper else IMAGES[image]
-                await services.registry.claim(f"l{n}", parse_id(text), letter_case_of(text))
-        for method, target, extra in sent:
-            head = await head_of(int(url.rpartition(":")[2]), method, target, extra)
-            lines = head.split("\r\n")[1:-2]
-            names = {line.partition(":")[0].lower() for line in lines}
-            assert names <= KNOWN_FIELDS, head
-            assert not re.search("[\0-\x09\x0b\x0c\x0e-\x1f\x7f]|(?<!\r)\n|\r(?!\n)", head), head
-            redirect_urls = re.findall(r"(?im)^Location: (.*)\r$", head)
-            assert len(redirect_urls) == (" 307 " in head.partition("\r\n")[0])
-            redirects += len(redirect_urls)
-            redirect_urls += re.findall(r"<([^>]*)>; rel=duplicate", head)
-            allowed = permitted(table, target)
-            for redirect in redirect_urls:
-                segments = re.split(r"[/\\\\]", unquote(redirect.partition("?")[0]))
-                assert not {".", ".."} & set(segments), f"{target!r} leads out of {redirect}"
-                assert any(
-                    redirect.startswith(start)
-                    and (start.endswith("/") or redirect[len(start) :][:1] in ("", "/", "?"))
-                    for start in allowed
-                ), f"{method} {target!r} leads to {redirect}, not to one of {allowed}"
-    return redirects
+async def register(gateway: Gateway, table: list[RandomLocation]) -> None:
+    """Replaces all locations of the gateway."""
+    for name in (await gateway.services.tables.current()).by_name:
+        await gateway.services.registry.remove(name)
+    for n, row in enumerate(table):
+        await gateway.location(
+            f"l{n}", url=row.url, state=row.state, versions=row.versions, covered=False
+        )
+        for image in row.owns:
+            await gateway.claim(f"l{n}", IMAGES[image].upper() if row.upper else IMAGES[image])
 
 
-@settings(max_examples=150)
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.lists(random_locations, min_size=1, max_size=4), st.lists(requests, min_size=10, max_size=30)
 )
-def test_every_redirect_leads_to_a_registered_owner(
-    table: list[RandomLocation], sent: list[Any]
+async def test_every_redirect_leads_to_a_registered_owner(
+    gateway: Gateway, table: list[RandomLocation], sent: list[Any]
 ) -> None:
-    found = asyncio.run(check(table, sent))
-    event("redirects" if found else "none")
+    await register(gateway, table)
+    port = int(gateway.url.rpartition(":")[2])
+    redirects = 0
+    for method, target, extra in sent:
+        head = await head_of(port, method, target, extra)
+        lines = head.split("\r\n")[1:-2]
+        names = {line.partition(":")[0].lower() for line in lines}
+        assert names <= KNOWN_FIELDS, head
+        assert not re.search("[\0-\x09\x0b\x0c\x0e-\x1f\x7f]|(?<!\r)\n|\r(?!\n)", head), head
+        redirect_urls = re.findall(r"(?im)^Location: (.*)\r$", head)
+        assert len(redirect_urls) == (" 307 " in head.partition("\r\n")[0])
+        redirects += len(redirect_urls)
+        redirect_urls += re.findall(r"<([^>]*)>; rel=duplicate", head)
+        allowed = permitted(table, target)
+        for redirect in redirect_urls:
+            segments = re.split(r"[/\\\\]", unquote(redirect.partition("?")[0]))
+            assert not {".", ".."} & set(segments), f"{target!r} leads out of {redirect}"
+            assert any(
+                redirect.startswith(start)
+                and (start.endswith("/") or redirect[len(start) :][:1] in ("", "/", "?"))
+                for start in allowed
+            ), f"{method} {target!r} leads to {redirect}, not to one of {allowed}"
+    event("redirects" if redirects else "none")
