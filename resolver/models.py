@@ -308,6 +308,8 @@ class Sweep:
     """Why the latest attempt failed; empty if it succeeded."""
     error_code: str = ""
     failed: float | None = None
+    losses: int = 0
+    """How often Redis may have lost claims when the last complete sweep began."""
     unknown: Mapping[str, Any] = _unknown_fields()
 
 
@@ -329,6 +331,8 @@ class Progress:
     markers: tuple[str, ...] = ()
     """For each pass of the listing, a marker from which it can resume without a gap."""
     at: float = 0.0
+    losses: int = 0
+    """How often Redis may have lost claims when the sweep began."""
     unknown: Mapping[str, Any] = _unknown_fields()
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import secrets
+import time
 
 import structlog
 
@@ -21,8 +23,21 @@ from resolver.index.index_format import (
     parse_meta,
 )
 from resolver.index.keys import Keys
+from resolver.index.leases import Lease
 from resolver.index.redis.client import RedisClient
 from resolver.index.redis.replies import parses_reply
+from resolver.index.redis.scripts import load
+
+CREATION_SECONDS = 10.0
+"""How long one process has the right to make the index."""
+
+CREATION_POLL_SECONDS = 0.05
+"""Between two looks whether another process has made it."""
+
+DROP_BUCKETS = 1024
+"""Buckets of an earlier index that are dropped together."""
+
+CREATE = load("create_index")
 
 DEFAULT_BITS = 16
 """65,536 buckets: compact up to some 25 million images."""
@@ -101,22 +116,41 @@ class BucketLayout:
             SettingsError: there is one of another format.
             IndexUnavailable: Redis does not answer, or accepts no writes.
         """
-        meta = await self._read()
-        if meta is None:
-            fields = {
-                **new_index_fields(),
-                "bits": self.current.bits,
-                "identity": secrets.token_hex(4),  # the last: with it the index exists
-            }
-            await self._client.pipeline(
-                ("HSETNX", self._keys.meta, name, value) for name, value in fields.items()
-            )
-            meta = await self._read()
-        if meta is None:
-            raise IndexLost("Redis has lost the index", headers={"Retry-After": "2"})
+        while (meta := await self._read()) is None:
+            await self._create()
         if meta.unreadable_because:
             raise SettingsError(meta.unreadable_because)
         await self._use(meta)
+
+    async def _create(self) -> None:
+        """Makes the index, or waits a moment for the process that does.
+
+        Redis may have lost the registry of an earlier index and not its buckets. Their claims have
+        numbers that new locations get, so they are dropped first; nobody else may write meanwhile.
+        """
+        token = secrets.token_hex(8)
+        right = Lease(self._client, self._keys.creating, CREATION_SECONDS, token)
+        if not await right.acquire():
+            await asyncio.sleep(CREATION_POLL_SECONDS)
+            return
+        until = time.monotonic() + CREATION_SECONDS / 2
+        try:
+            if await self._read() is not None:  # made just before we got the right
+                return
+            for span in self.current.spans(DROP_BUCKETS):
+                if time.monotonic() > until:
+                    raise IndexUnavailable("Redis is too slow to make an index")
+                keys = map(self.current.key, span)
+                await self._client.pipeline(("UNLINK", key) for key in keys)
+            fields = {
+                **new_index_fields(),
+                "bits": self.current.bits,
+                "identity": secrets.token_hex(4),
+            }
+            pairs = [str(item) for pair in fields.items() for item in pair]
+            await self._client.run(CREATE, [self._keys.meta, self._keys.creating], [token, *pairs])
+        finally:
+            await right.release()
 
     async def _read(self) -> Meta | None:
         return parse_meta(await self._client.command("HMGET", self._keys.meta, *META_FIELDS))

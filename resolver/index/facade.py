@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 
 from redis.exceptions import RedisError
 
+from resolver.errors import IndexReadOnly
 from resolver.index.audit import Audit
 from resolver.index.bucket_layout import BucketLayout
 from resolver.index.cache import ClaimCache
@@ -41,7 +43,7 @@ class Index:
         self.observations = Observations(client, keys, self.claims)
         self.audit = Audit(client, keys)
         self.rebuild = Rebuild(client, keys, self._layout)
-        self.server_watch = ServerWatch(client, keys.prefix)
+        self.server_watch = ServerWatch(client, keys)
 
     @property
     def bits(self) -> int:
@@ -91,6 +93,8 @@ class Index:
             IndexUnavailable: Redis does not answer, or accepts no writes.
         """
         await self._layout.create_if_missing()
+        with contextlib.suppress(IndexReadOnly):
+            await self.server_watch.record_losses()  # what is lost from now on is noticed
 
     async def ping(self) -> None:
         """Raises IndexUnavailable unless Redis answers."""

@@ -8,6 +8,9 @@ key                             type      holds
 ``glr:<bits>:<hex>``            hash      one bucket of claims: the id's remaining bytes -> owners
 ``glr:{reg}:meta``              hash      ``format``, ``writers``, ``newest`` (see
                                           `resolver.index.index_format`), ``bits``, ``identity``;
+                                          ``number`` (as ``numbers``) and ``location:<name>``
+                                          (its number), to notice what Redis loses; ``servers`` and
+                                          ``losses`` (see `resolver.index.server_watch`);
                                           for a rebuild also
                                           ``wanted`` (bits asked for), ``next`` (bits being
                                           written), ``at`` (bucket copied last), ``old`` (to drop)
@@ -29,10 +32,11 @@ key                             type      holds
                                           nor in ``locations`` was lost by Redis
 ``glr:{reg}:result:<id>``       string    result of one write to the registry, for 60 seconds: the
                                           reply if the same write is sent again
+``glr:{reg}:creating``          string    token of the process that makes the index, for 10 seconds
 ``glr:lease:<what>``            string    token of the process that holds the lease
 ==============================  ========  =======================================================
 
-``gone``, ``result`` and leases are the only keys with a time to live.
+``gone``, ``result``, ``creating`` and leases are the only keys with a time to live.
 
 A bucket is chosen by the leading ``bits`` of the UUID, so a listing in UUID order fills bucket
 after bucket. Redis stores a hash of at most ``hash-max-listpack-entries`` small fields as one
@@ -62,6 +66,7 @@ class Keys:
         self.numbers = registry + "numbers"
         self.retired = registry + "retired"
         self.removed = registry + "removed"
+        self.creating = registry + "creating"
         self._sweep_findings = registry + "noted:"
         self._pinned_claims = registry + "kept:"
         self._departures = registry + "gone:"

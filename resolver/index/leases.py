@@ -18,10 +18,14 @@ class LostLease(Exception):
 class Lease:
     """Held from `acquire` until `release`, or until ``seconds`` after the last `renew`."""
 
-    def __init__(self, client: RedisClient, key: str, seconds: float) -> None:
+    def __init__(
+        self, client: RedisClient, key: str, seconds: float, token: str | None = None
+    ) -> None:
+        """``token``: what Redis stores while we hold the lease; None for another one each time."""
         self._client = client
         self._key = key
         self._milliseconds = int(seconds * 1000)
+        self._own_token = token
         self._token = ""
         """What Redis stores while we hold the lease."""
 
@@ -34,7 +38,7 @@ class Lease:
         Raises:
             IndexUnavailable: Redis does not answer.
         """
-        token = secrets.token_hex(8)
+        token = self._own_token or secrets.token_hex(8)
         _, holder = await self._client.pipeline(
             [("SET", self._key, token, "NX", "PX", self._milliseconds), ("GET", self._key)]
         )

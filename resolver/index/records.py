@@ -19,14 +19,18 @@ from resolver.index.record_codec import (
     to_json,
 )
 from resolver.index.redis.client import RedisClient
-from resolver.index.redis.replies import optional_int, pairs, parses_reply
+from resolver.index.redis.replies import optional_int, pairs, parses_reply, total
 from resolver.index.redis.scripts import load
 from resolver.index.sweep_records import SweepRecords
 from resolver.models import Check, Location, Poll, Status, SubscriptionStatus, Sweep
 
 LOAD = load("load_registry", read_only=True)
-PUT = load("put_location", "once", "grow_version", "audit")
-REMOVE = load("remove_location", "once", "grow_version", "audit")
+PUT = load("put_location", "once", "grow_version", "audit", "location_numbers")
+REMOVE = load("remove_location", "once", "grow_version", "audit", "location_numbers")
+RESTORE = load("restore_registry", "grow_version", "location_numbers")
+NUMBER_FIELD = b"location:"
+"""A field of the index's meta is this and the name of a location; see ``location_numbers.lua``."""
+
 SET_STATUS = load("set_status", "grow_version")
 
 T = TypeVar("T")
@@ -62,6 +66,14 @@ class Snapshot:
     unreadable: Mapping[str, str] = field(default_factory=dict)
     """Names of locations whose records this version cannot read, each with the reason. They are not
     in ``records``, and may have any image."""
+    lost: frozenset[str] = frozenset()
+    """Names of locations that were registered, and whose records Redis has lost."""
+    servers: str = ""
+    """The state of the servers when it was recorded last; see `resolver.index.server_state`."""
+    losses: int = 0
+    """How often Redis may have lost claims: see `resolver.index.server_watch`."""
+    complete: bool = True
+    """False where Redis has lost the version or other things that can be written again."""
 
 
 class Records(SweepRecords):
@@ -121,6 +133,7 @@ class Records(SweepRecords):
                 keys.audit,
                 keys.removed,
                 keys.result(operation_id()),
+                keys.meta,
             ],
             [
                 name,
@@ -163,10 +176,28 @@ class Records(SweepRecords):
                 keys.audit,
                 keys.removed,
                 keys.result(operation_id()),
+                keys.meta,
             ],
             [name, entry_head(by, "remove", name)],
         )
         return bool(number)
+
+    async def restore(self) -> None:
+        """Writes again what is missing in a snapshot that is not `Snapshot.complete`.
+
+        Raises:
+            IndexUnavailable: Redis does not answer, or this process must not write.
+        """
+        keys = self.keys
+        await self.client.run(RESTORE, [keys.version, keys.locations, keys.meta])
+
+    async def count(self) -> int:
+        """How many locations Redis has.
+
+        Raises:
+            IndexUnavailable: Redis does not answer.
+        """
+        return total([await self.client.command("HLEN", self.keys.locations)])
 
     async def skip_numbers_through(self, number: int) -> None:
         """In an index that lost its locations: makes sure that no new location gets one of the
@@ -250,8 +281,8 @@ def _readable(kind: type[T], text: bytes) -> T | None:
 
 @parses_reply
 def _parse_snapshot(reply: Any, cache: ParseCache) -> Snapshot:
-    version, locations, statuses, identity, removed = reply
-    status = pairs(statuses)
+    version, locations, statuses, meta_reply, removed_reply = reply
+    status, meta = pairs(statuses), pairs(meta_reply)
     records, unreadable = {}, {}
     for name_bytes, stored_bytes in sorted(pairs(locations).items()):
         name = name_bytes.decode(errors="replace")
@@ -262,12 +293,20 @@ def _parse_snapshot(reply: Any, cache: ParseCache) -> Snapshot:
             unreadable[name] = str(error)
             continue
         records[name] = _parse_status(status, location, stored, cache)
+    removed = frozenset(name.decode() for name in removed_reply)
+    numbered = {
+        field[len(NUMBER_FIELD) :].decode() for field in meta if field.startswith(NUMBER_FIELD)
+    }
     return Snapshot(
         int(version),
         records,
-        identity.decode(),
-        frozenset(name.decode() for name in removed),
+        meta.get(b"identity", b"").decode(),
+        removed,
         unreadable,
+        frozenset(numbered - records.keys() - unreadable.keys() - removed),
+        meta.get(b"servers", b"").decode(),
+        int(meta.get(b"losses", 0)),
+        complete=records.keys() <= numbered and bool(int(version) or not records),
     )
 
 

@@ -40,21 +40,32 @@ POLICY_COMMANDS: tuple[Command, ...] = (
 ACL log of Redis stays empty with the rights that docs/storage.md lists."""
 
 
-async def read_states(client: RedisClient, *, with_policy: bool = False) -> list[ServerState]:
-    """The state of each server; none where the index is in this process.
+async def read_states(
+    client: RedisClient, *, with_policy: bool = False, foreground: bool = False
+) -> list[ServerState]:
+    """The state of each server; none where the index is in this process. ``foreground``: on the
+    connection of requests.
 
     Raises:
         IndexUnavailable: one of them does not answer.
     """
     states = []
     for server in await client.servers():
-        state = _parse_state(server.name, await client.ask(server, COMMANDS))
+        state = _parse_state(server.name, await client.ask(server, COMMANDS, foreground=foreground))
         for command in POLICY_COMMANDS if with_policy else ():
             if not state.policy:
                 (reply,) = await client.ask(server, [command])
                 state = state._replace(policy=_parse_policy(reply))
         states.append(state)
     return states
+
+
+def loss_state(states: Sequence[ServerState]) -> str | None:
+    """A text that is another one after a server has evicted a key, was restarted or was replaced.
+    Empty where the index is in this process; None where a server does not say."""
+    if not all(state.run_id for state in states):
+        return None
+    return ",".join(sorted(f"{state.run_id}={state.evicted_keys}" for state in states))
 
 
 def eviction_finding(states: Sequence[ServerState]) -> Finding:

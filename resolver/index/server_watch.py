@@ -1,17 +1,29 @@
-"""Watches the Redis servers: what the login may do, and whether they drop keys."""
+"""Watches the Redis servers: what the login may do, and what they may have lost.
+
+Redis loses claims without a word when it evicts keys, when it is restarted with less than it had,
+and when a replica becomes master without the last writes. `absent` must not be concluded from what
+is missing then. So the index's meta has the state of the servers when it was last looked at, and a
+number, ``losses``, that grows when another state is found. Sweeps store the number of when they
+began: they prove absence as long as it is the current one. And whoever concludes `absent` from the
+index asks the servers for their state afterwards (`ServerWatch.loss_doubt`).
+"""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Iterator
 
 import structlog
 
 from resolver.errors import IndexUnavailable
+from resolver.index.keys import Keys
 from resolver.index.preflight import REACHABLE, Finding, preflight, unreachable
 from resolver.index.redis.client import RedisClient
-from resolver.index.server_state import eviction_finding, read_states
+from resolver.index.redis.replies import optional_int
+from resolver.index.redis.scripts import load
+from resolver.index.server_state import eviction_finding, loss_state, read_states
 from resolver.problems import Problem
 
 WATCH_SECONDS = 10.0
@@ -20,26 +32,34 @@ WATCH_SECONDS = 10.0
 PREFLIGHT_SECONDS = 60.0
 """Between two preflights: rights are changed by hand, and after a failover they may differ."""
 
+RECORD_LOSS = load("record_loss", "grow_version")
+
 log = structlog.get_logger()
 
 
 class ServerWatch:
     """What this process knows of the servers."""
 
-    def __init__(self, client: RedisClient, prefix: str) -> None:
+    def __init__(self, client: RedisClient, keys: Keys) -> None:
         self._client = client
-        self._prefix = prefix
+        self._keys = keys
         self._findings: dict[str, Finding] = {}
         """The last of each name."""
         self._preflight_at = float("-inf")
         """By `time.monotonic`."""
         self.may_evict = False
         """Whether the policy of a server lets it drop keys."""
+        self._next_state: asyncio.Task[str | None] | None = None
+        """A question for the state of the servers that has not been sent yet."""
+        self._loss_suspected = asyncio.Event()
 
     async def run(self) -> None:
         """Looks at the servers until the task is cancelled."""
         while True:
-            await asyncio.sleep(WATCH_SECONDS)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(WATCH_SECONDS):
+                    await self._loss_suspected.wait()
+            self._loss_suspected.clear()
             try:
                 await self.check()
             except Exception:
@@ -49,6 +69,8 @@ class ServerWatch:
         """Looks at the servers. Returns what was found, and logs what has changed. It never raises:
         a Redis that fails is what it finds."""
         found = await self.examine(is_full=self._is_preflight_due())
+        with contextlib.suppress(IndexUnavailable):  # is tried again, and reported by others
+            await self.record_losses()
         for finding in found:
             self._report(finding)
         return found
@@ -58,7 +80,7 @@ class ServerWatch:
 
     async def examine(self, *, is_full: bool = True) -> list[Finding]:
         """The same without a word in the log. ``is_full``: with a preflight."""
-        found = await preflight(self._client, self._prefix) if is_full else []
+        found = await preflight(self._client, self._keys.prefix) if is_full else []
         if any(finding.required and not finding.ok for finding in found):
             return found
         try:
@@ -69,6 +91,53 @@ class ServerWatch:
             self._preflight_at = time.monotonic()
         self.may_evict = any(state.may_evict for state in states)
         return [*found, eviction_finding(states)]
+
+    async def losses(self) -> int:
+        """How often Redis may have lost claims by now.
+
+        Raises:
+            IndexUnavailable: a server does not answer, or this process must not write.
+        """
+        await self.record_losses()
+        return optional_int(await self._client.command("HGET", self._keys.meta, "losses")) or 0
+
+    async def record_losses(self) -> None:
+        """Records the state of the servers, and a loss where it is another one than before.
+
+        Raises:
+            IndexUnavailable: a server does not answer, or this process must not write.
+        """
+        state = loss_state(await read_states(self._client))
+        if state and await self._client.run(
+            RECORD_LOSS, [self._keys.meta, self._keys.version], [state]
+        ):
+            log.warning("redis may have lost claims: keys evicted, or a server restarted")
+
+    async def loss_doubt(self, known_state: str) -> str:
+        """Why claims that were read before this call may have been missing although nobody released
+        them; empty where that cannot be. Callers of one turn of the loop share one question.
+
+        ``known_state``: the state of the servers that belongs to the location table.
+
+        Raises:
+            IndexUnavailable: a server does not answer.
+        """
+        if self._client.embedded:
+            return ""
+        if self._next_state is None:
+            self._next_state = asyncio.create_task(self._read_loss_state())
+            self._next_state.add_done_callback(_retrieve_exception)
+        state = await asyncio.shield(self._next_state)
+        if state is None:
+            return "Redis does not say whether it has lost anything"
+        if state != known_state:
+            self._loss_suspected.set()
+            return "Redis may have lost claims"
+        return ""
+
+    async def _read_loss_state(self) -> str | None:
+        self._next_state = None  # this task sends now: who comes later needs another
+        return loss_state(await read_states(self._client, foreground=True))
 
     def _report(self, finding: Finding) -> None:
         if finding.name == REACHABLE:
@@ -87,3 +156,9 @@ class ServerWatch:
         for finding in self._findings.values():
             if not finding.ok:
                 yield Problem(code=finding.name, text=f"{finding.text}.", action=f"{finding.fix}.")
+
+
+def _retrieve_exception(task: asyncio.Task[str | None]) -> None:
+    """Keeps asyncio from reporting an exception of a task that every caller has given up."""
+    if not task.cancelled():
+        task.exception()

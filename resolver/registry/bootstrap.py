@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import structlog
 
-from resolver.errors import IndexLost, IndexUnavailable, ResolverError, SettingsError
+from resolver.errors import IndexLost, IndexReadOnly, IndexUnavailable, ResolverError, SettingsError
 from resolver.index import REACHABLE, Index
 from resolver.problems import Problem
 from resolver.registry.location_view import LocationView
@@ -160,9 +161,14 @@ class Bootstrap:
             if identity != self.registered_index:
                 await self._registry.register(self._startup_locations)
         else:
-            table = await self._tables.current()
+            await self._tables.current()
+            await self._tables.refresh_if_lost()
+            table = self._tables.table
             if lost := self._last_table.lost_in(table):
                 await self._register_again(lost)
+        if self._last_table is None or identity != self.registered_index:
+            with contextlib.suppress(IndexReadOnly):
+                await self._index.server_watch.record_losses()
         self.registered_index = identity
         self._last_table = await self._tables.current()
 

@@ -23,14 +23,17 @@ class FreshnessPolicy:
 
 
 def coverage_problem(
-    status: Status, policy: FreshnessPolicy, scope_problem: str, now: float
+    status: Status, policy: FreshnessPolicy, scope_problem: str, now: float, *, losses: int = 0
 ) -> str:
-    """Why the index may lack an image of the location with this status; empty if it cannot."""
+    """Why the index may lack an image of the location with this status; empty if it cannot.
+    ``losses``: how often Redis may have lost claims by now."""
     sweep, poll = status.sweep, status.poll
     if sweep.ended is None or sweep.started is None:
         return f"never swept ({sweep.error_code})" if sweep.error else "not swept yet"
     if scope_problem:
         return scope_problem
+    if sweep.losses != losses:
+        return "Redis may have lost claims since its last sweep began"
     duration = max(sweep.ended - sweep.started, 0.0)
     age = now - sweep.ended
     # If the clock was set back since, the age is negative and the sweep may be of any time.
@@ -47,11 +50,17 @@ def coverage_problem(
 
 
 def describe_coverage(
-    status: Status, policy: FreshnessPolicy, scope_problem: str, now: float, *, listens: bool
+    status: Status,
+    policy: FreshnessPolicy,
+    scope_problem: str,
+    now: float,
+    *,
+    losses: int,
+    listens: bool,
 ) -> dict[str, Any]:
     """The coverage of a location as the HTTP API shows it. ``listens``: the location has
     `notifications`."""
-    problem = coverage_problem(status, policy, scope_problem, now)
+    problem = coverage_problem(status, policy, scope_problem, now, losses=losses)
     return {
         "covered": not problem,
         "why": problem or "its last sweep is complete and fresh",

@@ -17,6 +17,8 @@ class LocationView:
     location: Location
     status: Status
     policy: FreshnessPolicy
+    losses: int = 0
+    """How often Redis may have lost claims by now."""
 
     @property
     def name(self) -> str:
@@ -86,12 +88,21 @@ class LocationView:
         The text may be shown to anybody. It never contains what a server or a file said: that is in
         the sweep's ``error``, which only operators see.
         """
-        return coverage_problem(self.status, self.policy, self.scope_problem, now)
+        return coverage_problem(
+            self.status, self.policy, self.scope_problem, now, losses=self.losses
+        )
 
     def coverage(self, now: float) -> dict[str, Any]:
         """How complete and how fresh the index is for this location, in words for anybody."""
         listens = bool(self.location.notifications)
-        return describe_coverage(self.status, self.policy, self.scope_problem, now, listens=listens)
+        return describe_coverage(
+            self.status,
+            self.policy,
+            self.scope_problem,
+            now,
+            losses=self.losses,
+            listens=listens,
+        )
 
 
 def scope_problem(sees_all: bool | None, why: str) -> str:

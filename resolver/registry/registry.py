@@ -83,7 +83,8 @@ class Registry:
         view = self._tables.table.by_name.get(location.name)
         known = view is not None and view.location.number == location.number
         status = view.status if view is not None and known else Status()
-        return await self._to_json(LocationView(location, status, self._tables.policy))
+        losses = self._tables.table.losses
+        return await self._to_json(LocationView(location, status, self._tables.policy, losses))
 
     async def view(self, name: str) -> LocationView:
         """A location as it is now.

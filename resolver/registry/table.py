@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Iterator, Mapping
 
-from resolver.errors import IndexLost, IndexUnavailable
+from resolver.errors import IndexLost, IndexReadOnly, IndexUnavailable
 from resolver.index import Index, Record, Snapshot
 from resolver.models import State
 from resolver.problems import Problem
@@ -30,8 +31,10 @@ class Table:
         self.removed = snapshot.removed
         self.records: Mapping[str, Record] = snapshot.records
         self.unreadable: Mapping[str, str] = snapshot.unreadable
+        self.lost = snapshot.lost
+        self.servers, self.losses = snapshot.servers, snapshot.losses
         self.by_name = {
-            name: LocationView(record.location, record.status, policy)
+            name: LocationView(record.location, record.status, policy, snapshot.losses)
             for name, record in snapshot.records.items()
         }
         self.by_number = {view.location.number: view for view in self.by_name.values()}
@@ -79,6 +82,7 @@ class Table:
             for name, until in self.lost_until.items()
             if now < until
         }
+        lost |= dict.fromkeys(self.lost, "Redis lost its record, and it is not registered again")
         return lost | dict.fromkeys(
             self.unreadable, "this version of the resolver cannot read its record"
         )
@@ -128,6 +132,15 @@ class TableKeeper:
                 "not offered, and none is answered as absent.",
                 action="Upgrade this process to the version that wrote it; or remove the location "
                 "and add it again.",
+                location=name,
+            )
+        for name in self.table.lost:
+            yield Problem(
+                code="location-lost",
+                text=f"Redis has lost the record of location {name!r}. Its images are not offered, "
+                "and none is answered as absent.",
+                action="Add it again with `glance-resolver locations add`, or remove it with "
+                "`glance-resolver locations remove`.",
                 location=name,
             )
         for name, record in self.table.records.items():
@@ -206,8 +219,24 @@ class TableKeeper:
             await self._load()
         return self.table
 
+    async def refresh_if_lost(self) -> None:
+        """Reads the table where Redis has another number of locations than it: the key that has
+        them may be gone while the version stays.
+
+        Raises:
+            IndexUnavailable: Redis did not answer.
+        """
+        if await self._index.records.count() != len(self.table.records) + len(
+            self.table.unreadable
+        ):
+            await self.fresh()
+
     async def _load(self) -> None:
         snapshot = await self._index.records.load()
+        if snapshot.identity and not snapshot.complete:
+            with contextlib.suppress(IndexReadOnly):
+                await self._index.records.restore()
+                snapshot = await self._index.records.load()
         if not snapshot.identity:
             raise IndexLost("Redis has lost the locations", headers={"Retry-After": "2"})
         before = self.table

@@ -202,6 +202,16 @@ def decide(
     return _absent(context, image_id, probes)
 
 
+def doubt_absence(context: AnswerContext, answer: Answer, doubt: str) -> Answer:
+    """The answer ``absent`` that the coverage of the index proved, where there is a doubt that it
+    still has what it was given: then it is unknown."""
+    if not doubt:
+        return answer
+    names = tuple(view.name for view in context.table.in_service())
+    detail = f"No owner is known, and the index proves nothing. {doubt}."
+    return replace(answer, outcome=Outcome.UNKNOWN, missing=names, detail=detail)
+
+
 def _absent(
     context: AnswerContext, image_id: bytes, probes: Mapping[int, ProbeResult] | None
 ) -> Answer:

@@ -19,6 +19,7 @@ from resolver.resolution.answer import (
     ProbeResult,
     decide,
     decide_found,
+    doubt_absence,
     json_tail,
     json_text,
 )
@@ -209,6 +210,9 @@ class Resolver:
         found = decide_found(context, image_id, owners)
         if self._prober is None:
             answer = found or decide(context, image_id, claims)
+            if answer.outcome is Outcome.ABSENT:
+                doubt = await self.reader.loss_doubt(context.table)
+                answer = doubt_absence(context, answer, doubt)
             return Resolution(answer, context, claims, {})
         if claims:
             self._prober.forget_unless(image, claims)
@@ -304,7 +308,7 @@ class Resolver:
         async with self._bulk_reads:
             lookup_at, templates = await self._look_up_many(ids, preferences)
         if self._prober is None:
-            return templates
+            return await self._without_doubtful_absences(ids, preferences, lookup_at, templates)
         positions: dict[ProbedImage, list[int]] = {}
         for position, template in enumerate(templates):
             if preferences.fresh or template.outcome is not Outcome.FOUND:
@@ -335,6 +339,24 @@ class Resolver:
                 context = self.context(lookup, preferences)
                 answer = decide(context, ids[position], claims, probes={})
                 templates[position] = _template_of(_with_stale_source(answer, lookup))
+        return templates
+
+    async def _without_doubtful_absences(
+        self,
+        ids: Sequence[bytes],
+        preferences: Preferences,
+        lookup_at: Callable[[int], LookupResult],
+        templates: list[AnswerTemplate],
+    ) -> list[AnswerTemplate]:
+        """The same answers, but unknown where the index may have lost what would be the answer."""
+        absent = [n for n, template in enumerate(templates) if template.outcome is Outcome.ABSENT]
+        if not absent:
+            return templates
+        context = self.context(lookup_at(absent[0]), preferences)
+        if doubt := await self.reader.loss_doubt(context.table):
+            for position in absent:
+                answer = decide(context, ids[position], lookup_at(position).claims)
+                templates[position] = _template_of(doubt_absence(context, answer, doubt))
         return templates
 
     async def _look_up_many(

@@ -179,6 +179,17 @@ class IndexReader:
         is_certain = self._tables.is_current and self._index.tracking_current()
         return self._tables.table if is_certain else None
 
+    async def loss_doubt(self, table: Table) -> str:
+        """Why the index may have lost what it had for the locations of ``table``; empty where it
+        cannot have lost any of it before this call."""
+        try:
+            async with asyncio.timeout(self.deadline):
+                return await self._index.server_watch.loss_doubt(table.servers)
+        except TimeoutError:
+            return index_timeout_error(self.deadline).detail
+        except IndexUnavailable as error:
+            return error.detail
+
     async def current_table(self, timeout: float) -> Table:  # noqa: ASYNC109 - a bound for Redis
         """The table as of now.
 

@@ -187,6 +187,8 @@ class Indexer:
             is_guarded = sweep.error_code == "shrink-guard"
             retry = interval if is_guarded else min(interval, self._timings.sweep_retry)
             return abs(now - sweep.failed) >= retry
+        if sweep.losses != view.losses:  # claims may be gone, and an eviction may go on
+            interval = min(interval, max(self._timings.sweep_retry, interval / 10))
         return sweep.ended is None or abs(now - sweep.ended) >= interval
 
     def _is_poll_due(self, view: LocationView) -> bool:

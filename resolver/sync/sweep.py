@@ -136,6 +136,7 @@ class Sweeper:
             skipped_examples=state.skipped.examples,
             sees_all=scope.sees_all,
             sees_all_why=scope.why,
+            losses=state.losses,
         )
 
     async def _check_scope(self, before: CredentialScope) -> None:
@@ -153,19 +154,22 @@ class Sweeper:
     async def _begin(self, resume: Progress | None) -> SweepState:
         """The state to start with: empty, or that of another sweep's checkpoint."""
         layout, records = self._index.claims.layout_view(), self._index.records
+        losses = await self._index.server_watch.losses()
         if (
             resume is None
             or not resume.front
+            or resume.losses != losses  # what it claimed may be lost
             or abs(time.time() - resume.at) > MAX_RESUME_AGE_SECONDS
         ):
-            state = SweepState(layout, time.time())
+            state = SweepState(layout, time.time(), losses=losses)
             await records.begin_progress(self._number, state.progress())
             return state
         findings = await records.sweep_findings(self._number)
         return SweepState(
             layout,
             resume.started,
-            Resume(parse_id(resume.front), resume.markers),
+            losses=losses,
+            resume=Resume(parse_id(resume.front), resume.markers),
             claimed=resume.claimed,
             claims_before=resume.before,
             lowercase_count=resume.images - len(findings.uppercase_ids),

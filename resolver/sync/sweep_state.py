@@ -25,6 +25,8 @@ class SweepState:
     """The buckets of the index, in the order of the listing."""
     started_at: float
     """In seconds since 1970."""
+    losses: int = 0
+    """How often Redis may have lost claims before this sweep began."""
     resume: Resume | None = None
     """The checkpoint of another sweep that this one continues."""
     claimed: int = 0

@@ -53,6 +53,8 @@ async def use_everything(index: Index) -> None:
     await records.check(number)
     await records.poll(number)
     await records.skip_numbers_through(number + 5)
+    assert await records.count() == 1
+    await records.restore()
     ids = make_ids(40)
     await claims.claim(number, ids)
     await claims.lookup(ids)

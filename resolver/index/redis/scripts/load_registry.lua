@@ -3,6 +3,6 @@ return {
   redis.call('GET', KEYS[1]) or '0',
   redis.call('HGETALL', KEYS[2]),
   redis.call('HGETALL', KEYS[3]),
-  redis.call('HGET', KEYS[4], 'identity') or '',
+  redis.call('HGETALL', KEYS[4]),
   redis.call('SMEMBERS', KEYS[5]),
 }

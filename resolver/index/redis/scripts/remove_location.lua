@@ -1,13 +1,16 @@
 -- Removes location ARGV[1]: its number is retired, so its claims stop counting with this write.
 -- ARGV[2]: the beginning of the audit entry.
--- KEYS: version, locations, status, retired, progress, wanted, audit, removed, result.
+-- KEYS: version, locations, status, retired, progress, wanted, audit, removed, result, meta.
 -- Returns its number (1 where its record has none), or 0 when there is no such location.
 local earlier = earlier_result(KEYS[9])
 if earlier then return earlier end
+local field = number_field(ARGV[1])
 local current = redis.call('HGET', KEYS[2], ARGV[1])
-if not current then return finish(KEYS[9], 0) end
-local number = tonumber(string.match(current, '^%d+'))
+local before = redis.call('HGET', KEYS[10], field)
+if not current and not before then return finish(KEYS[9], 0) end
+local number = tonumber(string.match(current or before, '^%d+'))
 redis.call('HDEL', KEYS[2], ARGV[1])
+redis.call('HDEL', KEYS[10], field)
 redis.call('SADD', KEYS[8], ARGV[1])
 if number then
   redis.call('HDEL', KEYS[3], number .. ':check', number .. ':sweep', number .. ':poll', number .. ':feed')
@@ -15,6 +18,6 @@ if number then
   redis.call('HDEL', KEYS[5], number)
   redis.call('HDEL', KEYS[6], number)
 end
-audit(KEYS[7], ARGV[2], string.match(current, '^%d+ ({.*})$') or 'null', 'null')
+audit(KEYS[7], ARGV[2], string.match(current or '', '^%d+ ({.*})$') or 'null', 'null')
 grow(KEYS[1])
 return finish(KEYS[9], number or 1)
