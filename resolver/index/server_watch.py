@@ -4,8 +4,8 @@ Redis loses claims without a word when it evicts keys, when it is restarted with
 and when a replica becomes master without the last writes. `absent` must not be concluded from what
 is missing then. So the index's meta has the state of the servers when it was last looked at, and a
 number, ``losses``, that grows when another state is found. Sweeps store the number of when they
-began: they prove absence as long as it is the current one. And whoever concludes `absent` from the
-index asks the servers for their state afterwards (`ServerWatch.loss_doubt`).
+began: they prove absence as long as it is the current one. And a process that concludes `absent`
+from the index asks the servers for their state afterwards (`ServerWatch.loss_doubt`).
 """
 
 from __future__ import annotations

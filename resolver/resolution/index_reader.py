@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from resolver.errors import IndexUnavailable
+from resolver.errors import IndexLost, IndexUnavailable
 from resolver.index import Index
 from resolver.models import Owner
 from resolver.registry import Table, TableKeeper
@@ -139,7 +139,13 @@ class IndexReader:
             async with asyncio.timeout(deadline):
                 while True:
                     changes = self._tables.changes
-                    found = await self._index.claims.lookup(ids, cache=cache)
+                    identity = self._index.identity_seen
+                    try:
+                        found = await self._index.claims.lookup(ids, cache=cache)
+                    except IndexLost:
+                        if self._index.identity_seen == identity:
+                            raise
+                        continue  # there is another index by now, as another request has seen
                     table = await self._tables.ensure_version(found.version)
                     # A newer table may vouch for claims that were made after this lookup.
                     if (table.identity, table.version) == (found.identity, found.version):

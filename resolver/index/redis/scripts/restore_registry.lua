@@ -1,4 +1,4 @@
--- Writes again what can be told from the records: the version, and the numbers in the index's meta.
+-- Writes again what follows from the records: the version, and the numbers in the index's meta.
 -- Redis has lost them, or a program that does not know the latter has registered a location.
 -- KEYS: version, locations, meta. Returns 1.
 local records = redis.call('HGETALL', KEYS[2])
