@@ -144,6 +144,19 @@ def parse_number(value: Any, name: str) -> int:
     return value
 
 
+def parse_rate(value: Any, name: str) -> float:
+    """Requests a second: a number from 0.01 to `MAX_NUMBER`, or 0 for no limit."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if value is None or (is_number and value == 0):
+        return 0.0
+    if not is_number or not 0.01 <= value <= MAX_NUMBER:
+        raise InvalidLocation(
+            f"`{name}` must be the requests a second that the server allows, from 0.01 to "
+            f"{MAX_NUMBER}, or 0 for no limit"
+        )
+    return float(value)
+
+
 def choice_parser(members: type[StrEnum]) -> Parser:
     """A parser for one of the values of an enumeration."""
 

@@ -19,6 +19,7 @@ from resolver.location_fields import (
     parse_notification_source,
     parse_number,
     parse_optional_text,
+    parse_rate,
     parse_sees_all,
     spec,
 )
@@ -207,6 +208,15 @@ class Location:
             "Why it is in that state. Clients see it.",
             example="new disks",
             options=("--reason",),
+        ),
+    )
+    rate: float = field(
+        default=0.0,
+        metadata=spec(
+            parse_rate,
+            "Requests a second that the server allows each process of the resolver; 0: no limit.",
+            example=2.5,
+            options=("--rate",),
         ),
     )
     sees_all: bool | None = field(

@@ -9,7 +9,7 @@ from functools import partial
 
 import aiohttp
 
-from resolver.glance import CloudCredentials, ImageProbe, connect
+from resolver.glance import CloudCredentials, ImageProbe, RateLimits, connect
 from resolver.index import ClaimCache, Index, open_index
 from resolver.problems import ProblemBoard
 from resolver.registry import (
@@ -44,6 +44,8 @@ class Services:
     """The HTTP client for sweeps, polls and diagnoses of locations."""
     cloud_credentials: CloudCredentials
     """The credentials for locations that come from Keystone."""
+    rate_limits: RateLimits
+    """How often each location may be asked by this process."""
 
 
 @asynccontextmanager
@@ -91,10 +93,11 @@ async def open_services(
         problems.add_source(LocationProblems(tables).problems)
         problems.add_source(index.server_watch.problems)
         cloud_credentials = CloudCredentials()
+        rate_limits = RateLimits()
         prober = Prober(
             index,
             tables,
-            ImageProbe(probe_session, cloud_credentials),
+            ImageProbe(probe_session, cloud_credentials, rate_limits),
             timeout=settings.probe_timeout,
             per_location=settings.probes_per_location,
             at_once=settings.probes_at_once,
@@ -119,11 +122,14 @@ async def open_services(
                 own_ports=own_ports,
                 prober=prober,
                 resolver=resolver,
-                indexer=Indexer(index, tables, session, settings, cloud_credentials, timings),
+                indexer=Indexer(
+                    index, tables, session, settings, cloud_credentials, rate_limits, timings
+                ),
                 bootstrap=bootstrap,
                 problems=problems,
                 session=session,
                 cloud_credentials=cloud_credentials,
+                rate_limits=rate_limits,
             )
         finally:
             await resolver.close()

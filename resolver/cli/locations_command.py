@@ -34,6 +34,11 @@ def _field_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--priority", type=int, help="Lower comes first; 100 by default."),
         click.option("--weight", type=int, help="Share among owners of equal rank; 1 by default."),
         click.option(
+            "--rate",
+            type=float,
+            help="Requests a second that the server allows each process; 0: no limit.",
+        ),
+        click.option(
             "--state",
             type=click.Choice(["active", "draining", "maintenance"]),
             help="Draining: the last resort. Maintenance: never offered.",
@@ -166,6 +171,7 @@ def show(name: str, as_json: bool, url: str, token: str | None) -> None:
             ("state", f"{row['state']} {row['reason']}".strip()),
             ("priority", row["priority"]),
             ("weight", row["weight"]),
+            ("rate", row["rate"] or "no limit"),
             ("auth", row["auth"] or "none"),
             ("health", f"{health['state']} {health['reason']}".strip()),
             ("notifications", row["notifications"] or "none"),

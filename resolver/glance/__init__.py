@@ -16,6 +16,7 @@ from resolver.glance.listing import (
 )
 from resolver.glance.notifications import Notice, parse_notice, subscribed
 from resolver.glance.probe import ImageProbe, ProbeAnswer, has_image
+from resolver.glance.rate_limits import RateLimits
 
 __all__ = [
     "END_CURSOR",
@@ -30,6 +31,7 @@ __all__ = [
     "Notice",
     "Page",
     "ProbeAnswer",
+    "RateLimits",
     "Resume",
     "SkippedRows",
     "UnsortedListing",

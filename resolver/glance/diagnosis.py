@@ -30,6 +30,8 @@ FIXES = {
     "loop": "register the Glance servers behind it instead",
     "unauthorized": "give it a credential that the server accepts (`locations set NAME --cloud …`, "
     "`--token-file …` or `--token-env …`)",
+    "rate-limited": "give it the requests a second that the server allows (`locations set NAME "
+    "--rate …`)",
     "no-changes": "give it `notifications`, or rely on its sweeps (RESOLVER_SWEEP_INTERVAL)",
     "no-credential": "put the credential where `auth` says, for the process that needs it",
 }

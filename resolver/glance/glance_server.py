@@ -20,6 +20,7 @@ from resolver.glance.cloud_credentials import CloudCredentials
 from resolver.glance.host_policy import HostPolicy, HostPolicyMiddleware, HostPolicyResolver
 from resolver.glance.keystone import AuthHeaders
 from resolver.glance.proxies import proxy_for, proxy_hosts
+from resolver.glance.rate_limits import NEVER_DELAYED, RATE_LIMIT_STATUSES, RateLimits
 from resolver.glance.secret_sources import read_token
 from resolver.models import Api, Location, api_versions
 
@@ -115,10 +116,20 @@ class GlanceServer:
         session: aiohttp.ClientSession,
         location: Location,
         cloud_credentials: CloudCredentials | None = None,
+        rate_limits: RateLimits | None = None,
+        *,
+        max_wait: float | None = NEVER_DELAYED,
     ) -> None:
-        """Only a location whose `auth` names a cloud needs ``cloud_credentials``."""
+        """Only a location whose `auth` names a cloud needs ``cloud_credentials``.
+
+        ``rate_limits``: the limits that all requests of this process share. ``max_wait``: how many
+        seconds a request may wait for its turn, or for what the server demands with
+        ``Retry-After``.
+        """
         self._session = session
         self._cloud_credentials = cloud_credentials
+        self._limiter = (rate_limits or RateLimits()).of(location)
+        self._max_wait = max_wait
         self.location = location
 
     def uses_v2(self, versions: tuple[str, ...]) -> bool:
@@ -197,6 +208,9 @@ class GlanceServer:
     ) -> Reply:
         """Sends one request and returns the response, if its status is below 500 and not 401.
 
+        It waits for its turn, and is sent again where the server answers that it has too many
+        requests, as long as that takes no longer than ``max_wait`` of this object.
+
         Redirects are not followed: a redirected listing is another server's listing. With
         ``authenticated``, the location's credential is sent; after a 401, the request is sent once
         more where the cloud can give a newer credential.
@@ -235,6 +249,39 @@ class GlanceServer:
         return reply
 
     async def _send(
+        self,
+        method: str,
+        path: str,
+        params: Mapping[str, str] | None,
+        headers: Mapping[str, str],
+        max_bytes: int,
+    ) -> Reply:
+        """Sends one request within the limits, and returns the response.
+
+        Raises:
+            LocationUnavailable: there was no whole response, or the limits allow no request now.
+        """
+        waited = 0.0
+        while True:
+            left = None if self._max_wait is NEVER_DELAYED else self._max_wait - waited
+            wait = self._limiter.reserve(self.location.rate, left)
+            if wait:
+                await asyncio.sleep(wait)
+                waited += wait
+            reply = await self._send_now(method, path, params, headers, max_bytes)
+            if not _is_rate_limited(reply):
+                self._limiter.record_success()
+                return reply
+            retry_after = self._limiter.record_refusal(reply.headers.get("Retry-After"))
+            if self._max_wait is NEVER_DELAYED or waited + retry_after > self._max_wait:
+                raise LocationUnavailable(
+                    f"it has too many requests ({reply.status}), and asks us to wait "
+                    f"{retry_after:.0f} s: give the location a `rate` that it allows",
+                    code="rate-limited",
+                    extra={"status": reply.status, "retry_after": retry_after},
+                )
+
+    async def _send_now(
         self,
         method: str,
         path: str,
@@ -373,6 +420,14 @@ async def is_resolver(session: aiohttp.ClientSession, url: str) -> bool:
     except TimeoutError:
         pass
     return False
+
+
+def _is_rate_limited(reply: Reply) -> bool:
+    """Whether the server refused a request because it has too many. 413 without ``Retry-After``
+    means something else."""
+    return reply.status == 429 or (
+        reply.status in RATE_LIMIT_STATUSES and "Retry-After" in reply.headers
+    )
 
 
 async def _read_body(response: aiohttp.ClientResponse, max_bytes: int) -> bytes:

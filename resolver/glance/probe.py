@@ -14,6 +14,7 @@ from resolver.errors import InvalidImageId, LocationUnavailable
 from resolver.glance.cloud_credentials import CloudCredentials
 from resolver.glance.credential_scope import CredentialScope, sees_all
 from resolver.glance.glance_server import GlanceServer, Reply
+from resolver.glance.rate_limits import PROBE_WAIT_SECONDS, RateLimits
 from resolver.image_facts import NOTHING_KNOWN, ImageFacts
 from resolver.models import Location, format_id, parse_id
 
@@ -110,9 +111,15 @@ class _CachedScope(NamedTuple):
 class ImageProbe:
     """Asks locations about single images. It bounds neither time nor number: its caller does."""
 
-    def __init__(self, session: aiohttp.ClientSession, cloud_credentials: CloudCredentials) -> None:
+    def __init__(
+        self,
+        session: aiohttp.ClientSession,
+        cloud_credentials: CloudCredentials,
+        rate_limits: RateLimits,
+    ) -> None:
         self._session = session
         self._cloud_credentials = cloud_credentials
+        self._rate_limits = rate_limits
         self._scopes: dict[int, _CachedScope] = {}
         """By location number."""
         self._scope_locks: dict[int, asyncio.Lock] = {}
@@ -180,4 +187,10 @@ class ImageProbe:
         return cached.scope
 
     def _server(self, location: Location) -> GlanceServer:
-        return GlanceServer(self._session, location, self._cloud_credentials)
+        return GlanceServer(
+            self._session,
+            location,
+            self._cloud_credentials,
+            self._rate_limits,
+            max_wait=PROBE_WAIT_SECONDS,
+        )

@@ -39,7 +39,10 @@ def location_to_json(view: LocationView, progress: Progress | None, now: float) 
             "versions": list(view.versions),
         },
         "coverage": view.coverage(now),
-        "sweep": {"running": _running(progress), **_last_sweep(view.status.sweep)},
+        "sweep": {
+            "running": _running(progress, view.status.sweep),
+            **_last_sweep(view.status.sweep),
+        },
     }
 
 
@@ -55,9 +58,11 @@ def _health_checks(check: Check | None) -> dict[str, Any]:
     }
 
 
-def _running(progress: Progress | None) -> dict[str, Any] | None:
+def _running(progress: Progress | None, sweep: Sweep) -> dict[str, Any] | None:
     if progress is None:
         return None
+    if sweep.failed is not None and sweep.failed >= progress.at:
+        return None  # it failed, and will be continued from there
     return {
         "started": rfc3339(progress.started),
         "images": progress.images,

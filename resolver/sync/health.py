@@ -61,7 +61,9 @@ async def probe_health(
     except TimeoutError:
         return HealthSample(now, f"it did not answer within {timeout_seconds:g} s")
     except LocationUnavailable as error:
-        return HealthSample(now, error.detail)
+        # A server that has too many requests answers them.
+        is_well = error.problem_code == "rate-limited"
+        return HealthSample(now, "" if is_well else error.detail)
 
 
 def next_status(before: Check | None, sample: HealthSample, doubt: str = "") -> Check:

@@ -12,7 +12,7 @@ import aiohttp
 import structlog
 
 from resolver.errors import IndexUnavailable
-from resolver.glance import CloudCredentials, GlanceServer
+from resolver.glance import CloudCredentials, GlanceServer, RateLimits
 from resolver.index import Index, LostLease
 from resolver.models import Check, Health
 from resolver.registry import TableKeeper
@@ -49,6 +49,7 @@ class HealthChecker:
         session: aiohttp.ClientSession,
         settings: Settings,
         cloud_credentials: CloudCredentials,
+        rate_limits: RateLimits,
         stats: Stats,
         timings: IndexerTimings,
     ) -> None:
@@ -56,6 +57,7 @@ class HealthChecker:
         self._tables = tables
         self._session = session
         self._cloud_credentials = cloud_credentials
+        self._rate_limits = rate_limits
         self._interval = settings.health_interval
         self._stats = stats
         self._timeout = timings.health_check_timeout
@@ -120,7 +122,9 @@ class HealthChecker:
                     return
             async with self._free_checks:
                 location = watched.view.location
-                server = GlanceServer(self._session, location, self._cloud_credentials)
+                server = GlanceServer(
+                    self._session, location, self._cloud_credentials, self._rate_limits
+                )
                 sample = await probe_health(server, watched.check, self._timeout)
             # This process may have been suspended since, and another may hold the lease by now.
             await self._renew_lease(renew)

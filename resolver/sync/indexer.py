@@ -18,7 +18,8 @@ import aiohttp
 import structlog
 
 from resolver.errors import Conflict, IndexUnavailable, LocationUnavailable
-from resolver.glance import CloudCredentials, GlanceServer
+from resolver.glance import CloudCredentials, GlanceServer, RateLimits
+from resolver.glance.rate_limits import POLL_WAIT_SECONDS, SWEEP_WAIT_SECONDS
 from resolver.index import Index, Lease
 from resolver.models import Poll
 from resolver.registry import LocationView, Table, TableKeeper
@@ -61,12 +62,14 @@ class Indexer:
         session: aiohttp.ClientSession,
         settings: Settings,
         cloud_credentials: CloudCredentials,
+        rate_limits: RateLimits,
         timings: IndexerTimings = DEFAULT_TIMINGS,
     ) -> None:
         self._index = index
         self._tables = tables
         self._session = session
         self._cloud_credentials = cloud_credentials
+        self._rate_limits = rate_limits
         self._settings = settings
         self._timings = timings
         self.stats = Stats()
@@ -88,7 +91,7 @@ class Indexer:
         """The source of the notifications that are consumed, by location number."""
         self._free_sweeps = asyncio.Semaphore(MAX_PARALLEL_SWEEPS)
         self._checker = HealthChecker(
-            index, tables, session, settings, cloud_credentials, self.stats, timings
+            index, tables, session, settings, cloud_credentials, rate_limits, self.stats, timings
         )
 
     async def run(self) -> None:
@@ -196,8 +199,14 @@ class Indexer:
             return False
         return time.monotonic() >= self._next_poll.get(view.location.number, IMMEDIATELY)
 
-    def _server(self, view: LocationView) -> GlanceServer:
-        return GlanceServer(self._session, view.location, self._cloud_credentials)
+    def _server(self, view: LocationView, max_wait: float) -> GlanceServer:
+        return GlanceServer(
+            self._session,
+            view.location,
+            self._cloud_credentials,
+            self._rate_limits,
+            max_wait=max_wait,
+        )
 
     # Jobs: each gets its lease and the number of its location.
 
@@ -225,7 +234,7 @@ class Indexer:
         try:
             polled = await poll(
                 self._index,
-                self._server(view),
+                self._server(view, POLL_WAIT_SECONDS),
                 view.versions,
                 before,
                 view.status.sweep,
@@ -299,7 +308,7 @@ class Indexer:
                 return
             sweep = SweepRun(
                 self._index,
-                self._server(view),
+                self._server(view, SWEEP_WAIT_SECONDS),
                 lease,
                 view.status.sweep,
                 guard=self._settings.shrink_guard,

@@ -59,6 +59,9 @@ SLOW_PAGE_SECONDS = 5.0
 MAX_RESUME_AGE_SECONDS = 900.0
 """A checkpoint older than this is not resumed: its first observations are too old to rely on."""
 
+RESUMABLE_CODES = frozenset({"rate-limited", "timeout", "unreachable", "cut", "server-error"})
+"""Failures that say nothing about the listing: the next sweep continues at the checkpoint."""
+
 Report = Callable[[Progress], Awaitable[None]]
 """Called after each page, and before releases. It raises to stop the sweep."""
 
@@ -112,8 +115,8 @@ class Sweeper:
         except UnsortedListing:
             state = await self._begin(None)
             await self._read_listing(state, report, sort_here=True)
-        except LocationUnavailable:
-            if state.resume is None:
+        except LocationUnavailable as error:
+            if state.resume is None or error.problem_code in RESUMABLE_CODES:
                 raise
             # The server may be unable to continue there, and able to list from the start.
             state = await self._begin(None)
@@ -187,20 +190,31 @@ class Sweeper:
         pages = read_ahead(
             list_images(self._server, self._versions, state.resume, sort_here=sort_here)
         )
-        async with contextlib.aclosing(pages):
-            async for page in pages:
-                if time.monotonic() - reported_at > SLOW_PAGE_SECONDS:
-                    await report(state.progress())
-                uppercase_ids = state.add_page(page)
-                await self._reconcile_up_to(state, page.cursor)
-                if uppercase_ids:
-                    facts = page.facts
-                    await self._claim_early(state, state.not_reconciled(uppercase_ids), facts)
-                    state.claimed += await self._record_present(state, uppercase_ids, facts)
-                if time.monotonic() - state.checkpoint_at >= self._checkpoint_seconds:
-                    await self._store_checkpoint(state, page)
-                await report(state.progress(page))
-                reported_at = time.monotonic()
+        last_page = None
+        try:
+            async with contextlib.aclosing(pages):
+                async for page in pages:
+                    if time.monotonic() - reported_at > SLOW_PAGE_SECONDS:
+                        await report(state.progress())
+                    await self._add_page(state, page)
+                    last_page = page
+                    if time.monotonic() - state.checkpoint_at >= self._checkpoint_seconds:
+                        await self._store_checkpoint(state, page)
+                    await report(state.progress(page))
+                    reported_at = time.monotonic()
+        except LocationUnavailable as error:
+            if last_page is not None and error.problem_code in RESUMABLE_CODES:
+                await self._store_checkpoint(state, last_page)
+            raise
+
+    async def _add_page(self, state: SweepState, page: Page) -> None:
+        """Compares what has been listed completely, and claims images in upper case at once."""
+        uppercase_ids = state.add_page(page)
+        await self._reconcile_up_to(state, page.cursor)
+        if uppercase_ids:
+            facts = page.facts
+            await self._claim_early(state, state.not_reconciled(uppercase_ids), facts)
+            state.claimed += await self._record_present(state, uppercase_ids, facts)
 
     async def _reconcile_up_to(self, state: SweepState, cursor: bytes) -> None:
         """Compares the buckets that have been listed completely with their claims: claims the

@@ -12,7 +12,7 @@ from resolver.glance import GlanceServer
 from resolver.index import Index, Lease, LostLease, SweepRequest
 from resolver.models import Progress, Sweep
 from resolver.sync.stats import Stats
-from resolver.sync.sweep import Sweeper
+from resolver.sync.sweep import RESUMABLE_CODES, Sweeper
 from resolver.sync.timings import IndexerTimings
 
 log = structlog.get_logger()
@@ -122,7 +122,8 @@ class SweepRun:
 
     async def _failed(self, error: LocationUnavailable) -> Sweep:
         self._stats.count(self._stats.sweeps, self._location.name, error.problem_code)
-        await self._index.records.end_progress(self._location.number)
+        if error.problem_code not in RESUMABLE_CODES:
+            await self._index.records.end_progress(self._location.number)
         return replace(
             self._status, error=error.detail, error_code=error.problem_code, failed=time.time()
         )

@@ -12,7 +12,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from resolver.errors import LocationUnavailable
-from resolver.glance import CloudCredentials, ImageProbe, connect
+from resolver.glance import CloudCredentials, ImageProbe, RateLimits, connect
 from resolver.models import Location, letter_case_of, parse_id
 from resolver.standin import StandIn
 from resolver.standin.call import Caller
@@ -34,7 +34,7 @@ async def session() -> AsyncIterator[aiohttp.ClientSession]:
 
 @pytest.fixture
 def probe(session: aiohttp.ClientSession) -> ImageProbe:
-    return ImageProbe(session, CloudCredentials())
+    return ImageProbe(session, CloudCredentials(), RateLimits())
 
 
 @pytest.fixture

@@ -28,7 +28,7 @@ BAD = {
     "401": (faults.status(401), "unauthorized"),
     "403": (faults.status(403), "bad-listing"),
     "404": (faults.status(404), "bad-listing"),
-    "429": (faults.status(429), "bad-listing"),
+    "429": (faults.status(429), "rate-limited"),
     "500": (faults.status(500), "server-error"),
     "503": (faults.status(503), "server-error"),
     "300": (faults.status(300), "bad-listing"),

@@ -179,7 +179,9 @@ async def check_location(request: web.Request) -> web.StreamResponse:
     credentials."""
     services, name = request.app[SERVICES], request.match_info["name"]
     view = await services.registry.view(name)
-    server = GlanceServer(services.session, view.location, services.cloud_credentials)
+    server = GlanceServer(
+        services.session, view.location, services.cloud_credentials, services.rate_limits
+    )
     steps = await diagnose(server)
     row = await services.registry.show(name)
     sweep, coverage = row["sweep"], row["coverage"]
