@@ -3,7 +3,7 @@
 from resolver.glance.changes import Changes, changed_since, ensure_changes_can_be_read, server_time
 from resolver.glance.cloud_config import CloudRef
 from resolver.glance.cloud_credentials import CloudCredentials
-from resolver.glance.credential_scope import CredentialScope, sees_all
+from resolver.glance.credential_scope import CredentialScope, sees_all, still_sees_all
 from resolver.glance.glance_server import HOP, GlanceServer, connect, is_resolver
 from resolver.glance.listed_rows import NO_ROWS, SkippedRows
 from resolver.glance.listing import (
@@ -44,6 +44,7 @@ __all__ = [
     "parse_notice",
     "sees_all",
     "server_time",
+    "still_sees_all",
     "still_there",
     "subscribed",
 ]

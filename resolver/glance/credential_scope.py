@@ -6,10 +6,10 @@ and take them from the role ``admin``. What counts is what the server lets the c
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from resolver.errors import LocationUnavailable
-from resolver.glance.glance_server import GlanceServer
+from resolver.glance.glance_server import GLANCE_HEADER, GlanceServer
 from resolver.glance.listed_rows import rows_of
 from resolver.models import minor_version
 
@@ -20,8 +20,12 @@ that line in their policy file allow it to everybody, so their answer proves not
 MIN_MINOR_SHARED = 5
 """From v2.5 on, ``visibility=private`` leaves out images that other projects share."""
 
-PRIVATE_ROWS = 100
+PRIVATE_ROWS = 20
 """Private images that are looked at for those of other projects."""
+
+NO_TASK = "00000000-0000-0000-0000-000000000000"
+"""An id that no task has. Glance answers 404 to who may read tasks, and 403 to others. Unlike a
+listing of tasks this writes nothing: the listing first deletes tasks that have expired."""
 
 
 class CredentialScope(NamedTuple):
@@ -31,6 +35,11 @@ class CredentialScope(NamedTuple):
     """Whether it sees every image; None where that cannot be found out."""
     why: str
     """How this is known, for operators."""
+    may_read_tasks: bool = False
+    """Whether this was the proof."""
+    witnesses: tuple[str, ...] = ()
+    """Ids of private images that were the proof: only this credential, or an admin's, sees all of
+    them."""
 
 
 async def sees_all(server: GlanceServer, versions: tuple[str, ...]) -> CredentialScope:
@@ -47,33 +56,72 @@ async def sees_all(server: GlanceServer, versions: tuple[str, ...]) -> Credentia
             accepted.
     """
     location = server.location
-    if location.sees_all is False or (location.auth is None and location.sees_all):
-        return CredentialScope(location.sees_all, "as registered (`sees_all`)")
+    registered = location.sees_all
+    if registered is False or (location.auth is None and registered):
+        return CredentialScope(registered, "as registered (`sees_all`)")
+    witnesses = await _private_images(server, versions) if location.auth else {}
+    if len(witnesses) > 1:
+        why = "it lists private images of several projects"
+        return CredentialScope(True, why, witnesses=tuple(witnesses.values())[:2])
     tasks_status = await _tasks_status(server, versions)
     if tasks_status == 200:
-        return CredentialScope(True, "it may list tasks, which is for admins")
+        return CredentialScope(True, "it may list tasks, which is for admins", may_read_tasks=True)
     if location.auth is None:
         if tasks_status == 403:
             return CredentialScope(
                 None, "is not known: the server needs no credential, but treats us as no admin"
             )
         return CredentialScope(True, "the server needs no credential")
-    owners = await _owners_of_private_images(server, versions)
-    if len(owners) > 1:
-        return CredentialScope(True, "it lists private images of several projects")
-    if location.sees_all:
-        if not owners and await _answers_strangers(server, versions):
-            raise LocationUnavailable(
-                "it answers strangers as it answers this credential, which may be dead: check the "
-                "location's `auth`",
-                code="unauthorized",
-            )
+    if registered:
+        if await _answers_strangers(server, versions):
+            if not witnesses:
+                raise LocationUnavailable(
+                    "it answers strangers as it answers this credential, which may be dead: check "
+                    "the location's `auth`",
+                    code="unauthorized",
+                )
+            witness = tuple(witnesses.values())
+            return CredentialScope(True, "as registered (`sees_all`)", witnesses=witness)
         return CredentialScope(True, "as registered (`sees_all`)")
     if tasks_status == 403:
         return CredentialScope(False, "it may not list tasks, which is for admins")
     return CredentialScope(
         None, "cannot be found out from this server: register the location with `sees_all`"
     )
+
+
+async def still_sees_all(
+    server: GlanceServer, versions: tuple[str, ...], before: CredentialScope
+) -> CredentialScope:
+    """What the credential sees now, if it was ``before`` some minutes ago at most. One small
+    request repeats the proof; only if that fails everything is found out again.
+
+    Raises:
+        LocationUnavailable: as `sees_all`.
+    """
+    if not before.sees_all:
+        return before
+    if before.may_read_tasks:
+        reply = await server.request(f"/v2/tasks/{NO_TASK}")
+        is_proven = reply.status == 404 and GLANCE_HEADER in reply.headers
+    elif before.witnesses:
+        is_proven = await _are_listed(server, before.witnesses)
+    else:
+        is_proven = True  # a dead credential is answered 401
+    return before if is_proven else await sees_all(server, versions)
+
+
+async def _are_listed(server: GlanceServer, witnesses: tuple[str, ...]) -> bool:
+    query = {
+        "id": f"in:{','.join(witnesses)}",
+        "visibility": "private",
+        "limit": str(len(witnesses)),
+    }
+    reply = await server.request("/v2/images", query)
+    if reply.status != 200:
+        return False
+    rows = [row for row in rows_of(reply.json()) if isinstance(row, dict)]
+    return set(witnesses) <= {row["id"] for row in rows if isinstance(row.get("id"), str)}
 
 
 async def _tasks_status(server: GlanceServer, versions: tuple[str, ...]) -> int:
@@ -83,20 +131,22 @@ async def _tasks_status(server: GlanceServer, versions: tuple[str, ...]) -> int:
     return (await server.request("/v2/tasks", {"limit": "1"})).status
 
 
-async def _owners_of_private_images(server: GlanceServer, versions: tuple[str, ...]) -> set[Any]:
-    """The projects that own the first private images that are listed. Who is no admin sees those
-    of one project."""
+async def _private_images(server: GlanceServer, versions: tuple[str, ...]) -> dict[str, str]:
+    """Of the first private images that are listed, the id of one for each project that owns them.
+    Who is no admin sees those of one project."""
     if minor_version(versions) < MIN_MINOR_SHARED or not server.uses_v2(versions):
-        return set()
+        return {}
     query = {"visibility": "private", "limit": str(PRIVATE_ROWS)}
     reply = await server.request("/v2/images", query)
     if reply.status != 200:
-        return set()
-    rows = [row for row in rows_of(reply.json()) if isinstance(row, dict)]
+        return {}
     return {
-        row["owner"]
-        for row in rows
-        if row.get("visibility") == "private" and isinstance(row.get("owner"), str)
+        row["owner"]: row["id"]
+        for row in rows_of(reply.json())
+        if isinstance(row, dict)
+        and row.get("visibility") == "private"
+        and isinstance(row.get("owner"), str)
+        and isinstance(row.get("id"), str)
     }
 
 

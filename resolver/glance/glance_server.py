@@ -46,6 +46,9 @@ MAX_CONNECTIONS_PER_HOST = 8
 
 MAX_REASON_CHARACTERS = 300
 
+GLANCE_HEADER = "X-Openstack-Request-Id"
+"""Every answer of Glance itself has this header; an error page of a proxy does not."""
+
 HOP = "X-Resolver-Hop"
 """Header of every request to a location. A resolver that receives it answers 508, since no location
 may be a resolver."""

@@ -12,14 +12,11 @@ import aiohttp
 
 from resolver.errors import InvalidImageId, LocationUnavailable
 from resolver.glance.cloud_credentials import CloudCredentials
-from resolver.glance.credential_scope import CredentialScope, sees_all
-from resolver.glance.glance_server import GlanceServer, Reply
+from resolver.glance.credential_scope import CredentialScope, sees_all, still_sees_all
+from resolver.glance.glance_server import GLANCE_HEADER, GlanceServer, Reply
 from resolver.glance.rate_limits import PROBE_WAIT_SECONDS, RateLimits
 from resolver.image_facts import NOTHING_KNOWN, ImageFacts
 from resolver.models import Location, format_id, parse_id
-
-GLANCE_HEADER = "X-Openstack-Request-Id"
-"""Every answer of Glance itself has this header; an error page of a proxy does not."""
 
 MAX_RECORD_BYTES = 4 * 1024 * 1024
 """An image's record. One with a thousand long properties is smaller."""
@@ -103,8 +100,10 @@ class ProbeAnswer:
 class _CachedScope(NamedTuple):
     credential: str
     location_updated: float
+    found_at: float
+    """When it was found out, on `time.monotonic`."""
     checked_at: float
-    """On `time.monotonic`."""
+    """When it was last repeated."""
     scope: CredentialScope
 
 
@@ -167,24 +166,32 @@ class ImageProbe:
     async def _scope(
         self, location: Location, versions: tuple[str, ...], answer: ProbeAnswer
     ) -> CredentialScope:
-        server = self._server(location)
         cached = self._scopes.get(location.number)
-        since = answer.at if location.auth else time.monotonic() - SCOPE_CACHE_SECONDS
+        now = time.monotonic()
         if (
             cached is None
             or (cached.credential, cached.location_updated) != (answer.credential, location.updated)
-            or cached.checked_at < since
+            or now - cached.found_at > SCOPE_CACHE_SECONDS
         ):
-            checked_at = time.monotonic()
-            scope = await sees_all(server, versions)
-            credential = await server.credential()
-            cached = _CachedScope(credential, location.updated, checked_at, scope)
-            self._scopes[location.number] = cached
-            if credential != answer.credential:
-                raise LocationUnavailable(
-                    "its credential was replaced meanwhile", code="no-clear-answer"
-                )
-        return cached.scope
+            cached = None
+        elif not location.auth or cached.checked_at >= answer.at:
+            return cached.scope
+        server = self._server(location)
+        scope = (
+            await still_sees_all(server, versions, cached.scope)
+            if cached
+            else await sees_all(server, versions)
+        )
+        credential = await server.credential()
+        found_at = cached.found_at if cached and scope is cached.scope else now
+        self._scopes[location.number] = _CachedScope(
+            credential, location.updated, found_at, now, scope
+        )
+        if credential != answer.credential:
+            raise LocationUnavailable(
+                "its credential was replaced meanwhile", code="no-clear-answer"
+            )
+        return scope
 
     def _server(self, location: Location) -> GlanceServer:
         return GlanceServer(

@@ -22,8 +22,8 @@ from resolver.models import Location
 RATE_LIMIT_STATUSES = (429, 413)
 """413 with ``Retry-After`` is what older OpenStack services answer in place of 429."""
 
-DEFAULT_RETRY_AFTER_SECONDS = 2.0
-"""Where the server does not say how long to wait; doubled for each answer in a row."""
+MIN_RETRY_AFTER_SECONDS = 0.5
+"""The shortest wait, whatever the server says; doubled for each such answer in a row."""
 
 MAX_RETRY_AFTER_SECONDS = 3600.0
 
@@ -80,10 +80,8 @@ class RateLimiter:
         """The server refused a request because of its limit; returns the seconds to wait.
         ``retry_after``: its ``Retry-After``."""
         now = time.monotonic()
-        wait = parse_retry_after(retry_after)
-        if wait is None:
-            wait = DEFAULT_RETRY_AFTER_SECONDS * 2 ** min(self.refusals, 8)
-        wait = min(wait, MAX_RETRY_AFTER_SECONDS)
+        least = MIN_RETRY_AFTER_SECONDS * (1 << min(self.refusals, 8))
+        wait = min(max(parse_retry_after(retry_after) or 0.0, least), MAX_RETRY_AFTER_SECONDS)
         if self.paused_until <= now:
             log.warning("rate limited", location=self.name, retry_after=round(wait, 1))
         self.refusals += 1

@@ -33,8 +33,8 @@ class StandIn(Images):
     base URL. Links in answers lack it, as if a proxy removed it from requests.
 
     `requests` counts calls by method and kind of route: `images image file members tag schema
-    tasks v1-images v1-image versions healthcheck unknown`. Calls that one of `middlewares` answers
-    are not counted.
+    tasks task v1-images v1-image versions healthcheck unknown`. Calls that one of `middlewares`
+    answers are not counted.
     """
 
     def __init__(

@@ -179,6 +179,14 @@ async def _tasks(call: Call) -> web.Response:
     return json_value({"tasks": [], "first": "/v2/tasks", "schema": "/v2/schemas/tasks"})
 
 
+async def _task(call: Call, task_id: str) -> web.Response:
+    if not call.caller.admin and not call.old:
+        forbid("tasks_api_access")
+    fail(
+        404, f"No task found with ID {task_id}", **{"X-Openstack-Request-Id": f"req-{uuid.uuid4()}"}
+    )
+
+
 _IMAGE = "/v2/images/([^/]+)"
 ROUTES = (
     Route("images", "/v2/images", GET=_list, POST=_create),
@@ -188,4 +196,5 @@ ROUTES = (
     Route("tag", f"{_IMAGE}/tags/([^/]+)", PUT=_tag, DELETE=_tag),
     Route("schema", "/v2/schemas/(.+)", GET=_schema),
     Route("tasks", "/v2/tasks", GET=_tasks),
+    Route("task", "/v2/tasks/([^/]+)", GET=_task),
 )

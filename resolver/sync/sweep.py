@@ -34,6 +34,7 @@ from resolver.glance import (
     UnsortedListing,
     list_images,
     sees_all,
+    still_sees_all,
     still_there,
 )
 from resolver.image_facts import ImageFacts
@@ -146,7 +147,7 @@ class Sweeper:
         """Raises LocationUnavailable where the credential sees less than before: the server may
         have taken it for a stranger's meanwhile."""
         if before.sees_all:
-            now = await sees_all(self._server, self._versions)
+            now = await still_sees_all(self._server, self._versions, before)
             if not now.sees_all:
                 raise LocationUnavailable(
                     f"the credential saw every image when the sweep began, but now {now.why}; "

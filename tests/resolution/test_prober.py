@@ -28,6 +28,7 @@ from tests.resolution.probing import (
 from tests.support import faults
 from tests.support.clouds import FRESH, Cloud, ConcurrencyCounter, Hold, clouds
 from tests.support.faults import Fault
+from tests.support.limiting import Limiting
 from tests.support.wait import wait_until
 
 
@@ -125,7 +126,7 @@ UNCLEAR_RESPONSES: dict[str, Fault] = {
     "401": faults.status(401),
     "403": faults.status(403),
     "410": faults.status(410),
-    "429": faults.status(429),
+    # 429 has its own tests: the location is not asked again for a while (test_rate_limits.py).
     "500": faults.status(500),
     "503": faults.status(503),
     "300": faults.status(300),
@@ -405,3 +406,14 @@ async def test_fresh_takes_no_longer_than_one_deadline() -> None:
         assert time.monotonic() - begun < PROBE_TIMEOUT_SECONDS + 0.5
         assert (answer.outcome, len(answer.missing)) == (Outcome.UNKNOWN, 4)
         await request
+
+
+async def test_a_location_with_too_many_requests_is_unknown_and_left_alone() -> None:
+    async with clouds() as cloud:
+        await cloud.add("busy")
+        cloud.set_fault("busy", busy := Limiting(0, 60, retry_after="30"))
+        for _ in range(3):
+            answer = await cloud.resolve(ID)
+            assert (answer.outcome, answer.missing) == (Outcome.UNKNOWN, ("busy",))
+            assert "rate-limited" in answer.detail
+        assert len(busy.times) == 1

@@ -36,6 +36,11 @@ def find(sweeping: Sweeping) -> Find:
     return find_scope
 
 
+def is_listing(request: web.Request) -> bool:
+    """Whether a request is for a page of the sweep, rather than about what the credential sees."""
+    return is_page(request) and request.query["limit"] == "1000"
+
+
 async def no_tasks(request: web.Request, handler: Handler) -> web.StreamResponse:
     """A policy that keeps tasks from everybody."""
     if request.path == "/v2/tasks":
@@ -102,7 +107,7 @@ async def test_a_registered_credential_is_believed_where_strangers_are_refused(
     assert (await find(server, sees_all=True)).sees_all is True
 
 
-@pytest.mark.parametrize("page", range(1, 7))
+@pytest.mark.parametrize("page", range(1, 6))
 @pytest.mark.parametrize("registered", [None, True])
 async def test_a_token_that_dies_during_a_sweep_releases_nothing(
     sweeping: Sweeping,
@@ -131,7 +136,7 @@ async def test_a_token_that_dies_during_a_sweep_releases_nothing(
 
     async def dies(request: web.Request, handler: Handler) -> web.StreamResponse:
         nonlocal seen
-        seen += is_page(request)
+        seen += is_listing(request)
         if seen >= page:
             server.tokens = {}
         return await handler(request)
@@ -157,7 +162,7 @@ async def test_a_credential_that_loses_its_role_during_a_sweep_releases_nothing(
     before = await sweeping.claimed(location)
 
     async def loses_role(request: web.Request, handler: Handler) -> web.StreamResponse:
-        if is_page(request):
+        if is_listing(request):
             server.tokens = {"ours": Caller("p")}
         return await handler(request)
 
