@@ -95,7 +95,7 @@ async def test_a_sweep_that_gives_up_continues_where_it_stopped(
     assert await sweeping.claimed(location) == set(server.ids())
     assert results[-1].images == 100
     beginnings = [query for query in limit.queries if not {"marker", "os_hidden"} & set(query)]
-    assert len(beginnings) == 1, "no sweep began anew"
+    assert len(beginnings) == 1, "no sweep began at page 1"
 
 
 async def test_requests_are_spaced_by_the_rate(
