@@ -307,6 +307,8 @@ class Sweep:
     """Images that the last complete sweep listed."""
     claimed: int = 0
     released: int = 0
+    counts_are_exact: bool = True
+    """False: a reply of Redis was lost, so that more may have been claimed or released."""
     skipped: int = 0
     """Rows of its listing that name no image."""
     skipped_examples: str = ""

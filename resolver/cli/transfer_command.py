@@ -74,9 +74,10 @@ def import_(file: str, url: str, token: str | None) -> None:
     if errors:
         raise errors[0]
     names = ", ".join(result["registered"])
+    new = "an unknown number" if result["new"] is None else f"{result['new']:,}"
     click.echo(
         f"imported {result['images']:,} images with {result['claims']:,} claims, "
-        f"{result['new']:,} of them new, in {progress.seconds:.1f} s; {result['locations']} "
+        f"{new} of them new, in {progress.seconds:.1f} s; {result['locations']} "
         f"locations, registered: {names or 'none'}"
     )
 

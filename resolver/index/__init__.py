@@ -8,6 +8,7 @@ from resolver.index.cache import ClaimCache
 from resolver.index.census import Census
 from resolver.index.claims import Claims, LayoutView, Lookup, StoredClaim
 from resolver.index.codec import UNREADABLE, lookup_owners, summarize
+from resolver.index.count import Count
 from resolver.index.facade import Index, open_index
 from resolver.index.leases import Lease, LostLease
 from resolver.index.preflight import REACHABLE, Finding
@@ -23,6 +24,7 @@ __all__ = [
     "Census",
     "ClaimCache",
     "Claims",
+    "Count",
     "Finding",
     "ImageRows",
     "Index",

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from resolver.errors import IndexLost
 from resolver.image_facts import NOTHING_KNOWN, HashKind, ImageFacts
+from resolver.index.audit import operation_id
 from resolver.index.bucket_layout import BucketLayout
 from resolver.index.buckets import Buckets
 from resolver.index.cache import CacheBucket, ClaimCache
@@ -20,6 +21,7 @@ from resolver.index.codec import (
     stored_content,
     summarize,
 )
+from resolver.index.count import Count
 from resolver.index.keys import Keys
 from resolver.index.redis.client import RedisClient, ScriptCall
 from resolver.index.redis.redis_errors import DECODE_ERRORS, unreadable
@@ -27,8 +29,8 @@ from resolver.index.redis.replies import pairs, total
 from resolver.index.redis.scripts import Script, load
 from resolver.models import Owner
 
-CLAIM = load("claim_images", "owners")
-RELEASE = load("release_images", "owners")
+CLAIM = load("claim_images", "once", "owners")
+RELEASE = load("release_images", "once", "owners")
 PURGE = load("purge_bucket", "owners")
 
 SCRIPT_IDS = 256
@@ -209,12 +211,14 @@ class Claims:
         number: int,
         ids: Mapping[bytes, int] | Iterable[bytes],
         facts: Mapping[bytes, ImageFacts] | None = None,
-    ) -> int:
+        *,
+        exactly: bool = False,
+    ) -> Count:
         """Location ``number`` has these images. A mapping gives each id's letter case. ``facts``:
         what is known of them there. What is not known leaves what is stored as it is.
 
-        Returns how many claims are new. A batch whose reply was lost is sent again, and what its
-        first run claimed is not new to the second: then the number is too low.
+        Returns how many claims are new. ``exactly``: also where a reply is lost and a batch is sent
+        again; this costs a key in Redis for each bucket, for a minute.
 
         Raises:
             IndexUnavailable: Redis does not answer. Claims made so far stay.
@@ -239,15 +243,16 @@ class Claims:
                     entries[bucket].append(entry)
                 else:
                     entries[bucket] = [entry]
-            return _script_calls(CLAIM, buckets, (number, buckets.field_bytes), entries)
+            arguments = (number, buckets.field_bytes)
+            return self._script_calls(CLAIM, buckets, arguments, entries, exactly=exactly)
 
-        claimed = await self._write(calls) if letter_cases else 0
+        claimed = await self._write(calls, exactly=exactly) if letter_cases else Count(0)
         self.cache.drop_absent(letter_cases)  # no need to wait until Redis reports our own change
         return claimed
 
-    async def release(self, number: int, ids: Iterable[bytes]) -> int:
+    async def release(self, number: int, ids: Iterable[bytes], *, exactly: bool = False) -> Count:
         """Location ``number`` no longer has these images. Returns how many claims were dropped;
-        too low a number where a reply was lost, as with `claim`.
+        ``exactly`` as with `claim`.
 
         Raises:
             IndexUnavailable: Redis does not answer. Releases made so far stay.
@@ -258,9 +263,9 @@ class Claims:
             fields: dict[int, list[bytes]] = {}
             for image_id in image_ids:
                 fields.setdefault(buckets.number(image_id), []).append(buckets.field(image_id))
-            return _script_calls(RELEASE, buckets, (number,), fields)
+            return self._script_calls(RELEASE, buckets, (number,), fields, exactly=exactly)
 
-        released = await self._write(calls) if image_ids else 0
+        released = await self._write(calls, exactly=exactly) if image_ids else Count(0)
         for image_id in image_ids:  # no need to wait until Redis reports our own change
             self.cache.drop(self.buckets.cache_bucket(image_id))
         return released
@@ -283,14 +288,32 @@ class Claims:
                 await asyncio.sleep(pace * (time.monotonic() - begun))
         return purged
 
-    async def _write(self, calls: Callable[[Buckets], Iterable[ScriptCall]]) -> int:
+    def _script_calls(
+        self,
+        script: Script,
+        buckets: Buckets,
+        first_args: tuple[int, ...],
+        entries: Mapping[int, list[bytes]],
+        *,
+        exactly: bool,
+    ) -> Iterator[ScriptCall]:
+        """One call for each bucket, and more only for a bucket with very many entries."""
+        for bucket, images in entries.items():
+            key = buckets.key(bucket)
+            for i in range(0, len(images), SCRIPT_IDS):
+                keys = [key, self._keys.claim_result(key, operation_id())] if exactly else [key]
+                yield script, keys, [*first_args, *images[i : i + SCRIPT_IDS]]
+
+    async def _write(
+        self, calls: Callable[[Buckets], Iterable[ScriptCall]], *, exactly: bool
+    ) -> Count:
         """Runs the scripts that ``calls`` makes for all buckets to write. Returns the sum of the
-        results of the first.
+        results of the first. ``exactly``: the scripts keep their results.
 
         The layout is read again after the writes. If a rebuild began meanwhile, it may have copied
         a bucket before our write, so the writes are made in its buckets too.
         """
-        result: int | None = None
+        result: Count | None = None
         written: set[int] = set()
         # The scripts contain a location's number, which in another index may be another location.
         identity = self.layout.identity
@@ -301,12 +324,15 @@ class Claims:
                 raise IndexLost("Redis has lost the index that this was meant for")
             for buckets in self.layout.to_write():
                 if buckets.bits not in written:
-                    count = await self._run(calls(buckets))
-                    result = count if result is None else result
+                    resends = self._client.resends
+                    changes = await self._run(calls(buckets))
+                    if result is None:
+                        is_exact = exactly or resends == self._client.resends
+                        result = Count(changes, is_exact=is_exact)
                     written.add(buckets.bits)
             await self.layout.refresh()
             if all(buckets.bits in written for buckets in self.layout.to_write()):
-                return result or 0
+                return Count(0) if result is None else result
 
     async def _run(self, calls: Iterable[ScriptCall]) -> int:
         """Runs scripts in bounded batches. Returns the sum of their results."""
@@ -379,15 +405,3 @@ def _claims_of(
 @lru_cache(maxsize=1024)
 def _stored_claim(owner: Owner, *, is_shared: bool) -> StoredClaim:
     return StoredClaim(owner.letter_case, ImageFacts(owner.status, owner.content), is_shared)
-
-
-def _script_calls(
-    script: Script,
-    buckets: Buckets,
-    first_args: tuple[int, ...],
-    entries: Mapping[int, list[bytes]],
-) -> Iterator[ScriptCall]:
-    """One call for each bucket, and more only for a bucket with very many entries."""
-    for bucket, images in entries.items():
-        for i in range(0, len(images), SCRIPT_IDS):
-            yield script, [buckets.key(bucket)], [*first_args, *images[i : i + SCRIPT_IDS]]

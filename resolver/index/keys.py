@@ -32,11 +32,13 @@ key                             type      holds
                                           nor in ``locations`` was lost by Redis
 ``glr:{reg}:result:<id>``       string    result of one write to the registry, for 60 seconds: the
                                           reply if the same write is sent again
+``glr:result:{<bucket>}:<id>``  string    the same for a claim or release by hand, in the slot of
+                                          its bucket
 ``glr:{reg}:creating``          string    token of the process that makes the index, for 10 seconds
 ``glr:lease:<what>``            string    token of the process that holds the lease
 ==============================  ========  =======================================================
 
-``gone``, ``result``, ``creating`` and leases are the only keys with a time to live.
+``gone``, results, ``creating`` and leases are the only keys with a time to live.
 
 A bucket is chosen by the leading ``bits`` of the UUID, so a listing in UUID order fills bucket
 after bucket. Redis stores a hash of at most ``hash-max-listpack-entries`` small fields as one
@@ -89,6 +91,10 @@ class Keys:
 
     def result(self, operation: str) -> str:
         return self._result + operation
+
+    def claim_result(self, bucket: bytes, operation: str) -> bytes:
+        """``bucket``: the key of a bucket."""
+        return b"%bresult:{%b}:%b" % (self.prefix.encode(), bucket, operation.encode())
 
     def lease(self, what: str) -> str:
         return self._lease + what

@@ -14,6 +14,7 @@ from typing import Any
 
 from resolver.image_facts import ImageFacts
 from resolver.index.claims import SCRIPT_IDS, Claims
+from resolver.index.count import Count
 from resolver.index.keys import Keys
 from resolver.index.redis.client import RedisClient
 from resolver.index.redis.replies import parses_reply
@@ -43,7 +44,7 @@ class Observations:
         letter_cases: Mapping[bytes, int],
         asked: float,
         facts: Mapping[bytes, ImageFacts] | None = None,
-    ) -> int:
+    ) -> Count:
         """Location ``number`` showed these images when it was asked at ``asked``
         (`time.monotonic`). ``facts``: what else it showed of them. Returns how many claims are new.
 
@@ -52,10 +53,11 @@ class Observations:
         """
         new = await self._claims.claim(number, letter_cases, facts)
         if letter_cases and (gone := await self._departed(number, asked) & letter_cases.keys()):
-            new -= await self._claims.release(number, gone)
-        return max(new, 0)
+            left = await self._claims.release(number, gone)
+            new = Count(max(new - left, 0), is_exact=new.is_exact and left.is_exact)
+        return new
 
-    async def record_absent(self, number: int, ids: Collection[bytes]) -> int:
+    async def record_absent(self, number: int, ids: Collection[bytes]) -> Count:
         """Location ``number`` no longer has these images. Returns how many claims were dropped.
 
         Raises:

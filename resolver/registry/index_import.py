@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from resolver.errors import Conflict, InvalidLocation
-from resolver.index import Claims
+from resolver.index import Claims, Count
 from resolver.models import Location
 from resolver.registry.export_format import Block, Head
 from resolver.registry.presentation import fields_of
@@ -45,7 +45,8 @@ class IndexImport:
         """The locations as they are registered here, by their number in the export."""
         self._in_flight: deque[asyncio.Task[None]] = deque()
         self._registered: list[str] = []
-        self._image_count = self._claim_count = self._new_claim_count = 0
+        self._image_count = self._claim_count = 0
+        self._new_claims = Count(0)
 
     def summary(self) -> dict[str, Any]:
         """What was imported so far, as the HTTP API shows it."""
@@ -54,7 +55,7 @@ class IndexImport:
             "registered": self._registered,
             "images": self._image_count,
             "claims": self._claim_count,
-            "new": self._new_claim_count,
+            "new": int(self._new_claims) if self._new_claims.is_exact else None,
         }
 
     def summary_text(self) -> str:
@@ -133,9 +134,10 @@ class IndexImport:
             raise
 
     async def _claim(self, block: Block) -> None:
-        new_claims = 0
+        new_claims = Count(0)
         for number, ids in block.ids_by_location.items():
-            new_claims += await self._claims.claim(self._targets[number].number, ids)
+            target = self._targets[number]
+            new_claims = new_claims.plus(await self._claims.claim(target.number, ids))
         # Only afterwards: claims of a location that was removed meanwhile may have been written
         # after the collection of its claims.
         registered = (await self._tables.current()).by_number
@@ -146,7 +148,7 @@ class IndexImport:
                 raise _removed(target.name)
         self._image_count += block.images
         self._claim_count += block.claims
-        self._new_claim_count += new_claims
+        self._new_claims = self._new_claims.plus(new_claims)
 
 
 def _removed(name: str) -> Conflict:

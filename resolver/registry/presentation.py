@@ -77,6 +77,7 @@ def _last_sweep(sweep: Sweep) -> dict[str, Any]:
         "images": sweep.images,
         "claimed": sweep.claimed,
         "released": sweep.released,
+        "counts_are_exact": sweep.counts_are_exact,
         "skipped": sweep.skipped,
         "skipped_examples": sweep.skipped_examples or None,
         "sees_all": sweep.sees_all,

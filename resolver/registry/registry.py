@@ -234,12 +234,13 @@ class Registry:
         claim is new."""
         number = await self._number(name)
         await self._index.records.pin_claim(number, image_id)
-        return bool(await self._index.claims.claim(number, {image_id: letter_case}))
+        claims = self._index.claims
+        return bool(await claims.claim(number, {image_id: letter_case}, exactly=True))
 
     async def release(self, name: str, image_id: bytes) -> bool:
         """Releases a location's claim on an image. Returns whether there was one."""
         number = await self._number(name)
-        return bool(await self._index.claims.release(number, [image_id]))
+        return bool(await self._index.claims.release(number, [image_id], exactly=True))
 
     async def _to_json(self, view: LocationView) -> dict[str, Any]:
         progress = await self._index.records.progress()

@@ -38,7 +38,7 @@ from resolver.glance import (
     still_there,
 )
 from resolver.image_facts import ImageFacts
-from resolver.index import Index
+from resolver.index import Count, Index
 from resolver.models import Progress, Sweep, format_id, parse_id
 from resolver.sync.sweep_state import SweepState
 from resolver.sync.timings import DEFAULT_TIMINGS
@@ -123,7 +123,7 @@ class Sweeper:
             state = await self._begin(None)
             await self._read_listing(state, report)
         await self._check_scope(scope)
-        released = 0
+        released = Count(0)
         if scope.sees_all:  # otherwise a missing image proves nothing
             state.remove_missing(state.uppercase_ids)
             if not confirm_shrink:
@@ -134,8 +134,9 @@ class Sweeper:
             started=state.started_at,
             ended=time.time(),
             images=state.images,
-            claimed=state.claimed,
-            released=released,
+            claimed=int(state.claimed),
+            released=int(released),
+            counts_are_exact=state.claimed.is_exact and released.is_exact,
             skipped=state.skipped.count,
             skipped_examples=state.skipped.examples,
             sees_all=scope.sees_all,
@@ -174,7 +175,7 @@ class Sweeper:
             resume.started,
             losses=losses,
             resume=Resume(parse_id(resume.front), resume.markers),
-            claimed=resume.claimed,
+            claimed=Count(resume.claimed),
             claims_before=resume.before,
             lowercase_count=resume.images - len(findings.uppercase_ids),
             uppercase_ids=findings.uppercase_ids,
@@ -215,7 +216,7 @@ class Sweeper:
         if uppercase_ids:
             facts = page.facts
             await self._claim_early(state, state.not_reconciled(uppercase_ids), facts)
-            state.claimed += await self._record_present(state, uppercase_ids, facts)
+            await self._record_present(state, uppercase_ids, facts)
 
     async def _reconcile_up_to(self, state: SweepState, cursor: bytes) -> None:
         """Compares the buckets that have been listed completely with their claims: claims the
@@ -234,26 +235,28 @@ class Sweeper:
                         to_claim.pop(image_id, None)
                 elif bucket != state.resumed_bucket:
                     state.add_missing(image_id, claim.letter_case)
-        state.claimed += await self._record_present(state, dict.fromkeys(to_claim, 0), to_claim)
+        await self._record_present(state, dict.fromkeys(to_claim, 0), to_claim)
         state.next_bucket = end
 
     async def _record_present(
         self, state: SweepState, ids: dict[bytes, int], facts: Mapping[bytes, ImageFacts]
-    ) -> int:
-        """Claims images, unless they were seen to be deleted meanwhile. Returns how many claims are
-        new."""
-        return await self._index.observations.record_present(
+    ) -> Count:
+        """Claims images, unless they were seen to be deleted meanwhile. Counts and returns how many
+        claims are new."""
+        new = await self._index.observations.record_present(
             self._number, ids, state.pending_since, facts
         )
+        state.claimed = state.claimed.plus(new)
+        return new
 
     async def _claim_early(
         self, state: SweepState, ids: dict[bytes, int], facts: Mapping[bytes, ImageFacts]
     ) -> None:
         """Claims images before their bucket is reconciled. Reconciling counts them among the older
-        claims, so they are subtracted here."""
+        claims, so they are subtracted here. Where it is not known how many are new, all are: the
+        shrink guard then allows less."""
         new = await self._record_present(state, ids, facts)
-        state.claimed += new
-        state.claims_before -= new
+        state.claims_before -= new if new.is_exact else len(ids)
 
     async def _store_checkpoint(self, state: SweepState, page: Page) -> None:
         # Pending images are before the cursor: a sweep that resumes there does not list them.
@@ -281,10 +284,10 @@ class Sweeper:
 
     async def _release_missing(
         self, state: SweepState, report: Report, scope: CredentialScope
-    ) -> int:
+    ) -> Count:
         """Releases the missing images that the server, asked again, still does not have. Returns
         how many."""
-        released = 0
+        released = Count(0)
         missing = list(state.missing_ids.items())
         release = (
             self._index.observations.record_absent
@@ -304,7 +307,7 @@ class Sweeper:
                 )
             # This process may have been suspended since: is the sweep still ours?
             await report(state.progress())
-            released += await release(self._number, absent)
+            released = released.plus(await release(self._number, absent))
         return released
 
     async def _confirm_absent(

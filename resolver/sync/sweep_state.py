@@ -9,8 +9,10 @@ from typing import Any
 
 from resolver.glance import END_CURSOR, NO_ROWS, Page, Resume, SkippedRows
 from resolver.image_facts import NOTHING_KNOWN, ImageFacts
-from resolver.index import LayoutView
+from resolver.index import Count, LayoutView
 from resolver.models import Progress, format_id
+
+NO_CLAIMS = Count(0)
 
 
 @dataclass(slots=True)
@@ -29,7 +31,7 @@ class SweepState:
     """How often Redis may have lost claims before this sweep began."""
     resume: Resume | None = None
     """The checkpoint of another sweep that this one continues."""
-    claimed: int = 0
+    claimed: Count = NO_CLAIMS
     """Claims made."""
     claims_before: int = 0
     """Claims that the index had when the listing passed them."""
@@ -123,7 +125,7 @@ class SweepState:
         return Progress(
             started=self.started_at,
             images=self.images,
-            claimed=self.claimed,
+            claimed=int(self.claimed),
             before=self.claims_before,
             skipped=self.skipped.count,
             skipped_examples=self.skipped.examples,

@@ -11,9 +11,10 @@ from collections.abc import AsyncIterator
 import pytest
 
 from resolver.index import Index, open_index
-from resolver.models import Location
+from resolver.models import Location, format_id
 from tests.contract.caching import BITS
 from tests.gateway.conftest import ADMIN, Start, start
+from tests.support.ids import make_id, make_ids
 from tests.support.proxy import Proxy
 from tests.support.redis import RedisServer
 
@@ -36,6 +37,10 @@ class DroppingProxy(Proxy):
         self.dropped += 1
         self.cut()
         return b""
+
+    def drop_next_new(self) -> None:
+        """The next reply that something is new."""
+        self.drop = (b":1",)
 
     def drop_next_result(self) -> None:
         """The result of the next script that writes: a number."""
@@ -114,6 +119,42 @@ async def test_an_audit_entry_is_recorded_once_when_the_reply_is_lost(
     assert await logged(index) == [("rebuild", "")]
 
 
+async def test_claims_and_releases_are_counted_once_when_replies_are_lost(
+    index: Index, proxy: DroppingProxy
+) -> None:
+    ids = make_ids(3)
+    for write in (index.claims.claim, index.claims.release):
+        proxy.drop_next_result()
+        count = await write(1, ids, exactly=True)
+        assert (count, count.is_exact) == (3, True)
+        count = await write(1, ids, exactly=True)
+        assert (count, count.is_exact) == (0, True), "another call is another operation"
+    assert proxy.dropped == 2
+
+
+async def test_a_count_is_inexact_when_a_reply_is_lost(index: Index, proxy: DroppingProxy) -> None:
+    ids = make_ids(3)
+    for write in (index.claims.claim, index.claims.release):
+        proxy.drop_next_result()
+        count = await write(1, ids)
+        assert count <= 3
+        assert not count.is_exact
+        count = await write(1, ids)
+        assert (count, count.is_exact) == (0, True)
+    assert proxy.dropped == 2
+    assert (await index.claims.lookup(ids)).owners == [()] * 3
+
+
+async def test_results_of_claims_are_kept_for_a_minute_at_most(
+    index: Index, redis_server: RedisServer
+) -> None:
+    await index.claims.claim(1, make_ids(3), exactly=True)
+    with redis_server.client() as client:
+        keys = list(client.scan_iter("glr:result:*"))
+        assert keys
+        assert all(0 < client.ttl(key) <= 60 for key in keys)
+
+
 async def test_a_lease_acquired_with_a_lost_reply_is_held(
     index: Index, proxy: DroppingProxy
 ) -> None:
@@ -140,3 +181,34 @@ async def test_operators_get_the_right_status_when_replies_are_lost(
     assert await logged(gateway.services.index) == [("remove", "one"), ("add", "one")]
     response, _ = await gateway.call("DELETE", "/locations/one", headers=ADMIN)
     assert response.status == 404
+
+
+async def test_a_claim_by_hand_has_the_right_status_when_replies_are_lost(
+    start: Start, proxy: DroppingProxy
+) -> None:
+    gateway = await start(redis_url=proxy.url)
+    await gateway.location("one")
+    image_id = make_id(1)
+    await gateway.services.index.records.pin_claim(1, image_id)  # else its reply would be lost
+    proxy.drop_next_new()
+    path = f"/locations/one/images/{format_id(image_id)}"
+    response, _ = await gateway.call("PUT", path, headers=ADMIN)
+    assert (response.status, proxy.dropped) == (201, 1)
+    response, _ = await gateway.call("PUT", path, headers=ADMIN)
+    assert response.status == 204
+
+
+async def test_an_import_reports_an_unknown_number_of_new_claims_when_a_reply_is_lost(
+    start: Start, proxy: DroppingProxy
+) -> None:
+    gateway = await start(redis_url=proxy.url)
+    await gateway.location("one")
+    await gateway.claim("one", *map(format_id, make_ids(20)))
+    async with gateway.http.get("/index/export", headers=ADMIN) as response:
+        text = await response.read()
+    for is_lost in (True, False):
+        if is_lost:
+            proxy.drop_next_result()
+        response, body = await gateway.call("POST", "/index/import", headers=ADMIN, data=text)
+        assert (response.status, body["claims"]) == (200, 20)
+        assert body["new"] == (None if is_lost else 0)

@@ -83,7 +83,18 @@ class RedisClient(ABC):
         self.read_only_because = ""
         """Why this process must not write; empty where it may. Every command that could change
         something is then refused here, whichever part of the program sends it."""
+        self._resends = 0
         self._invalidation_callbacks: list[InvalidationCallback] = []
+
+    @property
+    def resends(self) -> int:
+        """Batches that were sent again because their replies were lost, so that Redis may have run
+        them twice. A call during which this grows may have been one of them."""
+        return self._resends
+
+    def count_resend(self) -> None:
+        """A batch is sent again."""
+        self._resends += 1
 
     def on_invalidation(self, callback: InvalidationCallback) -> None:
         """Calls ``callback`` with the keys that were read in the foreground and have changed."""
@@ -247,8 +258,13 @@ class SingleClient(RedisClient):
         self.user = login.get("username") or "default"
         if database := login.get("db"):
             self.own_commands = {**self.own_commands, "select": ("SELECT", database)}
-        self._foreground = LazyConnection(connect, on_connect, self.invalidate, reply_timeout=reply)
-        self._background = LazyConnection(connect, on_connect, reply_timeout=reply)
+        resend = self.count_resend
+        self._foreground = LazyConnection(
+            connect, on_connect, self.invalidate, on_resend=resend, reply_timeout=reply
+        )
+        self._background = LazyConnection(
+            connect, on_connect, on_resend=resend, reply_timeout=reply
+        )
 
     async def send(self, commands: Sequence[Command], *, foreground: bool) -> list[Any]:
         connection = self._foreground if foreground else self._background

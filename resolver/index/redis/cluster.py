@@ -174,6 +174,7 @@ class ClusterClient(RedisClient):
             ConnectionError: the node redirects to what is no address.
         """
         if not isinstance(error, hiredis.ReplyError):
+            self.count_resend()
             return _Retry(None, must_wait=True)
         word, _, rest = str(error).partition(" ")
         match word:
@@ -212,6 +213,7 @@ class ClusterClient(RedisClient):
             self._connections[node, foreground] = connection = LazyConnection(
                 lambda: self._connect(node),
                 on_invalidation=self.invalidate if foreground else None,
+                on_resend=self.count_resend,
                 reply_timeout=self.timeouts.reply,
             )
         return connection

@@ -45,13 +45,16 @@ class LazyConnection:
         on_connect: OnConnect | None = None,
         on_invalidation: InvalidationCallback | None = None,
         *,
+        on_resend: Callable[[], None] | None = None,
         reply_timeout: float = REPLY_TIMEOUT_SECONDS,
     ) -> None:
         """``connect`` makes a connection of redis-py, not opened yet. With ``on_invalidation``
-        the connection is tracked."""
+        the connection is tracked. ``on_resend`` is called before a batch is sent again that Redis
+        may have run."""
         self._connect = connect
         self._on_connect = on_connect
         self._on_invalidation = on_invalidation
+        self._on_resend = on_resend
         self._reply_timeout = reply_timeout
         self._connection: PipelinedConnection | None = None
         self._opening: asyncio.Task[PipelinedConnection] | None = None
@@ -76,7 +79,9 @@ class LazyConnection:
             try:
                 return await self._connection.call(text, len(packed))
             except ConnectionError:
-                pass  # the server had closed an idle connection: once more on a new one
+                # The server had closed an idle connection: once more on a new one.
+                if self._on_resend is not None:
+                    self._on_resend()
         return await (await self._opened()).call(text, len(packed))
 
     async def _opened(self) -> PipelinedConnection:

@@ -80,6 +80,10 @@ class UrlFileClient(RedisClient):
         self._check_soon()
         return await self._client.send(commands, foreground=foreground)
 
+    @property
+    def resends(self) -> int:
+        return super().resends + self._client.resends
+
     def tracking_current(self) -> bool:
         """Checks the file too: when everything is cached, nothing is sent."""
         self._check_soon()
@@ -141,6 +145,7 @@ class UrlFileClient(RedisClient):
             await client.close()
             raise
         previous, self._client, self._url = self._client, client, url
+        self._resends += previous.resends
         self.invalidate(None)
         log.info("redis url file changed, the new URL is used")
         try:

@@ -2,6 +2,9 @@
 -- ARGV[2]: the length of a field. Each image: its field; where more is known than that it is there, a
 -- byte that is 1 where 4 bytes of letter case follow and else 0, these, and the mark.
 -- One read and at most one write for at most 256 images. Returns how many claims are new.
+-- KEYS[2], where given: keeps the result, and is the result when it is there already.
+local earlier = KEYS[2] and earlier_result(KEYS[2])
+if earlier then return earlier end
 local number, width = tonumber(ARGV[1]), tonumber(ARGV[2])
 local function varint(n)
   local out = ''
@@ -78,4 +81,4 @@ for i = 1, #fields do
   end
 end
 if at > 0 then redis.call('HSET', KEYS[1], unpack(put)) end
-return new
+return KEYS[2] and finish(KEYS[2], new) or new

@@ -1,5 +1,8 @@
 -- Drops the claims of location number ARGV[1] on the fields ARGV[2..] of bucket KEYS[1].
 -- One read and at most two writes for all of them. Returns how many claims were dropped.
+-- KEYS[2], where given: keeps the result, and is the result when it is there already.
+local earlier = KEYS[2] and earlier_result(KEYS[2])
+if earlier then return earlier end
 local number = tonumber(ARGV[1])
 local values = redis.call('HMGET', KEYS[1], unpack(ARGV, 2))
 local put, drop = {}, {}
@@ -21,4 +24,4 @@ for i = 2, #ARGV do
 end
 if #put > 0 then redis.call('HSET', KEYS[1], unpack(put)) end
 if #drop > 0 then redis.call('HDEL', KEYS[1], unpack(drop)) end
-return gone
+return KEYS[2] and finish(KEYS[2], gone) or gone
