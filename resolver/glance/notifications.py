@@ -16,6 +16,8 @@ from datetime import UTC, datetime
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import structlog
+
 from resolver.errors import InvalidImageId, LocationUnavailable
 from resolver.glance.secret_sources import read_secret
 from resolver.image_facts import NOTHING_KNOWN, ImageFacts
@@ -59,6 +61,9 @@ QUEUE_EXPIRY_SECONDS = 24 * 3600
 
 MAX_NOTIFICATION_BYTES = 1024 * 1024
 """A notification with an image's whole record has some kB."""
+
+
+log = structlog.get_logger()
 
 
 class Notice(NamedTuple):
@@ -281,7 +286,8 @@ async def _declare(
         LocationUnavailable: there is no such exchange.
         AMQPError, OSError, TimeoutError, RuntimeError: the broker failed.
     """
-    channel_not_found = _load_aio_pika().exceptions.ChannelNotFoundEntity
+    aio_pika = _load_aio_pika()
+    channel_not_found = aio_pika.exceptions.ChannelNotFoundEntity
     channel = await connection.channel(publisher_confirms=False)
     exchange = notifications.get("exchange", DEFAULT_EXCHANGE)
     try:
@@ -298,15 +304,28 @@ async def _declare(
     except channel_not_found:  # which also closes the channel
         is_new = True
         channel = await connection.channel(publisher_confirms=False)
+    try:
+        queue = await _declare_queue(channel, queue_name)
+    except aio_pika.exceptions.ChannelPreconditionFailed:
+        # It exists with other arguments, for instance since the virtual host has another default
+        # type of queue now. It would stay so until it expires, so it is replaced.
+        log.warning("AMQP queue replaced: it has other arguments", queue=queue_name)
+        is_new = True
+        channel = await connection.channel(publisher_confirms=False)
+        await channel.queue_delete(queue_name, timeout=BROKER_TIMEOUT_SECONDS)
+        queue = await _declare_queue(channel, queue_name)
+    binding = exchange, f"{notifications.get('topic', DEFAULT_TOPIC)}.*"
+    return Subscription(channel, queue, binding, is_new=is_new)
+
+
+async def _declare_queue(channel: AbstractChannel, queue_name: str) -> AbstractQueue:
     await channel.set_qos(prefetch_count=2 * MAX_BATCH, timeout=BROKER_TIMEOUT_SECONDS)
-    queue = await channel.declare_queue(
+    return await channel.declare_queue(
         queue_name,
         durable=True,
         arguments={"x-expires": QUEUE_EXPIRY_SECONDS * 1000},
         timeout=BROKER_TIMEOUT_SECONDS,
     )
-    binding = exchange, f"{notifications.get('topic', DEFAULT_TOPIC)}.*"
-    return Subscription(channel, queue, binding, is_new=is_new)
 
 
 def _broker_failures() -> tuple[type[Exception], ...]:

@@ -321,3 +321,45 @@ async def test_a_missing_broker_is_reported_and_sweeps_continue(server: StandIn)
         shown = await services.registry.show("one")
         assert shown["coverage"]["covered"] is True
         assert shown["notifications"] == {"url_env": "NO_SUCH_VARIABLE"}
+
+
+@pytest.mark.rabbit
+@pytest.mark.parametrize(
+    ("durable", "arguments"),
+    [
+        (True, {"x-queue-type": "quorum"}),
+        (True, {"x-expires": 60_000}),
+        (True, {"x-max-length": 1}),
+        (True, {}),
+        (False, {"x-expires": 24 * 3_600_000}),
+    ],
+)
+async def test_a_queue_with_other_arguments_is_replaced(
+    broker: Broker, durable: bool, arguments: dict[str, Any]
+) -> None:
+    """As left by another version, or of a virtual host whose default type of queue has changed."""
+    server = broker.server
+    server.fill(20, seed=3)
+    async with broker.publishing() as glance:
+        async with broker.subscribed() as location:
+            await swept(location.services, "one")
+            queue_name = await location.queue_name()
+        async with await aio_pika.connect(broker.url) as connection:
+            channel = await connection.channel()
+            await channel.queue_delete(queue_name)
+            await channel.declare_queue(queue_name, durable=durable, arguments=arguments)
+        gone = next(server.ids())
+        server.delete(gone)  # without a notification
+        async with indexing(broker.redis_url) as services:
+            location = Subscribed(services, server)
+            await wait_until(location.connected, message="it is connected", timeout=15)
+            await glance.send("image.create", IMAGE)
+            await wait_until(lambda: location.claimed(IMAGE), message="the claim")
+            await wait_until(
+                lambda: _not(location.claimed(gone)), message="the release, by a sweep"
+            )
+        async with await aio_pika.connect(broker.url) as connection:
+            expires = {"x-expires": 24 * 3_600_000}
+            await (await connection.channel()).declare_queue(
+                queue_name, durable=True, arguments=expires
+            )  # the broker refuses other arguments than those it has

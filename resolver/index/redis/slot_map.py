@@ -10,6 +10,9 @@ from redis.crc import key_slot
 from resolver.index.redis.client import Address, Command
 from resolver.index.redis.redis_errors import DECODE_ERRORS
 
+UNKNOWN_HOST = "?"
+"""In place of a host that a node does not know."""
+
 
 class SlotMap(NamedTuple):
     """A map as one node gave it."""
@@ -30,7 +33,7 @@ def parse_cluster_slots(reply: Any, node: Address) -> SlotMap:
     nodes: dict[Address, None] = {}
     try:
         for first, last, *servers in reply:
-            addresses = [((host or b"").decode() or node[0], port) for host, port, *_ in servers]
+            addresses = [_address_of(server, node) for server in servers]
             masters.update(dict.fromkeys(range(first, last + 1), addresses[0]))
             nodes.update(dict.fromkeys(addresses))
     except DECODE_ERRORS as error:
@@ -40,14 +43,28 @@ def parse_cluster_slots(reply: Any, node: Address) -> SlotMap:
     return SlotMap(masters, list(nodes))
 
 
+def _address_of(server: Any, node: Address) -> Address:
+    """The address of one server in the map. Without a host it is that of ``node``. ``?`` stands for
+    a server without the host name that ``cluster-preferred-endpoint-type`` asks for: then its
+    address is among the metadata (Redis 7)."""
+    host, port, *rest = server
+    name = (host or b"").decode()
+    if name == UNKNOWN_HOST:
+        metadata = rest[1] if len(rest) > 1 else []
+        pairs = dict(zip(metadata[::2], metadata[1::2], strict=False))
+        name = pairs.get(b"ip", b"").decode()
+    return name or node[0], port
+
+
 def parse_address(text: str, node: Address) -> Address:
-    """``host:port`` in a redirection by ``node``; without a host it means the node's own.
+    """``host:port`` in a redirection by ``node``; without a host, or with ``?``, it means that of
+    the node.
 
     Raises:
         ConnectionError: it is no address.
     """
     host, _, port = text.rpartition(":")
-    return host or node[0], _int(port, node)
+    return node[0] if host in ("", UNKNOWN_HOST) else host, _int(port, node)
 
 
 def parse_moved(text: str, node: Address) -> tuple[int, Address]:
