@@ -23,7 +23,7 @@ from resolver.registry import (
 )
 from resolver.resolution import Prober, Resolver
 from resolver.settings import Settings
-from resolver.sync import DEFAULT_TIMINGS, Indexer, IndexerTimings
+from resolver.sync import DEFAULT_TIMINGS, Indexer, IndexerTimings, IndexerWatch
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +46,8 @@ class Services:
     """The credentials for locations that come from Keystone."""
     rate_limits: RateLimits
     """How often each location may be asked by this process."""
+    indexer_watch: IndexerWatch
+    """Whether an indexer is running, in this process or another."""
 
 
 @asynccontextmanager
@@ -81,7 +83,10 @@ async def open_services(
         open_session(settings.probe_timeout, connections=0) as probe_session,
     ):
         polled_within = 3 * settings.poll_interval if settings.poll_interval else None
-        policy = FreshnessPolicy(2 * settings.sweep_interval, polled_within)
+        indexer_watch = IndexerWatch(index)
+        policy = FreshnessPolicy(
+            2 * settings.sweep_interval, polled_within, no_indexer=indexer_watch.is_gone
+        )
         tables = TableKeeper(index, policy, settings.stale_for)
         own_ports = OwnPorts(settings.port)
         registry = Registry(index, tables, settings, own_ports)
@@ -91,6 +96,7 @@ async def open_services(
         problems.add_source(index.problems)
         problems.add_source(tables.problems)
         problems.add_source(LocationProblems(tables).problems)
+        problems.add_source(indexer_watch.problems)
         problems.add_source(index.server_watch.problems)
         cloud_credentials = CloudCredentials()
         rate_limits = RateLimits()
@@ -130,6 +136,7 @@ async def open_services(
                 session=session,
                 cloud_credentials=cloud_credentials,
                 rate_limits=rate_limits,
+                indexer_watch=indexer_watch,
             )
         finally:
             await resolver.close()

@@ -173,7 +173,7 @@ def show(name: str, as_json: bool, url: str, token: str | None) -> None:
             ("weight", row["weight"]),
             ("rate", row["rate"] or "no limit"),
             ("auth", row["auth"] or "none"),
-            ("health", f"{health['state']} {health['reason']}".strip()),
+            ("health", _describe_health(health)),
             ("notifications", row["notifications"] or "none"),
             ("covered", f"{'yes' if coverage['covered'] else 'no'}: {coverage['why']}"),
             *((source, coverage[source]) for source in ("poll", "events", "credential")),
@@ -192,6 +192,11 @@ def show(name: str, as_json: bool, url: str, token: str | None) -> None:
             ),
         )
     )
+
+
+def _describe_health(health: dict[str, Any]) -> str:
+    text = f"{health['state']} {health['reason']}".strip()
+    return text if health["current"] else f"{text} (at {health['at']}: no indexer is running)"
 
 
 @locations.command()

@@ -65,10 +65,25 @@ def _wait_for_sweep(gateway: Gateway, name: str, before: dict[str, Any]) -> dict
                 raise GatewayError(f"{name}: {state['error']}")
             if state["ended"] != before["ended"]:
                 return state
-            if state["running"]:
+            if not state["running"]:
+                _check_indexer(gateway, name)
+            else:
                 text = progress.describe(state["running"], time.monotonic())
                 status.update(f"{name}: {text}")
             time.sleep(POLL_SECONDS)
+
+
+def _check_indexer(gateway: Gateway, name: str) -> None:
+    """Raises GatewayError where no indexer is running, so that the sweep would never begin."""
+    for problem in gateway.call("GET", "/status")["problems"]:
+        if problem["code"] == "no-indexer":
+            raise GatewayError(
+                f"{name}: the sweep is requested, but {_lower(problem['text'])} {problem['action']}"
+            )
+
+
+def _lower(text: str) -> str:
+    return text[:1].lower() + text[1:]
 
 
 class SweepProgress:

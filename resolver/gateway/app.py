@@ -92,6 +92,7 @@ def make_app(
         without_index=lambda: bool(services.resolver.breaker.error or services.bootstrap.fault),
         without_tracking=lambda: bool(services.index.client.tracking_error()),
         redis_may_evict=lambda: services.index.server_watch.may_evict,
+        without_indexer=services.indexer_watch.is_gone,
         worker_metrics=worker_metrics,
     )
     app[status.CENSUS_CACHE] = status.CensusCache(services.index)

@@ -95,6 +95,7 @@ async def serving(
         background = [
             asyncio.create_task(services.bootstrap.run(), name="bootstrap"),
             asyncio.create_task(services.index.server_watch.run(), name="server watch"),
+            asyncio.create_task(services.indexer_watch.run(), name="indexer watch"),
         ]
         if settings.role != "gateway":
             background.append(asyncio.create_task(services.indexer.run(), name="indexer"))

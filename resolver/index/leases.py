@@ -55,6 +55,14 @@ class Lease:
         """
         return bool(await self._client.run(RENEW, [self._key], [self._token, self._milliseconds]))
 
+    async def is_held(self) -> bool:
+        """Whether some process holds it, this or another.
+
+        Raises:
+            IndexUnavailable: Redis does not answer.
+        """
+        return await self._client.command("GET", self._key) is not None
+
     async def ensure_held(self) -> None:
         """Renews it.
 

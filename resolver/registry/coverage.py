@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +21,8 @@ class FreshnessPolicy:
     """Seconds after the end of a sweep. The duration of that sweep is added."""
     polled_within: float | None = None
     """Seconds for which polls may fail; None if polls are off."""
+    no_indexer: Callable[[], bool] = lambda: False
+    """Whether no indexer is running anywhere: then nothing is kept up to date."""
 
 
 def coverage_problem(
@@ -28,6 +31,8 @@ def coverage_problem(
     """Why the index may lack an image of the location with this status; empty if it cannot.
     ``losses``: how often Redis may have lost claims by now."""
     sweep, poll = status.sweep, status.poll
+    if policy.no_indexer():
+        return "no indexer is running, so what changed there is not known"
     if sweep.ended is None or sweep.started is None:
         return f"never swept ({sweep.error_code})" if sweep.error else "not swept yet"
     if scope_problem:

@@ -35,6 +35,7 @@ def location_to_json(view: LocationView, progress: Progress | None, now: float) 
         "updated": rfc3339(location.updated),
         "health": {
             "state": str(view.health),
+            "current": not view.policy.no_indexer(),
             **_health_checks(view.status.check),
             "versions": list(view.versions),
         },

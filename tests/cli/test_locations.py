@@ -20,6 +20,7 @@ from resolver.cli.discover_command import classify_endpoint
 from resolver.cli.sweep_command import SweepProgress
 from resolver.glance import keystone
 from resolver.standin import StandIn
+from resolver.sync.indexer_watch import MISSED_CHECKS
 from tests.cli.test_commands import Run, gateway, run
 from tests.gateway.conftest import ADMIN, TOKEN, Gateway, start
 from tests.support.faults import Switch, status
@@ -198,3 +199,15 @@ async def test_names_are_completed(gateway: Gateway, monkeypatch: pytest.MonkeyP
     assert [item.value for item in found] == ["oslo"]
     monkeypatch.setenv("RESOLVER_URL", "http://127.0.0.1:1")
     assert await asyncio.to_thread(location_names, context, argument, "") == []
+
+
+async def test_sweep_does_not_wait_where_no_indexer_is_running(run: Run, gateway: Gateway) -> None:
+    await gateway.location("one")
+    for _ in range(MISSED_CHECKS):
+        await gateway.services.indexer_watch.check()
+    status, _, err = await run("locations", "sweep", "one", "--wait")
+    assert status == 1
+    assert "no indexer is running" in err
+    assert "serve --role indexer" in err
+    _, out, _ = await run("locations", "show", "one")
+    assert "no indexer is running" in out

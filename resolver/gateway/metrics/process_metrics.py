@@ -43,6 +43,7 @@ class Metrics:
         without_index: Callable[[], bool],
         without_tracking: Callable[[], bool],
         redis_may_evict: Callable[[], bool],
+        without_indexer: Callable[[], bool],
         worker_metrics: WorkerMetrics | None = None,
     ) -> None:
         """Args:
@@ -50,6 +51,7 @@ class Metrics:
         without_index: whether this process answers without Redis now.
         without_tracking: whether Redis reports no changes to this process.
         redis_may_evict: whether Redis drops keys when its memory is full.
+        without_indexer: whether no indexer is running anywhere.
         worker_metrics: the other workers of this server, where there are several.
         """
         self.registry = CollectorRegistry()
@@ -74,6 +76,11 @@ class Metrics:
             "redis_may_evict",
             "1 while Redis drops keys when its memory is full",
             lambda: float(redis_may_evict()),
+        )
+        self._gauge(
+            "without_indexer",
+            "1 while this process sees no running indexer",
+            lambda: float(without_indexer()),
         )
         self._gauge(
             "tasks",
