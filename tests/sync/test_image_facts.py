@@ -133,11 +133,10 @@ async def writes(sweeping: Sweeping) -> int:
 
 
 @pytest.mark.redis
+@pytest.mark.parametrize("index_url", ["redis"], indirect=True)
 async def test_a_sweep_writes_only_what_differs(
-    sweeping: Sweeping, start_server: StartServer, index_url: str
+    sweeping: Sweeping, start_server: StartServer
 ) -> None:
-    if index_url == "memory:":
-        pytest.skip("it counts no commands")
     locations = []
     for name in ("one", "two"):
         server = await start_server()
