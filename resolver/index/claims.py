@@ -29,7 +29,7 @@ from resolver.index.redis.replies import pairs, total
 from resolver.index.redis.scripts import Script, load
 from resolver.models import Owner
 
-CLAIM = load("claim_images", "once", "owners")
+CLAIM = load("claim_shared_images", "claim_images", "once", "owners")
 RELEASE = load("release_images", "once", "owners")
 PURGE = load("purge_bucket", "owners")
 
@@ -230,21 +230,16 @@ class Claims:
             entries: dict[int, list[bytes]] = {}
             shift, cut = buckets.shift, buckets.cut  # inlined: `Buckets.number` and `field`
             for image_id, letter_case in letter_cases.items():
-                entry = image_id[cut:]
                 about = known.get(image_id)
+                mark = encode_mark(about) if about else b""
                 if letter_case:
-                    entry += b"\1" + letter_case.to_bytes(4, "big")
-                elif about:
-                    entry += b"\0"
-                if about:
-                    entry += encode_mark(about)
+                    mark = letter_case.to_bytes(4, "big") + mark
                 bucket = int.from_bytes(image_id[:4], "big") >> shift
                 if bucket in entries:
-                    entries[bucket].append(entry)
+                    entries[bucket] += (image_id[cut:], mark)
                 else:
-                    entries[bucket] = [entry]
-            arguments = (number, buckets.field_bytes)
-            return self._script_calls(CLAIM, buckets, arguments, entries, exactly=exactly)
+                    entries[bucket] = [image_id[cut:], mark]
+            return self._script_calls(CLAIM, buckets, number, entries, 2, exactly=exactly)
 
         claimed = await self._write(calls, exactly=exactly) if letter_cases else Count(0)
         self.cache.drop_absent(letter_cases)  # no need to wait until Redis reports our own change
@@ -263,7 +258,7 @@ class Claims:
             fields: dict[int, list[bytes]] = {}
             for image_id in image_ids:
                 fields.setdefault(buckets.number(image_id), []).append(buckets.field(image_id))
-            return self._script_calls(RELEASE, buckets, (number,), fields, exactly=exactly)
+            return self._script_calls(RELEASE, buckets, number, fields, 1, exactly=exactly)
 
         released = await self._write(calls, exactly=exactly) if image_ids else Count(0)
         for image_id in image_ids:  # no need to wait until Redis reports our own change
@@ -292,17 +287,19 @@ class Claims:
         self,
         script: Script,
         buckets: Buckets,
-        first_args: tuple[int, ...],
+        number: int,
         entries: Mapping[int, list[bytes]],
+        width: int,
         *,
         exactly: bool,
     ) -> Iterator[ScriptCall]:
-        """One call for each bucket, and more only for a bucket with very many entries."""
+        """One call for each bucket, and more only for a bucket with very many images. ``entries``
+        has ``width`` arguments for each image."""
         for bucket, images in entries.items():
             key = buckets.key(bucket)
-            for i in range(0, len(images), SCRIPT_IDS):
+            for i in range(0, len(images), width * SCRIPT_IDS):
                 keys = [key, self._keys.claim_result(key, operation_id())] if exactly else [key]
-                yield script, keys, [*first_args, *images[i : i + SCRIPT_IDS]]
+                yield script, keys, [number, *images[i : i + width * SCRIPT_IDS]]
 
     async def _write(
         self, calls: Callable[[Buckets], Iterable[ScriptCall]], *, exactly: bool
@@ -341,7 +338,7 @@ class Claims:
         size = 0
         for call in calls:
             batch.append(call)
-            size += len(call[2])
+            size += len(call[2]) // (2 if call[0] is CLAIM else 1)
             if size >= BATCH_IDS or len(batch) >= BATCH_CALLS:
                 result += total(await self._client.run_all(batch))
                 batch, size = [], 0

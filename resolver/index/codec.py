@@ -64,7 +64,9 @@ def content_bits(content: Content) -> int:
     """The bits that stand for an image's bytes; never 0."""
     if len(content.digest) < 8:  # from `decode_owners`, or from `summarize`
         return int.from_bytes(content.digest, "big")
-    whole = int.from_bytes(content.digest, "big") ^ (content.size * _SIZE_FACTOR) % 2**64
+    whole = int.from_bytes(content.digest, "big")
+    if content.size:
+        whole ^= (content.size * _SIZE_FACTOR) % 2**64
     return whole >> 64 - CONTENT_BITS or 1
 
 
@@ -92,6 +94,11 @@ def encode_owner(number: int, letter_case: int = 0) -> bytes:
 def encode_mark(facts: ImageFacts) -> bytes:
     """The mark that says this; empty where nothing is known."""
     status, content = facts
+    if status is ImageStatus.ACTIVE and content is not None:  # nearly all of a listing
+        bits = content_bits(content)
+        entry = (FIRST_MARK | content.kind << 18 | bits >> 32) << 1 | 1
+        head = entry & 0x7F | (entry & 0x3F80) << 1 | entry >> 14 << 16 | 0x8080
+        return head.to_bytes(3, "little") + (bits & 0xFFFFFFFF).to_bytes(4, "big")
     if content is None:
         if status is ImageStatus.ACTIVE:
             return ACTIVE_MARK

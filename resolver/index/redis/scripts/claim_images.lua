@@ -1,84 +1,48 @@
--- Claims the images ARGV[3..] of bucket KEYS[1] for location number ARGV[1].
--- ARGV[2]: the length of a field. Each image: its field; where more is known than that it is there, a
--- byte that is 1 where 4 bytes of letter case follow and else 0, these, and the mark.
--- One read and at most one write for at most 256 images. Returns how many claims are new.
+-- Claims images of bucket KEYS[1] for location number ARGV[1]. ARGV[2..] has two values for each image:
+-- its field; and what is known of it: 4 bytes of letter case where it is not 0, and its mark. (Marks
+-- have 0, 1, 7 or 8 bytes, so the length says whether there is a letter case.)
 -- KEYS[2], where given: keeps the result, and is the result when it is there already.
-local earlier = KEYS[2] and earlier_result(KEYS[2])
-if earlier then return earlier end
-local number, width = tonumber(ARGV[1]), tonumber(ARGV[2])
-local function varint(n)
-  local out = ''
-  while n > 127 do
-    out = out .. string.char(n % 128 + 128)
-    n = math.floor(n / 128)
-  end
-  return out .. string.char(n)
+-- One read and at most one write for at most 256 images. Returns how many claims are new.
+--
+-- Nearly all images have no owner yet, or are claimed already. They need none of the functions, which
+-- would be made for each call: claim_shared_images.lua goes on with the others.
+local number = tonumber(ARGV[1])
+local plain, left = '', number * 2
+while left > 127 do
+  plain = plain .. string.char(left % 128 + 128)
+  left = math.floor(left / 128)
 end
-local plain, spelled = varint(number * 2), varint(number * 2 + 1)
+plain = plain .. string.char(left)
+local spelled = string.char(string.byte(plain) + 1) .. string.sub(plain, 2)
+local active = plain .. '\0'
 
-local function is_checksum(mark)
-  return string.byte(mark, 3) >= 96
-end
-
--- The mark of our entry, where `news` and the stored mark `known` say what is known of it.
-local function merged(news, known, others)
-  if news == '' then
-    news = known
-  elseif #known == 7 and (news == '\0' or #news == 7 and is_checksum(news) and not is_checksum(known)) then
-    news = known  -- what the bytes are is known better already
-  end
-  return others == 0 and single(news) or news
-end
-
--- The value with our entry and what is known of it; nil where that changes nothing. And whether the
--- claim is new.
-local function claimed(value, entry, news)
-  local runs, marks, others, own, known = split(value, number)
-  if not runs then return entry .. single(news), true end
-  local mark = merged(news, known or '', others)
-  if own == entry and mark == known then return nil, false end
-  for i = 1, #runs do
-    if marks[i] == mark then
-      runs[i] = runs[i] .. entry
-      return join(runs, marks), not own
-    end
-  end
-  runs[#runs + 1], marks[#marks + 1] = entry, mark
-  return join(runs, marks), not own
-end
-
-local fields, entries, news = {}, {}, {}
-for i = 3, #ARGV do
-  local image, entry, mark = ARGV[i], plain, ''
-  if #image > width then
-    local at = width + 2
-    if string.byte(image, width + 1) == 1 then
-      entry = spelled .. string.sub(image, at, at + 3)
-      at = at + 4
-    end
-    mark = string.sub(image, at)
-    image = string.sub(image, 1, width)
-  end
-  fields[i - 2], entries[i - 2], news[i - 2] = image, entry, mark
+local fields, count = {}, 0
+for i = 2, #ARGV, 2 do
+  count = count + 1
+  fields[count] = ARGV[i]
 end
 local values = redis.call('HMGET', KEYS[1], unpack(fields))
-local new, put, at = 0, {}, 0
-for i = 1, #fields do
-  local value, entry = values[i], entries[i]
-  local alone = entry .. single(news[i])
-  local is_new = false
-  if not value then
-    value, is_new = alone, true
-  elseif value == alone then
-    value = nil
+local put, at, new, shared = {}, 0, 0, {}
+for i = 1, count do
+  local value, known = values[i], ARGV[2 * i + 1]
+  local size = #known
+  local alone  -- the value where there is no other owner: what the bytes are is not kept there
+  if size == 7 then
+    alone = active
+  elseif size < 2 or size == 8 then
+    alone = plain .. known
   else
-    value, is_new = claimed(value, entry, news[i])
+    alone = spelled .. string.sub(known, 1, 4) .. (size == 11 and '\0' or string.sub(known, 5))
   end
-  if is_new then new = new + 1 end
-  if value then
-    put[at + 1], put[at + 2] = fields[i], value
-    at = at + 2
+  if not value then
+    put[at + 1], put[at + 2] = fields[i], alone
+    at, new = at + 2, new + 1
+  elseif value ~= alone then
+    shared[#shared + 1] = i
   end
 end
-if at > 0 then redis.call('HSET', KEYS[1], unpack(put)) end
-return KEYS[2] and finish(KEYS[2], new) or new
+if #shared == 0 and not KEYS[2] then
+  if at > 0 then redis.call('HSET', KEYS[1], unpack(put)) end
+  return new
+end
+
