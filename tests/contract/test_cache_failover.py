@@ -22,11 +22,18 @@ from tests.support.wait import wait_until
 (A,) = make_ids(1)
 
 
-@pytest.fixture
-def own_cluster() -> Iterator[RedisCluster]:
+@pytest.fixture(scope="module")
+def module_cluster() -> Iterator[RedisCluster]:
     cluster = started(RedisCluster())
     yield cluster
     cluster.close()
+
+
+@pytest.fixture
+def cluster(module_cluster: RedisCluster) -> RedisCluster:
+    """An empty cluster whose nodes may change their roles."""
+    module_cluster.flush()
+    return module_cluster
 
 
 def bucket_key(index: Index, image_id: bytes) -> bytes:
@@ -34,10 +41,7 @@ def bucket_key(index: Index, image_id: bytes) -> bytes:
 
 
 @pytest.mark.redis
-async def test_a_migrating_slot_invalidates(
-    own_cluster: RedisCluster, stack: AsyncExitStack
-) -> None:
-    cluster = own_cluster
+async def test_a_migrating_slot_invalidates(cluster: RedisCluster, stack: AsyncExitStack) -> None:
     index, other = await open_pair(stack, cluster.url, A)
     key = bucket_key(index, A)
     source = cluster.master_of(key)
@@ -62,9 +66,8 @@ async def test_a_migrating_slot_invalidates(
 
 @pytest.mark.redis
 async def test_a_replica_that_takes_over_reports_changes(
-    own_cluster: RedisCluster, stack: AsyncExitStack
+    cluster: RedisCluster, stack: AsyncExitStack
 ) -> None:
-    cluster = own_cluster
     index, other = await open_pair(stack, cluster.url, A)
     master = cluster.master_of(bucket_key(index, A))
     replica = cluster.replica_of(master)

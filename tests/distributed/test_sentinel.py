@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Iterator
 from contextlib import closing
 
 import pytest
@@ -12,6 +13,7 @@ from resolver.errors import IndexUnavailable
 from resolver.index import Index, open_index
 from resolver.models import Location, Owner
 from tests.conftest import started
+from tests.distributed.conftest import PASSWORD
 from tests.distributed.test_failover import IDS, WITHIN, lookup, recovers
 from tests.support.sentinel import SERVICE, Sentinels
 from tests.support.wait import wait_until
@@ -99,18 +101,26 @@ async def test_an_index_opens_while_some_sentinels_are_down(sentinels: Sentinels
                 pytest.fail("it opened")
 
 
+@pytest.fixture(scope="module")
+def unchanged_sentinels() -> Iterator[Sentinels]:
+    """For tests that only connect."""
+    with closing(started(Sentinels(password=PASSWORD))) as sentinels:
+        yield sentinels
+
+
 @pytest.mark.parametrize("password", ["", "wrong"])
-async def test_a_wrong_password_is_an_error(sentinels: Sentinels, password: str) -> None:
-    sentinels.password = password
+async def test_a_wrong_password_is_an_error(unchanged_sentinels: Sentinels, password: str) -> None:
     with pytest.raises(IndexUnavailable) as caught:
-        async with open_index(sentinels.url):
+        async with open_index(unchanged_sentinels.url_with(password)):
             pytest.fail("it opened")
     assert "wrong" not in caught.value.detail.replace("wrong password", "")
 
 
-async def test_a_service_unknown_to_the_sentinels_is_an_error(sentinels: Sentinels) -> None:
+async def test_a_service_unknown_to_the_sentinels_is_an_error(
+    unchanged_sentinels: Sentinels,
+) -> None:
     with pytest.raises(IndexUnavailable, match="No master found for 'other'"):
-        async with open_index(sentinels.url.replace(f"/{SERVICE}", "/other")):
+        async with open_index(unchanged_sentinels.url.replace(f"/{SERVICE}", "/other")):
             pytest.fail("it opened")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
+from collections.abc import Iterator
 from contextlib import AsyncExitStack
 
 import pytest
@@ -12,6 +13,7 @@ from redis.crc import key_slot
 from resolver.errors import IndexUnavailable
 from resolver.index import Index, open_index
 from resolver.models import Location, Owner
+from tests.conftest import started
 from tests.distributed.load import Worker, at_work, check, steps
 from tests.support.cluster import Node, RedisCluster
 from tests.support.ids import make_ids
@@ -21,6 +23,20 @@ BITS = 14
 SLOTS = 3
 """Slots that move."""
 REGISTRY = "glr:{reg}:version"
+
+
+@pytest.fixture(scope="module")
+def module_cluster() -> Iterator[RedisCluster]:
+    cluster = started(RedisCluster())
+    yield cluster
+    cluster.close()
+
+
+@pytest.fixture
+def cluster(module_cluster: RedisCluster) -> RedisCluster:
+    """An empty cluster. Each test ends the moves that it begins."""
+    module_cluster.flush()
+    return module_cluster
 
 
 def fullest_slots(index: Index, cluster: RedisCluster) -> tuple[Node, dict[int, list[int]]]:
@@ -36,9 +52,8 @@ def fullest_slots(index: Index, cluster: RedisCluster) -> tuple[Node, dict[int, 
     return source, {slot: by_slot[slot] for slot in most}
 
 
-async def test_slots_migrate_under_load(own_cluster: RedisCluster) -> None:
+async def test_slots_migrate_under_load(cluster: RedisCluster) -> None:
     """Two processes; for a while, a slot has some of its keys here and some there."""
-    cluster = own_cluster
     async with AsyncExitStack() as stack:
         one, two = [
             await stack.enter_async_context(open_index(cluster.url, bits=BITS)) for _ in range(2)
@@ -73,9 +88,8 @@ async def test_slots_migrate_under_load(own_cluster: RedisCluster) -> None:
         assert [worker.failures for worker in workers] == [0, 0], "no call failed"
 
 
-async def test_the_slot_of_the_registry_migrates(own_cluster: RedisCluster) -> None:
+async def test_the_slot_of_the_registry_migrates(cluster: RedisCluster) -> None:
     """Redis refuses scripts with several keys while their slot is split, so they wait."""
-    cluster = own_cluster
     slot = cluster.slot(REGISTRY)
     async with open_index(cluster.url, bits=8) as index:
         await index.records.put(Location(name="one", url="http://one.example"), None)
@@ -109,8 +123,7 @@ async def test_the_slot_of_the_registry_migrates(own_cluster: RedisCluster) -> N
         assert cluster.master_of(REGISTRY) is target
 
 
-async def test_a_registry_in_a_split_slot_is_unavailable(own_cluster: RedisCluster) -> None:
-    cluster = own_cluster
+async def test_a_registry_in_a_split_slot_is_unavailable(cluster: RedisCluster) -> None:
     slot = cluster.slot(REGISTRY)
     async with open_index(cluster.url, bits=8) as index:
         source = cluster.master_of(REGISTRY)
@@ -119,3 +132,4 @@ async def test_a_registry_in_a_split_slot_is_unavailable(own_cluster: RedisClust
         async with asyncio.timeout(15):
             with pytest.raises(IndexUnavailable, match=r"TRYAGAIN|ASK"):
                 await index.records.put(Location(name="one", url="http://one.example"), None)
+        await asyncio.to_thread(cluster.end_move, slot, source, target)

@@ -86,8 +86,11 @@ class Sentinels(Startable):
 
     @property
     def url(self) -> str:
+        return self.url_with(self.password)
+
+    def url_with(self, password: str) -> str:
         addresses = ",".join(sentinel.address for sentinel in self.sentinels)
-        return f"{url_scheme(self._tls)}+sentinel://{url_login(self.password)}{addresses}/{SERVICE}"
+        return f"{url_scheme(self._tls)}+sentinel://{url_login(password)}{addresses}/{SERVICE}"
 
     def start(self) -> Self:
         """Returns once all Sentinels know each other."""
