@@ -20,6 +20,8 @@ MAX_EVICTED_AT_ONCE = 32
 CLIENT_SHARE = 0.5
 """The part of all connections that the clients of one network may have."""
 
+MAX_KNOWN_CLIENTS = 4096
+
 IPV6_PREFIX_BYTES = (8, 7, 6)
 """An IPv6 client is counted under its /64, /56 and /48: providers assign customers any of these."""
 
@@ -64,6 +66,8 @@ class ConnectionLimiter:
         self._max_per_client = max(1, int(max_connections * client_share))
         self.connections: set[LimitedConnection] = set()
         self._by_client: Counter[bytes] = Counter()
+        self._keys: dict[str, tuple[bytes, ...]] = {}
+        """`client_keys` by address."""
         self.closed = LightCounter(
             "glance_resolver_connections_cut", "Connections closed on their clients", ["reason"]
         )
@@ -78,6 +82,14 @@ class ConnectionLimiter:
 
     def client_keys(self, peer: str) -> tuple[bytes, ...]:
         """What the connections of a client count under; nothing for a client without a limit."""
+        keys = self._keys.get(peer)
+        if keys is None:
+            if len(self._keys) >= MAX_KNOWN_CLIENTS:
+                self._keys.clear()
+            keys = self._keys[peer] = self._make_client_keys(peer)
+        return keys
+
+    def _make_client_keys(self, peer: str) -> tuple[bytes, ...]:
         address = parse_address(peer)
         if address is None or address.is_loopback:
             return ()

@@ -26,6 +26,7 @@ from typing import Any
 import structlog
 
 from resolver.gateway.net.connection_limiter import ConnectionLimiter
+from resolver.gateway.net.tcp_transport import TcpTransport
 
 BACKLOG = 1024
 """Connections that the kernel queues while this process is busy."""
@@ -122,7 +123,11 @@ class Listener:
                 self._limiter.count_closed("client-share")
                 accepted.close()
                 continue
-            self._limiter.hold(keys)  # until the connection, perhaps after a handshake, counts
+            accepted.setblocking(False)
+            if not self._tls:
+                TcpTransport(self._loop, accepted, address, self._make_protocol)
+                continue
+            self._limiter.hold(keys)  # until the connection counts, after its handshake
             task = self._loop.create_task(self._connect(accepted, keys))
             self._connecting.add(task)
             task.add_done_callback(self._connecting.discard)
@@ -137,7 +142,6 @@ class Listener:
 
     async def _connect(self, accepted: socket.socket, keys: tuple[bytes, ...]) -> None:
         try:
-            accepted.setblocking(False)
             transport, _ = await self._loop.connect_accepted_socket(
                 self._make_protocol, accepted, **self._tls
             )
@@ -193,6 +197,7 @@ def bind_socket(unbound: socket.socket, address: Any) -> int:
     kernel chooses for port 0. Accepted connections inherit the socket's options."""
     unbound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     unbound.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    unbound.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     if unbound.family == socket.AF_INET6:
         unbound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
     unbound.bind(address)
