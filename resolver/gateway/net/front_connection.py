@@ -31,6 +31,7 @@ from resolver.gateway.net.front import Front
 from resolver.gateway.net.in_flight import InFlight
 from resolver.gateway.net.known_reads import FrontRequest, PlainRead, RememberedKind
 from resolver.gateway.net.request_head import (
+    END,
     MAX_HEAD_BYTES,
     MalformedError,
     RequestHead,
@@ -178,7 +179,9 @@ class FrontConnection(asyncio.Protocol):
     def eof_received(self) -> bool:
         """The client sends no more. It may still wait for responses, but with TLS asyncio cannot
         keep the connection half open."""
-        self._server.coalescer.flush()  # else the end of the connection overtakes a response
+        self._server.coalescer.flush(
+            self._transport
+        )  # or the connection ends first
         self._client_ended = True
         if self._has_tls or self._closing or (self.is_idle and not self._buffer):
             return False
@@ -199,7 +202,14 @@ class FrontConnection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._closing:
             return
-        if not self._buffer and self._bridge is None and self._respond_to_known(data):
+        if (
+            not self._buffer
+            and self._bridge is None
+            and self._cancel is None
+            and self._write_deadline == NEVER
+            and (read := self._recognise(data)) is not None
+        ):
+            self._respond_to_plain(read)
             return
         if self._bridge is not None:
             data = self._feed_bridge(data)
@@ -234,6 +244,9 @@ class FrontConnection(asyncio.Protocol):
         for _ in range(REQUESTS_PER_TURN):
             if not self._buffer or not self.is_idle or self._write_deadline != NEVER:
                 break
+            if (read := self._next_known()) is not None:
+                self._respond_to_plain(read)
+                continue
             try:
                 head = self._next_head()
             except MalformedError as error:
@@ -272,18 +285,25 @@ class FrontConnection(asyncio.Protocol):
         if self._client_ended:
             self._close()
 
-    def _respond_to_known(self, data: bytes) -> bool:
-        """Answers a request that needs no parsing. False for any other."""
+    def _recognise(self, data: bytes) -> PlainRead | None:
+        """The request that ``data`` is, if it needs no parsing."""
         front = self._server.front
-        if front is None or self._cancel is not None or self._write_deadline != NEVER:
-            return False
-        read = front.known_reads.recognise(data, self._known_kind, self.peer, self._scheme)
-        if read is None:
-            return False
-        self._respond_to_plain(front, read)
-        return True
+        if front is None:
+            return None
+        return front.known_reads.recognise(data, self._known_kind, self.peer, self._scheme)
 
-    def _respond_to_plain(self, front: Front, read: PlainRead) -> None:
+    def _next_known(self) -> PlainRead | None:
+        """Takes the next request from the buffer, if it needs no parsing."""
+        end = self._buffer.find(END) + len(END)
+        if end < len(END) or (read := self._recognise(bytes(self._buffer[:end]))) is None:
+            return None
+        del self._buffer[:end]
+        self._head_started = False
+        return read
+
+    def _respond_to_plain(self, read: PlainRead) -> None:
+        front = self._server.front
+        assert front is not None
         self.served = True
         response = front.respond_from_memory(read)
         if response is not None:
@@ -313,7 +333,7 @@ class FrontConnection(asyncio.Protocol):
             learned = front.known_reads.learn(data, request)
             if learned is not None:
                 read, self._known_kind = learned
-                self._respond_to_plain(front, read)
+                self._respond_to_plain(read)
                 return
             send = partial(self._answered, request.keeps_connection)
             self._cancel = front.respond(request, send)
@@ -337,7 +357,7 @@ class FrontConnection(asyncio.Protocol):
     def _close(self) -> None:
         """Closes the connection when all that was written is sent."""
         self._closing = True
-        self._server.coalescer.flush()
+        self._server.coalescer.flush(self._transport)
         transport = self._transport
         if transport is None:
             return
@@ -375,7 +395,7 @@ class FrontConnection(asyncio.Protocol):
         if self._transport is not None:
             closing = "Connection: close\r\n"
             data = self._refusal(status, reason, closing, counted_by_app=counted_by_app)
-            self._server.coalescer.flush()
+            self._server.coalescer.flush(self._transport)
             self._transport.write(data)
         self._buffer += b"?"  # more may follow what could not be read
         self._close()
@@ -410,7 +430,7 @@ class FrontConnection(asyncio.Protocol):
         """Has aiohttp answer a request, over a bridge."""
         assert self._transport is not None
         server = self._server
-        server.coalescer.flush()  # else aiohttp's response overtakes the one before
+        server.coalescer.flush(self._transport)  # else aiohttp's response overtakes the one before
         server.in_flight.acquire()
         self._bridge = bridge = Bridge(
             self,

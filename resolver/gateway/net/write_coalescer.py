@@ -18,11 +18,19 @@ class WriteCoalescer:
 
     def write(self, transport: asyncio.Transport, data: bytes) -> None:
         if not self._pending:
-            asyncio.get_running_loop().call_soon(self.flush)
+            asyncio.get_running_loop().call_soon(self._flush)
         self._pending.append((transport, data))
 
-    def flush(self) -> None:
-        """Writes what is pending now."""
+    def flush(self, transport: asyncio.Transport | None) -> None:
+        """Writes what is pending for one connection now, before something that must not overtake
+        it."""
+        mine = [data for owner, data in self._pending if owner is transport]
+        if mine and transport is not None:
+            self._pending = [item for item in self._pending if item[0] is not transport]
+            if not transport.is_closing():
+                transport.write(b"".join(mine))
+
+    def _flush(self) -> None:
         pending, self._pending = self._pending, []
         for transport, data in pending:
             if not transport.is_closing():
