@@ -47,7 +47,7 @@ def run_gateway(
     core: int | None,
     *,
     locations: int = 1,
-    location_url: str = LOCATION_URL,
+    location_urls: Sequence[str] = (LOCATION_URL,),
     role: str = "gateway",
     module: Sequence[str] = ("resolver",),
     options: Sequence[str] = (),
@@ -59,7 +59,7 @@ def run_gateway(
         redis_url: where its index is.
         core: the core that it runs on; None for any.
         locations: how many it has, named ``a``, ``b1``, ``b2``, …
-        location_url: where ``a`` is.
+        location_urls: where the first of them are; the others do not exist.
         role: as in RESOLVER_ROLE.
         module: the Python module to run, with arguments before ``serve``.
         options: further ones of ``serve``.
@@ -75,9 +75,9 @@ def run_gateway(
     clean = {name: value for name, value in os.environ.items() if name[:9] != "RESOLVER_"}
     clean.pop("PYTHONDONTWRITEBYTECODE", None)  # an installed gateway has its bytecode
     environment = clean | {f"RESOLVER_{name}": value for name, value in all_settings.items()}
+    urls = [*location_urls, *(f"{LOCATION_URL}/{n}" for n in range(len(location_urls), locations))]
     location_options = [
-        f"--location=a={location_url}",
-        *(f"--location=b{number}={LOCATION_URL}/{number}" for number in range(1, locations)),
+        f"--location={f'b{number}' if number else 'a'}={url}" for number, url in enumerate(urls)
     ]
     prefix = [] if core is None else on_core(core)
     with tempfile.NamedTemporaryFile() as log:  # a pipe that nobody reads would block it
@@ -89,7 +89,7 @@ def run_gateway(
         try:
             while process.poll() is None:
                 text = Path(log.name).read_text()
-                if match := re.search(r"listens at http://127\.0\.0\.1:(\d+)", text):
+                if match := re.search(r"listens at https?://127\.0\.0\.1:(\d+)", text):
                     yield int(match[1]), process.pid
                     return
                 time.sleep(0.005)
@@ -118,6 +118,7 @@ def run_wrk(
     seconds: int,
     *,
     errors_expected: bool = False,
+    scheme: str = "http",
 ) -> float:
     """Answered requests a second. ``errors_expected``: statuses of 400 and up are answers too.
 
@@ -128,7 +129,7 @@ def run_wrk(
     wrk = find_program("wrk", "wrk")
     command = [*on_core(core), wrk, "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout=10s"]
     output = subprocess.run(
-        [*command, "-s", str(script), f"http://127.0.0.1:{port}"],
+        [*command, "-s", str(script), f"{scheme}://127.0.0.1:{port}"],
         capture_output=True,
         text=True,
         check=True,

@@ -29,7 +29,7 @@ from benchmarks.common import (
 )
 from benchmarks.gateway_process import fill_index, run_gateway, run_wrk, write_wrk_script
 from benchmarks.machine import NoiseGuard, on_core, stop_process
-from benchmarks.nginx import run_nginx
+from benchmarks.nginx import Nginx, run_nginx
 from benchmarks.redis_server import RedisServer
 
 SERVER_CORE, LOAD_CORE = 0, 1
@@ -38,16 +38,25 @@ REQUESTED_IDS = 20_000
 ABSENT_IDS = 2_000
 """Few, so that all of them were asked about within the time for which an absence is cached."""
 
+FORGETFUL = {
+    **{"ABSENT_TTL": "0", "CLIENT_RATE": "0"},
+    **{"PROBES_AT_ONCE": "10000", "PROBES_PER_LOCATION": "1000"},
+}
+"""Settings with which each absent id is asked about each time."""
+
 CLOSE = '["Connection"] = "close"'
 REQUEST_ID = '["X-Openstack-Request-Id"] = "req-" .. id'
 
-STAND_IN = """
-import asyncio
+STAND_INS = """
+import asyncio, sys
+from contextlib import AsyncExitStack
 from resolver.standin import StandIn
 
 async def main():
-    async with StandIn() as server:
-        print(server.url, flush=True)
+    async with AsyncExitStack() as stack:
+        for _ in range(int(sys.argv[1])):
+            server = await stack.enter_async_context(StandIn())
+            print(server.url, flush=True)
         await asyncio.Event().wait()
 
 asyncio.run(main())
@@ -76,7 +85,13 @@ class Shape(NamedTuple):
     settings: dict[str, str] = {}  # noqa: RUF012 - a default that nobody changes
     script: str = ""
     """For wrk, in place of the default script."""
-    absent: bool = False
+    absent_at: int = 0
+    """Of how many locations the images are absent; 0 for images that have an owner."""
+    is_remembered: bool = False
+    """Whether the locations were asked before."""
+    nginx_path: str = ""
+    """Where nginx does the same, if it is another path."""
+    tls: bool = False
 
 
 SHAPES = (
@@ -86,20 +101,28 @@ SHAPES = (
     Shape("redirect, a new connection each", "/v2/images/", CLOSE, 0.6, 1.0),
     Shape("GET /resolve/{id}, kept connection", "/resolve/", "", 1.2, 1.8),
     Shape("GET /resolve/{id}, a new connection each", "/resolve/", CLOSE, 0.5, 0.9),
-    Shape("absent id, remembered", "/v2/images/", "", 1.0, 1.5, absent=True),
+    Shape("absent id, remembered", "/v2/images/", "", 1.0, 1.5, absent_at=1, is_remembered=True),
+    Shape(
+        "absent id, 10 locations asked (nginx: 1)",
+        *("/v2/images/", "", 0.0, 0.0, FORGETFUL),
+        absent_at=10,
+        nginx_path="/asked/v2/images/",
+    ),
     Shape("90 % plain, 10 % others", "/v2/images/", "", 0.7, 1.0, script=MIXED_SCRIPT),
     Shape("redirect, kept, warm, each logged", "/v2/images/", "", 0.0, 0.0, {"ACCESS_LOG": "all"}),
+    Shape("redirect, TLS, kept connection, warm", "/v2/images/", "", 0.0, 0.0, tls=True),
+    Shape("redirect, TLS, a new connection each", "/v2/images/", CLOSE, 0.0, 0.0, tls=True),
 )
 
 
 @contextmanager
-def run_stand_in() -> Iterator[str]:
-    """An empty Glance server in a process of its own; gives its URL."""
-    command = [*on_core(LOAD_CORE), sys.executable, "-c", STAND_IN]
+def run_stand_ins(count: int) -> Iterator[list[str]]:
+    """Empty Glance servers in a process of their own; gives their URLs."""
+    command = [*on_core(LOAD_CORE), sys.executable, "-c", STAND_INS, str(count)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     try:
-        yield process.stdout.readline().strip()
+        yield [process.stdout.readline().strip() for _ in range(count)]
     finally:
         stop_process(process)
 
@@ -113,45 +136,74 @@ async def ask_once(port: int, ids: Sequence[bytes], expected: int) -> None:
                     raise RuntimeError(f"{response.status} for {text_id(image)}")
 
 
+class Bench(NamedTuple):
+    """What all shapes are measured with."""
+
+    folder: Path
+    redis: RedisServer
+    """With the images that have an owner."""
+    nginx: Nginx
+    empty_redis: RedisServer
+    stand_ins: list[str]
+    """URLs of Glance servers without images."""
+
+
+@contextmanager
+def run_gateway_for(bench: Bench, shape: Shape, ids: Sequence[bytes], step: Step) -> Iterator[int]:
+    """A gateway that can answer the shape's requests for these ids; gives its port."""
+    settings = dict(shape.settings)
+    if shape.tls:
+        file = str(bench.folder / "tls.pem")
+        settings |= {"TLS_CERT": file, "TLS_KEY": file}
+    if not shape.absent_at:
+        with run_gateway(bench.redis.url, SERVER_CORE, settings=settings) as (port, _):
+            yield port
+        return
+    settings |= {"CACHE_TTL": "3600", "PROBE_TIMEOUT": "5"}
+    settings = {"ABSENT_TTL": "3600", **settings, "PREFIX": f"absent{shape.absent_at}:"}
+    with run_gateway(
+        bench.empty_redis.url,
+        SERVER_CORE,
+        location_urls=bench.stand_ins[: shape.absent_at],
+        settings=settings,
+        role="all",
+    ) as (port, _):
+        step("asking for absent images")
+        asyncio.run(ask_once(port, ids if shape.is_remembered else ids[:1], 404))
+        yield port
+
+
 def shapes(count: int, repeats: int, seconds: int, step: Step) -> None:
     rates = Measurements()
     noise = NoiseGuard()
-    ids = sorted_ids(count)
+    ids, absent_ids = sorted_ids(count), sorted_ids(ABSENT_IDS, seed=9)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         redis = stack.enter_context(RedisServer(LOAD_CORE))
         with run_gateway(redis.url, SERVER_CORE):
             step(f"filling {count:,} images")
             asyncio.run(fill_index(redis, ids))
-        nginx = stack.enter_context(run_nginx(redis, folder, SERVER_CORE)).port
-        for number, shape in enumerate(SHAPES):
-            with ExitStack() as shape_stack:
-                settings = dict(shape.settings)
-                some, port = ids, 0
-                if shape.absent:
-                    url = shape_stack.enter_context(run_stand_in())
-                    other = shape_stack.enter_context(RedisServer(LOAD_CORE))
-                    settings |= {"ABSENT_TTL": "3600", "CACHE_TTL": "3600", "PROBE_TIMEOUT": "5"}
-                    some = sorted_ids(ABSENT_IDS, seed=9)
-                    port, _ = shape_stack.enter_context(
-                        run_gateway(
-                            other.url, SERVER_CORE, location_url=url, settings=settings, role="all"
-                        )
-                    )
-                    step("asking for absent images")
-                    asyncio.run(ask_once(port, some, 404))
-                else:
-                    port, _ = shape_stack.enter_context(
-                        run_gateway(redis.url, SERVER_CORE, settings=settings)
-                    )
-                script = write_wrk_script(
-                    folder, f"shape{number}", some, REQUESTED_IDS, shape.path, shape.headers
+        most = max(shape.absent_at for shape in SHAPES)
+        stand_ins = stack.enter_context(run_stand_ins(most))
+        glance_port = int(stand_ins[0].rpartition(":")[2])
+        nginx = stack.enter_context(run_nginx(redis, folder, SERVER_CORE, glance_port=glance_port))
+        empty_redis = stack.enter_context(RedisServer(LOAD_CORE))
+        bench = Bench(folder, redis, nginx, empty_redis, stand_ins)
+        for shape in SHAPES:
+            some = absent_ids if shape.absent_at else ids
+            with run_gateway_for(bench, shape, some, step) as port:
+                contenders = (
+                    ("gateway", port, shape.path),
+                    ("nginx", nginx.tls_port if shape.tls else nginx.port, shape.nginx_path),
                 )
-                if shape.script:
-                    script.write_text(shape.script % {"file": script.with_suffix(".ids")})
                 for repeat in range(repeats):
-                    for server, at in rotated((("gateway", port), ("nginx", nginx)), repeat):
+                    for server, at, path in rotated(contenders, repeat):
                         step(f"{shape.name}: {server}, repeat {repeat + 1}")
+                        script = write_wrk_script(
+                            folder, "shape", some, REQUESTED_IDS, path or shape.path, shape.headers
+                        )
+                        if shape.script:
+                            script.write_text(shape.script % {"file": script.with_suffix(".ids")})
                         measure = partial(
                             run_wrk,
                             at,
@@ -159,7 +211,8 @@ def shapes(count: int, repeats: int, seconds: int, step: Step) -> None:
                             LOAD_CORE,
                             CONNECTIONS,
                             seconds,
-                            errors_expected=shape.absent,
+                            errors_expected=bool(shape.absent_at),
+                            scheme="https" if shape.tls else "http",
                         )
                         rates.add(f"{shape.name} {server}", noise.measure(measure))
     rows = make_table(

@@ -1,6 +1,6 @@
 """nginx that redirects with Lua and Redis: the common way to build this without a resolver.
 
-Below ``/bare/`` it redirects without a lookup.
+Below ``/bare/`` it redirects without a lookup; below ``/asked/`` it asks a Glance server.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from string import Template
+
+import trustme
 
 from benchmarks.machine import (
     START_TIMEOUT_SECONDS,
@@ -56,10 +58,22 @@ http {
             return base
         end
     }
+    upstream glance {
+        server 127.0.0.1:$glance;
+        keepalive 64;
+    }
     server {
         listen 127.0.0.1:$port;
+        listen 127.0.0.1:$tls_port ssl;
+        ssl_certificate $folder/tls.pem;
+        ssl_certificate_key $folder/tls.pem;
         location /bare/ {
             return 307 http://127.0.0.1:9/v2/images/0a1b2c3d-4e5f-4a6b-8c7d-9e0f1a2b3c4d;
+        }
+        location /asked/ {
+            proxy_http_version 1.1;
+            proxy_set_header Connection "";
+            proxy_pass http://glance/;
         }
         location /v2/schemas/ {
             return 307 http://127.0.0.1:9$$request_uri;
@@ -94,14 +108,25 @@ http {
 class Nginx:
     """A running nginx."""
 
-    def __init__(self, port: int, worker_pid: int) -> None:
+    def __init__(self, port: int, tls_port: int, worker_pid: int) -> None:
         """``worker_pid``: the process that answers, whose processor time counts."""
-        self.port, self.worker_pid = port, worker_pid
+        self.port, self.tls_port, self.worker_pid = port, tls_port, worker_pid
+
+
+def write_certificate(folder: Path) -> Path:
+    """A file with a key and a certificate for loopback."""
+    file = folder / "tls.pem"
+    trustme.CA().issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(str(file))
+    return file
 
 
 @contextmanager
-def run_nginx(redis: RedisServer, folder: Path, core: int) -> Iterator[Nginx]:
+def run_nginx(
+    redis: RedisServer, folder: Path, core: int, *, glance_port: int = 9
+) -> Iterator[Nginx]:
     """Runs nginx with this Redis, which has a string key with the server's URL for each id.
+
+    ``glance_port``: of the Glance server that it asks below ``/asked/``.
 
     Raises:
         MissingError: nginx or its modules are not installed, or it does not start.
@@ -111,10 +136,18 @@ def run_nginx(redis: RedisServer, folder: Path, core: int) -> Iterator[Nginx]:
         raise MissingError("there is no Lua for nginx (Debian: apt install libnginx-mod-http-lua)")
     if not Path("/usr/share/lua/5.1/nginx/redis.lua").exists():
         raise MissingError("there is no Redis for Lua (Debian: apt install lua-nginx-redis)")
-    port = free_port()
+    port, tls_port = free_port(), free_port()
+    write_certificate(folder)
     config = folder / "nginx.conf"
     config.write_text(
-        CONFIG.substitute(modules=MODULES, folder=folder, port=port, redis=redis.port)
+        CONFIG.substitute(
+            modules=MODULES,
+            folder=folder,
+            port=port,
+            tls_port=tls_port,
+            redis=redis.port,
+            glance=glance_port,
+        )
     )
     command = [*on_core(core), binary, "-p", str(folder), "-c", str(config)]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
@@ -123,7 +156,7 @@ def run_nginx(redis: RedisServer, folder: Path, core: int) -> Iterator[Nginx]:
         file = Path(f"/proc/{process.pid}/task/{process.pid}/children")
         while not (children := file.read_text().split()):  # it listens before it forks its worker
             time.sleep(0.01)
-        yield Nginx(port, int(children[0]))
+        yield Nginx(port, tls_port, int(children[0]))
     finally:
         stop_process(process)
 

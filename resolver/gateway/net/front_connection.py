@@ -179,9 +179,7 @@ class FrontConnection(asyncio.Protocol):
     def eof_received(self) -> bool:
         """The client sends no more. It may still wait for responses, but with TLS asyncio cannot
         keep the connection half open."""
-        self._server.coalescer.flush(
-            self._transport
-        )  # or the connection ends first
+        self._server.coalescer.flush(self._transport)  # or the connection ends first
         self._client_ended = True
         if self._has_tls or self._closing or (self.is_idle and not self._buffer):
             return False
