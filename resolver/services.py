@@ -17,9 +17,11 @@ from resolver.registry import (
     FreshnessPolicy,
     LocationProblems,
     OwnPorts,
+    Progress,
     Registry,
     StartupLocations,
     TableKeeper,
+    ignore_progress,
 )
 from resolver.resolution import Prober, Resolver
 from resolver.settings import Settings
@@ -56,12 +58,13 @@ async def open_services(
     startup_locations: StartupLocations | None = None,
     registered_index: str = "",
     timings: IndexerTimings = DEFAULT_TIMINGS,
+    on_progress: Progress = ignore_progress,
 ) -> AsyncIterator[Services]:
     """Opens the index and everything built on it, and closes it all at the end. If Redis does not
     answer, `Bootstrap.run` keeps trying.
 
     ``startup_locations``: locations to register. ``registered_index``: the identity of an index
-    that has them already; empty if there is none.
+    that has them already; empty if there is none. ``on_progress``: called as they are registered.
 
     Raises:
         SettingsError: the index in Redis does not fit the settings, or a location is not allowed.
@@ -90,7 +93,9 @@ async def open_services(
         tables = TableKeeper(index, policy, settings.stale_for)
         own_ports = OwnPorts(settings.port)
         registry = Registry(index, tables, settings, own_ports)
-        bootstrap = Bootstrap(index, tables, registry, startup_locations or {}, registered_index)
+        bootstrap = Bootstrap(
+            index, tables, registry, startup_locations or {}, registered_index, on_progress
+        )
         problems = ProblemBoard()
         problems.add_source(bootstrap.problems)
         problems.add_source(index.problems)

@@ -6,9 +6,12 @@ from typing import Any
 
 import click
 
-from resolver.cli.gateway_client import Gateway, GatewayError, gateway_options, segment
+from resolver.cli.gateway_client import Gateway, GatewayError, gateway_options
 from resolver.cli.output import print_json
 from resolver.errors import ResolverError
+
+BATCH_SIZE = 1000
+"""Changes that are sent in one request. The gateway checks all of them before it makes one."""
 
 Fields = dict[str, Any]
 """The fields of one location, by name."""
@@ -58,23 +61,37 @@ def apply(
 
 
 def _make(gateway: Gateway, changes: list[Change], file: str) -> None:
-    """Makes the changes in order.
+    """Makes the changes, up to `BATCH_SIZE` with one request.
 
     Raises:
-        GatewayError: the gateway refused one. Its text counts those that were made before.
+        GatewayError: the gateway refused some. Its text counts those that were made before.
     """
-    for done, change in enumerate(changes):
-        path = f"/locations/{segment(change['location'])}"
+    from rich.console import Console  # noqa: PLC0415 - only if something is changed
+    from rich.progress import track  # noqa: PLC0415
+
+    batches = [changes[n : n + BATCH_SIZE] for n in range(0, len(changes), BATCH_SIZE)]
+    console = Console(stderr=True)
+    shown = track(
+        batches,
+        "changing locations",
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
+    done = 0
+    for batch in shown:
+        removals = [change["location"] for change in batch if change["what"] == "remove"]
+        puts = {
+            change["location"]: change["fields"] for change in batch if change["what"] != "remove"
+        }
         try:
-            if change["what"] == "remove":
-                gateway.call("DELETE", path)
-            else:
-                gateway.call("PUT", path, change["fields"])
+            gateway.call("POST", "/locations", {"put": puts, "remove": removals})
         except GatewayError as error:
             raise GatewayError(
-                f"{change['location']}: {error.detail}; {done} of {len(changes)} changes are made: "
-                f"correct {file} and apply it again"
+                f"{error.detail}; {done} of {len(changes)} changes are made: correct {file} and "
+                "apply it again"
             ) from error
+        done += len(batch)
 
 
 def _confirm(question: str) -> bool:

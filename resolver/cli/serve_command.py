@@ -20,6 +20,9 @@ from resolver.errors import SettingsError
 if TYPE_CHECKING:
     from resolver.settings import Settings
 
+SHOWN_FROM_LOCATIONS = 50
+"""Fewer are registered at once."""
+
 Locations = dict[str, dict[str, Any]]
 """Fields of each location, by name."""
 
@@ -107,6 +110,13 @@ def serve(pairs: tuple[str, ...], locations_file: str | None, **options: Any) ->
             asyncio.run(_serve(settings, locations, on_listening))
 
 
+def show_registration(done: int, total: int) -> None:
+    """Shows on a terminal how many of many locations are registered."""
+    if total >= SHOWN_FROM_LOCATIONS and sys.stderr.isatty():
+        end = "\n" if done == total else "\r"
+        click.echo(f"glance-resolver: {done} of {total} locations checked{end}", nl=False, err=True)
+
+
 def _configured_port(settings: Settings) -> int:
     """The port in the settings without the options, which is what `healthcheck` reads."""
     from resolver.settings import load_settings  # noqa: PLC0415
@@ -156,7 +166,10 @@ async def _serve(
     from resolver.services import open_services  # noqa: PLC0415
 
     stop = on_signal()
-    async with open_services(settings, locations) as services, serving(services) as url:
+    async with (
+        open_services(settings, locations, on_progress=show_registration) as services,
+        serving(services) as url,
+    ):
         gc.freeze()  # garbage collections need not visit what exists now
         gc.enable()
         on_listening(url)
@@ -192,5 +205,5 @@ async def _register(settings: Settings, locations: Locations) -> str:
     that has them, or an empty string if Redis does not answer."""
     from resolver.services import open_services  # noqa: PLC0415
 
-    async with open_services(settings, locations) as services:
+    async with open_services(settings, locations, on_progress=show_registration) as services:
         return services.bootstrap.registered_index

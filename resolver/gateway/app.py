@@ -48,6 +48,7 @@ def gateway_routes() -> list[web.RouteDef]:
         web.get("/{api:v[12]}/", version_documents.versions),
         web.get("/v2/schemas/{schema:[\\s\\S]+}", version_documents.schemas),
         web.get("/locations", locations.list_locations),
+        web.post("/locations", locations.change_locations),
         web.get("/locations/{name}", locations.show_location),
         web.put("/locations/{name}", locations.put_location),
         web.patch("/locations/{name}", locations.patch_location),

@@ -140,8 +140,9 @@ class BucketLayout:
             for span in self.current.spans(DROP_BUCKETS):
                 if time.monotonic() > until:
                     raise IndexUnavailable("Redis is too slow to make an index")
-                keys = map(self.current.key, span)
-                await self._client.pipeline(("UNLINK", key) for key in keys)
+                keys = [self.current.key(bucket) for bucket in span]
+                together = [[key] for key in keys] if self._client.one_slot_commands else [keys]
+                await self._client.pipeline(("UNLINK", *some) for some in together)
             fields = {
                 **new_index_fields(),
                 "bits": self.current.bits,

@@ -2,6 +2,7 @@
 
 from resolver.registry.bootstrap import Bootstrap, StartupLocations
 from resolver.registry.coverage import FreshnessPolicy
+from resolver.registry.location_batch import BatchRequest, Progress, ignore_progress
 from resolver.registry.location_problems import LocationProblems
 from resolver.registry.location_view import LocationView
 from resolver.registry.registry import Registry
@@ -9,13 +10,16 @@ from resolver.registry.table import Table, TableKeeper
 from resolver.registry.target_policy import OwnPorts
 
 __all__ = [
+    "BatchRequest",
     "Bootstrap",
     "FreshnessPolicy",
     "LocationProblems",
     "LocationView",
     "OwnPorts",
+    "Progress",
     "Registry",
     "StartupLocations",
     "Table",
     "TableKeeper",
+    "ignore_progress",
 ]

@@ -13,6 +13,7 @@ import structlog
 from resolver.errors import IndexLost, IndexReadOnly, IndexUnavailable, ResolverError, SettingsError
 from resolver.index import REACHABLE, Index
 from resolver.problems import Problem
+from resolver.registry.location_batch import Progress, ignore_progress
 from resolver.registry.location_view import LocationView
 from resolver.registry.presentation import fields_of
 from resolver.registry.registry import Registry
@@ -23,7 +24,7 @@ RECONCILE_INTERVAL_SECONDS = 1.0
 the table is up to date if Redis fails later."""
 
 START_TIMEOUT_SECONDS = 2.0
-"""How long the start of a process waits for Redis."""
+"""How long the start of a process waits for the first answer of Redis."""
 
 StartupLocations = Mapping[str, Mapping[str, Any]]
 """Fields of locations by name, as in a locations file."""
@@ -46,13 +47,16 @@ class Bootstrap:
         registry: Registry,
         startup_locations: StartupLocations,
         registered_index: str = "",
+        on_progress: Progress = ignore_progress,
     ) -> None:
         """``registered_index``: the identity of an index that already has the startup locations,
-        as another worker registered them; empty if there is none."""
+        as another worker registered them; empty if there is none. ``on_progress``: called as the
+        startup locations are registered."""
         self._index = index
         self._tables = tables
         self._registry = registry
         self._startup_locations = startup_locations
+        self._on_progress = on_progress
         self.registered_index = registered_index
         self._last_table: Table | None = None
         """The last table that was read; None before the first reconciliation."""
@@ -79,7 +83,9 @@ class Bootstrap:
         """
         try:
             async with asyncio.timeout(START_TIMEOUT_SECONDS):
-                await self._reconcile()
+                await self._index.ping()
+            # A thousand locations may take longer. Each step has a timeout of its own.
+            await self._reconcile()
         except IndexUnavailable as error:
             if isinstance(error.__cause__, SettingsError):
                 raise error.__cause__ from None
@@ -159,7 +165,7 @@ class Bootstrap:
             pass  # others register the locations; `Index.problems` reports it
         elif self._last_table is None:
             if identity != self.registered_index:
-                await self._registry.register(self._startup_locations)
+                await self._registry.register(self._startup_locations, self._on_progress)
         else:
             await self._tables.current()
             await self._tables.refresh_if_lost()
@@ -178,12 +184,15 @@ class Bootstrap:
         Raises:
             IndexLost: Redis lost locations of which this process knows nothing.
         """
+        newest = self._tables.table  # other parts of this process read it too
+        if self._last_table is not None and newest.identity == self._last_table.identity:
+            self._last_table = newest
         last = self._last_table
         # A worker that replaced another has no table yet, but was started with an index's identity.
         had_locations = bool(last.by_name) if last else bool(self.registered_index)
         if not had_locations or self._startup_locations:
             if last is None:
-                await self._registry.register(self._startup_locations)
+                await self._registry.register(self._startup_locations, self._on_progress)
             else:
                 await self._register_again(list(last.by_name.values()))
         elif not (await self._index.records.load()).records:

@@ -4,25 +4,34 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 from resolver.errors import Conflict, IndexLost, InvalidLocation, LocationNotFound, SettingsError
 from resolver.index import Index, Record, Snapshot
-from resolver.models import LOCATION_FIELDS, Location, Status
+from resolver.models import Location, Status
+from resolver.registry.location_batch import (
+    LEADS_TO_A_RESOLVER,
+    MAX_ATTEMPTS,
+    AsksResolver,
+    BatchRequest,
+    BatchResult,
+    LocationBatch,
+    Progress,
+    ignore_progress,
+    is_reswept,
+    same_notifications,
+    unreadable_error,
+    unverified_sweep,
+    with_identity,
+)
 from resolver.registry.location_view import LocationView
 from resolver.registry.presentation import audit_row, location_to_json
 from resolver.registry.table import Table, TableKeeper
 from resolver.registry.target_policy import Lookup, OwnPorts, TargetPolicy, look_up
 from resolver.registry.validation import check_name, parse_location
 from resolver.settings import Settings
-
-MAX_ATTEMPTS = 4
-"""How often a change is tried while others change the same location at the same time."""
-
-AsksResolver = Callable[[str], Awaitable[bool]]
-"""Asks the server of a URL whether it is a glance-resolver."""
 
 
 class PutResult(NamedTuple):
@@ -54,6 +63,7 @@ class Registry:
         self._index = index
         self._tables = tables
         self._targets = TargetPolicy(settings, own_ports or OwnPorts(settings.port), lookup)
+        self._batch = LocationBatch(index, tables, self._targets)
 
     async def list(self) -> list[dict[str, Any]]:
         """All locations as JSON, by name.
@@ -162,7 +172,11 @@ class Registry:
                 conflict = error
         raise conflict
 
-    async def register(self, locations: Mapping[str, Mapping[str, Any]]) -> None:
+    async def register(
+        self,
+        locations: Mapping[str, Mapping[str, Any]],
+        on_progress: Progress = ignore_progress,
+    ) -> None:
         """Registers the locations that a process was started with. Of those that exist it changes
         only the given fields, so that what an operator set meanwhile (a state, a weight) outlives a
         restart.
@@ -170,28 +184,18 @@ class Registry:
         Raises:
             SettingsError: one of them is not allowed here.
         """
-        for name, fields in locations.items():
-            try:
-                await self._register(name, fields)
-            except InvalidLocation as error:
-                raise SettingsError(f"location {name}: {error.detail}") from error
+        try:
+            request = BatchRequest(put=locations, keep_other_fields=True)
+            await self._batch.apply(request, on_progress=on_progress)
+        except InvalidLocation as error:
+            raise SettingsError(f"location {error.detail}") from error
 
-    async def _register(self, name: str, fields: Mapping[str, Any]) -> None:
-        for _ in range(MAX_ATTEMPTS):
-            # Not the table: the index may not exist yet. Its locations are registered first, and
-            # quickly, since another process may create it when it sees the first of them.
-            records = (await self._index.records.load()).records
-            before = records.get(name)
-            wanted = parse_location(name, fields, before.location if before else None)
-            if "url" in fields:
-                await self._targets.check(wanted.url)
-            try:
-                await self._write(wanted, records, "")
-            except Conflict as error:
-                conflict = error
-            else:
-                return
-        raise conflict
+    async def apply(
+        self, request: BatchRequest, *, is_resolver: AsksResolver | None = None
+    ) -> BatchResult:
+        """Makes an operator's changes of many locations; raises as `LocationBatch.apply`."""
+        await self._ensure_index()
+        return await self._batch.apply(request, is_resolver=is_resolver)
 
     async def check_target(self, url: str, request_host: str) -> None:
         """Checks a URL as `put` does.
@@ -254,10 +258,7 @@ class Registry:
         recognized by a later health check."""
         await self._targets.check(url, request_host)
         if is_resolver is not None and await is_resolver(url):
-            raise InvalidLocation(
-                "`url` is a glance-resolver, this one or another: register the Glance servers "
-                "behind it"
-            )
+            raise InvalidLocation(LEADS_TO_A_RESOLVER)
 
     async def _ensure_index(self) -> None:
         """Makes a new index if Redis has lost its data: an operator who registers a location wants
@@ -282,11 +283,7 @@ class Registry:
         except IndexLost:  # the index is being made, and its locations are registered first
             registered = await self._index.records.load()
         if name in registered.unreadable:
-            raise Conflict(
-                f"this version cannot read the record of location {name!r}: upgrade this process, "
-                "or remove the location first",
-                code="unreadable-record",
-            )
+            raise unreadable_error(name)
         return registered.records
 
     async def _number(self, name: str) -> int:
@@ -295,15 +292,7 @@ class Registry:
 
     async def _write(self, wanted: Location, records: Mapping[str, Record], by: str) -> Location:
         before = records.get(wanted.name)
-        if before is not None:
-            old = before.location
-            wanted = replace(
-                wanted,
-                number=old.number,
-                created=old.created,
-                updated=old.updated,
-                unknown=old.unknown,
-            )
+        wanted = with_identity(wanted, before)
         if before is None or wanted != before.location:
             _check_notifications(wanted, records)
             wanted = await self._write_changed(wanted, before, by)
@@ -311,22 +300,17 @@ class Registry:
         return wanted
 
     async def _write_changed(self, wanted: Location, before: Record | None, by: str) -> Location:
-        # A location that is new, or gets a new number for a new URL, was never swept and so is due
-        # without a request.
-        is_swept_again = before is not None and any(
-            spec.changes_contents and getattr(before.location, field) != getattr(wanted, field)
-            for field, spec in LOCATION_FIELDS.items()
-        )
-        if before is not None and is_swept_again:
+        swept_again = before is not None and is_reswept(before, wanted)
+        if before is not None and swept_again:
             # Before the change: the new credential does not vouch for what the old one saw.
-            sweep = replace(before.status.sweep, sees_all=None, sees_all_why="is not known yet")
+            sweep = unverified_sweep(before)
             await self._index.records.set_sweep(before.location.number, sweep, before.location)
         now = time.time()
         created = before.location.created if before else now
         location = await self._index.records.put(
             replace(wanted, created=created, updated=now), before, by
         )
-        if before is not None and is_swept_again and before.location.number == location.number:
+        if before is not None and swept_again and before.location.number == location.number:
             await self._index.records.request_sweep(location.number)
         return location
 
@@ -343,10 +327,7 @@ def _check_notifications(wanted: Location, records: Mapping[str, Record]) -> Non
         return
     for name, record in records.items():
         if name != wanted.name and record.location.notifications == wanted.notifications:
-            raise InvalidLocation(
-                f"`notifications` are those of location {name!r}: each needs a broker, "
-                "an exchange or a topic of its own, since a notification names no location"
-            )
+            raise InvalidLocation(same_notifications(name))
 
 
 def _existing(records: Mapping[str, Record], name: str) -> Record:

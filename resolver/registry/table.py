@@ -219,6 +219,14 @@ class TableKeeper:
             await self._load()
         return self.table
 
+    async def refresh(self) -> Table:
+        """The table of now, for a process that has just changed the registry.
+
+        Raises:
+            IndexUnavailable: Redis did not answer.
+        """
+        return await self.fresh()
+
     async def refresh_if_lost(self) -> None:
         """Reads the table where Redis has another number of locations than it: the key that has
         them may be gone while the version stays.

@@ -63,6 +63,9 @@ class IndexReader:
         self.breaker = Breaker(self._try_again)
         self._failed_ids: Sequence[bytes] = ()
         """The ids of the last read that failed: a cluster's nodes may fail one by one."""
+        self._failed_identity = ""
+        """The index that was known when it failed. As soon as another one is known, reads need not
+        wait for the breaker: what this process had read of the lost one is gone."""
 
     async def close(self) -> None:
         await self.breaker.close()
@@ -115,7 +118,8 @@ class IndexReader:
         Raises:
             IndexUnavailable: Redis gave no answer within the deadline, or is known to give none.
         """
-        if (open_error := self.breaker.error) is not None:
+        open_error = self.breaker.error
+        if open_error is not None and self._index.identity_seen == self._failed_identity:
             raise IndexUnavailable(open_error.detail, headers=open_error.headers)
         try:
             if self._index.oldest_reply_age() > self.deadline:  # this read would queue behind it
@@ -123,6 +127,7 @@ class IndexReader:
             found = await self._read_from_index(ids, cache=cache)
         except IndexUnavailable as error:
             self._failed_ids = ids
+            self._failed_identity = self._index.identity_seen
             self.breaker.record_failure(error)
             raise
         self.breaker.record_success()

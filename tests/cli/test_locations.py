@@ -113,6 +113,48 @@ async def test_apply_can_be_repeated(run: Run, tmp_path: Path) -> None:
     assert err.startswith(f"glance-resolver: locations file {file}: one: `url` must begin")
 
 
+async def test_apply_sends_many_changes_with_one_request(
+    run: Run, gateway: Gateway, tmp_path: Path
+) -> None:
+    file = tmp_path / "locations.yaml"
+    rows = [f"l{n}: {{url: 'http://127.0.0.{n % 250 + 2}:{n + 20000}'}}" for n in range(1000)]
+    file.write_text(f"locations: {{{', '.join(rows)}}}")
+    code, _, err = await run("locations", "apply", str(file), "--yes", "--json")
+    assert (code, err) == (0, "1000 changes made\n")
+    assert len(gateway.services.tables.table) == 1000
+    response = await gateway.http.get("/metrics")
+    count = 'glance_resolver_requests_total{method="POST",route="/locations",status="200"} 1.0'
+    assert count in await response.text()
+    # One wrong location, and nothing is changed.
+    file.write_text("locations: {a: {url: 'http://a.example'}, b: {url: 'http://127.0.0.1:1'}}")
+    gateway.services.own_ports.add(1)
+    code, _, err = await run("locations", "apply", str(file), "--yes", "--prune")
+    assert code == 1
+    assert "b: `url` is this gateway itself" in err
+    assert "0 of 1002 changes are made" in err
+    assert len(gateway.services.tables.table) == 1000
+    file.write_text("locations: {}")
+    code, _, _ = await run("locations", "apply", str(file), "--yes", "--prune")
+    assert code == 0
+    assert len(gateway.services.tables.table) == 0
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"add": {}},
+        {"put": []},
+        {"put": {"one": "http://one.example"}},
+        {"remove": "one"},
+        {"remove": [1]},
+        {"put": {"one": {}}, "remove": ["one"]},
+    ],
+)
+async def test_a_batch_of_another_form_is_refused(gateway: Gateway, body: Any) -> None:
+    response, problem = await gateway.call("POST", "/locations", headers=ADMIN, json=body)
+    assert (response.status, problem["code"]) == (400, "invalid-request")
+
+
 async def test_check_shows_what_to_fix(run: Run, gateway: Gateway) -> None:
     switch = Switch()
     async with StandIn(middlewares=[switch.middleware]) as server:

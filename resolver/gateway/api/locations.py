@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable
+from dataclasses import asdict
 from functools import partial, wraps
 from typing import Any
 
@@ -19,9 +20,13 @@ from resolver.glance import GlanceServer, is_resolver
 from resolver.glance.diagnosis import Step, diagnose, failed_step
 from resolver.index import AUDIT_MAX_ENTRIES
 from resolver.models import MAX_BITS, MIN_BITS, letter_case_of, parse_id
+from resolver.registry import BatchRequest
 
 MAX_BODY_BYTES = 65_536
 """Longest body that an admin path accepts, but for an import."""
+
+MAX_BATCH_BYTES = 4 * 1024 * 1024
+"""Longest body with many locations: ten thousand take 2 to 3 MB."""
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -69,7 +74,9 @@ def admin_only(handler: Handler) -> Handler:
     return guarded
 
 
-async def read_object(request: web.Request, *, required: bool = True) -> dict[str, Any]:
+async def read_object(
+    request: web.Request, *, required: bool = True, limit: int = MAX_BODY_BYTES
+) -> dict[str, Any]:
     """The JSON object in a request's body; an empty one if there is no body and none is
     ``required``.
 
@@ -77,9 +84,9 @@ async def read_object(request: web.Request, *, required: bool = True) -> dict[st
         InvalidRequest: the body is not a JSON object.
         RequestTimeout: the client sent it too slowly.
         UnsupportedMediaType: its ``Content-Type`` is not JSON.
-        TooLarge: it is longer than `MAX_BODY_BYTES`.
+        TooLarge: it is longer than ``limit`` bytes.
     """
-    body = await read_body(request, MAX_BODY_BYTES)
+    body = await read_body(request, limit)
     if not body and not required:
         return {}
     media = request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
@@ -107,6 +114,28 @@ def _object_without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 async def list_locations(request: web.Request) -> web.StreamResponse:
     """GET /locations."""
     return json_response({"locations": await request.app[SERVICES].registry.list()})
+
+
+@admin_only
+async def change_locations(request: web.Request) -> web.StreamResponse:
+    """POST /locations: puts and removes many locations, all or none of them if one is wrong."""
+    services = request.app[SERVICES]
+    body = await read_object(request, limit=MAX_BATCH_BYTES)
+    put, remove = body.get("put", {}), body.get("remove", [])
+    if (
+        set(body) - {"put", "remove"}
+        or not isinstance(put, dict)
+        or not all(isinstance(fields, dict) for fields in put.values())
+        or not isinstance(remove, list)
+        or not all(isinstance(name, str) for name in remove)
+        or set(put) & set(remove)
+    ):
+        raise InvalidRequest('send {"put": {NAME: FIELDS, …}, "remove": [NAME, …]}, each name once')
+    result = await services.registry.apply(
+        BatchRequest(put=put, remove=remove, by=request[ADMIN], request_host=request.host),
+        is_resolver=partial(is_resolver, services.session),
+    )
+    return json_response(asdict(result))
 
 
 @admin_only

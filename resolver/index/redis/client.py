@@ -68,6 +68,9 @@ class RedisClient(ABC):
     embedded = False
     """Whether the data lives in this process and is lost with it."""
 
+    one_slot_commands = False
+    """Whether all keys of a command must lie in one slot."""
+
     accepts_packed = False
     """Whether a command may also be given as the bytes that go over the wire."""
 

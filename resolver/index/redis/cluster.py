@@ -58,6 +58,7 @@ class ClusterClient(RedisClient):
     redirected commands one by one too.
     """
 
+    one_slot_commands = True
     own_commands: Mapping[str, Command] = {
         "cluster|slots": ("CLUSTER", "SLOTS"),
         "asking": ("ASKING",),

@@ -90,6 +90,10 @@ class UrlFileClient(RedisClient):
         return self._client.tracking_current()
 
     @property
+    def one_slot_commands(self) -> bool:  # type: ignore[override]
+        return self._client.one_slot_commands
+
+    @property
     def user(self) -> str:  # type: ignore[override]
         return self._client.user
 

@@ -1,0 +1,292 @@
+"""Changes of many locations at once: one read of the registry, one batch of writes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from resolver.errors import Conflict, IndexLost, InvalidLocation
+from resolver.index import Index, Record, Snapshot
+from resolver.models import LOCATION_FIELDS, Location
+from resolver.registry.table import TableKeeper
+from resolver.registry.target_policy import TargetPolicy
+from resolver.registry.validation import check_name, parse_location
+
+MAX_ATTEMPTS = 4
+"""How often a change is tried while others change the same location at the same time."""
+
+PARALLEL_LOOKUPS = 32
+"""Hosts that are looked up at the same time."""
+
+RESOLVER_CHECK_SECONDS = 2.0
+"""How long all servers together may take to say that they are resolvers. One that does not answer
+in time is recognized by a later health check."""
+
+PARALLEL_RESOLVER_CHECKS = 64
+
+Fields = Mapping[str, Any]
+"""The fields of a location, as JSON values."""
+
+Progress = Callable[[int, int], None]
+"""Called with how many locations are done, and how many there are."""
+
+AsksResolver = Callable[[str], Awaitable[bool]]
+"""Asks the server of a URL whether it is a glance-resolver."""
+
+
+@dataclass(slots=True)
+class BatchResult:
+    """What a batch has changed, by name. What was as wanted already is in none of them."""
+
+    added: list[str] = field(default_factory=list)
+    changed: list[str] = field(default_factory=list)
+    removed: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchRequest:
+    """Changes that belong together."""
+
+    put: Mapping[str, Fields] = field(default_factory=dict)
+    """What locations should be, by name."""
+    remove: Collection[str] = ()
+    """Names of locations to remove."""
+    keep_other_fields: bool = False
+    """Whether fields that are not given stay as they are, instead of getting their defaults."""
+    by: str = ""
+    """The name of the operator's token, for the audit log; empty if no operator asks."""
+    request_host: str = ""
+    """The ``Host`` header of the request, which is a name of this gateway."""
+
+
+def ignore_progress(_: int, __: int) -> None:
+    """Nobody watches."""
+
+
+class LocationBatch:
+    """Makes the changes of one request. Safe to repeat."""
+
+    def __init__(self, index: Index, tables: TableKeeper, targets: TargetPolicy) -> None:
+        self._index = index
+        self._tables = tables
+        self._targets = targets
+
+    async def apply(
+        self,
+        request: BatchRequest,
+        *,
+        is_resolver: AsksResolver | None = None,
+        on_progress: Progress = ignore_progress,
+    ) -> BatchResult:
+        """Checks everything, and then writes what differs. Locations are put before others are
+        removed, so that an image that moves keeps an owner.
+
+        ``is_resolver``: asks a server whether it is a resolver; None: no server is asked.
+
+        Raises:
+            InvalidLocation: a location is not valid or not allowed here; nothing is written then.
+                The message begins with its name.
+            Conflict: others kept changing one of the locations at the same time.
+            IndexUnavailable: Redis does not answer. What was written stays.
+        """
+        result = BatchResult()
+        pending = dict(request.put)
+        await self._check_hosts(request, on_progress)
+        for attempt in range(MAX_ATTEMPTS):
+            # Not the table: the index may not exist yet. Its locations are registered first, and
+            # quickly, since another process may create it when it sees the first of them.
+            snapshot = await self._index.records.load()
+            changes = _changes(pending, snapshot, request)
+            if is_resolver is not None and attempt == 0:
+                await _check_resolvers(changes, is_resolver)
+            conflicts = await self._write(changes, request, result, on_progress)
+            if not conflicts:
+                break
+            pending = {name: pending[name] for name in conflicts}
+        else:
+            raise Conflict(
+                f"location {conflicts[0]!r} was changed by somebody else meanwhile: read it again"
+            )
+        removals = [check_name(name) for name in request.remove]
+        removed = await self._index.records.remove_many(removals, request.by)
+        result.removed += [
+            name for name, was_there in zip(removals, removed, strict=True) if was_there
+        ]
+        if result.added or result.changed or result.removed:
+            with contextlib.suppress(IndexLost):  # the index is being made
+                await self._tables.refresh()
+        return result
+
+    async def _check_hosts(self, request: BatchRequest, on_progress: Progress) -> None:
+        """Raises InvalidLocation for a URL that a location may not have here."""
+        free = asyncio.Semaphore(PARALLEL_LOOKUPS)
+        done = 0
+
+        async def check(name: str, fields: Fields) -> None:
+            nonlocal done
+            async with free:
+                try:
+                    url = parse_location(name, {"url": fields["url"]}).url
+                    await self._targets.check(url, request.request_host)
+                except InvalidLocation as error:
+                    raise _named(name, error) from error
+            done += 1
+            on_progress(done, len(request.put))
+
+        await _all(check(name, fields) for name, fields in request.put.items() if "url" in fields)
+
+    async def _write(
+        self,
+        changes: Sequence[tuple[Location, Record | None]],
+        request: BatchRequest,
+        result: BatchResult,
+        on_progress: Progress,
+    ) -> list[str]:
+        """Writes the changes. Returns the names of those that others have changed meanwhile."""
+        records = self._index.records
+        reswept = [
+            (before, wanted) for wanted, before in changes if before and is_reswept(before, wanted)
+        ]
+        for old, _ in reswept:
+            # Before the change: the new credential does not vouch for what the old one saw.
+            await records.set_sweep(old.location.number, unverified_sweep(old), old.location)
+        conflicts = []
+        written = await records.put_many(changes, request.by)
+        for (wanted, before), number in zip(changes, written, strict=True):
+            if number:
+                (result.changed if before else result.added).append(wanted.name)
+            else:
+                conflicts.append(wanted.name)
+        for old, new in reswept:
+            if new.name not in conflicts and old.location.url == new.url:
+                await records.request_sweep(old.location.number)
+        on_progress(len(request.put) - len(conflicts), len(request.put))
+        return conflicts
+
+
+def is_reswept(before: Record, wanted: Location) -> bool:
+    """Whether a change makes the location's images others, as far as its credential sees. (A
+    location that is new, or gets a new number for a new URL, was never swept and so is due.)"""
+    return any(
+        spec.changes_contents and getattr(before.location, name) != getattr(wanted, name)
+        for name, spec in LOCATION_FIELDS.items()
+    )
+
+
+def unverified_sweep(before: Record) -> Any:
+    """The sweep of a location whose credential changes: what the new one sees is not known."""
+    return replace(before.status.sweep, sees_all=None, sees_all_why="is not known yet")
+
+
+def with_identity(wanted: Location, before: Record | None) -> Location:
+    """The location as a change of ``before``: with what operators do not write."""
+    if before is None:
+        return wanted
+    old = before.location
+    return replace(
+        wanted, number=old.number, created=old.created, updated=old.updated, unknown=old.unknown
+    )
+
+
+def _changes(
+    pending: Mapping[str, Fields], snapshot: Snapshot, request: BatchRequest
+) -> list[tuple[Location, Record | None]]:
+    """What differs from the registry, each with its record. Raises InvalidLocation, Conflict."""
+    now = time.time()
+    changes = []
+    final = {name: record.location for name, record in snapshot.records.items()}
+    for name, fields in pending.items():
+        if name in snapshot.unreadable:
+            raise unreadable_error(name)
+        before = snapshot.records.get(name)
+        base = before.location if before and request.keep_other_fields else None
+        try:
+            wanted = with_identity(parse_location(name, fields, base), before)
+        except InvalidLocation as error:
+            raise _named(name, error) from error
+        if before is None or wanted != before.location:
+            created = before.location.created if before else now
+            changes.append((replace(wanted, created=created, updated=now), before))
+            final[name] = wanted
+    for name in request.remove:
+        final.pop(name, None)
+    _check_notifications([wanted.name for wanted, _ in changes], final)
+    return changes
+
+
+def _check_notifications(names: Collection[str], final: Mapping[str, Location]) -> None:
+    """Raises InvalidLocation if one of these would have the notifications of another location: a
+    notification does not say which location it is about."""
+    owners: dict[str, str] = {}
+    for name, location in final.items():
+        if not location.notifications:
+            continue
+        source = repr(sorted(location.notifications.items()))
+        other = owners.setdefault(source, name)
+        if other != name and {name, other} & set(names):
+            mine, theirs = (name, other) if name in names else (other, name)
+            raise _named(mine, InvalidLocation(same_notifications(theirs)))
+
+
+def same_notifications(name: str) -> str:
+    """Why a location may not have the notifications of location ``name``."""
+    return (
+        f"`notifications` are those of location {name!r}: each needs a broker, an exchange or a "
+        "topic of its own, since a notification names no location"
+    )
+
+
+def unreadable_error(name: str) -> Conflict:
+    return Conflict(
+        f"this version cannot read the record of location {name!r}: upgrade this process, or "
+        "remove the location first",
+        code="unreadable-record",
+    )
+
+
+async def _check_resolvers(
+    changes: Sequence[tuple[Location, Record | None]], is_resolver: AsksResolver
+) -> None:
+    """Raises InvalidLocation where a new URL leads to a resolver."""
+    free = asyncio.Semaphore(PARALLEL_RESOLVER_CHECKS)
+
+    async def ask(location: Location) -> Location | None:
+        async with free:
+            return location if await is_resolver(location.url) else None
+
+    tasks = [
+        asyncio.create_task(ask(wanted))
+        for wanted, before in changes
+        if before is None or before.location.url != wanted.url
+    ]
+    if not tasks:
+        return
+    answered, late = await asyncio.wait(tasks, timeout=RESOLVER_CHECK_SECONDS)
+    for task in late:
+        task.cancel()
+    await asyncio.gather(*late, return_exceptions=True)
+    for task in answered:
+        if (location := task.result()) is not None:
+            raise InvalidLocation(f"{location.name}: {LEADS_TO_A_RESOLVER}")
+
+
+LEADS_TO_A_RESOLVER = (
+    "`url` is a glance-resolver, this one or another: register the Glance servers behind it"
+)
+
+
+def _named(name: str, error: InvalidLocation) -> InvalidLocation:
+    return InvalidLocation(f"{name}: {error.detail}")
+
+
+async def _all(coroutines: Any) -> None:
+    """Waits for all; the first that fails ends the others."""
+    async with contextlib.AsyncExitStack() as stack:
+        tasks = [asyncio.create_task(coroutine) for coroutine in coroutines]
+        for task in tasks:
+            stack.callback(task.cancel)
+        await asyncio.gather(*tasks)
