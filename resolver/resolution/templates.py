@@ -49,7 +49,7 @@ class TemplateCache:
         self.context = context
         self._render = render
         self._variants: dict[Hashable, VariantTemplates] = {}
-        self._ties: dict[TemplateKey, bool | None] = {}
+        self._ties: dict[TemplateKey, bool] = {}
         self._count = 0
 
     def of(self, variant: Hashable) -> VariantTemplates:
@@ -86,12 +86,12 @@ class TemplateCache:
         such key, because an owner spells its id with upper-case digits."""
         ties = self._ties.get(claims)
         if ties is None:
-            if claims in self._ties:
+            if any(claim.letter_case for claim in claims):  # not kept: there may be very many
                 return None
-            ties = self._find_ties(claims)
+            context = self.context
+            owners = context.owners_of(claims)
+            ties = has_ties(owners, context.preferences, context.home_region)
             self._ties[claims] = ties
-            if ties is None:
-                return None
         if not ties:
             return claims
         ranked = self.context.ranked(image_id, self.context.owners_of(claims))
@@ -99,13 +99,6 @@ class TemplateCache:
             Owner(owner.number, owner.letter_case, owner.status, owner.content) for owner in ranked
         )
         return (ORDER_DEPENDS_ON_IMAGE, *order)
-
-    def _find_ties(self, claims: tuple[Owner, ...]) -> bool | None:
-        if any(claim.letter_case for claim in claims):
-            return None
-        context = self.context
-        owners = context.owners_of(claims)
-        return has_ties(owners, context.preferences, context.home_region)
 
     def _template(self, answer: Answer, text: str, variant: Hashable) -> AnswerTemplate | None:
         rendered = self._render(answer, text, variant)
