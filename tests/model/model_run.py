@@ -39,6 +39,7 @@ class ModelRun(WorldEvents):
             self.move: 4,
             self.delete: 4,
             self.update: 2,
+            self.change_status: 3,
             self.sweep: 5,
             self.poll: 6,
             self.check: 4,

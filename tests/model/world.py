@@ -31,6 +31,7 @@ class ImageLife:
     letter_case: int
     born: float
     died: float = math.inf
+    status: str = "active"
 
     def during(self, since: float) -> bool:
         """Whether it was there at some moment since then."""
@@ -126,6 +127,11 @@ class ModelServer:
         self.standin.delete(format_id(image_id, self.lives[image_id].letter_case))
         self.lives[image_id].died = time.monotonic()
 
+    def set_status(self, image_id: bytes, status: str) -> None:
+        life = self.lives[image_id]
+        self.standin.update(format_id(image_id, life.letter_case), status=status)
+        life.status = status
+
     def has(self, image_id: bytes) -> bool:
         return image_id in self.lives and self.lives[image_id].died == math.inf
 
@@ -140,7 +146,7 @@ class ModelServer:
             "timestamp": datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S.%f"),
             "payload": {
                 "id": format_id(image_id, self.lives[image_id].letter_case),
-                "status": "deleted" if kind == "delete" else "active",
+                "status": "deleted" if kind == "delete" else self.lives[image_id].status,
                 "deleted": kind == "delete",
             },
         }

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from resolver.glance import GlanceServer
 from resolver.glance.notifications import parse_notice
+from resolver.image_facts import STATUSES
 from resolver.models import State, format_id, letter_case_of
 from resolver.services import Services
 from resolver.sync import WorkKey, WorkKind
@@ -114,6 +115,14 @@ class WorldEvents:
                 server.standin.update(text, hidden=hidden)
                 self.log_step(f"{server.name}: {text[:8]} is {'hidden' if hidden else 'shown'}")
                 await self._notify(server, image_id, "update")
+
+    async def change_status(self) -> None:
+        if found := self._any_image():
+            server, image_id = found
+            status = self.rng.choice(["active", "deactivated", "killed"])
+            server.set_status(image_id, status)
+            self.log_step(f"{server.name}: {image_id.hex()[:8]} is {status}")
+            await self._notify(server, image_id, "update")
 
     def _any_image(self) -> tuple[ModelServer, bytes] | None:
         images = [
@@ -243,6 +252,8 @@ class WorldEvents:
         if sweep.error_code not in ("", "shrink-guard") or (sweep.error and confirm):
             raise WrongAnswer(f"the sweep of {name} failed: {sweep.error}")
         await self._check_claims(services, name, registration, begun, exactly=not sweep.error)
+        if settle:
+            await self._check_statuses(services, name, begun)
 
     async def _poll(self, name: str) -> None:
         registration = self.world.current()[name]
@@ -286,6 +297,20 @@ class WorldEvents:
             late = self._announced_at.get((registration.number, image_id), 0.0) > begun
             if exactly and not life.during(begun) and image_id in claims and not late:
                 raise WrongAnswer(f"{name} deleted {image_id.hex()[:8]}, and the index has a claim")
+
+    async def _check_statuses(self, services: Services, name: str, begun: float) -> None:
+        """After a sweep that nothing raced with, the index has the status of each image."""
+        registration = self.world.current()[name]
+        async for _, claims in services.index.claims.of_location(registration.number):
+            for image_id, claim in claims.items():
+                life = registration.server.lives[image_id]
+                expected = STATUSES[life.status]
+                late = self._announced_at.get((registration.number, image_id), 0.0) > begun
+                if life.throughout(begun) and not late and claim.facts.status is not expected:
+                    raise WrongAnswer(
+                        f"{image_id.hex()[:8]} is {life.status} at {name}, and the index has "
+                        f"{claim.facts.status}"
+                    )
 
     async def _check(self, name: str) -> None:
         services = self.any_gateway

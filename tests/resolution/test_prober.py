@@ -11,6 +11,7 @@ import pytest
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
+from resolver.image_facts import ImageStatus
 from resolver.models import Health, Outcome, parse_id
 from resolver.resolution import Preferences
 from resolver.resolution.prober import ProbeRequest
@@ -46,6 +47,21 @@ async def test_an_image_missing_from_the_index_is_found_by_a_probe_and_claimed(
     assert cloud.image_requests("one") == 1
     again = await cloud.resolve(ID)
     assert (again.outcome, again.source) == (Outcome.FOUND, "index")
+    assert cloud.image_requests("one") == 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_probe_brings_the_status_and_the_bytes_of_the_image(
+    cloud: Cloud, kind: str
+) -> None:
+    (await cloud.add("one", **KINDS[kind])).add(id=ID, status="deactivated", data=b"bytes")
+    (owner,) = (await cloud.resolve(ID)).owners
+    assert owner.status is ImageStatus.DEACTIVATED
+    assert owner.content is not None
+    assert owner.content.hex
+    await wait_until_idle(cloud)
+    (owner,) = (await cloud.resolve(ID)).owners
+    assert owner.status is ImageStatus.DEACTIVATED
     assert cloud.image_requests("one") == 1
 
 
