@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
-import time
 
 import structlog
 
@@ -27,15 +26,13 @@ from resolver.index.leases import Lease
 from resolver.index.redis.client import RedisClient
 from resolver.index.redis.replies import parses_reply
 from resolver.index.redis.scripts import load
+from resolver.index.stale_buckets import drop_stale_buckets
 
 CREATION_SECONDS = 10.0
 """How long one process has the right to make the index."""
 
 CREATION_POLL_SECONDS = 0.05
 """Between two looks whether another process has made it."""
-
-DROP_BUCKETS = 1024
-"""Buckets of an earlier index that are dropped together."""
 
 CREATE = load("create_index")
 
@@ -133,16 +130,16 @@ class BucketLayout:
         if not await right.acquire():
             await asyncio.sleep(CREATION_POLL_SECONDS)
             return
-        until = time.monotonic() + CREATION_SECONDS / 2
+
+        async def keep_right() -> None:
+            if not await right.renew():
+                raise IndexUnavailable("another process makes the index")
+
         try:
             if await self._read() is not None:  # made just before we got the right
                 return
-            for span in self.current.spans(DROP_BUCKETS):
-                if time.monotonic() > until:
-                    raise IndexUnavailable("Redis is too slow to make an index")
-                keys = [self.current.key(bucket) for bucket in span]
-                together = [[key] for key in keys] if self._client.one_slot_commands else [keys]
-                await self._client.pipeline(("UNLINK", *some) for some in together)
+            await drop_stale_buckets(self._client, self.current, keep_right)
+            await keep_right()
             fields = {
                 **new_index_fields(),
                 "bits": self.current.bits,

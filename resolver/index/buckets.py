@@ -33,7 +33,8 @@ class Buckets:
         self.cut = bits // 8
         """Bytes of an id in front of the field."""
         self.field_bytes = 16 - self.cut
-        self._key_prefix = key_prefix
+        self.key_prefix = key_prefix
+        """What the keys of all buckets begin with."""
         self._key_digits = -(-bits // 4)
         self._keys: dict[int, bytes] = {}
         self._cache_shift = max(0, bits - CACHE_BUCKET_BITS)
@@ -57,10 +58,10 @@ class Buckets:
 
     def cache_bucket_of_key(self, key: bytes) -> int | None:
         """The bucket of a process's cache for a bucket's key; None for any other key."""
-        if not key.startswith(self._key_prefix):
+        if not key.startswith(self.key_prefix):
             return None
         try:
-            return int(key[len(self._key_prefix) :], 16) >> self._cache_shift
+            return int(key[len(self.key_prefix) :], 16) >> self._cache_shift
         except ValueError:  # somebody else's key
             return None
 
@@ -68,7 +69,7 @@ class Buckets:
         """The Redis key of a bucket."""
         key = self._keys.get(bucket)
         if key is None:
-            key = self._key_prefix + b"%0*x" % (self._key_digits, bucket)
+            key = self.key_prefix + b"%0*x" % (self._key_digits, bucket)
             if len(self._keys) < MAX_CACHED_KEYS:
                 self._keys[bucket] = key
         return key

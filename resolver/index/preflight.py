@@ -29,6 +29,7 @@ OPTIONAL_RIGHTS = {
     "client|tracking": "client tracking",
     "hello": "client tracking",  # newer versions than 6.2 allow it to everybody
     "info": "seeing whether Redis evicts keys or was restarted",
+    "scan": "making an index with more than 131,072 buckets at once",
     "memory|usage": "the bytes that `index stats` shows",
 }
 """Rights without which the index works, and what does not work then."""
@@ -105,6 +106,7 @@ def trials(keys: TrialKeys, own_commands: Mapping[str, Command]) -> list[tuple[s
         *(("expire", ("EXPIRE", key, TRIAL_SECONDS)) for key in keys.all()),
         ("eval", ("EVAL", "return 1", 0)),
         ("evalsha", ("EVALSHA", SOME_SHA, 0)),
+        ("scan", ("SCAN", 0)),
         ("memory|usage", ("MEMORY", "USAGE", text)),
         ("info", ("INFO", "server")),
         *own_commands.items(),

@@ -15,6 +15,7 @@ from tests.contract.conftest import Real
 from tests.support.cluster import RedisCluster
 from tests.support.ids import make_ids
 from tests.support.process import free_port
+from tests.support.redis import RedisServer
 from tests.support.wait import wait_until
 
 pytestmark = pytest.mark.redis
@@ -49,14 +50,26 @@ async def test_processes_that_create_an_index_concurrently_share_it(
     assert len(set(found)) == 1
 
 
-async def test_an_index_of_an_earlier_version_gets_an_identity(real: Real) -> None:
-    async with open_index(real.url, bits=11) as index:
+@pytest.mark.parametrize("may_scan", [True, False])
+async def test_buckets_of_an_index_whose_registry_was_lost_are_dropped(
+    own_redis: RedisServer, *, may_scan: bool
+) -> None:
+    """Also where there are too many to drop each by its name; and nothing else is dropped."""
+    url = own_redis.url
+    if not may_scan:
+        own_redis.ask("ACL SETUSER", "plain", "on", ">word", "~*", "&*", "+@all", "-scan")
+        url = f"redis://plain:word@127.0.0.1:{own_redis.port}/0"
+    others = ["glr:x", "glr:o:", "glr:m:1234", "other:o:12345"]
+    async with open_index(url, bits=18) as index:
         await index.claims.claim(1, IDS)
-    with real.client() as client:
-        client.hdel("glr:{reg}:meta", "identity")
-    async with open_index(real.url) as index:
-        assert await index.identity()
-        assert (await index.claims.lookup(IDS)).owners == [(Owner(1),)] * len(IDS)
+    for key in others:
+        own_redis.ask("SET", key, "1")
+    for key in own_redis.ask("KEYS", "glr:{reg}:*"):
+        own_redis.ask("DEL", key)
+    async with open_index(url, bits=18) as index:
+        assert (await index.claims.lookup(IDS)).owners == [()] * len(IDS)
+        assert (await index.census()).images == 0
+    assert own_redis.ask("EXISTS", *others) == len(others)
 
 
 async def test_claims_for_an_index_that_was_lost_are_refused(real: Real) -> None:

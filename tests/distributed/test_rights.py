@@ -99,6 +99,12 @@ def used(servers: Sequence[RedisServer]) -> set[str]:
     return found
 
 
+async def make_large_index(redis_url: str) -> None:
+    """Its buckets are too many to be dropped one by one."""
+    async with open_index(redis_url, prefix="glr:large:", bits=18):
+        pass
+
+
 def refused(servers: Sequence[RedisServer]) -> list[object]:
     return [entry for server in servers for entry in server.ask("ACL LOG")]
 
@@ -109,6 +115,7 @@ async def test_the_rights_suffice_and_each_is_used(own_redis: RedisServer) -> No
     used([own_redis])
     async with open_index(url(own_redis, 3), bits=8) as index:
         await use_everything(index)
+    await make_large_index(url(own_redis, 3))
     assert {rule[1:] for rule in rules[1:]} - used([own_redis]) == set()
     assert refused([own_redis]) == []
 
@@ -191,6 +198,7 @@ async def test_the_rights_of_a_cluster(own_cluster: RedisCluster) -> None:
     rules = acl_rules("glr:", OF_CLUSTER)
     allow(nodes, rules)
     used(nodes)
+    await make_large_index(cluster_url)
     async with open_index(cluster_url, bits=8) as index:
         await use_everything(index)
         assert {rule[1:] for rule in rules[1:]} - used(nodes) == {"asking"}
@@ -221,6 +229,7 @@ async def test_the_rights_behind_sentinels(sentinels: Sentinels) -> None:
         f"?sentinel_username=watch&sentinel_password={PASSWORD}"
     )
     used(sentinels.servers)
+    await make_large_index(sentinel_url)
     async with open_index(sentinel_url, bits=8) as index:
         await use_everything(index)
         assert all(finding.ok for finding in await index.server_watch.examine())

@@ -30,7 +30,19 @@ ScriptCall = tuple[Script, Sequence[bytes | str], Sequence[bytes | str | int]]
 """One run of a script: the script, its keys, its arguments."""
 
 READ_COMMANDS = frozenset(
-    {"GET", "HGET", "HMGET", "HGETALL", "HLEN", "SMEMBERS", "SSCAN", "LRANGE", "PING", "MEMORY"}
+    {
+        "GET",
+        "HGET",
+        "HMGET",
+        "HGETALL",
+        "HLEN",
+        "SMEMBERS",
+        "SCAN",
+        "SSCAN",
+        "LRANGE",
+        "PING",
+        "MEMORY",
+    }
 )
 """Commands that change nothing."""
 
