@@ -226,7 +226,8 @@ class Settings(BaseSettings):
         1024,
         ge=1,
         le=100_000,
-        description="Largest number of concurrent probes of all locations, with the same effect.",
+        description="Largest number of concurrent probes of all locations, with the same effect. "
+        "One id at a time is asked even if there are more locations than this.",
     )
     absent_ttl: float = Field(
         10.0,

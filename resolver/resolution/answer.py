@@ -128,6 +128,10 @@ def _owner_json(owner: ImageOwner, image_id: bytes, text: str) -> dict[str, Any]
     }
 
 
+MAX_REASONS = 4
+"""Locations whose reason is in the text of an answer."""
+
+
 @dataclass(frozen=True, slots=True)
 class AnswerContext:
     """What all answers to one request have in common."""
@@ -154,6 +158,16 @@ class AnswerContext:
 
     def ranked(self, image_id: bytes, owners: Iterable[ImageOwner]) -> list[ImageOwner]:
         return rank(owners, image_id, self.preferences, self.home_region)
+
+
+def join_briefly(reasons: Iterable[str]) -> str:
+    """The first of these reasons, and how many more there are. The text of an answer stays short
+    however many locations there are; ``missing`` names them all."""
+    listed = list(reasons)
+    rest = len(listed) - MAX_REASONS
+    if rest <= 0:
+        return "; ".join(listed)
+    return f"{'; '.join(listed[:MAX_REASONS])}; and {rest} more"
 
 
 def decide_found(
@@ -184,7 +198,7 @@ def decide(
     if owners:
         return _unknown_where_excluded(context, image_id, owners, doubts)
     if doubts:
-        reasons = "; ".join(f"{name}: {doubt}" for name, doubt in doubts.items())
+        reasons = join_briefly(f"{name}: {doubt}" for name, doubt in doubts.items())
         return Answer(
             image_id,
             Outcome.UNKNOWN,
@@ -235,7 +249,7 @@ def _unknown_where_excluded(
     context: AnswerContext, image_id: bytes, owners: list[ImageOwner], doubts: Mapping[str, str]
 ) -> Answer:
     """There are owners, and none of them may be offered."""
-    reasons = "; ".join(
+    reasons = join_briefly(
         f"{owner.name} is {exclusion_reason(owner.view, context.preferences)}" for owner in owners
     )
     names = dict.fromkeys((*(owner.name for owner in owners), *doubts))

@@ -124,6 +124,8 @@ class Prober:
         self._index_timeout = index_timeout
         self._in_flight: dict[tuple[ProbedImage, int], InFlightProbe] = {}
         self._in_flight_at: Counter[int] = Counter()
+        self._exceeding = 0
+        """Probes under way of a request that exceeds the bound by itself."""
         self._negative: dict[ProbedImage, NegativeCacheEntry] = {}
         """Least recently answered first."""
         self._background: set[asyncio.Task[Any]] = set()
@@ -192,10 +194,12 @@ class Prober:
     ) -> dict[int, InFlightProbe]:
         """Probes of the pending locations, started where none is in flight. Locations that are not
         asked get their result at once: if not all new probes fit into the bound, none is
-        started."""
+        started. One request at a time may exceed the bound, where it could never fit."""
         free = self._at_once - len(self._in_flight)
         new = sum((request.image, view.location.number) not in self._in_flight for view in pending)
-        if charge is not None and 0 < new <= free:
+        exceeds = new > self._at_once and not self._exceeding
+        fits = new <= free or exceeds
+        if charge is not None and new and fits:
             charge()
         joined: dict[int, InFlightProbe] = {}
         for view in pending:
@@ -205,12 +209,18 @@ class Prober:
                 results[number] = ProbeResult(reason="it has not answered yet", asked=False)
             elif probe is not None:
                 joined[number] = probe
-            elif new > free or self._in_flight_at[number] >= self._per_location:
+            elif not fits or self._in_flight_at[number] >= self._per_location:
                 results[number] = ProbeResult(reason="too many probes are in flight", asked=False)
                 self.counts[view.name, "refused"] += 1
             else:
-                joined[number] = self._start(request, view)
+                joined[number] = probe = self._start(request, view)
+                if exceeds and probe.task is not None:
+                    self._exceeding += 1
+                    probe.task.add_done_callback(self._end_exceeding)
         return joined
+
+    def _end_exceeding(self, _: object) -> None:
+        self._exceeding -= 1
 
     @staticmethod
     async def _collect(request: ProbeRequest, joined: Mapping[int, InFlightProbe]) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from resolver.models import Outcome, format_id, parse_id
 from resolver.resolution import Preferences
+from resolver.resolution.answer import join_briefly
 from tests.resolution.probing import (
     ID,
     KINDS,
@@ -326,3 +327,34 @@ async def test_expired_absences_are_removed_from_memory() -> None:
         for image_id in make_ids(largest, seed=6):
             await cloud.resolve(format_id(image_id))
         assert prober.remembered_images < 150
+
+
+async def test_one_miss_is_always_asked_even_where_it_exceeds_the_bound() -> None:
+    """With more locations than probes at once, no miss would ever be asked."""
+    async with clouds(probes_at_once=3, absent_ttl=0) as cloud:
+        holds = []
+        for number in range(6):
+            await cloud.add(f"l{number}")
+            cloud.set_fault(f"l{number}", hold := Hold())
+            holds.append(hold)
+        first = asyncio.create_task(cloud.resolve(ID))
+        await wait_until(lambda: all(hold.waiting for hold in holds))
+        second = await cloud.resolve(OTHER)
+        assert second.outcome is Outcome.UNKNOWN, "only one at a time"
+        assert len(second.missing) == 6
+        assert second.detail.count("too many probes are in flight") == 4
+        assert second.detail.endswith("and 2 more.")
+        for hold in holds:
+            hold.open.set()
+        assert (await first).outcome is Outcome.ABSENT
+        await wait_until_idle(cloud)
+        assert (await cloud.resolve(OTHER)).outcome is Outcome.ABSENT
+
+
+@pytest.mark.parametrize("count", [4, 5, 300])
+async def test_the_text_of_an_answer_is_short_however_many_locations_there_are(count: int) -> None:
+    reasons = [f"location-{number}: it did not answer within 2 s" for number in range(count)]
+    text = join_briefly(reasons)
+    assert len(text) < 250
+    assert text.startswith("location-0: it did not answer within 2 s; location-1")
+    assert text.endswith(f"; and {count - 4} more") is (count > 4)
