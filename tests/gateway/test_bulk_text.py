@@ -22,16 +22,22 @@ from tests.gateway.conftest import V1, Gateway, Start
 @pytest.mark.slow
 async def test_bulk_answers_equal_single_answers_for_every_mix_of_owners(start: Start) -> None:
     gateway = await start(cache_size=0)  # so that every answer has the same source
-    await gateway.location("a", region="north")
-    await gateway.location("b", region="south", weight=3)
-    await gateway.location("c", region="south", versions=V1)
-    await gateway.location("d", state="draining")
-    await gateway.location("e", state="maintenance", reason="disks")
+    numbers = [
+        await gateway.location("a", region="north"),
+        await gateway.location("b", region="south", weight=3),
+        await gateway.location("c", region="south", versions=V1),
+        await gateway.location("d", state="draining"),
+        await gateway.location("e", state="maintenance", reason="disks"),
+    ]
+    claims: dict[int, dict[bytes, int]] = {number: {} for number in numbers}
     rng = random.Random(7)
     ids = [format_id(rng.randbytes(16)) for _ in range(400)]
     for text in ids:
-        for name in rng.sample("abcde", rng.choice((0, 1, 1, 2, 3))):
-            await gateway.claim(name, text.upper() if rng.random() < 0.1 else text)
+        for number in rng.sample(numbers, rng.choice((0, 1, 1, 2, 3))):
+            spelling = text.upper() if rng.random() < 0.1 else text
+            claims[number][parse_id(text)] = letter_case_of(spelling)
+    for number, ids_of_location in claims.items():
+        await gateway.services.index.claims.claim(number, ids_of_location)
     resolver = gateway.services.resolver
     image_ids = [parse_id(text) for text in ids]
     for preferences in (

@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 import pytest
 
+from resolver.models import parse_id
 from tests.conftest import started
 from tests.gateway.conftest import Gateway, Start
 from tests.support.balancers import Balancer, Haproxy, Nginx
@@ -289,10 +290,9 @@ def seen(caplog: pytest.LogCaptureFixture) -> Iterator[RequestLog]:
 async def gateway(start: Start) -> Gateway:
     """A gateway with the images of every attack."""
     gateway = await start()
-    await gateway.location("one")
-    for n in range(len(ATTACKS)):
-        for image in (KNOWN, POISON, VICTIM):
-            await gateway.claim("one", numbered(image, n))
+    number = await gateway.location("one")
+    images = [numbered(image, n) for n in range(len(ATTACKS)) for image in (KNOWN, POISON, VICTIM)]
+    await gateway.services.index.claims.claim(number, map(parse_id, images))
     return gateway
 
 
