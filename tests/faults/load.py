@@ -35,6 +35,7 @@ ROWS: list[list[str]] = []
 KNOWN_IMAGES = 200
 MAX_GAP_SECONDS = 1.0
 """The longest time without an answer about a known image."""
+REQUESTS_TIMEOUT_SECONDS = 180.0
 NO_ANSWER = "none (503)"
 STEADY_REQUESTS = 60
 """Requests before a fault and after the recovery; a tenth of a second where nothing else runs."""
@@ -89,7 +90,9 @@ class Load:
     async def make_requests(self, count: int = STEADY_REQUESTS) -> None:
         """Returns when this many more requests have been answered."""
         target = self.requests + count
-        await wait_until(lambda: self.requests >= target, message="requests are answered")
+        await wait_until(
+            lambda: self.requests >= target, REQUESTS_TIMEOUT_SECONDS, "requests are answered"
+        )
 
     async def last(self, seconds: float) -> None:
         """Returns after this many seconds and some answered requests."""

@@ -23,6 +23,9 @@ from resolver.standin import StandIn
 SILENCE_SECONDS = 0.25
 """For which a silent server waits before it closes the connection."""
 
+SHORT_PROBE_TIMEOUT = 0.1
+"""Seconds, while a server is silent: shorter than its silence."""
+
 
 @dataclass
 class ImageLife:

@@ -18,7 +18,7 @@ from resolver.sync import WorkKey, WorkKind
 from resolver.sync.deletion_log import DeletionLog, apply_notices
 from resolver.sync.health import next_status, probe_health
 from tests.model.answer_checks import Question
-from tests.model.world import SILENCE_SECONDS, ModelServer, Registration, World
+from tests.model.world import SHORT_PROBE_TIMEOUT, ModelServer, Registration, World
 
 LOCATION_NAMES = ("one", "two", "three", "four")
 IMAGE_COUNT = 40
@@ -27,10 +27,8 @@ IMAGE_COUNT = 40
 HISTORY_STEPS = 30
 """Steps that the report of a failed run shows."""
 
-SHORT_PROBE_TIMEOUT, LONG_PROBE_TIMEOUT = 0.1, 10.0
-"""Seconds: while a server is silent, and otherwise."""
-
-assert SHORT_PROBE_TIMEOUT < SILENCE_SECONDS
+LONG_PROBE_TIMEOUT = 10.0
+"""Seconds, unless a server is silent."""
 
 
 class WrongAnswer(AssertionError):

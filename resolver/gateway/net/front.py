@@ -249,7 +249,12 @@ class Front:
         host = request.fields.get("host")
         base = self._services.settings.public_url or f"{request.scheme}://{host}"
         if (table := self._reader.certain_table()) is not None:
-            self._finish(request, self._route(path), versions_reply(table, base, path), send)
+            try:
+                known = versions_reply(table, base, path)
+            except Exception:  # a bug of ours must not cost the client its answer
+                log.exception("request failed", request_id=request.request_id)
+                known = internal_error(request.request_id)
+            self._finish(request, self._route(path), known, send)
             return None
 
         async def reply() -> Reply:
