@@ -12,7 +12,8 @@ from resolver.index.count import Count
 from resolver.index.facade import Index, open_index
 from resolver.index.leases import Lease, LostLease
 from resolver.index.preflight import REACHABLE, Finding
-from resolver.index.records import Record, Records, Snapshot
+from resolver.index.records import Records
+from resolver.index.registry_snapshot import Record, Snapshot
 from resolver.index.scan import ImageRows, walk
 from resolver.index.sweep_records import SweepFindings, SweepRequest
 

@@ -11,6 +11,7 @@ key                             type      holds
                                           ``number`` (as ``numbers``) and ``location:<name>``
                                           (its number), to notice what Redis loses; ``servers`` and
                                           ``losses`` (see `resolver.index.server_watch`);
+                                          ``floor``: since which version ``changes`` is complete;
                                           for a rebuild also
                                           ``wanted`` (bits asked for), ``next`` (bits being
                                           written), ``at`` (bucket copied last), ``old`` (to drop)
@@ -34,6 +35,8 @@ key                             type      holds
                                           reply if the same write is sent again
 ``glr:result:{<bucket>}:<id>``  string    the same for a claim or release by hand, in the slot of
                                           its bucket
+``glr:{reg}:changes``           zset      names of locations -> version of the registry after the
+                                          last change of each; of the last ten minutes
 ``glr:{reg}:creating``          string    token of the process that makes the index, for 10 seconds
 ``glr:lease:<what>``            string    token of the process that holds the lease
 ==============================  ========  =======================================================
@@ -69,6 +72,7 @@ class Keys:
         self.retired = registry + "retired"
         self.removed = registry + "removed"
         self.creating = registry + "creating"
+        self.changes = registry + "changes"
         self._sweep_findings = registry + "noted:"
         self._pinned_claims = registry + "kept:"
         self._departures = registry + "gone:"

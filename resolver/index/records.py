@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from resolver.errors import Conflict
@@ -13,70 +13,34 @@ from resolver.index.keys import Keys
 from resolver.index.record_codec import (
     ParseCache,
     UnreadableRecord,
-    parse_location,
     parse_record,
     record_to_json,
     to_json,
 )
 from resolver.index.redis.client import RedisClient, ScriptCall
-from resolver.index.redis.replies import optional_int, pairs, parses_reply, total
+from resolver.index.redis.replies import optional_int, total
 from resolver.index.redis.scripts import load
+from resolver.index.registry_snapshot import Record, Snapshot, apply_changes, parse_snapshot
 from resolver.index.sweep_records import SweepRecords
-from resolver.models import Check, Location, Poll, Status, SubscriptionStatus, Sweep
+from resolver.models import Check, Location, Poll, SubscriptionStatus, Sweep
 
 LOAD = load("load_registry", read_only=True)
+LOAD_CHANGES = load("load_changes", read_only=True)
 PUT = load("put_location", "once", "grow_version", "audit", "location_numbers")
 REMOVE = load("remove_location", "once", "grow_version", "audit", "location_numbers")
 RESTORE = load("restore_registry", "grow_version", "location_numbers")
-NUMBER_FIELD = b"location:"
-"""A field of the index's meta is this and the name of a location; see ``location_numbers.lua``."""
-
 SET_STATUS = load("set_status", "grow_version")
 
 T = TypeVar("T")
+
+MAX_CHANGES = 100
+"""Locations that are read one by one. Where more have changed, everything is read."""
 
 CHANGES_BATCH = 250
 """Changes of locations in one pipeline: some 10 ms of Redis."""
 
 NO_NUMBER_LEFT = -1
 """What ``put_location.lua`` returns where all numbers were given away."""
-
-
-@dataclass(frozen=True, slots=True)
-class Record:
-    """A location and what is known of it."""
-
-    location: Location
-    status: Status
-    stored: str = ""
-    """The record as Redis has it: a change is made only if it still is this."""
-    unreadable: tuple[str, ...] = ()
-    """Parts of the status that this version cannot read. They count as not known."""
-
-
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    """The whole registry as of one version."""
-
-    version: int
-    records: Mapping[str, Record]
-    """By name, in the order of names."""
-    identity: str = ""
-    """Of the index that it belongs to; empty where the index is lost, or not created yet."""
-    removed: frozenset[str] = frozenset()
-    """Names of locations that somebody removed. A location that is neither in ``records`` nor here
-    was lost."""
-    unreadable: Mapping[str, str] = field(default_factory=dict)
-    """Names of locations whose records this version cannot read, each with the reason. They are not
-    in ``records``, and may have any image."""
-    lost: frozenset[str] = frozenset()
-    """Names of locations that were registered, and whose records Redis has lost."""
-    servers: str = ""
-    """The state of the servers when it was recorded last; see `resolver.index.server_state`."""
-    losses: int = 0
-    """How often Redis may have lost claims: see `resolver.index.server_watch`."""
-    complete: bool = True
-    """False where Redis has lost the version or other things that can be written again."""
 
 
 class Records(SweepRecords):
@@ -107,7 +71,23 @@ class Records(SweepRecords):
             foreground=True,
         )
         with self._parse_cache.loading():
-            return _parse_snapshot(reply, self._parse_cache)
+            return parse_snapshot(reply, self._parse_cache)
+
+    async def load_changes(self, known: Snapshot) -> Snapshot:
+        """The same, from a snapshot that this process has: only the locations are read that have
+        changed since. Checks and polls that changed nothing else stay as they were.
+
+        Raises:
+            IndexUnavailable: Redis does not answer, or has something else there.
+        """
+        keys = self.keys
+        reply = await self.client.run(
+            LOAD_CHANGES,
+            [keys.version, keys.locations, keys.status, keys.meta, keys.removed, keys.changes],
+            [known.version, known.identity, MAX_CHANGES],
+            foreground=True,
+        )
+        return apply_changes(known, reply) if reply else await self.load()
 
     async def put(self, location: Location, before: Record | None, by: str = "") -> Location:
         """Writes a location if its record still is ``before``, and logs who it was ``by``. Returns
@@ -144,6 +124,7 @@ class Records(SweepRecords):
                 keys.removed,
                 keys.result(operation_id()),
                 keys.meta,
+                keys.changes,
             ],
             [
                 name,
@@ -204,6 +185,7 @@ class Records(SweepRecords):
                     keys.removed,
                     keys.result(operation_id()),
                     keys.meta,
+                    keys.changes,
                 ],
                 [name, entry_head(by, "remove", name)],
             )
@@ -285,7 +267,14 @@ class Records(SweepRecords):
         same_location = [of.name, f'"created":{to_json(of.created)},'] if of else []
         await self.client.run(
             SET_STATUS,
-            [keys.version, keys.status, keys.retired, keys.locations],
+            [
+                keys.version,
+                keys.status,
+                keys.retired,
+                keys.locations,
+                keys.changes,
+                keys.meta,
+            ],
             [what, number, record_to_json(record), int(quiet), *same_location],
         )
 
@@ -321,59 +310,6 @@ def _readable(kind: type[T], text: bytes) -> T | None:
         return parse_record(kind, text)
     except UnreadableRecord:
         return None
-
-
-@parses_reply
-def _parse_snapshot(reply: Any, cache: ParseCache) -> Snapshot:
-    version, locations, statuses, meta_reply, removed_reply = reply
-    status, meta = pairs(statuses), pairs(meta_reply)
-    records, unreadable = {}, {}
-    for name_bytes, stored_bytes in sorted(pairs(locations).items()):
-        name = name_bytes.decode(errors="replace")
-        try:
-            stored = stored_bytes.decode()
-            location = cache.parsed(parse_location, name, stored)
-        except (UnreadableRecord, UnicodeDecodeError) as error:
-            unreadable[name] = str(error)
-            continue
-        records[name] = _parse_status(status, location, stored, cache)
-    removed = frozenset(name.decode() for name in removed_reply)
-    numbered = {
-        field[len(NUMBER_FIELD) :].decode() for field in meta if field.startswith(NUMBER_FIELD)
-    }
-    return Snapshot(
-        int(version),
-        records,
-        meta.get(b"identity", b"").decode(),
-        removed,
-        unreadable,
-        frozenset(numbered - records.keys() - unreadable.keys() - removed),
-        meta.get(b"servers", b"").decode(),
-        int(meta.get(b"losses", 0)),
-        complete=records.keys() <= numbered and bool(int(version) or not records),
-    )
-
-
-def _parse_status(
-    status: Mapping[bytes, bytes], location: Location, stored: str, cache: ParseCache
-) -> Record:
-    unreadable: list[str] = []
-
-    def read(what: bytes, kind: type[T]) -> T | None:
-        text = status.get(b"%d:%s" % (location.number, what))
-        try:
-            return cache.parsed(parse_record, kind, text) if text else None
-        except UnreadableRecord:
-            unreadable.append(what.decode())
-            return None
-
-    known = Status(
-        check=read(b"check", Check),
-        sweep=read(b"sweep", Sweep) or Sweep(),
-        poll=read(b"poll", Poll) or Poll(),
-        subscription=read(b"feed", SubscriptionStatus),
-    )
-    return Record(location, known, stored, tuple(unreadable))
 
 
 def _sorted_numbers(reply: Iterable[Any]) -> list[int]:

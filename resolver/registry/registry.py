@@ -317,7 +317,7 @@ class Registry:
     async def _refresh_table(self) -> None:
         """Reads what this process has just written, without waiting for Redis to announce it."""
         with contextlib.suppress(IndexLost):  # the index is being made
-            await self._tables.fresh()
+            await self._tables.refresh()
 
 
 def _check_notifications(wanted: Location, records: Mapping[str, Record]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from resolver.errors import IndexLost, IndexReadOnly, IndexUnavailable
 from resolver.index import Index, Record, Snapshot
@@ -23,9 +23,12 @@ class Table:
         snapshot: Snapshot,
         policy: FreshnessPolicy,
         lost_until: Mapping[str, float] | None = None,
+        previous: Table | None = None,
     ) -> None:
         """``lost_until``: for each location that was lost with the data of Redis, the time (of
-        `time.monotonic`) until which `absent` is not answered because of it."""
+        `time.monotonic`) until which `absent` is not answered because of it. ``previous``: a table
+        that the snapshot has changed, if it has."""
+        self.policy = policy
         self.identity = snapshot.identity
         self.version = snapshot.version
         self.removed = snapshot.removed
@@ -33,11 +36,17 @@ class Table:
         self.unreadable: Mapping[str, str] = snapshot.unreadable
         self.lost = snapshot.lost
         self.servers, self.losses = snapshot.servers, snapshot.losses
-        self.by_name = {
-            name: LocationView(record.location, record.status, policy, snapshot.losses)
-            for name, record in snapshot.records.items()
-        }
-        self.by_number = {view.location.number: view for view in self.by_name.values()}
+        self.by_name: Mapping[str, LocationView]
+        self.by_number: Mapping[int, LocationView]
+        changed = snapshot.changed
+        if previous is None or changed is None or previous.losses != snapshot.losses:
+            self.by_name = {
+                name: LocationView(record.location, record.status, policy, snapshot.losses)
+                for name, record in snapshot.records.items()
+            }
+            self.by_number = {view.location.number: view for view in self.by_name.values()}
+        else:
+            self.by_name, self.by_number = _changed_views(previous, snapshot, changed)
         self._in_service = [
             view for view in self.by_name.values() if view.location.state is not State.MAINTENANCE
         ]
@@ -51,15 +60,29 @@ class Table:
     def lost_in(self, newer: Snapshot | Table) -> list[LocationView]:
         """The locations of this table that ``newer`` lacks although nobody removed them: Redis lost
         them."""
-        known = newer.records.keys() | newer.removed | newer.unreadable.keys()
-        return [view for view in self.by_name.values() if view.name not in known]
+        names = newer.changed if isinstance(newer, Snapshot) else None
+        return [
+            view
+            for view in self._views(names)
+            if view.name not in newer.records
+            and view.name not in newer.removed
+            and view.name not in newer.unreadable
+        ]
 
-    def reuses_numbers_of(self, older: Table) -> bool:
+    def _views(self, names: Iterable[str] | None) -> Iterable[LocationView]:
+        """The views of these names, as far as there are some; None: all."""
+        if names is None:
+            return self.by_name.values()
+        return [self.by_name[name] for name in names if name in self.by_name]
+
+    def reuses_numbers_of(self, older: Table, changed: Iterable[str] | None = None) -> bool:
         """Whether a number belongs to another location than in ``older``. No change of the registry
-        does that, so the index is another one or an older state of this one."""
+        does that, so the index is another one or an older state of this one. ``changed``: the
+        locations that may differ; None: any."""
         return any(
-            number in older.by_number and older.by_number[number].name != view.name
-            for number, view in self.by_number.items()
+            view.location.number in older.by_number
+            and older.by_number[view.location.number].name != view.name
+            for view in self._views(changed)
         )
 
     def in_service(self) -> list[LocationView]:
@@ -88,6 +111,28 @@ class Table:
         )
 
 
+def _changed_views(
+    previous: Table, snapshot: Snapshot, changed: Iterable[str]
+) -> tuple[dict[str, LocationView], dict[int, LocationView]]:
+    """The views by name and by number, of which only these have changed."""
+    by_name, by_number = dict(previous.by_name), dict(previous.by_number)
+    is_new = False
+    for name in changed:
+        before = by_name.get(name)
+        if before is not None:
+            by_number.pop(before.location.number, None)
+        record = snapshot.records.get(name)
+        if record is None:
+            by_name.pop(name, None)
+            continue
+        view = LocationView(record.location, record.status, previous.policy, snapshot.losses)
+        is_new |= before is None
+        by_name[name] = by_number[record.location.number] = view
+    if is_new:
+        by_name = {name: by_name[name] for name in snapshot.records}
+    return by_name, by_number
+
+
 def index_timeout_error(seconds: float) -> IndexUnavailable:
     """The error for a request that waited ``seconds`` for Redis without an answer."""
     return IndexUnavailable(
@@ -107,7 +152,9 @@ class TableKeeper:
         self.policy = policy
         self._lost_for_seconds = lost_for_seconds
         self._lock = asyncio.Lock()
-        self.table = Table(Snapshot(-1, {}), policy)
+        self._snapshot = Snapshot(-1, {})
+        """What `table` was made from."""
+        self.table = Table(self._snapshot, policy)
         self._confirmed_changes = -1
         self._confirmed_at = 0.0
         """When `table` was last known to be the current one, by `time.monotonic`."""
@@ -180,7 +227,7 @@ class TableKeeper:
         if not self._has(version):
             async with self._lock:
                 if not self._has(version):
-                    await self._load()
+                    await self._load_changes()
         return self.table
 
     def _has(self, version: int) -> bool:
@@ -225,7 +272,9 @@ class TableKeeper:
         Raises:
             IndexUnavailable: Redis did not answer.
         """
-        return await self.fresh()
+        async with self._lock:
+            await self._load_changes()
+        return self.table
 
     async def refresh_if_lost(self) -> None:
         """Reads the table where Redis has another number of locations than it: the key that has
@@ -239,12 +288,24 @@ class TableKeeper:
         ):
             await self.fresh()
 
+    async def _load_changes(self) -> None:
+        """Reads what has changed since the last table of the same index, or everything."""
+        if self.table.identity and self._is_of_last_seen_index():
+            snapshot = await self._index.records.load_changes(self._snapshot)
+            if snapshot.complete:
+                self._use(snapshot)
+                return
+        await self._load()
+
     async def _load(self) -> None:
         snapshot = await self._index.records.load()
         if snapshot.identity and not snapshot.complete:
             with contextlib.suppress(IndexReadOnly):
                 await self._index.records.restore()
                 snapshot = await self._index.records.load()
+        self._use(snapshot)
+
+    def _use(self, snapshot: Snapshot) -> None:
         if not snapshot.identity:
             raise IndexLost("Redis has lost the locations", headers={"Retry-After": "2"})
         before = self.table
@@ -258,7 +319,8 @@ class TableKeeper:
             for name, earlier in before.lost_until.items()
             if name not in snapshot.removed
         }
-        self.table = Table(snapshot, self.policy, lost_until)
-        if lost or self.table.reuses_numbers_of(before):
+        self._snapshot = snapshot
+        self.table = Table(snapshot, self.policy, lost_until, before)
+        if lost or self.table.reuses_numbers_of(before, snapshot.changed):
             # An older state, or another index: numbers may come to mean other locations.
             self._index.clear_cache()

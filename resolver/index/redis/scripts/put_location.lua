@@ -1,7 +1,8 @@
 -- Sets location ARGV[1] to the JSON ARGV[3] if its record still is ARGV[2] ('' for none).
 -- ARGV[4] '1': give it a new number, so that no claim made for it so far counts.
 -- ARGV[5]: the beginning of the audit entry. ARGV[6]: the first number that no location may have.
--- KEYS: version, locations, status, numbers, retired, progress, wanted, audit, removed, result, meta.
+-- KEYS: version, locations, status, numbers, retired, progress, wanted, audit, removed, result, meta,
+-- log.
 -- Returns its number, 0 when it was changed meanwhile, or -1 when no number is left.
 local earlier = earlier_result(KEYS[10])
 if earlier then return earlier end
@@ -27,5 +28,5 @@ redis.call('SREM', KEYS[9], ARGV[1])
 redis.call('HSET', KEYS[2], ARGV[1], number .. ' ' .. ARGV[3])
 redis.call('HSET', KEYS[11], field, number)
 audit(KEYS[8], ARGV[5], string.match(current, '^%d+ (.*)$') or 'null', ARGV[3])
-grow(KEYS[1])
+grow_for(KEYS[1], KEYS[12], KEYS[11], ARGV[1])
 return finish(KEYS[10], number)

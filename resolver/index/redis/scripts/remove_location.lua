@@ -1,6 +1,6 @@
 -- Removes location ARGV[1]: its number is retired, so its claims stop counting with this write.
 -- ARGV[2]: the beginning of the audit entry.
--- KEYS: version, locations, status, retired, progress, wanted, audit, removed, result, meta.
+-- KEYS: version, locations, status, retired, progress, wanted, audit, removed, result, meta, log.
 -- Returns its number (1 where its record has none), or 0 when there is no such location.
 local earlier = earlier_result(KEYS[9])
 if earlier then return earlier end
@@ -19,5 +19,5 @@ if number then
   redis.call('HDEL', KEYS[6], number)
 end
 audit(KEYS[7], ARGV[2], string.match(current or '', '^%d+ ({.*})$') or 'null', 'null')
-grow(KEYS[1])
+grow_for(KEYS[1], KEYS[11], KEYS[10], ARGV[1])
 return finish(KEYS[9], number or 1)

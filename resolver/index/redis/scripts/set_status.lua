@@ -2,7 +2,7 @@
 -- ARGV[4] '1': the version stays, since no answer depends on the change.
 -- ARGV[5], ARGV[6], where given: the location must have this name and this part in its record.
 -- After Redis lost its data, numbers start from 1 again, so the number alone does not identify it.
--- KEYS: version, status, retired, locations. Returns 1, or 0 when the location is gone.
+-- KEYS: version, status, retired, locations, log, meta. Returns 1, or 0 when the location is gone.
 if redis.call('SISMEMBER', KEYS[3], ARGV[2]) == 1 then return 0 end
 if ARGV[5] then
   local record = redis.call('HGET', KEYS[4], ARGV[5])
@@ -12,6 +12,7 @@ end
 local field = ARGV[2] .. ':' .. ARGV[1]
 if redis.call('HGET', KEYS[2], field) ~= ARGV[3] then
   redis.call('HSET', KEYS[2], field, ARGV[3])
-  if ARGV[4] ~= '1' then grow(KEYS[1]) end
+  if ARGV[4] == '1' then return 1 end
+  if ARGV[5] then grow_for(KEYS[1], KEYS[5], KEYS[6], ARGV[5]) else grow(KEYS[1]) end
 end
 return 1

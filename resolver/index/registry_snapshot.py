@@ -1,0 +1,158 @@
+"""The registry as of one version, and how a later one follows from it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
+
+from resolver.index.record_codec import ParseCache, UnreadableRecord, parse_location, parse_record
+from resolver.index.redis.replies import pairs, parses_reply
+from resolver.models import Check, Location, Poll, Status, SubscriptionStatus, Sweep
+
+T = TypeVar("T")
+
+NUMBER_FIELD = b"location:"
+"""A field of the index's meta is this and the name of a location; see ``location_numbers.lua``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A location and what is known of it."""
+
+    location: Location
+    status: Status
+    stored: str = ""
+    """The record as Redis has it: a change is made only if it still is this."""
+    unreadable: tuple[str, ...] = ()
+    """Parts of the status that this version cannot read. They count as not known."""
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The whole registry as of one version."""
+
+    version: int
+    records: Mapping[str, Record]
+    """By name, in the order of names."""
+    identity: str = ""
+    """Of the index that it belongs to; empty where the index is lost, or not created yet."""
+    removed: frozenset[str] = frozenset()
+    """Names of locations that somebody removed. A location that is neither in ``records`` nor here
+    was lost."""
+    unreadable: Mapping[str, str] = field(default_factory=dict)
+    """Names of locations whose records this version cannot read, each with the reason. They are not
+    in ``records``, and may have any image."""
+    lost: frozenset[str] = frozenset()
+    """Names of locations that were registered, and whose records Redis has lost."""
+    servers: str = ""
+    """The state of the servers when it was recorded last; see `resolver.index.server_state`."""
+    losses: int = 0
+    """How often Redis may have lost claims: see `resolver.index.server_watch`."""
+    complete: bool = True
+    """False where Redis has lost the version or other things that can be written again."""
+    changed: frozenset[str] | None = None
+    """Names of locations that differ from the snapshot that this one was made from; None where it
+    was read as a whole."""
+
+
+@parses_reply
+def parse_snapshot(reply: Any, cache: ParseCache) -> Snapshot:
+    version, locations, statuses, meta_reply, removed_reply = reply
+    status, meta = pairs(statuses), pairs(meta_reply)
+    records, unreadable = {}, {}
+    for name_bytes, stored_bytes in sorted(pairs(locations).items()):
+        name = name_bytes.decode(errors="replace")
+        try:
+            stored = stored_bytes.decode()
+            location = cache.parsed(parse_location, name, stored)
+        except (UnreadableRecord, UnicodeDecodeError) as error:
+            unreadable[name] = str(error)
+            continue
+        records[name] = _parse_status(status, location, stored, cache)
+    removed = frozenset(name.decode() for name in removed_reply)
+    numbered = {
+        field[len(NUMBER_FIELD) :].decode() for field in meta if field.startswith(NUMBER_FIELD)
+    }
+    return Snapshot(
+        int(version),
+        records,
+        meta.get(b"identity", b"").decode(),
+        removed,
+        unreadable,
+        frozenset(numbered - records.keys() - unreadable.keys() - removed),
+        meta.get(b"servers", b"").decode(),
+        int(meta.get(b"losses", 0)),
+        complete=records.keys() <= numbered and bool(int(version) or not records),
+    )
+
+
+def _parse_status(
+    status: Mapping[bytes, bytes], location: Location, stored: str, cache: ParseCache
+) -> Record:
+    unreadable: list[str] = []
+
+    def read(what: bytes, kind: type[T]) -> T | None:
+        text = status.get(b"%d:%s" % (location.number, what))
+        try:
+            return cache.parsed(parse_record, kind, text) if text else None
+        except UnreadableRecord:
+            unreadable.append(what.decode())
+            return None
+
+    known = Status(
+        check=read(b"check", Check),
+        sweep=read(b"sweep", Sweep) or Sweep(),
+        poll=read(b"poll", Poll) or Poll(),
+        subscription=read(b"feed", SubscriptionStatus),
+    )
+    return Record(location, known, stored, tuple(unreadable))
+
+
+@parses_reply
+def apply_changes(known: Snapshot, reply: Any) -> Snapshot:
+    """The snapshot that follows from ``known`` and the reply of ``load_changes.lua``."""
+    version, servers, losses, rows = reply
+    records, unreadable = dict(known.records), dict(known.unreadable)
+    removed, lost = set(known.removed), set(known.lost)
+    changed: set[str] = set()
+    is_new = False
+    cache = ParseCache()
+    for name_bytes, stored, *statuses, is_removed in rows:
+        name = name_bytes.decode(errors="replace")
+        changed.add(name)
+        unreadable.pop(name, None)
+        lost.discard(name)
+        removed.discard(name)
+        if stored is None:
+            records.pop(name, None)
+            (removed if is_removed else lost).add(name)
+            continue
+        try:
+            text = stored.decode()
+            location = parse_location(name, text)
+        except (UnreadableRecord, UnicodeDecodeError) as error:
+            unreadable[name] = str(error)
+            records.pop(name, None)
+            continue
+        is_new |= name not in records
+        fields = (b"check", b"sweep", b"poll", b"feed")
+        status = {
+            b"%d:%s" % (location.number, what): value
+            for what, value in zip(fields, statuses, strict=True)
+            if value is not None
+        }
+        records[name] = _parse_status(status, location, text, cache)
+    if is_new:  # it came last, and records are in the order of names
+        records = dict(sorted(records.items()))
+    return replace(
+        known,
+        version=int(version),
+        records=records,
+        removed=frozenset(removed),
+        unreadable=unreadable,
+        lost=frozenset(lost),
+        servers=(servers or b"").decode(),
+        losses=int(losses or 0),
+        changed=frozenset(changed),
+    )
