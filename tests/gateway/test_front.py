@@ -11,11 +11,12 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from aiohttp.http_parser import SINGLETON_HEADERS
 
 from resolver.errors import IndexUnavailable
 from resolver.gateway.net.front_connection import FrontConnection
 from resolver.gateway.net.known_reads import MAX_BYTES, KnownReads
-from resolver.gateway.net.request_head import MAX_HEAD_BYTES
+from resolver.gateway.net.request_head import MAX_HEAD_BYTES, SINGLE_FIELDS
 from tests.gateway.bridged_requests import BridgedRequests, bridged
 from tests.gateway.conftest import V1, V2, Gateway, Start
 from tests.support.http_connection import HttpConnection, connected
@@ -483,3 +484,15 @@ async def test_front_and_application_count_and_log_alike(
     )
     assert f'glance_resolver_request_seconds_count{{route="{route}"}} 2.0' in text
     assert 'glance_resolver_answers_total{outcome="found"} 2.0' in text
+
+
+async def test_a_field_that_must_be_single_is_refused_twice(
+    gateway: Gateway, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whatever parser would read the request."""
+    assert {name.lower() for name in SINGLETON_HEADERS} <= SINGLE_FIELDS
+    for method, path in (("GET", PATH), ("GET", "/openapi.json"), ("POST", "/resolve")):
+        async with connected(gateway.url) as connection:
+            response = await connection.ask(method, path, "User-Agent: a", "User-Agent: b")
+            assert (response.status, response.problem_code) == (400, "malformed-request")
+    assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []

@@ -43,8 +43,14 @@ _FIELDS = re.compile(rb"(?:[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t\x20-\x7e\x80-\xff]*\r
 _BARE_LF = re.compile(rb"(?<!\r)\n")
 _BARE_CR = re.compile(rb"\r(?!\n)")
 
-SINGLE_FIELDS = frozenset({"host", "content-length", "transfer-encoding", "content-type"})
-"""Fields that must not appear twice, because software differs in which of two it believes."""
+SINGLE_FIELDS = frozenset(
+    {
+        *("host", "content-length", "transfer-encoding", "content-type", "content-range"),
+        *("content-location", "etag", "max-forwards", "server", "user-agent"),
+    }
+)
+"""Fields that must not appear twice (RFC 9110, 5.3), because software differs in which of two it
+believes. aiohttp refuses two of these as well, but with an error in the log."""
 
 
 class MalformedError(Exception):
