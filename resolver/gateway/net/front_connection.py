@@ -81,7 +81,7 @@ class FrontConnection(asyncio.Protocol):
     """A connection with a client."""
 
     __slots__ = (
-        *("_bridge", "_buffer", "_cancel", "_client_ended", "_closing", "_deadline"),
+        *("_bridge", "_buffer", "_cancel", "_checked", "_client_ended", "_closing", "_deadline"),
         *("_bridge_pauses_reading", "_has_tls", "_head_started", "_known_kind", "_reading_paused"),
         *("_scheme", "_server", "_transport", "_write_deadline"),
         *("client_keys", "idle_since", "peer", "served"),
@@ -95,6 +95,8 @@ class FrontConnection(asyncio.Protocol):
         self._cancel: Callable[[], None] | None = None
         self._known_kind: RememberedKind | None = None
         """The kind of the last read, where it has credentials: no other connection may know it."""
+        self._checked = 0
+        """Bytes of the buffer that are known to be part of a head that is incomplete."""
         self._closing = False
         self._client_ended = False
         self._reading_paused = False
@@ -265,7 +267,11 @@ class FrontConnection(asyncio.Protocol):
         buffer = self._buffer
         while buffer.startswith(b"\r\n"):  # RFC 9112, 2.2: empty lines before a request
             del buffer[:2]
-        return parse_head(bytes(buffer[: MAX_HEAD_BYTES + 1])) if buffer else None
+        if not buffer:
+            return None
+        head = parse_head(bytes(buffer[: MAX_HEAD_BYTES + 1]), self._checked)
+        self._checked = 0 if head else len(buffer)
+        return head
 
     def _wait_for_head(self) -> None:
         if self._client_ended:
@@ -292,10 +298,11 @@ class FrontConnection(asyncio.Protocol):
 
     def _next_known(self) -> PlainRead | None:
         """Takes the next request from the buffer, if it needs no parsing."""
-        end = self._buffer.find(END) + len(END)
+        end = self._buffer.find(END, max(0, self._checked - len(END) + 1)) + len(END)
         if end < len(END) or (read := self._recognise(bytes(self._buffer[:end]))) is None:
             return None
         del self._buffer[:end]
+        self._checked = 0
         self._head_started = False
         return read
 

@@ -117,15 +117,18 @@ class RequestHead(NamedTuple):
         return not self.fields.close if self.minor else self.fields.keep_alive
 
 
-def parse_head(data: bytes) -> RequestHead | None:
+def parse_head(data: bytes, checked: int = 0) -> RequestHead | None:
     """The head of the request that ``data`` begins with; None while it is incomplete.
+
+    ``checked``: bytes of which it is known that they may begin a head, and hold no whole one. They
+    are not read again, because a client may send a head byte by byte.
 
     Raises:
         MalformedError: it is no request, or it is too large.
     """
-    end = data.find(END)
+    end = data.find(END, max(0, checked - len(END) + 1))
     if end < 0:
-        _check_partial(data)
+        _check_partial(data, checked)
         return None
     line = _match_line(data)
     if len(line[2]) > MAX_TARGET_BYTES:
@@ -193,7 +196,7 @@ def _check_framing(values: dict[str, list[str]]) -> None:
         raise MalformedError(400, "Transfer-Encoding must be `chunked`, without a Content-Length")
 
 
-def _check_partial(data: bytes) -> None:
+def _check_partial(data: bytes, checked: int) -> None:
     """Raises MalformedError where no more data can make a request of this."""
     line_end = data.find(b"\n")
     if line_end < 0:
@@ -204,7 +207,8 @@ def _check_partial(data: bytes) -> None:
         return
     line = _match_line(data)
     _check_fields_size(len(data) - line.end())
-    if _BARE_LF.search(data) or _BARE_CR.search(data.removesuffix(b"\r")):
+    start = max(0, checked - 1)  # the last byte may have been half of a CRLF
+    if _BARE_LF.search(data, start) or _BARE_CR.search(data.removesuffix(b"\r"), start):
         raise MalformedError(400, "lines must end in CRLF")
 
 
