@@ -62,7 +62,7 @@ async def test_a_change_of_status_is_written_and_is_no_new_claim(index: Index) -
     assert await claim(index, 1, ACTIVE) == 0
 
 
-async def test_what_is_not_known_leaves_what_is_stored(index: Index) -> None:
+async def test_a_claim_without_facts_keeps_the_stored_ones(index: Index) -> None:
     """A claim by hand says nothing of the image."""
     await claim(index, 1, ACTIVE, ONE)
     await claim(index, 2, ACTIVE, ONE)
@@ -73,7 +73,7 @@ async def test_what_is_not_known_leaves_what_is_stored(index: Index) -> None:
     assert before.facts.content is not None
 
 
-async def test_one_owner_takes_two_bytes_whatever_is_known(index: Index) -> None:
+async def test_one_owner_takes_two_bytes_with_any_facts(index: Index) -> None:
     await claim(index, 1, ACTIVE, ONE)
     assert len(await value(index)) == 2
     await claim(index, 2, ACTIVE, ONE)
@@ -94,7 +94,7 @@ async def test_owners_with_other_bytes_are_in_conflict(index: Index) -> None:
 
 
 @pytest.mark.parametrize(("first", "second"), [(ONE, None), (ONE, MD5), (None, None)])
-async def test_what_cannot_be_compared_is_no_conflict(
+async def test_hashes_that_cannot_be_compared_are_no_conflict(
     index: Index, first: Content | None, second: Content | None
 ) -> None:
     for _ in range(2):
@@ -120,7 +120,7 @@ async def test_a_checksum_does_not_replace_a_better_hash(index: Index) -> None:
     assert not before.is_changed_by(0, ImageFacts(ACTIVE, MD5))
 
 
-async def test_a_claim_knows_what_would_change_it(index: Index) -> None:
+async def test_a_stored_claim_is_compared_with_new_facts(index: Index) -> None:
     await claim(index, 1, ACTIVE, ONE)
     alone = await stored(index, 1)
     assert not alone.is_changed_by(0, ImageFacts(ACTIVE, ONE))
@@ -155,7 +155,7 @@ async def test_claims_of_format_1_are_not_known(index: Index) -> None:
     assert await value(index) is None, "what such a program left behind is collected"
 
 
-async def test_a_mark_of_a_newer_version_is_not_known(index: Index) -> None:
+async def test_a_mark_of_a_newer_version_is_ignored_and_kept(index: Index) -> None:
     buckets = index.claims.buckets
     key, field = buckets.key(buckets.number(A)), buckets.field(A)
     newer = b"\x81\x80\x80\x3c\0\0\0\0"  # number 63 << 20
@@ -165,7 +165,7 @@ async def test_a_mark_of_a_newer_version_is_not_known(index: Index) -> None:
     assert newer in await value(index), "it is kept"
 
 
-async def test_many_images_at_once(index: Index) -> None:
+async def test_many_images_are_claimed_with_their_facts(index: Index) -> None:
     facts = {
         image_id: ImageFacts(list(ImageStatus)[n % 4], ONE if n % 3 else OTHER)
         for n, image_id in enumerate(IDS)

@@ -41,9 +41,7 @@ async def read_of_location(index: Index) -> set[bytes]:
 
 
 @pytest.mark.parametrize("value", [b"\x80", b"\x03ab", b"\xff" * 9])
-async def test_owners_that_we_did_not_write_cost_their_image_only(
-    index: Index, value: bytes
-) -> None:
+async def test_unreadable_owners_affect_only_their_image(index: Index, value: bytes) -> None:
     bad, *others = IDS
     await index.claims.claim(1, IDS)
     buckets = index.claims.buckets

@@ -183,7 +183,7 @@ async def test_operators_get_the_right_status_when_replies_are_lost(
     assert response.status == 404
 
 
-async def test_a_claim_by_hand_has_the_right_status_when_replies_are_lost(
+async def test_a_manual_claim_has_the_right_status_when_replies_are_lost(
     start: Start, proxy: DroppingProxy
 ) -> None:
     gateway = await start(redis_url=proxy.url)

@@ -80,7 +80,7 @@ async def tables_agree(follower: TableKeeper, index: Index) -> None:
     assert one.in_service() == other.in_service()
 
 
-async def test_tables_follow_too(index: Index) -> None:
+async def test_location_tables_follow_random_changes(index: Index) -> None:
     rng = random.Random(7)
     follower = TableKeeper(index, FreshnessPolicy(600))
     for step in range(STEPS):
@@ -88,7 +88,7 @@ async def test_tables_follow_too(index: Index) -> None:
         await tables_agree(follower, index)
 
 
-async def test_one_change_costs_the_readers_no_whole_read() -> None:
+async def test_a_change_does_not_make_readers_load_the_whole_registry() -> None:
     client = InstrumentedClient()
     index = client.index()
     await index.create_if_missing()

@@ -15,7 +15,7 @@ NODE = ("asked.example", 7000)
 
 @pytest.mark.redis
 @pytest.mark.parametrize("kind", ["hostname", "unknown-endpoint", "ip"])
-async def test_the_index_works_whatever_the_map_says_of_hosts(
+async def test_the_index_works_with_every_preferred_endpoint_type(
     own_cluster: RedisCluster, kind: str
 ) -> None:
     """Without a host name, a node of the kind ``hostname`` puts ``?`` into the map."""

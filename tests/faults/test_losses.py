@@ -142,7 +142,7 @@ async def test_a_restart_that_loses_the_last_claims(own_redis: RedisServer) -> N
         assert set(await outcomes(services, [late])) == {Outcome.ABSENT}, "its listing lacks it"
 
 
-async def test_without_the_right_to_ask_nothing_is_absent(own_redis: RedisServer) -> None:
+async def test_nothing_is_absent_without_permission_for_info(own_redis: RedisServer) -> None:
     own_redis.ask("ACL SETUSER", "blind", "on", ">pw", "~*", "+@all", "-info")
     async with StandIn() as server:
         settings = Settings(redis_url=f"redis://blind:pw@{own_redis.address}", **SETTINGS)
@@ -182,7 +182,7 @@ async def test_no_number_is_given_twice(own_redis: RedisServer, seed: int) -> No
     assert len(given) == len(set(given))
 
 
-async def test_numbers_of_a_program_that_counts_in_one_place_only(own_redis: RedisServer) -> None:
+async def test_numbers_continue_after_a_program_of_format_1(own_redis: RedisServer) -> None:
     """Programs of format 1 increment the counter, and know nothing of the index's meta."""
     async with open_index(own_redis.url, bits=BITS) as index:
         first = await index.records.put(Location(name="one", url="http://one.example"), None)

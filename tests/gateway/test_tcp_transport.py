@@ -83,7 +83,9 @@ async def read(client: socket.socket, size: int) -> bytes:
     return await asyncio.to_thread(read_all)
 
 
-async def test_what_has_arrived_is_answered_at_once_and_without_a_task(sockets: Sockets) -> None:
+async def test_data_that_has_arrived_is_answered_at_once_and_without_a_task(
+    sockets: Sockets,
+) -> None:
     sockets[1].sendall(b"ping")
     protocol = Recorder(reply=b"pong")
     before = asyncio.all_tasks()
@@ -96,7 +98,7 @@ async def test_what_has_arrived_is_answered_at_once_and_without_a_task(sockets: 
     transport.abort()
 
 
-async def test_what_arrives_later_is_read(sockets: Sockets) -> None:
+async def test_data_that_arrives_later_is_read(sockets: Sockets) -> None:
     protocol = Recorder()
     transport = connect(sockets, protocol)
     sockets[1].sendall(b"later")

@@ -119,7 +119,7 @@ async def test_another_authority_than_that_of_clouds_yaml_is_not_trusted(
 
 
 @pytest.mark.parametrize("verified", [True, False])
-async def test_the_client_certificate_of_clouds_yaml_is_shown_to_glance(
+async def test_the_client_certificate_of_clouds_yaml_is_presented_to_glance(
     session: aiohttp.ClientSession,
     write_clouds: WriteClouds,
     authority: Authority,

@@ -46,7 +46,7 @@ async def scope_of(glance: GlanceProcess, token: str, monkeypatch: Any) -> Crede
         return await sees_all(server, await server.versions())
 
 
-async def test_the_role_admin_is_believed_by_what_it_can_do(
+async def test_the_scope_of_an_admin_role_depends_on_its_permissions(
     glance: GlanceProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scope = await scope_of(glance, "customer:q:admin,member", monkeypatch)

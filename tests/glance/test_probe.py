@@ -96,7 +96,7 @@ async def test_a_server_that_gives_no_clear_answer_raises(
         assert caught.value.problem_code == code
 
 
-async def test_one_check_of_a_credential_serves_all_answers_from_before_it(
+async def test_one_check_of_a_credential_serves_all_earlier_responses(
     probe: ImageProbe, server: StandIn, location: Location
 ) -> None:
     answers = [await probe.ask(location, V2, IMAGE_ID, (0,)) for _ in range(3)]

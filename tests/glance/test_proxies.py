@@ -147,7 +147,9 @@ async def test_allowed_hosts_hold_behind_a_proxy_by_name(
         ("a.example.", "https://a.example.", True),
     ],
 )
-def test_no_proxy(monkeypatch: pytest.MonkeyPatch, no_proxy: str, url: str, direct: bool) -> None:
+def test_no_proxy_is_respected(
+    monkeypatch: pytest.MonkeyPatch, no_proxy: str, url: str, direct: bool
+) -> None:
     monkeypatch.setenv("HTTPS_PROXY", "proxy.test:3128")
     monkeypatch.setenv("NO_PROXY", no_proxy)
     assert proxy_for(url) == (None if direct else "http://proxy.test:3128")

@@ -75,7 +75,7 @@ ACTIVE = ImageStatus.ACTIVE
         ([Owner(1, 0, ImageStatus.PENDING)], 9),
     ],
 )
-def test_what_is_known_takes_few_bytes(owners: list[Owner], size: int) -> None:
+def test_owners_with_facts_take_few_bytes(owners: list[Owner], size: int) -> None:
     assert len(encode_owners(owners)) == size
 
 
@@ -103,7 +103,7 @@ def test_bits_stand_for_the_hash_its_kind_and_the_size(one: Content, other: Cont
 
 
 @given(owner_lists)
-def test_a_summary_says_the_same_within_the_image(owners: list[Owner]) -> None:
+def test_a_summary_keeps_numbers_statuses_and_equality_of_contents(owners: list[Owner]) -> None:
     value = encode_owners(owners)
     full, short = decode_owners(value), lookup_owners(summarize(value))
     assert [owner[:3] for owner in full] == [owner[:3] for owner in short]

@@ -94,7 +94,7 @@ async def test_a_request_waits_once_for_an_index_that_never_answers(
 
 @pytest.mark.redis
 @pytest.mark.parametrize("path", ["/", "/versions", "/v2/schemas/image"])
-async def test_what_clients_ask_first_is_answered_while_redis_hangs(
+async def test_version_documents_and_health_are_answered_while_redis_hangs(
     start: Start, own_redis: RedisServer, path: str
 ) -> None:
     """Else a client cannot even begin to ask for images that are known."""

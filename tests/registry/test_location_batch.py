@@ -40,7 +40,7 @@ async def names(index: Index) -> set[str]:
     return set((await index.records.load()).records)
 
 
-async def test_the_registry_is_read_once_however_many_there_are(
+async def test_the_registry_is_read_once_for_any_number_of_locations(
     registry: Registry, client: InstrumentedClient, index: Index
 ) -> None:
     seen: list[tuple[int, int]] = []
@@ -91,7 +91,7 @@ async def test_an_operator_replaces_all_fields_and_removes(registry: Registry) -
         ("bad", {"url": "http://127.0.0.1:9393"}, "bad: `url` is this gateway itself"),
     ],
 )
-async def test_nothing_is_written_if_one_is_wrong(
+async def test_nothing_is_written_if_one_location_is_invalid(
     registry: Registry, index: Index, name: str, fields: dict[str, Any], problem: str
 ) -> None:
     with pytest.raises(InvalidLocation, match=problem):
@@ -128,7 +128,7 @@ async def test_notifications_belong_to_one_location(registry: Registry) -> None:
     assert (await registry.show("three"))["notifications"] == QUEUE
 
 
-async def test_others_change_the_same_at_the_same_time(index: Index) -> None:
+async def test_concurrent_changes_of_the_same_locations_are_all_made(index: Index) -> None:
     registries = [
         Registry(index, TableKeeper(index, FreshnessPolicy(600)), Settings()) for _ in range(3)
     ]

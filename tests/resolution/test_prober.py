@@ -424,7 +424,7 @@ async def test_fresh_takes_no_longer_than_one_deadline() -> None:
         await request
 
 
-async def test_a_location_with_too_many_requests_is_unknown_and_left_alone() -> None:
+async def test_a_rate_limited_location_is_unknown_and_gets_no_further_requests() -> None:
     async with clouds() as cloud:
         await cloud.add("busy")
         cloud.set_fault("busy", busy := Limiting(0, 60, retry_after="30"))

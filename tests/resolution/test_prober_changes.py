@@ -329,7 +329,7 @@ async def test_expired_absences_are_removed_from_memory() -> None:
         assert prober.remembered_images < 150
 
 
-async def test_one_miss_is_always_asked_even_where_it_exceeds_the_bound() -> None:
+async def test_a_single_unknown_id_is_probed_even_beyond_the_limit() -> None:
     """With more locations than probes at once, no miss would ever be asked."""
     async with clouds(probes_at_once=3, absent_ttl=0) as cloud:
         holds = []
@@ -352,7 +352,7 @@ async def test_one_miss_is_always_asked_even_where_it_exceeds_the_bound() -> Non
 
 
 @pytest.mark.parametrize("count", [4, 5, 300])
-async def test_the_text_of_an_answer_is_short_however_many_locations_there_are(count: int) -> None:
+async def test_the_text_of_an_answer_is_short_for_any_number_of_locations(count: int) -> None:
     reasons = [f"location-{number}: it did not answer within 2 s" for number in range(count)]
     text = join_briefly(reasons)
     assert len(text) < 250

@@ -61,7 +61,7 @@ async def test_an_admin_is_recognized_by_private_images_of_several_projects(
     assert (found.sees_all, found.why) == (True, "it lists private images of several projects")
 
 
-async def test_images_that_others_share_make_no_admin(
+async def test_shared_images_do_not_prove_an_admin_credential(
     start_server: StartServer, find: Find
 ) -> None:
     server = await start_server(tokens={"ours": Caller("p")})
@@ -86,7 +86,7 @@ async def test_an_admin_of_an_old_server_is_recognized_too(
 
 
 @pytest.mark.parametrize("registered", [None, True])
-async def test_a_dead_token_is_refused_where_strangers_are_answered(
+async def test_an_invalid_token_is_detected_where_anonymous_requests_are_answered(
     start_server: StartServer, find: Find, registered: bool | None
 ) -> None:
     server = await start_server(tokens={"ours": Caller("p", admin=True)}, anonymous=True)
@@ -100,7 +100,7 @@ async def test_a_dead_token_is_refused_where_strangers_are_answered(
         assert (await find(server)).sees_all is False
 
 
-async def test_a_registered_credential_is_believed_where_strangers_are_refused(
+async def test_registered_sees_all_is_used_where_anonymous_requests_are_refused(
     start_server: StartServer, find: Find
 ) -> None:
     server = await start_server(tokens={"ours": Caller("p")})
@@ -109,7 +109,7 @@ async def test_a_registered_credential_is_believed_where_strangers_are_refused(
 
 @pytest.mark.parametrize("page", range(1, 6))
 @pytest.mark.parametrize("registered", [None, True])
-async def test_a_token_that_dies_during_a_sweep_releases_nothing(
+async def test_a_token_that_expires_during_a_sweep_releases_nothing(
     sweeping: Sweeping,
     start_server: StartServer,
     switch: Switch,

@@ -193,5 +193,5 @@ async def test_notifications_bring_the_status(sweeping: Sweeping) -> None:
         {"checksum": MD5, "size": True},
     ],
 )
-def test_strange_members_are_not_known(payload: dict[str, Any]) -> None:
+def test_unusual_members_are_ignored(payload: dict[str, Any]) -> None:
     assert ImageFacts.of(payload) == ImageFacts()

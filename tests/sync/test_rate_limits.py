@@ -151,7 +151,7 @@ async def test_while_the_server_wants_a_pause_no_probe_asks_it(
     assert len(limit.times) == 1
 
 
-async def test_too_many_requests_are_no_failure_of_the_server(
+async def test_a_429_is_not_a_failure_of_the_server(
     sweeping: Sweeping, server: StandIn, switch: Switch
 ) -> None:
     location = await sweeping.register(server)
@@ -174,7 +174,7 @@ async def test_health_is_checked_whatever_our_own_limit_is(
         assert (sample.failure, bool(sample.versions)) == ("", True)
 
 
-async def test_413_without_retry_after_is_no_limit(
+async def test_413_without_retry_after_is_not_a_rate_limit(
     sweeping: Sweeping, server: StandIn, switch: Switch
 ) -> None:
     location = await sweeping.register(server)
