@@ -30,14 +30,16 @@ def filter_factory(*_conf: object, **_local_conf: str) -> Callable[[WSGIApp], WS
     """Paste filter: reads the identity out of the token instead of asking Keystone.
 
     ``user:project:role[,role]`` is that user; any other text is an admin of project ``admin``; no
-    token stays unconfirmed, which Glance's own context filter answers with 401.
+    token, and ``dead``, stay unconfirmed, which Glance's own context filter answers with 401, or
+    as a stranger where anonymous access is allowed.
     """
 
     def wrap(app: WSGIApp) -> WSGIApp:
         def confirm(environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
             for name in [name for name in environ if name.startswith(IDENTITY_HEADERS)]:
                 del environ[name]
-            if token := environ.get("HTTP_X_AUTH_TOKEN"):
+            token = environ.get("HTTP_X_AUTH_TOKEN")
+            if token and token != "dead":
                 parts = token.split(":")
                 user, project, roles = parts if len(parts) == 3 else ADMIN
                 environ |= {

@@ -73,7 +73,8 @@ class GlanceProcess(ServerProcess):
 
     `limit` is the server's cap on a page of its listing; `keystone` the URL of a Keystone whose
     tokens it accepts, and `token` the one that a test's own requests carry. `policy` is the text of
-    its policy file, in place of that for `auth`.
+    its policy file, in place of that for `auth`, and
+    `options` are added to its configuration.
     """
 
     name = "glance"
@@ -89,6 +90,7 @@ class GlanceProcess(ServerProcess):
         token: str = ADMIN_TOKEN,
         broker: str = "",
         policy: str = "",
+        options: str = "",
     ) -> None:
         super().__init__(directory)
         self.home = home
@@ -98,6 +100,7 @@ class GlanceProcess(ServerProcess):
         self.token = token
         self.broker = broker
         self.policy = policy
+        self.options = options
 
     @property
     def url(self) -> str:
@@ -111,6 +114,8 @@ class GlanceProcess(ServerProcess):
             write_config(
                 self.directory, self.auth, self.limit, keystone=self.keystone, broker=self.broker
             )
+            with (self.directory / "etc" / "glance-api.conf").open("a") as config:
+                config.write(self.options)
             if self.policy:
                 (self.directory / "etc" / "policy.yaml").write_text(self.policy)
             shutil.copy(self.home.template, self.directory / "glance.sqlite")
