@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,11 @@ import pytest
 from resolver.errors import LocationUnavailable
 from resolver.glance import GlanceServer, connect, sees_all
 from resolver.index import Index
+from resolver.models import Progress
+from resolver.registry.validation import parse_location
+from resolver.sync.sweep import Sweeper
 from tests.glance.install import GlanceHome
+from tests.support.balancers import LimitingNginx
 from tests.support.glance import GlanceProcess
 from tests.support.sweeping import Sweeping
 
@@ -79,3 +84,31 @@ async def test_a_dead_token_that_is_answered_as_a_stranger_proves_nothing(
         with pytest.raises(LocationUnavailable):
             await sweeping.sweep(location)
         assert len(await sweeping.claimed(location)) == 7
+
+
+@pytest.mark.parametrize(("rate", "refused"), [(0.0, True), (1.5, False)])
+async def test_a_listing_behind_a_limit_is_read_to_its_end(
+    index: Index, glance_home: GlanceHome, tmp_path: Path, rate: float, refused: bool
+) -> None:
+    """nginx sends no ``Retry-After``. With a `rate` below its limit it never refuses."""
+    with (
+        GlanceProcess(glance_home, tmp_path / "glance", auth="none", limit=2) as glance,
+        LimitingNginx(glance.port) as front,
+    ):
+        ids = {glance.create_public().id for _ in range(24)}
+        async with connect(30) as session:
+            location = parse_location("one", {"url": f"http://127.0.0.1:{front.port}"})
+            location = await index.records.put(replace(location, rate=rate), None)
+            server = GlanceServer(session, location, max_wait=60)
+            sweeper = Sweeper(index, server, await server.versions(), guard=0.2)
+
+            async def report(_: Progress) -> None:
+                """Nobody watches it."""
+
+            sweep = await sweeper.run(report)
+        assert sweep.images == len(ids)
+        answered = front.passed_on()
+        refusals = [line for line in front.access_log() if line.startswith("- GET")]
+        assert bool(refusals) is refused
+        pages = [line for line in answered if "marker" not in line and "limit=1000" in line]
+        assert len(pages) == 2, "each pass began once"

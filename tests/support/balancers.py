@@ -124,3 +124,22 @@ http {{
 
     def access_log(self) -> list[str]:
         return (self.directory / "access.log").read_text("latin-1").splitlines()
+
+
+class LimitingNginx(Nginx):
+    """An nginx that answers 429 to more than two requests a second, as public clouds have it."""
+
+    def config(self) -> str:
+        return (
+            super()
+            .config()
+            .replace(
+                "    upstream gateway",
+                "    limit_req_zone $server_port zone=all:1m rate=2r/s;\n    upstream gateway",
+            )
+            .replace(
+                "            proxy_pass",
+                "            limit_req zone=all burst=2 nodelay;\n"
+                "            limit_req_status 429;\n            proxy_pass",
+            )
+        )
