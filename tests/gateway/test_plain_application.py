@@ -8,7 +8,6 @@ import re
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from urllib.parse import urlsplit
 
 import pytest
 from aiohttp import web
@@ -16,6 +15,7 @@ from aiohttp.test_utils import TestClient, TestServer
 
 from resolver.gateway.app import gateway_routes, make_app, monitoring_routes
 from tests.gateway.conftest import ADMIN, V1, V2, Gateway, Start
+from tests.support.http_connection import connected
 
 PARAMETER = re.compile(r"\{(\w+)[^{}]*(?:\{[^{}]*\}[^{}]*)*\}")
 """A parameter in the path of a route, with its pattern."""
@@ -52,19 +52,12 @@ async def plain_server(gateway: Gateway) -> AsyncIterator[str]:
 
 async def exchange(url: str, *pieces: bytes) -> str:
     """Everything that a server sends until it closes the connection."""
-    parts = urlsplit(url)
-    reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
-    try:
+    async with connected(url) as connection:
         for piece in pieces:
-            writer.write(piece)
-            await writer.drain()
+            await connection.send(piece)
             if len(pieces) > 1:
                 await asyncio.sleep(0)
-        async with asyncio.timeout(10):
-            return (await reader.read()).decode()
-    finally:
-        writer.close()
-        await writer.wait_closed()
+        return (await connection.read_to_end()).decode()
 
 
 def comparable(responses: str) -> str:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
-from urllib.parse import urlsplit
 
 import pytest
 
 from tests.gateway.conftest import V1, V2, Gateway, Start
+from tests.support.http_connection import connected
 
 ID = "0a1b2c3d-4e5f-4a6b-8c7d-9e0f1a2b3c4d"
 OTHER = "ffffffff-4e5f-4a6b-8c7d-9e0f1a2b3c4d"
@@ -203,12 +202,9 @@ async def test_ambiguous_paths_are_refused(gateway: Gateway, path: str) -> None:
 
 async def send_bytes(gateway: Gateway, request: str) -> str:
     """The response to these bytes, sent without a client library."""
-    parts = urlsplit(gateway.url)
-    reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
-    writer.write(request.encode("latin-1"))
-    reply = await asyncio.wait_for(reader.read(), 10)
-    writer.close()
-    return reply.decode("latin-1")
+    async with connected(gateway.url) as connection:
+        await connection.send(request.encode("latin-1"))
+        return (await connection.read_to_end()).decode("latin-1")
 
 
 @pytest.mark.parametrize(
