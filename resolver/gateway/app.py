@@ -90,6 +90,7 @@ def make_app(
         in_flight,
         services.prober.counts,
         limiter or ConnectionLimiter(settings.max_connections),
+        services.problems,
         without_index=lambda: bool(services.resolver.breaker.error or services.bootstrap.fault),
         without_tracking=lambda: bool(services.index.client.tracking_error()),
         redis_may_evict=lambda: services.index.server_watch.may_evict,

@@ -24,3 +24,6 @@ ADMIN = web.RequestKey("admin", str)
 
 OUTCOME = web.RequestKey("outcome", object)
 """Key on a request: the answer it got, for the log line."""
+
+SOURCE = web.RequestKey("source", str)
+"""Key on a request: where the answer about its image came from, for the metrics."""

@@ -16,7 +16,7 @@ from resolver.errors import (
     ResolverError,
     TooLarge,
 )
-from resolver.gateway.app_keys import ACCESS_LOG, IN_FLIGHT, METRICS, OUTCOME, REQUEST_ID
+from resolver.gateway.app_keys import ACCESS_LOG, IN_FLIGHT, METRICS, OUTCOME, REQUEST_ID, SOURCE
 from resolver.gateway.metrics.request_metrics import observe_seconds
 from resolver.gateway.net.in_flight import REFUSED_STATUS, TRACKED
 from resolver.gateway.problem import error_reply, malformed, problem
@@ -75,7 +75,9 @@ async def observe(request: web.Request, handler: Handler) -> web.StreamResponse:
             outcome = request.get(OUTCOME, "")
             method = method_label(request.method)
             of_one = outcome if isinstance(outcome, str) else ""  # bulk answers count each id
-            row = app[METRICS].requests.row(route_label(request), method, status, of_one)
+            row = app[METRICS].requests.row(
+                route_label(request), method, status, of_one, request.get(SOURCE, "")
+            )
             observe_seconds(row, seconds)
             app[ACCESS_LOG].write(
                 request[REQUEST_ID],
@@ -100,6 +102,7 @@ async def _respond(
         reply = error_reply(error, request.headers.get("User-Agent", ""))
         if reply.outcome:
             request[OUTCOME] = reply.outcome
+            request[SOURCE] = reply.source
         response = to_response(reply)
         if error.closes_connection:
             response.force_close()

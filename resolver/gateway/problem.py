@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from aiohttp import web
@@ -67,12 +68,13 @@ def error_reply(error: ResolverError, user_agent: str = "") -> Reply:
     is ``*/*`` like curl's, so that only its name tells it apart.
     """
     # A failure of the index is no answer, although it has an answer's members.
-    outcome = "" if isinstance(error, IndexUnavailable) else str(error.extra.get("outcome", ""))
+    extra = {} if isinstance(error, IndexUnavailable) else error.extra
+    outcome, source = str(extra.get("outcome", "")), str(extra.get("source", ""))
     if user_agent.startswith(GLANCECLIENT):
         headers = {**NO_STORE, **error.headers, "Vary": "User-Agent"}
         headers["Content-Type"] = "text/plain; charset=utf-8"
         text = f"{error.status} {reason_phrase(error.status)}: {error.detail}"
-        return Reply(error.status, headers, text.encode(), outcome)
+        return Reply(error.status, headers, text.encode(), outcome, source)
     reply = problem(
         error.status,
         error.problem_code,
@@ -81,7 +83,7 @@ def error_reply(error: ResolverError, user_agent: str = "") -> Reply:
         extra=error.extra,
         headers=error.headers,
     )
-    return Reply(reply.status, reply.headers, reply.body, outcome)
+    return replace(reply, outcome=outcome, source=source)
 
 
 def json_reply(value: Any, *, status: int = 200, headers: Mapping[str, str] | None = None) -> Reply:

@@ -7,7 +7,7 @@ application turns it into a response (`to_response`). Both give the same bytes.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from http import HTTPStatus
 
@@ -26,10 +26,12 @@ class Reply:
     body: bytes = b""
     outcome: str = ""
     """The answer's outcome, for the log line and the metrics; empty for what is no answer."""
+    source: str = ""
+    """Where the answer about one image came from, for the metrics; empty for what is none."""
 
     def header(self, name: str, value: str) -> Reply:
         """The same with one more header field."""
-        return Reply(self.status, {**self.headers, name: value}, self.body, self.outcome)
+        return replace(self, headers={**self.headers, name: value})
 
 
 @lru_cache(maxsize=64)

@@ -484,6 +484,8 @@ async def test_front_and_application_count_and_log_alike(
     )
     assert f'glance_resolver_request_seconds_count{{route="{route}"}} 2.0' in text
     assert 'glance_resolver_answers_total{outcome="found"} 2.0' in text
+    for source in ("index", "cache"):  # the second request finds it in the cache
+        assert f'glance_resolver_reads_total{{source="{source}"}} 1.0' in text
 
 
 async def test_a_field_that_must_be_single_is_refused_twice(

@@ -32,6 +32,17 @@ async def test_a_problem_has_a_code_a_time_a_text_and_an_action(gateway: Gateway
     ]
 
 
+async def test_metrics_count_problems_by_code(gateway: Gateway) -> None:
+    gateway.services.problems.add_source(
+        lambda: [
+            Problem(code="x", text="It is wrong.", action="Repair it.", location=name)
+            for name in ("one", "two")
+        ]
+    )
+    response, _ = await gateway.get("/metrics")
+    assert 'glance_resolver_problems{code="x"} 2.0' in await response.text()
+
+
 @pytest.mark.redis
 async def test_it_answers_without_redis(start: Start, own_redis: RedisServer) -> None:
     own_redis.kill()

@@ -94,6 +94,8 @@ async def test_metrics_show_requests_answers_and_locations(gateway: Gateway) -> 
         'glance_resolver_requests_total{method="GET",'
         'route="/{api}/images/{id}{rest}",status="503"} 1.0',
         'glance_resolver_answers_total{outcome="unknown"} 1.0',
+        'glance_resolver_reads_total{source="index"} 1.0',
+        'glance_resolver_reads_total{source="stale"} 0.0',
         'glance_resolver_location_up{location="one"} 1.0',
         'glance_resolver_location_covered{location="one"} 1.0',
         'glance_resolver_location_covered{location="two"} 0.0',

@@ -69,6 +69,14 @@ async def test_a_scrape_adds_up_all_workers(start_worker: StartWorker) -> None:
         assert await worker.scrape() == {"requests_total": 5, "connections": 9}
 
 
+async def test_times_are_the_latest_of_all_workers(start_worker: StartWorker) -> None:
+    first, second = await start_worker(0), await start_worker(1)
+    for worker, started in ((first, 5.0), (second, 7.0)):
+        start_time = Gauge("process_start_time_seconds", "A time.", registry=worker.registry)
+        start_time.set(started)
+    assert (await first.scrape())["process_start_time_seconds"] == 7
+
+
 async def test_counters_survive_their_worker_and_gauges_do_not(start_worker: StartWorker) -> None:
     first, second = await start_worker(0), await start_worker(1)
     second.requests.inc(3)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Hashable
+from dataclasses import replace
 from typing import NamedTuple
 from urllib.parse import unquote
 
@@ -126,9 +127,9 @@ def render_image_read(read: ImageRead, answer: Answer, text: str = "") -> Reply:
         lines = [owner.view.images_v1 + spelled(owner, answer, text) for owner in answer.owners]
         body = "".join(f"{line}\r\n" for line in lines).encode()
         headers = {**NO_STORE, **headers, "Content-Type": URI_LIST}
-        return Reply(200, headers, body, outcome)
+        return Reply(200, headers, body, outcome, answer.source)
     reply = json_reply(answer.as_json(), headers=headers)
-    return Reply(reply.status, reply.headers, reply.body, outcome)
+    return replace(reply, outcome=outcome, source=answer.source)
 
 
 def redirect(
@@ -166,7 +167,7 @@ def redirect(
         headers["Link"] = ", ".join(
             f"<{url}>; rel=duplicate; pri={priority}" for priority, url in enumerate(duplicates, 2)
         )
-    return Reply(307, headers, outcome=str(answer.outcome))
+    return Reply(307, headers, outcome=str(answer.outcome), source=answer.source)
 
 
 def spelled(owner: ImageOwner, answer: Answer, text: str) -> str:

@@ -16,7 +16,7 @@ from resolver.gateway.api.image_reads import (
     spelled,
     target,
 )
-from resolver.gateway.app_keys import OUTCOME, SERVICES
+from resolver.gateway.app_keys import OUTCOME, SERVICES, SOURCE
 from resolver.gateway.image_path import parse_image_path
 from resolver.gateway.limits import LIMITS, ChargeOnce
 from resolver.gateway.methods import READ_METHODS
@@ -93,7 +93,7 @@ async def read_image(request: web.Request) -> web.StreamResponse:
     read = parse_image_read(read_request(request))
     charge = ChargeOnce.for_request(request.app[LIMITS], request)
     reply = await answer_image_read(request.app[SERVICES].resolver, read, charge)
-    request[OUTCOME] = reply.outcome
+    request[OUTCOME], request[SOURCE] = reply.outcome, reply.source
     return to_response(reply)
 
 
@@ -117,7 +117,7 @@ async def write_image(request: web.Request) -> web.StreamResponse:
     if request.method in allowed:
         raise_unless_found(answer, VARY_PREFERENCES)
         reply = redirect(answer, path, text, write=True)
-        request[OUTCOME] = reply.outcome
+        request[OUTCOME], request[SOURCE] = reply.outcome, reply.source
         return to_response(reply)
     url = None
     if answer.owners:

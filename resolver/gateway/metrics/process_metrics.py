@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol
 
-from prometheus_client import CollectorRegistry, Gauge, generate_latest
+from prometheus_client import CollectorRegistry, Gauge, ProcessCollector, generate_latest
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 from resolver import __version__
 from resolver.gateway.metrics.counters import LightCounter
@@ -14,6 +17,7 @@ from resolver.gateway.metrics.location_metrics import LocationMetrics
 from resolver.gateway.metrics.request_metrics import RequestMetrics
 from resolver.gateway.metrics.worker_metrics import WorkerMetrics
 from resolver.gateway.net.in_flight import InFlight
+from resolver.problems import ProblemBoard
 from resolver.registry import TableKeeper
 from resolver.sync import Stats
 
@@ -23,14 +27,33 @@ class ConnectionCounts(Protocol):
 
     closed: LightCounter
     """Connections closed by the server, by reason."""
+    max_connections: int
+    """How many connections may be open."""
 
     @property
     def open_count(self) -> int:
         """Connections that are open."""
 
 
+class ProblemMetrics(Collector):
+    """How many problems ``/status`` lists, by code."""
+
+    def __init__(self, problems: ProblemBoard) -> None:
+        self._problems = problems
+
+    def collect(self) -> Iterable[Metric]:
+        metric = GaugeMetricFamily(
+            "glance_resolver_problems", "Problems that /status lists", labels=["code"]
+        )
+        counts = Counter(problem.code for problem in self._problems.current())
+        for code, count in counts.items():
+            metric.add_metric([code], count)
+        yield metric
+
+
 class Metrics:
-    """All metrics of one process. Their names begin with ``glance_resolver_``."""
+    """All metrics of one process. Their names begin with ``glance_resolver_``; those of the
+    operating system's process, such as its memory, begin with ``process_``."""
 
     def __init__(
         self,
@@ -39,6 +62,7 @@ class Metrics:
         in_flight: InFlight,
         probe_counts: Mapping[tuple[str, str], int],
         connections: ConnectionCounts,
+        problems: ProblemBoard,
         *,
         without_index: Callable[[], bool],
         without_tracking: Callable[[], bool],
@@ -60,6 +84,11 @@ class Metrics:
             self.registry.register(collector)
         self._gauge(
             "connections", "Connections that are open", lambda: float(connections.open_count)
+        )
+        self._gauge(
+            "connections_max",
+            "Connections that may be open",
+            lambda: float(connections.max_connections),
         )
         self._gauge("requests_in_flight", "Requests being answered", lambda: float(in_flight.count))
         self._gauge(
@@ -91,6 +120,8 @@ class Metrics:
             __version__
         ).set(1)
         self.registry.register(LocationMetrics(tables, stats, probe_counts))
+        self.registry.register(ProblemMetrics(problems))
+        ProcessCollector(registry=self.registry)
         self._worker_metrics = worker_metrics
 
     def _gauge(self, name: str, text: str, value: Callable[[], float]) -> None:

@@ -160,7 +160,7 @@ def _add(totals: dict[str, MetricSamples], family: str, key: str, value: float) 
     total = totals[family].get(key)
     if total is None:
         totals[family][key] = value
-    elif family.endswith("_timestamp_seconds"):
+    elif family.endswith(("_timestamp_seconds", "_start_time_seconds")):
         totals[family][key] = max(total, value)
     else:
         totals[family][key] = total + value

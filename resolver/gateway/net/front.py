@@ -211,10 +211,10 @@ class Front:
             head, status, body = URI_LIST_HEAD, 200, rendered.encode()
         else:
             head, status, body = rendered, 307, b""
-        row = kind.found_row
+        row = kind.found_rows.get(source)
         if row is None:
-            kind.found_row = row = self._metrics.requests.row(
-                kind.route, kind.method, status, "found"
+            kind.found_rows[source] = row = self._metrics.requests.row(
+                kind.route, kind.method, status, "found", source
             )
         self._record_plain(read, row, status, "found")
         return self._response(kind.framing, head, body, kind.is_head, read.request_id)
@@ -229,7 +229,7 @@ class Front:
         if template is None:
             template = self._absent_templates[kind.vary] = AbsentTemplate(kind.vary)
         body = template.render(read.text, age)
-        row = self._metrics.requests.row(kind.route, kind.method, 404, "absent")
+        row = self._metrics.requests.row(kind.route, kind.method, 404, "absent", "cache")
         self._record_plain(read, row, 404, "absent")
         return self._response(kind.framing, template.head, body, kind.is_head, read.request_id)
 
@@ -310,7 +310,7 @@ class Front:
         return cancel
 
     def _finish(self, request: FrontRequest, route: str, reply: Reply, send: Send) -> None:
-        self.record(request, route, reply.status, reply.outcome)
+        self.record(request, route, reply.status, reply.outcome, reply.source)
         framing = request.minor, request.keeps_connection
         is_head = request.method == "HEAD"
         send(self._response(framing, head_text(reply), reply.body, is_head, request.request_id))
@@ -346,9 +346,11 @@ class Front:
         date = formatdate(int(time.time()), usegmt=True)
         return f"Date: {date}\r\nServer: {SERVER_SOFTWARE}\r\n{connection}{REQUEST_ID_HEADER}: "
 
-    def record(self, request: FrontRequest, route: str, status: int, outcome: str) -> None:
+    def record(
+        self, request: FrontRequest, route: str, status: int, outcome: str, source: str = ""
+    ) -> None:
         """Counts and logs a request that has been answered, or whose client is gone."""
-        row = self._metrics.requests.row(route, request.method, status, outcome)
+        row = self._metrics.requests.row(route, request.method, status, outcome, source)
         seconds = time.monotonic() - request.started
         observe_seconds(row, seconds)
         if status >= self._access_log.least_status:

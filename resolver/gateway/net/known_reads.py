@@ -77,7 +77,7 @@ class ReadKind:
     """What a read says but for the id of its image, and what the front keeps for such reads."""
 
     __slots__ = (
-        *("after", "before", "fields", "for_glanceclient", "found_row", "framing", "is_head"),
+        *("after", "before", "fields", "for_glanceclient", "found_rows", "framing", "is_head"),
         *("keeps_connection", "method", "minor", "read", "route", "templates", "variant", "vary"),
     )
 
@@ -101,8 +101,9 @@ class ReadKind:
         self.for_glanceclient = request.fields.get("user-agent").startswith(GLANCECLIENT)
         self.templates: VariantTemplates | None = None
         """The templates of this variant, from when they were used last."""
-        self.found_row: RequestRow | None = None
-        """Where metrics count such requests that were answered with an owner."""
+        self.found_rows: dict[str, RequestRow] = {}
+        """Where metrics count such requests that were answered with an owner, by the answer's
+        source."""
 
     def target(self, text: str) -> str:
         """The target of the request for an image."""
