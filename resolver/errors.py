@@ -123,6 +123,18 @@ class ImageUnknown(ResolverError):
     status, code, title = 503, "image-unknown", "Cannot tell which location has this image"
 
 
+class ImagePending(ResolverError):
+    """The image is known, and none of its owners has its bytes yet."""
+
+    status, code, title = 503, "image-pending", "The image has no data yet"
+
+
+class ImageDead(ResolverError):
+    """The image is known, and none of its owners will ever have its bytes."""
+
+    status, code, title = 410, "image-dead", "The image has no data"
+
+
 class IndexUnavailable(ResolverError):
     """Redis does not answer.
 

@@ -39,6 +39,8 @@ STATUSES = {
     "uploading": ImageStatus.PENDING,
     "deactivated": ImageStatus.DEACTIVATED,
     "killed": ImageStatus.DEAD,
+    "pending_delete": ImageStatus.DEAD,
+    "deleted": ImageStatus.DEAD,
 }
 """By Glance's own status. What any other means is not known."""
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from resolver.errors import IndexUnavailable
-from resolver.image_facts import differ
+from resolver.image_facts import ImageStatus, differ
 from resolver.index import UNREADABLE
 from resolver.models import Outcome, Owner, format_id
 from resolver.registry import Table
@@ -71,6 +71,21 @@ class Answer:
     def conflict(self) -> bool:
         """Whether the image is known to have different bytes at some of its owners."""
         return differ([owner.content for owner in self.owners if owner.content is not None])
+
+    @property
+    def best_status(self) -> ImageStatus | None:
+        """The image's status as a client that wants its bytes should see it, from all its owners:
+        active where some owner is usable, else pending where one will be. None without owners."""
+        if any(owner.is_usable for owner in self.owners):
+            return ImageStatus.ACTIVE
+        statuses = {owner.status for owner in self.owners}
+        order = (ImageStatus.PENDING, ImageStatus.DEACTIVATED, ImageStatus.DEAD)
+        return next((status for status in order if status in statuses), None)
+
+    @property
+    def lacks_bytes(self) -> bool:
+        """Whether no owner has the image's bytes, as far as is known."""
+        return self.best_status in (ImageStatus.PENDING, ImageStatus.DEAD)
 
     @property
     def id(self) -> str:

@@ -95,6 +95,7 @@ class Resolver:
         preferences: Preferences,
         letter_case: int = 0,
         *,
+        needs_bytes: bool = False,
         prefetched: LookupResult | BaseException | None = None,
         charge: ChargeCallback | None = None,
     ) -> Answer:
@@ -102,6 +103,8 @@ class Resolver:
 
         Args:
             letter_case: how the client spelled the id.
+            needs_bytes: the client wants the image's bytes. Where the index knows of no owner that
+                has them, its owners are asked: they may have them by now.
             prefetched: what `IndexReader.request` gave for the same request.
             charge: called before locations are asked for the sake of this request.
 
@@ -113,13 +116,18 @@ class Resolver:
         if preferences.trust_index and (cached := self.reader.cached(image_id)):
             context = self.context(cached, preferences)
             found = decide_found(context, image_id, context.owners_of(cached.claims))
-            if found is not None:
+            if found is not None and not (needs_bytes and self._lacks_bytes(found)):
                 return replace(found, source=cached.source, age=cached.age)
             if cached.index_error is None and not cached.claims:
                 prefetched = cached  # as good as what Redis would say now
         lookup = await self._look_up(image_id, prefetched)
-        resolution = await self._settle((image_id, letter_case), preferences, lookup, charge)
+        image = image_id, letter_case
+        resolution = await self._settle(image, preferences, lookup, charge, needs_bytes=needs_bytes)
         return resolution.answer
+
+    def _lacks_bytes(self, found: Answer) -> bool:
+        """Whether no owner is known to have the image's bytes, and owners can be asked."""
+        return self._prober is not None and found.lacks_bytes
 
     def remembered_absence(self, image_id: bytes, table: Table) -> float | None:
         """Seconds since the first of the locations' remembered answers, where the index is known to
@@ -188,11 +196,15 @@ class Resolver:
         preferences: Preferences,
         lookup: LookupResult,
         charge: ChargeCallback | None,
+        *,
+        needs_bytes: bool = False,
     ) -> Resolution:
         """The answer from a lookup, with the help of the locations where it is not enough."""
         context = self.context(lookup, preferences)
         budget = _IndexBudget(self.reader.deadline - lookup.seconds)
-        resolution = await self._answer(context, image, lookup.claims, budget, charge)
+        resolution = await self._answer(
+            context, image, lookup.claims, budget, charge, needs_bytes=needs_bytes
+        )
         return resolution._replace(answer=_with_stale_source(resolution.answer, lookup))
 
     async def _answer(
@@ -202,6 +214,8 @@ class Resolver:
         claims: Claims,
         budget: _IndexBudget,
         charge: ChargeCallback | None,
+        *,
+        needs_bytes: bool,
     ) -> Resolution:
         """Answers from the index if that is enough. Otherwise probes the doubted owners first,
         then all other locations."""
@@ -216,14 +230,19 @@ class Resolver:
             return Resolution(answer, context, claims, {})
         if claims:
             self._prober.forget_unless(image, claims)
-        doubted = [owner.view for owner in owners if _is_doubted(owner.view, context.preferences)]
+        lacks_bytes = needs_bytes and found is not None and self._lacks_bytes(found)
+        doubted = [
+            owner.view
+            for owner in owners
+            if _is_doubted(owner.view, context.preferences, of_all=lacks_bytes)
+        ]
         if found and not doubted:
             return Resolution(found, context, claims, {})
         until = time.monotonic() + self._prober.timeout + PROBE_GRACE_SECONDS
         probes: dict[int, ProbeResult] = {}
         if doubted:
             request = self._probe_request(context, image, doubted, claims, until, claimed=True)
-            if found and not context.preferences.fresh:
+            if found and not context.preferences.fresh and not lacks_bytes:
                 # The doubted owners are not among those offered: the client need not wait.
                 if _can_pay(charge):
                     self._prober.probe_in_background(self._prober.probe(request))
@@ -428,9 +447,10 @@ async def _run_for(seconds: float, coroutines: Iterable[Coroutine[None, None, No
             task.result()
 
 
-def _is_doubted(view: LocationView, preferences: Preferences) -> bool:
-    """Whether the client doubts that the location has the image, and it can be asked."""
-    doubted = preferences.fresh or view.name in preferences.exclude
+def _is_doubted(view: LocationView, preferences: Preferences, *, of_all: bool) -> bool:
+    """Whether what the index has of the image there is doubted, and the location can be asked.
+    ``of_all``: that of all locations is."""
+    doubted = of_all or preferences.fresh or view.name in preferences.exclude
     return doubted and view.location.state is not State.MAINTENANCE
 
 

@@ -19,7 +19,7 @@ import structlog
 
 from resolver.errors import IndexUnavailable, LocationUnavailable
 from resolver.glance import ImageProbe, ProbeAnswer
-from resolver.image_facts import ImageFacts
+from resolver.image_facts import ImageFacts, ImageStatus
 from resolver.index import Index
 from resolver.models import Health, Owner
 from resolver.registry import LocationView, Table, TableKeeper
@@ -91,6 +91,11 @@ class ProbeRequest:
     exclude: Container[str] = ()
     """Names of locations whose "yes" is not usable for this client."""
     updates_index: bool = True
+
+
+def _is_usable(result: ProbeResult) -> bool:
+    """Whether the location has the image, and it can be downloaded there as far as is known."""
+    return result.owner is not None and result.owner.status in (None, ImageStatus.ACTIVE)
 
 
 class Prober:
@@ -239,7 +244,7 @@ class Prober:
             done, waiting = await asyncio.wait(
                 waiting, timeout=left, return_when=asyncio.FIRST_COMPLETED
             )
-            if not request.claimed and any(result.result().owner for result in done & usable):
+            if not request.claimed and any(_is_usable(result.result()) for result in done & usable):
                 return
 
     def probe_in_background(self, probing: Coroutine[Any, Any, Any]) -> None:

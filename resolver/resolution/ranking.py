@@ -63,6 +63,10 @@ class ImageOwner:
         differs = self.content and other.content and self.content.same_as(other.content) is False
         return self.is_usable and not differs
 
+    def has_bytes_of(self, other: ImageOwner) -> bool:
+        """Whether the image's bytes here and there are known to be the same."""
+        return bool(self.content and other.content and self.content.same_as(other.content))
+
     @property
     def name(self) -> str:
         return self.view.name

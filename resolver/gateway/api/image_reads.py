@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import NamedTuple
 from urllib.parse import unquote
 
-from resolver.errors import NoCounterpart
+from resolver.errors import ImageDead, ImagePending, NoCounterpart
 from resolver.gateway.image_path import ROUTE_LABEL, ImagePath, is_image_path, parse_image_path
 from resolver.gateway.negotiation import (
     VARY_PREFERENCES,
@@ -24,8 +24,9 @@ from resolver.gateway.negotiation import (
 )
 from resolver.gateway.problem import json_reply, raise_unless_found
 from resolver.gateway.reply import NO_STORE, Reply
+from resolver.image_facts import ImageStatus
 from resolver.models import format_id, letter_case_of, parse_id
-from resolver.resolution import Answer, ImageOwner, Preferences
+from resolver.resolution import RETRY_AFTER_SECONDS, Answer, ImageOwner, Preferences
 
 JSON = "application/json"
 URI_LIST = "text/uri-list"
@@ -34,6 +35,10 @@ RESOLVE_LABEL = "/resolve/{id}"
 """What metrics call the route of ``/resolve/{id}``."""
 
 _RESOLVE_PATH = re.compile(r"/resolve/([^/]+)", re.ASCII)
+
+MAX_DUPLICATES = 8
+"""Owners that a ``Link`` names. nginx answers 502 where an upstream's header exceeds 4 KiB
+(``proxy_buffer_size``), which some 35 owners do."""
 
 TEMPLATE_RESTS = ("", "/file")
 """Paths behind an image id whose redirects are worth a template."""
@@ -63,6 +68,11 @@ class ImageRead(NamedTuple):
     """Of data."""
 
     @property
+    def needs_bytes(self) -> bool:
+        """Whether it asks for the image's bytes."""
+        return self.path is not None and asks_for_bytes(self.path, head=self.head)
+
+    @property
     def route(self) -> str:
         return RESOLVE_LABEL if self.path is None else ROUTE_LABEL
 
@@ -79,6 +89,11 @@ class ImageRead(NamedTuple):
         if self.path.rest in TEMPLATE_RESTS and not self.path.query:
             return self.path.api, self.path.rest, self.head
         return None
+
+
+def asks_for_bytes(path: ImagePath, *, head: bool) -> bool:
+    """Whether a read of this path asks for the image's bytes. In v1 its ``HEAD`` does not."""
+    return path.rest == "/file" if path.api == "v2" else path.rest == "" and not head
 
 
 def is_image_read(path: str) -> bool:
@@ -116,6 +131,7 @@ def render_image_read(read: ImageRead, answer: Answer, text: str = "") -> Reply:
     Raises:
         ImageAbsent, ImageUnknown: there is no owner to name.
         NoCounterpart: no owner serves an API in which the request has a counterpart.
+        ImagePending, ImageDead: the image's bytes are asked for, and no owner has them.
     """
     text = text or format_id(answer.image_id)
     raise_unless_found(answer, read.vary)
@@ -135,14 +151,14 @@ def render_image_read(read: ImageRead, answer: Answer, text: str = "") -> Reply:
 def redirect(
     answer: Answer, path: ImagePath, text: str, *, write: bool = False, head: bool = False
 ) -> Reply:
-    """307 to the first owner that has a counterpart; others as duplicates (RFC 6249), where the
-    image is usable and not known to have other bytes.
+    """307 to the first owner that has a counterpart; others as duplicates (RFC 6249).
 
     It is always 307: 301, 302 and 303 make clients change the method. ``Location`` is absolute and
     has the query, because keystoneauth resends neither host nor parameters by itself.
 
     Raises:
         NoCounterpart: no owner has one.
+        ImagePending, ImageDead: the image's bytes are asked for, and no owner has them.
     """
     # A HEAD in v1 has the metadata that its GET does not have, so it has no counterpart in v2.
     head_v1 = head and path.api == "v1"
@@ -160,14 +176,60 @@ def redirect(
             extra=answer.as_json(),
             headers={"Link": f'<{url}>; rel="alternate"'},
         )
+    if not write and asks_for_bytes(path, head=head):
+        _raise_if_without_bytes(answer)
+        if answer.best_status is ImageStatus.DEACTIVATED:  # others have no bytes at all
+            targets.sort(key=lambda t: t[0].status is not ImageStatus.DEACTIVATED)
+        elif answer.conflict:
+            # The client reads the checksum at an owner that serves this API itself.
+            targets.sort(key=lambda t: (not t[0].is_usable, not _serves(t[0], path.api)))
     chosen, url = targets[0]
-    duplicates = [url for owner, url in targets[1:] if owner.is_duplicate_of(chosen)]
     headers = {**NO_STORE, "Location": url, "Vary": VARY_PREFERENCES}
-    if duplicates:
+    if duplicates := _duplicates(chosen, targets[1:]):
         headers["Link"] = ", ".join(
             f"<{url}>; rel=duplicate; pri={priority}" for priority, url in enumerate(duplicates, 2)
         )
     return Reply(307, headers, outcome=str(answer.outcome), source=answer.source)
+
+
+def _duplicates(chosen: ImageOwner, others: list[tuple[ImageOwner, str]]) -> list[str]:
+    """The URLs of at most `MAX_DUPLICATES` owners that serve as well as the chosen one: first those
+    that are known to have the same bytes, then those of which this is not known."""
+    offered = [target for target in others if target[0].is_duplicate_of(chosen)]
+    offered.sort(key=lambda target: not target[0].has_bytes_of(chosen))
+    return [url for _, url in offered[:MAX_DUPLICATES]]
+
+
+def _raise_if_without_bytes(answer: Answer) -> None:
+    """Raises where every owner would answer with an empty file: Glance does so, with 204, while an
+    image has no bytes. Whether it hands out those of a deactivated image, the owner decides.
+
+    Raises:
+        ImagePending: no owner has them yet.
+        ImageDead: no owner will ever have them.
+    """
+    if not answer.lacks_bytes:
+        return
+    where = ", ".join(f"{owner.status} at {owner.name}" for owner in answer.owners)
+    headers = {"Vary": VARY_PREFERENCES}
+    if answer.best_status is ImageStatus.PENDING:
+        raise ImagePending(
+            f"The image has no data yet. Its status: {where}. Retry later.",
+            extra=answer.as_json(),
+            headers={"Retry-After": str(RETRY_AFTER_SECONDS), **headers},
+        )
+    raise ImageDead(
+        f"The image has no data and will get none. Its status: {where}. Delete it and create it "
+        "again.",
+        extra=answer.as_json(),
+        headers=headers,
+    )
+
+
+def _serves(owner: ImageOwner, api: str) -> bool:
+    """Whether the owner serves ``v1`` or ``v2``, as far as is known."""
+    serves = owner.view.serves
+    return serves is None or serves[0 if api == "v1" else 1]
 
 
 def spelled(owner: ImageOwner, answer: Answer, text: str) -> str:
@@ -183,7 +245,7 @@ def target(
     ``text`` is the image's id as this owner spells it.
     """
     view, serves = owner.view, owner.view.serves
-    if serves is None or serves[0 if path.api == "v1" else 1]:
+    if serves is None or _serves(owner, path.api):
         return f"{view.location.url}/{path.api}/images/{text}{path.rest}{path.query}"
     if write or head:
         return None

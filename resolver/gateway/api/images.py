@@ -70,6 +70,7 @@ async def answer_image_read(
             read.image_id,
             read.preferences,
             read.letter_case,
+            needs_bytes=read.needs_bytes,
             prefetched=prefetched,
             charge=charge,
         )

@@ -1,0 +1,193 @@
+"""Requests for an image's bytes lead to an owner that has them, or say why there is none."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+
+import pytest
+
+from resolver.image_facts import STATUSES, Content, HashKind, ImageFacts, ImageStatus
+from resolver.models import format_id, parse_id
+from tests.gateway.conftest import Gateway, Start
+from tests.support.clouds import Cloud, Hold
+from tests.support.ids import make_ids
+from tests.support.wait import wait_until
+
+ID, *MORE = [format_id(image_id) for image_id in make_ids(40)]
+ACTIVE, PENDING, DEACTIVATED, DEAD = ImageStatus
+PATHS = (f"/v2/images/{ID}/file", f"/v1/images/{ID}")
+METADATA = (("GET", f"/v2/images/{ID}"), ("HEAD", f"/v1/images/{ID}"))
+
+
+async def claim(
+    gateway: Gateway,
+    name: str,
+    status: ImageStatus | None,
+    content: Content | None = None,
+    text: str = ID,
+) -> None:
+    number = gateway.services.tables.table.by_name[name].location.number
+    image_id = parse_id(text)
+    facts = {image_id: ImageFacts(status, content)}
+    await gateway.services.index.claims.claim(number, [image_id], facts)
+
+
+async def order_of(gateway: Gateway) -> list[list[str]]:
+    """The owners' names as single and bulk answers have them."""
+    _, one = await gateway.get(f"/resolve/{ID}")
+    _, (many,) = await gateway.call("POST", "/resolve", json=[ID])
+    return [[owner["location"] for owner in body["owners"]] for body in (one, many)]
+
+
+@pytest.fixture
+async def pair(gateway: Gateway) -> Gateway:
+    """A gateway with two locations, the first of which is preferred. It asks neither."""
+    for rank, name in enumerate(("preferred", "other")):
+        await gateway.location(name, priority=rank, versions=("v1.1", "v2.15"))
+    await gateway.services.tables.current()
+    return gateway
+
+
+@pytest.mark.parametrize("status", [s for s in STATUSES if s != "active"])
+async def test_an_owner_without_bytes_comes_after_one_with(pair: Gateway, status: str) -> None:
+    await claim(pair, "preferred", ImageFacts.of({"status": status}).status)
+    await claim(pair, "other", ACTIVE)
+    assert await order_of(pair) == [["other", "preferred"]] * 2
+    for method, path in (*METADATA, *(("GET", path) for path in PATHS)):
+        response, _ = await pair.call(method, path)
+        assert response.status == 307
+        assert response.headers["Location"].startswith("https://other.example"), path
+        assert "Link" not in response.headers
+
+
+@pytest.mark.parametrize(
+    ("preferred", "other", "status", "code", "first"),
+    [
+        (PENDING, PENDING, 503, "image-pending", "preferred"),
+        (DEAD, PENDING, 503, "image-pending", "preferred"),
+        (DEACTIVATED, PENDING, 503, "image-pending", "preferred"),
+        (DEAD, DEAD, 410, "image-dead", "preferred"),
+    ],
+)
+async def test_bytes_that_no_owner_has_are_not_redirected_to(
+    pair: Gateway, preferred: ImageStatus, other: ImageStatus, status: int, code: str, first: str
+) -> None:
+    """Glance would answer 204, and clients would take that for an empty image."""
+    await claim(pair, "preferred", preferred)
+    await claim(pair, "other", other)
+    for _ in range(2):  # the second time from the cache
+        for path in PATHS:
+            response, body = await pair.get(path)
+            assert (response.status, body["code"], body["outcome"]) == (status, code, "found")
+            assert str(preferred) in body["detail"]
+            assert f"{other} at other" in body["detail"]
+            assert ("Retry-After" in response.headers) == (status == 503)
+            assert body["owners"][0]["location"] == first
+    for method, path in METADATA:
+        response, _ = await pair.call(method, path)
+        assert response.status == 307
+        assert response.headers["Location"].startswith(f"https://{first}.example")
+    response, _ = await pair.get(PATHS[0], headers={"User-Agent": "python-glanceclient"})
+    assert response.status == status
+
+
+@pytest.mark.parametrize("worst", [DEACTIVATED, DEAD])
+async def test_a_deactivated_image_is_left_to_its_owner(pair: Gateway, worst: ImageStatus) -> None:
+    """Glance refuses it to users and hands it out to admins."""
+    await claim(pair, "preferred", worst)
+    await claim(pair, "other", DEACTIVATED)
+    first = "preferred" if worst is DEACTIVATED else "other"
+    for path in PATHS:
+        response, _ = await pair.get(path)
+        assert response.status == 307
+        assert response.headers["Location"].startswith(f"https://{first}.example")
+
+
+async def test_a_link_names_eight_duplicates_at_most(gateway: Gateway) -> None:
+    names = [f"l{n:02}" for n in range(60)]
+    for rank, name in enumerate(names):
+        await gateway.location(name, priority=rank)
+    await gateway.services.tables.current()
+    same, other = (Content(HashKind.OS_HASH, digest) for digest in (b"12345678", b"another!"))
+    contents = [None, other, *(same for _ in names[2:])]
+    for _ in range(2):
+        for name, content in zip(names[1:], contents[1:], strict=True):
+            await claim(gateway, name, ACTIVE, content)
+        await claim(gateway, names[0], ACTIVE, same)
+        await claim(gateway, names[1], ACTIVE, other)
+    number = gateway.services.tables.table.by_name[names[2]].location.number
+    await gateway.services.index.claims.release(number, [parse_id(ID)])
+    await gateway.services.index.claims.claim(number, [parse_id(ID)])  # nothing is known of it
+    for path in (f"/v2/images/{ID}", PATHS[0]):
+        response, _ = await gateway.get(path)
+        links = response.headers["Link"].split(", ")
+        assert [link.partition(".example")[0] for link in links] == [
+            f"<https://{name}" for name in names[3:11]
+        ], "not of other bytes, and last where it is not known"
+        assert sum(map(len, response.headers.values())) < 3000
+
+
+async def test_show_and_file_of_a_conflict_are_at_the_same_owner(gateway: Gateway) -> None:
+    """v1 has no JSON metadata, so that `show` must be at the second owner: so is `file`."""
+    await gateway.location("old", priority=1, versions=("v1.1",))
+    await gateway.location("new", priority=2)
+    await gateway.services.tables.current()
+    one, other = (Content(HashKind.CHECKSUM, digest, 7) for digest in (b"12345678", b"another!"))
+    for second, at in ((one, "old"), (other, "new")):
+        for _ in range(2):
+            await claim(gateway, "old", ACTIVE, one)
+            await claim(gateway, "new", ACTIVE, second)
+        for path, expected in (
+            (f"/v2/images/{ID}", "new"),
+            (f"/v2/images/{ID}/file", at),
+            (f"/v1/images/{ID}", "old"),
+        ):
+            response, _ = await gateway.get(path)
+            assert response.headers["Location"].startswith(f"https://{expected}."), (path, second)
+        response, _ = await gateway.call("HEAD", f"/v1/images/{ID}")
+        assert response.headers["Location"].startswith("https://old.")
+
+
+@pytest.fixture
+async def cloud(start: Start) -> AsyncIterator[tuple[Gateway, Cloud]]:
+    gateway = await start(probe=True, probe_timeout=5, index_timeout=5)
+    async with AsyncExitStack() as stack:
+        yield gateway, Cloud(gateway.services, stack)
+
+
+async def test_owners_are_asked_before_bytes_are_refused(cloud: tuple[Gateway, Cloud]) -> None:
+    """An import may have ended since the last poll."""
+    gateway, servers = cloud
+    one, two = await servers.add("one"), await servers.add("two")
+    for server in (one, two):
+        server.add(id=ID, status="importing", data=b"")
+    for name in ("one", "two"):
+        await claim(gateway, name, PENDING)
+    response, body = await gateway.get(PATHS[0])
+    assert (response.status, body["code"]) == (503, "image-pending")
+    assert servers.image_requests("one") == servers.image_requests("two") == 1
+    await wait_until(lambda: not gateway.services.prober.in_flight)
+    two.update(ID, status="active", data=b"bytes")
+    response, _ = await gateway.get(PATHS[0])
+    assert (response.status, response.headers["Location"]) == (307, f"{two.url}{PATHS[0]}")
+    await wait_until(lambda: not gateway.services.prober.in_flight)
+    asked = servers.image_requests("two")
+    response, _ = await gateway.get(f"/v2/images/{ID}")
+    assert response.headers["Location"].startswith(two.url)
+    assert servers.image_requests("two") == asked, "the index knows it now"
+
+
+async def test_a_probe_waits_for_an_owner_with_bytes(cloud: tuple[Gateway, Cloud]) -> None:
+    gateway, servers = cloud
+    (await servers.add("quick")).add(id=ID, status="queued", data=b"")
+    (await servers.add("slow")).add(id=ID)
+    hold = Hold()
+    servers.set_fault("slow", hold)
+    asking = asyncio.create_task(gateway.get(PATHS[0]))
+    await wait_until(lambda: hold.waiting and servers.image_requests("quick"))
+    hold.open.set()
+    response, _ = await asking
+    assert response.status == 307
+    assert response.headers["Location"].startswith(servers.servers["slow"].url)
