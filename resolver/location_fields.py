@@ -108,10 +108,10 @@ def parse_base_url(value: Any, name: str = "url") -> str:
         r"%(?![0-9a-fA-F]{2})", value
     ):
         raise InvalidLocation(f"`{name}` has a path that could be read in two ways: {path[:80]!r}")
-    if re.search(r"/v[12](\.\d+)?$", path):
-        raise InvalidLocation(
-            f"`{name}` must be the base URL, without the version: {value[: value.rindex('/v')]}"
-        )
+    if version := re.search(r"/v[12](\.\d+)?(/[^/]+)?$", path, re.IGNORECASE):
+        what = "the version and the project" if version[2] else "the version"
+        base = value.rstrip("/")[: -len(version[0])]
+        raise InvalidLocation(f"`{name}` must be the base URL, without {what}: {base[:80]}")
     bracketed = f"[{host}]" if ":" in host else host
     return f"{parts.scheme}://{bracketed}{f':{port}' if port is not None else ''}{path}"
 

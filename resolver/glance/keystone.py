@@ -105,8 +105,10 @@ def image_endpoints(cloud: CloudRef, interface: str) -> list[tuple[str, str]]:
 
 
 def base_url(endpoint_url: str) -> str:
-    """An endpoint's URL without the version that some catalogs append."""
-    return re.sub(r"/v[12](\.[0-9]+)?$", "", endpoint_url.rstrip("/")).rstrip("/")
+    """An endpoint's URL without the version that many catalogs append, and without the project that
+    some append to that: ``https://one.example/v2/AUTH_77aa``."""
+    path = endpoint_url.rstrip("/")
+    return re.sub(r"/v[12](\.[0-9]+)?(/[^/]+)?$", "", path, flags=re.IGNORECASE).rstrip("/")
 
 
 def _no_token(cloud: CloudRef, error: Exception) -> LocationUnavailable:

@@ -16,7 +16,7 @@ from rich.console import Console
 from resolver.cli import main, output
 from resolver.cli.apply_command import difference
 from resolver.cli.completion_command import location_names
-from resolver.cli.discover_command import classify_endpoint
+from resolver.cli.discover_command import classify_endpoint, location_name
 from resolver.cli.sweep_command import SweepProgress
 from resolver.glance import keystone
 from resolver.standin import StandIn
@@ -60,39 +60,72 @@ def test_locations_are_removed_only_with_prune() -> None:
 
 
 @pytest.mark.parametrize(
-    ("region", "base", "name", "what"),
+    ("region", "prefix", "name"),
     [
-        ("R1", "https://one.example", "one", "there already"),
-        ("Oslo 2 (new)", "https://oslo.example", "oslo-2-new", "new"),
-        ("", "https://oslo.example", "image", "new"),
-        ("Ø", "https://oslo.example", "image", "new"),
-        ("One", "https://else.example", "one", "one is https://one.example: `locations set one "
-         "--base-url https://else.example`"),
+        ("Oslo 2 (new)", "", "oslo-2-new"),
+        ("Oslo", "Cloud B ", "cloud-b-oslo"),
+        ("", "", "image"),
+        ("", "b-", "b"),
+        ("Ø", "", "image"),
+        ("x" * 99, "", "x" * 60),
     ],
-)  # fmt: skip
-def test_a_catalog_endpoint_is_classified(region: str, base: str, name: str, what: str) -> None:
-    classified = classify_endpoint(region, base, [row("one", **ONE)], [])
-    assert classified == {"name": name, "what": what}
+)
+def test_a_location_is_named_after_its_region(region: str, prefix: str, name: str) -> None:
+    assert location_name(region, prefix) == name
+
+
+OTHER = "https://other.example"
+REGISTERED = [
+    row("one", url="https://one.example", auth={"cloud": "prod"}),
+    row("by-hand", url="https://hand.example", auth=None),
+    row("of-b", url="https://b.example", auth={"cloud": "b"}),
+]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "base", "name", "what"),
+    [
+        ("r1", "https://one.example", "one", "there already"),
+        ("r1", OTHER, "r1", "new"),
+        ("one", OTHER, "one", f"`locations set one --base-url {OTHER}`"),
+        ("by-hand", OTHER, "by-hand", f"`locations set by-hand --base-url {OTHER}`"),
+        ("of-b", OTHER, "prod-of-b", "new"),
+    ],
+)
+def test_a_catalog_endpoint_is_classified(wanted: str, base: str, name: str, what: str) -> None:
+    found = classify_endpoint(base, wanted, REGISTERED, [], cloud="prod", in_catalog={base})
+    assert found["name"] == name
+    assert what in found["what"]
 
 
 def test_endpoints_of_one_catalog_get_different_names() -> None:
-    earlier = [{"name": "r1", "url": "https://first.example", "what": "new"}]
-    classified = classify_endpoint("R1", "https://second.example", [], earlier)
-    assert classified == {"name": "r1-2", "what": "new"}
-    classified = classify_endpoint("R1", "https://first.example", [], earlier)
-    assert classified == {"name": "r1", "what": "there already"}
+    first, second = "https://first.example", "https://second.example"
+    urls = {first, second}
+    earlier = [{"name": "r1", "url": first, "what": "new"}]
+    found = classify_endpoint(second, "r1", [], earlier, cloud="prod", in_catalog=urls)
+    assert found == {"name": "r1-2", "what": "new"}
+    found = classify_endpoint(first, "r1", [], earlier, cloud="prod", in_catalog=urls)
+    assert found == {"name": "r1", "what": "there already"}
+    # The first one was registered before the second came.
+    registered = [row("r1", url=first, auth={"cloud": "prod"})]
+    found = classify_endpoint(second, "r1", registered, [], cloud="prod", in_catalog=urls)
+    assert found == {"name": "r1-2", "what": "new"}
 
 
 @pytest.mark.parametrize(
     ("url", "base"),
     [
         ("https://c.example/image/v2/", "https://c.example/image"),
+        ("https://c.example/image/V2", "https://c.example/image"),
         ("https://c.example/v2.15", "https://c.example"),
         ("https://c.example:9292", "https://c.example:9292"),
-        ("https://c.example/v2/more", "https://c.example/v2/more"),
+        ("https://c.example/v2/5e1f0d7a", "https://c.example"),
+        ("https://c.example:9292/V1/AUTH_5e1f/", "https://c.example:9292"),
+        ("https://c.example/v2/%(tenant_id)s", "https://c.example"),
+        ("https://c.example/v2/more/deep", "https://c.example/v2/more/deep"),
     ],
 )
-def test_the_version_is_cut_from_a_catalogs_url(url: str, base: str) -> None:
+def test_version_and_project_are_cut_from_a_catalogs_url(url: str, base: str) -> None:
     assert keystone.base_url(url) == base
 
 
