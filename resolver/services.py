@@ -105,10 +105,11 @@ async def open_services(
         problems.add_source(index.server_watch.problems)
         cloud_credentials = CloudCredentials()
         rate_limits = RateLimits()
+        image_probe = ImageProbe(probe_session, cloud_credentials, rate_limits)
         prober = Prober(
             index,
             tables,
-            ImageProbe(probe_session, cloud_credentials, rate_limits),
+            image_probe,
             timeout=settings.probe_timeout,
             per_location=settings.probes_per_location,
             at_once=settings.probes_at_once,
@@ -146,4 +147,5 @@ async def open_services(
         finally:
             await resolver.close()
             await prober.close()
+            await image_probe.close()
             cloud_credentials.close()

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import aiohttp
@@ -121,8 +122,9 @@ class ImageProbe:
         self._rate_limits = rate_limits
         self._scopes: dict[int, _CachedScope] = {}
         """By location number."""
-        self._scope_locks: dict[int, asyncio.Lock] = {}
-        """By location number: one check of a credential serves all that wait for it."""
+        self._checks: dict[int, asyncio.Task[str]] = {}
+        """The check of a credential that is under way, by location number. It serves all that wait
+        for it."""
 
     async def ask(
         self,
@@ -160,38 +162,62 @@ class ImageProbe:
             LocationUnavailable: the location failed while asked, or the credential has been
                 replaced since.
         """
-        async with self._scope_locks.setdefault(location.number, asyncio.Lock()):
-            return await self._scope(location, versions, answer)
+        while True:
+            cached = self._usable_scope(location, answer.credential)
+            if cached and (not location.auth or cached.checked_at >= answer.at):
+                return cached.scope
+            check = self._checks.get(location.number)
+            if check is None:
+                check = asyncio.create_task(self._check_scope(location, versions, cached))
+                self._checks[location.number] = check
+                check.add_done_callback(partial(self._end_check, location.number))
+            # Whoever waits may give up; the result still serves those who ask later.
+            credential = await asyncio.shield(check)
+            if credential != answer.credential:
+                raise LocationUnavailable(
+                    "its credential was replaced meanwhile", code="no-clear-answer"
+                )
 
-    async def _scope(
-        self, location: Location, versions: tuple[str, ...], answer: ProbeAnswer
-    ) -> CredentialScope:
+    def _usable_scope(self, location: Location, credential: str) -> _CachedScope | None:
         cached = self._scopes.get(location.number)
-        now = time.monotonic()
         if (
             cached is None
-            or (cached.credential, cached.location_updated) != (answer.credential, location.updated)
-            or now - cached.found_at > SCOPE_CACHE_SECONDS
+            or (cached.credential, cached.location_updated) != (credential, location.updated)
+            or time.monotonic() - cached.found_at > SCOPE_CACHE_SECONDS
         ):
-            cached = None
-        elif not location.auth or cached.checked_at >= answer.at:
-            return cached.scope
+            return None
+        return cached
+
+    async def _check_scope(
+        self, location: Location, versions: tuple[str, ...], cached: _CachedScope | None
+    ) -> str:
+        """Finds out or confirms what the credential sees, and caches it; returns the credential."""
         server = self._server(location)
+        started_at = time.monotonic()
         scope = (
             await still_sees_all(server, versions, cached.scope)
             if cached
             else await sees_all(server, versions)
         )
         credential = await server.credential()
-        found_at = cached.found_at if cached and scope is cached.scope else now
+        found_at = cached.found_at if cached and scope is cached.scope else started_at
         self._scopes[location.number] = _CachedScope(
-            credential, location.updated, found_at, now, scope
+            credential, location.updated, found_at, started_at, scope
         )
-        if credential != answer.credential:
-            raise LocationUnavailable(
-                "its credential was replaced meanwhile", code="no-clear-answer"
-            )
-        return scope
+        return credential
+
+    def _end_check(self, number: int, check: asyncio.Task[str]) -> None:
+        del self._checks[number]
+        if not check.cancelled():
+            check.exception()  # mark it as retrieved: those who waited may have given up
+
+    async def close(self) -> None:
+        """Ends the checks of credentials that are under way."""
+        checks = list(self._checks.values())
+        for check in checks:
+            check.cancel()
+        if checks:
+            await asyncio.wait(checks)
 
     def _server(self, location: Location) -> GlanceServer:
         return GlanceServer(

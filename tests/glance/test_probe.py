@@ -17,7 +17,9 @@ from resolver.models import Location, letter_case_of, parse_id
 from resolver.standin import StandIn
 from resolver.standin.call import Caller
 from tests.support import faults
+from tests.support.clouds import Hold
 from tests.support.faults import Switch
+from tests.support.wait import wait_until
 
 UPPER_ID = "0A1B2C3D-4E5F-4A6B-8C7D-9E0F1A2B3C4D"
 IMAGE_ID = parse_id(UPPER_ID)
@@ -156,3 +158,38 @@ async def test_a_scope_that_cannot_be_read_raises(
     with pytest.raises(LocationUnavailable) as caught:
         await probe.scope(location, V2, answer)
     assert caught.value.problem_code == "no-credential"
+
+
+async def test_a_check_that_takes_longer_than_a_probe_serves_the_next_one(
+    probe: ImageProbe, server: StandIn, switch: Switch, location: Location
+) -> None:
+    """Otherwise no image would ever be absent at a slow server."""
+    answer = await probe.ask(location, V2, IMAGE_ID, (0,))
+    reached, goes_on = asyncio.Event(), asyncio.Event()
+
+    async def slow(request: web.Request, handler: Handler) -> web.StreamResponse:
+        reached.set()
+        await goes_on.wait()
+        return await handler(request)
+
+    switch.fault = slow
+    impatient = asyncio.create_task(probe.scope(location, V2, answer))
+    await reached.wait()
+    impatient.cancel()
+    goes_on.set()
+    assert (await probe.scope(location, V2, answer)).sees_all is True
+    assert server.requests["GET", "tasks"] == 1
+
+
+async def test_closing_ends_a_check_under_way(
+    probe: ImageProbe, switch: Switch, location: Location
+) -> None:
+    answer = await probe.ask(location, V2, IMAGE_ID, (0,))
+    hold = Hold(lambda _: True)
+    switch.fault = hold
+    waiting = asyncio.create_task(probe.scope(location, V2, answer))
+    await wait_until(lambda: hold.waiting == 1)
+    await probe.close()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    hold.open.set()
