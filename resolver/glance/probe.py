@@ -171,7 +171,7 @@ class ImageProbe:
                 check = asyncio.create_task(self._check_scope(location, versions, cached))
                 self._checks[location.number] = check
                 check.add_done_callback(partial(self._end_check, location.number))
-            # Whoever waits may give up; the result still serves those who ask later.
+            # A caller that waits may be cancelled; the result still serves later ones.
             credential = await asyncio.shield(check)
             if credential != answer.credential:
                 raise LocationUnavailable(
