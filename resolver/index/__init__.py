@@ -11,6 +11,7 @@ from resolver.index.codec import UNREADABLE, lookup_owners, summarize
 from resolver.index.count import Count
 from resolver.index.facade import Index, open_index
 from resolver.index.leases import Lease, LostLease
+from resolver.index.members import Membership
 from resolver.index.preflight import REACHABLE, Finding
 from resolver.index.records import Records
 from resolver.index.registry_snapshot import Record, Snapshot
@@ -33,6 +34,7 @@ __all__ = [
     "Lease",
     "Lookup",
     "LostLease",
+    "Membership",
     "Record",
     "Records",
     "Snapshot",

@@ -17,6 +17,7 @@ from resolver.index.census import Census, take_census
 from resolver.index.claims import Claims
 from resolver.index.keys import Keys
 from resolver.index.leases import Lease
+from resolver.index.members import Membership
 from resolver.index.observations import Observations
 from resolver.index.rebuild import Rebuild
 from resolver.index.records import Records
@@ -103,6 +104,10 @@ class Index:
     def lease(self, what: str, *, seconds: float) -> Lease:
         """A right to do ``what`` that one process at a time holds."""
         return Lease(self.client, self._keys.lease(what), seconds)
+
+    def indexer_membership(self, *, seconds: float) -> Membership:
+        """This process among the indexers, each announced for so long."""
+        return Membership(self.client, self._keys.indexers, seconds)
 
     async def census(self) -> Census:
         """Figures about the whole index; takes a walk through all buckets.

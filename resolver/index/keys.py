@@ -37,11 +37,12 @@ key                             type      holds
                                           its bucket
 ``glr:{reg}:changes``           zset      names of locations -> version of the registry after the
                                           last change of each; of the last ten minutes
+``glr:{reg}:indexers``          zset      indexers -> until when each is announced
 ``glr:{reg}:creating``          string    token of the process that makes the index, for 10 seconds
 ``glr:lease:<what>``            string    token of the process that holds the lease
 ==============================  ========  =======================================================
 
-``gone``, results, ``creating`` and leases are the only keys with a time to live.
+``gone``, results, ``creating``, ``indexers`` and leases are the only keys with a time to live.
 
 A bucket is chosen by the leading ``bits`` of the UUID, so a listing in UUID order fills bucket
 after bucket. Redis stores a hash of at most ``hash-max-listpack-entries`` small fields as one
@@ -73,6 +74,7 @@ class Keys:
         self.removed = registry + "removed"
         self.creating = registry + "creating"
         self.changes = registry + "changes"
+        self.indexers = registry + "indexers"
         self._sweep_findings = registry + "noted:"
         self._pinned_claims = registry + "kept:"
         self._departures = registry + "gone:"

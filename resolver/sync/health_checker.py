@@ -1,4 +1,5 @@
-"""Health checks of all locations, done by one process for all gateways while it holds the lease."""
+"""Health checks of the locations of one shard, done by one process for all gateways while it holds
+the lease."""
 
 from __future__ import annotations
 
@@ -19,6 +20,7 @@ from resolver.registry import TableKeeper
 from resolver.settings import Settings
 from resolver.sync.health import DOWN_AFTER_FAILURES, HealthSample, next_status, probe_health
 from resolver.sync.self_doubt import SelfDoubt, WatchedLocation
+from resolver.sync.shards import shard_count, shard_of
 from resolver.sync.stats import Stats
 from resolver.sync.timings import IndexerTimings
 
@@ -40,7 +42,7 @@ RenewLease = Callable[[], Awaitable[None]]
 
 
 class HealthChecker:
-    """Checks all locations and stores the results."""
+    """Checks the locations of one shard and stores the results."""
 
     def __init__(
         self,
@@ -52,7 +54,12 @@ class HealthChecker:
         rate_limits: RateLimits,
         stats: Stats,
         timings: IndexerTimings,
+        shard: int = 0,
+        free_checks: asyncio.Semaphore | None = None,
     ) -> None:
+        """``free_checks``: bounds the checks that run at the same time; None for a bound of its
+        own."""
+        self._shard = shard
         self._index = index
         self._tables = tables
         self._session = session
@@ -64,7 +71,7 @@ class HealthChecker:
         self._lease_renewal = timings.lease / 3
         self._watched: dict[int, WatchedLocation] = {}
         self._self_doubt = SelfDoubt(self._watched)
-        self._free_checks = asyncio.Semaphore(MAX_PARALLEL_CHECKS)
+        self._free_checks = free_checks or asyncio.Semaphore(MAX_PARALLEL_CHECKS)
         self._lease_held_at = 0.0
         """When the lease was last known to be ours, on the event loop's clock."""
 
@@ -88,7 +95,8 @@ class HealthChecker:
         finally:
             for check in checks:
                 check.cancel()
-            self._stats.checker_suspects_itself = False
+            self._stats.suspicious_shards.discard(self._shard)
+            self._stats.watched.pop(self._shard, None)
 
     async def _renew_lease(self, renew: RenewLease) -> None:
         """Renews the lease where that is due."""
@@ -98,8 +106,16 @@ class HealthChecker:
             self._lease_held_at = loop.time()
 
     def _sync_watchlist(self) -> None:
-        """Watches exactly the locations that the table has now."""
-        views = self._tables.table.by_number
+        """Watches exactly the locations of the shard that the table has now."""
+        table = self._tables.table
+        count = shard_count(len(table))
+        views = {
+            number: view
+            for number, view in table.by_number.items()
+            if shard_of(number, count) == self._shard
+        }
+        if self._stats.watched.get(self._shard) != views.keys():
+            self._stats.watched[self._shard] = frozenset(views)
         for number in self._watched.keys() - views.keys():
             del self._watched[number]
         for number, view in views.items():
@@ -182,6 +198,9 @@ class HealthChecker:
 
     def _report_self_doubt(self) -> None:
         suspects_itself = self._self_doubt.withholds_down()
-        if suspects_itself and not self._stats.checker_suspects_itself:
+        suspicious = self._stats.suspicious_shards
+        if not suspects_itself:
+            suspicious.discard(self._shard)
+        elif self._shard not in suspicious:
             log.warning("health checker suspects itself: many locations fail, none is marked down")
-        self._stats.checker_suspects_itself = suspects_itself
+            suspicious.add(self._shard)

@@ -8,6 +8,7 @@ them does it. The lease of a process that dies expires, and another takes over.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import random
 import time
@@ -24,16 +25,23 @@ from resolver.index import Index, Lease
 from resolver.models import Poll
 from resolver.registry import LocationView, Table, TableKeeper
 from resolver.settings import Settings
-from resolver.sync.health_checker import HealthChecker
+from resolver.sync.health_checker import MAX_PARALLEL_CHECKS, HealthChecker
 from resolver.sync.leased_work import LeasedWork, WorkKey, WorkKind
 from resolver.sync.notification_consumer import NotificationConsumer, delete_queue
 from resolver.sync.poll import poll
+from resolver.sync.shards import own_shards, shard_count
 from resolver.sync.stats import Stats
 from resolver.sync.sweep_run import SweepRun
 from resolver.sync.timings import DEFAULT_TIMINGS, IndexerTimings
 
 MAX_PARALLEL_SWEEPS = 4
 """Locations that one indexer sweeps at the same time."""
+
+ANNOUNCEMENTS_PER_LEASE = 6
+"""How often an indexer announces itself while its announcement counts, and sees who else lives."""
+
+LEAVE_TIMEOUT_SECONDS = 1.0
+"""How long the end of an indexer waits for Redis. Without an answer its announcement expires."""
 
 IMMEDIATELY = 0.0
 """As the time of a location's next poll: now, even if another process has just polled it."""
@@ -90,9 +98,12 @@ class Indexer:
         self._consumed: dict[int, dict[str, str]] = {}
         """The source of the notifications that are consumed, by location number."""
         self._free_sweeps = asyncio.Semaphore(MAX_PARALLEL_SWEEPS)
-        self._checker = HealthChecker(
-            index, tables, session, settings, cloud_credentials, rate_limits, self.stats, timings
-        )
+        self._free_checks = asyncio.Semaphore(MAX_PARALLEL_CHECKS)
+        self._membership = index.indexer_membership(seconds=timings.lease)
+        self._position, self._members = 0, 1
+        """Of this process among the indexers that live."""
+        self._announced_at = -math.inf
+        """On `time.monotonic`."""
 
     async def run(self) -> None:
         """Does what is due until it is cancelled. Then it stops its work and releases the
@@ -126,13 +137,26 @@ class Indexer:
             self.stats.last_tick = time.time()
             return
         await self._start_location_work(table)
-        self._start(WorkKey(WorkKind.HEALTH))
+        await self._announce()
+        for shard in self._shards(table):
+            self._start(WorkKey(WorkKind.HEALTH, shard))
         self._work.cancel_where(lambda key: self._is_obsolete(key, table))
         if await self._index.rebuild.requested() is not None:
             self._start(WorkKey(WorkKind.REBUILD))
         if await self._index.records.retired():
             self._start(WorkKey(WorkKind.COLLECT))
         self.stats.last_tick = time.time()
+
+    async def _announce(self) -> None:
+        """Learns from time to time which indexers live, to share the health checks with them."""
+        now = time.monotonic()
+        if now - self._announced_at >= self._timings.lease / ANNOUNCEMENTS_PER_LEASE:
+            self._position, self._members = await self._membership.announce()
+            self._announced_at = now
+
+    def _shards(self, table: Table) -> range:
+        """The shards whose health this process checks."""
+        return own_shards(shard_count(len(table)), self._position, self._members)
 
     async def do_now(self, key: WorkKey) -> bool:
         """Does a piece of work whether it is due or not, and waits until it ends. False if it is
@@ -148,8 +172,11 @@ class Indexer:
         self._next_poll[number] = IMMEDIATELY
 
     async def stop(self) -> None:
-        """Cancels all work and releases the leases."""
+        """Cancels all work, releases the leases, and leaves the health checks to the others."""
         await self._work.stop()
+        with contextlib.suppress(IndexUnavailable, TimeoutError):
+            async with asyncio.timeout(LEAVE_TIMEOUT_SECONDS):
+                await self._membership.leave()
 
     def _start(self, key: WorkKey) -> asyncio.Task[None] | None:
         """Starts a piece of work; None if it is under way here."""
@@ -172,6 +199,8 @@ class Indexer:
 
     def _is_obsolete(self, key: WorkKey, table: Table) -> bool:
         """Whether the location of some work was removed, moved, or has other notifications."""
+        if key.kind is WorkKind.HEALTH:
+            return key.number not in self._shards(table)
         if key.number and key.number not in table.by_number:
             return True
         return key.kind is WorkKind.EVENTS and self._has_other_source(key.number, table)
@@ -210,8 +239,20 @@ class Indexer:
 
     # Jobs: each gets its lease and the number of its location.
 
-    async def _check_health(self, lease: Lease, _: int) -> None:
-        await self._checker.run(lease.ensure_held)
+    async def _check_health(self, lease: Lease, shard: int) -> None:
+        checker = HealthChecker(
+            self._index,
+            self._tables,
+            self._session,
+            self._settings,
+            self._cloud_credentials,
+            self._rate_limits,
+            self.stats,
+            self._timings,
+            shard,
+            self._free_checks,
+        )
+        await checker.run(lease.ensure_held)
 
     async def _poll(self, lease: Lease, number: int) -> None:
         """Applies what has changed at a location since the last poll by any process."""

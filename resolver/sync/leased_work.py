@@ -38,7 +38,7 @@ class WorkKey(NamedTuple):
 
     kind: WorkKind
     number: int = 0
-    """The location's; 0 for work on the whole index."""
+    """The location's; of health checks the shard; 0 for work on the whole index."""
 
     @property
     def lease_name(self) -> str:

@@ -20,10 +20,21 @@ class Stats:
     """By location and result: ``ok`` or an error code."""
     events: Counts = field(default_factory=dict)
     """By location and kind: ``news``, ``old`` or ``other``."""
-    checker_suspects_itself: bool = False
-    """Whether so many locations fail together that the health checker marks none of them down."""
+    watched: dict[int, frozenset[int]] = field(default_factory=dict)
+    """Numbers of the locations whose health this process checks, by shard."""
+    suspicious_shards: set[int] = field(default_factory=set)
+    """Shards of which so many locations fail together that the checker marks none of them down."""
     last_tick: float = 0.0
     """When the indexer's loop last completed without an error, in seconds since 1970."""
+
+    @property
+    def checker_suspects_itself(self) -> bool:
+        """Whether that is so in any shard."""
+        return bool(self.suspicious_shards)
+
+    def works_on(self, number: int) -> bool:
+        """Whether this process checks the location: one process does, and shows its metrics."""
+        return any(number in numbers for numbers in self.watched.values())
 
     @staticmethod
     def count(counts: Counts, location: str, result: str, number: int = 1) -> None:

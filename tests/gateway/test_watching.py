@@ -14,6 +14,7 @@ from aiohttp.test_utils import TestClient, TestServer
 from resolver.gateway.api.status import openapi_document
 from resolver.gateway.app import gateway_routes, make_app, monitoring_routes
 from tests.gateway.conftest import ADMIN, V1, V2, Gateway, Start
+from tests.support.wait import wait_until
 
 ID = "0a1b2c3d-4e5f-4a6b-8c7d-9e0f1a2b3c4d"
 REQUEST_ID = "req-9e6a2f0e-54b5-4b05-ae8e-8a4c9a3c1f11"
@@ -83,10 +84,13 @@ async def test_an_indexer_has_only_the_paths_for_monitoring(start: Start) -> Non
     assert (await gateway.get(f"/resolve/{ID}"))[0].status == 404
 
 
-async def test_metrics_show_requests_answers_and_locations(gateway: Gateway) -> None:
+async def test_metrics_show_requests_answers_and_locations(start: Start) -> None:
+    gateway = await start(role="all", health_interval=3600, sweep_interval=3600)
     await gateway.location("one", auth={"token_env": "T"})
-    await gateway.location("two", covered=False)
+    two = await gateway.location("two", covered=False)
     await gateway.get(f"/v2/images/{ID}")
+    stats = gateway.services.indexer.stats
+    await wait_until(lambda: stats.works_on(two), message="it is checked here")
     response, _ = await gateway.get("/metrics")
     text = await response.text()
     assert response.content_type == "text/plain"
@@ -102,6 +106,14 @@ async def test_metrics_show_requests_answers_and_locations(gateway: Gateway) -> 
     ):
         assert line in text, text
     assert ID not in text  # a label per image would have no bound
+
+
+async def test_a_process_that_checks_no_location_shows_no_metrics_of_locations(
+    gateway: Gateway,
+) -> None:
+    await gateway.location("one")
+    response, _ = await gateway.get("/metrics")
+    assert "glance_resolver_location_up{" not in await response.text()
 
 
 async def test_index_totals(gateway: Gateway) -> None:

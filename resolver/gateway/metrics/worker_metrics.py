@@ -27,6 +27,12 @@ from prometheus_client.samples import Sample
 WORKER_REPLY_SECONDS = 0.5
 """How long another worker may take to send its metrics; then its last written counters are used."""
 
+LOCATION_GAUGES = "glance_resolver_location_"
+"""What the names of the gauges about a location begin with."""
+
+TIMES = ("_timestamp_seconds", "_start_time_seconds")
+"""What the names of times end with."""
+
 MetricSamples = dict[str, float]
 """Values by the JSON text of ``[family name, sample name, labels]``."""
 
@@ -82,7 +88,7 @@ class WorkerMetrics:
                 key = json.dumps([family.name, sample.name, sample.labels])
                 if _only_grows(family, sample):
                     counters[key] = counters.get(key, 0.0) + sample.value
-                elif _is_per_process(family, sample):
+                elif _is_per_process(family, sample) or _is_of_location(family, sample):
                     gauges[key] = sample.value
         replacement = self._file.with_suffix(".new")
         with suppress(FileNotFoundError):
@@ -123,9 +129,14 @@ def _only_grows(family: Metric, sample: Sample) -> bool:
 
 
 def _is_per_process(family: Metric, sample: Sample) -> bool:
-    """Whether a gauge belongs to one process. Those of locations and versions, which have labels,
-    are the same in all workers."""
+    """Whether a gauge belongs to one process. That of the version, which has a label, is the same
+    in all workers."""
     return family.type == "gauge" and not sample.labels
+
+
+def _is_of_location(family: Metric, sample: Sample) -> bool:
+    """Whether a gauge is about a location: the worker that checks it shows it."""
+    return family.type == "gauge" and "location" in sample.labels
 
 
 class _SummedCollector(Collector):
@@ -145,7 +156,9 @@ class _SummedCollector(Collector):
             family.samples = [
                 sample
                 for sample in family.samples
-                if not _only_grows(family, sample) and not _is_per_process(family, sample)
+                if not _only_grows(family, sample)
+                and not _is_per_process(family, sample)
+                and not _is_of_location(family, sample)
             ]
             for key, value in totals[family.name].items():
                 _, name, labels = json.loads(key)
@@ -154,13 +167,14 @@ class _SummedCollector(Collector):
 
 
 def _add(totals: dict[str, MetricSamples], family: str, key: str, value: float) -> None:
-    """Adds a worker's value to the totals: the latest of times, the sum of all else."""
+    """Adds a worker's value to the totals: of locations and times the highest (while a location
+    changes hands, two workers may show it), the sum of all else."""
     if family not in totals:
         return
     total = totals[family].get(key)
     if total is None:
         totals[family][key] = value
-    elif family.endswith(("_timestamp_seconds", "_start_time_seconds")):
+    elif family.startswith(LOCATION_GAUGES) or family.endswith(TIMES):
         totals[family][key] = max(total, value)
     else:
         totals[family][key] = total + value
