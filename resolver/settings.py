@@ -96,8 +96,9 @@ class Settings(BaseSettings):
         None,
         ge=MIN_BITS,
         le=MAX_BITS,
-        description="Number of buckets of a new index as a power of two; 16 if unset, 8 on "
-        "`memory:`. An existing index keeps its own number.",
+        description="Number of buckets of a new index as a power of two, which then does not "
+        "change by itself. Unset: it begins with 8 and grows with the images. An existing index "
+        "keeps its own number.",
     )
     index_timeout: Seconds = Field(
         0.25, description="How long a request waits for Redis before it is answered without it."

@@ -36,11 +36,8 @@ CREATION_POLL_SECONDS = 0.05
 
 CREATE = load("create_index")
 
-DEFAULT_BITS = 16
-"""65,536 buckets: compact up to some 25 million images."""
-
-DEFAULT_EMBEDDED_BITS = 8
-"""The embedded index gains nothing from many buckets."""
+DEFAULT_BITS = 8
+"""256 buckets, for up to 71,680 images; then the index grows (`resolver.index.sizing`)."""
 
 log = structlog.get_logger("index")
 
@@ -65,7 +62,7 @@ class BucketLayout:
         self._cache = cache
         self._configured_bits = bits
         self._by_bits: dict[int, Buckets] = {}
-        self.current = self.of(bits or (DEFAULT_EMBEDDED_BITS if client.embedded else DEFAULT_BITS))
+        self.current = self.of(bits or DEFAULT_BITS)
         self.next: Buckets | None = None
         """The buckets of a rebuild that is under way."""
         self.identity = ""
@@ -85,6 +82,11 @@ class BucketLayout:
             IndexUnavailable: no index of ours has so many bits.
         """
         return self.of(bits)
+
+    @property
+    def has_configured_bits(self) -> bool:
+        """Whether the operator chose the number of buckets."""
+        return self._configured_bits is not None
 
     def to_write(self) -> list[Buckets]:
         """The buckets that every write must reach."""

@@ -26,6 +26,7 @@ from resolver.index.redis.pipelined_connection import InvalidationCallback
 from resolver.index.redis.url import connect
 from resolver.index.redis.url_file import UrlFileClient
 from resolver.index.server_watch import ServerWatch
+from resolver.index.sizing import Sizing
 from resolver.problems import Problem
 
 
@@ -44,6 +45,7 @@ class Index:
         self.observations = Observations(client, keys, self.claims)
         self.audit = Audit(client, keys)
         self.rebuild = Rebuild(client, keys, self._layout)
+        self.sizing = Sizing(client, self._layout, self.rebuild)
         self.server_watch = ServerWatch(client, keys)
 
     @property

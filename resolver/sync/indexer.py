@@ -32,6 +32,7 @@ from resolver.sync.poll import poll
 from resolver.sync.shards import own_shards, shard_count
 from resolver.sync.stats import Stats
 from resolver.sync.sweep_run import SweepRun
+from resolver.sync.sweep_state import expected_images
 from resolver.sync.timings import DEFAULT_TIMINGS, IndexerTimings
 
 MAX_PARALLEL_SWEEPS = 4
@@ -45,6 +46,9 @@ LEAVE_TIMEOUT_SECONDS = 1.0
 
 IMMEDIATELY = 0.0
 """As the time of a location's next poll: now, even if another process has just polled it."""
+
+SIZING_INTERVAL_SECONDS = 2.0
+"""Between two looks whether the index has enough buckets."""
 
 COLLECT_PAUSE_FACTOR = 3.0
 """The collection of claims pauses this many times as long as it works."""
@@ -97,6 +101,8 @@ class Indexer:
         number, on `time.monotonic`."""
         self._consumed: dict[int, dict[str, str]] = {}
         """The source of the notifications that are consumed, by location number."""
+        self._sized_at = -math.inf
+        """When the size of the index was checked, on `time.monotonic`."""
         self._free_sweeps = asyncio.Semaphore(MAX_PARALLEL_SWEEPS)
         self._free_checks = asyncio.Semaphore(MAX_PARALLEL_CHECKS)
         self._membership = index.indexer_membership(seconds=timings.lease)
@@ -141,6 +147,7 @@ class Indexer:
         for shard in self._shards(table):
             self._start(WorkKey(WorkKind.HEALTH, shard))
         self._work.cancel_where(lambda key: self._is_obsolete(key, table))
+        await self._grow_index(table)
         if await self._index.rebuild.requested() is not None:
             self._start(WorkKey(WorkKind.REBUILD))
         if await self._index.records.retired():
@@ -196,6 +203,19 @@ class Indexer:
                 self._start(WorkKey(WorkKind.POLL, number))
         for number in self._next_poll.keys() - table.by_number.keys():
             del self._next_poll[number]
+
+    async def _grow_index(self, table: Table) -> None:
+        """Requests more buckets where the images ask for it."""
+        now = time.monotonic()
+        if now - self._sized_at < SIZING_INTERVAL_SECONDS:
+            return
+        self._sized_at = now
+        under_way = (await self._index.records.progress()).values()
+        expected = [
+            *(view.status.sweep.images for view in table.by_name.values()),
+            *map(expected_images, under_way),
+        ]
+        await self._index.sizing.grow_if_needed(max(expected, default=0))
 
     def _is_obsolete(self, key: WorkKey, table: Table) -> bool:
         """Whether the location of some work was removed, moved, or has other notifications."""

@@ -7,12 +7,18 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from resolver.errors import InvalidImageId
 from resolver.glance import END_CURSOR, NO_ROWS, Page, Resume, SkippedRows
 from resolver.image_facts import NOTHING_KNOWN, ImageFacts
 from resolver.index import Count, LayoutView
-from resolver.models import Progress, format_id
+from resolver.models import Progress, format_id, parse_id
 
 NO_CLAIMS = Count(0)
+
+MIN_EXTRAPOLATED = 1000
+"""Images listed from which on the number of all is estimated."""
+
+MAX_EXTRAPOLATION = 16
 
 
 @dataclass(slots=True)
@@ -134,3 +140,15 @@ class SweepState:
             at=time.time(),
             unknown=self.unknown_fields,
         )
+
+
+def expected_images(progress: Progress) -> int:
+    """How many images a listing will have in the end, from how far in UUID order it is. Ids need
+    not be random, so that it is not taken for more than `MAX_EXTRAPOLATION` times what it had."""
+    if not progress.front or progress.images < MIN_EXTRAPOLATED:
+        return progress.images
+    try:
+        listed = int.from_bytes(parse_id(progress.front)[:8], "big") / 2**64
+    except InvalidImageId:  # written by something else
+        return progress.images
+    return round(progress.images / max(listed, 1 / MAX_EXTRAPOLATION))

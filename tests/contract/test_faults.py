@@ -9,7 +9,7 @@ import pytest
 
 from resolver.errors import IndexLost, IndexUnavailable, ResolverError, SettingsError
 from resolver.index import Index, open_index
-from resolver.index.bucket_layout import DEFAULT_BITS, DEFAULT_EMBEDDED_BITS, FORMAT
+from resolver.index.bucket_layout import DEFAULT_BITS, FORMAT
 from resolver.models import Location, Owner
 from tests.contract.conftest import Real
 from tests.support.cluster import RedisCluster
@@ -25,7 +25,7 @@ ONE = Location(name="one", url="http://one.example")
 
 async def test_the_default_number_of_buckets(real: Real) -> None:
     async with open_index("memory:") as index:
-        assert (index.bits, index.embedded) == (DEFAULT_EMBEDDED_BITS, True)
+        assert (index.bits, index.embedded) == (DEFAULT_BITS, True)
     async with open_index(real.url) as index:
         assert (index.bits, index.embedded) == (DEFAULT_BITS, False)
 
