@@ -43,8 +43,18 @@ def _logs() -> None:
 
 
 SLOW_DIRECTORIES = {
-    *("cli", "distributed", "faults", "fuzz", "glance", "limits", "model", "security", "sync"),
-    "versions",
+    *(
+        "cli",
+        "distributed",
+        "faults",
+        "fuzz",
+        "glance",
+        "limits",
+        "model",
+        "operations",
+        "security",
+    ),
+    *("sync", "versions"),
 }
 """Directories whose tests start processes, or take seconds."""
 SLOW_FILES = {"test_storm.py"}

@@ -13,11 +13,10 @@ from aiohttp import web
 
 from resolver.cli import COMMANDS
 from resolver.cli.config_command import reference
-from resolver.gateway.app import gateway_routes, make_app, monitoring_routes
-from resolver.gateway.app_keys import METRICS
+from resolver.gateway.app import gateway_routes, monitoring_routes
 from resolver.registry.yaml_file import read_locations
-from resolver.services import open_services
 from resolver.settings import Settings, load_settings
+from tests.support.metric_names import metric_types
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
@@ -49,19 +48,12 @@ def test_settings_named_in_documents_exist(path: Path) -> None:
     assert named <= known
 
 
-async def metric_types() -> dict[str, str]:
-    """Each metric that a process exposes, with its type."""
-    async with open_services(Settings(redis_url="memory:")) as services:
-        text = (await make_app(services)[METRICS].render()).decode()
-    found = dict(re.findall(r"^# TYPE (glance_resolver_\w+) (\w+)", text, re.MULTILINE))
-    return {name: kind for name, kind in found.items() if not name.endswith("_created")}
-
-
 async def test_each_metric_is_in_the_metrics_reference() -> None:
     rows = re.findall(
         r"^\| `(glance_resolver_\w+)` \| (\w+) \|", document("metrics.md"), re.MULTILINE
     )
-    assert dict(rows) == await metric_types()
+    exposed = await metric_types()
+    assert dict(rows) == {n: t for n, t in exposed.items() if n.startswith("glance_resolver_")}
 
 
 async def test_metrics_named_in_documents_exist() -> None:
