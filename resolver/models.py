@@ -313,6 +313,8 @@ class Sweep:
     """Rows of its listing that name no image."""
     skipped_examples: str = ""
     """Some of their ids, as JSON."""
+    conflicts: int = 0
+    """Images whose bytes another location is known to have otherwise."""
     sees_all: bool | None = None
     """Whether the credential of that sweep saw every image; None: it could not be found out."""
     sees_all_why: str = ""
@@ -338,6 +340,8 @@ class Progress:
     """Rows that name no image."""
     skipped_examples: str = ""
     """Some of their ids, as JSON."""
+    conflicts: int = 0
+    """Images whose bytes another location is known to have otherwise."""
     front: str = ""
     """The image id up to which everything listed is claimed."""
     markers: tuple[str, ...] = ()

@@ -24,6 +24,11 @@ COMMANDS = {
         "index",
         "Show, export, import and rebuild the index.",
     ),
+    "report": (
+        "report_command",
+        "report",
+        "List conflicts, and what a region lacks.",
+    ),
     "doctor": ("doctor_command", "doctor", "Check this installation, and say what to do."),
     "healthcheck": (
         "healthcheck_command",

@@ -35,6 +35,7 @@ def stats(as_json: bool, url: str, token: str | None) -> None:
         (
             ("images", f"{images:,}"),
             ("claims", f"{totals['claims']:,}"),
+            ("conflicts", f"{totals['conflicts']:,}"),
             ("bytes", "not known" if size is None else f"{size:,} (estimated)"),
             ("bytes an image", f"{size / images:.1f}" if size and images else "not known"),
             ("buckets", f"{buckets['used']:,} of {buckets['all']:,}, fullest {buckets['fullest']}"),

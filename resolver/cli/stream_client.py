@@ -5,8 +5,9 @@ from __future__ import annotations
 import http.client
 import json
 import select
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
+from http.client import HTTPMessage
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -36,11 +37,18 @@ class StreamRequest:
         self._connection = connection_class(host, timeout=REQUEST_TIMEOUT_SECONDS)
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
 
-    def get(self, path: str) -> Iterator[bytes]:
+    def get(
+        self,
+        path: str,
+        *,
+        complete: bool = False,
+        on_headers: Callable[[HTTPMessage], None] | None = None,
+    ) -> Iterator[bytes]:
         """Yields the answer as it arrives.
 
         A connection that breaks ends it without an error: the caller must check that what arrived
-        is complete.
+        is complete. With ``complete``, it is an error. ``on_headers`` is called before the first
+        part.
 
         Raises:
             GatewayError: the gateway refused, with its own text, or did not answer.
@@ -51,13 +59,19 @@ class StreamRequest:
                 response = connection.getresponse()
                 if response.status != 200:
                     self._decode(response)
+            if on_headers is not None:
+                on_headers(response.headers)
+            broken = False
             try:
                 while data := response.read(CHUNK_BYTES):
                     yield data
             except http.client.IncompleteRead as error:
+                broken = True
                 yield error.partial
             except (OSError, http.client.HTTPException):
-                pass
+                broken = True
+            if broken and complete:
+                raise GatewayError("the answer is incomplete: the connection broke; try again")
 
     def post(self, path: str, body: Iterable[bytes]) -> Any:
         """Sends a body chunk by chunk and returns the decoded answer, which may come before the

@@ -9,7 +9,15 @@ from __future__ import annotations
 from aiohttp import web
 
 from resolver.gateway.access_log import AccessLog
-from resolver.gateway.api import images, locations, resolve, status, transfer, version_documents
+from resolver.gateway.api import (
+    images,
+    locations,
+    reports,
+    resolve,
+    status,
+    transfer,
+    version_documents,
+)
 from resolver.gateway.app_keys import ACCESS_LOG, IN_FLIGHT, METRICS, SERVICES, TOKENS
 from resolver.gateway.image_path import ROUTE, V1_LISTING
 from resolver.gateway.limits import LIMITS, Limits
@@ -58,6 +66,8 @@ def gateway_routes() -> list[web.RouteDef]:
         web.put("/locations/{name}/images/{id:[^/]+}", locations.claim_image),
         web.delete("/locations/{name}/images/{id:[^/]+}", locations.release_image),
         web.get("/audit", locations.audit_log),
+        web.get("/report/conflicts", reports.report_conflicts, allow_head=False),
+        web.get("/report/missing", reports.report_missing, allow_head=False),
         web.get("/index", status.index_figures),
         web.get("/index/export", transfer.export_index, allow_head=False),
         web.post("/index/import", transfer.import_index),

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from resolver.errors import IndexUnavailable
+from resolver.image_facts import differ
 from resolver.index.buckets import Buckets
 from resolver.index.claims import Claims
 from resolver.index.codec import UNREADABLE, lookup_owners, summarize
@@ -28,6 +29,8 @@ class Census:
     images: int
     claims: Mapping[int, int]
     """Claims by location number; those of removed locations too, until they are purged."""
+    conflicts: int
+    """Images that are known to have different bytes at some of their owners."""
     buckets: int
     """Buckets in use."""
     fullest: int
@@ -56,6 +59,7 @@ async def take_census(client: RedisClient, claims: Claims) -> Census:
         seconds=time.monotonic() - begun,
         images=values.total(),
         claims=_claims_by_number(values),
+        conflicts=sum(images for value, images in values.items() if _is_conflict(value)),
         buckets=len(used),
         fullest=fullest,
         bytes=await _estimate_memory(client, buckets, used),
@@ -75,6 +79,10 @@ def _claims_by_number(values: Mapping[bytes, int]) -> dict[int, int]:
             claims[owner.number] += images
     claims.pop(UNREADABLE[0].number, None)
     return dict(claims)
+
+
+def _is_conflict(value: bytes) -> bool:
+    return differ([owner.content for owner in lookup_owners(value) if owner.content])
 
 
 async def _estimate_memory(client: RedisClient, buckets: Buckets, used: list[int]) -> int | None:

@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from resolver.errors import IndexLost
-from resolver.image_facts import NOTHING_KNOWN, HashKind, ImageFacts
+from resolver.image_facts import DIGEST_BYTES, NOTHING_KNOWN, Content, HashKind, ImageFacts
 from resolver.index.audit import operation_id
 from resolver.index.bucket_layout import BucketLayout
 from resolver.index.buckets import Buckets
@@ -52,8 +52,20 @@ class StoredClaim(NamedTuple):
 
     letter_case: int
     facts: ImageFacts = NOTHING_KNOWN
-    is_shared: bool = False
-    """Whether the image has other owners. Only then the index keeps what its bytes are."""
+    others: tuple[Owner, ...] = ()
+    """The image's other owners. Only where there are some, the index keeps what its bytes are."""
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether the image has other owners."""
+        return bool(self.others)
+
+    def conflicts_with(self, content: Content | None) -> bool:
+        """Whether another owner is known to have other bytes than ``content``."""
+        if content is None or not self.others:
+            return False
+        here = content if len(content.digest) < DIGEST_BYTES else stored_content(content)
+        return any(other.content and here.same_as(other.content) is False for other in self.others)
 
     def is_changed_by(self, letter_case: int, facts: ImageFacts) -> bool:
         """Whether a claim with this spelling and these facts would change what is stored. What
@@ -395,10 +407,11 @@ def _claims_of(
             continue
         for owner in owners:
             if owner.number == number:
-                found[join(bucket, field)] = _stored_claim(owner, is_shared=len(owners) > 1)
+                others = tuple(other for other in owners if other.number != number)
+                found[join(bucket, field)] = _stored_claim(owner, others)
     return found
 
 
 @lru_cache(maxsize=1024)
-def _stored_claim(owner: Owner, *, is_shared: bool) -> StoredClaim:
-    return StoredClaim(owner.letter_case, ImageFacts(owner.status, owner.content), is_shared)
+def _stored_claim(owner: Owner, others: tuple[Owner, ...]) -> StoredClaim:
+    return StoredClaim(owner.letter_case, ImageFacts(owner.status, owner.content), others)

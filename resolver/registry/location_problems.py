@@ -33,6 +33,14 @@ def _problems_of(view: LocationView) -> Iterator[Problem]:
             action=action,
             location=view.name,
         )
+    if sweep.conflicts:
+        yield Problem(
+            code="conflict",
+            text=f"{sweep.conflicts} images of location {view.name!r} have other bytes at other "
+            "locations. Which of them a client gets depends on the order of owners.",
+            action="`glance-resolver report conflicts` lists them. Delete the wrong ones.",
+            location=view.name,
+        )
     if poll.error:
         yield Problem(
             code="poll-failing",

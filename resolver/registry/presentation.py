@@ -81,6 +81,7 @@ def _last_sweep(sweep: Sweep) -> dict[str, Any]:
         "counts_are_exact": sweep.counts_are_exact,
         "skipped": sweep.skipped,
         "skipped_examples": sweep.skipped_examples or None,
+        "conflicts": sweep.conflicts,
         "sees_all": sweep.sees_all,
         "sees_all_why": sweep.sees_all_why,
         "error": sweep.error or None,

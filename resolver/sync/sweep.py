@@ -141,6 +141,7 @@ class Sweeper:
             skipped_examples=state.skipped.examples,
             sees_all=scope.sees_all,
             sees_all_why=scope.why,
+            conflicts=state.conflicts,
             losses=state.losses,
         )
 
@@ -181,6 +182,7 @@ class Sweeper:
             uppercase_ids=findings.uppercase_ids,
             missing_ids=findings.missing_ids,
             skipped=SkippedRows(resume.skipped, resume.skipped_examples),
+            conflicts=resume.conflicts,
             unknown_fields=resume.unknown,
         )
 
@@ -231,6 +233,7 @@ class Sweeper:
             state.claims_before += len(claims)
             for image_id, claim in claims.items():
                 if (facts := listed.get(image_id)) is not None:
+                    state.conflicts += claim.conflicts_with(facts.content)
                     if not claim.is_changed_by(0, facts):
                         to_claim.pop(image_id, None)
                 elif bucket != state.resumed_bucket:

@@ -54,6 +54,8 @@ class SweepState:
     """When the first of them was requested, on `time.monotonic`."""
     skipped: SkippedRows = NO_ROWS
     """Rows listed that name no image."""
+    conflicts: int = 0
+    """Images listed in lower case whose bytes another location is known to have otherwise."""
     listed_id: str = ""
     """Some id that was listed, as the server spells it."""
     next_bucket: int = field(init=False)
@@ -135,6 +137,7 @@ class SweepState:
             before=self.claims_before,
             skipped=self.skipped.count,
             skipped_examples=self.skipped.examples,
+            conflicts=self.conflicts,
             front=format_id(page.cursor) if page and can_resume else "",
             markers=page.markers if page and can_resume else (),
             at=time.time(),

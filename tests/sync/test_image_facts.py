@@ -100,13 +100,13 @@ async def test_two_owners_are_compared_once_both_were_swept_again(
     two.add(id=A, data=b"the same")
     one.add(id=B, data=b"one thing")
     two.add(id=B, data=b"another")
-    for location in (*locations, locations[0]):
-        await sweeping.sweep(location)
+    counts = [(await sweeping.sweep(location)).conflicts for location in (*locations, *locations)]
+    assert counts == [0, 0, 1, 1]
     assert [await conflict(sweeping, text) for text in (A, B)] == [False, True]
     for owner in (await owners(sweeping, A)).values():
         assert owner.content is not None
     two.update(B, data=b"one thing")
-    await sweeping.sweep(locations[1])
+    assert (await sweeping.sweep(locations[1])).conflicts == 0
     assert not await conflict(sweeping, B)
 
 

@@ -160,6 +160,7 @@ async def index_figures(request: web.Request) -> web.StreamResponse:
             "at": rfc3339(census.at),
             "images": census.images,
             "claims": sum(row["claims"] for row in locations.values()),
+            "conflicts": census.conflicts,
             "bytes": census.bytes,
             "bits": services.index.bits,
             "rebuild": None if rebuild is None else {"bits": rebuild[0], "done": rebuild[1]},

@@ -44,36 +44,36 @@ async def export_index(request: web.Request) -> web.StreamResponse:
     table = await services.tables.current()
     writer = Writer(view.location for view in table.by_name.values())
     batches = walk(services.index.claims)
-    rows = await _next_rows(batches)  # an error before the first byte has a status of its own
+    rows = await next_rows(batches)  # an error before the first byte has a status of its own
     response = web.StreamResponse(headers={**NO_STORE, "Content-Type": TEXT})
     await response.prepare(request)
     try:
         await response.write(writer.head())
         while rows:
-            async with _in_background(_next_rows(batches)) as next_rows:
+            async with _in_background(next_rows(batches)) as upcoming:
                 for start in range(0, len(rows), ROWS_PER_WRITE):
                     await response.write(writer.add(rows[start : start + ROWS_PER_WRITE]))
                     await asyncio.sleep(0)
-                rows = await next_rows
+                rows = await upcoming
     except ResolverError as error:
         log.warning("export stopped", reason=str(error))
         await response.write(writer.error(error.detail))
-        _break_off(request)
+        reset_connection(request)
     except ConnectionError:  # the client disconnected
-        _break_off(request)
+        reset_connection(request)
     else:
         await response.write(writer.end())
     return response
 
 
-def _break_off(request: web.Request) -> None:
+def reset_connection(request: web.Request) -> None:
     """Closes the connection after what was written is sent, without the end of the chunked body:
     the client sees that the stream is not complete."""
     if request.transport is not None:
         request.transport.close()
 
 
-async def _next_rows(batches: AsyncIterator[ImageRows]) -> ImageRows:
+async def next_rows(batches: AsyncIterator[ImageRows]) -> ImageRows:
     """The next images; an empty list at the end."""
     async for rows in batches:
         if rows:

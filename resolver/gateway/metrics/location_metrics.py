@@ -63,6 +63,11 @@ class LocationMetrics(Collector):
             {view.name: view.status.sweep.skipped for view in views},
         )
         yield gauge(
+            "location_conflicts",
+            "Images of the last complete sweep whose bytes another location has otherwise",
+            {view.name: view.status.sweep.conflicts for view in views},
+        )
+        yield gauge(
             "location_last_sweep_timestamp_seconds",
             "When the last complete sweep ended",
             {

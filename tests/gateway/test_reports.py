@@ -1,0 +1,167 @@
+"""`/report/…`, the counts of conflicts, and the commands for both."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from resolver.image_facts import Content, HashKind, ImageFacts, ImageStatus
+from resolver.models import Sweep, format_id, letter_case_of, parse_id
+from tests.cli.test_commands import Run, run
+from tests.gateway.conftest import ADMIN, Gateway
+from tests.support.ids import make_ids
+
+__all__ = ["run"]
+
+IDS = sorted(make_ids(6))
+SAME, CONFLICT, ONLY_ONE, QUEUED, UPPER, NAMELESS = map(format_id, IDS)
+ONE, OTHER = (Content(HashKind.OS_HASH, digest) for digest in (b"12345678", b"another!"))
+LOCATIONS = {"one": "RegionOne", "two": "Region Two", "other": ""}
+
+
+async def claim(
+    gateway: Gateway,
+    name: str,
+    text: str,
+    content: Content | None = None,
+    status: ImageStatus | None = ImageStatus.ACTIVE,
+) -> None:
+    number = gateway.services.tables.table.by_name[name].location.number
+    image_id = parse_id(text)
+    facts = {image_id: ImageFacts(status, content)}
+    ids = {image_id: letter_case_of(text)}
+    await gateway.services.index.claims.claim(number, ids, facts)
+
+
+@pytest.fixture
+async def filled(gateway: Gateway) -> Gateway:
+    for name, region in LOCATIONS.items():
+        await gateway.location(name, region=region)
+    await gateway.services.tables.current()
+    for _ in range(2):
+        await claim(gateway, "one", SAME, ONE)
+        await claim(gateway, "two", SAME, ONE)
+        await claim(gateway, "one", CONFLICT, ONE)
+        await claim(gateway, "two", CONFLICT, OTHER)
+        await claim(gateway, "other", CONFLICT)
+    await claim(gateway, "one", ONLY_ONE)
+    await claim(gateway, "one", QUEUED, status=ImageStatus.PENDING)
+    await claim(gateway, "one", UPPER.upper())
+    await claim(gateway, "other", NAMELESS)
+    return gateway
+
+
+async def report(gateway: Gateway, path: str) -> tuple[Any, list[dict[str, Any]]]:
+    async with gateway.http.get(path, headers=ADMIN) as response:
+        text = await response.text()
+        if response.status != 200:
+            return response, [json.loads(text)]
+        assert response.content_type == "application/x-ndjson"
+        return response, [json.loads(line) for line in text.splitlines()]
+
+
+async def test_conflicts_are_listed(filled: Gateway) -> None:
+    _, rows = await report(filled, "/report/conflicts")
+    assert [row["id"] for row in rows] == [CONFLICT]
+    owners = {owner["location"]: owner for owner in rows[0]["owners"]}
+    assert owners["other"]["content"] is None
+    assert {owners["one"]["content"], owners["two"]["content"]} == {1, 2}
+    assert owners["one"]["url"] == f"https://one.example:9292/v2/images/{CONFLICT}"
+    _, figures = await filled.get("/index")
+    assert figures["conflicts"] == 1
+
+
+async def test_what_a_region_lacks_has_the_command_that_brings_it(filled: Gateway) -> None:
+    _, rows = await report(filled, "/report/missing?region=Region%20Two")
+    found = {row["id"]: row for row in rows}
+    assert list(found) == [ONLY_ONE, QUEUED, UPPER, NAMELESS]
+    assert found[ONLY_ONE] == {
+        "id": ONLY_ONE,
+        "region": "Region Two",
+        "locations": ["one"],
+        "source": "one",
+        "create": f"OS_REGION_NAME='Region Two' openstack image create --id {ONLY_ONE} {ONLY_ONE}",
+        "command": f"OS_REGION_NAME='Region Two' openstack image import {ONLY_ONE} --method "
+        f"glance-download --remote-region RegionOne --remote-image {ONLY_ONE}",
+        "glance_command": f"OS_REGION_NAME='Region Two' glance image-import {ONLY_ONE} "
+        "--import-method glance-download --remote-region RegionOne "
+        f"--remote-image-id {ONLY_ONE}",
+    }
+    assert found[UPPER]["command"].endswith(f"--remote-image {UPPER.upper()}")
+    for text in (QUEUED, NAMELESS):
+        assert found[text]["source"] is None
+        assert found[text]["reason"]
+    _, rows = await report(filled, "/report/missing?region=RegionOne")
+    assert [row["id"] for row in rows] == [NAMELESS]
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "code"),
+    [
+        ("/report/missing", 400, "invalid-request"),
+        ("/report/missing?region=", 400, "invalid-request"),
+        ("/report/missing?region=RegionOne&tag=x", 400, "invalid-request"),
+        ("/report/conflicts?region=RegionOne", 400, "invalid-request"),
+        ("/report/missing?region=Nowhere", 404, "region-not-found"),
+    ],
+)
+async def test_bad_questions(filled: Gateway, path: str, status: int, code: str) -> None:
+    response, (body,) = await report(filled, path)
+    assert (response.status, body["code"]) == (status, code)
+
+
+async def test_reports_need_a_token(filled: Gateway) -> None:
+    for path in ("/report/conflicts", "/report/missing?region=RegionOne"):
+        response, _ = await filled.get(path)
+        assert response.status == 401
+
+
+async def test_a_report_names_locations_that_are_not_covered(filled: Gateway) -> None:
+    await filled.location("new", region="Region Two", covered=False)
+    response, _ = await report(filled, "/report/missing?region=Region%20Two")
+    assert response.headers["X-Resolver-Missing"] == "new"
+    response, _ = await report(filled, "/report/missing?region=RegionOne")
+    assert "X-Resolver-Missing" not in response.headers
+    response, _ = await report(filled, "/report/conflicts")
+    assert response.headers["X-Resolver-Missing"] == "new"
+
+
+async def test_conflicts_of_a_sweep_are_in_status_and_metrics(gateway: Gateway) -> None:
+    number = await gateway.location("one")
+    swept = Sweep(started=1, ended=2, sees_all=True, conflicts=3)
+    await gateway.services.index.records.set_sweep(number, swept)
+    await gateway.services.tables.current()
+    _, body = await gateway.get("/status")
+    (problem,) = [p for p in body["problems"] if p["code"] == "conflict"]
+    assert (problem["location"], "3 images" in problem["text"]) == ("one", True)
+    response, _ = await gateway.get("/metrics")
+    assert 'glance_resolver_location_conflicts{location="one"} 3.0' in await response.text()
+
+
+async def test_commands(filled: Gateway, run: Run) -> None:
+    status, out, err = await run("report", "conflicts")
+    assert (status, out.split()[0], err) == (
+        0,
+        CONFLICT,
+        "1 images have different bytes at their owners\n",
+    )
+    status, out, err = await run("report", "missing", "--region", "Region Two")
+    assert status == 0
+    lines = out.splitlines()
+    assert len(lines) == 4
+    assert f"--id {ONLY_ONE} {ONLY_ONE} && OS_REGION_NAME='Region Two' openstack image imp" in out
+    assert lines[1].startswith(f"# {QUEUED}: ")
+    assert "lacks 4 images; 2 of them" in err
+    status, out, _ = await run("report", "missing", "--region", "Region Two", "--json")
+    assert [json.loads(line)["id"] for line in out.splitlines()] == [
+        ONLY_ONE,
+        QUEUED,
+        UPPER,
+        NAMELESS,
+    ]
+    status, _, err = await run("report", "missing", "--region", "Nowhere")
+    assert (status, "there are: Region Two, RegionOne" in err) == (1, True)
+    _, out, _ = await run("index", "stats")
+    assert "conflicts       1" in out
