@@ -157,6 +157,13 @@ def parse_rate(value: Any, name: str) -> float:
     return float(value)
 
 
+def parse_bool(value: Any, name: str) -> bool:
+    """True or false. A 0 or 1 is refused: it would compare equal and pass for a boolean."""
+    if not isinstance(value, bool):
+        raise InvalidLocation(f"`{name}` must be true or false")
+    return value
+
+
 def choice_parser(members: type[StrEnum]) -> Parser:
     """A parser for one of the values of an enumeration."""
 

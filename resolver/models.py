@@ -15,6 +15,7 @@ from resolver.location_fields import (
     FieldSpec,
     choice_parser,
     parse_base_url,
+    parse_bool,
     parse_credential_source,
     parse_notification_source,
     parse_number,
@@ -219,6 +220,16 @@ class Location:
             options=("--rate",),
         ),
     )
+    vouches: bool = field(
+        default=True,
+        metadata=spec(
+            parse_bool,
+            "Whether an image is absent only if this location too says so. `false`: it is asked, "
+            "but its silence does not count.",
+            example=False,
+            options=("--vouches",),
+        ),
+    )
     sees_all: bool | None = field(
         default=None,
         metadata=spec(
@@ -356,6 +367,8 @@ class Progress:
 class Poll:
     """The polls of a location: the last successful one, and the last failure since then."""
 
+    started: float | None = None
+    """When the last successful poll began; it shows what had changed by then."""
     ended: float | None = None
     mark: float = 0.0
     """The time on the server's clock up to which its changes are known."""

@@ -23,7 +23,7 @@ from resolver.registry import (
     TableKeeper,
     ignore_progress,
 )
-from resolver.resolution import Prober, Resolver
+from resolver.resolution import Prober, Resolver, VouchingProblems
 from resolver.settings import Settings
 from resolver.sync import DEFAULT_TIMINGS, Indexer, IndexerTimings, IndexerWatch
 
@@ -116,6 +116,9 @@ async def open_services(
             remember=settings.absent_ttl,
             index_timeout=settings.index_timeout,
         )
+        absent_age = settings.absent_age if settings.absent_proof == "covered" else None
+        silences = prober.silences if settings.probe else None
+        problems.add_source(VouchingProblems(tables, silences, absent_age).problems)
         resolver = Resolver(
             index,
             tables,
@@ -123,6 +126,7 @@ async def open_services(
             home_region=settings.region,
             deadline=settings.index_timeout,
             stale_for=settings.stale_for,
+            absent_age=absent_age,
         )
         try:
             await bootstrap.start()

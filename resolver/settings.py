@@ -230,6 +230,17 @@ class Settings(BaseSettings):
         description="Largest number of concurrent probes of all locations, with the same effect. "
         "One id at a time is asked even if there are more locations than this.",
     )
+    absent_proof: Literal["asked", "covered"] = Field(
+        "asked",
+        description="What proves that a location lacks an image. `asked`: it was asked just now. "
+        "`covered`: what the index has of it is complete and no older than `RESOLVER_ABSENT_AGE`; "
+        "then it is not asked.",
+    )
+    absent_age: Seconds = Field(
+        60.0,
+        description="With `covered`: how long ago the last sweep or poll of a location may have "
+        "begun. It must be longer than `RESOLVER_POLL_INTERVAL`.",
+    )
     absent_ttl: float = Field(
         10.0,
         ge=0,

@@ -39,6 +39,13 @@ def _field_options(command: Callable[..., Any]) -> Callable[..., Any]:
             help="Requests a second that the server allows each process; 0: no limit.",
         ),
         click.option(
+            "--vouches",
+            type=bool,
+            metavar="true|false",
+            help="false: its silence does not keep the others from proving that an image is "
+            "absent.",
+        ),
+        click.option(
             "--state",
             type=click.Choice(["active", "draining", "maintenance"]),
             help="Draining: the last resort. Maintenance: never offered.",
@@ -172,6 +179,7 @@ def show(name: str, as_json: bool, url: str, token: str | None) -> None:
             ("priority", row["priority"]),
             ("weight", row["weight"]),
             ("rate", row["rate"] or "no limit"),
+            ("vouches", "yes" if row["vouches"] else "no: its silence does not count"),
             ("auth", row["auth"] or "none"),
             ("health", _describe_health(health)),
             ("notifications", row["notifications"] or "none"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -52,6 +53,18 @@ def coverage_problem(
     if poll.error and within is not None and abs(since_changes_read) > within:
         return f"what changed was last read {since_changes_read:.0f} s ago ({poll.error_code})"
     return ""
+
+
+def proof_age(status: Status, now: float) -> float:
+    """Seconds since the moment up to which sweeps and polls have shown every image of the location
+    with this status. Infinite before the first sweep.
+
+    Notifications do not count: a Glance that sends none looks like one where nothing changes.
+    """
+    if status.sweep.started is None:
+        return math.inf
+    # What is created while a listing is read may be missing in it.
+    return abs(now - max(status.sweep.started, status.poll.started or 0.0))
 
 
 def describe_coverage(

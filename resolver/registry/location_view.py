@@ -7,7 +7,12 @@ from functools import cached_property
 from typing import Any
 
 from resolver.models import Api, Health, Location, Status, api_versions, format_id, minor_version
-from resolver.registry.coverage import FreshnessPolicy, coverage_problem, describe_coverage
+from resolver.registry.coverage import (
+    FreshnessPolicy,
+    coverage_problem,
+    describe_coverage,
+    proof_age,
+)
 
 
 @dataclass(frozen=True)
@@ -82,15 +87,24 @@ class LocationView:
         """Why the location may have images that its credential does not see; empty if it cannot."""
         return scope_problem(self.sees_all, self.status.sweep.sees_all_why)
 
-    def coverage_problem(self, now: float) -> str:
-        """Why the index may lack an image of this location; empty if it cannot.
+    def coverage_problem(self, now: float, within: float | None = None) -> str:
+        """Why the index may lack an image of this location; empty if it cannot. ``within``: what
+        the index has must besides be complete up to this many seconds ago.
 
         The text may be shown to anybody. It never contains what a server or a file said: that is in
         the sweep's ``error``, which only operators see.
         """
-        return coverage_problem(
+        problem = coverage_problem(
             self.status, self.policy, self.scope_problem, now, losses=self.losses
         )
+        if not problem and within is not None and (age := self.proof_age(now)) > within:
+            return f"what it has is known up to {age:.0f} s ago only"
+        return problem
+
+    def proof_age(self, now: float) -> float:
+        """Seconds since the moment up to which the index has every image of this location, if it is
+        covered."""
+        return proof_age(self.status, now)
 
     def coverage(self, now: float) -> dict[str, Any]:
         """How complete and how fresh the index is for this location, in words for anybody."""

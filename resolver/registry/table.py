@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import time
 from collections.abc import Iterable, Iterator, Mapping
 
@@ -50,6 +51,7 @@ class Table:
         self._in_service = [
             view for view in self.by_name.values() if view.location.state is not State.MAINTENANCE
         ]
+        self._vouching = [view for view in self._in_service if view.location.vouches]
         self.lost_until = {
             name: until for name, until in (lost_until or {}).items() if name not in self.by_name
         }
@@ -89,10 +91,15 @@ class Table:
         """The locations that are not in maintenance."""
         return self._in_service
 
-    def coverage_problems(self, now: float) -> dict[str, str]:
-        """Why `absent` cannot be answered: the names of locations in service for which the index is
-        not complete and fresh, each with the reason."""
-        problems = {view.name: view.coverage_problem(now) for view in self.in_service()}
+    def vouching(self) -> list[LocationView]:
+        """The locations in service that must prove that they lack an image before it is absent."""
+        return self._vouching
+
+    def coverage_problems(self, now: float, within: float | None = None) -> dict[str, str]:
+        """Why `absent` cannot be answered: the names of locations that vouch and for which the
+        index is not complete and fresh, each with the reason. ``within``: see
+        `LocationView.coverage_problem`."""
+        problems = {view.name: view.coverage_problem(now, within) for view in self.vouching()}
         return {name: why for name, why in problems.items() if why} | self.lost_locations()
 
     def lost_locations(self) -> dict[str, str]:
@@ -155,6 +162,8 @@ class TableKeeper:
         self._snapshot = Snapshot(-1, {})
         """What `table` was made from."""
         self.table = Table(self._snapshot, policy)
+        self._read_at = -math.inf
+        """When everything was read last, by `time.monotonic`."""
         self._confirmed_changes = -1
         self._confirmed_at = 0.0
         """When `table` was last known to be the current one, by `time.monotonic`."""
@@ -266,6 +275,17 @@ class TableKeeper:
             await self._load()
         return self.table
 
+    async def fresh_within(self, seconds: float) -> Table:
+        """As `fresh`, unless everything was read within ``seconds``.
+
+        Raises:
+            IndexUnavailable: Redis did not answer.
+        """
+        async with self._lock:
+            if time.monotonic() - self._read_at > seconds:
+                await self._load()
+        return self.table
+
     async def refresh(self) -> Table:
         """The table of now, for a process that has just changed the registry.
 
@@ -298,12 +318,14 @@ class TableKeeper:
         await self._load()
 
     async def _load(self) -> None:
+        started = time.monotonic()
         snapshot = await self._index.records.load()
         if snapshot.identity and not snapshot.complete:
             with contextlib.suppress(IndexReadOnly):
                 await self._index.records.restore()
                 snapshot = await self._index.records.load()
         self._use(snapshot)
+        self._read_at = started
 
     def _use(self, snapshot: Snapshot) -> None:
         if not snapshot.identity:
@@ -312,7 +334,9 @@ class TableKeeper:
         lost = before.lost_in(snapshot)
         until = time.monotonic() + self._lost_for_seconds
         lost_until = {
-            view.name: until for view in lost if view.location.state is not State.MAINTENANCE
+            view.name: until
+            for view in lost
+            if view.location.vouches and view.location.state is not State.MAINTENANCE
         }
         lost_until |= {
             name: earlier

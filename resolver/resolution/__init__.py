@@ -10,6 +10,7 @@ from resolver.resolution.index_reader import LookupResult
 from resolver.resolution.prober import Prober
 from resolver.resolution.ranking import ImageOwner, Preferences
 from resolver.resolution.templates import AnswerTemplate, TemplateCache, VariantTemplates
+from resolver.resolution.vouching_problems import VouchingProblems
 
 __all__ = [
     "RETRY_AFTER_SECONDS",
@@ -23,5 +24,6 @@ __all__ = [
     "Resolver",
     "TemplateCache",
     "VariantTemplates",
+    "VouchingProblems",
     "decide",
 ]

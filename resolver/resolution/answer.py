@@ -4,7 +4,8 @@
 `decide` needs (claims from the index, answers from the locations).
 
 - **found**: some owner may be offered.
-- **absent**: every location in service has proved that it lacks the image.
+- **absent**: every location that vouches has proved that it lacks the image: it was asked, or with
+  ``RESOLVER_ABSENT_PROOF=covered`` what the index has of it is complete and recent.
 - **unknown**: everything else. An image is never absent because somebody could not be asked.
 """
 
@@ -32,18 +33,19 @@ from resolver.resolution.ranking import (
 
 @dataclass(frozen=True, slots=True)
 class ProbeResult:
-    """What one location answered about one image."""
+    """What one location answered about one image, or what the index proves in its place."""
 
     owner: Owner | None = None
     """Its claim, where it has the image."""
     absent: bool = False
-    """It does not have the image: a 404 to a credential that sees every image."""
+    """It does not have the image: a 404 to a credential that sees every image, or it is covered by
+    the index and does not list the image."""
     asked: bool = True
     """False where the location was never asked."""
     reason: str = ""
     """Why the answer is neither. Clients may read it."""
     at: float = field(default_factory=time.monotonic)
-    """`time.monotonic` of the answer."""
+    """`time.monotonic` of the answer, or of what the index has."""
     location_updated: float = 0.0
     """When the location was last changed. An answer from before a change does not count."""
 
@@ -65,7 +67,11 @@ class Answer:
     source: str = "index"
     """``index``, ``cache``, ``probe`` or ``stale``."""
     age: float = 0.0
-    """Seconds since the source was read."""
+    """Seconds since the source was read; where the image is absent, those since the oldest of the
+    proofs."""
+    proof: str = ""
+    """What proves that the image is absent: ``asked`` (every location that vouches was) or
+    ``covered`` (for some of them, what the index has); empty where it is not absent."""
 
     @property
     def conflict(self) -> bool:
@@ -107,6 +113,7 @@ class Answer:
             "owners": rows,
             "conflict": self.conflict,
             "missing": list(self.missing),
+            "proof": self.proof or None,
         }
 
     def as_json(self) -> dict[str, Any]:
@@ -116,6 +123,20 @@ class Answer:
             "source": self.source,
             "age": round(self.age, 3),
         }
+
+
+def corrected_claims(
+    claims: Iterable[Owner], probes: Mapping[int, ProbeResult], *, fresh: bool = False
+) -> tuple[Owner, ...]:
+    """The claims without those that a probe refuted, and with those that a probe confirmed.
+
+    ``fresh``: a location that could not even be asked gives no fresh answer, so that its claim
+    does not count.
+    """
+    confirmed = {p.owner.number: p.owner for p in probes.values() if p.owner is not None}
+    refuted = {n for n, p in probes.items() if p.absent or (fresh and not p.asked)}
+    remaining = [c for c in claims if c.number not in confirmed and c.number not in refuted]
+    return (*remaining, *confirmed.values())
 
 
 def json_tail(source: str, age: float) -> str:
@@ -157,6 +178,9 @@ class AnswerContext:
     index_error: IndexUnavailable | None = None
     """Why Redis did not answer. A location may have been registered since the table was read, so
     nothing is absent then."""
+    absent_age: float | None = None
+    """Seconds for which the index proves absence in place of a location. None: locations must be
+    asked, unless nobody can ask."""
     started: float = field(default_factory=time.monotonic)
 
     def with_table(self, table: Table) -> AnswerContext:
@@ -228,6 +252,9 @@ def decide(
         return Answer(image_id, Outcome.UNKNOWN, detail=detail)
     if not context.table.in_service():
         return Answer(image_id, Outcome.UNKNOWN, detail="No location is registered and in service.")
+    if not context.table.vouching():
+        detail = "No owner is known, and no location vouches for what it lacks."
+        return Answer(image_id, Outcome.UNKNOWN, detail=detail)
     return _absent(context, image_id, probes)
 
 
@@ -238,26 +265,40 @@ def doubt_absence(context: AnswerContext, answer: Answer, doubt: str) -> Answer:
         return answer
     names = tuple(view.name for view in context.table.in_service())
     detail = f"No owner is known, and the index proves nothing. {doubt}."
-    return replace(answer, outcome=Outcome.UNKNOWN, missing=names, detail=detail)
+    return replace(answer, outcome=Outcome.UNKNOWN, missing=names, detail=detail, proof="", age=0.0)
 
 
 def _absent(
     context: AnswerContext, image_id: bytes, probes: Mapping[int, ProbeResult] | None
 ) -> Answer:
     if probes is None:
-        detail = "Every location is covered by the index and none lists the image."
-        return Answer(image_id, Outcome.ABSENT, detail=detail)
-    oldest = min(probe.at for probe in probes.values())
-    asked_now = any(probe.at >= context.started for probe in probes.values())
-    source = "probe" if asked_now else "cache"
-    return absent_by_probes(image_id, source, time.monotonic() - oldest)
+        now = time.time()
+        return absent_by_coverage(
+            image_id, max(view.proof_age(now) for view in context.table.vouching())
+        )
+    proofs = [probe for probe in probes.values() if probe.absent]
+    age = time.monotonic() - min(proof.at for proof in proofs)
+    asked = [proof for proof in proofs if proof.asked]
+    source = "index"
+    if asked:
+        source = "probe" if any(proof.at >= context.started for proof in asked) else "cache"
+    if len(asked) < len(proofs):
+        return absent_by_coverage(image_id, age, source)
+    return absent_by_probes(image_id, source, age)
 
 
 def absent_by_probes(image_id: bytes, source: str, age: float) -> Answer:
-    """The answer ``absent`` about an image that every location says it lacks, the first of them
-    ``age`` seconds ago."""
-    detail = "Every location was asked and none has it."
-    return Answer(image_id, Outcome.ABSENT, detail=detail, source=source, age=age)
+    """The answer ``absent`` about an image that every location that vouches says it lacks, the
+    first of them ``age`` seconds ago."""
+    detail = "Every location that must vouch was asked, and none has it."
+    return Answer(image_id, Outcome.ABSENT, detail=detail, source=source, age=age, proof="asked")
+
+
+def absent_by_coverage(image_id: bytes, age: float, source: str = "index") -> Answer:
+    """The answer ``absent`` about an image that the index does not have, and locations that were
+    not asked do not list in it. What it has of them is complete up to ``age`` seconds ago."""
+    detail = f"Every location is covered by the index up to {age:.0f} s ago, and none lists it."
+    return Answer(image_id, Outcome.ABSENT, detail=detail, source=source, age=age, proof="covered")
 
 
 def _unknown_where_excluded(
@@ -278,13 +319,13 @@ def _unknown_where_excluded(
 
 def _coverage_doubts(context: AnswerContext) -> dict[str, str]:
     """Locations whose part of the index does not prove absence, each with the reason."""
-    return context.table.coverage_problems(time.time())
+    return context.table.coverage_problems(time.time(), context.absent_age)
 
 
 def _probe_doubts(context: AnswerContext, probes: Mapping[int, ProbeResult]) -> dict[str, str]:
-    """Locations in service that have not proved absence, each with the reason."""
+    """Locations that vouch and have not proved absence, each with the reason."""
     doubts = {}
-    for view in context.table.in_service():
+    for view in context.table.vouching():
         probe = probes.get(view.location.number, NOT_ASKED)
         if probe.owner is None and not probe.absent:
             doubts[view.name] = probe.reason

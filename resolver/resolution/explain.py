@@ -50,6 +50,8 @@ def _row(
         reasons = ["no claim", doubt or "its last sweep is complete and does not list the image"]
     if (probe := resolution.probes.get(view.location.number)) is not None:
         reasons.append(_probe_text(probe))
+    if not view.location.vouches:
+        reasons.append("does not vouch for what it lacks")
     return {
         "location": view.name,
         "verdict": verdict,
@@ -62,6 +64,9 @@ def _row(
 def _probe_text(probe: ProbeResult) -> str:
     if probe.owner is not None:
         return "asked, it has the image"
+    if probe.absent and not probe.asked:
+        age = time.monotonic() - probe.at
+        return f"not asked: the index is complete up to {age:.1f} s ago and does not list the image"
     if probe.absent:
         return f"asked {time.monotonic() - probe.at:.1f} s ago, it does not have the image"
     return f"{'asked' if probe.asked else 'not asked'}: {probe.reason}"

@@ -4,29 +4,34 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Collection, Coroutine, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple, cast
 
 from resolver.errors import IndexUnavailable, TooManyRequests
 from resolver.index import Index
-from resolver.models import Outcome, Owner, State, format_id
+from resolver.models import Outcome, State
 from resolver.registry import LocationView, Table, TableKeeper
 from resolver.resolution.answer import (
     NOT_ASKED,
     Answer,
     AnswerContext,
     ProbeResult,
+    corrected_claims,
     decide,
     decide_found,
     doubt_absence,
-    json_tail,
-    json_text,
 )
-from resolver.resolution.index_reader import Claims, IndexReader, LookupResult
+from resolver.resolution.coverage_proofs import CoverageProofs
+from resolver.resolution.index_reader import Claims, IndexBudget, IndexReader, LookupResult
 from resolver.resolution.prober import ChargeCallback, ProbedImage, Prober, ProbeRequest
 from resolver.resolution.ranking import DEFAULT_PREFERENCES, Preferences
-from resolver.resolution.templates import AnswerTemplate, TemplateCache
+from resolver.resolution.templates import (
+    AnswerTemplate,
+    TemplateCache,
+    json_template,
+    render_json,
+)
 
 RETRY_AFTER_SECONDS = 5
 """``Retry-After`` of an ``unknown``. A first sweep of a small cloud takes about this long."""
@@ -67,8 +72,10 @@ class Resolver:
         home_region: str = "",
         deadline: float = 0.25,
         stale_for: float = 3600.0,
+        absent_age: float | None = None,
     ) -> None:
         """Args:
+        absent_age: seconds for which the index proves absence; None: locations are always asked.
         prober: None where no location is asked, so that the index alone must know.
         deadline: seconds that one request waits for the index, in all.
         stale_for: seconds for which the last known claims serve while Redis does not answer.
@@ -76,9 +83,11 @@ class Resolver:
         self._index = index
         self._prober = prober
         self._home_region = home_region
+        self._absent_age = absent_age
         self.reader = IndexReader(
             index, tables, deadline=deadline, stale_for=stale_for, on_claims=self._forget_negatives
         )
+        self._coverage = CoverageProofs(self.reader, absent_age)
         self._bulk_reads = asyncio.Semaphore(BULK_READS_AT_ONCE)
         self.breaker = self.reader.breaker
 
@@ -87,7 +96,9 @@ class Resolver:
 
     def context(self, lookup: LookupResult, preferences: Preferences) -> AnswerContext:
         """The context of answers from this lookup."""
-        return AnswerContext(lookup.table, preferences, self._home_region, lookup.index_error)
+        return AnswerContext(
+            lookup.table, preferences, self._home_region, lookup.index_error, self._absent_age
+        )
 
     async def resolve(
         self,
@@ -147,7 +158,7 @@ class Resolver:
             if decide(context, image_id, (), probes).outcome is not Outcome.ABSENT:
                 return None
             entry.absent_in = table
-            entry.earliest = min(probe.at for probe in probes.values())
+            entry.earliest = min(probe.at for probe in probes.values() if probe.absent)
         return self._prober.age_of(entry)
 
     async def resolve_in_full(
@@ -201,7 +212,7 @@ class Resolver:
     ) -> Resolution:
         """The answer from a lookup, with the help of the locations where it is not enough."""
         context = self.context(lookup, preferences)
-        budget = _IndexBudget(self.reader.deadline - lookup.seconds)
+        budget = IndexBudget(self.reader.deadline - lookup.seconds)
         resolution = await self._answer(
             context, image, lookup.claims, budget, charge, needs_bytes=needs_bytes
         )
@@ -212,7 +223,7 @@ class Resolver:
         context: AnswerContext,
         image: ProbedImage,
         claims: Claims,
-        budget: _IndexBudget,
+        budget: IndexBudget,
         charge: ChargeCallback | None,
         *,
         needs_bytes: bool,
@@ -223,6 +234,8 @@ class Resolver:
         owners = context.owners_of(claims)
         found = decide_found(context, image_id, owners)
         if self._prober is None:
+            if found is None and context.absent_age is not None and context.index_error is None:
+                context, (claims,) = await self._coverage.latest_claims(context, [image_id], budget)
             answer = found or decide(context, image_id, claims)
             if answer.outcome is Outcome.ABSENT:
                 doubt = await self.reader.loss_doubt(context.table)
@@ -248,17 +261,21 @@ class Resolver:
                     self._prober.probe_in_background(self._prober.probe(request))
                 return Resolution(found, context, claims, {})
             probes = await self._prober.probe(request, charge)
-            claims = _corrected_claims(claims, probes, fresh=context.preferences.fresh)
+            claims = corrected_claims(claims, probes, fresh=context.preferences.fresh)
             context = await self._with_current_table(context, budget)
             if found := decide_found(context, image_id, context.owners_of(claims)):
                 best = probes.get(found.owners[0].number, NOT_ASKED)
                 found = replace(found, source="probe" if best.owner else "index")
                 return Resolution(found, context, claims, probes)
         known = {claim.number for claim in claims} | probes.keys()
+        if self._coverage.is_proof_for(context.preferences):
+            context, proofs, _ = await self._coverage.proofs(context, [image_id], claims, budget)
+            probes |= proofs
+            known |= proofs.keys()
         others = [v for v in context.table.in_service() if v.location.number not in known]
         request = self._probe_request(context, image, others, claims, until, claimed=False)
         probes |= await self._prober.probe(request, charge)
-        claims = _corrected_claims(claims, probes)
+        claims = corrected_claims(claims, probes)
         context = await self._with_current_table(context, budget)
         answer = decide(context, image_id, claims, probes)
         if answer.outcome is Outcome.FOUND:
@@ -287,7 +304,7 @@ class Resolver:
         )
 
     async def _with_current_table(
-        self, context: AnswerContext, budget: _IndexBudget
+        self, context: AnswerContext, budget: IndexBudget
     ) -> AnswerContext:
         """The context with the table of now: locations may have been added or removed while others
         were asked."""
@@ -326,11 +343,14 @@ class Resolver:
         """
         async with self._bulk_reads:
             lookup_at, templates = await self._look_up_many(ids, preferences)
+        proved = await self._prove_by_coverage(preferences, lookup_at, templates, ids)
         if self._prober is None:
             return await self._without_doubtful_absences(ids, preferences, lookup_at, templates)
         positions: dict[ProbedImage, list[int]] = {}
         for position, template in enumerate(templates):
-            if preferences.fresh or template.outcome is not Outcome.FOUND:
+            if preferences.fresh or (
+                template.outcome is not Outcome.FOUND and position not in proved
+            ):
                 image = ids[position], (letter_cases or {}).get(position, 0)
                 positions.setdefault(image, []).append(position)
         unanswered = set(positions)
@@ -343,7 +363,7 @@ class Resolver:
                     resolution = await self._settle(image, preferences, lookup, charge)
                 except TooManyRequests:
                     return
-                template = _template_of(resolution.answer)
+                template = json_template(resolution.answer)
                 for position in where:
                     templates[position] = template
                 unanswered.discard(image)
@@ -357,8 +377,36 @@ class Resolver:
                 claims = () if preferences.fresh else lookup.claims
                 context = self.context(lookup, preferences)
                 answer = decide(context, ids[position], claims, probes={})
-                templates[position] = _template_of(_with_stale_source(answer, lookup))
+                templates[position] = json_template(_with_stale_source(answer, lookup))
         return templates
+
+    async def _prove_by_coverage(
+        self,
+        preferences: Preferences,
+        lookup_at: Callable[[int], LookupResult],
+        templates: list[AnswerTemplate],
+        ids: Sequence[bytes],
+    ) -> set[int]:
+        """Answers for images that the index alone proves to be absent. Returns their positions."""
+        positions = [
+            position
+            for position, template in enumerate(templates)
+            if template.outcome is not Outcome.FOUND and not lookup_at(position).claims
+        ]
+        if not positions or not self._coverage.is_proof_for(preferences):
+            return set()
+        context = self.context(lookup_at(positions[0]), preferences)
+        budget = IndexBudget(self.reader.deadline)
+        unclaimed = [ids[position] for position in positions]
+        context, proofs, unchanged = await self._coverage.proofs(context, unclaimed, (), budget)
+        answer = decide(context, unclaimed[0], (), proofs)
+        if answer.outcome is not Outcome.ABSENT:
+            return set()
+        template = json_template(answer)
+        proved = {position for position in positions if ids[position] in unchanged}
+        for position in proved:
+            templates[position] = template
+        return proved
 
     async def _without_doubtful_absences(
         self,
@@ -375,7 +423,7 @@ class Resolver:
         if doubt := await self.reader.loss_doubt(context.table):
             for position in absent:
                 answer = decide(context, ids[position], lookup_at(position).claims)
-                templates[position] = _template_of(doubt_absence(context, answer, doubt))
+                templates[position] = json_template(doubt_absence(context, answer, doubt))
         return templates
 
     async def _look_up_many(
@@ -395,7 +443,7 @@ class Resolver:
             def lookup_at(position: int) -> LookupResult:
                 return lookups[position]
 
-            cache = TemplateCache(self.context(unknown, preferences), _render_json)
+            cache = TemplateCache(self.context(unknown, preferences), render_json)
             templates = [
                 cache.of((found.source, round(found.age, STALE_AGE_DIGITS))).get(
                     image_id, found.claims
@@ -408,31 +456,9 @@ class Resolver:
                 return LookupResult(table, claims[position])
 
             context = self.context(LookupResult(table, ()), preferences)
-            cache = TemplateCache(context, _render_json)
+            cache = TemplateCache(context, render_json)
             templates = list(map(cache.of(("index", 0.0)).get, ids, claims))
         return lookup_at, cast("list[AnswerTemplate]", templates)  # every answer has a JSON text
-
-
-class _IndexBudget:
-    """The seconds that one request may still wait for the index."""
-
-    def __init__(self, seconds: float) -> None:
-        self.seconds = max(seconds, 0.0)
-
-    def spend(self, seconds: float) -> None:
-        self.seconds = max(self.seconds - seconds, 0.0)
-
-
-def _render_json(answer: Answer, text: str, variant: Hashable) -> str:
-    source, age = cast("tuple[str, float]", variant)  # as `_look_up_many` makes it
-    return json_text(answer, text) + json_tail(source, age)
-
-
-def _template_of(answer: Answer) -> AnswerTemplate:
-    """The JSON text of one answer, as a template for its own id only."""
-    text = format_id(answer.image_id)
-    rendered = json_text(answer, text) + json_tail(answer.source, answer.age)
-    return AnswerTemplate(answer.outcome, tuple(rendered.split(text)))
 
 
 async def _run_for(seconds: float, coroutines: Iterable[Coroutine[None, None, None]]) -> None:
@@ -468,17 +494,3 @@ def _with_stale_source(answer: Answer, lookup: LookupResult) -> Answer:
     if lookup.index_error is None or answer.source != "index":
         return answer
     return replace(answer, source=lookup.source, age=lookup.age)
-
-
-def _corrected_claims(
-    claims: Iterable[Owner], probes: Mapping[int, ProbeResult], *, fresh: bool = False
-) -> Claims:
-    """The claims without those that a probe refuted, and with those that a probe confirmed.
-
-    ``fresh``: a location that could not even be asked gives no fresh answer, so that its claim
-    does not count.
-    """
-    confirmed = {p.owner.number: p.owner for p in probes.values() if p.owner is not None}
-    refuted = {n for n, p in probes.items() if p.absent or (fresh and not p.asked)}
-    remaining = [c for c in claims if c.number not in confirmed and c.number not in refuted]
-    return (*remaining, *confirmed.values())

@@ -37,6 +37,16 @@ class LookupResult(NamedTuple):
     """How long the index took."""
 
 
+class IndexBudget:
+    """The seconds that one request may still wait for the index."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = max(seconds, 0.0)
+
+    def spend(self, seconds: float) -> None:
+        self.seconds = max(self.seconds - seconds, 0.0)
+
+
 class IndexReader:
     """Reads claims and keeps requests from waiting longer than they may."""
 
@@ -208,6 +218,18 @@ class IndexReader:
             IndexUnavailable: it had to be read, and Redis gave no answer within ``timeout``.
         """
         return self.certain_table() or await self._tables.current(timeout)
+
+    async def fresh_table(self, max_age: float, timeout: float) -> Table:  # noqa: ASYNC109
+        """The table with all times of checks and polls as of ``max_age`` seconds ago or later.
+
+        Raises:
+            IndexUnavailable: it had to be read, and Redis gave no answer within ``timeout``.
+        """
+        try:
+            async with asyncio.timeout(timeout):
+                return await self._tables.fresh_within(max_age)
+        except TimeoutError as error:
+            raise index_timeout_error(timeout) from error
 
     async def usable_table(self) -> Table:
         """The table as of now, or the last known one while Redis does not answer.

@@ -25,6 +25,7 @@ from resolver.models import Health, Owner
 from resolver.registry import LocationView, Table, TableKeeper
 from resolver.registry.location_view import scope_problem
 from resolver.resolution.answer import ProbeResult
+from resolver.resolution.vouching_problems import Silences
 
 MAX_REMEMBERED_IMAGES = 100_000
 """Images whose "no" answers are remembered: some 40 MB with two locations."""
@@ -42,7 +43,8 @@ ProbedImage = tuple[bytes, int]
 
 
 class NegativeCacheEntry(dict[int, ProbeResult]):
-    """The "no" answers about one image by location number. Valid for this set of claims only."""
+    """The "no" answers about one image by location number, and the silence of locations that do not
+    vouch. Valid for this set of claims only."""
 
     __slots__ = ("absent_in", "claims", "earliest", "latest")
 
@@ -136,6 +138,7 @@ class Prober:
         self._background: set[asyncio.Task[Any]] = set()
         self.counts: Counter[tuple[str, str]] = Counter()
         """(location, result) -> probes since the start."""
+        self.silences = Silences()
 
     @property
     def in_flight(self) -> int:
@@ -316,8 +319,12 @@ class Prober:
         letter_cases = {claim.number: claim.letter_case for claim in probe.claims}
         number = view.location.number
         result = await self._ask(image, view, letter_cases.get(number, 0))
+        self.silences.record(number, result)
         try:
-            self._update_memory(image, number, result, probe.claims)
+            remembers_silence = not (view.location.vouches or probe.releases_claim)
+            self._update_memory(
+                image, number, result, probe.claims, remembers_silence=remembers_silence
+            )
             if probe.updates_index:
                 await self._update_index(probe, image, number, result)
         except IndexUnavailable as error:
@@ -392,9 +399,16 @@ class Prober:
         return scope_problem(scope.sees_all, scope.why)
 
     def _update_memory(
-        self, image: ProbedImage, number: int, result: ProbeResult, claims: tuple[Owner, ...]
+        self,
+        image: ProbedImage,
+        number: int,
+        result: ProbeResult,
+        claims: tuple[Owner, ...],
+        *,
+        remembers_silence: bool,
     ) -> None:
-        if not result.absent:
+        """``remembers_silence``: the location need not answer, and is not asked again so soon."""
+        if not result.absent and (result.owner is not None or not remembers_silence):
             if result.owner is not None and image in self._negative:
                 self._negative[image].pop(number, None)
                 self._negative[image].absent_in = None

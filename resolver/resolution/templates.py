@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Hashable
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from resolver.models import Outcome, Owner, format_id
-from resolver.resolution.answer import Answer, AnswerContext, decide
+from resolver.resolution.answer import Answer, AnswerContext, decide, json_tail, json_text
 from resolver.resolution.ranking import has_ties
 
 PLACEHOLDER = secrets.token_hex(16)
@@ -123,3 +123,18 @@ class VariantTemplates:
         if template is not None:
             return template
         return self._cache.find(self._templates, image_id, claims, self._variant)
+
+
+def render_json(answer: Answer, text: str, variant: Hashable) -> str:
+    """The JSON text of an answer for a variant: the source of the claims, and their age."""
+    source, age = cast("tuple[str, float]", variant)
+    if answer.outcome is Outcome.ABSENT:
+        age = answer.age  # of its proof
+    return json_text(answer, text) + json_tail(source, age)
+
+
+def json_template(answer: Answer) -> AnswerTemplate:
+    """The JSON text of one answer, as a template for its own id only."""
+    text = format_id(answer.image_id)
+    rendered = json_text(answer, text) + json_tail(answer.source, answer.age)
+    return AnswerTemplate(answer.outcome, tuple(rendered.split(text)))

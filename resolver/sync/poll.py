@@ -70,5 +70,10 @@ async def poll(
             code="unauthorized",
         )
     return Poll(
-        ended=time.time(), mark=server_now, images=images, claimed=claimed, released=released
+        started=now,
+        ended=time.time(),
+        mark=server_now,
+        images=images,
+        claimed=claimed,
+        released=released,
     )

@@ -52,6 +52,7 @@ async def test_the_json_answer_has_the_documented_members(gateway: Gateway) -> N
         ],
         "conflict": False,
         "missing": [],
+        "proof": None,
         "source": "index",
         "age": 0.0,
     }
@@ -92,13 +93,16 @@ async def test_a_problem_document_has_the_members_of_the_answer(gateway: Gateway
     response, body = await gateway.get(f"/resolve/{ABSENT}")
     assert response.status == 404
     assert response.content_type == "application/problem+json"
-    assert {k: body[k] for k in ("status", "code", "id", "outcome", "owners", "missing")} == {
+    assert {
+        k: body[k] for k in ("status", "code", "id", "outcome", "owners", "missing", "proof")
+    } == {
         "status": 404,
         "code": "image-absent",
         "id": ABSENT,
         "outcome": "absent",
         "owners": [],
         "missing": [],
+        "proof": "covered",
     }
     await gateway.location("two", covered=False)
     response, body = await gateway.get(f"/resolve/{ABSENT}")
@@ -166,6 +170,9 @@ async def test_ndjson_is_one_answer_a_line(gateway: Gateway) -> None:
     assert [row["id"] for row in rows] == ids
     assert [i for i, row in enumerate(rows) if row["outcome"] == "found"] == [0, 400, 800, 1200]
     response, as_array = await gateway.call("POST", "/resolve", json=ids)
+    for row in (*as_array, *rows):
+        if row["proof"]:
+            row.pop("age")  # that of the proof, and time goes on
     assert as_array == rows
 
 

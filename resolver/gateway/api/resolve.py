@@ -139,6 +139,7 @@ def _invalid_row(item: Any) -> str:
             "owners": [],
             "conflict": False,
             "missing": [],
+            "proof": None,
             "code": InvalidImageId.code,
         }
     )

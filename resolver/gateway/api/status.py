@@ -172,7 +172,7 @@ async def index_figures(request: web.Request) -> web.StreamResponse:
             "uncollected": sum(
                 count for number, count in census.claims.items() if number not in table.by_number
             ),
-            "covered": bool(table.in_service()) and not doubts,
+            "covered": bool(table.vouching()) and not doubts,
             "missing": sorted(doubts),
             "locations": locations,
         }
