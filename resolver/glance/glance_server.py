@@ -73,7 +73,9 @@ async def connect(
         connector=aiohttp.TCPConnector(
             limit=0, limit_per_host=connections, resolver=HostPolicyResolver(policy, proxy_hosts)
         ),
-        middlewares=(HostPolicyMiddleware(policy, proxy_for, require_https=require_https),),
+        middlewares=(HostPolicyMiddleware(policy, proxy_for, require_https=require_https),)
+        if policy.rules or require_https
+        else (),  # without rules it would take time from each request
         timeout=aiohttp.ClientTimeout(total=timeout, connect=CONNECT_TIMEOUT_SECONDS),
         headers={"User-Agent": f"glance-resolver/{__version__}", HOP: "1"},
         cookie_jar=aiohttp.DummyCookieJar(),

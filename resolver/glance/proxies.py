@@ -19,11 +19,14 @@ def proxy_for(url: str) -> str | None:
     Raises:
         LocationUnavailable: the proxy is not an HTTP proxy.
     """
+    scheme = url.partition(":")[0].lower()
+    proxy = _variable(f"{scheme}_proxy") or _variable("all_proxy")
+    if not proxy:
+        return None  # at once: this is asked for each request
     target = urlsplit(url)
-    proxy = _variable(f"{target.scheme}_proxy") or _variable("all_proxy")
     host = (target.hostname or "").lower().removesuffix(".")
     port = target.port or DEFAULT_PORTS.get(target.scheme, 0)
-    if not proxy or is_loopback(host) or _is_exempt(host, port):
+    if is_loopback(host) or _is_exempt(host, port):
         return None
     proxy = proxy if "://" in proxy else f"http://{proxy}"
     if not proxy.lower().startswith(("http://", "https://")):
