@@ -84,6 +84,12 @@ class Conflict(ResolverError):
     status, code, title = 409, "conflict", "Changed at the same time"
 
 
+class NameTaken(ResolverError):
+    """A location of this name is registered, and the client did not want to replace one."""
+
+    status, code, title = 412, "name-taken", "Name taken"
+
+
 class RequestTimeout(ResolverError):
     """The client took longer to send the body than RESOLVER_CLIENT_TIMEOUT allows."""
 

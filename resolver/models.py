@@ -152,7 +152,7 @@ class Location:
             "Base URL, without `/v1` or `/v2`. Another URL is another server: its claims start "
             "from nothing.",
             example="https://cloud.example/image",
-            options=("--base-url",),
+            options=("--url",),
         )
     )
     region: str = field(

@@ -30,7 +30,12 @@ from resolver.models import MAX_BITS, MIN_BITS
 
 PREFIX = "RESOLVER_"
 
-NOT_SETTINGS = frozenset({"RESOLVER_CONFIG", "RESOLVER_URL", "RESOLVER_TOKEN"})
+NOT_SETTINGS = frozenset(
+    {
+        *("RESOLVER_CONFIG", "RESOLVER_URL", "RESOLVER_TOKEN", "RESOLVER_TOKEN_FILE"),
+        "RESOLVER_ALLOW_HTTP",
+    }
+)
 """Variables with this prefix that are not settings of the server: the name of the TOML file, and
 those of the operator commands."""
 

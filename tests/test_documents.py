@@ -23,7 +23,10 @@ README = (ROOT / "README.md").read_text("utf-8")
 DOCS = ROOT / "docs"
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *DOCS.rglob("*.md")])
 README_MAX_LINES = 120
-COMMAND_SETTINGS = {"RESOLVER_CONFIG", "RESOLVER_URL", "RESOLVER_TOKEN"}
+COMMAND_SETTINGS = {
+    *("RESOLVER_CONFIG", "RESOLVER_URL", "RESOLVER_TOKEN", "RESOLVER_TOKEN_FILE"),
+    "RESOLVER_ALLOW_HTTP",
+}
 """Read by the operator commands, or by the settings themselves."""
 
 

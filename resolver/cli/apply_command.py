@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from resolver.cli.gateway_client import Gateway, GatewayError, gateway_options
-from resolver.cli.output import print_json
+from resolver.cli.output import confirm, print_json
 from resolver.errors import ResolverError
 
 BATCH_SIZE = 1000
@@ -54,7 +54,7 @@ def apply(
         return
     if dry_run:
         return
-    if not (yes or _confirm(f"make {len(changes)} changes at {url}?")):
+    if not (yes or confirm(f"make {len(changes)} changes at {url}?")):
         raise ResolverError("nothing was changed; --yes does it without asking")
     _make(gateway, changes, file)
     click.echo(f"{len(changes)} changes made", err=as_json)
@@ -92,15 +92,6 @@ def _make(gateway: Gateway, changes: list[Change], file: str) -> None:
                 "apply it again"
             ) from error
         done += len(batch)
-
-
-def _confirm(question: str) -> bool:
-    """Asks on the terminal. False without one, or if the user breaks off."""
-    try:
-        return click.confirm(question, err=True)
-    except click.Abort:
-        click.echo(err=True)
-        return False
 
 
 def difference(

@@ -7,7 +7,7 @@ import os
 import click
 from click.shell_completion import CompletionItem, get_completion_class
 
-from resolver.cli.gateway_client import DEFAULT_URL, Gateway
+from resolver.cli.gateway_client import DEFAULT_URL, Gateway, read_token
 from resolver.errors import ResolverError
 
 COMPLETION_TIMEOUT_SECONDS = 2.0
@@ -32,8 +32,8 @@ def completion(shell: str) -> None:
 def location_names(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Names of locations that start with ``incomplete``; none if the gateway does not answer."""
     url = ctx.params.get("url") or os.environ.get("RESOLVER_URL", DEFAULT_URL)
-    token = ctx.params.get("token") or os.environ.get("RESOLVER_TOKEN")
     try:
+        token = read_token(ctx.params.get("token") or os.environ.get("RESOLVER_TOKEN"))
         rows = Gateway(url, token, timeout=COMPLETION_TIMEOUT_SECONDS).call("GET", "/locations")[
             "locations"
         ]

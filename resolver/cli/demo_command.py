@@ -173,6 +173,6 @@ def _print_hints(url: str, token: str, current: StandIn) -> None:
         f"curl -s {url}/resolve/{SHARED_ID}/explain",
         f"curl -s {url}/index",
         f"curl -s -H 'Authorization: Bearer {token}' {url}/locations",
-        f"glance-resolver locations list --url {url} --token {token}",
+        f"glance-resolver locations list --gateway {url} --token {token}",
     ):
         click.echo(f"  {line}")

@@ -168,7 +168,7 @@ def classify_endpoint(
         if row["name"] != wanted or row["url"] in in_catalog:
             continue
         if not other_cloud:  # it has moved, or it is another server: the operator knows
-            command = f"`locations set {wanted} --base-url {base_url}`"
+            command = f"`locations set {wanted} --url {base_url}`"
             return {"name": wanted, "what": f"{wanted} is {row['url']}: {command}, or --prefix"}
         candidates = [location_name(f"{cloud}-{wanted}")]
     taken = {row["name"] for row in [*registered, *earlier]}

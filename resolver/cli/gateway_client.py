@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
+import os
 import urllib.error
 import urllib.request
+from collections.abc import Mapping
 from http.client import HTTPException
+from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote, urlsplit
 
@@ -26,12 +30,53 @@ class GatewayError(ResolverError):
 
 def error_from(status: int, document: Any) -> GatewayError:
     """The error for an answer: the detail of its problem document, or else its status."""
-    detail = document.get("detail") if isinstance(document, dict) else None
+    members = document if isinstance(document, dict) else {}
+    detail, code = members.get("detail"), members.get("code")
     if status == 401:
         detail = (
-            "the gateway needs one of its RESOLVER_ADMIN_TOKENS: give --token or RESOLVER_TOKEN"
+            "the gateway needs one of its RESOLVER_ADMIN_TOKENS: give --token, RESOLVER_TOKEN or "
+            "RESOLVER_TOKEN_FILE"
         )
-    return GatewayError(detail or f"the gateway answered {status}")
+    text = str(detail) if detail else f"the gateway answered {status}"
+    return GatewayError(text, code=code if isinstance(code, str) else None)
+
+
+class GatewayAddress:
+    """Where a gateway is, and the token for it."""
+
+    def __init__(self, url: str, token: str | None) -> None:
+        """Raises click.UsageError if the URL is malformed, or if the token would be sent where
+        others can read it."""
+        try:
+            parts = urlsplit(url)
+            usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+        except ValueError:
+            usable = False
+        if not usable or not url.isascii() or not url.isprintable() or " " in url:
+            raise click.UsageError(f"--gateway {url!r} must be an http or https URL (RESOLVER_URL)")
+        self.url = url.rstrip("/")
+        self.is_loopback = _is_loopback(parts.hostname or "")
+        allowed = os.environ.get("RESOLVER_ALLOW_HTTP", "").lower() in ("1", "true", "yes", "on")
+        if token and parts.scheme == "http" and not (self.is_loopback or allowed):
+            raise click.UsageError(
+                f"the token would go over http to {parts.hostname}, where others can read it: give "
+                "an https URL, or set RESOLVER_ALLOW_HTTP=true"
+            )
+        self.headers = {"Authorization": f"Bearer {token}"} if token else {}
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
+
+
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    """A gateway never redirects operators, and the token is for the gateway only."""
+
+    def redirect_request(self, *_: Any) -> None:
+        return None
 
 
 class Gateway:
@@ -40,44 +85,59 @@ class Gateway:
     def __init__(
         self, url: str, token: str | None, timeout: float = REQUEST_TIMEOUT_SECONDS
     ) -> None:
-        try:
-            parts = urlsplit(url)
-            usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-        except ValueError:
-            usable = False
-        if not usable or not url.isascii() or not url.isprintable() or " " in url:
-            raise click.UsageError(f"--url {url!r} must be an http or https URL (RESOLVER_URL)")
-        self._url = url.rstrip("/")
-        self._token = token
+        """Raises click.UsageError as `GatewayAddress`."""
+        self._address = GatewayAddress(url, token)
         self._timeout = timeout
+        handlers: list[urllib.request.BaseHandler] = [_NoRedirects()]
+        if self._address.is_loopback:  # a proxy has another loopback
+            handlers.append(urllib.request.ProxyHandler({}))
+        self._opener = urllib.request.build_opener(*handlers)
 
-    def call(self, method: str, path: str, body: Any = None) -> Any:
+    def call(
+        self, method: str, path: str, body: Any = None, *, headers: Mapping[str, str] | None = None
+    ) -> Any:
         """Sends a request. Returns the decoded JSON answer, or None for an empty one.
 
         Raises:
             GatewayError: the gateway refused, with its own text, or did not answer.
         """
-        headers = {"Accept": "application/json"}
-        if self._token:
-            headers["Authorization"] = f"Bearer {self._token}"
+        url = self._address.url
+        headers = {"Accept": "application/json", **self._address.headers, **(headers or {})}
         data = None
         if body is not None:
             data = json.dumps(body).encode()
             headers["Content-Type"] = "application/json"
-        request = urllib.request.Request(
-            self._url + path, data=data, headers=headers, method=method
-        )
+        request = urllib.request.Request(url + path, data=data, headers=headers, method=method)
         try:
-            with urllib.request.urlopen(request, timeout=self._timeout) as response:
+            with self._opener.open(request, timeout=self._timeout) as response:
                 return _decode(response.read())
         except urllib.error.HTTPError as error:
+            if 300 <= error.code < 400:
+                raise redirect_error(url, error.code, error.headers.get("Location")) from error
             raise error_from(error.code, _decode(error.read())) from error
         except (OSError, ValueError, HTTPException) as error:
-            reason = getattr(error, "reason", None) or error
-            raise GatewayError(
-                f"cannot reach the gateway at {self._url}: {reason} (is it running? give --url or "
-                "RESOLVER_URL)"
-            ) from error
+            raise unreachable_error(url, getattr(error, "reason", None) or error) from error
+
+
+def unreachable_error(url: str, reason: object) -> GatewayError:
+    """The error for a gateway that does not answer."""
+    return GatewayError(
+        f"cannot reach the gateway at {url}: {reason} (is it running? give --gateway or "
+        "RESOLVER_URL)"
+    )
+
+
+def redirect_error(url: str, status: int, target: str | None) -> GatewayError:
+    """The error for a redirect, which is not followed: the token is for ``url`` only."""
+    return GatewayError(
+        f"{url} answered {status} and names {printable(target or 'no other URL')}: this is no "
+        "gateway, or it has moved; give the URL of the gateway itself (--gateway or RESOLVER_URL)"
+    )
+
+
+def printable(text: str) -> str:
+    """Text of others on one line of a terminal: control characters become question marks."""
+    return "".join(c if c.isprintable() else "?" for c in text)[:200]
 
 
 def segment(text: str) -> str:
@@ -92,13 +152,36 @@ def _decode(body: bytes) -> Any:
         return None
 
 
+def read_token(given: str | None) -> str | None:
+    """The token of ``--token`` or RESOLVER_TOKEN, else that in RESOLVER_TOKEN_FILE.
+
+    Raises:
+        click.UsageError: the file cannot be read, or is empty.
+    """
+    file = os.environ.get("RESOLVER_TOKEN_FILE")
+    if given or not file:
+        return given
+    try:
+        token = Path(file).read_text("utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise click.UsageError(f"RESOLVER_TOKEN_FILE {file}: {error}") from error
+    if not token or not token.isprintable() or " " in token:
+        raise click.UsageError(f"RESOLVER_TOKEN_FILE {file}: must have one line, the token")
+    return token
+
+
 def gateway_options(command: F) -> F:
-    """Adds ``--url`` and ``--token``, which the command gets as ``url`` and ``token``."""
+    """Adds ``--gateway`` and ``--token``, which the command gets as ``url`` and ``token``."""
     command = click.option(
-        "--token", envvar="RESOLVER_TOKEN", help="Admin token.  [env: RESOLVER_TOKEN]"
+        "--token",
+        envvar="RESOLVER_TOKEN",
+        callback=lambda _ctx, _param, value: read_token(value),
+        help="Admin token.  [env: RESOLVER_TOKEN; RESOLVER_TOKEN_FILE names a file with it]",
     )(command)
     return click.option(
-        "--url",
+        "--gateway",
+        "url",
+        metavar="URL",
         envvar="RESOLVER_URL",
         default=DEFAULT_URL,
         show_default=True,

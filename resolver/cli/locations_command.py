@@ -12,9 +12,10 @@ import click
 from resolver.cli.apply_command import apply
 from resolver.cli.completion_command import existing_location, location_names
 from resolver.cli.discover_command import discover
-from resolver.cli.gateway_client import Gateway, gateway_options, segment
-from resolver.cli.output import print_fields, print_json, print_table
+from resolver.cli.gateway_client import Gateway, GatewayError, gateway_options, segment
+from resolver.cli.output import confirm, print_fields, print_json, print_table
 from resolver.cli.sweep_command import sweep
+from resolver.errors import NameTaken, ResolverError
 
 
 @click.group()
@@ -213,8 +214,16 @@ def _describe_health(health: dict[str, Any]) -> str:
 @_field_options
 @gateway_options
 def add(name: str, base_url: str, url: str, token: str | None, **fields: Any) -> None:
-    """Register the Glance server at URL as NAME. Replaces a location of that name."""
-    row = Gateway(url, token).call("PUT", _path(name), {"url": base_url, **_body(**fields)})
+    """Register the Glance server at URL as NAME, which must not be taken."""
+    body = {"url": base_url, **_body(**fields)}
+    try:
+        row = Gateway(url, token).call("PUT", _path(name), body, headers={"If-None-Match": "*"})
+    except GatewayError as error:
+        if error.problem_code != NameTaken.code:
+            raise
+        raise GatewayError(
+            f"{error}: change it with `locations set {name} --url …`, or give another name"
+        ) from error
     click.echo(
         f"{row['name']} is {row['url']}; `locations show {name}` shows the progress of its sweep"
     )
@@ -223,7 +232,10 @@ def add(name: str, base_url: str, url: str, token: str | None, **fields: Any) ->
 @locations.command("set")
 @existing_location
 @click.option(
-    "--base-url", help="Another base URL. That is another server, so all claims are discarded."
+    "--url",
+    "base_url",
+    metavar="URL",
+    help="Another base URL. That is another server, so all claims are discarded.",
 )
 @_field_options
 @gateway_options
@@ -264,10 +276,16 @@ def check(name: str, as_json: bool, url: str, token: str | None) -> None:
 
 @locations.command()
 @existing_location
+@click.option("--yes", is_flag=True, help="Do not ask.")
 @gateway_options
-def remove(name: str, url: str, token: str | None) -> None:
+def remove(name: str, yes: bool, url: str, token: str | None) -> None:
     """Remove a location. Its images stop resolving to it at once."""
-    Gateway(url, token).call("DELETE", _path(name))
+    gateway = Gateway(url, token)
+    row = gateway.call("GET", _path(name))
+    question = f"remove {name} ({row['url']}, {row['sweep']['images']} images)?"
+    if not (yes or confirm(question)):
+        raise ResolverError("nothing was removed; --yes does it without asking")
+    gateway.call("DELETE", _path(name))
     click.echo(f"{name}: removed")
 
 

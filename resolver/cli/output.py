@@ -53,3 +53,12 @@ def print_fields(fields: Iterable[tuple[str, Any]]) -> None:
     width = max(len(name) for name, _ in rows)
     for name, value in rows:
         click.echo(f"{name:<{width}}  {value}")
+
+
+def confirm(question: str) -> bool:
+    """Asks on the terminal. False without one, or if the user breaks off."""
+    try:
+        return click.confirm(question, err=True)
+    except click.Abort:
+        click.echo(err=True)
+        return False

@@ -13,9 +13,10 @@ from urllib.parse import urlsplit
 
 from resolver.cli.gateway_client import (
     REQUEST_TIMEOUT_SECONDS,
-    Gateway,
-    GatewayError,
+    GatewayAddress,
     error_from,
+    redirect_error,
+    unreachable_error,
 )
 
 CHUNK_BYTES = 128 * 1024
@@ -26,16 +27,16 @@ class StreamRequest:
     """One request with a streamed body, in either direction."""
 
     def __init__(self, url: str, token: str | None) -> None:
-        """Raises click.UsageError if the URL is malformed."""
-        Gateway(url, token)  # checks the URL
-        parts = urlsplit(url.rstrip("/"))
+        """Raises click.UsageError as `GatewayAddress`."""
+        address = GatewayAddress(url, token)
+        parts = urlsplit(address.url)
         connection_class = (
             http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
         )
-        self._url, self._path = url.rstrip("/"), parts.path
+        self._url, self._path = address.url, parts.path
         host = parts.netloc.rpartition("@")[2]
         self._connection = connection_class(host, timeout=REQUEST_TIMEOUT_SECONDS)
-        self._headers = {"Authorization": f"Bearer {token}"} if token else {}
+        self._headers = address.headers
 
     def get(
         self,
@@ -104,8 +105,9 @@ class StreamRequest:
             return False
         return bool(select.select([self._connection.sock], [], [], 0)[0])
 
-    @staticmethod
-    def _decode(response: http.client.HTTPResponse) -> Any:
+    def _decode(self, response: http.client.HTTPResponse) -> Any:
+        if 300 <= response.status < 400:
+            raise redirect_error(self._url, response.status, response.getheader("Location"))
         try:
             document = json.loads(response.read())
         except ValueError:
@@ -119,7 +121,4 @@ class StreamRequest:
         try:
             yield
         except (OSError, http.client.HTTPException) as error:
-            raise GatewayError(
-                f"cannot reach the gateway at {self._url}: {error or type(error).__name__} (is it "
-                "running? give --url or RESOLVER_URL)"
-            ) from error
+            raise unreachable_error(self._url, error or type(error).__name__) from error

@@ -22,8 +22,8 @@ FIXES = {
     "bad-tls": "give the server a certificate for its name, or this machine its CA (SSL_CERT_FILE, "
     "or `cacert` of its cloud in clouds.yaml)",
     "bad-proxy": "correct HTTPS_PROXY and HTTP_PROXY of this process, or name the host in NO_PROXY",
-    "not-glance": "give the base URL of a Glance server (`locations set NAME --base-url URL`)",
-    "junk": "give the base URL of a Glance server (`locations set NAME --base-url URL`)",
+    "not-glance": "give the base URL of a Glance server (`locations set NAME --url URL`)",
+    "junk": "give the base URL of a Glance server (`locations set NAME --url URL`)",
     "cut": "read the log of the server, and of any proxy in front of it",
     "server-error": "read the server's log",
     "not-allowed": "add the host to RESOLVER_ALLOWED_HOSTS, or use https",

@@ -8,7 +8,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from resolver.errors import Conflict, IndexLost, InvalidLocation, LocationNotFound, SettingsError
+from resolver.errors import (
+    Conflict,
+    IndexLost,
+    InvalidLocation,
+    LocationNotFound,
+    NameTaken,
+    SettingsError,
+)
 from resolver.index import Index, Record, Snapshot
 from resolver.models import Location, Status
 from resolver.registry.location_batch import (
@@ -115,15 +122,18 @@ class Registry:
         request_host: str = "",
         by: str = "",
         is_resolver: AsksResolver | None = None,
+        only_new: bool = False,
     ) -> PutResult:
         """Registers a location, or replaces it: fields that are not given get their defaults.
 
         ``request_host``: the ``Host`` header of the request, which is a name of this gateway.
         ``by``: the name of the operator's token, for the audit log; empty if no operator asks.
         ``is_resolver``: asks the server whether it is a resolver; None: it is not asked.
+        ``only_new``: do not replace one.
 
         Raises:
             InvalidLocation: a field is wrong, or the URL is not allowed here.
+            NameTaken: with ``only_new``, there is a location of this name.
             Conflict: others kept changing the location at the same time.
             IndexUnavailable: Redis does not answer.
         """
@@ -133,6 +143,8 @@ class Registry:
             await self._ensure_index()
         for _ in range(MAX_ATTEMPTS):
             records = await self._records(name)
+            if only_new and name in records:
+                raise NameTaken(f"{name} is registered already, as {records[name].location.url}")
             try:
                 location = await self._write(wanted, records, by)
                 return PutResult(location, is_new=name not in records)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 from collections.abc import Callable
 from typing import Any
@@ -31,7 +32,7 @@ def run(gateway: Gateway, capfd: pytest.CaptureFixture[str]) -> Run:
     """Runs a command in a thread: (exit status, standard output, standard error)."""
 
     async def run_command(*arguments: str, token: str | None = TOKEN) -> tuple[int, str, str]:
-        options = ["--url", gateway.url, *(["--token", token] if token else [])]
+        options = ["--gateway", gateway.url, *(["--token", token] if token else [])]
         capfd.readouterr()
 
         def call_main() -> int:
@@ -72,7 +73,7 @@ async def test_locations_are_added_changed_shown_and_removed(run: Run) -> None:
     assert "not swept yet" in out
     _, out, _ = await run("locations", "list")
     assert out.splitlines()[1].split("\t")[:3] == ["one", "R1", "active"]
-    status, out, _ = await run("locations", "remove", "one")
+    status, out, _ = await run("locations", "remove", "one", "--yes")
     assert (status, out) == (0, "one: removed\n")
     _, out, err = await run("locations", "list")
     assert "no locations" in err
@@ -107,7 +108,7 @@ async def test_errors_for_a_wrong_token_and_a_missing_gateway(
     assert status == 1
     assert "RESOLVER_ADMIN_TOKENS" in err
     with pytest.raises(SystemExit) as end:
-        main(["locations", "list", "--url", "http://127.0.0.1:1"])
+        main(["locations", "list", "--gateway", "http://127.0.0.1:1"])
     assert end.value.code == 1
     assert "cannot reach the gateway at http://127.0.0.1:1" in capfd.readouterr().err
 
@@ -156,7 +157,7 @@ async def test_rebuild(start: Start, capfd: pytest.CaptureFixture[str]) -> None:
     gateway = await start(role="all")
     await gateway.location("one")
     await gateway.claim("one", ID)
-    options = ["--url", gateway.url, "--token", TOKEN]
+    options = ["--gateway", gateway.url, "--token", TOKEN]
     await asyncio.to_thread(run_main, ["index", "rebuild", "--bits", "10", "--wait", *options])
     assert "the index has 1,024 buckets" in capfd.readouterr().out
     assert gateway.services.index.bits == 10
@@ -167,3 +168,28 @@ def run_main(arguments: list[str]) -> None:
     with pytest.raises(SystemExit) as end:
         main(arguments)
     assert not end.value.code
+
+
+async def test_add_refuses_a_name_that_is_taken(run: Run, gateway: Gateway) -> None:
+    assert (await run("locations", "add", "one", "https://one.example"))[0] == 0
+    status, _, err = await run("locations", "add", "one", "https://other.example")
+    assert status == 1
+    assert "one is registered already, as https://one.example" in err
+    assert "locations set one --url" in err
+    assert (await run("locations", "set", "one", "--url", "https://other.example"))[0] == 0
+    row = json.loads((await run("locations", "show", "one", "--json"))[1])
+    assert row["url"] == "https://other.example"
+
+
+async def test_remove_asks_and_without_an_answer_removes_nothing(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO())
+    assert (await run("locations", "add", "one", "https://one.example"))[0] == 0
+    status, _, err = await run("locations", "remove", "one")
+    assert status == 1
+    assert "remove one (https://one.example, 0 images)?" in err
+    assert "--yes does it without asking" in err
+    assert (await run("locations", "show", "one"))[0] == 0
+    assert (await run("locations", "remove", "one", "--yes"))[0] == 0
+    assert (await run("locations", "show", "one"))[0] == 1

@@ -87,8 +87,8 @@ REGISTERED = [
     [
         ("r1", "https://one.example", "one", "there already"),
         ("r1", OTHER, "r1", "new"),
-        ("one", OTHER, "one", f"`locations set one --base-url {OTHER}`"),
-        ("by-hand", OTHER, "by-hand", f"`locations set by-hand --base-url {OTHER}`"),
+        ("one", OTHER, "one", f"`locations set one --url {OTHER}`"),
+        ("by-hand", OTHER, "by-hand", f"`locations set by-hand --url {OTHER}`"),
         ("of-b", OTHER, "prod-of-b", "new"),
     ],
 )

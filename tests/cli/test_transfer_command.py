@@ -154,7 +154,7 @@ async def test_no_gateway(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> 
     file.write_bytes(b"")
     for subcommand in ("export", "import"):
         with pytest.raises(SystemExit) as end:
-            run_index(subcommand, str(file), "--url", "http://127.0.0.1:1")
+            run_index(subcommand, str(file), "--gateway", "http://127.0.0.1:1")
         assert end.value.code == 1
         assert "cannot reach the gateway at http://127.0.0.1:1: " in capfd.readouterr().err
     assert file.read_bytes() == b""

@@ -286,7 +286,7 @@ async def test_an_import_can_be_repeated_after_its_gateway_was_killed(
         table = await services.tables.current()
         number = table.by_name["one"].location.number
         await services.index.claims.claim(number, ids)
-        options = ("--url", f"http://127.0.0.1:{resolver.port}", "--token", TOKEN)
+        options = ("--gateway", f"http://127.0.0.1:{resolver.port}", "--token", TOKEN)
         status, _, err = await run("index", "export", str(file), *options)
         assert status == 0, err
         all_claims = (await claims_by_number(services.index))[number]

@@ -202,7 +202,7 @@ def test_a_region_is_drained_and_removed(gateway: Gateway, cloud: Cloud) -> None
     assert refused.err == "glance-resolver: the token 'board' may only read\n"
     assert gateway.operator("locations", "log", token=BOARD).status == 0
 
-    ok(gateway, "locations", "remove", "oslo")
+    ok(gateway, "locations", "remove", "oslo", "--yes")
     assert gateway.get(f"/resolve/{alone}").status == 404
     assert "remove" in ok(gateway, "locations", "log", "oslo")
 

@@ -30,7 +30,7 @@ EXAMPLE = ROOT / "config" / "locations.example.yaml"
 DOCUMENTS = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 
 NOT_WRITTEN_BY_OPERATORS = {"name", "number", "created", "updated", "unknown"}
-GENERAL_OPTIONS = {"--url", "--gateway", "--token"}
+GENERAL_OPTIONS = {"--gateway", "--token"}
 """Options of every operator command, which describe no location."""
 
 EXAMPLES = {name: spec.example for name, spec in LOCATION_FIELDS.items()}

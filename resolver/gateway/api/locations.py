@@ -147,7 +147,7 @@ async def show_location(request: web.Request) -> web.StreamResponse:
 
 @admin_only
 async def put_location(request: web.Request) -> web.StreamResponse:
-    """PUT /locations/{name}."""
+    """PUT /locations/{name}. With ``If-None-Match: *`` (RFC 9110, 13.1.2) it replaces none."""
     name, services = request.match_info["name"], request.app[SERVICES]
     written = await services.registry.put(
         name,
@@ -155,6 +155,7 @@ async def put_location(request: web.Request) -> web.StreamResponse:
         request_host=request.host,
         by=request[ADMIN],
         is_resolver=partial(is_resolver, services.session),
+        only_new=request.headers.get("If-None-Match", "").strip() == "*",
     )
     return json_response(
         await services.registry.describe(written.location),

@@ -1,0 +1,144 @@
+"""What the operator commands send, to whom, and with which token."""
+
+from __future__ import annotations
+
+import http.server
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+
+from resolver.cli import main
+from resolver.cli.gateway_client import Gateway, GatewayAddress, GatewayError, read_token
+from resolver.cli.stream_client import StreamRequest
+
+TOKEN = "a-secret-of-operators"
+
+
+class Recorder(http.server.BaseHTTPRequestHandler):
+    """Remembers each request's authorization; redirects what comes to ``/away`` elsewhere."""
+
+    seen: list[tuple[str, str | None]]
+    elsewhere = ""
+
+    def do_GET(self) -> None:  # the name is that of http.server
+        self.seen.append((self.path, self.headers.get("Authorization")))
+        self.send_response(307 if self.elsewhere else 200)
+        if self.elsewhere:
+            self.send_header("Location", self.elsewhere + self.path)
+        self.send_header("Content-Length", "2")
+        self.end_headers()
+        self.wfile.write(b"{}")
+
+    do_POST = do_GET
+
+    def log_message(self, *_: object) -> None:
+        """Nothing."""
+
+
+class Server:
+    """An HTTP server that is no gateway."""
+
+    def __init__(self, elsewhere: str = "") -> None:
+        self.seen: list[tuple[str, str | None]] = []
+        handler = type("Handler", (Recorder,), {"seen": self.seen, "elsewhere": elsewhere})
+        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+@pytest.fixture
+def target() -> Iterator[Server]:
+    server = Server()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def redirecting(target: Server) -> Iterator[Server]:
+    server = Server(elsewhere=target.url)
+    yield server
+    server.close()
+
+
+def test_the_token_is_not_sent_to_where_a_redirect_leads(
+    redirecting: Server, target: Server
+) -> None:
+    with pytest.raises(GatewayError, match=f"answered 307 and names {target.url}/locations"):
+        Gateway(redirecting.url, TOKEN).call("GET", "/locations")
+    with pytest.raises(GatewayError, match="answered 307"):
+        list(StreamRequest(redirecting.url, TOKEN).get("/index/export"))
+    with pytest.raises(GatewayError, match="answered 307"):
+        StreamRequest(redirecting.url, TOKEN).post("/index/import", [b"x"])
+    assert len(redirecting.seen) == 3
+    assert target.seen == []
+
+
+@pytest.mark.parametrize("name", ["http_proxy", "HTTP_PROXY", "all_proxy"])
+def test_loopback_is_not_asked_through_a_proxy(
+    target: Server, redirecting: Server, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.setenv(name, redirecting.url)
+    assert Gateway(target.url, TOKEN).call("GET", "/locations") == {}
+    assert target.seen == [("/locations", f"Bearer {TOKEN}")]
+    assert redirecting.seen == []
+
+
+@pytest.mark.parametrize("url", ["http://gateway.example:9393", "http://192.0.2.1", "http://[::2]"])
+def test_a_token_goes_over_http_to_loopback_only(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(click.UsageError, match="RESOLVER_ALLOW_HTTP"):
+        GatewayAddress(url, TOKEN)
+    GatewayAddress(url, None)  # nothing to read
+    GatewayAddress(url.replace("http:", "https:"), TOKEN)
+    monkeypatch.setenv("RESOLVER_ALLOW_HTTP", "true")
+    GatewayAddress(url, TOKEN)
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:1", "http://[::1]:1", "http://localhost:1"])
+def test_loopback_needs_no_tls(url: str) -> None:
+    assert GatewayAddress(url, TOKEN).headers == {"Authorization": f"Bearer {TOKEN}"}
+
+
+def test_the_token_may_be_in_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "token"
+    file.write_text(f"{TOKEN}\n")
+    monkeypatch.setenv("RESOLVER_TOKEN_FILE", str(file))
+    assert read_token(None) == TOKEN
+    assert read_token("given") == "given"
+    for wrong in ("", "two lines\nof it", "with space x"):
+        file.write_text(wrong)
+        with pytest.raises(click.UsageError, match="one line, the token"):
+            read_token(None)
+    file.unlink()
+    with pytest.raises(click.UsageError, match="No such file"):
+        read_token(None)
+
+
+def test_commands_take_the_token_from_the_file(
+    tmp_path: Path, target: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "token"
+    file.write_text(TOKEN)
+    monkeypatch.setenv("RESOLVER_TOKEN_FILE", str(file))
+    monkeypatch.setenv("RESOLVER_URL", target.url)
+    assert "RESOLVER_TOKEN" not in os.environ
+    main(["locations", "show", "one", "--json"])
+    assert target.seen == [("/locations/one", f"Bearer {TOKEN}")]
+
+
+def test_what_others_say_cannot_steer_the_terminal(target: Server) -> None:
+    server = Server(elsewhere="http://\x1b]0;title\x07\x9b2Jx")
+    try:
+        with pytest.raises(GatewayError) as caught:
+            Gateway(server.url, TOKEN).call("GET", "/locations")
+    finally:
+        server.close()
+    assert str(caught.value).isprintable()
