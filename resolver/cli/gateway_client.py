@@ -113,6 +113,7 @@ class Gateway:
                 return _decode(response.read())
         except urllib.error.HTTPError as error:
             if 300 <= error.code < 400:
+                error.close()
                 raise redirect_error(url, error.code, error.headers.get("Location")) from error
             raise error_from(error.code, _decode(error.read())) from error
         except (OSError, ValueError, HTTPException) as error:

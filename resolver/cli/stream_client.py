@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from resolver.cli.gateway_client import (
     REQUEST_TIMEOUT_SECONDS,
     GatewayAddress,
+    GatewayError,
     error_from,
     redirect_error,
     unreachable_error,

@@ -47,11 +47,13 @@ class Server:
         handler = type("Handler", (Recorder,), {"seen": self.seen, "elsewhere": elsewhere})
         self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        self._thread = threading.Thread(target=self._server.serve_forever)
+        self._thread.start()
 
     def close(self) -> None:
         self._server.shutdown()
         self._server.server_close()
+        self._thread.join()
 
 
 @pytest.fixture
@@ -130,7 +132,8 @@ def test_commands_take_the_token_from_the_file(
     monkeypatch.setenv("RESOLVER_TOKEN_FILE", str(file))
     monkeypatch.setenv("RESOLVER_URL", target.url)
     assert "RESOLVER_TOKEN" not in os.environ
-    main(["locations", "show", "one", "--json"])
+    with pytest.raises(SystemExit, match="0"):
+        main(["locations", "show", "one", "--json"])
     assert target.seen == [("/locations/one", f"Bearer {TOKEN}")]
 
 
