@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from resolver.index.preflight import Finding
 from resolver.index.redis.client import Command, RedisClient
-from resolver.index.redis.replies import parses_reply
 
 NO_EVICTION = "noeviction"
+
+
+# Searched for: these replies have a hundred lines, and a request may wait for them.
+_RUN_ID = re.compile(rb"^run_id:(\w+)", re.MULTILINE)
+_EVICTED_KEYS = re.compile(rb"^evicted_keys:(\d+)", re.MULTILINE)
+_POLICY = re.compile(rb"^maxmemory_policy:([\w-]+)", re.MULTILINE)
 
 
 class ServerState(NamedTuple):
@@ -96,26 +102,19 @@ def eviction_finding(states: Sequence[ServerState]) -> Finding:
     return Finding(name=name, ok=True, text="Redis drops no keys when its memory is full")
 
 
-@parses_reply
 def _parse_state(name: str, replies: Sequence[Any]) -> ServerState:
-    server, stats = map(_fields, replies)
-    return ServerState(name, server.get("run_id", ""), int(stats.get("evicted_keys", 0)))
+    server, stats = replies
+    return ServerState(name, _value(_RUN_ID, server), int(_value(_EVICTED_KEYS, stats) or 0))
 
 
-@parses_reply
 def _parse_policy(reply: Any) -> str:
-    fields = _fields(reply)
-    return fields.get("maxmemory_policy", "") or fields.get("maxmemory-policy", "")
-
-
-def _fields(reply: Any) -> dict[str, str]:
-    """The fields of an INFO section or of CONFIG GET; none where the login may not ask."""
-    if isinstance(reply, bytes):
-        lines = reply.decode().splitlines()
-        return {
-            key: value for key, colon, value in (line.partition(":") for line in lines) if colon
-        }
+    """The policy in an INFO section or in the reply to CONFIG GET."""
     if isinstance(reply, list):
-        texts = [text.decode() for text in reply]
-        return dict(zip(texts[::2], texts[1::2], strict=True))
-    return {}
+        reply = b"maxmemory_policy:" + b"".join(reply[1:2])
+    return _value(_POLICY, reply)
+
+
+def _value(field: re.Pattern[bytes], reply: Any) -> str:
+    """The value of a field of INFO; empty where the login may not ask."""
+    found = field.search(reply) if isinstance(reply, bytes) else None
+    return found[1].decode() if found else ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -13,6 +14,8 @@ import pytest
 from redis.exceptions import OutOfMemoryError
 
 from resolver.errors import IndexUnavailable
+from resolver.gateway.app import make_app
+from resolver.gateway.app_keys import METRICS
 from resolver.gateway.server import serving
 from resolver.index import Index, open_index
 from resolver.models import Location, Outcome, Owner, format_id
@@ -288,3 +291,41 @@ async def test_many_processes_make_one_index(own_redis: RedisServer) -> None:
     async with open_index(own_redis.url) as index:
         for owners in (await index.claims.lookup(IDS[:50])).owners:
             assert {owner.number for owner in owners} == set(range(1, 13))
+
+
+async def test_an_eviction_policy_is_noticed_while_running(
+    own_redis: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    settings = Settings(redis_url=own_redis.url, **SETTINGS)
+    async with open_services(settings) as services:
+        watch = services.index.server_watch
+
+        def codes() -> set[str]:
+            return {problem.code for problem in services.problems.current()}
+
+        assert "redis-eviction" not in codes()
+        assert not watch.may_evict
+        for policy, what in (("allkeys-lfu", "parts of the index"), ("volatile-lru", "leases")):
+            own_redis.ask("CONFIG SET", "maxmemory-policy", policy)
+            await watch.check()
+            (problem,) = [p for p in services.problems.current() if p.code == "redis-eviction"]
+            assert policy in problem.text
+            assert what in problem.text
+            assert watch.may_evict
+            assert policy in caplog.text
+        text = (await make_app(services)[METRICS].render()).decode()
+        assert "glance_resolver_redis_may_evict 1.0" in text
+        own_redis.ask("CONFIG SET", "maxmemory-policy", "noeviction")
+        await watch.check()
+        assert "redis-eviction" not in codes()
+        assert "redis check passed again" in caplog.text
+
+
+async def test_an_eviction_policy_is_found_without_info(own_redis: RedisServer) -> None:
+    own_redis.ask("ACL SETUSER", "blind", "on", ">pw", "~*", "+@all", "-info")
+    own_redis.ask("CONFIG SET", "maxmemory-policy", "allkeys-lru")
+    settings = Settings(redis_url=f"redis://blind:pw@{own_redis.address}", **SETTINGS)
+    async with open_services(settings) as services:
+        (problem,) = [p for p in services.problems.current() if p.code == "redis-eviction"]
+        assert "allkeys-lru" in problem.text

@@ -69,6 +69,27 @@ async def test_a_scrape_adds_up_all_workers(start_worker: StartWorker) -> None:
         assert await worker.scrape() == {"requests_total": 5, "connections": 9}
 
 
+async def test_a_location_is_shown_by_any_worker_as_the_one_that_checks_it_does(
+    start_worker: StartWorker,
+) -> None:
+    """While it changes hands two may check it, or none."""
+    first, second = await start_worker(0), await start_worker(1)
+    name = "glance_resolver_location_up"
+    gauges = [
+        Gauge(name, "A location.", ["location"], registry=worker.registry)
+        for worker in (first, second)
+    ]
+    gauges[0].labels("one").set(1)
+    gauges[1].labels("one").set(1)
+    gauges[1].labels("two").set(0)
+    for worker in (first, second):
+        text = (await worker.metrics.render(worker.registry)).decode()
+        assert sorted(line for line in text.splitlines() if line.startswith(name)) == [
+            f'{name}{{location="one"}} 1.0',
+            f'{name}{{location="two"}} 0.0',
+        ]
+
+
 async def test_times_are_the_latest_of_all_workers(start_worker: StartWorker) -> None:
     first, second = await start_worker(0), await start_worker(1)
     for worker, started in ((first, 5.0), (second, 7.0)):
