@@ -44,7 +44,14 @@ def test_the_settings_reference_is_the_settings() -> None:
     assert table == reference(Settings)
 
 
-@pytest.mark.parametrize("path", [ROOT / "docker-compose.yml", *DOCUMENTS], ids=short)
+@pytest.mark.parametrize(
+    "path",
+    [
+        *(ROOT / "docker-compose.yml", *sorted((ROOT / "deploy").rglob("*.*")), *DOCUMENTS),
+        *(ROOT / "config").rglob("*.*"),
+    ],
+    ids=short,
+)
 def test_settings_named_in_documents_exist(path: Path) -> None:
     known = {f"RESOLVER_{name.upper()}" for name in Settings.model_fields} | COMMAND_SETTINGS
     named = set(re.findall(r"RESOLVER_[A-Z]+(?:_[A-Z]+)*", path.read_text("utf-8")))
@@ -115,7 +122,7 @@ def test_the_example_settings_can_be_loaded(monkeypatch: pytest.MonkeyPatch) -> 
 def test_files_named_in_documents_exist(path: Path) -> None:
     """Paths of the tree, also those in tables of threats and of measurements."""
     named = re.findall(
-        r"(?<![\w/-])(?:tests|resolver|benchmarks|config|docs)/[\w/.-]*\w\.\w+",
+        r"(?<![\w/-])(?:tests|resolver|benchmarks|config|deploy|docs)/[\w/.-]*\w\.\w+",
         path.read_text("utf-8"),
     )
     assert [name for name in named if not (ROOT / name).is_file()] == []

@@ -16,6 +16,7 @@ import click
 from resolver.cli.healthcheck_command import loopback_url
 from resolver.cli.runtime_file import temporary_url_file, write_url
 from resolver.errors import SettingsError
+from resolver.service_manager import READY, STOPPING, ServiceManager
 
 if TYPE_CHECKING:
     from resolver.settings import Settings
@@ -103,11 +104,12 @@ def serve(pairs: tuple[str, ...], locations_file: str | None, **options: Any) ->
         workers = f", {settings.workers} workers" if settings.workers > 1 else ""
         click.echo(f"glance-resolver ({settings.role}{workers}) listens at {url}", err=True)
 
+    manager = ServiceManager.from_environment()
     with temporary_url_file(configured_port):
         if settings.workers > 1:
-            _serve_with_workers(load, settings, locations, on_listening)
+            _serve_with_workers(load, settings, locations, on_listening, manager)
         else:
-            asyncio.run(_serve(settings, locations, on_listening))
+            asyncio.run(_serve(settings, locations, on_listening, manager))
 
 
 def show_registration(done: int, total: int) -> None:
@@ -159,13 +161,18 @@ def _read_locations(settings: Settings, pairs: tuple[str, ...]) -> Locations:
 
 
 async def _serve(
-    settings: Settings, locations: Locations, on_listening: Callable[[str], None]
+    settings: Settings,
+    locations: Locations,
+    on_listening: Callable[[str], None],
+    manager: ServiceManager,
 ) -> None:
     """Serves in this process until a signal ends it."""
     from resolver.gateway.server import on_signal, serving  # noqa: PLC0415
     from resolver.services import open_services  # noqa: PLC0415
 
     stop = on_signal()
+    if not sys.stderr.isatty():  # a service; a terminal that closes ends its programs
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _explain_reload)
     async with (
         open_services(settings, locations, on_progress=show_registration) as services,
         serving(services) as url,
@@ -173,8 +180,20 @@ async def _serve(
         gc.freeze()  # garbage collections need not visit what exists now
         gc.enable()
         on_listening(url)
+        keep_alive = asyncio.create_task(manager.keep_alive(), name="watchdog")
+        manager.notify(READY)
         await stop.wait()
+        keep_alive.cancel()
+        manager.notify(STOPPING)
         click.echo("glance-resolver: stopping", err=True)
+
+
+def _explain_reload() -> None:
+    click.echo(
+        "glance-resolver: SIGHUP changes nothing without --workers: files of tokens, certificates "
+        "and credentials are read again by themselves, other settings need a restart",
+        err=True,
+    )
 
 
 def _serve_with_workers(
@@ -182,6 +201,7 @@ def _serve_with_workers(
     settings: Settings,
     locations: Locations,
     on_listening: Callable[[str], None],
+    manager: ServiceManager,
 ) -> None:
     """Serves with several worker processes until a signal ends it. Never returns.
 
@@ -197,7 +217,7 @@ def _serve_with_workers(
             f"--workers {settings.workers} needs gunicorn: pip install 'glance-resolver[workers]'"
         ) from error
     registered_index = asyncio.run(_register(settings, locations))
-    run(load, settings, locations, registered_index, on_listening)
+    run(load, settings, locations, registered_index, on_listening, manager)
 
 
 async def _register(settings: Settings, locations: Locations) -> str:

@@ -9,9 +9,9 @@ over the workers. The arbiter's process opens these sockets and keeps them open:
 wait while a worker is replaced are answered by its replacement.
 
 What is used of gunicorn. Documented: `BaseApplication`, the settings, the hooks ``pre_fork``,
-``child_exit``, ``worker_exit`` and ``when_ready``, and ``bind = fd://N``, which hands our sockets
-over, so the arbiter needs no subclass. Not documented, and held by `tests/cli/test_gunicorn.py`:
-`Worker.init_signals`, ``SIGNALS``, ``sockets``, ``ppid``, ``pid`` and ``app``;
+``child_exit``, ``worker_exit``, ``when_ready`` and ``on_exit``, and ``bind = fd://N``, which hands
+our sockets over, so the arbiter needs no subclass. Not documented, and held by
+`tests/cli/test_gunicorn.py`: `Worker.init_signals`, ``SIGNALS``, ``sockets``, ``ppid``, ``pid`` and ``app``;
 `BaseApplication.reload`; `Logger.setup` and ``error_log``. That is the price of a `Worker` and a
 `Logger` that are not gunicorn's own: a new release may rename them, so gunicorn has an upper
 version bound.
@@ -52,6 +52,7 @@ from resolver.gateway.net.listener import BACKLOG, bind_socket
 from resolver.gateway.server import cannot_listen, serving, shown_url
 from resolver.index import open_index
 from resolver.registry import StartupLocations
+from resolver.service_manager import READY, STOPPING, ServiceManager
 from resolver.services import open_services
 from resolver.settings import Settings
 
@@ -204,7 +205,11 @@ class GatewayWorker(Worker):
             serving(services, sockets, worker_metrics),
         ):
             gc.freeze()
+            manager = application.manager
+            keep_alive = asyncio.create_task(manager.keep_alive(), name="watchdog")
+            manager.notify(READY)  # each worker says so, and the first one counts
             await stop.wait()
+            keep_alive.cancel()
         heartbeat.cancel()
 
     async def _send_heartbeats(self, stop: asyncio.Event) -> None:
@@ -226,6 +231,7 @@ class Application(BaseApplication):
         registered_index: str,
         sockets: list[list[socket.socket]],
         folder: Path,
+        manager: ServiceManager,
     ) -> None:
         """``sockets`` are handed over to the arbiter. The rest is as in `run`."""
         self._load_settings = load_settings
@@ -234,6 +240,7 @@ class Application(BaseApplication):
         self.registered_index = registered_index
         self.worker_count, self.sockets_per_worker = len(sockets), len(sockets[0])
         self.folder = folder
+        self.manager = manager
         self._bind = [
             f"fd://{listener.detach()}" for listeners in sockets for listener in listeners
         ]
@@ -248,6 +255,7 @@ class Application(BaseApplication):
             "worker_class": GatewayWorker,
             "logger_class": ArbiterLog,
             "when_ready": self._handle_sigint,
+            "on_exit": self._report_end,
             "pre_fork": self._prepare_worker,
             "child_exit": self._forget_worker,
             "worker_exit": self._forget_worker,
@@ -295,6 +303,9 @@ class Application(BaseApplication):
 
         signal.signal(signal.SIGINT, terminate)
 
+    def _report_end(self, _arbiter: object) -> None:
+        self.manager.notify(STOPPING)
+
     def _prepare_worker(self, _arbiter: object, worker: GatewayWorker) -> None:
         """Gives a new worker the sockets that no live worker has. In a reload all are taken: then
         those of a worker that will end soon."""
@@ -326,6 +337,7 @@ def run(
     locations: StartupLocations,
     registered_index: str,
     on_listening: Callable[[str], None],
+    manager: ServiceManager,
 ) -> None:
     """Serves with ``settings.workers`` processes until a signal ends it. Never returns.
 
@@ -335,6 +347,7 @@ def run(
         locations: registered at start.
         registered_index: the identity of the index that has these locations already.
         on_listening: called with the gateway's URL before the workers start.
+        manager: the service manager, which hears of each worker that serves.
 
     Raises:
         SettingsError: the address cannot be listened on, or `make_folder` says so.
@@ -346,7 +359,9 @@ def run(
     gc.enable()
     arbiter_pid = os.getpid()
     try:
-        Application(load_settings, settings, locations, registered_index, sockets, folder).run()
+        Application(
+            load_settings, settings, locations, registered_index, sockets, folder, manager
+        ).run()
     finally:
         if os.getpid() == arbiter_pid:  # the workers are forks and get here too
             shutil.rmtree(folder, ignore_errors=True)
