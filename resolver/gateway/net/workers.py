@@ -11,9 +11,9 @@ wait while a worker is replaced are answered by its replacement.
 What is used of gunicorn. Documented: `BaseApplication`, the settings, the hooks ``pre_fork``,
 ``child_exit``, ``worker_exit``, ``when_ready`` and ``on_exit``, and ``bind = fd://N``, which hands
 our sockets over, so the arbiter needs no subclass. Not documented, and held by
-`tests/cli/test_gunicorn.py`: `Worker.init_signals`, ``SIGNALS``, ``sockets``, ``ppid``, ``pid`` and ``app``;
-`BaseApplication.reload`; `Logger.setup` and ``error_log``. That is the price of a `Worker` and a
-`Logger` that are not gunicorn's own: a new release may rename them, so gunicorn has an upper
+`tests/cli/test_gunicorn.py`: `Worker.init_signals`, ``SIGNALS``, ``sockets``, ``ppid``, ``pid`` and
+``app``; `BaseApplication.reload`; `Logger.setup` and ``error_log``. That is the price of a `Worker`
+and a `Logger` that are not gunicorn's own: a new release may rename them, so gunicorn has an upper
 version bound.
 
 A simpler way would be ``reuse_port = True``: each worker then opens its own sockets, and `listen`
