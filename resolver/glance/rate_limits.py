@@ -36,8 +36,9 @@ PROBE_WAIT_SECONDS = 1.0
 
 POLL_WAIT_SECONDS = 15.0
 
-SWEEP_WAIT_SECONDS = 900.0
-"""How long one request of a sweep waits for its turn, before the sweep fails. It is resumed."""
+SWEEP_WAIT_SECONDS = 120.0
+"""How long one request of a sweep waits for its turn, before the sweep fails and makes room for
+another location. It is resumed where it stopped."""
 
 log = structlog.get_logger()
 

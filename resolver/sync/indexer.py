@@ -35,8 +35,9 @@ from resolver.sync.sweep_run import SweepRun
 from resolver.sync.sweep_state import expected_images
 from resolver.sync.timings import DEFAULT_TIMINGS, IndexerTimings
 
-MAX_PARALLEL_SWEEPS = 4
-"""Locations that one indexer sweeps at the same time."""
+MAX_PARALLEL_SWEEPS = 16
+"""Locations that one indexer sweeps at the same time. Most wait for their servers; those that limit
+requests must not hold up the others."""
 
 ANNOUNCEMENTS_PER_LEASE = 6
 """How often an indexer announces itself while its announcement counts, and sees who else lives."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from itertools import pairwise
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
@@ -45,6 +44,6 @@ class Limiting:
             self.queries.append(dict(request.query))
         return await handler(request)
 
-    def shortest_gap(self) -> float:
-        """The least seconds between two requests."""
-        return min(later - earlier for earlier, later in pairwise(self.times))
+    def begin_window(self) -> None:
+        """Allows requests again."""
+        self._window_ends = 0.0
