@@ -283,3 +283,21 @@ async def test_a_status_from_before_redis_lost_its_data_is_ignored(index: Index)
 
 def clustered(index: Index) -> bool:
     return isinstance(index.client, ClusterClient)
+
+
+async def test_a_new_location_has_no_status_that_was_left_behind(index: Index) -> None:
+    """Redis lost the counter of numbers, and the status of the location that had the number."""
+    one = await index.records.put(ONE, None)
+    await index.records.set_sweep(one.number, Sweep(started=1, ended=2, sees_all=True), one)
+    await index.records.set_check(one.number, Check(at=1))
+    await index.records.set_progress(one.number, Progress(started=1))
+    await index.records.request_sweep(one.number, confirm_shrink=True)
+    for key in ("meta", "locations", "numbers", "retired", "version"):
+        await index.client.command("DEL", "glr:{reg}:" + key)
+    await index.create_if_missing()
+    again = await index.records.put(ONE, None)
+    assert again.number == one.number, "or the test shows nothing"
+    status = (await index.records.load()).records["one"].status
+    assert (status.sweep, status.check) == (Sweep(), None), "it would prove absence"
+    assert await index.records.progress() == {}
+    assert await index.records.requested_sweeps() == {}

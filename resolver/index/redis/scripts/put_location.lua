@@ -15,11 +15,12 @@ local before = number or tonumber(redis.call('HGET', KEYS[11], field) or nil)
 if not number or ARGV[4] == '1' then
   number = last_number(KEYS[11], KEYS[4], KEYS[2], KEYS[5]) + 1
   if number >= tonumber(ARGV[6]) then return finish(KEYS[10], -1) end
-  if before then
-    redis.call('SADD', KEYS[5], before)
-    redis.call('HDEL', KEYS[3], before .. ':check', before .. ':sweep', before .. ':poll', before .. ':feed')
-    redis.call('HDEL', KEYS[6], before)
-    redis.call('HDEL', KEYS[7], before)
+  if before then redis.call('SADD', KEYS[5], before) end
+  -- Also of the new number: where Redis lost the counter and not the status, it had been given before.
+  for _, stale in ipairs({number, before}) do
+    redis.call('HDEL', KEYS[3], stale .. ':check', stale .. ':sweep', stale .. ':poll', stale .. ':feed')
+    redis.call('HDEL', KEYS[6], stale)
+    redis.call('HDEL', KEYS[7], stale)
   end
   redis.call('SET', KEYS[4], number)
   redis.call('HSET', KEYS[11], 'number', number)
