@@ -9,7 +9,7 @@ from functools import partial
 
 import aiohttp
 
-from resolver.glance import CloudCredentials, ImageProbe, RateLimits, connect
+from resolver.glance import CloudCredentials, ImageProbe, ImageRecords, RateLimits, connect
 from resolver.index import ClaimCache, Index, open_index
 from resolver.problems import ProblemBoard
 from resolver.registry import (
@@ -48,6 +48,8 @@ class Services:
     """The credentials for locations that come from Keystone."""
     rate_limits: RateLimits
     """How often each location may be asked by this process."""
+    image_records: ImageRecords
+    """Reads images' records on behalf of clients."""
     indexer_watch: IndexerWatch
     """Whether an indexer is running, in this process or another."""
 
@@ -146,6 +148,7 @@ async def open_services(
                 session=session,
                 cloud_credentials=cloud_credentials,
                 rate_limits=rate_limits,
+                image_records=ImageRecords(probe_session, cloud_credentials, rate_limits),
                 indexer_watch=indexer_watch,
             )
         finally:

@@ -75,7 +75,9 @@ def make_preferences(region: str, exclude: Iterable[str], fresh: str) -> Prefere
 def accepted_type(headers: HeaderFields, *offers: str) -> str:
     """The media type of ``offers`` that the client prefers; the first where it does not say.
 
-    RFC 9110, 12.5.1: the most specific range that matches a type gives its quality.
+    RFC 9110, 12.5.1: the most specific range that matches a type gives its quality. Of equal
+    qualities, a type that is named comes before one that a wildcard matches: aria2 sends ``*/*``
+    next to the type that it knows best.
 
     Raises:
         NotAcceptable: the client accepts none of them.
@@ -86,15 +88,15 @@ def accepted_type(headers: HeaderFields, *offers: str) -> str:
         return offers[0]
     qualities = [_media_range(part) for part in ranges]
 
-    def quality_of(offer: str) -> float:
+    def quality_of(offer: str) -> tuple[float, bool]:
         for media_range in (offer, f"{offer.partition('/')[0]}/*", "*/*"):
             for media, quality in qualities:
                 if media == media_range:
-                    return quality
-        return 0.0
+                    return quality, media == offer
+        return 0.0, False
 
     best = max(offers, key=quality_of)
-    if quality_of(best) <= 0:
+    if quality_of(best)[0] <= 0:
         raise NotAcceptable(f"this can be had as {' or '.join(offers)}", headers={"Vary": "Accept"})
     return best
 

@@ -5,6 +5,7 @@ from resolver.glance.cloud_config import CloudRef
 from resolver.glance.cloud_credentials import CloudCredentials
 from resolver.glance.credential_scope import CredentialScope, sees_all, still_sees_all
 from resolver.glance.glance_server import HOP, GlanceServer, connect, is_resolver
+from resolver.glance.image_records import ImageRecord, ImageRecords
 from resolver.glance.listed_rows import NO_ROWS, SkippedRows
 from resolver.glance.listing import (
     END_CURSOR,
@@ -28,6 +29,8 @@ __all__ = [
     "CredentialScope",
     "GlanceServer",
     "ImageProbe",
+    "ImageRecord",
+    "ImageRecords",
     "Notice",
     "Page",
     "ProbeAnswer",

@@ -209,6 +209,7 @@ class GlanceServer:
         *,
         method: str = "GET",
         authenticated: bool = True,
+        token: str | None = None,
         max_bytes: int = MAX_BODY_BYTES,
     ) -> Reply:
         """Sends one request and returns the response, if its status is below 500 and not 401.
@@ -218,16 +219,21 @@ class GlanceServer:
 
         Redirects are not followed: a redirected listing is another server's listing. With
         ``authenticated``, the location's credential is sent; after a 401, the request is sent once
-        more where the cloud can give a newer credential.
+        more where the cloud can give a newer credential. ``token`` is sent instead of it; empty:
+        none is.
 
         Raises:
             LocationUnavailable: there was no usable response; its code says why.
         """
-        sent = await self._auth_headers() if authenticated else AuthHeaders({})
+        if token is not None:
+            sent = AuthHeaders({"X-Auth-Token": token} if token else {})
+        else:
+            sent = await self._auth_headers() if authenticated else AuthHeaders({})
         reply = await self._send(method, path, params, sent.headers, max_bytes)
         if (
             reply.status == 401
             and sent.headers
+            and token is None
             and self._cloud is not None
             and self._cloud_credentials is not None
             and self._cloud_credentials.invalidate_if_new(self._cloud, sent)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import pytest
@@ -10,8 +11,9 @@ import pytest
 from resolver.image_facts import Content, HashKind, ImageFacts, ImageStatus
 from resolver.models import Sweep, format_id, letter_case_of, parse_id
 from tests.cli.test_commands import Run, run
-from tests.gateway.conftest import ADMIN, Gateway
+from tests.gateway.conftest import ADMIN, Gateway, Start
 from tests.support.ids import make_ids
+from tests.support.wait import wait_until
 
 __all__ = ["run"]
 
@@ -128,11 +130,14 @@ async def test_a_report_names_locations_that_are_not_covered(filled: Gateway) ->
     assert response.headers["X-Resolver-Missing"] == "new"
 
 
-async def test_conflicts_of_a_sweep_are_in_status_and_metrics(gateway: Gateway) -> None:
+async def test_conflicts_of_a_sweep_are_in_status_and_metrics(start: Start) -> None:
+    gateway = await start(role="all", health_interval=3600, sweep_interval=3600)
     number = await gateway.location("one")
-    swept = Sweep(started=1, ended=2, sees_all=True, conflicts=3)
+    swept = Sweep(started=time.time(), ended=time.time(), sees_all=True, conflicts=3)
     await gateway.services.index.records.set_sweep(number, swept)
     await gateway.services.tables.current()
+    stats = gateway.services.indexer.stats
+    await wait_until(lambda: stats.works_on(number), message="it is checked here")
     _, body = await gateway.get("/status")
     (problem,) = [p for p in body["problems"] if p["code"] == "conflict"]
     assert (problem["location"], "3 images" in problem["text"]) == ("one", True)

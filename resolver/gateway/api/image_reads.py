@@ -30,6 +30,7 @@ from resolver.resolution import RETRY_AFTER_SECONDS, Answer, ImageOwner, Prefere
 
 JSON = "application/json"
 URI_LIST = "text/uri-list"
+METALINK = "application/metalink4+xml"
 
 RESOLVE_LABEL = "/resolve/{id}"
 """What metrics call the route of ``/resolve/{id}``."""
@@ -66,11 +67,15 @@ class ImageRead(NamedTuple):
     """For a redirect; None for data."""
     media_type: str = JSON
     """Of data."""
+    token: str = ""
+    """The client's token, where owners are asked on its behalf."""
 
     @property
     def needs_bytes(self) -> bool:
-        """Whether it asks for the image's bytes."""
-        return self.path is not None and asks_for_bytes(self.path, head=self.head)
+        """Whether it asks for the image's bytes, or where they are."""
+        if self.path is None:
+            return self.media_type == METALINK
+        return asks_for_bytes(self.path, head=self.head)
 
     @property
     def route(self) -> str:
@@ -85,7 +90,7 @@ class ImageRead(NamedTuple):
         """What its rendered answer depends on but for the answer; None where templates do not
         pay, because few requests would share one."""
         if self.path is None:
-            return self.media_type
+            return None if self.media_type == METALINK else self.media_type
         if self.path.rest in TEMPLATE_RESTS and not self.path.query:
             return self.path.api, self.path.rest, self.head
         return None
@@ -118,11 +123,12 @@ def parse_image_read(request: ReadRequest) -> ImageRead:
         path = parse_image_path(request.path, query)
         preferences = preferences_from_headers(request.headers)
         return ImageRead(path.image_id, path.letter_case, preferences, head, path)
-    media_type = accepted_type(request.headers, JSON, URI_LIST)
+    media_type = accepted_type(request.headers, JSON, URI_LIST, METALINK)
     text = unquote(match[1])
     image_id = parse_id(text)
     preferences = preferences_from_query(request.query)
-    return ImageRead(image_id, letter_case_of(text), preferences, head, None, media_type)
+    token = request.headers.get("X-Auth-Token", "") if media_type == METALINK else ""
+    return ImageRead(image_id, letter_case_of(text), preferences, head, None, media_type, token)
 
 
 def render_image_read(read: ImageRead, answer: Answer, text: str = "") -> Reply:
@@ -178,8 +184,8 @@ def redirect(
         )
     if not write and asks_for_bytes(path, head=head):
         _raise_if_without_bytes(answer)
-        if answer.best_status is ImageStatus.DEACTIVATED:  # others have no bytes at all
-            targets.sort(key=lambda t: t[0].status is not ImageStatus.DEACTIVATED)
+        if answer.best_status is ImageStatus.DEACTIVATED:
+            targets = _where_deactivated(targets) or targets
         elif answer.conflict:
             # The client reads the checksum at an owner that serves this API itself.
             targets.sort(key=lambda t: (not t[0].is_usable, not _serves(t[0], path.api)))
@@ -198,6 +204,27 @@ def _duplicates(chosen: ImageOwner, others: list[tuple[ImageOwner, str]]) -> lis
     offered = [target for target in others if target[0].is_duplicate_of(chosen)]
     offered.sort(key=lambda target: not target[0].has_bytes_of(chosen))
     return [url for _, url in offered[:MAX_DUPLICATES]]
+
+
+def byte_targets(answer: Answer, text: str) -> list[tuple[ImageOwner, str]]:
+    """The owners that have the image's bytes, best first, each with the URL of the bytes there.
+
+    Raises:
+        ImagePending, ImageDead: no owner has them.
+    """
+    _raise_if_without_bytes(answer)
+    path = ImagePath("v2", answer.image_id, 0, "/file", "")
+    targets = [
+        (owner, url)
+        for owner in answer.owners
+        if (url := target(owner, path, spelled(owner, answer, text)))
+    ]
+    return [t for t in targets if t[0].is_usable] or _where_deactivated(targets)
+
+
+def _where_deactivated(targets: list[tuple[ImageOwner, str]]) -> list[tuple[ImageOwner, str]]:
+    """Where no owner is usable, all others have no bytes at all."""
+    return [target for target in targets if target[0].status is ImageStatus.DEACTIVATED]
 
 
 def _raise_if_without_bytes(answer: Answer) -> None:

@@ -8,6 +8,7 @@ from aiohttp import web
 
 from resolver.errors import IndexUnavailable, MethodNotAllowed, NotFound
 from resolver.gateway.api.image_reads import (
+    METALINK,
     ImageRead,
     ReadRequest,
     parse_image_read,
@@ -16,6 +17,7 @@ from resolver.gateway.api.image_reads import (
     spelled,
     target,
 )
+from resolver.gateway.api.metalink import metalink_reply
 from resolver.gateway.app_keys import OUTCOME, SERVICES, SOURCE
 from resolver.gateway.image_path import parse_image_path
 from resolver.gateway.limits import LIMITS, ChargeOnce
@@ -24,8 +26,9 @@ from resolver.gateway.negotiation import VARY_PREFERENCES, preferences_from_head
 from resolver.gateway.problem import raise_unless_found
 from resolver.gateway.reply import Reply, to_response
 from resolver.models import Outcome, format_id
-from resolver.resolution import Answer, LookupResult, Resolver
+from resolver.resolution import Answer, LookupResult
 from resolver.resolution.prober import ChargeCallback
+from resolver.services import Services
 
 _SMALL_WRITES = {
     "v1": (
@@ -55,7 +58,7 @@ def read_request(request: web.Request) -> ReadRequest:
 
 
 async def answer_image_read(
-    resolver: Resolver,
+    services: Services,
     read: ImageRead,
     charge: ChargeCallback,
     prefetched: LookupResult | BaseException | None = None,
@@ -66,7 +69,7 @@ async def answer_image_read(
         ResolverError: what the reply is, when it is an error.
     """
     try:
-        answer = await resolver.resolve(
+        answer = await services.resolver.resolve(
             read.image_id,
             read.preferences,
             read.letter_case,
@@ -76,6 +79,9 @@ async def answer_image_read(
         )
     except IndexUnavailable as error:
         raise without_index(read.image_id, error) from error
+    if read.media_type == METALINK:
+        records = services.image_records if services.settings.probe else None
+        return await metalink_reply(read, answer, records, charge)
     return render_image_read(read, answer)
 
 
@@ -93,7 +99,7 @@ async def read_image(request: web.Request) -> web.StreamResponse:
     """GET and HEAD: a redirect, or an answer as data."""
     read = parse_image_read(read_request(request))
     charge = ChargeOnce.for_request(request.app[LIMITS], request)
-    reply = await answer_image_read(request.app[SERVICES].resolver, read, charge)
+    reply = await answer_image_read(request.app[SERVICES], read, charge)
     request[OUTCOME], request[SOURCE] = reply.outcome, reply.source
     return to_response(reply)
 

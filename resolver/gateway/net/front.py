@@ -271,7 +271,7 @@ class Front:
     ) -> Callable[[], None]:
         """Asks the index or the locations in a task of its own."""
         charge = ChargeOnce(self._limits, partial(self._client_key, request))
-        make_reply = partial(answer_image_read, self._resolver, read, charge, prefetched)
+        make_reply = partial(answer_image_read, self._services, read, charge, prefetched)
         return self._run(request, read.route, make_reply, send)
 
     def _client_key(self, request: FrontRequest) -> bytes:

@@ -1,0 +1,112 @@
+"""What a Glance server shows one client of an image's bytes: size and hashes in full."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import aiohttp
+
+from resolver.errors import LocationUnavailable
+from resolver.glance.cloud_credentials import CloudCredentials
+from resolver.glance.glance_server import GlanceServer
+from resolver.glance.rate_limits import PROBE_WAIT_SECONDS, RateLimits
+from resolver.models import Location
+
+MAX_RECORD_BYTES = 4 * 1024 * 1024
+"""An image's record. One with a thousand long properties is smaller."""
+
+HASH_NAMES = {"sha512": "sha-512", "sha384": "sha-384", "sha256": "sha-256"}
+"""Glance's names of hash algorithms (``os_hash_algo``), and IANA's hash function textual names."""
+
+_HEX = re.compile(r"[0-9a-fA-F]{32,128}", re.ASCII)
+
+
+class ImageRecord(NamedTuple):
+    """What is known of an image's bytes."""
+
+    size: int | None
+    """In bytes."""
+    hashes: Mapping[str, str]
+    """Hexadecimal, in lower case, by IANA's name; the strongest first."""
+
+    def same_bytes(self, other: ImageRecord) -> bool | None:
+        """Whether both are of the same bytes; None where they have no hash in common."""
+        common = self.hashes.keys() & other.hashes.keys()
+        if not common:
+            return None
+        return self.size == other.size and all(
+            self.hashes[name] == other.hashes[name] for name in common
+        )
+
+
+class ImageRecords:
+    """Reads images' records on behalf of clients: with their tokens, never with our credentials, so
+    that nobody is shown anything that Glance would not show them."""
+
+    def __init__(
+        self,
+        session: aiohttp.ClientSession,
+        cloud_credentials: CloudCredentials,
+        rate_limits: RateLimits,
+    ) -> None:
+        """``cloud_credentials`` have the settings for TLS. Requests end with the session's
+        timeout."""
+        self._session = session
+        self._cloud_credentials = cloud_credentials
+        self._rate_limits = rate_limits
+
+    async def read(self, location: Location, *, use_v1: bool, text: str, token: str) -> ImageRecord:
+        """The record of the image whose id is spelled ``text``, as the holder of ``token`` sees it;
+        empty: a stranger.
+
+        Raises:
+            LocationUnavailable: the server did not answer. Its code is ``refused`` where it did,
+                and does not show the image to this client.
+        """
+        server = GlanceServer(
+            self._session,
+            location,
+            self._cloud_credentials,
+            self._rate_limits,
+            max_wait=PROBE_WAIT_SECONDS,
+        )
+        method, path = ("HEAD", "v1") if use_v1 else ("GET", "v2")
+        try:
+            reply = await server.request(
+                f"/{path}/images/{text}", method=method, token=token, max_bytes=MAX_RECORD_BYTES
+            )
+        except LocationUnavailable as error:
+            if error.problem_code == "unauthorized":
+                raise LocationUnavailable("it refuses this client", code="refused") from error
+            raise
+        if reply.status != 200:
+            code = "refused" if reply.status in (403, 404) else "no-clear-answer"
+            raise LocationUnavailable(f"it answered {reply.status}", code=code)
+        if use_v1:
+            prefix = "X-Image-Meta-"
+            size = reply.headers.get(f"{prefix}Size", "")
+            return _record(
+                {
+                    "size": int(size) if size.isascii() and size.isdigit() else None,
+                    "checksum": reply.headers.get(f"{prefix}Checksum"),
+                }
+            )
+        document = reply.json()
+        return _record(document if isinstance(document, dict) else {})
+
+
+def _record(members: Mapping[str, Any]) -> ImageRecord:
+    size = members.get("size")
+    hashes = {}
+    name = HASH_NAMES.get(str(members.get("os_hash_algo")))
+    if name and (value := _hash(members.get("os_hash_value"))):
+        hashes[name] = value
+    if value := _hash(members.get("checksum")):
+        hashes["md5"] = value
+    return ImageRecord(size if type(size) is int and size >= 0 else None, hashes)
+
+
+def _hash(value: object) -> str:
+    return value.lower() if isinstance(value, str) and _HEX.fullmatch(value) else ""
