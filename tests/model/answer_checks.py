@@ -126,7 +126,8 @@ def _check_found(world: World, question: Question, answer: ReceivedAnswer) -> It
 
 def _check_unknown(world: World, question: Question, answer: ReceivedAnswer) -> Iterator[str]:
     serving = world.serving(question.begun)
-    if any(name not in world.during(question.begun) for name in answer.missing):
+    registered = world.during(question.begun).keys() | world.being_registered
+    if not registered >= set(answer.missing):
         yield "it lists a missing location that is not registered"
     if _may_miss_deadline(world, question):
         return

@@ -183,6 +183,8 @@ class World:
 
     servers: list[ModelServer]
     registrations: dict[str, list[Registration]] = field(default_factory=dict)
+    being_registered: set[str] = field(default_factory=set)
+    """Names of locations whose registration has begun: gateways may know of it already."""
 
     def current(self) -> dict[str, Registration]:
         """The registered locations by name."""

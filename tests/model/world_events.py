@@ -401,10 +401,14 @@ class WorldEvents:
     async def _put(self, name: str, server: ModelServer, state: State = State.ACTIVE) -> None:
         begun = time.monotonic()
         fields = {"url": server.standin.url, "state": str(state)}
-        location, _ = await self.any_gateway.registry.put(name, fields)
-        self.world.change(
-            name, Registration(location.number, server, state, begun, time.monotonic())
-        )
+        self.world.being_registered.add(name)
+        try:
+            location, _ = await self.any_gateway.registry.put(name, fields)
+            self.world.change(
+                name, Registration(location.number, server, state, begun, time.monotonic())
+            )
+        finally:
+            self.world.being_registered.discard(name)
         self.log_step(f"location {name} is {server.name}, number {location.number}, {state}")
 
     async def remove(self) -> None:
