@@ -49,6 +49,7 @@ class ModelRun(WorldEvents):
             self.release_answers: 6,
             self.change_state: 2,
             self.remove: 1,
+            self.lose_keys: 1,
             self.register: 3,
             self.repoint: 1,
             self.collect: 1,

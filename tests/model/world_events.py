@@ -31,6 +31,11 @@ LONG_PROBE_TIMEOUT = 10.0
 """Seconds, unless a server is silent."""
 
 
+LOSABLE_KEYS = ("numbers", "status", "retired", "progress", "changes", "wanted")
+"""Keys of the registry that can be lost while the index goes on. Of the records of locations the
+model would have to know which are lost; ``tests/faults/test_losses.py`` has those."""
+
+
 class WrongAnswer(AssertionError):
     """The resolver gave a wrong answer."""
 
@@ -417,3 +422,12 @@ class WorldEvents:
             await self.any_gateway.registry.remove(name)
             self.world.change(name, None)
             self.log_step(f"location {name} is removed")
+
+    # Redis
+
+    async def lose_keys(self) -> None:
+        """Redis loses parts of the registry without a word."""
+        lost = self.rng.sample(LOSABLE_KEYS, self.rng.randint(1, 2))
+        for key in lost:
+            await self.any_gateway.index.client.command("DEL", f"glr:{{reg}}:{key}")
+        self.log_step(f"redis loses {' and '.join(lost)}")
