@@ -187,6 +187,12 @@ class LocationUnavailable(ResolverError):
     status, code, title = 502, "location-unavailable", "The location gave no usable answer"
 
 
+class ShrinkGuardTripped(LocationUnavailable):
+    """More of a location's images seem to be gone than are believed without an operator."""
+
+    code = "shrink-guard"
+
+
 class SettingsError(ResolverError):
     """A setting, a locations file or a command line is wrong.
 

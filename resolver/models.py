@@ -28,6 +28,8 @@ from resolver.location_fields import (
 MIN_BITS, MAX_BITS = 4, 28
 """Range of ``bits``: an index has ``1 << bits`` buckets."""
 
+QUICK_POLL_SECONDS = 1.0
+
 _DASHED = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}", re.ASCII)
 _PLAIN = re.compile(r"[0-9a-fA-F]{32}", re.ASCII)
 
@@ -333,6 +335,9 @@ class Sweep:
     """Why the latest attempt failed; empty if it succeeded."""
     error_code: str = ""
     failed: float | None = None
+    guarded: float | None = None
+    """When the shrink guard tripped since the last complete sweep; None: it did not. Until a sweep
+    is complete, nothing is released and the location's "no" proves nothing."""
     losses: int = 0
     """How often Redis may have lost claims when the last complete sweep began."""
     unknown: Mapping[str, Any] = _unknown_fields()
@@ -367,8 +372,6 @@ class Progress:
 class Poll:
     """The polls of a location: the last successful one, and the last failure since then."""
 
-    started: float | None = None
-    """When the last successful poll began; it shows what had changed by then."""
     ended: float | None = None
     mark: float = 0.0
     """The time on the server's clock up to which its changes are known."""
@@ -379,6 +382,10 @@ class Poll:
     error: str = ""
     error_code: str = ""
     failed: float | None = None
+    began: float | None = None
+    """When the last successful poll began: it shows what had changed by then. None where that was
+    at most `QUICK_POLL_SECONDS` before it ended. (Few polls have it, since older versions cannot
+    read those.)"""
     unknown: Mapping[str, Any] = _unknown_fields()
 
 

@@ -83,6 +83,7 @@ async def open_services(
             bits=settings.index_bits,
             cache=cache,
             create=False,
+            shrink_guard=settings.shrink_guard,
         ) as index,
         open_session(settings.location_timeout) as session,
         open_session(settings.probe_timeout, connections=0) as probe_session,

@@ -277,9 +277,9 @@ class Settings(BaseSettings):
         0.2,
         ge=0,
         le=1,
-        description="The share of a location's images that one sweep may release without an "
-        "operator's confirmation. It applies above 10 images. An empty listing always needs the "
-        "confirmation.",
+        description="The share of a location's images that may be released between two complete "
+        "sweeps, and by a sweep, without an operator's confirmation. It applies above 10 images. "
+        "An empty listing always needs the confirmation.",
     )
     shutdown_timeout: Seconds = Field(
         10.0, description="How long requests in flight may take to finish after SIGTERM."

@@ -12,6 +12,7 @@ from resolver.index.count import Count
 from resolver.index.facade import Index, open_index
 from resolver.index.leases import Lease, LostLease
 from resolver.index.members import Membership
+from resolver.index.observations import MIN_GUARDED_LOSS
 from resolver.index.preflight import REACHABLE, Finding
 from resolver.index.records import Records
 from resolver.index.registry_snapshot import Record, Snapshot
@@ -20,6 +21,7 @@ from resolver.index.sweep_records import SweepFindings, SweepRequest
 
 __all__ = [
     "AUDIT_MAX_ENTRIES",
+    "MIN_GUARDED_LOSS",
     "REACHABLE",
     "UNREADABLE",
     "AuditEntry",

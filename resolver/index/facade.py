@@ -18,7 +18,7 @@ from resolver.index.claims import Claims
 from resolver.index.keys import Keys
 from resolver.index.leases import Lease
 from resolver.index.members import Membership
-from resolver.index.observations import Observations
+from resolver.index.observations import DEFAULT_SHRINK_GUARD, Observations
 from resolver.index.rebuild import Rebuild
 from resolver.index.records import Records
 from resolver.index.redis.client import DEFAULT_TIMEOUTS, RedisClient, RedisTimeouts
@@ -34,7 +34,12 @@ class Index:
     """Claims, the registry, leases and the audit log of one index."""
 
     def __init__(
-        self, client: RedisClient, keys: Keys, bits: int | None, cache: ClaimCache
+        self,
+        client: RedisClient,
+        keys: Keys,
+        bits: int | None,
+        cache: ClaimCache,
+        shrink_guard: float = DEFAULT_SHRINK_GUARD,
     ) -> None:
         self.client = client
         self._keys = keys
@@ -42,7 +47,7 @@ class Index:
         self._cache = cache
         self.claims = Claims(client, keys, self._layout, cache)
         self.records = Records(client, keys)
-        self.observations = Observations(client, keys, self.claims)
+        self.observations = Observations(client, keys, self.claims, self.records, shrink_guard)
         self.audit = Audit(client, keys)
         self.rebuild = Rebuild(client, keys, self._layout)
         self.sizing = Sizing(client, self._layout, self.rebuild)
@@ -145,6 +150,7 @@ async def open_index(
     bits: int | None = None,
     cache: ClaimCache | None = None,
     create: bool = True,
+    shrink_guard: float = DEFAULT_SHRINK_GUARD,
     timeouts: RedisTimeouts = DEFAULT_TIMEOUTS,
 ) -> AsyncIterator[Index]:
     """The index of a URL, created if it is missing.
@@ -152,7 +158,7 @@ async def open_index(
     ``url_file``: a file that holds the URL instead, and is read again when it changes.
     ``bits``: how many buckets a new index gets, as a power of two; None for the default. An index
     that exists keeps its number. ``cache``: where this process caches claims; None for nowhere.
-    ``create`` False: nothing is sent yet.
+    ``create`` False: nothing is sent yet. ``shrink_guard``: see `Observations`.
 
     Raises:
         SettingsError: the URL cannot be used, or the index has a format that this version does
@@ -161,7 +167,7 @@ async def open_index(
     """
     client = UrlFileClient(url_file, timeouts) if url_file else connect(url, timeouts)
     try:
-        index = Index(client, Keys(prefix), bits, cache or ClaimCache(0, 0))
+        index = Index(client, Keys(prefix), bits, cache or ClaimCache(0, 0), shrink_guard)
         if create:
             await index.create_if_missing()
         yield index

@@ -22,6 +22,8 @@ key                             type      holds
                                           listed, and ids listed in upper case
 ``glr:{reg}:kept:<number>``     set       ids claimed by hand since the sweep under way began
 ``glr:{reg}:gone:<number>``     zset      ids that left the location -> when; for 600 seconds
+``glr:{reg}:released``          hash      number -> claims that probes, polls and notifications have
+                                          released since the last complete sweep
 ``glr:{reg}:wanted``            hash      number -> JSON of a sweep that was requested
 ``glr:{reg}:audit``             list      JSON of operators' last changes, the newest first
 ``glr:{reg}:version``           string    version of the registry: the time of its last change in
@@ -75,6 +77,7 @@ class Keys:
         self.creating = registry + "creating"
         self.changes = registry + "changes"
         self.indexers = registry + "indexers"
+        self.released = registry + "released"
         self._sweep_findings = registry + "noted:"
         self._pinned_claims = registry + "kept:"
         self._departures = registry + "gone:"

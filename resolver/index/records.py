@@ -227,6 +227,11 @@ class Records(SweepRecords):
         text = await self.client.command("HGET", self.keys.status, f"{number}:poll")
         return (_readable(Poll, text) if text else None) or Poll()
 
+    async def sweep(self, number: int) -> Sweep:
+        """The sweeps of a location."""
+        text = await self.client.command("HGET", self.keys.status, f"{number}:sweep")
+        return (_readable(Sweep, text) if text else None) or Sweep()
+
     async def set_check(
         self, number: int, check: Check, of: Location | None = None, *, quiet: bool = False
     ) -> None:
@@ -286,6 +291,7 @@ class Records(SweepRecords):
         """Their claims are all dropped."""
         for number in numbers:
             await self.end_progress(number)
+        await self.client.command("HDEL", self.keys.released, *numbers)
         await self.client.command("SREM", self.keys.retired, *numbers)
 
 

@@ -7,11 +7,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from resolver.models import Status, SubscriptionStatus
+from resolver.models import QUICK_POLL_SECONDS, Status, SubscriptionStatus
 
 SUBSCRIPTION_LOST_SECONDS = 45.0
 """After this long without a confirmation, no indexer holds the subscription to a location's
 notifications."""
+
+
+GUARDED = "more of its images seem to be gone than RESOLVER_SHRINK_GUARD allows"
+"""Why the "no" of a location does not count while its shrink guard is tripped."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +42,8 @@ def coverage_problem(
         return f"never swept ({sweep.error_code})" if sweep.error else "not swept yet"
     if scope_problem:
         return scope_problem
+    if sweep.guarded is not None:
+        return GUARDED
     if sweep.losses != losses:
         return "Redis may have lost claims since its last sweep began"
     duration = max(sweep.ended - sweep.started, 0.0)
@@ -61,10 +67,12 @@ def proof_age(status: Status, now: float) -> float:
 
     Notifications do not count: a Glance that sends none looks like one where nothing changes.
     """
-    if status.sweep.started is None:
+    sweep, poll = status.sweep, status.poll
+    if sweep.started is None:
         return math.inf
     # What is created while a listing is read may be missing in it.
-    return abs(now - max(status.sweep.started, status.poll.started or 0.0))
+    polled = poll.began or (poll.ended or 0.0) - QUICK_POLL_SECONDS
+    return abs(now - max(sweep.started, polled))
 
 
 def describe_coverage(

@@ -41,6 +41,17 @@ def _problems_of(view: LocationView) -> Iterator[Problem]:
             action="`glance-resolver report conflicts` lists them. Delete the wrong ones.",
             location=view.name,
         )
+    if view.guard_problem:
+        yield Problem(
+            code="shrink-guard",
+            text=f"Of location {view.name!r}, {view.guard_problem}. Nothing more is released, and "
+            "that it lacks an image is not believed, until a sweep is complete.",
+            action=f"`glance-resolver locations check {view.name}` says what the sweep has found. "
+            "If the images are really gone: `glance-resolver locations sweep "
+            f"{view.name} --confirm-shrink`.",
+            location=view.name,
+            since=sweep.guarded or 0.0,
+        )
     if poll.error:
         yield Problem(
             code="poll-failing",

@@ -8,6 +8,7 @@ from typing import Any
 
 from resolver.models import Api, Health, Location, Status, api_versions, format_id, minor_version
 from resolver.registry.coverage import (
+    GUARDED,
     FreshnessPolicy,
     coverage_problem,
     describe_coverage,
@@ -86,6 +87,12 @@ class LocationView:
     def scope_problem(self) -> str:
         """Why the location may have images that its credential does not see; empty if it cannot."""
         return scope_problem(self.sees_all, self.status.sweep.sees_all_why)
+
+    @property
+    def guard_problem(self) -> str:
+        """Why the location's "no" about an image proves nothing, whatever its credential sees;
+        empty if it may prove that the image is not there."""
+        return GUARDED if self.status.sweep.guarded is not None else ""
 
     def coverage_problem(self, now: float, within: float | None = None) -> str:
         """Why the index may lack an image of this location; empty if it cannot. ``within``: what

@@ -87,6 +87,7 @@ def _last_sweep(sweep: Sweep) -> dict[str, Any]:
         "error": sweep.error or None,
         "error_code": sweep.error_code or None,
         "failed": rfc3339(sweep.failed),
+        "guarded": rfc3339(sweep.guarded),
     }
 
 

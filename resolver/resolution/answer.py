@@ -329,4 +329,6 @@ def _probe_doubts(context: AnswerContext, probes: Mapping[int, ProbeResult]) -> 
         probe = probes.get(view.location.number, NOT_ASKED)
         if probe.owner is None and not probe.absent:
             doubts[view.name] = probe.reason
+        elif probe.owner is None and view.guard_problem:
+            doubts[view.name] = view.guard_problem
     return doubts | context.table.lost_locations()

@@ -12,12 +12,12 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Container, Coroutine, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import structlog
 
-from resolver.errors import IndexUnavailable, LocationUnavailable
+from resolver.errors import IndexUnavailable, LocationUnavailable, ShrinkGuardTripped
 from resolver.glance import ImageProbe, ProbeAnswer
 from resolver.image_facts import ImageFacts, ImageStatus
 from resolver.index import Index
@@ -327,6 +327,8 @@ class Prober:
             )
             if probe.updates_index:
                 await self._update_index(probe, image, number, result)
+        except ShrinkGuardTripped:
+            pass  # the claim stays: a sweep decides about it
         except IndexUnavailable as error:
             log.warning("probe result not stored", location=view.name, reason=str(error))
         finally:
@@ -342,6 +344,10 @@ class Prober:
             # wait for it, but not long.
             releasing = asyncio.ensure_future(observations.record_absent(number, [image_id]))
             await asyncio.wait([releasing], timeout=self._index_timeout)
+            if releasing.done() and not releasing.cancelled():
+                refusal = releasing.exception()
+                if isinstance(refusal, ShrinkGuardTripped):
+                    result = replace(result, absent=False, reason=refusal.detail)
             probe.result.set_result(result)
             await releasing
             return

@@ -83,6 +83,8 @@ class VouchingProblems:
     def _doubt(self, view: LocationView, now: float) -> tuple[str, float]:
         """Why a location cannot prove absence, and since when; an empty text if it can, and 0 where
         the time is not known."""
+        if view.guard_problem:
+            return view.guard_problem, view.status.sweep.guarded or 0.0
         if self._silences is None or self._absent_age is not None:
             uncovered = view.coverage_problem(now, self._absent_age)
             if self._silences is None or not uncovered:

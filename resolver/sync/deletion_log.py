@@ -7,9 +7,11 @@ and a notification that the image exists counts only if it was sent later.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterable
 
+from resolver.errors import ShrinkGuardTripped
 from resolver.glance import Notice
 from resolver.index import Index
 
@@ -99,5 +101,6 @@ async def apply_notices(
         asked = time.monotonic() - (now - oldest)
         await index.observations.record_present(number, observed, asked, facts)
     if absent:
-        await index.observations.record_absent(number, absent)
+        with contextlib.suppress(ShrinkGuardTripped):  # a sweep decides about them
+            await index.observations.record_absent(number, absent)
     return news

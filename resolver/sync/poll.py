@@ -8,10 +8,11 @@ write.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Awaitable, Callable
 
-from resolver.errors import LocationUnavailable
+from resolver.errors import LocationUnavailable, ShrinkGuardTripped
 from resolver.glance import (
     GlanceServer,
     changed_since,
@@ -20,7 +21,7 @@ from resolver.glance import (
     server_time,
 )
 from resolver.index import Index
-from resolver.models import Poll, Sweep
+from resolver.models import QUICK_POLL_SECONDS, Poll, Sweep
 from resolver.sync.timings import DEFAULT_TIMINGS
 
 DATE_PRECISION_SECONDS = 2
@@ -63,15 +64,18 @@ async def poll(
         )
         if changes.deleted:
             pinned = await index.records.pinned_claims(number)
-            released += await index.observations.record_absent(number, changes.deleted - pinned)
+            with contextlib.suppress(ShrinkGuardTripped):  # a sweep decides about them
+                gone = changes.deleted - pinned
+                released += await index.observations.record_absent(number, gone)
     if sweep.sees_all and not (await sees_all(server, versions)).sees_all:
         raise LocationUnavailable(
             "its credential no longer sees every image, so a poll may have missed changes",
             code="unauthorized",
         )
+    ended = time.time()
     return Poll(
-        started=now,
-        ended=time.time(),
+        ended=ended,
+        began=None if 0 <= ended - now <= QUICK_POLL_SECONDS else now,
         mark=server_now,
         images=images,
         claimed=claimed,

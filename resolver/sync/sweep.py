@@ -23,6 +23,7 @@ from collections.abc import (
     Collection,
     Mapping,
 )
+from functools import partial
 
 from resolver.errors import LocationUnavailable
 from resolver.glance import (
@@ -38,14 +39,10 @@ from resolver.glance import (
     still_there,
 )
 from resolver.image_facts import ImageFacts
-from resolver.index import Count, Index
+from resolver.index import MIN_GUARDED_LOSS, Count, Index
 from resolver.models import Progress, Sweep, format_id, parse_id
 from resolver.sync.sweep_state import SweepState
 from resolver.sync.timings import DEFAULT_TIMINGS
-
-MIN_GUARDED_LOSS = 10
-"""A sweep may always release this many images, whatever share they are, so that small clouds can
-change."""
 
 CONFIRM_BATCH = 1000
 """Missing images that are confirmed and released together."""
@@ -127,9 +124,11 @@ class Sweeper:
         if scope.sees_all:  # otherwise a missing image proves nothing
             state.remove_missing(state.uppercase_ids)
             if not confirm_shrink:
-                self._check_shrink_guard(state, listed_before)
+                released_before = await self._index.observations.released_since_sweep(self._number)
+                self._check_shrink_guard(state, listed_before, released_before)
             released = await self._release_missing(state, report, scope)
         await self._index.records.end_progress(self._number)
+        await self._index.observations.reset_released(self._number)
         return Sweep(
             started=state.started_at,
             ended=time.time(),
@@ -269,19 +268,26 @@ class Sweeper:
         )
         state.checkpoint_at = time.monotonic()
 
-    def _check_shrink_guard(self, state: SweepState, listed_before: int) -> None:
-        """Raises LocationUnavailable where the missing images are too many to be plausible."""
+    def _check_shrink_guard(
+        self, state: SweepState, listed_before: int, released_before: int
+    ) -> None:
+        """Raises LocationUnavailable where the missing images are too many to be plausible,
+        together with those that were released since the last complete sweep."""
         missing = len(state.missing_ids)
-        lost_many = missing > MIN_GUARDED_LOSS and missing > self._guard * state.claims_before
+        lost, claims_before = missing + released_before, state.claims_before + released_before
+        lost_many = missing and lost > MIN_GUARDED_LOSS and lost > self._guard * claims_before
         # Not a single image is the same: this is another server's listing.
         lost_all = listed_before > 1 and missing == state.claims_before > 1
-        if lost_many or lost_all or (missing and not state.images):
-            lacks = f"lacks {missing}" if state.images else "is empty"
+        if lost_many or lost_all or (lost and not state.images):
+            lacks = f"lacks {lost}" if state.images else "is empty"
+            earlier = ""
+            if released_before:
+                earlier = f" ({released_before} of them released since the last complete sweep)"
             raise LocationUnavailable(
                 f"the listing {lacks} where the index has "
-                f"{state.claims_before} images of this location; nothing was released. If this is "
-                f"right, run `glance-resolver locations sweep {self._server.location.name} "
-                "--confirm-shrink`",
+                f"{claims_before} images of this location{earlier}; nothing was released. "
+                "If this is right, run `glance-resolver locations sweep "
+                f"{self._server.location.name} --confirm-shrink`",
                 code="shrink-guard",
             )
 
@@ -293,7 +299,7 @@ class Sweeper:
         released = Count(0)
         missing = list(state.missing_ids.items())
         release = (
-            self._index.observations.record_absent
+            partial(self._index.observations.record_absent, guarded=False)
             if len(missing) <= MAX_RECORDED_ABSENT
             else self._index.claims.release
         )

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import structlog
 
-from resolver.errors import IndexUnavailable, LocationUnavailable
+from resolver.errors import IndexUnavailable, LocationUnavailable, ShrinkGuardTripped
 from resolver.glance import GlanceServer
 from resolver.index import Index, Lease, LostLease, SweepRequest
 from resolver.models import Progress, Sweep
@@ -124,6 +124,15 @@ class SweepRun:
         self._stats.count(self._stats.sweeps, self._location.name, error.problem_code)
         if error.problem_code not in RESUMABLE_CODES:
             await self._index.records.end_progress(self._location.number)
+        # Releases may have tripped the guard since the sweep began.
+        guarded = (await self._index.records.sweep(self._location.number)).guarded
+        now = time.time()
+        if guarded is None and error.problem_code == ShrinkGuardTripped.code:
+            guarded = now
         return replace(
-            self._status, error=error.detail, error_code=error.problem_code, failed=time.time()
+            self._status,
+            error=error.detail,
+            error_code=error.problem_code,
+            failed=now,
+            guarded=guarded,
         )

@@ -37,7 +37,7 @@ async def set_poll(cloud: Cloud, name: str, age: float) -> None:
     """As an indexer stores a poll that found no change."""
     at = time.time() - age
     location = (await cloud.services.registry.view(name)).location
-    poll = Poll(started=at, ended=at)
+    poll = Poll(began=at, ended=at + 0.5)
     await cloud.index.records.set_poll(location.number, poll, location, quiet=True)
 
 

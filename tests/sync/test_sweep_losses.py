@@ -9,7 +9,8 @@ import pytest
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from resolver.errors import LocationUnavailable
+from resolver.errors import LocationUnavailable, ShrinkGuardTripped
+from resolver.models import parse_id
 from resolver.standin import StandIn
 from tests.support import faults
 from tests.support.backends import on_every_backend
@@ -156,6 +157,48 @@ async def test_the_shrink_guard_stops_implausible_losses(
     sweep = await sweeping.sweep(location, guard=guard, confirm_shrink=not is_plausible)
     assert sweep.released == deleted
     assert await sweeping.claimed(location) == set(server.ids())
+
+
+@pytest.mark.parametrize(("images", "released", "deleted"), [(100, 15, 30), (60, 8, 60), (5, 4, 5)])
+async def test_what_others_released_counts_towards_the_guard(
+    sweeping: Sweeping, server: StandIn, images: int, released: int, deleted: int
+) -> None:
+    """A sweep alone would find few enough missing, since probes have released many before."""
+    server.fill(images, seed=7)
+    location = await sweeping.register(server)
+    number, observations = location.number, sweeping.index.observations
+    await sweeping.index.records.set_sweep(number, await sweeping.sweep(location))
+    gone = list(server.ids())[:deleted]
+    for image_id in gone:
+        server.delete(image_id)
+    for image_id in gone[:released]:
+        assert await observations.record_absent(number, [parse_id(image_id)]) == 1
+    before = await sweeping.claimed(location)
+    with pytest.raises(LocationUnavailable, match=f"{released} of them released since") as caught:
+        await sweeping.sweep(location)
+    assert caught.value.problem_code == "shrink-guard"
+    assert await sweeping.claimed(location) == before
+    sweep = await sweeping.sweep(location, confirm_shrink=True)
+    assert sweep.released == deleted - released
+    assert await observations.released_since_sweep(number) == 0
+
+
+async def test_a_server_that_has_its_images_again_resets_the_guard(
+    sweeping: Sweeping, server: StandIn
+) -> None:
+    server.fill(20, seed=7)
+    location = await sweeping.register(server)
+    number, index = location.number, sweeping.index
+    await index.records.set_sweep(number, await sweeping.sweep(location))
+    images = [parse_id(image_id) for image_id in server.ids()]
+    await index.observations.record_absent(number, images[:10])
+    with pytest.raises(ShrinkGuardTripped):
+        await index.observations.record_absent(number, images[10:])
+    assert (await index.records.sweep(number)).guarded is not None
+    sweep = await sweeping.sweep(location)
+    assert (sweep.images, sweep.released, sweep.guarded) == (20, 0, None)
+    await index.records.set_sweep(number, sweep)
+    assert await index.observations.record_absent(number, images[10:11]) == 1
 
 
 @on_every_backend
