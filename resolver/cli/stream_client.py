@@ -108,6 +108,7 @@ class StreamRequest:
 
     def _decode(self, response: http.client.HTTPResponse) -> Any:
         if 300 <= response.status < 400:
+            response.close()
             raise redirect_error(self._url, response.status, response.getheader("Location"))
         try:
             document = json.loads(response.read())
