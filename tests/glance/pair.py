@@ -29,6 +29,10 @@ class Pair:
         """Every (location name, image)."""
         return [(name, image) for name, kinds in self.images.items() for image in kinds.values()]
 
+    def with_data(self) -> list[tuple[str, Image]]:
+        """Every (location name, image) that has been uploaded."""
+        return [(name, image) for name, image in self.all_images() if not image.queued]
+
     def in_one_region(self) -> list[tuple[str, Image]]:
         return [
             (name, image) for name, image in self.all_images() if len(self.owners(image.id)) == 1

@@ -121,10 +121,11 @@ def test_a_bulk_request_finds_every_image(gateway: Gateway, glance_pair: Pair) -
 def test_redirects_lead_to_the_owner(gateway: Gateway, glance_pair: Pair) -> None:
     for name, image in glance_pair.in_one_region():
         target = f"/v2/images/{image.id}"
-        response = gateway.get(f"{target}/file?a=b%2Fc")
+        rest = "" if image.queued else "/file"
+        response = gateway.get(f"{target}{rest}?a=b%2Fc")
         assert response.status == 307
         owner = glance_pair.servers[name].url
-        assert response.headers["Location"] == f"{owner}{target}/file?a=b%2Fc"
+        assert response.headers["Location"] == f"{owner}{target}{rest}?a=b%2Fc"
 
 
 def test_curl_reads_every_image(gateway: Gateway, glance_pair: Pair) -> None:
@@ -133,7 +134,7 @@ def test_curl_reads_every_image(gateway: Gateway, glance_pair: Pair) -> None:
         assert curl(gateway, f"/v2/images/{image.id}/file") == image.data
 
     with ThreadPoolExecutor(CURLS) as pool:
-        list(pool.map(read, (image for _, image in glance_pair.all_images())))
+        list(pool.map(read, (image for _, image in glance_pair.with_data())))
 
 
 @pytest.mark.parametrize("kind", ["private", "upper-case", "shared"])
@@ -189,7 +190,7 @@ def test_sdk_with_a_token(
 ) -> None:
     auth = {"endpoint": f"{gateway.url}/v2", "token": ADMIN_TOKEN}
     connect = {"auth_type": "admin_token", "auth": auth}
-    images = {image.id: image.data.hex() for _, image in glance_pair.all_images()}
+    images = {image.id: image.data.hex() for _, image in glance_pair.with_data()}
     read = sdk(glance_home, tmp_path, SDK_READ_ALL, connect, list(images))
     assert read == {image_id: [image_id, data] for image_id, data in images.items()}
 
@@ -198,7 +199,7 @@ def test_sdk_without_a_token(
     open_gateway: Gateway, open_pair: Pair, glance_home: GlanceHome, tmp_path: Path
 ) -> None:
     connect = {"auth_type": "none", "auth": {"endpoint": open_gateway.url}}
-    images = {image.id: image.data.hex() for _, image in open_pair.all_images()}
+    images = {image.id: image.data.hex() for _, image in open_pair.with_data()}
     read = sdk(glance_home, tmp_path, SDK_READ_ALL, connect, list(images))
     assert read == {image_id: [image_id, data] for image_id, data in images.items()}
 
