@@ -15,15 +15,17 @@ from tests.test_documents import anchors
 
 RULES = ROOT / "config" / "prometheus" / "rules.yml"
 
-ONE, TWO, INDEXER = (f'{{job="glance-resolver",instance="{name}"' for name in ("g1", "g2", "i1"))
-"""The labels of two gateways and an indexer, without the closing brace."""
+ONE, TWO, INDEXER, OTHER_INDEXER = (
+    f'{{job="glance-resolver",instance="{name}"' for name in ("g1", "g2", "i1", "i2")
+)
+"""The labels of two gateways and two indexers, without the closing brace."""
 
 STEADY = "+0x200"
 """A value that stays for 200 minutes."""
 
 
 def healthy() -> dict[str, str]:
-    """What Prometheus has of two gateways and an indexer without faults, a value a minute."""
+    """What Prometheus has of two gateways and one indexer without faults, a value a minute."""
     series = {}
     for process in (ONE, TWO, INDEXER):
         for name, value in {
@@ -40,17 +42,15 @@ def healthy() -> dict[str, str]:
         }.items():
             series[f"{name}{process}}}"] = f"{value}{STEADY}"
         series[f'glance_resolver_build_info{process},version="1"}}'] = f"1{STEADY}"
-        for name, value in {
-            "up": 1,
-            "covered": 1,
-            "sweep_failing": 0,
+    for location in ("a", "b"):
+        for name, values in {
+            "up": f"1{STEADY}",
+            "covered": f"1{STEADY}",
+            "sweep_failing": f"0{STEADY}",
+            "last_sweep_timestamp_seconds": "0+60x200",
         }.items():
-            for location in ("a", "b"):
-                key = f'glance_resolver_location_{name}{process},location="{location}"}}'
-                series[key] = f"{value}{STEADY}"
-        for location in ("a", "b"):
-            key = "glance_resolver_location_last_sweep_timestamp_seconds"
-            series[f'{key}{process},location="{location}"}}'] = "0+60x200"
+            key = f'glance_resolver_location_{name}{INDEXER},location="{location}"}}'
+            series[key] = values
     tick = f"glance_resolver_indexer_last_tick_timestamp_seconds{INDEXER}}}"
     series[tick] = "0+60x200"
     for process in (ONE, TWO):
@@ -85,7 +85,7 @@ def reads(process: str, source: str) -> str:
 
 
 def everywhere(name: str, values: str, *labels: str) -> dict[str, str]:
-    """The same series of each process."""
+    """The same series of both gateways and the indexer."""
     return {f"{','.join([f'{name}{p}', *labels])}}}": values for p in (ONE, TWO, INDEXER)}
 
 
@@ -98,6 +98,13 @@ class Fault(NamedTuple):
 
 
 A = 'location="a"'
+
+
+def of_location(name: str, values: str, indexer: str = INDEXER) -> dict[str, str]:
+    """A series of location a at the indexer that checks it."""
+    return {f"glance_resolver_location_{name}{indexer},{A}}}": values}
+
+
 FAULTS = {
     "GlanceResolverDown": Fault({f"up{ONE}}}": "1x20 0x20"}, 21, 23),
     "GlanceResolverAbsent": Fault(
@@ -122,17 +129,14 @@ FAULTS = {
         {f"glance_resolver_without_tracking{ONE}}}": "0x20 1x20"}, 25, 27
     ),
     "GlanceResolverLocationDown": Fault(
-        everywhere("glance_resolver_location_up", "1x20 0x20", A), 21, 23
+        # It moves to another indexer, and for a minute nobody shows it.
+        of_location("up", "1x20 0x4 stale") | of_location("up", "_x27 0x20", OTHER_INDEXER),
+        21,
+        26,
     ),
-    "GlanceResolverLocationNotCovered": Fault(
-        everywhere("glance_resolver_location_covered", "1x20 0x40", A), 35, 37
-    ),
-    "GlanceResolverSweepFailing": Fault(
-        everywhere("glance_resolver_location_sweep_failing", "0x20 1x40", A), 35, 37
-    ),
-    "GlanceResolverSweepOld": Fault(
-        everywhere("glance_resolver_location_last_sweep_timestamp_seconds", "0x150", A), 119, 122
-    ),
+    "GlanceResolverLocationNotCovered": Fault(of_location("covered", "1x20 0x40"), 35, 37),
+    "GlanceResolverSweepFailing": Fault(of_location("sweep_failing", "0x20 1x40"), 35, 37),
+    "GlanceResolverSweepOld": Fault(of_location("last_sweep_timestamp_seconds", "0x150"), 119, 122),
     "GlanceResolverCheckerSuspectsItself": Fault(
         {f"glance_resolver_checker_suspects_itself{INDEXER}}}": "0x20 1x20"}, 22, 24
     ),
