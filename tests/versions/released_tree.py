@@ -14,7 +14,7 @@ import aiohttp
 import pytest
 
 from tests.gateway.conftest import ADMIN, TOKEN
-from tests.support.process import ServerProcess, clean_environment, log_tail
+from tests.support.process import ServerProcess, clean_environment
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -75,7 +75,7 @@ class VersionedServer(ServerProcess):
     def complaints(self) -> list[str]:
         """Lines of its log that no rolling upgrade may cause."""
         words = ("Traceback", "cannot be read", "unavailable", "failed")
-        return [line for line in log_tail(self.log).splitlines() if any(w in line for w in words)]
+        return [line for line in self.log.read_text().splitlines() if any(w in line for w in words)]
 
     async def call(self, method: str, path: str, **options: Any) -> tuple[int, Any]:
         """Status and JSON of a request of an operator."""
