@@ -12,6 +12,7 @@ import structlog
 
 from resolver.errors import IndexLost, IndexReadOnly, IndexUnavailable, ResolverError, SettingsError
 from resolver.index import REACHABLE, Index
+from resolver.models import State
 from resolver.problems import Problem
 from resolver.registry.location_batch import Progress, ignore_progress
 from resolver.registry.location_view import LocationView
@@ -57,6 +58,12 @@ class Bootstrap:
         self._registry = registry
         self._startup_locations = startup_locations
         self._on_progress = on_progress
+        # Where Redis answers only later, requests may read it before this process registers them.
+        tables.expect(
+            name
+            for name, fields in startup_locations.items()
+            if fields.get("vouches", True) and fields.get("state") != State.MAINTENANCE
+        )
         self.registered_index = registered_index
         self._last_table: Table | None = None
         """The last table that was read; None before the first reconciliation."""
@@ -175,6 +182,8 @@ class Bootstrap:
         if self._last_table is None or identity != self.registered_index:
             with contextlib.suppress(IndexReadOnly):
                 await self._index.server_watch.record_losses()
+        if not self._index.read_only_because:
+            self._tables.expect(())
         self.registered_index = identity
         self._last_table = await self._tables.current()
 

@@ -25,10 +25,11 @@ class Table:
         policy: FreshnessPolicy,
         lost_until: Mapping[str, float] | None = None,
         previous: Table | None = None,
+        expected: Iterable[str] = (),
     ) -> None:
         """``lost_until``: for each location that was lost with the data of Redis, the time (of
         `time.monotonic`) until which `absent` is not answered because of it. ``previous``: a table
-        that the snapshot has changed, if it has."""
+        that the snapshot has changed, if it has. ``expected``: see `TableKeeper.expect`."""
         self.policy = policy
         self.identity = snapshot.identity
         self.version = snapshot.version
@@ -52,6 +53,9 @@ class Table:
             view for view in self.by_name.values() if view.location.state is not State.MAINTENANCE
         ]
         self._vouching = [view for view in self._in_service if view.location.vouches]
+        self._expected = [
+            name for name in expected if name not in self.by_name and name not in self.removed
+        ]
         self.lost_until = {
             name: until for name, until in (lost_until or {}).items() if name not in self.by_name
         }
@@ -104,14 +108,15 @@ class Table:
 
     def lost_locations(self) -> dict[str, str]:
         """The names of locations of which nothing is known here, each with a reason for why they
-        count: Redis lost them and they are not registered again, or this version cannot read
-        them."""
+        count: Redis lost them and they are not registered again, they are not registered yet, or
+        this version cannot read them."""
         now = time.monotonic()
         lost = {
             name: "Redis lost its data, and it is not registered again"
             for name, until in self.lost_until.items()
             if now < until
         }
+        lost |= dict.fromkeys(self._expected, "it was given at start, and is not registered yet")
         lost |= dict.fromkeys(self.lost, "Redis lost its record, and it is not registered again")
         return lost | dict.fromkeys(
             self.unreadable, "this version of the resolver cannot read its record"
@@ -162,6 +167,7 @@ class TableKeeper:
         self._snapshot = Snapshot(-1, {})
         """What `table` was made from."""
         self.table = Table(self._snapshot, policy)
+        self._expected: tuple[str, ...] = ()
         self._read_at = -math.inf
         """When everything was read last, by `time.monotonic`."""
         self._confirmed_changes = -1
@@ -178,6 +184,11 @@ class TableKeeper:
         """Whether no change was announced since `table` was confirmed. This can be relied on only
         while Redis announces changes to this process (client tracking)."""
         return self._confirmed_changes == self.changes
+
+    def expect(self, names: Iterable[str]) -> None:
+        """From the next table on, these locations keep `absent` from being answered until they are
+        registered, unless somebody has removed them."""
+        self._expected = tuple(names)
 
     def problems(self) -> Iterator[Problem]:
         """A `ProblemSource`."""
@@ -344,7 +355,7 @@ class TableKeeper:
             if name not in snapshot.removed
         }
         self._snapshot = snapshot
-        self.table = Table(snapshot, self.policy, lost_until, before)
+        self.table = Table(snapshot, self.policy, lost_until, before, self._expected)
         if lost or self.table.reuses_numbers_of(before, snapshot.changed):
             # An older state, or another index: numbers may come to mean other locations.
             self._index.clear_cache()

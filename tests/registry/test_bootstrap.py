@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
@@ -84,6 +85,26 @@ async def test_a_lost_registry_without_startup_locations_is_a_fault() -> None:
     await process.bootstrap.start()
     assert "register them again" in process.bootstrap.fault
     assert await process.index.client.command("KEYS", "*meta*") == []
+
+
+async def test_nothing_is_absent_before_the_startup_locations_are_registered() -> None:
+    """Redis may answer requests again before the process registers its locations."""
+    asleep = {
+        "asleep": {"url": "http://asleep.example", "vouches": False},
+        "closed": {"url": "http://closed.example", "state": "maintenance"},
+        "removed": {"url": "http://removed.example"},
+    }
+    process = Process({**STARTUP, **asleep})
+    await process.index.create_if_missing()
+    for name in ("one", "removed"):
+        await process.registry.put(name, {"url": f"http://{name}.example"})
+    await process.registry.remove("removed")
+    table = await process.tables.fresh()
+    assert table.lost_locations().keys() == {"two"}
+    assert "not registered yet" in table.coverage_problems(time.time())["two"]
+    await process.bootstrap.start()
+    assert process.tables.table.by_name.keys() >= {"one", "two", "asleep", "closed"}
+    assert not process.tables.table.lost_locations()
 
 
 async def test_an_outage_is_logged_once_and_so_is_its_end() -> None:

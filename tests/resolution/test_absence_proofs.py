@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 
+from resolver.errors import IndexUnavailable
 from resolver.models import Change, Check, Health, Outcome, Poll, Sweep, parse_id
 from resolver.resolution import Answer
 from tests.resolution.probing import ID, MORE, OTHER, wait_until_idle
@@ -265,3 +266,52 @@ async def test_a_location_that_answers_blocks_nothing_though_it_is_not_covered(
     covered.set_fault("two", faults.status(503))
     await covered.resolve(ID)
     assert blockers(covered).keys() == {"one"}
+
+
+@pytest.mark.parametrize("settings", [{}, {"absent_proof": "covered"}, {"probe": False}], ids=str)
+@pytest.mark.parametrize("state", ["", "maintenance", "removed"])
+async def test_nothing_is_absent_without_a_location_in_service(
+    settings: dict[str, object], state: str
+) -> None:
+    async with clouds(**settings) as cloud:
+        if state:
+            await cloud.add("one", swept=True)
+        if state == "maintenance":
+            await cloud.services.registry.patch("one", {"state": state})
+        elif state:
+            await cloud.services.registry.remove("one")
+        for preferences in (ANY, FRESH):
+            assert (await cloud.resolve(ID, preferences)).outcome is Outcome.UNKNOWN
+        (template,) = await cloud.services.resolver.resolve_many([parse_id(ID)], ANY)
+        assert template.outcome is Outcome.UNKNOWN
+
+
+@pytest.mark.parametrize("settings", [{}, {"absent_proof": "covered"}, {"probe": False}], ids=str)
+async def test_nothing_is_absent_after_redis_lost_the_registry(
+    settings: dict[str, object],
+) -> None:
+    """One of two locations is registered again; the other is not, and stays missing."""
+    async with clouds(**settings) as cloud:
+        servers = {name: await cloud.add(name, swept=True) for name in ("one", "two")}
+        assert (await cloud.resolve(ID)).outcome is Outcome.ABSENT
+        await cloud.index.client.command("FLUSHALL")
+        try:
+            answer = await cloud.resolve(OTHER)
+        except IndexUnavailable:
+            pass  # 503 without an answer
+        else:
+            assert answer.outcome is Outcome.UNKNOWN
+        await cloud.index.create_if_missing()
+        await cloud.register("one", servers["one"], swept=True, sees_all=True)
+        for text in (ID, OTHER):
+            answer = await cloud.resolve(text)
+            assert (answer.outcome, answer.missing) == (Outcome.UNKNOWN, ("two",))
+
+
+@pytest.mark.parametrize("settings", [{"absent_proof": "covered"}, {"probe": False}], ids=str)
+async def test_nothing_is_absent_before_the_first_sweep(settings: dict[str, object]) -> None:
+    async with clouds(**settings) as cloud:
+        await cloud.add("one")
+        cloud.set_fault("one", faults.status(503))
+        answer = await cloud.resolve(ID)
+        assert (answer.outcome, answer.missing) == (Outcome.UNKNOWN, ("one",))
