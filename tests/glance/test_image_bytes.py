@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import uuid
 from collections.abc import Iterator
 
@@ -55,3 +56,31 @@ def test_a_deactivated_image_is_read_by_admins(
     assert answer.status == 307
     owners = {f"{server.url}{file}": server for server in glance_pair.servers.values()}
     assert owners[answer.headers["Location"]].request("GET", file).body == b"bytes"
+
+
+def sweep(gateway: Gateway, name: str) -> None:
+    def ended() -> str:
+        return str(gateway.admin(f"/locations/{name}").json()["sweep"]["ended"])
+
+    before = ended()
+    assert gateway.admin(f"/locations/{name}/sweep", "POST").status == 202
+    wait_until_blocking(lambda: ended() != before, message=f"a sweep of {name}")
+
+
+def test_other_bytes_under_one_id_are_a_conflict(
+    gateway: Gateway, glance_pair: Pair, image_id: str
+) -> None:
+    file = f"/v2/images/{image_id}/file"
+    for name, server in glance_pair.servers.items():
+        assert server.request("PUT", file, f"bytes of {name}".encode()).status == 204
+    for name in ("one", "two", "one"):
+        sweep(gateway, name)
+    assert gateway.get(f"/resolve/{image_id}").json()["conflict"] is True
+    show, data = gateway.get(f"/v2/images/{image_id}"), gateway.get(file)
+    assert f"{show.headers['Location']}/file" == data.headers["Location"]
+    assert show.headers["Link"] is data.headers["Link"] is None
+    rows = gateway.admin("/report/conflicts").body.splitlines()
+    assert [json.loads(row)["id"] for row in rows] == [image_id]
+    assert gateway.get("/index").json()["conflicts"] == 1
+    (problem,) = [p for p in gateway.get("/status").json()["problems"] if p["code"] == "conflict"]
+    assert problem["location"] == "one"
