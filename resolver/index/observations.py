@@ -12,7 +12,7 @@ more than the shrink guard allows between two complete sweeps are refused. A swe
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -102,11 +102,15 @@ class Observations:
         dropped = Count(0)
         for start in range(0, len(image_ids), SCRIPT_IDS):
             batch = image_ids[start : start + SCRIPT_IDS]
-            claimed = await self._claimed(number, batch) if guarded else 0
-            await self._record_departures(number, batch, claimed)
+            claimed = await self._claimed(number, batch) if guarded else []
+            if len(claimed) < len(batch):  # an older answer about these may still be on its way
+                counted = set(claimed)
+                await self._record_departures(number, [i for i in batch if i not in counted], 0)
+            if claimed:
+                await self._record_departures(number, claimed, len(claimed))
             left = await self._claims.release(number, batch)
-            if left < claimed and left.is_exact:  # somebody else released, and counted, the rest
-                await self._record_departures(number, (), left - claimed)
+            if left < len(claimed) and left.is_exact:  # others released, and counted, the rest
+                await self._record_departures(number, (), left - len(claimed))
             dropped = dropped.plus(left)
         return dropped
 
@@ -128,10 +132,14 @@ class Observations:
                 "more of its images seem to be gone than RESOLVER_SHRINK_GUARD allows"
             )
 
-    async def _claimed(self, number: int, ids: Collection[bytes]) -> int:
-        """How many of these images the location claims."""
-        owners = (await self._claims.lookup(list(ids))).owners
-        return sum(any(owner.number == number for owner in some) for some in owners)
+    async def _claimed(self, number: int, ids: Sequence[bytes]) -> list[bytes]:
+        """Those of these images that the location claims."""
+        owners = (await self._claims.lookup(ids)).owners
+        return [
+            image_id
+            for image_id, some in zip(ids, owners, strict=True)
+            if any(owner.number == number for owner in some)
+        ]
 
     async def _trip_guard(self, number: int) -> None:
         """From now on the location's "no" proves nothing, and a sweep is to find out why."""

@@ -171,13 +171,16 @@ class ModelRun(WorldEvents):
         templates = await services.resolver.resolve_many(
             [question.image_id for question in questions], preferences, letter_cases
         )
+        guarded = await self._guarded(services)
         for question, template in zip(questions, templates, strict=True):
+            question.guarded |= guarded
             text = template.render(format_id(question.image_id))
             self._check_received(question, json.loads(text))
 
     async def _ask(self, services: Services, image_id: bytes, preferences: Preferences) -> None:
         question = await self._begin_question(services, image_id, preferences)
         answer = await services.resolver.resolve(image_id, preferences, question.letter_case)
+        question.guarded |= await self._guarded(services)
         self._check_received(question, answer.as_json() | {"detail": answer.detail})
 
     def _any_id(self) -> bytes:
@@ -221,6 +224,7 @@ class ModelRun(WorldEvents):
         if is_up_to_date:  # earlier invalidations arrive before this reply
             await index.client.command("PING", foreground=True)
         question = Question(image_id, letter_case, preferences, is_up_to_date, down, claimed)
+        question.guarded = await self._guarded(services)
         since = question.begun - self.absent_ttl
         earlier = [begun for begun, ended in self._answer_times.get(image_id, ()) if ended >= since]
         under_way = [other.begun for other in self._open_questions.get(image_id, ())]
@@ -228,28 +232,35 @@ class ModelRun(WorldEvents):
         self._open_questions.setdefault(image_id, []).append(question)
         return question
 
+    async def _guarded(self, services: Services) -> set[int]:
+        """Numbers of the locations whose shrink guard is tripped."""
+        numbers = [registration.number for registration in self.world.current().values()]
+        sweeps = {number: await services.index.records.sweep(number) for number in numbers}
+        return {number for number, sweep in sweeps.items() if sweep.guarded is not None}
+
     async def _read_claims(self, services: Services, image_id: bytes) -> set[int]:
         """The locations of which the index has a claim for an image.
 
         The index must keep a claim while it is true, and must not get it back after the deletion:
         Glance uses no id twice. (But a late notification may report an earlier state, and a claim
-        made too late is visible until it is released.)
+        made too late is visible until it is released; while the shrink guard is tripped, it stays.)
         """
         deadline = time.monotonic() + SETTLE_TIMEOUT_SECONDS
         while True:
             (owners,) = (await services.index.claims.lookup([image_id])).owners
             claimed = {owner.number for owner in owners}
-            if not (wrong := self._wrong_claims(image_id, claimed)):
+            self._ever_guarded |= await self._guarded(services)  # Redis may lose the status
+            if not (wrong := self._wrong_claims(image_id, claimed, self._ever_guarded)):
                 return claimed
             if time.monotonic() > deadline:
                 raise WrongAnswer(wrong)
             await asyncio.sleep(0.01)
 
-    def _wrong_claims(self, image_id: bytes, claimed: set[int]) -> str:
+    def _wrong_claims(self, image_id: bytes, claimed: set[int], guarded: set[int]) -> str:
         for name, registration in self.world.current().items():
             claim, life = (registration.number, image_id), registration.life(image_id)
             if registration.number in claimed:
-                if claim in self._known_deletions:
+                if claim in self._known_deletions and registration.number not in guarded:
                     return f"{image_id.hex()[:8]} is claimed again at {name}, which deleted it"
                 self._claims.add(claim)
             elif claim in self._claims and life and life.died == math.inf:

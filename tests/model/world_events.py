@@ -67,6 +67,8 @@ class WorldEvents:
         self._running_tasks: set[asyncio.Task[None]] = set()
         self._busy_work: set[WorkKey] = set()
         self._claims: set[tuple[int, bytes]] = set()
+        self._ever_guarded: set[int] = set()
+        """Numbers of locations whose shrink guard was ever tripped."""
         self._known_deletions: set[tuple[int, bytes]] = set()
         self._announced_at: dict[tuple[int, bytes], float] = {}
         self._delayed: list[DelayedNotification] = []
@@ -277,7 +279,8 @@ class WorldEvents:
         if record.status.poll.error:
             raise WrongAnswer(f"the poll of {name} failed: {record.status.poll.error}")
         if whole:
-            shows_deletions = registration.server.standin.v1
+            is_guarded = record.status.sweep.guarded is not None
+            shows_deletions = registration.server.standin.v1 and not is_guarded
             await self._check_claims(services, name, registration, begun, exactly=shows_deletions)
 
     async def _check_claims(
