@@ -18,15 +18,20 @@ from tests.support.glance import GlanceProcess
 from tests.support.rabbit import RabbitServer
 from tests.support.wait import wait_until_blocking
 
-ALONE = {"RESOLVER_PROBE": "off", "RESOLVER_POLL_INTERVAL": "0", "RESOLVER_SWEEP_INTERVAL": "3600"}
+ALONE = {
+    "RESOLVER_PROBE": "off",
+    "RESOLVER_POLL_INTERVAL": "0",
+    "RESOLVER_SWEEP_INTERVAL": "3600",
+    # All images are deleted, or all but a few, which the shrink guard would stop.
+    "RESOLVER_SHRINK_GUARD": "1",
+}
 """Settings with which a gateway notices no change by itself; each way adds its own."""
 
 WAYS: Mapping[str, Mapping[str, str]] = {
     "events": {},
     "poll": {"RESOLVER_POLL_INTERVAL": "3"},
     "probe": {"RESOLVER_PROBE": "on", "RESOLVER_ABSENT_TTL": "0"},
-    # All but a few images are deleted, which the shrink guard would stop.
-    "sweep": {"RESOLVER_SWEEP_INTERVAL": "3", "RESOLVER_SHRINK_GUARD": "1"},
+    "sweep": {"RESOLVER_SWEEP_INTERVAL": "3"},
 }
 """Each way in which a change arrives, and the settings that enable it."""
 
