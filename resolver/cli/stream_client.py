@@ -6,7 +6,7 @@ import http.client
 import json
 import select
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from http.client import HTTPMessage
 from typing import Any
 from urllib.parse import urlsplit
@@ -55,10 +55,11 @@ class StreamRequest:
         Raises:
             GatewayError: the gateway refused, with its own text, or did not answer.
         """
-        with closing(self._connection) as connection:
+        with ExitStack() as stack:
+            connection = stack.enter_context(closing(self._connection))
             with self._translate_errors():
                 connection.request("GET", self._path + path, headers=self._headers)
-                response = connection.getresponse()
+                response = stack.enter_context(connection.getresponse())
                 if response.status != 200:
                     self._decode(response)
             if on_headers is not None:
@@ -97,7 +98,8 @@ class StreamRequest:
                     connection.send(b"0\r\n\r\n")
             except (BrokenPipeError, ConnectionResetError):
                 pass  # the answer, which gives the reason, may have arrived
-            return self._decode(connection.getresponse())
+            with connection.getresponse() as response:
+                return self._decode(response)
 
     def _has_answered(self) -> bool:
         """Whether an answer is there while the body is being sent: a refusal. Not known with TLS,
@@ -108,7 +110,6 @@ class StreamRequest:
 
     def _decode(self, response: http.client.HTTPResponse) -> Any:
         if 300 <= response.status < 400:
-            response.close()
             raise redirect_error(self._url, response.status, response.getheader("Location"))
         try:
             document = json.loads(response.read())
