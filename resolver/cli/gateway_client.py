@@ -8,9 +8,9 @@ import os
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
-from http.client import HTTPException
+from http.client import HTTPException, HTTPMessage
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 from urllib.parse import quote, urlsplit
 
 import click
@@ -75,8 +75,17 @@ def _is_loopback(host: str) -> bool:
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
     """A gateway never redirects operators, and the token is for the gateway only."""
 
-    def redirect_request(self, *_: Any) -> None:
-        return None
+    def http_error_302(
+        self,
+        req: urllib.request.Request,
+        fp: IO[bytes],
+        code: int,
+        msg: str,
+        headers: HTTPMessage,
+    ) -> None:
+        """Leaves the answer as it is, and its target unread."""
+
+    http_error_301 = http_error_303 = http_error_307 = http_error_308 = http_error_302
 
 
 class Gateway:

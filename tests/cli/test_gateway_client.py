@@ -45,7 +45,7 @@ class Server:
     def __init__(self, elsewhere: str = "") -> None:
         self.seen: list[tuple[str, str | None]] = []
         handler = type("Handler", (Recorder,), {"seen": self.seen, "elsewhere": elsewhere})
-        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        self._server = http.server.HTTPServer(("127.0.0.1", 0), handler)
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
         self._thread = threading.Thread(target=self._server.serve_forever)
         self._thread.start()
@@ -145,3 +145,4 @@ def test_what_others_say_cannot_steer_the_terminal(target: Server) -> None:
     finally:
         server.close()
     assert str(caught.value).isprintable()
+    assert "answered 307 and names http://?]0;title" in str(caught.value)
