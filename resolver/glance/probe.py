@@ -167,7 +167,9 @@ class ImageProbe:
             if cached and (not location.auth or cached.checked_at >= answer.at):
                 return cached.scope
             check = self._checks.get(location.number)
-            if check is None:
+            # A check that is done stays here until the loop's next turn. To await it would not end
+            # this turn.
+            if check is None or check.done():
                 check = asyncio.create_task(self._check_scope(location, versions, cached))
                 self._checks[location.number] = check
                 check.add_done_callback(partial(self._end_check, location.number))
@@ -207,7 +209,8 @@ class ImageProbe:
         return credential
 
     def _end_check(self, number: int, check: asyncio.Task[str]) -> None:
-        del self._checks[number]
+        if self._checks.get(number) is check:
+            del self._checks[number]
         if not check.cancelled():
             check.exception()  # mark it as retrieved: those who waited may have given up
 

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import signal
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 import aiohttp
 import pytest
@@ -193,3 +197,36 @@ async def test_closing_ends_a_check_under_way(
     with pytest.raises(asyncio.CancelledError):
         await waiting
     hold.open.set()
+
+
+async def test_an_answer_that_comes_as_a_check_ends_is_checked_anew(
+    probe: ImageProbe, server: StandIn, location: Location
+) -> None:
+    """In each turn of the loop another answer comes, so that one comes in the turn in which a check
+    is done and still remembered. It is too new for that check."""
+    answer = await probe.ask(location, V2, IMAGE_ID, (0,))
+    callers: list[asyncio.Task[Any]] = []
+    with seconds_at_most(5):
+        while sum(caller.done() for caller in callers) < 20:
+            newest = replace(answer, at=time.monotonic())
+            callers.append(asyncio.create_task(probe.scope(location, V2, newest)))
+            await asyncio.sleep(0)
+        scopes = await asyncio.gather(*callers)
+    assert all(scope.sees_all for scope in scopes)
+
+
+@contextmanager
+def seconds_at_most(seconds: float) -> Iterator[None]:
+    """Raises TimeoutError after this time again and again, also where one coroutine after the
+    other never ends its turn of the loop."""
+
+    def end(*_: object) -> None:
+        raise TimeoutError(f"not done after {seconds:g} s")
+
+    before = signal.signal(signal.SIGALRM, end)
+    signal.setitimer(signal.ITIMER_REAL, seconds, 0.05)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
