@@ -124,8 +124,9 @@ class BucketLayout:
     async def _create(self) -> None:
         """Makes the index, or waits a moment for the process that does.
 
-        Redis may have lost the registry of an earlier index and not its buckets. Their claims have
-        numbers that new locations get, so they are dropped first; nobody else may write meanwhile.
+        Redis may have lost a part of an earlier index. Claims that are left have numbers that new
+        locations get, so they are dropped first; nobody else may write meanwhile. Statuses that are
+        left go too: their sweeps would prove the absence of images whose claims are gone.
         """
         token = secrets.token_hex(8)
         right = Lease(self._client, self._keys.creating, CREATION_SECONDS, token)
@@ -148,7 +149,10 @@ class BucketLayout:
                 "identity": secrets.token_hex(4),
             }
             pairs = [str(item) for pair in fields.items() for item in pair]
-            await self._client.run(CREATE, [self._keys.meta, self._keys.creating], [token, *pairs])
+            keys = self._keys
+            await self._client.run(
+                CREATE, [keys.meta, keys.creating, keys.status, keys.progress], [token, *pairs]
+            )
         finally:
             await right.release()
 
