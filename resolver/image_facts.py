@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from enum import IntEnum, StrEnum
 from typing import Any, NamedTuple
 
@@ -93,14 +93,17 @@ class ImageFacts(NamedTuple):
     @classmethod
     def of_headers(cls, headers: Mapping[str, str]) -> ImageFacts:
         """From the headers of v1's ``HEAD``."""
-        size = headers.get("X-Image-Meta-Size", "")
-        return cls.of(
-            {
-                "status": headers.get("X-Image-Meta-Status"),
-                "checksum": headers.get("X-Image-Meta-Checksum"),
-                "size": int(size) if size.isascii() and size.isdigit() else None,
-            }
-        )
+        return cls.of(record_of_headers(headers))
+
+
+def record_of_headers(headers: Mapping[str, str]) -> dict[str, Any]:
+    """The status, checksum and size in the headers of v1's ``HEAD``, as a record has them."""
+    size = headers.get("X-Image-Meta-Size", "")
+    return {
+        "status": headers.get("X-Image-Meta-Status"),
+        "checksum": headers.get("X-Image-Meta-Checksum"),
+        "size": int(size) if size.isascii() and size.isdigit() else None,
+    }
 
 
 NOTHING_KNOWN = ImageFacts()
@@ -124,10 +127,11 @@ def _digest(text: Any) -> bytes:
     return bytes.fromhex(text[: 2 * DIGEST_BYTES])
 
 
-def differ(contents: list[Content]) -> bool:
-    """Whether some of these are known to mean other bytes than another."""
+def differ(contents: Iterable[Content | None]) -> bool:
+    """Whether some of these are known to mean other bytes than another. None: not known."""
+    known = [content for content in contents if content is not None]
     return any(
         one.same_as(other) is False
-        for position, one in enumerate(contents)
-        for other in contents[:position]
+        for position, one in enumerate(known)
+        for other in known[:position]
     )

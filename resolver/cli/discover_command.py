@@ -68,12 +68,12 @@ def discover(
     if name and len(found) - len(resolvers) > 1:
         raise click.UsageError("--name is for one endpoint: choose it with --region, or --prefix")
     endpoints: list[dict[str, Any]] = []
+    in_catalog = {row["url"] for row in found}
     for row in found:
         if row["url"] in resolvers:
             classified = {"name": "", "what": LEFT_OUT}
         else:
             wanted = name or location_name(row["region"], prefix)
-            in_catalog = {row["url"] for row in found}
             classified = classify_endpoint(
                 row["url"], wanted, registered, endpoints, cloud=cloud, in_catalog=in_catalog
             )
@@ -162,16 +162,16 @@ def classify_endpoint(
     for row in [*registered, *earlier]:
         if row["url"] == base_url:
             return {"name": row["name"], "what": "there already"}
-    candidates = [wanted]
+    name = wanted
     for row in registered:
-        other_cloud = (row.get("auth") or {}).get("cloud", cloud) != cloud
         if row["name"] != wanted or row["url"] in in_catalog:
             continue
-        if not other_cloud:  # it has moved, or it is another server: the operator knows
+        if (row.get("auth") or {}).get("cloud", cloud) == cloud:
+            # It has moved, or it is another server: the operator knows
             command = f"`locations set {wanted} --url {base_url}`"
             return {"name": wanted, "what": f"{wanted} is {row['url']}: {command}, or --prefix"}
-        candidates = [location_name(f"{cloud}-{wanted}")]
+        name = location_name(f"{cloud}-{wanted}")
     taken = {row["name"] for row in [*registered, *earlier]}
-    numbered = (f"{candidates[0]}-{number}" for number in itertools.count(2))
-    names = itertools.chain(candidates, numbered)
+    numbered = (f"{name}-{number}" for number in itertools.count(2))
+    names = itertools.chain([name], numbered)
     return {"name": next(each for each in names if each not in taken), "what": "new"}

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from resolver.errors import LocationUnavailable
 from resolver.glance.glance_server import GLANCE_HEADER, GlanceServer
-from resolver.glance.listed_rows import rows_of
+from resolver.glance.listed_rows import ids_of, rows_of
 from resolver.models import minor_version
 
 MIN_MINOR_TASKS_ADMIN_ONLY = 11
@@ -120,8 +120,7 @@ async def _are_listed(server: GlanceServer, witnesses: tuple[str, ...]) -> bool:
     reply = await server.request("/v2/images", query)
     if reply.status != 200:
         return False
-    rows = [row for row in rows_of(reply.json()) if isinstance(row, dict)]
-    return set(witnesses) <= {row["id"] for row in rows if isinstance(row.get("id"), str)}
+    return set(witnesses) <= ids_of(reply.json())
 
 
 async def _tasks_status(server: GlanceServer, versions: tuple[str, ...]) -> int:

@@ -20,7 +20,7 @@ from resolver.glance.cloud_credentials import CloudCredentials
 from resolver.glance.host_policy import HostPolicy, HostPolicyMiddleware, HostPolicyResolver
 from resolver.glance.keystone import AuthHeaders
 from resolver.glance.proxies import proxy_for, proxy_hosts
-from resolver.glance.rate_limits import NEVER_DELAYED, RATE_LIMIT_STATUSES, RateLimits
+from resolver.glance.rate_limits import NEVER_DELAYED, RateLimits
 from resolver.glance.secret_sources import read_token
 from resolver.models import Api, Location, api_versions
 
@@ -33,6 +33,9 @@ MAX_VERSIONS = 64
 
 MAX_BODY_BYTES = 64 * 1024 * 1024
 """One response. A page of 1,000 images takes 0.5 MB; with many properties, some MB."""
+
+MAX_RECORD_BYTES = 4 * 1024 * 1024
+"""An image's record. One with a thousand long properties is smaller."""
 
 MAX_STATUS_BODY_BYTES = 1024 * 1024
 """A response about health or versions."""
@@ -73,7 +76,7 @@ async def connect(
         connector=aiohttp.TCPConnector(
             limit=0, limit_per_host=connections, resolver=HostPolicyResolver(policy, proxy_hosts)
         ),
-        middlewares=(HostPolicyMiddleware(policy, proxy_for, require_https=require_https),)
+        middlewares=(HostPolicyMiddleware(policy, require_https=require_https),)
         if policy.rules or require_https
         else (),  # without rules it would take time from each request
         timeout=aiohttp.ClientTimeout(total=timeout, connect=CONNECT_TIMEOUT_SECONDS),
@@ -434,11 +437,9 @@ async def is_resolver(session: aiohttp.ClientSession, url: str) -> bool:
 
 
 def _is_rate_limited(reply: Reply) -> bool:
-    """Whether the server refused a request because it has too many. 413 without ``Retry-After``
-    means something else."""
-    return reply.status == 429 or (
-        reply.status in RATE_LIMIT_STATUSES and "Retry-After" in reply.headers
-    )
+    """Whether the server refused a request because it has too many. 413 with ``Retry-After`` is
+    what older OpenStack services answer in place of 429; without, it means something else."""
+    return reply.status == 429 or (reply.status == 413 and "Retry-After" in reply.headers)
 
 
 async def _read_body(response: aiohttp.ClientResponse, max_bytes: int) -> bytes:

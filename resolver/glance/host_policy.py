@@ -110,16 +110,8 @@ class HostPolicyMiddleware:
     resolve it, so that `HostPolicyResolver` never sees it: an address, or a name that a proxy looks
     up."""
 
-    def __init__(
-        self,
-        policy: HostPolicy,
-        proxy_for: Callable[[str], str | None],
-        *,
-        require_https: bool,
-    ) -> None:
-        """``proxy_for``: the proxy for a URL."""
+    def __init__(self, policy: HostPolicy, *, require_https: bool) -> None:
         self._policy = policy
-        self._proxy_for = proxy_for
         self._require_https = require_https
 
     async def __call__(self, request: ClientRequest, handler: ClientHandlerType) -> ClientResponse:
@@ -135,7 +127,7 @@ class HostPolicyMiddleware:
             address is None
             and self._policy.rules
             and not self._policy.allows_name(host)
-            and self._proxy_for(str(request.url))
+            and request.proxy is not None
         ):
             raise _not_allowed(host)
         return await handler(request)

@@ -10,12 +10,10 @@ import aiohttp
 
 from resolver.errors import LocationUnavailable
 from resolver.glance.cloud_credentials import CloudCredentials
-from resolver.glance.glance_server import GlanceServer
+from resolver.glance.glance_server import MAX_RECORD_BYTES, GlanceServer
 from resolver.glance.rate_limits import PROBE_WAIT_SECONDS, RateLimits
+from resolver.image_facts import record_of_headers
 from resolver.models import Location
-
-MAX_RECORD_BYTES = 4 * 1024 * 1024
-"""An image's record. One with a thousand long properties is smaller."""
 
 HASH_NAMES = {"sha512": "sha-512", "sha384": "sha-384", "sha256": "sha-256"}
 """Glance's names of hash algorithms (``os_hash_algo``), and IANA's hash function textual names."""
@@ -85,14 +83,7 @@ class ImageRecords:
             code = "refused" if reply.status in (403, 404) else "no-clear-answer"
             raise LocationUnavailable(f"it answered {reply.status}", code=code)
         if use_v1:
-            prefix = "X-Image-Meta-"
-            size = reply.headers.get(f"{prefix}Size", "")
-            return _record(
-                {
-                    "size": int(size) if size.isascii() and size.isdigit() else None,
-                    "checksum": reply.headers.get(f"{prefix}Checksum"),
-                }
-            )
+            return _record(record_of_headers(reply.headers))
         document = reply.json()
         return _record(document if isinstance(document, dict) else {})
 

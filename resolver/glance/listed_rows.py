@@ -117,6 +117,16 @@ def rows_of(document: Any) -> list[Any]:
     return rows
 
 
+def ids_of(document: Any) -> set[str]:
+    """The ids in a listing's JSON document, of the rows that have one.
+
+    Raises:
+        LocationUnavailable: the document is not a listing.
+    """
+    rows = [row for row in rows_of(document) if isinstance(row, dict)]
+    return {row["id"] for row in rows if isinstance(row.get("id"), str)}
+
+
 def _next_marker(document: dict[str, Any]) -> str:
     """The marker in the link to the next page; empty if there is none."""
     link = document.get("next")

@@ -19,6 +19,7 @@ from resolver.glance.listed_rows import (
     ListedImage,
     ListedRows,
     SkippedRows,
+    ids_of,
     rows_of,
 )
 from resolver.glance.probe import has_image
@@ -46,9 +47,10 @@ MAX_PAGES_WITHOUT_IMAGES = 1000
 UNKNOWN_FILTER = (400, 422)
 """Statuses of a request whose parameters the server does not know."""
 
-V1_LISTING = {"limit": str(PAGE_SIZE), "sort_key": "id", "sort_dir": "asc", "is_public": "None"}
 V2_LISTING = {"limit": str(PAGE_SIZE), "sort_key": "id", "sort_dir": "asc"}
 """The older form of ``sort=id:asc``. Glance knows both, servers that resemble it only this one."""
+
+V1_LISTING = {**V2_LISTING, "is_public": "None"}
 
 MAX_UNSORTED_IMAGES = 200_000
 """Images of a server that does not sort: they are sorted here, and take some 30 MB meanwhile."""
@@ -421,8 +423,7 @@ async def _list_by_id(server: GlanceServer, ids: Sequence[str]) -> set[str]:
         if reply.status != 200:
             return set()
         document = reply.json()
-        rows = [row for row in rows_of(document) if isinstance(row, dict)]
-        listed = {row["id"] for row in rows if isinstance(row.get("id"), str)}
+        listed = ids_of(document)
         if "next" in document or not listed <= set(ids):  # more, or other, than asked for
             return set()
         found |= listed

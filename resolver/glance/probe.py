@@ -14,13 +14,10 @@ import aiohttp
 from resolver.errors import InvalidImageId, LocationUnavailable
 from resolver.glance.cloud_credentials import CloudCredentials
 from resolver.glance.credential_scope import CredentialScope, sees_all, still_sees_all
-from resolver.glance.glance_server import GLANCE_HEADER, GlanceServer, Reply
+from resolver.glance.glance_server import GLANCE_HEADER, MAX_RECORD_BYTES, GlanceServer, Reply
 from resolver.glance.rate_limits import PROBE_WAIT_SECONDS, RateLimits
 from resolver.image_facts import NOTHING_KNOWN, ImageFacts
 from resolver.models import Location, format_id, parse_id
-
-MAX_RECORD_BYTES = 4 * 1024 * 1024
-"""An image's record. One with a thousand long properties is smaller."""
 
 SCOPE_CACHE_SECONDS = 300.0
 """How long `ImageProbe` relies on what a credential was found to see."""

@@ -19,9 +19,6 @@ import structlog
 from resolver.errors import LocationUnavailable
 from resolver.models import Location
 
-RATE_LIMIT_STATUSES = (429, 413)
-"""413 with ``Retry-After`` is what older OpenStack services answer in place of 429."""
-
 MIN_RETRY_AFTER_SECONDS = 0.5
 """The shortest wait, whatever the server says; doubled for each such answer in a row."""
 

@@ -151,14 +151,18 @@ class ClaimCache:
         if not value:
             self._drop_stale(bucket, image_id)
         elif self.stale_for and self.size:
-            stale = self._stale.get(bucket)
-            if stale is None:
-                stale = self._stale[bucket] = {}
-                self.count += 1
+            stale = self._stale_bucket(bucket)
             self._stale.move_to_end(bucket)
             self.count += image_id not in stale
             stale[image_id] = value + _READ_AT.pack(self._clock())
             self._evict()
+
+    def _stale_bucket(self, bucket: int) -> CacheBucket:
+        stale = self._stale.get(bucket)
+        if stale is None:
+            stale = self._stale[bucket] = {}
+            self.count += 1
+        return stale
 
     def _drop_stale(self, bucket: int, image_id: bytes) -> None:
         if self._stale and self._stale.get(bucket, {}).pop(image_id, None) is not None:
@@ -221,10 +225,7 @@ class ClaimCache:
             return
         read_at = _READ_AT.pack(opened_at)
         shared: dict[bytes, bytes] = {}
-        stale = self._stale.get(bucket)
-        if stale is None:
-            stale = self._stale[bucket] = {}
-            self.count += 1
+        stale = self._stale_bucket(bucket)
         before = len(stale)
         for image_id, value in images.items():
             stale[image_id] = shared.get(value) or shared.setdefault(value, value + read_at)

@@ -82,7 +82,7 @@ def _claims_by_number(values: Mapping[bytes, int]) -> dict[int, int]:
 
 
 def _is_conflict(value: bytes) -> bool:
-    return differ([owner.content for owner in lookup_owners(value) if owner.content])
+    return differ(owner.content for owner in lookup_owners(value))
 
 
 async def _estimate_memory(client: RedisClient, buckets: Buckets, used: list[int]) -> int | None:

@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from resolver.errors import IndexLost
-from resolver.image_facts import DIGEST_BYTES, NOTHING_KNOWN, Content, HashKind, ImageFacts
+from resolver.image_facts import NOTHING_KNOWN, Content, HashKind, ImageFacts
 from resolver.index.audit import operation_id
 from resolver.index.bucket_layout import BucketLayout
 from resolver.index.buckets import Buckets
@@ -64,7 +64,7 @@ class StoredClaim(NamedTuple):
         """Whether another owner is known to have other bytes than ``content``."""
         if content is None or not self.others:
             return False
-        here = content if len(content.digest) < DIGEST_BYTES else stored_content(content)
+        here = stored_content(content)
         return any(other.content and here.same_as(other.content) is False for other in self.others)
 
     def is_changed_by(self, letter_case: int, facts: ImageFacts) -> bool:
@@ -162,9 +162,11 @@ class Claims:
         does not answer."""
         return self.cache.get_stale(self.buckets.cache_bucket(image_id), image_id)
 
-    async def lookup(self, ids: Sequence[bytes], *, cache: bool = False) -> Lookup:
+    async def lookup(
+        self, ids: Sequence[bytes], *, cache: bool = False, foreground: bool = True
+    ) -> Lookup:
         """Owners of each id, in the order of ``ids``, in one round trip. With ``cache`` they are
-        cached for `cached`.
+        cached for `cached`. ``foreground``: on the connection of requests.
 
         The version of the registry comes along, so that the caller can check that its location
         table belongs to these numbers. So do the identity of the index and its number of buckets:
@@ -183,7 +185,7 @@ class Claims:
             commands += self._hget_commands(buckets, ids)
             to_fill = self._open_cache_buckets(buckets, ids) if cache and self.cache.size else []
             identity = self.layout.identity
-            version, meta, *values = await self._client.pipeline(commands, foreground=True)
+            version, meta, *values = await self._client.pipeline(commands, foreground=foreground)
             if identity and meta == [b"%d" % buckets.bits, identity.encode()]:
                 try:
                     values = [summarize(value) if value else value for value in values]

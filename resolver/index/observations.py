@@ -134,7 +134,7 @@ class Observations:
 
     async def _claimed(self, number: int, ids: Sequence[bytes]) -> list[bytes]:
         """Those of these images that the location claims."""
-        owners = (await self._claims.lookup(ids)).owners
+        owners = (await self._claims.lookup(ids, foreground=False)).owners
         return [
             image_id
             for image_id, some in zip(ids, owners, strict=True)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from resolver.index.preflight import Finding
-from resolver.index.redis.client import Command, RedisClient
+from resolver.index.redis.client import Command, RedisClient, Server
 
 NO_EVICTION = "noeviction"
 
@@ -55,15 +56,23 @@ async def read_states(
     Raises:
         IndexUnavailable: one of them does not answer.
     """
-    states = []
-    for server in await client.servers():
-        state = _parse_state(server.name, await client.ask(server, COMMANDS, foreground=foreground))
-        for command in POLICY_COMMANDS if with_policy else ():
-            if not state.policy:
-                (reply,) = await client.ask(server, [command])
-                state = state._replace(policy=_parse_policy(reply))
-        states.append(state)
-    return states
+    servers = await client.servers()
+    reads = (
+        _read_state(client, server, with_policy=with_policy, foreground=foreground)
+        for server in servers
+    )
+    return await asyncio.gather(*reads)
+
+
+async def _read_state(
+    client: RedisClient, server: Server, *, with_policy: bool, foreground: bool
+) -> ServerState:
+    state = _parse_state(server.name, await client.ask(server, COMMANDS, foreground=foreground))
+    for command in POLICY_COMMANDS if with_policy else ():
+        if not state.policy:
+            (reply,) = await client.ask(server, [command])
+            state = state._replace(policy=_parse_policy(reply))
+    return state
 
 
 def loss_state(states: Sequence[ServerState]) -> str | None:

@@ -48,20 +48,24 @@ class Sizing:
         self._layout = layout
         self._rebuild = rebuild
 
+    @property
+    def may_grow(self) -> bool:
+        """False where an operator chose the number of buckets, where the index is in this process,
+        or while it is being rebuilt."""
+        layout = self._layout
+        return not (layout.has_configured_bits or self._client.embedded) and layout.next is None
+
     async def grow_if_needed(self, expected_images: int = 0) -> bool:
         """Requests a rebuild with more buckets where there are too few. Returns whether it did.
 
         ``expected_images``: what is known of the number of images besides; sweeps know how many
-        there will be before they have claimed them. Nothing happens where an operator chose the
-        number of buckets, where the index is in this process, or while it is being rebuilt.
+        there will be before they have claimed them. Nothing happens unless it `may_grow`.
 
         Raises:
             IndexUnavailable: Redis does not answer.
         """
         layout = self._layout
-        if layout.has_configured_bits or self._client.embedded:
-            return False
-        if layout.next is not None or await self._rebuild.requested() is not None:
+        if not self.may_grow or await self._rebuild.requested() is not None:
             return False
         bits = layout.current.bits
         images = max(expected_images, await self._count_images())

@@ -27,6 +27,7 @@ from resolver.resolution.ranking import (
     ImageOwner,
     Preferences,
     exclusion_reason,
+    owners_of,
     rank,
 )
 
@@ -76,7 +77,7 @@ class Answer:
     @property
     def conflict(self) -> bool:
         """Whether the image is known to have different bytes at some of its owners."""
-        return differ([owner.content for owner in self.owners if owner.content is not None])
+        return differ(owner.content for owner in self.owners)
 
     @property
     def best_status(self) -> ImageStatus | None:
@@ -151,7 +152,7 @@ def json_text(answer: Answer, text: str) -> str:
 
 def _owner_json(owner: ImageOwner, image_id: bytes, text: str) -> dict[str, Any]:
     view = owner.view
-    spelled = format_id(image_id, owner.letter_case) if owner.letter_case else text
+    spelled = owner.spell(image_id, text)
     return {
         "location": view.name,
         "region": view.location.region,
@@ -188,12 +189,7 @@ class AnswerContext:
 
     def owners_of(self, claims: Iterable[Owner]) -> list[ImageOwner]:
         """The claims whose locations are registered."""
-        by_number = self.table.by_number
-        return [
-            ImageOwner(by_number[claim.number], claim.letter_case, claim.status, claim.content)
-            for claim in claims
-            if claim.number in by_number
-        ]
+        return owners_of(self.table, claims)
 
     def ranked(self, image_id: bytes, owners: Iterable[ImageOwner]) -> list[ImageOwner]:
         return rank(owners, image_id, self.preferences, self.home_region)

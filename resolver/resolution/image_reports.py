@@ -14,7 +14,7 @@ from resolver.image_facts import Content, differ
 from resolver.index import lookup_owners, summarize
 from resolver.models import State, format_id
 from resolver.registry import Table
-from resolver.resolution.ranking import DEFAULT_PREFERENCES, ImageOwner, rank_key
+from resolver.resolution.ranking import DEFAULT_PREFERENCES, ImageOwner, owners_of, rank_key
 from resolver.resolution.templates import PLACEHOLDER
 
 MAX_CACHED_LINES = 10_000
@@ -45,12 +45,7 @@ class Report:
                 yield line.replace(PLACEHOLDER, format_id(image_id))
 
     def _line(self, value: bytes, image_id: bytes) -> str:
-        by_number = self._table.by_number
-        owners = [
-            ImageOwner(by_number[claim.number], claim.letter_case, claim.status, claim.content)
-            for claim in lookup_owners(value)
-            if claim.number in by_number
-        ]
+        owners = owners_of(self._table, lookup_owners(value))
         row = self._describe(owners, image_id, PLACEHOLDER) if owners else None
         line = f"{json.dumps(row)}\n" if row else ""
         if not any(owner.letter_case for owner in owners):  # else it is about this image only
@@ -63,7 +58,7 @@ class Report:
 def conflict_row(owners: list[ImageOwner], image_id: bytes, text: str) -> dict[str, Any] | None:
     """The row of an image whose owners are known to have different bytes. Owners with the same
     ``content`` have the same bytes; null: it is not known."""
-    if not differ([owner.content for owner in owners if owner.content]):
+    if not differ(owner.content for owner in owners):
         return None
     numbers: dict[Content, int] = {}
     return {
@@ -72,7 +67,7 @@ def conflict_row(owners: list[ImageOwner], image_id: bytes, text: str) -> dict[s
             {
                 "location": owner.name,
                 "region": owner.view.location.region,
-                "url": owner.view.images_url + _spelled(owner, image_id, text),
+                "url": owner.view.images_url + owner.spell(image_id, text),
                 "status": owner.status and str(owner.status),
                 "content": owner.content and numbers.setdefault(owner.content, len(numbers) + 1),
             }
@@ -97,7 +92,7 @@ def missing_in(region: str) -> Describe:
             no_source = "no owner is usable, in service and in a region that has a name"
             return {**row, "source": None, "reason": no_source}
         commands = import_commands(
-            region, source.view.location.region, text, _spelled(source, image_id, text)
+            region, source.view.location.region, text, source.spell(image_id, text)
         )
         return {**row, "source": source.name, **commands}
 
@@ -136,7 +131,3 @@ def _import_source(owners: Iterable[ImageOwner]) -> ImageOwner | None:
         key=lambda owner: (rank_key(owner.view, DEFAULT_PREFERENCES, ""), owner.name),
         default=None,
     )
-
-
-def _spelled(owner: ImageOwner, image_id: bytes, text: str) -> str:
-    return format_id(image_id, owner.letter_case) if owner.letter_case else text

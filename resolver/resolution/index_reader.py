@@ -85,15 +85,17 @@ class IndexReader:
         them and Redis would have reported a change of them or of the table."""
         return self._index.claims.cached(image_id) if self._tables.is_current else None
 
+    def known_in_outage(self, image_id: bytes) -> LookupResult | None:
+        """The last known claims, while Redis is known not to answer."""
+        error = self.breaker.error
+        return None if error is None else self.last_known(image_id, error)
+
     def cached(self, image_id: bytes) -> LookupResult | None:
-        """What this process knows without asking Redis: what is `certain`, or while Redis does not
-        answer the last known claims."""
+        """What this process knows without asking Redis: what is `certain`, or `known_in_outage`."""
         if (found := self.certain(image_id)) is not None:
             claims, age = found
             return LookupResult(self._tables.table, claims, "cache", age)
-        if self.breaker.error is not None:
-            return self.last_known(image_id, self.breaker.error)
-        return None
+        return self.known_in_outage(image_id)
 
     def request(self, image_id: bytes, on_result: OnResult[LookupResult]) -> None:
         """Looks an image up together with all others of this turn of the loop."""

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from hashlib import blake2b
 
 from resolver.image_facts import Content, ImageStatus
-from resolver.models import Health, State
-from resolver.registry import LocationView
+from resolver.models import Health, Owner, State, format_id
+from resolver.registry import LocationView, Table
 
 STATE_ORDER = {State.ACTIVE: 0, State.DRAINING: 1, State.MAINTENANCE: 2}
 HEALTH_ORDER = {Health.UP: 0, Health.UNKNOWN: 1, Health.DOWN: 2}
@@ -67,6 +67,11 @@ class ImageOwner:
         """Whether the image's bytes here and there are known to be the same."""
         return bool(self.content and other.content and self.content.same_as(other.content))
 
+    def spell(self, image_id: bytes, text: str) -> str:
+        """The image's id as this location spells it, by which its database finds it. ``text``: the
+        id as Glance writes it, or what stands in its place."""
+        return format_id(image_id, self.letter_case) if self.letter_case else text
+
     @property
     def name(self) -> str:
         return self.view.name
@@ -99,6 +104,16 @@ def exclusion_reason(view: LocationView, preferences: Preferences) -> str:
     if location.state is State.MAINTENANCE:
         return f"in maintenance{f': {location.reason}' if location.reason else ''}"
     return ""
+
+
+def owners_of(table: Table, claims: Iterable[Owner]) -> list[ImageOwner]:
+    """The claims whose locations are registered."""
+    by_number = table.by_number
+    return [
+        ImageOwner(by_number[claim.number], claim.letter_case, claim.status, claim.content)
+        for claim in claims
+        if claim.number in by_number
+    ]
 
 
 def rank_key(view: LocationView, preferences: Preferences, home_region: str) -> RankKey:

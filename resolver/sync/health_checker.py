@@ -16,7 +16,7 @@ from resolver.errors import IndexUnavailable
 from resolver.glance import CloudCredentials, GlanceServer, RateLimits
 from resolver.index import Index, LostLease
 from resolver.models import Check, Health
-from resolver.registry import TableKeeper
+from resolver.registry import Table, TableKeeper
 from resolver.settings import Settings
 from resolver.sync.health import DOWN_AFTER_FAILURES, HealthSample, next_status, probe_health
 from resolver.sync.self_doubt import SelfDoubt, WatchedLocation
@@ -29,8 +29,6 @@ RETRY_SHARE = 0.2
 
 JITTER_SHARE = 0.1
 """The share of the interval by which checks are spread, so that they do not synchronize."""
-
-MAX_PARALLEL_CHECKS = 64
 
 MAX_STEP_SECONDS = 0.2
 """Between two passes over what is due; a twentieth of the interval where that is less."""
@@ -54,11 +52,11 @@ class HealthChecker:
         rate_limits: RateLimits,
         stats: Stats,
         timings: IndexerTimings,
-        shard: int = 0,
-        free_checks: asyncio.Semaphore | None = None,
+        shard: int,
+        free_checks: asyncio.Semaphore,
     ) -> None:
-        """``free_checks``: bounds the checks that run at the same time; None for a bound of its
-        own."""
+        """``free_checks``: bounds the checks that run at the same time, those of other shards
+        included."""
         self._shard = shard
         self._index = index
         self._tables = tables
@@ -71,7 +69,9 @@ class HealthChecker:
         self._lease_renewal = timings.lease / 3
         self._watched: dict[int, WatchedLocation] = {}
         self._self_doubt = SelfDoubt(self._watched)
-        self._free_checks = free_checks or asyncio.Semaphore(MAX_PARALLEL_CHECKS)
+        self._synced: Table | None = None
+        """The table that `_watched` was made from."""
+        self._free_checks = free_checks
         self._lease_held_at = 0.0
         """When the lease was last known to be ours, on the event loop's clock."""
 
@@ -79,8 +79,8 @@ class HealthChecker:
         """Checks locations until ``renew`` raises."""
         loop = asyncio.get_running_loop()
         self._lease_held_at = loop.time()
-        self._watched.clear()  # another process may have checked meanwhile
         checks: set[asyncio.Task[None]] = set()
+        self._stats.watched[self._shard] = self._watched
         try:
             while True:
                 await self._renew_lease(renew)
@@ -108,14 +108,15 @@ class HealthChecker:
     def _sync_watchlist(self) -> None:
         """Watches exactly the locations of the shard that the table has now."""
         table = self._tables.table
+        if table is self._synced:
+            return
+        self._synced = table
         count = shard_count(len(table))
         views = {
             number: view
             for number, view in table.by_number.items()
             if shard_of(number, count) == self._shard
         }
-        if self._stats.watched.get(self._shard) != views.keys():
-            self._stats.watched[self._shard] = frozenset(views)
         for number in self._watched.keys() - views.keys():
             del self._watched[number]
         for number, view in views.items():

@@ -25,7 +25,7 @@ from resolver.index import Index, Lease
 from resolver.models import Poll
 from resolver.registry import LocationView, Table, TableKeeper
 from resolver.settings import Settings
-from resolver.sync.health_checker import MAX_PARALLEL_CHECKS, HealthChecker
+from resolver.sync.health_checker import HealthChecker
 from resolver.sync.leased_work import LeasedWork, WorkKey, WorkKind
 from resolver.sync.notification_consumer import NotificationConsumer, delete_queue
 from resolver.sync.poll import poll
@@ -47,6 +47,9 @@ LEAVE_TIMEOUT_SECONDS = 1.0
 
 IMMEDIATELY = 0.0
 """As the time of a location's next poll: now, even if another process has just polled it."""
+
+MAX_PARALLEL_CHECKS = 64
+"""Health checks that one process makes at the same time."""
 
 SIZING_INTERVAL_SECONDS = 2.0
 """Between two looks whether the index has enough buckets."""
@@ -208,7 +211,7 @@ class Indexer:
     async def _grow_index(self, table: Table) -> None:
         """Requests more buckets where the images ask for it."""
         now = time.monotonic()
-        if now - self._sized_at < SIZING_INTERVAL_SECONDS:
+        if now - self._sized_at < SIZING_INTERVAL_SECONDS or not self._index.sizing.may_grow:
             return
         self._sized_at = now
         under_way = (await self._index.records.progress()).values()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 Counts = dict[tuple[str, str], int]
@@ -20,7 +21,7 @@ class Stats:
     """By location and result: ``ok`` or an error code."""
     events: Counts = field(default_factory=dict)
     """By location and kind: ``news``, ``old`` or ``other``."""
-    watched: dict[int, frozenset[int]] = field(default_factory=dict)
+    watched: dict[int, Collection[int]] = field(default_factory=dict)
     """Numbers of the locations whose health this process checks, by shard."""
     suspicious_shards: set[int] = field(default_factory=set)
     """Shards of which so many locations fail together that the checker marks none of them down."""

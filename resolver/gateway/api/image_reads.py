@@ -146,7 +146,9 @@ def render_image_read(read: ImageRead, answer: Answer, text: str = "") -> Reply:
     headers = {"Vary": "Accept"}
     outcome = str(answer.outcome)
     if read.media_type == URI_LIST:  # RFC 2483: every line ends in CRLF
-        lines = [owner.view.images_v1 + spelled(owner, answer, text) for owner in answer.owners]
+        lines = [
+            owner.view.images_v1 + owner.spell(answer.image_id, text) for owner in answer.owners
+        ]
         body = "".join(f"{line}\r\n" for line in lines).encode()
         headers = {**NO_STORE, **headers, "Content-Type": URI_LIST}
         return Reply(200, headers, body, outcome, answer.source)
@@ -171,11 +173,15 @@ def redirect(
     targets = [
         (owner, url)
         for owner in answer.owners
-        if (url := target(owner, path, spelled(owner, answer, text), write=write, head=head_v1))
+        if (
+            url := target(
+                owner, path, owner.spell(answer.image_id, text), write=write, head=head_v1
+            )
+        )
     ]
     if not targets:
         best = answer.owners[0]
-        url = best.view.images_url + spelled(best, answer, text)
+        url = best.view.images_url + best.spell(answer.image_id, text)
         raise NoCounterpart(
             f"{best.name} does not serve {path.api}, and the request has no counterpart "
             f"there: use {url}",
@@ -214,12 +220,19 @@ def byte_targets(answer: Answer, text: str) -> list[tuple[ImageOwner, str]]:
     """
     _raise_if_without_bytes(answer)
     path = ImagePath("v2", answer.image_id, 0, "/file", "")
-    targets = [
-        (owner, url)
-        for owner in answer.owners
-        if (url := target(owner, path, spelled(owner, answer, text)))
-    ]
+    targets = _targets(answer, path, text)
     return [t for t in targets if t[0].is_usable] or _where_deactivated(targets)
+
+
+def _targets(
+    answer: Answer, path: ImagePath, text: str, *, write: bool = False, head: bool = False
+) -> list[tuple[ImageOwner, str]]:
+    """The owners that have a counterpart, best first, each with its URL."""
+    urls = (
+        target(owner, path, owner.spell(answer.image_id, text), write=write, head=head)
+        for owner in answer.owners
+    )
+    return [(owner, url) for owner, url in zip(answer.owners, urls, strict=True) if url]
 
 
 def _where_deactivated(targets: list[tuple[ImageOwner, str]]) -> list[tuple[ImageOwner, str]]:
@@ -257,11 +270,6 @@ def _serves(owner: ImageOwner, api: str) -> bool:
     """Whether the owner serves ``v1`` or ``v2``, as far as is known."""
     serves = owner.view.serves
     return serves is None or serves[0 if api == "v1" else 1]
-
-
-def spelled(owner: ImageOwner, answer: Answer, text: str) -> str:
-    """The image's id as this owner spells it, by which its database finds it."""
-    return format_id(answer.image_id, owner.letter_case) if owner.letter_case else text
 
 
 def target(

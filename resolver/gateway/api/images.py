@@ -14,7 +14,6 @@ from resolver.gateway.api.image_reads import (
     parse_image_read,
     redirect,
     render_image_read,
-    spelled,
     target,
 )
 from resolver.gateway.api.metalink import metalink_reply
@@ -129,8 +128,8 @@ async def write_image(request: web.Request) -> web.StreamResponse:
     url = None
     if answer.owners:
         best = answer.owners[0]
-        url = target(best, path, spelled(best, answer, text), write=True)
-        url = url or best.view.images_url + spelled(best, answer, text)
+        url = target(best, path, best.spell(answer.image_id, text), write=True)
+        url = url or best.view.images_url + best.spell(answer.image_id, text)
     raise MethodNotAllowed(
         "this gateway redirects reads: send "
         f"{request.method} to {url or 'the server that has the image'} itself",

@@ -13,7 +13,6 @@ from resolver.gateway.api.image_reads import (
     METALINK,
     ImageRead,
     byte_targets,
-    spelled,
 )
 from resolver.gateway.problem import raise_unless_found
 from resolver.gateway.reply import NO_STORE, Reply
@@ -88,7 +87,7 @@ async def _ask(
             return await records.read(
                 owner.view.location,
                 use_v1=serves is not None and not serves[1],
-                text=spelled(owner, answer, text),
+                text=owner.spell(answer.image_id, text),
                 token=read.token,
             )
         except LocationUnavailable as error:

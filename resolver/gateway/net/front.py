@@ -152,7 +152,7 @@ class Front:
         """The response to a plain read, if this process knows it without asking anybody."""
         found = self._reader.certain(read.image_id)
         if found is None:
-            stale = self._reader.cached(read.image_id)
+            stale = self._reader.known_in_outage(read.image_id)
             return None if stale is None else self._found_response(read, *stale[:4])
         claims, age = found
         table = self._services.tables.table
@@ -186,8 +186,8 @@ class Front:
     def client_left(self, read: PlainRead) -> None:
         """The client of a plain read that is in flight is gone."""
         self._in_flight.release()
-        request = read.request()
-        self.record(request, read.kind.route, CLIENT_CLOSED_REQUEST, "")
+        row = self._metrics.requests.row(read.kind.route, read.method, CLIENT_CLOSED_REQUEST)
+        self._record(read, row, CLIENT_CLOSED_REQUEST, "")
 
     def _found_response(
         self, read: PlainRead, table: Table, claims: Claims, source: str, age: float
@@ -216,7 +216,7 @@ class Front:
             kind.found_rows[source] = row = self._metrics.requests.row(
                 kind.route, kind.method, status, "found", source
             )
-        self._record_plain(read, row, status, "found")
+        self._record(read, row, status, "found")
         return self._response(kind.framing, head, body, kind.is_head, read.request_id)
 
     def _absent_response(self, read: PlainRead, table: Table) -> bytes | None:
@@ -230,7 +230,7 @@ class Front:
             template = self._absent_templates[kind.vary] = AbsentTemplate(kind.vary)
         body = template.render(read.text, age)
         row = self._metrics.requests.row(kind.route, kind.method, 404, "absent", "cache")
-        self._record_plain(read, row, 404, "absent")
+        self._record(read, row, 404, "absent")
         return self._response(kind.framing, template.head, body, kind.is_head, read.request_id)
 
     def _template_cache(self, table: Table) -> TemplateCache:
@@ -252,8 +252,7 @@ class Front:
             try:
                 known = versions_reply(table, base, path)
             except Exception:  # a bug of ours must not cost the client its answer
-                log.exception("request failed", request_id=request.request_id)
-                known = internal_error(request.request_id)
+                known = _failed(request)
             self._finish(request, self._route(path), known, send)
             return None
 
@@ -290,8 +289,7 @@ class Front:
             except ResolverError as error:
                 reply = error_reply(error, request.fields.get("user-agent"))
             except Exception:
-                log.exception("request failed", request_id=request.request_id)
-                reply = internal_error(request.request_id)
+                reply = _failed(request)
             self._finish(request, route, reply, send)
 
         def ended(task: asyncio.Task[None]) -> None:
@@ -305,12 +303,12 @@ class Front:
 
         def cancel() -> None:
             task.cancel()
-            self.record(request, route, CLIENT_CLOSED_REQUEST, "")
+            self._record_request(request, route, CLIENT_CLOSED_REQUEST, "")
 
         return cancel
 
     def _finish(self, request: FrontRequest, route: str, reply: Reply, send: Send) -> None:
-        self.record(request, route, reply.status, reply.outcome, reply.source)
+        self._record_request(request, route, reply.status, reply.outcome, reply.source)
         framing = request.minor, request.keeps_connection
         is_head = request.method == "HEAD"
         send(self._response(framing, head_text(reply), reply.body, is_head, request.request_id))
@@ -346,11 +344,17 @@ class Front:
         date = formatdate(int(time.time()), usegmt=True)
         return f"Date: {date}\r\nServer: {SERVER_SOFTWARE}\r\n{connection}{REQUEST_ID_HEADER}: "
 
-    def record(
+    def _record_request(
         self, request: FrontRequest, route: str, status: int, outcome: str, source: str = ""
     ) -> None:
         """Counts and logs a request that has been answered, or whose client is gone."""
         row = self._metrics.requests.row(route, request.method, status, outcome, source)
+        self._record(request, row, status, outcome)
+
+    def _record(
+        self, request: FrontRequest | PlainRead, row: RequestRow, status: int, outcome: str
+    ) -> None:
+        """The same where the row is known."""
         seconds = time.monotonic() - request.started
         observe_seconds(row, seconds)
         if status >= self._access_log.least_status:
@@ -364,21 +368,11 @@ class Front:
                 outcome,
             )
 
-    def _record_plain(self, read: PlainRead, row: RequestRow, status: int, outcome: str) -> None:
-        """The same for a plain read, whose row is known."""
-        seconds = time.monotonic() - read.started
-        observe_seconds(row, seconds)
-        if status >= self._access_log.least_status:
-            kind = read.kind
-            self._access_log.write(
-                read.request_id,
-                kind.method,
-                kind.target(read.text),
-                status,
-                seconds,
-                read.peer or None,
-                outcome,
-            )
+
+def _failed(request: FrontRequest) -> Reply:
+    """The reply to a request that met a bug of ours, whose exception is being handled."""
+    log.exception("request failed", request_id=request.request_id)
+    return internal_error(request.request_id)
 
 
 class AbsentTemplate:

@@ -105,10 +105,6 @@ class ReadKind:
         """Where metrics count such requests that were answered with an owner, by the answer's
         source."""
 
-    def target(self, text: str) -> str:
-        """The target of the request for an image."""
-        return f"{self.before}{text}{self.after}"
-
     def read_of(self, image_id: bytes) -> ImageRead:
         """What the request for an image asks."""
         path = self.read.path
@@ -128,12 +124,20 @@ class PlainRead(NamedTuple):
     scheme: str
     started: float
 
+    @property
+    def method(self) -> str:
+        return self.kind.method
+
+    @property
+    def target(self) -> str:
+        return f"{self.kind.before}{self.text}{self.kind.after}"
+
     def request(self) -> FrontRequest:
         """The same as any request that the front answers."""
         kind = self.kind
         return FrontRequest(
-            kind.method,
-            kind.target(self.text),
+            self.method,
+            self.target,
             kind.minor,
             kind.fields,
             self.request_id,

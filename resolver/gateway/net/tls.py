@@ -11,6 +11,7 @@ import structlog
 
 from resolver.errors import SettingsError
 from resolver.settings import Settings
+from resolver.text_files import file_stamp
 
 HANDSHAKE_SECONDS = 10.0
 """How long a client may take for the handshake, at most."""
@@ -53,10 +54,9 @@ class Certificate:
 
     def _file_stamp(self) -> object:
         try:
-            stats = [file.stat() for file in self._files]
+            return [file_stamp(file) for file in self._files]
         except OSError:
             return None
-        return [(s.st_mtime_ns, s.st_size, s.st_ino, s.st_ctime_ns) for s in stats]
 
     def renew(self) -> None:
         """Reads the files again where they have changed."""

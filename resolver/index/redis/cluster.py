@@ -226,12 +226,13 @@ class ClusterClient(RedisClient):
         except (RedisError, OSError) as error:
             raise unavailable(error) from error
         masters = self.slot_map.masters
+        count = len(set(masters.values()))  # of all slots: once, and not for each number below
         tags: dict[Address, str] = {}
         for number in itertools.count():
             node = masters.get(slot_of(str(number)))
             if node is not None:
                 tags.setdefault(node, str(number))
-            if len(tags) == len(set(masters.values())):
+            if len(tags) == count:
                 break
         return [Server(f"{host}:{port}", tag) for (host, port), tag in sorted(tags.items())]
 
