@@ -21,6 +21,7 @@ from tests.conftest import started
 from tests.faults.load import Load
 from tests.faults.process import process
 from tests.support.ids import make_ids
+from tests.support.indexing import is_partly_claimed
 from tests.support.process import free_port
 from tests.support.proxy import Proxy
 from tests.support.redis import EVERYTHING_ON_DISK, NOTHING_ON_DISK, RedisServer
@@ -186,8 +187,7 @@ async def killed_in_a_batch(world: World) -> None:
     number = services.tables.table.by_name["one"].location.number
     ids = make_ids(40_000, seed=3)
     claiming = asyncio.create_task(services.index.claims.claim(number, ids))
-    with world.redis.client() as client:
-        await wait_until(lambda: client.dbsize() > 5000)
+    await wait_until(lambda: is_partly_claimed(services.index, number, ids))
     world.redis.kill()
     with pytest.raises(IndexUnavailable):
         await claiming

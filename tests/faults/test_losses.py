@@ -126,7 +126,7 @@ async def test_no_image_is_absent_because_its_bucket_was_evicted(
 async def test_no_image_is_absent_because_the_registry_was_evicted(
     own_redis: RedisServer, lost: str
 ) -> None:
-    """The index that is made anew does not believe what is left of the old one."""
+    """The index that is created again does not trust what is left of the old one."""
     async with world(own_redis.url) as services:
         own_redis.ask("DEL", *(f"glr:{{reg}}:{key}" for key in lost.split()))
         await wait_until(lambda: own_redis.ask("EXISTS", "glr:{reg}:meta"), message="a new index")

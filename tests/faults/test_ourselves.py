@@ -33,7 +33,7 @@ from tests.faults.load import Load
 from tests.faults.process import Process
 from tests.gateway.conftest import TOKEN
 from tests.support.ids import make_ids
-from tests.support.indexing import SETTINGS, claims_by_number
+from tests.support.indexing import SETTINGS, claims_by_number, is_partly_claimed
 from tests.support.process import free_port
 from tests.support.redis import EVERYTHING_ON_DISK, RedisServer
 from tests.support.wait import wait_until
@@ -295,8 +295,7 @@ async def test_an_import_can_be_repeated_after_its_gateway_was_killed(
         assert before < all_claims
 
         importing = asyncio.create_task(run("index", "import", str(file), *options))
-        with disk.client() as client:
-            await wait_until(lambda: client.dbsize() > 5000, PROCESS_TIMEOUT)  # buckets
+        await wait_until(lambda: is_partly_claimed(services.index, number, ids), PROCESS_TIMEOUT)
         await resolver.kill()
         status, _, err = await importing
         assert status == 1

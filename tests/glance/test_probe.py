@@ -199,7 +199,7 @@ async def test_closing_ends_a_check_under_way(
     hold.open.set()
 
 
-async def test_an_answer_that_comes_as_a_check_ends_is_checked_anew(
+async def test_an_answer_that_comes_as_a_check_ends_is_checked_again(
     probe: ImageProbe, server: StandIn, location: Location
 ) -> None:
     """In each turn of the loop another answer comes, so that one comes in the turn in which a check

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -86,3 +86,9 @@ async def failed(services: Services, name: str) -> Sweep:
 
 async def claims_by_number(index: Index) -> dict[int, int]:
     return dict((await index.census()).claims)
+
+
+async def is_partly_claimed(index: Index, number: int, ids: Sequence[bytes]) -> bool:
+    """Whether the location claims at least one of a sample of these images."""
+    owners = (await index.claims.lookup(ids[:: max(1, len(ids) // 100)])).owners
+    return any(owner.number == number for some in owners for owner in some)
