@@ -138,6 +138,21 @@ def cluster_url(redis_cluster: RedisCluster) -> str:
     return redis_cluster.url
 
 
+@pytest.fixture(scope="module")
+def module_cluster() -> Iterator[RedisCluster]:
+    """One cluster for all tests of a file. Not empty: `cluster` flushes it."""
+    cluster = started(RedisCluster())
+    yield cluster
+    cluster.close()
+
+
+@pytest.fixture
+def cluster(module_cluster: RedisCluster) -> RedisCluster:
+    """An empty cluster of this file, whose nodes and slots may move."""
+    module_cluster.flush()
+    return module_cluster
+
+
 @pytest.fixture
 def short_path() -> Iterator[Path]:
     """A temporary directory whose path is short enough for the name of a socket."""

@@ -22,20 +22,6 @@ from tests.support.wait import wait_until
 (A,) = make_ids(1)
 
 
-@pytest.fixture(scope="module")
-def module_cluster() -> Iterator[RedisCluster]:
-    cluster = started(RedisCluster())
-    yield cluster
-    cluster.close()
-
-
-@pytest.fixture
-def cluster(module_cluster: RedisCluster) -> RedisCluster:
-    """An empty cluster whose nodes may change their roles."""
-    module_cluster.flush()
-    return module_cluster
-
-
 def bucket_key(index: Index, image_id: bytes) -> bytes:
     return index.claims.buckets.key(index.claims.buckets.number(image_id))
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Iterator
 from contextlib import AsyncExitStack
 
 import pytest
@@ -13,7 +12,6 @@ from redis.crc import key_slot
 from resolver.errors import IndexUnavailable
 from resolver.index import Index, open_index
 from resolver.models import Location, Owner
-from tests.conftest import started
 from tests.distributed.load import Worker, at_work, check, steps
 from tests.support.cluster import Node, RedisCluster
 from tests.support.ids import make_ids
@@ -23,20 +21,6 @@ BITS = 14
 SLOTS = 3
 """Slots that move."""
 REGISTRY = "glr:{reg}:version"
-
-
-@pytest.fixture(scope="module")
-def module_cluster() -> Iterator[RedisCluster]:
-    cluster = started(RedisCluster())
-    yield cluster
-    cluster.close()
-
-
-@pytest.fixture
-def cluster(module_cluster: RedisCluster) -> RedisCluster:
-    """An empty cluster. Each test ends the moves that it begins."""
-    module_cluster.flush()
-    return module_cluster
 
 
 def fullest_slots(index: Index, cluster: RedisCluster) -> tuple[Node, dict[int, list[int]]]:

@@ -1,19 +1,26 @@
-"""Sweeps of stand-in servers, without an indexer."""
+"""Sweeps and polls of stand-in servers, without an indexer."""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import aiohttp
 
 from resolver.glance import GlanceServer
 from resolver.index import Index
-from resolver.models import Location, Progress, Status, Sweep, format_id
+from resolver.models import Location, Poll, Progress, Status, Sweep, format_id
 from resolver.registry import FreshnessPolicy, LocationView
 from resolver.registry.validation import parse_location
 from resolver.standin import StandIn
 from resolver.sync import DEFAULT_TIMINGS
+from resolver.sync.poll import poll
 from resolver.sync.sweep import Sweeper
+
+
+async def is_held() -> None:
+    """The lease of the poll is always held."""
 
 
 class Sweeping:
@@ -60,6 +67,21 @@ class Sweeping:
         )
         self.listed[location.number] = sweep.images
         return sweep
+
+    async def poll(
+        self,
+        location: Location,
+        before: Poll | None = None,
+        swept: Sweep | None = None,
+        ensure_held: Callable[[], Awaitable[None]] = is_held,
+    ) -> Poll:
+        """One poll after ``before``, by default the first. ``swept``: the last complete sweep, by
+        default one that began and ended a minute ago. Raises LocationUnavailable as `poll` does."""
+        if swept is None:
+            swept = Sweep(started=time.time() - 60, ended=time.time() - 60, sees_all=True)
+        server = GlanceServer(self.session, location)
+        versions = await server.versions()
+        return await poll(self.index, server, versions, before or Poll(), swept, ensure_held)
 
     async def claimed(self, location: Location) -> set[str]:
         """Ids that the index has for a location, as that location spells them."""

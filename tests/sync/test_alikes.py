@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -15,7 +15,6 @@ from resolver.errors import LocationUnavailable
 from resolver.glance import GlanceServer, server_time
 from resolver.models import Location, Poll, Sweep
 from resolver.standin import StandIn
-from resolver.sync.poll import poll
 from tests.support import faults
 from tests.support.alikes import (
     all_of,
@@ -183,16 +182,16 @@ async def test_the_error_says_that_a_server_ignores_markers(
         await sweeping.sweep(location)
 
 
-@pytest.fixture
-def polled(sweeping: Sweeping) -> Callable[..., Any]:
-    async def poll_once(location: Location, before: Poll | None = None) -> Poll:
-        async def is_held() -> None:
-            """The lease of the poll is always ours."""
+Polled = Callable[[Location], Awaitable[Poll]]
 
-        glance = GlanceServer(sweeping.session, location)
+
+@pytest.fixture
+def polled(sweeping: Sweeping) -> Polled:
+    """Returns a function that polls a location after a sweep that listed three images."""
+
+    async def poll_once(location: Location) -> Poll:
         swept = Sweep(started=time.time() - 60, ended=time.time() - 60, images=3, sees_all=True)
-        versions = await glance.versions()
-        return await poll(sweeping.index, glance, versions, before or Poll(), swept, is_held)
+        return await sweeping.poll(location, swept=swept)
 
     return poll_once
 
@@ -209,7 +208,7 @@ async def test_a_poll_reports_that_it_cannot_see_changes(
     sweeping: Sweeping,
     server: StandIn,
     switch: Switch,
-    polled: Callable[..., Any],
+    polled: Polled,
     fault: Fault,
     why: str,
 ) -> None:
@@ -222,7 +221,7 @@ async def test_a_poll_reports_that_it_cannot_see_changes(
 
 
 async def test_a_poll_reads_changes_in_any_order(
-    sweeping: Sweeping, server: StandIn, switch: Switch, polled: Callable[..., Any]
+    sweeping: Sweeping, server: StandIn, switch: Switch, polled: Polled
 ) -> None:
     server.fill(3, seed=8)
     location = await sweeping.register(server)
@@ -233,7 +232,7 @@ async def test_a_poll_reads_changes_in_any_order(
 
 
 async def test_an_empty_server_is_polled(
-    sweeping: Sweeping, server: StandIn, polled: Callable[..., Any]
+    sweeping: Sweeping, server: StandIn, polled: Polled
 ) -> None:
     location = await sweeping.register(server)
     result = await polled(location)

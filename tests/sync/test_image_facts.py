@@ -10,12 +10,11 @@ from typing import Any
 
 import pytest
 
-from resolver.glance import GlanceServer, parse_notice
+from resolver.glance import parse_notice
 from resolver.image_facts import ImageFacts, ImageStatus, differ
 from resolver.models import Location, Owner, Poll, Sweep, format_id, parse_id
 from resolver.standin import StandIn
 from resolver.sync.deletion_log import DeletionLog, apply_notices
-from resolver.sync.poll import poll
 from tests.support.ids import make_ids
 from tests.support.sweeping import Sweeping
 from tests.sync.conftest import StartServer
@@ -55,21 +54,14 @@ def add_images(server: StandIn) -> None:
 EXPECTED = {A: ACTIVE, B: PENDING, C: DEACTIVATED, UPPER: DEAD}
 
 
-async def no_lease() -> None:
-    pass
-
-
-async def poll_once(sweeping: Sweeping, location: Location, since: float) -> Poll:
-    server = GlanceServer(sweeping.session, location)
-    before, swept = Poll(ended=since, mark=since), Sweep(started=since)
-    versions = await server.versions()
-    return await poll(sweeping.index, server, versions, before, swept, no_lease)
+async def poll_since(sweeping: Sweeping, location: Location, since: float) -> Poll:
+    return await sweeping.poll(location, Poll(ended=since, mark=since), Sweep(started=since))
 
 
 Read = Callable[[Sweeping, Location], Awaitable[Any]]
 READS: dict[str, Read] = {
     "sweep": lambda sweeping, location: sweeping.sweep(location),
-    "poll": lambda sweeping, location: poll_once(sweeping, location, time.time() - 3600),
+    "poll": lambda sweeping, location: poll_since(sweeping, location, time.time() - 3600),
 }
 
 

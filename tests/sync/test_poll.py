@@ -11,27 +11,21 @@ import pytest
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from resolver.glance import GlanceServer
 from resolver.models import Location, Poll, Sweep, format_id, parse_id
 from resolver.standin import StandIn
 from resolver.sync import DEFAULT_TIMINGS
-from resolver.sync.poll import poll
 from tests.support import faults
 from tests.support.clouds import Hold
 from tests.support.faults import Switch
 from tests.support.ids import make_ids
 from tests.support.polling import PollRecorder, is_poll
-from tests.support.sweeping import Sweeping
+from tests.support.sweeping import Sweeping, is_held
 from tests.support.wait import wait_until
 from tests.sync.conftest import StartServer
 
 ID, OTHER = [format_id(image_id) for image_id in make_ids(2)]
 HOUR = 3600.0
 OVERLAP = DEFAULT_TIMINGS.poll_overlap
-
-
-async def is_held() -> None:
-    """The lease of the poll is always held."""
 
 
 class PolledLocation:
@@ -44,11 +38,7 @@ class PolledLocation:
         self.sweep = Sweep(started=time.time(), ended=time.time(), sees_all=True)
 
     async def poll(self, ensure_held: Callable[[], Awaitable[None]] = is_held) -> Poll:
-        server = GlanceServer(self.sweeping.session, self.location)
-        versions = await server.versions()
-        self.last = await poll(
-            self.sweeping.index, server, versions, self.last, self.sweep, ensure_held
-        )
+        self.last = await self.sweeping.poll(self.location, self.last, self.sweep, ensure_held)
         return self.last
 
     async def claimed(self) -> set[str]:

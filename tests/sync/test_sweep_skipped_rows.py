@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from typing import Any
 
 import pytest
@@ -11,10 +10,9 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from resolver.errors import LocationUnavailable
-from resolver.glance import GlanceServer, parse_notice
-from resolver.models import Poll, Sweep, format_id
+from resolver.glance import parse_notice
+from resolver.models import format_id
 from resolver.standin import StandIn
-from resolver.sync.poll import poll
 from tests.support import faults
 from tests.support.faults import Fault, Switch, is_page
 from tests.support.ids import make_ids
@@ -208,13 +206,7 @@ async def test_a_poll_skips_rows_without_an_id(
     new = format_id(make_ids(1)[0])
     server.add(id=new)
     switch.fault = inserted([None, {"id": "17"}, {"id": UNDASHED}], first=False)
-    glance = GlanceServer(sweeping.session, location)
-    swept = Sweep(started=time.time() - 60, ended=time.time() - 60, sees_all=True)
-
-    async def is_held() -> None:
-        """The lease of the poll is always ours."""
-
-    result = await poll(sweeping.index, glance, await glance.versions(), Poll(), swept, is_held)
+    result = await sweeping.poll(location)
     assert result.claimed == 1
     assert await sweeping.claimed(location) == {new}
 
