@@ -137,12 +137,16 @@ async def test_no_image_is_absent_because_the_registry_was_evicted(
 async def test_an_eviction_that_nobody_has_noticed_yet(own_redis: RedisServer) -> None:
     """The answer itself finds out."""
     async with world(own_redis.url) as services:
+        evicted = checks = 0
         for _ in range(40):
             with suppress(IndexUnavailable):  # Redis may have lost the registry too
                 before = await outcomes(services, IDS)
-                evict(own_redis, "allkeys-random", kilobytes=1)
+                evicted = evict(own_redis, "allkeys-random", kilobytes=1)
                 after = await outcomes(services, IDS)
                 assert Outcome.ABSENT not in before + after
+                checks += 1
+        assert evicted, "Redis was to drop keys"
+        assert checks, "the index was to answer at least once"
 
 
 async def test_a_restart_that_loses_the_last_claims(own_redis: RedisServer) -> None:
