@@ -16,6 +16,7 @@ from resolver.gateway.server import serving
 from resolver.models import Check, Health, Sweep, letter_case_of, parse_id
 from resolver.services import Services, open_services
 from resolver.settings import Settings
+from tests.support.clouds import Cloud, cloud_of
 
 TOKEN = "s3cret-token"
 ADMIN = {"Authorization": f"Bearer {TOKEN}"}
@@ -95,3 +96,10 @@ async def start() -> AsyncIterator[Start]:
 @pytest.fixture
 async def gateway(start: Start) -> Gateway:
     return await start()
+
+
+@pytest.fixture
+async def cloud(gateway: Gateway) -> AsyncIterator[Cloud]:
+    """Stand-in servers for the locations of `gateway`."""
+    async with cloud_of(gateway.services) as cloud:
+        yield cloud

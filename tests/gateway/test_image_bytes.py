@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
 
 import pytest
 
 from resolver.image_facts import STATUSES, Content, HashKind, ImageFacts, ImageStatus
 from resolver.models import format_id, parse_id
 from tests.gateway.conftest import Gateway, Start
-from tests.support.clouds import Cloud, Hold
+from tests.support.clouds import Cloud, Hold, cloud_of
 from tests.support.ids import make_ids
 from tests.support.wait import wait_until
 
@@ -153,8 +152,8 @@ async def test_show_and_file_of_a_conflict_are_at_the_same_owner(gateway: Gatewa
 @pytest.fixture
 async def cloud(start: Start) -> AsyncIterator[tuple[Gateway, Cloud]]:
     gateway = await start(probe=True, probe_timeout=5, index_timeout=5)
-    async with AsyncExitStack() as stack:
-        yield gateway, Cloud(gateway.services, stack)
+    async with cloud_of(gateway.services) as cloud:
+        yield gateway, cloud
 
 
 async def test_owners_are_asked_before_bytes_are_refused(cloud: tuple[Gateway, Cloud]) -> None:

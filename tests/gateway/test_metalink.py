@@ -4,8 +4,6 @@ several owners at once."""
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any
 from xml.etree import ElementTree
@@ -59,12 +57,6 @@ async def metalink(gateway: Gateway, path: str = PATH, **headers: str) -> Metali
 @pytest.fixture
 async def gateway(start: Start) -> Gateway:
     return await start(probe=True, probe_timeout=5, index_timeout=5)
-
-
-@pytest.fixture
-async def cloud(gateway: Gateway) -> AsyncIterator[Cloud]:
-    async with AsyncExitStack() as stack:
-        yield Cloud(gateway.services, stack)
 
 
 async def add(cloud: Cloud, name: str, rank: int, data: bytes = BYTES, **options: Any) -> str:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
 
 import pytest
 
@@ -14,7 +12,7 @@ from resolver.models import format_id
 from resolver.settings import load_settings
 from tests.gateway.conftest import ADMIN, Gateway, Start
 from tests.support import faults
-from tests.support.clouds import Cloud, Hold
+from tests.support.clouds import Cloud, Hold, cloud_of
 from tests.support.ids import make_ids
 from tests.support.wait import wait_until
 
@@ -24,12 +22,6 @@ ID, OTHER, THIRD, *MORE = [format_id(image_id) for image_id in make_ids(60)]
 @pytest.fixture
 async def gateway(start: Start) -> Gateway:
     return await start(probe=True, probe_timeout=5, index_timeout=5)
-
-
-@pytest.fixture
-async def cloud(gateway: Gateway) -> AsyncIterator[Cloud]:
-    async with AsyncExitStack() as stack:
-        yield Cloud(gateway.services, stack)
 
 
 async def owners(gateway: Gateway, path: str, **options: object) -> list[str]:
@@ -153,8 +145,7 @@ async def test_a_repeated_id_is_probed_once(gateway: Gateway, cloud: Cloud) -> N
 
 async def test_a_bulk_request_takes_no_longer_than_one_probe(start: Start) -> None:
     gateway = await start(probe=True, probe_timeout=0.5)
-    async with AsyncExitStack() as stack:
-        cloud = Cloud(gateway.services, stack)
+    async with cloud_of(gateway.services) as cloud:
         (await cloud.add("one")).add(id=ID)
         await cloud.claim("one", ID)
         cloud.set_fault("one", hold := Hold())
@@ -212,8 +203,7 @@ async def test_probe_results_are_in_the_metrics(gateway: Gateway, cloud: Cloud) 
 
 async def test_no_location_is_probed_when_probing_is_off(start: Start) -> None:
     gateway = await start(probe=False)
-    async with AsyncExitStack() as stack:
-        cloud = Cloud(gateway.services, stack)
+    async with cloud_of(gateway.services) as cloud:
         server = await cloud.add("one", swept=True)
         server.add(id=ID)
         response, body = await gateway.get(f"/resolve/{ID}")
@@ -255,8 +245,7 @@ async def test_an_image_probed_by_one_gateway_is_found_by_another(
         await start(probe=True, probe_timeout=5, redis_url=redis_url, index_timeout=5)
         for _ in range(2)
     ]
-    async with AsyncExitStack() as stack:
-        cloud = Cloud(one.services, stack)
+    async with cloud_of(one.services) as cloud:
         server = await cloud.add("loc")
         assert (await two.get(f"/resolve/{ID}"))[0].status == 404
         server.add(id=ID)

@@ -7,7 +7,6 @@ import re
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack
 from dataclasses import replace
 from typing import Any
 
@@ -18,7 +17,7 @@ from aiohttp.typedefs import Handler
 
 from resolver.models import format_id
 from tests.gateway.conftest import Gateway, Start
-from tests.support.clouds import Cloud, ConcurrencyCounter, Hold
+from tests.support.clouds import Cloud, ConcurrencyCounter, Hold, cloud_of
 from tests.support.faults import Fault
 from tests.support.ids import make_ids
 from tests.support.wait import wait_until
@@ -58,8 +57,7 @@ async def gateway(request: pytest.FixtureRequest, start: Start) -> Gateway:
 
 @pytest.fixture
 async def cloud(gateway: Gateway) -> AsyncIterator[Cloud]:
-    async with AsyncExitStack() as stack:
-        cloud = Cloud(gateway.services, stack)
+    async with cloud_of(gateway.services) as cloud:
         for name in NAMES:
             await cloud.add(name)
         for text in KNOWN_IDS:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
 
 from tests.gateway.conftest import Gateway, Start
 from tests.support.clock import Stopwatch
-from tests.support.clouds import Cloud
+from tests.support.clouds import cloud_of
 from tests.support.redis import RedisServer
 
 DEADLINE = 0.6
@@ -42,9 +41,8 @@ def check_waited_once(watch: Stopwatch) -> None:
 async def test_when_redis_hangs_an_unknown_id_waits_for_it_once(
     start: Start, own_redis: RedisServer, path: str
 ) -> None:
-    async with AsyncExitStack() as stack:
-        gateway = await start(redis_url=own_redis.url, probe=True, index_timeout=DEADLINE)
-        cloud = Cloud(gateway.services, stack)
+    gateway = await start(redis_url=own_redis.url, probe=True, index_timeout=DEADLINE)
+    async with cloud_of(gateway.services) as cloud:
         await cloud.add("one")
         await cloud.claim("one", KNOWN)
         assert (await timed_get(gateway, f"/v2/images/{KNOWN}"))[1] == 307

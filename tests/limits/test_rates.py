@@ -6,7 +6,6 @@ import asyncio
 import math
 import time
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
@@ -17,7 +16,7 @@ from resolver.gateway import limits
 from resolver.gateway.limits import BURST_SECONDS, IDS_PER_TOKEN, Limits, TokenBuckets
 from resolver.models import format_id
 from tests.gateway.conftest import Gateway, Start
-from tests.support.clouds import Cloud
+from tests.support.clouds import Cloud, cloud_of
 from tests.support.ids import make_ids
 
 RATE = 2.0
@@ -133,9 +132,8 @@ def test_ipv6_clients_are_identified_by_their_64_prefix() -> None:
 @pytest.fixture
 async def limited(start: Start) -> AsyncIterator[tuple[Gateway, Cloud]]:
     """A gateway with a low limit, and a location that has one image."""
-    async with AsyncExitStack() as stack:
-        gateway = await start(probe=True, client_rate=RATE, absent_ttl=0)
-        cloud = Cloud(gateway.services, stack)
+    gateway = await start(probe=True, client_rate=RATE, absent_ttl=0)
+    async with cloud_of(gateway.services) as cloud:
         await cloud.add("one")
         await cloud.claim("one", KNOWN)
         yield gateway, cloud
@@ -233,9 +231,9 @@ async def test_requests_that_share_a_probe_pay_once(
 
 
 async def test_trusted_proxies_name_the_client(start: Start) -> None:
-    async with AsyncExitStack() as stack:
-        gateway = await start(probe=True, client_rate=RATE, trusted_proxies="127.0.0.1")
-        await Cloud(gateway.services, stack).add("one")
+    gateway = await start(probe=True, client_rate=RATE, trusted_proxies="127.0.0.1")
+    async with cloud_of(gateway.services) as cloud:
+        await cloud.add("one")
         ids = iter(IDS)
 
         async def status(client: str) -> int:

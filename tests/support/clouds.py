@@ -169,9 +169,18 @@ class Cloud:
 
 
 @asynccontextmanager
+async def cloud_of(services: Services) -> AsyncIterator[Cloud]:
+    """Stand-in servers of a running resolver. They end when the context does."""
+    async with AsyncExitStack() as stack:
+        yield Cloud(services, stack)
+
+
+@asynccontextmanager
 async def clouds(url: str = "memory:", **settings: Any) -> AsyncIterator[Cloud]:
     """A resolver that probes, without background work."""
     values: dict[str, Any] = {**SETTINGS, "probe": True, "probe_timeout": 5, **settings}
-    async with AsyncExitStack() as stack:
-        services = await stack.enter_async_context(open_services(Settings(redis_url=url, **values)))
-        yield Cloud(services, stack)
+    async with (
+        open_services(Settings(redis_url=url, **values)) as services,
+        cloud_of(services) as cloud,
+    ):
+        yield cloud
