@@ -8,10 +8,10 @@ import pytest
 from resolver.image_facts import Content, HashKind, ImageFacts, ImageStatus, differ
 from resolver.index import Index, StoredClaim
 from resolver.models import Owner
+from tests.support.contents import ONE, OTHER
 from tests.support.ids import make_ids
 
 A, B, *_ = IDS = make_ids(20)
-ONE, OTHER = (Content(HashKind.OS_HASH, digest) for digest in (b"12345678", b"another!"))
 MD5 = Content(HashKind.CHECKSUM, b"12345678", 10)
 ACTIVE, PENDING, DEACTIVATED, DEAD = ImageStatus
 

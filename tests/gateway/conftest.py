@@ -13,6 +13,7 @@ import pytest
 from yarl import URL
 
 from resolver.gateway.server import serving
+from resolver.image_facts import Content, ImageFacts, ImageStatus
 from resolver.models import Check, Health, Sweep, letter_case_of, parse_id
 from resolver.services import Services, open_services
 from resolver.settings import Settings
@@ -65,6 +66,20 @@ class Gateway:
     async def claim(self, name: str, *ids: str) -> None:
         for text in ids:
             await self.services.registry.claim(name, parse_id(text), letter_case_of(text))
+
+    async def claim_with_facts(
+        self,
+        name: str,
+        text: str,
+        status: ImageStatus | None,
+        content: Content | None = None,
+    ) -> None:
+        """Claims an image as a sweep does: with the status and the bytes that were listed."""
+        number = (await self.services.tables.current()).by_name[name].location.number
+        image_id = parse_id(text)
+        facts = {image_id: ImageFacts(status, content)}
+        ids = {image_id: letter_case_of(text)}
+        await self.services.index.claims.claim(number, ids, facts)
 
 
 Start = Callable[..., Awaitable[Gateway]]

@@ -11,6 +11,7 @@ from resolver.image_facts import STATUSES, Content, HashKind, ImageFacts, ImageS
 from resolver.models import format_id, parse_id
 from tests.gateway.conftest import Gateway, Start
 from tests.support.clouds import Cloud, Hold, cloud_of
+from tests.support.contents import ONE, OTHER
 from tests.support.ids import make_ids
 from tests.support.wait import wait_until
 
@@ -18,19 +19,6 @@ ID, *MORE = [format_id(image_id) for image_id in make_ids(40)]
 ACTIVE, PENDING, DEACTIVATED, DEAD = ImageStatus
 PATHS = (f"/v2/images/{ID}/file", f"/v1/images/{ID}")
 METADATA = (("GET", f"/v2/images/{ID}"), ("HEAD", f"/v1/images/{ID}"))
-
-
-async def claim(
-    gateway: Gateway,
-    name: str,
-    status: ImageStatus | None,
-    content: Content | None = None,
-    text: str = ID,
-) -> None:
-    number = gateway.services.tables.table.by_name[name].location.number
-    image_id = parse_id(text)
-    facts = {image_id: ImageFacts(status, content)}
-    await gateway.services.index.claims.claim(number, [image_id], facts)
 
 
 async def order_of(gateway: Gateway) -> list[list[str]]:
@@ -51,8 +39,8 @@ async def pair(gateway: Gateway) -> Gateway:
 
 @pytest.mark.parametrize("status", [s for s in STATUSES if s != "active"])
 async def test_an_owner_without_bytes_comes_after_one_with(pair: Gateway, status: str) -> None:
-    await claim(pair, "preferred", ImageFacts.of({"status": status}).status)
-    await claim(pair, "other", ACTIVE)
+    await pair.claim_with_facts("preferred", ID, ImageFacts.of({"status": status}).status)
+    await pair.claim_with_facts("other", ID, ACTIVE)
     assert await order_of(pair) == [["other", "preferred"]] * 2
     for method, path in (*METADATA, *(("GET", path) for path in PATHS)):
         response, _ = await pair.call(method, path)
@@ -74,8 +62,8 @@ async def test_bytes_that_no_owner_has_are_not_redirected_to(
     pair: Gateway, preferred: ImageStatus, other: ImageStatus, status: int, code: str, first: str
 ) -> None:
     """Glance would answer 204, and clients would take that for an empty image."""
-    await claim(pair, "preferred", preferred)
-    await claim(pair, "other", other)
+    await pair.claim_with_facts("preferred", ID, preferred)
+    await pair.claim_with_facts("other", ID, other)
     for _ in range(2):  # the second time from the cache
         for path in PATHS:
             response, body = await pair.get(path)
@@ -95,8 +83,8 @@ async def test_bytes_that_no_owner_has_are_not_redirected_to(
 @pytest.mark.parametrize("worst", [DEACTIVATED, DEAD])
 async def test_a_deactivated_image_is_left_to_its_owner(pair: Gateway, worst: ImageStatus) -> None:
     """Glance refuses it to users and hands it out to admins."""
-    await claim(pair, "preferred", worst)
-    await claim(pair, "other", DEACTIVATED)
+    await pair.claim_with_facts("preferred", ID, worst)
+    await pair.claim_with_facts("other", ID, DEACTIVATED)
     first = "preferred" if worst is DEACTIVATED else "other"
     for path in PATHS:
         response, _ = await pair.get(path)
@@ -109,13 +97,12 @@ async def test_a_link_names_eight_duplicates_at_most(gateway: Gateway) -> None:
     for rank, name in enumerate(names):
         await gateway.location(name, priority=rank)
     await gateway.services.tables.current()
-    same, other = (Content(HashKind.OS_HASH, digest) for digest in (b"12345678", b"another!"))
-    contents = [None, other, *(same for _ in names[2:])]
+    contents = [None, OTHER, *(ONE for _ in names[2:])]
     for _ in range(2):
         for name, content in zip(names[1:], contents[1:], strict=True):
-            await claim(gateway, name, ACTIVE, content)
-        await claim(gateway, names[0], ACTIVE, same)
-        await claim(gateway, names[1], ACTIVE, other)
+            await gateway.claim_with_facts(name, ID, ACTIVE, content)
+        await gateway.claim_with_facts(names[0], ID, ACTIVE, ONE)
+        await gateway.claim_with_facts(names[1], ID, ACTIVE, OTHER)
     number = gateway.services.tables.table.by_name[names[2]].location.number
     await gateway.services.index.claims.release(number, [parse_id(ID)])
     await gateway.services.index.claims.claim(number, [parse_id(ID)])  # nothing is known of it
@@ -136,8 +123,8 @@ async def test_show_and_file_of_a_conflict_are_at_the_same_owner(gateway: Gatewa
     one, other = (Content(HashKind.CHECKSUM, digest, 7) for digest in (b"12345678", b"another!"))
     for second, at in ((one, "old"), (other, "new")):
         for _ in range(2):
-            await claim(gateway, "old", ACTIVE, one)
-            await claim(gateway, "new", ACTIVE, second)
+            await gateway.claim_with_facts("old", ID, ACTIVE, one)
+            await gateway.claim_with_facts("new", ID, ACTIVE, second)
         for path, expected in (
             (f"/v2/images/{ID}", "new"),
             (f"/v2/images/{ID}/file", at),
@@ -163,7 +150,7 @@ async def test_owners_are_asked_before_bytes_are_refused(cloud: tuple[Gateway, C
     for server in (one, two):
         server.add(id=ID, status="importing", data=b"")
     for name in ("one", "two"):
-        await claim(gateway, name, PENDING)
+        await gateway.claim_with_facts(name, ID, PENDING)
     response, body = await gateway.get(PATHS[0])
     assert (response.status, body["code"]) == (503, "image-pending")
     assert servers.image_requests("one") == servers.image_requests("two") == 1

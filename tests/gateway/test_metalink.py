@@ -10,12 +10,13 @@ from xml.etree import ElementTree
 
 import pytest
 
-from resolver.image_facts import Content, HashKind, ImageFacts, ImageStatus
-from resolver.models import format_id, parse_id
+from resolver.image_facts import ImageStatus
+from resolver.models import format_id
 from resolver.standin.call import Caller
 from tests.gateway.conftest import Gateway, Start
 from tests.support import faults
 from tests.support.clouds import Cloud
+from tests.support.contents import ONE
 from tests.support.ids import make_ids
 
 ID, UPPER = (format_id(image_id) for image_id in make_ids(2))
@@ -89,11 +90,8 @@ async def test_it_has_the_urls_of_owners_with_the_same_bytes(
 
 async def test_without_answers_it_has_what_the_index_knows(gateway: Gateway, cloud: Cloud) -> None:
     urls = [await add(cloud, name, rank) for rank, name in enumerate(("one", "two", "three"))]
-    content = Content(HashKind.OS_HASH, b"12345678")
-    image_id = parse_id(ID)
     for name in ("one", "two", "one"):
-        facts = {image_id: ImageFacts(ImageStatus.ACTIVE, content)}
-        await gateway.services.index.claims.claim(cloud.numbers[name], [image_id], facts)
+        await gateway.claim_with_facts(name, ID, ImageStatus.ACTIVE, ONE)
     for name in cloud.numbers:
         cloud.set_fault(name, faults.status(500))
     found = await metalink(gateway)

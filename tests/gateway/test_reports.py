@@ -8,33 +8,20 @@ from typing import Any
 
 import pytest
 
-from resolver.image_facts import Content, HashKind, ImageFacts, ImageStatus
-from resolver.models import Sweep, format_id, letter_case_of, parse_id
+from resolver.image_facts import ImageStatus
+from resolver.models import Sweep, format_id
 from tests.cli.test_commands import Run, run
 from tests.gateway.conftest import ADMIN, Gateway, Start
+from tests.support.contents import ONE, OTHER
 from tests.support.ids import make_ids
 from tests.support.wait import wait_until
 
 __all__ = ["run"]
 
+ACTIVE = ImageStatus.ACTIVE
 IDS = sorted(make_ids(6))
 SAME, CONFLICT, ONLY_ONE, QUEUED, UPPER, NAMELESS = map(format_id, IDS)
-ONE, OTHER = (Content(HashKind.OS_HASH, digest) for digest in (b"12345678", b"another!"))
 LOCATIONS = {"one": "RegionOne", "two": "Region Two", "other": ""}
-
-
-async def claim(
-    gateway: Gateway,
-    name: str,
-    text: str,
-    content: Content | None = None,
-    status: ImageStatus | None = ImageStatus.ACTIVE,
-) -> None:
-    number = gateway.services.tables.table.by_name[name].location.number
-    image_id = parse_id(text)
-    facts = {image_id: ImageFacts(status, content)}
-    ids = {image_id: letter_case_of(text)}
-    await gateway.services.index.claims.claim(number, ids, facts)
 
 
 @pytest.fixture
@@ -42,16 +29,17 @@ async def filled(gateway: Gateway) -> Gateway:
     for name, region in LOCATIONS.items():
         await gateway.location(name, region=region)
     await gateway.services.tables.current()
+    claim = gateway.claim_with_facts
     for _ in range(2):
-        await claim(gateway, "one", SAME, ONE)
-        await claim(gateway, "two", SAME, ONE)
-        await claim(gateway, "one", CONFLICT, ONE)
-        await claim(gateway, "two", CONFLICT, OTHER)
-        await claim(gateway, "other", CONFLICT)
-    await claim(gateway, "one", ONLY_ONE)
-    await claim(gateway, "one", QUEUED, status=ImageStatus.PENDING)
-    await claim(gateway, "one", UPPER.upper())
-    await claim(gateway, "other", NAMELESS)
+        await claim("one", SAME, ACTIVE, ONE)
+        await claim("two", SAME, ACTIVE, ONE)
+        await claim("one", CONFLICT, ACTIVE, ONE)
+        await claim("two", CONFLICT, ACTIVE, OTHER)
+        await claim("other", CONFLICT, ACTIVE)
+    await claim("one", ONLY_ONE, ACTIVE)
+    await claim("one", QUEUED, ImageStatus.PENDING)
+    await claim("one", UPPER.upper(), ACTIVE)
+    await claim("other", NAMELESS, ACTIVE)
     return gateway
 
 

@@ -7,33 +7,26 @@ from typing import Any
 import pytest
 
 from resolver.image_facts import Content, HashKind, ImageFacts, ImageStatus
-from resolver.models import Outcome, Owner, format_id, parse_id
+from resolver.models import Outcome, Owner, format_id
 from resolver.resolution import AnswerContext, Preferences, TemplateCache
 from resolver.resolution.answer import Answer
 from resolver.standin import StandIn
 from tests.gateway.conftest import Gateway, Start
+from tests.support.contents import ONE, OTHER
 from tests.support.ids import make_ids
 
-ID, OTHER, *_ = [format_id(image_id) for image_id in make_ids(3)]
+ID, *_ = [format_id(image_id) for image_id in make_ids(3)]
 ACTIVE, PENDING, DEACTIVATED, DEAD = ImageStatus
-ONE, ELSE = (Content(HashKind.OS_HASH, digest) for digest in (b"12345678", b"another!"))
-
-
-async def claim(
-    gateway: Gateway, number: int, status: ImageStatus | None, content: Content | None = None
-) -> None:
-    image_id = parse_id(ID)
-    facts = {image_id: ImageFacts(status, content)}
-    await gateway.services.index.claims.claim(number, [image_id], facts)
+NAMES = ("one", "two", "three")
 
 
 @pytest.fixture
-async def numbers(gateway: Gateway) -> list[int]:
-    """Locations in the order of their rank: one, two, three."""
-    return [
+async def gateway(start: Start) -> Gateway:
+    """A gateway with locations in the order of their rank."""
+    gateway = await start()
+    for rank, name in enumerate(NAMES):
         await gateway.location(name, priority=rank)
-        for rank, name in enumerate(("one", "two", "three"))
-    ]
+    return gateway
 
 
 async def order(gateway: Gateway) -> list[str]:
@@ -43,11 +36,11 @@ async def order(gateway: Gateway) -> list[str]:
 
 @pytest.mark.parametrize("status", [PENDING, DEACTIVATED, DEAD])
 async def test_owners_where_the_image_is_not_usable_come_last(
-    gateway: Gateway, numbers: list[int], status: ImageStatus
+    gateway: Gateway, status: ImageStatus
 ) -> None:
-    await claim(gateway, numbers[0], status)
-    await claim(gateway, numbers[1], None)
-    await claim(gateway, numbers[2], ACTIVE)
+    await gateway.claim_with_facts("one", ID, status)
+    await gateway.claim_with_facts("two", ID, None)
+    await gateway.claim_with_facts("three", ID, ACTIVE)
     assert await order(gateway) == ["two", "three", "one"]
     for path in (f"/v2/images/{ID}", f"/v2/images/{ID}/file", f"/v1/images/{ID}"):
         response, _ = await gateway.get(path)
@@ -57,19 +50,15 @@ async def test_owners_where_the_image_is_not_usable_come_last(
     assert response.headers["Location"].startswith("https://three.example")
 
 
-async def test_the_only_owner_is_offered_whatever_its_status(
-    gateway: Gateway, numbers: list[int]
-) -> None:
-    await claim(gateway, numbers[1], DEAD)
+async def test_the_only_owner_is_offered_whatever_its_status(gateway: Gateway) -> None:
+    await gateway.claim_with_facts("two", ID, DEAD)
     response, _ = await gateway.get(f"/v2/images/{ID}")
     assert response.headers["Location"] == f"https://two.example:9292/v2/images/{ID}"
 
 
-async def test_an_answer_says_what_is_known_of_the_image(
-    gateway: Gateway, numbers: list[int]
-) -> None:
-    for number, status in zip(numbers, (DEACTIVATED, None, ACTIVE), strict=True):
-        await claim(gateway, number, status)
+async def test_an_answer_says_what_is_known_of_the_image(gateway: Gateway) -> None:
+    for name, status in zip(NAMES, (DEACTIVATED, None, ACTIVE), strict=True):
+        await gateway.claim_with_facts(name, ID, status)
     _, body = await gateway.get(f"/resolve/{ID}")
     assert {owner["location"]: owner["status"] for owner in body["owners"]} == {
         "one": "deactivated",
@@ -82,14 +71,11 @@ async def test_an_answer_says_what_is_known_of_the_image(
     assert "image deactivated" in reasons["one"]
 
 
-async def test_a_conflict_is_reported_and_other_bytes_are_no_duplicate(
-    gateway: Gateway, numbers: list[int]
-) -> None:
-    one, two, three = numbers
+async def test_a_conflict_is_reported_and_other_bytes_are_no_duplicate(gateway: Gateway) -> None:
     for _ in range(2):
-        await claim(gateway, one, ACTIVE, ONE)
-        await claim(gateway, two, ACTIVE, ELSE)
-        await claim(gateway, three, ACTIVE, ONE)
+        await gateway.claim_with_facts("one", ID, ACTIVE, ONE)
+        await gateway.claim_with_facts("two", ID, ACTIVE, OTHER)
+        await gateway.claim_with_facts("three", ID, ACTIVE, ONE)
     for path in (f"/resolve/{ID}", f"/resolve/{ID}/explain"):
         assert (await gateway.get(path))[1]["conflict"] is True
     response, _ = await gateway.get(f"/v2/images/{ID}")
@@ -98,15 +84,13 @@ async def test_a_conflict_is_reported_and_other_bytes_are_no_duplicate(
     assert "two.example" not in response.headers["Link"]
 
 
-async def test_a_change_of_status_changes_the_answer_of_a_cached_image(
-    gateway: Gateway, numbers: list[int]
-) -> None:
-    for number in numbers[:2]:
-        await claim(gateway, number, ACTIVE)
+async def test_a_change_of_status_changes_the_answer_of_a_cached_image(gateway: Gateway) -> None:
+    for name in NAMES[:2]:
+        await gateway.claim_with_facts(name, ID, ACTIVE)
     assert await order(gateway) == ["one", "two"]
-    await claim(gateway, numbers[0], DEACTIVATED)
+    await gateway.claim_with_facts("one", ID, DEACTIVATED)
     assert await order(gateway) == ["two", "one"]
-    await claim(gateway, numbers[0], ACTIVE)
+    await gateway.claim_with_facts("one", ID, ACTIVE)
     assert await order(gateway) == ["one", "two"]
 
 
@@ -133,13 +117,13 @@ async def _record(gateway: Gateway, server: StandIn) -> dict[str, Any]:
         return record
 
 
-async def test_images_with_the_same_owners_share_a_template(
-    gateway: Gateway, numbers: list[int]
-) -> None:
+async def test_images_with_the_same_owners_share_a_template(gateway: Gateway) -> None:
     """However different their bytes are."""
     ids = make_ids(50, seed=3)
     claims = gateway.services.index.claims
-    for number in (*numbers[:2], numbers[0]):
+    by_name = (await gateway.services.tables.current()).by_name
+    one, two = (by_name[name].location.number for name in NAMES[:2])
+    for number in (one, two, one):
         facts = {
             image_id: ImageFacts(ACTIVE, Content(HashKind.OS_HASH, image_id[:8]))
             for image_id in ids
@@ -165,4 +149,4 @@ async def test_images_with_the_same_owners_share_a_template(
     assert templates.get(ids[0], (*reordered, *owners[0][1:])) is not None
     assert len(rendered) == 2, "another status is another answer"
     assert rendered[1].owners[0].number == owners[0][1].number
-    assert Owner(numbers[0]) not in owners[0]
+    assert Owner(one) not in owners[0]
