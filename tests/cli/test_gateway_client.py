@@ -137,7 +137,7 @@ def test_commands_take_the_token_from_the_file(
     assert target.seen == [("/locations/one", f"Bearer {TOKEN}")]
 
 
-def test_what_others_say_cannot_steer_the_terminal(target: Server) -> None:
+def test_what_others_say_cannot_steer_the_terminal() -> None:
     server = Server(elsewhere="http://\x1b]0;title\x07\x9b2Jx")
     try:
         with pytest.raises(GatewayError) as caught:

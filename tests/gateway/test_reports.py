@@ -133,7 +133,8 @@ async def test_conflicts_of_a_sweep_are_in_status_and_metrics(start: Start) -> N
     assert 'glance_resolver_location_conflicts{location="one"} 3.0' in await response.text()
 
 
-async def test_commands(filled: Gateway, run: Run) -> None:
+@pytest.mark.usefixtures("filled")
+async def test_commands(run: Run) -> None:
     status, out, err = await run("report", "conflicts")
     assert (status, out.split()[0], err) == (
         0,

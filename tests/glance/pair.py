@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from tests.support.glance import GlanceProcess, Image
 
@@ -37,6 +41,22 @@ class Pair:
         return [
             (name, image) for name, image in self.all_images() if len(self.owners(image.id)) == 1
         ]
+
+
+@contextmanager
+def image_at_both(pair: Pair, **options: Any) -> Iterator[str]:
+    """Id of a new image that both servers have until the context ends. ``options`` are those of
+    `GlanceProcess.create`."""
+    image_id = str(uuid.uuid4())
+    created = []
+    try:
+        for server in pair.servers.values():
+            server.create(image_id, **options)
+            created.append(server)
+        yield image_id
+    finally:
+        for server in created:
+            server.delete(image_id)
 
 
 def seed(servers: dict[str, GlanceProcess]) -> Pair:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import uuid
 from collections.abc import Iterator
 
 import pytest
 
 from tests.glance.gateway import Gateway
-from tests.glance.pair import Pair
+from tests.glance.pair import Pair, image_at_both
 from tests.support.wait import wait_until_blocking
 
 pytestmark = pytest.mark.glance
@@ -18,12 +17,8 @@ pytestmark = pytest.mark.glance
 @pytest.fixture
 def image_id(glance_pair: Pair) -> Iterator[str]:
     """An image that is queued at both servers."""
-    image_id = str(uuid.uuid4())
-    for server in glance_pair.servers.values():
-        server.create(image_id, queued=True)
-    yield image_id
-    for server in glance_pair.servers.values():
-        server.delete(image_id)
+    with image_at_both(glance_pair, queued=True) as image_id:
+        yield image_id
 
 
 def test_bytes_of_a_queued_image_are_not_redirected_to(

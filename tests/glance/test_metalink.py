@@ -7,14 +7,13 @@ import os
 import re
 import shutil
 import subprocess
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.glance.gateway import Gateway, clean_env
-from tests.glance.pair import Pair
+from tests.glance.pair import Pair, image_at_both
 from tests.support.glance import ADMIN_TOKEN, Answer
 
 pytestmark = pytest.mark.glance
@@ -29,12 +28,8 @@ METALINK = {"Accept": "application/metalink4+xml"}
 @pytest.fixture
 def image_id(glance_pair: Pair) -> Iterator[str]:
     """An image of 8 MiB that both servers have."""
-    image_id = str(uuid.uuid4())
-    for server in glance_pair.servers.values():
-        server.create(image_id, data=DATA)
-    yield image_id
-    for server in glance_pair.servers.values():
-        server.delete(image_id)
+    with image_at_both(glance_pair, data=DATA) as image_id:
+        yield image_id
 
 
 def metalink(gateway: Gateway, image_id: str) -> Answer:

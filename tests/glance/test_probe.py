@@ -112,7 +112,7 @@ async def test_one_check_of_a_credential_serves_all_earlier_responses(
 
 
 async def test_a_check_from_before_the_answer_proves_nothing(
-    probe: ImageProbe, server: StandIn, location: Location, monkeypatch: pytest.MonkeyPatch
+    probe: ImageProbe, server: StandIn, location: Location
 ) -> None:
     """A credential may lose its rights at any time."""
     tokens = server.tokens = dict(server.tokens or {})

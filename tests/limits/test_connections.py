@@ -149,9 +149,7 @@ async def test_an_import_may_be_slow_but_must_make_progress(impatient: Gateway) 
         assert (response.status, response.problem_code) == (408, "request-timeout")
 
 
-async def test_a_client_that_does_not_read_is_closed(
-    start: Start, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_client_that_does_not_read_is_closed(start: Start) -> None:
     gateway = await start(client_timeout=CLIENT_TIMEOUT, client_rate=0)
     await gateway.location("one")
     body = b'["' + b'","'.join([ID.encode()] * 10_000) + b'"]'

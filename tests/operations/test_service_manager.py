@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import socket
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -80,10 +82,9 @@ async def test_sighup_ends_no_service() -> None:
 
 def test_an_abstract_address_begins_with_an_at_sign() -> None:
     name = f"glance-resolver-{os.getpid()}"
-    manager = Manager(f"\0{name}")
-    ServiceManager(f"@{name}").notify(READY)
-    assert manager.received() == [READY]
-    manager.close()
+    with closing(Manager(f"\0{name}")) as manager:
+        ServiceManager(f"@{name}").notify(READY)
+        assert manager.received() == [READY]
 
 
 def test_child_processes_do_not_inherit_the_service_manager() -> None:
@@ -102,4 +103,5 @@ def test_child_processes_do_not_inherit_the_service_manager() -> None:
     ],
 )
 async def test_nothing_is_sent_that_nobody_waits_for(environ: dict[str, str]) -> None:
-    await ServiceManager.from_environment(environ).keep_alive()
+    async with asyncio.timeout(5):
+        await ServiceManager.from_environment(environ).keep_alive()
