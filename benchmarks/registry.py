@@ -12,7 +12,7 @@ import time
 from dataclasses import replace
 
 from benchmarks.common import make_table, out, parse_arguments, print_verdict
-from benchmarks.machine import describe_machine, own_cpu_seconds, stop_process
+from benchmarks.machine import describe_machine, own_cpu_seconds
 from benchmarks.redis_server import RedisServer
 from resolver.models import Check, Health
 from resolver.registry import StartupLocations
@@ -54,15 +54,12 @@ async def reload(settings: Settings, *, whole: bool) -> float:
 
 
 async def run(count: int) -> None:
-    redis = RedisServer()
-    try:
+    with RedisServer() as redis:
         settings = Settings(redis_url=redis.url, role="gateway")
         locations = make_locations(count)
         first, again = await start(settings, locations), await start(settings, locations)
         changes = await reload(settings, whole=False)
         whole = await reload(settings, whole=True)
-    finally:
-        stop_process(redis.process)
     table = make_table(f"{count:,} locations", "", "seconds", "CPU seconds")
     table.add_row("registered at start", f"{first[0]:.2f}", f"{first[1]:.2f}")
     table.add_row("started again", f"{again[0]:.2f}", f"{again[1]:.2f}")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-
 import pytest
 
 from resolver.index import Index, open_index
@@ -11,6 +9,7 @@ from resolver.index.sizing import MAX_MEAN_IMAGES
 from resolver.models import Owner
 from tests.contract.conftest import Real
 from tests.support.ids import make_ids
+from tests.support.rebuilds import no_report
 
 pytestmark = pytest.mark.redis
 BITS = 4
@@ -23,15 +22,11 @@ async def small_index(real: Real) -> None:
         pass
 
 
-async def nothing() -> None:
-    await asyncio.sleep(0)
-
-
 async def grow(index: Index) -> None:
     """As the indexer does when it is requested."""
     bits = await index.rebuild.requested()
     assert bits is not None
-    assert await index.rebuild.run(bits, nothing, drop_after=0)
+    assert await index.rebuild.run(bits, no_report, drop_after=0)
 
 
 async def test_an_index_grows_when_its_buckets_are_full(real: Real) -> None:

@@ -12,17 +12,14 @@ from resolver.index import Index, open_index
 from resolver.index.rebuild import Report
 from resolver.index.redis.cluster import ClusterClient
 from tests.support.ids import make_ids
+from tests.support.rebuilds import no_report
 
 
 async def rebuild(
     index: Index, bits: int, report: Report | None = None, *, drop_after: int = 0
 ) -> bool:
     """In small steps. ``drop_after`` 0: no lookup is under way that could use the old buckets."""
-    return await index.rebuild.run(bits, report or nothing, copy_buckets=8, drop_after=drop_after)
-
-
-async def nothing() -> None:
-    await asyncio.sleep(0)
+    return await index.rebuild.run(bits, report or no_report, copy_buckets=8, drop_after=drop_after)
 
 
 async def contents(index: Index) -> dict[bytes, set[tuple[int, int]]]:
