@@ -14,8 +14,6 @@ import pytest
 from redis.exceptions import OutOfMemoryError
 
 from resolver.errors import IndexUnavailable
-from resolver.gateway.app import make_app
-from resolver.gateway.app_keys import METRICS
 from resolver.gateway.server import serving
 from resolver.index import Index, open_index
 from resolver.models import Location, Outcome, Owner, format_id
@@ -25,6 +23,7 @@ from resolver.settings import Settings
 from resolver.standin import StandIn
 from resolver.sync import IndexerTimings
 from tests.support.ids import make_ids
+from tests.support.metric_names import metrics_text
 from tests.support.redis import RedisServer
 from tests.support.wait import wait_until
 
@@ -341,7 +340,7 @@ async def test_an_eviction_policy_is_noticed_while_running(
             assert what in problem.text
             assert watch.may_evict
             assert policy in caplog.text
-        text = (await make_app(services)[METRICS].render()).decode()
+        text = await metrics_text(services)
         assert "glance_resolver_redis_may_evict 1.0" in text
         own_redis.ask("CONFIG SET", "maxmemory-policy", "noeviction")
         await watch.check()

@@ -8,13 +8,12 @@ from contextlib import AsyncExitStack
 
 import pytest
 
-from resolver.gateway.app import make_app
-from resolver.gateway.app_keys import METRICS
 from resolver.index import open_index
 from resolver.services import Services
 from resolver.sync import IndexerTimings
 from resolver.sync.shards import MAX_SHARDS, SHARD_LOCATIONS, own_shards, shard_count, shard_of
 from tests.support.indexing import indexing
+from tests.support.metric_names import metrics_text
 from tests.support.wait import wait_until
 from tests.sync.conftest import StartServer
 
@@ -63,7 +62,7 @@ def watched(services: Services) -> set[int]:
 
 async def located(services: Services) -> set[str]:
     """Names of the locations that a process shows metrics of."""
-    text = (await make_app(services)[METRICS].render()).decode()
+    text = await metrics_text(services)
     lines = [line for line in text.splitlines() if "location_covered{" in line]
     return {line.partition('location="')[2].partition('"')[0] for line in lines}
 
