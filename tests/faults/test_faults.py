@@ -4,7 +4,6 @@ claims are kept, and the resolver recovers by itself."""
 from __future__ import annotations
 
 import asyncio
-import os
 import subprocess
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -25,6 +24,7 @@ from tests.support.indexing import is_partly_claimed
 from tests.support.process import free_port
 from tests.support.proxy import Proxy
 from tests.support.redis import EVERYTHING_ON_DISK, NOTHING_ON_DISK, RedisServer
+from tests.support.requirements import cannot_run
 from tests.support.wait import wait_until
 
 pytestmark = pytest.mark.redis
@@ -58,7 +58,7 @@ def folder(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
         check=False,
     )
     if mounted.returncode:
-        (pytest.fail if os.environ.get("CI") else pytest.skip)(f"no disk to fill: {mounted.stderr}")
+        cannot_run(f"no disk to fill: {mounted.stderr}")
     yield tmp_path
     subprocess.run(["umount", "--lazy", str(tmp_path)], check=True)
 
