@@ -45,6 +45,7 @@ def _logs() -> None:
 
 SLOW_DIRECTORIES = {
     *(
+        "browser",
         "cli",
         "distributed",
         "faults",

@@ -32,7 +32,7 @@ LAYERS = [
     {f"gateway.{name}" for name in ("access_log", "image_path", "limits", "methods", "tokens")}
     | {f"gateway.{name}" for name in ("negotiation", "problem", "reply", "request_ids")},
     {"gateway.metrics", "gateway.net"},
-    {"gateway.app_keys", "gateway.middleware", "gateway.request_body"},
+    {"gateway.app_keys", "gateway.middleware", "gateway.request_body", "gateway.page"},
     {"gateway.api"},
     {"gateway.net.known_reads", "gateway.net.front", "gateway.net.front_connection"},
     {"gateway"},

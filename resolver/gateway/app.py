@@ -15,6 +15,7 @@ from resolver.gateway.api import (
     reports,
     resolve,
     status,
+    status_page,
     transfer,
     version_documents,
 )
@@ -26,6 +27,7 @@ from resolver.gateway.metrics.worker_metrics import WorkerMetrics
 from resolver.gateway.middleware import observe, sign
 from resolver.gateway.net.connection_limiter import ConnectionLimiter
 from resolver.gateway.net.in_flight import InFlight
+from resolver.gateway.page.snapshot import SnapshotCache
 from resolver.gateway.tokens import Tokens
 from resolver.services import Services
 
@@ -50,7 +52,9 @@ def gateway_routes() -> list[web.RouteDef]:
         web.get("/resolve/{id:[^/]+}", images.read_image),
         web.get("/resolve/{id:[^/]+}/explain", resolve.explain_one),
         web.post("/resolve", resolve.resolve_many),
-        web.get("/", version_documents.versions),
+        web.get("/", status_page.root),
+        web.get("/page/events", status_page.page_events, allow_head=False),
+        web.get("/page/{file}", status_page.page_file),
         web.get("/versions", version_documents.versions),
         web.get("/{api:v[12]}", version_documents.versions),
         web.get("/{api:v[12]}/", version_documents.versions),
@@ -114,5 +118,7 @@ def make_app(
         app.add_routes(gateway_routes())
         app[LIMITS] = Limits(settings.client_rate, settings.trusted_proxies)
         largest_body = settings.bulk_limit * resolve.MAX_ITEM_BYTES
+        app[status_page.SNAPSHOTS] = SnapshotCache(services)
+        app[status_page.STREAMS] = status_page.Streams()
         app[resolve.BODY_BUDGET] = resolve.BodyBudget(largest_body)
     return app

@@ -101,6 +101,15 @@ def accepted_type(headers: HeaderFields, *offers: str) -> str:
     return best
 
 
+def prefers_html(headers: HeaderFields) -> bool:
+    """Whether a client is a browser: it prefers HTML to the documents of Glance. One that accepts
+    anything is none, and neither is one that accepts nothing that there is."""
+    try:
+        return accepted_type(headers, "application/json", "text/html") == "text/html"
+    except NotAcceptable:
+        return False
+
+
 def _media_range(text: str) -> tuple[str, float]:
     media, *parameters = (piece.strip().lower() for piece in text.split(";"))
     quality = 1.0

@@ -43,8 +43,12 @@ def version_document(table: Table, base: str) -> dict[str, Any]:
 
 
 def versions_reply(table: Table, base: str, path: str) -> Reply:
-    """``/`` is answered 300 as by Glance, the others 200: clients accept either."""
-    return json_reply(version_document(table, base), status=300 if path == "/" else 200)
+    """``/`` is answered 300 as by Glance, the others 200: clients accept either. Browsers get the
+    status page at ``/``."""
+    document = version_document(table, base)
+    if path == "/":
+        return json_reply(document, status=300, headers={"Vary": "Accept"})
+    return json_reply(document)
 
 
 async def versions(request: web.Request) -> web.StreamResponse:

@@ -40,8 +40,10 @@ from resolver.gateway.limits import FORWARDED_FOR, ChargeOnce, Limits
 from resolver.gateway.metrics.process_metrics import Metrics
 from resolver.gateway.metrics.request_metrics import RequestRow, observe_seconds
 from resolver.gateway.middleware import CLIENT_CLOSED_REQUEST, internal_error, loop_error
+from resolver.gateway.negotiation import prefers_html
 from resolver.gateway.net.in_flight import InFlight
 from resolver.gateway.net.known_reads import FrontRequest, KnownReads, PlainRead, ReadKind
+from resolver.gateway.net.request_head import Fields
 from resolver.gateway.problem import error_of, error_reply
 from resolver.gateway.reply import NO_STORE, Reply, head_text
 from resolver.gateway.request_ids import REQUEST_ID_HEADER
@@ -109,11 +111,13 @@ class Front:
         self._tasks: set[asyncio.Task[None]] = set()
 
     @staticmethod
-    def answers(method: str, target: str) -> bool:
+    def answers(method: str, target: str, fields: Fields) -> bool:
         """Whether the front answers such a request by itself, if it has no body."""
         if method not in READ_METHODS:
             return False
         path = target.partition("?")[0]
+        if path == "/" and prefers_html(fields):
+            return False  # the status page
         return (
             is_image_read(path) or path in VERSION_PATHS or path in ("/healthcheck", "/livez")
         ) and "#" not in target

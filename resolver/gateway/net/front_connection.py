@@ -332,7 +332,7 @@ class FrontConnection(asyncio.Protocol):
         elif (
             front is not None
             and not (head.fields.has_body or expects)
-            and front.answers(head.method, head.target)
+            and front.answers(head.method, head.target, head.fields)
         ):
             request = FrontRequest.from_head(head, self.peer, self._scheme)
             learned = front.known_reads.learn(data, request)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 
 IDLE_GRACE_SECONDS = 0.5
 """How long idle connections stay open at a shutdown."""
@@ -27,10 +27,11 @@ class InFlight:
         self.count = 0
         self.stopping = False
         """Whether a shutdown has begun: every response closes its connection."""
+        self._stop_begins = asyncio.Event()
         self._none = asyncio.Event()
         self._none.set()
 
-    @contextmanager
+    @contextlib.contextmanager
     def track(self, *, already: bool = False) -> Iterator[None]:
         """A request is being answered. ``already``: it is counted where it arrived."""
         if already:
@@ -51,6 +52,14 @@ class InFlight:
         if not self.count:
             self._none.set()
 
+    async def stops_within(self, seconds: float) -> bool:
+        """Waits for a shutdown to begin, for streams that have no end of their own. Whether it has
+        begun within these seconds."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._stop_begins.wait()
+        return self.stopping
+
     async def drain(
         self,
         timeout: float,  # noqa: ASYNC109 - a bound, not a deadline
@@ -62,6 +71,7 @@ class InFlight:
         on its way already. Its response closes the connection.
         """
         self.stopping = True
+        self._stop_begins.set()
         loop = asyncio.get_running_loop()
         until = loop.time() + min(IDLE_GRACE_SECONDS, timeout)
         while open_connections() and loop.time() < until:  # noqa: ASYNC110 - no event for each

@@ -1,0 +1,136 @@
+"""``GET /`` for browsers: the status page, its files, and its changes as server-sent events."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from aiohttp import web
+
+from resolver.errors import Busy, NotFound, ResolverError
+from resolver.gateway.api.version_documents import versions
+from resolver.gateway.app_keys import IN_FLIGHT, SERVICES
+from resolver.gateway.limits import LIMITS, ChargeOnce
+from resolver.gateway.negotiation import prefers_html
+from resolver.gateway.page.answer_section import answer_section, error_section
+from resolver.gateway.page.document import ASSETS, SECURITY_HEADERS, asset, page
+from resolver.gateway.page.markup import Html
+from resolver.gateway.page.snapshot import Snapshot, SnapshotCache
+from resolver.gateway.reply import NO_STORE
+from resolver.models import letter_case_of, parse_id
+from resolver.resolution.explain import explain
+from resolver.resolution.ranking import DEFAULT_PREFERENCES
+
+MAX_STREAMS = 100
+"""Browsers that get changes at the same time from one process."""
+
+UPDATE_SECONDS = 1.0
+"""Between two looks for changes."""
+
+QUIET_SECONDS = 15
+"""After this long without a change something is sent, so that no proxy closes the stream, and a
+browser that is gone is noticed."""
+
+RETRY_MILLISECONDS = 5000
+"""When a browser connects again after a stream has ended."""
+
+SNAPSHOTS = web.AppKey("snapshots", SnapshotCache)
+
+
+class Streams:
+    """Counts the browsers that get changes."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    @contextmanager
+    def one(self) -> Iterator[None]:
+        """One more. Raises Busy where there are too many."""
+        if self.count >= MAX_STREAMS:
+            raise Busy("too many browsers follow the status page", headers={"Retry-After": "60"})
+        self.count += 1
+        try:
+            yield
+        finally:
+            self.count -= 1
+
+
+STREAMS = web.AppKey("streams", Streams)
+
+
+async def root(request: web.Request) -> web.StreamResponse:
+    """GET /: the page for a browser, and Glance's versions document for all others."""
+    return await status_page(request) if prefers_html(request.headers) else await versions(request)
+
+
+async def status_page(request: web.Request) -> web.StreamResponse:
+    """The page; with ``?id=`` also the answer about an image."""
+    status, answer = 200, None
+    image_id = request.query.get("id", "").strip()
+    if image_id:
+        status, answer = await _answer(request, image_id)
+    snapshot = await request.app[SNAPSHOTS].get()
+    role = request.app[SERVICES].settings.role
+    return web.Response(
+        text=page(snapshot, role, image_id, answer),
+        status=status,
+        content_type="text/html",
+        charset="utf-8",
+        headers={**NO_STORE, "Vary": "Accept", **SECURITY_HEADERS},
+    )
+
+
+async def _answer(request: web.Request, text: str) -> tuple[int, Html]:
+    """The status of the page and its section about one image. It costs the client as much as
+    ``/explain``."""
+    charge = ChargeOnce.for_request(request.app[LIMITS], request)
+    try:
+        image_id = parse_id(text)
+        charge()
+        resolution = await request.app[SERVICES].resolver.resolve_in_full(
+            image_id, DEFAULT_PREFERENCES, letter_case_of(text), charge
+        )
+    except ResolverError as error:
+        return error.status, error_section(error)
+    return 200, answer_section(explain(resolution))
+
+
+async def page_file(request: web.Request) -> web.StreamResponse:
+    """GET /page/{file}: a file of the page. Its URL in the page changes with it."""
+    name = request.match_info["file"]
+    if name not in ASSETS:
+        raise NotFound("the page has no such file")
+    found = asset(name)
+    headers = {"Cache-Control": "public, max-age=86400", "Content-Type": found.media_type}
+    return web.Response(body=found.body, headers={**headers, **SECURITY_HEADERS})
+
+
+async def page_events(request: web.Request) -> web.StreamResponse:
+    """GET /page/events: what changes on the page, as server-sent events, until the client leaves or
+    this process stops. The first has all that a page of before may lack."""
+    snapshots, in_flight = request.app[SNAPSHOTS], request.app[IN_FLIGHT]
+    headers = {
+        **NO_STORE,
+        "Content-Type": "text/event-stream; charset=utf-8",
+        "X-Accel-Buffering": "no",  # nginx would hold events back
+        **SECURITY_HEADERS,
+    }
+    with request.app[STREAMS].one():
+        response = web.StreamResponse(headers=headers)
+        await response.prepare(request)
+        try:
+            await response.write(f"retry: {RETRY_MILLISECONDS}\n\n".encode())
+            shown: Snapshot | None = None
+            quiet = 0
+            while not await in_flight.stops_within(UPDATE_SECONDS if shown else 0):
+                now = await snapshots.get()
+                changed = now.changes_since(shown) if shown else now.content()
+                shown, quiet = now, 0 if changed else quiet + 1
+                if changed or quiet >= QUIET_SECONDS / UPDATE_SECONDS:
+                    quiet = 0
+                    event = json.dumps({"now": now.at, "changed": changed})
+                    await response.write(f"data: {event}\n\n".encode())
+        except ConnectionError:  # the browser has left
+            pass
+    return response

@@ -1,0 +1,137 @@
+"""The status page as one HTML document, and the files that it needs."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import cache
+from importlib import resources
+from typing import NamedTuple
+
+from resolver.gateway.page.markup import Html, element, join
+from resolver.gateway.page.sections import location_table, shown_version
+from resolver.gateway.page.snapshot import Snapshot
+
+SECURITY_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
+    "img-src 'self'; connect-src 'self'; form-action 'self'; base-uri 'none'; "
+    "frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+}
+"""Scripts, styles and images come from this server only, none is inline, and no page of others may
+have this one in a frame."""
+
+ASSETS = {
+    "status.css": "text/css; charset=utf-8",
+    "status.js": "text/javascript; charset=utf-8",
+    "icon.svg": "image/svg+xml",
+}
+"""The files of the page, each with its media type."""
+
+
+class Asset(NamedTuple):
+    """A file that the page needs."""
+
+    media_type: str
+    body: bytes
+    url: str
+    """As seen from the page, so that a path prefix of a proxy does not matter. It changes with the
+    file."""
+
+
+@cache
+def asset(name: str) -> Asset:
+    """One of `ASSETS`."""
+    body = (resources.files("resolver.gateway.page") / name).read_bytes()
+    digest = hashlib.sha256(body).hexdigest()[:12]
+    return Asset(ASSETS[name], body, f"page/{name}?{digest}")
+
+
+def page(snapshot: Snapshot, role: str, image_id: str, answer: Html | None) -> str:
+    """The document.
+
+    Args:
+        role: of this process.
+        image_id: what was typed into the box.
+        answer: the section about that image; None where nothing was asked.
+    """
+    head = element(
+        "head",
+        element("meta", charset="utf-8"),
+        element("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        element("meta", name="color-scheme", content="light dark"),
+        element("title", "glance-resolver"),
+        element("link", rel="icon", href=asset("icon.svg").url),
+        element("link", rel="stylesheet", href=asset("status.css").url),
+        element("script", src=asset("status.js").url, defer=""),
+    )
+    content = snapshot.sections
+    main = element(
+        "main",
+        _section("Summary", "summary", content["summary"]),
+        _question(image_id),
+        answer,
+        _section("Problems", "problems", content["problems"]),
+        _section("Locations", "locations", location_table(snapshot.rows)),
+        _section("Sweeps under way", "sweeps", content["sweeps"]),
+        _section("Conflicts", "conflicts", content["conflicts"]),
+        _changes(),
+    )
+    header = element(
+        "header",
+        element("h1", "glance-resolver"),
+        element("p", "As of when this page was loaded.", id="live", role="status"),
+    )
+    body = element("body", header, main, _footer(role), data_now=f"{snapshot.at:.0f}")
+    return f"<!DOCTYPE html>\n{element('html', head, body, lang='en')}\n"
+
+
+def _section(title: str, name: str, content: Html) -> Html:
+    heading = element("h2", title, id=f"{name}-heading")
+    held = element("div", content, id=name)
+    return element("section", heading, held, aria_labelledby=f"{name}-heading")
+
+
+def _question(image_id: str) -> Html:
+    """The box for an id. Without an action the form asks the page itself."""
+    box = element(
+        "input",
+        id="image",
+        name="id",
+        value=image_id,
+        autocomplete="off",
+        spellcheck="false",
+        maxlength="64",
+        placeholder="0a1b2c3d-4e5f-4a6b-8c7d-9e0f1a2b3c4d",
+    )
+    label = element("label", "Image id", for_="image")
+    form = element("form", label, box, element("button", "Find it"), method="get", role="search")
+    heading = element("h2", "Where is an image?", id="question-heading")
+    return element("section", heading, form, aria_labelledby="question-heading")
+
+
+def _changes() -> Html:
+    """The last changes, for those who have a token. The script asks for them."""
+    heading = element("h2", "Last changes", id="changes-heading")
+    token = element("input", id="token", type="password", autocomplete="off")
+    form = element(
+        "form",
+        element("label", "Admin token", for_="token"),
+        token,
+        element("button", "Show them"),
+        id="changes-form",
+        hidden="",
+    )
+    command = element("code", "glance-resolver locations log")
+    hint = element("p", command, " shows who changed what; it needs an admin token.")
+    result = element("div", id="changes", aria_live="polite")
+    return element("section", heading, hint, form, result, aria_labelledby="changes-heading")
+
+
+def _footer(role: str) -> Html:
+    links = join(
+        element("li", element("a", name, href=path))
+        for name, path in (("status", "status"), ("index", "index"), ("metrics", "metrics"))
+    )
+    api = element("li", element("a", "HTTP API", href="openapi.json"))
+    return element("footer", element("p", shown_version(role)), element("ul", links, api))

@@ -1,0 +1,81 @@
+// The status page works without this script. With it, the page shows what changes, and how long ago.
+"use strict";
+
+const live = document.getElementById("live");
+let clockOffset = Number(document.body.dataset.now) * 1000 - Date.now();
+
+function ago(milliseconds) {
+  const seconds = Math.max(0, Math.round(milliseconds / 1000));
+  if (seconds < 120) return `${seconds} s ago`;
+  if (seconds < 7200) return `${Math.round(seconds / 60)} min ago`;
+  if (seconds < 172800) return `${Math.round(seconds / 3600)} h ago`;
+  return `${Math.round(seconds / 86400)} days ago`;
+}
+
+function showAges() {
+  const now = Date.now() + clockOffset;
+  for (const time of document.getElementsByTagName("time")) {
+    if (!time.title) time.title = time.textContent;
+    const text = ago(now - Date.parse(time.dateTime));
+    if (time.textContent !== text) time.textContent = text;
+  }
+}
+
+function follow() {
+  const source = new EventSource("page/events");
+  source.onopen = () => { live.textContent = "Live."; };
+  source.onmessage = (event) => {
+    const { now, changed } = JSON.parse(event.data);
+    clockOffset = now * 1000 - Date.now();
+    // The server has escaped what comes from others, and no inline script may run.
+    for (const [id, html] of Object.entries(changed)) {
+      const element = document.getElementById(id);
+      if (element) element.innerHTML = html;
+    }
+    showAges();
+  };
+  source.onerror = () => { live.textContent = "Connection lost: this page may be out of date."; };
+  addEventListener("pagehide", () => source.close());
+}
+
+function changeRow(change) {
+  const row = document.createElement("tr");
+  const fields = change.after || change.before || {};
+  const what = Object.entries(fields).map(([name, value]) => `${name}: ${JSON.stringify(value)}`);
+  for (const text of [change.at, change.by || "at start", change.what, change.location || "", what.join("; ")]) {
+    row.insertCell().textContent = text;
+  }
+  return row;
+}
+
+async function showChanges(event) {
+  event.preventDefault();
+  const place = document.getElementById("changes");
+  const token = document.getElementById("token");
+  try {
+    const headers = { Authorization: `Bearer ${token.value}`, Accept: "application/json" };
+    const response = await fetch("audit?limit=20", { headers, redirect: "error" });
+    const answer = await response.json();
+    if (!response.ok) throw new Error(answer.detail || response.statusText);
+    token.value = "";
+    const table = document.createElement("table");
+    const head = table.createTHead().insertRow();
+    for (const name of ["When", "By", "What", "Location", "Change"]) {
+      const cell = document.createElement("th");
+      cell.scope = "col";
+      cell.textContent = name;
+      head.append(cell);
+    }
+    table.createTBody().append(...answer.changes.map(changeRow));
+    place.replaceChildren(table);
+  } catch (error) {
+    place.textContent = `They cannot be shown: ${error.message}`;
+  }
+}
+
+const form = document.getElementById("changes-form");
+form.addEventListener("submit", showChanges);
+form.hidden = !isSecureContext; // over http the token could be read on its way
+showAges();
+setInterval(showAges, 1000);
+follow();
