@@ -25,7 +25,7 @@ from resolver.registry import (
 )
 from resolver.resolution import Prober, Resolver, VouchingProblems
 from resolver.settings import Settings
-from resolver.sync import DEFAULT_TIMINGS, Indexer, IndexerTimings, IndexerWatch
+from resolver.sync import DEFAULT_TIMINGS, Indexer, IndexerTimings, IndexerWatch, ProcessWatch
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +52,8 @@ class Services:
     """Reads images' records on behalf of clients."""
     indexer_watch: IndexerWatch
     """Whether an indexer is running, in this process or another."""
+    process_watch: ProcessWatch
+    """Announces this process to the others."""
 
 
 @asynccontextmanager
@@ -106,6 +108,8 @@ async def open_services(
         problems.add_source(LocationProblems(tables).problems)
         problems.add_source(indexer_watch.problems)
         problems.add_source(index.server_watch.problems)
+        process_watch = ProcessWatch(index, settings.role)
+        problems.add_source(process_watch.problems)
         cloud_credentials = CloudCredentials()
         rate_limits = RateLimits()
         image_probe = ImageProbe(probe_session, cloud_credentials, rate_limits)
@@ -151,6 +155,7 @@ async def open_services(
                 rate_limits=rate_limits,
                 image_records=ImageRecords(probe_session, cloud_credentials, rate_limits),
                 indexer_watch=indexer_watch,
+                process_watch=process_watch,
             )
         finally:
             await resolver.close()

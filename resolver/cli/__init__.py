@@ -29,6 +29,8 @@ COMMANDS = {
         "report",
         "List conflicts, and what a region lacks.",
     ),
+    "status": ("status_command", "status", "Show what is wrong and what to do."),
+    "members": ("members_command", "members", "List the gateways and indexers that live."),
     "doctor": ("doctor_command", "doctor", "Check this installation, and say what to do."),
     "healthcheck": (
         "healthcheck_command",

@@ -22,8 +22,9 @@ STYLES = {
 """Colours on a terminal, by the text of a cell up to its first colon."""
 
 
-def print_json(value: Any) -> None:
-    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+def print_json(value: Any, *, compact: bool = False) -> None:
+    """``compact``: on one line."""
+    click.echo(json.dumps(value, indent=None if compact else 2, ensure_ascii=False))
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:

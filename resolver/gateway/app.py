@@ -70,6 +70,7 @@ def gateway_routes() -> list[web.RouteDef]:
         web.put("/locations/{name}/images/{id:[^/]+}", locations.claim_image),
         web.delete("/locations/{name}/images/{id:[^/]+}", locations.release_image),
         web.get("/audit", locations.audit_log),
+        web.get("/members", locations.list_members),
         web.get("/report/conflicts", reports.report_conflicts, allow_head=False),
         web.get("/report/missing", reports.report_missing, allow_head=False),
         web.get("/index", status.index_figures),

@@ -14,6 +14,7 @@ from resolver.index.leases import Lease, LostLease
 from resolver.index.members import Membership
 from resolver.index.observations import MIN_GUARDED_LOSS
 from resolver.index.preflight import REACHABLE, Finding
+from resolver.index.processes import ProcessInfo
 from resolver.index.records import Records
 from resolver.index.registry_snapshot import Record, Snapshot
 from resolver.index.scan import ImageRows, walk
@@ -37,6 +38,7 @@ __all__ = [
     "Lookup",
     "LostLease",
     "Membership",
+    "ProcessInfo",
     "Record",
     "Records",
     "Snapshot",

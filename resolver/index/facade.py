@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 
@@ -19,10 +20,12 @@ from resolver.index.keys import Keys
 from resolver.index.leases import Lease
 from resolver.index.members import Membership
 from resolver.index.observations import DEFAULT_SHRINK_GUARD, Observations
+from resolver.index.processes import Processes
 from resolver.index.rebuild import Rebuild
 from resolver.index.records import Records
 from resolver.index.redis.client import DEFAULT_TIMEOUTS, RedisClient, RedisTimeouts
 from resolver.index.redis.pipelined_connection import InvalidationCallback
+from resolver.index.redis.replies import parse_time
 from resolver.index.redis.url import connect
 from resolver.index.redis.url_file import UrlFileClient
 from resolver.index.server_watch import ServerWatch
@@ -49,6 +52,7 @@ class Index:
         self.records = Records(client, keys)
         self.observations = Observations(client, keys, self.claims, self.records, shrink_guard)
         self.audit = Audit(client, keys)
+        self.processes = Processes(client, keys)
         self.rebuild = Rebuild(client, keys, self._layout)
         self.sizing = Sizing(client, self._layout, self.rebuild)
         self.server_watch = ServerWatch(client, keys)
@@ -107,6 +111,18 @@ class Index:
     async def ping(self) -> None:
         """Raises IndexUnavailable unless Redis answers."""
         await self.client.command("PING")
+
+    async def server_time(self) -> float:
+        """The Unix time on the clock of a server; that of this process where the index is in it.
+
+        Raises:
+            IndexUnavailable: Redis does not answer.
+        """
+        servers = await self.client.servers()
+        if not servers:
+            return time.time()
+        (reply,) = await self.client.ask(servers[0], [("TIME",)])
+        return parse_time(reply)
 
     def lease(self, what: str, *, seconds: float) -> Lease:
         """A right to do ``what`` that one process at a time holds."""

@@ -40,11 +40,15 @@ key                             type      holds
 ``glr:{reg}:changes``           zset      names of locations -> version of the registry after the
                                           last change of each; of the last ten minutes
 ``glr:{reg}:indexers``          zset      indexers -> until when each is announced
+``glr:{reg}:processes``         zset      JSON of processes that use the index -> until when each is
+                                          announced
+``glr:{reg}:versions``          zset      their versions -> until when each is announced
 ``glr:{reg}:creating``          string    token of the process that makes the index, for 10 seconds
 ``glr:lease:<what>``            string    token of the process that holds the lease
 ==============================  ========  =======================================================
 
-``gone``, results, ``creating``, ``indexers`` and leases are the only keys with a time to live.
+``gone``, results, ``creating``, ``indexers``, ``processes``, ``versions`` and leases are the only
+keys with a time to live.
 
 A bucket is chosen by the leading ``bits`` of the UUID, so a listing in UUID order fills bucket
 after bucket. Redis stores a hash of at most ``hash-max-listpack-entries`` small fields as one
@@ -77,6 +81,8 @@ class Keys:
         self.creating = registry + "creating"
         self.changes = registry + "changes"
         self.indexers = registry + "indexers"
+        self.processes = registry + "processes"
+        self.versions = registry + "versions"
         self.released = registry + "released"
         self._sweep_findings = registry + "noted:"
         self._pinned_claims = registry + "kept:"

@@ -6,8 +6,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from resolver.index import AuditEntry
-from resolver.models import LOCATION_FIELDS, Check, Location, Progress, Sweep
+from resolver.models import LOCATION_FIELDS, Check, Health, Location, Progress, Sweep
 from resolver.registry.location_view import LocationView
+from resolver.registry.table import Table
 
 
 def rfc3339(at: float | None) -> str | None:
@@ -15,6 +16,17 @@ def rfc3339(at: float | None) -> str | None:
     if at is None:
         return None
     return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds")
+
+
+def location_counts(table: Table, now: float) -> dict[str, int]:
+    """How many locations there are, and of how many the health and the coverage are good."""
+    views = table.by_name.values()
+    return {
+        "all": len(views),
+        "up": sum(view.health is Health.UP for view in views),
+        "down": sum(view.health is Health.DOWN for view in views),
+        "covered": sum(not view.coverage_problem(now) for view in views),
+    }
 
 
 def fields_of(location: Location) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from resolver.sync.indexer import Indexer
 from resolver.sync.indexer_watch import IndexerWatch
 from resolver.sync.leased_work import WorkKey, WorkKind
+from resolver.sync.process_watch import ProcessWatch
 from resolver.sync.stats import Stats
 from resolver.sync.timings import DEFAULT_TIMINGS, IndexerTimings
 
@@ -11,6 +12,7 @@ __all__ = [
     "Indexer",
     "IndexerTimings",
     "IndexerWatch",
+    "ProcessWatch",
     "Stats",
     "WorkKey",
     "WorkKind",

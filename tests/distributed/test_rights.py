@@ -16,6 +16,7 @@ from resolver.index.server_state import read_states
 from resolver.models import Check, Health, Location, Poll, Progress, Sweep
 from resolver.services import open_services
 from resolver.settings import Settings
+from resolver.sync import ProcessWatch
 from tests.support.cluster import RedisCluster
 from tests.support.ids import make_ids
 from tests.support.redis import RedisServer
@@ -55,6 +56,9 @@ async def use_everything(index: Index) -> None:
     await records.skip_numbers_through(number + 5)
     assert await records.count() == 1
     await records.restore()
+    await index.processes.announce(ProcessWatch(index, "all").info)
+    assert len(await index.processes.list()) == 1
+    await index.server_time()
     ids = make_ids(40)
     await claims.claim(number, ids)
     await claims.lookup(ids)

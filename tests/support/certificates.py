@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ssl
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 import trustme
@@ -32,9 +33,10 @@ class Authority:
         self.file = folder / "ca.pem"
         self._ca.cert_pem.write_to_path(str(self.file))
 
-    def issue(self, *names: str) -> Files:
+    def issue(self, *names: str, not_after: datetime | None = None) -> Files:
         """A certificate for names and addresses, by default those of this host."""
-        issued = self._ca.issue_cert(*(names or ("127.0.0.1", "localhost")))
+        names = names or ("127.0.0.1", "localhost")
+        issued = self._ca.issue_cert(*names, not_after=not_after)
         self._count += 1
         cert, key = (self._folder / f"{self._count}.{kind}.pem" for kind in ("cert", "key"))
         cert.write_bytes(b"".join(blob.bytes() for blob in issued.cert_chain_pems))

@@ -21,6 +21,7 @@ from resolver.glance.diagnosis import Step, diagnose, failed_step
 from resolver.index import AUDIT_MAX_ENTRIES
 from resolver.models import MAX_BITS, MIN_BITS, letter_case_of, parse_id
 from resolver.registry import BatchRequest
+from resolver.registry.presentation import rfc3339
 
 MAX_BODY_BYTES = 65_536
 """Longest body that an admin path accepts, but for an import."""
@@ -268,6 +269,14 @@ async def release_image(request: web.Request) -> web.StreamResponse:
     name, image_id = request.match_info["name"], parse_id(request.match_info["id"])
     await request.app[SERVICES].registry.release(name, image_id)
     return web.Response(status=204)
+
+
+@admin_only
+async def list_members(request: web.Request) -> web.StreamResponse:
+    """GET /members: the processes that use the index."""
+    processes = await request.app[SERVICES].index.processes.list()
+    members = [{**asdict(process), "since": rfc3339(process.since)} for process in processes]
+    return json_response({"members": members})
 
 
 @admin_only

@@ -17,7 +17,7 @@ from resolver.gateway.app_keys import METRICS, SERVICES
 from resolver.gateway.problem import json_reply, json_response, problem
 from resolver.gateway.reply import NO_STORE, Reply, to_response
 from resolver.index import Census, Index
-from resolver.registry.presentation import rfc3339
+from resolver.registry.presentation import location_counts, rfc3339
 from resolver.services import Services
 
 READY_TIMEOUT_SECONDS = 1.0
@@ -110,12 +110,16 @@ async def _faults(services: Services) -> dict[str, str]:
 
 
 async def show_status(request: web.Request) -> web.StreamResponse:
-    """GET /status: 200 whatever is wrong, and without waiting for anything."""
+    """GET /status: 200 whatever is wrong. It waits for Redis no longer than any request."""
     services = request.app[SERVICES]
+    # An idle gateway has read no table since the last request.
+    with contextlib.suppress(IndexUnavailable):
+        await services.tables.current(services.settings.index_timeout)
     return json_response(
         {
             "version": __version__,
             "role": services.settings.role,
+            "locations": location_counts(services.tables.table, time.time()),
             "problems": [
                 {
                     "code": problem.code,

@@ -75,6 +75,7 @@ def page(snapshot: Snapshot, role: str, image_id: str, answer: Html | None) -> s
         _section("Locations", "locations", location_table(snapshot.rows)),
         _section("Sweeps under way", "sweeps", content["sweeps"]),
         _section("Conflicts", "conflicts", content["conflicts"]),
+        _section("Processes", "processes", content["processes"]),
         _changes(),
     )
     header = element(

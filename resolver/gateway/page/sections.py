@@ -7,9 +7,11 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from resolver import __version__
 from resolver.gateway.page.markup import Html, element, join, mark, moment, row, row_cells, table
+from resolver.index import ProcessInfo
 from resolver.models import Health, Progress, State
 from resolver.problems import Problem
 from resolver.registry import LocationView, Table
+from resolver.registry.presentation import location_counts
 
 MAX_PROBLEMS = 50
 """Problems that are shown. One fault may be one of each location."""
@@ -28,16 +30,15 @@ def row_id(name: str) -> str:
 
 def summary(table: Table, problems: Sequence[Problem], now: float) -> Html:
     """How many locations and problems there are."""
-    views = table.by_name.values()
-    health = Counter(view.health for view in views)
-    covered = sum(not view.coverage_problem(now) for view in views)
+    counts = location_counts(table, now)
+    number = counts["all"]
     return element(
         "dl",
         _count("Problems", len(problems), "bad" if problems else "good"),
-        _count("Locations", len(views), "plain"),
-        _count("Up", health[Health.UP], "good" if health[Health.UP] == len(views) else "plain"),
-        _count("Down", health[Health.DOWN], "bad" if health[Health.DOWN] else "plain"),
-        _count("Covered", covered, "good" if covered == len(views) else "warn"),
+        _count("Locations", number, "plain"),
+        _count("Up", counts["up"], "good" if counts["up"] == number else "plain"),
+        _count("Down", counts["down"], "bad" if counts["down"] else "plain"),
+        _count("Covered", counts["covered"], "good" if counts["covered"] == number else "warn"),
     )
 
 
@@ -143,6 +144,15 @@ def conflicts(views: Iterable[LocationView]) -> Html:
     return join(
         [element("ul", *items), element("p", report, " lists them; it needs an admin token.")]
     )
+
+
+def process_counts(processes: Iterable[ProcessInfo]) -> Html:
+    """How many processes of each role and version there are. Their hosts are for operators."""
+    counts = Counter((process.role, process.version) for process in processes)
+    if not counts:
+        return element("p", "Not known now.")
+    rows = [row(role, version, f"{number:,}") for (role, version), number in sorted(counts.items())]
+    return table("Processes", ("Role", "Version", "Number"), join(rows))
 
 
 def shown_version(role: str) -> str:

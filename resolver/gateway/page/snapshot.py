@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from resolver.errors import IndexUnavailable
 from resolver.gateway.page import sections
 from resolver.gateway.page.markup import Html
+from resolver.index import ProcessInfo
 from resolver.models import Progress
 from resolver.services import Services
 
@@ -72,7 +73,7 @@ class SnapshotCache:
 
     async def _make(self) -> Snapshot:
         services = self._services
-        progress = await self._read()
+        progress, processes = await self._read()
         table, problems = services.tables.table, services.problems.current()
         now = time.time()
         views = table.by_name.values()
@@ -88,15 +89,18 @@ class SnapshotCache:
                 "problems": sections.problem_list(problems, table.by_name),
                 "sweeps": sections.running_sweeps(table, progress),
                 "conflicts": sections.conflicts(views),
+                "processes": sections.process_counts(processes),
             },
             rows,
         )
 
-    async def _read(self) -> Mapping[int, Progress]:
-        """Reads the table where it has changed, and the sweeps under way: none without Redis."""
+    async def _read(self) -> tuple[Mapping[int, Progress], Sequence[ProcessInfo]]:
+        """Reads the table where it has changed, the sweeps under way, and which processes there
+        are: none without Redis."""
+        index = self._services.index
         try:
             async with asyncio.timeout(INDEX_TIMEOUT_SECONDS):
                 await self._services.tables.current()
-                return await self._services.index.records.progress()
+                return await index.records.progress(), await index.processes.list()
         except (IndexUnavailable, TimeoutError):
-            return {}
+            return {}, ()

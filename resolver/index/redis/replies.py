@@ -52,6 +52,17 @@ def total(replies: Iterable[Any]) -> int:
 
 
 @parses_reply
+def parse_time(reply: Any) -> float:
+    """Unix time, as TIME gives it.
+
+    Raises:
+        IndexUnavailable: the reply is no time.
+    """
+    seconds, microseconds = map(int, reply)
+    return seconds + microseconds / 1e6
+
+
+@parses_reply
 def optional_int(reply: Any) -> int | None:
     """A number that is stored as text; None where nothing is stored.
 

@@ -1,0 +1,100 @@
+"""Which processes of the resolver use this index: gateways, workers and indexers, of which version
+and since when."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from resolver.index.keys import Keys
+from resolver.index.redis.client import RedisClient
+from resolver.index.redis.redis_errors import DECODE_ERRORS
+from resolver.index.redis.replies import parses_reply
+from resolver.index.redis.scripts import load
+
+ANNOUNCE = load("announce_process")
+LIST = load("list_processes", read_only=True)
+
+ANNOUNCED_SECONDS = 60.0
+"""How long an announcement counts."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProcessInfo:
+    """One process, as it announces itself."""
+
+    id: str
+    """No other process has the same."""
+    role: str
+    """``gateway``, ``indexer`` or ``all``."""
+    version: str
+    host: str
+    pid: int
+    since: float
+    """Unix time of its start."""
+
+
+class Processes:
+    """The processes that use one index."""
+
+    def __init__(self, client: RedisClient, keys: Keys) -> None:
+        self._client = client
+        self._keys = keys
+
+    async def announce(self, process: ProcessInfo) -> list[str]:
+        """Announces a process for `ANNOUNCED_SECONDS`. Returns the versions of all that are
+        announced: few bytes, however many processes there are.
+
+        Raises:
+            IndexUnavailable: Redis does not answer, or this process must not write.
+        """
+        return _texts(await self._announce(process, ANNOUNCED_SECONDS))
+
+    async def leave(self, process: ProcessInfo) -> None:
+        """Ends its announcement.
+
+        Raises:
+            IndexUnavailable: Redis does not answer, or this process must not write.
+        """
+        await self._announce(process, 0)
+
+    async def list(self) -> list[ProcessInfo]:
+        """All that are announced, by host, role and start. One whose announcement this version
+        cannot read is left out.
+
+        Raises:
+            IndexUnavailable: Redis does not answer.
+        """
+        found = _parse(await self._client.run(LIST, [self._keys.processes], []))
+        return sorted(found, key=lambda p: (p.host, p.role, p.since, p.id))
+
+    async def _announce(self, process: ProcessInfo, seconds: float) -> Any:
+        keys = [self._keys.processes, self._keys.versions]
+        text = json.dumps(asdict(process), sort_keys=True)
+        return await self._client.run(ANNOUNCE, keys, [text, process.version, repr(seconds)])
+
+
+@parses_reply
+def _texts(reply: Any) -> list[str]:
+    return sorted(text.decode() for text in reply)
+
+
+@parses_reply
+def _parse(reply: Any) -> list[ProcessInfo]:
+    return [process for text in reply if (process := _process(text)) is not None]
+
+
+def _process(text: bytes) -> ProcessInfo | None:
+    try:
+        fields = json.loads(text)
+        return ProcessInfo(
+            id=str(fields["id"]),
+            role=str(fields["role"]),
+            version=str(fields["version"]),
+            host=str(fields["host"]),
+            pid=int(fields["pid"]),
+            since=float(fields["since"]),
+        )
+    except DECODE_ERRORS:
+        return None
