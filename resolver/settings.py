@@ -284,6 +284,13 @@ class Settings(BaseSettings):
     shutdown_timeout: Seconds = Field(
         10.0, description="How long requests in flight may take to finish after SIGTERM."
     )
+    drain_seconds: float = Field(
+        0.0,
+        ge=0,
+        le=3600,
+        description="How long the gateway goes on serving after SIGTERM, before it stops accepting "
+        "connections. `/readyz` is 503 from SIGTERM on, so that load balancers can notice.",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Lowest level that is logged."
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import socket
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, cast
 
@@ -52,15 +52,18 @@ async def serving(
     services: Services,
     sockets: Sequence[socket.socket] = (),
     worker_metrics: WorkerMetrics | None = None,
+    is_replaced: Callable[[], bool] = lambda: False,
 ) -> AsyncIterator[str]:
     """Listens and runs the role's background work; gives the URL.
 
-    The end is graceful: listening stops, requests in flight are answered, then the indexer
-    releases its leases.
+    The end is graceful: ``/readyz`` is 503 and everything else goes on for a while, listening
+    stops, requests in flight are answered, then the indexer releases its leases.
 
     Args:
         sockets: where to listen, instead of the settings' host and port.
         worker_metrics: this process is one of several workers.
+        is_replaced: whether another one has taken over when this one ends, so that no load balancer
+            has to notice.
 
     Raises:
         SettingsError: the address cannot be listened on, or the certificate cannot be used.
@@ -103,6 +106,9 @@ async def serving(
         try:
             yield shown_url(settings, listener.port)
         finally:
+            if not is_replaced():
+                app[IN_FLIGHT].draining = True
+                await asyncio.sleep(settings.drain_seconds)
             await listener.close()
             await app[IN_FLIGHT].drain(settings.shutdown_timeout, lambda: len(limiter.connections))
             for connection in list(limiter.connections):

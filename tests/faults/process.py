@@ -34,9 +34,10 @@ class Process:
             assert response.status < 300, await response.text()
 
     async def faults(self) -> str:
-        """The faults that `/readyz` lists; empty when it is ready."""
-        status, body = await self.get("/readyz")
-        return "" if status == 200 else str(body["faults"])
+        """Why the index cannot be used, as `/status` says it; empty when it can."""
+        _, body = await self.get("/status")
+        unusable = (p for p in body["problems"] if p["code"] == "index-unavailable")
+        return " ".join(problem["text"] for problem in unusable)
 
     async def is_ready(self) -> bool:
         return not await self.faults()

@@ -102,10 +102,9 @@ def test_the_service_and_the_autoscaler_are_of_the_gateway() -> None:
 @pytest.mark.parametrize("role", DEPLOYMENTS)
 def test_a_container_is_ended_later_than_the_program_ends_itself(role: str) -> None:
     pod = DEPLOYMENTS[role]["spec"]["template"]["spec"]
-    hook = container(role).get("lifecycle", {}).get("preStop", {})
-    slept = int(hook["exec"]["command"][1]) if hook else 0
+    drain = float(environment(role).get("RESOLVER_DRAIN_SECONDS", 0))
     shutdown = Settings.model_fields["shutdown_timeout"].default
-    assert pod["terminationGracePeriodSeconds"] >= shutdown + slept + 5
+    assert pod["terminationGracePeriodSeconds"] >= shutdown + drain + 5
 
 
 @pytest.mark.redis

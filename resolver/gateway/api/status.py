@@ -13,7 +13,7 @@ from aiohttp import web
 
 from resolver import __version__
 from resolver.errors import IndexUnavailable
-from resolver.gateway.app_keys import METRICS, SERVICES
+from resolver.gateway.app_keys import IN_FLIGHT, METRICS, SERVICES
 from resolver.gateway.problem import json_reply, json_response, problem
 from resolver.gateway.reply import NO_STORE, Reply, to_response
 from resolver.index import Census, Index
@@ -71,9 +71,15 @@ async def livez(_: web.Request) -> web.StreamResponse:
 
 
 async def readyz(request: web.Request) -> web.StreamResponse:
-    """503 while this process cannot do its work; the body names what is wrong."""
+    """503 while this process cannot answer clients, and from SIGTERM on; the body says why. A
+    gateway answers from memory, too: an outage of Redis must not make a load balancer drop all."""
     services = request.app[SERVICES]
     faults = await _faults(services)
+    can_answer = services.settings.role != "indexer" and _answers_from_memory(services)
+    if can_answer:
+        faults = {}
+    if request.app[IN_FLIGHT].draining:
+        faults["stopping"] = "this process is about to stop"
     if faults:
         return to_response(
             problem(
@@ -88,6 +94,11 @@ async def readyz(request: web.Request) -> web.StreamResponse:
     return json_response({"ready": True, "role": services.settings.role})
 
 
+def _answers_from_memory(services: Services) -> bool:
+    """Whether this process knows locations by which it can answer without Redis."""
+    return services.tables.recent(services.settings.stale_for) is not None
+
+
 async def _faults(services: Services) -> dict[str, str]:
     faults = {}
     try:
@@ -100,11 +111,8 @@ async def _faults(services: Services) -> dict[str, str]:
     if services.bootstrap.fault:
         faults.setdefault("index", services.bootstrap.fault)
     last = services.indexer.stats.last_tick
-    if (
-        services.settings.role != "gateway"
-        and last
-        and time.time() - last > INDEXER_STALLED_SECONDS
-    ):
+    is_indexer = services.settings.role == "indexer"
+    if is_indexer and last and time.time() - last > INDEXER_STALLED_SECONDS:
         faults["indexer"] = f"its last tick was {time.time() - last:.0f} s ago"
     return faults
 

@@ -25,6 +25,8 @@ class InFlight:
 
     def __init__(self) -> None:
         self.count = 0
+        self.draining = False
+        """Whether this process will stop, and load balancers should send it nothing more."""
         self.stopping = False
         """Whether a shutdown has begun: every response closes its connection."""
         self._stop_begins = asyncio.Event()

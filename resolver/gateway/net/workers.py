@@ -202,7 +202,14 @@ class GatewayWorker(Worker):
             open_services(
                 application.settings, application.locations, application.registered_index
             ) as services,
-            serving(services, sockets, worker_metrics),
+            serving(
+                services,
+                sockets,
+                worker_metrics,
+                is_replaced=lambda: (
+                    application.is_replaced(os.getpid()) or os.getppid() != self.ppid
+                ),
+            ),
         ):
             gc.freeze()
             manager = application.manager
@@ -260,7 +267,8 @@ class Application(BaseApplication):
             "child_exit": self._forget_worker,
             "worker_exit": self._forget_worker,
             "timeout": HEARTBEAT_TIMEOUT_SECONDS,
-            "graceful_timeout": int(self.settings.shutdown_timeout) + EXTRA_SHUTDOWN_SECONDS,
+            "graceful_timeout": int(self.settings.drain_seconds + self.settings.shutdown_timeout)
+            + EXTRA_SHUTDOWN_SECONDS,
             "control_socket_disable": True,  # newer versions only
         }
         for name, value in options.items():
@@ -268,7 +276,11 @@ class Application(BaseApplication):
                 self.cfg.set(name, value)
 
     def reload(self) -> None:
-        """Reads the settings again. The old ones stay if workers could not serve with the new."""
+        """Reads the settings again, and has all workers replaced. The old settings stay if workers
+        could not serve with the new."""
+        for worker in self._live_workers:
+            if isinstance(worker.pid, int):
+                self._replacement_mark(worker.pid).touch()
         old = self.settings
         try:
             new = self._load_settings()
@@ -286,6 +298,13 @@ class Application(BaseApplication):
 
     def load(self) -> Application:
         return self
+
+    def is_replaced(self, pid: int) -> bool:
+        """Whether a worker that ends has a replacement already. Workers ask this, too."""
+        return self._replacement_mark(pid).exists()
+
+    def _replacement_mark(self, pid: int) -> Path:
+        return self.folder / f"{pid}.replaced"
 
     def _handle_sigint(self, _arbiter: object) -> None:
         """Makes the first SIGINT to the arbiter act as SIGTERM, and the second end the workers at
@@ -318,6 +337,8 @@ class Application(BaseApplication):
     def _forget_worker(self, _arbiter: object, worker: GatewayWorker) -> None:
         if worker in self._live_workers:
             self._live_workers.remove(worker)
+            if isinstance(worker.pid, int):  # another process may get the same number
+                self._replacement_mark(worker.pid).unlink(missing_ok=True)
 
 
 async def _check_index(settings: Settings) -> None:
