@@ -10,7 +10,7 @@ from functools import partial
 import aiohttp
 
 from resolver.glance import CloudCredentials, ImageProbe, ImageRecords, RateLimits, connect
-from resolver.index import ClaimCache, Index, open_index
+from resolver.index import ClaimCache, EmbeddedStore, Index, open_index
 from resolver.problems import ProblemBoard
 from resolver.registry import (
     Bootstrap,
@@ -63,12 +63,14 @@ async def open_services(
     registered_index: str = "",
     timings: IndexerTimings = DEFAULT_TIMINGS,
     on_progress: Progress = ignore_progress,
+    store: EmbeddedStore | None = None,
 ) -> AsyncIterator[Services]:
     """Opens the index and everything built on it, and closes it all at the end. If Redis does not
     answer, `Bootstrap.run` keeps trying.
 
     ``startup_locations``: locations to register. ``registered_index``: the identity of an index
     that has them already; empty if there is none. ``on_progress``: called as they are registered.
+    ``store``: the data of an index in this process that goes on; None: it begins empty.
 
     Raises:
         SettingsError: the index in Redis does not fit the settings, or a location is not allowed.
@@ -86,6 +88,7 @@ async def open_services(
             cache=cache,
             create=False,
             shrink_guard=settings.shrink_guard,
+            store=store,
         ) as index,
         open_session(settings.location_timeout) as session,
         open_session(settings.probe_timeout, connections=0) as probe_session,

@@ -8,6 +8,7 @@ import secrets
 import signal
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -88,7 +89,8 @@ def serve(pairs: tuple[str, ...], locations_file: str | None, **options: Any) ->
     locations = _read_locations(settings, pairs)
     if settings.is_embedded and not (settings.admin_tokens or settings.admin_tokens_file):
         token = secrets.token_hex(16)
-        settings = load(admin_tokens=token)
+        load = partial(load, admin_tokens=token)
+        settings = load()
         click.echo(f"admin token for this run: {token}", err=True)
     from resolver import logs  # noqa: PLC0415
 
@@ -109,7 +111,7 @@ def serve(pairs: tuple[str, ...], locations_file: str | None, **options: Any) ->
         if settings.workers > 1:
             _serve_with_workers(load, settings, locations, on_listening, manager)
         else:
-            asyncio.run(_serve(settings, locations, on_listening, manager))
+            asyncio.run(_serve(load, settings, locations, on_listening, manager))
 
 
 def show_registration(done: int, total: int) -> None:
@@ -161,39 +163,25 @@ def _read_locations(settings: Settings, pairs: tuple[str, ...]) -> Locations:
 
 
 async def _serve(
+    load: Callable[[], Settings],
     settings: Settings,
     locations: Locations,
     on_listening: Callable[[str], None],
     manager: ServiceManager,
 ) -> None:
     """Serves in this process until a signal ends it."""
-    from resolver.gateway.server import on_signal, serving  # noqa: PLC0415
-    from resolver.services import open_services  # noqa: PLC0415
+    from resolver.gateway.reloading import ReloadingServer  # noqa: PLC0415
 
-    stop = on_signal()
-    if not sys.stderr.isatty():  # a service; a terminal that closes ends its programs
-        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _explain_reload)
-    async with (
-        open_services(settings, locations, on_progress=show_registration) as services,
-        serving(services) as url,
-    ):
+    async with ReloadingServer(load, locations, show_registration) as server:
+        on_listening(await server.start(settings))
         gc.freeze()  # garbage collections need not visit what exists now
         gc.enable()
-        on_listening(url)
         keep_alive = asyncio.create_task(manager.keep_alive(), name="watchdog")
         manager.notify(READY)
-        await stop.wait()
+        await server.run()
         keep_alive.cancel()
         manager.notify(STOPPING)
         click.echo("glance-resolver: stopping", err=True)
-
-
-def _explain_reload() -> None:
-    click.echo(
-        "glance-resolver: SIGHUP changes nothing without --workers: files of tokens, certificates "
-        "and credentials are read again by themselves, other settings need a restart",
-        err=True,
-    )
 
 
 def _serve_with_workers(

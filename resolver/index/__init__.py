@@ -16,6 +16,7 @@ from resolver.index.observations import MIN_GUARDED_LOSS
 from resolver.index.preflight import REACHABLE, Finding
 from resolver.index.processes import ProcessInfo
 from resolver.index.records import Records
+from resolver.index.redis.embedded import EmbeddedStore
 from resolver.index.registry_snapshot import Record, Snapshot
 from resolver.index.scan import ImageRows, walk
 from resolver.index.sweep_records import SweepFindings, SweepRequest
@@ -30,6 +31,7 @@ __all__ = [
     "ClaimCache",
     "Claims",
     "Count",
+    "EmbeddedStore",
     "Finding",
     "ImageRows",
     "Index",

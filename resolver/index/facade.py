@@ -24,6 +24,7 @@ from resolver.index.processes import Processes
 from resolver.index.rebuild import Rebuild
 from resolver.index.records import Records
 from resolver.index.redis.client import DEFAULT_TIMEOUTS, RedisClient, RedisTimeouts
+from resolver.index.redis.embedded import EmbeddedStore
 from resolver.index.redis.pipelined_connection import InvalidationCallback
 from resolver.index.redis.replies import parse_time
 from resolver.index.redis.url import connect
@@ -168,20 +169,22 @@ async def open_index(
     create: bool = True,
     shrink_guard: float = DEFAULT_SHRINK_GUARD,
     timeouts: RedisTimeouts = DEFAULT_TIMEOUTS,
+    store: EmbeddedStore | None = None,
 ) -> AsyncIterator[Index]:
     """The index of a URL, created if it is missing.
 
     ``url_file``: a file that holds the URL instead, and is read again when it changes.
     ``bits``: how many buckets a new index gets, as a power of two; None for the default. An index
     that exists keeps its number. ``cache``: where this process caches claims; None for nowhere.
-    ``create`` False: nothing is sent yet. ``shrink_guard``: see `Observations`.
+    ``create`` False: nothing is sent yet. ``shrink_guard``: see `Observations`. ``store``: the data
+    of an index in this process; None: it begins empty.
 
     Raises:
         SettingsError: the URL cannot be used, or the index has a format that this version does
             not read.
         IndexUnavailable: Redis does not answer.
     """
-    client = UrlFileClient(url_file, timeouts) if url_file else connect(url, timeouts)
+    client = UrlFileClient(url_file, timeouts) if url_file else connect(url, timeouts, store)
     try:
         index = Index(client, Keys(prefix), bits, cache or ClaimCache(0, 0), shrink_guard)
         if create:

@@ -73,13 +73,6 @@ async def test_a_service_manager_that_is_gone_stops_nothing(short_path: Path) ->
         await wait_until(lambda: "service manager not notified" in server.output)
 
 
-async def test_sighup_ends_no_service() -> None:
-    async with serve() as server:
-        server.process.send_signal(signal.SIGHUP)
-        await wait_until(lambda: "SIGHUP changes nothing" in server.output)
-        assert (await get(f"{server.url}/livez"))[0] == 200
-
-
 def test_an_abstract_address_begins_with_an_at_sign() -> None:
     name = f"glance-resolver-{os.getpid()}"
     with closing(Manager(f"\0{name}")) as manager:

@@ -45,12 +45,11 @@ from gunicorn.app.base import BaseApplication
 from gunicorn.glogging import Logger
 from gunicorn.workers.base import Worker
 
-from resolver import logs
 from resolver.errors import ResolverError, SettingsError
 from resolver.gateway.metrics.worker_metrics import WorkerMetrics
 from resolver.gateway.net.listener import BACKLOG, bind_socket
+from resolver.gateway.reloading import read_again
 from resolver.gateway.server import cannot_listen, serving, shown_url
-from resolver.index import open_index
 from resolver.registry import StartupLocations
 from resolver.service_manager import READY, STOPPING, ServiceManager
 from resolver.services import open_services
@@ -281,19 +280,10 @@ class Application(BaseApplication):
         for worker in self._live_workers:
             if isinstance(worker.pid, int):
                 self._replacement_mark(worker.pid).touch()
-        old = self.settings
         try:
-            new = self._load_settings()
-            if (new.redis_url, new.redis_url_file) != (old.redis_url, old.redis_url_file):
-                asyncio.run(_check_index(new))
+            self.settings = asyncio.run(read_again(self._load_settings, self.settings))
         except ResolverError as error:
             log.error("the old settings stay: %s", error)  # noqa: TRY400 - the text is enough
-        else:
-            self.settings = new
-            logs.configure(level=new.log_level, log_format=new.log_format)
-            for name in ("host", "port", "workers"):
-                if getattr(new, name) != getattr(old, name):
-                    log.warning("RESOLVER_%s changes only with a restart", name.upper())
         super().reload()
 
     def load(self) -> Application:
@@ -339,17 +329,6 @@ class Application(BaseApplication):
             self._live_workers.remove(worker)
             if isinstance(worker.pid, int):  # another process may get the same number
                 self._replacement_mark(worker.pid).unlink(missing_ok=True)
-
-
-async def _check_index(settings: Settings) -> None:
-    """Raises ResolverError unless the index can be used."""
-    async with open_index(
-        settings.redis_url,
-        url_file=settings.redis_url_file,
-        prefix=settings.prefix,
-        bits=settings.index_bits,
-    ):
-        pass
 
 
 def run(

@@ -16,14 +16,31 @@ from resolver.index.redis.client import (
 )
 
 
+class EmbeddedStore:
+    """The data of an index in this process, for clients that follow each other."""
+
+    def __init__(self) -> None:
+        self.server: Any = None
+        """The `FakeServer`, once there is a client."""
+        self.clients: list[EmbeddedClient] = []
+        """Those that are open."""
+
+
 class EmbeddedClient(RedisClient):
     """The index in this process. It is not shared with other processes, and lost at exit."""
 
     embedded = True
 
-    def __init__(self, timeouts: RedisTimeouts = DEFAULT_TIMEOUTS) -> None:
-        """Raises SettingsError where fakeredis is not installed."""
+    def __init__(
+        self, timeouts: RedisTimeouts = DEFAULT_TIMEOUTS, store: EmbeddedStore | None = None
+    ) -> None:
+        """``store``: data of an earlier client; None for an empty index.
+
+        Raises:
+            SettingsError: fakeredis is not installed.
+        """
         super().__init__(timeouts)
+        self._store = store = store or EmbeddedStore()
         try:
             from fakeredis import FakeAsyncRedis, FakeServer  # noqa: PLC0415 - optional, and heavy
         except ImportError as error:
@@ -31,7 +48,10 @@ class EmbeddedClient(RedisClient):
                 "RESOLVER_REDIS_URL is not set and the embedded index is not installed: "
                 "pip install 'glance-resolver[memory]' or set RESOLVER_REDIS_URL"
             ) from error
-        self._redis = FakeAsyncRedis(server=FakeServer(), max_connections=2**31)
+        if store.server is None:
+            store.server = FakeServer()
+        self._redis = FakeAsyncRedis(server=store.server, max_connections=2**31)
+        store.clients.append(self)
 
     async def send(self, commands: Sequence[Command], *, foreground: bool) -> list[Any]:
         pipeline = self._redis.pipeline(transaction=False)
@@ -39,7 +59,8 @@ class EmbeddedClient(RedisClient):
             pipeline.execute_command(*command)
         replies: list[Any] = await pipeline.execute(raise_on_error=False)
         if written := [key for command in commands for key in _written_keys(command)]:
-            self.invalidate(written)
+            for client in self._store.clients:
+                client.invalidate(written)
         return replies
 
     def tracking_current(self) -> bool:
@@ -49,6 +70,7 @@ class EmbeddedClient(RedisClient):
         return []
 
     async def close(self) -> None:
+        self._store.clients.remove(self)
         await self._redis.aclose()
 
 

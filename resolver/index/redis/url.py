@@ -23,7 +23,7 @@ from resolver.index.redis.client import (
     SingleClient,
 )
 from resolver.index.redis.cluster import ClusterClient
-from resolver.index.redis.embedded import EmbeddedClient
+from resolver.index.redis.embedded import EmbeddedClient, EmbeddedStore
 from resolver.index.redis.sentinel import QuorumSentinel, SentinelClient
 
 SCHEME = re.compile(r"(redis|rediss|unix)|(rediss?)\+(sentinel|cluster)")
@@ -32,14 +32,16 @@ SCHEME = re.compile(r"(redis|rediss|unix)|(rediss?)\+(sentinel|cluster)")
 DEFAULT_PORT, DEFAULT_SENTINEL_PORT = 6379, 26379
 
 
-def connect(url: str, timeouts: RedisTimeouts = DEFAULT_TIMEOUTS) -> RedisClient:
-    """A client for the Redis of a URL. Nothing is sent yet.
+def connect(
+    url: str, timeouts: RedisTimeouts = DEFAULT_TIMEOUTS, store: EmbeddedStore | None = None
+) -> RedisClient:
+    """A client for the Redis of a URL. Nothing is sent yet. ``store``: see `EmbeddedClient`.
 
     Raises:
         SettingsError: the URL cannot be used. The message shows no password.
     """
     if url in ("memory:", "memory://"):
-        return EmbeddedClient(timeouts)
+        return EmbeddedClient(timeouts, store)
     try:
         return _client(url, timeouts)
     except TypeError as error:

@@ -1,0 +1,158 @@
+"""Settings that are read again on SIGHUP: in one process here, in workers by their arbiter."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from typing import NamedTuple, Self
+
+import structlog
+
+from resolver import logs
+from resolver.errors import ResolverError
+from resolver.gateway.net.listener import open_listeners
+from resolver.gateway.server import cannot_listen, on_signal, serving
+from resolver.index import EmbeddedStore, open_index
+from resolver.registry import Progress, StartupLocations
+from resolver.services import open_services
+from resolver.settings import Settings
+
+RESTART_ONLY = ("host", "port", "workers")
+"""Settings that a reload does not change."""
+
+log = structlog.get_logger()
+
+
+async def read_again(load_settings: Callable[[], Settings], old: Settings) -> Settings:
+    """The settings of now, once it is known that they can be used.
+
+    Raises:
+        ResolverError: one is wrong, or there is no index at a new Redis. The old ones should stay.
+    """
+    new = load_settings()
+    moved = (new.redis_url, new.redis_url_file) != (old.redis_url, old.redis_url_file)
+    if moved and not new.is_embedded:
+        async with open_index(
+            new.redis_url, url_file=new.redis_url_file, prefix=new.prefix, bits=new.index_bits
+        ):
+            pass
+    logs.configure(level=new.log_level, log_format=new.log_format)
+    for name in RESTART_ONLY:
+        if getattr(new, name) != getattr(old, name):
+            log.warning(f"RESOLVER_{name.upper()} changes only with a restart")
+    return new
+
+
+class _Generation(NamedTuple):
+    """What serves with one set of settings."""
+
+    settings: Settings
+    url: str
+    registered_index: str
+    stack: AsyncExitStack
+    """Ends it."""
+
+
+class ReloadingServer:
+    """Serves in this process. On SIGHUP, a server with the new settings takes the sockets over
+    before the old one ends, so that no request is lost."""
+
+    def __init__(
+        self,
+        load_settings: Callable[[], Settings],
+        locations: StartupLocations,
+        on_progress: Progress,
+    ) -> None:
+        self._load_settings = load_settings
+        self._locations = locations
+        self._on_progress = on_progress
+        self._store = EmbeddedStore()
+        self._sockets: list[socket.socket] = []
+        self._current: _Generation | None = None
+        self._is_reloading = False
+        self._stop, self._hangup = asyncio.Event(), asyncio.Event()
+
+    async def __aenter__(self) -> Self:
+        self._stop = on_signal()
+        if not sys.stderr.isatty():  # a service; a terminal that closes ends its programs
+            loop = asyncio.get_running_loop()
+            loop.add_signal_handler(signal.SIGHUP, self._hangup.set)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Ends gracefully."""
+        # These first: a connection that waits for them while the others are closed would be reset.
+        for listening in self._sockets:
+            listening.close()
+        if self._current is not None:
+            await self._current.stack.aclose()
+
+    async def start(self, settings: Settings) -> str:
+        """Begins to serve. Returns the URL.
+
+        Raises:
+            SettingsError: the settings cannot be used.
+        """
+        try:
+            self._sockets = open_listeners(settings.host, settings.port)
+        except OSError as error:
+            raise cannot_listen(settings, error) from error
+        self._current = await self._serve(settings, registered_index="")
+        return self._current.url
+
+    async def _serve(self, settings: Settings, registered_index: str) -> _Generation:
+        async with AsyncExitStack() as stack:
+            services = await stack.enter_async_context(
+                open_services(
+                    settings,
+                    self._locations,
+                    registered_index,
+                    on_progress=self._on_progress,
+                    store=self._store,
+                )
+            )
+            sockets = [listening.dup() for listening in self._sockets]
+            url = await stack.enter_async_context(
+                serving(services, sockets, is_replaced=lambda: self._is_reloading)
+            )
+            return _Generation(settings, url, services.bootstrap.registered_index, stack.pop_all())
+        raise AssertionError("an exit stack swallows no exception here")
+
+    async def run(self) -> None:
+        """Serves until SIGTERM or SIGINT, and reloads on SIGHUP."""
+        while not self._stop.is_set():
+            await _either(self._stop, self._hangup)
+            if self._hangup.is_set() and not self._stop.is_set():
+                self._hangup.clear()
+                await self._reload()
+
+    async def _reload(self) -> None:
+        """Replaces the server. The old one stays where the new one cannot serve."""
+        old = self._current
+        assert old is not None
+        try:
+            settings = await read_again(self._load_settings, old.settings)
+            self._current = await self._serve(settings, old.registered_index)
+        except ResolverError as error:
+            log.error("the old settings stay", reason=error.detail)  # noqa: TRY400 - it is enough
+            return
+        self._is_reloading = True
+        try:
+            await old.stack.aclose()
+        finally:
+            self._is_reloading = False
+        log.info("settings read again")
+
+
+async def _either(*events: asyncio.Event) -> None:
+    """Waits for one of the events."""
+    waits = [asyncio.create_task(event.wait()) for event in events]
+    try:
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for wait in waits:
+            wait.cancel()
