@@ -15,7 +15,7 @@ import resolver
 ROOT = Path(resolver.__file__).parent
 
 LAYERS = [
-    {"errors", "image_facts", "problems", "service_manager", "text_files"},
+    {"errors", "image_facts", "latency", "problems", "service_manager", "text_files"},
     {"location_fields"},
     {"models"},
     {"settings"},

@@ -17,12 +17,12 @@ from resolver.errors import (
     TooLarge,
 )
 from resolver.gateway.app_keys import ACCESS_LOG, IN_FLIGHT, METRICS, OUTCOME, REQUEST_ID, SOURCE
-from resolver.gateway.metrics.request_metrics import observe_seconds
 from resolver.gateway.net.in_flight import REFUSED_STATUS, TRACKED
 from resolver.gateway.problem import error_reply, malformed, problem
 from resolver.gateway.reply import Reply, to_response
 from resolver.gateway.request_ids import REQUEST_ID_HEADER, request_id_from
 from resolver.glance import HOP
+from resolver.latency import observe_seconds
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 

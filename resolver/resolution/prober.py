@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Container, Coroutine, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -138,6 +138,8 @@ class Prober:
         self._background: set[asyncio.Task[Any]] = set()
         self.counts: Counter[tuple[str, str]] = Counter()
         """(location, result) -> probes since the start."""
+        self.seconds: defaultdict[str, float] = defaultdict(float)
+        """Location -> seconds that its probes took, all together."""
         self.silences = Silences()
 
     @property
@@ -319,6 +321,7 @@ class Prober:
         letter_cases = {claim.number: claim.letter_case for claim in probe.claims}
         number = view.location.number
         result = await self._ask(image, view, letter_cases.get(number, 0))
+        self.seconds[view.name] += time.monotonic() - probe.started
         self.silences.record(number, result)
         try:
             remembers_silence = not (view.location.vouches or probe.releases_claim)

@@ -163,6 +163,7 @@ class Indexer:
         now = time.monotonic()
         if now - self._announced_at >= self._timings.lease / ANNOUNCEMENTS_PER_LEASE:
             self._position, self._members = await self._membership.announce()
+            self.stats.live_indexers = self._members
             self._announced_at = now
 
     def _shards(self, table: Table) -> range:
@@ -333,11 +334,15 @@ class Indexer:
             if count:
                 self.stats.count(self.stats.events, view.name, kind, count)
 
+        def set_lag(seconds: float) -> None:
+            self.stats.event_lags[view.name] = seconds
+
         consumer = NotificationConsumer(
             self._index,
             view,
             self._timings,
             count_events=count_events,
+            set_lag=set_lag,
             on_connected=on_connected,
             ensure_held=lease.ensure_held,
         )
@@ -350,6 +355,7 @@ class Indexer:
             else:
                 self._work.clean_up(consumer.store_stopped())
             del self._consumed[number]
+            self.stats.event_lags.pop(view.name, None)
 
     async def _request_gap_sweep(self, number: int) -> None:
         """Requests a sweep, since deletions that were lost are found by no poll. At most one per

@@ -52,17 +52,20 @@ class NotificationConsumer:
         timings: IndexerTimings,
         *,
         count_events: Callable[[str, int], None],
+        set_lag: Callable[[float], None],
         on_connected: Callable[[bool], Awaitable[None]],
         ensure_held: Callable[[], Awaitable[None]],
     ) -> None:
         """``count_events`` receives a kind of notification (``news``, ``old``, ``other``) and how
-        many there were. ``on_connected`` is called before the first notification of a connection is
+        many there were, ``set_lag`` the seconds that the latest took from Glance into the index.
+        ``on_connected`` is called before the first notification of a connection is
         taken, with whether earlier ones may have been lost. ``ensure_held`` renews the lease and
         raises where another process has it."""
         self._index = index
         self._location = view.location
         self._timings = timings
         self._count_events = count_events
+        self._set_lag = set_lag
         self._on_connected = on_connected
         self._ensure_held = ensure_held
         self._deletions = DeletionLog()
@@ -132,6 +135,8 @@ class NotificationConsumer:
         await subscription.acknowledge(messages)
         if messages:
             self._useless_connections = 0
+        if sent_at := max((notice.sent_at for notice in notices), default=0.0):
+            self._set_lag(max(0.0, time.time() - sent_at))
         self._count_events("news", news)
         self._count_events("old", len(notices) - news)
         self._count_events("other", len(messages) - len(notices))

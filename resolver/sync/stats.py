@@ -21,6 +21,10 @@ class Stats:
     """By location and result: ``ok`` or an error code."""
     events: Counts = field(default_factory=dict)
     """By location and kind: ``news``, ``old`` or ``other``."""
+    event_lags: dict[str, float] = field(default_factory=dict)
+    """By location: seconds from when Glance sent the latest notification until the index had it."""
+    live_indexers: int = 0
+    """Indexers that live, as this one sees them; 0 without an indexer in this process."""
     watched: dict[int, Collection[int]] = field(default_factory=dict)
     """Numbers of the locations whose health this process checks, by shard."""
     suspicious_shards: set[int] = field(default_factory=set)

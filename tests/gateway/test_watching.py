@@ -14,6 +14,8 @@ from aiohttp.test_utils import TestClient, TestServer
 from resolver.gateway.api.status import openapi_document
 from resolver.gateway.app import gateway_routes, make_app, monitoring_routes
 from tests.gateway.conftest import ADMIN, V1, V2, Gateway, Start
+from tests.support.clouds import cloud_of
+from tests.support.redis import RedisServer
 from tests.support.wait import wait_until
 
 ID = "0a1b2c3d-4e5f-4a6b-8c7d-9e0f1a2b3c4d"
@@ -106,6 +108,43 @@ async def test_metrics_show_requests_answers_and_locations(start: Start) -> None
     ):
         assert line in text, text
     assert ID not in text  # a label per image would have no bound
+
+
+async def test_metrics_show_how_long_others_take(start: Start) -> None:
+    gateway = await start(role="all", probe=True, health_interval=3600, sweep_interval=3600)
+    stats = gateway.services.indexer.stats
+    async with cloud_of(gateway.services) as cloud:
+        await cloud.add("one")
+        number = await gateway.location("two")
+        await gateway.get(f"/v2/images/{ID}")
+        await wait_until(lambda: stats.works_on(number), message="it is checked here")
+        values = await metric_values(gateway)
+    assert values['glance_resolver_probe_seconds_total{location="one"}'] > 0
+    assert values["glance_resolver_probes_in_flight"] == 0
+    assert values["glance_resolver_redis_seconds_count"] > 0
+    assert values["glance_resolver_redis_failures_total"] == 0
+    assert values['glance_resolver_location_last_sweep_seconds{location="two"}'] == pytest.approx(1)
+    assert values['glance_resolver_indexers{state="live"}'] == 1
+
+
+@pytest.mark.redis
+async def test_metrics_count_what_redis_does_not_answer(
+    start: Start, own_redis: RedisServer
+) -> None:
+    gateway = await start(redis_url=own_redis.url)
+    own_redis.kill()
+    await gateway.get(f"/v2/images/{ID}")
+    assert (await metric_values(gateway))["glance_resolver_redis_failures_total"] > 0
+
+
+async def metric_values(gateway: Gateway) -> dict[str, float]:
+    """By name and labels."""
+    response, _ = await gateway.get("/metrics")
+    lines = (await response.text()).splitlines()
+    return {
+        name: float(value)
+        for name, _, value in (line.rpartition(" ") for line in lines if line[0] != "#")
+    }
 
 
 async def test_a_process_that_checks_no_location_shows_no_metrics_of_locations(

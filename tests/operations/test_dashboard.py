@@ -23,7 +23,11 @@ DASHBOARD = json.loads((ROOT / "config" / "grafana" / "dashboard.json").read_tex
 
 VARIABLES = {"$__rate_interval": "10s", "$job": ".*", "$instance": ".*", "$location": ".*"}
 
-WITHOUT_SERIES = {"glance_resolver_events_total", "glance_resolver_problems"}
+WITHOUT_SERIES = {
+    "glance_resolver_events_total",
+    "glance_resolver_location_event_lag_seconds",
+    "glance_resolver_problems",
+}
 """What a gateway without faults and notifications has not."""
 
 

@@ -112,6 +112,7 @@ async def test_events_are_consumed(broker: Broker) -> None:
         await wait_until(lambda: location.claimed(IMAGE), message="the claim")
         await glance.send("image.delete", IMAGE, bare=True)
         await wait_until(lambda: _not(location.claimed(IMAGE)), message="the release")
+        assert 0 <= location.services.indexer.stats.event_lags["one"] < 60
         counts = location.services.indexer.stats.events
         assert counts["one", "other"] == 2
         assert counts["one", "news"] + counts.get(("one", "old"), 0) == 3
@@ -161,6 +162,7 @@ async def test_a_notification_is_acknowledged_only_when_the_index_has_it(broker:
                 (await services.tables.current()).by_number[number],
                 DEFAULT_TIMINGS,
                 count_events=lambda _, __: None,
+                set_lag=lambda _: None,
                 on_connected=ignore,
                 ensure_held=ignore,
             )

@@ -18,11 +18,16 @@ class LocationMetrics(Collector):
     scraped. With a thousand locations and a hundred gateways, all processes would show the same."""
 
     def __init__(
-        self, tables: TableKeeper, stats: Stats, probe_counts: Mapping[tuple[str, str], int]
+        self,
+        tables: TableKeeper,
+        stats: Stats,
+        probe_counts: Mapping[tuple[str, str], int],
+        probe_seconds: Mapping[str, float],
     ) -> None:
         self._tables = tables
         self._stats = stats
         self._probe_counts = probe_counts
+        self._probe_seconds = probe_seconds
 
     def collect(self) -> Iterable[Metric]:
         views = [
@@ -77,6 +82,20 @@ class LocationMetrics(Collector):
             },
         )
         yield gauge(
+            "location_last_sweep_seconds",
+            "How long the last complete sweep took",
+            {
+                view.name: sweep.ended - sweep.started
+                for view in views
+                if (sweep := view.status.sweep).ended is not None and sweep.started is not None
+            },
+        )
+        yield gauge(
+            "location_event_lag_seconds",
+            "From when Glance sent the latest notification to when the index had it",
+            dict(self._stats.event_lags),
+        )
+        yield gauge(
             "location_sweep_failing",
             "1 when the latest sweep failed",
             {view.name: bool(view.status.sweep.error) for view in views},
@@ -94,6 +113,23 @@ class LocationMetrics(Collector):
             for labels, count in table.items():
                 counter.add_metric(list(labels), count)
             yield counter
+        asked = CounterMetricFamily(
+            "glance_resolver_probe_seconds",
+            "Time that probes by this process took, all together",
+            labels=["location"],
+        )
+        for location, seconds in self._probe_seconds.items():
+            asked.add_metric([location], seconds)
+        yield asked
+        # With a label it is the same in all workers, and not added up.
+        indexers = GaugeMetricFamily(
+            "glance_resolver_indexers",
+            "Indexers that live, as the indexer of this process sees them; no value without one",
+            labels=["state"],
+        )
+        if self._stats.live_indexers:
+            indexers.add_metric(["live"], self._stats.live_indexers)
+        yield indexers
         yield GaugeMetricFamily(
             "glance_resolver_checker_suspects_itself",
             "1 while so many locations fail together that this process calls none of them down",

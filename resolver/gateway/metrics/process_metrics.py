@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from prometheus_client import CollectorRegistry, Gauge, ProcessCollector, generate_latest
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from resolver import __version__
 from resolver.gateway.metrics.counters import LightCounter
 from resolver.gateway.metrics.location_metrics import LocationMetrics
-from resolver.gateway.metrics.request_metrics import RequestMetrics
+from resolver.gateway.metrics.request_metrics import RequestMetrics, histogram
 from resolver.gateway.metrics.worker_metrics import WorkerMetrics
 from resolver.gateway.net.in_flight import InFlight
+from resolver.latency import LatencyRow
 from resolver.problems import ProblemBoard
 from resolver.registry import TableKeeper
 from resolver.sync import Stats
@@ -33,6 +34,42 @@ class ConnectionCounts(Protocol):
     @property
     def open_count(self) -> int:
         """Connections that are open."""
+
+
+class ProbeCounts(Protocol):
+    """What is counted of probes. `resolver.resolution` implements it."""
+
+    counts: Counter[tuple[str, str]]
+    """Probes by location and result."""
+    seconds: defaultdict[str, float]
+    """How long they took, by location."""
+
+    @property
+    def in_flight(self) -> int:
+        """Probes under way."""
+
+
+class RedisCounts(Protocol):
+    """What is counted of requests to Redis. `resolver.index` implements it."""
+
+    reply_seconds: LatencyRow
+    failures: int
+
+
+class RedisMetrics(Collector):
+    """How long Redis takes, and how often it does not answer."""
+
+    def __init__(self, redis: RedisCounts) -> None:
+        self._redis = redis
+
+    def collect(self) -> Iterable[Metric]:
+        rows = [((), self._redis.reply_seconds)]
+        yield histogram("redis_seconds", "Time that Redis took to answer a batch", [], rows)
+        yield CounterMetricFamily(
+            "glance_resolver_redis_failures",
+            "Batches that Redis did not answer",
+            value=self._redis.failures,
+        )
 
 
 class ProblemMetrics(Collector):
@@ -60,7 +97,8 @@ class Metrics:
         tables: TableKeeper,
         stats: Stats,
         in_flight: InFlight,
-        probe_counts: Mapping[tuple[str, str], int],
+        probes: ProbeCounts,
+        redis: RedisCounts,
         connections: ConnectionCounts,
         problems: ProblemBoard,
         *,
@@ -71,7 +109,6 @@ class Metrics:
         worker_metrics: WorkerMetrics | None = None,
     ) -> None:
         """Args:
-        probe_counts: probes by (location, result).
         without_index: whether this process answers without Redis now.
         without_tracking: whether Redis reports no changes to this process.
         redis_may_evict: whether Redis drops keys when its memory is full.
@@ -91,6 +128,7 @@ class Metrics:
             lambda: float(connections.max_connections),
         )
         self._gauge("requests_in_flight", "Requests being answered", lambda: float(in_flight.count))
+        self._gauge("probes_in_flight", "Probes under way", lambda: float(probes.in_flight))
         self._gauge(
             "without_index",
             "1 while this process answers without Redis",
@@ -119,7 +157,8 @@ class Metrics:
         Gauge("glance_resolver_build_info", "Version", ["version"], registry=self.registry).labels(
             __version__
         ).set(1)
-        self.registry.register(LocationMetrics(tables, stats, probe_counts))
+        self.registry.register(LocationMetrics(tables, stats, probes.counts, probes.seconds))
+        self.registry.register(RedisMetrics(redis))
         self.registry.register(ProblemMetrics(problems))
         ProcessCollector(registry=self.registry)
         self._worker_metrics = worker_metrics

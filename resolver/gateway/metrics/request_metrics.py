@@ -5,16 +5,14 @@ prometheus_client's own counters take a lock and look up a child for each increm
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import accumulate
 
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-BOUNDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10)
-"""Seconds; a redirect takes under a millisecond, a slow index a quarter of a second."""
+from resolver.latency import BOUNDS, LatencyRow, new_row
 
 BOUND_LABELS = (*(str(float(bound)) for bound in BOUNDS), "+Inf")
 
@@ -22,39 +20,40 @@ SOURCES = ("cache", "index", "probe", "stale")
 """Where an answer can come from. Each has a series from the start, so that its first increase is
 one."""
 
-RequestRow = list[float]
-"""How many requests took how long: the count between each bound and the one before it, the count
-above the last bound, and the seconds of all together."""
 
-
-def observe_seconds(row: RequestRow, seconds: float) -> None:
-    """Counts one request."""
-    row[bisect_left(BOUNDS, seconds)] += 1
-    row[-1] += seconds
+def histogram(
+    name: str, text: str, labels: Sequence[str], rows: Iterable[tuple[Sequence[str], LatencyRow]]
+) -> Metric:
+    """A histogram with a series for each row, which comes with the values of its labels."""
+    metric = HistogramMetricFamily(f"glance_resolver_{name}", text, labels=labels)
+    for values, (*counts, total) in rows:
+        buckets = list(zip(BOUND_LABELS, accumulate(counts), strict=True))
+        metric.add_metric(values, buckets, sum_value=total)
+    return metric
 
 
 class RequestMetrics(Collector):
     """Requests by route, method, status, outcome and source, and how long they took."""
 
     def __init__(self) -> None:
-        self._rows: dict[tuple[str, str, int, str, str], RequestRow] = {}
+        self._rows: dict[tuple[str, str, int, str, str], LatencyRow] = {}
         self.bulk_answers: Counter[str] = Counter()
         """Ids that were answered in bulk, by outcome."""
 
     def row(
         self, route: str, method: str, status: int, outcome: str = "", source: str = ""
-    ) -> RequestRow:
+    ) -> LatencyRow:
         """The row of such requests; ``outcome`` and ``source`` are those of an answer about one
         image."""
         key = route, method, status, outcome, source
         row = self._rows.get(key)
         if row is None:
-            row = self._rows[key] = [0.0] * (len(BOUNDS) + 2)
+            row = self._rows[key] = new_row()
         return row
 
     def collect(self) -> Iterable[Metric]:
         requests: defaultdict[tuple[str, str, str], float] = defaultdict(float)
-        seconds: dict[str, RequestRow] = {}
+        seconds: dict[str, LatencyRow] = {}
         answers: defaultdict[str, float] = defaultdict(float, self.bulk_answers)
         reads = dict.fromkeys(SOURCES, 0.0)
         for (route, method, status, outcome, source), row in list(self._rows.items()):
@@ -72,13 +71,8 @@ class RequestMetrics(Collector):
         for labels, count in requests.items():
             counted.add_metric(labels, count)
         yield counted
-        timed = HistogramMetricFamily(
-            "glance_resolver_request_seconds", "Time to answer a request", labels=["route"]
-        )
-        for route, (*counts, total) in seconds.items():
-            buckets = list(zip(BOUND_LABELS, accumulate(counts), strict=True))
-            timed.add_metric([route], buckets, sum_value=total)
-        yield timed
+        by_route = (([route], row) for route, row in seconds.items())
+        yield histogram("request_seconds", "Time to answer a request", ["route"], by_route)
         answered = CounterMetricFamily(
             "glance_resolver_answers",
             "Ids answered, one by one or many at once",

@@ -38,7 +38,6 @@ from resolver.gateway.api.version_documents import versions_reply
 from resolver.gateway.image_path import ROUTE_LABEL, ImagePath
 from resolver.gateway.limits import FORWARDED_FOR, ChargeOnce, Limits
 from resolver.gateway.metrics.process_metrics import Metrics
-from resolver.gateway.metrics.request_metrics import RequestRow, observe_seconds
 from resolver.gateway.middleware import CLIENT_CLOSED_REQUEST, internal_error, loop_error
 from resolver.gateway.negotiation import prefers_html
 from resolver.gateway.net.in_flight import InFlight
@@ -48,6 +47,7 @@ from resolver.gateway.problem import error_of, error_reply
 from resolver.gateway.reply import NO_STORE, Reply, head_text
 from resolver.gateway.request_ids import REQUEST_ID_HEADER
 from resolver.glance import HOP
+from resolver.latency import LatencyRow, observe_seconds
 from resolver.registry import Table
 from resolver.resolution import (
     Answer,
@@ -356,7 +356,7 @@ class Front:
         self._record(request, row, status, outcome)
 
     def _record(
-        self, request: FrontRequest | PlainRead, row: RequestRow, status: int, outcome: str
+        self, request: FrontRequest | PlainRead, row: LatencyRow, status: int, outcome: str
     ) -> None:
         """The same where the row is known."""
         seconds = time.monotonic() - request.started

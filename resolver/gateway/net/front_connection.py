@@ -23,7 +23,6 @@ import structlog
 
 from resolver.gateway.access_log import AccessLog
 from resolver.gateway.metrics.process_metrics import Metrics
-from resolver.gateway.metrics.request_metrics import observe_seconds
 from resolver.gateway.net.body_framing import framing_of
 from resolver.gateway.net.bridge import Bridge
 from resolver.gateway.net.connection_limiter import ConnectionLimiter
@@ -41,6 +40,7 @@ from resolver.gateway.net.write_coalescer import WriteCoalescer
 from resolver.gateway.problem import malformed
 from resolver.gateway.reply import head_text
 from resolver.gateway.request_ids import REQUEST_ID_HEADER, new_request_id
+from resolver.latency import observe_seconds
 
 NEVER = float("inf")
 

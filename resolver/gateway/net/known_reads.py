@@ -14,12 +14,12 @@ from typing import NamedTuple
 
 from resolver.errors import ResolverError
 from resolver.gateway.api.image_reads import ImageRead, ReadRequest, parse_image_read
-from resolver.gateway.metrics.request_metrics import RequestRow
 from resolver.gateway.negotiation import EXCLUDE, FRESH, REGION
 from resolver.gateway.net.request_head import Fields, RequestHead
 from resolver.gateway.problem import GLANCECLIENT
 from resolver.gateway.request_ids import REQUEST_ID_HEADER, new_request_id, request_id_from
 from resolver.glance import HOP
+from resolver.latency import LatencyRow
 from resolver.resolution import VariantTemplates
 
 _UUID = rb"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
@@ -101,7 +101,7 @@ class ReadKind:
         self.for_glanceclient = request.fields.get("user-agent").startswith(GLANCECLIENT)
         self.templates: VariantTemplates | None = None
         """The templates of this variant, from when they were used last."""
-        self.found_rows: dict[str, RequestRow] = {}
+        self.found_rows: dict[str, LatencyRow] = {}
         """Where metrics count such requests that were answered with an owner, by the answer's
         source."""
 

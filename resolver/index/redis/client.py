@@ -22,6 +22,7 @@ from resolver.index.redis.lazy_connection import LazyConnection, OnConnect
 from resolver.index.redis.pipelined_connection import REPLY_TIMEOUT_SECONDS, InvalidationCallback
 from resolver.index.redis.redis_errors import unavailable
 from resolver.index.redis.scripts import READ_ONLY_SCRIPTS, Script
+from resolver.latency import new_row, observe_seconds
 
 Command = tuple[Any, ...]
 """Name and arguments; or, where the client accepts it, the packed bytes of both."""
@@ -98,6 +99,10 @@ class RedisClient(ABC):
         self.read_only_because = ""
         """Why this process must not write; empty where it may. Every command that could change
         something is then refused here, whichever part of the program sends it."""
+        self.reply_seconds = new_row()
+        """How long Redis took to answer batches, those that failed left out."""
+        self.failures = 0
+        """Batches without an answer."""
         self._resends = 0
         self._invalidation_callbacks: list[InvalidationCallback] = []
 
@@ -178,11 +183,15 @@ class RedisClient(ABC):
         batch = list(commands)
         if self.read_only_because and any(map(may_write, batch)):
             raise IndexReadOnly(f"{self.read_only_because}: upgrade this process")
+        started = time.monotonic()
         try:
             async with asyncio.timeout(self.timeouts.reply):
-                return await self.send(batch, foreground=foreground)
+                found = await self.send(batch, foreground=foreground)
         except (RedisError, OSError, TimeoutError) as error:
+            self.failures += 1
             raise unavailable(error) from error
+        observe_seconds(self.reply_seconds, time.monotonic() - started)
+        return found
 
     async def pipeline(self, commands: Iterable[Command], *, foreground: bool = False) -> list[Any]:
         """The replies to several commands sent together.
