@@ -58,6 +58,18 @@ class Forbidden(ResolverError):
     status, code, title = 403, "admin-disabled", "Admin paths are disabled"
 
 
+class TokenRefused(ResolverError):
+    """A Glance server does not accept the client's own token."""
+
+    status, code, title = 401, "token-refused", "Token not accepted"
+
+
+class ListingForbidden(ResolverError):
+    """The policy of a Glance server forbids the client to list its images."""
+
+    status, code, title = 403, "listing-forbidden", "Listing is forbidden"
+
+
 class NotFound(ResolverError):
     status, code, title = 404, "not-found", "No such resource"
 
@@ -139,6 +151,12 @@ class ImageDead(ResolverError):
     """The image is known, and none of its owners will ever have its bytes."""
 
     status, code, title = 410, "image-dead", "The image has no data"
+
+
+class ListingIncomplete(ResolverError):
+    """Not every location could be asked for its images, and the client wants all."""
+
+    status, code, title = 503, "listing-incomplete", "Some location's images are missing"
 
 
 class IndexUnavailable(ResolverError):

@@ -9,8 +9,16 @@ from functools import partial
 
 import aiohttp
 
-from resolver.glance import CloudCredentials, ImageProbe, ImageRecords, RateLimits, connect
+from resolver.glance import (
+    CallerListings,
+    CloudCredentials,
+    ImageProbe,
+    ImageRecords,
+    RateLimits,
+    connect,
+)
 from resolver.index import ClaimCache, EmbeddedStore, Index, open_index
+from resolver.listing import Lister
 from resolver.problems import ProblemBoard
 from resolver.registry import (
     Bootstrap,
@@ -26,6 +34,9 @@ from resolver.registry import (
 from resolver.resolution import Prober, Resolver, VouchingProblems
 from resolver.settings import Settings
 from resolver.sync import DEFAULT_TIMINGS, Indexer, IndexerTimings, IndexerWatch, ProcessWatch
+
+LISTING_CONNECTIONS = 16
+"""To one location, for listings that clients ask for. More wait for one of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +61,8 @@ class Services:
     """How often each location may be asked by this process."""
     image_records: ImageRecords
     """Reads images' records on behalf of clients."""
+    lister: Lister
+    """Lists the images of all locations on behalf of clients."""
     indexer_watch: IndexerWatch
     """Whether an indexer is running, in this process or another."""
     process_watch: ProcessWatch
@@ -92,6 +105,7 @@ async def open_services(
         ) as index,
         open_session(settings.location_timeout) as session,
         open_session(settings.probe_timeout, connections=0) as probe_session,
+        open_session(settings.listing_timeout, connections=LISTING_CONNECTIONS) as listing_session,
     ):
         polled_within = 3 * settings.poll_interval if settings.poll_interval else None
         indexer_watch = IndexerWatch(index)
@@ -138,6 +152,12 @@ async def open_services(
             stale_for=settings.stale_for,
             absent_age=absent_age,
         )
+        lister = Lister(
+            resolver.reader,
+            CallerListings(listing_session, cloud_credentials, rate_limits),
+            timeout=settings.listing_timeout,
+            home_region=settings.region,
+        )
         try:
             await bootstrap.start()
             yield Services(
@@ -157,6 +177,7 @@ async def open_services(
                 cloud_credentials=cloud_credentials,
                 rate_limits=rate_limits,
                 image_records=ImageRecords(probe_session, cloud_credentials, rate_limits),
+                lister=lister,
                 indexer_watch=indexer_watch,
                 process_watch=process_watch,
             )

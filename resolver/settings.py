@@ -179,9 +179,9 @@ class Settings(BaseSettings):
         ge=0,
         le=1_000_000,
         description="Expensive requests that one client may make per second, at each worker: an id "
-        "that locations are asked about, `/explain`, and every 500 ids of a `POST /resolve` count "
-        "as one. Bursts of ten seconds' worth are allowed; more is answered 429. Known images are "
-        "always redirected. 0: no limit.",
+        "that locations are asked about, a page of a listing, `/explain`, and every 500 ids of a "
+        "`POST /resolve` count as one. Bursts of ten seconds' worth are allowed; more is answered "
+        "429. Known images are always redirected. 0: no limit.",
     )
     client_timeout: Seconds = Field(
         30.0,
@@ -234,6 +234,19 @@ class Settings(BaseSettings):
         le=100_000,
         description="Largest number of concurrent probes of all locations, with the same effect. "
         "One id at a time is asked even if there are more locations than this.",
+    )
+    listing: bool = Field(
+        True,
+        description="Whether `GET /v2/images` lists the images of all locations: `on` or `off`. "
+        "The client's own token goes to every location in service.",
+    )
+    listing_partial: bool = Field(
+        False,
+        description="Whether a listing without the images of locations that do not answer is given "
+        "to every client, and not only to those that send `X-Resolver-Partial: allow`.",
+    )
+    listing_timeout: Seconds = Field(
+        10.0, description="How long the locations may take to answer one request for a listing."
     )
     absent_proof: Literal["asked", "covered"] = Field(
         "asked",

@@ -196,6 +196,7 @@ def retired_terms() -> dict[str, list[str]]:
 
 
 RETIRED_TERMS_STAY = {
+    "resolver/listing/rows.py": {"raw": "a method of the JSON decoder"},
     "tests/registry/test_validation.py": {"raw": "an attribute of yarl"},
     "tests/support/balancers.py": {"raw": "a keyword of HAProxy"},
     "tests/test_documents.py": {"told": "the example below"},

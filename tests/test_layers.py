@@ -25,7 +25,7 @@ LAYERS = [
     {"glance"},
     {"registry"},
     {"resolution"},
-    {"sync"},
+    {"sync", "listing"},
     {"services"},
     # In gateway: what knows no application, sockets and counters, what handlers share, handlers,
     # the front that answers with them, the application and its server, and its processes.
@@ -50,6 +50,7 @@ MAX_LINES = 500
 
 FORBIDDEN_LIBRARIES = {
     "resolution": {"aiohttp", "redis", "hiredis"},
+    "listing": {"aiohttp", "redis", "hiredis"},
     "registry": {"aiohttp", "redis", "hiredis"},
     "index": {"aiohttp"},
     "glance": {"redis", "hiredis"},

@@ -10,6 +10,7 @@ from aiohttp import web
 
 from resolver.gateway.access_log import AccessLog
 from resolver.gateway.api import (
+    image_listing,
     images,
     locations,
     reports,
@@ -47,8 +48,9 @@ def gateway_routes() -> list[web.RouteDef]:
     return [
         web.get(ROUTE, images.read_image),
         web.route("*", ROUTE, images.write_image),
-        web.get("/{api:v[12]}/images", images.no_listing),
-        web.get(V1_LISTING, images.no_listing),
+        web.get("/v2/images", image_listing.list_images, allow_head=False),
+        web.get("/v1/images", image_listing.no_listing),
+        web.get(V1_LISTING, image_listing.no_listing),
         web.get("/resolve/{id:[^/]+}", images.read_image),
         web.get("/resolve/{id:[^/]+}/explain", resolve.explain_one),
         web.post("/resolve", resolve.resolve_many),

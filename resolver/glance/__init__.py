@@ -1,5 +1,6 @@
 """One location's Glance server: its versions, its listing, questions about single images."""
 
+from resolver.glance.caller_listings import CallerListings
 from resolver.glance.changes import Changes, changed_since, ensure_changes_can_be_read, server_time
 from resolver.glance.cloud_config import CloudRef
 from resolver.glance.cloud_credentials import CloudCredentials
@@ -23,6 +24,7 @@ __all__ = [
     "END_CURSOR",
     "HOP",
     "NO_ROWS",
+    "CallerListings",
     "Changes",
     "CloudCredentials",
     "CloudRef",

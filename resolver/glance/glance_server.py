@@ -6,7 +6,7 @@ import asyncio
 import json
 import re
 import ssl
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -23,6 +23,9 @@ from resolver.glance.proxies import proxy_for, proxy_hosts
 from resolver.glance.rate_limits import NEVER_DELAYED, RateLimits
 from resolver.glance.secret_sources import read_token
 from resolver.models import Api, Location, api_versions
+
+Params = Mapping[str, str] | Sequence[tuple[str, str]]
+"""A query; a sequence where a name may occur several times."""
 
 _VERSION_ID = re.compile(r"[vV][0-9]{1,2}(\.[0-9]{1,3})?", re.ASCII)
 
@@ -208,7 +211,7 @@ class GlanceServer:
     async def request(
         self,
         path: str,
-        params: Mapping[str, str] | None = None,
+        params: Params | None = None,
         *,
         method: str = "GET",
         authenticated: bool = True,
@@ -249,6 +252,7 @@ class GlanceServer:
                 if sent.headers
                 else "it needs a credential (401): set the location's `auth`",
                 code="unauthorized",
+                extra={"challenge": reply.headers.get("WWW-Authenticate", "")},
             )
         if reply.status == LoopDetected.status:
             raise LocationUnavailable(
@@ -266,7 +270,7 @@ class GlanceServer:
         self,
         method: str,
         path: str,
-        params: Mapping[str, str] | None,
+        params: Params | None,
         headers: Mapping[str, str],
         max_bytes: int,
     ) -> Reply:
@@ -299,7 +303,7 @@ class GlanceServer:
         self,
         method: str,
         path: str,
-        params: Mapping[str, str] | None,
+        params: Params | None,
         headers: Mapping[str, str],
         max_bytes: int,
     ) -> Reply:

@@ -24,8 +24,8 @@ def split_choices(value: str) -> list[str]:
 
 def field_filter(name: str, value: str) -> Filter:
     """Matches a field, or a property if the name is not a field of an image."""
-    if name == "tag":
-        return lambda image: value in image.tags
+    if name == "os_hash_value":
+        return lambda image: image.sha512 == value
     if name in {"name", "status", "owner", "disk_format", "container_format", "checksum"}:
         return lambda image: getattr(image, name) in split_choices(value)
     return lambda image: image.properties.get(name) == value

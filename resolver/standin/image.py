@@ -54,3 +54,8 @@ class Image:
     def checksum(self) -> str | None:
         """MD5 of the data, as Glance shows it."""
         return None if self.status == "queued" else hashlib.md5(self.data).hexdigest()
+
+    @property
+    def sha512(self) -> str | None:
+        """SHA-512 of the data, which Glance shows as ``os_hash_value``."""
+        return None if self.status == "queued" else hashlib.sha512(self.data).hexdigest()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -22,7 +21,7 @@ SETTABLE = _FIXED | {
 
 def record(image: Image, *, old: bool) -> dict[str, Any]:
     """The record that Glance 33 shows of an image; with `old`, that of Glance 15."""
-    sha = hashlib.sha512(image.data).hexdigest() if image.checksum else None
+    sha = image.sha512
     link = f"/v2/images/{image.id}"
     modern = {
         "os_hidden": image.hidden,

@@ -18,7 +18,7 @@ from resolver.standin.record import READ_ONLY, SETTABLE, format_time, parse_fiel
 from resolver.standin.route import Route
 from resolver.standin.schemas import schema
 
-_NO_FILTER = {"id", "limit", "marker", "sort", "sort_key", "sort_dir"} | {
+_NO_FILTER = {"id", "tag", "limit", "marker", "sort", "sort_key", "sort_dir"} | {
     *("visibility", "deleted", "member_status")  # filters with rules of their own
 }
 _PATCH_TYPE = "application/openstack-images-v2.1-json-patch"
@@ -68,6 +68,7 @@ def _filters(call: Call) -> Iterator[filters.Filter]:
         fail(400, f"Invalid visibility value: {visibility}")
     elif visibility != "all":
         yield lambda image: image.visibility == visibility
+    yield lambda image: {*query.getall("tag", ())} <= {*image.tags}
     rest = {name: value for name, value in query.items() if name not in _NO_FILTER}
     if not call.old:
         hidden = rest.pop("os_hidden", "false").lower()

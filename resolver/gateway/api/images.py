@@ -6,7 +6,7 @@ import re
 
 from aiohttp import web
 
-from resolver.errors import IndexUnavailable, MethodNotAllowed, NotFound
+from resolver.errors import IndexUnavailable, MethodNotAllowed
 from resolver.gateway.api.image_reads import (
     METALINK,
     ImageRead,
@@ -138,14 +138,4 @@ async def write_image(request: web.Request) -> web.StreamResponse:
             **({"Link": f'<{url}>; rel="alternate"'} if url else {}),
         },
         extra={"outcome": str(answer.outcome), "url": url},
-    )
-
-
-async def no_listing(request: web.Request) -> web.StreamResponse:
-    """``/v2/images`` and its like, which clients ask for a name when an id is absent: after a 404
-    they report that there is no such image."""
-    raise NotFound(
-        "this gateway resolves single images by id and does not list them: ask one location "
-        "(`glance-resolver locations list` names them)",
-        code="no-listing",
     )

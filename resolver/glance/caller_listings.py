@@ -1,0 +1,91 @@
+"""Listings that are read on behalf of clients: with their tokens, never with our credentials."""
+
+from __future__ import annotations
+
+import asyncio
+import html
+from collections.abc import Sequence
+
+import aiohttp
+
+from resolver.errors import LocationUnavailable
+from resolver.glance.cloud_credentials import CloudCredentials
+from resolver.glance.glance_server import MAX_REASON_CHARACTERS, GlanceServer, Reply
+from resolver.glance.rate_limits import PROBE_WAIT_SECONDS, RateLimits
+from resolver.models import Location
+
+MAX_PAGE_BYTES = 16 * 1024 * 1024
+"""One page of a listing. 1,000 rows take 0.5 to 2 MB; each property may have 64 KB."""
+
+REFUSAL_STATUSES = (400, 401, 403)
+"""What Glance answers where it is the client's request that it does not accept."""
+
+MAX_ERROR_CHARACTERS = 64 * 1024
+"""Of an error page that is searched for the reason."""
+
+
+class CallerListings:
+    """Reads pages of listings."""
+
+    def __init__(
+        self,
+        session: aiohttp.ClientSession,
+        cloud_credentials: CloudCredentials,
+        rate_limits: RateLimits,
+    ) -> None:
+        """``cloud_credentials`` have the settings for TLS."""
+        self._session = session
+        self._cloud_credentials = cloud_credentials
+        self._rate_limits = rate_limits
+
+    async def read(
+        self,
+        location: Location,
+        path: str,
+        params: Sequence[tuple[str, str]],
+        token: str,
+        seconds: float,
+    ) -> bytes:
+        """The body of a location's answer 200 to the holder of ``token``; empty: to a stranger.
+
+        Raises:
+            LocationUnavailable: it gave none within ``seconds``. Where the location refused the
+                request, the error has the code ``refused``, Glance's own reason as its detail, and
+                the ``status`` (one of `REFUSAL_STATUSES`, or 404) among its extra members.
+        """
+        server = GlanceServer(
+            self._session,
+            location,
+            self._cloud_credentials,
+            self._rate_limits,
+            max_wait=min(PROBE_WAIT_SECONDS, seconds),
+        )
+        try:
+            async with asyncio.timeout(seconds):
+                reply = await server.request(path, params, token=token, max_bytes=MAX_PAGE_BYTES)
+        except TimeoutError as error:
+            raise LocationUnavailable("it did not answer in time", code="timeout") from error
+        except LocationUnavailable as error:
+            if error.problem_code != "unauthorized":
+                raise
+            raise LocationUnavailable(
+                "it does not accept the token" if token else "it needs a token",
+                code="refused",
+                extra={"status": 401, "challenge": error.extra.get("challenge", "")},
+            ) from error
+        if reply.status == 200:
+            return reply.body
+        if reply.status in (*REFUSAL_STATUSES, 404):
+            raise LocationUnavailable(
+                reason_of(reply), code="refused", extra={"status": reply.status}
+            )
+        raise LocationUnavailable(f"it answered {reply.status}", code="no-clear-answer")
+
+
+def reason_of(reply: Reply) -> str:
+    """The sentence in an error page as Glance writes it, or else the status."""
+    text = reply.body[:MAX_ERROR_CHARACTERS].decode(errors="replace")
+    _, heading, rest = text.partition("</h1>")
+    reason = html.unescape(rest.partition("<br")[0]) if heading else ""
+    reason = " ".join("".join(c if c.isprintable() else " " for c in reason).split())
+    return reason[:MAX_REASON_CHARACTERS] or f"it answered {reply.status}"

@@ -1,0 +1,212 @@
+"""Asking locations on behalf of one client, and what becomes of those that do not answer."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Iterable, Mapping, Sequence
+from typing import TypeVar
+from urllib.parse import quote
+
+from resolver.errors import (
+    ImageUnknown,
+    InvalidRequest,
+    ListingForbidden,
+    ListingIncomplete,
+    LocationUnavailable,
+    ResolverError,
+    TokenRefused,
+)
+from resolver.glance import CallerListings
+from resolver.listing.location_stream import LocationStream
+from resolver.listing.query import ListingQuery, Params
+from resolver.listing.rows import Row, parse_page, parse_record
+from resolver.registry import LocationView
+from resolver.resolution import RETRY_AFTER_SECONDS
+
+LISTING_PATH = "/v2/images"
+
+IDS_PER_QUESTION = 100
+"""Image ids in one request to a location: a URL of 4 KB."""
+
+MAX_NAMED = 8
+"""Locations that an error names."""
+
+REFUSALS: Mapping[int, type[ResolverError]] = {
+    401: TokenRefused,
+    403: ListingForbidden,
+    400: InvalidRequest,
+}
+"""What is passed on of what locations answer, the first of these first."""
+
+T = TypeVar("T")
+
+
+class Caller:
+    """Asks locations with one client's token, until one deadline."""
+
+    def __init__(
+        self,
+        listings: CallerListings,
+        query: ListingQuery,
+        token: str,
+        deadline: float,
+        locations: int,
+        unasked: Mapping[str, str],
+        *,
+        allow_partial: bool,
+    ) -> None:
+        """Args:
+        deadline: on `time.monotonic`.
+        locations: how many are asked.
+        unasked: names of locations that cannot be asked, each with the reason.
+        allow_partial: whether the client is content with the others' images.
+        """
+        self._listings = listings
+        self._query = query
+        self._token = token
+        self._deadline = deadline
+        self._locations = locations
+        self._allow_partial = allow_partial
+        self._unasked = {
+            name: LocationUnavailable(reason, code="not-asked") for name, reason in unasked.items()
+        }
+        self._failures: dict[str, LocationUnavailable] = {}
+
+    @property
+    def missing(self) -> list[str]:
+        """Names of the locations whose images are not in the answer."""
+        return sorted({*self._unasked, *self._failures})
+
+    async def fetch(self, view: LocationView, params: Params) -> bytes:
+        """See `resolver.listing.location_stream.Fetch`."""
+        return await self._read(view, LISTING_PATH, params)
+
+    async def read_rows(
+        self, wanted: Sequence[tuple[LocationStream, int]]
+    ) -> Sequence[Sequence[Row]]:
+        """See `resolver.listing.merge.ReadRows`.
+
+        Raises:
+            ResolverError: a location failed, and the client wants all.
+        """
+        return await self._all([(stream, stream.read(size)) for stream, size in wanted])
+
+    async def ask_listed(
+        self, asked: Sequence[tuple[LocationStream, Sequence[str]]]
+    ) -> Sequence[Sequence[Row]]:
+        """See `resolver.listing.owners.AskListed`.
+
+        Raises:
+            ResolverError: a location failed, and the client wants all.
+        """
+        return await self._all([(stream, self._list_ids(stream, ids)) for stream, ids in asked])
+
+    async def find(self, streams: Sequence[LocationStream], text: str) -> list[Row | None]:
+        """What each location shows the client of the image with this id; None for nothing.
+
+        Raises:
+            ResolverError: a location failed, and the client wants all.
+        """
+        found = await self._all([(stream, self._show(stream, text)) for stream in streams])
+        return [rows[0] if rows else None for rows in found]
+
+    def check(self, streams: Iterable[LocationStream]) -> None:
+        """
+        Raises:
+            ResolverError: a location failed and the client wants all, or all failed.
+        """
+        self._failures |= {s.view.name: s.failure for s in streams if s.failure}
+        if not self._locations and not self._unasked:
+            raise ImageUnknown(
+                "no location is in service", code="no-location", headers={"Retry-After": "5"}
+            )
+        by_all = len(self._failures) == self._locations
+        if by_all or (self.missing and not self._allow_partial):
+            raise _error(self._failures, self._unasked, by_all=by_all)
+
+    async def _all(
+        self, work: Sequence[tuple[LocationStream, Awaitable[Sequence[T]]]]
+    ) -> list[Sequence[T]]:
+        """The results of all, with nothing for those that failed."""
+        results = await asyncio.gather(*(_attempt(stream, each) for stream, each in work))
+        self.check(stream for stream, _ in work)
+        return results
+
+    async def _list_ids(self, stream: LocationStream, ids: Sequence[str]) -> list[Row]:
+        """The rows that a location lists of these images."""
+        rows: list[Row] = []
+        for start in range(0, len(ids), IDS_PER_QUESTION):
+            batch = ids[start : start + IDS_PER_QUESTION]
+            params: Params = (
+                *self._query.without("id"),
+                ("id", f"in:{','.join(batch)}"),
+                ("limit", str(len(batch))),
+            )
+            marker: Params = ()
+            while True:
+                body = await self.fetch(stream.view, (*params, *marker))
+                page = parse_page(body, self._query.order)
+                rows += page.rows
+                if not (page.rows and page.has_next) or len(page.rows) >= len(batch):
+                    break
+                marker = (("marker", page.rows[-1].id),)  # its pages are smaller than that
+        return rows
+
+    async def _show(self, stream: LocationStream, text: str) -> list[Row]:
+        try:
+            body = await self._read(stream.view, f"{LISTING_PATH}/{quote(text, safe='')}", ())
+        except LocationUnavailable as error:
+            if error.extra.get("status") == 404:
+                return []
+            raise
+        return [parse_record(body, self._query.order)]
+
+    async def _read(self, view: LocationView, path: str, params: Params) -> bytes:
+        seconds = self._deadline - time.monotonic()
+        if seconds <= 0:
+            raise LocationUnavailable("there was no time left to ask it", code="timeout")
+        return await self._listings.read(view.location, path, params, self._token, seconds)
+
+
+async def _attempt(stream: LocationStream, work: Awaitable[Sequence[T]]) -> Sequence[T]:
+    try:
+        return await work
+    except LocationUnavailable as error:
+        stream.failure = error
+        return ()
+
+
+def _error(
+    failures: Mapping[str, LocationUnavailable],
+    unasked: Mapping[str, LocationUnavailable],
+    *,
+    by_all: bool,
+) -> ResolverError:
+    """The client's error for what locations answered. What they refuse comes before silence: then
+    it is the request that must change."""
+    for status, error_class in REFUSALS.items():
+        refused = {n: e for n, e in failures.items() if e.extra.get("status") == status}
+        if refused:
+            details = {error.detail for error in refused.values()}
+            # What all say is passed on in Glance's own words.
+            alike = len(details) == 1 and by_all and len(refused) == len(failures)
+            text = details.pop() if alike else _named(refused)
+            challenge = next(iter(refused.values())).extra.get("challenge")
+            headers = {"WWW-Authenticate": str(challenge)} if challenge else {}
+            return error_class(text, headers=headers)
+    silent = {**failures, **unasked}
+    waits = [float(e.extra["retry_after"]) for e in silent.values() if "retry_after" in e.extra]
+    wait = max([RETRY_AFTER_SECONDS, *waits])
+    return ListingIncomplete(
+        f"not every location could be asked: {_named(silent)}. "
+        "With `X-Resolver-Partial: allow` the others' images are listed",
+        extra={"missing": sorted(silent)},
+        headers={"Retry-After": f"{wait:.0f}"},
+    )
+
+
+def _named(failures: Mapping[str, LocationUnavailable]) -> str:
+    named = [f"{name}: {error.detail}" for name, error in sorted(failures.items())]
+    more = f"; and {len(named) - MAX_NAMED} more" if len(named) > MAX_NAMED else ""
+    return "; ".join(named[:MAX_NAMED]) + more

@@ -1,0 +1,165 @@
+"""One page of the merged listing: every location is asked at the same time, as the client."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple
+
+from resolver.errors import Busy, IndexUnavailable
+from resolver.glance import CallerListings
+from resolver.listing.caller import Caller
+from resolver.listing.markers import Marker, encode
+from resolver.listing.merge import Merge, MergedRow
+from resolver.listing.owners import ImageOwners, Spellings
+from resolver.listing.query import ListingQuery
+from resolver.listing.start import open_streams
+from resolver.models import format_id
+from resolver.registry import LocationView, Table
+from resolver.resolution import Preferences
+from resolver.resolution.index_reader import IndexReader
+from resolver.resolution.ranking import exclusion_reason, rank_key
+
+LISTINGS_AT_ONCE = 64
+"""Requests that are being answered at the same time. A page of 1,000 takes up to 30 MB."""
+
+
+class ListedPage(NamedTuple):
+    """A page of the merged listing."""
+
+    rows: Sequence[MergedRow]
+    next_marker: str
+    """Begins the next page; empty where there is none."""
+    missing: Sequence[str]
+    """Names of the locations whose images are not in it, although they are in service."""
+
+
+class Targets(NamedTuple):
+    """The locations of a listing."""
+
+    views: Sequence[LocationView]
+    """Those that are asked, best first."""
+    unasked: Mapping[str, str]
+    """Names of those that cannot be asked, each with the reason."""
+
+
+def listing_targets(table: Table, preferences: Preferences, home_region: str) -> Targets:
+    """Which locations a client's listing is made of: those in service that it does not exclude.
+
+    This is the place for whatever else keeps a client's token from a location.
+    """
+    offered = [view for view in table.in_service() if not exclusion_reason(view, preferences)]
+    views = [view for view in offered if view.serves is None or view.serves[1]]
+    views.sort(key=lambda view: (rank_key(view, preferences, home_region), view.name))
+    unasked = {
+        view.name: "it serves only v1, which has no such listing"
+        for view in offered
+        if view.serves is not None and not view.serves[1]
+    }
+    lost = {
+        name: reason
+        for name, reason in table.lost_locations().items()
+        if name not in preferences.exclude
+    }
+    return Targets(views, {**unasked, **lost})
+
+
+class Lister:
+    """Lists the images of all locations."""
+
+    def __init__(
+        self,
+        reader: IndexReader,
+        listings: CallerListings,
+        *,
+        timeout: float,
+        home_region: str = "",
+    ) -> None:
+        """``timeout``: the seconds in which the locations must have answered one request."""
+        self._reader = reader
+        self._listings = listings
+        self._timeout = timeout
+        self._home_region = home_region
+        self._in_progress = 0
+
+    async def page(
+        self,
+        query: ListingQuery,
+        token: str,
+        preferences: Preferences,
+        *,
+        allow_partial: bool = False,
+    ) -> ListedPage:
+        """A page of the listing, as the holder of ``token`` sees it.
+
+        ``allow_partial``: where some locations cannot be asked or do not answer, the others'
+        images will do.
+
+        Raises:
+            ListingIncomplete: not every location has answered.
+            TokenRefused, ListingForbidden, InvalidRequest: a location answered 401, 403 or 400.
+            IndexUnavailable: the locations are not known.
+            Busy: too many listings are being read.
+        """
+        with self._admit():
+            table = await self._reader.usable_table()
+            targets = listing_targets(table, preferences, self._home_region)
+            caller = Caller(
+                self._listings,
+                query,
+                token,
+                time.monotonic() + self._timeout,
+                len(targets.views),
+                targets.unasked,
+                allow_partial=allow_partial,
+            )
+            groups = _groups(targets.views, preferences, self._home_region)
+            streams = await open_streams(targets.views, groups, query, caller)
+            caller.check(streams)
+            owners = ImageOwners(streams, self._read_owners, caller.ask_listed)
+            merge = Merge(streams, owners, caller.read_rows)
+            rows = await merge.page(query.limit)
+            caller.check(streams)
+            next_marker = ""
+            is_full = 0 < query.limit == len(rows)
+            if is_full and merge.last and not all(stream.is_finished for stream in streams):
+                places = {stream.number: stream.place for stream in streams}
+                next_marker = encode(query.order, Marker(merge.last, places))
+            return ListedPage(rows, next_marker, caller.missing)
+
+    async def _read_owners(self, ids: Sequence[bytes]) -> Sequence[Spellings] | None:
+        """See `resolver.listing.owners.ReadOwners`."""
+        if not ids:
+            return []
+        try:
+            _, claims = await self._reader.read(ids)
+        except IndexUnavailable:
+            return None
+        return [
+            {owner.number: format_id(image_id, owner.letter_case) for owner in owners}
+            for image_id, owners in zip(ids, claims, strict=True)
+        ]
+
+    @contextmanager
+    def _admit(self) -> Iterator[None]:
+        if self._in_progress >= LISTINGS_AT_ONCE:
+            raise Busy(
+                "too many listings are being read: retry later", headers={"Retry-After": "1"}
+            )
+        self._in_progress += 1
+        try:
+            yield
+        finally:
+            self._in_progress -= 1
+
+
+def _groups(
+    views: Sequence[LocationView], preferences: Preferences, home_region: str
+) -> dict[int, int]:
+    """The rank of each location, by number. Those that only the image's weighted choice can order
+    have the same."""
+    keys = sorted({rank_key(view, preferences, home_region) for view in views})
+    return {
+        view.location.number: keys.index(rank_key(view, preferences, home_region)) for view in views
+    }

@@ -1,0 +1,170 @@
+"""One location's rows in order, read page by page as they are needed."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Awaitable, Callable
+from datetime import datetime, timedelta
+from itertools import pairwise
+
+from resolver.errors import LocationUnavailable
+from resolver.glance.caller_listings import REFUSAL_STATUSES
+from resolver.listing.markers import Place
+from resolver.listing.query import MAX_LIMIT, ListingQuery, Params
+from resolver.listing.rows import Row, RowPage, parse_page
+from resolver.listing.sort_order import TIME_KEYS, Position
+from resolver.registry import LocationView
+from resolver.resolution.ranking import rendezvous_score
+
+Fetch = Callable[[LocationView, Params], Awaitable[bytes]]
+"""Reads ``/v2/images`` of a location with these parameters, on behalf of the client.
+
+Raises LocationUnavailable."""
+
+
+class LocationStream:
+    """The rows of one location from a place on, none of them more than one page ahead."""
+
+    def __init__(
+        self,
+        view: LocationView,
+        query: ListingQuery,
+        fetch: Fetch,
+        place: Place,
+        position: Position | None,
+    ) -> None:
+        """``position``: where there is no marker to begin after, rows up to here are skipped."""
+        self.view = view
+        self.group = place.group
+        self.rows: deque[Row] = deque()
+        """Read and not yet taken."""
+        self.is_ended = place.is_ended
+        """Whether the location has no more rows than those."""
+        self._began_at_start = not place.is_ended and place.after is None and position is None
+        self.failure: LocationUnavailable | None = None
+        self.taken: str | None = place.after
+        """The id of the last row that was taken."""
+        self._query = query
+        self._fetch = fetch
+        self._position = position
+        self._skipping = place.after is None and position is not None
+        self._marker = place.after
+        self._marker_is_inherited = place.after is not None
+        """Whether the marker comes from an earlier request: its image may be gone."""
+        self._first: str | None = None
+        """The id of the first row of the last page."""
+
+    @property
+    def number(self) -> int:
+        return self.view.location.number
+
+    @property
+    def is_dry(self) -> bool:
+        """Whether a page must be read before it is known what its next row is."""
+        return not (self.rows or self.is_ended or self.failure)
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether there is nothing more to take from it."""
+        return self.failure is not None or (not self.rows and self.is_ended)
+
+    @property
+    def was_read_whole(self) -> bool:
+        """Whether all its rows from the first on have been read here."""
+        return self._began_at_start and self.is_ended
+
+    @property
+    def place(self) -> Place:
+        """Where the next request goes on."""
+        if self.failure:
+            return Place(self.group, is_left_out=True)
+        if self.is_finished:
+            return Place(self.group, is_ended=True)
+        return Place(self.group, self.taken)
+
+    def rank(self, image_id: bytes | None, *, usable: bool) -> tuple[bool, int, float, str]:
+        """Orders the owners of an image as redirects do, the best first, with the groups that were
+        made when the listing began. ``image_id``: None for an id that is no UUID."""
+        score = 0.0 if image_id is None else -rendezvous_score(self.view, image_id)
+        return not usable, self.group, score, self.view.name
+
+    def take(self) -> Row:
+        row = self.rows.popleft()
+        self.taken = row.id
+        return row
+
+    async def read(self, size: int) -> list[Row]:
+        """Reads the next ``size`` rows or fewer, past those that are skipped; returns the new ones.
+
+        Raises:
+            LocationUnavailable: the location gave no page of a listing in this order.
+        """
+        while True:
+            page = await self._read_page(size)
+            rows = self._after_position(page.rows)
+            if rows or self.is_ended:
+                self.rows.extend(rows)
+                return rows
+            size = MAX_LIMIT  # all were skipped: get past the others soon
+
+    async def _read_page(self, size: int) -> RowPage:
+        try:
+            body = await self._fetch(self.view, self._params(size))
+        except LocationUnavailable as error:
+            may_be_gone = self._marker_is_inherited and self._position is not None
+            if not may_be_gone or error.extra.get("status") not in REFUSAL_STATUSES:
+                raise
+            # Glance refuses a marker whose image is gone.
+            self._marker, self._skipping, self._marker_is_inherited = None, True, False
+            body = await self._fetch(self.view, self._params(size))
+        self._marker_is_inherited = False
+        page = parse_page(body, self._query.order)
+        self._check_order(page.rows)
+        # A page may be smaller than asked for; a server may also forget the link to the next one.
+        self.is_ended = not page.rows or not (page.has_next or len(page.rows) >= size)
+        if page.rows:
+            self._first, self._marker = page.rows[0].id, page.rows[-1].id
+        return page
+
+    def _params(self, size: int) -> Params:
+        params = (*self._query.location_params, ("limit", str(size)))
+        if self._marker is not None:
+            return (*params, ("marker", self._marker))
+        if self._skipping and (bound := self._time_filter()):
+            return (*params, bound)
+        return params
+
+    def _time_filter(self) -> tuple[str, str] | None:
+        """A filter that leaves out most of the rows before the position."""
+        key = self._query.order.keys[0]
+        if self._position is None or key.name not in TIME_KEYS or self._query.has_filter(key.name):
+            return None
+        try:
+            second = datetime.fromisoformat(str(self._position.values[0]))
+            if key.descends:  # the database has microseconds, which rows do not show
+                second += timedelta(seconds=1)
+        except (ValueError, OverflowError):
+            return None
+        return key.name, f"{'lt' if key.descends else 'gte'}:{second:%Y-%m-%dT%H:%M:%SZ}"
+
+    def _after_position(self, rows: list[Row]) -> list[Row]:
+        if not self._skipping or self._position is None:
+            return rows
+        for index, row in enumerate(rows):
+            if row.position.key > self._position.key:
+                self._skipping = False
+                return rows[index:]
+        return []
+
+    def _check_order(self, rows: list[Row]) -> None:
+        """Raises LocationUnavailable where a sorted listing cannot go on with these rows."""
+        if rows and rows[0].id in (self._first, self._marker):
+            raise LocationUnavailable(
+                "its listing does not go on after a marker: it repeats itself", code="bad-listing"
+            )
+        for before, row in pairwise(rows):
+            if self._query.order.is_violated(before.position, row.position):
+                raise LocationUnavailable(
+                    f"its listing is out of order at {row.id[:64]}: it does not sort as asked",
+                    code="bad-listing",
+                )

@@ -1,0 +1,98 @@
+"""Many sorted listings as one, of which each image is a row once."""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, NamedTuple
+
+from resolver.listing.location_stream import LocationStream
+from resolver.listing.owners import DrawnRow, ImageOwners
+from resolver.listing.query import MAX_LIMIT
+from resolver.listing.rows import Row
+from resolver.listing.sort_order import Position
+
+WHOLE_PAGE = 100
+"""Pages up to this size are asked for in full from each location, so that one request to each is
+enough. Of a larger page each location is asked for its share."""
+
+SHARE_FACTOR = 1.5
+SHARE_EXTRA = 25
+"""How much more than an equal share a location is asked for at first."""
+
+ReadRows = Callable[[Sequence[tuple[LocationStream, int]]], Awaitable[Sequence[Sequence[Row]]]]
+"""Reads that many rows from each location at the same time, and returns them. Where the client is
+content without a location that fails, its stream has the failure, and there are none."""
+
+
+class MergedRow(NamedTuple):
+    """A row of the merged listing, and the names of its image's owners."""
+
+    row: Row
+    names: str
+
+
+class Merge:
+    """The rows of several locations in one order, drawn for one page."""
+
+    def __init__(
+        self, streams: Sequence[LocationStream], owners: ImageOwners, read: ReadRows
+    ) -> None:
+        self._streams = streams
+        self._owners = owners
+        self._read = read
+        self._sizes: dict[int, int] = {}
+        """How many rows each location is asked for next."""
+        self.last: Position | None = None
+        """The place up to which rows have been drawn."""
+
+    async def page(self, limit: int) -> list[MergedRow]:
+        """The next ``limit`` rows, or fewer at the end."""
+        merged: list[MergedRow] = []
+        share = min(limit, math.ceil(limit / max(len(self._streams), 1) * SHARE_FACTOR))
+        size = limit if limit <= WHOLE_PAGE else min(limit, share + SHARE_EXTRA)
+        self._sizes = {stream.number: size for stream in self._streams}
+        await self._fill()
+        while len(merged) < limit and (drawn := await self._draw(limit - len(merged))):
+            names = await self._owners.names_where_best(drawn)
+            merged += [
+                MergedRow(row, shown) for (_, row), shown in zip(drawn, names, strict=True) if shown
+            ]
+        return merged
+
+    async def _fill(self) -> None:
+        """Reads from every location whose next row is not known."""
+        dry = [(stream, self._sizes[stream.number]) for stream in self._streams if stream.is_dry]
+        if not dry:
+            return
+        for (stream, size), rows in zip(dry, await self._read(dry), strict=True):
+            self._owners.note(stream, rows)
+            self._sizes[stream.number] = min(2 * size, MAX_LIMIT)
+
+    async def _draw(self, count: int) -> list[DrawnRow]:
+        """The next ``count`` rows in order, or fewer at the end; several may be of one image."""
+        drawn: list[DrawnRow] = []
+        heap = await self._heads()
+        while heap and len(drawn) < count:
+            _, index = heapq.heappop(heap)
+            stream = self._streams[index]
+            row = stream.take()
+            self.last = row.position
+            drawn.append(DrawnRow(stream, row))
+            if stream.rows:
+                heapq.heappush(heap, (stream.rows[0].position.key, index))
+            elif stream.is_dry and len(drawn) < count:
+                heap = await self._heads()
+        return drawn
+
+    async def _heads(self) -> list[tuple[tuple[Any, ...], int]]:
+        """A heap of the next row of each location that has one."""
+        await self._fill()
+        heads = [
+            (stream.rows[0].position.key, index)
+            for index, stream in enumerate(self._streams)
+            if stream.rows
+        ]
+        heapq.heapify(heads)
+        return heads

@@ -1,0 +1,132 @@
+"""Which of an image's rows is shown: that of its best owner, among those that list the image.
+
+An image may be at several locations, and its rows may lie far apart, since each location has its
+own times. The index knows an image's owners. Whether a better one lists it to this client, with
+these filters, only that owner knows: it is asked, unless its row has been read already.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+from resolver.errors import InvalidImageId
+from resolver.listing.location_stream import LocationStream
+from resolver.listing.rows import Row
+from resolver.models import parse_stored_id
+
+Spellings = Mapping[int, str]
+"""The locations that have an image, by number, each with the image's id as it is spelled there."""
+
+ReadOwners = Callable[[Sequence[bytes]], Awaitable[Sequence[Spellings] | None]]
+"""What the index knows of each image; None where it does not answer."""
+
+AskListed = Callable[
+    [Sequence[tuple[LocationStream, Sequence[str]]]], Awaitable[Sequence[Iterable[Row]]]
+]
+"""The rows of the images with these ids that each location lists, for the same client and filters.
+All are asked at the same time. There are none where the client is content without a location that
+fails."""
+
+
+class DrawnRow(NamedTuple):
+    """A row in its place in the merged order."""
+
+    stream: LocationStream
+    """The location that it comes from."""
+    row: Row
+
+
+class ImageOwners:
+    """What one request knows of the owners of the images that it has read."""
+
+    def __init__(
+        self, streams: Iterable[LocationStream], read_owners: ReadOwners, ask: AskListed
+    ) -> None:
+        self._streams = {stream.number: stream for stream in streams}
+        self._read_owners = read_owners
+        self._ask = ask
+        self._listed: dict[str, dict[int, bool]] = defaultdict(dict)
+        """Of each image: the locations that list it, and whether it is usable there."""
+        self._not_listed: set[tuple[str, int]] = set()
+        """Images and locations that were asked, and do not list them."""
+
+    def note(self, stream: LocationStream, rows: Iterable[Row]) -> None:
+        """These rows have been read from a location."""
+        for row in rows:
+            self._listed[row.image][stream.number] = row.is_usable
+
+    async def names_where_best(self, drawn: Sequence[DrawnRow]) -> list[str]:
+        """For each row the names of its image's owners, best first and separated by commas; empty
+        where it is another location's row that is shown."""
+        known, from_index = await self._known_owners(drawn)
+        questions: dict[int, dict[str, str]] = defaultdict(dict)
+        for (stream, row), owners in zip(drawn, known, strict=True):
+            for number, text in owners.items():
+                if self._must_ask(stream, row, number):
+                    questions[number][row.image] = text
+        await self._ask_all(questions)
+        return [
+            self._names(stream, row, owners if from_index else {})
+            for (stream, row), owners in zip(drawn, known, strict=True)
+        ]
+
+    async def _known_owners(self, drawn: Sequence[DrawnRow]) -> tuple[Sequence[Spellings], bool]:
+        """The locations that may list each row's image, and whether the index says so. Without the
+        index, all may."""
+        ids = [_image_id(row) for _, row in drawn]
+        found = await self._read_owners([image_id for image_id in ids if image_id])
+        if found is None:
+            return [dict.fromkeys(self._streams, row.id) for _, row in drawn], False
+        claims = iter(found)
+        return [next(claims) if image_id else {} for image_id in ids], True
+
+    def _may_list(self, number: int, image: str) -> bool:
+        """Whether it is not known that a location does not list an image."""
+        stream = self._streams.get(number)
+        if stream is None or stream.failure or (image, number) in self._not_listed:
+            return False
+        return not stream.was_read_whole
+
+    def _must_ask(self, stream: LocationStream, row: Row, number: int) -> bool:
+        """Whether a location may list the image of another's row, and would then be the better."""
+        if number in self._listed[row.image] or not self._may_list(number, row.image):
+            return False
+        image_id = _image_id(row)
+        best_case = self._streams[number].rank(image_id, usable=True)
+        return best_case < stream.rank(image_id, usable=row.is_usable)
+
+    async def _ask_all(self, questions: Mapping[int, Mapping[str, str]]) -> None:
+        """``questions``: the ids to ask each location about, by image."""
+        if not questions:
+            return
+        asked = [(self._streams[n], list(texts.values())) for n, texts in questions.items()]
+        for number, texts in questions.items():
+            self._not_listed.update((image, number) for image in texts)
+        for (stream, _), rows in zip(asked, await self._ask(asked), strict=True):
+            self.note(stream, rows)
+
+    def _names(self, stream: LocationStream, row: Row, owners: Spellings) -> str:
+        listed = self._listed[row.image]
+        image_id = _image_id(row)
+        ranked = sorted(
+            (self._streams[number] for number in listed),
+            key=lambda lists: lists.rank(image_id, usable=listed[lists.number]),
+        )
+        if ranked[0] is not stream:
+            return ""
+        others = sorted(
+            self._streams[number].view.name
+            for number in owners
+            if number not in listed and self._may_list(number, row.image)
+        )
+        return ",".join([*(lists.view.name for lists in ranked), *others])
+
+
+def _image_id(row: Row) -> bytes | None:
+    """None for an id that is no UUID, as some images from before UUIDs have."""
+    try:
+        return parse_stored_id(row.id)[0]
+    except InvalidImageId:
+        return None

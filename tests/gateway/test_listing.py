@@ -1,0 +1,236 @@
+"""``GET /v2/images``: the images of several stand-in servers as one listing."""
+
+from __future__ import annotations
+
+import random
+import uuid
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from resolver.standin import StandIn
+from resolver.standin.call import Caller
+from tests.gateway.conftest import Gateway
+from tests.support.clouds import Cloud
+from tests.support.faults import body
+from tests.support.listings import all_rows, pages, sort_value
+
+KEYS = ("name", "status", "container_format", "disk_format", "size", "id", "created_at")
+BEGAN = 1_700_000_000.0
+VIRTUAL = "01234567-89ab-4def-8123-456789abcdef"
+
+
+def new_id(rng: random.Random) -> str:
+    return str(uuid.UUID(int=rng.getrandbits(128), version=4))
+
+
+def add_random(rng: random.Random, server: StandIn, count: int, **fields: Any) -> None:
+    for _ in range(count):
+        status = rng.choice(["active", "active", "queued", "deactivated"])
+        server.add(
+            **{
+                "id": new_id(rng),
+                "name": rng.choice(["debian", "ubuntu", "Windows", "fedora 41", None]),
+                "status": status,
+                "data": b"x" * rng.randrange(4),
+                "created": BEGAN + rng.randrange(40) + rng.random(),
+                "disk_format": rng.choice(["raw", "qcow2"]),
+                "tags": tuple(rng.sample(["a", "b", "c"], rng.randrange(3))),
+                **fields,
+            }
+        )
+
+
+async def three(cloud: Cloud, rng: random.Random, count: int = 30) -> dict[str, StandIn]:
+    servers = {name: await cloud.add(name) for name in ("one", "two", "three")}
+    for server in servers.values():
+        add_random(rng, server, count)
+    return servers
+
+
+async def share(
+    cloud: Cloud, rng: random.Random, image_id: str, *names: str, claimed: bool = True
+) -> None:
+    """An image at several locations, with other times at each."""
+    for name in names:
+        created = BEGAN + rng.randrange(40) + rng.random()
+        cloud.servers[name].add(id=image_id, name="shared", created=created)
+        if claimed:
+            await cloud.claim(name, image_id)
+
+
+@pytest.mark.parametrize("seed", range(6))
+async def test_a_listing_is_the_sorted_union(gateway: Gateway, cloud: Cloud, seed: int) -> None:
+    rng = random.Random(seed)
+    servers = await three(cloud, rng)
+    shared = [new_id(rng) for _ in range(8)]
+    for image_id in shared:
+        names = rng.sample(["one", "two", "three"], rng.choice([2, 3]))
+        await share(cloud, rng, image_id, *names)
+    expected = Counter(image_id for s in servers.values() for image_id in s.ids())
+    for _ in range(4):
+        keys = [(key, rng.random() < 0.5) for key in rng.sample(KEYS, rng.choice([1, 1, 2, 3]))]
+        sort = ",".join(f"{name}:{'desc' if descends else 'asc'}" for name, descends in keys)
+        limit = rng.choice([1, 3, 7, 25, 1000])
+        rows = await all_rows(gateway.get, f"/v2/images?sort={sort}&limit={limit}")
+        assert Counter(row["id"] for row in rows) == dict.fromkeys(expected, 1), (sort, limit)
+        # Behind the time nothing can be compared: rows do not show microseconds.
+        order = [*keys, ("created_at", keys[0][1] if len(keys) == 1 else True)]
+        order = order[: [key for key, _ in order].index("created_at") + 1]
+        assert rows == sorted(rows, key=lambda row: sort_value(row, order)), (sort, limit)
+        for row in rows:
+            assert len(row["resolver_locations"].split(",")) == expected[row["id"]]
+
+
+async def test_a_row_is_that_of_the_best_owner(gateway: Gateway, cloud: Cloud) -> None:
+    for name, priority in (("far", 5), ("near", 0)):
+        await cloud.add(name, fields={"priority": priority})
+        cloud.servers[name].add(id=VIRTUAL, name=f"of {name}", created=BEGAN + priority)
+        cloud.servers[name].add(id=str(uuid.UUID(int=priority)), name="other", created=BEGAN)
+        await cloud.claim(name, VIRTUAL)
+    rows = await all_rows(gateway.get, "/v2/images?limit=1")
+    (row,) = [row for row in rows if row["id"] == VIRTUAL]
+    assert (row["name"], row["resolver_locations"]) == ("of near", "near,far")
+    assert len(rows) == 3
+    # Where its row does not match, the image is not there for this client.
+    rows = await all_rows(gateway.get, "/v2/images?name=of+far&limit=1")
+    assert [(row["name"], row["resolver_locations"]) for row in rows] == [("of far", "far")]
+    # An owner where it can be downloaded comes before a better one where it cannot.
+    cloud.servers["near"].update(VIRTUAL, status="deactivated")
+    rows = await all_rows(gateway.get, "/v2/images?limit=1&status=in:active,deactivated")
+    assert [r["name"] for r in rows if r["id"] == VIRTUAL] == ["of far"]
+
+
+async def test_an_image_that_is_not_claimed_is_one_row_of_a_page(
+    gateway: Gateway, cloud: Cloud
+) -> None:
+    rng = random.Random(1)
+    await three(cloud, rng, 5)
+    await share(cloud, rng, VIRTUAL, "one", "two", claimed=False)
+    _, document = await gateway.get("/v2/images")
+    assert [row["id"] for row in document["images"]].count(VIRTUAL) == 1
+
+
+async def test_rows_are_passed_on_as_their_owner_wrote_them(gateway: Gateway, cloud: Cloud) -> None:
+    row = (
+        '{ "zebra":"\\u00e9 ✓ 🐧", "a": 1.0,"big":123456789012345678901234567890,'
+        '"deep":[{"x":null}],'
+        f' "id":"{VIRTUAL}", "created_at": "2024-01-01T00:00:00Z", "size": 7 }}'
+    )
+    server = await cloud.add("one")
+    cloud.set_fault("one", body(f'{{"first": "x", "images" : [ {row} ] , "schema": "s"}}'))
+    async with gateway.http.get("/v2/images") as response:
+        text = await response.text()
+        assert response.status == 200
+        assert response.content_type == "application/json"
+    assert text == (
+        f'{{"images": [{row[:-1]}, "resolver_locations": "one"}}], "first": "/v2/images", '
+        '"schema": "/v2/schemas/images"}'
+    )
+    assert server.requests["GET", "images"] == 0
+    # What a copy of a merged row says of its locations is not believed.
+    cloud.set_fault("one", body(f'{{"images": [{row[:-1]}, "resolver_locations": "lie"}}]}}'))
+    _, document = await gateway.get("/v2/images")
+    assert document["images"][0]["resolver_locations"] == "one"
+
+
+async def test_links_and_limits_are_glances(gateway: Gateway, cloud: Cloud) -> None:
+    await three(cloud, random.Random(2), 20)
+    _, document = await gateway.get("/v2/images")
+    assert len(document["images"]) == 25
+    assert document["first"] == "/v2/images"
+    assert document["next"].startswith("/v2/images?marker=r1.")
+    found = await pages(gateway.get, "/v2/images?limit=59&tag=a&tag=b&name=caf%C3%A9")
+    assert found == [[]]
+    _, document = await gateway.get("/v2/images?limit=2&tag=a&tag=c")
+    assert document["first"] == "/v2/images?limit=2&tag=a&tag=c"
+    assert document["next"].startswith("/v2/images?limit=2&tag=a&tag=c&marker=")
+    assert all({"a", "c"} <= set(row["tags"]) for row in document["images"])
+    _, document = await gateway.get("/v2/images?limit=0")
+    assert document == {"images": [], "first": "/v2/images?limit=0", "schema": "/v2/schemas/images"}
+    _, document = await gateway.get("/v2/images?limit=5000")
+    assert len(document["images"]) == 60
+    assert "next" not in document
+
+
+@pytest.mark.parametrize(
+    ("query", "text"),
+    [
+        ("limit=x", "limit param must be an integer"),
+        ("limit=-1", "limit param must be positive"),
+        ("sort=owner", "Invalid sort key: owner."),
+        ("sort=name:up", "Invalid sort direction: up"),
+        ("sort=name&sort_key=id", "Old and new sorting syntax cannot be combined"),
+        ("sort_key=id&sort_dir=asc&sort_dir=asc", "Number of sort dirs does not match"),
+        ("visibility=some", "Invalid visibility value: some"),
+        ("os_hidden=maybe", "Invalid value 'maybe' for 'os_hidden' filter."),
+        ("created_at=gte:yesterday", 'Bad "created_at" query filter format.'),
+        ("marker=nothing", "No image found with ID nothing"),
+        (f"marker={VIRTUAL}", f"No image found with ID {VIRTUAL}"),
+        ("marker=r1.eNo", "marker is neither an image id nor"),
+        ("marker=r1.", "marker is neither an image id nor"),
+        ("name=%ff", "the query is not UTF-8"),
+    ],
+)
+async def test_bad_requests_are_400_in_glances_words(
+    gateway: Gateway, cloud: Cloud, query: str, text: str
+) -> None:
+    for name in ("one", "two"):
+        await cloud.add(name)
+    response, problem = await gateway.get(f"/v2/images?{query}")
+    assert response.status == 400
+    assert text in problem["detail"]
+    assert "one:" not in problem["detail"]  # all say the same
+
+
+async def test_a_plain_id_is_a_marker(gateway: Gateway, cloud: Cloud) -> None:
+    rng = random.Random(3)
+    await three(cloud, rng)
+    await share(cloud, rng, VIRTUAL, "one", "two")
+    for sort in ("created_at:desc", "created_at:asc", "name:asc", "id:desc,name", "size"):
+        whole = [row["id"] for row in await all_rows(gateway.get, f"/v2/images?sort={sort}")]
+        for image_id in (whole[0], whole[40], whole[-1], VIRTUAL):
+            rest = await all_rows(gateway.get, f"/v2/images?sort={sort}&marker={image_id}&limit=13")
+            assert [row["id"] for row in rest] == whole[whole.index(image_id) + 1 :], sort
+
+
+async def test_the_order_of_a_marker_must_stay(gateway: Gateway, cloud: Cloud) -> None:
+    await three(cloud, random.Random(4), 10)
+    _, document = await gateway.get("/v2/images?limit=5")
+    response, problem = await gateway.get(f"{document['next']}&sort=name:asc")
+    assert response.status == 400
+    assert "another order" in problem["detail"]
+
+
+async def test_a_listing_goes_on_after_an_image_that_is_gone(
+    gateway: Gateway, cloud: Cloud
+) -> None:
+    tokens = {"user": Caller("demo")}
+    for name in ("one", "two"):
+        server = await cloud.add(name, tokens=tokens)
+        add_random(random.Random(name), server, 20)
+    headers = {"X-Auth-Token": "user"}
+    whole = [
+        row["id"]
+        for row in await all_rows(lambda p: gateway.get(p, headers=headers), "/v2/images?limit=9")
+    ]
+    assert len(whole) == 40
+    _, first = await gateway.get("/v2/images?limit=9", headers=headers)
+    for row in first["images"]:
+        cloud.servers[row["resolver_locations"]].delete(row["id"])
+    rest = await all_rows(lambda p: gateway.get(p, headers=headers), first["next"])
+    assert [row["id"] for row in rest] == whole[9:]
+
+
+async def test_locations_may_come_and_go_between_pages(gateway: Gateway, cloud: Cloud) -> None:
+    rng = random.Random(5)
+    servers = await three(cloud, rng, 10)
+    _, first = await gateway.get("/v2/images?limit=12&sort=id:asc")
+    add_random(rng, await cloud.add("four"), 10)
+    await gateway.services.registry.remove("two")
+    rest = await all_rows(gateway.get, first["next"])
+    last = first["images"][-1]["id"]
+    left = [i for name in ("one", "three", "four") for i in cloud.servers[name].ids() if i > last]
+    assert [row["id"] for row in rest] == sorted(left)
+    assert len(servers["two"]) == 10
