@@ -5,9 +5,10 @@ from __future__ import annotations
 import ipaddress
 import json
 import os
+import re
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from http.client import HTTPException, HTTPMessage
 from pathlib import Path
 from typing import IO, Any, TypeVar
@@ -21,6 +22,9 @@ DEFAULT_URL = "http://127.0.0.1:9393"
 REQUEST_TIMEOUT_SECONDS = 30.0
 """How long the gateway may stay silent during one request."""
 
+_NEXT_LINK = re.compile(r'<(/[!-;=?-~]*)>; rel="next"', re.ASCII)
+"""A path of the same gateway."""
+
 F = TypeVar("F", bound=Any)
 
 
@@ -32,7 +36,7 @@ def error_from(status: int, document: Any) -> GatewayError:
     """The error for an answer: the detail of its problem document, or else its status."""
     members = document if isinstance(document, dict) else {}
     detail, code = members.get("detail"), members.get("code")
-    if status == 401:
+    if status == 401 and code != "token-refused":
         detail = (
             "the gateway needs one of its RESOLVER_ADMIN_TOKENS: give --token, RESOLVER_TOKEN or "
             "RESOLVER_TOKEN_FILE"
@@ -110,8 +114,27 @@ class Gateway:
         Raises:
             GatewayError: the gateway refused, with its own text, or did not answer.
         """
+        return self._send(method, path, body, headers or {})[0]
+
+    def pages(self, path: str, *, headers: Mapping[str, str]) -> Iterator[Any]:
+        """The decoded answers to a GET and to those of its ``next`` links (RFC 8288).
+
+        Raises:
+            GatewayError: as for `call`.
+        """
+        next_path: str | None = path
+        while next_path is not None:
+            answer, fields = self._send("GET", next_path, None, headers)
+            yield answer
+            link = _NEXT_LINK.fullmatch(fields.get("Link", ""))
+            next_path = link[1] if link else None
+
+    def _send(
+        self, method: str, path: str, body: Any, headers: Mapping[str, str]
+    ) -> tuple[Any, Mapping[str, str]]:
+        """The decoded JSON answer and the header fields."""
         url = self._address.url
-        headers = {"Accept": "application/json", **self._address.headers, **(headers or {})}
+        headers = {"Accept": "application/json", **self._address.headers, **headers}
         data = None
         if body is not None:
             data = json.dumps(body).encode()
@@ -119,7 +142,7 @@ class Gateway:
         request = urllib.request.Request(url + path, data=data, headers=headers, method=method)
         try:
             with self._opener.open(request, timeout=self._timeout) as response:
-                return _decode(response.read())
+                return _decode(response.read()), response.headers
         except urllib.error.HTTPError as error:
             if 300 <= error.code < 400:
                 error.close()

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from typing import Any
 from urllib.parse import urlencode
 
 import click
 
-from resolver.cli.gateway_client import Gateway, gateway_options, segment
+from resolver.cli.gateway_client import Gateway, GatewayAddress, gateway_options, segment
 from resolver.cli.output import print_json, print_table
 from resolver.models import Outcome
 
@@ -18,60 +19,104 @@ EXIT_STATUSES = {Outcome.FOUND: 0, Outcome.ABSENT: 3, Outcome.UNKNOWN: 4, Outcom
 WORST_FIRST = (Outcome.INVALID, Outcome.UNKNOWN, Outcome.ABSENT, Outcome.FOUND)
 
 IDS_PER_REQUEST = 1000
-"""Ids in one ``POST /resolve``."""
+"""Ids in one ``POST /resolve``, and images on a page of a look-up."""
+
+MD5_CHARACTERS = 32
+"""Of Glance's ``checksum``. An ``os_hash_value`` is longer."""
 
 
 @click.command()
-@click.argument("ids", nargs=-1, metavar="ID...")
+@click.argument("ids", nargs=-1, metavar="[ID...]")
+@click.option("--name", help="Look images up by name.")
+@click.option("--hash", "digest", help="Look images up by os_hash_value, or by MD5 checksum.")
+@click.option("--tag", "tags", multiple=True, help="Look images up by tag; repeat for more.")
 @click.option("--region", help="Prefer owners in this region.")
 @click.option(
     "--exclude", multiple=True, metavar="NAME", help="Leave out a location; repeat for more."
 )
 @click.option("--fresh", is_flag=True, help="Bypass the gateway's caches.")
+@click.option("--partial", is_flag=True, help="Look up without the locations that do not answer.")
 @click.option("--explain", is_flag=True, help="Show every location and the reason for its rank.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option(
+    "--auth-token",
+    envvar="OS_TOKEN",
+    help="Keystone token with which images are looked up.  [env: OS_TOKEN]",
+)
 @gateway_options
 def resolve(
     ids: tuple[str, ...],
+    name: str | None,
+    digest: str | None,
+    tags: tuple[str, ...],
     region: str | None,
     exclude: tuple[str, ...],
     fresh: bool,
+    partial: bool,
     explain: bool,
     as_json: bool,
+    auth_token: str | None,
     url: str,
     token: str | None,
 ) -> None:
     """Show which location has each image.
 
-    With `-` as ID, ids are read from standard input, one per line. Exits 0 if all were found, 3 if
-    one is absent, 4 if one is unknown, 2 if one is not an id, 1 if the request failed.
+    With `-` as ID, ids are read from standard input, one per line. With --name, --hash or --tag,
+    the images are those that every location lists to the holder of OS_TOKEN. Exits 0 if all were
+    found, 3 if one is absent or none matches, 4 if one is unknown, 2 if one is not an id, 1 if the
+    request failed.
     """
     if ids == ("-",):
         ids = tuple(line.strip() for line in sys.stdin if line.strip())
-    if not ids:
-        raise click.UsageError("give at least one image id, or - to read them from standard input")
+    wanted = _wanted(name, digest, tags)
+    if bool(ids) == bool(wanted):
+        raise click.UsageError(
+            "give image ids, - to read them from standard input, or one of --name, --hash and --tag"
+        )
     gateway = Gateway(url, token)
     query = {"region": region, "exclude": ",".join(exclude), "fresh": "1" if fresh else None}
-    suffix = urlencode({name: value for name, value in query.items() if value})
-    suffix = f"?{suffix}" if suffix else ""
+    chosen = [(name, value) for name, value in query.items() if value]
+    if wanted:
+        GatewayAddress(url, auth_token)  # the same rule holds for this token
+        answers = _look_up(gateway, [*wanted, *chosen], auth_token, partial=partial)
+        ids = tuple(answer["id"] for answer in answers)
+    suffix = f"?{urlencode(chosen)}" if chosen else ""
     if explain:
         answers = [gateway.call("GET", f"/resolve/{segment(text)}/explain{suffix}") for text in ids]
-    else:
+    elif not wanted:
         answers = []
         for start in range(0, len(ids), IDS_PER_REQUEST):
             answers += gateway.call(
                 "POST", f"/resolve{suffix}", list(ids[start : start + IDS_PER_REQUEST])
             )
     if as_json:
-        print_json(answers if len(answers) > 1 else answers[0])
-    elif explain:
-        for answer in answers:
-            _print_explained(answer)
+        print_json(answers[0] if len(answers) == 1 and not wanted else answers)
     else:
         for answer in answers:
-            _print_answer(answer)
-    outcomes = {Outcome(answer["outcome"]) for answer in answers}
+            (_print_explained if explain else _print_answer)(answer)
+    if not answers:
+        click.echo("no image matches", err=True)
+    outcomes = {Outcome(answer["outcome"]) for answer in answers} or {Outcome.ABSENT}
     sys.exit(EXIT_STATUSES[next(outcome for outcome in WORST_FIRST if outcome in outcomes)])
+
+
+def _look_up(
+    gateway: Gateway, query: list[tuple[str, str]], auth_token: str | None, *, partial: bool
+) -> list[dict[str, Any]]:
+    """The answers for all images that match, as the holder of the token sees them."""
+    headers = {"X-Resolver-Partial": "allow"} if partial else {}
+    if auth_token:
+        headers["X-Auth-Token"] = auth_token
+    path = f"/resolve?{urlencode([*query, ('limit', str(IDS_PER_REQUEST))])}"
+    return [answer for page in gateway.pages(path, headers=headers) for answer in page]
+
+
+def _wanted(name: str | None, digest: str | None, tags: Sequence[str]) -> list[tuple[str, str]]:
+    """The parameters by which images are looked up."""
+    wanted = [("name", name)] if name is not None else []
+    if digest is not None:
+        wanted.append(("checksum" if len(digest) == MD5_CHARACTERS else "os_hash_value", digest))
+    return wanted + [("tag", tag) for tag in tags]
 
 
 def _print_answer(answer: dict[str, Any]) -> None:

@@ -11,6 +11,7 @@ from aiohttp import web
 from resolver.gateway.access_log import AccessLog
 from resolver.gateway.api import (
     image_listing,
+    image_lookup,
     images,
     locations,
     reports,
@@ -53,6 +54,7 @@ def gateway_routes() -> list[web.RouteDef]:
         web.get(V1_LISTING, image_listing.no_listing),
         web.get("/resolve/{id:[^/]+}", images.read_image),
         web.get("/resolve/{id:[^/]+}/explain", resolve.explain_one),
+        web.get("/resolve", image_lookup.look_up_images, allow_head=False),
         web.post("/resolve", resolve.resolve_many),
         web.get("/", status_page.root),
         web.get("/page/events", status_page.page_events, allow_head=False),

@@ -6,7 +6,7 @@ import re
 from typing import NamedTuple
 from urllib.parse import unquote
 
-from resolver.errors import InvalidRequest
+from resolver.errors import InvalidImageId, InvalidRequest, NotFound
 from resolver.models import letter_case_of, parse_id
 
 ROUTE = "/{api:v[12]}/images/{id:[^/]+}{rest:(?:/[\\s\\S]*)?}"
@@ -53,7 +53,8 @@ def parse_image_path(path: str, query: str) -> ImagePath:
     """The image that a path is about, and what of it. ``query`` comes with its ``?``.
 
     Raises:
-        InvalidImageId: what stands in place of the id is no UUID.
+        NotFound: what stands in place of the id is no UUID. Glance answers so, and clients then
+            look for an image of that name.
         InvalidRequest: the path could be read in two ways.
     """
     check_target(path, query)
@@ -62,7 +63,11 @@ def parse_image_path(path: str, query: str) -> ImagePath:
         raise InvalidRequest("the path could be read in two ways")
     api, text, rest = match.groups()
     text = unquote(text)
-    return ImagePath(api, parse_id(text), letter_case_of(text), rest, query)
+    try:
+        image_id = parse_id(text)
+    except InvalidImageId as error:
+        raise NotFound(error.detail, code=error.problem_code) from error
+    return ImagePath(api, image_id, letter_case_of(text), rest, query)
 
 
 def is_image_path(path: str) -> bool:

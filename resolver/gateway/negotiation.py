@@ -51,6 +51,15 @@ def preferences_from_query(query: str) -> Preferences:
         raise InvalidRequest(
             f"unknown parameter {sorted(unknown)[0][:40]!r}: there are region, exclude and fresh"
         )
+    return preferences_from_pairs(pairs)
+
+
+def preferences_from_pairs(pairs: Iterable[tuple[str, str]]) -> Preferences:
+    """The same from names and values, others than those of `QUERY_PARAMETERS` left out.
+
+    Raises:
+        InvalidRequest: a parameter has no such value.
+    """
     values: dict[str, list[str]] = {}
     for name, value in pairs:
         values.setdefault(name, []).append(value)

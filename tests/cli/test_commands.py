@@ -88,7 +88,7 @@ async def test_locations_are_added_changed_shown_and_removed(run: Run) -> None:
         (("locations", "add", "o", "http://x", "--no-auth", "--token-env", "A"), 2, "one of"),
         (("locations", "sweep", "nope"), 1, "no location"),
         (("index", "claim", "nope", ID), 1, "no location"),
-        (("resolve",), 2, "at least one image id"),
+        (("resolve",), 2, "give image ids"),
         (("nonsense",), 2, "No such command"),
     ],
 )

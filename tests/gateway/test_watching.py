@@ -221,7 +221,7 @@ async def test_unknown_paths_and_methods(gateway: Gateway) -> None:
     assert (response.status, body["code"]) == (404, "not-found")
     response, body = await gateway.call("DELETE", "/resolve")
     assert (response.status, body["code"]) == (405, "method-not-allowed")
-    assert response.headers["Allow"] == "POST"
+    assert response.headers["Allow"] == "GET, POST"
 
 
 def test_openapi_is_valid_and_describes_all_routes() -> None:

@@ -10,13 +10,10 @@ from aiohttp import web
 from resolver.errors import NotFound
 from resolver.gateway.app_keys import SERVICES
 from resolver.gateway.limits import LIMITS, ChargeOnce
-from resolver.gateway.negotiation import (
-    VARY_PREFERENCES,
-    HeaderFields,
-    preferences_from_headers,
-)
+from resolver.gateway.negotiation import VARY_PREFERENCES, preferences_from_headers
 from resolver.gateway.reply import NO_STORE, Reply, to_response
 from resolver.listing import ListedPage, ListingQuery
+from resolver.resolution import Preferences
 
 AUTH_TOKEN = "X-Auth-Token"
 PARTIAL = "X-Resolver-Partial"
@@ -27,27 +24,42 @@ LISTING_PATH = "/v2/images"
 
 async def list_images(request: web.Request) -> web.StreamResponse:
     """GET /v2/images."""
-    services = request.app[SERVICES]
-    if not services.settings.listing:
-        return await no_listing(request)
     query = ListingQuery.parse(request.rel_url.raw_query_string)
-    preferences = preferences_from_headers(request.headers)
+    page = await list_page(request, query, preferences_from_headers(request.headers))
+    return to_response(_listing_reply(query, page))
+
+
+async def list_page(
+    request: web.Request, query: ListingQuery, preferences: Preferences
+) -> ListedPage:
+    """A page of the merged listing for the client of a request.
+
+    Raises:
+        ResolverError: what the client is answered instead.
+    """
+    services, headers = request.app[SERVICES], request.headers
+    if not services.settings.listing:
+        raise NotFound(
+            "images are not listed here (RESOLVER_LISTING is off): ask one location "
+            "(`glance-resolver locations list` names them)",
+            code="no-listing",
+        )
     ChargeOnce.for_request(request.app[LIMITS], request)()
-    page = await services.lister.page(
+    partial = headers.get(PARTIAL, "").strip().lower() == "allow"
+    return await services.lister.page(
         query,
-        request.headers.get(AUTH_TOKEN, ""),
+        headers.get(AUTH_TOKEN, ""),
         preferences,
-        allow_partial=services.settings.listing_partial or allows_partial(request.headers),
+        allow_partial=partial or services.settings.listing_partial,
     )
-    return to_response(listing_reply(query, page))
 
 
-def allows_partial(headers: HeaderFields) -> bool:
-    """Whether the client is content without the locations that do not answer."""
-    return headers.get(PARTIAL, "").strip().lower() == "allow"
+def missing_header(page: ListedPage) -> dict[str, str]:
+    """The header field that names the locations whose images are left out, if there are some."""
+    return {MISSING: ", ".join(page.missing)} if page.missing else {}
 
 
-def listing_reply(query: ListingQuery, page: ListedPage) -> Reply:
+def _listing_reply(query: ListingQuery, page: ListedPage) -> Reply:
     """A page as Glance writes it. Links are relative, as Glance's are."""
     tail = {"first": _link(query.params), "schema": "/v2/schemas/images"}
     if page.next_marker:
@@ -57,9 +69,8 @@ def listing_reply(query: ListingQuery, page: ListedPage) -> Reply:
         **NO_STORE,
         "Content-Type": "application/json",
         "Vary": f"{AUTH_TOKEN}, {PARTIAL}, {VARY_PREFERENCES}",
+        **missing_header(page),
     }
-    if page.missing:
-        headers[MISSING] = ", ".join(page.missing)
     return Reply(200, headers, f'{{"images": [{rows}], {json.dumps(tail)[1:]}'.encode())
 
 
@@ -67,15 +78,9 @@ def _link(params: tuple[tuple[str, str], ...]) -> str:
     return LISTING_PATH + (f"?{urlencode(params)}" if params else "")
 
 
-async def no_listing(request: web.Request) -> web.StreamResponse:
-    """The listings of v1, and that of v2 where it is turned off."""
+async def no_listing(_: web.Request) -> web.StreamResponse:
+    """The listings of v1."""
     raise NotFound(
-        "this gateway lists no images here"
-        + (
-            ": v1 has no merged listing, GET /v2/images has one"
-            if request.path != LISTING_PATH
-            else " (RESOLVER_LISTING is off): ask one location "
-            "(`glance-resolver locations list` names them)"
-        ),
+        "v1 has no merged listing: GET /v2/images has the images of all locations",
         code="no-listing",
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -22,7 +22,7 @@ from resolver.gateway.problem import json_reply
 from resolver.gateway.reply import NO_STORE, to_response
 from resolver.gateway.request_body import read_body
 from resolver.models import Outcome, letter_case_of, parse_id
-from resolver.resolution import AnswerTemplate
+from resolver.resolution import AnswerTemplate, Preferences
 from resolver.resolution.explain import explain
 
 NDJSON = "application/x-ndjson"
@@ -96,19 +96,31 @@ async def resolve_many(request: web.Request) -> web.StreamResponse:
                 "(RESOLVER_BULK_LIMIT) that one request may have: split the request"
             )
         limits.charge(request, len(items) / IDS_PER_TOKEN)
-        ids = parse_ids(items)
-        templates = await request.app[SERVICES].resolver.resolve_many(
-            ids.image_ids, preferences, ids.letter_cases, partial(limits.charge, request, 1)
-        )
-        _count_outcomes(request, templates, len(ids.invalid))
-        headers = {**NO_STORE, "Content-Type": media_type, "Vary": "Accept"}
-        response = web.StreamResponse(headers=headers)
-        await response.prepare(request)
-        for part in _rendered(_rows(ids, templates), ndjson=media_type == NDJSON):
-            await response.write(part)
-            await asyncio.sleep(0)
-        await response.write_eof()
-        return response
+        headers = {"Vary": "Accept"}
+        return await respond_to_many(request, items, preferences, media_type, headers)
+
+
+async def respond_to_many(
+    request: web.Request,
+    items: Sequence[Any],
+    preferences: Preferences,
+    media_type: str,
+    headers: Mapping[str, str],
+) -> web.StreamResponse:
+    """The answer for each item, in their order. ``media_type``: JSON or NDJSON."""
+    ids = parse_ids(items)
+    charge = partial(request.app[LIMITS].charge, request, 1)
+    templates = await request.app[SERVICES].resolver.resolve_many(
+        ids.image_ids, preferences, ids.letter_cases, charge
+    )
+    _count_outcomes(request, templates, len(ids.invalid))
+    response = web.StreamResponse(headers={**NO_STORE, **headers, "Content-Type": media_type})
+    await response.prepare(request)
+    for part in _rendered(_rows(ids, templates), ndjson=media_type == NDJSON):
+        await response.write(part)
+        await asyncio.sleep(0)
+    await response.write_eof()
+    return response
 
 
 Row = tuple[AnswerTemplate | None, Any]

@@ -1,0 +1,55 @@
+"""``GET /resolve?name=…``: the images that match, each with its answer."""
+
+from __future__ import annotations
+
+from urllib.parse import parse_qsl, urlencode
+
+from aiohttp import web
+
+from resolver.errors import InvalidRequest
+from resolver.gateway.api.image_listing import AUTH_TOKEN, PARTIAL, list_page, missing_header
+from resolver.gateway.api.image_reads import JSON
+from resolver.gateway.api.resolve import NDJSON, respond_to_many
+from resolver.gateway.negotiation import (
+    QUERY_PARAMETERS,
+    accepted_type,
+    preferences_from_pairs,
+)
+from resolver.listing import ListingQuery
+from resolver.listing.query import MAX_PARAMETERS
+
+WANTED = ("name", "os_hash_value", "checksum", "tag")
+"""What images can be looked up by. At least one is needed."""
+
+NARROWED_BY = ("visibility", "os_hidden", "limit", "marker")
+"""What else of a listing may be given."""
+
+
+async def look_up_images(request: web.Request) -> web.StreamResponse:
+    """GET /resolve."""
+    media_type = accepted_type(request.headers, JSON, NDJSON)
+    try:
+        pairs = parse_qsl(
+            request.rel_url.raw_query_string,
+            keep_blank_values=True,
+            errors="strict",
+            max_num_fields=MAX_PARAMETERS,
+        )
+    except ValueError as error:  # UnicodeDecodeError is one
+        raise InvalidRequest("the query cannot be read") from error
+    names = {name for name, _ in pairs}
+    unknown = sorted(names - {*WANTED, *NARROWED_BY, *QUERY_PARAMETERS})
+    if unknown:
+        raise InvalidRequest(f"unknown parameter {unknown[0][:40]!r}")
+    if not names & set(WANTED):
+        raise InvalidRequest(f"say which images: give one or more of {', '.join(WANTED)}")
+    preferences = preferences_from_pairs(pairs)
+    query = ListingQuery.of([pair for pair in pairs if pair[0] not in QUERY_PARAMETERS])
+    page = await list_page(request, query, preferences)
+    headers = {"Vary": f"Accept, {AUTH_TOKEN}, {PARTIAL}", **missing_header(page)}
+    if page.next_marker:
+        kept = [pair for pair in pairs if pair[0] != "marker"]
+        target = urlencode([*kept, ("marker", page.next_marker)])
+        headers["Link"] = f'</resolve?{target}>; rel="next"'
+    ids = [row.id for row, _ in page.rows]
+    return await respond_to_many(request, ids, preferences, media_type, headers)
