@@ -62,8 +62,9 @@ class ListingQuery:
         rest = list(pairs)
         limit, marker = _take(rest, "limit"), _take(rest, "marker")
         params = tuple(pair for pair in pairs if pair[0] != "marker")
+        size = _parse_limit(limit)
         order = SortOrder.take_from(rest)
-        return cls(_parse_limit(limit), marker, order, tuple(rest), params)
+        return cls(size, marker, order, tuple(rest), params)
 
     @property
     def location_params(self) -> Params:
