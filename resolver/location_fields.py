@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -26,6 +27,7 @@ _URL = re.compile(r"[A-Za-z0-9._~:/\[\]%!$&'()*+,;=@-]+", re.ASCII)
 _HOST = re.compile(
     r"(?=.{1,253}\Z)[a-z0-9_]([a-z0-9_-]{0,62})?(\.[a-z0-9_]([a-z0-9_-]{0,62})?)*\.?", re.ASCII
 )
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}", re.ASCII)
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}", re.ASCII)
 
 Parser = Callable[[Any, str], Any]
@@ -73,6 +75,20 @@ def spec(
             changes_contents=changes_contents,
         )
     }
+
+
+def is_location_name(text: str) -> bool:
+    """Whether a location may have this name."""
+    return _NAME.fullmatch(text) is not None
+
+
+@lru_cache(maxsize=16_384)
+def is_base_url(url: str) -> bool:
+    """Whether this is a base URL in its stored form, as `parse_base_url` returns it."""
+    try:
+        return parse_base_url(url) == url
+    except InvalidLocation:
+        return False
 
 
 def parse_base_url(value: Any, name: str = "url") -> str:

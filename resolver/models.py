@@ -32,6 +32,7 @@ QUICK_POLL_SECONDS = 1.0
 
 _DASHED = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}", re.ASCII)
 _PLAIN = re.compile(r"[0-9a-fA-F]{32}", re.ASCII)
+_V2_MINOR = re.compile(r"v2\.[0-9]{1,6}", re.ASCII)
 
 
 def parse_id(text: str) -> bytes:
@@ -432,5 +433,5 @@ def api_versions(versions: tuple[str, ...]) -> tuple[bool, bool]:
 
 def minor_version(versions: tuple[str, ...]) -> int:
     """The highest N of the version ids ``v2.N``; -1 if v2 is not served."""
-    minors = [int(v[3:]) for v in versions if v.startswith("v2.") and v[3:].isdigit()]
+    minors = [int(v[3:]) for v in versions if _V2_MINOR.fullmatch(v)]
     return max(minors, default=-1)

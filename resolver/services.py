@@ -21,6 +21,7 @@ from resolver.index import ClaimCache, EmbeddedStore, Index, open_index
 from resolver.listing import Lister
 from resolver.problems import ProblemBoard
 from resolver.registry import (
+    Admission,
     Bootstrap,
     FreshnessPolicy,
     LocationProblems,
@@ -112,7 +113,12 @@ async def open_services(
         policy = FreshnessPolicy(
             2 * settings.sweep_interval, polled_within, no_indexer=indexer_watch.is_gone
         )
-        tables = TableKeeper(index, policy, settings.stale_for)
+        admission = Admission(
+            settings.allowed_hosts,
+            require_https=settings.require_https,
+            public_url=settings.public_url,
+        )
+        tables = TableKeeper(index, policy, settings.stale_for, admission)
         own_ports = OwnPorts(settings.port)
         registry = Registry(index, tables, settings, own_ports)
         bootstrap = Bootstrap(
@@ -160,6 +166,7 @@ async def open_services(
         )
         try:
             await bootstrap.start()
+            await tables.look_up_hosts()
             yield Services(
                 settings=settings,
                 index=index,

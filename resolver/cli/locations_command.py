@@ -148,7 +148,7 @@ def list_(as_json: bool, url: str, token: str | None) -> None:
             (
                 row["name"],
                 row["region"],
-                row["state"],
+                "refused" if row.get("refused") else row["state"],
                 row["health"]["state"],
                 row["sweep"]["images"],
                 "yes" if row["coverage"]["covered"] else f"no: {row['coverage']['why']}",
@@ -177,6 +177,7 @@ def show(name: str, as_json: bool, url: str, token: str | None) -> None:
             *((field, row[field]) for field in ("name", "url", "region")),
             ("api", f"{row['api']} (serves {serves})"),
             ("state", f"{row['state']} {row['reason']}".strip()),
+            *([("refused", row["refused"])] if row.get("refused") else []),
             ("priority", row["priority"]),
             ("weight", row["weight"]),
             ("rate", row["rate"] or "no limit"),

@@ -100,6 +100,7 @@ async def serving(
             asyncio.create_task(services.index.server_watch.run(), name="server watch"),
             asyncio.create_task(services.indexer_watch.run(), name="indexer watch"),
             asyncio.create_task(services.process_watch.run(), name="process watch"),
+            asyncio.create_task(services.tables.watch_hosts(), name="host watch"),
         ]
         if settings.role != "gateway":
             background.append(asyncio.create_task(services.indexer.run(), name="indexer"))

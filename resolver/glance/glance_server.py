@@ -22,6 +22,7 @@ from resolver.glance.keystone import AuthHeaders
 from resolver.glance.proxies import proxy_for, proxy_hosts
 from resolver.glance.rate_limits import NEVER_DELAYED, RateLimits
 from resolver.glance.secret_sources import read_token
+from resolver.location_fields import is_base_url
 from resolver.models import Api, Location, api_versions
 
 Params = Mapping[str, str] | Sequence[tuple[str, str]]
@@ -312,6 +313,10 @@ class GlanceServer:
         Raises:
             LocationUnavailable: there was no whole response.
         """
+        if not is_base_url(self.location.url):  # Redis has it, and no operator has written it
+            raise LocationUnavailable(
+                "its URL is none that a location can have: set another", code="not-allowed"
+            )
         url = self.location.url + path
         tls = await self._tls()
         proxy = proxy_for(url)

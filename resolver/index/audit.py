@@ -13,6 +13,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from resolver.index.keys import Keys
+from resolver.index.record_codec import MAX_NUMBER, MIN_NUMBER
 from resolver.index.redis.client import RedisClient
 from resolver.index.redis.redis_errors import DECODE_ERRORS
 from resolver.index.redis.replies import parses_reply
@@ -108,6 +109,7 @@ def _parse_entry(text: bytes) -> AuditEntry | None:
     sides = (entry.before, entry.after)
     is_valid = (
         isinstance(entry.at, int | float)
+        and MIN_NUMBER <= entry.at <= MAX_NUMBER
         and all(isinstance(value, str) for value in texts)
         and all(side is None or isinstance(side, dict) for side in sides)
     )

@@ -15,6 +15,7 @@ from resolver.index.bucket_layout import BucketLayout
 from resolver.index.buckets import Buckets
 from resolver.index.cache import CacheBucket, ClaimCache
 from resolver.index.codec import (
+    UNREADABLE_VALUE,
     decode_owners,
     encode_mark,
     lookup_owners,
@@ -185,7 +186,9 @@ class Claims:
             commands += self._hget_commands(buckets, ids)
             to_fill = self._open_cache_buckets(buckets, ids) if cache and self.cache.size else []
             identity = self.layout.identity
-            version, meta, *values = await self._client.pipeline(commands, foreground=foreground)
+            version, meta, *values = await self._client.pipeline(
+                commands, foreground=foreground, of_wrong_type=UNREADABLE_VALUE
+            )
             if identity and meta == [b"%d" % buckets.bits, identity.encode()]:
                 try:
                     values = [summarize(value) if value else value for value in values]

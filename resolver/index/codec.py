@@ -42,6 +42,10 @@ CONTENT_BITS = 50
 """Among a million pairs of images with different bytes, the chance that the bits of any pair are
 equal is below one in a billion: 10^6 / 2^50 = 0.9 * 10^-9."""
 
+MAX_VALUE_BYTES = 16_384
+"""Longest value that is read: more than a thousand owners with a mark each. Rendering the owners of
+a longer one would keep other requests waiting."""
+
 CONTENT_MARK_BYTES = 7
 """Length of the mark of an active image whose bytes are known."""
 
@@ -139,6 +143,8 @@ def parse_owners(value: bytes) -> tuple[Owner, ...]:
     Raises:
         ValueError: no version of this program writes such bytes.
     """
+    if len(value) > MAX_VALUE_BYTES:
+        raise ValueError(f"{len(value)} bytes of owners")
     owners: list[Owner] = []
     run: list[tuple[int, int]] = []
     at = 0
@@ -178,6 +184,9 @@ def decode_owners(value: bytes) -> tuple[Owner, ...]:
     return _parse_cached(value) if len(value) < CONTENT_MARK_BYTES else parse_owners(value)
 
 
+UNREADABLE_VALUE = b"\x80"
+"""A value that cannot be read, in place of one that is too long or of another type."""
+
 UNREADABLE = (Owner(-1),)
 """In place of the owners of an image whose value cannot be read. No location has this number."""
 
@@ -185,9 +194,17 @@ UNREADABLE = (Owner(-1),)
 def lookup_owners(value: bytes) -> tuple[Owner, ...]:
     """The owners in a value that `summarize` returned."""
     try:
-        return _parse_cached(value)
+        return _lookup_cached(value)
     except ValueError:
         return UNREADABLE
+
+
+@lru_cache(maxsize=4096)
+def _lookup_cached(value: bytes) -> tuple[Owner, ...]:
+    owners = parse_owners(value)
+    if len(owners) > 1:  # a location that something else has written twice is one owner
+        owners = tuple({owner.number: owner for owner in owners}.values())
+    return owners
 
 
 def summarize(value: bytes) -> bytes:
@@ -196,6 +213,8 @@ def summarize(value: bytes) -> bytes:
     images with the same owners have the same summary. So it can be shared and remembered."""
     if len(value) <= CONTENT_MARK_BYTES:
         return value
+    if len(value) > MAX_VALUE_BYTES:
+        return UNREADABLE_VALUE
     head, mark = value[:-CONTENT_MARK_BYTES], value[-CONTENT_MARK_BYTES:]
     if mark[0] & mark[1] & 0x80 and mark[0] & 1 and 0x40 <= mark[2] < 0x80 and _is_run(head):
         return head + _FIRST_CONTENT[mark[2] >> 5 & 1]

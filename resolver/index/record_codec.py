@@ -19,8 +19,20 @@ from enum import Enum
 from functools import cache, partial
 from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
+from resolver.errors import InvalidLocation
+from resolver.index.codec import FIRST_MARK
 from resolver.index.redis.redis_errors import DECODE_ERRORS
-from resolver.models import Change, Check, Location, Poll, Progress, SubscriptionStatus, Sweep
+from resolver.location_fields import is_location_name
+from resolver.models import (
+    LOCATION_FIELDS,
+    Change,
+    Check,
+    Location,
+    Poll,
+    Progress,
+    SubscriptionStatus,
+    Sweep,
+)
 
 T = TypeVar("T")
 
@@ -77,6 +89,17 @@ NOT_IN_THE_JSON = frozenset({"name", "number"})
 """Members of a location that its row has apart from the JSON."""
 
 
+MAX_RECORD_BYTES = 65_536
+"""Longest text that is parsed. The longest that this program writes has some 4,000."""
+
+MIN_NUMBER, MAX_NUMBER = -62_135_596_800, 253_402_300_799
+"""Range of all numbers. As times they are the years 1 to 9999, which Python can show."""
+
+CHECKED_WHERE_USED = frozenset({"url", "auth", "notifications"})
+"""Fields of a location that make it unusable, and not its record unreadable, where this version
+would not let operators write what is stored."""
+
+
 class UnreadableRecord(ValueError):
     """A record that this version cannot read."""
 
@@ -122,7 +145,7 @@ def parse_record(kind: type[T], text: bytes | str) -> T:
         UnreadableRecord: it is no JSON object, lacks a field, or has one of another type.
     """
     try:
-        return _decode(kind, json.loads(text))
+        return _decode(kind, _load_json(text))
     except (*DECODE_ERRORS, RecursionError) as error:
         raise UnreadableRecord(f"{type(error).__name__}: {error}"[:200]) from error
 
@@ -135,9 +158,32 @@ def parse_location(name: str, stored: str) -> Location:
     """
     try:
         number, _, text = stored.partition(" ")
-        return _decode(Location, {**json.loads(text), "name": name, "number": int(number)})
-    except (*DECODE_ERRORS, RecursionError) as error:
+        location = _decode(Location, {**_load_json(text), "name": name, "number": int(number)})
+        _check_location(location)
+    except (*DECODE_ERRORS, RecursionError, InvalidLocation) as error:
         raise UnreadableRecord(f"{type(error).__name__}: {error}"[:200]) from error
+    return location
+
+
+def _check_location(location: Location) -> None:
+    """Raises ValueError or InvalidLocation for what no version of this program writes, so that
+    the readers of a location need not check where it came from."""
+    if not is_location_name(location.name) or not 0 < location.number < FIRST_MARK:
+        raise ValueError("it has a name or number that no location has")
+    for name, field in LOCATION_FIELDS.items():
+        if name not in CHECKED_WHERE_USED:
+            field.parse(getattr(location, name), name)
+
+
+def _load_json(text: bytes | str) -> Any:
+    """Raises one of `DECODE_ERRORS` or RecursionError."""
+    if len(text) > MAX_RECORD_BYTES:
+        raise ValueError(f"it is longer than {MAX_RECORD_BYTES} bytes")
+    value = json.loads(text)
+    has_escapes = "\\u" in text if isinstance(text, str) else b"\\u" in text
+    if has_escapes:
+        to_json(value).encode()  # half of a surrogate pair could never be written again
+    return value
 
 
 def _decode(kind: type[T], fields: Any) -> T:
@@ -189,6 +235,8 @@ def _plain(allowed: tuple[type, ...]) -> Checker:
         # bool is a subclass of int: `type` and not isinstance.
         if type(value) not in allowed:
             raise TypeError(f"{type(value).__name__} is not {allowed[-1].__name__}")
+        if type(value) in (int, float) and not MIN_NUMBER <= value <= MAX_NUMBER:
+            raise ValueError("the number is out of range")
         return value
 
     return check

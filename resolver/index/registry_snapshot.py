@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from hashlib import blake2b
 from typing import Any, TypeVar
 
 from resolver.index.record_codec import ParseCache, UnreadableRecord, parse_location, parse_record
 from resolver.index.redis.replies import pairs, parses_reply
+from resolver.location_fields import is_location_name
 from resolver.models import Check, Location, Poll, Status, SubscriptionStatus, Sweep
 
 T = TypeVar("T")
 
 NUMBER_FIELD = b"location:"
 """A field of the index's meta is this and the name of a location; see ``location_numbers.lua``."""
+
+
+MAX_SHOWN_CHARACTERS = 40
+"""Of a name that no location may have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +68,7 @@ def parse_snapshot(reply: Any, cache: ParseCache) -> Snapshot:
     status, meta = pairs(statuses), pairs(meta_reply)
     records, unreadable = {}, {}
     for name_bytes, stored_bytes in sorted(pairs(locations).items()):
-        name = name_bytes.decode(errors="replace")
+        name = _shown_name(name_bytes)
         try:
             stored = stored_bytes.decode()
             location = cache.parsed(parse_location, name, stored)
@@ -70,10 +76,10 @@ def parse_snapshot(reply: Any, cache: ParseCache) -> Snapshot:
             unreadable[name] = str(error)
             continue
         records[name] = _parse_status(status, location, stored, cache)
-    removed = frozenset(name.decode() for name in removed_reply)
-    numbered = {
-        field[len(NUMBER_FIELD) :].decode() for field in meta if field.startswith(NUMBER_FIELD)
-    }
+    removed = frozenset(_names(removed_reply))
+    numbered = set(
+        _names(field[len(NUMBER_FIELD) :] for field in meta if field.startswith(NUMBER_FIELD))
+    )
     return Snapshot(
         int(version),
         records,
@@ -85,6 +91,22 @@ def parse_snapshot(reply: Any, cache: ParseCache) -> Snapshot:
         int(meta.get(b"losses", 0)),
         complete=records.keys() <= numbered and bool(int(version) or not records),
     )
+
+
+def _shown_name(stored: bytes) -> str:
+    """The name in a row. One that no location may have, which something else has written, becomes
+    text that can be shown: some of it, and a digest that makes it unique."""
+    name = stored.decode(errors="replace")
+    if is_location_name(name):
+        return name
+    digest = blake2b(stored, digest_size=4).hexdigest()
+    return f"?{ascii(name)[1:-1][:MAX_SHOWN_CHARACTERS]}?{digest}"
+
+
+def _names(stored: Iterable[bytes]) -> Iterator[str]:
+    """Those of these names that a location may have. No other was registered or removed."""
+    names = (name.decode(errors="replace") for name in stored)
+    return filter(is_location_name, names)
 
 
 def _parse_status(
@@ -119,7 +141,7 @@ def apply_changes(known: Snapshot, reply: Any) -> Snapshot:
     is_new = False
     cache = ParseCache()
     for name_bytes, stored, *statuses, is_removed in rows:
-        name = name_bytes.decode(errors="replace")
+        name = _shown_name(name_bytes)
         changed.add(name)
         unreadable.pop(name, None)
         lost.discard(name)

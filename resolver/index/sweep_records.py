@@ -10,7 +10,14 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from resolver.index.keys import Keys
-from resolver.index.record_codec import UnreadableRecord, parse_record, record_to_json, to_json
+from resolver.index.record_codec import (
+    MAX_NUMBER,
+    MIN_NUMBER,
+    UnreadableRecord,
+    parse_record,
+    record_to_json,
+    to_json,
+)
 from resolver.index.redis.client import Command, RedisClient
 from resolver.index.redis.redis_errors import DECODE_ERRORS
 from resolver.index.redis.replies import pairs, parses_reply
@@ -161,8 +168,10 @@ def _parse_request(text: bytes) -> SweepRequest:
     """One that this version cannot read asks for a sweep all the same, without a confirmation."""
     try:
         fields = json.loads(text)
-        return SweepRequest(fields["confirm_shrink"] is True, float(fields["at"]), text)
-    except DECODE_ERRORS:
+        if MIN_NUMBER <= fields["at"] <= MAX_NUMBER:
+            return SweepRequest(fields["confirm_shrink"] is True, float(fields["at"]), text)
+        raise ValueError("its time is out of range")
+    except (*DECODE_ERRORS, RecursionError):
         return SweepRequest(confirm_shrink=False, at=time.time(), stored=text)
 
 

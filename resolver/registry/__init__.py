@@ -1,5 +1,6 @@
 """Locations: the registry, the table that answers are made from, and their files."""
 
+from resolver.registry.admission import Admission
 from resolver.registry.bootstrap import Bootstrap, StartupLocations
 from resolver.registry.coverage import FreshnessPolicy
 from resolver.registry.location_batch import BatchRequest, Progress, ignore_progress
@@ -10,6 +11,7 @@ from resolver.registry.table import Table, TableKeeper
 from resolver.registry.target_policy import OwnPorts
 
 __all__ = [
+    "Admission",
     "BatchRequest",
     "Bootstrap",
     "FreshnessPolicy",

@@ -6,7 +6,16 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from resolver.models import Api, Health, Location, Status, api_versions, format_id, minor_version
+from resolver.models import (
+    Api,
+    Health,
+    Location,
+    State,
+    Status,
+    api_versions,
+    format_id,
+    minor_version,
+)
 from resolver.registry.coverage import (
     GUARDED,
     FreshnessPolicy,
@@ -25,6 +34,14 @@ class LocationView:
     policy: FreshnessPolicy
     losses: int = 0
     """How often Redis may have lost claims by now."""
+    refused: str = ""
+    """Why clients must not be sent there by the settings of now, whatever its state is; empty if
+    they may. See `resolver.registry.admission`."""
+
+    @cached_property
+    def in_service(self) -> bool:
+        """Whether it is offered and asked: it is neither in maintenance nor refused."""
+        return not self.refused and self.location.state is not State.MAINTENANCE
 
     @property
     def name(self) -> str:

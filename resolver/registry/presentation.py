@@ -40,6 +40,7 @@ def location_to_json(view: LocationView, progress: Progress | None, now: float) 
     return {
         "name": location.name,
         **fields_of(location),
+        "refused": view.refused or None,
         "serves": None
         if serves is None
         else [api for api, served in zip(("v1", "v2"), serves, strict=True) if served],

@@ -100,8 +100,10 @@ class Registry:
         view = self._tables.table.by_name.get(location.name)
         known = view is not None and view.location.number == location.number
         status = view.status if view is not None and known else Status()
-        losses = self._tables.table.losses
-        return await self._to_json(LocationView(location, status, self._tables.policy, losses))
+        losses, refused = self._tables.table.losses, self._tables.refusal(location)
+        return await self._to_json(
+            LocationView(location, status, self._tables.policy, losses, refused)
+        )
 
     async def view(self, name: str) -> LocationView:
         """A location as it is now.

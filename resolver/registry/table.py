@@ -6,14 +6,20 @@ import asyncio
 import contextlib
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
+
+import structlog
 
 from resolver.errors import IndexLost, IndexReadOnly, IndexUnavailable
 from resolver.index import Index, Record, Snapshot
-from resolver.models import State
+from resolver.models import Location
 from resolver.problems import Problem
+from resolver.registry.admission import LOOKUP_INTERVAL_SECONDS, NO_RULES, Admission
 from resolver.registry.coverage import FreshnessPolicy
 from resolver.registry.location_view import LocationView
+
+log = structlog.get_logger()
 
 
 class Table:
@@ -26,10 +32,13 @@ class Table:
         lost_until: Mapping[str, float] | None = None,
         previous: Table | None = None,
         expected: Iterable[str] = (),
+        refusal: Callable[[Location], str] = NO_RULES.refusal,
     ) -> None:
         """``lost_until``: for each location that was lost with the data of Redis, the time (of
         `time.monotonic`) until which `absent` is not answered because of it. ``previous``: a table
-        that the snapshot has changed, if it has. ``expected``: see `TableKeeper.expect`."""
+        that the snapshot has changed, if it has. ``expected``: see `TableKeeper.expect`.
+        ``refusal``: why clients must not be sent to a location, whatever its state is; empty if
+        they may."""
         self.policy = policy
         self.identity = snapshot.identity
         self.version = snapshot.version
@@ -41,17 +50,17 @@ class Table:
         self.by_name: Mapping[str, LocationView]
         self.by_number: Mapping[int, LocationView]
         changed = snapshot.changed
+
+        def make_view(record: Record) -> LocationView:
+            location = record.location
+            return LocationView(location, record.status, policy, snapshot.losses, refusal(location))
+
         if previous is None or changed is None or previous.losses != snapshot.losses:
-            self.by_name = {
-                name: LocationView(record.location, record.status, policy, snapshot.losses)
-                for name, record in snapshot.records.items()
-            }
+            self.by_name = {name: make_view(record) for name, record in snapshot.records.items()}
             self.by_number = {view.location.number: view for view in self.by_name.values()}
         else:
-            self.by_name, self.by_number = _changed_views(previous, snapshot, changed)
-        self._in_service = [
-            view for view in self.by_name.values() if view.location.state is not State.MAINTENANCE
-        ]
+            self.by_name, self.by_number = _changed_views(previous, snapshot, changed, make_view)
+        self._in_service = [view for view in self.by_name.values() if view.in_service]
         self._vouching = [view for view in self._in_service if view.location.vouches]
         self._expected = [
             name for name in expected if name not in self.by_name and name not in self.removed
@@ -62,6 +71,12 @@ class Table:
 
     def __len__(self) -> int:
         return len(self.by_name)
+
+    def not_offered(self) -> dict[str, str]:
+        """The locations that are not offered although no operator says so: by name, with the
+        reason. They are refused, or their records cannot be read."""
+        refused = {view.name: view.refused for view in self.by_name.values() if view.refused}
+        return refused | dict.fromkeys(self.unreadable, "its record in Redis cannot be read")
 
     def lost_in(self, newer: Snapshot | Table) -> list[LocationView]:
         """The locations of this table that ``newer`` lacks although nobody removed them: Redis lost
@@ -124,7 +139,10 @@ class Table:
 
 
 def _changed_views(
-    previous: Table, snapshot: Snapshot, changed: Iterable[str]
+    previous: Table,
+    snapshot: Snapshot,
+    changed: Iterable[str],
+    make_view: Callable[[Record], LocationView],
 ) -> tuple[dict[str, LocationView], dict[int, LocationView]]:
     """The views by name and by number, of which only these have changed."""
     by_name, by_number = dict(previous.by_name), dict(previous.by_number)
@@ -137,7 +155,7 @@ def _changed_views(
         if record is None:
             by_name.pop(name, None)
             continue
-        view = LocationView(record.location, record.status, previous.policy, snapshot.losses)
+        view = make_view(record)
         is_new |= before is None
         by_name[name] = by_number[record.location.number] = view
     if is_new:
@@ -156,12 +174,17 @@ class TableKeeper:
     """Holds the newest table that this process has read, and reads it again when it changed."""
 
     def __init__(
-        self, index: Index, policy: FreshnessPolicy, lost_for_seconds: float = 3600.0
+        self,
+        index: Index,
+        policy: FreshnessPolicy,
+        lost_for_seconds: float = 3600.0,
+        admission: Admission = NO_RULES,
     ) -> None:
         """``lost_for_seconds``: how long a location that was lost with the data of Redis keeps
-        `absent` from being answered."""
+        `absent` from being answered. ``admission``: where clients may be sent."""
         self._index = index
         self.policy = policy
+        self._admission = admission
         self._lost_for_seconds = lost_for_seconds
         self._lock = asyncio.Lock()
         self._snapshot = Snapshot(-1, {})
@@ -170,6 +193,8 @@ class TableKeeper:
         self._expected: tuple[str, ...] = ()
         self._read_at = -math.inf
         """When everything was read last, by `time.monotonic`."""
+        self._is_new = asyncio.Event()
+        """Set when the table has changed, for `watch_hosts`."""
         self._confirmed_changes = -1
         self._confirmed_at = 0.0
         """When `table` was last known to be the current one, by `time.monotonic`."""
@@ -190,15 +215,48 @@ class TableKeeper:
         registered, unless somebody has removed them."""
         self._expected = tuple(names)
 
+    def refusal(self, location: Location) -> str:
+        """Why clients must not be sent to a location; empty if they may."""
+        return self._admission.refusal(location)
+
+    async def look_up_hosts(self) -> None:
+        """Looks up the hosts that only their addresses can allow, and makes the table again if
+        other locations may be offered now."""
+        locations = [record.location for record in self._snapshot.records.values()]
+        if await self._admission.look_up_hosts(locations):
+            async with self._lock:
+                self._set_table(replace(self._snapshot, changed=None))
+
+    async def watch_hosts(self) -> None:
+        """Keeps looking up hosts, as `look_up_hosts`; for a background task. Ends at once where no
+        rule needs it."""
+        while self._admission.needs_addresses:
+            self._is_new.clear()
+            await self.look_up_hosts()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LOOKUP_INTERVAL_SECONDS):
+                    await self._is_new.wait()
+
     def problems(self) -> Iterator[Problem]:
         """A `ProblemSource`."""
+        for view in self.table.by_name.values():
+            if view.refused:
+                yield Problem(
+                    code="location-refused",
+                    text=f"No client is sent to location {view.name!r}: {view.refused}. Images "
+                    "that only it has are answered 503.",
+                    action=f"`glance-resolver locations set {view.name} --url` gives it a URL that "
+                    "the settings allow. If it may have this one, change the setting.",
+                    location=view.name,
+                )
         for name in self.table.unreadable:
             yield Problem(
                 code="unreadable-record",
                 text=f"This version cannot read the record of location {name!r}. Its images are "
                 "not offered, and none is answered as absent.",
                 action="Upgrade this process to the version that wrote it; or remove the location "
-                "and add it again.",
+                "and add it again. A name that no location can have was written by something "
+                "else: delete it from the hash of locations in Redis.",
                 location=name,
             )
         for name in self.table.lost:
@@ -345,17 +403,30 @@ class TableKeeper:
         lost = before.lost_in(snapshot)
         until = time.monotonic() + self._lost_for_seconds
         lost_until = {
-            view.name: until
-            for view in lost
-            if view.location.vouches and view.location.state is not State.MAINTENANCE
+            view.name: until for view in lost if view.location.vouches and view.in_service
         }
         lost_until |= {
             name: earlier
             for name, earlier in before.lost_until.items()
             if name not in snapshot.removed
         }
-        self._snapshot = snapshot
-        self.table = Table(snapshot, self.policy, lost_until, before, self._expected)
+        self._set_table(snapshot, lost_until)
+        self._is_new.set()
         if lost or self.table.reuses_numbers_of(before, snapshot.changed):
             # An older state, or another index: numbers may come to mean other locations.
             self._index.clear_cache()
+
+    def _set_table(self, snapshot: Snapshot, lost_until: Mapping[str, float] | None = None) -> None:
+        before = self.table
+        if lost_until is None:
+            lost_until = before.lost_until
+        self._snapshot = snapshot
+        self.table = Table(
+            snapshot, self.policy, lost_until, before, self._expected, self._admission.refusal
+        )
+        was, now = before.not_offered(), self.table.not_offered()
+        for name in was.keys() - now.keys():
+            log.info("location offered again", location=name)
+        for name, reason in now.items():
+            if was.get(name) != reason:
+                log.warning("location not offered", location=name, reason=reason)

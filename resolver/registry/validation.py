@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from resolver.errors import InvalidLocation
+from resolver.location_fields import is_location_name
 from resolver.models import LOCATION_FIELDS, Location
-
-_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}", re.ASCII)
 
 
 def check_name(name: str) -> str:
@@ -19,7 +17,7 @@ def check_name(name: str) -> str:
     Raises:
         InvalidLocation: it may not.
     """
-    if not _NAME.fullmatch(name):
+    if not is_location_name(name):
         raise InvalidLocation(
             f"{name[:80]!r} is not a location name: use a-z, 0-9, '.', '_' and '-', "
             "beginning with a letter or digit, at most 63 characters"

@@ -5,11 +5,16 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from resolver.models import Owner, State
+from resolver.models import Owner
 from resolver.registry import LocationView
 from resolver.resolution.answer import ProbeResult
 from resolver.resolution.image_resolver import Resolution
-from resolver.resolution.ranking import ImageOwner, exclusion_reason, rank_reasons
+from resolver.resolution.ranking import (
+    DEFAULT_PREFERENCES,
+    ImageOwner,
+    exclusion_reason,
+    rank_reasons,
+)
 
 
 def explain(resolution: Resolution) -> dict[str, Any]:
@@ -43,8 +48,9 @@ def _row(
         reasons = rank_reasons(owner, context.preferences, context.home_region)
     elif claim is not None:
         verdict, reasons = "left out", [exclusion_reason(view, context.preferences)]
-    elif view.location.state is State.MAINTENANCE:
-        verdict, reasons = "left out", ["no claim", "in maintenance"]
+    elif not view.in_service:
+        verdict = "left out"
+        reasons = ["no claim", exclusion_reason(view, DEFAULT_PREFERENCES)]
     else:
         verdict = "not an owner"
         reasons = ["no claim", doubt or "its last sweep is complete and does not list the image"]

@@ -12,7 +12,7 @@ from typing import Any
 
 from resolver.image_facts import Content, differ
 from resolver.index import lookup_owners, summarize
-from resolver.models import State, format_id
+from resolver.models import format_id
 from resolver.registry import Table
 from resolver.resolution.ranking import DEFAULT_PREFERENCES, ImageOwner, owners_of, rank_key
 from resolver.resolution.templates import PLACEHOLDER
@@ -122,9 +122,7 @@ def _import_source(owners: Iterable[ImageOwner]) -> ImageOwner | None:
     usable = [
         owner
         for owner in owners
-        if owner.is_usable
-        and owner.view.location.region
-        and owner.view.location.state is not State.MAINTENANCE
+        if owner.is_usable and owner.view.location.region and owner.view.in_service
     ]
     return min(
         usable,

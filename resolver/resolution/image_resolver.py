@@ -10,7 +10,7 @@ from typing import NamedTuple, cast
 
 from resolver.errors import IndexUnavailable, TooManyRequests
 from resolver.index import Index
-from resolver.models import Outcome, State
+from resolver.models import Outcome
 from resolver.registry import LocationView, Table, TableKeeper
 from resolver.resolution.answer import (
     NOT_ASKED,
@@ -477,7 +477,7 @@ def _is_doubted(view: LocationView, preferences: Preferences, *, of_all: bool) -
     """Whether what the index has of the image there is doubted, and the location can be asked.
     ``of_all``: that of all locations is."""
     doubted = of_all or preferences.fresh or view.name in preferences.exclude
-    return doubted and view.location.state is not State.MAINTENANCE
+    return doubted and view.in_service
 
 
 def _can_pay(charge: ChargeCallback | None) -> bool:

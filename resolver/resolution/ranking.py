@@ -101,6 +101,8 @@ def exclusion_reason(view: LocationView, preferences: Preferences) -> str:
     location = view.location
     if location.name in preferences.exclude:
         return "excluded by the request"
+    if view.refused:
+        return f"refused: {view.refused}"
     if location.state is State.MAINTENANCE:
         return f"in maintenance{f': {location.reason}' if location.reason else ''}"
     return ""

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from resolver.models import Check, Health, State
+from resolver.models import Check, Health
 from resolver.registry import LocationView
 from resolver.sync.health import DOWN_AFTER_FAILURES
 
@@ -69,7 +69,7 @@ class SelfDoubt:
         Only locations that were not down count. Each must have been checked since the failures
         began; until then nothing is decided.
         """
-        if failing.view.location.state is State.MAINTENANCE:
+        if not failing.view.in_service:
             return Doubt()
         others = list(self._others(failing))
         unchecked = tuple(other for other in others if other.checked_at < failing.failing_since)
@@ -86,8 +86,7 @@ class SelfDoubt:
 
     def _others(self, failing: WatchedLocation) -> Iterator[WatchedLocation]:
         for other in self._watched.values():
-            in_maintenance = other.view.location.state is State.MAINTENANCE
-            if other is not failing and not in_maintenance and not other.is_down:
+            if other is not failing and other.view.in_service and not other.is_down:
                 yield other
 
     def withholds_down(self) -> bool:

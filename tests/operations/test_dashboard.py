@@ -27,6 +27,7 @@ WITHOUT_SERIES = {
     "glance_resolver_events_total",
     "glance_resolver_location_event_lag_seconds",
     "glance_resolver_problems",
+    "glance_resolver_location_not_offered",
 }
 """What a gateway without faults and notifications has not."""
 

@@ -134,6 +134,7 @@ FAULTS = {
         21,
         26,
     ),
+    "GlanceResolverLocationNotOffered": Fault(of_location("not_offered", "_x20 1x20"), 20, 22),
     "GlanceResolverLocationNotCovered": Fault(of_location("covered", "1x20 0x40"), 35, 37),
     "GlanceResolverSweepFailing": Fault(of_location("sweep_failing", "0x20 1x40"), 35, 37),
     "GlanceResolverSweepOld": Fault(of_location("last_sweep_timestamp_seconds", "0x150"), 119, 122),

@@ -100,6 +100,12 @@ class LocationMetrics(Collector):
             "1 when the latest sweep failed",
             {view.name: bool(view.status.sweep.error) for view in views},
         )
+        yield gauge(
+            "location_not_offered",
+            "1 for each location to which this process sends no client, by its settings or because "
+            "its record cannot be read",
+            dict.fromkeys(self._tables.table.not_offered(), 1),
+        )
         for name, text, table in (
             ("sweeps", "Sweeps by this process", self._stats.sweeps),
             ("checks", "Health checks of locations by this process", self._stats.checks),

@@ -193,13 +193,23 @@ class RedisClient(ABC):
         observe_seconds(self.reply_seconds, time.monotonic() - started)
         return found
 
-    async def pipeline(self, commands: Iterable[Command], *, foreground: bool = False) -> list[Any]:
+    async def pipeline(
+        self,
+        commands: Iterable[Command],
+        *,
+        foreground: bool = False,
+        of_wrong_type: bytes | None = None,
+    ) -> list[Any]:
         """The replies to several commands sent together.
+
+        ``of_wrong_type``: in place of the error about a key that is no hash, so that one key that
+        something else has written does not fail the others. None: it is an error.
 
         Raises:
             IndexUnavailable: Redis does not answer, or refuses one of them.
         """
-        return _without_errors(await self.replies(commands, foreground=foreground))
+        replies = await self.replies(commands, foreground=foreground)
+        return _without_errors(replies, of_wrong_type)
 
     async def command(self, *command: Any, foreground: bool = False) -> Any:
         """The reply to one command.
@@ -248,11 +258,14 @@ def may_write(command: Command | bytes) -> bool:
     return command[0] not in READ_COMMANDS
 
 
-def _without_errors(replies: list[Any]) -> list[Any]:
-    """The replies. Raises IndexUnavailable for the first that is an error."""
-    for reply in replies:
+def _without_errors(replies: list[Any], of_wrong_type: bytes | None = None) -> list[Any]:
+    """The replies, with ``of_wrong_type`` in place of the error that a key is of another type.
+    Raises IndexUnavailable for the first other error."""
+    for position, reply in enumerate(replies):
         if isinstance(reply, Exception):
-            raise unavailable(reply) from reply
+            if of_wrong_type is None or not str(reply).startswith("WRONGTYPE"):
+                raise unavailable(reply) from reply
+            replies[position] = of_wrong_type
     return replies
 
 

@@ -1,0 +1,193 @@
+"""A row in Redis that no version of the resolver writes costs that row, and no other."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from resolver.index import UNREADABLE, Index, open_index
+from resolver.models import Location, Owner, parse_id
+from tests.gateway.conftest import ADMIN, Gateway, Start
+
+ID = "0a1b2c3d-4e5f-4a6b-8c7d-9e0f1a2b3c4d"
+OTHER = "ffffffff-4e5f-4a6b-8c7d-9e0f1a2b3c4d"
+REGISTRY = "glr:{reg}:"
+
+FIELDS = {"url": "https://evil.example", "region": "", "api": "auto", "priority": 100, "weight": 1}
+FIELDS |= {"state": "active", "reason": "", "sees_all": None, "auth": None, "notifications": None}
+FIELDS |= {"created": 0.0, "updated": 0.0}
+
+
+def row(number: object = 9, **fields: object) -> str:
+    return f"{number} {json.dumps({**FIELDS, **fields})}"
+
+
+HOSTILE_LOCATIONS: dict[str, tuple[bytes | str, bytes | str]] = {
+    "wrong type": ("evil", '9 {"url": 1}'),
+    "name with a line break": (b"evil\r\nX-A: b", row()),
+    "name that is no UTF-8": (b"\xff\xfe", row()),
+    "name of 100 kB": ("e" * 100_000, row()),
+    "empty name": ("", row()),
+    "the number of what cannot be read": ("evil", row(-1)),
+    "number 0": ("evil", row(0)),
+    "the number of a mark": ("evil", row(1 << 19)),
+    "region with a line break": ("evil", row(region="a\r\nb: c")),
+    "half a surrogate pair": ("evil", row(region="\ud800")),
+    "unknown field with half a pair": ("evil", row(newer="\ud800")),
+    "reason of 100 kB": ("evil", row(reason="a" * 100_000)),
+    "infinite rate": ("evil", row(rate=float("inf"))),
+    "rate that is no number": ("evil", row(rate=float("nan"))),
+    "weight below 0": ("evil", row(weight=-1)),
+    "priority of 400 digits": ("evil", row(priority=10**400)),
+    "created in the year 30000": ("evil", row(created=1e12)),
+    "deep": ("evil", "9 " + "[" * 60_000),
+}
+
+HOSTILE_STATUSES: dict[str, tuple[str, str]] = {
+    "time that cannot be shown": ("check", '{"at": 1e300, "health": "up"}'),
+    "no number": ("sweep", '{"started": NaN, "ended": NaN}'),
+    "images of 400 digits": ("sweep", f'{{"images": 1{"0" * 400}}}'),
+    "error of 100 kB": ("poll", json.dumps({"error": "a" * 100_000})),
+    "half a surrogate pair": ("sweep", '{"error": "\\ud800"}'),
+    "list": ("feed", "[]"),
+}
+
+VERSIONS = '{"at": 1.0, "health": "up", "versions": ["v2.\u00b2", "v2.", "v2.1234567", "v2.5"]}'
+
+
+async def change(gateway: Gateway, *command: Any) -> None:
+    client = gateway.services.index.client
+    await client.command(*command)
+    await client.command("INCR", REGISTRY + "version")
+
+
+async def assert_that_one_works(gateway: Gateway) -> None:
+    response, _ = await gateway.get(f"/v2/images/{ID}")
+    assert (response.status, response.headers["Location"]) == (
+        307,
+        f"https://one.example:9292/v2/images/{ID}",
+    )
+    for path in ("/locations", "/locations/one", "/audit", "/index", "/status", "/readyz"):
+        assert (await gateway.get(path, headers=ADMIN))[0].status == 200, path
+    for path in ("/versions", "/metrics", f"/resolve/{ID}", f"/resolve/{ID}/explain"):
+        assert (await gateway.get(path))[0].status == 200, path
+    async with gateway.http.get("/index/export", headers=ADMIN) as response:
+        assert (await response.text()).splitlines()[-1].startswith("end ")
+
+
+@pytest.fixture
+async def serving_one(start: Start) -> Gateway:
+    gateway = await start()
+    await gateway.location("one")
+    await gateway.claim("one", ID)
+    return gateway
+
+
+@pytest.mark.parametrize("kind", HOSTILE_LOCATIONS)
+async def test_a_hostile_record_of_a_location(serving_one: Gateway, kind: str) -> None:
+    name, record = HOSTILE_LOCATIONS[kind]
+    await change(serving_one, "HSET", REGISTRY + "locations", name, record)
+    await assert_that_one_works(serving_one)
+    _, status = await serving_one.get("/status")
+    (problem,) = (row for row in status["problems"] if row["code"] == "unreadable-record")
+    assert len(problem["location"]) < 100
+    assert problem["location"].isprintable()
+    response, body = await serving_one.get(f"/resolve/{OTHER}")
+    assert (response.status, body["missing"]) == (503, [problem["location"]])
+    assert await serving_one.location("two") > 1, "others can be registered meanwhile"
+
+
+@pytest.mark.parametrize("kind", HOSTILE_STATUSES)
+async def test_a_hostile_status_of_a_location(serving_one: Gateway, kind: str) -> None:
+    what, text = HOSTILE_STATUSES[kind]
+    await change(serving_one, "HSET", REGISTRY + "status", f"1:{what}", text)
+    response, _ = await serving_one.get(f"/v2/images/{ID}")
+    assert response.status == 307
+    for path in ("/locations/one", "/status", "/metrics", "/index"):
+        assert (await serving_one.get(path, headers=ADMIN))[0].status == 200, path
+    _, status = await serving_one.get("/status")
+    assert "unreadable-record" in {row["code"] for row in status["problems"]}
+
+
+async def test_versions_that_are_no_versions(serving_one: Gateway) -> None:
+    await change(serving_one, "HSET", REGISTRY + "status", "1:check", VERSIONS)
+    await assert_that_one_works(serving_one)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("SADD", REGISTRY + "removed", b"\xff\r\n"),
+        ("HSET", REGISTRY + "meta", b"location:\xff\r\n", "5"),
+        ("HSET", REGISTRY + "meta", "location:a b", "5"),
+        ("HSET", REGISTRY + "status", b"\xff", b"\xff"),
+        ("HSET", REGISTRY + "progress", "1", '{"started": 1e300}'),
+        (
+            "LPUSH",
+            REGISTRY + "audit",
+            '{"at":1e300,"by":"","what":"","location":"","before":null,"after":null}',
+        ),
+        (
+            "LPUSH",
+            REGISTRY + "audit",
+            '{"at":NaN,"by":"","what":"","location":"","before":null,"after":null}',
+        ),
+    ],
+)
+async def test_other_hostile_rows(serving_one: Gateway, command: tuple[Any, ...]) -> None:
+    await change(serving_one, *command)
+    await assert_that_one_works(serving_one)
+
+
+@pytest.mark.parametrize("at", [f"1{'0' * 400}", "NaN", "1e300", '"x"'])
+async def test_a_hostile_request_for_a_sweep_is_one_without_confirmation(
+    index: Index, at: str
+) -> None:
+    text = f'{{"confirm_shrink": true, "at": {at}}}'
+    await index.client.command("HSET", REGISTRY + "wanted", "1", text)
+    request = (await index.records.requested_sweeps())[1]
+    assert request.confirm_shrink is False
+
+
+async def owners_after(index: Index, *values: bytes) -> list[tuple[Owner, ...]]:
+    """The owners of images with these values, and of one that location 1 claims."""
+    ids = [parse_id(f"{n:08x}-0000-4000-8000-000000000000") for n in range(len(values))]
+    buckets = index.claims.buckets
+    for image_id, value in zip(ids, values, strict=True):
+        key = buckets.key(buckets.number(image_id))
+        await index.client.command("HSET", key, buckets.field(image_id), value)
+    await index.claims.claim(1, [parse_id(ID)])
+    return (await index.claims.lookup([*ids, parse_id(ID)], cache=True)).owners
+
+
+async def test_hostile_owners_of_an_image(index: Index) -> None:
+    await index.records.put(Location(name="one", url="https://one.example"), None)
+    (many, endless, same, sound) = await owners_after(
+        index, b"\x02" * 100_000, b"\xff" * 100_000, b"\x02\x04" * 500
+    )
+    assert (many, endless) == (UNREADABLE, UNREADABLE)
+    assert same == (Owner(1), Owner(2))
+    assert sound == (Owner(1),)
+
+
+async def test_an_image_with_100_kb_of_owners_is_answered(serving_one: Gateway) -> None:
+    index = serving_one.services.index
+    buckets, image_id = index.claims.buckets, parse_id(OTHER)
+    await index.client.command(
+        "HSET", buckets.key(buckets.number(image_id)), buckets.field(image_id), b"\x02" * 100_000
+    )
+    response, body = await serving_one.get(f"/resolve/{OTHER}")
+    assert (response.status, body["outcome"]) == (503, "unknown")
+    await assert_that_one_works(serving_one)
+
+
+async def test_a_bucket_of_another_type_costs_its_images(index_url: str) -> None:
+    async with open_index(index_url, bits=8) as index:
+        broken = parse_id(OTHER)
+        key = index.claims.buckets.key(index.claims.buckets.number(broken))
+        await index.client.command("SET", key, "x")
+        await index.claims.claim(1, [parse_id(ID)])
+        found = await index.claims.lookup([broken, parse_id(ID)])
+        assert found.owners == [UNREADABLE, (Owner(1),)]
