@@ -250,7 +250,7 @@ class Location:
             'Where the credential for listing is: `{"token_env": "VAR"}`, '
             '`{"token_file": "/path"}` or `{"cloud": "name in clouds.yaml"}`, with `"region"` if '
             "the cloud has several. Never the credential itself.",
-            example={"token_env": "OSLO_TOKEN"},
+            example={"token_env": "GLANCE_OSLO_TOKEN"},
             options=("--token-env", "--token-file", "--cloud", "--cloud-region", "--no-auth"),
             changes_contents=True,
         ),

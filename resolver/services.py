@@ -15,6 +15,7 @@ from resolver.glance import (
     ImageProbe,
     ImageRecords,
     RateLimits,
+    SecretSources,
     connect,
 )
 from resolver.index import ClaimCache, EmbeddedStore, Index, open_index
@@ -133,7 +134,9 @@ async def open_services(
         problems.add_source(index.server_watch.problems)
         process_watch = ProcessWatch(index, settings.role)
         problems.add_source(process_watch.problems)
-        cloud_credentials = CloudCredentials()
+        cloud_credentials = CloudCredentials(
+            secrets=SecretSources.of(settings), any_host=bool(settings.allowed_hosts)
+        )
         rate_limits = RateLimits()
         image_probe = ImageProbe(probe_session, cloud_credentials, rate_limits)
         prober = Prober(

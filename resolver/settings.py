@@ -166,6 +166,17 @@ class Settings(BaseSettings):
     require_https: bool = Field(
         False, description="Refuse locations with http, except on loopback."
     )
+    secret_files: Names = Field(
+        ("/run/secrets/*",),
+        description="Files that may hold credentials of locations (`token_file`, `url_file`), as "
+        "patterns with `*`. Unset, also those in the folder of `RESOLVER_LOCATIONS_FILE`. Files "
+        "that settings name are never read for a location.",
+    )
+    secret_envs: Names = Field(
+        ("GLANCE_*",),
+        description="Environment variables that may hold credentials of locations (`token_env`, "
+        "`url_env`), as patterns with `*`. `RESOLVER_*` never may.",
+    )
     redirect_writes: bool = Field(
         False,
         description="Also redirect small writes (PATCH, DELETE, tags, members, actions). "
@@ -314,7 +325,10 @@ class Settings(BaseSettings):
         "all", description="Which requests are logged: none, those with status 400 or above, all."
     )
 
-    @field_validator("admin_tokens", "allowed_hosts", "trusted_proxies", mode="before")
+    @field_validator(
+        *("admin_tokens", "allowed_hosts", "trusted_proxies", "secret_files", "secret_envs"),
+        mode="before",
+    )
     @classmethod
     def _split(cls, value: Any) -> Any:
         if isinstance(value, str):
@@ -339,6 +353,14 @@ class Settings(BaseSettings):
                 ipaddress.ip_network(item, strict=False)
             elif "*" in item.removeprefix("*.") or not item.removeprefix("*."):
                 raise ValueError(f"{item!r} is not a host name, *.suffix, address or network")
+        return value
+
+    @field_validator("secret_files")
+    @classmethod
+    def _absolute(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for item in value:
+            if not item.startswith("/"):
+                raise ValueError(f"{item!r} is no absolute path, such as /run/secrets/*")
         return value
 
     @field_validator("trusted_proxies")

@@ -30,10 +30,15 @@ BITS = 8
 
 @pytest.fixture(scope="session", autouse=True)
 def _no_settings_of_the_developer() -> Iterator[None]:
-    """Removes RESOLVER_* variables from the environment."""
+    """Removes RESOLVER_* variables from the environment, and lets credentials of locations be in
+    any variable and in files of tests. Tests of what is allowed set their own."""
     with pytest.MonkeyPatch.context() as patch:
         for name in [n for n in os.environ if n.upper().startswith("RESOLVER_")]:
             patch.delenv(name)
+        patch.setenv("RESOLVER_SECRET_ENVS", "*")
+        folder = tempfile.gettempdir()
+        patterns = ["/run/secrets/*", *(f"{folder}{'/*' * depth}" for depth in range(1, 6))]
+        patch.setenv("RESOLVER_SECRET_FILES", ",".join(patterns))
         yield
 
 

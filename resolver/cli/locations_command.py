@@ -247,8 +247,14 @@ def set_(name: str, base_url: str | None, url: str, token: str | None, **fields:
         raise click.UsageError("give at least one option to change")
     if "state" in body:
         body.setdefault("reason", "")  # the old reason was for the old state
-    Gateway(url, token).call("PATCH", _path(name), body)
+    row = Gateway(url, token).call("PATCH", _path(name), body)
     click.echo(f"{name}: changed {', '.join(body)}")
+    if base_url and "auth" not in body and not row["auth"]:
+        click.echo(
+            "Another URL has no credential unless one is given: see --cloud, --token-file and "
+            "--token-env.",
+            err=True,
+        )
 
 
 @locations.command()

@@ -55,8 +55,14 @@ def export(file: str, url: str, token: str | None) -> None:
 
 @click.command("import")
 @click.argument("file")
+@click.option(
+    "--with-auth",
+    is_flag=True,
+    help="New locations get the credentials that FILE names. They are sent to the servers that "
+    "FILE names, so trust who wrote it.",
+)
 @gateway_options
-def import_(file: str, url: str, token: str | None) -> None:
+def import_(file: str, with_auth: bool, url: str, token: str | None) -> None:
     """Add the locations and claims of an exported FILE to the index.
 
     - is standard input. Importing a file again changes nothing.
@@ -66,7 +72,8 @@ def import_(file: str, url: str, token: str | None) -> None:
     with open_input(file) as source:
         chunks = progress.watch(_read_chunks(source, file, errors))
         try:
-            result = StreamRequest(url, token).post("/index/import", chunks)
+            path = f"/index/import{'?with_auth=1' if with_auth else ''}"
+            result = StreamRequest(url, token).post(path, chunks)
         except GatewayError as error:
             if errors:  # the gateway's error is then a consequence
                 raise FileError(f"{errors[0].detail}; {error.detail}") from error
@@ -80,6 +87,12 @@ def import_(file: str, url: str, token: str | None) -> None:
         f"{new} of them new, in {progress.seconds:.1f} s; {result['locations']} "
         f"locations, registered: {names or 'none'}"
     )
+    if left_out := result.get("without_auth"):
+        click.echo(
+            f"without the credentials that the file names: {', '.join(left_out)}. Set them with "
+            "`locations set NAME`, or import with --with-auth",
+            err=True,
+        )
 
 
 @contextmanager

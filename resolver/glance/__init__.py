@@ -19,6 +19,7 @@ from resolver.glance.listing import (
 from resolver.glance.notifications import Notice, parse_notice, subscribed
 from resolver.glance.probe import ImageProbe, ProbeAnswer, has_image
 from resolver.glance.rate_limits import RateLimits
+from resolver.glance.secret_sources import SecretSources
 
 __all__ = [
     "END_CURSOR",
@@ -38,6 +39,7 @@ __all__ = [
     "ProbeAnswer",
     "RateLimits",
     "Resume",
+    "SecretSources",
     "SkippedRows",
     "UnsortedListing",
     "changed_since",

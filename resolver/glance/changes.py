@@ -94,8 +94,8 @@ async def _read_changes(
     """The pages of one pass, in any order."""
     async for rows in listing_pass.pages(server):
         present, facts, deleted = {}, {}, set()
-        for image_id, letter_case, text, row in rows.images:
-            _check_is_changed(row, text, moment)
+        for image_id, letter_case, _, row in rows.images:
+            _check_is_changed(row, moment)
             if row.get("deleted") is True:
                 deleted.add(image_id)
             else:
@@ -105,13 +105,13 @@ async def _read_changes(
             yield Changes(present, frozenset(deleted), listing_pass.requested_at, facts)
 
 
-def _check_is_changed(row: Mapping[str, object], text: str, moment: str) -> None:
+def _check_is_changed(row: Mapping[str, object], moment: str) -> None:
     """Raises LocationUnavailable for an image that did not change since: a server that ignores the
     filter would list everything at each poll."""
     updated = row.get("updated_at")
     if isinstance(updated, str) and _UTC_TIME.match(updated) and updated[:19] < moment[:19]:
         raise LocationUnavailable(
-            "it ignores the filter for what changed, so polls would read its whole listing (it "
-            f"listed {text} of {updated[:19]}): only sweeps and notifications see changes",
+            "it ignores the filter for what changed, so polls would read its whole listing: only "
+            "sweeps and notifications see changes",
             code="no-changes",
         )

@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from resolver.errors import LocationUnavailable
-from resolver.glance.cloud_config import CloudRef, read_tls
+from resolver.glance.cloud_config import CloudRef, cloud_error, read_tls
 from resolver.glance.keystone import AuthHeaders, authenticate
+from resolver.glance.secret_sources import SecretSources
 
 AUTH_RETRY_SECONDS = 2.0
 """Least time between two logins to a cloud that gave no token, or whose new token was refused."""
@@ -60,9 +61,15 @@ class CloudCredentials:
         read_tls: Callable[[CloudRef], ssl.SSLContext | None] = read_tls,
         *,
         retry_seconds: float = AUTH_RETRY_SECONDS,
+        secrets: SecretSources | None = None,
+        any_host: bool = False,
     ) -> None:
-        """``authenticate`` logs in to a cloud, and ``read_tls`` reads its TLS options. Both
-        block."""
+        """``authenticate`` logs in to a cloud, and ``read_tls`` reads its TLS options. Both block.
+        ``secrets``: where other credentials may be; None: where they may be by default.
+        ``any_host``: a cloud's credential may be sent to hosts that its catalog does not have,
+        since an operator has listed the hosts that are allowed."""
+        self.secrets = secrets or SecretSources()
+        self._any_host = any_host
         self._authenticate = authenticate
         self._read_tls = read_tls
         self._retry_seconds = retry_seconds
@@ -132,6 +139,17 @@ class CloudCredentials:
         cloud.invalidated_at = now
         cloud.current = None
         return True
+
+    def check_host(self, ref: CloudRef, credential: AuthHeaders, host: str) -> None:
+        """Raises LocationUnavailable if a credential of this cloud must not be sent to a host."""
+        if self._any_host or credential.hosts is None or host.lower() in credential.hosts:
+            return
+        raise cloud_error(
+            ref,
+            f" has no endpoint on {host}, so its credential is not sent there: use a URL of its "
+            "catalog, or list the hosts that are allowed in RESOLVER_ALLOWED_HOSTS",
+            code="not-allowed",
+        )
 
     def close(self) -> None:
         """Abandons logins under way; those who wait for one get LocationUnavailable."""

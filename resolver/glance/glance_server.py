@@ -10,8 +10,10 @@ from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 import aiohttp
+import structlog
 
 from resolver import __version__
 from resolver.errors import LocationUnavailable, LoopDetected
@@ -21,7 +23,7 @@ from resolver.glance.host_policy import HostPolicy, HostPolicyMiddleware, HostPo
 from resolver.glance.keystone import AuthHeaders
 from resolver.glance.proxies import proxy_for, proxy_hosts
 from resolver.glance.rate_limits import NEVER_DELAYED, RateLimits
-from resolver.glance.secret_sources import read_token
+from resolver.glance.secret_sources import SecretSources
 from resolver.location_fields import is_base_url
 from resolver.models import Api, Location, api_versions
 
@@ -59,6 +61,9 @@ GLANCE_HEADER = "X-Openstack-Request-Id"
 HOP = "X-Resolver-Hop"
 """Header of every request to a location. A resolver that receives it answers 508, since no location
 may be a resolver."""
+
+
+log = structlog.get_logger()
 
 
 @asynccontextmanager
@@ -107,9 +112,7 @@ class Reply:
         try:
             return json.loads(self.body)
         except (ValueError, RecursionError) as error:
-            raise LocationUnavailable(
-                f"its answer is not JSON (it begins {self.body[:40]!r})", code="junk"
-            ) from error
+            raise LocationUnavailable("its answer is not JSON", code="junk") from error
 
 
 class VersionDocument(NamedTuple):
@@ -132,7 +135,7 @@ class GlanceServer:
         *,
         max_wait: float | None = NEVER_DELAYED,
     ) -> None:
-        """Only a location whose `auth` names a cloud needs ``cloud_credentials``.
+        """A location whose `auth` names a cloud needs ``cloud_credentials``.
 
         ``rate_limits``: the limits that all requests of this process share. ``max_wait``: how many
         seconds a request may wait for its turn, or for what the server demands with
@@ -189,8 +192,12 @@ class GlanceServer:
                 raise LocationUnavailable(
                     "credentials of clouds.yaml are not available here", code="no-credential"
                 )
-            return await self._cloud_credentials.auth_headers(self._cloud)
-        token = read_token(self.location.auth)
+            sent = await self._cloud_credentials.auth_headers(self._cloud)
+            host = urlsplit(self.location.url).hostname or ""
+            self._cloud_credentials.check_host(self._cloud, sent, host)
+            return sent
+        secrets = self._cloud_credentials.secrets if self._cloud_credentials else SecretSources()
+        token = secrets.read_token(self.location.auth)
         return AuthHeaders({"X-Auth-Token": token} if token else {})
 
     async def credential(self) -> str:
@@ -352,10 +359,12 @@ class GlanceServer:
             reason = error.os_error.strerror or error.os_error
             raise LocationUnavailable(f"cannot connect: {reason}", code="unreachable") from error
         except (aiohttp.ClientError, asyncio.IncompleteReadError, OSError, ValueError) as error:
-            # Some texts of aiohttp have several lines.
-            reason = " ".join(str(error).split())[:MAX_REASON_CHARACTERS] or type(error).__name__
+            # The texts of aiohttp quote what the server sent, which may be anything: an admin can
+            # name a server inside the network. Some have several lines.
+            reason = " ".join(str(error).split())[:MAX_REASON_CHARACTERS]
+            log.debug("answer not readable", location=self.location.name, reason=reason)
             raise LocationUnavailable(
-                f"the answer broke off or was not HTTP: {reason}", code="cut"
+                f"the answer broke off or was not HTTP ({type(error).__name__})", code="cut"
             ) from error
 
     async def healthy(self) -> bool:

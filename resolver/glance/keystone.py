@@ -6,6 +6,7 @@ import re
 import time
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
 from resolver import __version__
 from resolver.errors import LocationUnavailable
@@ -30,10 +31,13 @@ class AuthHeaders:
     """Its roles on a project; empty for a token with another scope, None where not known."""
     valid_until: float = 0.0
     """When to get another, on `time.monotonic`."""
+    hosts: frozenset[str] | None = None
+    """The hosts that it is for: those of the cloud's endpoints and of its Keystone. None: any."""
 
 
-def open_cloud(cloud: CloudRef) -> tuple[Any, Any]:
-    """The keystoneauth session of a cloud and its plugin, as clouds.yaml describes it now.
+def open_cloud(cloud: CloudRef) -> tuple[Any, Any, Any]:
+    """The keystoneauth session of a cloud, its plugin, and its configuration as clouds.yaml has it
+    now.
 
     Raises:
         LocationUnavailable: there is no such cloud, or the extra is not installed.
@@ -54,7 +58,7 @@ def open_cloud(cloud: CloudRef) -> tuple[Any, Any]:
         )
     except Exception as error:
         raise cloud_error(cloud, f": {reason_of(error)}") from error
-    return session, plugin
+    return session, plugin, config
 
 
 def authenticate(cloud: CloudRef) -> AuthHeaders:
@@ -63,22 +67,39 @@ def authenticate(cloud: CloudRef) -> AuthHeaders:
     Raises:
         LocationUnavailable: Keystone or clouds.yaml gave no credential. It names the cloud and why.
     """
-    session, plugin = open_cloud(cloud)
+    session, plugin, config = open_cloud(cloud)
     try:
         if type(plugin).__module__ == "keystoneauth1.noauth":  # its token is the word "notused"
             return AuthHeaders({}, valid_until=time.monotonic() + UNDATED_LIFETIME_SECONDS)
         headers = plugin.get_headers(session) or {}
         access = plugin.get_access(session) if hasattr(plugin, "get_access") else None
+        hosts = _hosts_of(plugin, config, access)
     except Exception as error:
         raise _no_token(cloud, error) from error
     if access is None:
-        return AuthHeaders(headers, valid_until=time.monotonic() + UNDATED_LIFETIME_SECONDS)
+        valid_until = time.monotonic() + UNDATED_LIFETIME_SECONDS
+        return AuthHeaders(headers, valid_until=valid_until, hosts=hosts)
     left = access.expires.timestamp() - time.time()
     return AuthHeaders(
         headers,
         roles=tuple(access.role_names) if access.project_scoped else (),
         valid_until=time.monotonic() + left - min(RENEW_BEFORE_SECONDS, left / 5),
+        hosts=hosts,
     )
+
+
+def _hosts_of(plugin: Any, config: Any, access: Any) -> frozenset[str]:
+    """The hosts of a cloud: of its Keystone, of the endpoints in its catalog, and of those that
+    clouds.yaml names."""
+    urls = [
+        getattr(plugin, "auth_url", None),
+        getattr(plugin, "endpoint", None),
+        config.get_endpoint("image"),
+    ]
+    if access is not None and access.has_service_catalog():
+        for endpoints in access.service_catalog.get_endpoints_data().values():
+            urls += [endpoint.url for endpoint in endpoints]
+    return frozenset(host.lower() for url in urls if url and (host := urlsplit(url).hostname))
 
 
 def image_endpoints(cloud: CloudRef, interface: str) -> list[tuple[str, str]]:
@@ -87,7 +108,7 @@ def image_endpoints(cloud: CloudRef, interface: str) -> list[tuple[str, str]]:
     Raises:
         LocationUnavailable: Keystone or clouds.yaml gave no catalog.
     """
-    session, plugin = open_cloud(cloud)
+    session, plugin, _ = open_cloud(cloud)
     try:
         access = plugin.get_access(session) if hasattr(plugin, "get_access") else None
     except Exception as error:

@@ -185,8 +185,7 @@ class ListingPass:
 
     def _repeats(self) -> LocationUnavailable:
         return LocationUnavailable(
-            f"the listing repeats itself at {self.marker[:80]}: the server seems to ignore "
-            "`marker`",
+            "the listing repeats itself: the server seems to ignore `marker`",
             code="bad-listing",
         )
 

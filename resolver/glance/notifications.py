@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import json
 import logging
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import UTC, datetime
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import structlog
 
 from resolver.errors import InvalidImageId, LocationUnavailable
-from resolver.glance.secret_sources import read_secret
+from resolver.glance.secret_sources import SecretSources
 from resolver.image_facts import NOTHING_KNOWN, ImageFacts
 from resolver.models import parse_stored_id
 
@@ -180,7 +180,7 @@ class Subscription:
         await self._queue.delete(if_unused=False, if_empty=False, timeout=BROKER_TIMEOUT_SECONDS)
 
 
-def broker_urls(notifications: Mapping[str, str]) -> list[str]:
+def broker_urls(notifications: Mapping[str, str], secrets: SecretSources) -> list[str]:
     """The broker's URLs, read from where the location's ``notifications`` say they are.
 
     The secret is ``amqp://…``, ``amqps://…``, or Glance's own ``transport_url``: ``rabbit://…``,
@@ -189,7 +189,7 @@ def broker_urls(notifications: Mapping[str, str]) -> list[str]:
     Raises:
         LocationUnavailable: there is no such URL. The message names the variable or file.
     """
-    text = read_secret(notifications.get("url_env"), notifications.get("url_file"), "broker URL")
+    text = secrets.read(notifications.get("url_env"), notifications.get("url_file"), "broker URL")
     scheme, separator, rest = text.partition("://")
     if not separator or scheme not in ("amqp", "amqps", "rabbit"):
         raise LocationUnavailable(
@@ -202,7 +202,11 @@ def broker_urls(notifications: Mapping[str, str]) -> list[str]:
 
 @contextlib.asynccontextmanager
 async def subscribed(
-    notifications: Mapping[str, str], queue_name: str, *, consume: bool = True
+    notifications: Mapping[str, str],
+    queue_name: str,
+    secrets: SecretSources,
+    *,
+    consume: bool = True,
 ) -> AsyncIterator[Subscription]:
     """Connects to a location's broker and declares the durable queue; with ``consume``, also binds
     it to Glance's exchange and consumes it.
@@ -213,7 +217,7 @@ async def subscribed(
     Raises:
         LocationUnavailable: the broker cannot be used; its code says why.
     """
-    connection = await _connect(notifications, queue_name)
+    connection = await _connect(broker_urls(notifications, secrets), queue_name)
     try:
         subscription = await _declare(connection, notifications, queue_name)
         if consume:
@@ -245,7 +249,7 @@ def _load_aio_pika() -> ModuleType:
     return aio_pika
 
 
-async def _connect(notifications: Mapping[str, str], queue_name: str) -> AbstractConnection:
+async def _connect(urls: Sequence[str], queue_name: str) -> AbstractConnection:
     """A connection to the first of the broker's hosts that can be reached.
 
     Raises:
@@ -253,7 +257,7 @@ async def _connect(notifications: Mapping[str, str], queue_name: str) -> Abstrac
     """
     aio_pika = _load_aio_pika()
     failure: Exception = ValueError("no host")
-    for url in broker_urls(notifications):
+    for url in urls:
         try:
             connection: AbstractConnection = await aio_pika.connect(
                 url,

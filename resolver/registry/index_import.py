@@ -34,8 +34,11 @@ class IndexImport:
         *,
         request_host: str = "",
         by: str = "",
+        with_auth: bool = False,
     ) -> None:
-        """``request_host`` and ``by``: as for `Registry.put`."""
+        """``request_host`` and ``by``: as for `Registry.put`. ``with_auth``: new locations get the
+        credentials that the file names, to be sent to the servers that it names."""
+        self._with_auth = with_auth
         self._registry = registry
         self._tables = tables
         self._claims = claims
@@ -45,6 +48,8 @@ class IndexImport:
         """The locations as they are registered here, by their number in the export."""
         self._in_flight: deque[asyncio.Task[None]] = deque()
         self._registered: list[str] = []
+        self._without_auth: list[str] = []
+        """Of those, the ones whose credentials were left out."""
         self._image_count = self._claim_count = 0
         self._new_claims = Count(0)
 
@@ -53,6 +58,7 @@ class IndexImport:
         return {
             "locations": len(self._targets),
             "registered": self._registered,
+            "without_auth": self._without_auth,
             "images": self._image_count,
             "claims": self._claim_count,
             "new": int(self._new_claims) if self._new_claims.is_exact else None,
@@ -116,8 +122,14 @@ class IndexImport:
                     code="other-location",
                 )
         for location in missing:
+            fields = fields_of(location)
+            if not self._with_auth and (location.auth or location.notifications):
+                fields |= {"auth": None, "notifications": None}
+                if location.auth:
+                    fields["sees_all"] = None  # it was about what that credential sees
+                self._without_auth.append(location.name)
             await self._registry.put(
-                location.name, fields_of(location), request_host=self._request_host, by=self._by
+                location.name, fields, request_host=self._request_host, by=self._by
             )
             self._registered.append(location.name)
         registered = (await self._tables.current()).by_name

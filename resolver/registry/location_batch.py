@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from resolver.errors import Conflict, IndexLost, InvalidLocation
+from resolver.glance import SecretSources
 from resolver.index import Index, Record, Snapshot
 from resolver.models import LOCATION_FIELDS, Location
 from resolver.registry.table import TableKeeper
@@ -70,8 +71,11 @@ def ignore_progress(_: int, __: int) -> None:
 class LocationBatch:
     """Makes the changes of one request. Safe to repeat."""
 
-    def __init__(self, index: Index, tables: TableKeeper, targets: TargetPolicy) -> None:
+    def __init__(
+        self, index: Index, tables: TableKeeper, targets: TargetPolicy, secrets: SecretSources
+    ) -> None:
         self._index = index
+        self._secrets = secrets
         self._tables = tables
         self._targets = targets
 
@@ -100,7 +104,7 @@ class LocationBatch:
             # Not the table: the index may not exist yet. Its locations are registered first, and
             # quickly, since another process may create it when it sees the first of them.
             snapshot = await self._index.records.load()
-            changes = _changes(pending, snapshot, request)
+            changes = _changes(pending, snapshot, request, self._secrets)
             if is_resolver is not None and attempt == 0:
                 await _check_resolvers(changes, is_resolver)
             conflicts = await self._write(changes, request, result, on_progress)
@@ -182,6 +186,11 @@ def unverified_sweep(before: Record) -> Any:
     return replace(before.status.sweep, sees_all=None, sees_all_why="is not known yet")
 
 
+def names_credentials(fields: Fields) -> bool:
+    """Whether these fields say where a credential is."""
+    return "auth" in fields or "notifications" in fields
+
+
 def with_identity(wanted: Location, before: Record | None) -> Location:
     """The location as a change of ``before``: with what operators do not write."""
     if before is None:
@@ -193,7 +202,10 @@ def with_identity(wanted: Location, before: Record | None) -> Location:
 
 
 def _changes(
-    pending: Mapping[str, Fields], snapshot: Snapshot, request: BatchRequest
+    pending: Mapping[str, Fields],
+    snapshot: Snapshot,
+    request: BatchRequest,
+    secrets: SecretSources,
 ) -> list[tuple[Location, Record | None]]:
     """What differs from the registry, each with its record. Raises InvalidLocation, Conflict."""
     now = time.time()
@@ -206,6 +218,8 @@ def _changes(
         base = before.location if before and request.keep_other_fields else None
         try:
             wanted = with_identity(parse_location(name, fields, base), before)
+            if names_credentials(fields):
+                secrets.check(wanted)
         except InvalidLocation as error:
             raise _named(name, error) from error
         if before is None or wanted != before.location:

@@ -16,6 +16,7 @@ from resolver.errors import (
     NameTaken,
     SettingsError,
 )
+from resolver.glance import SecretSources
 from resolver.index import Index, Record, Snapshot
 from resolver.models import Location, Status
 from resolver.registry.location_batch import (
@@ -28,6 +29,7 @@ from resolver.registry.location_batch import (
     Progress,
     ignore_progress,
     is_reswept,
+    names_credentials,
     same_notifications,
     unreadable_error,
     unverified_sweep,
@@ -70,7 +72,8 @@ class Registry:
         self._index = index
         self._tables = tables
         self._targets = TargetPolicy(settings, own_ports or OwnPorts(settings.port), lookup)
-        self._batch = LocationBatch(index, tables, self._targets)
+        self._secrets = SecretSources.of(settings)
+        self._batch = LocationBatch(index, tables, self._targets, self._secrets)
 
     async def list(self) -> list[dict[str, Any]]:
         """All locations as JSON, by name.
@@ -140,6 +143,7 @@ class Registry:
             IndexUnavailable: Redis does not answer.
         """
         wanted = parse_location(name, fields)
+        self._secrets.check(wanted)
         await self._check_target(wanted.url, request_host, is_resolver)
         if by:
             await self._ensure_index()
@@ -163,8 +167,8 @@ class Registry:
         by: str = "",
         is_resolver: AsksResolver | None = None,
     ) -> Location:
-        """Changes the given fields of a location and no others; the other arguments are those of
-        `put`.
+        """Changes the given fields of a location and no others, except that another URL takes its
+        credential away (see `parse_location`). The other arguments are those of `put`.
 
         Raises:
             LocationNotFound: there is no location of that name.
@@ -177,6 +181,8 @@ class Registry:
         for _ in range(MAX_ATTEMPTS):
             records = await self._records(name)
             wanted = parse_location(name, fields, _existing(records, name).location)
+            if names_credentials(fields):
+                self._secrets.check(wanted)
             if must_check_target:
                 await self._check_target(wanted.url, request_host, is_resolver)
                 must_check_target = False

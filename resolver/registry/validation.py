@@ -27,7 +27,8 @@ def check_name(name: str) -> str:
 
 def parse_location(name: str, fields: Mapping[str, Any], base: Location | None = None) -> Location:
     """The location that ``fields`` describe, given as JSON values: a complete one, or ``base`` with
-    the given fields changed.
+    the given fields changed. Another URL is another server: it gets no credential that was meant
+    for the one before, unless ``fields`` have `auth` too.
 
     Raises:
         InvalidLocation: a field is unknown, missing or wrong. The message names the first one.
@@ -46,4 +47,9 @@ def parse_location(name: str, fields: Mapping[str, Any], base: Location | None =
         for field, spec in LOCATION_FIELDS.items()
         if field in fields or (field == "url" and base is None)
     }
-    return replace(base, **values) if base else Location(name=name, **values)
+    if base is None:
+        return Location(name=name, **values)
+    if values.get("url", base.url) != base.url and base.auth and "auth" not in values:
+        # What that credential saw says nothing about what nobody's sees.
+        values = {"sees_all": None, **values, "auth": None}
+    return replace(base, **values)

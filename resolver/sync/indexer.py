@@ -337,6 +337,7 @@ class Indexer:
         def set_lag(seconds: float) -> None:
             self.stats.event_lags[view.name] = seconds
 
+        secrets = self._cloud_credentials.secrets
         consumer = NotificationConsumer(
             self._index,
             view,
@@ -345,13 +346,14 @@ class Indexer:
             set_lag=set_lag,
             on_connected=on_connected,
             ensure_held=lease.ensure_held,
+            secrets=secrets,
         )
         self._consumed[number] = view.location.notifications
         try:
             await consumer.run()
         finally:
             if self._has_other_source(number, self._tables.table):
-                self._work.clean_up(delete_queue(self._index, view.location))
+                self._work.clean_up(delete_queue(self._index, view.location, secrets))
             else:
                 self._work.clean_up(consumer.store_stopped())
             del self._consumed[number]

@@ -16,7 +16,7 @@ from dataclasses import replace
 import structlog
 
 from resolver.errors import IndexUnavailable, LocationUnavailable
-from resolver.glance import parse_notice, subscribed
+from resolver.glance import SecretSources, parse_notice, subscribed
 from resolver.glance.notifications import Subscription
 from resolver.index import Index
 from resolver.models import Location, SubscriptionStatus
@@ -55,13 +55,15 @@ class NotificationConsumer:
         set_lag: Callable[[float], None],
         on_connected: Callable[[bool], Awaitable[None]],
         ensure_held: Callable[[], Awaitable[None]],
+        secrets: SecretSources,
     ) -> None:
         """``count_events`` receives a kind of notification (``news``, ``old``, ``other``) and how
         many there were, ``set_lag`` the seconds that the latest took from Glance into the index.
         ``on_connected`` is called before the first notification of a connection is
         taken, with whether earlier ones may have been lost. ``ensure_held`` renews the lease and
-        raises where another process has it."""
+        raises where another process has it. ``secrets``: where the broker's URL may be."""
         self._index = index
+        self._secrets = secrets
         self._location = view.location
         self._timings = timings
         self._count_events = count_events
@@ -101,7 +103,7 @@ class NotificationConsumer:
         """
         location = self._location
         name = await queue_name(self._index, location)
-        async with subscribed(location.notifications or {}, name) as subscription:
+        async with subscribed(location.notifications or {}, name, self._secrets) as subscription:
             now = time.time()
             may_have_lost = self._may_have_lost(subscription, now)
             log.info("AMQP connected", location=location.name, gap=may_have_lost)
@@ -151,7 +153,7 @@ class NotificationConsumer:
                 self._reconnect_delay = MIN_RECONNECT_DELAY_SECONDS
         if self._useless_connections >= MAX_USELESS_CONNECTIONS:
             self._useless_connections = 0
-            await delete_queue(self._index, self._location)
+            await delete_queue(self._index, self._location, self._secrets)
         since = status.since if status.error_code else now
         await self._store_status(
             SubscriptionStatus(since=since, at=now, error=error.detail, error_code=code),
@@ -180,12 +182,14 @@ async def queue_name(index: Index, location: Location) -> str:
     return f"glance-resolver.{await index.identity()}.{location.number}"
 
 
-async def delete_queue(index: Index, location: Location) -> None:
+async def delete_queue(index: Index, location: Location, secrets: SecretSources) -> None:
     """Deletes our queue for a location with all that is in it. If the broker cannot be reached, the
     queue expires there."""
     try:
         name = await queue_name(index, location)
-        async with subscribed(location.notifications or {}, name, consume=False) as subscription:
+        async with subscribed(
+            location.notifications or {}, name, secrets, consume=False
+        ) as subscription:
             await subscription.delete_queue()
     except (LocationUnavailable, IndexUnavailable) as error:
         log.info("AMQP queue left to expire", location=location.name, reason=error.detail)

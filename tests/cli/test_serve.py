@@ -45,7 +45,11 @@ class Server:
 
 
 async def command(*arguments: str, **environ: str) -> asyncio.subprocess.Process:
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("RESOLVER_")}
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("RESOLVER_") or name.startswith("RESOLVER_SECRET_")
+    }
     return await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",

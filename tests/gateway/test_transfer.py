@@ -87,6 +87,7 @@ async def test_an_import_restores_what_was_exported(gateway: Gateway, start: Sta
     done = {
         "locations": 3,
         "registered": ["one", "three", "two"],
+        "without_auth": [],
         "images": images,
         "claims": claims,
         "new": claims,

@@ -224,7 +224,7 @@ def regional(write_clouds: WriteClouds, two_keystones: dict[str, FakeKeystone]) 
 async def test_each_region_has_its_own_keystone(
     session: aiohttp.ClientSession, auth: dict[str, str], region: str, token: str
 ) -> None:
-    location = Location(name="one", url="http://one.example", region=region, auth=auth)
+    location = Location(name="one", url="http://127.0.0.1:9", region=region, auth=auth)
     assert await GlanceServer(session, location, CloudCredentials()).credential() == token
 
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from resolver.errors import LocationUnavailable
-from resolver.glance import Notice, parse_notice
+from resolver.glance import Notice, SecretSources, parse_notice
 from resolver.glance.notifications import broker_urls
 from resolver.models import parse_id
 from tests.support.notifications import envelope, message
@@ -105,9 +105,9 @@ def test_broker_urls_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) 
         ("rabbit://u:p@h:5672/", ["amqp://u:p@h:5672/"]),
         ("rabbit://u:p@a:1,u:p@b:2/v", ["amqp://u:p@a:1/v", "amqp://u:p@b:2/v"]),
     ):
-        monkeypatch.setenv("BROKER", secret)
-        assert broker_urls({"url_env": "BROKER"}) == urls
+        monkeypatch.setenv("GLANCE_BROKER", secret)
+        assert broker_urls({"url_env": "GLANCE_BROKER"}, SecretSources()) == urls
     for wrong in ("http://h", "h:5672", ""):
-        monkeypatch.setenv("BROKER", wrong)
+        monkeypatch.setenv("GLANCE_BROKER", wrong)
         with pytest.raises(LocationUnavailable, match=r"(?i)broker"):
-            broker_urls({"url_env": "BROKER"})
+            broker_urls({"url_env": "GLANCE_BROKER"}, SecretSources())

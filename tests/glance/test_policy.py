@@ -39,8 +39,8 @@ def glance(
 
 
 async def scope_of(glance: GlanceProcess, token: str, monkeypatch: Any) -> CredentialScope:
-    monkeypatch.setenv("POLICY_TOKEN", token)
-    location = Location(name="one", url=glance.url, auth={"token_env": "POLICY_TOKEN"})
+    monkeypatch.setenv("GLANCE_POLICY_TOKEN", token)
+    location = Location(name="one", url=glance.url, auth={"token_env": "GLANCE_POLICY_TOKEN"})
     async with connect(10) as session:
         server = GlanceServer(session, location)
         return await sees_all(server, await server.versions())

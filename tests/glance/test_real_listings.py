@@ -25,7 +25,7 @@ pytestmark = pytest.mark.glance
 ANONYMOUS = "\n[DEFAULT]\nallow_anonymous_access = true\n"
 ANONYMOUS_POLICY = '"get_images": ""\n"get_image": ""\n'
 NOT_IDS = ("17", "7c9e6679742540de944be07fc1f90ae7", "from before UUIDs")
-TOKEN = "LISTING_TOKEN"
+TOKEN = "GLANCE_LISTING_TOKEN"
 
 
 def copy_image(database: Path, image_id: str, new_id: str) -> None:

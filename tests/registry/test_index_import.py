@@ -60,6 +60,7 @@ async def test_locations_are_registered_and_images_claimed(target: Target) -> No
     assert index_import.summary() == {
         "locations": 2,
         "registered": ["one", "two"],
+        "without_auth": [],
         "images": count,
         "claims": count,
         "new": count,

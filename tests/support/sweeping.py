@@ -8,11 +8,12 @@ from typing import Any
 
 import aiohttp
 
-from resolver.glance import GlanceServer
+from resolver.glance import CloudCredentials, GlanceServer, SecretSources
 from resolver.index import Index
 from resolver.models import Location, Poll, Progress, Status, Sweep, format_id
 from resolver.registry import FreshnessPolicy, LocationView
 from resolver.registry.validation import parse_location
+from resolver.settings import load_settings
 from resolver.standin import StandIn
 from resolver.sync import DEFAULT_TIMINGS
 from resolver.sync.poll import poll
@@ -29,6 +30,7 @@ class Sweeping:
     def __init__(self, index: Index, session: aiohttp.ClientSession) -> None:
         self.index = index
         self.session = session
+        self._credentials = CloudCredentials(secrets=SecretSources.of(load_settings()))
         self.progress: list[Progress] = []
         """What the last sweep reported."""
         self.listed: dict[int, int] = {}
@@ -52,7 +54,7 @@ class Sweeping:
         async def report(progress: Progress) -> None:
             self.progress.append(progress)
 
-        server = GlanceServer(self.session, location)
+        server = GlanceServer(self.session, location, self._credentials)
         sweeper = Sweeper(
             self.index,
             server,
@@ -79,7 +81,7 @@ class Sweeping:
         default one that began and ended a minute ago. Raises LocationUnavailable as `poll` does."""
         if swept is None:
             swept = Sweep(started=time.time() - 60, ended=time.time() - 60, sees_all=True)
-        server = GlanceServer(self.session, location)
+        server = GlanceServer(self.session, location, self._credentials)
         versions = await server.versions()
         return await poll(self.index, server, versions, before or Poll(), swept, ensure_held)
 

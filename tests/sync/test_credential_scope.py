@@ -17,7 +17,7 @@ from tests.support.faults import Switch, is_page
 from tests.support.sweeping import Sweeping
 from tests.sync.conftest import StartServer
 
-TOKEN = "SCOPE_TOKEN"
+TOKEN = "GLANCE_SCOPE_TOKEN"
 Find = Callable[..., Awaitable[CredentialScope]]
 
 

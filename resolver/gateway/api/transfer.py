@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import structlog
 from aiohttp import web
 
-from resolver.errors import ResolverError, UnsupportedMediaType
+from resolver.errors import InvalidRequest, ResolverError, UnsupportedMediaType
 from resolver.gateway.api.locations import admin_only
 from resolver.gateway.app_keys import ADMIN, SERVICES
 from resolver.gateway.problem import json_response
@@ -94,8 +94,11 @@ async def _in_background(work: Coroutine[Any, Any, T]) -> AsyncIterator[asyncio.
 
 @admin_only
 async def import_index(request: web.Request) -> web.StreamResponse:
-    """POST /index/import."""
+    """POST /index/import. With ``?with_auth=1`` new locations get the credentials of the file."""
     services = request.app[SERVICES]
+    query = request.query
+    if set(query) - {"with_auth"} or query.get("with_auth", "0") not in ("0", "1"):
+        raise InvalidRequest("an import takes nothing, or ?with_auth=1")
     reader = Reader()
     index_import = IndexImport(
         services.registry,
@@ -103,6 +106,7 @@ async def import_index(request: web.Request) -> web.StreamResponse:
         services.index.claims,
         request_host=request.host,
         by=request[ADMIN],
+        with_auth=query.get("with_auth") == "1",
     )
     try:
         async for data in _body(request):
