@@ -165,6 +165,7 @@ async def test_a_notification_is_acknowledged_only_when_the_index_has_it(broker:
                 set_lag=lambda _: None,
                 on_connected=ignore,
                 ensure_held=ignore,
+                secrets=services.cloud_credentials.secrets,
             )
             consuming = asyncio.create_task(consumer.run())
             await glance.send("image.create", IMAGE)
