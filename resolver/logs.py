@@ -50,13 +50,16 @@ class RequestLog:
         ms: float,
         client: str | None,
         outcome: object = "",
+        admin: str = "",
     ) -> None:
         """Writes the line now, or at the end of this turn of the event loop.
 
-        Request ids, methods and addresses have no character that JSON must escape.
+        Request ids, methods, addresses and names of tokens have no character that JSON must escape.
         """
         if not self._json_lines:
             more = {"outcome": outcome} if outcome else {}
+            if admin:
+                more["admin"] = admin
             self._structlog.info(
                 "request",
                 request_id=request_id,
@@ -76,6 +79,8 @@ class RequestLog:
             outcome_json = f', "outcome": "{outcome}"' if outcome else ""
         else:
             outcome_json = f', "outcome": {json.dumps(outcome)}'
+        if admin:
+            outcome_json += f', "admin": "{admin}"'
         self._pending.append(
             f'{{"request_id": "{request_id}", "method": "{method}", "path": {path_json}, '
             f'"status": {status}, "ms": {ms}, "client": {client_json}{outcome_json}, '

@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
@@ -25,6 +25,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from resolver.admin_tokens import Role, parse_token
 from resolver.errors import SettingsError
 from resolver.models import MAX_BITS, MIN_BITS
 
@@ -150,12 +151,14 @@ class Settings(BaseSettings):
     )
     admin_tokens: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
         (),
-        description="Tokens for the admin paths, each written as `token` or `name=token`; "
-        "`name:ro=token` may only read.",
+        description="Tokens for the admin paths, each written as `token`, `name=token` or "
+        "`name:role=token`. Roles: `ro` only reads; `claims` also claims and releases images; "
+        "`state` also changes the state of locations; `admin`, the default, may do everything.",
     )
     admin_tokens_file: str = Field(
         "",
-        description="File with more admin tokens, one per line. It is read again when it changes.",
+        description="File with more admin tokens, one per line. It is read again when it changes. "
+        "A line that is no token is left out, and reported.",
     )
     allowed_hosts: Names = Field(
         (),
@@ -430,40 +433,11 @@ class Settings(BaseSettings):
         """The settings as JSON values by name, with secrets masked."""
         values = self.model_dump(mode="json")
         tokens = (parse_token(token.get_secret_value()) for token in self.admin_tokens)
-        values["admin_tokens"] = [f"{t.name}{':ro' * t.read_only}=***" for t in tokens]
+        values["admin_tokens"] = [
+            f"{t.name}{'' if t.role is Role.ADMIN else f':{t.role}'}=***" for t in tokens
+        ]
         values["redis_url"] = mask_url(self.redis_url)
         return values
-
-
-class AdminToken(NamedTuple):
-    """A token for the admin paths, and the name that the audit log has for it."""
-
-    name: str
-    token: str
-    read_only: bool = False
-
-
-_TOKEN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,62}", re.ASCII)
-
-
-def parse_token(text: str) -> AdminToken:
-    """An entry of RESOLVER_ADMIN_TOKENS: ``TOKEN``, ``NAME=TOKEN`` or ``NAME:ro=TOKEN``.
-
-    Raises:
-        ValueError: the entry has another form. The message does not contain the token.
-    """
-    name, equals, token = text.partition("=")
-    if not (equals and token):
-        name, token = "admin", text
-    name, read_only, _ = name.partition(":ro") if name.endswith(":ro") else (name, "", "")
-    if len(token) < 6 or not token.isascii() or not token.isprintable() or " " in token:
-        name = ""
-    if not _TOKEN_NAME.fullmatch(name):
-        raise ValueError(
-            "must be TOKEN, NAME=TOKEN or NAME:ro=TOKEN, "
-            "with a TOKEN of at least 6 ASCII characters"
-        )
-    return AdminToken(name, token, bool(read_only))
 
 
 def mask_url(url: str) -> str:

@@ -17,8 +17,9 @@ def file_stamp(path: Path) -> FileStamp:
     return status.st_mtime_ns, status.st_size, status.st_ino, status.st_ctime_ns
 
 
-def read_text(path: Path, max_bytes: int) -> str:
+def read_text(path: Path, max_bytes: int, errors: str = "strict") -> str:
     """The text of a regular file. Anything else, such as a FIFO, is refused and never waited for.
+    ``errors``: as for `bytes.decode`, about bytes that are not ASCII.
 
     Raises:
         OSError, ValueError: it cannot be read, is longer than ``max_bytes``, or is not ASCII text.
@@ -30,4 +31,4 @@ def read_text(path: Path, max_bytes: int) -> str:
         content = file.read(max_bytes + 1)
     if len(content) > max_bytes:
         raise OSError(errno.EFBIG, f"it is longer than {max_bytes} bytes")
-    return content.decode("ascii")
+    return content.decode("ascii", errors)

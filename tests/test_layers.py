@@ -15,7 +15,8 @@ import resolver
 ROOT = Path(resolver.__file__).parent
 
 LAYERS = [
-    {"errors", "image_facts", "latency", "problems", "service_manager", "text_files"},
+    {"admin_tokens", "errors", "image_facts", "latency", "problems", "service_manager"}
+    | {"text_files"},
     {"location_fields"},
     {"models"},
     {"settings"},

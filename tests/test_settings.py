@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from resolver.admin_tokens import Role, parse_token
 from resolver.errors import SettingsError
-from resolver.settings import Settings, load_settings, mask_url, parse_token
+from resolver.settings import Settings, load_settings, mask_url
 
 TOKEN = "correct-horse"
 
@@ -191,10 +192,10 @@ def test_masked_urls(url: str, masked: str) -> None:
 
 
 def test_tokens_have_a_name() -> None:
-    assert parse_token("bare-token") == ("admin", "bare-token", False)
-    assert parse_token("ops=token=") == ("ops", "token=", False)
-    assert parse_token("token=") == ("admin", "token=", False)
-    assert parse_token("board:ro=token=") == ("board", "token=", True)
+    assert parse_token("bare-token") == ("admin", "bare-token", Role.ADMIN)
+    assert parse_token("ops=token=") == ("ops", "token=", Role.ADMIN)
+    assert parse_token("token=") == ("admin", "token=", Role.ADMIN)
+    assert parse_token("board:ro=token=") == ("board", "token=", Role.RO)
 
 
 @pytest.mark.parametrize(

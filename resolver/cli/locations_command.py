@@ -326,6 +326,8 @@ def log(name: str, limit: int, as_json: bool, url: str, token: str | None) -> No
 def _change(entry: dict[str, Any]) -> str:
     """The changed fields of an entry, or the URL of a location that was added or removed."""
     before, after = entry["before"], entry["after"]
+    if detail := entry.get("detail"):
+        return str(detail)
     if before and after:
         return "; ".join(f"{name}: {before[name]} -> {after[name]}" for name in after)
     return str((before or after or {}).get("url", ""))

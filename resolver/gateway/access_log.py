@@ -55,10 +55,12 @@ class AccessLog:
         seconds: float,
         client: str | None,
         outcome: object = "",
+        admin: str = "",
     ) -> None:
-        """Writes the line of a request that was answered within ``seconds``."""
+        """Writes the line of a request that was answered within ``seconds``. ``admin``: the name of
+        its token, if it has one."""
         if status < self.least_status:
             return
         path = mask_secrets(target[:MAX_PATH_CHARACTERS])
         ms = round(seconds * 1000, 3)
-        request_log().write(request_id, method, path, status, ms, client, outcome)
+        request_log().write(request_id, method, path, status, ms, client, outcome, admin)

@@ -21,6 +21,7 @@ from resolver.gateway.api import (
     transfer,
     version_documents,
 )
+from resolver.gateway.api.admin import REFUSED_LOGINS, RefusedLogins
 from resolver.gateway.app_keys import ACCESS_LOG, IN_FLIGHT, METRICS, SERVICES, TOKENS
 from resolver.gateway.image_path import ROUTE, V1_LISTING
 from resolver.gateway.limits import LIMITS, Limits
@@ -101,7 +102,10 @@ def make_app(
     app = web.Application(middlewares=[observe])
     app[SERVICES] = services
     app[IN_FLIGHT] = in_flight = InFlight()
-    app[TOKENS] = Tokens(settings)
+    app[TOKENS] = tokens = Tokens(settings)
+    services.problems.add_source(tokens.problems)
+    app[LIMITS] = Limits(settings.client_rate, settings.trusted_proxies)
+    app[REFUSED_LOGINS] = RefusedLogins(services.index.audit)
     app[ACCESS_LOG] = AccessLog(settings.access_log)
     app[METRICS] = Metrics(
         services.tables,
@@ -122,7 +126,6 @@ def make_app(
     app.add_routes(monitoring_routes())
     if settings.role != "indexer":
         app.add_routes(gateway_routes())
-        app[LIMITS] = Limits(settings.client_rate, settings.trusted_proxies)
         largest_body = settings.bulk_limit * resolve.MAX_ITEM_BYTES
         app[status_page.SNAPSHOTS] = SnapshotCache(services)
         app[status_page.STREAMS] = status_page.Streams()

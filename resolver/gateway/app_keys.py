@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from aiohttp import web
 
+from resolver.admin_tokens import Role
 from resolver.gateway.access_log import AccessLog
 from resolver.gateway.metrics.process_metrics import Metrics
 from resolver.gateway.net.in_flight import InFlight
@@ -21,6 +22,9 @@ REQUEST_ID = web.RequestKey("request_id", str)
 
 ADMIN = web.RequestKey("admin", str)
 """Key on a request to an admin path: the name of its token."""
+
+ROLE = web.RequestKey("role", Role)
+"""Key on a request to an admin path: what its token may do."""
 
 OUTCOME = web.RequestKey("outcome", object)
 """Key on a request: the answer it got, for the log line."""

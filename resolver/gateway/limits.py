@@ -19,6 +19,10 @@ BURST_SECONDS = 10.0
 MAX_CLIENTS = 65_536
 """Clients that are remembered. One more, and the client seen longest ago is forgotten."""
 
+REFUSED_LOGIN_TOKENS = 10
+"""What a refused login costs, of as many tokens as a client has for expensive requests: at the
+default rate a client can guess a hundred times a second."""
+
 IDS_PER_TOKEN = 500
 """Ids of a bulk request that cost as much as one probe of the locations. At the default rate that
 is more than a worker can answer."""
@@ -42,6 +46,15 @@ class TokenBuckets:
     def __len__(self) -> int:
         return len(self._full_at)
 
+    def wait(self, client: bytes, tokens: float) -> float:
+        """Seconds until the client could take as many tokens; 0 if it could now."""
+        if not self._rate:
+            return 0.0
+        now = self._clock()
+        cost = min(tokens / self._rate, BURST_SECONDS)
+        wait = max(self._full_at.get(client, now), now) + cost - now - BURST_SECONDS
+        return wait if wait > 1e-6 else 0.0
+
     def take(self, client: bytes, tokens: float) -> float:
         """Takes tokens and returns 0; or takes none and returns the seconds until it could.
 
@@ -49,11 +62,11 @@ class TokenBuckets:
         """
         if not self._rate:
             return 0.0
+        if wait := self.wait(client, tokens):
+            return wait
         now = self._clock()
         cost = min(tokens / self._rate, BURST_SECONDS)
         full_at = max(self._full_at.get(client, now), now) + cost
-        if (wait := full_at - now - BURST_SECONDS) > 1e-6:
-            return wait
         self._full_at.pop(client, None)  # to the end: the first is the one seen longest ago
         self._full_at[client] = full_at
         if len(self._full_at) > MAX_CLIENTS:
@@ -67,7 +80,11 @@ class Limits:
     def __init__(self, rate: float, proxies: Iterable[str]) -> None:
         """``proxies``: networks whose ``X-Forwarded-For`` is believed."""
         self.buckets = TokenBuckets(rate)
+        self._logins = TokenBuckets(rate)
+        """Apart, so that reads cannot keep an admin out."""
         self._proxies = [ipaddress.ip_network(network) for network in proxies]
+        self.has_proxies = bool(self._proxies)
+        """Whether a client may have another address than its connection."""
 
     def charge_client(self, client: bytes, tokens: float) -> None:
         """Takes tokens from a client's bucket.
@@ -84,6 +101,20 @@ class Limits:
                 headers={"Retry-After": str(seconds)},
             )
 
+    def check_logins(self, client: bytes) -> None:
+        """Raises TooManyRequests for a client that has had so many logins refused that the next one
+        must wait."""
+        if wait := self._logins.wait(client, REFUSED_LOGIN_TOKENS):
+            seconds = math.ceil(wait)
+            raise TooManyRequests(
+                f"too many logins of this client were refused: retry in {seconds} s",
+                headers={"Retry-After": str(seconds)},
+            )
+
+    def count_refused_login(self, client: bytes) -> None:
+        """Counts a refused login of a client."""
+        self._logins.take(client, REFUSED_LOGIN_TOKENS)
+
     def charge(self, request: web.BaseRequest, tokens: float) -> None:
         """The same for the client of a request."""
         self.charge_client(self.client(request), tokens)
@@ -92,6 +123,18 @@ class Limits:
         """The key of the client that sent a request."""
         fields = request.headers.getall(FORWARDED_FOR, ()) if self._proxies else ()
         return self.client_key(request.remote or "", fields)
+
+    def client_address(self, request: web.BaseRequest) -> str | None:
+        """The address of the client that sent a request, for log lines."""
+        fields = request.headers.getall(FORWARDED_FOR, ()) if self._proxies else ()
+        return self.address_behind(request.remote or "", fields)
+
+    def address_behind(self, peer: str, forwarded_for: Sequence[str] = ()) -> str | None:
+        """As `client_key`, as text."""
+        if not self._proxies:
+            return peer or None
+        address = self._behind_proxies(parse_address(peer), forwarded_for)
+        return str(address) if address else peer or None
 
     def client_key(self, peer: str, forwarded_for: Sequence[str] = ()) -> bytes:
         """Identifies a client: its address, in IPv6 its /64, which is one customer's.

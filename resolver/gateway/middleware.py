@@ -16,7 +16,16 @@ from resolver.errors import (
     ResolverError,
     TooLarge,
 )
-from resolver.gateway.app_keys import ACCESS_LOG, IN_FLIGHT, METRICS, OUTCOME, REQUEST_ID, SOURCE
+from resolver.gateway.app_keys import (
+    ACCESS_LOG,
+    ADMIN,
+    IN_FLIGHT,
+    METRICS,
+    OUTCOME,
+    REQUEST_ID,
+    SOURCE,
+)
+from resolver.gateway.limits import LIMITS
 from resolver.gateway.net.in_flight import REFUSED_STATUS, TRACKED
 from resolver.gateway.problem import error_reply, malformed, problem
 from resolver.gateway.reply import Reply, to_response
@@ -85,8 +94,9 @@ async def observe(request: web.Request, handler: Handler) -> web.StreamResponse:
                 request.path_qs,
                 status,
                 seconds,
-                request.remote,
+                app[LIMITS].client_address(request),
                 outcome,
+                request.get(ADMIN, ""),
             )
 
 

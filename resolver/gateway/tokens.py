@@ -3,34 +3,48 @@
 from __future__ import annotations
 
 import hmac
+from collections.abc import Iterator
 from pathlib import Path
 
+import structlog
+
+from resolver.admin_tokens import SHORT_TOKEN_CHARACTERS, AdminToken, parse_token
 from resolver.errors import Forbidden, SettingsError
-from resolver.settings import AdminToken, Settings, parse_token
+from resolver.problems import Problem
+from resolver.settings import Settings
 from resolver.text_files import FileStamp, file_stamp, read_text
 
 MAX_FILE_BYTES = 1024 * 1024
 """The largest token file that is read."""
 
+MAX_NAMED_LINES = 5
+"""Wrong lines that a report names."""
+
+log = structlog.get_logger("audit")
+
 
 class Tokens:
-    """Finds the owner of a token. The file is read again when it changes."""
+    """Finds the owner of a token. The file is read again when it changes. A line of it that is no
+    token is left out; the others count."""
 
     def __init__(self, settings: Settings) -> None:
         self._set = tuple(parse_token(item.get_secret_value()) for item in settings.admin_tokens)
         self._file = Path(settings.admin_tokens_file) if settings.admin_tokens_file else None
         self._stamp: FileStamp = ()
         self._filed: tuple[AdminToken, ...] = ()
+        self._fault = ""
+        """Why the file cannot be used, or which lines of it; empty if all of it can."""
+        _warn_of_short(self._set)
 
     def check(self) -> None:
-        """Raises SettingsError for a file that cannot be read, or has a line that is no token.
+        """Raises SettingsError for a file that cannot be read, or in which no line is a token but
+        some should be.
 
         Called at the first start only. Later such a file disables its tokens, and no redirect.
         """
-        try:
-            self._refresh()
-        except ValueError as error:
-            raise SettingsError(str(error)) from error
+        self._refresh()
+        if self._fault and not self._filed:
+            raise SettingsError(self._fault)
 
     def find(self, given: bytes) -> AdminToken | None:
         """The admin token that was sent, if it is one. Every comparison takes the same time, so
@@ -40,18 +54,14 @@ class Tokens:
             Forbidden: no token is set at all, or the file cannot be read. Then none of the tokens
                 that were in it is valid.
         """
-        fault = ""
-        try:
-            self._refresh()
-        except ValueError as error:
-            fault = str(error)
+        self._refresh()
         tokens = (*self._set, *self._filed)
         found = None
         for token in tokens:
             if hmac.compare_digest(given, token.token.encode()):
                 found = token
-        if found is None and fault:
-            raise Forbidden(fault)
+        if found is None and self._fault and not self._filed:
+            raise Forbidden(self._fault)
         if not tokens:
             raise Forbidden(
                 "set RESOLVER_ADMIN_TOKENS (such as ops=<a long random text>) and restart, or put "
@@ -59,27 +69,60 @@ class Tokens:
             )
         return found
 
+    def problems(self) -> Iterator[Problem]:
+        """A `ProblemSource`."""
+        self._refresh()
+        if self._fault:
+            yield Problem(
+                code="admin-tokens",
+                text=f"{self._fault}. What is wrong there is no token; the other tokens count.",
+                action="Correct the file. It is read again when it changes.",
+            )
+
     def _refresh(self) -> None:
-        """Raises ValueError that says what is wrong with the file."""
+        """Reads the file if it has changed."""
         if self._file is None:
             return
+        fault, filed, stamp = "", self._filed, self._stamp
         try:
             stamp = file_stamp(self._file)
             if stamp == self._stamp:
                 return
-            self._stamp, self._filed = (), ()
-            text = read_text(self._file, MAX_FILE_BYTES)
+            filed, fault = _parse(read_text(self._file, MAX_FILE_BYTES, errors="replace"))
         except (OSError, ValueError) as error:
-            self._stamp, self._filed = (), ()
-            why = getattr(error, "strerror", None) or "it is not ASCII text"
-            raise ValueError(f"RESOLVER_ADMIN_TOKENS_FILE cannot be read: {why}") from error
-        found = []
-        for number, line in enumerate(map(str.strip, text.splitlines()), 1):
-            if line and not line.startswith("#"):
-                try:
-                    found.append(parse_token(line))
-                except ValueError as error:
-                    raise ValueError(
-                        f"RESOLVER_ADMIN_TOKENS_FILE line {number}: {error}"
-                    ) from error
-        self._stamp, self._filed = stamp, tuple(found)
+            stamp, filed = (), ()
+            why = getattr(error, "strerror", None) or str(error)
+            fault = f"RESOLVER_ADMIN_TOKENS_FILE cannot be read: {why}"
+        if fault and fault != self._fault:
+            log.error("admin tokens file is wrong", reason=fault)
+        if stamp != self._stamp:
+            _warn_of_short(filed)
+        self._stamp, self._filed, self._fault = stamp, filed, fault
+
+
+def _parse(text: str) -> tuple[tuple[AdminToken, ...], str]:
+    """The tokens of a file, and what is wrong with its other lines; empty for nothing. The latter
+    quotes nothing of the file."""
+    found, wrong, why = [], [], ""
+    for number, line in enumerate(map(str.strip, text.splitlines()), 1):
+        if line and not line.startswith("#"):
+            try:
+                found.append(parse_token(line))
+            except ValueError as error:
+                wrong.append(number)
+                why = str(error)
+    if not wrong:
+        return tuple(found), ""
+    numbers = ", ".join(map(str, wrong[:MAX_NAMED_LINES]))
+    more = f" and {len(wrong) - MAX_NAMED_LINES} more" if len(wrong) > MAX_NAMED_LINES else ""
+    return tuple(found), f"RESOLVER_ADMIN_TOKENS_FILE line {numbers}{more}: {why}"
+
+
+def _warn_of_short(tokens: tuple[AdminToken, ...]) -> None:
+    short = sorted({t.name for t in tokens if len(t.token) < SHORT_TOKEN_CHARACTERS})
+    if short:
+        log.warning(
+            "admin token is short",
+            admins=short,
+            action=f"give it at least {SHORT_TOKEN_CHARACTERS} random characters",
+        )

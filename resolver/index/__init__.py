@@ -3,7 +3,7 @@
 `Index` is its public face. Nothing outside this package knows a Redis key, a bucket or a script.
 """
 
-from resolver.index.audit import AUDIT_MAX_ENTRIES, AuditEntry
+from resolver.index.audit import AUDIT_MAX_ENTRIES, Audit, AuditEntry
 from resolver.index.cache import ClaimCache
 from resolver.index.census import Census
 from resolver.index.claims import Claims, LayoutView, Lookup, StoredClaim
@@ -26,6 +26,7 @@ __all__ = [
     "MIN_GUARDED_LOSS",
     "REACHABLE",
     "UNREADABLE",
+    "Audit",
     "AuditEntry",
     "Census",
     "ClaimCache",

@@ -24,6 +24,8 @@ RECORD_ENTRY = load("record_audit_entry", "once", "audit")
 AUDIT_MAX_ENTRIES = 10_000
 """Entries that are kept; ``audit.lua`` trims the list to as many."""
 
+MAX_DETAIL_CHARACTERS = 1000
+
 READ_BATCH_ENTRIES = 1000
 """Entries read with one command."""
 
@@ -42,14 +44,18 @@ class AuditEntry:
     before: Mapping[str, Any] | None
     """The location's fields; None where there was none, or none was changed."""
     after: Mapping[str, Any] | None
+    detail: str = ""
+    """What else there is to say; entries of format 1 have none."""
 
 
-ENTRY_FIELDS = tuple(field.name for field in fields(AuditEntry))
+REQUIRED_FIELDS = tuple(field.name for field in fields(AuditEntry) if field.name != "detail")
 
 
-def entry_head(by: str, what: str, location: str) -> str:
+def entry_head(by: str, what: str, location: str, detail: str = "") -> str:
     """The JSON of an entry of now without its end: the scripts add ``before`` and ``after``."""
     members = {"at": round(time.time(), 3), "by": by, "what": what, "location": location}
+    if detail:
+        members["detail"] = detail[:MAX_DETAIL_CHARACTERS]
     return json.dumps(members, separators=(",", ":"))[:-1]
 
 
@@ -65,14 +71,14 @@ class Audit:
         self._client = client
         self._keys = keys
 
-    async def record(self, by: str, what: str, location: str = "") -> None:
+    async def record(self, by: str, what: str, location: str = "", detail: str = "") -> None:
         """Logs an operation that changed no location's fields.
 
         Raises:
             IndexUnavailable: Redis does not answer.
         """
         keys = [self._keys.audit, self._keys.result(operation_id())]
-        await self._client.run(RECORD_ENTRY, keys, [entry_head(by, what, location)])
+        await self._client.run(RECORD_ENTRY, keys, [entry_head(by, what, location, detail)])
 
     async def last(self, count: int, location: str = "") -> list[AuditEntry]:
         """At most ``count`` entries, the newest first; those of one location if one is named.
@@ -102,10 +108,11 @@ def _parse_entry(text: bytes) -> AuditEntry | None:
     entries are never written again."""
     try:
         members = json.loads(text)
-        entry = AuditEntry(**{name: members[name] for name in ENTRY_FIELDS})
+        known = {name: members[name] for name in REQUIRED_FIELDS}
+        entry = AuditEntry(**known, detail=members.get("detail", ""))
     except DECODE_ERRORS:
         return None
-    texts = (entry.by, entry.what, entry.location)
+    texts = (entry.by, entry.what, entry.location, entry.detail)
     sides = (entry.before, entry.after)
     is_valid = (
         isinstance(entry.at, int | float)

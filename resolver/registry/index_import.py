@@ -38,7 +38,7 @@ class IndexImport:
     ) -> None:
         """``request_host`` and ``by``: as for `Registry.put`. ``with_auth``: new locations get the
         credentials that the file names, to be sent to the servers that it names."""
-        self._with_auth = with_auth
+        self.with_auth = with_auth
         self._registry = registry
         self._tables = tables
         self._claims = claims
@@ -65,14 +65,12 @@ class IndexImport:
         }
 
     def summary_text(self) -> str:
-        """What was imported before the import broke off, in words."""
+        """What was imported so far, in words."""
         if not self._registered and not self._claim_count:
             return "nothing was imported"
         names = ", ".join(self._registered)
-        return (
-            f"{self._image_count} images with {self._claim_count} claims were imported before that"
-            + (f", and registered: {names}" if names else "")
-            + "; a whole file can be imported over it"
+        return f"{self._image_count} images with {self._claim_count} claims were imported" + (
+            f", and registered: {names}" if names else ""
         )
 
     async def add(self, part: Head | Block) -> None:
@@ -123,7 +121,7 @@ class IndexImport:
                 )
         for location in missing:
             fields = fields_of(location)
-            if not self._with_auth and (location.auth or location.notifications):
+            if not self.with_auth and (location.auth or location.notifications):
                 fields |= {"auth": None, "notifications": None}
                 if location.auth:
                     fields["sees_all"] = None  # it was about what that credential sees

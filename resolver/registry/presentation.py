@@ -120,4 +120,5 @@ def audit_row(entry: AuditEntry) -> dict[str, Any]:
         "location": entry.location or None,
         "before": before,
         "after": after,
+        "detail": entry.detail or None,
     }

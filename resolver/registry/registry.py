@@ -242,9 +242,9 @@ class Registry:
             LocationNotFound: there is no location of that name.
         """
         number = await self._number(name)
-        await self._index.records.request_sweep(number, confirm_shrink=confirm_shrink)
         if confirm_shrink:  # a plain sweep changes nothing that would not change anyway
             await self._index.audit.record(by, "confirm-shrink", name)
+        await self._index.records.request_sweep(number, confirm_shrink=confirm_shrink)
 
     async def log(self, count: int, name: str = "") -> Sequence[dict[str, Any]]:
         """The last ``count`` changes that operators made, newest first. ``name``: only those of

@@ -156,6 +156,9 @@ FAULTS = {
         {f'glance_resolver_connections_cut_total{ONE},reason="room"}}': "0x20 0+9x20"}, 25, 28
     ),
     "GlanceResolverClientsLimited": Fault({requests(ONE, "429"): "0x20 0+9x40"}, 30, 33),
+    "GlanceResolverLoginsRefused": Fault(
+        {f"glance_resolver_logins_refused_total{ONE}}}": "0x20 0+60x40"}, 25, 28
+    ),
     "GlanceResolverProblem": Fault(
         everywhere("glance_resolver_problems", "_x20 1x40", 'code="version-skew"'), 34, 36
     ),

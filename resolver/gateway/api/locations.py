@@ -3,76 +3,34 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable
 from dataclasses import asdict
-from functools import partial, wraps
+from functools import partial
 from typing import Any
 
-import structlog
 from aiohttp import web
 
-from resolver.errors import Forbidden, InvalidRequest, Unauthorized, UnsupportedMediaType
-from resolver.gateway.app_keys import ADMIN, REQUEST_ID, SERVICES, TOKENS
-from resolver.gateway.methods import READ_METHODS
+from resolver.admin_tokens import Role
+from resolver.errors import InvalidRequest, UnsupportedMediaType
+from resolver.gateway.api.admin import admin_only, allow, audit, role_error
+from resolver.gateway.app_keys import ADMIN, ROLE, SERVICES
 from resolver.gateway.problem import json_response
 from resolver.gateway.request_body import read_body, read_json
 from resolver.glance import GlanceServer, is_resolver
 from resolver.glance.diagnosis import Step, diagnose, failed_step
 from resolver.index import AUDIT_MAX_ENTRIES
-from resolver.models import MAX_BITS, MIN_BITS, letter_case_of, parse_id
+from resolver.models import MAX_BITS, MIN_BITS, format_id, letter_case_of, parse_id
 from resolver.registry import BatchRequest
 from resolver.registry.presentation import rfc3339
+from resolver.registry.validation import check_name
 
 MAX_BODY_BYTES = 65_536
 """Longest body that an admin path accepts, but for an import."""
 
+STATE_FIELDS = frozenset({"state", "reason"})
+"""What the role ``state`` may change of a location."""
+
 MAX_BATCH_BYTES = 4 * 1024 * 1024
 """Longest body with many locations: ten thousand take 2 to 3 MB."""
-
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
-log = structlog.get_logger("audit")
-
-
-def authorize(request: web.Request) -> str:
-    """The name of the admin token in a request's ``Authorization`` header.
-
-    Raises:
-        Forbidden: no admin token is configured, or this one may only read.
-        Unauthorized: the request has no token, or an unknown one.
-    """
-    scheme, _, sent = request.headers.get("Authorization", "").partition(" ")
-    token = sent.strip().encode("utf-8", "surrogateescape")
-    admin = request.app[TOKENS].find(token)
-    if admin is None or scheme.lower() != "bearer":
-        raise Unauthorized(
-            "send `Authorization: Bearer <token>` with one of RESOLVER_ADMIN_TOKENS",
-            headers={"WWW-Authenticate": 'Bearer realm="glance-resolver"'},
-        )
-    if admin.read_only and request.method not in READ_METHODS:
-        raise Forbidden(f"the token {admin.name!r} may only read", code="read-only-token")
-    return admin.name
-
-
-def admin_only(handler: Handler) -> Handler:
-    """Makes a handler require an admin token, and logs each request that may change something."""
-
-    @wraps(handler)
-    async def guarded(request: web.Request) -> web.StreamResponse:
-        request[ADMIN] = admin = authorize(request)
-        response = await handler(request)
-        if request.method not in READ_METHODS:
-            log.info(
-                "admin",
-                admin=admin,
-                method=request.method,
-                path=request.path[:256],
-                status=response.status,
-                request_id=request[REQUEST_ID],
-            )
-        return response
-
-    return guarded
 
 
 async def read_object(
@@ -165,13 +123,16 @@ async def put_location(request: web.Request) -> web.StreamResponse:
     )
 
 
-@admin_only
+@allow(Role.STATE)
 async def patch_location(request: web.Request) -> web.StreamResponse:
-    """PATCH /locations/{name}."""
+    """PATCH /locations/{name}. The role ``state`` may change the state and its reason only."""
     services = request.app[SERVICES]
+    fields = await read_object(request)
+    if request[ROLE] is Role.STATE and fields.keys() - STATE_FIELDS:
+        raise role_error(request)
     location = await services.registry.patch(
         request.match_info["name"],
-        await read_object(request),
+        fields,
         request_host=request.host,
         by=request[ADMIN],
         is_resolver=partial(is_resolver, services.session),
@@ -186,7 +147,7 @@ async def delete_location(request: web.Request) -> web.StreamResponse:
     return web.Response(status=204)
 
 
-@admin_only
+@allow(Role.CLAIMS, Role.STATE)
 async def sweep_location(request: web.Request) -> web.StreamResponse:
     """POST /locations/{name}/sweep."""
     name = request.match_info["name"]
@@ -194,6 +155,8 @@ async def sweep_location(request: web.Request) -> web.StreamResponse:
     confirm = options.pop("confirm_shrink", False)
     if options or not isinstance(confirm, bool):
         raise InvalidRequest('a sweep takes nothing, or {"confirm_shrink": true}')
+    if confirm and request[ROLE] is not Role.ADMIN:
+        raise role_error(request)
     registry = request.app[SERVICES].registry
     await registry.sweep(name, confirm_shrink=confirm, by=request[ADMIN])
     follow = f"/locations/{name}"
@@ -204,12 +167,13 @@ async def sweep_location(request: web.Request) -> web.StreamResponse:
     )
 
 
-@admin_only
+@allow(Role.CLAIMS, Role.STATE)
 async def check_location(request: web.Request) -> web.StreamResponse:
     """POST /locations/{name}/check: diagnoses a location, from this process and with its
     credentials."""
     services, name = request.app[SERVICES], request.match_info["name"]
     view = await services.registry.view(name)
+    await audit(request, "check", name)  # it sends the location's credential
     server = GlanceServer(
         services.session, view.location, services.cloud_credentials, services.rate_limits
     )
@@ -244,9 +208,8 @@ async def rebuild_index(request: web.Request) -> web.StreamResponse:
     bits = body.get("bits")
     if set(body) != {"bits"} or type(bits) is not int or not MIN_BITS <= bits <= MAX_BITS:
         raise InvalidRequest(f'send {{"bits": N}} with N from {MIN_BITS} to {MAX_BITS}')
-    index = request.app[SERVICES].index
-    await index.rebuild.request(bits)
-    await index.audit.record(request[ADMIN], "rebuild")
+    await audit(request, "rebuild", detail=f"to {bits} bits")
+    await request.app[SERVICES].index.rebuild.request(bits)
     return json_response(
         {"bits": bits, "follow": "/index", "see": "its `rebuild`"},
         status=202,
@@ -254,19 +217,21 @@ async def rebuild_index(request: web.Request) -> web.StreamResponse:
     )
 
 
-@admin_only
+@allow(Role.CLAIMS)
 async def claim_image(request: web.Request) -> web.StreamResponse:
     """PUT /locations/{name}/images/{id}."""
     name, text = request.match_info["name"], request.match_info["id"]
-    image_id = parse_id(text)
-    new = await request.app[SERVICES].registry.claim(name, image_id, letter_case_of(text))
+    image_id, letter_case = parse_id(text), letter_case_of(text)
+    await audit(request, "claim", check_name(name), format_id(image_id, letter_case))
+    new = await request.app[SERVICES].registry.claim(name, image_id, letter_case)
     return web.Response(status=201 if new else 204)
 
 
-@admin_only
+@allow(Role.CLAIMS)
 async def release_image(request: web.Request) -> web.StreamResponse:
     """DELETE /locations/{name}/images/{id}."""
     name, image_id = request.match_info["name"], parse_id(request.match_info["id"])
+    await audit(request, "release", check_name(name), format_id(image_id))
     await request.app[SERVICES].registry.release(name, image_id)
     return web.Response(status=204)
 

@@ -11,7 +11,7 @@ import structlog
 from aiohttp import web
 
 from resolver.errors import InvalidRequest, NotFound, ResolverError
-from resolver.gateway.api.locations import admin_only
+from resolver.gateway.api.admin import admin_only
 from resolver.gateway.api.transfer import next_rows, reset_connection
 from resolver.gateway.app_keys import SERVICES
 from resolver.gateway.reply import NO_STORE

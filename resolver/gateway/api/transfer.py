@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 import structlog
 from aiohttp import web
 
-from resolver.errors import InvalidRequest, ResolverError, UnsupportedMediaType
-from resolver.gateway.api.locations import admin_only
+from resolver.errors import IndexUnavailable, InvalidRequest, ResolverError, UnsupportedMediaType
+from resolver.gateway.api.admin import admin_only, audit, audit_read
 from resolver.gateway.app_keys import ADMIN, SERVICES
 from resolver.gateway.problem import json_response
 from resolver.gateway.reply import NO_STORE
@@ -41,6 +41,7 @@ log = structlog.get_logger("transfer")
 async def export_index(request: web.Request) -> web.StreamResponse:
     """GET /index/export."""
     services = request.app[SERVICES]
+    await audit_read(request, "export")
     table = await services.tables.current()
     writer = Writer(view.location for view in table.by_name.values())
     batches = walk(services.index.claims)
@@ -108,20 +109,26 @@ async def import_index(request: web.Request) -> web.StreamResponse:
         by=request[ADMIN],
         with_auth=query.get("with_auth") == "1",
     )
+    await audit(request, "import-begin", detail="with credentials" * index_import.with_auth)
+    ended = "import-failed"
     try:
         async for data in _body(request):
             for part in reader.feed(data):
                 await index_import.add(part)
         reader.close()
         await index_import.finish()
-        await services.index.audit.record(request[ADMIN], "import")
+        ended = "import"
     except ResolverError as error:
         await index_import.stop()  # so that the summary is complete
-        error.detail += f"; {index_import.summary_text()}"
+        error.detail += f"; before that, {index_import.summary_text()}"
         error.extra["applied"] = index_import.summary()
         raise
     finally:
         await index_import.stop()
+        try:
+            await audit(request, ended, detail=index_import.summary_text())
+        except IndexUnavailable as error:  # that it began is there
+            log.warning("import not recorded", result=ended, reason=str(error))
     return json_response(index_import.summary())
 
 

@@ -117,7 +117,13 @@ class Metrics:
         """
         self.registry = CollectorRegistry()
         self.requests = RequestMetrics()
-        for collector in (self.requests, connections.closed):
+        self._refused_logins = LightCounter(
+            "glance_resolver_logins_refused",
+            "Requests to admin paths with a token that was refused",
+            (),
+        )
+        self._refused_logins.counts[()] = 0  # an increase is seen from the first one on
+        for collector in (self.requests, connections.closed, self._refused_logins):
             self.registry.register(collector)
         self._gauge(
             "connections", "Connections that are open", lambda: float(connections.open_count)
@@ -162,6 +168,10 @@ class Metrics:
         self.registry.register(ProblemMetrics(problems))
         ProcessCollector(registry=self.registry)
         self._worker_metrics = worker_metrics
+
+    def count_refused_login(self) -> None:
+        """Counts a request to an admin path whose token was refused."""
+        self._refused_logins.counts[()] += 1
 
     def _gauge(self, name: str, text: str, value: Callable[[], float]) -> None:
         Gauge(f"glance_resolver_{name}", text, registry=self.registry).set_function(value)

@@ -362,13 +362,17 @@ class Front:
         seconds = time.monotonic() - request.started
         observe_seconds(row, seconds)
         if status >= self._access_log.least_status:
+            client: str | None = request.peer or None
+            if self._limits.has_proxies:
+                forwarded_for = request.fields.getall(FORWARDED_FOR)
+                client = self._limits.address_behind(request.peer, forwarded_for)
             self._access_log.write(
                 request.request_id,
                 request.method,
                 request.target,
                 status,
                 seconds,
-                request.peer or None,
+                client,
                 outcome,
             )
 

@@ -129,6 +129,10 @@ class PlainRead(NamedTuple):
         return self.kind.method
 
     @property
+    def fields(self) -> Fields:
+        return self.kind.fields
+
+    @property
     def target(self) -> str:
         return f"{self.kind.before}{self.text}{self.kind.after}"
 

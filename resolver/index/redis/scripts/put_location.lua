@@ -12,9 +12,14 @@ local field = number_field(ARGV[1])
 local number = tonumber(string.match(current, '^%d+'))
 -- Of a record that was lost, its claims are collected as if it had been removed.
 local before = number or tonumber(redis.call('HGET', KEYS[11], field) or nil)
-if not number or ARGV[4] == '1' then
+local is_new = not number or ARGV[4] == '1'
+if is_new then
   number = last_number(KEYS[11], KEYS[4], KEYS[2], KEYS[5]) + 1
   if number >= tonumber(ARGV[6]) then return finish(KEYS[10], -1) end
+end
+-- First: where it cannot be recorded, nothing is done.
+audit(KEYS[8], ARGV[5], string.match(current, '^%d+ (.*)$') or 'null', ARGV[3])
+if is_new then
   if before then redis.call('SADD', KEYS[5], before) end
   -- Also of the new number: where Redis lost the counter and not the status, it had been given before.
   for _, stale in ipairs({number, before}) do
@@ -28,6 +33,5 @@ end
 redis.call('SREM', KEYS[9], ARGV[1])
 redis.call('HSET', KEYS[2], ARGV[1], number .. ' ' .. ARGV[3])
 redis.call('HSET', KEYS[11], field, number)
-audit(KEYS[8], ARGV[5], string.match(current, '^%d+ (.*)$') or 'null', ARGV[3])
 grow_for(KEYS[1], KEYS[12], KEYS[11], ARGV[1])
 return finish(KEYS[10], number)

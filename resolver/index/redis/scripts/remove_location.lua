@@ -9,6 +9,8 @@ local current = redis.call('HGET', KEYS[2], ARGV[1])
 local before = redis.call('HGET', KEYS[10], field)
 if not current and not before then return finish(KEYS[9], 0) end
 local number = tonumber(string.match(current or before, '^%d+'))
+-- First: where it cannot be recorded, nothing is done.
+audit(KEYS[7], ARGV[2], string.match(current or '', '^%d+ ({.*})$') or 'null', 'null')
 redis.call('HDEL', KEYS[2], ARGV[1])
 redis.call('HDEL', KEYS[10], field)
 redis.call('SADD', KEYS[8], ARGV[1])
@@ -18,6 +20,5 @@ if number then
   redis.call('HDEL', KEYS[5], number)
   redis.call('HDEL', KEYS[6], number)
 end
-audit(KEYS[7], ARGV[2], string.match(current or '', '^%d+ ({.*})$') or 'null', 'null')
 grow_for(KEYS[1], KEYS[11], KEYS[10], ARGV[1])
 return finish(KEYS[9], number or 1)

@@ -1,0 +1,61 @@
+"""Admin tokens as operators write them, and what each may do."""
+
+from __future__ import annotations
+
+import re
+from enum import StrEnum
+from typing import NamedTuple
+
+
+class Role(StrEnum):
+    """What an admin token may do besides reading."""
+
+    RO = "ro"
+    """Nothing."""
+    CLAIMS = "claims"
+    """Claim and release images by hand, sweep and check locations."""
+    STATE = "state"
+    """Change the state of locations and its reason, sweep and check them."""
+    ADMIN = "admin"
+    """Everything."""
+
+
+MIN_TOKEN_CHARACTERS = 6
+
+SHORT_TOKEN_CHARACTERS = 16
+"""Shorter tokens can be guessed, given time; they are accepted with a warning."""
+
+
+class AdminToken(NamedTuple):
+    """A token for the admin paths, and the name that the audit log has for it."""
+
+    name: str
+    token: str
+    role: Role = Role.ADMIN
+
+
+_TOKEN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,62}", re.ASCII)
+
+
+def parse_token(text: str) -> AdminToken:
+    """An entry of RESOLVER_ADMIN_TOKENS: ``TOKEN``, ``NAME=TOKEN`` or ``NAME:ROLE=TOKEN``.
+
+    Raises:
+        ValueError: the entry has another form. The message does not contain the token.
+    """
+    name, equals, token = text.partition("=")
+    if not (equals and token):
+        name, token = "admin", text
+    name, colon, role = name.partition(":")
+    is_token = token.isascii() and token.isprintable() and " " not in token
+    if (
+        not _TOKEN_NAME.fullmatch(name)
+        or len(token) < MIN_TOKEN_CHARACTERS
+        or not is_token
+        or (colon and role not in list(Role))
+    ):
+        raise ValueError(
+            "must be TOKEN, NAME=TOKEN or NAME:ROLE=TOKEN, with a role of "
+            f"{', '.join(Role)}, and a TOKEN of at least {MIN_TOKEN_CHARACTERS} ASCII characters"
+        )
+    return AdminToken(name, token, Role(role) if colon else Role.ADMIN)

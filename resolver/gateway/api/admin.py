@@ -1,0 +1,172 @@
+"""What the admin paths share: who asks, what they may do, and that it is recorded."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Awaitable, Callable
+from functools import wraps
+
+import structlog
+from aiohttp import web
+
+from resolver.admin_tokens import Role
+from resolver.errors import (
+    Forbidden,
+    IndexReadOnly,
+    IndexUnavailable,
+    ResolverError,
+    Unauthorized,
+)
+from resolver.gateway.app_keys import ADMIN, METRICS, REQUEST_ID, ROLE, SERVICES, TOKENS
+from resolver.gateway.limits import LIMITS
+from resolver.gateway.methods import READ_METHODS
+from resolver.index import Audit
+
+LOG_INTERVAL_SECONDS = 1.0
+"""Between two log lines about refused logins."""
+
+AUDIT_INTERVAL_SECONDS = 60.0
+"""Between two entries of the audit log about refused logins of one process: the log keeps a bounded
+number of entries, which nobody without a token may push out."""
+
+NOBODY = "(nobody)"
+"""Who did it, for the audit log, where there was no valid token. No token can have this name."""
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+log = structlog.get_logger("audit")
+
+
+class RefusedLogins:
+    """Counts and reports refused logins: each in the metrics, the log and the audit log as a number
+    now and then."""
+
+    def __init__(self, audit: Audit) -> None:
+        self._audit = audit
+        self._unlogged = self._unaudited = 0
+        self._logged_at = self._audited_at = -AUDIT_INTERVAL_SECONDS
+        """On `time.monotonic`."""
+
+    async def report(self, client: str, path: str, reason: str) -> None:
+        """Reports one more."""
+        now = time.monotonic()
+        self._unlogged += 1
+        self._unaudited += 1
+        if now - self._logged_at >= LOG_INTERVAL_SECONDS:
+            log.warning(
+                "login refused", client=client, path=path, reason=reason, count=self._unlogged
+            )
+            self._unlogged, self._logged_at = 0, now
+        if now - self._audited_at >= AUDIT_INTERVAL_SECONDS:
+            detail = f"{self._unaudited} refused, the last from {client}: {reason}"
+            self._unaudited, self._audited_at = 0, now
+            with contextlib.suppress(IndexUnavailable):  # it is refused all the same
+                await self._audit.record(NOBODY, "login-refused", detail=detail)
+
+
+REFUSED_LOGINS = web.AppKey("refused_logins", RefusedLogins)
+
+
+async def authorize(request: web.Request, roles: frozenset[Role]) -> None:
+    """Finds out whose admin token a request has, for `ADMIN` and `ROLE`.
+
+    ``roles``: those that may do this, besides `Role.ADMIN`. Every role may read.
+
+    Raises:
+        Forbidden: no admin token is configured, or this one may not do that.
+        Unauthorized: the request has no token, or an unknown one.
+        TooManyRequests: this client has had too many logins refused.
+    """
+    app = request.app
+    client = app[LIMITS].client(request)
+    app[LIMITS].check_logins(client)
+    scheme, _, sent = request.headers.get("Authorization", "").partition(" ")
+    token = sent.strip().encode("utf-8", "surrogateescape")
+    admin = app[TOKENS].find(token)
+    if admin is None or scheme.lower() != "bearer":
+        if token:
+            app[LIMITS].count_refused_login(client)
+            await _report_refusal(request, "no such token")
+        raise Unauthorized(
+            "send `Authorization: Bearer <token>` with one of RESOLVER_ADMIN_TOKENS",
+            headers={"WWW-Authenticate": 'Bearer realm="glance-resolver"'},
+        )
+    request[ADMIN], request[ROLE] = admin.name, admin.role
+    if request.method in READ_METHODS or admin.role is Role.ADMIN or admin.role in roles:
+        return
+    await _report_refusal(request, f"token {admin.name} has the role {admin.role}")
+    if admin.role is Role.RO:
+        raise Forbidden(f"the token {admin.name!r} may only read", code="read-only-token")
+    raise role_error(request)
+
+
+def role_error(request: web.Request) -> Forbidden:
+    """The error for a token whose role is not enough."""
+    return Forbidden(
+        f"the token {request[ADMIN]!r} has the role {request[ROLE]!s}, which may not do that",
+        code="wrong-role",
+    )
+
+
+async def _report_refusal(request: web.Request, reason: str) -> None:
+    request.app[METRICS].count_refused_login()
+    client = request.app[LIMITS].client_address(request) or "a local socket"
+    await request.app[REFUSED_LOGINS].report(client, request.path[:256], reason)
+
+
+def admin_only(handler: Handler) -> Handler:
+    """Makes a handler require an admin token: to change something, one of the role ``admin``."""
+    return allow()(handler)
+
+
+def allow(*roles: Role) -> Callable[[Handler], Handler]:
+    """The same where other roles may change something, too. Each such request is logged."""
+    allowed = frozenset(roles)
+
+    def decorate(handler: Handler) -> Handler:
+        @wraps(handler)
+        async def guarded(request: web.Request) -> web.StreamResponse:
+            await authorize(request, allowed)
+            if request.method in READ_METHODS:
+                return await handler(request)
+            status = 500
+            try:
+                response = await handler(request)
+                status = response.status
+            except ResolverError as error:
+                status = error.status
+                raise
+            else:
+                return response
+            finally:
+                log.info(
+                    "admin",
+                    admin=request[ADMIN],
+                    method=request.method,
+                    path=request.path[:256],
+                    status=status,
+                    client=request.app[LIMITS].client_address(request),
+                    request_id=request[REQUEST_ID],
+                )
+
+        return guarded
+
+    return decorate
+
+
+async def audit(request: web.Request, what: str, location: str = "", detail: str = "") -> None:
+    """Records in the audit log what the admin of a request does. To be called before it is done.
+
+    Raises:
+        IndexUnavailable: it cannot be recorded, so it must not be done.
+    """
+    await request.app[SERVICES].index.audit.record(request[ADMIN], what, location, detail)
+
+
+async def audit_read(request: web.Request, what: str) -> None:
+    """The same for what changes nothing: a process that must not write to the index may do it, and
+    logs it."""
+    with contextlib.suppress(IndexReadOnly):
+        await audit(request, what)
+    log.info(what, admin=request[ADMIN], request_id=request[REQUEST_ID])
