@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import types
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
@@ -22,7 +23,7 @@ from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hin
 from resolver.errors import InvalidLocation
 from resolver.index.codec import FIRST_MARK
 from resolver.index.redis.redis_errors import DECODE_ERRORS
-from resolver.location_fields import is_location_name
+from resolver.location_fields import MAX_TEXT_LENGTH, is_location_name
 from resolver.models import (
     LOCATION_FIELDS,
     Change,
@@ -99,6 +100,11 @@ CHECKED_WHERE_USED = frozenset({"url", "auth", "notifications"})
 """Fields of a location that make it unusable, and not its record unreadable, where this version
 would not let operators write what is stored."""
 
+TEXTS = frozenset({"region", "reason"})
+"""Fields of a location that go into answers as they are."""
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+
 
 class UnreadableRecord(ValueError):
     """A record that this version cannot read."""
@@ -171,8 +177,12 @@ def _check_location(location: Location) -> None:
     if not is_location_name(location.name) or not 0 < location.number < FIRST_MARK:
         raise ValueError("it has a name or number that no location has")
     for name, field in LOCATION_FIELDS.items():
-        if name not in CHECKED_WHERE_USED:
-            field.parse(getattr(location, name), name)
+        value = getattr(location, name)
+        if name in TEXTS:
+            if len(value) > MAX_TEXT_LENGTH or _CONTROL.search(value):
+                raise ValueError(f"{name}: it is too long or has control characters")
+        elif name not in CHECKED_WHERE_USED:
+            field.parse(value, name)
 
 
 def _load_json(text: bytes | str) -> Any:

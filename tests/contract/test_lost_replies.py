@@ -42,6 +42,10 @@ class DroppingProxy(Proxy):
         """The next reply that something is new."""
         self.drop = (b":1",)
 
+    def drop_next_known(self) -> None:
+        """The next reply that nothing is new."""
+        self.drop = (b":0",)
+
     def drop_next_result(self) -> None:
         """The result of the next script that writes: a number."""
         self.drop = (b":",)
@@ -208,7 +212,7 @@ async def test_an_import_reports_an_unknown_number_of_new_claims_when_a_reply_is
         text = await response.read()
     for is_lost in (True, False):
         if is_lost:
-            proxy.drop_next_result()
+            proxy.drop_next_known()
         response, body = await gateway.call("POST", "/index/import", headers=ADMIN, data=text)
         assert (response.status, body["claims"]) == (200, 20)
         assert body["new"] == (None if is_lost else 0)
