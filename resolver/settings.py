@@ -28,39 +28,7 @@ from pydantic_settings import (
 from resolver.admin_tokens import Role, parse_token
 from resolver.errors import SettingsError
 from resolver.models import MAX_BITS, MIN_BITS
-
-PREFIX = "RESOLVER_"
-
-NOT_SETTINGS = frozenset(
-    {
-        *("RESOLVER_CONFIG", "RESOLVER_URL", "RESOLVER_TOKEN", "RESOLVER_TOKEN_FILE"),
-        "RESOLVER_ALLOW_HTTP",
-    }
-)
-"""Variables with this prefix that are not settings of the server: the name of the TOML file, and
-those of the operator commands."""
-
-_SERVICE_NAME = re.compile(
-    r"RESOLVER_(.+_)?(SERVICE_HOST|SERVICE_PORT(_.+)?"
-    r"|PORT_[0-9]+_(TCP|UDP|SCTP)(_(ADDR|PORT|PROTO|START|END|PORT_START|PORT_END))?|ENV_.+)",
-    re.ASCII,
-)
-_SERVICE_URL = re.compile(r"(tcp|udp|sctp)://[^/]+", re.ASCII)
-
-
-def is_service_variable(name: str, value: str) -> bool:
-    """Whether Kubernetes or a link of Docker makes this variable for a service called ``resolver``
-    or ``resolver-…``, so that it is no setting.
-
-    Some of their names, such as RESOLVER_PORT, are settings too. There the value decides: theirs is
-    ``tcp://ADDRESS:PORT``, or ``/CONTAINER/ALIAS`` in ``…_NAME``.
-    """
-    name = name.upper()
-    return bool(
-        _SERVICE_NAME.fullmatch(name)
-        or (name.endswith("_PORT") and _SERVICE_URL.fullmatch(value))
-        or (name.endswith("_NAME") and re.fullmatch(r"/[^/]+/[^/]+", value))
-    )
+from resolver.setting_names import PREFIX, is_service_variable, unknown_names
 
 
 class _Environment(EnvSettingsSource):
@@ -440,6 +408,33 @@ class Settings(BaseSettings):
         return values
 
 
+class _LenientSettings(Settings):
+    """Takes no notice of unknown names in the file."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore", frozen=True)
+
+
+def settings_despite_faults() -> tuple[Settings, frozenset[str]]:
+    """The settings of this environment for somebody who looks for what is wrong with them: unknown
+    names are left out, and those with a wrong value, which come too, have their default.
+
+    Raises:
+        SettingsError: they cannot be read at all.
+    """
+    defaults: dict[str, Any] = {}
+    while True:
+        try:
+            return _LenientSettings(**defaults), frozenset(defaults)
+        except ValidationError as error:
+            wrong = {str(fault["loc"][0]) for fault in error.errors() if fault["loc"]}
+            if not wrong - defaults.keys():
+                raise SettingsError("settings do not fit each other") from error
+            fields = Settings.model_fields
+            defaults |= {name: fields[name].default for name in wrong if name in fields}
+        except (ValueError, OSError, RecursionError) as error:
+            raise SettingsError(f"RESOLVER_CONFIG cannot be read: {error}") from error
+
+
 def mask_url(url: str) -> str:
     """A Redis URL with its passwords masked: those before the host and those in the query."""
     url = re.sub(r"([?&](?:ssl_|sentinel_)?password=)[^&#]*", r"\1***", url)
@@ -457,15 +452,7 @@ def load_settings(overrides: Mapping[str, Any] | None = None) -> Settings:
     Raises:
         SettingsError: some setting is wrong. The message names each one.
     """
-    known = {PREFIX + name.upper() for name in Settings.model_fields} | NOT_SETTINGS
-    unknown = sorted(
-        name
-        for name, value in os.environ.items()
-        if name.upper().startswith(PREFIX)
-        and name.upper() not in known
-        and not is_service_variable(name, value)
-    )
-    if unknown:
+    if unknown := unknown_names(Settings.model_fields):
         raise SettingsError(
             f"unknown setting {', '.join(unknown)}: correct the name or unset it "
             "(`glance-resolver config` lists all)"

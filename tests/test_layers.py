@@ -16,9 +16,10 @@ ROOT = Path(resolver.__file__).parent
 
 LAYERS = [
     {"admin_tokens", "errors", "image_facts", "latency", "problems", "service_manager"}
-    | {"text_files"},
+    | {"suggestions", "text_files"},
     {"location_fields"},
     {"models"},
+    {"setting_names"},
     {"settings"},
     {"index.scripts"},
     {"index.redis"},

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from resolver.cli.suggesting_group import SuggestingGroup
 from resolver.errors import ResolverError
 
 COMMANDS = {
@@ -47,7 +48,7 @@ COMMANDS = {
 """By name: the module in this package, the attribute in it, and the line that help shows."""
 
 
-class LazyGroup(click.Group):
+class LazyGroup(SuggestingGroup):
     """A group that imports a command when it is looked up by name."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:

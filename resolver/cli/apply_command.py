@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from resolver.cli.gateway_client import Gateway, GatewayError, gateway_options
-from resolver.cli.output import confirm, print_json
+from resolver.cli.output import confirm, print_json, shown
 from resolver.errors import ResolverError
 
 BATCH_SIZE = 1000
@@ -18,7 +18,8 @@ Fields = dict[str, Any]
 
 Change = dict[str, Any]
 """One change to the registry: ``what`` (add, change or remove), ``location`` (its name),
-``changed`` (old and new value by field), ``fields`` (all to register; None for a removal)."""
+``changed`` (old and new value by field), ``fields`` (all to register; None for a removal); of what
+is added also ``given``, the names of the fields in the file."""
 
 
 @click.command()
@@ -112,7 +113,15 @@ def difference(
         with_defaults = asdict(parse_location(name, given))
         fields = {field: with_defaults[field] for field in LOCATION_FIELDS}
         if name not in registered:
-            changes.append({"what": "add", "location": name, "changed": {}, "fields": fields})
+            changes.append(
+                {
+                    "what": "add",
+                    "location": name,
+                    "changed": {},
+                    "fields": fields,
+                    "given": [field for field in LOCATION_FIELDS if field in given],
+                }
+            )
             continue
         changed = {
             field: [registered[name][field], value]
@@ -138,7 +147,12 @@ def _describe(change: Change) -> str:
     if change["what"] == "remove":
         return f"- {name}"
     if change["what"] == "add":
-        return f"+ {name}  {fields['url']}"
-    text = "; ".join(f"{field}: {old} -> {new}" for field, (old, new) in change["changed"].items())
+        # All that was given: what has its default is not of interest.
+        given = [f"{field}: {shown(fields[field])}" for field in change["given"] if field != "url"]
+        return "; ".join([f"+ {name}  {fields['url']}", *given])
+    text = "; ".join(
+        f"{field}: {shown(old) or 'none'} -> {shown(new) or 'none'}"
+        for field, (old, new) in change["changed"].items()
+    )
     note = " (another server: its claims are discarded)" if "url" in change["changed"] else ""
     return f"~ {name}  {text}{note}"

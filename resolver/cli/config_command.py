@@ -5,29 +5,45 @@ from __future__ import annotations
 import click
 
 from resolver.cli.output import print_fields, print_json
+from resolver.errors import SettingsError
 
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--describe", is_flag=True, help="Print the reference of all settings, as Markdown.")
 def config(as_json: bool, describe: bool) -> None:
-    """Show every setting and its value in this environment, secrets masked."""
-    from resolver.settings import Settings, load_settings  # noqa: PLC0415
+    """Show every setting and its value in this environment, secrets masked.
+
+    Where something is wrong it shows the rest all the same, says what is wrong, and exits 1.
+    """
+    from resolver.settings import (  # noqa: PLC0415
+        Settings,
+        load_settings,
+        settings_despite_faults,
+    )
 
     if describe:
         click.echo(reference(Settings))
         return
-    values = load_settings().masked()
+    fault: SettingsError | None = None
+    invalid: frozenset[str] = frozenset()
+    try:
+        settings = load_settings()
+    except SettingsError as error:
+        fault = error
+        try:
+            settings, invalid = settings_despite_faults()
+        except SettingsError:
+            raise fault from None
+    values = {
+        name: "(invalid)" if name in invalid else value for name, value in settings.masked().items()
+    }
     if as_json:
         print_json(values)
-        return
-    print_fields(
-        (
-            f"RESOLVER_{name.upper()}",
-            ",".join(map(str, value)) if isinstance(value, list) else value,
-        )
-        for name, value in values.items()
-    )
+    else:
+        print_fields((f"RESOLVER_{name.upper()}", value) for name, value in values.items())
+    if fault is not None:
+        raise fault
 
 
 def reference(settings: type) -> str:

@@ -137,7 +137,11 @@ async def _show_requests(http: aiohttp.ClientSession, current: StandIn, old: Sta
     for image in (first, second):
         async with http.get(f"/resolve/{image}") as reply:
             answer = await reply.json()
-        show(f"GET /resolve/{image}", f"{reply.status} {answer['outcome']}: {answer['uri']}")
+        show(
+            f"GET /resolve/{image}",
+            f"{reply.status} {answer['outcome']}: {answer['url']}",
+            f"    its identifier: {answer['uri']}",
+        )
     async with http.get(f"/v2/images/{first}", allow_redirects=False) as reply:
         show(f"GET /v2/images/{first}", f"{reply.status} Location: {reply.headers['Location']}")
     async with http.get(f"/v2/images/{second}/file") as reply:

@@ -9,13 +9,14 @@ import click
 
 from resolver.cli.gateway_client import Gateway, gateway_options, segment
 from resolver.cli.output import print_fields, print_json, print_table
+from resolver.cli.suggesting_group import SuggestingGroup
 from resolver.cli.transfer_command import export, import_
 
 POLL_SECONDS = 0.5
 """Between two requests for the progress of a rebuild."""
 
 
-@click.group()
+@click.group(cls=SuggestingGroup)
 def index() -> None:
     """Show, export, import and rebuild the index; claim and release by hand."""
 

@@ -9,16 +9,27 @@ from urllib.parse import urlencode
 
 import click
 
+from resolver.cli.ages import age
 from resolver.cli.apply_command import apply
 from resolver.cli.completion_command import existing_location, location_names
 from resolver.cli.discover_command import discover
 from resolver.cli.gateway_client import Gateway, GatewayError, gateway_options, segment
-from resolver.cli.output import confirm, print_fields, print_json, print_table
+from resolver.cli.output import (
+    Column,
+    Output,
+    confirm,
+    output_options,
+    print_fields,
+    print_json,
+    print_table,
+    shown,
+)
+from resolver.cli.suggesting_group import SuggestingGroup
 from resolver.cli.sweep_command import sweep
 from resolver.errors import NameTaken, ResolverError
 
 
-@click.group()
+@click.group(cls=SuggestingGroup)
 def locations() -> None:
     """List and change the locations."""
 
@@ -130,33 +141,40 @@ def _body(
     return body
 
 
+LOCATION_COLUMNS = (
+    Column("name", lambda row: row["name"]),
+    Column("region", lambda row: row["region"], is_optional=True),
+    Column("state", lambda row: "refused" if row.get("refused") else row["state"]),
+    Column("health", lambda row: row["health"]["state"]),
+    Column("covered", lambda row: row["coverage"]["covered"]),
+    Column("images", lambda row: row["sweep"]["images"], is_optional=True),
+    Column("swept", lambda row: _describe_sweeps(row["sweep"])),
+    Column("url", lambda row: row["url"], is_optional=True),
+    Column("why", lambda row: row["coverage"]["why"], is_wide=True),
+    Column("reason", lambda row: row["reason"], is_wide=True),
+    Column("priority", lambda row: row["priority"], is_wide=True),
+    Column("weight", lambda row: row["weight"], is_wide=True),
+    Column("auth", lambda row: row["auth"], is_wide=True),
+)
+
+
+def _describe_sweeps(sweep: dict[str, Any]) -> str:
+    """When the last complete sweep ended; or that sweeps fail, and why."""
+    if sweep["error"]:
+        return f"failing: {sweep['error_code']}"
+    return f"{age(sweep['ended'])} ago" if sweep["ended"] else "never"
+
+
 @locations.command("list")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@output_options
 @gateway_options
-def list_(as_json: bool, url: str, token: str | None) -> None:
+def list_(output: Output, url: str, token: str | None) -> None:
     """List all locations."""
     rows = Gateway(url, token).call("GET", "/locations")["locations"]
-    if as_json:
-        print_json(rows)
-        return
-    if not rows:
+    if not rows and output.form in ("table", "wide"):
         click.echo("no locations: add one with `glance-resolver locations add NAME URL`", err=True)
         return
-    print_table(
-        ("name", "region", "state", "health", "images", "covered", "url"),
-        (
-            (
-                row["name"],
-                row["region"],
-                "refused" if row.get("refused") else row["state"],
-                row["health"]["state"],
-                row["sweep"]["images"],
-                "yes" if row["coverage"]["covered"] else f"no: {row['coverage']['why']}",
-                row["url"],
-            )
-            for row in rows
-        ),
-    )
+    output.print(rows, LOCATION_COLUMNS)
 
 
 @locations.command()
@@ -193,7 +211,10 @@ def show(name: str, as_json: bool, url: str, token: str | None) -> None:
                 if sweep["skipped"]
                 else []
             ),
-            ("swept", sweep["ended"] or "never"),
+            (
+                "swept",
+                f"{sweep['ended']} ({age(sweep['ended'])} ago)" if sweep["ended"] else "never",
+            ),
             ("sweeping", f"{running['images']} images so far" if running else "no"),
             ("last error", sweep["error"] or "none"),
             *(
@@ -202,6 +223,10 @@ def show(name: str, as_json: bool, url: str, token: str | None) -> None:
             ),
         )
     )
+
+
+def _describe_end(ended: str | None) -> str:
+    return f"{ended} ({age(ended)} ago)" if ended else "never"
 
 
 def _describe_health(health: dict[str, Any]) -> str:
@@ -296,41 +321,37 @@ def remove(name: str, yes: bool, url: str, token: str | None) -> None:
     click.echo(f"{name}: removed")
 
 
-@locations.command()
-@click.argument("name", required=False, default="", shell_complete=location_names)
-@click.option("--limit", type=click.IntRange(1, 10_000), default=20, show_default=True)
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@gateway_options
-def log(name: str, limit: int, as_json: bool, url: str, token: str | None) -> None:
-    """Show who changed what and when. Newest first; of NAME, or of all locations."""
-    query = urlencode({"limit": limit, "location": name} if name else {"limit": limit})
-    changes = Gateway(url, token).call("GET", f"/audit?{query}")["changes"]
-    if as_json:
-        print_json(changes)
-        return
-    print_table(
-        ("when", "by", "what", "location", "change"),
-        (
-            (
-                entry["at"],
-                entry["by"] or "at start",
-                entry["what"],
-                entry["location"],
-                _change(entry),
-            )
-            for entry in changes
-        ),
-    )
-
-
 def _change(entry: dict[str, Any]) -> str:
     """The changed fields of an entry, or the URL of a location that was added or removed."""
     before, after = entry["before"], entry["after"]
     if detail := entry.get("detail"):
         return str(detail)
     if before and after:
-        return "; ".join(f"{name}: {before[name]} -> {after[name]}" for name in after)
+        return "; ".join(
+            f"{name}: {shown(before[name]) or 'none'} -> {shown(after[name]) or 'none'}"
+            for name in after
+        )
     return str((before or after or {}).get("url", ""))
+
+
+LOG_COLUMNS = (
+    Column("when", lambda entry: f"{entry['at'][:10]} {entry['at'][11:19]}Z"),
+    Column("by", lambda entry: entry["by"] or "at start"),
+    Column("what", lambda entry: entry["what"]),
+    Column("location", lambda entry: entry["location"]),
+    Column("change", _change),
+)
+
+
+@locations.command()
+@click.argument("name", required=False, default="", shell_complete=location_names)
+@click.option("--limit", type=click.IntRange(1, 10_000), default=20, show_default=True)
+@output_options
+@gateway_options
+def log(name: str, limit: int, output: Output, url: str, token: str | None) -> None:
+    """Show who changed what and when. Newest first; of NAME, or of all locations."""
+    query = urlencode({"limit": limit, "location": name} if name else {"limit": limit})
+    output.print(Gateway(url, token).call("GET", f"/audit?{query}")["changes"], LOG_COLUMNS)
 
 
 for command in (apply, discover, sweep):

@@ -2,34 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
 import click
 
 from resolver.cli.ages import age
 from resolver.cli.gateway_client import Gateway, gateway_options
-from resolver.cli.output import print_json, print_table
+from resolver.cli.output import Column, Output, output_options
+
+MEMBER_COLUMNS = (
+    Column("host", lambda row: row["host"]),
+    Column("pid", lambda row: row["pid"]),
+    Column("role", lambda row: row["role"]),
+    Column("version", lambda row: row["version"]),
+    Column("running for", lambda row: age(row["since"])),
+    Column("since", lambda row: row["since"], is_wide=True),
+    Column("id", lambda row: row["id"], is_wide=True),
+)
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@output_options
 @gateway_options
-def members(as_json: bool, url: str, token: str | None) -> None:
+def members(output: Output, url: str, token: str | None) -> None:
     """List the gateways, workers and indexers that live, with version and age.
 
     Each announces itself every 20 s. One that was killed is listed for up to a minute.
     """
-    rows = Gateway(url, token).call("GET", "/members")["members"]
-    if as_json:
-        print_json(rows)
-        return
-    print_members(rows)
-
-
-def print_members(rows: Sequence[dict[str, Any]]) -> None:
-    """A table of processes as ``GET /members`` lists them."""
-    print_table(
-        ("host", "pid", "role", "version", "running for"),
-        ((row["host"], row["pid"], row["role"], row["version"], age(row["since"])) for row in rows),
-    )
+    output.print(Gateway(url, token).call("GET", "/members")["members"], MEMBER_COLUMNS)

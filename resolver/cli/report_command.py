@@ -11,9 +11,10 @@ import click
 
 from resolver.cli.gateway_client import gateway_options
 from resolver.cli.stream_client import StreamRequest
+from resolver.cli.suggesting_group import SuggestingGroup
 
 
-@click.group()
+@click.group(cls=SuggestingGroup)
 def report() -> None:
     """List images with different bytes, and those that a region lacks."""
 

@@ -120,13 +120,15 @@ def _wanted(name: str | None, digest: str | None, tags: Sequence[str]) -> list[t
 
 
 def _print_answer(answer: dict[str, Any]) -> None:
-    """One line per owner, best first: ``ID  found  LOCATION  URI``."""
+    """One line per owner, best first: ``ID  found  LOCATION  URL``; with its identifier, where that
+    is not what can be fetched."""
     if not answer["owners"]:
         missing = ", ".join(answer["missing"])
         why = f"  (could not vouch: {missing})" if missing else ""
         click.echo(f"{answer['id']}  {answer['outcome']}{why}")
     for owner in answer["owners"]:
-        click.echo(f"{answer['id']}  found  {owner['location']}  {owner['uri']}")
+        identifier = "" if owner["uri"] == owner["url"] else f"  (identifier {owner['uri']})"
+        click.echo(f"{answer['id']}  found  {owner['location']}  {owner['url']}{identifier}")
 
 
 def _print_explained(answer: dict[str, Any]) -> None:

@@ -11,8 +11,8 @@ import click
 
 from resolver.cli.ages import age
 from resolver.cli.gateway_client import Gateway, GatewayError, gateway_options
-from resolver.cli.members_command import print_members
-from resolver.cli.output import print_json, print_table
+from resolver.cli.members_command import MEMBER_COLUMNS
+from resolver.cli.output import Output, print_json, print_table
 from resolver.cli.sweep_command import SweepProgress
 
 CLEAR = "\x1b[H\x1b[2J\x1b[3J"
@@ -23,6 +23,8 @@ Answer = dict[str, Any]
 ``members``, which are None without one."""
 
 PROBLEMS_EXIT_STATUS = 3
+
+TABLE = Output("table", ())
 
 
 @click.command()
@@ -108,7 +110,7 @@ class StatusView:
             return
         self._print_locations(answer["locations"])
         click.echo()
-        print_members(answer["members"])
+        TABLE.print(answer["members"], MEMBER_COLUMNS)
 
     def _print_locations(self, rows: list[dict[str, Any]]) -> None:
         click.echo()

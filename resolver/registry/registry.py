@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -41,6 +41,7 @@ from resolver.registry.table import Table, TableKeeper
 from resolver.registry.target_policy import Lookup, OwnPorts, TargetPolicy, look_up
 from resolver.registry.validation import check_name, parse_location
 from resolver.settings import Settings
+from resolver.suggestions import did_you_mean
 
 
 class PutResult(NamedTuple):
@@ -116,7 +117,7 @@ class Registry:
         """
         view = (await self._tables.fresh()).by_name.get(check_name(name))
         if view is None:
-            raise _not_found(name)
+            raise _not_found(name, self._tables.table.by_name)
         return view
 
     async def put(
@@ -232,7 +233,7 @@ class Registry:
             LocationNotFound: there is no location of that name.
         """
         if not await self._index.records.remove(check_name(name), by):
-            raise _not_found(name)
+            raise _not_found(name, self._tables.table.by_name)
         await self._refresh_table()
 
     async def sweep(self, name: str, *, confirm_shrink: bool = False, by: str = "") -> None:
@@ -352,9 +353,12 @@ def _check_notifications(wanted: Location, records: Mapping[str, Record]) -> Non
 
 def _existing(records: Mapping[str, Record], name: str) -> Record:
     if name not in records:
-        raise _not_found(name)
+        raise _not_found(name, records)
     return records[name]
 
 
-def _not_found(name: str) -> LocationNotFound:
-    return LocationNotFound(f"there is no location {name!r}: see `glance-resolver locations list`")
+def _not_found(name: str, known: Iterable[str]) -> LocationNotFound:
+    return LocationNotFound(
+        f"there is no location {name!r}{did_you_mean(name, known)}: `glance-resolver locations "
+        "list` lists them"
+    )

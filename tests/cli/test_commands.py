@@ -123,7 +123,8 @@ async def test_the_exit_status_of_resolve_is_the_outcome(run: Run, gateway: Gate
     status, out, _ = await run("resolve", ID.upper())
     assert (status, out) == (
         0,
-        f"{ID}  found  one  https://one.example:9292/v1/images/{ID}\n",
+        f"{ID}  found  one  https://one.example:9292/v2/images/{ID}"
+        f"  (identifier https://one.example:9292/v1/images/{ID})\n",
     )
     assert (await run("resolve", ID, OTHER))[0] == 3
     assert (await run("resolve", ID, "nonsense"))[0] == 2

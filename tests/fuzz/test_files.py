@@ -22,7 +22,8 @@ from resolver.glance.keystone import authenticate
 from resolver.index import open_index
 from resolver.registry import FreshnessPolicy, Registry, TableKeeper
 from resolver.registry.yaml_file import read_locations
-from resolver.settings import PREFIX, Settings, load_settings
+from resolver.setting_names import PREFIX
+from resolver.settings import Settings, load_settings
 from tests.fuzz.conftest import count_examples, examples
 from tests.fuzz.test_ids import JSON
 
