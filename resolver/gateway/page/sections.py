@@ -95,7 +95,9 @@ def _location_cells(view: LocationView, codes: Sequence[str], now: float) -> Htm
     covered = join([mark("no", "warn"), " ", doubt]) if doubt else mark("yes", "good")
     return row_cells(
         join([view.name, region and Html(" "), region]),
-        mark(location.state, STATE_MARKS[location.state]),
+        mark("refused", "bad")
+        if view.refused
+        else mark(location.state, STATE_MARKS[location.state]),
         mark(view.health, HEALTH_MARKS[view.health]),
         covered,
         "" if sweep.ended is None else f"{sweep.images:,}",
