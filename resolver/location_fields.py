@@ -120,7 +120,7 @@ def parse_base_url(value: Any, name: str = "url") -> str:
     if port == 0 or not (_HOST.fullmatch(host) or _is_ipv6(host)):
         raise InvalidLocation(f"`{name}` has a host or port that cannot be reached: {value[:80]!r}")
     path = parts.path.rstrip("/")
-    if re.search(r"//|/\.\.?(/|$)|%2e|%2f|%5c", path, re.IGNORECASE) or re.search(
+    if re.search(r"//|/\.\.?(/|$)|%2e|%2f|%5c|[\[\]]", path, re.IGNORECASE) or re.search(
         r"%(?![0-9a-fA-F]{2})", value
     ):
         raise InvalidLocation(f"`{name}` has a path that could be read in two ways: {path[:80]!r}")

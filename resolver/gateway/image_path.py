@@ -19,7 +19,9 @@ V1_LISTING = "/v1/images/detail"
 """The one path below ``/v1/images/`` that is about no single image."""
 
 _IMAGE_PATH = re.compile(r"/(v[12])/images/([^/]+)((?:/.*)?)", re.ASCII)
-_PRINTABLE = re.compile(r"[!-~]*", re.ASCII)
+_URL_TEXT = re.compile(r"(?:[A-Za-z0-9._~!$&'()*+,;=:@/?-]|%[0-9A-Fa-f]{2})*", re.ASCII)
+"""What a path and a query may consist of (RFC 3986, 3.3 and 3.4). Others have a meaning where a URL
+stands: angle brackets and quotes in a ``Link``, backslashes in some clients."""
 
 
 class ImagePath(NamedTuple):
@@ -43,8 +45,10 @@ def check_target(path: str, query: str) -> None:
         InvalidRequest: they have characters that a URL cannot have, or dot segments.
     """
     decoded = unquote(path)
-    if not (_PRINTABLE.fullmatch(path) and _PRINTABLE.fullmatch(query) and decoded.isprintable()):
-        raise InvalidRequest("the path or query has characters that a URL cannot have")
+    if not (_URL_TEXT.fullmatch(path) and _URL_TEXT.fullmatch(query) and decoded.isprintable()):
+        raise InvalidRequest(
+            "the path or query has characters that a URL cannot have (RFC 3986): encode them"
+        )
     if "." in decoded and any(part in (".", "..") for part in re.split(r"[/\\]", decoded)):
         raise InvalidRequest("the path has '.' or '..' in it")
 

@@ -19,6 +19,13 @@ BURST_SECONDS = 10.0
 MAX_CLIENTS = 65_536
 """Clients that are remembered. One more, and the client seen longest ago is forgotten."""
 
+IPV6_SHARES = ((8, 1), (7, 4), (6, 16))
+"""Bytes of a prefix in IPv6, and how many clients' tokens all addresses with it share. A customer
+has a /56 or a /48 (RIPE-690), and so many /64 to come from."""
+
+STRANGERS_SHARE = 100
+"""How many clients' tokens all clients share that are not remembered, while no more can be."""
+
 REFUSED_LOGIN_TOKENS = 10
 """What a refused login costs, of as many tokens as a client has for expensive requests: at the
 default rate a client can guess a hundred times a second."""
@@ -42,6 +49,7 @@ class TokenBuckets:
         self._rate = rate
         self._clock = clock
         self._full_at: dict[bytes, float] = {}
+        self._strangers_full_at = 0.0
 
     def __len__(self) -> int:
         return len(self._full_at)
@@ -51,9 +59,27 @@ class TokenBuckets:
         if not self._rate:
             return 0.0
         now = self._clock()
-        cost = min(tokens / self._rate, BURST_SECONDS)
-        wait = max(self._full_at.get(client, now), now) + cost - now - BURST_SECONDS
+        wait = max(
+            max(self._full_at.get(key, now), now) + cost - now - BURST_SECONDS
+            for key, cost in self._charges(client, tokens)
+        )
+        if self._is_stranger(client):
+            cost = self._cost(tokens, STRANGERS_SHARE)
+            wait = max(wait, max(self._strangers_full_at, now) + cost - now - BURST_SECONDS)
         return wait if wait > 1e-6 else 0.0
+
+    def _cost(self, tokens: float, share: int = 1) -> float:
+        """Seconds that it takes to refill as much."""
+        return min(tokens / self._rate, BURST_SECONDS) / share
+
+    def _charges(self, client: bytes, tokens: float) -> list[tuple[bytes, float]]:
+        """The buckets that a client takes from, and how much."""
+        if len(client) != IPV6_SHARES[0][0]:
+            return [(client, self._cost(tokens))]
+        return [(client[:size], self._cost(tokens, share)) for size, share in IPV6_SHARES]
+
+    def _is_stranger(self, client: bytes) -> bool:
+        return len(self._full_at) >= MAX_CLIENTS and client not in self._full_at
 
     def take(self, client: bytes, tokens: float) -> float:
         """Takes tokens and returns 0; or takes none and returns the seconds until it could.
@@ -65,11 +91,14 @@ class TokenBuckets:
         if wait := self.wait(client, tokens):
             return wait
         now = self._clock()
-        cost = min(tokens / self._rate, BURST_SECONDS)
-        full_at = max(self._full_at.get(client, now), now) + cost
-        self._full_at.pop(client, None)  # to the end: the first is the one seen longest ago
-        self._full_at[client] = full_at
-        if len(self._full_at) > MAX_CLIENTS:
+        if self._is_stranger(client):
+            cost = self._cost(tokens, STRANGERS_SHARE)
+            self._strangers_full_at = max(self._strangers_full_at, now) + cost
+        for key, cost in self._charges(client, tokens):
+            full_at = max(self._full_at.get(key, now), now) + cost
+            self._full_at.pop(key, None)  # to the end: the first is the one seen longest ago
+            self._full_at[key] = full_at
+        while len(self._full_at) > MAX_CLIENTS:
             del self._full_at[next(iter(self._full_at))]
         return 0.0
 
@@ -137,7 +166,7 @@ class Limits:
         return str(address) if address else peer or None
 
     def client_key(self, peer: str, forwarded_for: Sequence[str] = ()) -> bytes:
-        """Identifies a client: its address, in IPv6 its /64, which is one customer's.
+        """Identifies a client: its address, in IPv6 its /64. See `IPV6_SHARES`.
 
         Behind trusted proxies it is the last address in ``X-Forwarded-For`` that is not one of
         theirs.

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 import os
-import random
 import re
+from itertools import chain
 
 from multidict import istr
 
@@ -14,25 +13,34 @@ REQUEST_ID_HEADER = istr("X-Openstack-Request-Id")
 _WELL_FORMED = re.compile(r"req-[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}", re.ASCII)
 
 
+BATCH = 256
+"""Ids that are made at a time, which takes a third of the time of making each alone."""
+
+
+def _batch() -> list[str]:
+    """Ids from the system's random numbers. They begin alike, which shows that they are of one
+    batch; their last 48 bits follow from no other id."""
+    digits = os.urandom(10 + 6 * BATCH).hex()
+    head = f"req-{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-a{digits[17:20]}-"
+    return [head + digits[at : at + 12] for at in range(20, len(digits), 12)]
+
+
 class _RequestIds:
-    """A random prefix for this process, and a counter."""
+    """Batches of ids, one after the other."""
 
     def __init__(self) -> None:
         self.draw()
         os.register_at_fork(after_in_child=self.draw)
 
     def draw(self) -> None:
-        digits = f"{random.getrandbits(80):020x}"
-        template = f"req-{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-a{digits[17:]}-%012x"
-        self.new = map(template.__mod__, itertools.count(random.getrandbits(47)))
+        self.new = chain.from_iterable(iter(_batch, None))
 
 
 _ids = _RequestIds()
 
 
 def new_request_id() -> str:
-    """``req-`` and a UUID. Counting costs a quarter of drawing each id, and a tenth of
-    `uuid.uuid4`."""
+    """``req-`` and a UUID that cannot be guessed."""
     return next(_ids.new)
 
 

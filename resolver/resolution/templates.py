@@ -11,7 +11,7 @@ import secrets
 from collections.abc import Callable, Hashable
 from typing import NamedTuple, cast
 
-from resolver.models import Outcome, Owner, format_id
+from resolver.models import Outcome, Owner
 from resolver.resolution.answer import Answer, AnswerContext, decide, json_tail, json_text
 from resolver.resolution.ranking import has_ties
 
@@ -69,13 +69,12 @@ class TemplateCache:
         """The template for images with these claims, from ``known`` or made and kept there."""
         key = self.key(image_id, claims)
         if key is None:
-            answer = decide(self.context, image_id, claims)
-            return self._template(answer, format_id(image_id), variant)
+            return self._template(decide(self.context, image_id, claims), variant)
         try:
             return known[key]
         except KeyError:
             answer = decide(self.context, image_id, claims)
-            template = self._template(answer, PLACEHOLDER, variant)
+            template = self._template(answer, variant)
             if self._count < MAX_TEMPLATES:
                 self._count += 1
                 known[key] = template
@@ -100,11 +99,11 @@ class TemplateCache:
         )
         return (ORDER_DEPENDS_ON_IMAGE, *order)
 
-    def _template(self, answer: Answer, text: str, variant: Hashable) -> AnswerTemplate | None:
-        rendered = self._render(answer, text, variant)
+    def _template(self, answer: Answer, variant: Hashable) -> AnswerTemplate | None:
+        rendered = self._render(answer, PLACEHOLDER, variant)
         if rendered is None:
             return None
-        return AnswerTemplate(answer.outcome, tuple(rendered.split(text)))
+        return AnswerTemplate(answer.outcome, tuple(rendered.split(PLACEHOLDER)))
 
 
 class VariantTemplates:
@@ -134,7 +133,6 @@ def render_json(answer: Answer, text: str, variant: Hashable) -> str:
 
 
 def json_template(answer: Answer) -> AnswerTemplate:
-    """The JSON text of one answer, as a template for its own id only."""
-    text = format_id(answer.image_id)
-    rendered = json_text(answer, text) + json_tail(answer.source, answer.age)
-    return AnswerTemplate(answer.outcome, tuple(rendered.split(text)))
+    """The JSON text of one answer, as a template. (A location may be called like the image.)"""
+    rendered = json_text(answer, PLACEHOLDER) + json_tail(answer.source, answer.age)
+    return AnswerTemplate(answer.outcome, tuple(rendered.split(PLACEHOLDER)))

@@ -70,9 +70,9 @@ async def test_upper_case_versions_are_accepted(
 async def test_versions_are_read_with_the_credential_if_required(
     sweeping: Sweeping, server: StandIn, switch: Switch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("ALIKE_TOKEN", "secret-token")
+    monkeypatch.setenv("GLANCE_ALIKE_TOKEN", "secret-token")
     switch.fault = versions_at_root(document("v2.4"), token="secret-token")
-    auth = {"token_env": "ALIKE_TOKEN"}
+    auth = {"token_env": "GLANCE_ALIKE_TOKEN"}
     assert await versions_of(sweeping, server, auth=auth) == ("v2.4",)
     with pytest.raises(LocationUnavailable) as caught:
         await versions_of(sweeping, server)
