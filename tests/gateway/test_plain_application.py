@@ -139,6 +139,7 @@ async def test_every_route_works_without_the_front(gateway: Gateway) -> None:
     text = str(uuid.UUID(int=6 << 64))
     await gateway.claim("one", text)
     values = {"api": "v2", "id": text, "rest": "", "name": "one", "schema": "image"}
+    values["file"] = "status.css"
     async with TestClient(TestServer(make_app(gateway.services))) as client:
         for route in [*monitoring_routes(), *gateway_routes()]:
             path = PARAMETER.sub(lambda m: values[m[1]], route.path)
