@@ -332,6 +332,9 @@ class Sweep:
     sees_all: bool | None = None
     """Whether the credential of that sweep saw every image; None: it could not be found out."""
     sees_all_why: str = ""
+    sees_all_proven: bool = False
+    """Whether the server showed it, so that it is not only registered. It must show it again before
+    a "no" to this credential counts."""
     error: str = ""
     """Why the latest attempt failed; empty if it succeeded."""
     error_code: str = ""

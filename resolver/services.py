@@ -15,6 +15,7 @@ from resolver.glance import (
     ImageProbe,
     ImageRecords,
     RateLimits,
+    ScopeCache,
     SecretSources,
     connect,
 )
@@ -138,7 +139,8 @@ async def open_services(
             secrets=SecretSources.of(settings), any_host=bool(settings.allowed_hosts)
         )
         rate_limits = RateLimits()
-        image_probe = ImageProbe(probe_session, cloud_credentials, rate_limits)
+        scopes = ScopeCache()
+        image_probe = ImageProbe(probe_session, cloud_credentials, rate_limits, scopes)
         prober = Prober(
             index,
             tables,
@@ -179,7 +181,14 @@ async def open_services(
                 prober=prober,
                 resolver=resolver,
                 indexer=Indexer(
-                    index, tables, session, settings, cloud_credentials, rate_limits, timings
+                    index,
+                    tables,
+                    session,
+                    settings,
+                    cloud_credentials,
+                    rate_limits,
+                    scopes,
+                    timings,
                 ),
                 bootstrap=bootstrap,
                 problems=problems,
@@ -194,5 +203,5 @@ async def open_services(
         finally:
             await resolver.close()
             await prober.close()
-            await image_probe.close()
+            await scopes.close()
             cloud_credentials.close()

@@ -4,7 +4,7 @@ from resolver.glance.caller_listings import CallerListings
 from resolver.glance.changes import Changes, changed_since, ensure_changes_can_be_read, server_time
 from resolver.glance.cloud_config import CloudRef
 from resolver.glance.cloud_credentials import CloudCredentials
-from resolver.glance.credential_scope import CredentialScope, sees_all, still_sees_all
+from resolver.glance.credential_scope import CredentialScope, sees_all
 from resolver.glance.glance_server import HOP, GlanceServer, connect, is_resolver
 from resolver.glance.image_records import ImageRecord, ImageRecords
 from resolver.glance.listed_rows import NO_ROWS, SkippedRows
@@ -19,6 +19,7 @@ from resolver.glance.listing import (
 from resolver.glance.notifications import Notice, parse_notice, subscribed
 from resolver.glance.probe import ImageProbe, ProbeAnswer, has_image
 from resolver.glance.rate_limits import RateLimits
+from resolver.glance.scope_cache import ScopeCache
 from resolver.glance.secret_sources import SecretSources
 
 __all__ = [
@@ -39,6 +40,7 @@ __all__ = [
     "ProbeAnswer",
     "RateLimits",
     "Resume",
+    "ScopeCache",
     "SecretSources",
     "SkippedRows",
     "UnsortedListing",
@@ -51,7 +53,6 @@ __all__ = [
     "parse_notice",
     "sees_all",
     "server_time",
-    "still_sees_all",
     "still_there",
     "subscribed",
 ]

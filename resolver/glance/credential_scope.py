@@ -20,8 +20,9 @@ that line in their policy file allow it to everybody, so their answer proves not
 MIN_MINOR_SHARED = 5
 """From v2.5 on, ``visibility=private`` leaves out images that other projects share."""
 
-PRIVATE_ROWS = 20
-"""Private images that are looked at for those of other projects."""
+PRIVATE_ROWS = 50
+"""Private images that are looked at for those of other projects: the first by id, since the latest
+may all be of one project that is busy."""
 
 NO_TASK = "00000000-0000-0000-0000-000000000000"
 """An id that no task has. Glance answers 404 to who may read tasks, and 403 to others. Unlike a
@@ -41,19 +42,27 @@ class CredentialScope(NamedTuple):
     """Ids of private images that were the proof: only this credential, or an admin's, sees all of
     them."""
 
+    @property
+    def is_proven(self) -> bool:
+        """Whether the server showed it, so that it is not only registered (`sees_all`)."""
+        return self.may_read_tasks or len(self.witnesses) > 1
 
-async def sees_all(server: GlanceServer, versions: tuple[str, ...]) -> CredentialScope:
+
+async def sees_all(
+    server: GlanceServer, versions: tuple[str, ...], *, was_proven: bool = False
+) -> CredentialScope:
     """Finds out whether the location's credential sees every image, by what the server lets it do
     now: list tasks, which is for admins, or list private images of more than one project. The
     registered `sees_all` decides where that shows nothing.
 
     A server with ``allow_anonymous_access`` answers a dead token as it answers strangers. So a
     credential that is registered to see all, but shows nothing that a stranger does not see, counts
-    as refused.
+    as refused. So does one that is registered to see all and no longer proves it, where it did
+    before (``was_proven``).
 
     Raises:
-        LocationUnavailable: the server gave no usable answer, there is no credential, or it is not
-            accepted.
+        LocationUnavailable: the server gave no usable answer, there is no credential, it is not
+            accepted, or it sees less than before.
     """
     location = server.location
     registered = location.sees_all
@@ -73,6 +82,14 @@ async def sees_all(server: GlanceServer, versions: tuple[str, ...]) -> Credentia
             )
         return CredentialScope(True, "the server needs no credential")
     if registered:
+        if was_proven:
+            raise LocationUnavailable(
+                "its credential sees less than before: the server no longer lets it list tasks or "
+                "private images of several projects. Check the location's `auth`; if it sees every "
+                f"image all the same, run `glance-resolver locations sweep {location.name} "
+                "--confirm-shrink`",
+                code="unauthorized",
+            )
         if await _answers_strangers(server, versions):
             if not witnesses:
                 raise LocationUnavailable(
@@ -91,7 +108,11 @@ async def sees_all(server: GlanceServer, versions: tuple[str, ...]) -> Credentia
 
 
 async def still_sees_all(
-    server: GlanceServer, versions: tuple[str, ...], before: CredentialScope
+    server: GlanceServer,
+    versions: tuple[str, ...],
+    before: CredentialScope,
+    *,
+    was_proven: bool = False,
 ) -> CredentialScope:
     """What the credential sees now, if it was ``before`` some minutes ago at most. One small
     request repeats the proof; only if that fails everything is found out again.
@@ -108,7 +129,7 @@ async def still_sees_all(
         is_proven = await _are_listed(server, before.witnesses)
     else:
         is_proven = True  # a dead credential is answered 401
-    return before if is_proven else await sees_all(server, versions)
+    return before if is_proven else await sees_all(server, versions, was_proven=was_proven)
 
 
 async def _are_listed(server: GlanceServer, witnesses: tuple[str, ...]) -> bool:
@@ -131,11 +152,16 @@ async def _tasks_status(server: GlanceServer, versions: tuple[str, ...]) -> int:
 
 
 async def _private_images(server: GlanceServer, versions: tuple[str, ...]) -> dict[str, str]:
-    """Of the first private images that are listed, the id of one for each project that owns them.
-    Who is no admin sees those of one project."""
+    """Of the first private images by id, the id of one for each project that owns them. Who is no
+    admin sees those of one project."""
     if minor_version(versions) < MIN_MINOR_SHARED or not server.uses_v2(versions):
         return {}
-    query = {"visibility": "private", "limit": str(PRIVATE_ROWS)}
+    query = {
+        "visibility": "private",
+        "limit": str(PRIVATE_ROWS),
+        "sort_key": "id",
+        "sort_dir": "asc",
+    }
     reply = await server.request("/v2/images", query)
     if reply.status != 200:
         return {}

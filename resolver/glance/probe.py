@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import aiohttp
 
 from resolver.errors import InvalidImageId, LocationUnavailable
 from resolver.glance.cloud_credentials import CloudCredentials
-from resolver.glance.credential_scope import CredentialScope, sees_all, still_sees_all
+from resolver.glance.credential_scope import CredentialScope
 from resolver.glance.glance_server import GLANCE_HEADER, MAX_RECORD_BYTES, GlanceServer, Reply
 from resolver.glance.rate_limits import PROBE_WAIT_SECONDS, RateLimits
+from resolver.glance.scope_cache import ScopeCache
 from resolver.image_facts import NOTHING_KNOWN, ImageFacts
 from resolver.models import Location, format_id, parse_id
-
-SCOPE_CACHE_SECONDS = 300.0
-"""How long `ImageProbe` relies on what a credential was found to see."""
 
 
 async def has_image(server: GlanceServer, versions: tuple[str, ...], text: str) -> bool:
@@ -95,16 +91,6 @@ class ProbeAnswer:
     """What it shows of the image."""
 
 
-class _CachedScope(NamedTuple):
-    credential: str
-    location_updated: float
-    found_at: float
-    """When it was found out, on `time.monotonic`."""
-    checked_at: float
-    """When it was last repeated."""
-    scope: CredentialScope
-
-
 class ImageProbe:
     """Asks locations about single images. It bounds neither time nor number: its caller does."""
 
@@ -113,15 +99,12 @@ class ImageProbe:
         session: aiohttp.ClientSession,
         cloud_credentials: CloudCredentials,
         rate_limits: RateLimits,
+        scopes: ScopeCache,
     ) -> None:
         self._session = session
         self._cloud_credentials = cloud_credentials
         self._rate_limits = rate_limits
-        self._scopes: dict[int, _CachedScope] = {}
-        """By location number."""
-        self._checks: dict[int, asyncio.Task[str]] = {}
-        """The check of a credential that is under way, by location number. It serves all that wait
-        for it."""
+        self._scopes = scopes
 
     async def ask(
         self,
@@ -145,79 +128,25 @@ class ImageProbe:
         return ProbeAnswer(None, credential, time.monotonic())
 
     async def scope(
-        self, location: Location, versions: tuple[str, ...], answer: ProbeAnswer
+        self,
+        location: Location,
+        versions: tuple[str, ...],
+        answer: ProbeAnswer,
+        *,
+        was_proven: bool = False,
     ) -> CredentialScope:
         """Which images the credential of an answer sees: whether its 404 proves absence.
 
         It is checked here and not read from the location's sweep, which another process may have
-        run with another credential. A credential can lose its rights at any time, and some servers
-        answer a dead one as they answer strangers. So the check must begin after the answer; one
-        check serves all answers from before it. Where no credential is sent, the result is cached
-        for `SCOPE_CACHE_SECONDS`.
+        run with another credential. ``was_proven``: as for `sees_all`.
 
         Raises:
-            LocationUnavailable: the location failed while asked, or the credential has been
-                replaced since.
+            LocationUnavailable: the location failed while asked, the credential has been replaced
+                since, or it sees less than before.
         """
-        while True:
-            cached = self._usable_scope(location, answer.credential)
-            if cached and (not location.auth or cached.checked_at >= answer.at):
-                return cached.scope
-            check = self._checks.get(location.number)
-            # A check that is done stays here until the loop's next turn. To await it would not end
-            # this turn.
-            if check is None or check.done():
-                check = asyncio.create_task(self._check_scope(location, versions, cached))
-                self._checks[location.number] = check
-                check.add_done_callback(partial(self._end_check, location.number))
-            # A caller that waits may be cancelled; the result still serves later ones.
-            credential = await asyncio.shield(check)
-            if credential != answer.credential:
-                raise LocationUnavailable(
-                    "its credential was replaced meanwhile", code="no-clear-answer"
-                )
-
-    def _usable_scope(self, location: Location, credential: str) -> _CachedScope | None:
-        cached = self._scopes.get(location.number)
-        if (
-            cached is None
-            or (cached.credential, cached.location_updated) != (credential, location.updated)
-            or time.monotonic() - cached.found_at > SCOPE_CACHE_SECONDS
-        ):
-            return None
-        return cached
-
-    async def _check_scope(
-        self, location: Location, versions: tuple[str, ...], cached: _CachedScope | None
-    ) -> str:
-        """Finds out or confirms what the credential sees, and caches it; returns the credential."""
-        server = self._server(location)
-        started_at = time.monotonic()
-        scope = (
-            await still_sees_all(server, versions, cached.scope)
-            if cached
-            else await sees_all(server, versions)
+        return await self._scopes.check_since(
+            self._server(location), versions, answer.credential, answer.at, was_proven=was_proven
         )
-        credential = await server.credential()
-        found_at = cached.found_at if cached and scope is cached.scope else started_at
-        self._scopes[location.number] = _CachedScope(
-            credential, location.updated, found_at, started_at, scope
-        )
-        return credential
-
-    def _end_check(self, number: int, check: asyncio.Task[str]) -> None:
-        if self._checks.get(number) is check:
-            del self._checks[number]
-        if not check.cancelled():
-            check.exception()  # mark it as retrieved: those who waited may have given up
-
-    async def close(self) -> None:
-        """Ends the checks of credentials that are under way."""
-        checks = list(self._checks.values())
-        for check in checks:
-            check.cancel()
-        if checks:
-            await asyncio.wait(checks)
 
     def _server(self, location: Location) -> GlanceServer:
         return GlanceServer(

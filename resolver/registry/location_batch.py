@@ -183,7 +183,9 @@ def is_reswept(before: Record, wanted: Location) -> bool:
 
 def unverified_sweep(before: Record) -> Any:
     """The sweep of a location whose credential changes: what the new one sees is not known."""
-    return replace(before.status.sweep, sees_all=None, sees_all_why="is not known yet")
+    return replace(
+        before.status.sweep, sees_all=None, sees_all_why="is not known yet", sees_all_proven=False
+    )
 
 
 def names_credentials(fields: Fields) -> bool:

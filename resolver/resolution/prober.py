@@ -404,7 +404,12 @@ class Prober:
         Raises:
             LocationUnavailable: the location failed while it was asked what its credential sees.
         """
-        scope = await self._image_probe.scope(view.location, view.versions, answer)
+        scope = await self._image_probe.scope(
+            view.location,
+            view.versions,
+            answer,
+            was_proven=view.status.sweep.sees_all_proven,
+        )
         return scope_problem(scope.sees_all, scope.why)
 
     def _update_memory(

@@ -19,7 +19,7 @@ import aiohttp
 import structlog
 
 from resolver.errors import Conflict, IndexUnavailable, LocationUnavailable
-from resolver.glance import CloudCredentials, GlanceServer, RateLimits
+from resolver.glance import CloudCredentials, GlanceServer, RateLimits, ScopeCache
 from resolver.glance.rate_limits import POLL_WAIT_SECONDS, SWEEP_WAIT_SECONDS
 from resolver.index import Index, Lease
 from resolver.models import Poll
@@ -79,6 +79,7 @@ class Indexer:
         settings: Settings,
         cloud_credentials: CloudCredentials,
         rate_limits: RateLimits,
+        scopes: ScopeCache,
         timings: IndexerTimings = DEFAULT_TIMINGS,
     ) -> None:
         self._index = index
@@ -86,6 +87,7 @@ class Indexer:
         self._session = session
         self._cloud_credentials = cloud_credentials
         self._rate_limits = rate_limits
+        self._scopes = scopes
         self._settings = settings
         self._timings = timings
         self.stats = Stats()
@@ -302,6 +304,7 @@ class Indexer:
                 self._index,
                 self._server(view, POLL_WAIT_SECONDS),
                 view.versions,
+                self._scopes,
                 before,
                 view.status.sweep,
                 lease.ensure_held,
@@ -382,6 +385,7 @@ class Indexer:
             sweep = SweepRun(
                 self._index,
                 self._server(view, SWEEP_WAIT_SECONDS),
+                self._scopes,
                 lease,
                 view.status.sweep,
                 guard=self._settings.shrink_guard,

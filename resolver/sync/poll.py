@@ -15,9 +15,9 @@ from collections.abc import Awaitable, Callable
 from resolver.errors import LocationUnavailable, ShrinkGuardTripped
 from resolver.glance import (
     GlanceServer,
+    ScopeCache,
     changed_since,
     ensure_changes_can_be_read,
-    sees_all,
     server_time,
 )
 from resolver.index import Index
@@ -32,6 +32,7 @@ async def poll(
     index: Index,
     server: GlanceServer,
     versions: tuple[str, ...],
+    scopes: ScopeCache,
     before: Poll,
     sweep: Sweep,
     ensure_held: Callable[[], Awaitable[None]],
@@ -67,11 +68,13 @@ async def poll(
             with contextlib.suppress(ShrinkGuardTripped):  # a sweep decides about them
                 gone = changes.deleted - pinned
                 released += await index.observations.record_absent(number, gone)
-    if sweep.sees_all and not (await sees_all(server, versions)).sees_all:
-        raise LocationUnavailable(
-            "its credential no longer sees every image, so a poll may have missed changes",
-            code="unauthorized",
-        )
+    if sweep.sees_all:
+        scope = await scopes.check(server, versions, was_proven=sweep.sees_all_proven)
+        if not scope.sees_all:
+            raise LocationUnavailable(
+                "its credential no longer sees every image, so a poll may have missed changes",
+                code="unauthorized",
+            )
     ended = time.time()
     return Poll(
         ended=ended,

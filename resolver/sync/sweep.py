@@ -31,11 +31,10 @@ from resolver.glance import (
     GlanceServer,
     Page,
     Resume,
+    ScopeCache,
     SkippedRows,
     UnsortedListing,
     list_images,
-    sees_all,
-    still_sees_all,
     still_there,
 )
 from resolver.image_facts import ImageFacts
@@ -63,8 +62,8 @@ RESUMABLE_CODES = frozenset({"rate-limited", "timeout", "unreachable", "cut", "s
 Report = Callable[[Progress], Awaitable[None]]
 """Called after each page, and before releases. It raises to stop the sweep."""
 
-OnScope = Callable[[bool | None, str], Awaitable[None]]
-"""Called with whether the credential sees every image (None: not known), and how this is known."""
+OnScope = Callable[[CredentialScope], Awaitable[None]]
+"""Called with what the credential was found to see."""
 
 
 class Sweeper:
@@ -75,6 +74,7 @@ class Sweeper:
         index: Index,
         server: GlanceServer,
         versions: tuple[str, ...],
+        scopes: ScopeCache,
         *,
         guard: float,
         checkpoint_seconds: float = DEFAULT_TIMINGS.checkpoint,
@@ -83,6 +83,7 @@ class Sweeper:
         self._index = index
         self._server = server
         self._versions = versions
+        self._scopes = scopes
         self._guard = guard
         self._checkpoint_seconds = checkpoint_seconds
         self._number = server.location.number
@@ -94,19 +95,21 @@ class Sweeper:
         *,
         confirm_shrink: bool = False,
         resume: Progress | None = None,
-        listed_before: int = 0,
+        last: Sweep | None = None,
     ) -> Sweep:
         """Sweeps from the start, or from the checkpoint in ``resume``. ``on_scope`` is called
-        before anything else. ``listed_before`` is the number of images in the last complete sweep.
+        before anything else. ``last``: the status of the last sweeps.
 
         Raises:
             LocationUnavailable: the server failed, or its listing is not plausible. Claims made so
                 far stay. Nothing was released but what the server had confirmed to be gone.
             IndexUnavailable: Redis failed. The same holds.
         """
-        scope = await sees_all(self._server, self._versions)
+        last = last or Sweep()
+        was_proven = last.sees_all_proven and not confirm_shrink
+        scope = await self._scopes.check(self._server, self._versions, was_proven=was_proven)
         if on_scope is not None:
-            await on_scope(scope.sees_all, scope.why)
+            await on_scope(scope)
         state = await self._begin(resume)
         try:
             await self._read_listing(state, report)
@@ -125,7 +128,7 @@ class Sweeper:
             state.remove_missing(state.uppercase_ids)
             if not confirm_shrink:
                 released_before = await self._index.observations.released_since_sweep(self._number)
-                self._check_shrink_guard(state, listed_before, released_before)
+                self._check_shrink_guard(state, last.images, released_before)
             released = await self._release_missing(state, report, scope)
         await self._index.records.end_progress(self._number)
         await self._index.observations.reset_released(self._number)
@@ -140,6 +143,7 @@ class Sweeper:
             skipped_examples=state.skipped.examples,
             sees_all=scope.sees_all,
             sees_all_why=scope.why,
+            sees_all_proven=scope.is_proven,
             conflicts=state.conflicts,
             losses=state.losses,
         )
@@ -148,7 +152,9 @@ class Sweeper:
         """Raises LocationUnavailable where the credential sees less than before: the server may
         have taken it for a stranger's meanwhile."""
         if before.sees_all:
-            now = await still_sees_all(self._server, self._versions, before)
+            now = await self._scopes.check(
+                self._server, self._versions, was_proven=before.is_proven
+            )
             if not now.sees_all:
                 raise LocationUnavailable(
                     f"the credential saw every image when the sweep began, but now {now.why}; "

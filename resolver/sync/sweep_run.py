@@ -8,7 +8,7 @@ from dataclasses import replace
 import structlog
 
 from resolver.errors import IndexUnavailable, LocationUnavailable, ShrinkGuardTripped
-from resolver.glance import GlanceServer
+from resolver.glance import CredentialScope, GlanceServer, ScopeCache
 from resolver.index import Index, Lease, LostLease, SweepRequest
 from resolver.models import Progress, Sweep
 from resolver.sync.stats import Stats
@@ -25,6 +25,7 @@ class SweepRun:
         self,
         index: Index,
         server: GlanceServer,
+        scopes: ScopeCache,
         lease: Lease,
         status: Sweep,
         *,
@@ -36,6 +37,7 @@ class SweepRun:
         location may lose in one sweep."""
         self._index = index
         self._server = server
+        self._scopes = scopes
         self._location = server.location
         self._lease = lease
         self._status = status
@@ -99,6 +101,7 @@ class SweepRun:
             self._index,
             self._server,
             versions,
+            self._scopes,
             guard=self._guard,
             checkpoint_seconds=self._timings.checkpoint,
         )
@@ -107,18 +110,24 @@ class SweepRun:
             self._store_scope,
             confirm_shrink=bool(request and request.confirm_shrink),
             resume=resume,
-            listed_before=self._status.images,
+            last=self._status,
         )
 
     async def _report(self, _: Progress) -> None:
         await self._lease.ensure_held()
 
-    async def _store_scope(self, sees_all: bool | None, why: str) -> None:
+    async def _store_scope(self, scope: CredentialScope) -> None:
         """Stores what the credential sees as soon as it is known: the table needs it to judge what
         a 404 of this server proves."""
-        if (self._status.sees_all, self._status.sees_all_why) != (sees_all, why):
-            self._status = replace(self._status, sees_all=sees_all, sees_all_why=why)
-            await self._index.records.set_sweep(self._location.number, self._status, self._location)
+        status = replace(
+            self._status,
+            sees_all=scope.sees_all,
+            sees_all_why=scope.why,
+            sees_all_proven=scope.is_proven,
+        )
+        if status != self._status:
+            self._status = status
+            await self._index.records.set_sweep(self._location.number, status, self._location)
 
     async def _failed(self, error: LocationUnavailable) -> Sweep:
         self._stats.count(self._stats.sweeps, self._location.name, error.problem_code)

@@ -7,12 +7,26 @@ from typing import Any
 
 import pytest
 
-from resolver.glance import CredentialScope, GlanceServer, connect, sees_all
-from resolver.models import Location
+from resolver.errors import LocationUnavailable
+from resolver.glance import (
+    CloudCredentials,
+    CredentialScope,
+    GlanceServer,
+    ImageProbe,
+    RateLimits,
+    connect,
+    sees_all,
+)
+from resolver.index import Index
+from resolver.models import Location, parse_id
 from tests.glance.install import GlanceHome
 from tests.support.glance import GlanceProcess
+from tests.support.sweeping import Sweeping
 
 pytestmark = pytest.mark.glance
+
+TOKEN = "GLANCE_POLICY_TOKEN"
+KEEPER = "keeper:service:image_keeper"
 
 POLICY = """
 "context_is_admin": "role:image_keeper"
@@ -31,7 +45,7 @@ def glance(
     glance_home: GlanceHome, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[GlanceProcess]:
     """Its first caller keeps the images of all projects; the token names a caller's roles."""
-    token = "keeper:service:image_keeper,member,admin"
+    token = f"{KEEPER},member,admin"
     directory = tmp_path_factory.mktemp("policy")
     with GlanceProcess(glance_home, directory, policy=POLICY, token=token) as server:
         server.create(visibility="private", owner="p")
@@ -39,8 +53,8 @@ def glance(
 
 
 async def scope_of(glance: GlanceProcess, token: str, monkeypatch: Any) -> CredentialScope:
-    monkeypatch.setenv("GLANCE_POLICY_TOKEN", token)
-    location = Location(name="one", url=glance.url, auth={"token_env": "GLANCE_POLICY_TOKEN"})
+    monkeypatch.setenv(TOKEN, token)
+    location = Location(name="one", url=glance.url, auth={"token_env": TOKEN})
     async with connect(10) as session:
         server = GlanceServer(session, location)
         return await sees_all(server, await server.versions())
@@ -56,4 +70,33 @@ async def test_the_scope_of_an_admin_role_depends_on_its_permissions(
 async def test_another_role_with_the_rights_of_an_admin_is_recognized(
     glance: GlanceProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert (await scope_of(glance, "keeper:service:image_keeper", monkeypatch)).sees_all is True
+    assert (await scope_of(glance, KEEPER, monkeypatch)).sees_all is True
+
+
+async def test_a_credential_that_loses_these_rights_releases_nothing(
+    index: Index, glance: GlanceProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though it keeps the role ``admin`` and is registered to see all: neither a sweep nor a poll
+    nor a question counts what it does not see, whatever the shrink guard allows."""
+    monkeypatch.setenv(TOKEN, KEEPER)
+    image = glance.create(visibility="private", owner="p")
+    async with connect(10) as session:
+        sweeping = Sweeping(index, session)
+        location = await sweeping.register(glance, auth={"token_env": TOKEN}, sees_all=True)
+        swept = await sweeping.sweep(location)
+        assert swept.sees_all_proven
+        claimed = await sweeping.claimed(location)
+        assert image.id in claimed
+        monkeypatch.setenv(TOKEN, "customer:q:admin,member")
+        with pytest.raises(LocationUnavailable, match="sees less than before"):
+            await sweeping.sweep(location, guard=1.0)
+        with pytest.raises(LocationUnavailable, match="sees less than before"):
+            await sweeping.poll(location, swept=swept)
+        assert await sweeping.claimed(location) == claimed
+        server = GlanceServer(session, location)
+        probe = ImageProbe(session, CloudCredentials(), RateLimits(), sweeping.scopes)
+        versions = await server.versions()
+        answer = await probe.ask(location, versions, parse_id(image.id), (0,))
+        assert answer.letter_case is None, "this caller may not see the image"
+        with pytest.raises(LocationUnavailable, match="sees less than before"):
+            await probe.scope(location, versions, answer, was_proven=True)

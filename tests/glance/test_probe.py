@@ -16,7 +16,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from resolver.errors import LocationUnavailable
-from resolver.glance import CloudCredentials, ImageProbe, RateLimits, connect
+from resolver.glance import CloudCredentials, ImageProbe, RateLimits, ScopeCache, connect
 from resolver.models import Location, letter_case_of, parse_id
 from resolver.standin import StandIn
 from resolver.standin.call import Caller
@@ -39,8 +39,13 @@ async def session() -> AsyncIterator[aiohttp.ClientSession]:
 
 
 @pytest.fixture
-def probe(session: aiohttp.ClientSession) -> ImageProbe:
-    return ImageProbe(session, CloudCredentials(), RateLimits())
+def scopes() -> ScopeCache:
+    return ScopeCache()
+
+
+@pytest.fixture
+def probe(session: aiohttp.ClientSession, scopes: ScopeCache) -> ImageProbe:
+    return ImageProbe(session, CloudCredentials(), RateLimits(), scopes)
 
 
 @pytest.fixture
@@ -186,14 +191,14 @@ async def test_a_check_that_takes_longer_than_a_probe_serves_the_next_one(
 
 
 async def test_closing_ends_a_check_under_way(
-    probe: ImageProbe, switch: Switch, location: Location
+    probe: ImageProbe, scopes: ScopeCache, switch: Switch, location: Location
 ) -> None:
     answer = await probe.ask(location, V2, IMAGE_ID, (0,))
     hold = Hold(lambda _: True)
     switch.fault = hold
     waiting = asyncio.create_task(probe.scope(location, V2, answer))
     await wait_until(lambda: hold.waiting == 1)
-    await probe.close()
+    await scopes.close()
     with pytest.raises(asyncio.CancelledError):
         await waiting
     hold.open.set()

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from resolver.errors import LocationUnavailable
-from resolver.glance import GlanceServer, connect, sees_all
+from resolver.glance import GlanceServer, ScopeCache, connect, sees_all
 from resolver.index import Index
 from resolver.models import Progress
 from resolver.registry.validation import parse_location
@@ -100,7 +100,7 @@ async def test_a_listing_behind_a_limit_is_read_to_its_end(
             location = parse_location("one", {"url": f"http://127.0.0.1:{front.port}"})
             location = await index.records.put(replace(location, rate=rate), None)
             server = GlanceServer(session, location, max_wait=60)
-            sweeper = Sweeper(index, server, await server.versions(), guard=0.2)
+            sweeper = Sweeper(index, server, await server.versions(), ScopeCache(), guard=0.2)
 
             async def report(_: Progress) -> None:
                 """Nobody watches it."""

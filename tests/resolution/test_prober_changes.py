@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 import pytest
 
-from resolver.models import Outcome, format_id, parse_id
+from resolver.models import Outcome, Sweep, format_id, parse_id
 from resolver.resolution import Preferences
 from resolver.resolution.answer import join_briefly
+from resolver.standin import Caller
 from tests.resolution.probing import (
     ID,
     KINDS,
@@ -132,6 +134,27 @@ async def test_a_404_for_a_limited_credential_releases_no_claim(cloud: Cloud) ->
     assert [owner.name for owner in answer.owners] == ["limited"]
     assert answer.source == "index"
     assert await cloud.owners(ID) == {"limited"}
+
+
+async def test_a_404_for_a_credential_that_sees_less_than_before_releases_no_claim(
+    cloud: Cloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though it is registered to see all: the last sweep had a proof, and now there is none."""
+    monkeypatch.setenv("GLANCE_ONE_TOKEN", "ours")
+    callers = {"ours": Caller("p", admin=True)}
+    fields = {"auth": {"token_env": "GLANCE_ONE_TOKEN"}}
+    server = await cloud.add("one", fields=fields, tokens=callers)
+    server.add(id=ID, visibility="private", owner="q")
+    await cloud.claim("one", ID)
+    now = time.time()
+    swept = Sweep(started=now - 1, ended=now, images=1, sees_all=True, sees_all_proven=True)
+    await cloud.index.records.set_sweep(cloud.numbers["one"], swept)
+    server.tokens = {"ours": Caller("p")}
+    answer = await cloud.resolve(ID, FRESH)
+    assert [owner.name for owner in answer.owners] == ["one"]
+    assert (await cloud.resolve(OTHER, FRESH)).missing == ("one",)
+    await wait_until_idle(cloud)
+    assert await cloud.owners(ID) == {"one"}
 
 
 async def test_an_excluded_owner_is_probed_in_the_background(cloud: Cloud) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import aiohttp
 
-from resolver.glance import CloudCredentials, GlanceServer, SecretSources
+from resolver.glance import CloudCredentials, GlanceServer, ScopeCache, SecretSources
 from resolver.index import Index
 from resolver.models import Location, Poll, Progress, Status, Sweep, format_id
 from resolver.registry import FreshnessPolicy, LocationView
@@ -31,10 +31,11 @@ class Sweeping:
         self.index = index
         self.session = session
         self._credentials = CloudCredentials(secrets=SecretSources.of(load_settings()))
+        self.scopes = ScopeCache()
         self.progress: list[Progress] = []
         """What the last sweep reported."""
-        self.listed: dict[int, int] = {}
-        """Images that the last sweep of each location listed."""
+        self.last: dict[int, Sweep] = {}
+        """The last sweep of each location."""
 
     async def register(self, server: StandIn, name: str = "one", **fields: Any) -> Location:
         location = parse_location(name, {"url": server.url, **fields})
@@ -59,15 +60,16 @@ class Sweeping:
             self.index,
             server,
             await server.versions(),
+            self.scopes,
             guard=guard,
             checkpoint_seconds=checkpoint_seconds,
         )
         sweep = await sweeper.run(
             report,
             confirm_shrink=confirm_shrink,
-            listed_before=self.listed.get(location.number, 0),
+            last=self.last.get(location.number),
         )
-        self.listed[location.number] = sweep.images
+        self.last[location.number] = sweep
         return sweep
 
     async def poll(
@@ -83,7 +85,9 @@ class Sweeping:
             swept = Sweep(started=time.time() - 60, ended=time.time() - 60, sees_all=True)
         server = GlanceServer(self.session, location, self._credentials)
         versions = await server.versions()
-        return await poll(self.index, server, versions, before or Poll(), swept, ensure_held)
+        return await poll(
+            self.index, server, versions, self.scopes, before or Poll(), swept, ensure_held
+        )
 
     async def claimed(self, location: Location) -> set[str]:
         """Ids that the index has for a location, as that location spells them."""

@@ -10,7 +10,8 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from resolver.errors import LocationUnavailable
-from resolver.glance import CredentialScope, GlanceServer, sees_all
+from resolver.glance import CredentialScope, GlanceServer, ScopeCache, sees_all
+from resolver.glance.credential_scope import NO_TASK
 from resolver.models import Location
 from resolver.standin import Caller, StandIn
 from tests.support.faults import Switch, is_page
@@ -170,3 +171,76 @@ async def test_a_credential_that_loses_its_role_during_a_sweep_releases_nothing(
     with pytest.raises(LocationUnavailable, match="saw every image when the sweep began"):
         await sweeping.sweep(location)
     assert await sweeping.claimed(location) == before
+
+
+@pytest.mark.parametrize("how", ["sweep", "poll"])
+@pytest.mark.parametrize("proof", ["tasks", "private images"])
+async def test_a_credential_that_proves_less_than_before_releases_nothing(
+    sweeping: Sweeping, start_server: StartServer, switch: Switch, how: str, proof: str
+) -> None:
+    """Though it is registered to see all, and whatever share the shrink guard allows."""
+    if proof != "tasks":
+        switch.fault = no_tasks
+    server = await start_server(
+        tokens={"ours": Caller("p", admin=True)}, middlewares=[switch.middleware]
+    )
+    server.fill(10, seed=3)
+    for owner in ("p", "q") if proof != "tasks" else ("q",):
+        server.add(visibility="private", owner=owner)
+    location = await sweeping.register(server, auth={"token_env": TOKEN}, sees_all=True)
+    swept = await sweeping.sweep(location)
+    assert swept.sees_all_proven
+    before = await sweeping.claimed(location)
+    server.tokens = {"ours": Caller("p")}
+
+    async def read_again() -> object:
+        if how == "sweep":
+            return await sweeping.sweep(location, guard=1.0)
+        return await sweeping.poll(location, swept=swept)
+
+    for scopes in (sweeping.scopes, ScopeCache()):  # a process that has just started, too
+        sweeping.scopes = scopes
+        with pytest.raises(LocationUnavailable, match="sees less than before") as caught:
+            await read_again()
+        assert caught.value.problem_code == "unauthorized"
+        assert await sweeping.claimed(location) == before
+    # It was the server's policy that changed, and an operator says so.
+    confirmed = await sweeping.sweep(location, confirm_shrink=True)
+    assert (confirmed.sees_all, confirmed.sees_all_proven) == (True, False)
+    assert (await sweeping.sweep(location)).released == 0
+
+
+async def test_an_admin_is_recognized_though_the_latest_images_are_of_one_project(
+    start_server: StartServer, switch: Switch, find: Find
+) -> None:
+    switch.fault = no_tasks
+    callers = {"ours": Caller("p", admin=True)}
+    server = await start_server(tokens=callers, middlewares=[switch.middleware])
+    server.add(id="00000000-0000-4000-8000-000000000000", visibility="private", owner="q")
+    for _ in range(100):
+        server.add(visibility="private", owner="busy")
+    assert (await find(server)).sees_all is True
+
+
+async def test_a_poll_repeats_the_proof_with_one_small_read(
+    sweeping: Sweeping, start_server: StartServer, switch: Switch
+) -> None:
+    server = await start_server(
+        tokens={"ours": Caller("p", admin=True)}, middlewares=[switch.middleware]
+    )
+    server.add(visibility="private", owner="q")
+    location = await sweeping.register(server, auth={"token_env": TOKEN})
+    proofs: list[str] = []
+
+    async def record(request: web.Request, handler: Handler) -> web.StreamResponse:
+        if "tasks" in request.path or request.query.get("visibility") == "private":
+            proofs.append(request.path)
+        return await handler(request)
+
+    swept = await sweeping.sweep(location)
+    switch.fault = record
+    polled = await sweeping.poll(location, swept=swept)
+    assert proofs == [f"/v2/tasks/{NO_TASK}"]
+    server.tokens = {"ours": Caller("p")}
+    with pytest.raises(LocationUnavailable, match="no longer sees every image"):
+        await sweeping.poll(location, polled, swept)

@@ -10,7 +10,7 @@ from typing import cast
 
 import pytest
 
-from resolver.glance import GlanceServer, connect
+from resolver.glance import GlanceServer, ScopeCache, connect
 from resolver.index import Index
 from resolver.models import Health, Outcome, Progress, Sweep, parse_id
 from resolver.registry.validation import parse_location
@@ -303,6 +303,7 @@ async def test_a_bug_in_a_sweep_is_a_failed_sweep(index: Index, server: StandIn)
         sweep = SweepRun(
             cast(Index, broken),
             GlanceServer(session, location),
+            ScopeCache(),
             index.lease("sweep:1", seconds=60),
             before,
             guard=0.2,

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from resolver.glance import CloudCredentials, RateLimits, connect
+from resolver.glance import CloudCredentials, RateLimits, ScopeCache, connect
 from resolver.registry import FreshnessPolicy, TableKeeper
 from resolver.settings import Settings
 from resolver.sync import DEFAULT_TIMINGS, Indexer
@@ -42,6 +42,7 @@ async def test_an_outage_is_logged_once(caplog: pytest.LogCaptureFixture) -> Non
             Settings(),
             CloudCredentials(),
             RateLimits(),
+            ScopeCache(),
             replace(DEFAULT_TIMINGS, tick=0.01),
         )
         async with running(indexer):

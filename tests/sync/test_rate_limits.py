@@ -10,7 +10,7 @@ from email.utils import format_datetime
 import pytest
 
 from resolver.errors import LocationUnavailable
-from resolver.glance import CloudCredentials, GlanceServer, ImageProbe, RateLimits
+from resolver.glance import CloudCredentials, GlanceServer, ImageProbe, RateLimits, ScopeCache
 from resolver.glance.rate_limits import parse_retry_after
 from resolver.index import Index
 from resolver.models import Health, Location, Sweep, format_id
@@ -43,7 +43,14 @@ async def swept(index: Index, server: GlanceServer, before: Sweep | None = None)
     lease = index.lease("sweep", seconds=30)
     assert await lease.acquire()
     run = SweepRun(
-        index, server, lease, before or Sweep(), guard=0.2, stats=Stats(), timings=DEFAULT_TIMINGS
+        index,
+        server,
+        ScopeCache(),
+        lease,
+        before or Sweep(),
+        guard=0.2,
+        stats=Stats(),
+        timings=DEFAULT_TIMINGS,
     )
     result = await run.run(None)
     await lease.release()
@@ -108,7 +115,7 @@ async def test_requests_are_spaced_by_the_rate(
     ids = make_ids(6)
     for image_id in ids:
         server.add(id=format_id(image_id))
-    probe = ImageProbe(sweeping.session, CloudCredentials(), limits)
+    probe = ImageProbe(sweeping.session, CloudCredentials(), limits, ScopeCache())
     first, second = (asking(sweeping, location, limits=limits) for _ in range(2))
     began = time.monotonic()
     await asyncio.gather(
@@ -128,7 +135,7 @@ async def test_a_probe_does_not_wait_long_for_its_turn(
     limits = RateLimits()
     location = parse_location("one", {"url": server.url, "rate": 0.2})
     switch.fault = limit = Limiting(1000, 60)
-    probe = ImageProbe(sweeping.session, CloudCredentials(), limits)
+    probe = ImageProbe(sweeping.session, CloudCredentials(), limits, ScopeCache())
     (image_id,) = make_ids(1)
     server.add(id=format_id(image_id))
     await probe.ask(location, V2, image_id, (0,))
@@ -143,7 +150,7 @@ async def test_while_the_server_wants_a_pause_no_probe_asks_it(
 ) -> None:
     location = await sweeping.register(server)
     switch.fault = limit = Limiting(0, 60, retry_after="30")
-    probe = ImageProbe(sweeping.session, CloudCredentials(), RateLimits())
+    probe = ImageProbe(sweeping.session, CloudCredentials(), RateLimits(), ScopeCache())
     for image_id in make_ids(5):
         with pytest.raises(LocationUnavailable) as caught:
             await probe.ask(location, V2, image_id, (0,))

@@ -161,7 +161,7 @@ async def test_changes_during_a_sweep_are_never_undone(
             await claims.claim(number, [parse_id(text)])
 
     glance = GlanceServer(sweeping.session, location)
-    sweeper = Sweeper(sweeping.index, glance, await glance.versions(), guard=0.2)
+    sweeper = Sweeper(sweeping.index, glance, await glance.versions(), sweeping.scopes, guard=0.2)
     await sweeper.run(report)
     claimed = await sweeping.claimed(location)
     assert created <= claimed

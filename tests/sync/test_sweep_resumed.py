@@ -43,6 +43,7 @@ def sweeper(sweeping: Sweeping, location: Location, found: tuple[str, ...]) -> S
         sweeping.index,
         GlanceServer(sweeping.session, location),
         found,
+        sweeping.scopes,
         guard=0.2,
         checkpoint_seconds=EACH_PAGE,
     )
