@@ -192,6 +192,8 @@ class Busy(ResolverError):
 class IndexLost(IndexUnavailable):
     """Redis answers but has no index: it lost its data, or the index was not made yet."""
 
+    code, title = "index-lost", "Redis has lost the index"
+
 
 class IndexReadOnly(IndexUnavailable):
     """A newer version has changed the index so that this one may read it only."""

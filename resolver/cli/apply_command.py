@@ -39,7 +39,7 @@ def apply(
     from resolver.registry.yaml_file import read_locations  # noqa: PLC0415
 
     gateway = Gateway(url, token)
-    registered = {row["name"]: row for row in gateway.call("GET", "/locations")["locations"]}
+    registered = _registered(gateway)
     wanted = read_locations(file)
     changes = difference(wanted, registered, prune=prune)
     unlisted = [] if prune else sorted(registered.keys() - wanted.keys())
@@ -59,6 +59,18 @@ def apply(
         raise ResolverError("nothing was changed; --yes does it without asking")
     _make(gateway, changes, file)
     click.echo(f"{len(changes)} changes made", err=as_json)
+
+
+def _registered(gateway: Gateway) -> dict[str, Fields]:
+    """The locations that are registered, by name: none where Redis has lost them."""
+    try:
+        rows = gateway.call("GET", "/locations")["locations"]
+    except GatewayError as error:
+        if error.problem_code != "index-lost":
+            raise
+        click.echo("Redis has lost all locations: they are registered again", err=True)
+        return {}
+    return {row["name"]: row for row in rows}
 
 
 def _make(gateway: Gateway, changes: list[Change], file: str) -> None:

@@ -58,21 +58,30 @@ def export(file: str, url: str, token: str | None) -> None:
 @click.option(
     "--with-auth",
     is_flag=True,
-    help="New locations get the credentials that FILE names. They are sent to the servers that "
-    "FILE names, so trust who wrote it.",
+    help="Locations get the credentials that FILE names. They are sent to the servers that FILE "
+    "names, so trust who wrote it.",
+)
+@click.option(
+    "--update-locations",
+    is_flag=True,
+    help="Give locations that are registered the region and the other fields of FILE, too.",
 )
 @gateway_options
-def import_(file: str, with_auth: bool, url: str, token: str | None) -> None:
+def import_(
+    file: str, with_auth: bool, update_locations: bool, url: str, token: str | None
+) -> None:
     """Add the locations and claims of an exported FILE to the index.
 
     - is standard input. Importing a file again changes nothing.
     """
     progress = TransferProgress("import")
+    options = {"with_auth": with_auth, "update_locations": update_locations}
+    query = "&".join(f"{name}=1" for name, is_wanted in options.items() if is_wanted)
+    path = f"/index/import{'?' * bool(query)}{query}"
     errors: list[FileError] = []
     with open_input(file) as source:
         chunks = progress.watch(_read_chunks(source, file, errors))
         try:
-            path = f"/index/import{'?with_auth=1' if with_auth else ''}"
             result = StreamRequest(url, token).post(path, chunks)
         except GatewayError as error:
             if errors:  # the gateway's error is then a consequence
@@ -86,11 +95,18 @@ def import_(file: str, with_auth: bool, url: str, token: str | None) -> None:
         f"imported {result['images']:,} images with {result['claims']:,} claims, "
         f"{new} of them new, in {progress.seconds:.1f} s; {result['locations']} "
         f"locations, registered: {names or 'none'}"
+        + (f", updated: {', '.join(result['updated'])}" if result["updated"] else "")
     )
     if left_out := result.get("without_auth"):
         click.echo(
             f"without the credentials that the file names: {', '.join(left_out)}. Set them with "
             "`locations set NAME`, or import with --with-auth",
+            err=True,
+        )
+    if result["different"]:
+        click.echo(
+            f"registered with other fields than in {file}, and left so: "
+            f"{', '.join(result['different'])} (--update-locations changes them)",
             err=True,
         )
 

@@ -11,9 +11,10 @@ import json
 import operator
 import re
 from binascii import unhexlify
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from typing import Any
 
 from resolver.errors import InvalidLocation, InvalidRequest
 from resolver.index import lookup_owners, summarize
@@ -147,6 +148,8 @@ class Head:
     """The locations of an export, in the order of their numbers in it."""
 
     locations: Sequence[Location]
+    fields: Sequence[Mapping[str, Any]]
+    """Of each location, the fields that the export has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,13 +243,15 @@ class Reader:
 
     def _parse_head(self, text: bytes) -> Head:
         locations: dict[str, Location] = {}
+        fields_of_locations: list[dict[str, Any]] = []
         for line, item in enumerate(text.split(b"\n")[1:-1], 2):
             match = _LOCATION_LINE.fullmatch(item)
             if match is None or match[1] != b"%d" % len(locations):
                 raise _invalid(line, f"it must be `location {len(locations)} {{…}}`")
             try:
                 fields = json.loads(match[2])
-                location = parse_location(str(fields.get("name", "")), fields)
+                name = str(fields.pop("name", ""))
+                location = parse_location(name, fields)
             except (ValueError, RecursionError) as error:
                 raise _invalid(line, "the location is not JSON") from error
             except InvalidLocation as error:
@@ -254,8 +259,9 @@ class Reader:
             if location.name in locations:
                 raise _invalid(line, f"location {location.name!r} is there twice")
             locations[location.name] = location
+            fields_of_locations.append(fields)
         self._location_count = len(locations)
-        return Head(list(locations.values()))
+        return Head(list(locations.values()), fields_of_locations)
 
     def _parse_block(self, text: bytes) -> Block:
         found = _IMAGE_LINE.findall(text)

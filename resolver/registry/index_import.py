@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
 from typing import Any
 
 from resolver.errors import Conflict, InvalidLocation
 from resolver.index import Claims, Count
 from resolver.models import Location
 from resolver.registry.export_format import Block, Head
-from resolver.registry.presentation import fields_of
+from resolver.registry.location_batch import BatchRequest, Fields
 from resolver.registry.registry import Registry
 from resolver.registry.table import TableKeeper
 
@@ -32,24 +31,30 @@ class IndexImport:
         tables: TableKeeper,
         claims: Claims,
         *,
+        update_locations: bool = False,
         request_host: str = "",
         by: str = "",
         with_auth: bool = False,
     ) -> None:
-        """``request_host`` and ``by``: as for `Registry.put`. ``with_auth``: new locations get the
+        """``update_locations``: gives locations that exist the fields that the export has, too.
+        ``request_host`` and ``by``: as for `Registry.put`. ``with_auth``: locations get the
         credentials that the file names, to be sent to the servers that it names."""
         self.with_auth = with_auth
         self._registry = registry
         self._tables = tables
         self._claims = claims
+        self._update_locations = update_locations
         self._request_host = request_host
         self._by = by
         self._targets: list[Location] = []
         """The locations as they are registered here, by their number in the export."""
         self._in_flight: deque[asyncio.Task[None]] = deque()
         self._registered: list[str] = []
+        self._updated: list[str] = []
         self._without_auth: list[str] = []
         """Of those, the ones whose credentials were left out."""
+        self._different: list[str] = []
+        """Names of locations that exist with other fields than in the export, and stay so."""
         self._image_count = self._claim_count = 0
         self._new_claims = Count(0)
 
@@ -59,6 +64,8 @@ class IndexImport:
             "locations": len(self._targets),
             "registered": self._registered,
             "without_auth": self._without_auth,
+            "updated": self._updated,
+            "different": self._different,
             "images": self._image_count,
             "claims": self._claim_count,
             "new": int(self._new_claims) if self._new_claims.is_exact else None,
@@ -66,12 +73,12 @@ class IndexImport:
 
     def summary_text(self) -> str:
         """What was imported so far, in words."""
-        if not self._registered and not self._claim_count:
+        if not (self._registered or self._updated or self._claim_count):
             return "nothing was imported"
-        names = ", ".join(self._registered)
-        return f"{self._image_count} images with {self._claim_count} claims were imported" + (
-            f", and registered: {names}" if names else ""
-        )
+        text = f"{self._image_count} images with {self._claim_count} claims were imported"
+        for what, names in (("registered", self._registered), ("updated", self._updated)):
+            text += f", and {what}: {', '.join(names)}" if names else ""
+        return text
 
     async def add(self, part: Head | Block) -> None:
         """Registers the locations of a head, or starts to claim the images of a block.
@@ -82,7 +89,7 @@ class IndexImport:
             IndexUnavailable: Redis does not answer.
         """
         if isinstance(part, Head):
-            await self._register(part.locations)
+            await self._register(part)
             return
         if len(self._in_flight) >= MAX_BLOCKS_IN_FLIGHT:
             await self._finish_oldest()
@@ -104,44 +111,52 @@ class IndexImport:
         await self._in_flight[0]
         self._in_flight.popleft()
 
-    async def _register(self, wanted: Sequence[Location]) -> None:
-        """Registers the locations that are missing. All are checked before the first is added."""
-        existing = (await self._tables.current()).by_name
-        missing = []
-        for location in wanted:
-            view = existing.get(location.name)
-            if view is None:
-                await self._check_target(location)
-                missing.append(location)
-            elif view.location.url != location.url:
+    async def _register(self, head: Head) -> None:
+        """Registers the locations that are missing, and changes those that exist if that is wanted.
+        All are checked before the first is written."""
+        existing = await self._registry.records()
+        put = {}
+        for location, fields in zip(head.locations, head.fields, strict=True):
+            record = existing.get(location.name)
+            if record is not None and record.location.url != location.url:
                 raise Conflict(
-                    f"location {location.name!r} is {view.location.url} here and "
+                    f"location {location.name!r} is {record.location.url} here and "
                     f"{location.url} in the file: remove it here or set its URL first",
                     code="other-location",
                 )
-        for location in missing:
-            fields = fields_of(location)
-            if not self.with_auth and (location.auth or location.notifications):
-                fields |= {"auth": None, "notifications": None}
-                if location.auth:
-                    fields["sees_all"] = None  # it was about what that credential sees
-                self._without_auth.append(location.name)
-            await self._registry.put(
-                location.name, fields, request_host=self._request_host, by=self._by
+            if record is None or self._update_locations:
+                here = record.location if record else None
+                put[location.name] = self._fields_to_write(location, fields, here)
+            elif not _has_fields(record.location, location, fields):
+                self._different.append(location.name)
+        if put:
+            request = BatchRequest(
+                put=put, keep_other_fields=True, by=self._by, request_host=self._request_host
             )
-            self._registered.append(location.name)
+            try:
+                result = await self._registry.apply(request)
+            except InvalidLocation as error:
+                error.detail = f"location {error.detail}"
+                raise
+            self._registered, self._updated = result.added, result.changed
         registered = (await self._tables.current()).by_name
-        for location in wanted:
+        for location in head.locations:
             if location.name not in registered:
                 raise _removed(location.name)
-        self._targets = [registered[location.name].location for location in wanted]
+        self._targets = [registered[location.name].location for location in head.locations]
 
-    async def _check_target(self, location: Location) -> None:
-        try:
-            await self._registry.check_target(location.url, self._request_host)
-        except InvalidLocation as error:
-            error.detail = f"location {location.name!r}: {error.detail}"
-            raise
+    def _fields_to_write(self, location: Location, fields: Fields, here: Location | None) -> Fields:
+        """The fields of the file, without credentials unless these are wanted too. ``here``: the
+        location as it is registered."""
+        if self.with_auth:
+            return fields
+        secrets = location.auth, location.notifications
+        if any(secrets) and (here is None or secrets != (here.auth, here.notifications)):
+            self._without_auth.append(location.name)
+        left_out = {"auth", "notifications"}
+        if location.auth or (here and here.auth):
+            left_out.add("sees_all")  # it is about what that credential sees
+        return {name: value for name, value in fields.items() if name not in left_out}
 
     async def _claim(self, block: Block) -> None:
         new_claims = Count(0)
@@ -159,6 +174,11 @@ class IndexImport:
         self._image_count += block.images
         self._claim_count += block.claims
         self._new_claims = self._new_claims.plus(new_claims)
+
+
+def _has_fields(here: Location, in_file: Location, fields: Fields) -> bool:
+    """Whether a location has the values of these fields that the file has."""
+    return all(getattr(here, name) == getattr(in_file, name) for name in fields)
 
 
 def _removed(name: str) -> Conflict:

@@ -214,17 +214,26 @@ class Registry:
     async def apply(
         self, request: BatchRequest, *, is_resolver: AsksResolver | None = None
     ) -> BatchResult:
-        """Makes an operator's changes of many locations; raises as `LocationBatch.apply`."""
-        await self._ensure_index()
-        return await self._batch.apply(request, is_resolver=is_resolver)
+        """Makes an operator's changes of many locations; raises as `LocationBatch.apply`.
 
-    async def check_target(self, url: str, request_host: str) -> None:
-        """Checks a URL as `put` does.
+        Where Redis has lost its data, the index is created when it has all of these locations, so
+        that no process proves anything with some of them only."""
+        is_lost = await self._is_index_lost()
+        if is_lost:
+            await self._skip_known_numbers()
+        result = await self._batch.apply(request, is_resolver=is_resolver)
+        if is_lost:
+            await self._index.create_if_missing()
+            await self._tables.refresh()
+        return result
+
+    async def records(self) -> Mapping[str, Record]:
+        """All locations as they are now by name, also while the index is lost or being made.
 
         Raises:
-            InvalidLocation: a location may not have this URL here.
+            IndexUnavailable: Redis does not answer.
         """
-        await self._targets.check(url, request_host)
+        return (await self._registered()).records
 
     async def remove(self, name: str, by: str = "") -> None:
         """Removes a location; from this write on its claims do not count.
@@ -284,13 +293,20 @@ class Registry:
     async def _ensure_index(self) -> None:
         """Makes a new index if Redis has lost its data: an operator who registers a location wants
         one."""
+        if await self._is_index_lost():
+            await self._skip_known_numbers()
+            await self._index.create_if_missing()
+
+    async def _is_index_lost(self) -> bool:
         try:
             await self._index.identity()
         except IndexLost:
-            await self._index.records.skip_numbers_through(
-                max(self._tables.table.by_number, default=0)
-            )
-            await self._index.create_if_missing()
+            return True
+        return False
+
+    async def _skip_known_numbers(self) -> None:
+        """Gives no number again that this process knows from before Redis lost its data."""
+        await self._index.records.skip_numbers_through(max(self._tables.table.by_number, default=0))
 
     async def _records(self, name: str) -> Mapping[str, Record]:
         """All locations as they are now, by name. ``name``: the one that the caller wants.
@@ -298,14 +314,16 @@ class Registry:
         Raises:
             Conflict: the record of that one cannot be read.
         """
-        registered: Table | Snapshot
-        try:
-            registered = await self._tables.current()
-        except IndexLost:  # the index is being made, and its locations are registered first
-            registered = await self._index.records.load()
+        registered = await self._registered()
         if name in registered.unreadable:
             raise unreadable_error(name)
         return registered.records
+
+    async def _registered(self) -> Table | Snapshot:
+        try:
+            return await self._tables.current()
+        except IndexLost:  # it is being made, and its locations are registered first
+            return await self._index.records.load()
 
     async def _number(self, name: str) -> int:
         check_name(name)

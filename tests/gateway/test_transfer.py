@@ -88,6 +88,8 @@ async def test_an_import_restores_what_was_exported(gateway: Gateway, start: Sta
         "locations": 3,
         "registered": ["one", "three", "two"],
         "without_auth": [],
+        "updated": [],
+        "different": [],
         "images": images,
         "claims": claims,
         "new": claims,
@@ -229,7 +231,7 @@ async def test_imported_locations_are_checked_like_those_of_a_put(
     other = await start(**settings)
     status, body = await imported(other, writer.head() + writer.end())
     assert (status, body["code"]) == (400, "invalid-location")
-    assert "location 'two'" in body["detail"]
+    assert "location two:" in body["detail"]
     assert (await other.services.index.records.load()).records == {}
 
 

@@ -95,16 +95,22 @@ async def _in_background(work: Coroutine[Any, Any, T]) -> AsyncIterator[asyncio.
 
 @admin_only
 async def import_index(request: web.Request) -> web.StreamResponse:
-    """POST /index/import. With ``?with_auth=1`` new locations get the credentials of the file."""
+    """POST /index/import.
+
+    With ``?with_auth=1``, locations get the credentials of the file. With ``?update_locations=1``,
+    those that exist get the fields that the file has.
+    """
     services = request.app[SERVICES]
     query = request.query
-    if set(query) - {"with_auth"} or query.get("with_auth", "0") not in ("0", "1"):
-        raise InvalidRequest("an import takes nothing, or ?with_auth=1")
+    options = ("with_auth", "update_locations")
+    if set(query) - set(options) or set(query.values()) - {"0", "1"}:
+        raise InvalidRequest("an import takes ?with_auth=1 and ?update_locations=1, or nothing")
     reader = Reader()
     index_import = IndexImport(
         services.registry,
         services.tables,
         services.index.claims,
+        update_locations=query.get("update_locations") == "1",
         request_host=request.host,
         by=request[ADMIN],
         with_auth=query.get("with_auth") == "1",

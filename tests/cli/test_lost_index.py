@@ -1,0 +1,103 @@
+"""What operators run after Redis has lost its data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.cli.test_commands import Run, run
+from tests.gateway.conftest import Gateway, Start, start
+from tests.support.redis import RedisServer
+from tests.support.wait import wait_until
+
+__all__ = ["run", "start"]
+
+pytestmark = pytest.mark.redis
+
+ID = "0a1b2c3d-4e5f-4a6b-8c7d-9e0f1a2b3c4d"
+FIELDS = {
+    "one": {"region": "R1", "auth": {"token_env": "GLANCE_ONE"}},
+    "two": {"region": "R2", "state": "draining"},
+}
+
+
+@pytest.fixture
+async def gateway(start: Start, own_redis: RedisServer) -> Gateway:
+    """It was started without locations, so it cannot register any again by itself."""
+    gateway = await start(redis_url=own_redis.url)
+    for name, fields in FIELDS.items():
+        await gateway.location(name, **fields)
+    await gateway.claim("two", ID)
+    return gateway
+
+
+async def lose_everything(gateway: Gateway, own_redis: RedisServer) -> None:
+    own_redis.flush()
+
+    async def is_reported() -> bool:
+        _, body = await gateway.get("/status")
+        return "register them again" in str(body)
+
+    await wait_until(is_reported)
+
+
+async def check_locations(gateway: Gateway) -> None:
+    """They are registered as they were, and nothing is wrong with the index any more."""
+    by_name = (await gateway.services.tables.current()).by_name
+    assert list(by_name) == list(FIELDS)
+    for name, fields in FIELDS.items():
+        location = by_name[name].location
+        assert {field: getattr(location, field) for field in fields} == fields
+
+    async def is_well() -> bool:
+        _, body = await gateway.get("/status")
+        return "index-unavailable" not in {problem["code"] for problem in body["problems"]}
+
+    await wait_until(is_well)
+
+
+async def test_apply_registers_the_locations_of_the_file(
+    gateway: Gateway, own_redis: RedisServer, run: Run, tmp_path: Path
+) -> None:
+    file = tmp_path / "locations.yaml"
+    file.write_text(
+        "locations:\n"
+        "  one: {url: 'https://one.example:9292', region: R1, auth: {token_env: GLANCE_ONE}}\n"
+        "  two: {url: 'https://two.example:9292', region: R2, state: draining}\n"
+    )
+    await lose_everything(gateway, own_redis)
+    status, out, err = await run("locations", "apply", str(file), "--yes")
+    assert status == 0, err
+    assert "Redis has lost all locations" in err
+    assert out.endswith("2 changes made\n")
+    await check_locations(gateway)
+
+
+async def test_import_brings_everything_that_the_file_has(
+    gateway: Gateway, own_redis: RedisServer, run: Run, tmp_path: Path
+) -> None:
+    file = tmp_path / "index.gz"
+    assert (await run("index", "export", str(file)))[0] == 0
+    await lose_everything(gateway, own_redis)
+    status, out, err = await run("index", "import", str(file), "--with-auth")
+    assert status == 0, err
+    assert out.endswith("2 locations, registered: one, two\n")
+    await check_locations(gateway)
+    response, body = await gateway.get(f"/resolve/{ID}")
+    assert (response.status, body["source"]) == (200, "index")
+
+
+async def test_import_says_which_locations_differ_and_updates_them_if_asked(
+    gateway: Gateway, run: Run, tmp_path: Path
+) -> None:
+    file = tmp_path / "index.gz"
+    assert (await run("index", "export", str(file)))[0] == 0
+    assert (await run("locations", "set", "one", "--no-auth", "--region", "R9"))[0] == 0
+    status, _, err = await run("index", "import", str(file))
+    assert status == 0
+    assert "and left so: one (--update-locations changes them)" in err
+    status, out, err = await run("index", "import", str(file), "--update-locations", "--with-auth")
+    assert (status, err) == (0, "")
+    assert out.endswith("registered: none, updated: one\n")
+    await check_locations(gateway)
