@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import re
@@ -98,8 +99,9 @@ class RequestLog:
 
     def _flush(self) -> None:
         lines, self._pending = self._pending, []
-        sys.stderr.write("".join(lines))
-        sys.stderr.flush()
+        with contextlib.suppress(OSError):  # as `logging` does: a full disk ends no service
+            sys.stderr.write("".join(lines))
+            sys.stderr.flush()
 
 
 _request_log = RequestLog(json_lines=False)

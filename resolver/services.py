@@ -163,6 +163,8 @@ async def open_services(
             stale_for=settings.stale_for,
             absent_age=absent_age,
         )
+        breaker = resolver.breaker
+        problems.add_source(lambda: () if bootstrap.fault else breaker.problems())
         lister = Lister(
             resolver.reader,
             CallerListings(listing_session, cloud_credentials, rate_limits),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -197,6 +198,13 @@ def print_fields(fields: Iterable[tuple[str, Any]]) -> None:
     width = max(len(name) for name, _ in rows)
     for name, value in rows:
         click.echo(f"{name:<{width}}  {value}")
+
+
+def notify(text: str, *, nl: bool = True) -> None:
+    """Writes a line about a service to standard error. A full disk there does not end the service,
+    whose answers do not depend on it."""
+    with contextlib.suppress(OSError):
+        click.echo(text, err=True, nl=nl)
 
 
 def confirm(question: str) -> bool:

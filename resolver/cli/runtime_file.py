@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import click
+from resolver.cli.output import notify
 
 
 def url_file(configured_port: int) -> Path | None:
@@ -44,10 +44,9 @@ def write_url(configured_port: int, url: str) -> None:
             part.write(f"{url}\n")
         os.replace(name, file)
     except OSError as error:
-        click.echo(
+        notify(
             f"glance-resolver: cannot write {file}: {error.strerror}; `healthcheck` needs the same "
-            "--host and --port as `serve`",
-            err=True,
+            "--host and --port as `serve`"
         )
 
 

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 import click
 
 from resolver.cli.healthcheck_command import loopback_url
+from resolver.cli.output import notify
 from resolver.cli.runtime_file import temporary_url_file, write_url
 from resolver.errors import SettingsError
 from resolver.service_manager import READY, STOPPING, ServiceManager
@@ -91,7 +92,7 @@ def serve(pairs: tuple[str, ...], locations_file: str | None, **options: Any) ->
         token = secrets.token_hex(16)
         load = partial(load, admin_tokens=token)
         settings = load()
-        click.echo(f"admin token for this run: {token}", err=True)
+        notify(f"admin token for this run: {token}")
     from resolver import logs  # noqa: PLC0415
 
     logs.configure(level=settings.log_level, log_format=settings.log_format)
@@ -104,7 +105,7 @@ def serve(pairs: tuple[str, ...], locations_file: str | None, **options: Any) ->
             tls = bool(settings.tls_cert)
             write_url(configured_port, loopback_url(settings.host, port, tls=tls))
         workers = f", {settings.workers} workers" if settings.workers > 1 else ""
-        click.echo(f"glance-resolver ({settings.role}{workers}) listens at {url}", err=True)
+        notify(f"glance-resolver ({settings.role}{workers}) listens at {url}")
 
     manager = ServiceManager.from_environment()
     with temporary_url_file(configured_port):
@@ -118,7 +119,7 @@ def show_registration(done: int, total: int) -> None:
     """Shows on a terminal how many of many locations are registered."""
     if total >= SHOWN_FROM_LOCATIONS and sys.stderr.isatty():
         end = "\n" if done == total else "\r"
-        click.echo(f"glance-resolver: {done} of {total} locations checked{end}", nl=False, err=True)
+        notify(f"glance-resolver: {done} of {total} locations checked{end}", nl=False)
 
 
 def _configured_port(settings: Settings) -> int:
@@ -181,7 +182,7 @@ async def _serve(
         await server.run()
         keep_alive.cancel()
         manager.notify(STOPPING)
-        click.echo("glance-resolver: stopping", err=True)
+        notify("glance-resolver: stopping")
 
 
 def _serve_with_workers(

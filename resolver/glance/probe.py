@@ -13,6 +13,7 @@ from resolver.errors import InvalidImageId, LocationUnavailable
 from resolver.glance.cloud_credentials import CloudCredentials
 from resolver.glance.credential_scope import CredentialScope
 from resolver.glance.glance_server import GLANCE_HEADER, MAX_RECORD_BYTES, GlanceServer, Reply
+from resolver.glance.listed_rows import rows_of
 from resolver.glance.rate_limits import PROBE_WAIT_SECONDS, RateLimits
 from resolver.glance.scope_cache import ScopeCache
 from resolver.image_facts import NOTHING_KNOWN, ImageFacts
@@ -51,9 +52,10 @@ async def read_image(
             if headers.get("X-Image-Meta-Deleted", "").lower() == "true":
                 return None
             facts = ImageFacts.of_headers(headers)
-    if reply.status == 404 and GLANCE_HEADER not in reply.headers:
-        # A proxy whose Glance is gone answers 404 to everything: this raises then.
-        await server.versions()
+    if reply.status == 404 and not _names_image(reply, text, has_body=use_v2):
+        # A proxy whose Glance is gone answers 404 to everything, and so does a balancer that leads
+        # to another service of OpenStack. This raises then.
+        await _ensure_lists_images(server, use_v2=use_v2)
     if facts is not None or reply.status == 404:
         return facts
     raise LocationUnavailable(
@@ -61,6 +63,25 @@ async def read_image(
         + (" with something else" if reply.status == 200 else ""),
         code="no-clear-answer",
     )
+
+
+def _names_image(reply: Reply, text: str, *, has_body: bool) -> bool:
+    """Whether a 404 is about this image: all services of OpenStack send Glance's header, but only
+    Glance has the id in the body ("No image found with ID …")."""
+    if GLANCE_HEADER not in reply.headers:
+        return False
+    return not has_body or text.lower().encode() in reply.body.lower()
+
+
+async def _ensure_lists_images(server: GlanceServer, *, use_v2: bool) -> None:
+    """Raises LocationUnavailable where the server has no listing of images."""
+    reply = await server.request("/v2/images" if use_v2 else "/v1/images", {"limit": "1"})
+    if reply.status != 200:
+        raise LocationUnavailable(
+            f"its 404 names no image, and it lists none ({reply.status}): is Glance there?",
+            code="not-glance",
+        )
+    rows_of(reply.json())
 
 
 def _record(reply: Reply) -> dict[str, Any]:

@@ -125,9 +125,9 @@ class Index:
         (reply,) = await self.client.ask(servers[0], [("TIME",)])
         return parse_time(reply)
 
-    def lease(self, what: str, *, seconds: float) -> Lease:
-        """A right to do ``what`` that one process at a time holds."""
-        return Lease(self.client, self._keys.lease(what), seconds)
+    def lease(self, what: str, *, seconds: float, token: str | None = None) -> Lease:
+        """A right to do ``what`` that one process at a time holds. ``token``: as for `Lease`."""
+        return Lease(self.client, self._keys.lease(what), seconds, token)
 
     def indexer_membership(self, *, seconds: float) -> Membership:
         """This process among the indexers, each announced for so long."""

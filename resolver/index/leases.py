@@ -30,22 +30,22 @@ class Lease:
         """What Redis stores while we hold the lease."""
 
     async def acquire(self) -> bool:
-        """Whether the lease was free and is ours now.
+        """Whether the lease was free or ours, and is ours now for the full time.
 
         The token is read back, so the answer is right also where the command was sent twice
-        because its first reply was lost.
+        because its first reply was lost, and where an earlier `release` failed.
 
         Raises:
             IndexUnavailable: Redis does not answer.
         """
         token = self._own_token or secrets.token_hex(8)
-        _, holder = await self._client.pipeline(
+        was_free, holder = await self._client.pipeline(
             [("SET", self._key, token, "NX", "PX", self._milliseconds), ("GET", self._key)]
         )
         if holder != token.encode():
             return False
         self._token = token
-        return True
+        return True if was_free else await self.renew()
 
     async def renew(self) -> bool:
         """Whether we still hold it, now for the full time again.

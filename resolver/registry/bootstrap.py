@@ -38,7 +38,8 @@ class Bootstrap:
     Redis has lost its data.
 
     Locations that were lost are registered as this process last saw them, so changes by operators
-    survive: a location that was removed does not come back, and one in maintenance stays there.
+    survive: a location that was removed does not come back, also when a process starts with it, and
+    one in maintenance stays there.
     """
 
     def __init__(
@@ -141,6 +142,15 @@ class Bootstrap:
                 "complete reason.",
                 since=self._fault_since,
             )
+        for name in self._startup_locations.keys() & self._tables.table.removed:
+            yield Problem(
+                code="startup-location-removed",
+                text=f"Location {name!r} was given at start, and an operator has removed it: it is "
+                "not registered again.",
+                action="Take it out of the file or the options that this process starts with; or "
+                "register it again with `glance-resolver locations add` or `locations apply`.",
+                location=name,
+            )
 
     async def _ensure_rights(self) -> None:
         """Tries the commands that the index needs, before one that is missing fails half-way.
@@ -172,7 +182,7 @@ class Bootstrap:
             pass  # others register the locations; `Index.problems` reports it
         elif self._last_table is None:
             if identity != self.registered_index:
-                await self._registry.register(self._startup_locations, self._on_progress)
+                await self._register_at_start()
         else:
             await self._tables.current()
             await self._tables.refresh_if_lost()
@@ -186,6 +196,18 @@ class Bootstrap:
             self._tables.expect(())
         self.registered_index = identity
         self._last_table = await self._tables.current()
+
+    async def _register_at_start(self) -> None:
+        """Registers the startup locations, but for those that an operator has removed."""
+        removed = (await self._index.records.load()).removed & self._startup_locations.keys()
+        if removed:
+            log.warning(
+                "locations removed by an operator are not registered", locations=sorted(removed)
+            )
+        wanted = {
+            name: fields for name, fields in self._startup_locations.items() if name not in removed
+        }
+        await self._registry.register(wanted, self._on_progress)
 
     async def _make_index(self) -> str:
         """Makes the index, with its locations registered first. Returns its identity.
@@ -201,7 +223,7 @@ class Bootstrap:
         had_locations = bool(last.by_name) if last else bool(self.registered_index)
         if not had_locations or self._startup_locations:
             if last is None:
-                await self._registry.register(self._startup_locations, self._on_progress)
+                await self._register_at_start()
             else:
                 await self._register_again(list(last.by_name.values()))
         elif not (await self._index.records.load()).records:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 
 import structlog
 
 from resolver.errors import IndexUnavailable
+from resolver.problems import Problem
 
 FAILURES_TO_OPEN = 3
 """Failed lookups in a row after which requests no longer wait for the index."""
@@ -33,6 +34,16 @@ class Breaker:
         self._trying: asyncio.Task[None] | None = None
         self.error: IndexUnavailable | None = None
         """Why the breaker is open; None while it is closed."""
+
+    def problems(self) -> Iterator[Problem]:
+        """A `ProblemSource`. Redis may be too late for requests only."""
+        if self.error is not None:
+            yield Problem(
+                code="index-unavailable",
+                text=f"Requests are answered without the index: {self.error.detail}.",
+                action="Check Redis and the network to it: it must answer within "
+                "RESOLVER_INDEX_TIMEOUT.",
+            )
 
     def record_success(self) -> None:
         self._failures = 0

@@ -4,6 +4,7 @@ process at a time holds."""
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections.abc import Awaitable, Callable, Coroutine
 from enum import StrEnum
 from typing import Any, NamedTuple
@@ -56,9 +57,12 @@ class LeasedWork:
         self._lease_seconds = lease_seconds
         self._tasks: dict[WorkKey, asyncio.Task[None]] = {}
         self._cleanups: set[asyncio.Task[None]] = set()
+        self._token = secrets.token_hex(8)
+        """Of all leases of this process, so that it need not wait for the end of one that it could
+        not release while Redis failed."""
 
     def lease(self, key: WorkKey) -> Lease:
-        return self._index.lease(key.lease_name, seconds=self._lease_seconds)
+        return self._index.lease(key.lease_name, seconds=self._lease_seconds, token=self._token)
 
     def start(self, key: WorkKey, work: Work) -> asyncio.Task[None] | None:
         """Starts a piece of work; None if it is under way here. The task ends at once if another

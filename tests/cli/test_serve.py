@@ -9,15 +9,17 @@ import re
 import signal
 import sys
 import time
+import uuid
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import aiohttp
 import pytest
 
 from resolver.standin import StandIn
+from tests.support.process import free_port
 from tests.support.redis import RedisServer
 from tests.support.wait import wait_until
 
@@ -44,7 +46,9 @@ class Server:
         return "".join(self.lines)
 
 
-async def command(*arguments: str, **environ: str) -> asyncio.subprocess.Process:
+async def command(
+    *arguments: str, stderr: int | IO[bytes] = asyncio.subprocess.PIPE, **environ: str
+) -> asyncio.subprocess.Process:
     environment = {
         name: value
         for name, value in os.environ.items()
@@ -58,7 +62,7 @@ async def command(*arguments: str, **environ: str) -> asyncio.subprocess.Process
         env={**environment, **environ},
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
+        stderr=stderr,
     )
 
 
@@ -111,6 +115,30 @@ async def test_one_process_sweeps_and_answers() -> None:
                 "locations", "list", "--json", RESOLVER_URL=server.url, RESOLVER_TOKEN=token[1]
             )
             assert [row["url"] for row in json.loads(out)] == [one.url, two.url]
+
+
+@pytest.mark.parametrize("log_format", ["text", "json"])
+async def test_a_full_disk_under_the_log_ends_no_service(log_format: str) -> None:
+    """From the start on: every write to standard error fails."""
+    port = free_port()
+    with Path("/dev/full").open("wb") as full:  # noqa: ASYNC230 - it never waits
+        process = await command(
+            "serve", "--port", str(port), stderr=full, RESOLVER_LOG_FORMAT=log_format
+        )
+        try:
+
+            async def answers() -> bool:
+                assert process.returncode is None
+                with suppress(aiohttp.ClientError):
+                    path = f"/resolve/{uuid.uuid4()}"
+                    return (await get(f"http://127.0.0.1:{port}{path}"))[0] == 503
+                return False
+
+            await wait_until(answers)
+            assert await answers(), "also after the first request was logged"
+        finally:
+            process.kill()
+            await process.wait()
 
 
 @pytest.mark.redis

@@ -15,6 +15,7 @@ from resolver.standin import StandIn
 from tests.faults.process import StartupLocations, process
 from tests.support.ids import make_ids
 from tests.support.process import free_port
+from tests.support.proxy import Proxy
 from tests.support.redis import RedisServer
 from tests.support.wait import wait_until
 
@@ -44,7 +45,7 @@ async def test_a_process_that_starts_without_redis_recovers(
         assert (body["id"], body["outcome"], body["missing"]) == (IN_ONE, "unknown", [])
         own_redis.start()
         await wait_until(lambda: resolver.finds(IN_ONE))
-        assert await resolver.is_ready()
+        await wait_until(resolver.is_ready)
 
 
 async def test_startup_locations_with_notifications_are_registered_too(
@@ -165,6 +166,44 @@ async def test_a_removed_startup_location_stays_removed(
         await wait_until(lambda: resolver.services.index.identity_seen != before)
         await wait_until(lambda: resolver.finds(IN_ONE))
         assert list((await resolver.services.tables.current()).by_name) == ["one"]
+
+
+async def test_a_removed_startup_location_stays_removed_after_a_restart(
+    own_redis: RedisServer, startup_locations: StartupLocations
+) -> None:
+    async with process(own_redis.url, startup_locations) as resolver:
+        await wait_until(lambda: resolver.finds(IN_TWO))
+        await resolver.admin("DELETE", "/locations/two")
+    async with process(own_redis.url, startup_locations) as resolver:
+        await wait_until(lambda: resolver.finds(IN_ONE))
+        await wait_until(lambda: resolver.is_absent(IN_TWO))
+        _, body = await resolver.get("/status")
+        codes = {(problem["code"], problem["location"]) for problem in body["problems"]}
+        assert ("startup-location-removed", "two") in codes
+        await resolver.admin("PUT", "/locations/two", **startup_locations["two"])
+        await wait_until(lambda: resolver.finds(IN_TWO))
+
+
+async def test_a_redis_that_is_too_late_for_requests_is_a_problem(
+    own_redis: RedisServer, startup_locations: StartupLocations
+) -> None:
+    """It is early enough for everything else."""
+    async with (
+        Proxy(own_redis.port) as proxy,
+        process(proxy.url, startup_locations) as resolver,
+    ):
+        await wait_until(lambda: resolver.finds(IN_ONE))
+        assert await resolver.is_ready()
+        proxy.delay = 0.6
+
+        async def is_without_index() -> bool:
+            await resolver.get(f"/resolve/{NOWHERE}")
+            return resolver.services.resolver.breaker.error is not None
+
+        await wait_until(is_without_index)
+        assert "Redis did not answer" in await resolver.faults()
+        proxy.delay = 0
+        await wait_until(resolver.is_ready)
 
 
 async def test_a_location_registered_by_hand_is_listed_as_missing(

@@ -21,7 +21,7 @@ from resolver.models import Location, letter_case_of, parse_id
 from resolver.standin import StandIn
 from resolver.standin.call import Caller
 from tests.support import faults
-from tests.support.clouds import Hold
+from tests.support.clouds import Hold, is_image_request
 from tests.support.faults import Switch
 from tests.support.wait import wait_until
 
@@ -96,8 +96,17 @@ async def test_a_server_that_gives_no_clear_answer_raises(
     async def proxy_without_glance(_: web.Request, __: Handler) -> web.StreamResponse:
         return web.Response(status=404, text="404 page not found")
 
+    async def another_service(request: web.Request, _: Handler) -> web.StreamResponse:
+        """A balancer leads to another service of OpenStack, whose requests have ids too."""
+        headers = {"X-Openstack-Request-Id": "req-0a1b2c3d-4e5f-4a6b-8c7d-9e0f1a2b3c4d"}
+        if request.path in ("/", "/versions"):
+            return web.json_response({"versions": [{"id": "v2.1"}]}, headers=headers)
+        fault = {"itemNotFound": {"code": 404, "message": "The resource could not be found."}}
+        return web.json_response(fault, status=404, headers=headers)
+
     for fault, code in (
         (faults.status(503), "server-error"),
+        (another_service, "not-glance"),
         (faults.status(403), "no-clear-answer"),
         (proxy_without_glance, "not-glance"),
     ):
@@ -235,3 +244,36 @@ def seconds_at_most(seconds: float) -> Iterator[None]:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.parametrize("body", [b"", b"<h1>Not Found</h1>", b'{"code": "IMG.0027"}'])
+async def test_a_404_in_other_words_counts_where_images_are_listed(
+    probe: ImageProbe, switch: Switch, location: Location, body: bytes
+) -> None:
+    """Servers that resemble Glance may not name the image."""
+
+    async def in_other_words(request: web.Request, handler: Handler) -> web.StreamResponse:
+        if is_image_request(request):
+            return web.Response(status=404, body=body)
+        return await handler(request)
+
+    switch.fault = in_other_words
+    assert (await probe.ask(location, V2, IMAGE_ID, (0,))).letter_case is None
+
+
+async def test_the_404_of_another_service_repeats_no_proof(
+    probe: ImageProbe, switch: Switch, location: Location
+) -> None:
+    """Not even where it has Glance's header and the credential's proof was cached."""
+    answer = await probe.ask(location, V2, IMAGE_ID, (0,))
+    assert (await probe.scope(location, V2, answer)).sees_all
+
+    async def tasks_of_another_service(
+        request: web.Request, handler: Handler
+    ) -> web.StreamResponse:
+        if request.path.startswith("/v2/tasks"):
+            return web.Response(status=404, headers={"X-Openstack-Request-Id": "req-1"})
+        return await handler(request)
+
+    switch.fault = tasks_of_another_service
+    assert (await probe.scope(location, V2, replace(answer, at=time.monotonic()))).sees_all is None

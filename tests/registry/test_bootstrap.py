@@ -25,10 +25,13 @@ class Process:
     """The parts of a process that keep its index in order."""
 
     def __init__(
-        self, startup_locations: Mapping[str, Any] = STARTUP, registered_index: str = ""
+        self,
+        startup_locations: Mapping[str, Any] = STARTUP,
+        registered_index: str = "",
+        index: Index | None = None,
     ) -> None:
         self.client = InstrumentedClient()
-        self.index: Index = self.client.index()
+        self.index = index or self.client.index()
         self.tables = TableKeeper(self.index, FreshnessPolicy(600))
         self.registry = Registry(self.index, self.tables, Settings())
         self.bootstrap = Bootstrap(
@@ -78,6 +81,25 @@ async def test_lost_locations_are_registered_as_they_were_last_seen() -> None:
     assert list(records) == ["one"]
     assert records["one"].location.state is State.MAINTENANCE
     assert records["one"].location.number > before.number, "others may remember the old number"
+
+
+async def test_a_location_that_an_operator_removed_stays_removed_after_a_restart() -> None:
+    first = Process()
+    await first.bootstrap.start()
+    await first.registry.remove("two")
+    second = Process(index=first.index)
+    with capture_logs() as logs:
+        await second.bootstrap.start()
+    assert await second.names() == {"one"}
+    assert logs[-1]["locations"] == ["two"]
+    (problem,) = second.bootstrap.problems()
+    assert (problem.code, problem.location) == ("startup-location-removed", "two")
+    assert "two" not in second.tables.table.lost_locations(), "it keeps no image from being absent"
+    await second.registry.put("two", {"url": "http://two.example"})
+    assert not [*second.bootstrap.problems()]
+    third = Process(index=first.index)
+    await third.bootstrap.start()
+    assert await third.names() == {"one", "two"}
 
 
 async def test_a_lost_registry_without_startup_locations_is_a_fault() -> None:

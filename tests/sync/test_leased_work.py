@@ -9,6 +9,7 @@ import pytest
 from resolver.errors import IndexUnavailable
 from resolver.index import Index, Lease, LostLease
 from resolver.sync.leased_work import LeasedWork, WorkKey, WorkKind
+from tests.support.instrumented_client import InstrumentedClient
 
 SWEEP = WorkKey(WorkKind.SWEEP, 7)
 POLL = WorkKey(WorkKind.POLL, 7)
@@ -93,7 +94,7 @@ async def test_a_failure_is_logged_and_releases_the_lease(
     assert task is not None
     await task
     assert line in caplog.text
-    assert await work.lease(SWEEP).acquire()
+    assert await LeasedWork(index, 60).lease(SWEEP).acquire()
 
 
 async def test_stop_cancels_work_and_releases_its_leases(index: Index) -> None:
@@ -104,7 +105,7 @@ async def test_stop_cancels_work_and_releases_its_leases(index: Index) -> None:
     work.cancel_where(lambda key: key is POLL)
     await work.stop()
     for key in jobs:
-        assert await work.lease(key).acquire()
+        assert await LeasedWork(index, 60).lease(key).acquire()
 
 
 async def test_stop_waits_for_cleanups(index: Index) -> None:
@@ -116,3 +117,24 @@ async def test_stop_waits_for_cleanups(index: Index) -> None:
     work.clean_up(clean_up())
     await work.stop()
     assert done.is_set()
+
+
+async def test_a_lease_that_could_not_be_released_is_not_waited_for() -> None:
+    """Redis failed when the work ended. Another process waits until the lease expires."""
+    client = InstrumentedClient()
+    index = client.index()
+    await index.create_if_missing()
+    work, job = LeasedWork(index, 60), Job()
+    task = work.start(POLL, job)
+    assert task is not None
+    await job.started.wait()
+    client.fails = lambda: True
+    job.end.set()
+    await task
+    client.fails = lambda: False
+    assert not await LeasedWork(index, 60).lease(POLL).acquire()
+    again = work.start(POLL, job)
+    assert again is not None
+    await again
+    assert job.runs == 2
+    assert await LeasedWork(index, 60).lease(POLL).acquire(), "now it is released"
