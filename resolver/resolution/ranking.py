@@ -58,10 +58,12 @@ class ImageOwner:
         return self.status in (None, ImageStatus.ACTIVE)
 
     def is_duplicate_of(self, other: ImageOwner) -> bool:
-        """Whether a client may take the image from here instead: its bytes can be downloaded, and
-        are not known to differ."""
-        differs = self.content and other.content and self.content.same_as(other.content) is False
-        return self.is_usable and not differs
+        """Whether a client may take the image from here instead: its bytes can be downloaded, what
+        they are is known here and there, and they do not differ. (Of the first owner it is known
+        only from the sweep on that follows the second one's claim.)"""
+        if not (self.is_usable and self.content and other.content):
+            return False
+        return self.content.same_as(other.content) is not False
 
     def has_bytes_of(self, other: ImageOwner) -> bool:
         """Whether the image's bytes here and there are known to be the same."""

@@ -180,6 +180,76 @@ async def other_password(world: World) -> None:
         client.config_set("requirepass", "")
 
 
+async def clients_killed(world: World) -> None:
+    """Again and again, as `CLIENT KILL` of an operator or `timeout` of a server does it."""
+    with world.redis.client() as client:
+        for _ in range(5):
+            client.client_kill_filter(_type="normal", skipme=True)
+            client.client_kill_filter(_type="pubsub", skipme=True)
+            await world.load.last(FAULT_SECONDS / 5)
+
+
+async def client_pause(world: World) -> None:
+    with world.redis.client() as client:
+        client.client_pause(int(FAULT_SECONDS * 1000))
+    await world.load.last(FAULT_SECONDS)
+
+
+async def slow_command(world: World) -> None:
+    """Redis's only thread works for somebody else: a script that runs for long."""
+    script = "local i = 0; while i < tonumber(ARGV[1]) do i = i + 1 end"
+    with world.redis.client() as client:
+        await asyncio.to_thread(client.eval, script, 0, 60_000_000)
+    await world.load.last(FAULT_SECONDS / 2)
+
+
+async def other_database_flushed(world: World) -> None:
+    """Invalidations of everything arrive, and nothing is lost."""
+    with redis.Redis(port=world.redis.port, db=1) as client:
+        for n in range(20):
+            client.set("somebody-elses", n)
+            client.flushdb()
+            await world.load.last(FAULT_SECONDS / 20)
+
+
+async def one_way(world: World) -> None:
+    """Commands arrive and are run; their replies come late."""
+    world.proxy.holds_responses = True
+    await world.load.last(FAULT_SECONDS)
+    world.proxy.holds_responses = False
+
+
+async def half_closed(world: World) -> None:
+    for _ in range(4):
+        world.proxy.half_close()
+        await world.load.last(FAULT_SECONDS / 4)
+
+
+async def byte_by_byte(world: World) -> None:
+    world.proxy.byte_by_byte = 0.005
+    await world.load.last(FAULT_SECONDS)
+    world.proxy.byte_by_byte = 0
+    world.proxy.cut()
+
+
+async def other_bytes(world: World) -> None:
+    """What arrives in place of replies is no RESP."""
+    world.proxy.corrupt = True
+    await world.load.last(FAULT_SECONDS)
+    world.proxy.corrupt = False
+    world.proxy.cut()
+
+
+async def buckets_lost(world: World) -> None:
+    """Somebody deletes buckets by hand. Sweeps bring them back."""
+    with world.redis.client() as client:
+        for key in list(client.scan_iter("glr:?:*", count=1000))[::4]:
+            client.delete(key)
+    await world.load.last(FAULT_SECONDS)
+    for name in world.load.process.services.tables.table.by_name:
+        await world.load.process.services.registry.sweep(name)
+
+
 async def killed_in_a_batch(world: World) -> None:
     """While the images of a listing are claimed: each is claimed or not, and claiming them again
     adds the missing ones."""
@@ -263,6 +333,15 @@ FAULTS: dict[str, Fault] = {
     "read-only replica": read_only,
     "out of memory": out_of_memory,
     "another password": other_password,
+    "connections killed, 5 times": clients_killed,
+    "CLIENT PAUSE": client_pause,
+    "a script that runs for long": slow_command,
+    "FLUSHDB of another database, 20 times": other_database_flushed,
+    "replies held, a link of one direction": one_way,
+    "connections half-closed, 4 times": half_closed,
+    "a byte of replies every 5 ms": byte_by_byte,
+    "other bytes in replies": other_bytes,
+    "a quarter of the buckets deleted": buckets_lost,
     "killed in a batch of claims": killed_in_a_batch,
     "disk full": disk_full,
     "disk full, Redis ends": disk_full_and_ended,

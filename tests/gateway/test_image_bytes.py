@@ -111,7 +111,7 @@ async def test_a_link_names_eight_duplicates_at_most(gateway: Gateway) -> None:
         links = response.headers["Link"].split(", ")
         assert [link.partition(".example")[0] for link in links] == [
             f"<https://{name}" for name in names[3:11]
-        ], "not of other bytes, and last where it is not known"
+        ], "neither of other bytes, nor where they are not known"
         assert sum(map(len, response.headers.values())) < 3000
 
 

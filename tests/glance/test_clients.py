@@ -98,6 +98,9 @@ def test_every_image_resolves_to_its_owners(gateway: Gateway, glance_pair: Pair)
 
 def test_the_shared_image_names_both_owners(gateway: Gateway, glance_pair: Pair) -> None:
     shared = glance_pair.images["one"]["shared"]
+    for name in glance_pair.servers:  # now that both have it, their bytes are compared
+        swept = gateway.operator("locations", "sweep", name, "--wait")
+        assert swept.status == 0, swept.err
     owners = gateway.get(f"/resolve/{shared.id}").json()["owners"]
     assert {(owner["location"], owner["region"]) for owner in owners} == {
         ("one", "RegionOne"),

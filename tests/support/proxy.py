@@ -25,6 +25,8 @@ class Proxy:
         """Bytes of a response after which every connection is cut."""
         self.byte_by_byte = 0.0
         """Seconds between two bytes of a response."""
+        self._responses_open = asyncio.Event()
+        self._responses_open.set()
         self.corrupt = False
         """Whether responses are replaced by other bytes."""
         self._server: asyncio.Server | None = None
@@ -72,10 +74,28 @@ class Proxy:
         else:
             self._open.set()
 
+    @property
+    def holds_responses(self) -> bool:
+        """Whether requests pass and responses do not: a link that works in one direction."""
+        return not self._responses_open.is_set()
+
+    @holds_responses.setter
+    def holds_responses(self, holds: bool) -> None:
+        if holds:
+            self._responses_open.clear()
+        else:
+            self._responses_open.set()
+
     def cut(self) -> None:
         """Resets every connection."""
         for writer in list(self._writers):
             writer.transport.abort()
+
+    def half_close(self) -> None:
+        """Ends the sending direction of every connection. The proxy still reads."""
+        for writer in list(self._writers):
+            if writer.can_write_eof():
+                writer.write_eof()
 
     def changed(self, data: bytes) -> bytes:
         """The bytes to pass on in place of a response. Subclasses change them."""
@@ -110,6 +130,8 @@ class Proxy:
                 if is_response and self.delay:
                     await asyncio.sleep(self.delay)
                 await self._open.wait()
+                if is_response:
+                    await self._responses_open.wait()
                 if is_response and self.corrupt:
                     data = bytes(byte ^ 0x5A for byte in data)
                 if is_response and self.byte_by_byte:
@@ -124,7 +146,7 @@ class Proxy:
                     return
                 writer.write(self.changed(data) if is_response else data)
                 await writer.drain()
-        except OSError:
+        except (OSError, RuntimeError):  # RuntimeError: written after `half_close`
             pass
         finally:
             writer.transport.abort()

@@ -206,7 +206,7 @@ def redirect(
 
 def _duplicates(chosen: ImageOwner, others: list[tuple[ImageOwner, str]]) -> list[str]:
     """The URLs of at most `MAX_DUPLICATES` owners that serve as well as the chosen one: first those
-    that are known to have the same bytes, then those of which this is not known."""
+    that are known to have the same bytes, then those whose hash is of another kind."""
     offered = [target for target in others if target[0].is_duplicate_of(chosen)]
     offered.sort(key=lambda target: not target[0].has_bytes_of(chosen))
     return [url for _, url in offered[:MAX_DUPLICATES]]
