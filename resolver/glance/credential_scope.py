@@ -115,23 +115,30 @@ async def still_sees_all(
     was_proven: bool = False,
 ) -> CredentialScope:
     """What the credential sees now, if it was ``before`` some minutes ago at most. One small
-    request repeats the proof; only if that fails everything is found out again.
+    request repeats the proof, or finds that there is still none; otherwise everything is found out
+    again.
 
     Raises:
         LocationUnavailable: as `sees_all`.
     """
-    if not before.sees_all:
+    if before.sees_all is None or server.location.sees_all is False:
         return before
-    if before.may_read_tasks:
-        reply = await server.request(f"/v2/tasks/{NO_TASK}")
-        # Its text names the task. Another service of OpenStack has the header too.
-        is_glance = GLANCE_HEADER in reply.headers and NO_TASK.encode() in reply.body
-        is_proven = reply.status == 404 and is_glance
+    if not before.sees_all:
+        is_unchanged = not await _may_read_tasks(server)  # it may have got its rights since
+    elif before.may_read_tasks:
+        is_unchanged = await _may_read_tasks(server)
     elif before.witnesses:
-        is_proven = await _are_listed(server, before.witnesses)
+        is_unchanged = await _are_listed(server, before.witnesses)
     else:
-        is_proven = True  # a dead credential is answered 401
-    return before if is_proven else await sees_all(server, versions, was_proven=was_proven)
+        is_unchanged = True  # a dead credential is answered 401
+    return before if is_unchanged else await sees_all(server, versions, was_proven=was_proven)
+
+
+async def _may_read_tasks(server: GlanceServer) -> bool:
+    reply = await server.request(f"/v2/tasks/{NO_TASK}")
+    # Its text names the task. Another service of OpenStack has the header too.
+    is_glance = GLANCE_HEADER in reply.headers and NO_TASK.encode() in reply.body
+    return reply.status == 404 and is_glance
 
 
 async def _are_listed(server: GlanceServer, witnesses: tuple[str, ...]) -> bool:

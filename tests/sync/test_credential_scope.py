@@ -244,3 +244,15 @@ async def test_a_poll_repeats_the_proof_with_one_small_read(
     server.tokens = {"ours": Caller("p")}
     with pytest.raises(LocationUnavailable, match="no longer sees every image"):
         await sweeping.poll(location, polled, swept)
+
+
+async def test_a_credential_that_gets_its_rights_back_is_recognized_at_once(
+    sweeping: Sweeping, start_server: StartServer
+) -> None:
+    """Whatever was found out before is cached."""
+    server = await start_server(tokens={"ours": Caller("p")})
+    server.add(visibility="private", owner="q")
+    location = await sweeping.register(server, auth={"token_env": TOKEN})
+    assert (await sweeping.sweep(location)).sees_all is False
+    server.tokens = {"ours": Caller("p", admin=True)}
+    assert (await sweeping.sweep(location)).sees_all is True
