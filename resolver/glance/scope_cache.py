@@ -23,6 +23,8 @@ class _CachedScope(NamedTuple):
     credential: str
     location: Location
     """As it was registered then."""
+    versions: tuple[str, ...]
+    """Of the server, as far as they were known: what proves something depends on them."""
     found_at: float
     """When it was found out, on `time.monotonic`."""
     checked_at: float
@@ -72,7 +74,7 @@ class ScopeCache:
         """
         location = server.location
         while True:
-            cached = self._usable(location, credential)
+            cached = self._usable(location, versions, credential)
             if cached and (not location.auth or cached.checked_at >= at):
                 return cached.scope
             check = self._checks.get(location.number)
@@ -88,11 +90,14 @@ class ScopeCache:
                     "its credential was replaced meanwhile", code="no-clear-answer"
                 )
 
-    def _usable(self, location: Location, credential: str) -> _CachedScope | None:
+    def _usable(
+        self, location: Location, versions: tuple[str, ...], credential: str
+    ) -> _CachedScope | None:
         cached = self._scopes.get(location.number)
         if (
             cached is None
             or (cached.credential, cached.location) != (credential, location)
+            or cached.versions != versions
             or time.monotonic() - cached.found_at > SCOPE_CACHE_SECONDS
         ):
             return None
@@ -103,7 +108,8 @@ class ScopeCache:
     ) -> _CachedScope:
         """Finds out or confirms what the credential sees, and caches it."""
         started_at = time.monotonic()
-        cached = self._usable(server.location, await server.credential())
+        location = server.location
+        cached = self._usable(location, versions, await server.credential())
         scope = (
             await still_sees_all(server, versions, cached.scope, was_proven=was_proven)
             if cached
@@ -111,9 +117,9 @@ class ScopeCache:
         )
         found_at = cached.found_at if cached and scope is cached.scope else started_at
         checked = _CachedScope(
-            await server.credential(), server.location, found_at, started_at, scope
+            await server.credential(), location, versions, found_at, started_at, scope
         )
-        self._scopes[server.location.number] = checked
+        self._scopes[location.number] = checked
         return checked
 
     def _end_check(self, number: int, check: asyncio.Task[_CachedScope]) -> None:

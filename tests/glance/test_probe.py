@@ -277,3 +277,11 @@ async def test_the_404_of_another_service_repeats_no_proof(
 
     switch.fault = tasks_of_another_service
     assert (await probe.scope(location, V2, replace(answer, at=time.monotonic()))).sees_all is None
+
+
+async def test_what_is_found_out_before_the_versions_are_known_is_found_out_again(
+    probe: ImageProbe, location: Location
+) -> None:
+    answer = await probe.ask(location, V2, IMAGE_ID, (0,))
+    assert (await probe.scope(location, (), answer)).sees_all is None
+    assert (await probe.scope(location, V2, answer)).sees_all is True

@@ -5,10 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
+from resolver.image_facts import STATUSES
 from resolver.models import format_id
 from resolver.resolution import Preferences
-from tests.model.world import SHORT_PROBE_TIMEOUT, Registration, World
+from tests.model.world import SHORT_PROBE_TIMEOUT, ImageLife, Registration, World
 from tests.support.clock import Stopwatch
 
 CONVERGENCE_SECONDS = 1.0
@@ -58,6 +60,9 @@ class ReceivedAnswer:
     owners: dict[str, str]
     """Location to the image's URI there."""
     missing: list[str]
+    facts: dict[str, dict[str, Any]]
+    """Location to what else is said of the owner: the image's status, and a digest of its bytes."""
+    conflict: bool
 
     def __str__(self) -> str:
         return " ".join([self.outcome, *self.owners, *(f"?{name}" for name in self.missing)])
@@ -71,8 +76,9 @@ def check_answer(world: World, question: Question, answer: ReceivedAnswer) -> It
         for name, registration in world.serving(question.begun).items():
             if _had_image_throughout(world, name, question):
                 yield f"absent, and it is at {name} all the time"
-            if registration.server.outage.on and registration.server.outage.began < question.oldest:
-                yield f"absent, and {name} could not answer"
+            for disturbance in (registration.server.outage, registration.server.weak):
+                if disturbance.on and disturbance.began < question.oldest:
+                    yield f"absent, and {name} could not answer"
     else:
         yield from _check_unknown(world, question, answer)
     if (
@@ -125,6 +131,25 @@ def _check_found(world: World, question: Question, answer: ReceivedAnswer) -> It
             uri.endswith(format_id(question.image_id, life.letter_case)) for life in lives
         ):
             yield f"it spells {uri} as {name} does not"
+        else:
+            yield from _check_facts(name, answer.facts[name], lives)
+    data = {
+        life.data
+        for name in answer.owners
+        for registration in world.during(known_since).get(name, ())
+        if (life := registration.life(question.image_id))
+    }
+    if answer.conflict and len(data) < 2:
+        yield "it has a conflict, and all owners have the same bytes"
+
+
+def _check_facts(name: str, facts: dict[str, Any], lives: list[ImageLife]) -> Iterator[str]:
+    """A status may be an earlier one. The bytes never change."""
+    status, digest = facts["status"], facts["digest"]
+    if status and not any(STATUSES[each] == status for life in lives for each in life.statuses):
+        yield f"it has status {status}, which the image never had at {name}"
+    if digest and not any(digest in life.digests for life in lives):
+        yield f"it has digest {digest}, which is not that of {name}"
 
 
 def _check_unknown(world: World, question: Question, answer: ReceivedAnswer) -> Iterator[str]:

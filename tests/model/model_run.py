@@ -17,7 +17,7 @@ from resolver.services import Services, open_services
 from resolver.settings import Settings
 from resolver.sync import IndexerTimings
 from tests.model.answer_checks import Question, ReceivedAnswer, check_answer
-from tests.model.world import ModelServer, World
+from tests.model.world import ADMIN, TOKEN, ModelServer, World
 from tests.model.world_events import LOCATION_NAMES, LONG_PROBE_TIMEOUT, WorldEvents, WrongAnswer
 
 SETTLE_TIMEOUT_SECONDS = 15.0
@@ -45,6 +45,8 @@ class ModelRun(WorldEvents):
             self.check: 4,
             self.outage: 2,
             self.recovery: 4,
+            self.refuse_requests: 1,
+            self.change_credential: 2,
             self.hold_answers: 2,
             self.release_answers: 6,
             self.change_state: 2,
@@ -216,9 +218,10 @@ class ModelRun(WorldEvents):
         for registration in self.world.current().values():
             check = await index.records.check(registration.number)
             known = check is not None and check.versions
-            if (check and check.health is Health.DOWN) or not (
-                known or registration.server.standin.v2
-            ):
+            standin = registration.server.standin
+            # What proves that a credential sees everything depends on the versions.
+            is_proven = known or (standin.v2 and not standin.tokens)
+            if (check and check.health is Health.DOWN) or not is_proven:
                 down.add(registration.number)
         claimed = await self._read_claims(services, image_id)
         if is_up_to_date:  # earlier invalidations arrive before this reply
@@ -275,7 +278,13 @@ class ModelRun(WorldEvents):
             (question.begun, time.monotonic())
         )
         owners = {owner["location"]: owner["uri"] for owner in answer["owners"]}
-        received = ReceivedAnswer(answer["outcome"], owners, answer["missing"])
+        received = ReceivedAnswer(
+            answer["outcome"],
+            owners,
+            answer["missing"],
+            facts={owner["location"]: owner for owner in answer["owners"]},
+            conflict=answer["conflict"],
+        )
         self.log_step(f"{question}: {received} ({answer['source']})")
         self.counts[received.outcome] = self.counts.get(received.outcome, 0) + 1
         for problem in check_answer(self.world, question, received):
@@ -292,14 +301,20 @@ class ModelRun(WorldEvents):
                 server.release_answers()
             if server.outage.on:
                 await self._recover(server)
+            if server.weak.on:
+                server.strengthen()
+            server.refuse(0)
         for task in list(self._running_tasks):
             await task
         self._running_tasks.clear()
         await asyncio.sleep(0)
         self._delayed.clear()
+        refused_until = max(server.refused_until for server in self.world.servers)
+        await asyncio.sleep(max(refused_until - time.monotonic(), 0))
         names = list(self.world.current())
         for name in names:
             await self._check(name)
+        for name in [*names, *names]:  # the bytes of a first owner are kept from the second time on
             await self._sweep(name, settle=True)
         deadline = time.monotonic() + SETTLE_TIMEOUT_SECONDS
         for services in self.gateways:
@@ -319,6 +334,9 @@ class ModelRun(WorldEvents):
             }
             owners = self.world.owners(image_id)
             outcome = "found" if owners else "unknown" if elsewhere or not serving else "absent"
+            conflict = len({self._comparable_bytes(image_id, name) for name in owners} - {b""}) > 1
+            if (answer.outcome, offered) == (outcome, owners) and answer.conflict != conflict:
+                return f"{image_id.hex()[:8]} has conflict {answer.conflict}"
             if (answer.outcome, offered) != (outcome, owners):
                 found = f"{answer.outcome} {sorted(offered)} ({answer.source})"
                 return (
@@ -326,6 +344,11 @@ class ModelRun(WorldEvents):
                     f"and should be {outcome} {sorted(owners)}"
                 )
         return ""
+
+    def _comparable_bytes(self, image_id: bytes, name: str) -> bytes:
+        """The image's bytes at a location, if its server has the hash that others have too."""
+        server = self.world.current()[name].server
+        return b"" if server.standin.old else server.lives[image_id].data
 
 
 @asynccontextmanager
@@ -337,9 +360,9 @@ async def run_world(url: str, seed: int, gateways: int) -> AsyncIterator[ModelRu
     absent_ttl = rng.choice([0.0, 0.3])
     async with AsyncExitStack() as stack:
         servers = [
-            ModelServer("a", page_cap=cap),
+            ModelServer("a", page_cap=cap, tokens={TOKEN: ADMIN}),
             ModelServer("b", old=True, page_cap=cap, **pike),
-            ModelServer("c", prefix="/image", page_cap=cap),
+            ModelServer("c", prefix="/image", page_cap=cap, tokens={TOKEN: ADMIN}),
         ]
         for server in servers:
             await stack.enter_async_context(server.standin)

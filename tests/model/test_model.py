@@ -14,7 +14,8 @@ import traceback
 import pytest
 
 from tests.model.model_run import run_world
-from tests.model.world_events import WrongAnswer
+from tests.model.world import TOKEN
+from tests.model.world_events import TOKEN_VARIABLE, WrongAnswer
 
 STEPS = 3000
 """Steps of each variant by default."""
@@ -31,7 +32,9 @@ async def test_every_answer_is_correct_under_random_changes(
     backend: str,
     gateways: int,
     caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setenv(TOKEN_VARIABLE, TOKEN)
     caplog.set_level(logging.CRITICAL)  # a run has thousands of failing sweeps
     config = request.config
     left = config.getoption("steps", None) or STEPS

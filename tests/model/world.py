@@ -7,6 +7,7 @@ is checked against everything that was true while it was made.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import math
 import time
@@ -18,10 +19,18 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from resolver.models import State, format_id
-from resolver.standin import StandIn
+from resolver.standin import Caller, StandIn
 
 SILENCE_SECONDS = 0.25
 """For which a silent server waits before it closes the connection."""
+
+TOKEN = "model"
+"""What locations send to servers that want a credential."""
+
+ADMIN, CUSTOMER = Caller("operators", admin=True), Caller("customer")
+
+REFUSAL_SECONDS = 1.5
+"""For how long a process may stay away from a server that has refused two requests in a row."""
 
 SHORT_PROBE_TIMEOUT = 0.1
 """Seconds, while a server is silent: shorter than its silence."""
@@ -35,6 +44,15 @@ class ImageLife:
     born: float
     died: float = math.inf
     status: str = "active"
+    data: bytes = b""
+    statuses: set[str] = field(default_factory=lambda: {"active"})
+    """All that it ever had."""
+
+    @property
+    def digests(self) -> set[str]:
+        """The beginnings of its hashes, as answers may show them."""
+        hashes = (hashlib.sha512(self.data), hashlib.md5(self.data))
+        return {made.hexdigest()[:16] for made in hashes}
 
     def during(self, since: float) -> bool:
         """Whether it was there at some moment since then."""
@@ -77,6 +95,10 @@ class ModelServer:
         self.silent = Disturbance()
         self.held = Disturbance()
         """The next few answers are made at once, and are sent only when it ends."""
+        self.weak = Disturbance()
+        """Its credential has lost its rights, and does not see private images."""
+        self._refusals_left = 0
+        self._refused_at = -math.inf
         self._answers_to_hold = 0
         self._released = asyncio.Event()
 
@@ -88,6 +110,10 @@ class ModelServer:
             request.transport.close()
         if self.outage.on:
             return web.Response(status=500)
+        if self._refusals_left:
+            self._refusals_left -= 1
+            self._refused_at = time.monotonic()
+            return web.Response(status=429, headers={"Retry-After": "0"})
         response = await handler(request)
         if self.held.on and self._answers_to_hold > 0:
             self._answers_to_hold -= 1
@@ -95,7 +121,25 @@ class ModelServer:
         return response
 
     def was_disturbed(self, since: float) -> bool:
-        return self.outage.during(since) or self.held.during(since)
+        disturbances = (self.outage, self.held, self.weak)
+        return any(it.during(since) for it in disturbances) or self.refused_until >= since
+
+    @property
+    def refused_until(self) -> float:
+        """Until when processes may stay away, because it had too many requests."""
+        return math.inf if self._refusals_left else self._refused_at + REFUSAL_SECONDS
+
+    def refuse(self, count: int) -> None:
+        """Answers the next requests that there are too many."""
+        self._refusals_left = count
+
+    def weaken(self) -> None:
+        self.standin.tokens = {TOKEN: CUSTOMER}
+        self.weak.begin()
+
+    def strengthen(self) -> None:
+        self.standin.tokens = {TOKEN: ADMIN}
+        self.weak.end()
 
     async def fail(self, kind: str) -> None:
         self.outage.begin()
@@ -122,9 +166,9 @@ class ModelServer:
         self._released.set()
         self.held.end()
 
-    def create(self, image_id: bytes, letter_case: int, **fields: object) -> None:
-        self.standin.add(id=format_id(image_id, letter_case), **fields)
-        self.lives[image_id] = ImageLife(letter_case, time.monotonic())
+    def create(self, image_id: bytes, letter_case: int, data: bytes, **fields: object) -> None:
+        self.standin.add(id=format_id(image_id, letter_case), data=data, **fields)
+        self.lives[image_id] = ImageLife(letter_case, time.monotonic(), data=data)
 
     def delete(self, image_id: bytes) -> None:
         self.standin.delete(format_id(image_id, self.lives[image_id].letter_case))
@@ -134,6 +178,7 @@ class ModelServer:
         life = self.lives[image_id]
         self.standin.update(format_id(image_id, life.letter_case), status=status)
         life.status = status
+        life.statuses.add(status)
 
     def has(self, image_id: bytes) -> bool:
         return image_id in self.lives and self.lives[image_id].died == math.inf

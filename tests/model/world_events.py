@@ -20,6 +20,9 @@ from resolver.sync.health import next_status, probe_health
 from tests.model.answer_checks import Question
 from tests.model.world import SHORT_PROBE_TIMEOUT, ModelServer, Registration, World
 
+TOKEN_VARIABLE = "MODEL_TOKEN"
+"""The environment variable with the token of all locations that need one."""
+
 LOCATION_NAMES = ("one", "two", "three", "four")
 IMAGE_COUNT = 40
 """About how many images there are at a time."""
@@ -93,9 +96,9 @@ class WorldEvents:
             server, image_id = found
             others = [s for s in self.world.servers if image_id not in s.lives]
             if others:
-                await self._create(
-                    self.rng.choice(others), image_id, server.lives[image_id].letter_case
-                )
+                life = server.lives[image_id]
+                data = life.data if self.rng.random() < 0.6 else b"other bytes"
+                await self._create(self.rng.choice(others), image_id, life.letter_case, data)
 
     async def move(self) -> None:
         if found := self._any_image():
@@ -138,7 +141,11 @@ class WorldEvents:
         return self.rng.choice(images) if images else None
 
     async def _create(
-        self, server: ModelServer, image_id: bytes, letter_case: int | None = None
+        self,
+        server: ModelServer,
+        image_id: bytes,
+        letter_case: int | None = None,
+        data: bytes = b"bytes",
     ) -> None:
         if letter_case is None:
             upper = letter_case_of(format_id(image_id).upper())
@@ -147,7 +154,7 @@ class WorldEvents:
             "visibility": self.rng.choice(["public", "private", "shared", "community"]),
             "hidden": not server.standin.old and self.rng.random() < 0.2,
         }
-        server.create(image_id, letter_case, **fields)
+        server.create(image_id, letter_case, data, **fields)
         self.log_step(f"{server.name}: {format_id(image_id, letter_case)[:8]} is created")
         await self._notify(server, image_id, "create")
         if self.rng.random() < 0.5:
@@ -354,6 +361,21 @@ class WorldEvents:
         for services in self.gateways:
             services.prober.timeout = SHORT_PROBE_TIMEOUT if silent else LONG_PROBE_TIMEOUT
 
+    async def refuse_requests(self) -> None:
+        """A server has a limit of requests."""
+        server, count = self.rng.choice(self.world.servers), self.rng.randint(1, 2)
+        self.log_step(f"{server.name}: its next {count} requests are too many")
+        server.refuse(count)
+
+    async def change_credential(self) -> None:
+        """The credential of a server loses its rights, or gets them back."""
+        server = self.rng.choice([s for s in self.world.servers if s.standin.tokens])
+        if server.weak.on:
+            server.strengthen()
+        elif self.rng.random() < 0.5:  # so that it has them most of the time
+            server.weaken()
+        self.log_step(f"{server.name}: its credential is {'weak' if server.weak.on else 'strong'}")
+
     async def hold_answers(self) -> None:
         server = self.rng.choice(self.world.servers)
         if not server.outage.on and not server.held.on:
@@ -408,7 +430,8 @@ class WorldEvents:
 
     async def _put(self, name: str, server: ModelServer, state: State = State.ACTIVE) -> None:
         begun = time.monotonic()
-        fields = {"url": server.standin.url, "state": str(state)}
+        auth = {"token_env": TOKEN_VARIABLE} if server.standin.tokens else None
+        fields = {"url": server.standin.url, "state": str(state), "auth": auth}
         self.world.being_registered.add(name)
         try:
             location, _ = await self.any_gateway.registry.put(name, fields)
