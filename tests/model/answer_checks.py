@@ -61,7 +61,7 @@ class ReceivedAnswer:
     """Location to the image's URI there."""
     missing: list[str]
     facts: dict[str, dict[str, Any]]
-    """Location to what else is said of the owner: the image's status, and a digest of its bytes."""
+    """Location to the row of its owner, with the status and a digest of the bytes."""
     conflict: bool
 
     def __str__(self) -> str:
