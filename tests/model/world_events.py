@@ -20,7 +20,7 @@ from resolver.sync.health import next_status, probe_health
 from tests.model.answer_checks import Question
 from tests.model.world import SHORT_PROBE_TIMEOUT, ModelServer, Registration, World
 
-TOKEN_VARIABLE = "MODEL_TOKEN"
+TOKEN_VARIABLE = "GLANCE_MODEL_TOKEN"
 """The environment variable with the token of all locations that need one."""
 
 LOCATION_NAMES = ("one", "two", "three", "four")
