@@ -15,7 +15,12 @@ from resolver.glance.rate_limits import PROBE_WAIT_SECONDS, RateLimits
 from resolver.models import Location
 
 MAX_PAGE_BYTES = 16 * 1024 * 1024
-"""One page of a listing. 1,000 rows take 0.5 to 2 MB; each property may have 64 KB."""
+"""One page of a listing. 1,000 rows take 0.5 to 2 MB."""
+
+MIN_PAGE_BYTES = 1024 * 1024
+MAX_ROW_BYTES = 64 * 1024
+"""How much a page of few rows may have: each property of an image may have 64 KB, but hardly any
+row has 2."""
 
 REFUSAL_STATUSES = (400, 401, 403)
 """What Glance answers where it is the client's request that it does not accept."""
@@ -45,8 +50,10 @@ class CallerListings:
         params: Sequence[tuple[str, str]],
         token: str,
         seconds: float,
+        rows: int = 1,
     ) -> bytes:
         """The body of a location's answer 200 to the holder of ``token``; empty: to a stranger.
+        ``rows``: how many are asked for, which bounds its size.
 
         Raises:
             LocationUnavailable: it gave none within ``seconds``. Where the location refused the
@@ -60,9 +67,10 @@ class CallerListings:
             self._rate_limits,
             max_wait=min(PROBE_WAIT_SECONDS, seconds),
         )
+        max_bytes = min(MAX_PAGE_BYTES, MIN_PAGE_BYTES + rows * MAX_ROW_BYTES)
         try:
             async with asyncio.timeout(seconds):
-                reply = await server.request(path, params, token=token, max_bytes=MAX_PAGE_BYTES)
+                reply = await server.request(path, params, token=token, max_bytes=max_bytes)
         except TimeoutError as error:
             raise LocationUnavailable("it did not answer in time", code="timeout") from error
         except LocationUnavailable as error:

@@ -78,9 +78,9 @@ class Caller:
         """Names of the locations whose images are not in the answer."""
         return sorted({*self._unasked, *self._failures})
 
-    async def fetch(self, view: LocationView, params: Params) -> bytes:
+    async def fetch(self, view: LocationView, params: Params, limit: int) -> bytes:
         """See `resolver.listing.location_stream.Fetch`."""
-        return await self._read(view, LISTING_PATH, params)
+        return await self._read(view, LISTING_PATH, (*params, ("limit", str(limit))), limit)
 
     async def read_rows(
         self, wanted: Sequence[tuple[LocationStream, int]]
@@ -141,11 +141,10 @@ class Caller:
             params: Params = (
                 *self._query.without("id"),
                 ("id", f"in:{','.join(batch)}"),
-                ("limit", str(len(batch))),
             )
             marker: Params = ()
             while True:
-                body = await self.fetch(stream.view, (*params, *marker))
+                body = await self.fetch(stream.view, (*params, *marker), len(batch))
                 page = parse_page(body, self._query.order)
                 rows += page.rows
                 if not (page.rows and page.has_next) or len(page.rows) >= len(batch):
@@ -155,18 +154,18 @@ class Caller:
 
     async def _show(self, stream: LocationStream, text: str) -> list[Row]:
         try:
-            body = await self._read(stream.view, f"{LISTING_PATH}/{quote(text, safe='')}", ())
+            body = await self._read(stream.view, f"{LISTING_PATH}/{quote(text, safe='')}", (), 1)
         except LocationUnavailable as error:
             if error.extra.get("status") == 404:
                 return []
             raise
         return [parse_record(body, self._query.order)]
 
-    async def _read(self, view: LocationView, path: str, params: Params) -> bytes:
+    async def _read(self, view: LocationView, path: str, params: Params, rows: int) -> bytes:
         seconds = self._deadline - time.monotonic()
         if seconds <= 0:
             raise LocationUnavailable("there was no time left to ask it", code="timeout")
-        return await self._listings.read(view.location, path, params, self._token, seconds)
+        return await self._listings.read(view.location, path, params, self._token, seconds, rows)
 
 
 async def _attempt(stream: LocationStream, work: Awaitable[Sequence[T]]) -> Sequence[T]:

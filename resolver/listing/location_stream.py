@@ -16,8 +16,9 @@ from resolver.listing.sort_order import TIME_KEYS, Position
 from resolver.registry import LocationView
 from resolver.resolution.ranking import rendezvous_score
 
-Fetch = Callable[[LocationView, Params], Awaitable[bytes]]
-"""Reads ``/v2/images`` of a location with these parameters, on behalf of the client.
+Fetch = Callable[[LocationView, Params, int], Awaitable[bytes]]
+"""Reads ``/v2/images`` of a location with these parameters, on behalf of the client. The number is
+the ``limit`` that is added to them.
 
 Raises LocationUnavailable."""
 
@@ -109,14 +110,14 @@ class LocationStream:
 
     async def _read_page(self, size: int) -> RowPage:
         try:
-            body = await self._fetch(self.view, self._params(size))
+            body = await self._fetch(self.view, self._params(), size)
         except LocationUnavailable as error:
             may_be_gone = self._marker_is_inherited and self._position is not None
             if not may_be_gone or error.extra.get("status") not in REFUSAL_STATUSES:
                 raise
             # Glance refuses a marker whose image is gone.
             self._marker, self._skipping, self._marker_is_inherited = None, True, False
-            body = await self._fetch(self.view, self._params(size))
+            body = await self._fetch(self.view, self._params(), size)
         self._marker_is_inherited = False
         page = parse_page(body, self._query.order)
         self._check_order(page.rows)
@@ -126,8 +127,8 @@ class LocationStream:
             self._first, self._marker = page.rows[0].id, page.rows[-1].id
         return page
 
-    def _params(self, size: int) -> Params:
-        params = (*self._query.location_params, ("limit", str(size)))
+    def _params(self) -> Params:
+        params = self._query.location_params
         if self._marker is not None:
             return (*params, ("marker", self._marker))
         if self._skipping and (bound := self._time_filter()):

@@ -54,6 +54,8 @@ class Marker(NamedTuple):
     """Of the last row that was shown."""
     places: Mapping[int, Place]
     """By location number."""
+    ignores_case: bool = False
+    """Whether names have been compared without regard to letter case so far."""
 
 
 def is_marker(text: str) -> bool:
@@ -66,7 +68,7 @@ def encode(order: SortOrder, marker: Marker) -> str:
         [number, place.group, place.after or int(place.is_ended) + 2 * place.is_left_out]
         for number, place in marker.places.items()
     ]
-    document = [order.text, marker.position.values, places]
+    document = [order.text, marker.position.values, places, int(marker.ignores_case)]
     packed = zlib.compress(json.dumps(document, separators=(",", ":")).encode(), 9)
     return PREFIX + base64.urlsafe_b64encode(packed).decode().rstrip("=")
 
@@ -78,7 +80,7 @@ def decode(order: SortOrder, text: str) -> Marker:
         InvalidRequest: it is not one of ours, or of a listing in another order.
     """
     try:
-        sorted_by, values, places = _document(text)
+        sorted_by, values, places, ignores_case = _document(text)
         if sorted_by != order.text:
             raise InvalidRequest(
                 "the marker is of a listing in another order: keep the sort parameters, or begin "
@@ -86,7 +88,7 @@ def decode(order: SortOrder, text: str) -> Marker:
             )
         named = dict(zip(order.names, values, strict=True))
         position = order.position(checked_values(order.names, named))
-        return Marker(position, dict(_place(place) for place in places))
+        return Marker(position, dict(_place(place) for place in places), ignores_case == 1)
     except (ValueError, TypeError, zlib.error, RecursionError) as error:
         raise InvalidRequest(
             "marker is neither an image id nor that of a `next` link of this gateway"

@@ -5,13 +5,15 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Awaitable, Callable, Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 from resolver.listing.location_stream import LocationStream
 from resolver.listing.owners import DrawnRow, ImageOwners
 from resolver.listing.query import MAX_LIMIT
 from resolver.listing.rows import Row
-from resolver.listing.sort_order import Position
+from resolver.listing.sort_order import Position, SortOrder
+from resolver.listing.start import Start
 
 WHOLE_PAGE = 100
 """Pages up to this size are asked for in full from each location, so that one request to each is
@@ -37,9 +39,17 @@ class Merge:
     """The rows of several locations in one order, drawn for one page."""
 
     def __init__(
-        self, streams: Sequence[LocationStream], owners: ImageOwners, read: ReadRows
+        self,
+        start: Start,
+        order: SortOrder,
+        owners: ImageOwners,
+        read: ReadRows,
     ) -> None:
-        self._streams = streams
+        self._order = order
+        self.ignores_case = start.ignores_case
+        """Whether some location's rows show that its database compares names without regard to
+        letter case. They can be merged in order only if all are compared so."""
+        self._streams = start.streams
         self._owners = owners
         self._read = read
         self._sizes: dict[int, int] = {}
@@ -68,6 +78,13 @@ class Merge:
             return
         for (stream, size), rows in zip(dry, await self._read(dry), strict=True):
             self._owners.note(stream, rows)
+            self.ignores_case = self.ignores_case or (
+                "name" in self._order.names
+                and any(
+                    self._order.ignores_case(before.position, row.position)
+                    for before, row in pairwise(rows)
+                )
+            )
             self._sizes[stream.number] = min(2 * size, MAX_LIMIT)
 
     async def _draw(self, count: int) -> list[DrawnRow]:
@@ -81,7 +98,7 @@ class Merge:
             self.last = row.position
             drawn.append(DrawnRow(stream, row))
             if stream.rows:
-                heapq.heappush(heap, (stream.rows[0].position.key, index))
+                heapq.heappush(heap, (self._key(stream.rows[0]), index))
             elif stream.is_dry and len(drawn) < count:
                 heap = await self._heads()
         return drawn
@@ -90,9 +107,14 @@ class Merge:
         """A heap of the next row of each location that has one."""
         await self._fill()
         heads = [
-            (stream.rows[0].position.key, index)
+            (self._key(stream.rows[0]), index)
             for index, stream in enumerate(self._streams)
             if stream.rows
         ]
         heapq.heapify(heads)
         return heads
+
+    def _key(self, row: Row) -> tuple[Any, ...]:
+        if self.ignores_case:
+            return self._order.position(row.position.values, ignore_case=True).key
+        return row.position.key

@@ -114,16 +114,35 @@ class SortOrder:
         """Names the order: orders with the same text are the same."""
         return ",".join(f"{'-' if key.descends else ''}{key.name}" for key in self.keys)
 
-    def position(self, values: tuple[Value, ...]) -> Position:
+    def position(self, values: tuple[Value, ...], *, ignore_case: bool = False) -> Position:
         """The place of a row with these values of the sort keys.
 
         Rows without a value come first where the key ascends, as in SQLite and MySQL.
+        ``ignore_case``: names are compared as MySQL does by default.
         """
+        shown = values
+        if ignore_case:
+            values = tuple(v.casefold() if isinstance(v, str) else v for v in values)
         key = [
             _Descending((value is not None, value)) if descends else (value is not None, value)
             for value, (_, descends) in zip(values, self.keys, strict=True)
         ]
-        return Position(tuple(key), values)
+        return Position(tuple(key), shown)
+
+    def ignores_case(self, before: Position, after: Position) -> bool:
+        """Whether the database that gives these rows one after the other must compare names
+        without regard to letter case."""
+        for key, value, next_value in zip(self.keys, before.values, after.values, strict=True):
+            if value != next_value:
+                if key.name != "name" or value is None or next_value is None:
+                    return False
+                first, second = str(value), str(next_value)
+                if key.descends:
+                    first, second = second, first
+                return first > second and first.casefold() <= second.casefold()
+            if key.name in TIME_KEYS:
+                return False
+        return False
 
     def is_violated(self, before: Position, after: Position) -> bool:
         """Whether no database that sorts in this order gives these rows one after the other."""

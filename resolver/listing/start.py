@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from resolver.errors import InvalidImageId, InvalidRequest, LocationUnavailable
 from resolver.listing.caller import Caller
@@ -13,6 +14,16 @@ from resolver.listing.sort_order import Position
 from resolver.models import parse_stored_id
 from resolver.registry import LocationView
 
+
+class Start(NamedTuple):
+    """Where a page of the merged listing begins."""
+
+    streams: Sequence[LocationStream]
+    """Best first."""
+    ignores_case: bool = False
+    """Whether names are compared without regard to letter case."""
+
+
 LEFT_OUT = "it was left out of an earlier page: begin without a marker"
 
 
@@ -21,7 +32,7 @@ async def open_streams(
     groups: Mapping[int, int],
     query: ListingQuery,
     caller: Caller,
-) -> list[LocationStream]:
+) -> Start:
     """The streams of these locations, which begin where the page does.
 
     ``groups``: the rank of each location, by number.
@@ -39,7 +50,7 @@ async def open_streams(
 
     first = {view.location.number: Place(groups[view.location.number]) for view in views}
     if query.marker is None:
-        return [stream(view, first[view.location.number], None) for view in views]
+        return Start([stream(view, first[view.location.number], None) for view in views])
     if is_marker(query.marker):
         marker = decode(query.order, query.marker)
         last_group = max([place.group for place in marker.places.values()], default=0) + 1
@@ -48,12 +59,13 @@ async def open_streams(
             for number, place in first.items()
         }
         streams = [stream(v, places[v.location.number], marker.position) for v in views]
-        return sorted(streams, key=lambda opened: (opened.group, opened.view.name))
+        streams.sort(key=lambda opened: (opened.group, opened.view.name))
+        return Start(streams, marker.ignores_case)
     if len(views) == 1:
         only = first[views[0].location.number]
-        return [stream(views[0], only._replace(after=query.marker), None)]
+        return Start([stream(views[0], only._replace(after=query.marker), None)])
     streams = [stream(view, first[view.location.number], None) for view in views]
-    return await _after_image(streams, query, caller)
+    return Start(await _after_image(streams, query, caller))
 
 
 async def _after_image(

@@ -12,8 +12,9 @@ import pytest
 from resolver.standin import StandIn
 from resolver.standin.call import Caller
 from tests.gateway.conftest import Gateway
+from tests.support.alikes import lists_by
 from tests.support.clouds import Cloud
-from tests.support.faults import body
+from tests.support.faults import Fault, body
 from tests.support.listings import all_rows, pages, sort_value
 
 KEYS = ("name", "status", "container_format", "disk_format", "size", "id", "created_at")
@@ -234,3 +235,27 @@ async def test_locations_may_come_and_go_between_pages(gateway: Gateway, cloud: 
     left = [i for name in ("one", "three", "four") for i in cloud.servers[name].ids() if i > last]
     assert [row["id"] for row in rest] == sorted(left)
     assert len(servers["two"]) == 10
+
+
+async def test_names_are_merged_as_databases_sort_them(gateway: Gateway, cloud: Cloud) -> None:
+    """MySQL compares letters without regard to case, the stand-ins as SQLite and PostgreSQL do."""
+    names = {"one": ["apple", "Banana", "cherry"], "two": ["Avocado", "blueberry", "Zebra"]}
+    for name, some in names.items():
+        server = await cloud.add(name)
+        for text in some:
+            server.add(name=text)
+    everything = [text for some in names.values() for text in some]
+
+    async def listed(direction: str) -> list[str]:
+        rows = await all_rows(gateway.get, f"/v2/images?limit=4&sort=name:{direction}")
+        return [row["name"] for row in rows]
+
+    assert await listed("asc") == sorted(everything)
+    for direction, reverse in (("asc", False), ("desc", True)):
+        for name in names:
+            cloud.set_fault(name, sorts_without_case(reverse=reverse))
+        assert await listed(direction) == sorted(everything, key=str.casefold, reverse=reverse)
+
+
+def sorts_without_case(*, reverse: bool) -> Fault:
+    return lists_by(lambda row: row["name"].casefold(), 1000, reverse=reverse)

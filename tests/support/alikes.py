@@ -81,7 +81,7 @@ def refuses(*names: str, status: int = 400) -> Fault:
     return fault
 
 
-def lists_by(key: Callable[[dict[str, Any]], Any], page: int) -> Fault:
+def lists_by(key: Callable[[dict[str, Any]], Any], page: int, *, reverse: bool = False) -> Fault:
     """The listing is in this order, whatever order is asked for. Markers work."""
 
     async def fault(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -94,7 +94,7 @@ def lists_by(key: Callable[[dict[str, Any]], Any], page: int) -> Fault:
         response = await handler(whole)
         assert isinstance(response, web.Response)
         assert isinstance(response.body, bytes)
-        rows = sorted(json.loads(response.body)["images"], key=key)
+        rows = sorted(json.loads(response.body)["images"], key=key, reverse=reverse)
         ids = [row["id"] for row in rows]
         first = ids.index(request.query["marker"]) + 1 if "marker" in request.query else 0
         size = min(page, int(request.query.get("limit", "25")))
