@@ -28,19 +28,25 @@ out = Console() if Console().is_terminal else Console(width=110)
 
 
 def parse_arguments(
-    text: str | None, *numbers: tuple[str, int, str], parts: Sequence[str] = ()
+    text: str | None,
+    *numbers: tuple[str, int, str],
+    texts: Sequence[tuple[str, str]] = (),
+    parts: Sequence[str] = (),
 ) -> argparse.Namespace:
     """The command line: ``--small``, options that take a number, and the parts to run.
 
     Args:
         text: the module's docstring, whose first line is the description.
         numbers: name, default and help of each option.
+        texts: name and help of each option that takes a text; empty if it is not given.
         parts: names of the parts; all run if none is given.
     """
     parser = argparse.ArgumentParser(description=(text or "").partition("\n")[0])
     parser.add_argument("--small", action="store_true", help="a fast run with little data")
     for name, default, description in numbers:
         parser.add_argument(name, type=int, default=default, help=description)
+    for name, description in texts:
+        parser.add_argument(name, default="", help=description)
     if parts:
         parser.add_argument("parts", nargs="*", help=f"{', '.join(parts)}; all if none is given")
     options = parser.parse_args()

@@ -145,3 +145,16 @@ class NoiseGuard:
         ended = resource.getrusage(resource.RUSAGE_CHILDREN)
         ours = own_cpu_seconds() + ended.ru_utime + ended.ru_stime
         return busy - ours - sum(map(cpu_seconds, descendants()))
+
+
+def memory_kib(field: str) -> int:
+    """This process's memory: ``VmRSS`` for now, ``VmHWM`` for its peak."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(f"{field}:"):
+            return int(line.split()[1])
+    raise ValueError(field)
+
+
+def reset_peak_memory() -> None:
+    """Makes ``VmHWM`` the peak from now on."""
+    Path("/proc/self/clear_refs").write_text("5")

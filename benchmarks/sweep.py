@@ -2,7 +2,8 @@
 
 ``python -m benchmarks.sweep`` sweeps a million images of a stand-in Glance server ten times and
 reads them five times, which takes four minutes; ``--small`` takes 50,000 images. The stand-in,
-Redis and each reading or sweep are separate processes.
+Redis and each reading or sweep are separate processes. ``--locations 2,20,200,1000`` spreads the
+images over so many locations instead (`benchmarks.sweep_locations`).
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
+from benchmarks import sweep_locations
 from benchmarks.common import (
     Measurements,
     make_table,
@@ -27,9 +28,11 @@ from benchmarks.common import (
 )
 from benchmarks.machine import (
     describe_machine,
+    memory_kib,
     on_core,
     own_cpu_seconds,
     pin_to_core,
+    reset_peak_memory,
     stop_process,
 )
 from benchmarks.redis_server import RedisServer
@@ -53,19 +56,6 @@ SHRINK_GUARD = 0.2
 SERVER_CORE, CLIENT_CORE = 0, 1
 
 
-def memory_kib(field: str) -> int:
-    """This process's memory: ``VmRSS`` for now, ``VmHWM`` for its peak."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(f"{field}:"):
-            return int(line.split()[1])
-    raise ValueError(field)
-
-
-def reset_peak() -> None:
-    """Makes ``VmHWM`` the peak from now on."""
-    Path("/proc/self/clear_refs").write_text("5")
-
-
 async def serve_stand_in(count: int) -> None:
     """The stand-in's process: prints its URL and serves until it is ended."""
     server = StandIn()
@@ -82,7 +72,7 @@ async def run_task(task: str, glance_url: str, redis_url: str) -> None:
         lease = index.lease("sweep:1", seconds=LEASE_SECONDS)
         await lease.acquire()
         versions = await server.versions()
-        reset_peak()
+        reset_peak_memory()
         memory_before, cpu_before = memory_kib("VmRSS"), own_cpu_seconds()
         started = time.perf_counter()
         images, claimed = 0, 0
@@ -208,9 +198,17 @@ def main() -> None:
         pin_to_core(CLIENT_CORE)
         asyncio.run(run_task(*sys.argv[1:]))
         return
-    options = parse_arguments(__doc__, ("--images", 0, "images"), ("--rounds", 0, "repeats"))
+    options = parse_arguments(
+        __doc__,
+        ("--images", 0, "images"),
+        ("--rounds", 0, "repeats"),
+        texts=[("--locations", "numbers of locations, with commas between them")],
+    )
     out.print(f"benchmarks.sweep: {describe_machine()}")
     count = options.images or (50_000 if options.small else 1_000_000)
+    if options.locations:
+        sweep_locations.compare(count, [int(part) for part in options.locations.split(",")])
+        return
     compare(count, options.rounds or (3 if options.small else 5))
 
 

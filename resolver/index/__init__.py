@@ -6,7 +6,8 @@
 from resolver.index.audit import AUDIT_MAX_ENTRIES, Audit, AuditEntry
 from resolver.index.cache import ClaimCache
 from resolver.index.census import Census
-from resolver.index.claims import Claims, LayoutView, Lookup, StoredClaim
+from resolver.index.claim_counts import MAX_COUNT_AGE_SECONDS, LocationSpans
+from resolver.index.claims import Claims, Lookup, StoredClaim
 from resolver.index.codec import UNREADABLE, lookup_owners, summarize
 from resolver.index.count import Count
 from resolver.index.facade import Index, open_index
@@ -23,6 +24,7 @@ from resolver.index.sweep_records import SweepFindings, SweepRequest
 
 __all__ = [
     "AUDIT_MAX_ENTRIES",
+    "MAX_COUNT_AGE_SECONDS",
     "MIN_GUARDED_LOSS",
     "REACHABLE",
     "UNREADABLE",
@@ -36,8 +38,8 @@ __all__ = [
     "Finding",
     "ImageRows",
     "Index",
-    "LayoutView",
     "Lease",
+    "LocationSpans",
     "Lookup",
     "LostLease",
     "Membership",

@@ -3,8 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -19,6 +28,7 @@ from resolver.index.codec import (
     decode_owners,
     encode_mark,
     lookup_owners,
+    sole_value,
     stored_content,
     summarize,
 )
@@ -37,12 +47,18 @@ PURGE = load("purge_bucket", "owners")
 SCRIPT_IDS = 256
 """Ids in one script call: each then takes less than a millisecond of Redis's only thread."""
 
+FEW_IDS = 4
+"""Up to so many images of a bucket are claimed with a command each, if they have no owner."""
+
 BATCH_CALLS = 256
 """Script calls or bucket reads in one pipeline: bounds the memory on both sides."""
 
 BATCH_IDS = 1000
 """Ids in one pipeline of scripts. Redis runs a pipeline that has arrived whole without a pause, so
 a lookup may have to wait for this many: some 2 ms."""
+
+BATCH_READS = 1000
+"""Images looked up in one pipeline."""
 
 PURGE_BUCKETS = 16
 """Buckets purged in one pipeline, for the same reason."""
@@ -99,25 +115,6 @@ class Lookup(NamedTuple):
     owners: list[tuple[Owner, ...]]
 
 
-class LayoutView:
-    """The buckets as they were when this view was made, also while the index is rebuilt.
-
-    Buckets follow each other in UUID order, so a listing in that order fills bucket after bucket.
-    """
-
-    def __init__(self, claims: Claims, buckets: Buckets) -> None:
-        self._claims = claims
-        self._buckets = buckets
-        self.count = buckets.count
-        """Buckets, empty ones included."""
-        self.bucket = buckets.number
-        """The bucket of an image id, from 0."""
-
-    def of_location(self, number: int, first: int = 0, last: int | None = None) -> ClaimsByBucket:
-        """A location's claims in the buckets from ``first`` to ``last``, both included."""
-        return self._claims.of_location(number, first, last, buckets=self._buckets)
-
-
 class Claims:
     """The claims of one index."""
 
@@ -135,10 +132,6 @@ class Claims:
     def buckets(self) -> Buckets:
         """The buckets to read."""
         return self.layout.current
-
-    def layout_view(self) -> LayoutView:
-        """The buckets of now, for a walk along a listing."""
-        return LayoutView(self, self.buckets)
 
     def _invalidated(self, keys: Sequence[bytes] | None) -> None:
         if keys is None or self._meta in keys:
@@ -243,7 +236,7 @@ class Claims:
         letter_cases = ids if isinstance(ids, Mapping) else dict.fromkeys(ids, 0)
         known = facts or {}
 
-        def calls(buckets: Buckets) -> Iterator[ScriptCall]:
+        async def write(buckets: Buckets) -> int:
             entries: dict[int, list[bytes]] = {}
             shift, cut = buckets.shift, buckets.cut  # inlined: `Buckets.number` and `field`
             for image_id, letter_case in letter_cases.items():
@@ -256,9 +249,11 @@ class Claims:
                     entries[bucket] += (image_id[cut:], mark)
                 else:
                     entries[bucket] = [image_id[cut:], mark]
-            return self._script_calls(CLAIM, buckets, number, entries, 2, exactly=exactly)
+            added = 0 if exactly else await self._add_unowned(buckets, number, entries)
+            calls = self._script_calls(CLAIM, buckets, number, entries, 2, exactly=exactly)
+            return added + await self._run(calls)
 
-        claimed = await self._write(calls, exactly=exactly) if letter_cases else Count(0)
+        claimed = await self._write(write, exactly=exactly) if letter_cases else Count(0)
         self.cache.drop_absent(letter_cases)  # no need to wait until Redis reports our own change
         return claimed
 
@@ -271,13 +266,14 @@ class Claims:
         """
         image_ids = list(ids)
 
-        def calls(buckets: Buckets) -> Iterator[ScriptCall]:
+        async def write(buckets: Buckets) -> int:
             fields: dict[int, list[bytes]] = {}
             for image_id in image_ids:
                 fields.setdefault(buckets.number(image_id), []).append(buckets.field(image_id))
-            return self._script_calls(RELEASE, buckets, number, fields, 1, exactly=exactly)
+            calls = self._script_calls(RELEASE, buckets, number, fields, 1, exactly=exactly)
+            return await self._run(calls)
 
-        released = await self._write(calls, exactly=exactly) if image_ids else Count(0)
+        released = await self._write(write, exactly=exactly) if image_ids else Count(0)
         for image_id in image_ids:  # no need to wait until Redis reports our own change
             self.cache.drop(self.buckets.cache_bucket(image_id))
         return released
@@ -300,6 +296,34 @@ class Claims:
                 await asyncio.sleep(pace * (time.monotonic() - begun))
         return purged
 
+    async def _add_unowned(
+        self, buckets: Buckets, number: int, entries: dict[int, list[bytes]]
+    ) -> int:
+        """Claims images that have no owner yet, in buckets of which there are few, and removes
+        these from ``entries``. Returns how many. A command for each image costs a third of what a
+        script for one or two does."""
+        few = [bucket for bucket, images in entries.items() if len(images) <= 2 * FEW_IDS]
+        placed = [(bucket, at) for bucket in few for at in range(0, len(entries[bucket]), 2)]
+        left: dict[int, list[bytes]] = {}
+        for start in range(0, len(placed), BATCH_IDS):
+            batch = placed[start : start + BATCH_IDS]
+            replies = await self._client.pipeline(
+                (
+                    "HSETNX",
+                    buckets.key(bucket),
+                    entries[bucket][at],
+                    sole_value(number, entries[bucket][at + 1]),
+                )
+                for bucket, at in batch
+            )
+            for (bucket, at), is_added in zip(batch, replies, strict=True):
+                if not is_added:
+                    left.setdefault(bucket, []).extend(entries[bucket][at : at + 2])
+        for bucket in few:
+            del entries[bucket]
+        entries.update(left)
+        return len(placed) - sum(map(len, left.values())) // 2
+
     def _script_calls(
         self,
         script: Script,
@@ -318,11 +342,9 @@ class Claims:
                 keys = [key, self._keys.claim_result(key, operation_id())] if exactly else [key]
                 yield script, keys, [number, *images[i : i + width * SCRIPT_IDS]]
 
-    async def _write(
-        self, calls: Callable[[Buckets], Iterable[ScriptCall]], *, exactly: bool
-    ) -> Count:
-        """Runs the scripts that ``calls`` makes for all buckets to write. Returns the sum of the
-        results of the first. ``exactly``: the scripts keep their results.
+    async def _write(self, write: Callable[[Buckets], Awaitable[int]], *, exactly: bool) -> Count:
+        """Has ``write`` write to all buckets to write, each time returning how many claims changed.
+        Returns that of the first. ``exactly``: the number is right also where replies are lost.
 
         The layout is read again after the writes. If a rebuild began meanwhile, it may have copied
         a bucket before our write, so the writes are made in its buckets too.
@@ -339,7 +361,7 @@ class Claims:
             for buckets in self.layout.to_write():
                 if buckets.bits not in written:
                     resends = self._client.resends
-                    changes = await self._run(calls(buckets))
+                    changes = await write(buckets)
                     if result is None:
                         is_exact = exactly or resends == self._client.resends
                         result = Count(changes, is_exact=is_exact)
@@ -364,57 +386,94 @@ class Claims:
         return result
 
     async def read(
-        self, first: int = 0, last: int | None = None, *, buckets: Buckets | None = None
+        self, numbers: Iterable[int] | None = None, *, buckets: Buckets | None = None
     ) -> AsyncIterator[tuple[int, dict[bytes, bytes]]]:
-        """(bucket, {field: owners' bytes}) of the non-empty buckets from ``first`` to ``last``.
+        """(bucket, {field: owners' bytes}) of the buckets with these numbers that are not empty, in
+        their order; by default of all.
 
         Raises:
             IndexUnavailable: Redis does not answer.
         """
+        async for bucket, reply in self._read("HGETALL", numbers, buckets):
+            yield bucket, pairs(reply)
+
+    async def read_values(self, buckets: Buckets) -> AsyncIterator[tuple[int, list[bytes]]]:
+        """(bucket, owners' bytes of each image) of the buckets that are not empty.
+
+        Raises:
+            IndexUnavailable: Redis does not answer.
+        """
+        async for bucket, reply in self._read("HVALS", None, buckets):
+            yield bucket, reply
+
+    async def _read(
+        self, command: str, numbers: Iterable[int] | None, buckets: Buckets | None
+    ) -> AsyncIterator[tuple[int, Any]]:
         buckets = buckets or self.buckets
-        for batch in buckets.spans(BATCH_CALLS, first, None if last is None else last + 1):
+        remaining = iter(range(buckets.count) if numbers is None else numbers)
+        while batch := list(itertools.islice(remaining, BATCH_CALLS)):
             replies = await self._client.pipeline(
-                ("HGETALL", buckets.key(bucket)) for bucket in batch
+                (command, buckets.key(bucket)) for bucket in batch
             )
             for bucket, reply in zip(batch, replies, strict=True):
                 if reply:
-                    yield bucket, pairs(reply)
+                    yield bucket, reply
 
     async def of_location(
-        self,
-        number: int,
-        first: int = 0,
-        last: int | None = None,
-        *,
-        buckets: Buckets | None = None,
+        self, number: int, numbers: Iterable[int] | None = None, *, buckets: Buckets | None = None
     ) -> ClaimsByBucket:
-        """One location's claims in the buckets from ``first`` to ``last``, both included.
+        """One location's claims in the buckets with these numbers; by default in all.
 
         Raises:
             IndexUnavailable: Redis does not answer, or a bucket has other contents than claims.
         """
         buckets = buckets or self.buckets
-        async for bucket, fields in self.read(first, last, buckets=buckets):
+        async for bucket, fields in self.read(numbers, buckets=buckets):
             if claims := _claims_of(number, buckets, bucket, fields):
                 yield bucket, claims
+
+    async def stored(
+        self, number: int, ids: Sequence[bytes], *, buckets: Buckets | None = None
+    ) -> dict[bytes, StoredClaim]:
+        """Those of these images that a location claims.
+
+        Raises:
+            IndexUnavailable: Redis does not answer.
+        """
+        buckets = buckets or self.buckets
+        found: dict[bytes, StoredClaim] = {}
+        for start in range(0, len(ids), BATCH_READS):
+            batch = ids[start : start + BATCH_READS]
+            values = await self._client.pipeline(self._hget_commands(buckets, batch))
+            for image_id, value in zip(batch, values, strict=True):
+                if value and (claim := _claim_of(number, value)):
+                    found[image_id] = claim
+        return found
 
 
 def _claims_of(
     number: int, buckets: Buckets, bucket: int, fields: Mapping[bytes, bytes]
 ) -> dict[bytes, StoredClaim]:
-    """A location's claims in one bucket, by image id. A value that cannot be read has none."""
+    """A location's claims in one bucket, by image id."""
     join = buckets.join
-    found: dict[bytes, StoredClaim] = {}
-    for field, value in fields.items():
-        try:
-            owners = decode_owners(value)
-        except ValueError:
-            continue
-        for owner in owners:
-            if owner.number == number:
-                others = tuple(other for other in owners if other.number != number)
-                found[join(bucket, field)] = _stored_claim(owner, others)
-    return found
+    return {
+        join(bucket, field): claim
+        for field, value in fields.items()
+        if (claim := _claim_of(number, value))
+    }
+
+
+def _claim_of(number: int, value: bytes) -> StoredClaim | None:
+    """A location's claim in the value of a field. A value that cannot be read has none."""
+    try:
+        owners = decode_owners(value)
+    except ValueError:
+        return None
+    for owner in owners:
+        if owner.number == number:
+            others = tuple(other for other in owners if other.number != number)
+            return _stored_claim(owner, others)
+    return None
 
 
 @lru_cache(maxsize=1024)

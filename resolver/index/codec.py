@@ -114,6 +114,15 @@ def encode_mark(facts: ImageFacts) -> bytes:
     return _entry(number, (bits & 0xFFFFFFFF).to_bytes(4, "big"))
 
 
+def sole_value(number: int, known: bytes) -> bytes:
+    """The value of an image with one owner, as `claim_images.lua` makes it. ``known``: four bytes
+    of letter case where there is one, and the owner's mark."""
+    size = len(known)
+    letter_case, mark = (b"", known) if size < 2 or size in (7, 8) else (known[:4], known[4:])
+    # What the bytes are is not kept where there is one owner.
+    return _entry(number, letter_case) + (ACTIVE_MARK if len(mark) == CONTENT_MARK_BYTES else mark)
+
+
 def encode_owners(owners: Iterable[Owner]) -> bytes:
     """A value with these owners. Those of which nothing is known come last."""
     runs: dict[bytes, bytes] = {}

@@ -15,6 +15,7 @@ from resolver.index.audit import Audit
 from resolver.index.bucket_layout import BucketLayout
 from resolver.index.cache import ClaimCache
 from resolver.index.census import Census, take_census
+from resolver.index.claim_counts import SharedCounts
 from resolver.index.claims import Claims
 from resolver.index.keys import Keys
 from resolver.index.leases import Lease
@@ -50,6 +51,7 @@ class Index:
         self._layout = BucketLayout(client, keys, bits, cache)
         self._cache = cache
         self.claims = Claims(client, keys, self._layout, cache)
+        self.claim_counts = SharedCounts(self.claims)
         self.records = Records(client, keys)
         self.observations = Observations(client, keys, self.claims, self.records, shrink_guard)
         self.audit = Audit(client, keys)

@@ -90,6 +90,7 @@ def trials(keys: TrialKeys, own_commands: Mapping[str, Command]) -> list[tuple[s
         ("hget", ("HGET", keys.bucket, "a")),
         ("hmget", ("HMGET", table, "a")),
         ("hgetall", ("HGETALL", table)),
+        ("hvals", ("HVALS", table)),
         ("hlen", ("HLEN", table)),
         ("hdel", ("HDEL", table, "b")),
         ("sadd", ("SADD", members, "a")),

@@ -33,9 +33,9 @@ async def walk(claims: Claims) -> AsyncIterator[ImageRows]:
         buckets = claims.buckets
         shift = POSITION_BITS - buckets.bits
         first = position >> shift
-        last = min(first + step, buckets.count) - 1
+        end = min(first + step, buckets.count)
         rows: ImageRows = []
-        async for bucket, fields in claims.read(first, last, buckets=buckets):
+        async for bucket, fields in claims.read(range(first, end), buckets=buckets):
             head = buckets.join(bucket, b"")
             rows += [(head + field, value) for field, value in sorted(fields.items())]
         await claims.layout.refresh()
@@ -45,5 +45,5 @@ async def walk(claims: Claims) -> AsyncIterator[ImageRows]:
             start = position.to_bytes(POSITION_BITS // 8, "big")
             rows = [row for row in rows if row[0] >= start]
         yield rows
-        position = (last + 1) << shift
+        position = end << shift
         step = max(1, min(4 * step, MAX_BUCKETS, step * TARGET_IMAGES // max(len(rows), 1)))

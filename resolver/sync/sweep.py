@@ -1,9 +1,10 @@
 """One sweep: compares a location's whole listing with the claims that the index has for it.
 
-The listing is in UUID order, so the index is read bucket by bucket behind it, and memory stays
-bounded. Images that are listed and not claimed are claimed at once. Claims that are not listed are
-only recorded as missing. They are released when the listing has ended without an error, the loss
-is plausible, and the server, asked again about exactly these images, still does not have them.
+The listing is in UUID order, so the index is read behind it, one span of neighbouring buckets after
+the other and only where that is needed (`resolver.index.claim_counts`), and memory stays bounded.
+Images that are listed and not claimed are claimed at once. Claims that are not listed are only
+recorded as missing. They are released when the listing has ended without an error, the loss is
+plausible, and the server, asked again about exactly these images, still does not have them.
 So a listing that fails, or leaves images out, releases nothing. Releases are confirmed and made in
 batches: an error between two batches keeps those that were made.
 
@@ -96,9 +97,12 @@ class Sweeper:
         confirm_shrink: bool = False,
         resume: Progress | None = None,
         last: Sweep | None = None,
+        counted_since: float | None = None,
     ) -> Sweep:
         """Sweeps from the start, or from the checkpoint in ``resume``. ``on_scope`` is called
-        before anything else. ``last``: the status of the last sweeps.
+        before anything else. ``last``: the status of the last sweeps. ``counted_since``
+        (`time.monotonic`): claims that were counted then or later need not be counted again; None:
+        they are.
 
         Raises:
             LocationUnavailable: the server failed, or its listing is not plausible. Claims made so
@@ -110,7 +114,7 @@ class Sweeper:
         scope = await self._scopes.check(self._server, self._versions, was_proven=was_proven)
         if on_scope is not None:
             await on_scope(scope)
-        state = await self._begin(resume)
+        state = await self._begin(resume, counted_since)
         try:
             await self._read_listing(state, report)
         except UnsortedListing:
@@ -162,27 +166,30 @@ class Sweeper:
                     code="unauthorized",
                 )
 
-    async def _begin(self, resume: Progress | None) -> SweepState:
+    async def _begin(
+        self, resume: Progress | None, counted_since: float | None = None
+    ) -> SweepState:
         """The state to start with: empty, or that of another sweep's checkpoint."""
-        layout, records = self._index.claims.layout_view(), self._index.records
+        records = self._index.records
         losses = await self._index.server_watch.losses()
+        since = time.monotonic() if counted_since is None else counted_since
+        spans = await self._index.claim_counts.spans(self._number, since)
         if (
             resume is None
             or not resume.front
             or resume.losses != losses  # what it claimed may be lost
             or abs(time.time() - resume.at) > MAX_RESUME_AGE_SECONDS
         ):
-            state = SweepState(layout, time.time(), losses=losses)
+            state = SweepState(spans, time.time(), losses=losses)
             await records.begin_progress(self._number, state.progress())
             return state
         findings = await records.sweep_findings(self._number)
-        return SweepState(
-            layout,
+        state = SweepState(
+            spans,
             resume.started,
             losses=losses,
             resume=Resume(parse_id(resume.front), resume.markers),
             claimed=Count(resume.claimed),
-            claims_before=resume.before,
             lowercase_count=resume.images - len(findings.uppercase_ids),
             uppercase_ids=findings.uppercase_ids,
             missing_ids=findings.missing_ids,
@@ -190,6 +197,8 @@ class Sweeper:
             conflicts=resume.conflicts,
             unknown_fields=resume.unknown,
         )
+        state.claims_before = resume.before
+        return state
 
     async def _read_listing(
         self, state: SweepState, report: Report, *, sort_here: bool = False
@@ -222,53 +231,40 @@ class Sweeper:
         await self._reconcile_up_to(state, page.cursor)
         if uppercase_ids:
             facts = page.facts
-            await self._claim_early(state, state.not_reconciled(uppercase_ids), facts)
             await self._record_present(state, uppercase_ids, facts)
 
     async def _reconcile_up_to(self, state: SweepState, cursor: bytes) -> None:
-        """Compares the buckets that have been listed completely with their claims: claims the
-        images that are only listed, or of which the listing shows something else, and finds those
-        that are only claimed."""
-        first, end = state.next_bucket, state.bucket_after(cursor)
+        """Compares the spans that have been listed completely with their claims: claims the images
+        that are only listed, or of which the listing shows something else, and finds those that are
+        only claimed."""
+        first, end = state.next_span, state.span_after(cursor)
         if end <= first:
             return
         listed = state.take_pending(end)
         to_claim = dict(listed)
-        async for bucket, claims in state.layout.of_location(self._number, first, end - 1):
-            state.claims_before += len(claims)
+        async for span, claims in state.spans.compare(first, end, listed):
             for image_id, claim in claims.items():
                 if (facts := listed.get(image_id)) is not None:
                     state.conflicts += claim.conflicts_with(facts.content)
                     if not claim.is_changed_by(0, facts):
                         to_claim.pop(image_id, None)
-                elif bucket != state.resumed_bucket:
+                elif span != state.resumed_span:
                     state.add_missing(image_id, claim.letter_case)
         await self._record_present(state, dict.fromkeys(to_claim, 0), to_claim)
-        state.next_bucket = end
+        state.next_span = end
 
     async def _record_present(
         self, state: SweepState, ids: dict[bytes, int], facts: Mapping[bytes, ImageFacts]
-    ) -> Count:
-        """Claims images, unless they were seen to be deleted meanwhile. Counts and returns how many
-        claims are new."""
+    ) -> None:
+        """Claims images, unless they were seen to be deleted meanwhile. Counts new claims."""
         new = await self._index.observations.record_present(
             self._number, ids, state.pending_since, facts
         )
         state.claimed = state.claimed.plus(new)
-        return new
-
-    async def _claim_early(
-        self, state: SweepState, ids: dict[bytes, int], facts: Mapping[bytes, ImageFacts]
-    ) -> None:
-        """Claims images before their bucket is reconciled. Reconciling counts them among the older
-        claims, so they are subtracted here. Where it is not known how many are new, all are: the
-        shrink guard then allows less."""
-        new = await self._record_present(state, ids, facts)
-        state.claims_before -= new if new.is_exact else len(ids)
 
     async def _store_checkpoint(self, state: SweepState, page: Page) -> None:
         # Pending images are before the cursor: a sweep that resumes there does not list them.
-        await self._claim_early(state, dict.fromkeys(state.pending, 0), state.pending)
+        await self._record_present(state, dict.fromkeys(state.pending, 0), state.pending)
         await self._index.records.set_progress(
             self._number, state.progress(page), *state.take_unsaved()
         )
@@ -283,7 +279,7 @@ class Sweeper:
         lost, claims_before = missing + released_before, state.claims_before + released_before
         lost_many = missing and lost > MIN_GUARDED_LOSS and lost > self._guard * claims_before
         # Not a single image is the same: this is another server's listing.
-        lost_all = listed_before > 1 and missing == state.claims_before > 1
+        lost_all = listed_before > 1 and missing >= state.claims_before > 1
         if lost_many or lost_all or (lost and not state.images):
             lacks = f"lacks {lost}" if state.images else "is empty"
             earlier = ""

@@ -9,7 +9,7 @@ import structlog
 
 from resolver.errors import IndexUnavailable, LocationUnavailable, ShrinkGuardTripped
 from resolver.glance import CredentialScope, GlanceServer, ScopeCache
-from resolver.index import Index, Lease, LostLease, SweepRequest
+from resolver.index import MAX_COUNT_AGE_SECONDS, Index, Lease, LostLease, SweepRequest
 from resolver.models import Progress, Sweep
 from resolver.sync.stats import Stats
 from resolver.sync.sweep import RESUMABLE_CODES, Sweeper
@@ -111,7 +111,22 @@ class SweepRun:
             confirm_shrink=bool(request and request.confirm_shrink),
             resume=resume,
             last=self._status,
+            counted_since=self._counted_since(request, resume),
         )
+
+    def _counted_since(self, request: SweepRequest | None, resume: Progress | None) -> float:
+        """Since when claims must have been counted for this sweep, on `time.monotonic`: after all
+        that the location's sweeps did, and after the operator's request. Then an image that is gone
+        is missed only if others have claimed it in the meantime."""
+        now = time.time()
+        since = max(
+            now - MAX_COUNT_AGE_SECONDS,
+            self._status.ended or 0.0,
+            self._status.failed or 0.0,
+            resume.at if resume else 0.0,
+            request.at if request else 0.0,
+        )
+        return time.monotonic() - max(0.0, now - since)
 
     async def _report(self, _: Progress) -> None:
         await self._lease.ensure_held()

@@ -10,7 +10,7 @@ from typing import Any
 from resolver.errors import InvalidImageId
 from resolver.glance import END_CURSOR, NO_ROWS, Page, Resume, SkippedRows
 from resolver.image_facts import NOTHING_KNOWN, ImageFacts
-from resolver.index import Count, LayoutView
+from resolver.index import Count, LocationSpans
 from resolver.models import Progress, format_id, parse_id
 
 NO_CLAIMS = Count(0)
@@ -29,8 +29,8 @@ class SweepState:
     on the server's database, so only their presence says something.
     """
 
-    layout: LayoutView
-    """The buckets of the index, in the order of the listing."""
+    spans: LocationSpans
+    """The location's claims, in the order of the listing."""
     started_at: float
     """In seconds since 1970."""
     losses: int = 0
@@ -39,8 +39,8 @@ class SweepState:
     """The checkpoint of another sweep that this one continues."""
     claimed: Count = NO_CLAIMS
     """Claims made."""
-    claims_before: int = 0
-    """Claims that the index had when the listing passed them."""
+    claims_before: int = field(init=False)
+    """Claims of the location before this sweep."""
     lowercase_count: int = 0
     """Images listed whose ids have no upper-case digits."""
     uppercase_ids: dict[bytes, int] = field(default_factory=dict)
@@ -48,7 +48,7 @@ class SweepState:
     missing_ids: dict[bytes, int] = field(default_factory=dict)
     """Claimed and not listed: image id to the letter case of the claim."""
     pending: dict[bytes, ImageFacts] = field(default_factory=dict)
-    """Images listed in lower case whose bucket has not been listed completely, with what the
+    """Images listed in lower case whose span has not been listed completely, with what the
     listing shows of them."""
     pending_since: float = 0.0
     """When the first of them was requested, on `time.monotonic`."""
@@ -58,10 +58,10 @@ class SweepState:
     """Images listed in lower case whose bytes another location is known to have otherwise."""
     listed_id: str = ""
     """Some id that was listed, as the server spells it."""
-    next_bucket: int = field(init=False)
-    """The first bucket that has not been reconciled."""
-    resumed_bucket: int | None = field(init=False)
-    """The bucket that the checkpoint fell into. We list only a part of it, so claims in it that we
+    next_span: int = field(init=False)
+    """The first span that has not been reconciled."""
+    resumed_span: int | None = field(init=False)
+    """The span that the checkpoint fell into. We list only a part of it, so claims in it that we
     do not see prove nothing."""
     unknown_fields: Mapping[str, Any] = field(default_factory=dict)
     """Of the checkpoint's record, to be written back with it."""
@@ -70,8 +70,9 @@ class SweepState:
     _unsaved_uppercase: dict[bytes, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.resumed_bucket = self.layout.bucket(self.resume.cursor) if self.resume else None
-        self.next_bucket = self.resumed_bucket or 0
+        self.resumed_span = self.spans.span(self.resume.cursor) if self.resume else None
+        self.next_span = self.resumed_span or 0
+        self.claims_before = self.spans.total
 
     @property
     def images(self) -> int:
@@ -96,23 +97,15 @@ class SweepState:
             self.listed_id = format_id(*next(iter(page.images.items())))
         return uppercase_ids
 
-    def bucket_after(self, cursor: bytes) -> int:
-        """The first bucket that is not listed completely at this cursor of the listing."""
-        return self.layout.count if cursor == END_CURSOR else self.layout.bucket(cursor)
+    def span_after(self, cursor: bytes) -> int:
+        """The first span that is not listed completely at this cursor of the listing."""
+        return self.spans.count if cursor == END_CURSOR else self.spans.span(cursor)
 
-    def take_pending(self, end_bucket: int) -> dict[bytes, ImageFacts]:
-        """Removes and returns the pending images in buckets before ``end_bucket``."""
-        bucket, pending = self.layout.bucket, self.pending
-        taken = [image_id for image_id in pending if bucket(image_id) < end_bucket]
+    def take_pending(self, end_span: int) -> dict[bytes, ImageFacts]:
+        """Removes and returns the pending images in spans before ``end_span``."""
+        span, pending = self.spans.span, self.pending
+        taken = [image_id for image_id in pending if span(image_id) < end_span]
         return {image_id: pending.pop(image_id) for image_id in taken}
-
-    def not_reconciled(self, ids: Mapping[bytes, int]) -> dict[bytes, int]:
-        """Those of these images whose bucket has not been reconciled yet."""
-        return {
-            image_id: letter_case
-            for image_id, letter_case in ids.items()
-            if self.layout.bucket(image_id) >= self.next_bucket
-        }
 
     def add_missing(self, image_id: bytes, letter_case: int) -> None:
         self.missing_ids[image_id] = self._unsaved_missing[image_id] = letter_case

@@ -62,6 +62,7 @@ async def use_everything(index: Index) -> None:
     ids = make_ids(40)
     await claims.claim(number, ids)
     await claims.lookup(ids)
+    await index.claim_counts.spans(number, since=0.0)
     await index.observations.record_present(number, dict.fromkeys(ids, 0), 0.0)
     await index.observations.record_absent(number, ids[:5])
     await records.begin_progress(number, Progress(started=1.0, at=1.0))

@@ -36,6 +36,7 @@ READ_COMMANDS = frozenset(
         "HGET",
         "HMGET",
         "HGETALL",
+        "HVALS",
         "HLEN",
         "SMEMBERS",
         "SCAN",

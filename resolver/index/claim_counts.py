@@ -1,0 +1,202 @@
+"""How many claims each location has in each part of the index.
+
+A sweep has to find the claims of its location that the listing lacks. To read all buckets for each
+location would cost locations x buckets. Instead one read of all buckets counts the claims of all
+locations, and every sweep that begins soon uses it:
+
+- where it counts no claim of the location, nothing can be missing, and nothing is read;
+- where the location claims as many of the listed images as were counted, nothing is missing;
+- elsewhere the buckets are read.
+
+The index goes on changing after it was counted. A claim that was made since and is not listed may
+so be found by the next sweep only. Listed images are always compared with what is stored now.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from array import array
+from collections import Counter
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from functools import lru_cache
+
+from resolver.index.buckets import Buckets
+from resolver.index.claims import Claims, StoredClaim
+from resolver.index.codec import lookup_owners, summarize
+
+MAX_COUNTS = 1 << 22
+"""Counts that are kept, of 4 bytes each. Where locations x buckets are more, a count is for
+several neighbouring buckets."""
+
+MAX_SPAN_BITS = 20
+"""There are at most so many spans, as a power of two."""
+
+MAX_COUNT_AGE_SECONDS = 300.0
+"""How old counts may be when a sweep begins that nobody has requested."""
+
+_COUNT = "I"
+_COUNT_BYTES = array(_COUNT).itemsize
+
+
+class ClaimCounts:
+    """Claims by location and *span*: a power of two of neighbouring buckets, whose images follow
+    each other in UUID order."""
+
+    def __init__(self, buckets: Buckets) -> None:
+        self.buckets = buckets
+        self.begun = time.monotonic()
+        """When counting began, on `time.monotonic`."""
+        self.shift = max(0, buckets.bits - MAX_SPAN_BITS)
+        """The span of a bucket is its number shifted right by this."""
+        self.images = self._zeros()
+        """Images in each span."""
+        self._claims: dict[int, array[int]] = {}
+
+    @property
+    def count(self) -> int:
+        """Spans, empty ones included."""
+        return self.buckets.count >> self.shift
+
+    def of(self, number: int) -> Sequence[int]:
+        """A location's claims in each span; empty if it has none."""
+        return self._claims.get(number, ())
+
+    def add(self, bucket: int, values: Iterable[bytes]) -> None:
+        """Counts the images of a bucket, given as the bytes of their owners."""
+        images = 0
+        for value, repeats in Counter(values).items():
+            images += repeats
+            for number in _numbers(value if len(value) < _SUMMARIZED else summarize(value)):
+                claims = self._claims.get(number)
+                if claims is None:
+                    claims = self._begin(number)
+                claims[bucket >> self.shift] += repeats
+        self.images[bucket >> self.shift] += images
+
+    def _begin(self, number: int) -> array[int]:
+        while self.shift < self.buckets.bits and (len(self._claims) + 2) * self.count > MAX_COUNTS:
+            self.shift += 1
+            self.images = _in_pairs(self.images)
+            self._claims = {known: _in_pairs(counts) for known, counts in self._claims.items()}
+        claims = self._claims[number] = self._zeros()
+        return claims
+
+    def _zeros(self) -> array[int]:
+        return array(_COUNT, bytes(_COUNT_BYTES * self.count))
+
+
+def _in_pairs(counts: array[int]) -> array[int]:
+    return array(_COUNT, map(int.__add__, counts[::2], counts[1::2]))
+
+
+_SUMMARIZED = 7
+"""Values from this length on may have the bits of an image's bytes, which hardly repeat."""
+
+
+@lru_cache(maxsize=4096)
+def _numbers(value: bytes) -> tuple[int, ...]:
+    return tuple(owner.number for owner in lookup_owners(value) if owner.number > 0)
+
+
+class LocationSpans:
+    """The claims of one location, for a walk along its listing. The buckets are those that the
+    counts were made of, also while the index is rebuilt."""
+
+    def __init__(self, claims: Claims, counts: ClaimCounts, number: int) -> None:
+        self._claims = claims
+        self._counts = counts
+        self._number = number
+        self._of_location = counts.of(number)
+        self.count = counts.count
+        """Spans, empty ones included."""
+        self.total = sum(self._of_location)
+        """Claims of the location when they were counted."""
+
+    def span(self, image_id: bytes) -> int:
+        """The span of an image, from 0."""
+        return self._counts.buckets.number(image_id) >> self._counts.shift
+
+    async def compare(
+        self, first: int, end: int, listed: Iterable[bytes]
+    ) -> AsyncIterator[tuple[int, dict[bytes, StoredClaim]]]:
+        """(span, {image id: claim}) of the location in the spans from ``first`` to before ``end``,
+        as far as a sweep needs them that has listed just these images there: claims of images
+        listed, where it has any in the span, and all that are not listed.
+
+        Raises:
+            IndexUnavailable: Redis does not answer, or a bucket has other contents than claims.
+        """
+        counted = self._of_location
+        if not counted:
+            return
+        listed_by_span: dict[int, list[bytes]] = {}
+        for image_id in listed:
+            listed_by_span.setdefault(self.span(image_id), []).append(image_id)
+        to_read: list[int] = []
+        to_look_up: dict[int, list[bytes]] = {}
+        for span in range(first, end):
+            if not counted[span]:
+                continue
+            ids = listed_by_span.get(span, [])
+            # A bucket is read as fast as half of its images are looked up.
+            if ids and 2 * len(ids) < self._counts.images[span]:
+                to_look_up[span] = ids
+            else:
+                to_read.append(span)
+        ids = [image_id for ids in to_look_up.values() for image_id in ids]
+        stored = await self._claims.stored(self._number, ids, buckets=self._counts.buckets)
+        for span, ids in to_look_up.items():
+            found = {image_id: stored[image_id] for image_id in ids if image_id in stored}
+            if len(found) < counted[span]:  # some are not listed
+                to_read.append(span)
+            else:
+                yield span, found
+        buckets, shift = self._counts.buckets, self._counts.shift
+        async for bucket, claims in self._claims.of_location(
+            self._number, self._buckets_of(sorted(to_read)), buckets=buckets
+        ):
+            yield bucket >> shift, claims
+
+    def _buckets_of(self, spans: Iterable[int]) -> Iterator[int]:
+        shift = self._counts.shift
+        for span in spans:
+            yield from range(span << shift, (span + 1) << shift)
+
+
+class SharedCounts:
+    """Counts that the sweeps of this process share."""
+
+    def __init__(self, claims: Claims) -> None:
+        self._claims = claims
+        self._counts: ClaimCounts | None = None
+        self._identity = ""
+        self._lock = asyncio.Lock()
+
+    async def spans(self, number: int, since: float) -> LocationSpans:
+        """The spans of a location, with counts that were begun at ``since`` (`time.monotonic`) or
+        later. Callers that wait for counts at the same time share them.
+
+        Raises:
+            IndexUnavailable: Redis does not answer.
+        """
+        async with self._lock:
+            counts = self._counts
+            if counts is None or counts.begun < since or not self._are_current(counts):
+                counts = self._counts = await self._count()
+        return LocationSpans(self._claims, counts, number)
+
+    def _are_current(self, counts: ClaimCounts) -> bool:
+        layout = self._claims.layout
+        return counts.buckets is layout.current and self._identity == layout.identity
+
+    async def _count(self) -> ClaimCounts:
+        layout = self._claims.layout
+        while True:
+            counts = ClaimCounts(layout.current)
+            self._identity = layout.identity
+            async for bucket, values in self._claims.read_values(counts.buckets):
+                counts.add(bucket, values)
+            await layout.refresh()
+            if self._are_current(counts):  # else buckets may have been dropped while we read
+                return counts
