@@ -15,6 +15,7 @@ from typing import Any
 import structlog
 
 SHARED_PROCESSORS: list[Any] = [
+    structlog.contextvars.merge_contextvars,
     structlog.stdlib.add_log_level,
     structlog.stdlib.add_logger_name,
 ]
@@ -52,6 +53,7 @@ class RequestLog:
         client: str | None,
         outcome: object = "",
         admin: str = "",
+        trace_id: str = "",
     ) -> None:
         """Writes the line now, or at the end of this turn of the event loop.
 
@@ -61,6 +63,8 @@ class RequestLog:
             more = {"outcome": outcome} if outcome else {}
             if admin:
                 more["admin"] = admin
+            if trace_id:
+                more["trace_id"] = trace_id
             self._structlog.info(
                 "request",
                 request_id=request_id,
@@ -82,6 +86,8 @@ class RequestLog:
             outcome_json = f', "outcome": {json.dumps(outcome)}'
         if admin:
             outcome_json += f', "admin": "{admin}"'
+        if trace_id:
+            outcome_json += f', "trace_id": "{trace_id}"'
         self._pending.append(
             f'{{"request_id": "{request_id}", "method": "{method}", "path": {path_json}, '
             f'"status": {status}, "ms": {ms}, "client": {client_json}{outcome_json}, '

@@ -16,7 +16,7 @@ ROOT = Path(resolver.__file__).parent
 
 LAYERS = [
     {"admin_tokens", "errors", "image_facts", "latency", "problems", "service_manager"}
-    | {"suggestions", "text_files"},
+    | {"suggestions", "text_files", "trace_context"},
     {"location_fields"},
     {"models"},
     {"setting_names"},

@@ -56,11 +56,12 @@ class AccessLog:
         client: str | None,
         outcome: object = "",
         admin: str = "",
+        trace_id: str = "",
     ) -> None:
         """Writes the line of a request that was answered within ``seconds``. ``admin``: the name of
-        its token, if it has one."""
+        its token, if it has one. ``trace_id``: of the trace that it belongs to, if to any."""
         if status < self.least_status:
             return
         path = mask_secrets(target[:MAX_PATH_CHARACTERS])
         ms = round(seconds * 1000, 3)
-        request_log().write(request_id, method, path, status, ms, client, outcome, admin)
+        request_log().write(request_id, method, path, status, ms, client, outcome, admin, trace_id)

@@ -32,6 +32,7 @@ from resolver.gateway.reply import Reply, to_response
 from resolver.gateway.request_ids import REQUEST_ID_HEADER, request_id_from
 from resolver.glance import HOP
 from resolver.latency import observe_seconds
+from resolver.trace_context import TRACEPARENT, TRACESTATE, parse_trace, within
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -72,11 +73,14 @@ async def observe(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Tracks, counts and logs a request, whatever becomes of it."""
     started = time.monotonic()
     request[REQUEST_ID] = request_id_from(request.headers.get(REQUEST_ID_HEADER))
+    headers = request.headers
+    trace = parse_trace(headers.getall(TRACEPARENT, ()), headers.getall(TRACESTATE, ()))
     app, transport = request.app, request.transport
     response: web.StreamResponse | None = None
     with app[IN_FLIGHT].track(already=bool(request.get_extra_info(TRACKED))):
         try:
-            response = await _respond(request, handler, transport)
+            with within(trace):
+                response = await _respond(request, handler, transport)
             return response
         finally:
             seconds = time.monotonic() - started
@@ -97,6 +101,7 @@ async def observe(request: web.Request, handler: Handler) -> web.StreamResponse:
                 app[LIMITS].client_address(request),
                 outcome,
                 request.get(ADMIN, ""),
+                trace.trace_id,
             )
 
 

@@ -26,6 +26,7 @@ from resolver.glance.rate_limits import NEVER_DELAYED, RateLimits
 from resolver.glance.secret_sources import SecretSources
 from resolver.location_fields import is_base_url
 from resolver.models import Api, Location, api_versions
+from resolver.trace_context import trace_headers
 
 Params = Mapping[str, str] | Sequence[tuple[str, str]]
 """A query; a sequence where a name may occur several times."""
@@ -66,6 +67,11 @@ may be a resolver."""
 log = structlog.get_logger()
 
 
+async def _add_trace(_: object, __: object, request: aiohttp.TraceRequestStartParams) -> None:
+    """Lets the location know which trace the request belongs to that asks it."""
+    request.headers.update(trace_headers())
+
+
 @asynccontextmanager
 async def connect(
     timeout: float,  # noqa: ASYNC109 - of each request, not of this call
@@ -81,6 +87,8 @@ async def connect(
     to before.
     """
     policy = HostPolicy(allowed_hosts)
+    tracing = aiohttp.TraceConfig()
+    tracing.on_request_start.append(_add_trace)
     async with aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(
             limit=0, limit_per_host=connections, resolver=HostPolicyResolver(policy, proxy_hosts)
@@ -89,6 +97,7 @@ async def connect(
         if policy.rules or require_https
         else (),  # without rules it would take time from each request
         timeout=aiohttp.ClientTimeout(total=timeout, connect=CONNECT_TIMEOUT_SECONDS),
+        trace_configs=[tracing],
         headers={"User-Agent": f"glance-resolver/{__version__}", HOP: "1"},
         cookie_jar=aiohttp.DummyCookieJar(),
     ) as session:

@@ -61,6 +61,7 @@ from resolver.resolution.answer import absent_by_probes, json_tail, json_text
 from resolver.resolution.index_reader import Claims
 from resolver.resolution.ranking import DEFAULT_PREFERENCES
 from resolver.services import Services
+from resolver.trace_context import within
 
 VERSION_PATHS = frozenset({"/", "/versions", "/v1", "/v1/", "/v2", "/v2/"})
 VERSION_ROUTE_LABELS = {"/v1": "/{api}", "/v2": "/{api}", "/v1/": "/{api}/", "/v2/": "/{api}/"}
@@ -289,7 +290,8 @@ class Front:
     ) -> Callable[[], None]:
         async def run() -> None:
             try:
-                reply = await make_reply()
+                with within(request.trace):
+                    reply = await make_reply()
             except ResolverError as error:
                 reply = error_reply(error, request.fields.get("user-agent"))
             except Exception:
@@ -374,6 +376,7 @@ class Front:
                 seconds,
                 client,
                 outcome,
+                trace_id=request.trace.trace_id,
             )
 
 

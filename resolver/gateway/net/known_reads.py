@@ -21,10 +21,14 @@ from resolver.gateway.request_ids import REQUEST_ID_HEADER, new_request_id, requ
 from resolver.glance import HOP
 from resolver.latency import LatencyRow
 from resolver.resolution import VariantTemplates
+from resolver.trace_context import NO_TRACE, TRACEPARENT, TRACESTATE, TraceContext, parse_trace
 
 _UUID = rb"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 _LINE = re.compile(
     rb"(?:GET|HEAD) /(?:v[12]/images|resolve)/(%b)(?:/file)? HTTP/1\.[01]\r\n" % _UUID
+)
+_TRACE_FIELD = re.compile(
+    rb"^(traceparent|tracestate):([^\r\n]*)\r\n", re.MULTILINE | re.IGNORECASE
 )
 _REQUEST_ID_FIELD = re.compile(
     rb"^X-Openstack-Request-Id: (req-%b)\r\n" % _UUID, re.MULTILINE | re.IGNORECASE
@@ -56,6 +60,7 @@ class FrontRequest(NamedTuple):
     keeps_connection: bool
     started: float
     """`time.monotonic` when it was read."""
+    trace: TraceContext = NO_TRACE
 
     @classmethod
     def from_head(cls, head: RequestHead, peer: str, scheme: str) -> FrontRequest:
@@ -70,7 +75,14 @@ class FrontRequest(NamedTuple):
             scheme,
             head.keeps_connection,
             time.monotonic(),
+            trace_of(head.fields),
         )
+
+
+def trace_of(fields: Fields) -> TraceContext:
+    """The trace that a request belongs to."""
+    traceparents = fields.getall(TRACEPARENT)
+    return parse_trace(traceparents, fields.getall(TRACESTATE)) if traceparents else NO_TRACE
 
 
 class ReadKind:
@@ -123,6 +135,7 @@ class PlainRead(NamedTuple):
     peer: str
     scheme: str
     started: float
+    trace: TraceContext = NO_TRACE
 
     @property
     def method(self) -> str:
@@ -149,7 +162,24 @@ class PlainRead(NamedTuple):
             self.scheme,
             kind.keeps_connection,
             self.started,
+            self.trace,
         )
+
+
+def _without_own_fields(key: bytes) -> tuple[bytes, str, TraceContext]:
+    """A request without the fields that each has of its own: those, and the rest."""
+    request_id = ""
+    if (sent := _REQUEST_ID_FIELD.search(key)) is not None:
+        request_id = sent[1].decode()
+        key = key[: sent.start()] + key[sent.end() :]
+    found = _TRACE_FIELD.findall(key)
+    if not found:
+        return key, request_id, NO_TRACE
+    values: dict[bytes, list[str]] = {b"traceparent": [], b"tracestate": []}
+    for name, value in found:
+        values[name.lower()].append(value.decode("latin-1"))
+    trace = parse_trace(values[b"traceparent"], values[b"tracestate"])
+    return _TRACE_FIELD.sub(b"", key), request_id, trace
 
 
 RememberedKind = tuple[bytes, ReadKind]
@@ -181,12 +211,10 @@ class KnownReads:
         start, end = line.span(1)
         key = data[:start] + data[end:]
         kind = self._kinds.get(key)
-        request_id = ""
+        request_id, trace = "", NO_TRACE
         if kind is None:
-            if (sent := _REQUEST_ID_FIELD.search(key)) is not None:
-                request_id = sent[1].decode()
-                key = key[: sent.start()] + key[sent.end() :]
-                kind = self._kinds.get(key)
+            key, request_id, trace = _without_own_fields(key)
+            kind = self._kinds.get(key)
             if kind is None:
                 if remembered is None or remembered[0] != key:
                     return None
@@ -194,7 +222,7 @@ class KnownReads:
         text = data[start:end].decode()
         image_id = bytes.fromhex(text.replace("-", ""))
         request_id = request_id or new_request_id()
-        return PlainRead(kind, text, image_id, request_id, peer, scheme, time.monotonic())
+        return PlainRead(kind, text, image_id, request_id, peer, scheme, time.monotonic(), trace)
 
     def learn(
         self, data: bytes, request: FrontRequest
@@ -224,12 +252,10 @@ class KnownReads:
             request.peer,
             request.scheme,
             request.started,
+            request.trace,
         )
-        key = data[: line.start(1)] + data[line.end(1) :]
-        sent = _REQUEST_ID_FIELD.search(key)
-        if sent is not None:
-            key = key[: sent.start()] + key[sent.end() :]
-        if len(fields.getall(REQUEST_ID_HEADER)) > (sent is not None) or len(key) > MAX_BYTES:
+        key, sent_id, _ = _without_own_fields(data[: line.start(1)] + data[line.end(1) :])
+        if len(fields.getall(REQUEST_ID_HEADER)) > bool(sent_id) or len(key) > MAX_BYTES:
             return plain, None  # two request ids, or one that is not well formed
         if any(name in fields for name in CREDENTIAL_FIELDS):
             return plain, (key, kind)
