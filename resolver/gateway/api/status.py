@@ -74,10 +74,8 @@ async def readyz(request: web.Request) -> web.StreamResponse:
     """503 while this process cannot answer clients, and from SIGTERM on; the body says why. A
     gateway answers from memory, too: an outage of Redis must not make a load balancer drop all."""
     services = request.app[SERVICES]
-    faults = await _faults(services)
     can_answer = services.settings.role != "indexer" and _answers_from_memory(services)
-    if can_answer:
-        faults = {}
+    faults = {} if can_answer else await _faults(services)
     if request.app[IN_FLIGHT].draining:
         faults["stopping"] = "this process is about to stop"
     if faults:
