@@ -86,6 +86,15 @@ class Settings(BaseSettings):
     )
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(9393, ge=0, le=65535, description="Port to listen on; 0 chooses a free one.")
+    management_port: int | None = Field(
+        None,
+        ge=0,
+        le=65535,
+        description="Port of its own for the admin paths, `/metrics`, `/index`, `/status`, "
+        "`/report` and the status page, which are then not on the other port. Unset: one port has "
+        "all.",
+    )
+    management_host: str = Field("127.0.0.1", description="Address to listen on with that port.")
     tls_cert: str = Field(
         "",
         description="PEM file of this gateway's certificate, followed by the intermediate "
@@ -372,6 +381,12 @@ class Settings(BaseSettings):
         return self
 
     @model_validator(mode="after")
+    def _ports(self) -> Settings:
+        if self.management_port and self.management_port == self.port:
+            raise ValueError("RESOLVER_MANAGEMENT_PORT must not be RESOLVER_PORT")
+        return self
+
+    @model_validator(mode="after")
     def _key(self) -> Settings:
         if self.tls_key and not self.tls_cert:
             raise ValueError("RESOLVER_TLS_KEY is the key of a certificate: set RESOLVER_TLS_CERT")
@@ -391,6 +406,13 @@ class Settings(BaseSettings):
         if not file:
             return init_settings, environment
         return init_settings, environment, TomlConfigSettingsSource(settings_cls, Path(file))
+
+    def addresses(self) -> list[tuple[str, int]]:
+        """The hosts and ports to listen on, the public one first."""
+        found = [(self.host, self.port)]
+        if self.management_port is not None:
+            found.append((self.management_host, self.management_port))
+        return found
 
     @property
     def is_embedded(self) -> bool:

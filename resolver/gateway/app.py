@@ -6,8 +6,11 @@ but every route works without one, under `aiohttp.web.AppRunner` and aiohttp's t
 
 from __future__ import annotations
 
+from typing import Any
+
 from aiohttp import web
 
+from resolver.errors import NotFound
 from resolver.gateway.access_log import AccessLog
 from resolver.gateway.api import (
     image_listing,
@@ -33,20 +36,41 @@ from resolver.gateway.net.in_flight import InFlight
 from resolver.gateway.page.snapshot import SnapshotCache
 from resolver.gateway.tokens import Tokens
 from resolver.services import Services
+from resolver.settings import Settings
+
+SHARED: tuple[web.AppKey[Any], ...] = (
+    *(SERVICES, IN_FLIGHT, TOKENS, LIMITS, REFUSED_LOGINS, ACCESS_LOG, METRICS),
+    *(status.CENSUS_CACHE, status_page.SNAPSHOTS, status_page.STREAMS),
+)
+"""What the applications of both ports have."""
 
 
-def monitoring_routes() -> list[web.RouteDef]:
-    """What an indexer answers too."""
+def health_routes() -> list[web.RouteDef]:
+    """What every port of every process answers."""
     return [
         web.get("/healthcheck", status.healthcheck),
         web.get("/livez", status.livez),
         web.get("/readyz", status.readyz),
-        web.get("/status", status.show_status),
-        web.get("/metrics", status.metrics),
     ]
 
 
+def figure_routes() -> list[web.RouteDef]:
+    """For those who watch it."""
+    return [web.get("/status", status.show_status), web.get("/metrics", status.metrics)]
+
+
+def monitoring_routes() -> list[web.RouteDef]:
+    """What an indexer answers too."""
+    return [*health_routes(), *figure_routes()]
+
+
 def gateway_routes() -> list[web.RouteDef]:
+    """What only a gateway answers."""
+    return [*client_routes(), *page_routes(), *admin_routes()]
+
+
+def client_routes() -> list[web.RouteDef]:
+    """For clients of Glance, and those who resolve ids. They only read."""
     return [
         web.get(ROUTE, images.read_image),
         web.route("*", ROUTE, images.write_image),
@@ -57,13 +81,26 @@ def gateway_routes() -> list[web.RouteDef]:
         web.get("/resolve/{id:[^/]+}/explain", resolve.explain_one),
         web.get("/resolve", image_lookup.look_up_images, allow_head=False),
         web.post("/resolve", resolve.resolve_many),
-        web.get("/", status_page.root),
-        web.get("/page/events", status_page.page_events, allow_head=False),
-        web.get("/page/{file}", status_page.page_file),
         web.get("/versions", version_documents.versions),
         web.get("/{api:v[12]}", version_documents.versions),
         web.get("/{api:v[12]}/", version_documents.versions),
         web.get("/v2/schemas/{schema:[\\s\\S]+}", version_documents.schemas),
+        web.get("/openapi.json", status.openapi),
+    ]
+
+
+def page_routes() -> list[web.RouteDef]:
+    """The status page."""
+    return [
+        web.get("/", status_page.root),
+        web.get("/page/events", status_page.page_events, allow_head=False),
+        web.get("/page/{file}", status_page.page_file),
+    ]
+
+
+def admin_routes() -> list[web.RouteDef]:
+    """For operators."""
+    return [
         web.get("/locations", locations.list_locations),
         web.post("/locations", locations.change_locations),
         web.get("/locations/{name}", locations.show_location),
@@ -82,8 +119,15 @@ def gateway_routes() -> list[web.RouteDef]:
         web.get("/index/export", transfer.export_index, allow_head=False),
         web.post("/index/import", transfer.import_index),
         web.post("/index/rebuild", locations.rebuild_index),
-        web.get("/openapi.json", status.openapi),
     ]
+
+
+async def moved(_: web.Request) -> web.StreamResponse:
+    """A path that is on the other port."""
+    raise NotFound(
+        "this path is on the management port of this gateway (RESOLVER_MANAGEMENT_PORT)",
+        headers={"Vary": "Accept"},
+    )
 
 
 def make_app(
@@ -123,11 +167,39 @@ def make_app(
     )
     app[status.CENSUS_CACHE] = status.CensusCache(services.index)
     app.on_response_prepare.append(sign)
-    app.add_routes(monitoring_routes())
     if settings.role != "indexer":
-        app.add_routes(gateway_routes())
         largest_body = settings.bulk_limit * resolve.MAX_ITEM_BYTES
         app[status_page.SNAPSHOTS] = SnapshotCache(services)
         app[status_page.STREAMS] = status_page.Streams()
         app[resolve.BODY_BUDGET] = resolve.BodyBudget(largest_body)
+    app.add_routes(_routes(settings))
     return app
+
+
+def _routes(settings: Settings) -> list[web.RouteDef]:
+    """Those of the one port, or of that for clients if there are two."""
+    is_gateway = settings.role != "indexer"
+    if settings.management_port is None:
+        return [*monitoring_routes(), *(gateway_routes() if is_gateway else ())]
+    elsewhere = [*figure_routes(), *(admin_routes() if is_gateway else ())]
+    return [
+        *health_routes(),
+        *(client_routes() if is_gateway else ()),
+        *([web.get("/", version_documents.versions)] if is_gateway else ()),
+        *(web.route("*", path, moved) for path in sorted({route.path for route in elsewhere})),
+    ]
+
+
+def make_management_app(app: web.Application) -> web.Application:
+    """The application of the management port. ``app``: that of the other port, of which it shares
+    everything but the routes."""
+    management = web.Application(middlewares=[observe])
+    for key in SHARED:
+        if key in app:
+            management[key] = app[key]
+    management.on_response_prepare.append(sign)
+    management.add_routes(monitoring_routes())
+    if app[SERVICES].settings.role != "indexer":
+        openapi = web.get("/openapi.json", status.openapi)
+        management.add_routes([*page_routes(), *admin_routes(), openapi])
+    return management

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import socket
 import sys
 from collections.abc import Callable
 from contextlib import AsyncExitStack
@@ -14,14 +13,13 @@ import structlog
 
 from resolver import logs
 from resolver.errors import ResolverError
-from resolver.gateway.net.listener import open_listeners
-from resolver.gateway.server import cannot_listen, on_signal, serving
+from resolver.gateway.server import Sockets, on_signal, open_sockets, serving
 from resolver.index import EmbeddedStore, open_index
 from resolver.registry import Progress, StartupLocations
 from resolver.services import open_services
 from resolver.settings import Settings
 
-RESTART_ONLY = ("host", "port", "workers")
+RESTART_ONLY = ("host", "port", "management_host", "management_port", "workers")
 """Settings that a reload does not change."""
 
 log = structlog.get_logger()
@@ -71,7 +69,7 @@ class ReloadingServer:
         self._locations = locations
         self._on_progress = on_progress
         self._store = EmbeddedStore()
-        self._sockets: list[socket.socket] = []
+        self._sockets = Sockets(())
         self._current: _Generation | None = None
         self._is_reloading = False
         self._stop, self._hangup = asyncio.Event(), asyncio.Event()
@@ -86,7 +84,7 @@ class ReloadingServer:
     async def __aexit__(self, *_: object) -> None:
         """Ends gracefully."""
         # These first: a connection that waits for them while the others are closed would be reset.
-        for listening in self._sockets:
+        for listening in (*self._sockets.public, *self._sockets.management):
             listening.close()
         if self._current is not None:
             await self._current.stack.aclose()
@@ -97,10 +95,7 @@ class ReloadingServer:
         Raises:
             SettingsError: the settings cannot be used.
         """
-        try:
-            self._sockets = open_listeners(settings.host, settings.port)
-        except OSError as error:
-            raise cannot_listen(settings, error) from error
+        self._sockets = open_sockets(settings)
         self._current = await self._serve(settings, registered_index="")
         return self._current.url
 
@@ -115,7 +110,7 @@ class ReloadingServer:
                     store=self._store,
                 )
             )
-            sockets = [listening.dup() for listening in self._sockets]
+            sockets = Sockets(*([s.dup() for s in sockets] for sockets in self._sockets))
             url = await stack.enter_async_context(
                 serving(services, sockets, is_replaced=lambda: self._is_reloading)
             )

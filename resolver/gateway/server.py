@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import signal
 import socket
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Any, cast
+from itertools import chain
+from typing import Any, NamedTuple, cast
 
+import structlog
 from aiohttp import web
 
 from resolver.errors import SettingsError
-from resolver.gateway.app import make_app
+from resolver.gateway.app import make_app, make_management_app
 from resolver.gateway.app_keys import ACCESS_LOG, IN_FLIGHT, METRICS
 from resolver.gateway.limits import LIMITS
 from resolver.gateway.metrics.worker_metrics import WorkerMetrics
@@ -25,6 +27,9 @@ from resolver.gateway.net.tls import tls_options
 from resolver.gateway.net.write_coalescer import WriteCoalescer
 from resolver.services import Services
 from resolver.settings import Settings
+
+MAX_MANAGEMENT_CONNECTIONS = 128
+"""Connections to the management port. Its clients are few, and keep connections."""
 
 KEEPALIVE_SECONDS = 75.0
 """How long an idle connection stays open, as in nginx."""
@@ -47,10 +52,13 @@ AIOHTTP_OPTIONS: dict[str, Any] = {
 }
 
 
+log = structlog.get_logger()
+
+
 @asynccontextmanager
 async def serving(
     services: Services,
-    sockets: Sequence[socket.socket] = (),
+    sockets: Sockets | None = None,
     worker_metrics: WorkerMetrics | None = None,
     is_replaced: Callable[[], bool] = lambda: False,
 ) -> AsyncIterator[str]:
@@ -60,7 +68,7 @@ async def serving(
     stops, requests in flight are answered, then the indexer releases its leases.
 
     Args:
-        sockets: where to listen, instead of the settings' host and port.
+        sockets: where to listen, instead of the addresses in the settings.
         worker_metrics: this process is one of several workers.
         is_replaced: whether another one has taken over when this one ends, so that no load balancer
             has to notice.
@@ -82,19 +90,16 @@ async def serving(
             await worker_metrics.open(app[METRICS].registry)
             stack.callback(worker_metrics.close, app[METRICS].registry)
         server = front_server(services, app, runner, limiter)
-        try:
-            sockets = sockets or open_listeners(settings.host, settings.port)
-            listener = Listener(
-                sockets,
-                lambda: FrontConnection(server),
-                limiter,
-                tls,
-                shortest_timeout=min(settings.client_timeout, KEEPALIVE_SECONDS),
-            )
-        except OSError as error:
-            raise cannot_listen(settings, error) from error
+        sockets = sockets or open_sockets(settings)
+        listener = make_listener(server, sockets.public, tls)
         stack.callback(listener.stop_deadlines)
+        listeners = [listener]
         services.own_ports.add(listener.port)
+        if sockets.management:
+            managing = await stack.enter_async_context(
+                management_server(services, app, sockets.management, tls)
+            )
+            listeners.append(managing)
         background = [
             asyncio.create_task(services.bootstrap.run(), name="bootstrap"),
             asyncio.create_task(services.index.server_watch.run(), name="server watch"),
@@ -110,7 +115,8 @@ async def serving(
             if not is_replaced():
                 app[IN_FLIGHT].draining = True
                 await asyncio.sleep(settings.drain_seconds)
-            await listener.close()
+            for listening in listeners:
+                await listening.close()
             await app[IN_FLIGHT].drain(settings.shutdown_timeout, lambda: len(limiter.connections))
             for connection in list(limiter.connections):
                 connection.abort()
@@ -118,15 +124,91 @@ async def serving(
                 await cancel(task)
 
 
+class Sockets(NamedTuple):
+    """Where a process listens."""
+
+    public: Sequence[socket.socket]
+    management: Sequence[socket.socket] = ()
+    """Empty where there is no management port."""
+
+    @classmethod
+    def by_port(cls, sockets: Sequence[socket.socket]) -> Sockets:
+        """From all of them, those of the public port first."""
+        port = sockets[0].getsockname()[1]
+        split = sum(listening.getsockname()[1] == port for listening in sockets)
+        return cls(sockets[:split], sockets[split:])
+
+
+def open_sockets(settings: Settings) -> Sockets:
+    """Sockets that listen where the settings say.
+
+    Raises:
+        SettingsError: an address cannot be listened on.
+    """
+    opened: list[list[socket.socket]] = []
+    for host, port in settings.addresses():
+        try:
+            opened.append(open_listeners(host, port))
+        except OSError as error:
+            for listening in chain(*opened):
+                listening.close()
+            raise cannot_listen(host, port, error) from error
+    return Sockets(*opened)
+
+
+def make_listener(
+    server: FrontServer, sockets: Sequence[socket.socket], tls: Mapping[str, Any]
+) -> Listener:
+    """Accepts the connections of a server."""
+    return Listener(
+        sockets,
+        lambda: FrontConnection(server),
+        server.limiter,
+        tls,
+        shortest_timeout=min(server.client_timeout, KEEPALIVE_SECONDS),
+    )
+
+
+@asynccontextmanager
+async def management_server(
+    services: Services,
+    app: web.Application,
+    sockets: Sequence[socket.socket],
+    tls: Mapping[str, Any],
+) -> AsyncIterator[Listener]:
+    """Listens on the management port. ``app``: that of the other port. Clients there cannot take
+    the connections of this one."""
+    limiter = ConnectionLimiter(MAX_MANAGEMENT_CONNECTIONS, services.settings.trusted_proxies)
+    management = make_management_app(app)
+    runner = web.AppRunner(management, shutdown_timeout=RUNNER_SHUTDOWN_SECONDS, **AIOHTTP_OPTIONS)
+    await runner.setup()
+    try:
+        server = front_server(services, app, runner, limiter, has_front=False)
+        listener = make_listener(server, sockets, tls)
+        services.own_ports.add(listener.port)
+        log.info("management port open", port=listener.port)
+        try:
+            yield listener
+        finally:
+            listener.stop_deadlines()
+            for connection in list(limiter.connections):
+                connection.abort()
+    finally:
+        await runner.cleanup()
+
+
 def front_server(
     services: Services,
     app: web.Application,
     runner: web.AppRunner,
     limiter: ConnectionLimiter,
+    *,
+    has_front: bool = True,
 ) -> FrontServer:
-    """What all connections of a process share. ``runner`` runs ``app`` and has been set up."""
+    """What all connections of a port share. ``runner`` has been set up. ``has_front``: whether
+    images are read there."""
     front = None
-    if services.settings.role != "indexer":
+    if has_front and services.settings.role != "indexer":
         front = Front(services, app[METRICS], app[IN_FLIGHT], app[LIMITS], app[ACCESS_LOG])
     server = runner.server
     assert server is not None  # `setup` has made it
@@ -154,10 +236,10 @@ def shown_url(settings: Settings, port: int) -> str:
     return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
 
 
-def cannot_listen(settings: Settings, error: OSError) -> SettingsError:
+def cannot_listen(host: str, port: int, error: OSError) -> SettingsError:
     return SettingsError(
-        f"cannot listen on {settings.host} port {settings.port}: {error.strerror or error} "
-        "(RESOLVER_HOST, RESOLVER_PORT)"
+        f"cannot listen on {host} port {port}: {error.strerror or error} "
+        "(RESOLVER_HOST, RESOLVER_PORT, RESOLVER_MANAGEMENT_HOST, RESOLVER_MANAGEMENT_PORT)"
     )
 
 

@@ -49,7 +49,7 @@ from resolver.errors import ResolverError, SettingsError
 from resolver.gateway.metrics.worker_metrics import WorkerMetrics
 from resolver.gateway.net.listener import BACKLOG, bind_socket
 from resolver.gateway.reloading import read_again
-from resolver.gateway.server import cannot_listen, serving, shown_url
+from resolver.gateway.server import Sockets, cannot_listen, serving, shown_url
 from resolver.registry import StartupLocations
 from resolver.service_manager import READY, STOPPING, ServiceManager
 from resolver.services import open_services
@@ -77,30 +77,34 @@ log = logging.getLogger(__name__)
 
 
 def listen(settings: Settings) -> list[list[socket.socket]]:
-    """The listening sockets of each worker: one per address of the configured host.
+    """The listening sockets of each worker: one per address of the configured host, then those of
+    the management port.
 
     Raises:
         SettingsError: the address cannot be listened on.
     """
-    try:
-        found = socket.getaddrinfo(
-            settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )
-        port = settings.port
-        by_worker: list[list[socket.socket]] = [[] for _ in range(settings.workers)]
-        for family, kind, protocol, _, address in dict.fromkeys(found):
-            # Without SO_REUSEPORT this fails if another server listens there already.
-            with socket.socket(family, kind, protocol) as probe:
-                port = bind_socket(probe, (address[0], port, *address[2:]))
-            for sockets in by_worker:
-                listener = socket.socket(family, kind, protocol)
-                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-                bind_socket(listener, (address[0], port, *address[2:]))
-                listener.listen(BACKLOG)
-                sockets.append(listener)
-    except OSError as error:
-        raise cannot_listen(settings, error) from error
+    by_worker: list[list[socket.socket]] = [[] for _ in range(settings.workers)]
+    for host, port in settings.addresses():
+        try:
+            _listen(host, port, by_worker)
+        except OSError as error:
+            raise cannot_listen(host, port, error) from error
     return by_worker
+
+
+def _listen(host: str, port: int, by_worker: list[list[socket.socket]]) -> None:
+    """Adds the sockets of a port. Raises OSError."""
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    for family, kind, protocol, _, address in dict.fromkeys(found):
+        # Without SO_REUSEPORT this fails if another server listens there already.
+        with socket.socket(family, kind, protocol) as probe:
+            port = bind_socket(probe, (address[0], port, *address[2:]))
+        for sockets in by_worker:
+            listener = socket.socket(family, kind, protocol)
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            bind_socket(listener, (address[0], port, *address[2:]))
+            listener.listen(BACKLOG)
+            sockets.append(listener)
 
 
 def make_folder() -> Path:
@@ -192,7 +196,7 @@ class GatewayWorker(Worker):
 
     async def _serve(self) -> None:
         application: Application = self.app
-        sockets = self._take_sockets()
+        sockets = Sockets.by_port(self._take_sockets())
         stop = asyncio.Event()  # the arbiter may send SIGTERM twice
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
         heartbeat = asyncio.create_task(self._send_heartbeats(stop), name="heartbeat")
