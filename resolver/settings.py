@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ipaddress
 import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -27,6 +26,7 @@ from pydantic_settings import (
 
 from resolver.admin_tokens import Role, parse_token
 from resolver.errors import SettingsError
+from resolver.masking import mask_url
 from resolver.models import MAX_BITS, MIN_BITS
 from resolver.setting_names import PREFIX, is_service_variable, unknown_names
 
@@ -455,16 +455,6 @@ def settings_despite_faults() -> tuple[Settings, frozenset[str]]:
             defaults |= {name: fields[name].default for name in wrong if name in fields}
         except (ValueError, OSError, RecursionError) as error:
             raise SettingsError(f"RESOLVER_CONFIG cannot be read: {error}") from error
-
-
-def mask_url(url: str) -> str:
-    """A Redis URL with its passwords masked: those before the host and those in the query."""
-    url = re.sub(r"([?&](?:ssl_|sentinel_)?password=)[^&#]*", r"\1***", url)
-    scheme, mark, rest = url.partition("://")
-    login, at, hosts = rest.rpartition("@")
-    if not at:
-        return url
-    return f"{scheme}{mark}{login.partition(':')[0]}:***@{hosts}"
 
 
 def load_settings(overrides: Mapping[str, Any] | None = None) -> Settings:

@@ -15,7 +15,7 @@ import resolver
 ROOT = Path(resolver.__file__).parent
 
 LAYERS = [
-    {"admin_tokens", "errors", "image_facts", "latency", "problems", "service_manager"}
+    {"admin_tokens", "errors", "image_facts", "masking", "latency", "problems", "service_manager"}
     | {"suggestions", "text_files", "trace_context"},
     {"location_fields"},
     {"models"},

@@ -10,7 +10,8 @@ import pytest
 
 from resolver.admin_tokens import Role, parse_token
 from resolver.errors import SettingsError
-from resolver.settings import Settings, load_settings, mask_url
+from resolver.masking import mask_url
+from resolver.settings import Settings, load_settings
 
 TOKEN = "correct-horse"
 
