@@ -129,6 +129,12 @@ class NoCounterpart(ResolverError):
     status, code, title = 501, "no-counterpart", "Not possible at the owner"
 
 
+class MisdirectedRequest(ResolverError):
+    """RFC 9110, 15.5.20."""
+
+    status, code, title = 421, "misdirected", "Not a host of this gateway"
+
+
 class LoopDetected(ResolverError):
     """A resolver, this one or another, has this one registered as a Glance server."""
 

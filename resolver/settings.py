@@ -122,6 +122,12 @@ class Settings(BaseSettings):
         description="The URL of this gateway that clients use, for version documents. If unset, it "
         "is made from the request's `Host`.",
     )
+    hosts: Names = Field(
+        (),
+        description="More names of this gateway, besides that of `RESOLVER_PUBLIC_URL`: names and "
+        "`*.suffix`. With either set, a request to another `Host` is answered 421, but for "
+        "addresses, `localhost` and the health paths.",
+    )
     region: str = Field("", description="The home region. Owners in it are preferred.")
     locations_file: str = Field(
         "", description="YAML file of locations to register at start (also `--locations`)."
@@ -307,6 +313,7 @@ class Settings(BaseSettings):
 
     @field_validator(
         *("admin_tokens", "allowed_hosts", "trusted_proxies", "secret_files", "secret_envs"),
+        "hosts",
         mode="before",
     )
     @classmethod
@@ -325,7 +332,7 @@ class Settings(BaseSettings):
                 raise ValueError(f"token {number} {error}") from error
         return value
 
-    @field_validator("allowed_hosts")
+    @field_validator("allowed_hosts", "hosts")
     @classmethod
     def _hosts(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for item in value:

@@ -31,7 +31,10 @@ LAYERS = [
     {"services"},
     # In gateway: what knows no application, sockets and counters, what handlers share, handlers,
     # the front that answers with them, the application and its server, and its processes.
-    {f"gateway.{name}" for name in ("access_log", "image_path", "limits", "methods", "tokens")}
+    {
+        f"gateway.{name}"
+        for name in ("access_log", "browser_guard", "image_path", "limits", "methods", "tokens")
+    }
     | {f"gateway.{name}" for name in ("negotiation", "problem", "reply", "request_ids")},
     {"gateway.metrics", "gateway.net"},
     {"gateway.app_keys", "gateway.middleware", "gateway.request_body", "gateway.page"},

@@ -25,7 +25,15 @@ from resolver.gateway.api import (
     version_documents,
 )
 from resolver.gateway.api.admin import REFUSED_LOGINS, RefusedLogins
-from resolver.gateway.app_keys import ACCESS_LOG, IN_FLIGHT, METRICS, SERVICES, TOKENS
+from resolver.gateway.app_keys import (
+    ACCESS_LOG,
+    BROWSER_GUARD,
+    IN_FLIGHT,
+    METRICS,
+    SERVICES,
+    TOKENS,
+)
+from resolver.gateway.browser_guard import BrowserGuard
 from resolver.gateway.image_path import ROUTE, V1_LISTING
 from resolver.gateway.limits import LIMITS, Limits
 from resolver.gateway.metrics.process_metrics import Metrics
@@ -39,7 +47,7 @@ from resolver.services import Services
 from resolver.settings import Settings
 
 SHARED: tuple[web.AppKey[Any], ...] = (
-    *(SERVICES, IN_FLIGHT, TOKENS, LIMITS, REFUSED_LOGINS, ACCESS_LOG, METRICS),
+    *(SERVICES, IN_FLIGHT, TOKENS, LIMITS, REFUSED_LOGINS, ACCESS_LOG, METRICS, BROWSER_GUARD),
     *(status.CENSUS_CACHE, status_page.SNAPSHOTS, status_page.STREAMS),
 )
 """What the applications of both ports have."""
@@ -151,6 +159,7 @@ def make_app(
     app[LIMITS] = Limits(settings.client_rate, settings.trusted_proxies)
     app[REFUSED_LOGINS] = RefusedLogins(services.index.audit)
     app[ACCESS_LOG] = AccessLog(settings.access_log)
+    app[BROWSER_GUARD] = BrowserGuard(settings.public_url, settings.hosts)
     app[METRICS] = Metrics(
         services.tables,
         services.indexer.stats,

@@ -6,6 +6,7 @@ from aiohttp import web
 
 from resolver.admin_tokens import Role
 from resolver.gateway.access_log import AccessLog
+from resolver.gateway.browser_guard import BrowserGuard
 from resolver.gateway.metrics.process_metrics import Metrics
 from resolver.gateway.net.in_flight import InFlight
 from resolver.gateway.tokens import Tokens
@@ -16,6 +17,7 @@ METRICS = web.AppKey("metrics", Metrics)
 IN_FLIGHT = web.AppKey("in_flight", InFlight)
 ACCESS_LOG = web.AppKey("access_log", AccessLog)
 TOKENS = web.AppKey("tokens", Tokens)
+BROWSER_GUARD = web.AppKey("browser_guard", BrowserGuard)
 
 REQUEST_ID = web.RequestKey("request_id", str)
 """Key on a request: its ``req-<uuid>``."""

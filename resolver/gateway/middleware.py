@@ -19,6 +19,7 @@ from resolver.errors import (
 from resolver.gateway.app_keys import (
     ACCESS_LOG,
     ADMIN,
+    BROWSER_GUARD,
     IN_FLIGHT,
     METRICS,
     OUTCOME,
@@ -112,6 +113,9 @@ async def _respond(
     if HOP in request.headers:
         return to_response(error_reply(loop_error()))
     try:
+        # The host of an absolute target, or else of the field; aiohttp makes one up for neither.
+        host = request.host if "Host" in request.headers else ""
+        request.app[BROWSER_GUARD].check(request.method, request.path, host, request.headers)
         return await handler(request)
     except ResolverError as error:
         reply = error_reply(error, request.headers.get("User-Agent", ""))

@@ -15,7 +15,7 @@ from aiohttp import web
 
 from resolver.errors import SettingsError
 from resolver.gateway.app import make_app, make_management_app
-from resolver.gateway.app_keys import ACCESS_LOG, IN_FLIGHT, METRICS
+from resolver.gateway.app_keys import ACCESS_LOG, BROWSER_GUARD, IN_FLIGHT, METRICS
 from resolver.gateway.limits import LIMITS
 from resolver.gateway.metrics.worker_metrics import WorkerMetrics
 from resolver.gateway.net.connection_limiter import ConnectionLimiter
@@ -209,7 +209,14 @@ def front_server(
     images are read there."""
     front = None
     if has_front and services.settings.role != "indexer":
-        front = Front(services, app[METRICS], app[IN_FLIGHT], app[LIMITS], app[ACCESS_LOG])
+        front = Front(
+            services,
+            app[METRICS],
+            app[IN_FLIGHT],
+            app[LIMITS],
+            app[ACCESS_LOG],
+            app[BROWSER_GUARD],
+        )
     server = runner.server
     assert server is not None  # `setup` has made it
 

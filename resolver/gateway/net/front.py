@@ -35,6 +35,7 @@ from resolver.gateway.api.image_reads import (
 from resolver.gateway.api.images import answer_image_read
 from resolver.gateway.api.status import HEALTHY, live_reply
 from resolver.gateway.api.version_documents import versions_reply
+from resolver.gateway.browser_guard import HEALTH_PATHS, BrowserGuard
 from resolver.gateway.image_path import ROUTE_LABEL, ImagePath
 from resolver.gateway.limits import FORWARDED_FOR, ChargeOnce, Limits
 from resolver.gateway.metrics.process_metrics import Metrics
@@ -94,8 +95,10 @@ class Front:
         in_flight: InFlight,
         limits: Limits,
         access_log: AccessLog,
+        guard: BrowserGuard,
     ) -> None:
         self._services = services
+        self._guard = guard
         self._resolver = services.resolver
         self._reader = services.resolver.reader
         self._metrics = metrics
@@ -111,12 +114,13 @@ class Front:
         """`time.time` from which `_common_fields` are out of date."""
         self._tasks: set[asyncio.Task[None]] = set()
 
-    @staticmethod
-    def answers(method: str, target: str, fields: Fields) -> bool:
+    def answers(self, method: str, target: str, fields: Fields) -> bool:
         """Whether the front answers such a request by itself, if it has no body."""
         if method not in READ_METHODS:
             return False
         path = target.partition("?")[0]
+        if path not in HEALTH_PATHS and not self._guard.allows_host(fields.get("host")):
+            return False  # refused
         if path == "/" and prefers_html(fields):
             return False  # the status page
         return (
