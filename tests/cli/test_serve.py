@@ -284,6 +284,15 @@ async def test_demo() -> None:
     assert "404 image-absent" in out
     for line in ("307 Location: http://127.0.0.1:", "found    5ca1ab1e-", "invalid  no-uuid"):
         assert line in out
+    readme = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
+    shown = readme[readme.index("Two stand-in Glance servers:") :].partition("\n```")[0]
+    assert without_chance(out).startswith(without_chance(shown)), "README.md shows another output"
+
+
+def without_chance(output: str) -> str:
+    """The demo's output without what differs between two runs: ids, ports, seconds."""
+    output = re.sub(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", "ID", output)
+    return re.sub(r"(?<=127\.0\.0\.1:)\d+|(?<=swept in )[\d.]+", "N", output)
 
 
 async def test_help_imports_no_server_library() -> None:
