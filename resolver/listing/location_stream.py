@@ -12,7 +12,7 @@ from resolver.glance.caller_listings import REFUSAL_STATUSES
 from resolver.listing.markers import Place
 from resolver.listing.query import MAX_LIMIT, ListingQuery, Params
 from resolver.listing.rows import Row, RowPage, parse_page
-from resolver.listing.sort_order import TIME_KEYS, Position
+from resolver.listing.sort_order import TIME_KEYS, Values
 from resolver.registry import LocationView
 from resolver.resolution.ranking import rendezvous_score
 
@@ -32,7 +32,7 @@ class LocationStream:
         query: ListingQuery,
         fetch: Fetch,
         place: Place,
-        position: Position | None,
+        position: Values | None,
     ) -> None:
         """``position``: where there is no marker to begin after, rows up to here are skipped."""
         self.view = view
@@ -141,7 +141,7 @@ class LocationStream:
         if self._position is None or key.name not in TIME_KEYS or self._query.has_filter(key.name):
             return None
         try:
-            second = datetime.fromisoformat(str(self._position.values[0]))
+            second = datetime.fromisoformat(str(self._position[0]))
             if key.descends:  # the database has microseconds, which rows do not show
                 second += timedelta(seconds=1)
         except (ValueError, OverflowError):
@@ -151,8 +151,10 @@ class LocationStream:
     def _after_position(self, rows: list[Row]) -> list[Row]:
         if not self._skipping or self._position is None:
             return rows
+        order = self._query.order
+        end = order.key(self._position)
         for index, row in enumerate(rows):
-            if row.position.key > self._position.key:
+            if order.key(row.values) > end:
                 self._skipping = False
                 return rows[index:]
         return []
@@ -164,7 +166,7 @@ class LocationStream:
                 "its listing does not go on after a marker: it repeats itself", code="bad-listing"
             )
         for before, row in pairwise(rows):
-            if self._query.order.is_violated(before.position, row.position):
+            if self._query.order.is_violated(before.values, row.values):
                 raise LocationUnavailable(
                     f"its listing is out of order at {row.id[:64]}: it does not sort as asked",
                     code="bad-listing",

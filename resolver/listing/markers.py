@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from resolver.errors import InvalidRequest
-from resolver.listing.sort_order import Position, SortOrder, checked_values
+from resolver.listing.sort_order import SortOrder, Values
 
 PREFIX = "r1."
 """Begins every marker of this form. No id begins so."""
@@ -50,8 +50,8 @@ class Place(NamedTuple):
 class Marker(NamedTuple):
     """Where a listing goes on."""
 
-    position: Position
-    """Of the last row that was shown."""
+    position: Values
+    """The place of the last row that was shown."""
     places: Mapping[int, Place]
     """By location number."""
     ignores_case: bool = False
@@ -68,7 +68,7 @@ def encode(order: SortOrder, marker: Marker) -> str:
         [number, place.group, place.after or int(place.is_ended) + 2 * place.is_left_out]
         for number, place in marker.places.items()
     ]
-    document = [order.text, marker.position.values, places, int(marker.ignores_case)]
+    document = [order.text, marker.position, places, int(marker.ignores_case)]
     packed = zlib.compress(json.dumps(document, separators=(",", ":")).encode(), 9)
     return PREFIX + base64.urlsafe_b64encode(packed).decode().rstrip("=")
 
@@ -87,7 +87,7 @@ def decode(order: SortOrder, text: str) -> Marker:
                 "without a marker"
             )
         named = dict(zip(order.names, values, strict=True))
-        position = order.position(checked_values(order.names, named))
+        position = order.values_of(named)
         return Marker(position, dict(_place(place) for place in places), ignores_case == 1)
     except (ValueError, TypeError, zlib.error, RecursionError) as error:
         raise InvalidRequest(

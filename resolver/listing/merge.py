@@ -12,7 +12,7 @@ from resolver.listing.location_stream import LocationStream
 from resolver.listing.owners import DrawnRow, ImageOwners
 from resolver.listing.query import MAX_LIMIT
 from resolver.listing.rows import Row
-from resolver.listing.sort_order import Position, SortOrder
+from resolver.listing.sort_order import SortOrder, Values
 from resolver.listing.start import Start
 
 WHOLE_PAGE = 100
@@ -54,7 +54,7 @@ class Merge:
         self._read = read
         self._sizes: dict[int, int] = {}
         """How many rows each location is asked for next."""
-        self.last: Position | None = None
+        self.last: Values | None = None
         """The place up to which rows have been drawn."""
 
     async def page(self, limit: int) -> list[MergedRow]:
@@ -81,7 +81,7 @@ class Merge:
             self.ignores_case = self.ignores_case or (
                 "name" in self._order.names
                 and any(
-                    self._order.ignores_case(before.position, row.position)
+                    self._order.ignores_case(before.values, row.values)
                     for before, row in pairwise(rows)
                 )
             )
@@ -95,7 +95,7 @@ class Merge:
             _, index = heapq.heappop(heap)
             stream = self._streams[index]
             row = stream.take()
-            self.last = row.position
+            self.last = row.values
             drawn.append(DrawnRow(stream, row))
             if stream.rows:
                 heapq.heappush(heap, (self._key(stream.rows[0]), index))
@@ -115,6 +115,4 @@ class Merge:
         return heads
 
     def _key(self, row: Row) -> tuple[Any, ...]:
-        if self.ignores_case:
-            return self._order.position(row.position.values, ignore_case=True).key
-        return row.position.key
+        return self._order.key(row.values, ignore_case=self.ignores_case)

@@ -7,7 +7,6 @@ order is total. Their direction is the one that was given, if it was one, and de
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -27,6 +26,9 @@ COMPARABLE_KEYS = TIME_KEYS | {"size", "id"}
 
 Value = str | int | None
 """Of a sort key in a row. ``size`` is a number, all others are text."""
+
+Values = tuple[Value, ...]
+"""A row's place in an order: its values of the sort keys."""
 
 
 class SortKey(NamedTuple):
@@ -49,15 +51,6 @@ class _Descending:
         return isinstance(other, _Descending) and bool(self.value == other.value)
 
     __hash__ = None  # type: ignore[assignment]  # only for comparisons
-
-
-class Position(NamedTuple):
-    """A row's place in the order. The smallest comes first."""
-
-    key: tuple[Any, ...]
-    """Compares with those of the same order."""
-    values: tuple[Value, ...]
-    """The row's values of the sort keys, in their order."""
 
 
 @dataclass(frozen=True)
@@ -114,25 +107,55 @@ class SortOrder:
         """Names the order: orders with the same text are the same."""
         return ",".join(f"{'-' if key.descends else ''}{key.name}" for key in self.keys)
 
-    def position(self, values: tuple[Value, ...], *, ignore_case: bool = False) -> Position:
-        """The place of a row with these values of the sort keys.
+    def key(self, values: Values, *, ignore_case: bool = False) -> tuple[Any, ...]:
+        """What orders rows: the smallest comes first. ``values``: the row's, of `names`.
 
         Rows without a value come first where the key ascends, as in SQLite and MySQL.
         ``ignore_case``: names are compared as MySQL does by default.
         """
-        shown = values
         if ignore_case:
-            values = tuple(v.casefold() if isinstance(v, str) else v for v in values)
-        key = [
-            _Descending((value is not None, value)) if descends else (value is not None, value)
-            for value, (_, descends) in zip(values, self.keys, strict=True)
-        ]
-        return Position(tuple(key), shown)
+            values = tuple([v.casefold() if isinstance(v, str) else v for v in values])
+        return tuple(
+            [
+                _Descending((value is not None, value)) if descends else (value is not None, value)
+                for value, (_, descends) in zip(values, self.keys, strict=True)
+            ]
+        )
 
-    def ignores_case(self, before: Position, after: Position) -> bool:
+    def values_of(self, row: dict[str, Any]) -> Values:
+        """A row's values of the sort keys.
+
+        Raises:
+            TypeError: one has a type that Glance does not give it.
+        """
+        values = tuple([row.get(name) for name in self.names])
+        for name, value in zip(self.names, values, strict=True):
+            if value is None:
+                if name == "id":
+                    raise TypeError(name)
+            elif type(value) is not (int if name == "size" else str):
+                raise TypeError(name)
+        return values
+
+    def is_violated(self, before: Values, after: Values) -> bool:
+        """Whether no database that sorts in this order gives these rows one after the other."""
+        for key, value, next_value in zip(self.keys, before, after, strict=True):
+            if value == next_value:
+                if key.name in TIME_KEYS:
+                    return False
+                continue
+            if key.name not in COMPARABLE_KEYS or value is None or next_value is None:
+                return False
+            first, second = (next_value, value) if key.descends else (value, next_value)
+            if key.name == "id":  # databases differ in how they compare letter case
+                return str(first).lower() > str(second).lower()
+            return bool(first > second)  # type: ignore[operator]
+        return False
+
+    def ignores_case(self, before: Values, after: Values) -> bool:
         """Whether the database that gives these rows one after the other must compare names
         without regard to letter case."""
-        for key, value, next_value in zip(self.keys, before.values, after.values, strict=True):
+        for key, value, next_value in zip(self.keys, before, after, strict=True):
             if value != next_value:
                 if key.name != "name" or value is None or next_value is None:
                     return False
@@ -143,38 +166,6 @@ class SortOrder:
             if key.name in TIME_KEYS:
                 return False
         return False
-
-    def is_violated(self, before: Position, after: Position) -> bool:
-        """Whether no database that sorts in this order gives these rows one after the other."""
-        for key, value, next_value in zip(self.keys, before.values, after.values, strict=True):
-            if value == next_value:
-                if key.name in TIME_KEYS:
-                    return False
-                continue
-            if key.name not in COMPARABLE_KEYS or value is None or next_value is None:
-                return False
-            first, second = _folded(value), _folded(next_value)
-            return bool(first < second if key.descends else first > second)
-        return False
-
-
-def _folded(value: str | int) -> Any:
-    """An id in lower case: databases differ in how they compare letter case."""
-    return value.lower() if isinstance(value, str) else value
-
-
-def checked_values(names: Sequence[str], row: dict[str, Any]) -> tuple[Value, ...]:
-    """A row's values of these sort keys.
-
-    Raises:
-        TypeError: one has a type that Glance does not give it.
-    """
-    values = tuple([row.get(name) for name in names])
-    for name, value in zip(names, values, strict=True):
-        expected = int if name == "size" else str
-        if type(value) is not expected and (value is not None or name == "id"):
-            raise TypeError(name)
-    return values
 
 
 def _parse_sort(text: str) -> tuple[list[str], list[str]]:

@@ -10,7 +10,7 @@ from resolver.listing.caller import Caller
 from resolver.listing.location_stream import LocationStream
 from resolver.listing.markers import Place, decode, is_marker
 from resolver.listing.query import ListingQuery
-from resolver.listing.sort_order import Position
+from resolver.listing.sort_order import Values
 from resolver.models import parse_stored_id
 from resolver.registry import LocationView
 
@@ -42,7 +42,7 @@ async def open_streams(
         ResolverError: a location failed, and the client wants all.
     """
 
-    def stream(view: LocationView, place: Place, position: Position | None) -> LocationStream:
+    def stream(view: LocationView, place: Place, position: Values | None) -> LocationStream:
         opened = LocationStream(view, query, caller.fetch, place, position)
         if place.is_left_out:
             opened.failure = LocationUnavailable(LEFT_OUT, code="left-out")
@@ -88,6 +88,6 @@ async def _after_image(
     opened = []
     for stream in streams:
         place = Place(stream.group, row.id if stream is best else None)
-        opened.append(LocationStream(stream.view, query, caller.fetch, place, row.position))
+        opened.append(LocationStream(stream.view, query, caller.fetch, place, row.values))
         opened[-1].failure = stream.failure
     return opened
