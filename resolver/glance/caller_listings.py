@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import html
+import time
 from collections.abc import Sequence
 
 import aiohttp
@@ -42,6 +43,11 @@ class CallerListings:
         self._session = session
         self._cloud_credentials = cloud_credentials
         self._rate_limits = rate_limits
+        self._seconds: dict[int, float] = {}
+
+    def last_seconds(self, location: Location) -> float:
+        """How long a location took for its last answer; 0 where it has given none."""
+        return self._seconds.get(location.number, 0.0)
 
     async def read(
         self,
@@ -68,6 +74,7 @@ class CallerListings:
             max_wait=min(PROBE_WAIT_SECONDS, seconds),
         )
         max_bytes = min(MAX_PAGE_BYTES, MIN_PAGE_BYTES + rows * MAX_ROW_BYTES)
+        started = time.monotonic()
         try:
             async with asyncio.timeout(seconds):
                 reply = await server.request(path, params, token=token, max_bytes=max_bytes)
@@ -81,6 +88,7 @@ class CallerListings:
                 code="refused",
                 extra={"status": 401, "challenge": error.extra.get("challenge", "")},
             ) from error
+        self._seconds[location.number] = time.monotonic() - started
         if reply.status == 200:
             return reply.body
         if reply.status in (*REFUSAL_STATUSES, 404):
