@@ -20,7 +20,8 @@ from resolver.errors import LocationUnavailable
 from resolver.models import Location
 
 MIN_RETRY_AFTER_SECONDS = 0.5
-"""The shortest wait, whatever the server says; doubled for each such answer in a row."""
+"""The shortest wait, whatever the server says; doubled for each such answer in a row. Requests that
+were under way together are refused together, and count once."""
 
 MAX_RETRY_AFTER_SECONDS = 3600.0
 
@@ -51,7 +52,7 @@ class RateLimiter:
     paused_until: float = 0.0
     """Until when the server wants no requests."""
     refusals: int = 0
-    """Answers in a row by which the server refused a request because of its limit."""
+    """How often in a row the server refused requests because of its limit."""
 
     def reserve(self, rate: float, max_wait: float | None) -> float:
         """Takes a turn; returns the seconds to wait for it. ``rate``: requests a second, 0 for no
@@ -78,11 +79,13 @@ class RateLimiter:
         """The server refused a request because of its limit; returns the seconds to wait.
         ``retry_after``: its ``Retry-After``."""
         now = time.monotonic()
-        least = MIN_RETRY_AFTER_SECONDS * (1 << min(self.refusals, 8))
+        is_first = self.paused_until <= now  # others were sent before this pause began
+        if is_first:
+            self.refusals += 1
+        least = MIN_RETRY_AFTER_SECONDS * (1 << min(max(self.refusals - 1, 0), 8))
         wait = min(max(parse_retry_after(retry_after) or 0.0, least), MAX_RETRY_AFTER_SECONDS)
-        if self.paused_until <= now:
+        if is_first:
             log.warning("rate limited", location=self.name, retry_after=round(wait, 1))
-        self.refusals += 1
         self.paused_until = max(self.paused_until, now + wait)
         return wait
 

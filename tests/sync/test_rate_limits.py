@@ -199,3 +199,11 @@ def test_retry_after_has_seconds_or_a_date() -> None:
     assert parse_retry_after(past) == 0
     for text in (None, "", "-1", "1.5", "soon", "\u0661", "Fri, 99 Foo 2026"):
         assert parse_retry_after(text) is None
+
+
+def test_requests_that_are_refused_together_count_once() -> None:
+    """The pause would double with each of them, to minutes, where the server asks for a second."""
+    limiter = RateLimits().of(Location(name="one", url="http://one.example", number=1))
+    waits = [limiter.record_refusal("1") for _ in range(50)]
+    assert waits == [1.0] * 50
+    assert limiter.refusals == 1
