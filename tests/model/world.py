@@ -129,6 +129,16 @@ class ModelServer:
         """Until when processes may stay away, because it had too many requests."""
         return math.inf if self._refusals_left else self._refused_at + REFUSAL_SECONDS
 
+    def describe(self, now: float) -> str:
+        """When its disturbances were, in seconds before ``now``."""
+        disturbances = {"outage": self.outage, "held": self.held, "weak": self.weak}
+        times = (
+            f"{name} {now - it.began:.3f} to {now - it.ended:.3f} s ago"
+            for name, it in disturbances.items()
+            if it.ended > -math.inf
+        )
+        return f"{self.name}: {', '.join(times)}"
+
     def refuse(self, count: int) -> None:
         """Answers the next requests that there are too many."""
         self._refusals_left = count

@@ -306,7 +306,10 @@ class WorldEvents:
             claims |= batch.keys()
         for image_id, life in registration.server.lives.items():
             if life.throughout(begun) and image_id not in claims:
-                raise WrongAnswer(f"{name} has {image_id.hex()[:8]}, and the index has no claim")
+                raise WrongAnswer(
+                    f"{name} has {image_id.hex()[:8]}, and the index has no claim "
+                    f"({registration.server.describe(begun)})"
+                )
             late = self._announced_at.get((registration.number, image_id), 0.0) > begun
             if exactly and not life.during(begun) and image_id in claims and not late:
                 raise WrongAnswer(f"{name} deleted {image_id.hex()[:8]}, and the index has a claim")
