@@ -118,6 +118,21 @@ def request_log() -> RequestLog:
     return _request_log
 
 
+_announces_json = False
+
+
+def announce(text: str, *, level: str = "info") -> None:
+    """Writes a line about the start or the end of this process. It is shown whatever the lowest
+    level of the log is; as text until `configure` was called."""
+    if _announces_json:
+        now = datetime.now(UTC).isoformat().replace("+00:00", "Z")
+        line = {"event": text, "level": level, "logger": "serve", "timestamp": now}
+        text = json.dumps(line, ensure_ascii=False)
+    with contextlib.suppress(OSError):  # a full disk ends no service
+        sys.stderr.write(f"{text}\n")
+        sys.stderr.flush()
+
+
 def configure(*, level: str, log_format: str) -> None:
     """Sends our log lines and those of libraries to standard error, in one format.
 
@@ -125,7 +140,7 @@ def configure(*, level: str, log_format: str) -> None:
         level: the lowest level that is shown: debug, info, warning or error.
         log_format: ``text``, ``json``, or ``auto`` for text if standard error is a terminal.
     """
-    global _request_log  # noqa: PLW0603 - logging is configured once per process
+    global _request_log, _announces_json  # noqa: PLW0603 - logging is configured once per process
     text = log_format == "text" or (log_format == "auto" and sys.stderr.isatty())
     stamp = structlog.processors.TimeStamper(fmt="%H:%M:%S" if text else "iso", utc=not text)
     if text:
@@ -141,6 +156,7 @@ def configure(*, level: str, log_format: str) -> None:
             foreign_pre_chain=SHARED_PROCESSORS, processors=[remove_meta, stamp, *renderers]
         )
     )
+    _announces_json = not text
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())

@@ -307,8 +307,10 @@ class Settings(BaseSettings):
     log_format: Literal["auto", "text", "json"] = Field(
         "auto", description="`auto`: text on a terminal, JSON otherwise."
     )
-    access_log: Literal["off", "errors", "all"] = Field(
-        "all", description="Which requests are logged: none, those with status 400 or above, all."
+    access_log: Literal["off", "errors", "clients", "all"] = Field(
+        "all",
+        description="Which requests are logged: none, those with status 400 or above, all but good "
+        "health checks and scrapes, all.",
     )
 
     @field_validator(

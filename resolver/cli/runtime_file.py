@@ -14,8 +14,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from resolver.cli.output import notify
-
 
 def url_file(configured_port: int) -> Path | None:
     """The file for the gateway whose settings, without options, say this port; None without
@@ -44,9 +42,12 @@ def write_url(configured_port: int, url: str) -> None:
             part.write(f"{url}\n")
         os.replace(name, file)
     except OSError as error:
-        notify(
+        from resolver import logs  # noqa: PLC0415 - only where it fails
+
+        logs.announce(
             f"glance-resolver: cannot write {file}: {error.strerror}; `healthcheck` needs the same "
-            "--host and --port as `serve`"
+            "--host and --port as `serve`",
+            level="warning",
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import secrets
 import signal
 import sys
@@ -17,7 +18,7 @@ import click
 from resolver.cli.healthcheck_command import loopback_url
 from resolver.cli.output import notify
 from resolver.cli.runtime_file import temporary_url_file, write_url
-from resolver.errors import SettingsError
+from resolver.errors import ResolverError, SettingsError
 from resolver.service_manager import READY, STOPPING, ServiceManager
 
 if TYPE_CHECKING:
@@ -92,10 +93,13 @@ def serve(pairs: tuple[str, ...], locations_file: str | None, **options: Any) ->
         token = secrets.token_hex(16)
         load = partial(load, admin_tokens=token)
         settings = load()
-        notify(f"admin token for this run: {token}")
+    else:
+        token = ""
     from resolver import logs  # noqa: PLC0415
 
     logs.configure(level=settings.log_level, log_format=settings.log_format)
+    if token:
+        logs.announce(f"admin token for this run: {token} (RESOLVER_ADMIN_TOKENS sets others)")
     is_overridden = options["host"] is not None or options["port"] is not None
     configured_port = _configured_port(settings) if is_overridden else settings.port
 
@@ -105,14 +109,20 @@ def serve(pairs: tuple[str, ...], locations_file: str | None, **options: Any) ->
             tls = bool(settings.tls_cert)
             write_url(configured_port, loopback_url(settings.host, port, tls=tls))
         workers = f", {settings.workers} workers" if settings.workers > 1 else ""
-        notify(f"glance-resolver ({settings.role}{workers}) listens at {url}")
+        logs.announce(
+            f"glance-resolver ({settings.role}{workers}) listens at {url} (pid {os.getpid()})"
+        )
 
     manager = ServiceManager.from_environment()
     with temporary_url_file(configured_port):
-        if settings.workers > 1:
-            _serve_with_workers(load, settings, locations, on_listening, manager)
-        else:
-            asyncio.run(_serve(load, settings, locations, on_listening, manager))
+        try:
+            if settings.workers > 1:
+                _serve_with_workers(load, settings, locations, on_listening, manager)
+            else:
+                asyncio.run(_serve(load, settings, locations, on_listening, manager))
+        except ResolverError as error:
+            logs.announce(f"glance-resolver: {error.detail}", level="error")
+            sys.exit(1)
 
 
 def show_registration(done: int, total: int) -> None:
@@ -171,6 +181,7 @@ async def _serve(
     manager: ServiceManager,
 ) -> None:
     """Serves in this process until a signal ends it."""
+    from resolver import logs  # noqa: PLC0415
     from resolver.gateway.reloading import ReloadingServer  # noqa: PLC0415
 
     async with ReloadingServer(load, locations, show_registration) as server:
@@ -182,7 +193,7 @@ async def _serve(
         await server.run()
         keep_alive.cancel()
         manager.notify(STOPPING)
-        notify("glance-resolver: stopping")
+        logs.announce("glance-resolver: stopping")
 
 
 def _serve_with_workers(

@@ -33,13 +33,18 @@ def _masked(parameter: str) -> str:
     return parameter
 
 
+CHECK_PATHS = frozenset({"/healthcheck", "/livez", "/readyz", "/metrics"})
+"""What load balancers, orchestrators and Prometheus ask for, every few seconds and forever."""
+
+
 class AccessLog:
     """Writes the lines that RESOLVER_ACCESS_LOG asks for."""
 
     def __init__(self, level: str) -> None:
-        """``level``: ``off``, ``errors`` or ``all``."""
-        self.least_status = {"off": 1000, "errors": 400, "all": 0}[level]
+        """``level``: ``off``, ``errors``, ``clients`` or ``all``."""
+        self.least_status = {"off": 1000, "errors": 400}.get(level, 0)
         """The lowest status that is logged."""
+        self._skips_checks = level == "clients"
 
     @property
     def is_on(self) -> bool:
@@ -61,6 +66,8 @@ class AccessLog:
         """Writes the line of a request that was answered within ``seconds``. ``admin``: the name of
         its token, if it has one. ``trace_id``: of the trace that it belongs to, if to any."""
         if status < self.least_status:
+            return
+        if self._skips_checks and status < 400 and target.partition("?")[0] in CHECK_PATHS:
             return
         path = mask_secrets(target[:MAX_PATH_CHARACTERS])
         ms = round(seconds * 1000, 3)

@@ -178,7 +178,8 @@ class HealthChecker:
         await self._index.records.set_check(location.number, after, location, quiet=is_unchanged)
         watched.check = after
         if before is None or before.health is not after.health:
-            log.info(
+            write = log.warning if after.health is Health.DOWN else log.info
+            write(
                 "location health",
                 location=watched.view.name,
                 health=str(after.health),

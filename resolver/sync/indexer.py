@@ -317,7 +317,9 @@ class Indexer:
             )
         self.stats.count(self.stats.polls, view.name, after.error_code or "ok")
         if after.error and not before.error:
-            log.info("poll failed", location=view.name, code=after.error_code, reason=after.error)
+            log.warning(
+                "poll failed", location=view.name, code=after.error_code, reason=after.error
+            )
         elif before.error and not after.error:
             log.info("poll succeeded again", location=view.name)
         return after

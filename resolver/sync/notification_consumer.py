@@ -145,8 +145,9 @@ class NotificationConsumer:
 
     async def _handle_disconnect(self, error: LocationUnavailable | IndexUnavailable) -> None:
         """Stores the failure, and deletes a queue that seems to break each connection."""
-        log.warning("AMQP disconnected", location=self._location.name, reason=error.detail)
         status, now, code = self._status, time.time(), error.problem_code
+        if status.error_code != code:  # once for an outage, not with each attempt
+            log.warning("AMQP disconnected", location=self._location.name, reason=error.detail)
         if status.connected:
             self._useless_connections += 1
             if now - status.since > self._timings.max_reconnect_delay:

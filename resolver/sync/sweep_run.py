@@ -58,7 +58,9 @@ class SweepRun:
         except (IndexUnavailable, LostLease):
             raise
         except LocationUnavailable as error:
-            log.warning(
+            # Once for an outage: a location that is down fails every half minute.
+            write = log.debug if self._status.error_code == error.problem_code else log.warning
+            write(
                 "sweep failed",
                 location=self._location.name,
                 code=error.problem_code,

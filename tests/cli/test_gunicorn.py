@@ -89,7 +89,11 @@ def test_several_workers_without_gunicorn_are_one_clear_error() -> None:
     clean = {name: value for name, value in os.environ.items() if not name.startswith("RESOLVER_")}
     done = subprocess.run(
         [sys.executable, "-c", code],
-        env={**clean, "RESOLVER_REDIS_URL": "redis://127.0.0.1:1"},
+        env={
+            **clean,
+            "RESOLVER_REDIS_URL": "redis://127.0.0.1:1",
+            "RESOLVER_LOG_FORMAT": "text",
+        },
         capture_output=True,
         text=True,
         check=False,

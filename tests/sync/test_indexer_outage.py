@@ -1,4 +1,4 @@
-"""What the indexer logs while Redis does not answer."""
+"""What the indexer logs while something does not answer: an outage once, not each attempt."""
 
 from __future__ import annotations
 
@@ -10,11 +10,14 @@ from resolver.glance import CloudCredentials, RateLimits, ScopeCache, connect
 from resolver.registry import FreshnessPolicy, TableKeeper
 from resolver.settings import Settings
 from resolver.sync import DEFAULT_TIMINGS, Indexer
-from tests.support.indexing import running, ticks
+from tests.support.indexing import indexing, running, ticks
 from tests.support.instrumented_client import InstrumentedClient
 from tests.support.wait import wait_until
 
 FAILED_TICKS = 5
+
+NOWHERE = "http://127.0.0.1:1"
+"""Where no server is."""
 
 
 async def test_an_outage_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
@@ -53,3 +56,29 @@ async def test_an_outage_is_logged_once(caplog: pytest.LogCaptureFixture) -> Non
                 client.fails = lambda: False
                 await ticks(indexer)
                 assert logged_outages() == outage
+
+
+async def test_a_sweep_that_keeps_failing_is_logged_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    often = replace(DEFAULT_TIMINGS, tick=0.01, sweep_retry=0.01)
+    async with indexing("memory:", timings=often, sweep_interval=0.05) as services:
+        await services.registry.put("one", {"url": NOWHERE})
+        sweeps = services.indexer.stats.sweeps
+        await wait_until(lambda: sum(sweeps.values()) >= FAILED_TICKS)
+    lines = [record for record in caplog.records if "sweep failed" in record.getMessage()]
+    assert [record.levelname for record in lines if record.levelname != "DEBUG"] == ["WARNING"]
+
+
+async def test_a_location_that_goes_down_is_a_warning(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with indexing("memory:", health_interval=0.05) as services:
+        await services.registry.put("one", {"url": NOWHERE})
+
+        async def is_down() -> bool:
+            return (await services.registry.show("one"))["health"]["state"] == "down"
+
+        await wait_until(is_down)
+    (line,) = [r for r in caplog.records if "location health" in r.getMessage()]
+    assert line.levelname == "WARNING"
