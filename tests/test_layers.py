@@ -21,6 +21,7 @@ LAYERS = [
     {"models"},
     {"setting_names"},
     {"settings"},
+    {"faulty_settings"},
     {"index.scripts"},
     {"index.redis"},
     {"index"},

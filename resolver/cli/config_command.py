@@ -16,11 +16,8 @@ def config(as_json: bool, describe: bool) -> None:
 
     Where something is wrong it shows the rest all the same, says what is wrong, and exits 1.
     """
-    from resolver.settings import (  # noqa: PLC0415
-        Settings,
-        load_settings,
-        settings_despite_faults,
-    )
+    from resolver.faulty_settings import settings_despite_faults  # noqa: PLC0415
+    from resolver.settings import Settings, load_settings  # noqa: PLC0415
 
     if describe:
         click.echo(reference(Settings))

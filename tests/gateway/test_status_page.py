@@ -297,8 +297,8 @@ async def many_locations(services: Services, count: int) -> None:
 
 @pytest.mark.redis
 async def test_a_thousand_locations(start: Start, redis_url: str) -> None:
-    """Under 200 ms on an idle machine; the bound here is that of a busy one. While the rows are
-    made, the event loop does other work."""
+    """In less than 200 ms of an idle processor. While the rows are made, the event loop does other
+    work."""
     gateway = await start(redis_url=redis_url)
     await many_locations(gateway.services, 1000)
     await page(gateway)
@@ -312,9 +312,9 @@ async def test_a_thousand_locations(start: Start, redis_url: str) -> None:
 
     await asyncio.sleep(1)  # the content is too old now, so that it is made again
     watcher = asyncio.create_task(watch())
-    started = last = time.monotonic()
+    started, last = time.process_time(), time.monotonic()
     text = await page(gateway)
-    seconds = time.monotonic() - started
+    seconds = time.process_time() - started
     watcher.cancel()
     assert text.count('id="location-') == 1000
     print(f"{seconds * 1000:.0f} ms, {len(text)} characters, longest turn {longest * 1000:.0f} ms")
