@@ -34,9 +34,10 @@ LAYERS = [
     # the front that answers with them, the application and its server, and its processes.
     {
         f"gateway.{name}"
-        for name in ("access_log", "browser_guard", "image_path", "limits", "methods", "tokens")
+        for name in ("access_log", "bounded_render", "browser_guard", "image_path", "limits")
     }
-    | {f"gateway.{name}" for name in ("negotiation", "problem", "reply", "request_ids")},
+    | {f"gateway.{name}" for name in ("methods", "negotiation", "problem", "reply")}
+    | {"gateway.request_ids", "gateway.tokens"},
     {"gateway.metrics", "gateway.net"},
     {"gateway.app_keys", "gateway.middleware", "gateway.request_body", "gateway.page"},
     {"gateway.api"},

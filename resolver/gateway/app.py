@@ -33,6 +33,7 @@ from resolver.gateway.app_keys import (
     SERVICES,
     TOKENS,
 )
+from resolver.gateway.bounded_render import BoundedRender
 from resolver.gateway.browser_guard import BrowserGuard
 from resolver.gateway.image_path import ROUTE, V1_LISTING
 from resolver.gateway.limits import LIMITS, Limits
@@ -48,7 +49,8 @@ from resolver.settings import Settings
 
 SHARED: tuple[web.AppKey[Any], ...] = (
     *(SERVICES, IN_FLIGHT, TOKENS, LIMITS, REFUSED_LOGINS, ACCESS_LOG, METRICS, BROWSER_GUARD),
-    *(status.CENSUS_CACHE, status_page.SNAPSHOTS, status_page.STREAMS),
+    *(status.CENSUS_CACHE, status.METRICS_RENDER, status.INDEX_RENDER),
+    *(status_page.SNAPSHOTS, status_page.STREAMS),
 )
 """What the applications of both ports have."""
 
@@ -175,6 +177,7 @@ def make_app(
         worker_metrics=worker_metrics,
     )
     app[status.CENSUS_CACHE] = status.CensusCache(services.index)
+    app[status.METRICS_RENDER], app[status.INDEX_RENDER] = BoundedRender(), BoundedRender()
     app.on_response_prepare.append(sign)
     if settings.role != "indexer":
         largest_body = settings.bulk_limit * resolve.MAX_ITEM_BYTES

@@ -54,6 +54,11 @@ class TokenBuckets:
     def __len__(self) -> int:
         return len(self._full_at)
 
+    @property
+    def size(self) -> float:
+        """Tokens in a full bucket."""
+        return self._rate * BURST_SECONDS
+
     def wait(self, client: bytes, tokens: float) -> float:
         """Seconds until the client could take as many tokens; 0 if it could now."""
         if not self._rate:
@@ -121,7 +126,10 @@ class Limits:
         Raises:
             TooManyRequests: the client does not have as many.
         """
-        wait = self.buckets.take(client, tokens)
+        self._refuse(self.buckets.take(client, tokens))
+
+    def _refuse(self, wait: float) -> None:
+        """Raises TooManyRequests where there is something to wait for, in seconds."""
         if wait:
             seconds = math.ceil(wait)
             raise TooManyRequests(
@@ -129,6 +137,15 @@ class Limits:
                 f"{seconds} s; known images are redirected meanwhile",
                 headers={"Retry-After": str(seconds)},
             )
+
+    def check(self, request: web.BaseRequest) -> None:
+        """Raises TooManyRequests where the client of a request has no token left."""
+        self._refuse(self.buckets.wait(self.client(request), 1))
+
+    def charge_rest(self, request: web.BaseRequest, tokens: float, charged: float) -> None:
+        """Charges what is missing to ``tokens``, where some were ``charged`` before."""
+        full = self.buckets.size
+        self.charge(request, max(0.0, min(tokens, full) - min(charged, full)))
 
     def check_logins(self, client: bytes) -> None:
         """Raises TooManyRequests for a client that has had so many logins refused that the next one

@@ -41,8 +41,14 @@ MAX_VERSIONS = 64
 MAX_BODY_BYTES = 64 * 1024 * 1024
 """One response. A page of 1,000 images takes 0.5 MB; with many properties, some MB."""
 
-MAX_RECORD_BYTES = 4 * 1024 * 1024
+MAX_RECORD_BYTES = 1024 * 1024
 """An image's record. One with a thousand long properties is smaller."""
+
+MAX_RECORD_VALUES = 10_000
+"""JSON values in a record, a version document and the like: they are parsed in a millisecond."""
+
+MAX_PAGE_VALUES = 2_000_000
+"""JSON values in a page of a listing: a thousand images with two thousand properties each."""
 
 MAX_STATUS_BODY_BYTES = 1024 * 1024
 """A response about health or versions."""
@@ -98,7 +104,13 @@ async def connect(
         else (),  # without rules it would take time from each request
         timeout=aiohttp.ClientTimeout(total=timeout, connect=CONNECT_TIMEOUT_SECONDS),
         trace_configs=[tracing],
-        headers={"User-Agent": f"glance-resolver/{__version__}", HOP: "1"},
+        headers={
+            "User-Agent": f"glance-resolver/{__version__}",
+            # A megabyte unpacks to a gigabyte.
+            "Accept-Encoding": "identity",
+            HOP: "1",
+        },
+        auto_decompress=False,
         cookie_jar=aiohttp.DummyCookieJar(),
     ) as session:
         yield session
@@ -112,12 +124,15 @@ class Reply:
     headers: Mapping[str, str]
     body: bytes
 
-    def json(self) -> Any:
-        """The body as JSON.
+    def json(self, max_values: int = MAX_PAGE_VALUES) -> Any:
+        """The body as JSON. It is parsed only if it has at most ``max_values`` values, since they
+        take the time, not the bytes.
 
         Raises:
-            LocationUnavailable: the body is not JSON.
+            LocationUnavailable: the body is not JSON, or has more.
         """
+        if self.body.count(b",") > max_values:
+            raise LocationUnavailable("its answer has too many values", code="too-long")
         try:
             return json.loads(self.body)
         except (ValueError, RecursionError) as error:
@@ -437,7 +452,7 @@ class GlanceServer:
                 "Glance server?",
                 code="not-glance",
             )
-        document = reply.json()
+        document = reply.json(MAX_RECORD_VALUES)
         listed = document.get("versions") if isinstance(document, dict) else None
         ids = tuple(
             version["id"].lower()

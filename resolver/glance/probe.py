@@ -12,7 +12,13 @@ import aiohttp
 from resolver.errors import InvalidImageId, LocationUnavailable
 from resolver.glance.cloud_credentials import CloudCredentials
 from resolver.glance.credential_scope import CredentialScope
-from resolver.glance.glance_server import GLANCE_HEADER, MAX_RECORD_BYTES, GlanceServer, Reply
+from resolver.glance.glance_server import (
+    GLANCE_HEADER,
+    MAX_RECORD_BYTES,
+    MAX_RECORD_VALUES,
+    GlanceServer,
+    Reply,
+)
 from resolver.glance.listed_rows import rows_of
 from resolver.glance.rate_limits import PROBE_WAIT_SECONDS, RateLimits
 from resolver.glance.scope_cache import ScopeCache
@@ -81,11 +87,11 @@ async def _ensure_lists_images(server: GlanceServer, *, use_v2: bool) -> None:
             f"its 404 names no image, and it lists none ({reply.status}): is Glance there?",
             code="not-glance",
         )
-    rows_of(reply.json())
+    rows_of(reply.json(MAX_RECORD_VALUES))
 
 
 def _record(reply: Reply) -> dict[str, Any]:
-    record = reply.json()
+    record = reply.json(MAX_RECORD_VALUES)
     return record if isinstance(record, dict) else {}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from resolver.errors import InvalidImageId, InvalidRequest, UnsupportedMediaType
+from resolver.errors import InvalidImageId, InvalidRequest, TooLarge, UnsupportedMediaType
 from resolver.gateway.request_body import read_json
 from resolver.models import format_id, letter_case_of, parse_id
 
@@ -29,11 +29,13 @@ class BulkIds(NamedTuple):
     """Spellings with upper-case digits, by position among ``image_ids``."""
 
 
-def parse_items(body: bytes, content_type: str) -> Sequence[Any]:
-    """The items of a body: a JSON array, ``{"ids": […]}``, or one per line.
+def parse_items(body: bytes, content_type: str, limit: int) -> Sequence[Any]:
+    """The items of a body: a JSON array, ``{"ids": […]}``, or one per line. The work is bounded by
+    ``limit``, the largest number of items, whatever the body's shape is.
 
     Raises:
         InvalidRequest: it is none of these.
+        TooLarge: it has more items, or more values of whatever kind.
         UnsupportedMediaType: its type says that it is something else.
     """
     media = content_type.partition(";")[0].strip().lower()
@@ -44,6 +46,12 @@ def parse_items(body: bytes, content_type: str) -> Sequence[Any]:
     else:
         raise UnsupportedMediaType(
             f"send the ids as {JSON} or as lines of text/plain, not {media[:60]!r}"
+        )
+    # Before it is parsed: each value but the first comes behind a comma, each line behind another.
+    if body.count(b"," if is_json else b"\n") > limit:
+        raise TooLarge(
+            f"more than the {limit} ids (RESOLVER_BULK_LIMIT) that one request may have: split the "
+            "request"
         )
     return _json_items(body) if is_json else _line_items(body)
 

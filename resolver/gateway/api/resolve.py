@@ -33,6 +33,10 @@ ANSWERS_PER_WRITE = 500
 MAX_ITEM_BYTES = 128
 """Bytes that one id may take in a request body."""
 
+BYTES_PER_TOKEN = 36 * IDS_PER_TOKEN
+"""Bytes of a body that cost as much as one probe, before anything of it is parsed: those of as many
+ids."""
+
 MAX_BULK_BODIES_BYTES = 33_554_432
 """All bodies of bulk requests that are being answered: 90 of 10,000 ids."""
 
@@ -88,14 +92,22 @@ async def resolve_many(request: web.Request) -> web.StreamResponse:
     preferences = preferences_from_query(request.rel_url.raw_query_string)
     settings, limits = request.app[SERVICES].settings, request.app[LIMITS]
     with request.app[BODY_BUDGET].one_body() as reserve:
-        body = await read_body(request, settings.bulk_limit * MAX_ITEM_BYTES, reserve)
-        items = parse_items(body, request.headers.get("Content-Type", ""))
+        largest = settings.bulk_limit * MAX_ITEM_BYTES
+        limits.check(request)  # before the body is read
+        try:
+            body = await read_body(request, largest, reserve)
+        except TooLarge:
+            limits.charge(request, largest / BYTES_PER_TOKEN)  # it was read up to there
+            raise
+        by_size = len(body) / BYTES_PER_TOKEN
+        limits.charge(request, by_size)
+        items = parse_items(body, request.headers.get("Content-Type", ""), settings.bulk_limit)
         if len(items) > settings.bulk_limit:
             raise TooLarge(
                 f"{len(items)} ids are more than the {settings.bulk_limit} "
                 "(RESOLVER_BULK_LIMIT) that one request may have: split the request"
             )
-        limits.charge(request, len(items) / IDS_PER_TOKEN)
+        limits.charge_rest(request, len(items) / IDS_PER_TOKEN, by_size)
         headers = {"Vary": "Accept"}
         return await respond_to_many(request, items, preferences, media_type, headers)
 

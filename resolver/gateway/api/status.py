@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from functools import cache
+from functools import cache, partial
 from importlib import resources
 from typing import Any
 
@@ -14,6 +14,7 @@ from aiohttp import web
 from resolver import __version__
 from resolver.errors import IndexUnavailable
 from resolver.gateway.app_keys import IN_FLIGHT, METRICS, SERVICES
+from resolver.gateway.bounded_render import BoundedRender
 from resolver.gateway.problem import json_reply, json_response, problem
 from resolver.gateway.reply import NO_STORE, Reply, to_response
 from resolver.index import Census, Index
@@ -49,6 +50,10 @@ class CensusCache:
 
 
 CENSUS_CACHE = web.AppKey("census_cache", CensusCache)
+
+
+METRICS_RENDER = web.AppKey("metrics_render", BoundedRender[bytes])
+INDEX_RENDER = web.AppKey("index_render", BoundedRender[Reply])
 
 
 HEALTHY = Reply(200, {**NO_STORE, "Content-Type": "text/plain; charset=utf-8"}, b"OK")
@@ -140,18 +145,27 @@ async def show_status(request: web.Request) -> web.StreamResponse:
     )
 
 
-async def metrics(request: web.Request) -> web.StreamResponse:
+async def _render_metrics(request: web.Request) -> bytes:
     # The metrics of locations come from the table, which an idle gateway must refresh.
     with contextlib.suppress(IndexUnavailable):
         await request.app[SERVICES].tables.current(READY_TIMEOUT_SECONDS)
+    return await request.app[METRICS].render()
+
+
+async def metrics(request: web.Request) -> web.StreamResponse:
+    """GET /metrics, rendered at most once a second in the long run."""
     return web.Response(
-        body=await request.app[METRICS].render(),
+        body=await request.app[METRICS_RENDER].get(partial(_render_metrics, request)),
         headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8", **NO_STORE},
     )
 
 
 async def index_figures(request: web.Request) -> web.StreamResponse:
-    """GET /index."""
+    """GET /index, counted at most once a second in the long run."""
+    return to_response(await request.app[INDEX_RENDER].get(partial(_index_reply, request)))
+
+
+async def _index_reply(request: web.Request) -> Reply:
     services = request.app[SERVICES]
     census = await request.app[CENSUS_CACHE].census()
     table = await services.tables.fresh()
@@ -165,7 +179,7 @@ async def index_figures(request: web.Request) -> web.StreamResponse:
             **{"coverage" if word == "why" else word: v for word, v in view.coverage(now).items()},
         }
     doubts = table.coverage_problems(now)
-    return json_response(
+    return json_reply(
         {
             "at": rfc3339(census.at),
             "images": census.images,
@@ -200,5 +214,11 @@ def openapi_document() -> Any:
     return document
 
 
+@cache
+def openapi_reply() -> Reply:
+    """What ``/openapi.json`` answers."""
+    return json_reply(openapi_document())
+
+
 async def openapi(_: web.Request) -> web.StreamResponse:
-    return json_response(openapi_document())
+    return to_response(openapi_reply())
