@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import re
+from collections.abc import Iterator
+from typing import Any
 
 import openapi_spec_validator
 import pytest
@@ -248,6 +250,44 @@ def test_openapi_is_valid_and_describes_all_routes() -> None:
         if method != "parameters"
     }
     assert described == routes
+
+
+def operations() -> list[tuple[str, dict[str, Any]]]:
+    return [
+        (f"{method} {path}", operation)
+        for path, item in openapi_document()["paths"].items()
+        for method, operation in item.items()
+        if method != "parameters"
+    ]
+
+
+def test_generated_clients_have_a_function_for_each_operation() -> None:
+    """Those of openapi-python-client and openapi-generator are named by the operation's id. The
+    former leaves out an operation whose array has no items, or that takes plain text only."""
+    ids = [operation.get("operationId") for _, operation in operations()]
+    assert None not in ids
+    assert len(set(ids)) == len(ids)
+    for name, operation in operations():
+        accepted = operation.get("requestBody", {}).get("content", {"application/json": {}})
+        assert {"application/json", "application/octet-stream"} & accepted.keys(), name
+    assert [schema for schema in _arrays(openapi_document()) if "items" not in schema] == []
+
+
+def _arrays(node: Any) -> Iterator[dict[str, Any]]:
+    """All schemas of arrays in a document."""
+    if isinstance(node, dict) and node.get("type") == "array":
+        yield node
+    for child in (
+        node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
+    ):
+        yield from _arrays(child)
+
+
+async def test_openapi_names_the_server(start: Start) -> None:
+    for url, shown in (("", "/"), ("https://cloud.example/resolver", None)):
+        gateway = await start(public_url=url)
+        _, body = await gateway.get("/openapi.json")
+        assert [server["url"] for server in body["servers"]] == [shown or url]
 
 
 async def test_openapi_is_served(gateway: Gateway) -> None:

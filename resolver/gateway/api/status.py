@@ -215,10 +215,17 @@ def openapi_document() -> Any:
 
 
 @cache
-def openapi_reply() -> Reply:
-    """What ``/openapi.json`` answers."""
-    return json_reply(openapi_document())
+def openapi_reply(server_url: str) -> Reply:
+    """What ``/openapi.json`` answers. ``server_url``: where clients find this gateway; empty for
+    where they find the document."""
+    document = openapi_document()
+    if server_url:
+        document = {**document, "servers": [{**document["servers"][0], "url": server_url}]}
+    return json_reply(document)
 
 
-async def openapi(_: web.Request) -> web.StreamResponse:
-    return to_response(openapi_reply())
+async def openapi(request: web.Request) -> web.StreamResponse:
+    """GET /openapi.json. The public URL is that of the port for clients."""
+    settings = request.app[SERVICES].settings
+    is_public = settings.management_port is None
+    return to_response(openapi_reply(settings.public_url if is_public else ""))
