@@ -1,7 +1,8 @@
 """Errors that users see, each with its HTTP status and the stable ``code`` of its problem document.
 
-The gateway renders every :class:`ResolverError` as ``application/problem+json`` (RFC 9457), and the
-command line prints its ``detail``. A detail says what to do and never shows internals.
+The gateway renders every :class:`ResolverError` as ``application/problem+json`` (RFC 9457), below
+``/v1`` and ``/v2`` as Glance renders its own, and the command line prints its ``detail``. A detail
+says what to do and never shows internals.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ class ResolverError(Exception):
     """Base of all errors that a user may see.
 
     ``headers`` are added to the response and ``extra`` to the members of the problem document.
-    ``code`` replaces the code of the class.
+    ``code`` replaces the code of the class. ``glance_text`` is what Glance itself says in such a
+    case; it stands in place of ``detail`` where a client gets Glance's form.
     """
 
     status: ClassVar[int] = 500
@@ -30,12 +32,14 @@ class ResolverError(Exception):
         headers: Mapping[str, str] | None = None,
         extra: Mapping[str, Any] | None = None,
         code: str | None = None,
+        glance_text: str = "",
     ) -> None:
         super().__init__(detail)
         self.detail = detail
         self.headers = dict(headers or {})
         self.extra = dict(extra or {})
         self.problem_code = code or self.code
+        self.glance_text = glance_text
 
 
 class InvalidImageId(ResolverError):

@@ -37,7 +37,7 @@ LAYERS = [
         for name in ("access_log", "bounded_render", "browser_guard", "image_path", "limits")
     }
     | {f"gateway.{name}" for name in ("methods", "negotiation", "problem", "reply")}
-    | {"gateway.request_ids", "gateway.tokens"},
+    | {"gateway.error_form", "gateway.request_ids", "gateway.tokens"},
     {"gateway.metrics", "gateway.net"},
     {"gateway.app_keys", "gateway.middleware", "gateway.request_body", "gateway.page"},
     {"gateway.api"},

@@ -13,6 +13,7 @@ from aiohttp import web
 from resolver.errors import NotFound
 from resolver.gateway.access_log import AccessLog
 from resolver.gateway.api import (
+    any_location,
     image_listing,
     image_lookup,
     images,
@@ -85,6 +86,7 @@ def client_routes() -> list[web.RouteDef]:
         web.get(ROUTE, images.read_image),
         web.route("*", ROUTE, images.write_image),
         web.get("/v2/images", image_listing.list_images, allow_head=False),
+        web.head("/v2/images", any_location.refuse_head),
         web.get("/v1/images", image_listing.no_listing),
         web.get(V1_LISTING, image_listing.no_listing),
         web.get("/resolve/{id:[^/]+}", images.read_image),
@@ -94,8 +96,9 @@ def client_routes() -> list[web.RouteDef]:
         web.get("/versions", version_documents.versions),
         web.get("/{api:v[12]}", version_documents.versions),
         web.get("/{api:v[12]}/", version_documents.versions),
-        web.get("/v2/schemas/{schema:[\\s\\S]+}", version_documents.schemas),
+        web.get("/v2/schemas/{schema:[\\s\\S]+}", any_location.redirect_to_any),
         web.get("/openapi.json", status.openapi),
+        web.route("*", "/{api:v[12]}/{path:[\\s\\S]+}", any_location.answer_other_path),
     ]
 
 

@@ -70,7 +70,9 @@ def parse_image_path(path: str, query: str) -> ImagePath:
     try:
         image_id = parse_id(text)
     except InvalidImageId as error:
-        raise NotFound(error.detail, code=error.problem_code) from error
+        raise NotFound(
+            error.detail, code=error.problem_code, glance_text=f"No image found with ID {text}"
+        ) from None
     return ImagePath(api, image_id, letter_case_of(text), rest, query)
 
 

@@ -26,6 +26,7 @@ from resolver.gateway.app_keys import (
     REQUEST_ID,
     SOURCE,
 )
+from resolver.gateway.error_form import ErrorForm, error_form
 from resolver.gateway.limits import LIMITS
 from resolver.gateway.net.in_flight import REFUSED_STATUS, TRACKED
 from resolver.gateway.problem import error_reply, malformed, problem
@@ -64,9 +65,10 @@ def loop_error() -> LoopDetected:
     )
 
 
-def internal_error(request_id: str) -> Reply:
+def internal_error(request_id: str, form: ErrorForm | None) -> Reply:
     """The reply to a request that met a bug of ours."""
-    return problem(500, "internal-error", "Internal error", f"the log has the cause: {request_id}")
+    detail = f"the log has the cause: {request_id}"
+    return problem(500, "internal-error", "Internal error", detail, form=form)
 
 
 @web.middleware
@@ -110,15 +112,16 @@ async def _respond(
     request: web.Request, handler: Handler, transport: asyncio.Transport | None
 ) -> web.StreamResponse:
     """The handler's response, or that to the error that it raised."""
+    form = error_form(request.rel_url.raw_path, request.headers)
     if HOP in request.headers:
-        return to_response(error_reply(loop_error()))
+        return to_response(error_reply(loop_error(), form))
     try:
         # The host of an absolute target, or else of the field; aiohttp makes one up for neither.
         host = request.host if "Host" in request.headers else ""
         request.app[BROWSER_GUARD].check(request.method, request.path, host, request.headers)
         return await handler(request)
     except ResolverError as error:
-        reply = error_reply(error, request.headers.get("User-Agent", ""))
+        reply = error_reply(error, form)
         if reply.outcome:
             request[OUTCOME] = reply.outcome
             request[SOURCE] = reply.source
@@ -127,9 +130,10 @@ async def _respond(
             response.force_close()
         return response
     except web.HTTPException as error:
-        return to_response(_router_error(request, error))
+        return to_response(_router_error(request, error, form))
     except web.RequestPayloadError:
-        response = to_response(malformed(400, "the body cannot be read: its chunks are broken"))
+        reason = "the body cannot be read: its chunks are broken"
+        response = to_response(malformed(400, reason, form))
         response.force_close()
         return response
     except TimeoutError:
@@ -144,29 +148,25 @@ async def _respond(
         if isinstance(error, ConnectionError):
             raise
         log.exception("request failed", request_id=request[REQUEST_ID])
-        return to_response(internal_error(request[REQUEST_ID]))
+        return to_response(internal_error(request[REQUEST_ID], form))
 
 
 def _is_disconnected(request: web.Request) -> bool:
     return request.transport is None or request.transport.is_closing()
 
 
-def _router_error(request: web.Request, error: web.HTTPException) -> Reply:
-    """What aiohttp's router and body reader refuse, as problem documents."""
+def _router_error(request: web.Request, error: web.HTTPException, form: ErrorForm | None) -> Reply:
+    """What aiohttp's router and body reader refuse, in the form of other errors."""
     if isinstance(error, web.HTTPNotFound):
-        return error_reply(
-            NotFound("nothing is here: /openapi.json lists the paths", headers={"Vary": "Accept"})
-        )
+        detail = "nothing is here: /openapi.json lists the paths"
+        return error_reply(NotFound(detail, headers={"Vary": "Accept"}), form)
     if isinstance(error, web.HTTPMethodNotAllowed):
         allowed = ", ".join(sorted(error.allowed_methods))
-        return error_reply(
-            MethodNotAllowed(
-                f"{request.method} is not one of {allowed}", headers={"Allow": allowed}
-            )
-        )
+        detail = f"{request.method} is not one of {allowed}"
+        return error_reply(MethodNotAllowed(detail, headers={"Allow": allowed}), form)
     if isinstance(error, web.HTTPRequestEntityTooLarge):
-        return error_reply(TooLarge("the body is too large: send fewer ids at once"))
-    return problem(error.status, "http-error", error.reason, error.reason)
+        return error_reply(TooLarge("the body is too large: send fewer ids at once"), form)
+    return problem(error.status, "http-error", error.reason, error.reason, form=form)
 
 
 async def sign(request: web.Request, response: web.StreamResponse) -> None:

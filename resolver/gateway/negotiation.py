@@ -82,14 +82,24 @@ def make_preferences(region: str, exclude: Iterable[str], fresh: str) -> Prefere
 
 
 def accepted_type(headers: HeaderFields, *offers: str) -> str:
-    """The media type of ``offers`` that the client prefers; the first where it does not say.
+    """As `preferred_type`, for what cannot be had otherwise.
+
+    Raises:
+        NotAcceptable: the client accepts none of them.
+    """
+    best = preferred_type(headers, *offers)
+    if best is None:
+        raise NotAcceptable(f"this can be had as {' or '.join(offers)}", headers={"Vary": "Accept"})
+    return best
+
+
+def preferred_type(headers: HeaderFields, *offers: str) -> str | None:
+    """The media type of ``offers`` that the client prefers; the first where it does not say, None
+    where it accepts none of them.
 
     RFC 9110, 12.5.1: the most specific range that matches a type gives its quality. Of equal
     qualities, a type that is named comes before one that a wildcard matches: aria2 sends ``*/*``
     next to the type that it knows best.
-
-    Raises:
-        NotAcceptable: the client accepts none of them.
     """
     values = headers.getall("Accept", ())
     ranges = [part for value in values for part in value.split(",") if part.strip()]
@@ -105,9 +115,7 @@ def accepted_type(headers: HeaderFields, *offers: str) -> str:
         return 0.0, False
 
     best = max(offers, key=quality_of)
-    if quality_of(best)[0] <= 0:
-        raise NotAcceptable(f"this can be had as {' or '.join(offers)}", headers={"Vary": "Accept"})
-    return best
+    return best if quality_of(best)[0] > 0 else None
 
 
 def prefers_html(headers: HeaderFields) -> bool:

@@ -1,7 +1,9 @@
-"""Problem documents (RFC 9457): how errors look outside the program."""
+"""How errors look outside the program: problem documents (RFC 9457), and Glance's own form below
+``/v1`` and ``/v2``."""
 
 from __future__ import annotations
 
+import html
 import json
 from collections.abc import Mapping
 from dataclasses import replace
@@ -10,14 +12,24 @@ from typing import Any
 from aiohttp import web
 
 from resolver.errors import ImageAbsent, ImageUnknown, IndexUnavailable, ResolverError
+from resolver.gateway.error_form import ErrorForm
 from resolver.gateway.reply import NO_STORE, Reply, reason_phrase, to_response
 from resolver.models import Outcome
 from resolver.resolution import RETRY_AFTER_SECONDS, Answer
 
-PROBLEM = "application/problem+json"
+GLANCE_PAGE = """<html>
+ <head>
+  <title>{status}</title>
+ </head>
+ <body>
+  <h1>{status}</h1>
+  {text}<br /><br />
 
-GLANCECLIENT = "python-glanceclient"
-"""How the User-Agent of python-glanceclient begins."""
+
+
+ </body>
+</html>"""
+"""An error as Glance (WebOb) writes it. Its clients print the lines without their tags."""
 
 
 def problem_members(status: int, code: str, title: str, detail: str) -> dict[str, Any]:
@@ -39,42 +51,47 @@ def problem(
     *,
     extra: Mapping[str, Any] | None = None,
     headers: Mapping[str, str] | None = None,
+    form: ErrorForm | None = None,
+    glance_text: str = "",
 ) -> Reply:
-    """A problem document with ``extra`` members before its own."""
+    """The reply to a request that failed.
+
+    Args:
+        extra: members of the problem document besides its own, which come after them.
+        form: what `error_form` gives for the request.
+        glance_text: the text in Glance's form, if it is not ``detail``.
+    """
+    fields = {**NO_STORE, **(headers or {})}
+    if form is not None and "Accept" not in fields.get("Vary", ""):
+        fields["Vary"] = f"{fields['Vary']}, Accept" if "Vary" in fields else "Accept"
+    if form is ErrorForm.HTML:
+        # Clients do not decode entities, so that only what HTML itself needs is escaped.
+        text = html.escape(glance_text or detail, quote=False)
+        page = GLANCE_PAGE.format(status=f"{status} {reason_phrase(status)}", text=text)
+        return Reply(status, {**fields, "Content-Type": "text/html; charset=UTF-8"}, page.encode())
     body = {**(extra or {}), **problem_members(status, code, title, detail)}
-    return Reply(
-        status,
-        {**NO_STORE, **(headers or {}), "Content-Type": PROBLEM},
-        json.dumps(body).encode(),
-    )
+    if form is ErrorForm.JSON:
+        body["message"] = glance_text or detail
+    media_type = (form or ErrorForm.PROBLEM).value
+    return Reply(status, {**fields, "Content-Type": media_type}, json.dumps(body).encode())
 
 
-def malformed(status: int, reason: str) -> Reply:
-    """The problem for what is no HTTP request, or too large or slow a one."""
+def malformed(status: int, reason: str, form: ErrorForm | None = None) -> Reply:
+    """The reply to what is no HTTP request, or too large or slow a one."""
     code, title = {
         408: ("request-timeout", "The request came too slowly"),
         414: ("uri-too-long", "URI too long"),
         417: ("expectation-failed", "Expectation failed"),
         431: ("header-too-large", "Header fields too large"),
     }.get(status, ("malformed-request", "Malformed request"))
-    return problem(status, code, title, reason)
+    return problem(status, code, title, reason, form=form)
 
 
-def error_reply(error: ResolverError, user_agent: str = "") -> Reply:
-    """What a client gets for an error.
-
-    python-glanceclient gets the same as text: it takes every JSON error for an object of objects
-    (``exc.from_response``) and fails on a problem document with an AttributeError. Its ``Accept``
-    is ``*/*`` like curl's, so that only its name tells it apart.
-    """
+def error_reply(error: ResolverError, form: ErrorForm | None = None) -> Reply:
+    """The reply to a request that failed with an error."""
     # A failure of the index is no answer, although it has an answer's members.
     extra = {} if isinstance(error, IndexUnavailable) else error.extra
     outcome, source = str(extra.get("outcome", "")), str(extra.get("source", ""))
-    if user_agent.startswith(GLANCECLIENT):
-        headers = {**NO_STORE, **error.headers, "Vary": "User-Agent"}
-        headers["Content-Type"] = "text/plain; charset=utf-8"
-        text = f"{error.status} {reason_phrase(error.status)}: {error.detail}"
-        return Reply(error.status, headers, text.encode(), outcome, source)
     reply = problem(
         error.status,
         error.problem_code,
@@ -82,6 +99,8 @@ def error_reply(error: ResolverError, user_agent: str = "") -> Reply:
         error.detail,
         extra=error.extra,
         headers=error.headers,
+        form=form,
+        glance_text=error.glance_text,
     )
     return replace(reply, outcome=outcome, source=source)
 
@@ -106,7 +125,12 @@ def error_of(answer: Answer, vary: str) -> ResolverError | None:
     """The error that an answer without owners is; None for one with owners. ``vary`` names the
     request header fields that the answer depends on."""
     if answer.outcome is Outcome.ABSENT:
-        return ImageAbsent(answer.detail, extra=answer.as_json(), headers={"Vary": vary})
+        return ImageAbsent(
+            answer.detail,
+            extra=answer.as_json(),
+            headers={"Vary": vary},
+            glance_text=f"No image found with ID {answer.id}",
+        )
     if answer.outcome is Outcome.UNKNOWN:
         headers = {"Retry-After": str(RETRY_AFTER_SECONDS), "Vary": vary}
         return ImageUnknown(answer.detail, extra=answer.as_json(), headers=headers)

@@ -85,7 +85,7 @@ HEADER = st.sampled_from(
         "X-Resolver-Fresh: 1",
         "X-Resolver-Fresh: \x80",
         "X-Openstack-Request-Id: req-\x80",
-        "User-Agent: python-glanceclient",
+        "Accept: application/json",
         f"Authorization: {ADMIN['Authorization']}",
         "Authorization: Bearer \x80\xff",
         " folded",

@@ -34,7 +34,12 @@ class Gateway:
     http: aiohttp.ClientSession
 
     async def call(self, method: str, path: str, **options: Any) -> tuple[Any, Any]:
-        """(response, decoded body) of a request; the body is None unless it is JSON."""
+        """(response, decoded body) of a request; the body is None unless it is JSON.
+
+        Errors below ``/v1`` and ``/v2`` are problem documents, unless ``Accept`` is given."""
+        if path.startswith(("/v1", "/v2")):
+            headers = options.pop("headers", {})
+            options["headers"] = {"Accept": "application/problem+json", **headers}
         url = URL(self.url + path, encoded=True)  # otherwise the client would normalize escapes
         async with self.http.request(method, url, allow_redirects=False, **options) as response:
             await response.read()

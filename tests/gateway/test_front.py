@@ -441,7 +441,7 @@ async def test_a_failing_index_is_answered_503(
     monkeypatch.setattr(gateway.services.index.claims, "lookup", fails)
     async with connected(gateway.url) as connection:
         for _ in range(2):  # the connection stays open
-            answer = await connection.ask("GET", PATH)
+            answer = await connection.ask("GET", PATH, "Accept: application/problem+json")
             assert answer.status == 503
             assert answer.problem_code == "index-unavailable"
 

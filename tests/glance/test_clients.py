@@ -217,7 +217,8 @@ def test_the_sdk_reports_an_absent_image(
 
 @pytest.mark.parametrize("path", ["/resolve/{}", "/v2/images/{}", "/v2/images/{}/file"])
 def test_an_unknown_id_is_absent(gateway: Gateway, path: str) -> None:
-    response = gateway.get(path.format(UNKNOWN_ID))
+    accept = "application/problem+json" if path.startswith("/v2") else "*/*"
+    response = gateway.get(path.format(UNKNOWN_ID), {"Accept": accept})
     assert response.status == 404
     assert response.headers.get_content_type() == "application/problem+json"
     problem = response.json()

@@ -27,7 +27,7 @@ def test_bytes_of_a_queued_image_are_not_redirected_to(
     file = f"/v2/images/{image_id}/file"
     for server in glance_pair.servers.values():
         assert server.request("GET", file).status == 204, "which clients take for an empty image"
-    answer = gateway.get(file)
+    answer = gateway.get(file, {"Accept": "application/problem+json"})
     assert (answer.status, answer.json()["code"]) == (503, "image-pending")
     assert "pending at " in answer.json()["detail"]
     assert answer.headers["Retry-After"]

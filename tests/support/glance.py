@@ -46,9 +46,9 @@ def call(
     """
     sent = dict(headers or {})
     if isinstance(body, bytes):
-        sent["Content-Type"] = "application/octet-stream"
+        sent.setdefault("Content-Type", "application/octet-stream")
     elif body is not None:
-        sent["Content-Type"] = "application/json"
+        sent.setdefault("Content-Type", "application/json")
         body = json.dumps(body)
     netloc = urllib.parse.urlsplit(url).netloc
     connection = http.client.HTTPConnection(netloc, timeout=HTTP_TIMEOUT_SECONDS)

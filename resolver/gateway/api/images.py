@@ -6,7 +6,8 @@ import re
 
 from aiohttp import web
 
-from resolver.errors import IndexUnavailable, MethodNotAllowed
+from resolver.errors import IndexUnavailable
+from resolver.gateway.api.any_location import refused_write
 from resolver.gateway.api.image_reads import (
     METALINK,
     ImageRead,
@@ -104,7 +105,8 @@ async def read_image(request: web.Request) -> web.StreamResponse:
 
 
 async def write_image(request: web.Request) -> web.StreamResponse:
-    """Other methods: 405 with the direct URL, or 307 for small writes where those are allowed."""
+    """Other methods: 405 with the direct URL, or 307 for small writes where those are allowed. To
+    write to an image that is absent or unknown fails as to read it does."""
     services = request.app[SERVICES]
     sent = read_request(request)
     path = parse_image_path(sent.path, f"?{sent.query}" if sent.query else "")
@@ -119,23 +121,20 @@ async def write_image(request: web.Request) -> web.StreamResponse:
         )
     except IndexUnavailable as error:
         raise without_index(path.image_id, error) from error
+    raise_unless_found(answer, VARY_PREFERENCES)
     text = format_id(path.image_id)
     if request.method in allowed:
-        raise_unless_found(answer, VARY_PREFERENCES)
         reply = redirect(answer, path, text, write=True)
         request[OUTCOME], request[SOURCE] = reply.outcome, reply.source
         return to_response(reply)
-    url = None
-    if answer.owners:
-        best = answer.owners[0]
-        url = target(best, path, best.spell(answer.image_id, text), write=True)
-        url = url or best.view.images_url + best.spell(answer.image_id, text)
-    raise MethodNotAllowed(
-        "this gateway redirects reads: send "
-        f"{request.method} to {url or 'the server that has the image'} itself",
-        headers={
-            "Allow": ", ".join(allowed),
-            **({"Link": f'<{url}>; rel="alternate"'} if url else {}),
-        },
-        extra={"outcome": str(answer.outcome), "url": url},
+    best = answer.owners[0]
+    spelled = best.spell(answer.image_id, text)
+    url = target(best, path, spelled, write=True) or best.view.images_url + spelled
+    raise refused_write(
+        request.method,
+        url,
+        best.view.location.region,
+        allowed,
+        passes_on="reads and small writes" if services.settings.redirect_writes else "reads",
+        outcome=str(answer.outcome),
     )

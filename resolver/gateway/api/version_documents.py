@@ -1,4 +1,4 @@
-"""What Glance clients ask before they ask for an image: version documents and schemas."""
+"""What Glance clients ask before they ask for an image: version documents."""
 
 from __future__ import annotations
 
@@ -6,14 +6,10 @@ from typing import Any
 
 from aiohttp import web
 
-from resolver.errors import ImageUnknown
 from resolver.gateway.app_keys import SERVICES
-from resolver.gateway.image_path import check_target
-from resolver.gateway.negotiation import preferences_from_headers
 from resolver.gateway.problem import json_reply
-from resolver.gateway.reply import NO_STORE, Reply, to_response
+from resolver.gateway.reply import Reply, to_response
 from resolver.registry import Table
-from resolver.resolution.ranking import best_view
 
 BASE_MINOR = 2
 """The v2.N named while no location's is known: Icehouse's, which every v2 client can use."""
@@ -57,20 +53,3 @@ async def versions(request: web.Request) -> web.StreamResponse:
     base = services.settings.public_url or f"{request.scheme}://{request.host}"
     table = await services.resolver.reader.usable_table()
     return to_response(versions_reply(table, base, request.path))
-
-
-async def schemas(request: web.Request) -> web.StreamResponse:
-    """307 to the best location that serves v2."""
-    services = request.app[SERVICES]
-    preferences = preferences_from_headers(request.headers)
-    path, query = request.rel_url.raw_path, request.rel_url.raw_query_string
-    check_target(path, query)
-    table = await services.resolver.reader.usable_table()
-    views = [view for view in table.in_service() if view.serves is None or view.serves[1]]
-    best = best_view(views, preferences, services.settings.region)
-    if best is None:
-        raise ImageUnknown(
-            "no location in service has schemas", code="no-location", headers={"Retry-After": "5"}
-        )
-    url = f"{best.location.url}{path}{f'?{query}' if query else ''}"
-    return to_response(Reply(307, {**NO_STORE, "Location": url}))

@@ -36,6 +36,7 @@ from resolver.gateway.api.images import answer_image_read
 from resolver.gateway.api.status import HEALTHY, live_reply
 from resolver.gateway.api.version_documents import versions_reply
 from resolver.gateway.browser_guard import HEALTH_PATHS, BrowserGuard
+from resolver.gateway.error_form import ErrorForm, error_form
 from resolver.gateway.image_path import ROUTE_LABEL, ImagePath
 from resolver.gateway.limits import FORWARDED_FOR, ChargeOnce, Limits
 from resolver.gateway.metrics.process_metrics import Metrics
@@ -107,8 +108,8 @@ class Front:
         self._access_log = access_log
         self.known_reads = KnownReads()
         self._templates = self._template_cache(services.tables.table)
-        self._absent_templates: dict[str, AbsentTemplate] = {}
-        """By the ``Vary`` field of the response."""
+        self._absent_templates: dict[tuple[ErrorForm | None, str], AbsentTemplate] = {}
+        """By the form and the ``Vary`` field of the response."""
         self._common_fields: dict[Framing, str] = {}
         self._renew_at = 0.0
         """`time.time` from which `_common_fields` are out of date."""
@@ -146,7 +147,7 @@ class Front:
                 return self._respond_versions(request, path, send)
             read = parse_image_read(ReadRequest(request.method, path, query, request.fields))
         except ResolverError as error:
-            reply = error_reply(error, request.fields.get("user-agent"))
+            reply = error_reply(error, error_form(path, request.fields))
             self._finish(request, self._route(path), reply, send)
             return None
         return self._respond_later(request, read, None, send)
@@ -232,11 +233,12 @@ class Front:
         """The 404 if the image is known to be absent."""
         kind = read.kind
         age = self._resolver.remembered_absence(read.image_id, table)
-        if age is None or kind.for_glanceclient:
+        if age is None:
             return None
-        template = self._absent_templates.get(kind.vary)
+        key = kind.error_form, kind.vary
+        template = self._absent_templates.get(key)
         if template is None:
-            template = self._absent_templates[kind.vary] = AbsentTemplate(kind.vary)
+            template = self._absent_templates[key] = AbsentTemplate(*key)
         body = template.render(read.text, age)
         row = self._metrics.requests.row(kind.route, kind.method, 404, "absent", "cache")
         self._record(read, row, 404, "absent")
@@ -297,7 +299,7 @@ class Front:
                 with within(request.trace):
                     reply = await make_reply()
             except ResolverError as error:
-                reply = error_reply(error, request.fields.get("user-agent"))
+                reply = error_reply(error, _form_of(request))
             except Exception:
                 reply = _failed(request)
             self._finish(request, route, reply, send)
@@ -384,30 +386,34 @@ class Front:
             )
 
 
+def _form_of(request: FrontRequest) -> ErrorForm | None:
+    return error_form(request.target.partition("?")[0], request.fields)
+
+
 def _failed(request: FrontRequest) -> Reply:
     """The reply to a request that met a bug of ours, whose exception is being handled."""
     log.exception("request failed", request_id=request.request_id)
-    return internal_error(request.request_id)
+    return internal_error(request.request_id, _form_of(request))
 
 
 class AbsentTemplate:
     """The 404 about an image that every location was asked about, without its id and age. It is
     what the handlers render for an answer whose id and age occur nowhere else."""
 
-    def __init__(self, vary: str) -> None:
+    def __init__(self, form: ErrorForm | None, vary: str) -> None:
         sample = absent_by_probes(secrets.token_bytes(16), "cache", SAMPLE_AGE)
         error = error_of(sample, vary)
         assert error is not None
-        reply = error_reply(error)
+        reply = error_reply(error, form)
         self.head = head_text(reply)
-        before, rest = reply.body.decode().split(sample.id)
-        middle, after = rest.split(json_tail("cache", SAMPLE_AGE)[2:-1])
-        self._before, self._middle, self._after = before, middle, after
+        sample_tail = json_tail("cache", SAMPLE_AGE)[2:-1]
+        self._pieces = [part.split(sample.id) for part in reply.body.decode().split(sample_tail)]
+        """The body, cut where its source and age stand, and each part cut where its id stands."""
 
     def render(self, text: str, age: float) -> bytes:
         """The body about the image whose id, dashed and in lower case, is ``text``."""
-        source = json_tail("cache", age)[2:-1]
-        return f"{self._before}{text}{self._middle}{source}{self._after}".encode()
+        parts = map(text.join, self._pieces)
+        return json_tail("cache", age)[2:-1].join(parts).encode()
 
 
 class _PendingRead:

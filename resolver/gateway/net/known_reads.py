@@ -14,9 +14,9 @@ from typing import NamedTuple
 
 from resolver.errors import ResolverError
 from resolver.gateway.api.image_reads import ImageRead, ReadRequest, parse_image_read
+from resolver.gateway.error_form import error_form
 from resolver.gateway.negotiation import EXCLUDE, FRESH, REGION
 from resolver.gateway.net.request_head import Fields, RequestHead
-from resolver.gateway.problem import GLANCECLIENT
 from resolver.gateway.request_ids import REQUEST_ID_HEADER, new_request_id, request_id_from
 from resolver.glance import HOP
 from resolver.latency import LatencyRow
@@ -89,7 +89,7 @@ class ReadKind:
     """What a read says but for the id of its image, and what the front keeps for such reads."""
 
     __slots__ = (
-        *("after", "before", "fields", "for_glanceclient", "found_rows", "framing", "is_head"),
+        *("after", "before", "error_form", "fields", "found_rows", "framing", "is_head"),
         *("keeps_connection", "method", "minor", "read", "route", "templates", "variant", "vary"),
     )
 
@@ -110,7 +110,7 @@ class ReadKind:
         self.route = read.route
         self.vary = read.vary
         self.variant = read.template_variant
-        self.for_glanceclient = request.fields.get("user-agent").startswith(GLANCECLIENT)
+        self.error_form = error_form(request.target, request.fields)
         self.templates: VariantTemplates | None = None
         """The templates of this variant, from when they were used last."""
         self.found_rows: dict[str, LatencyRow] = {}

@@ -1,0 +1,94 @@
+"""Glance's paths that are about no image: what any location can answer is redirected to the best
+one, and what must be sent to a certain one is refused with what to do instead."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+
+from aiohttp import web
+
+from resolver.errors import ImageUnknown, MethodNotAllowed, NotFound
+from resolver.gateway.app_keys import SERVICES
+from resolver.gateway.image_path import check_target
+from resolver.gateway.methods import READ_METHODS
+from resolver.gateway.negotiation import preferences_from_headers
+from resolver.gateway.reply import NO_STORE, Reply, to_response
+from resolver.registry import LocationView
+from resolver.resolution import RETRY_AFTER_SECONDS
+from resolver.resolution.ranking import best_view
+
+
+async def redirect_to_any(request: web.Request) -> web.StreamResponse:
+    """307 to the best location that serves v2."""
+    path, query = request.rel_url.raw_path, request.rel_url.raw_query_string
+    check_target(path, query)
+    best = await _best_location(request, "v2")
+    if best is None:
+        raise ImageUnknown(
+            "No location that serves v2 is registered and in service.",
+            code="no-location",
+            headers={"Retry-After": str(RETRY_AFTER_SECONDS)},
+        )
+    url = f"{best.location.url}{path}{f'?{query}' if query else ''}"
+    return to_response(Reply(307, {**NO_STORE, "Location": url}))
+
+
+async def refuse_head(request: web.Request) -> web.StreamResponse:
+    """HEAD of a path that has GET only, as at Glance."""
+    raise MethodNotAllowed("HEAD is not one of GET", headers={"Allow": "GET"})
+
+
+async def answer_other_path(request: web.Request) -> web.StreamResponse:
+    """What no other route below ``/v1`` and ``/v2`` has: a write, or a path that Glance lacks."""
+    path = request.rel_url.raw_path
+    check_target(path, "")
+    if request.method in READ_METHODS:
+        raise NotFound("nothing is here: /openapi.json lists the paths")
+    best = await _best_location(request, request.match_info["api"])
+    url = f"{best.location.url}{path}" if best else ""
+    region = best.location.region if best else ""
+    raise refused_write(request.method, url, region, READ_METHODS)
+
+
+def refused_write(
+    method: str,
+    url: str,
+    region: str,
+    allowed: Sequence[str],
+    *,
+    passes_on: str = "reads",
+    outcome: str = "",
+) -> MethodNotAllowed:
+    """The error for a write that is not passed on.
+
+    Args:
+        url: where to send it; empty if that is not known.
+        region: of the location at ``url``.
+        passes_on: what this gateway redirects at this path.
+        outcome: of the answer about the image, if it is about one.
+    """
+    target = f"to {url}" if url else "to a Glance server itself"
+    choice = f", or choose its region (--os-region-name {shlex.quote(region)})" if region else ""
+    return MethodNotAllowed(
+        f"This gateway redirects {passes_on} only: send {method} {target}{choice}.",
+        headers={
+            "Allow": ", ".join(allowed),
+            **({"Link": f'<{url}>; rel="alternate"'} if url else {}),
+        },
+        extra={**({"outcome": outcome} if outcome else {}), "url": url or None},
+    )
+
+
+async def _best_location(request: web.Request, api: str) -> LocationView | None:
+    """The location that a client is sent to for what any can answer; None where none is in
+    service."""
+    services = request.app[SERVICES]
+    preferences = preferences_from_headers(request.headers)
+    table = await services.resolver.reader.usable_table()
+    views = [
+        view
+        for view in table.in_service()
+        if view.serves is None or view.serves[0 if api == "v1" else 1]
+    ]
+    return best_view(views, preferences, services.settings.region)

@@ -1,0 +1,182 @@
+"""Errors below ``/v1`` and ``/v2``: what Glance's clients can show to their users."""
+
+from __future__ import annotations
+
+import html
+
+import pytest
+
+from tests.gateway.conftest import V1, V2, Gateway, Start
+from tests.support.http_connection import connected
+
+ID = "0a1b2c3d-4e5f-4a6b-8c7d-9e0f1a2b3c4d"
+IMAGE = f"/v2/images/{ID}"
+
+GLANCE_PAGE = f"""<html>
+ <head>
+  <title>404 Not Found</title>
+ </head>
+ <body>
+  <h1>404 Not Found</h1>
+  No image found with ID {ID}<br /><br />
+
+
+
+ </body>
+</html>"""
+"""What Glance 33 answers; tests/glance compares it with a real one."""
+
+BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"
+
+
+async def error_text(gateway: Gateway, method: str, path: str) -> tuple[int, str, str]:
+    """(status, ``Allow``, the text that Glance's clients show) of an error in Glance's form."""
+    response, _ = await gateway.call(method, path, headers={"Accept": "*/*"})
+    assert response.content_type == "text/html", path
+    lines = (await response.text()).splitlines()
+    assert lines[5] == f"  <h1>{response.status} {response.reason}</h1>"
+    text = html.unescape(lines[6].removesuffix("<br /><br />").strip())
+    return response.status, response.headers.get("Allow", ""), text
+
+
+@pytest.mark.parametrize("accept", [None, "*/*", "text/html", "text/uri-list", "", BROWSER])
+@pytest.mark.parametrize("path", [IMAGE, f"/v1/images/{ID}", f"{IMAGE}/file", f"{IMAGE}?x=1"])
+async def test_an_absent_image_is_answered_as_glance_does(
+    gateway: Gateway, path: str, accept: str | None
+) -> None:
+    await gateway.location("one")
+    fields = [] if accept is None else [f"Accept: {accept}"]
+    async with connected(gateway.url) as connection:
+        for _ in range(2):  # the second one is recognised without parsing
+            response = await connection.ask("GET", path, *fields)
+            assert response.status == 404
+            assert "Content-Type: text/html; charset=UTF-8\r\n" in response.head
+            assert ", Accept\r\n" in response.head  # of Vary
+            assert response.body.decode() == GLANCE_PAGE
+
+
+@pytest.mark.parametrize(
+    ("accept", "media_type"),
+    [
+        ("application/problem+json", "application/problem+json"),
+        ("application/problem+json, application/json", "application/problem+json"),
+        ("application/json", "application/json"),
+        ("application/json, */*", "application/json"),
+        ("text/html;q=0.1, application/json;q=0.2", "application/json"),
+    ],
+)
+@pytest.mark.parametrize("path", [IMAGE, f"{IMAGE}/members"])
+async def test_a_client_that_names_json_gets_the_problem(
+    gateway: Gateway, path: str, accept: str, media_type: str
+) -> None:
+    await gateway.location("one")
+    for _ in range(2):
+        response, body = await gateway.get(path, headers={"Accept": accept})
+        assert (response.status, response.content_type) == (404, media_type)
+        assert (body["code"], body["outcome"], body["missing"]) == ("image-absent", "absent", [])
+        # Where Glance sends JSON, openstacksdk takes the reason from this member.
+        message = f"No image found with ID {ID}" if media_type == "application/json" else None
+        assert body.get("message") == message
+
+
+@pytest.mark.parametrize("path", [f"/resolve/{ID}", "/nowhere", "/v3", "/v20/images", "/locations"])
+async def test_other_paths_have_problem_documents_only(gateway: Gateway, path: str) -> None:
+    await gateway.location("one")
+    response, _ = await gateway.get(path, headers={"Accept": "text/html, */*;q=0.1"})
+    assert response.status in (401, 404)
+    assert response.content_type == "application/problem+json"
+
+
+async def test_what_the_router_refuses_has_glances_form_too(gateway: Gateway) -> None:
+    await gateway.location("one", versions=V1 + V2, region="RegionOne")
+    status, _, text = await error_text(gateway, "GET", "/v2/no/such/path")
+    assert (status, text) == (404, "nothing is here: /openapi.json lists the paths")
+    for method, path in (
+        ("POST", "/v2/images"),
+        ("DELETE", "/v2/metadefs/namespaces/x"),
+        ("POST", "/v1/images"),
+        ("PUT", "/v2/schemas/image"),
+    ):
+        status, allow, text = await error_text(gateway, method, path)
+        assert (status, allow) == (405, "GET, HEAD")
+        assert text == (
+            f"This gateway redirects reads only: send {method} to https://one.example:9292{path}, "
+            "or choose its region (--os-region-name RegionOne)."
+        )
+
+
+async def test_a_write_is_refused_with_what_to_do_where_no_location_is_known(
+    gateway: Gateway,
+) -> None:
+    _, _, text = await error_text(gateway, "POST", "/v2/images")
+    assert text == "This gateway redirects reads only: send POST to a Glance server itself."
+    await gateway.location("old", versions=V1)
+    response, body = await gateway.call("POST", "/v2/images")
+    assert body["url"] is None
+    response, body = await gateway.call("POST", "/v1/images")
+    assert body["url"] == "https://old.example:9292/v1/images"
+    assert response.headers["Link"] == f'<{body["url"]}>; rel="alternate"'
+
+
+@pytest.mark.parametrize("redirect_writes", [False, True])
+async def test_a_refused_write_to_an_image_says_what_to_do(
+    start: Start, redirect_writes: bool
+) -> None:
+    gateway = await start(redirect_writes=redirect_writes)
+    await gateway.location("one", versions=V1 + V2, region="Nord Ost")
+    await gateway.claim("one", ID)
+    status, allow, text = await error_text(gateway, "PUT", f"{IMAGE}/file")
+    assert (status, allow) == (405, "GET, HEAD")
+    passed_on = "reads and small writes" if redirect_writes else "reads"
+    assert text == (
+        f"This gateway redirects {passed_on} only: send PUT to https://one.example:9292{IMAGE}"
+        "/file, or choose its region (--os-region-name 'Nord Ost')."
+    )
+
+
+@pytest.mark.parametrize("redirect_writes", [False, True])
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("DELETE", IMAGE),
+        ("PATCH", IMAGE),
+        ("PUT", f"{IMAGE}/file"),
+        ("POST", f"{IMAGE}/actions/deactivate"),
+        ("DELETE", f"/v1/images/{ID}"),
+    ],
+)
+async def test_writes_to_an_image_without_owner_fail_as_reads_do(
+    start: Start, method: str, path: str, redirect_writes: bool
+) -> None:
+    """SDK's `delete_image` is False after a 404, and an error after everything else."""
+    gateway = await start(redirect_writes=redirect_writes)
+    await gateway.location("one")
+    status, _, text = await error_text(gateway, method, path)
+    assert (status, text) == (404, f"No image found with ID {ID}")
+    await gateway.location("silent", covered=False)
+    response, body = await gateway.call(method, path)
+    assert (response.status, body["outcome"], body["missing"]) == (503, "unknown", ["silent"])
+    assert int(response.headers["Retry-After"]) > 0
+
+
+async def test_an_unknown_image_names_who_could_not_be_asked(gateway: Gateway) -> None:
+    for number in range(9):
+        await gateway.location(f"silent{number}", covered=False)
+    status, _, text = await error_text(gateway, "GET", IMAGE)
+    assert status == 503
+    assert "silent0: " in text
+    assert "and 5 more" in text
+    assert len(text) < 400
+
+
+async def test_a_resolver_in_front_of_this_one_gets_glances_form(gateway: Gateway) -> None:
+    for path in (IMAGE, "/v2/none"):
+        headers = {"Accept": "*/*", "X-Resolver-Hop": "1"}
+        response, _ = await gateway.get(path, headers=headers)
+        assert (response.status, response.content_type) == (508, "text/html")
+
+
+async def test_what_a_client_wrote_is_escaped(gateway: Gateway) -> None:
+    response, _ = await gateway.get("/v2/images/%3Cb%3E&amp;", headers={"Accept": "*/*"})
+    assert response.status == 404
+    assert "No image found with ID &lt;b&gt;&amp;amp;<br />" in await response.text()
