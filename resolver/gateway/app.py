@@ -26,6 +26,7 @@ from resolver.gateway.api import (
     version_documents,
 )
 from resolver.gateway.api.admin import REFUSED_LOGINS, RefusedLogins
+from resolver.gateway.api.image_listing import LISTING_PATH
 from resolver.gateway.app_keys import (
     ACCESS_LOG,
     BROWSER_GUARD,
@@ -36,7 +37,7 @@ from resolver.gateway.app_keys import (
 )
 from resolver.gateway.bounded_render import BoundedRender
 from resolver.gateway.browser_guard import BrowserGuard
-from resolver.gateway.image_path import ROUTE, V1_LISTING
+from resolver.gateway.image_path import REGION_ROUTE, ROUTE, V1_LISTING
 from resolver.gateway.limits import LIMITS, Limits
 from resolver.gateway.metrics.process_metrics import Metrics
 from resolver.gateway.metrics.worker_metrics import WorkerMetrics
@@ -75,6 +76,26 @@ def monitoring_routes() -> list[web.RouteDef]:
     return [*health_routes(), *figure_routes()]
 
 
+def glance_routes(prefix: str = "") -> list[web.RouteDef]:
+    """The paths that Glance has, below a prefix."""
+    return [
+        web.get(prefix + V1_LISTING, image_listing.no_listing),
+        web.get(prefix + ROUTE, images.read_image),
+        web.route("*", prefix + ROUTE, images.write_image),
+        web.get(prefix + "/v1/images", image_listing.no_listing),
+        web.get(prefix + LISTING_PATH, image_listing.list_images, allow_head=False),
+        web.head(prefix + LISTING_PATH, any_location.refuse_head),
+        web.get(prefix + "/versions", version_documents.versions),
+        web.get(prefix + "/{api:v[12]}", version_documents.versions),
+        web.get(prefix + "/{api:v[12]}/", version_documents.versions),
+        *(
+            web.get(f"{prefix}/v2/{name}{{rest:(?:/[\\s\\S]*)?}}", any_location.redirect_to_any)
+            for name in ("schemas", "info", "tasks", "metadefs")
+        ),
+        web.route("*", prefix + "/{api:v[12]}/{path:[\\s\\S]+}", any_location.answer_other_path),
+    ]
+
+
 def gateway_routes() -> list[web.RouteDef]:
     """What only a gateway answers."""
     return [*client_routes(), *page_routes(), *admin_routes()]
@@ -83,22 +104,15 @@ def gateway_routes() -> list[web.RouteDef]:
 def client_routes() -> list[web.RouteDef]:
     """For clients of Glance, and those who resolve ids. They only read."""
     return [
-        web.get(ROUTE, images.read_image),
-        web.route("*", ROUTE, images.write_image),
-        web.get("/v2/images", image_listing.list_images, allow_head=False),
-        web.head("/v2/images", any_location.refuse_head),
-        web.get("/v1/images", image_listing.no_listing),
-        web.get(V1_LISTING, image_listing.no_listing),
+        *glance_routes(),
+        web.get(REGION_ROUTE, version_documents.versions),
+        web.get(REGION_ROUTE + "/", version_documents.versions),
+        *glance_routes(REGION_ROUTE),
         web.get("/resolve/{id:[^/]+}", images.read_image),
         web.get("/resolve/{id:[^/]+}/explain", resolve.explain_one),
         web.get("/resolve", image_lookup.look_up_images, allow_head=False),
         web.post("/resolve", resolve.resolve_many),
-        web.get("/versions", version_documents.versions),
-        web.get("/{api:v[12]}", version_documents.versions),
-        web.get("/{api:v[12]}/", version_documents.versions),
-        web.get("/v2/schemas/{schema:[\\s\\S]+}", any_location.redirect_to_any),
         web.get("/openapi.json", status.openapi),
-        web.route("*", "/{api:v[12]}/{path:[\\s\\S]+}", any_location.answer_other_path),
     ]
 
 

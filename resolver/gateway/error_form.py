@@ -7,11 +7,11 @@ from enum import StrEnum
 
 from resolver.gateway.negotiation import HeaderFields, preferred_type
 
-_GLANCE_PATH = re.compile(r"/v[12](?:/.*)?", re.ASCII | re.DOTALL)
+_GLANCE_PATH = re.compile(r"(?:/region/[^/]+)?/v[12](?:/.*)?", re.ASCII | re.DOTALL)
 
 
 class ErrorForm(StrEnum):
-    """The media type of an error below ``/v1`` or ``/v2``."""
+    """The media type of an error below ``/v1`` or ``/v2``, or these below ``/region/NAME``."""
 
     HTML = "text/html"
     """Glance's own form, the only one whose text every Glance client shows."""

@@ -1,4 +1,4 @@
-"""The one grammar of public paths that name an image."""
+"""The one grammar of public paths that name an image or a preferred region."""
 
 from __future__ import annotations
 
@@ -18,7 +18,15 @@ ROUTE_LABEL = "/{api}/images/{id}{rest}"
 V1_LISTING = "/v1/images/detail"
 """The one path below ``/v1/images/`` that is about no single image."""
 
-_IMAGE_PATH = re.compile(r"/(v[12])/images/([^/]+)((?:/.*)?)", re.ASCII)
+REGION_ROUTE = "/region/{region:[^/]+}"
+"""What the routes of Glance's paths may be preceded by, as aiohttp takes it."""
+
+REGION_LABEL = "/region/{region}"
+
+_REGION = re.compile(r"/region/([^/]+)(/.*)?", re.ASCII | re.DOTALL)
+_IMAGE_PATH = re.compile(
+    r"(?:/region/([^/]+))?/(?!v1/images/detail\Z)(v[12])/images/([^/]+)((?:/.*)?)", re.ASCII
+)
 _URL_TEXT = re.compile(r"(?:[A-Za-z0-9._~!$&'()*+,;=:@/?-]|%[0-9A-Fa-f]{2})*", re.ASCII)
 """What a path and a query may consist of (RFC 3986, 3.3 and 3.4). Others have a meaning where a URL
 stands: angle brackets and quotes in a ``Link``, backslashes in some clients."""
@@ -36,6 +44,26 @@ class ImagePath(NamedTuple):
     """The path behind the id, as sent."""
     query: str
     """With its ``?``, as sent; empty for none."""
+    region: str = ""
+    """The region that is preferred by the path; empty for none."""
+
+
+def split_region(path: str) -> tuple[str, str]:
+    """What is before a path of Glance, as sent, and the path itself.
+
+    ``/region/NAME`` before it means that this region is preferred, so that a client is pinned to a
+    region by the URL of its endpoint.
+    """
+    match = _REGION.fullmatch(path)
+    if match is None:
+        return "", path
+    return path[: match.end(1)], match[2] or ""
+
+
+def region_of(path: str) -> str:
+    """The region that a path prefers; empty for none."""
+    match = _REGION.fullmatch(path)
+    return unquote(match[1]) if match else ""
 
 
 def check_target(path: str, query: str) -> None:
@@ -65,7 +93,7 @@ def parse_image_path(path: str, query: str) -> ImagePath:
     match = _IMAGE_PATH.fullmatch(path)
     if match is None:
         raise InvalidRequest("the path could be read in two ways")
-    api, text, rest = match.groups()
+    region, api, text, rest = match.groups()
     text = unquote(text)
     try:
         image_id = parse_id(text)
@@ -73,9 +101,11 @@ def parse_image_path(path: str, query: str) -> ImagePath:
         raise NotFound(
             error.detail, code=error.problem_code, glance_text=f"No image found with ID {text}"
         ) from None
-    return ImagePath(api, image_id, letter_case_of(text), rest, query)
+    return ImagePath(
+        api, image_id, letter_case_of(text), rest, query, unquote(region) if region else ""
+    )
 
 
 def is_image_path(path: str) -> bool:
     """Whether a path is routed to the image handlers."""
-    return path != V1_LISTING and _IMAGE_PATH.fullmatch(path) is not None
+    return _IMAGE_PATH.fullmatch(path) is not None

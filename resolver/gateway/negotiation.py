@@ -28,14 +28,15 @@ class HeaderFields(Protocol):
         """All fields of that name."""
 
 
-def preferences_from_headers(headers: HeaderFields) -> Preferences:
-    """Region, exclusions and freshness from ``X-Resolver-*``.
+def preferences_from_headers(headers: HeaderFields, region: str = "") -> Preferences:
+    """Region, exclusions and freshness from ``X-Resolver-*``. ``region``: the one that the path
+    names, which counts before that of the header field.
 
     Raises:
         InvalidRequest: freshness is neither 0 nor 1.
     """
     return make_preferences(
-        headers.get(REGION, ""), headers.getall(EXCLUDE, ()), headers.get(FRESH, "")
+        region or headers.get(REGION, ""), headers.getall(EXCLUDE, ()), headers.get(FRESH, "")
     )
 
 

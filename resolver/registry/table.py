@@ -61,6 +61,7 @@ class Table:
         else:
             self.by_name, self.by_number = _changed_views(previous, snapshot, changed, make_view)
         self._in_service = [view for view in self.by_name.values() if view.in_service]
+        self.regions = frozenset(view.location.region for view in self._in_service)
         self._vouching = [view for view in self._in_service if view.location.vouches]
         self._expected = [
             name for name in expected if name not in self.by_name and name not in self.removed

@@ -37,7 +37,7 @@ class Gateway:
         """(response, decoded body) of a request; the body is None unless it is JSON.
 
         Errors below ``/v1`` and ``/v2`` are problem documents, unless ``Accept`` is given."""
-        if path.startswith(("/v1", "/v2")):
+        if path.startswith(("/v1", "/v2", "/region")):
             headers = options.pop("headers", {})
             options["headers"] = {"Accept": "application/problem+json", **headers}
         url = URL(self.url + path, encoded=True)  # otherwise the client would normalize escapes

@@ -90,7 +90,11 @@ async def prepared(start: Start, rng: random.Random) -> tuple[Gateway, list[str]
     forms += ["/resolve/%s?region=north&exclude=l0", "/resolve/%s?fresh=1", "/resolve/%s?what=1"]
     paths = [form % text for form in forms for text in (*ids, ids[1].upper(), "no-uuid")]
     paths += [f"/resolve/{ids[1].replace('-', '')}", f"/resolve/urn%3Auuid%3A{ids[1]}"]
-    return gateway, [*paths, "/", "/versions", "/v1", "/v2/", "/v3", "/healthcheck", "/livez"]
+    others = ["/", "/versions", "/v1", "/v2/", "/v3", "/v1/images/detail", "/v2/none"]
+    prefixes = ("/region/north", "/region/no%20where", "/region/%2e%2e", "/region//north")
+    paths += [prefix + path for prefix in prefixes for path in rng.sample([*paths, *others], 9)]
+    pinned = ["/region/north", "/region/north/", "/region/north/versions", "/region", "/region/"]
+    return gateway, [*paths, *others, *pinned, "/healthcheck", "/livez"]
 
 
 @pytest.mark.parametrize("seed", range(6))

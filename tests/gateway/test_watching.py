@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import re
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,6 +16,8 @@ from aiohttp.test_utils import TestClient, TestServer
 
 from resolver.gateway.api.status import openapi_document
 from resolver.gateway.app import gateway_routes, make_app, monitoring_routes
+from resolver.gateway.image_path import REGION_LABEL
+from resolver.models import Check, Health
 from tests.gateway.conftest import ADMIN, V1, V2, Gateway, Start
 from tests.support.clouds import cloud_of
 from tests.support.redis import RedisServer
@@ -200,16 +203,44 @@ async def test_public_url_is_used_in_version_documents(start: Start) -> None:
     assert body["versions"][0]["links"][0]["href"] == "https://images.example/glance/v2/"
 
 
-async def test_schemas_go_to_a_healthy_location_with_v2(gateway: Gateway) -> None:
-    response, _ = await gateway.get("/v2/schemas/image")
-    assert response.status == 503
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v2/schemas/image",
+        "/v2/schemas/metadefs/namespace?x=1",
+        *(
+            "/v2/info/import",
+            "/v2/info/stores/detail",
+            "/v2/info/usage",
+            "/v2/tasks",
+            "/v2/tasks/x",
+        ),
+        *("/v2/metadefs/namespaces?limit=2", "/v2/metadefs/resource_types"),
+    ],
+)
+async def test_what_any_location_answers_goes_to_a_healthy_one_with_v2(
+    gateway: Gateway, path: str
+) -> None:
+    response, body = await gateway.get(path)
+    assert (response.status, body["code"]) == (503, "no-location")
     await gateway.location("old", versions=V1, priority=1)
     await gateway.location("off", state="maintenance", priority=1)
-    await gateway.location("new", priority=9)
-    response, _ = await gateway.get("/v2/schemas/metadefs/namespace?x=1")
-    assert response.headers["Location"] == (
-        "https://new.example:9292/v2/schemas/metadefs/namespace?x=1"
-    )
+    await gateway.location("new", priority=9, region="south")
+    down = await gateway.location("down", priority=2, region="north")
+    check = Check(at=time.time(), health=Health.DOWN, versions=V2)
+    await gateway.services.index.records.set_check(down, check)
+    for method in ("GET", "HEAD"):
+        for headers in ({}, {"X-Resolver-Region": "north"}):
+            response, _ = await gateway.call(method, path, headers=headers)
+            assert response.status == 307
+            assert response.headers["Location"] == f"https://new.example:9292{path}"
+    await gateway.location("up", priority=99, region="north")
+    response, _ = await gateway.get(path, headers={"X-Resolver-Region": "north"})
+    assert response.headers["Location"] == f"https://up.example:9292{path}"
+    await gateway.services.registry.remove("new")
+    await gateway.services.registry.remove("up")
+    response, _ = await gateway.get(path)
+    assert response.headers["Location"] == f"https://down.example:9292{path}"
 
 
 async def test_listings_of_v1_are_refused(gateway: Gateway) -> None:
@@ -226,19 +257,24 @@ async def test_unknown_paths_and_methods(gateway: Gateway) -> None:
     assert response.headers["Allow"] == "GET, POST"
 
 
+def without_region(path: str) -> str:
+    """The path that a path of a region stands for; the document says once that there are these."""
+    return path.removeprefix(REGION_LABEL) or path
+
+
 def test_openapi_is_valid_and_describes_all_routes() -> None:
     document = openapi_document()
     openapi_spec_validator.validate(document)
     app = web.Application()
     app.add_routes([*monitoring_routes(), *gateway_routes()])
     routes = {
-        (route.method.lower(), route.resource.canonical)
+        (route.method.lower(), without_region(route.resource.canonical))
         for route in app.router.routes()
         if route.resource is not None and route.method not in ("HEAD", "*")
     }
     writes = {"post", "put", "patch", "delete"}
     routes |= {
-        (method, route.resource.canonical)
+        (method, without_region(route.resource.canonical))
         for route in app.router.routes()
         if route.resource is not None and route.method == "*"
         for method in writes

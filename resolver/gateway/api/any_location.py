@@ -10,19 +10,22 @@ from aiohttp import web
 
 from resolver.errors import ImageUnknown, MethodNotAllowed, NotFound
 from resolver.gateway.app_keys import SERVICES
-from resolver.gateway.image_path import check_target
+from resolver.gateway.image_path import check_target, region_of, split_region
 from resolver.gateway.methods import READ_METHODS
 from resolver.gateway.negotiation import preferences_from_headers
 from resolver.gateway.reply import NO_STORE, Reply, to_response
+from resolver.models import Health
 from resolver.registry import LocationView
 from resolver.resolution import RETRY_AFTER_SECONDS
 from resolver.resolution.ranking import best_view
 
 
 async def redirect_to_any(request: web.Request) -> web.StreamResponse:
-    """307 to the best location that serves v2."""
-    path, query = request.rel_url.raw_path, request.rel_url.raw_query_string
-    check_target(path, query)
+    """307 to the best location that serves v2 and is not down. What it answers may differ from one
+    location to another: stores, tasks and metadata definitions belong to a region."""
+    query = request.rel_url.raw_query_string
+    check_target(request.rel_url.raw_path, query)
+    _, path = split_region(request.rel_url.raw_path)
     best = await _best_location(request, "v2")
     if best is None:
         raise ImageUnknown(
@@ -41,8 +44,8 @@ async def refuse_head(request: web.Request) -> web.StreamResponse:
 
 async def answer_other_path(request: web.Request) -> web.StreamResponse:
     """What no other route below ``/v1`` and ``/v2`` has: a write, or a path that Glance lacks."""
-    path = request.rel_url.raw_path
-    check_target(path, "")
+    check_target(request.rel_url.raw_path, "")
+    _, path = split_region(request.rel_url.raw_path)
     if request.method in READ_METHODS:
         raise NotFound("nothing is here: /openapi.json lists the paths")
     best = await _best_location(request, request.match_info["api"])
@@ -81,14 +84,16 @@ def refused_write(
 
 
 async def _best_location(request: web.Request, api: str) -> LocationView | None:
-    """The location that a client is sent to for what any can answer; None where none is in
-    service."""
+    """The location that a client is sent to for what any can answer: one that is down only if all
+    are; None where none is in service."""
     services = request.app[SERVICES]
-    preferences = preferences_from_headers(request.headers)
+    region = region_of(request.rel_url.raw_path)
+    preferences = preferences_from_headers(request.headers, region)
     table = await services.resolver.reader.usable_table()
     views = [
         view
         for view in table.in_service()
         if view.serves is None or view.serves[0 if api == "v1" else 1]
     ]
-    return best_view(views, preferences, services.settings.region)
+    working = [view for view in views if view.health is not Health.DOWN] or views
+    return best_view(working, preferences, services.settings.region)

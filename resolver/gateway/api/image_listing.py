@@ -9,6 +9,7 @@ from aiohttp import web
 
 from resolver.errors import NotFound
 from resolver.gateway.app_keys import SERVICES
+from resolver.gateway.image_path import region_of
 from resolver.gateway.limits import LIMITS, ChargeOnce
 from resolver.gateway.negotiation import VARY_PREFERENCES, preferences_from_headers
 from resolver.gateway.reply import NO_STORE, Reply, to_response
@@ -25,7 +26,8 @@ LISTING_PATH = "/v2/images"
 async def list_images(request: web.Request) -> web.StreamResponse:
     """GET /v2/images."""
     query = ListingQuery.parse(request.rel_url.raw_query_string)
-    page = await list_page(request, query, preferences_from_headers(request.headers))
+    region = region_of(request.rel_url.raw_path)
+    page = await list_page(request, query, preferences_from_headers(request.headers, region))
     return to_response(_listing_reply(query, page))
 
 
@@ -60,7 +62,8 @@ def missing_header(page: ListedPage) -> dict[str, str]:
 
 
 def _listing_reply(query: ListingQuery, page: ListedPage) -> Reply:
-    """A page as Glance writes it. Links are relative, as Glance's are."""
+    """A page as Glance writes it. Links are relative and without a prefix, as Glance's are: clients
+    put them behind the URL of their endpoint."""
     tail = {"first": _link(query.params), "schema": "/v2/schemas/images"}
     if page.next_marker:
         tail["next"] = _link((*query.params, ("marker", page.next_marker)))

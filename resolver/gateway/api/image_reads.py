@@ -14,7 +14,13 @@ from typing import NamedTuple
 from urllib.parse import unquote
 
 from resolver.errors import ImageDead, ImagePending, NoCounterpart
-from resolver.gateway.image_path import ROUTE_LABEL, ImagePath, is_image_path, parse_image_path
+from resolver.gateway.image_path import (
+    REGION_LABEL,
+    ROUTE_LABEL,
+    ImagePath,
+    is_image_path,
+    parse_image_path,
+)
 from resolver.gateway.negotiation import (
     VARY_PREFERENCES,
     HeaderFields,
@@ -79,7 +85,9 @@ class ImageRead(NamedTuple):
 
     @property
     def route(self) -> str:
-        return RESOLVE_LABEL if self.path is None else ROUTE_LABEL
+        if self.path is None:
+            return RESOLVE_LABEL
+        return REGION_LABEL + ROUTE_LABEL if self.path.region else ROUTE_LABEL
 
     @property
     def vary(self) -> str:
@@ -103,7 +111,7 @@ def asks_for_bytes(path: ImagePath, *, head: bool) -> bool:
 
 def is_image_read(path: str) -> bool:
     """Whether `parse_image_read` takes this path."""
-    return path.startswith(("/v", "/resolve/")) and (
+    return path.startswith(("/v", "/re")) and (
         is_image_path(path) or _RESOLVE_PATH.fullmatch(path) is not None
     )
 
@@ -121,7 +129,7 @@ def parse_image_read(request: ReadRequest) -> ImageRead:
     if match is None:
         query = f"?{request.query}" if request.query else ""
         path = parse_image_path(request.path, query)
-        preferences = preferences_from_headers(request.headers)
+        preferences = preferences_from_headers(request.headers, path.region)
         return ImageRead(path.image_id, path.letter_case, preferences, head, path)
     media_type = accepted_type(request.headers, JSON, URI_LIST, METALINK)
     text = unquote(match[1])

@@ -114,7 +114,7 @@ async def write_image(request: web.Request) -> web.StreamResponse:
     if services.settings.redirect_writes:
         allowed += sorted({m for m, rest in _SMALL_WRITES[path.api] if rest.fullmatch(path.rest)})
     charge = ChargeOnce.for_request(request.app[LIMITS], request)
-    preferences = preferences_from_headers(request.headers)
+    preferences = preferences_from_headers(request.headers, path.region)
     try:
         answer = await services.resolver.resolve(
             path.image_id, preferences, path.letter_case, charge=charge

@@ -7,6 +7,7 @@ from typing import Any
 from aiohttp import web
 
 from resolver.gateway.app_keys import SERVICES
+from resolver.gateway.image_path import check_target, split_region
 from resolver.gateway.problem import json_reply
 from resolver.gateway.reply import Reply, to_response
 from resolver.registry import Table
@@ -39,17 +40,19 @@ def version_document(table: Table, base: str) -> dict[str, Any]:
 
 
 def versions_reply(table: Table, base: str, path: str) -> Reply:
-    """``/`` is answered 300 as by Glance, the others 200: clients accept either. Browsers get the
-    status page at ``/``."""
+    """The root is answered 300 as by Glance, the others 200: clients accept either. ``base``: what
+    ``path`` is below of. Browsers get the status page at the root of the gateway."""
     document = version_document(table, base)
     if path == "/":
         return json_reply(document, status=300, headers={"Vary": "Accept"})
-    return json_reply(document)
+    return json_reply(document, status=300 if path == "" else 200)
 
 
 async def versions(request: web.Request) -> web.StreamResponse:
-    """``/``, ``/versions``, ``/v1`` and ``/v2``."""
+    """``/``, ``/versions``, ``/v1`` and ``/v2``, also below ``/region/NAME``."""
     services = request.app[SERVICES]
     base = services.settings.public_url or f"{request.scheme}://{request.host}"
+    check_target(request.rel_url.raw_path, "")
+    prefix, path = split_region(request.rel_url.raw_path)
     table = await services.resolver.reader.usable_table()
-    return to_response(versions_reply(table, base, request.path))
+    return to_response(versions_reply(table, base + prefix, path))

@@ -37,7 +37,13 @@ from resolver.gateway.api.status import HEALTHY, live_reply
 from resolver.gateway.api.version_documents import versions_reply
 from resolver.gateway.browser_guard import HEALTH_PATHS, BrowserGuard
 from resolver.gateway.error_form import ErrorForm, error_form
-from resolver.gateway.image_path import ROUTE_LABEL, ImagePath
+from resolver.gateway.image_path import (
+    REGION_LABEL,
+    ROUTE_LABEL,
+    ImagePath,
+    check_target,
+    split_region,
+)
 from resolver.gateway.limits import FORWARDED_FOR, ChargeOnce, Limits
 from resolver.gateway.metrics.process_metrics import Metrics
 from resolver.gateway.middleware import CLIENT_CLOSED_REQUEST, internal_error, loop_error
@@ -66,6 +72,7 @@ from resolver.services import Services
 from resolver.trace_context import within
 
 VERSION_PATHS = frozenset({"/", "/versions", "/v1", "/v1/", "/v2", "/v2/"})
+VERSION_PATHS_OF_REGION = VERSION_PATHS | {""}
 VERSION_ROUTE_LABELS = {"/v1": "/{api}", "/v2": "/{api}", "/v1/": "/{api}/", "/v2/": "/{api}/"}
 """What metrics call the routes of version paths that are not named like their route."""
 
@@ -107,7 +114,8 @@ class Front:
         self._limits = limits
         self._access_log = access_log
         self.known_reads = KnownReads()
-        self._templates = self._template_cache(services.tables.table)
+        self._templates: dict[Preferences, TemplateCache] = {}
+        """By what the order of owners depends on, for one table."""
         self._absent_templates: dict[tuple[ErrorForm | None, str], AbsentTemplate] = {}
         """By the form and the ``Vary`` field of the response."""
         self._common_fields: dict[Framing, str] = {}
@@ -125,7 +133,7 @@ class Front:
         if path == "/" and prefers_html(fields):
             return False  # the status page
         return (
-            is_image_read(path) or path in VERSION_PATHS or path in ("/healthcheck", "/livez")
+            is_image_read(path) or _is_version_path(path) or path in ("/healthcheck", "/livez")
         ) and "#" not in target
 
     def respond(self, request: FrontRequest, send: Send) -> Callable[[], None] | None:
@@ -143,7 +151,7 @@ class Front:
             if path == "/livez":
                 self._finish(request, path, live_reply(), send)
                 return None
-            if path in VERSION_PATHS:
+            if _is_version_path(path):
                 return self._respond_versions(request, path, send)
             read = parse_image_read(ReadRequest(request.method, path, query, request.fields))
         except ResolverError as error:
@@ -154,9 +162,12 @@ class Front:
 
     @staticmethod
     def _route(path: str) -> str:
-        if path in VERSION_PATHS or path in ("/healthcheck", "/livez"):
-            return VERSION_ROUTE_LABELS.get(path, path)
-        return RESOLVE_LABEL if path.startswith("/resolve/") else ROUTE_LABEL
+        if path.startswith("/resolve/"):
+            return RESOLVE_LABEL
+        prefix, path = split_region(path)
+        is_version_path = path in VERSION_PATHS_OF_REGION or path in ("/healthcheck", "/livez")
+        label = VERSION_ROUTE_LABELS.get(path, path) if is_version_path else ROUTE_LABEL
+        return REGION_LABEL + label if prefix else label
 
     def respond_from_memory(self, read: PlainRead) -> bytes | None:
         """The response to a plain read, if this process knows it without asking anybody."""
@@ -244,33 +255,40 @@ class Front:
         self._record(read, row, 404, "absent")
         return self._response(kind.framing, template.head, body, kind.is_head, read.request_id)
 
-    def _template_cache(self, table: Table) -> TemplateCache:
-        home_region = self._services.settings.region
-        return TemplateCache(AnswerContext(table, DEFAULT_PREFERENCES, home_region), _render)
-
     def _templates_of(self, kind: ReadKind, table: Table) -> VariantTemplates:
-        if self._templates.context.table is not table:
-            self._templates = self._template_cache(table)
-        kind.templates = templates = self._templates.of(kind.variant)
+        """The templates for a kind. There are as many caches as there are regions: a region that no
+        location has changes no order."""
+        region = kind.read.preferences.region
+        preferences = Preferences(region) if region in table.regions else DEFAULT_PREFERENCES
+        cache = self._templates.get(preferences)
+        if cache is None or cache.context.table is not table:
+            if cache is not None:
+                self._templates.clear()  # all are of that table, or of earlier ones
+            context = AnswerContext(table, preferences, self._services.settings.region)
+            cache = self._templates[preferences] = TemplateCache(context, _render)
+        kind.templates = templates = cache.of(kind.variant)
         return templates
 
     def _respond_versions(
         self, request: FrontRequest, path: str, send: Send
     ) -> Callable[[], None] | None:
+        check_target(path, "")
         host = request.fields.get("host")
-        base = self._services.settings.public_url or f"{request.scheme}://{host}"
+        route = self._route(path)
+        prefix, path = split_region(path)
+        base = (self._services.settings.public_url or f"{request.scheme}://{host}") + prefix
         if (table := self._reader.certain_table()) is not None:
             try:
                 known = versions_reply(table, base, path)
             except Exception:  # a bug of ours must not cost the client its answer
                 known = _failed(request)
-            self._finish(request, self._route(path), known, send)
+            self._finish(request, route, known, send)
             return None
 
         async def reply() -> Reply:
             return versions_reply(await self._reader.usable_table(), base, path)
 
-        return self._run(request, self._route(path), reply, send)
+        return self._run(request, route, reply, send)
 
     def _respond_later(
         self,
@@ -384,6 +402,13 @@ class Front:
                 outcome,
                 trace_id=request.trace.trace_id,
             )
+
+
+def _is_version_path(path: str) -> bool:
+    if path.startswith("/region/"):
+        prefix, path = split_region(path)
+        return bool(prefix) and path in VERSION_PATHS_OF_REGION
+    return path in VERSION_PATHS
 
 
 def _form_of(request: FrontRequest) -> ErrorForm | None:

@@ -25,7 +25,8 @@ from resolver.trace_context import NO_TRACE, TRACEPARENT, TRACESTATE, TraceConte
 
 _UUID = rb"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 _LINE = re.compile(
-    rb"(?:GET|HEAD) /(?:v[12]/images|resolve)/(%b)(?:/file)? HTTP/1\.[01]\r\n" % _UUID
+    rb"(?:GET|HEAD) (?:(?:/region/[!-.0-~]+)?/v[12]/images|/resolve)/(%b)(?:/file)? "
+    rb"HTTP/1\.[01]\r\n" % _UUID
 )
 _TRACE_FIELD = re.compile(
     rb"^(traceparent|tracestate):([^\r\n]*)\r\n", re.MULTILINE | re.IGNORECASE
