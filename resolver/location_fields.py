@@ -22,6 +22,7 @@ from resolver.errors import InvalidLocation
 MAX_TEXT_LENGTH = 255
 MAX_URL_LENGTH = 1024
 MAX_NUMBER = 1_000_000
+MAX_NETWORKS = 1000
 
 _URL = re.compile(r"[A-Za-z0-9._~:/\[\]%!$&'()*+,;=@-]+", re.ASCII)
 _HOST = re.compile(
@@ -29,6 +30,8 @@ _HOST = re.compile(
 )
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}", re.ASCII)
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}", re.ASCII)
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 Parser = Callable[[Any, str], Any]
 """Checks the JSON value of a field, given the field's name, and returns what is stored.
@@ -130,6 +133,42 @@ def parse_base_url(value: Any, name: str = "url") -> str:
         raise InvalidLocation(f"`{name}` must be the base URL, without {what}: {base[:80]}")
     bracketed = f"[{host}]" if ":" in host else host
     return f"{parts.scheme}://{bracketed}{f':{port}' if port is not None else ''}{path}"
+
+
+def parse_public_url(value: Any, name: str) -> str:
+    """As `parse_base_url`; null or empty means the location's `url`."""
+    return parse_base_url(value, name) if value not in (None, "") else ""
+
+
+def parse_networks(value: Any, name: str) -> tuple[str, ...]:
+    """Networks in their stored form, sorted, without repetitions; null for none."""
+    if value is None:
+        return ()
+    if not isinstance(value, list | tuple) or len(value) > MAX_NETWORKS:
+        raise InvalidLocation(
+            f"`{name}` must be a list of at most {MAX_NETWORKS} networks such as 10.1.0.0/16"
+        )
+    return tuple(map(str, sorted({_network(item, name) for item in value}, key=_network_order)))
+
+
+def _network(value: Any, name: str) -> Network:
+    text = value.strip() if isinstance(value, str) else ""
+    try:
+        network = ipaddress.ip_network(text, strict=False)
+    except ValueError as error:
+        raise InvalidLocation(
+            f"`{name}`: {str(value)[:64]!r} is no network: write one such as 10.1.0.0/16 or "
+            "2001:db8::/32"
+        ) from error
+    if ipaddress.ip_address(text.partition("/")[0]) != network.network_address:
+        raise InvalidLocation(
+            f"`{name}`: {text[:64]!r} has bits behind its prefix: write {network}"
+        )
+    return network
+
+
+def _network_order(network: Network) -> tuple[int, int, int]:
+    return network.version, int(network.network_address), network.prefixlen
 
 
 def _is_ipv6(host: str) -> bool:

@@ -17,9 +17,11 @@ from resolver.location_fields import (
     parse_base_url,
     parse_bool,
     parse_credential_source,
+    parse_networks,
     parse_notification_source,
     parse_number,
     parse_optional_text,
+    parse_public_url,
     parse_rate,
     parse_sees_all,
     spec,
@@ -158,6 +160,15 @@ class Location:
             options=("--url",),
         )
     )
+    public_url: str = field(
+        default="",
+        metadata=spec(
+            parse_public_url,
+            "Base URL that clients are sent to; empty: `url`, which the resolver itself uses.",
+            example="https://public.cloud.example/image",
+            options=("--public-url",),
+        ),
+    )
     region: str = field(
         default="",
         metadata=spec(
@@ -165,6 +176,25 @@ class Location:
             "The region of its images, for clients that ask for one and for `RESOLVER_REGION`.",
             example="eu-north",
             options=("--region",),
+        ),
+    )
+    networks: tuple[str, ...] = field(
+        default=(),
+        metadata=spec(
+            parse_networks,
+            "Networks whose clients prefer its region.",
+            example=["10.1.0.0/16", "2001:db8::/32"],
+            options=("--networks",),
+        ),
+    )
+    domain: str = field(
+        default="",
+        metadata=spec(
+            parse_optional_text,
+            "The name of the Keystone that its tokens come from. A client's token never goes to a "
+            "location of another one.",
+            example="north-keystone",
+            options=("--domain",),
         ),
     )
     api: Api = field(
@@ -269,6 +299,11 @@ class Location:
     created: float = 0.0
     updated: float = 0.0
     unknown: Mapping[str, Any] = _unknown_fields()
+
+    @property
+    def base(self) -> str:
+        """The base URL that clients are sent to."""
+        return self.public_url or self.url
 
 
 LOCATION_FIELDS: dict[str, FieldSpec] = {

@@ -196,7 +196,7 @@ class Settings(BaseSettings):
     trusted_proxies: Names = Field(
         (),
         description="Addresses and networks (`10.0.0.0/8`) of the proxies in front of this "
-        "gateway. Their `X-Forwarded-For` names the client.",
+        "gateway. Their `X-Forwarded-For` names the client, and `X-Forwarded-Proto` its scheme.",
     )
     sweep_interval: Seconds = Field(
         300.0,

@@ -37,11 +37,12 @@ LAYERS = [
         for name in ("access_log", "bounded_render", "browser_guard", "image_path", "limits")
     }
     | {f"gateway.{name}" for name in ("methods", "negotiation", "problem", "reply")}
-    | {"gateway.error_form", "gateway.request_ids", "gateway.tokens"},
+    | {f"gateway.{name}" for name in ("clients", "error_form", "request_ids", "tokens")},
     {"gateway.metrics", "gateway.net"},
     {"gateway.app_keys", "gateway.middleware", "gateway.request_body", "gateway.page"},
     {"gateway.api"},
-    {"gateway.net.known_reads", "gateway.net.front", "gateway.net.front_connection"},
+    {"gateway.net.absent_template", "gateway.net.known_reads"}
+    | {"gateway.net.front", "gateway.net.front_connection"},
     {"gateway"},
     {"gateway.net.workers"},
     {"cli"},

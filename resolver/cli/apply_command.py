@@ -115,15 +115,12 @@ def difference(
     Removals come last, so that an image that moves keeps an owner. Only a location whose queue of
     notifications another one takes over is removed first, as two cannot have the same queue.
     """
-    from dataclasses import asdict  # noqa: PLC0415
-
-    from resolver.models import LOCATION_FIELDS  # noqa: PLC0415
+    from resolver.registry.presentation import fields_of  # noqa: PLC0415
     from resolver.registry.validation import parse_location  # noqa: PLC0415
 
     changes: list[Change] = []
     for name, given in wanted.items():
-        with_defaults = asdict(parse_location(name, given))
-        fields = {field: with_defaults[field] for field in LOCATION_FIELDS}
+        fields = fields_of(parse_location(name, given))
         if name not in registered:
             changes.append(
                 {
@@ -131,7 +128,7 @@ def difference(
                     "location": name,
                     "changed": {},
                     "fields": fields,
-                    "given": [field for field in LOCATION_FIELDS if field in given],
+                    "given": [field for field in fields if field in given],
                 }
             )
             continue

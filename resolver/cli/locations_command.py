@@ -41,7 +41,16 @@ def _path(name: str) -> str:
 def _field_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Adds the options for a location's fields. The command passes them to `_body`."""
     options = (
+        click.option(
+            "--public-url", metavar="URL", help="Base URL that clients are sent to, if another one."
+        ),
         click.option("--region", help="Region that its images are in."),
+        click.option(
+            "--networks",
+            metavar="NETWORKS",
+            help="Networks whose clients prefer its region, comma-separated.",
+        ),
+        click.option("--domain", help="Name of the Keystone that its tokens come from."),
         click.option("--api", type=click.Choice(["auto", "v1", "v2"]), help="Glance API to use."),
         click.option("--priority", type=int, help="Lower comes first; 100 by default."),
         click.option("--weight", type=int, help="Share among owners of equal rank; 1 by default."),
@@ -103,6 +112,7 @@ def _field_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _body(
+    networks: str | None,
     sees_all: str | None,
     token_env: str | None,
     token_file: str | None,
@@ -120,6 +130,8 @@ def _body(
         click.UsageError: options exclude each other.
     """
     body = {name: value for name, value in other_fields.items() if value is not None}
+    if networks is not None:
+        body["networks"] = [item.strip() for item in networks.split(",") if item.strip()]
     if sees_all:
         body["sees_all"] = {"yes": True, "no": False, "auto": None}[sees_all]
     auth = {"token_env": token_env, "token_file": token_file, "cloud": cloud}
@@ -192,7 +204,11 @@ def show(name: str, as_json: bool, url: str, token: str | None) -> None:
     running = sweep["running"]
     print_fields(
         (
-            *((field, row[field]) for field in ("name", "url", "region")),
+            *((field, row[field]) for field in ("name", "url")),
+            ("public url", row["public_url"] or "the same"),
+            ("region", row["region"]),
+            ("networks", ", ".join(row["networks"]) or "none"),
+            ("domain", row["domain"] or "none"),
             ("api", f"{row['api']} (serves {serves})"),
             ("state", f"{row['state']} {row['reason']}".strip()),
             *([("refused", row["refused"])] if row.get("refused") else []),

@@ -37,6 +37,7 @@ from resolver.gateway.app_keys import (
 )
 from resolver.gateway.bounded_render import BoundedRender
 from resolver.gateway.browser_guard import BrowserGuard
+from resolver.gateway.clients import Clients
 from resolver.gateway.image_path import REGION_ROUTE, ROUTE, V1_LISTING
 from resolver.gateway.limits import LIMITS, Limits
 from resolver.gateway.metrics.process_metrics import Metrics
@@ -175,7 +176,8 @@ def make_app(
     app[IN_FLIGHT] = in_flight = InFlight()
     app[TOKENS] = tokens = Tokens(settings)
     services.problems.add_source(tokens.problems)
-    app[LIMITS] = Limits(settings.client_rate, settings.trusted_proxies)
+    clients = Clients(settings.trusted_proxies, settings.public_url)
+    app[LIMITS] = Limits(settings.client_rate, clients)
     app[REFUSED_LOGINS] = RefusedLogins(services.index.audit)
     app[ACCESS_LOG] = AccessLog(settings.access_log)
     app[BROWSER_GUARD] = BrowserGuard(settings.public_url, settings.hosts)

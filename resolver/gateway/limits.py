@@ -1,17 +1,17 @@
-"""Rate limits: how much expensive work one client may cause, and who a client is."""
+"""Rate limits: how much expensive work one client may cause."""
 
 from __future__ import annotations
 
-import ipaddress
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from functools import partial
 
 from aiohttp import web
 
 from resolver.errors import TooManyRequests
-from resolver.glance.host_policy import Address, parse_address
+from resolver.gateway.clients import Clients
+from resolver.gateway.negotiation import HeaderFields
 
 BURST_SECONDS = 10.0
 """A client may have this many seconds' worth of tokens at once."""
@@ -33,8 +33,6 @@ default rate a client can guess a hundred times a second."""
 IDS_PER_TOKEN = 500
 """Ids of a bulk request that cost as much as one probe of the locations. At the default rate that
 is more than a worker can answer."""
-
-FORWARDED_FOR = "X-Forwarded-For"
 
 
 class TokenBuckets:
@@ -111,14 +109,11 @@ class TokenBuckets:
 class Limits:
     """What clients may cause in this process."""
 
-    def __init__(self, rate: float, proxies: Iterable[str]) -> None:
-        """``proxies``: networks whose ``X-Forwarded-For`` is believed."""
+    def __init__(self, rate: float, clients: Clients) -> None:
         self.buckets = TokenBuckets(rate)
+        self.clients = clients
         self._logins = TokenBuckets(rate)
         """Apart, so that reads cannot keep an admin out."""
-        self._proxies = [ipaddress.ip_network(network) for network in proxies]
-        self.has_proxies = bool(self._proxies)
-        """Whether a client may have another address than its connection."""
 
     def charge_client(self, client: bytes, tokens: float) -> None:
         """Takes tokens from a client's bucket.
@@ -167,57 +162,16 @@ class Limits:
 
     def client(self, request: web.BaseRequest) -> bytes:
         """The key of the client that sent a request."""
-        fields = request.headers.getall(FORWARDED_FOR, ()) if self._proxies else ()
-        return self.client_key(request.remote or "", fields)
+        return self.client_key(request.remote or "", request.headers)
 
     def client_address(self, request: web.BaseRequest) -> str | None:
         """The address of the client that sent a request, for log lines."""
-        fields = request.headers.getall(FORWARDED_FOR, ()) if self._proxies else ()
-        return self.address_behind(request.remote or "", fields)
+        return self.clients.address_text(request.remote or "", request.headers)
 
-    def address_behind(self, peer: str, forwarded_for: Sequence[str] = ()) -> str | None:
-        """As `client_key`, as text."""
-        if not self._proxies:
-            return peer or None
-        address = self._behind_proxies(parse_address(peer), forwarded_for)
-        return str(address) if address else peer or None
-
-    def client_key(self, peer: str, forwarded_for: Sequence[str] = ()) -> bytes:
-        """Identifies a client: its address, in IPv6 its /64. See `IPV6_SHARES`.
-
-        Behind trusted proxies it is the last address in ``X-Forwarded-For`` that is not one of
-        theirs.
-        """
-        address = parse_address(peer)
-        if self._proxies:
-            address = self._behind_proxies(address, forwarded_for)
-        if address is None:
-            return b""
-        return address.packed[:8]  # all of an IPv4 address
-
-    def _behind_proxies(
-        self, address: Address | None, forwarded_for: Sequence[str]
-    ) -> Address | None:
-        named = [name for field in forwarded_for for name in field.split(",")]
-        while named and address is not None and self._trusts(address):
-            before = parse_address(_without_port(named.pop()))
-            if before is None:
-                break
-            address = before
-        return address
-
-    def _trusts(self, address: Address) -> bool:
-        return any(
-            address.version == network.version and address in network for network in self._proxies
-        )
-
-
-def _without_port(text: str) -> str:
-    """An address without the port that some proxies write behind it."""
-    text = text.strip()
-    if text.startswith("["):
-        return text[1:].partition("]")[0]
-    return text.partition(":")[0] if text.count(":") == 1 else text
+    def client_key(self, peer: str, headers: HeaderFields) -> bytes:
+        """Identifies a client: its address, in IPv6 its /64. See `IPV6_SHARES`."""
+        address = self.clients.address(peer, headers)
+        return b"" if address is None else address.packed[:8]  # all of an IPv4 address
 
 
 class ChargeOnce:

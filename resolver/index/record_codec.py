@@ -91,7 +91,8 @@ NOT_IN_THE_JSON = frozenset({"name", "number"})
 
 
 MAX_RECORD_BYTES = 65_536
-"""Longest text that is parsed. The longest that this program writes has some 4,000."""
+"""Longest text that is parsed. The longest that this program writes has some 50,000: a location
+with as many networks as it may have."""
 
 MIN_NUMBER, MAX_NUMBER = -62_135_596_800, 253_402_300_799
 """Range of all numbers. As times they are the years 1 to 9999, which Python can show."""

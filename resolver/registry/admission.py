@@ -57,8 +57,8 @@ class Admission:
 
     def refusal(self, location: Location) -> str:
         """Why no client may be sent to a location; empty if clients may. Anybody may read it."""
-        url = location.url
-        if not is_base_url(url):
+        url = location.base
+        if not (is_base_url(url) and is_base_url(location.url)):
             return "its URL is none that a location can have"
         target = urlsplit(url)
         host = target.hostname or ""
@@ -84,9 +84,9 @@ class Admission:
         recently. Returns whether another location is refused now. A host that cannot be looked up
         is allowed if it was before."""
         hosts = {
-            urlsplit(location.url).hostname or ""
+            urlsplit(location.base).hostname or ""
             for location in locations
-            if self.needs_addresses and is_base_url(location.url)
+            if self.needs_addresses and is_base_url(location.base)
         }
         unnamed = [
             host

@@ -14,7 +14,7 @@ from resolver.glance import SecretSources
 from resolver.index import Index, Record, Snapshot
 from resolver.models import LOCATION_FIELDS, Location
 from resolver.registry.table import TableKeeper
-from resolver.registry.target_policy import TargetPolicy
+from resolver.registry.target_policy import URL_FIELDS, TargetPolicy
 from resolver.registry.validation import check_name, parse_location
 
 MAX_ATTEMPTS = 4
@@ -134,14 +134,19 @@ class LocationBatch:
             nonlocal done
             async with free:
                 try:
-                    url = parse_location(name, {"url": fields["url"]}).url
-                    await self._targets.check(url, request.request_host)
+                    check_name(name)
+                    for field_name in given_urls(fields):
+                        url = LOCATION_FIELDS[field_name].parse(fields[field_name], field_name)
+                        if url:
+                            await self._targets.check(url, request.request_host, field_name)
                 except InvalidLocation as error:
                     raise _named(name, error) from error
             done += 1
             on_progress(done, len(request.put))
 
-        await _all(check(name, fields) for name, fields in request.put.items() if "url" in fields)
+        await _all(
+            check(name, fields) for name, fields in request.put.items() if given_urls(fields)
+        )
 
     async def _write(
         self,
@@ -270,14 +275,16 @@ async def _check_resolvers(
     """Raises InvalidLocation where a new URL leads to a resolver."""
     free = asyncio.Semaphore(PARALLEL_RESOLVER_CHECKS)
 
-    async def ask(location: Location) -> Location | None:
+    async def ask(location: Location, field_name: str, url: str) -> tuple[Location, str] | None:
         async with free:
-            return location if await is_resolver(location.url) else None
+            return (location, field_name) if await is_resolver(url) else None
 
     tasks = [
-        asyncio.create_task(ask(wanted))
+        asyncio.create_task(ask(wanted, name, url))
         for wanted, before in changes
-        if before is None or before.location.url != wanted.url
+        for name in URL_FIELDS
+        if (url := getattr(wanted, name))
+        and (before is None or getattr(before.location, name) != url)
     ]
     if not tasks:
         return
@@ -286,13 +293,21 @@ async def _check_resolvers(
         task.cancel()
     await asyncio.gather(*late, return_exceptions=True)
     for task in answered:
-        if (location := task.result()) is not None:
-            raise InvalidLocation(f"{location.name}: {LEADS_TO_A_RESOLVER}")
+        if (found := task.result()) is not None:
+            location, name = found
+            raise InvalidLocation(f"{location.name}: {leads_to_a_resolver(name)}")
 
 
-LEADS_TO_A_RESOLVER = (
-    "`url` is a glance-resolver, this one or another: register the Glance servers behind it"
-)
+def given_urls(fields: Fields) -> list[str]:
+    """The fields among these that have URLs."""
+    return [name for name in URL_FIELDS if name in fields]
+
+
+def leads_to_a_resolver(name: str) -> str:
+    """Why a location cannot have the URL in the field ``name``."""
+    return (
+        f"`{name}` is a glance-resolver, this one or another: register the Glance servers behind it"
+    )
 
 
 def _named(name: str, error: InvalidLocation) -> InvalidLocation:

@@ -70,14 +70,24 @@ class LocationView:
         return self.status.check.health if self.status.check else Health.UNKNOWN
 
     @cached_property
+    def base(self) -> str:
+        """The base URL that clients are sent to."""
+        return self.location.base
+
+    @cached_property
+    def has_https(self) -> bool:
+        """Whether clients reach it over https."""
+        return self.base.startswith("https:")
+
+    @cached_property
     def images_v1(self) -> str:
         """The URL that an image id is appended to, for v1."""
-        return f"{self.location.url}/v1/images/"
+        return f"{self.base}/v1/images/"
 
     @cached_property
     def images_v2(self) -> str:
         """The URL that an image id is appended to, for v2."""
-        return f"{self.location.url}/v2/images/"
+        return f"{self.base}/v2/images/"
 
     @cached_property
     def images_url(self) -> str:

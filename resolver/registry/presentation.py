@@ -31,7 +31,8 @@ def location_counts(table: Table, now: float) -> dict[str, int]:
 
 def fields_of(location: Location) -> dict[str, Any]:
     """The fields that operators may write, by name, as JSON values."""
-    return {name: getattr(location, name) for name in LOCATION_FIELDS}
+    values = ((name, getattr(location, name)) for name in LOCATION_FIELDS)
+    return {name: list(v) if isinstance(v, tuple) else v for name, v in values}
 
 
 def location_to_json(view: LocationView, progress: Progress | None, now: float) -> dict[str, Any]:

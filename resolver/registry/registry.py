@@ -20,7 +20,6 @@ from resolver.glance import SecretSources
 from resolver.index import Index, Record, Snapshot
 from resolver.models import Location, Status
 from resolver.registry.location_batch import (
-    LEADS_TO_A_RESOLVER,
     MAX_ATTEMPTS,
     AsksResolver,
     BatchRequest,
@@ -29,6 +28,7 @@ from resolver.registry.location_batch import (
     Progress,
     ignore_progress,
     is_reswept,
+    leads_to_a_resolver,
     names_credentials,
     same_notifications,
     unreadable_error,
@@ -38,7 +38,7 @@ from resolver.registry.location_batch import (
 from resolver.registry.location_view import LocationView
 from resolver.registry.presentation import audit_row, location_to_json
 from resolver.registry.table import Table, TableKeeper
-from resolver.registry.target_policy import Lookup, OwnPorts, TargetPolicy, look_up
+from resolver.registry.target_policy import URL_FIELDS, Lookup, OwnPorts, TargetPolicy, look_up
 from resolver.registry.validation import check_name, parse_location
 from resolver.settings import Settings
 from resolver.suggestions import did_you_mean
@@ -145,7 +145,7 @@ class Registry:
         """
         wanted = parse_location(name, fields)
         self._secrets.check(wanted)
-        await self._check_target(wanted.url, request_host, is_resolver)
+        await self._check_target(wanted, request_host, is_resolver)
         if by:
             await self._ensure_index()
         for _ in range(MAX_ATTEMPTS):
@@ -178,14 +178,14 @@ class Registry:
             IndexUnavailable: Redis does not answer.
         """
         check_name(name)
-        must_check_target = "url" in fields
+        must_check_target = not fields.keys().isdisjoint(URL_FIELDS)
         for _ in range(MAX_ATTEMPTS):
             records = await self._records(name)
             wanted = parse_location(name, fields, _existing(records, name).location)
             if names_credentials(fields):
                 self._secrets.check(wanted)
             if must_check_target:
-                await self._check_target(wanted.url, request_host, is_resolver)
+                await self._check_target(wanted, request_host, is_resolver)
                 must_check_target = False
             try:
                 return await self._write(wanted, records, by)
@@ -281,14 +281,16 @@ class Registry:
         return location_to_json(view, progress.get(view.location.number), time.time())
 
     async def _check_target(
-        self, url: str, request_host: str, is_resolver: AsksResolver | None
+        self, location: Location, request_host: str, is_resolver: AsksResolver | None
     ) -> None:
         """Raises InvalidLocation for a URL that is not allowed, or leads to a resolver: one that
         points back here would make requests go in a circle. A server that does not answer now is
         recognized by a later health check."""
-        await self._targets.check(url, request_host)
-        if is_resolver is not None and await is_resolver(url):
-            raise InvalidLocation(LEADS_TO_A_RESOLVER)
+        await self._targets.check_location(location, request_host)
+        for name in URL_FIELDS:
+            url = getattr(location, name)
+            if url and is_resolver is not None and await is_resolver(url):
+                raise InvalidLocation(leads_to_a_resolver(name))
 
     async def _ensure_index(self) -> None:
         """Makes a new index if Redis has lost its data: an operator who registers a location wants

@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
+from functools import cached_property
 
 import structlog
 
@@ -18,6 +19,7 @@ from resolver.problems import Problem
 from resolver.registry.admission import LOOKUP_INTERVAL_SECONDS, NO_RULES, Admission
 from resolver.registry.coverage import FreshnessPolicy
 from resolver.registry.location_view import LocationView
+from resolver.registry.network_regions import NetworkRegions
 
 log = structlog.get_logger()
 
@@ -62,6 +64,8 @@ class Table:
             self.by_name, self.by_number = _changed_views(previous, snapshot, changed, make_view)
         self._in_service = [view for view in self.by_name.values() if view.in_service]
         self.regions = frozenset(view.location.region for view in self._in_service)
+        self.has_mixed_schemes = len({view.has_https for view in self._in_service}) > 1
+        """Whether clients can be sent to https and to http."""
         self._vouching = [view for view in self._in_service if view.location.vouches]
         self._expected = [
             name for name in expected if name not in self.by_name and name not in self.removed
@@ -69,6 +73,16 @@ class Table:
         self.lost_until = {
             name: until for name, until in (lost_until or {}).items() if name not in self.by_name
         }
+
+    @cached_property
+    def network_regions(self) -> NetworkRegions:
+        """The regions near clients, by the networks that locations name."""
+        return NetworkRegions(view.location for view in self.by_name.values())
+
+    @cached_property
+    def depends_on_client(self) -> bool:
+        """Whether the order of owners may depend on the client's address or scheme."""
+        return self.has_mixed_schemes or bool(self.network_regions)
 
     def __len__(self) -> int:
         return len(self.by_name)

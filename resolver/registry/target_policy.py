@@ -9,7 +9,11 @@ from urllib.parse import SplitResult, urlsplit
 
 from resolver.errors import InvalidLocation
 from resolver.glance.host_policy import Address, HostPolicy, is_loopback, parse_address
+from resolver.models import Location
 from resolver.settings import Settings
+
+URL_FIELDS = ("url", "public_url")
+"""The fields of a location whose URLs are checked."""
 
 DEFAULT_PORTS = {"http": 80, "https": 443}
 
@@ -61,13 +65,31 @@ class TargetPolicy:
         self._own_ports = own_ports
         self._lookup = lookup
 
-    async def check(self, url: str, request_host: str = "") -> None:
+    async def check_location(self, location: Location, request_host: str = "") -> None:
+        """Checks both URLs of a location, as `check`.
+
+        Raises:
+            InvalidLocation: a location may not have them here.
+        """
+        for name in URL_FIELDS:
+            if url := getattr(location, name):
+                await self.check(url, request_host, name)
+
+    async def check(self, url: str, request_host: str = "", name: str = "url") -> None:
         """Checks a URL that `parse_base_url` returned. ``request_host``: the ``Host`` header of the
-        request that asks for it, which is a name of this gateway; empty if there is none.
+        request that asks for it, which is a name of this gateway; empty if there is none. ``name``:
+        the field that has it.
 
         Raises:
             InvalidLocation: a location may not have this URL here. The message says why.
         """
+        try:
+            await self._check(url, request_host)
+        except InvalidLocation as error:
+            detail = error.detail.replace("`url`", f"`{name}`", 1)
+            raise InvalidLocation(detail) from error
+
+    async def _check(self, url: str, request_host: str) -> None:
         target = urlsplit(url)
         host = target.hostname or ""
         if self._require_https and target.scheme != "https" and not is_loopback(host):

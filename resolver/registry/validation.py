@@ -48,8 +48,15 @@ def parse_location(name: str, fields: Mapping[str, Any], base: Location | None =
         if field in fields or (field == "url" and base is None)
     }
     if base is None:
-        return Location(name=name, **values)
+        return _checked(Location(name=name, **values))
     if values.get("url", base.url) != base.url and base.auth and "auth" not in values:
         # What that credential saw says nothing about what nobody's sees.
         values = {"sees_all": None, **values, "auth": None}
-    return replace(base, **values)
+    return _checked(replace(base, **values))
+
+
+def _checked(location: Location) -> Location:
+    """Raises InvalidLocation where fields do not fit each other."""
+    if location.networks and not location.region:
+        raise InvalidLocation("`networks` choose a region for clients: give `region` too")
+    return location

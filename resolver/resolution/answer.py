@@ -185,7 +185,7 @@ class AnswerContext:
     started: float = field(default_factory=time.monotonic)
 
     def with_table(self, table: Table) -> AnswerContext:
-        return replace(self, table=table)
+        return replace(self, table=table, preferences=self.preferences.for_table(table))
 
     def owners_of(self, claims: Iterable[Owner]) -> list[ImageOwner]:
         """The claims whose locations are registered."""

@@ -96,8 +96,9 @@ class Resolver:
 
     def context(self, lookup: LookupResult, preferences: Preferences) -> AnswerContext:
         """The context of answers from this lookup."""
+        table, preferences = lookup.table, preferences.for_table(lookup.table)
         return AnswerContext(
-            lookup.table, preferences, self._home_region, lookup.index_error, self._absent_age
+            table, preferences, self._home_region, lookup.index_error, self._absent_age
         )
 
     async def resolve(

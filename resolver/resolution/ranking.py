@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
+from ipaddress import IPv4Address, IPv6Address
 
 from resolver.image_facts import Content, ImageStatus
 from resolver.models import Health, Owner, State, format_id
@@ -18,8 +19,9 @@ from resolver.registry import LocationView, Table
 STATE_ORDER = {State.ACTIVE: 0, State.DRAINING: 1, State.MAINTENANCE: 2}
 HEALTH_ORDER = {Health.UP: 0, Health.UNKNOWN: 1, Health.DOWN: 2}
 
-RankKey = tuple[int, bool, bool, int, int]
-"""State, not in the asked region, not in the home region, health, priority. Lower is better."""
+RankKey = tuple[bool, int, bool, bool, bool, int, int]
+"""http for a client that uses https, state, not in the asked region, not in that of the client's
+network, not in the home region, health, priority. Lower is better."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +34,17 @@ class Preferences:
     """Names of locations that must not be offered."""
     fresh: bool = False
     """The owners themselves must be asked; caches do not count."""
+    client: IPv4Address | IPv6Address | None = None
+    """The client's address, where it may choose the region."""
+    https: bool = False
+    """Whether the client uses https, so that it is not sent to http if it need not be."""
+    network_region: str = ""
+    """The region near the client, by a table of locations; see `for_table`."""
+
+    def for_table(self, table: Table) -> Preferences:
+        """The same with the region near the client, as the locations of this table name it."""
+        region = table.network_regions.region_of(self.client) if self.client else ""
+        return self if region == self.network_region else replace(self, network_region=region)
 
     @property
     def trust_index(self) -> bool:
@@ -124,8 +137,10 @@ def rank_key(view: LocationView, preferences: Preferences, home_region: str) -> 
     """What orders locations before `rendezvous_score` does. It is the same for every image."""
     location = view.location
     return (
+        preferences.https and not view.has_https,
         STATE_ORDER[location.state],
         bool(preferences.region) and location.region != preferences.region,
+        bool(preferences.network_region) and location.region != preferences.network_region,
         bool(home_region) and location.region != home_region,
         HEALTH_ORDER[view.health],
         location.priority,
@@ -150,7 +165,8 @@ def rank(
 ) -> list[ImageOwner]:
     """The owners that may be offered, best first.
 
-    Order: usable, state, asked region, home region, health, priority, then the weighted choice.
+    Order: usable, https for a client that uses it, state, asked region, region of the client's
+    network, home region, health, priority, then the weighted choice.
     """
     offered = [owner for owner in owners if not exclusion_reason(owner.view, preferences)]
     if len(offered) < 2:
@@ -183,10 +199,15 @@ def rank_reasons(owner: ImageOwner, preferences: Preferences, home_region: str) 
     """Why an owner ranks where it does, as text for people."""
     view, location = owner.view, owner.view.location
     reasons = [f"image {owner.status or 'of a status that is not known'}"]
+    if preferences.https:
+        reasons.append(f"{'https' if view.has_https else 'http'}, as the client uses https")
     reasons.append(f"state {location.state}")
     if preferences.region:
         where = "in" if location.region == preferences.region else "not in"
         reasons.append(f"{where} region {preferences.region}")
+    if preferences.network_region:
+        where = "in" if location.region == preferences.network_region else "not in"
+        reasons.append(f"{where} the region of the client's network {preferences.network_region}")
     if home_region:
         where = "in" if location.region == home_region else "not in"
         reasons.append(f"{where} the home region {home_region}")

@@ -33,12 +33,12 @@ ONE = {"url": "https://one.example", "region": "R1"}
 def row(name: str, **fields: Any) -> dict[str, Any]:
     """A location as the gateway shows it, with the fields that `difference` reads."""
     (change,) = difference({name: fields}, {}, prune=False)
-    return {"name": name, **change["fields"]}
+    return {"name": name, **json.loads(json.dumps(change["fields"]))}
 
 
 def test_equal_locations_are_not_changed() -> None:
     registered = {"one": row("one", **ONE)}
-    same = {**ONE, "url": "https://ONE.example/", "weight": 1, "auth": None}
+    same = {**ONE, "url": "https://ONE.example/", "weight": 1, "auth": None, "networks": []}
     assert difference({"one": same}, registered, prune=True) == []
 
 

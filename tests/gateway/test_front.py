@@ -6,7 +6,6 @@ import asyncio
 import logging
 import random
 import re
-import uuid
 from collections.abc import Callable
 from typing import Any
 
@@ -18,7 +17,8 @@ from resolver.gateway.net.front_connection import FrontConnection
 from resolver.gateway.net.known_reads import MAX_BYTES, KnownReads
 from resolver.gateway.net.request_head import MAX_HEAD_BYTES, SINGLE_FIELDS
 from tests.gateway.bridged_requests import BridgedRequests, bridged
-from tests.gateway.conftest import V1, V2, Gateway, Start
+from tests.gateway.conftest import Gateway, Start
+from tests.gateway.random_locations import register_random_locations
 from tests.support.http_connection import HttpConnection, connected
 from tests.support.objects import all_instances
 from tests.support.wait import wait_until
@@ -58,42 +58,22 @@ def without_variable_fields(response: str) -> str:
     return re.sub(r"^(Date|X-Openstack-Request-Id): .*$", r"\1: …", response, flags=re.MULTILINE)
 
 
-async def register_random_locations(gateway: Gateway, rng: random.Random) -> list[str]:
-    """Registers locations of all kinds. Returns ids of images, some of them with owners."""
-    names = [f"l{n}" for n in range(rng.randint(1, 4))]
-    for name in names:
-        await gateway.location(
-            name,
-            url=f"https://{name}.example:9292{rng.choice(['', '/image', '/a/b'])}",
-            versions=rng.choice([V1, V2, V1 + V2, ()]),
-            state=rng.choice(["active", "active", "active", "draining", "maintenance"]),
-            priority=rng.choice([100, 100, 50]),
-            weight=rng.choice([1, 1, 3, 0]),
-            region=rng.choice(["", "north"]),
-            covered=rng.random() < 0.7,
-        )
-    ids = [str(uuid.UUID(int=rng.getrandbits(128))) for _ in range(12)]
-    for text in ids[2:]:
-        for name in rng.sample(names, rng.randint(1, len(names))):
-            await gateway.claim(name, text.upper() if rng.random() < 0.1 else text)
-    return ids
-
-
 @pytest.mark.parametrize("seed", range(8))
 async def test_templates_give_the_same_redirects_as_the_handlers(start: Start, seed: int) -> None:
     """``X-Resolver-Fresh: 0`` changes no answer, but such requests do not use the templates."""
     rng = random.Random(seed)
-    gateway = await start(region=rng.choice(["", "north"]))
-    ids = await register_random_locations(gateway, rng)
+    gateway = await start(region=rng.choice(["", "north"]), trusted_proxies="127.0.0.1")
+    client = rng.choice([[], ["X-Forwarded-For: 10.1.2.3"], ["X-Forwarded-Proto: https"]])
+    ids = await register_random_locations(gateway, rng, 12)
     async with connected(gateway.url) as connection:
         for text in ids:
             for path in [*PATHS, "/resolve/%s"]:
                 for method in ("GET", "HEAD"):
                     no_template = "X-Resolver-Fresh: 0" if path in PATHS else "Accept: */*"
-                    response = await connection.ask(method, path % text, no_template)
+                    response = await connection.ask(method, path % text, no_template, *client)
                     expected = without_variable_fields(response.text)
                     for _ in range(3):  # rendered, from the template, and with cached header fields
-                        response = await connection.ask(method, path % text)
+                        response = await connection.ask(method, path % text, *client)
                         assert without_variable_fields(response.text) == expected
 
 

@@ -13,6 +13,7 @@ from aiohttp.test_utils import make_mocked_request
 from multidict import CIMultiDict
 
 from resolver.gateway import limits
+from resolver.gateway.clients import Clients
 from resolver.gateway.limits import BURST_SECONDS, IDS_PER_TOKEN, Limits, TokenBuckets
 from resolver.models import format_id
 from tests.gateway.conftest import Gateway, Start
@@ -94,7 +95,7 @@ def test_the_table_is_bounded_and_forgets_the_client_seen_longest_ago(
 def client(peer: str, *forwarded: str) -> bytes:
     headers = CIMultiDict([("X-Forwarded-For", value) for value in forwarded])
     request = make_mocked_request("GET", "/", headers).clone(remote=peer)
-    return Limits(1, ("10.0.0.0/8", "fd00::/8")).client(request)
+    return Limits(1, Clients(("10.0.0.0/8", "fd00::/8"))).client(request)
 
 
 @pytest.mark.parametrize(

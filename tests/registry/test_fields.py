@@ -121,7 +121,7 @@ async def test_every_field_survives_each_of_its_forms(index: Index) -> None:
         name: type(value) for name, value in fields_of(written).items()
     }
     row = json.loads(json.dumps(await registry.show("one")))
-    assert {name: row[name] for name in LOCATION_FIELDS} == EXAMPLES
+    assert {name: row[name] for name in LOCATION_FIELDS} == EXAMPLES == fields_of(stored)
     (head,) = Reader().feed(Writer([stored]).head())
     assert isinstance(head, Head)
     assert fields_of(head.locations[0]) == fields_of(stored)

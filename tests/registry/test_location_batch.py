@@ -111,6 +111,11 @@ async def test_a_server_that_is_a_resolver_is_refused(registry: Registry, index:
 
     with pytest.raises(InvalidLocation, match="l005: `url` is a glance-resolver"):
         await registry.apply(BatchRequest(put=MANY), is_resolver=is_resolver)
+    one = {"url": "http://one.example", "public_url": "http://s5.example"}
+    with pytest.raises(InvalidLocation, match="one: `public_url` is a glance-resolver"):
+        await registry.apply(BatchRequest(put={"one": one}), is_resolver=is_resolver)
+    with pytest.raises(InvalidLocation, match="`public_url` is a glance-resolver"):
+        await registry.put("one", one, is_resolver=is_resolver)
     assert await names(index) == set()
 
 

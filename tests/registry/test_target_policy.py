@@ -10,6 +10,7 @@ import pytest
 
 from resolver.errors import InvalidLocation
 from resolver.glance.host_policy import Address
+from resolver.models import Location
 from resolver.registry.target_policy import OwnPorts, TargetPolicy
 from resolver.settings import Settings
 
@@ -39,6 +40,22 @@ async def test_https_is_required_off_loopback_only() -> None:
     for url in ("http://one.example", "http://10.0.0.1", "http://localhost.example"):
         with pytest.raises(InvalidLocation, match="RESOLVER_REQUIRE_HTTPS"):
             await policy.check(url)
+
+
+async def test_the_public_url_follows_the_same_rules() -> None:
+    url, public = "https://one.example", "https://public.one.example"
+    policy = make_policy(require_https=True, allowed_hosts=("*.one.example", "one.example"))
+    await policy.check_location(Location(name="one", url=url, public_url=public))
+    await policy.check_location(Location(name="one", url=url))
+    for refused, why in (
+        ("http://public.one.example", "`public_url` must be https"),
+        ("https://two.example", "`public_url`: host two.example is not allowed"),
+    ):
+        with pytest.raises(InvalidLocation, match=why):
+            await policy.check_location(Location(name="one", url=url, public_url=refused))
+    own = make_policy(public_url="https://images.example")
+    with pytest.raises(InvalidLocation, match="`public_url` is this gateway itself"):
+        await own.check_location(Location(name="one", url=url, public_url="https://images.example"))
 
 
 @pytest.mark.parametrize(

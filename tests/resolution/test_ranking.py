@@ -34,6 +34,7 @@ def owner_lists(draw: st.DrawFn) -> list[ImageOwner]:
                 name,
                 number=number,
                 region=draw(st.sampled_from(REGIONS)),
+                public_url=draw(st.sampled_from(["", "https://public.example"])),
                 state=draw(st.sampled_from([*STATES, State.ACTIVE, State.MAINTENANCE])),
                 priority=draw(st.integers(0, 2)),
                 weight=draw(st.integers(0, 3)),
@@ -50,6 +51,8 @@ some_preferences = st.builds(
     Preferences,
     region=st.sampled_from(REGIONS),
     exclude=st.frozensets(st.sampled_from([*NAMES, "none"]), max_size=2),
+    https=st.booleans(),
+    network_region=st.sampled_from(REGIONS),
 )
 homes = st.sampled_from(REGIONS)
 
@@ -78,8 +81,10 @@ def test_ranking_follows_the_documented_criteria(
         location = owner.view.location
         return [
             int(owner.status not in (None, ImageStatus.ACTIVE)),
+            int(preferences.https and not location.public_url),
             STATES.index(location.state),
             int(bool(preferences.region) and location.region != preferences.region),
+            int(preferences.network_region not in ("", location.region)),
             int(bool(home) and location.region != home),
             HEALTH.index(owner.view.health),
             location.priority,
@@ -181,11 +186,14 @@ def test_exclusion_reasons_name_the_cause() -> None:
 
 def test_rank_reasons_name_every_criterion() -> None:
     owner = ImageOwner(make_view("one", region="r1", priority=7, weight=3))
-    reasons = ", ".join(rank_reasons(owner, Preferences(region="r1"), "r2"))
+    preferences = Preferences(region="r1", https=True, network_region="r3")
+    reasons = ", ".join(rank_reasons(owner, preferences, "r2"))
     for part in (
         "image of a status that is not known",
         "state active",
         "in region r1",
+        "http, as the client uses https",
+        "not in the region of the client's network r3",
         "not in the home region r2",
         "health up",
     ):

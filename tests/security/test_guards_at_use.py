@@ -38,10 +38,11 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
 ]
 
 
-async def write_location(index: Index, name: str, url: str) -> int:
+async def write_location(index: Index, name: str, url: str, public_url: str = "") -> int:
     """Writes a location as another process, or an attacker who can write to Redis, does. It claims
     the image `ID`."""
-    location = await index.records.put(Location(name=name, url=url), None)
+    location = Location(name=name, url=url, public_url=public_url)
+    location = await index.records.put(location, None)
     await index.claims.claim(location.number, [parse_id(ID)])
     return location.number
 
@@ -78,6 +79,15 @@ async def test_no_client_is_sent_to_a_location_that_the_settings_refuse(
     _, shown = await gateway.get("/locations/evil", headers=ADMIN)
     assert reason in shown["refused"]
     assert shown["state"] == "active"
+
+
+@pytest.mark.parametrize(("url", "settings", "reason"), [case for case in REFUSED if case[1]])
+async def test_no_client_is_sent_to_a_public_url_that_the_settings_refuse(
+    start: Start, url: str, settings: dict[str, Any], reason: str
+) -> None:
+    gateway = await start(**settings)
+    await write_location(gateway.services.index, "evil", "https://one.cloud.example", url)
+    await assert_not_offered(gateway, reason)
 
 
 @pytest.mark.redis

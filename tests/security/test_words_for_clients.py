@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from multidict import CIMultiDict
 
 from resolver.errors import InvalidLocation
+from resolver.gateway.clients import Clients
 from resolver.gateway.limits import BURST_SECONDS, STRANGERS_SHARE, Limits, TokenBuckets
 from resolver.gateway.request_ids import new_request_id
 from resolver.location_fields import parse_base_url
@@ -120,6 +122,9 @@ def test_a_request_id_follows_from_no_other() -> None:
     assert len({new_request_id() for _ in range(20_000)}) == 20_000
 
 
+NO_FIELDS: CIMultiDict[str] = CIMultiDict()
+
+
 class Clock:
     now = 0.0
 
@@ -130,12 +135,14 @@ class Clock:
 def granted(prefix: str, new_prefix: int, count: int, rate: float = 10.0) -> int:
     """How many of so many networks of a size in ``prefix`` get a token, one after the other."""
     buckets = TokenBuckets(rate, Clock())
-    limits = Limits(rate, ())
+    limits = Limits(rate, Clients())
     network = ipaddress.ip_network(prefix)
     step = 1 << 128 - new_prefix
     first = int(network.network_address)
     return sum(
-        not buckets.take(limits.client_key(str(ipaddress.IPv6Address(first + n * step))), 1)
+        not buckets.take(
+            limits.client_key(str(ipaddress.IPv6Address(first + n * step)), NO_FIELDS), 1
+        )
         for n in range(count)
     )
 
@@ -154,12 +161,12 @@ def test_clients_that_are_forgotten_share_a_bucket() -> None:
 
 
 def test_a_client_in_another_network_is_not_limited_with_it() -> None:
-    limits, buckets = Limits(10, ()), TokenBuckets(10, Clock())
+    limits, buckets = Limits(10, Clients()), TokenBuckets(10, Clock())
     for n in range(5000):
-        buckets.take(limits.client_key(f"2001:db8:aaaa:{n:x}::1"), 1)
-    assert buckets.take(limits.client_key("2001:db8:aaaa:ffff::1"), 1) > 0
-    assert buckets.take(limits.client_key("2001:db8:bbbb::1"), 1) == 0
-    assert buckets.take(limits.client_key("192.0.2.1"), 1) == 0
+        buckets.take(limits.client_key(f"2001:db8:aaaa:{n:x}::1", NO_FIELDS), 1)
+    assert buckets.take(limits.client_key("2001:db8:aaaa:ffff::1", NO_FIELDS), 1) > 0
+    assert buckets.take(limits.client_key("2001:db8:bbbb::1", NO_FIELDS), 1) == 0
+    assert buckets.take(limits.client_key("192.0.2.1", NO_FIELDS), 1) == 0
 
 
 async def test_text_of_an_operator_is_one_json_string(start: Start) -> None:

@@ -11,6 +11,7 @@ from aiohttp import web
 from resolver.errors import ImageUnknown, MethodNotAllowed, NotFound
 from resolver.gateway.app_keys import SERVICES
 from resolver.gateway.image_path import check_target, region_of, split_region
+from resolver.gateway.limits import LIMITS
 from resolver.gateway.methods import READ_METHODS
 from resolver.gateway.negotiation import preferences_from_headers
 from resolver.gateway.reply import NO_STORE, Reply, to_response
@@ -33,7 +34,7 @@ async def redirect_to_any(request: web.Request) -> web.StreamResponse:
             code="no-location",
             headers={"Retry-After": str(RETRY_AFTER_SECONDS)},
         )
-    url = f"{best.location.url}{path}{f'?{query}' if query else ''}"
+    url = f"{best.base}{path}{f'?{query}' if query else ''}"
     return to_response(Reply(307, {**NO_STORE, "Location": url}))
 
 
@@ -49,7 +50,7 @@ async def answer_other_path(request: web.Request) -> web.StreamResponse:
     if request.method in READ_METHODS:
         raise NotFound("nothing is here: /openapi.json lists the paths")
     best = await _best_location(request, request.match_info["api"])
-    url = f"{best.location.url}{path}" if best else ""
+    url = f"{best.base}{path}" if best else ""
     region = best.location.region if best else ""
     raise refused_write(request.method, url, region, READ_METHODS)
 
@@ -89,6 +90,7 @@ async def _best_location(request: web.Request, api: str) -> LocationView | None:
     services = request.app[SERVICES]
     region = region_of(request.rel_url.raw_path)
     preferences = preferences_from_headers(request.headers, region)
+    preferences = request.app[LIMITS].clients.preferences_for(request, preferences)
     table = await services.resolver.reader.usable_table()
     views = [
         view
@@ -96,4 +98,4 @@ async def _best_location(request: web.Request, api: str) -> LocationView | None:
         if view.serves is None or view.serves[0 if api == "v1" else 1]
     ]
     working = [view for view in views if view.health is not Health.DOWN] or views
-    return best_view(working, preferences, services.settings.region)
+    return best_view(working, preferences.for_table(table), services.settings.region)

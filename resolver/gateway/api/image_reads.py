@@ -150,7 +150,7 @@ def render_image_read(read: ImageRead, answer: Answer, text: str = "") -> Reply:
     text = text or format_id(answer.image_id)
     raise_unless_found(answer, read.vary)
     if read.path is not None:
-        return redirect(answer, read.path, text, head=read.head)
+        return redirect(answer, read.path, text, head=read.head, https=read.preferences.https)
     headers = {"Vary": "Accept"}
     outcome = str(answer.outcome)
     if read.media_type == URI_LIST:  # RFC 2483: every line ends in CRLF
@@ -165,12 +165,19 @@ def render_image_read(read: ImageRead, answer: Answer, text: str = "") -> Reply:
 
 
 def redirect(
-    answer: Answer, path: ImagePath, text: str, *, write: bool = False, head: bool = False
+    answer: Answer,
+    path: ImagePath,
+    text: str,
+    *,
+    write: bool = False,
+    head: bool = False,
+    https: bool = False,
 ) -> Reply:
     """307 to the first owner that has a counterpart; others as duplicates (RFC 6249).
 
     It is always 307: 301, 302 and 303 make clients change the method. ``Location`` is absolute and
-    has the query, because keystoneauth resends neither host nor parameters by itself.
+    has the query, because keystoneauth resends neither host nor parameters by itself. ``https``:
+    whether the client uses it; see `_without_downgrades`.
 
     Raises:
         NoCounterpart: no owner has one.
@@ -178,15 +185,7 @@ def redirect(
     """
     # A HEAD in v1 has the metadata that its GET does not have, so it has no counterpart in v2.
     head_v1 = head and path.api == "v1"
-    targets = [
-        (owner, url)
-        for owner in answer.owners
-        if (
-            url := target(
-                owner, path, owner.spell(answer.image_id, text), write=write, head=head_v1
-            )
-        )
-    ]
+    targets = _targets(answer, path, text, write=write, head=head_v1, https=https)
     if not targets:
         best = answer.owners[0]
         url = best.view.images_url + best.spell(answer.image_id, text)
@@ -220,27 +219,43 @@ def _duplicates(chosen: ImageOwner, others: list[tuple[ImageOwner, str]]) -> lis
     return [url for _, url in offered[:MAX_DUPLICATES]]
 
 
-def byte_targets(answer: Answer, text: str) -> list[tuple[ImageOwner, str]]:
+def byte_targets(answer: Answer, text: str, *, https: bool = False) -> list[tuple[ImageOwner, str]]:
     """The owners that have the image's bytes, best first, each with the URL of the bytes there.
+    ``https``: whether the client uses it.
 
     Raises:
         ImagePending, ImageDead: no owner has them.
     """
     _raise_if_without_bytes(answer)
     path = ImagePath("v2", answer.image_id, 0, "/file", "")
-    targets = _targets(answer, path, text)
+    targets = _targets(answer, path, text, https=https)
     return [t for t in targets if t[0].is_usable] or _where_deactivated(targets)
 
 
 def _targets(
-    answer: Answer, path: ImagePath, text: str, *, write: bool = False, head: bool = False
+    answer: Answer,
+    path: ImagePath,
+    text: str,
+    *,
+    write: bool = False,
+    head: bool = False,
+    https: bool = False,
 ) -> list[tuple[ImageOwner, str]]:
     """The owners that have a counterpart, best first, each with its URL."""
     urls = (
         target(owner, path, owner.spell(answer.image_id, text), write=write, head=head)
         for owner in answer.owners
     )
-    return [(owner, url) for owner, url in zip(answer.owners, urls, strict=True) if url]
+    targets = [(owner, url) for owner, url in zip(answer.owners, urls, strict=True) if url]
+    return _without_downgrades(targets) if https else targets
+
+
+def _without_downgrades(targets: list[tuple[ImageOwner, str]]) -> list[tuple[ImageOwner, str]]:
+    """The targets for a client that uses https: those with http only if no usable one has https. A
+    redirect would send the client's token in the clear."""
+    if any(owner.is_usable and owner.view.has_https for owner, _ in targets):
+        return [target for target in targets if target[0].view.has_https]
+    return targets
 
 
 def _where_deactivated(targets: list[tuple[ImageOwner, str]]) -> list[tuple[ImageOwner, str]]:
@@ -289,7 +304,7 @@ def target(
     """
     view, serves = owner.view, owner.view.serves
     if serves is None or _serves(owner, path.api):
-        return f"{view.location.url}/{path.api}/images/{text}{path.rest}{path.query}"
+        return f"{view.base}/{path.api}/images/{text}{path.rest}{path.query}"
     if write or head:
         return None
     if path.api == "v1" and serves[1] and path.rest == "":

@@ -98,7 +98,9 @@ def without_index(image_id: bytes, error: IndexUnavailable) -> IndexUnavailable:
 async def read_image(request: web.Request) -> web.StreamResponse:
     """GET and HEAD: a redirect, or an answer as data."""
     read = parse_image_read(read_request(request))
-    charge = ChargeOnce.for_request(request.app[LIMITS], request)
+    limits = request.app[LIMITS]
+    read = read._replace(preferences=limits.clients.preferences_for(request, read.preferences))
+    charge = ChargeOnce.for_request(limits, request)
     reply = await answer_image_read(request.app[SERVICES], read, charge)
     request[OUTCOME], request[SOURCE] = reply.outcome, reply.source
     return to_response(reply)
@@ -113,8 +115,10 @@ async def write_image(request: web.Request) -> web.StreamResponse:
     allowed = list(READ_METHODS)
     if services.settings.redirect_writes:
         allowed += sorted({m for m, rest in _SMALL_WRITES[path.api] if rest.fullmatch(path.rest)})
-    charge = ChargeOnce.for_request(request.app[LIMITS], request)
+    limits = request.app[LIMITS]
+    charge = ChargeOnce.for_request(limits, request)
     preferences = preferences_from_headers(request.headers, path.region)
+    preferences = limits.clients.preferences_for(request, preferences)
     try:
         answer = await services.resolver.resolve(
             path.image_id, preferences, path.letter_case, charge=charge
@@ -124,7 +128,7 @@ async def write_image(request: web.Request) -> web.StreamResponse:
     raise_unless_found(answer, VARY_PREFERENCES)
     text = format_id(path.image_id)
     if request.method in allowed:
-        reply = redirect(answer, path, text, write=True)
+        reply = redirect(answer, path, text, write=True, https=preferences.https)
         request[OUTCOME], request[SOURCE] = reply.outcome, reply.source
         return to_response(reply)
     best = answer.owners[0]

@@ -47,7 +47,7 @@ async def metalink_reply(
     """
     raise_unless_found(answer, VARY)
     text = format_id(answer.image_id)
-    targets = byte_targets(answer, text)[: 1 + MAX_DUPLICATES]
+    targets = byte_targets(answer, text, https=read.preferences.https)[: 1 + MAX_DUPLICATES]
     if not targets:
         names = ", ".join(owner.name for owner in answer.owners)
         raise NoCounterpart(f"{names} serves neither v1 nor v2", extra=answer.as_json())

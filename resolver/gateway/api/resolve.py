@@ -73,11 +73,16 @@ class BodyBudget:
 BODY_BUDGET = web.AppKey("body_budget", BodyBudget)
 
 
+def _preferences(request: web.Request) -> Preferences:
+    asked = preferences_from_query(request.rel_url.raw_query_string)
+    return request.app[LIMITS].clients.preferences_for(request, asked)
+
+
 async def explain_one(request: web.Request) -> web.StreamResponse:
     """GET /resolve/{id}/explain."""
     text = request.match_info["id"]
     image_id = parse_id(text)
-    preferences = preferences_from_query(request.rel_url.raw_query_string)
+    preferences = _preferences(request)
     charge = ChargeOnce.for_request(request.app[LIMITS], request)
     charge()
     resolution = await request.app[SERVICES].resolver.resolve_in_full(
@@ -89,7 +94,7 @@ async def explain_one(request: web.Request) -> web.StreamResponse:
 async def resolve_many(request: web.Request) -> web.StreamResponse:
     """POST /resolve."""
     media_type = accepted_type(request.headers, JSON, NDJSON)
-    preferences = preferences_from_query(request.rel_url.raw_query_string)
+    preferences = _preferences(request)
     settings, limits = request.app[SERVICES].settings, request.app[LIMITS]
     with request.app[BODY_BUDGET].one_body() as reserve:
         largest = settings.bulk_limit * MAX_ITEM_BYTES

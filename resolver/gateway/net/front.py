@@ -10,7 +10,6 @@ of every response.
 from __future__ import annotations
 
 import asyncio
-import secrets
 import time
 from collections.abc import Awaitable, Callable, Hashable
 from email.utils import formatdate
@@ -44,14 +43,21 @@ from resolver.gateway.image_path import (
     check_target,
     split_region,
 )
-from resolver.gateway.limits import FORWARDED_FOR, ChargeOnce, Limits
+from resolver.gateway.limits import ChargeOnce, Limits
 from resolver.gateway.metrics.process_metrics import Metrics
 from resolver.gateway.middleware import CLIENT_CLOSED_REQUEST, internal_error, loop_error
 from resolver.gateway.negotiation import prefers_html
+from resolver.gateway.net.absent_template import AbsentTemplate
 from resolver.gateway.net.in_flight import InFlight
-from resolver.gateway.net.known_reads import FrontRequest, KnownReads, PlainRead, ReadKind
+from resolver.gateway.net.known_reads import (
+    FrontRequest,
+    KnownReads,
+    Origin,
+    PlainRead,
+    ReadKind,
+)
 from resolver.gateway.net.request_head import Fields
-from resolver.gateway.problem import error_of, error_reply
+from resolver.gateway.problem import error_reply
 from resolver.gateway.reply import NO_STORE, Reply, head_text
 from resolver.gateway.request_ids import REQUEST_ID_HEADER
 from resolver.glance import HOP
@@ -65,9 +71,8 @@ from resolver.resolution import (
     TemplateCache,
     VariantTemplates,
 )
-from resolver.resolution.answer import absent_by_probes, json_tail, json_text
+from resolver.resolution.answer import json_tail, json_text
 from resolver.resolution.index_reader import Claims
-from resolver.resolution.ranking import DEFAULT_PREFERENCES
 from resolver.services import Services
 from resolver.trace_context import within
 
@@ -81,8 +86,7 @@ READ_METHODS = frozenset({"GET", "HEAD"})
 JSON_HEAD = head_text(Reply(200, {**NO_STORE, "Vary": "Accept", "Content-Type": JSON}))
 URI_LIST_HEAD = head_text(Reply(200, {**NO_STORE, "Vary": "Accept", "Content-Type": URI_LIST}))
 
-SAMPLE_AGE = 86400.123
-"""An age in seconds that no remembered answer has."""
+NO_ORIGIN: Origin = ("", False)
 
 log = structlog.get_logger()
 
@@ -215,9 +219,10 @@ class Front:
     ) -> bytes | None:
         """The response about an image with owners; None where no template has it."""
         kind = read.kind
-        templates = kind.templates
+        origin = self._origin(read, table) if table.depends_on_client else NO_ORIGIN
+        templates = kind.templates.get(origin)
         if templates is None or templates.table is not table:
-            templates = self._templates_of(kind, table)
+            templates = self._templates_of(kind, table, origin)
         try:
             template = templates.get(read.image_id, claims)
         except Exception:  # a bug of ours must not cost the client its answer
@@ -255,18 +260,31 @@ class Front:
         self._record(read, row, 404, "absent")
         return self._response(kind.framing, template.head, body, kind.is_head, read.request_id)
 
-    def _templates_of(self, kind: ReadKind, table: Table) -> VariantTemplates:
-        """The templates for a kind. There are as many caches as there are regions: a region that no
-        location has changes no order."""
-        region = kind.read.preferences.region
-        preferences = Preferences(region) if region in table.regions else DEFAULT_PREFERENCES
+    def _origin(self, read: PlainRead, table: Table) -> Origin:
+        clients, fields = self._limits.clients, read.kind.fields
+        region = table.network_regions.region_of(clients.address(read.peer, fields))
+        https = table.has_mixed_schemes and clients.uses_https(read.peer, read.scheme, fields)
+        return region, https
+
+    def _templates_of(self, kind: ReadKind, table: Table, origin: Origin) -> VariantTemplates:
+        """The templates for a kind. There are as many caches as there are regions, not clients: a
+        region that no location has changes no order."""
+        region, (near, https) = kind.read.preferences.region, origin
+        preferences = Preferences(
+            region if region in table.regions else "",
+            https=https,
+            network_region=near if near in table.regions else "",
+        )
         cache = self._templates.get(preferences)
         if cache is None or cache.context.table is not table:
             if cache is not None:
                 self._templates.clear()  # all are of that table, or of earlier ones
             context = AnswerContext(table, preferences, self._services.settings.region)
-            cache = self._templates[preferences] = TemplateCache(context, _render)
-        kind.templates = templates = cache.of(kind.variant)
+            render = partial(_render, preferences)
+            cache = self._templates[preferences] = TemplateCache(context, render)
+        known = kind.templates
+        kind.templates = {o: known[o] for o in known if known[o].table is table}
+        kind.templates[origin] = templates = cache.of(kind.variant)
         return templates
 
     def _respond_versions(
@@ -298,12 +316,17 @@ class Front:
         send: Send,
     ) -> Callable[[], None]:
         """Asks the index or the locations in a task of its own."""
+        read = read._replace(
+            preferences=self._limits.clients.preferences(
+                read.preferences, request.peer, request.scheme, request.fields
+            )
+        )
         charge = ChargeOnce(self._limits, partial(self._client_key, request))
         make_reply = partial(answer_image_read, self._services, read, charge, prefetched)
         return self._run(request, read.route, make_reply, send)
 
     def _client_key(self, request: FrontRequest) -> bytes:
-        return self._limits.client_key(request.peer, request.fields.getall(FORWARDED_FOR))
+        return self._limits.client_key(request.peer, request.fields)
 
     def _run(
         self,
@@ -388,17 +411,13 @@ class Front:
         seconds = time.monotonic() - request.started
         observe_seconds(row, seconds)
         if status >= self._access_log.least_status:
-            client: str | None = request.peer or None
-            if self._limits.has_proxies:
-                forwarded_for = request.fields.getall(FORWARDED_FOR)
-                client = self._limits.address_behind(request.peer, forwarded_for)
             self._access_log.write(
                 request.request_id,
                 request.method,
                 request.target,
                 status,
                 seconds,
-                client,
+                self._limits.clients.address_text(request.peer, request.fields),
                 outcome,
                 trace_id=request.trace.trace_id,
             )
@@ -419,26 +438,6 @@ def _failed(request: FrontRequest) -> Reply:
     """The reply to a request that met a bug of ours, whose exception is being handled."""
     log.exception("request failed", request_id=request.request_id)
     return internal_error(request.request_id, _form_of(request))
-
-
-class AbsentTemplate:
-    """The 404 about an image that every location was asked about, without its id and age. It is
-    what the handlers render for an answer whose id and age occur nowhere else."""
-
-    def __init__(self, form: ErrorForm | None, vary: str) -> None:
-        sample = absent_by_probes(secrets.token_bytes(16), "cache", SAMPLE_AGE)
-        error = error_of(sample, vary)
-        assert error is not None
-        reply = error_reply(error, form)
-        self.head = head_text(reply)
-        sample_tail = json_tail("cache", SAMPLE_AGE)[2:-1]
-        self._pieces = [part.split(sample.id) for part in reply.body.decode().split(sample_tail)]
-        """The body, cut where its source and age stand, and each part cut where its id stands."""
-
-    def render(self, text: str, age: float) -> bytes:
-        """The body about the image whose id, dashed and in lower case, is ``text``."""
-        parts = map(text.join, self._pieces)
-        return json_tail("cache", age)[2:-1].join(parts).encode()
 
 
 class _PendingRead:
@@ -465,7 +464,7 @@ class _PendingRead:
             self._cancel()
 
 
-def _render(answer: Answer, text: str, variant: Hashable) -> str | None:
+def _render(preferences: Preferences, answer: Answer, text: str, variant: Hashable) -> str | None:
     """The part of a response that is the same for all images with these owners: the head of a
     redirect, or the body of an answer up to its source. None where there is no owner to name."""
     if variant == JSON:
@@ -476,7 +475,7 @@ def _render(answer: Answer, text: str, variant: Hashable) -> str | None:
         api, rest, head = cast("tuple[str, str, bool]", variant)
         path = ImagePath(api, answer.image_id, 0, rest, "")
     media_type = URI_LIST if path is None else JSON
-    read = ImageRead(answer.image_id, 0, Preferences(), head, path, media_type)
+    read = ImageRead(answer.image_id, 0, preferences, head, path, media_type)
     try:
         reply = render_image_read(read, answer, text)
     except ResolverError:

@@ -46,6 +46,10 @@ SPECIAL_FIELDS = (REGION, EXCLUDE, FRESH, HOP, "Upgrade")
 CREDENTIAL_FIELDS = ("x-auth-token", "authorization", "cookie", "x-service-token")
 
 
+Origin = tuple[str, bool]
+"""What of a client changes the order of owners: the region near it, and whether it uses https."""
+
+
 class FrontRequest(NamedTuple):
     """A request that the front answers."""
 
@@ -112,8 +116,8 @@ class ReadKind:
         self.vary = read.vary
         self.variant = read.template_variant
         self.error_form = error_form(request.target, request.fields)
-        self.templates: VariantTemplates | None = None
-        """The templates of this variant, from when they were used last."""
+        self.templates: dict[Origin, VariantTemplates] = {}
+        """The templates of this variant by the clients' origin, from when they were used last."""
         self.found_rows: dict[str, LatencyRow] = {}
         """Where metrics count such requests that were answered with an owner, by the answer's
         source."""
