@@ -39,6 +39,7 @@ COMMANDS = {
         "Ask the gateway on this host whether it is alive.",
     ),
     "config": ("config_command", "config", "Show every setting and its value."),
+    "man": ("man_command", "man", "Print the manual page."),
     "completion": (
         "completion_command",
         "completion",

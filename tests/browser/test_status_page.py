@@ -17,7 +17,9 @@ import pytest
 
 from resolver.models import Check, Health, Progress, Sweep, format_id
 from resolver.problems import Problem
+from tests.conftest import started
 from tests.gateway.conftest import TOKEN, Gateway, Start
+from tests.support.balancers import Nginx
 from tests.support.chromium import Tab
 from tests.support.ids import make_ids
 from tests.support.wait import wait_until
@@ -146,3 +148,32 @@ async def test_the_last_changes_need_a_token(gateway: Gateway, tab: Tab, axe: st
     await wait_until(lambda: tab.run(f"{changes}.includes('<b>kari</b>')"))
     assert await tab.run("document.getElementById('token').value") == ""
     assert await violations(tab, axe) == []
+
+
+class PrefixedNginx(Nginx):
+    """Has the gateway below a path of its own."""
+
+    def config(self) -> str:
+        config = super().config().replace("location / {", f"location {PREFIX} {{")
+        return config.replace("proxy_pass http://gateway;", "proxy_pass http://gateway/;")
+
+
+PREFIX = "/image-resolver/"
+
+
+@pytest.mark.balancer
+async def test_behind_a_proxy_with_a_path_prefix(gateway: Gateway, tab: Tab) -> None:
+    nginx = started(PrefixedNginx(int(gateway.url.rpartition(":")[2])))
+    try:
+        await tab.open(f"http://127.0.0.1:{nginx.port}{PREFIX}")
+        await wait_until(lambda: tab.run("document.getElementById('live').textContent === 'Live.'"))
+        await gateway.services.registry.patch("oslo", {"state": "draining"})
+        state = "document.querySelector('#location-oslo td').textContent"
+        await wait_until(lambda: tab.run(f"{state} === 'draining'"))
+        await tab.type("#image", format_id(IMAGE))
+        await tab.press_enter()
+        await wait_until(lambda: tab.run("Boolean(document.getElementById('answer'))"))
+        assert await tab.run("location.pathname") == PREFIX
+        assert tab.console == []
+    finally:
+        nginx.close()
