@@ -10,7 +10,7 @@ quick:
 
 # Everything: some seven minutes on two cores.
 test:
-	$(BIN)/pytest -n 2 --dist worksteal
+	$(BIN)/pytest -n 4 --dist worksteal
 
 lint:
 	$(BIN)/ruff check .

@@ -161,11 +161,9 @@ async def _show_requests(http: aiohttp.ClientSession, current: StandIn, old: Sta
         "POST /resolve, four at once",
         *(f"{answer['outcome']:8} {answer['id']}" for answer in answers),
     )
-    async with http.get(f"/v2/images/{ABSENT_ID}") as reply:
+    async with http.get(f"/resolve/{ABSENT_ID}") as reply:
         problem = await reply.json()
-        show(
-            f"GET /v2/images/{ABSENT_ID}", f"{reply.status} {problem['code']}: {problem['detail']}"
-        )
+        show(f"GET /resolve/{ABSENT_ID}", f"{reply.status} {problem['code']}: {problem['detail']}")
 
 
 def _print_hints(url: str, token: str, current: StandIn) -> None:
