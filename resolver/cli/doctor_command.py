@@ -26,6 +26,9 @@ def doctor(as_json: bool) -> None:
     certificates, indexers and versions, and tests each location from end to end. Exits 0 if
     everything is as it should be, 1 if the resolver cannot work, 3 if it works with less.
     """
+    from resolver import logs  # noqa: PLC0415 - slow to import, and help needs none
+
+    logs.use_standard_logging()  # what is logged goes to standard error, and not into the result
     findings = asyncio.run(examine())
     failed = [finding for finding in findings if not finding.ok]
     if as_json:

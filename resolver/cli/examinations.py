@@ -53,16 +53,8 @@ async def examine_clock(index: Index) -> Finding:
 
 async def examine_processes(index: Index) -> list[Finding]:
     """Whether an indexer runs, and whether all processes have one version."""
-    from resolver.sync import IndexerWatch  # noqa: PLC0415
-
     found = []
-    watch = IndexerWatch(index)
-    for _ in range(INDEXER_LOOKS):
-        await watch.check()
-        if watch.is_running:
-            break
-        await asyncio.sleep(INDEXER_LOOK_SECONDS)
-    if watch.is_running:
+    if await _is_indexer_running(index):
         found.append(finding("indexer", "one is running"))
     else:
         fix = "start one: `glance-resolver serve --role indexer`, or `--role all`"
@@ -74,6 +66,19 @@ async def examine_processes(index: Index) -> list[Finding]:
     else:
         found.append(finding("versions", ", ".join(versions) or "no process is running"))
     return found
+
+
+async def _is_indexer_running(index: Index) -> bool:
+    """Whether some process holds the lease on health checks, as a running indexer does."""
+    from resolver.sync import DEFAULT_TIMINGS, WorkKey, WorkKind  # noqa: PLC0415
+
+    lease = index.lease(WorkKey(WorkKind.HEALTH).lease_name, seconds=DEFAULT_TIMINGS.lease)
+    for look in range(INDEXER_LOOKS):
+        if look:
+            await asyncio.sleep(INDEXER_LOOK_SECONDS)
+        if await lease.is_held():
+            return True
+    return False
 
 
 async def examine_locations(settings: Settings, index: Index) -> list[Finding]:

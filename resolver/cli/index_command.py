@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from resolver.cli.ages import age
 from resolver.cli.gateway_client import Gateway, gateway_options, segment
 from resolver.cli.output import print_fields, print_json, print_table
 from resolver.cli.suggesting_group import SuggestingGroup
@@ -25,7 +26,11 @@ def index() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @gateway_options
 def stats(as_json: bool, url: str, token: str | None) -> None:
-    """Show the totals and each location's share."""
+    """Show the totals and each location's share.
+
+    Claims are what the index has now; listed is what the last complete sweep found. They differ by
+    what has changed since, and by what was imported or claimed by hand.
+    """
     totals = Gateway(url, token).call("GET", "/index")
     if as_json:
         print_json(totals)
@@ -34,6 +39,7 @@ def stats(as_json: bool, url: str, token: str | None) -> None:
     buckets = totals["buckets"]
     print_fields(
         (
+            ("counted", f"{age(totals['at'])} ago"),
             ("images", f"{images:,}"),
             ("claims", f"{totals['claims']:,}"),
             ("conflicts", f"{totals['conflicts']:,}"),
@@ -45,9 +51,9 @@ def stats(as_json: bool, url: str, token: str | None) -> None:
         )
     )
     print_table(
-        ("location", "claims", "covered", "why"),
+        ("location", "claims", "listed", "covered", "why"),
         (
-            (name, f"{row['claims']:,}", "yes" if row["covered"] else "no", row["coverage"])
+            (name, f"{row['claims']:,}", f"{row['listed']:,}", row["covered"], row["coverage"])
             for name, row in totals["locations"].items()
         ),
     )

@@ -142,6 +142,10 @@ async def test_claim_release_and_stats(run: Run, gateway: Gateway) -> None:
     assert json.loads(out)["locations"]["one"]["claims"] == 1
     _, out, _ = await run("index", "stats")
     assert "images          1" in out
+    assert "counted         0 s ago" in out
+    head, row = (line.split("\t") for line in out.splitlines()[-2:])
+    assert head == ["LOCATION", "CLAIMS", "LISTED", "COVERED", "WHY"]
+    assert row[:3] == ["one", "1", "0"]
 
 
 def test_config_masks_secrets(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -61,6 +61,7 @@ def test_an_empty_redis_stays_empty(own_redis: RedisServer) -> None:
     assert lines["indexer"][:2] == ["no", "none is running"]
     assert "serve --role indexer" in lines["indexer"][2]
     assert lines["locations"][1] == "none is registered"
+    assert json.loads(doctor(own_redis.url, "--json").stdout)["ok"] is False
     assert own_redis.ask("KEYS", "*") == [], "it makes no index"
 
 

@@ -5,6 +5,7 @@ libfaketime does it (Debian: faketime). The monotonic clock is not changed, as w
 from __future__ import annotations
 
 import asyncio
+import json
 import uuid
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -13,7 +14,7 @@ import aiohttp
 import pytest
 
 from resolver.standin import StandIn
-from tests.cli.test_serve import get, serve
+from tests.cli.test_serve import get, run, serve
 from tests.support.redis import RedisServer
 from tests.support.requirements import cannot_run
 from tests.support.wait import wait_until
@@ -116,3 +117,14 @@ async def test_sweeps_continue_and_no_image_is_wrongly_absent(
         for _ in range(20):
             assert await outcome(str(uuid.uuid4())) == "unknown"
             await asyncio.sleep(0.1)
+
+
+@pytest.mark.parametrize(("seconds", "is_well"), [(0, True), (30, False), (-30, False)])
+async def test_doctor_compares_this_clock_with_that_of_redis(
+    clock: Clock, own_redis: RedisServer, seconds: int, is_well: bool
+) -> None:
+    clock.set(seconds)
+    _, out, err = await run("doctor", "--json", RESOLVER_REDIS_URL=own_redis.url, **clock.environ)
+    checks = {check["name"]: check for check in json.loads(out)["checks"]}
+    assert checks["clock"]["ok"] is is_well, out + err
+    assert bool(checks["clock"]["fix"]) is not is_well

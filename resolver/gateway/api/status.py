@@ -175,6 +175,7 @@ async def _index_reply(request: web.Request) -> Reply:
     for view in table.by_name.values():
         locations[view.name] = {
             "claims": census.claims.get(view.location.number, 0),
+            "listed": view.status.sweep.images,
             "swept": rfc3339(view.status.sweep.ended),
             **{"coverage" if word == "why" else word: v for word, v in view.coverage(now).items()},
         }
