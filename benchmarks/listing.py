@@ -49,7 +49,7 @@ LOCATIONS = 20
 SLOWEST_MS = 100
 ROWS = 1000
 """Images of each location."""
-SERVER_CORE, GATEWAY_CORE = 0, 1
+SERVER_CORE = 0
 LATENCY_AIM_MS = 20.0
 MEMORY_AIM_MIB = 30.0
 HEADERS = {"X-Auth-Token": ADMIN_TOKEN}
@@ -127,7 +127,7 @@ def measure_latency(
     redis.flush()
     with (
         prepared_locations(copies, SLOWEST_MS) as urls,
-        run_gateway(redis.url, GATEWAY_CORE, location_urls=urls, locations=LOCATIONS) as (port, _),
+        run_gateway(redis.url, None, location_urls=urls, locations=LOCATIONS) as (port, _),
     ):
         asyncio.run(claim(redis, [[*images] for images in make_images(LOCATIONS, ROWS, copies)]))
         client = Client(f"127.0.0.1:{port}")
@@ -182,7 +182,7 @@ def memory(redis: RedisServer, small: bool) -> None:
     grown = []
     with (
         prepared_locations(0, 0) as urls,
-        run_gateway(redis.url, GATEWAY_CORE, location_urls=urls, locations=LOCATIONS) as (
+        run_gateway(redis.url, None, location_urls=urls, locations=LOCATIONS) as (
             port,
             pid,
         ),
