@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
-from resolver.errors import Busy, IndexUnavailable
+from resolver.errors import Busy, IndexUnavailable, InvalidRequest
 from resolver.glance import CallerListings
 from resolver.listing.caller import Caller
 from resolver.listing.markers import Marker, encode
@@ -46,11 +46,14 @@ class Targets(NamedTuple):
 
 
 def listing_targets(table: Table, preferences: Preferences, home_region: str) -> Targets:
-    """Which locations a client's listing is made of: those in service that it does not exclude.
+    """Which locations a client's listing is made of: those in service that it does not exclude, of
+    the domain that its token is of.
 
-    This is the place for whatever else keeps a client's token from a location.
+    Raises:
+        InvalidRequest: it cannot be known of which domain the token is.
     """
-    offered = [view for view in table.in_service() if not exclusion_reason(view, preferences)]
+    in_service = [view for view in table.in_service() if not exclusion_reason(view, preferences)]
+    offered = _of_one_domain(in_service, preferences.region)
     views = [view for view in offered if view.serves is None or view.serves[1]]
     views.sort(key=lambda view: (rank_key(view, preferences, home_region), view.name))
     unasked = {
@@ -64,6 +67,25 @@ def listing_targets(table: Table, preferences: Preferences, home_region: str) ->
         if name not in preferences.exclude
     }
     return Targets(views, {**unasked, **lost})
+
+
+def _of_one_domain(views: Sequence[LocationView], region: str) -> Sequence[LocationView]:
+    """The locations that a token may go to. A token says nothing of where it comes from, so where
+    there are several domains the client must say it: by a region that it asks for.
+
+    Raises:
+        InvalidRequest: it does not.
+    """
+    domains = {view.location.domain for view in views}
+    if len(domains) < 2:
+        return views
+    asked = {view.location.domain for view in views if view.location.region == region}
+    if not region or len(asked) != 1:
+        raise InvalidRequest(
+            "the locations take tokens of several Keystones (`domain`), and yours goes to one of "
+            "them only: name a region of it, with X-Resolver-Region or the URL /region/NAME/v2",
+        )
+    return [view for view in views if view.location.domain in asked]
 
 
 class Lister:
@@ -105,6 +127,7 @@ class Lister:
         """
         with self._admit():
             table = await self._reader.usable_table()
+            preferences = preferences.for_table(table)
             targets = listing_targets(table, preferences, self._home_region)
             caller = Caller(
                 self._listings,

@@ -289,3 +289,25 @@ async def test_without_redis_each_image_is_still_one_row(
         ]
         found = [row["id"] for page in before for row in page]
         assert len(found) == len(set(found)) == 20
+
+
+async def test_a_token_goes_to_locations_of_one_domain_only(gateway: Gateway, cloud: Cloud) -> None:
+    for name, domain, region in (("a", "", "A"), ("b", "north", "B"), ("c", "north", "C")):
+        server = await cloud.add(name, fields={"domain": domain, "region": region})
+        server.add(name=name)
+    response, problem = await gateway.get("/v2/images")
+    assert response.status == 400
+    assert "name a region" in problem["detail"]
+    for path, headers, names in (
+        ("/v2/images", {"X-Resolver-Region": "A"}, {"a"}),
+        ("/v2/images", {"X-Resolver-Region": "C"}, {"b", "c"}),
+        ("/region/B/v2/images", {}, {"b", "c"}),
+        ("/v2/images", {"X-Resolver-Exclude": "a"}, {"b", "c"}),
+    ):
+        response, document = await gateway.get(path, headers=headers)
+        assert {row["name"] for row in document["images"]} == names
+        assert "X-Resolver-Missing" not in response.headers
+    response, _ = await gateway.get("/v2/images", headers={"X-Resolver-Region": "none"})
+    assert response.status == 400
+    asked = {name: cloud.servers[name].requests["GET", "images"] for name in "abc"}
+    assert asked == {"a": 1, "b": 3, "c": 3}

@@ -46,12 +46,13 @@ async def list_page(
             "(`glance-resolver locations list` names them)",
             code="no-listing",
         )
-    ChargeOnce.for_request(request.app[LIMITS], request)()
+    limits = request.app[LIMITS]
+    ChargeOnce.for_request(limits, request)()
     partial = headers.get(PARTIAL, "").strip().lower() == "allow"
     return await services.lister.page(
         query,
         headers.get(AUTH_TOKEN, ""),
-        preferences,
+        limits.clients.preferences_for(request, preferences),
         allow_partial=partial or services.settings.listing_partial,
     )
 
