@@ -30,6 +30,11 @@ COMMANDS = {
         "report",
         "List conflicts, and what a region lacks.",
     ),
+    "catalog": (
+        "catalog_command",
+        "catalog",
+        "Print the commands that put the gateway into Keystone's catalog.",
+    ),
     "status": ("status_command", "status", "Show what is wrong and what to do."),
     "members": ("members_command", "members", "List the gateways and indexers that live."),
     "doctor": ("doctor_command", "doctor", "Check this installation, and say what to do."),

@@ -198,3 +198,13 @@ async def test_remove_asks_and_without_an_answer_removes_nothing(
     assert (await run("locations", "show", "one"))[0] == 0
     assert (await run("locations", "remove", "one", "--yes"))[0] == 0
     assert (await run("locations", "show", "one"))[0] == 1
+
+
+async def test_a_catalog_needs_a_public_url_and_regions(run: Run) -> None:
+    status, out, err = await run("catalog", token=None)
+    assert status == 0
+    assert "openstack endpoint create --region global image public http://127.0.0.1:" in out
+    assert "set RESOLVER_PUBLIC_URL at the gateway, or give --endpoint" in err
+    status, out, err = await run("catalog", "--in-place")
+    assert (status, out) == (2, "")
+    assert "no location has a region" in err
