@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -93,3 +94,40 @@ def test_a_refused_write_says_in_every_client_where_to_send_it(
     ran = run_client(glance_home, tmp_path / "openstack", "openstack", *where)
     assert ran.status == 1
     assert expected in ran.err
+
+
+SDK_ABSENT = """
+import json, sys, openstack
+arguments, image_id = json.loads(sys.argv[1])
+cloud = openstack.connect(**arguments)
+print(json.dumps([
+    cloud.image.find_image(image_id),
+    cloud.get_image(image_id),
+    cloud.delete_image(image_id),
+    cloud.image.delete_image(image_id),
+    cloud.image.find_image("no-such-name"),
+]))
+"""
+
+
+def test_openstacksdk_finds_none_and_deletes_nothing(
+    gateway: Gateway, glance_pair: Pair, glance_home: GlanceHome, tmp_path: Path
+) -> None:
+    for name, url in {"glance": glance_pair.servers["one"].url, "gateway": gateway.url}.items():
+        auth = {"endpoint": f"{url}/v2", "token": ADMIN_TOKEN}
+        arguments = json.dumps([{"auth_type": "admin_token", "auth": auth}, UNKNOWN_ID])
+        ran = run_client(glance_home, tmp_path / name, "python", "-c", SDK_ABSENT, arguments)
+        assert ran.status == 0, (name, ran.err)
+        assert json.loads(ran.out) == [None, None, False, None, None], name
+
+
+def test_openstackclient_prints_what_it_prints_for_glance(
+    gateway: Gateway, glance_pair: Pair, glance_home: GlanceHome, tmp_path: Path
+) -> None:
+    ran = {}
+    for name, url in {"glance": glance_pair.servers["one"].url, "gateway": gateway.url}.items():
+        where = ["--os-auth-type", "admin_token", "--os-endpoint", f"{url}/v2"]
+        where += ["--os-token", ADMIN_TOKEN, "image", "show", UNKNOWN_ID]
+        ran[name] = run_client(glance_home, tmp_path / name, "openstack", *where)
+    assert (ran["gateway"].status, ran["gateway"].err) == (ran["glance"].status, ran["glance"].err)
+    assert ran["gateway"].err == f"No Image found for {UNKNOWN_ID}\n"
