@@ -371,9 +371,15 @@ class WorldEvents:
         server.refuse(count)
 
     async def change_credential(self) -> None:
-        """The credential of a server loses its rights, or gets them back."""
+        """The credential of a server loses its rights, or gets them back.
+
+        Only while no question is under way it gets them back: it is not noticed that they were lost
+        when a server answered, if they are there again when the answer is checked.
+        """
         server = self.rng.choice([s for s in self.world.servers if s.standin.tokens])
         if server.weak.on:
+            if self._running_tasks:
+                return
             server.strengthen()
         elif self.rng.random() < 0.5:  # so that it has them most of the time
             server.weaken()
