@@ -244,10 +244,14 @@ class ModelRun(WorldEvents):
         return question
 
     async def _guarded(self, services: Services) -> set[int]:
-        """Numbers of the locations whose shrink guard is tripped."""
+        """Numbers of the locations whose shrink guard is tripped: by the index, or by what this
+        gateway knows of them, since Redis may have lost the status without a word."""
         numbers = [registration.number for registration in self.world.current().values()]
         sweeps = {number: await services.index.records.sweep(number) for number in numbers}
-        return {number for number, sweep in sweeps.items() if sweep.guarded is not None}
+        known = services.tables.table.by_number.values()
+        return {number for number, sweep in sweeps.items() if sweep.guarded is not None} | {
+            view.location.number for view in known if view.guard_problem
+        }
 
     async def _read_claims(self, services: Services, image_id: bytes) -> set[int]:
         """The locations of which the index has a claim for an image.
