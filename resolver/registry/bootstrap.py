@@ -129,7 +129,8 @@ class Bootstrap:
             if fault:
                 log.warning("redis unavailable", reason=log_text or fault)
             else:
-                log.info("redis available again")
+                seconds = round(time.time() - self._fault_since, 1)
+                log.info("redis available again", seconds=seconds)
         self.fault = fault
 
     def problems(self) -> Iterator[Problem]:
