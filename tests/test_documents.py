@@ -157,6 +157,15 @@ def anchors(text: str) -> set[str]:
     return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
+def test_each_test_that_the_threat_model_names_exists() -> None:
+    text = (ROOT / "SECURITY.md").read_text("utf-8")
+    named = set(re.findall(r"`(tests/[a-z_/]+(?:\.py)?|test_[a-z_]+\.py)`", text))
+    assert len(named) > 20
+    for name in named:
+        path = ROOT / name if "/" in name else ROOT / "tests" / "security" / name
+        assert path.exists(), name
+
+
 def test_each_page_is_linked_from_the_start_page() -> None:
     def linked(page: Path) -> set[Path]:
         links = re.findall(r"\]\(([^)#\s]+)", page.read_text("utf-8"))
