@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from resolver.cli.printable import printable_lines
 from resolver.cli.suggesting_group import SuggestingGroup
 from resolver.errors import ResolverError
 
@@ -98,7 +99,7 @@ def main(arguments: list[str] | None = None) -> Any:
     try:
         return cli(args=arguments, prog_name="glance-resolver")
     except ResolverError as error:
-        click.echo(f"glance-resolver: {error.detail}", err=True)
+        click.echo(f"glance-resolver: {printable_lines(error.detail)}", err=True)
         sys.exit(1)
     except BrokenPipeError:  # `| head` has read enough
         sys.stderr.close()

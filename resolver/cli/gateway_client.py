@@ -16,6 +16,7 @@ from urllib.parse import quote, urlsplit
 
 import click
 
+from resolver.cli.printable import printable, printable_json
 from resolver.errors import ResolverError
 
 DEFAULT_URL = "http://127.0.0.1:9393"
@@ -142,12 +143,12 @@ class Gateway:
         request = urllib.request.Request(url + path, data=data, headers=headers, method=method)
         try:
             with self._opener.open(request, timeout=self._timeout) as response:
-                return _decode(response.read()), response.headers
+                return decode_answer(response.read()), response.headers
         except urllib.error.HTTPError as error:
             if 300 <= error.code < 400:
                 error.close()
                 raise redirect_error(url, error.code, error.headers.get("Location")) from error
-            raise error_from(error.code, _decode(error.read())) from error
+            raise error_from(error.code, decode_answer(error.read())) from error
         except (OSError, ValueError, HTTPException) as error:
             raise unreachable_error(url, getattr(error, "reason", None) or error) from error
 
@@ -162,15 +163,11 @@ def unreachable_error(url: str, reason: object) -> GatewayError:
 
 def redirect_error(url: str, status: int, target: str | None) -> GatewayError:
     """The error for a redirect, which is not followed: the token is for ``url`` only."""
+    named = printable(target or "no other URL")[:200]
     return GatewayError(
-        f"{url} answered {status} and names {printable(target or 'no other URL')}: this is no "
-        "gateway, or it has moved; give the URL of the gateway itself (--gateway or RESOLVER_URL)"
+        f"{url} answered {status} and names {named}: this is no gateway, or it has moved; give the "
+        "URL of the gateway itself (--gateway or RESOLVER_URL)"
     )
-
-
-def printable(text: str) -> str:
-    """Text of others on one line of a terminal: control characters become question marks."""
-    return "".join(c if c.isprintable() else "?" for c in text)[:200]
 
 
 def segment(text: str) -> str:
@@ -178,10 +175,11 @@ def segment(text: str) -> str:
     return quote(text, safe="", errors="surrogateescape")
 
 
-def _decode(body: bytes) -> Any:
+def decode_answer(body: bytes) -> Any:
+    """The JSON value of an answer, with printable texts; None for another body or none."""
     try:
-        return json.loads(body) if body else None
-    except ValueError:
+        return printable_json(json.loads(body)) if body else None
+    except (ValueError, RecursionError):
         return None
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlencode
 
 import click
 
-from resolver.cli.gateway_client import gateway_options
+from resolver.cli.gateway_client import decode_answer, gateway_options
 from resolver.cli.stream_client import StreamRequest
 from resolver.cli.suggesting_group import SuggestingGroup
 
@@ -30,7 +29,7 @@ def conflicts(as_json: bool, url: str, token: str | None) -> None:
     count = 0
     for line in _lines(StreamRequest(url, token), "/report/conflicts"):
         count += 1
-        click.echo(line.decode() if as_json else _conflict_text(json.loads(line)))
+        click.echo(line.decode() if as_json else _conflict_text(decode_answer(line)))
     click.echo(f"{count:,} images have different bytes at their owners", err=True)
 
 
@@ -50,7 +49,7 @@ def missing(region: str, as_json: bool, url: str, token: str | None) -> None:
         if as_json:
             click.echo(line.decode())
             continue
-        row = json.loads(line)
+        row = decode_answer(line)
         if row["source"] is None:
             without_source += 1
             click.echo(f"# {row['id']}: {row['reason']}")

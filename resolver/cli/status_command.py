@@ -13,6 +13,7 @@ from resolver.cli.ages import age
 from resolver.cli.gateway_client import Gateway, GatewayError, gateway_options
 from resolver.cli.members_command import MEMBER_COLUMNS
 from resolver.cli.output import Output, print_json, print_table
+from resolver.cli.printable import printable_lines
 from resolver.cli.sweep_command import SweepProgress
 
 CLEAR = "\x1b[H\x1b[2J\x1b[3J"
@@ -79,7 +80,7 @@ def _show_again(
     try:
         answer = ask(gateway, url, with_token=with_token)
     except GatewayError as error:
-        click.echo(f"glance-resolver: {error.detail}", err=True)
+        click.echo(f"glance-resolver: {printable_lines(error.detail)}", err=True)
         return
     if as_json:
         print_json(answer, compact=True)

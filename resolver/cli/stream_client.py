@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import http.client
-import json
 import select
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, closing, contextmanager
@@ -15,6 +14,7 @@ from resolver.cli.gateway_client import (
     REQUEST_TIMEOUT_SECONDS,
     GatewayAddress,
     GatewayError,
+    decode_answer,
     error_from,
     redirect_error,
     unreachable_error,
@@ -111,10 +111,7 @@ class StreamRequest:
     def _decode(self, response: http.client.HTTPResponse) -> Any:
         if 300 <= response.status < 400:
             raise redirect_error(self._url, response.status, response.getheader("Location"))
-        try:
-            document = json.loads(response.read())
-        except ValueError:
-            document = None
+        document = decode_answer(response.read())
         if response.status == 200 and document is not None:
             return document
         raise error_from(response.status, document)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import os
+import secrets
 import sys
 import zlib
 from collections.abc import Iterator
@@ -127,10 +128,10 @@ def open_output(name: str) -> Iterator[IO[bytes]]:
         sys.stdout.buffer.flush()
         return
     is_regular = not path.exists() or path.is_file()
-    part = path.with_name(f"{path.name}.{os.getpid()}.part") if is_regular else path
+    part = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part") if is_regular else path
     with _translate_errors(name):
         try:
-            with part.open("wb") as file:
+            with open(part, "wb", opener=_create if is_regular else None) as file:
                 if name.endswith(".gz"):
                     with gzip.GzipFile("", "wb", 1, file, mtime=0) as compressed:
                         yield cast(IO[bytes], compressed)
@@ -144,6 +145,11 @@ def open_output(name: str) -> Iterator[IO[bytes]]:
         finally:
             if is_regular:
                 part.unlink(missing_ok=True)
+
+
+def _create(path: str, flags: int) -> int:
+    """An opener that makes a new file, and never writes through a link that somebody put there."""
+    return os.open(path, flags | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666)
 
 
 @contextmanager
