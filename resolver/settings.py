@@ -126,7 +126,7 @@ class Settings(BaseSettings):
         (),
         description="More names of this gateway, besides that of `RESOLVER_PUBLIC_URL`: names and "
         "`*.suffix`. With either set, a request to another `Host` is answered 421, but for "
-        "addresses, `localhost` and the health paths.",
+        "addresses, names without a dot and the health paths.",
     )
     region: str = Field("", description="The home region. Owners in it are preferred.")
     locations_file: str = Field(

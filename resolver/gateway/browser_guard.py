@@ -8,6 +8,7 @@ And any page can send a ``POST`` without asking, although it cannot read the ans
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Protocol
 from urllib.parse import urlsplit
@@ -18,6 +19,9 @@ from resolver.glance.host_policy import HostPolicy, is_loopback, parse_address
 
 HEALTH_PATHS = frozenset({"/healthcheck", "/livez", "/readyz"})
 """Answered to any host: what they say is no secret, and load balancers send any."""
+
+
+_ONE_LABEL = re.compile(r"[a-z0-9_-]{1,63}", re.ASCII)
 
 
 class HeaderFields(Protocol):
@@ -38,15 +42,21 @@ class BrowserGuard:
         self._names = HostPolicy(name for name in names if name)
 
     def allows_host(self, host: str) -> bool:
-        """Whether requests to a host, perhaps with a port, are for this gateway. Addresses and
-        ``localhost`` are: nobody else can make them lead here."""
+        """Whether requests to a host, perhaps with a port, are for this gateway. Addresses,
+        ``localhost`` and names of one label are: nobody can register them to make them lead here.
+        """
         if not self._names.rules or not host:
             return True
         try:
             name = urlsplit(f"//{host}").hostname or ""
         except ValueError:
             return False
-        return self._names.allows_name(name) or is_loopback(name) or parse_address(name) is not None
+        return (
+            self._names.allows_name(name)
+            or _ONE_LABEL.fullmatch(name) is not None
+            or is_loopback(name)
+            or parse_address(name) is not None
+        )
 
     def check(self, method: str, path: str, host: str, fields: HeaderFields) -> None:
         """Checks a request. ``host``: the one that it is for.

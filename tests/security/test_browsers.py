@@ -23,7 +23,15 @@ OURS = [
     "gw.svc.local",
     "a.gw.svc.local",
 ]
-OURS += ["127.0.0.1", "127.0.0.1:9393", "[::1]:9393", "localhost:1", "10.1.2.3", "[fd00::1]"]
+OURS += [
+    "127.0.0.1",
+    "127.0.0.1:9393",
+    "[::1]:9393",
+    "localhost:1",
+    "gateway-1:9393",
+    "10.1.2.3",
+    "[fd00::1]",
+]
 OTHERS = ["rebind.evil.example", "images.example.evil.example", "evil.example:9393"]
 OTHERS += ["localhost.evil.example", "127.0.0.1.evil.example", "images.example@evil.example"]
 OTHERS += ["1.evil.example:x", "[::1", "svc.local", "a b"]
