@@ -55,6 +55,9 @@ def test_command_line_clients_list_the_images_of_all_locations(
 ) -> None:
     image = glance_pair.images["two"]["public-1"]
     name = f"image-{image.id[:8]}"
+    # As Octavia finds its image.
+    tagged = glance_pair.servers["two"].request("PUT", f"/v2/images/{image.id}/tags/amphora")
+    assert tagged.status == 204
     commands = {
         "openstack-list": openstack(gateway, "image", "list", "-f", "json"),
         "openstack-pages": openstack(
@@ -62,6 +65,7 @@ def test_command_line_clients_list_the_images_of_all_locations(
         ),
         "openstack-name": openstack(gateway, "image", "show", "-f", "json", name),
         "openstack-filter": openstack(gateway, "image", "list", "-f", "json", "--name", name),
+        "openstack-tag": openstack(gateway, "image", "list", "-f", "json", "--tag", "amphora"),
         "openstack-absent": openstack(gateway, "image", "show", UNKNOWN_ID),
         "openstack-no-name": openstack(gateway, "image", "show", "no-such-name"),
         "glance-list": glance(gateway, "image-list"),
@@ -76,7 +80,8 @@ def test_command_line_clients_list_the_images_of_all_locations(
     assert sorted(row["ID"] for row in json.loads(ran["openstack-list"].out)) == everything
     assert len(json.loads(ran["openstack-pages"].out)) == 7
     assert json.loads(ran["openstack-name"].out)["id"] == image.id
-    assert [row["ID"] for row in json.loads(ran["openstack-filter"].out)] == [image.id]
+    for command in ("openstack-filter", "openstack-tag"):
+        assert [row["ID"] for row in json.loads(ran[command].out)] == [image.id]
     for command, text in (("openstack-absent", UNKNOWN_ID), ("openstack-no-name", "no-such-name")):
         assert ran[command].status == 1
         assert f"No Image found for {text}" in ran[command].err

@@ -177,7 +177,7 @@ async def merged_pages(
     while True:
         status, body = await get(target, token)
         if status != 200:
-            return status, body["detail"]
+            return status, reason(body)
         pages.append(body["images"])
         for row in body["images"]:
             assert row.pop("resolver_locations")
