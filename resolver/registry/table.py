@@ -79,6 +79,15 @@ class Table:
         """The regions near clients, by the networks that locations name."""
         return NetworkRegions(view.location for view in self.by_name.values())
 
+    def domain_of_token(self, region: str) -> str | None:
+        """The domain of a client's token, which itself does not say it: the only one, or that of
+        the region that the client asks for. None where this leaves several."""
+        domains = {view.location.domain for view in self._in_service}
+        if len(domains) > 1:
+            views = [view for view in self._in_service if view.location.region == region != ""]
+            domains = {view.location.domain for view in views}
+        return domains.pop() if len(domains) == 1 else None
+
     @cached_property
     def depends_on_client(self) -> bool:
         """Whether the order of owners may depend on the client's address or scheme."""

@@ -62,7 +62,7 @@ async def gateway(start: Start) -> Gateway:
 
 async def add(cloud: Cloud, name: str, rank: int, data: bytes = BYTES, **options: Any) -> str:
     """A location that has the image. Returns the URL of its bytes."""
-    fields = {"priority": rank, "auth": options.pop("auth", None)}
+    fields = {"priority": rank, "auth": options.pop("auth", None), **options.pop("fields", {})}
     server = await cloud.add(name, fields=fields, **options)
     server.add(id=ID, data=data)
     await cloud.claim(name, ID)
@@ -136,3 +136,21 @@ async def test_a_gateway_that_asks_nobody(start: Start) -> None:
     found = await metalink(gateway)
     assert found.urls == [f"https://one.example/a&b/v2/images/{ID}/file"]
     assert (found.size, found.hashes) == (None, {})
+
+
+async def test_a_token_goes_to_locations_of_its_own_domain_only(
+    gateway: Gateway, cloud: Cloud
+) -> None:
+    for rank, name in enumerate(("north", "south")):
+        await add(cloud, name, rank, fields={"domain": name, "region": name})
+
+    def asked(name: str) -> int:
+        return cloud.servers[name].requests["GET", "image"]
+
+    assert (await metalink(gateway, **{"X-Auth-Token": "t"})).size is None
+    assert (asked("north"), asked("south")) == (0, 0), "it may be of either domain"
+    path = f"{PATH}?region=south"
+    assert (await metalink(gateway, path, **{"X-Auth-Token": "t"})).size == str(len(BYTES))
+    assert (asked("north"), asked("south")) == (0, 1)
+    await metalink(gateway)
+    assert (asked("north"), asked("south")) == (1, 2), "without a token all may be asked"

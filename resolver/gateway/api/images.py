@@ -81,7 +81,7 @@ async def answer_image_read(
         raise without_index(read.image_id, error) from error
     if read.media_type == METALINK:
         records = services.image_records if services.settings.probe else None
-        return await metalink_reply(read, answer, records, charge)
+        return await metalink_reply(read, answer, records, charge, services.tables.table)
     return render_image_read(read, answer)
 
 

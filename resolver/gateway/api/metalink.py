@@ -18,6 +18,7 @@ from resolver.gateway.problem import raise_unless_found
 from resolver.gateway.reply import NO_STORE, Reply
 from resolver.glance import ImageRecord, ImageRecords
 from resolver.models import format_id
+from resolver.registry import Table
 from resolver.resolution import Answer, ImageOwner
 from resolver.resolution.prober import ChargeCallback
 
@@ -28,7 +29,11 @@ Target = tuple[ImageOwner, str]
 
 
 async def metalink_reply(
-    read: ImageRead, answer: Answer, records: ImageRecords | None, charge: ChargeCallback
+    read: ImageRead,
+    answer: Answer,
+    records: ImageRecords | None,
+    charge: ChargeCallback,
+    table: Table,
 ) -> Reply:
     """The Metalink about an image.
 
@@ -38,6 +43,7 @@ async def metalink_reply(
 
     Args:
         records: asks owners with the client's token; None where no location may be asked.
+        table: says to which of them the token may go.
 
     Raises:
         ImageAbsent, ImageUnknown: there is no owner to name.
@@ -54,7 +60,7 @@ async def metalink_reply(
     found: Mapping[int, ImageRecord | LocationUnavailable] = {}
     if records is not None:
         charge()
-        found = await _ask(records, read, answer, targets, text)
+        found = await _ask(records, read, answer, targets, text, table)
     refused = {n for n, shown in found.items() if _is_refusal(shown)}
     answered = {n: shown for n, shown in found.items() if isinstance(shown, ImageRecord)}
     if answered:
@@ -77,9 +83,18 @@ def _same(best: ImageOwner, owner: ImageOwner, answered: Mapping[int, ImageRecor
 
 
 async def _ask(
-    records: ImageRecords, read: ImageRead, answer: Answer, targets: list[Target], text: str
+    records: ImageRecords,
+    read: ImageRead,
+    answer: Answer,
+    targets: list[Target],
+    text: str,
+    table: Table,
 ) -> dict[int, ImageRecord | LocationUnavailable]:
-    """What each owner shows this client, by location number."""
+    """What each owner shows this client, by location number. A token is sent to owners of its own
+    domain only."""
+    if read.token:
+        domain = table.domain_of_token(read.preferences.region)
+        targets = [target for target in targets if target[0].view.location.domain == domain]
 
     async def ask(owner: ImageOwner) -> ImageRecord | LocationUnavailable:
         serves = owner.view.serves
