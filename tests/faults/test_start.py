@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
+from functools import partial
 
 import pytest
 import redis
@@ -12,7 +14,7 @@ from resolver.errors import SettingsError
 from resolver.index import open_index
 from resolver.models import format_id
 from resolver.standin import StandIn
-from tests.faults.process import StartupLocations, process
+from tests.faults.process import Process, StartupLocations, process
 from tests.support.ids import make_ids
 from tests.support.process import free_port
 from tests.support.proxy import Proxy
@@ -20,6 +22,7 @@ from tests.support.redis import RedisServer
 from tests.support.wait import wait_until
 
 pytestmark = pytest.mark.redis
+FLUSHES = 12
 IN_ONE, IN_TWO, NOWHERE, *_ = [format_id(image_id) for image_id in make_ids(10)]
 
 
@@ -151,6 +154,38 @@ async def test_startup_locations_are_registered_again_and_swept(
             "two": "active",
         }
         assert not numbers & set(table.by_number), "numbers are never used twice"
+
+
+async def test_known_images_resolve_at_each_moment_of_a_flush(
+    own_redis: RedisServer, startup_locations: StartupLocations
+) -> None:
+    """From what was read before, then by asking the locations; also while the index is made again,
+    when some requests still see none and others have seen the next."""
+    async with process(own_redis.url, startup_locations) as resolver:
+        for text in (IN_ONE, IN_TWO):
+            await wait_until(partial(resolver.finds, text))
+        wrong = []
+        ended = asyncio.Event()
+
+        async def ask(text: str) -> None:
+            while not ended.is_set():
+                status, body = await resolver.get(f"/resolve/{text}")
+                if status != 200:
+                    wrong.append(body)
+
+        clients = [asyncio.create_task(ask(text)) for text in (IN_ONE, IN_TWO) * 4]
+        for _ in range(FLUSHES):
+            before = resolver.services.index.identity_seen
+            own_redis.flush()
+            await wait_until(partial(has_another_index, resolver, before))
+            await wait_until(partial(resolver.finds, IN_ONE))
+        ended.set()
+        await asyncio.gather(*clients)
+        assert not wrong
+
+
+def has_another_index(resolver: Process, before: str) -> bool:
+    return resolver.services.index.identity_seen not in ("", before)
 
 
 async def test_a_removed_startup_location_stays_removed(
