@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import graphlib
+import re
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -54,7 +55,7 @@ OUTER = {"logs", "standin"}
 """Import nothing of the package, and only `gateway` and `cli` import them."""
 
 MAX_LINES = 500
-"""Of a file of the package or of its tests."""
+"""Of a file of the package, of its client or of their tests."""
 
 FORBIDDEN_LIBRARIES = {
     "resolution": {"aiohttp", "redis", "hiredis"},
@@ -172,6 +173,17 @@ def test_libraries_are_used_only_where_they_belong(path: Path) -> None:
     assert wrong == []
 
 
+def test_the_client_stands_alone() -> None:
+    """It is installed without the gateway."""
+    files = (ROOT.parent / "client").rglob("*.py")
+    imports = [
+        line
+        for file in files
+        for line in re.findall(r"^\s*(?:from|import) resolver\b.*", file.read_text(), re.M)
+    ]
+    assert imports == []
+
+
 def test_there_are_no_import_cycles() -> None:
     graph = {
         short(path): {short(MODULES[name]) for _, name in imports_of_ours(path) if name in MODULES}
@@ -184,7 +196,9 @@ def test_there_are_no_import_cycles() -> None:
 
 
 def test_no_file_has_more_than_500_lines() -> None:
-    files = [*ROOT.rglob("*.py"), *Path(__file__).parent.rglob("*.py")]
+    tests = Path(__file__).parent
+    client = tests.parent / "client"
+    files = [file for folder in (ROOT, client, tests) for file in folder.rglob("*.py")]
     lengths = {str(file): len(file.read_text().splitlines()) for file in files}
     assert {file: lines for file, lines in lengths.items() if lines > MAX_LINES} == {}
 

@@ -23,9 +23,11 @@ Auth = Literal["fake", "none", "keystone"]
 
 GLANCE_VERSION = "33.0.0"
 KEYSTONE_VERSION = "30.0.0"
+OPENSTACKCLIENT_VERSION = "10.5.0"
 HERE = Path(__file__).resolve().parent
 REQUIREMENTS = HERE / "requirements.txt"
 KEYSTONE_REQUIREMENTS = HERE / "requirements-keystone.txt"
+OPENSTACKCLIENT_REQUIREMENTS = HERE / "requirements-openstackclient.txt"
 TEMPLATES = HERE / "etc"
 INSTALL_TIMEOUT = 900.0
 """Seconds for one step; pip takes about 30 where the network is good."""
@@ -87,6 +89,13 @@ def install_keystone() -> KeystoneHome:
     """The same for Keystone."""
     home = KeystoneHome(default_cache(f"keystone-{KEYSTONE_VERSION}"))
     _made(home, KEYSTONE_REQUIREMENTS, lambda log: _make_keystone(home, log))
+    return home
+
+
+def install_openstackclient() -> Home:
+    """The same for the OpenStack client, without any server."""
+    home = Home(default_cache(f"openstackclient-{OPENSTACKCLIENT_VERSION}"))
+    _made(home, OPENSTACKCLIENT_REQUIREMENTS, lambda log: None)
     return home
 
 

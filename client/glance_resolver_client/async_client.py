@@ -1,0 +1,206 @@
+"""The client for asyncio and trio. Its methods are those of the client for threads."""
+
+from __future__ import annotations
+
+import os
+import ssl
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import aclosing, closing
+from pathlib import Path
+from typing import Self, TypeVar
+from uuid import UUID
+
+import anyio
+import anyio.to_thread
+import httpx
+
+from glance_resolver_client.answers import Answer
+from glance_resolver_client.downloads import Download, ImageDownload, LocationToken
+from glance_resolver_client.exchange import ExchangeError, Pause, Reply, Request, Steps, Work
+from glance_resolver_client.gateway_calls import (
+    IDS_PER_REQUEST,
+    Choice,
+    GatewayCalls,
+    chunks,
+    lookup_target,
+)
+from glance_resolver_client.http_messages import (
+    TIMEOUT_SECONDS,
+    Incoming,
+    exchange_errors,
+    outgoing,
+)
+from glance_resolver_client.retries import DEFAULT_RETRIES, Retries
+
+T = TypeVar("T")
+
+
+class AsyncClient:
+    """A gateway, and the locations that it names. Tasks can share one.
+
+    All methods raise GatewayError, or GatewayUnavailableError where it does not answer.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        timeout: float = TIMEOUT_SECONDS,
+        retries: Retries = DEFAULT_RETRIES,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        """``url`` is the gateway's. ``timeout``: seconds that a connection may take or be silent.
+        ``tls`` is used for the gateway and for locations. Proxies are those of the environment.
+
+        Raises:
+            ValueError: the URL is none of http or https.
+        """
+        self._calls = GatewayCalls(url, retries)
+        self._timeout = timeout
+        self._http = httpx.AsyncClient(verify=tls or True)
+
+    async def aclose(self) -> None:
+        """Closes all connections."""
+        await self._http.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    async def resolve(
+        self,
+        image_id: str | UUID,
+        *,
+        region: str | None = None,
+        exclude: Sequence[str] = (),
+        fresh: bool = False,
+    ) -> Answer:
+        """Found, Absent or Unknown. Where it is Unknown, the gateway is asked again, within the
+        bounds of `retries`.
+
+        Owners in ``region`` come first; locations named in ``exclude`` are left out; ``fresh``
+        asks the owners themselves.
+        """
+        return await self._run(self._calls.resolve(image_id, Choice(region, exclude, fresh)))
+
+    async def resolve_many(
+        self,
+        ids: Iterable[str | UUID],
+        *,
+        region: str | None = None,
+        exclude: Sequence[str] = (),
+        fresh: bool = False,
+        chunk_size: int = IDS_PER_REQUEST,
+    ) -> AsyncIterator[Answer]:
+        """An answer for each id, in their order; Invalid for one that is none. ``chunk_size`` ids
+        are in one request; RESOLVER_BULK_LIMIT of the gateway bounds it."""
+        choice = Choice(region, exclude, fresh)
+        for chunk in chunks(ids, chunk_size):
+            for answer in await self._run(self._calls.resolve_chunk(chunk, choice)):
+                yield answer
+
+    async def lookup(
+        self,
+        *,
+        name: str | None = None,
+        os_hash_value: str | None = None,
+        checksum: str | None = None,
+        tags: Iterable[str] = (),
+        visibility: str | None = None,
+        token: str | None = None,
+        region: str | None = None,
+        exclude: Sequence[str] = (),
+        fresh: bool = False,
+    ) -> AsyncIterator[Answer]:
+        """An answer for each image that matches all of these.
+
+        ``token`` is the caller's Keystone token. It goes to the gateway, which asks every location
+        with it.
+
+        Raises:
+            ValueError: none of name, hash, checksum and tags was given.
+        """
+        target: str | None = lookup_target(
+            name=name,
+            os_hash_value=os_hash_value,
+            checksum=checksum,
+            tags=tags,
+            visibility=visibility,
+            choice=Choice(region, exclude, fresh),
+        )
+        while target is not None:
+            page = await self._run(self._calls.lookup_page(target, token))
+            for answer in page.answers:
+                yield answer
+            target = page.next_target
+
+    async def download(
+        self,
+        image_id: str | UUID,
+        destination: str | os.PathLike[str],
+        *,
+        location_token: LocationToken | None = None,
+        region: str | None = None,
+        exclude: Sequence[str] = (),
+        verify: bool = True,
+    ) -> Download:
+        """Writes an image's bytes to a file, which has its name once they are complete and have
+        the checksum that the owner shows. A file of that name is replaced.
+
+        What fails at one owner is tried at the next, where the first one stopped.
+        ``location_token`` is sent to the owners that are asked, and never to the gateway. With
+        ``verify=False`` an image without a checksum is taken, too.
+
+        Raises:
+            ImageAbsentError, ImageUnknownError: the gateway names no owner.
+            DownloadError: no owner delivered it.
+            OSError: the file cannot be written.
+        """
+        download = ImageDownload(
+            self._calls,
+            image_id,
+            Path(destination),
+            choice=Choice(region, exclude),
+            location_token=location_token,
+            verify=verify,
+        )
+        return await self._run(download.steps())
+
+    async def _run(self, steps: Steps[T]) -> T:
+        with closing(steps):
+            try:
+                step = next(steps)
+                while True:
+                    reply: Reply | None = None
+                    match step:
+                        case Pause(seconds):
+                            await anyio.sleep(seconds)
+                        case Work(function):
+                            await anyio.to_thread.run_sync(function)
+                        case Request():
+                            try:
+                                reply = await self._send(step)
+                            except ExchangeError as error:
+                                step = steps.throw(error)
+                                continue
+                    step = steps.send(reply)
+            except StopIteration as stop:
+                result: T = stop.value
+                return result
+
+    async def _send(self, request: Request) -> Reply:
+        """Raises ExchangeError, or what writing the body raises."""
+        with exchange_errors():
+            response = await self._http.send(
+                outgoing(request, self._timeout), auth=None, follow_redirects=False, stream=True
+            )
+            async with aclosing(response):
+                incoming = Incoming(request, response)
+                async for part in response.aiter_raw():
+                    if request.receive is None:
+                        incoming.write(part)
+                    else:  # a disk may be slow
+                        await anyio.to_thread.run_sync(incoming.write, part)
+                return incoming.reply()

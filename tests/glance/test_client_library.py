@@ -1,0 +1,59 @@
+"""Our client library downloads from real Glance servers, and resumes there."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+
+import pytest
+from glance_resolver_client import AsyncClient, Client, DownloadError, Found
+
+from tests.gateway.conftest import Start, start
+from tests.glance.gateway import Gateway
+from tests.glance.pair import Pair
+from tests.support.glance import ADMIN_TOKEN
+from tests.support.proxy import Proxy
+
+__all__ = ["start"]
+
+pytestmark = pytest.mark.glance
+
+SIZE = 400_000
+BREAK_AFTER_BYTES = 150_000
+
+
+def test_images_of_real_servers(gateway: Gateway, glance_pair: Pair, tmp_path: Path) -> None:
+    """With the token that the servers require, and not without."""
+    shared = glance_pair.images["one"]["shared"]
+    file = tmp_path / "disk.img"
+    with Client(gateway.url) as client:
+        download = client.download(shared.id, file, location_token=ADMIN_TOKEN)
+        assert (download.hash_algo, file.read_bytes()) == ("sha512", shared.data)
+        with pytest.raises(DownloadError, match="401"):
+            client.download(shared.id, file)
+        (answer,) = client.lookup(name=f"image-{shared.id[:8]}", token=ADMIN_TOKEN)
+        assert isinstance(answer, Found)
+        assert {owner.location for owner in answer.owners} == {"one", "two"}
+        hidden = glance_pair.images["two"]["upper-case"]
+        client.download(hidden.id, file, location_token=ADMIN_TOKEN)
+        assert file.read_bytes() == hidden.data
+
+
+async def test_a_real_server_resumes(start: Start, open_pair: Pair, tmp_path: Path) -> None:
+    server = open_pair.servers["one"]
+    data = os.urandom(SIZE // 2).hex().encode()
+    image = await asyncio.to_thread(server.create, data=data)
+    async with Proxy(server.port) as proxy:
+        gateway = await start()
+        await gateway.location("one", url=f"http://127.0.0.1:{proxy.port}")
+        await gateway.claim("one", image.id)
+        proxy.break_after = BREAK_AFTER_BYTES
+        file = tmp_path / "disk.img"
+        async with AsyncClient(gateway.url) as client:
+            await client.download(image.id, file)
+        assert await asyncio.to_thread(file.read_bytes) == data
+    asked = [line for line in server.accesses() if f"{image.id}/file" in line and "GET" in line]
+    assert len(asked) >= 3
+    assert any(line.endswith(" 206") for line in asked), "resumed, and not begun again"
+    await asyncio.to_thread(server.delete, image.id)
