@@ -144,22 +144,23 @@ class Caller:
 
     async def _list_ids(self, stream: LocationStream, ids: Sequence[str]) -> list[Row]:
         """The rows that a location lists of these images."""
+        starts = range(0, len(ids), IDS_PER_QUESTION)
+        found = await asyncio.gather(
+            *(self._list_batch(stream, ids[at : at + IDS_PER_QUESTION]) for at in starts)
+        )
+        return [row for rows in found for row in rows]
+
+    async def _list_batch(self, stream: LocationStream, ids: Sequence[str]) -> list[Row]:
+        params: Params = (*self._query.without("id"), ("id", f"in:{','.join(ids)}"))
         rows: list[Row] = []
-        for start in range(0, len(ids), IDS_PER_QUESTION):
-            batch = ids[start : start + IDS_PER_QUESTION]
-            params: Params = (
-                *self._query.without("id"),
-                ("id", f"in:{','.join(batch)}"),
-            )
-            marker: Params = ()
-            while True:
-                body = await self.fetch(stream.view, (*params, *marker), len(batch))
-                page = parse_page(body, self._query.order)
-                rows += page.rows
-                if not (page.rows and page.has_next) or len(page.rows) >= len(batch):
-                    break
-                marker = (("marker", page.rows[-1].id),)  # its pages are smaller than that
-        return rows
+        marker: Params = ()
+        while True:
+            body = await self.fetch(stream.view, (*params, *marker), len(ids))
+            page = parse_page(body, self._query.order)
+            rows += page.rows
+            if not (page.rows and page.has_next) or len(rows) >= len(ids):
+                return rows
+            marker = (("marker", page.rows[-1].id),)  # its pages are smaller than that
 
     async def _show(self, stream: LocationStream, text: str) -> list[Row]:
         try:

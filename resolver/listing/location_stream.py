@@ -94,6 +94,11 @@ class LocationStream:
         self.taken = row.id
         return row
 
+    def give_back(self, row: Row, taken_before: str | None) -> None:
+        """Undoes the last `take`, before which `taken` was this."""
+        self.rows.appendleft(row)
+        self.taken = taken_before
+
     async def read(self, size: int) -> list[Row]:
         """Reads the next ``size`` rows or fewer, past those that are skipped; returns the new ones.
 

@@ -23,6 +23,9 @@ SHARE_FACTOR = 1.5
 SHARE_EXTRA = 25
 """How much more than an equal share a location is asked for at first."""
 
+MAX_DRAWN = 2 * MAX_LIMIT
+"""Rows whose owners are found at the same time."""
+
 ReadRows = Callable[[Sequence[tuple[LocationStream, int]]], Awaitable[Sequence[Sequence[Row]]]]
 """Reads that many rows from each location at the same time, and returns them. Where the client is
 content without a location that fails, its stream has the failure, and there are none."""
@@ -55,7 +58,7 @@ class Merge:
         self._sizes: dict[int, int] = {}
         """How many rows each location is asked for next."""
         self.last: Values | None = None
-        """The place up to which rows have been drawn."""
+        """The place up to which rows are used up."""
 
     async def page(self, limit: int) -> list[MergedRow]:
         """The next ``limit`` rows, or fewer at the end."""
@@ -64,12 +67,37 @@ class Merge:
         size = limit if limit <= WHOLE_PAGE else min(limit, share + SHARE_EXTRA)
         self._sizes = {stream.number: size for stream in self._streams}
         await self._fill()
-        while len(merged) < limit and (drawn := await self._draw(limit - len(merged))):
+        used = 0
+        while (missing := limit - len(merged)) > 0:
+            # Of images at several locations most rows are not shown: as many more are drawn.
+            rows_for_each = used / max(len(merged), 1) if used else 1.0
+            drawn = await self._draw(min(math.ceil(missing * rows_for_each), MAX_DRAWN))
+            if not drawn:
+                break
             names = await self._owners.names_where_best(drawn)
-            merged += [
-                MergedRow(row, shown) for (_, row), shown in zip(drawn, names, strict=True) if shown
-            ]
+            used += self._keep(drawn, names, merged, limit)
         return merged
+
+    def _keep(
+        self,
+        drawn: Sequence[DrawnRow],
+        names: Sequence[str],
+        merged: list[MergedRow],
+        limit: int,
+    ) -> int:
+        """Adds the rows that are shown, as long as there is room, and gives back those behind them;
+        returns how many are used up."""
+        used = 0
+        for each, shown in zip(drawn, names, strict=True):
+            if len(merged) == limit:
+                break
+            used += 1
+            self.last = each.row.values
+            if shown:
+                merged.append(MergedRow(each.row, shown))
+        for each in reversed(drawn[used:]):
+            each.stream.give_back(each.row, each.taken_before)
+        return used
 
     async def _fill(self) -> None:
         """Reads from every location whose next row is not known."""
@@ -94,9 +122,8 @@ class Merge:
         while heap and len(drawn) < count:
             _, index = heapq.heappop(heap)
             stream = self._streams[index]
-            row = stream.take()
-            self.last = row.values
-            drawn.append(DrawnRow(stream, row))
+            before = stream.taken
+            drawn.append(DrawnRow(stream, stream.take(), before))
             if stream.rows:
                 heapq.heappush(heap, (self._key(stream.rows[0]), index))
             elif stream.is_dry and len(drawn) < count:

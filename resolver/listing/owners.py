@@ -36,6 +36,8 @@ class DrawnRow(NamedTuple):
     stream: LocationStream
     """The location that it comes from."""
     row: Row
+    taken_before: str | None
+    """The id of the location's row before it; see `LocationStream.give_back`."""
 
 
 class ImageOwners:
@@ -62,23 +64,23 @@ class ImageOwners:
         where it is another location's row that is shown."""
         known, from_index = await self._known_owners(drawn)
         questions: dict[int, dict[str, str]] = defaultdict(dict)
-        for (stream, row), owners in zip(drawn, known, strict=True):
+        for (stream, row, _), owners in zip(drawn, known, strict=True):
             for number, text in owners.items():
                 if self._must_ask(stream, row, number):
                     questions[number][row.image] = text
         await self._ask_all(questions)
         return [
             self._names(stream, row, owners if from_index else {})
-            for (stream, row), owners in zip(drawn, known, strict=True)
+            for (stream, row, _), owners in zip(drawn, known, strict=True)
         ]
 
     async def _known_owners(self, drawn: Sequence[DrawnRow]) -> tuple[Sequence[Spellings], bool]:
         """The locations that may list each row's image, and whether the index says so. Without the
         index, all may."""
-        ids = [_image_id(row) for _, row in drawn]
+        ids = [_image_id(each.row) for each in drawn]
         found = await self._read_owners([image_id for image_id in ids if image_id])
         if found is None:
-            return [dict.fromkeys(self._streams, row.id) for _, row in drawn], False
+            return [dict.fromkeys(self._streams, each.row.id) for each in drawn], False
         claims = iter(found)
         return [next(claims) if image_id else {} for image_id in ids], True
 

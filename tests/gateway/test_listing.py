@@ -237,6 +237,25 @@ async def test_locations_may_come_and_go_between_pages(gateway: Gateway, cloud: 
     assert len(servers["two"]) == 10
 
 
+async def test_a_catalog_that_every_location_has(gateway: Gateway, cloud: Cloud) -> None:
+    """Of each image one row in eight is shown: that takes a few questions, not one for each row."""
+    rng = random.Random(6)
+    names = [f"l{number}" for number in range(8)]
+    for name in names:
+        await cloud.add(name)
+    ids = [new_id(rng) for _ in range(60)]
+    for image_id in ids:
+        await share(cloud, rng, image_id, *names)
+    for limit in (10, 60, 1000):
+        for server in cloud.servers.values():
+            server.requests.clear()
+        found = await pages(gateway.get, f"/v2/images?limit={limit}")
+        rows = [row["id"] for page in found for row in page]
+        assert sorted(rows) == sorted(ids)
+        requests = sum(s.requests["GET", "images"] for s in cloud.servers.values())
+        assert requests <= 9 * len(names) * len(found), limit
+
+
 async def test_names_are_merged_as_databases_sort_them(gateway: Gateway, cloud: Cloud) -> None:
     """MySQL compares letters without regard to case, the stand-ins as SQLite and PostgreSQL do."""
     names = {"one": ["apple", "Banana", "cherry"], "two": ["Avocado", "blueberry", "Zebra"]}
