@@ -233,3 +233,23 @@ async def test_explain_shows_every_location(gateway: Gateway) -> None:
     assert rows["d"]["covered"] is True
     assert "not swept yet" in rows["e"]["reasons"]
     assert [o["location"] for o in body["owners"]] == ["b", "a"]
+
+
+@pytest.mark.parametrize(
+    "accept", ["application/json", "text/uri-list", "application/metalink4+xml"]
+)
+async def test_header_fields_name_the_best_owner_for_proxies(gateway: Gateway, accept: str) -> None:
+    public = "https://images.example/two"
+    await gateway.location("one", priority=9)
+    await gateway.location("two", public_url=public, priority=1)
+    for name in ("one", "two"):
+        await gateway.claim(name, ID)
+    for method in ("GET", "HEAD", "GET"):
+        response, _ = await gateway.call(method, f"/resolve/{ID}", headers={"Accept": accept})
+        assert response.status == 200
+        assert response.headers["X-Resolver-Location"] == "two"
+        assert response.headers["X-Resolver-Base"] == public
+    for path in (f"/resolve/{ABSENT}", f"/resolve/{ID}?exclude=one,two"):
+        response, _ = await gateway.get(path)
+        assert response.status in (404, 503)
+        assert "X-Resolver-Location" not in response.headers

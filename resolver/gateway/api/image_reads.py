@@ -151,7 +151,7 @@ def render_image_read(read: ImageRead, answer: Answer, text: str = "") -> Reply:
     raise_unless_found(answer, read.vary)
     if read.path is not None:
         return redirect(answer, read.path, text, head=read.head, https=read.preferences.https)
-    headers = {"Vary": "Accept"}
+    headers = {"Vary": "Accept", **owner_headers(answer.owners[0])}
     outcome = str(answer.outcome)
     if read.media_type == URI_LIST:  # RFC 2483: every line ends in CRLF
         lines = [
@@ -162,6 +162,11 @@ def render_image_read(read: ImageRead, answer: Answer, text: str = "") -> Reply:
         return Reply(200, headers, body, outcome, answer.source)
     reply = json_reply(answer.as_json(), headers=headers)
     return replace(reply, outcome=outcome, source=answer.source)
+
+
+def owner_headers(best: ImageOwner) -> dict[str, str]:
+    """The fields by which a proxy that asks before it passes a request on knows where to."""
+    return {"X-Resolver-Location": best.name, "X-Resolver-Base": best.view.base}
 
 
 def redirect(

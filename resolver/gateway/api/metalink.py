@@ -13,6 +13,7 @@ from resolver.gateway.api.image_reads import (
     METALINK,
     ImageRead,
     byte_targets,
+    owner_headers,
 )
 from resolver.gateway.problem import raise_unless_found
 from resolver.gateway.reply import NO_STORE, Reply
@@ -69,7 +70,7 @@ async def metalink_reply(
     best = targets[0][0]
     same = [target for target in targets if target[0] is best or _same(best, target[0], answered)]
     record = answered.get(best.number, ImageRecord(None, {}))
-    headers = {**NO_STORE, "Vary": VARY, "Content-Type": METALINK}
+    headers = {**NO_STORE, "Vary": VARY, "Content-Type": METALINK, **owner_headers(best)}
     urls = [url for _, url in same]
     return Reply(200, headers, _document(text, record, urls).encode(), str(answer.outcome))
 

@@ -58,7 +58,7 @@ from resolver.gateway.net.known_reads import (
 )
 from resolver.gateway.net.request_head import Fields
 from resolver.gateway.problem import error_reply
-from resolver.gateway.reply import NO_STORE, Reply, head_text
+from resolver.gateway.reply import Reply, head_text
 from resolver.gateway.request_ids import REQUEST_ID_HEADER
 from resolver.glance import HOP
 from resolver.latency import LatencyRow, observe_seconds
@@ -83,8 +83,8 @@ VERSION_ROUTE_LABELS = {"/v1": "/{api}", "/v2": "/{api}", "/v1/": "/{api}/", "/v
 
 READ_METHODS = frozenset({"GET", "HEAD"})
 
-JSON_HEAD = head_text(Reply(200, {**NO_STORE, "Vary": "Accept", "Content-Type": JSON}))
-URI_LIST_HEAD = head_text(Reply(200, {**NO_STORE, "Vary": "Accept", "Content-Type": URI_LIST}))
+END_OF_HEAD = "\0"
+"""Stands between the head and the body in a template."""
 
 NO_ORIGIN: Origin = ("", False)
 
@@ -231,12 +231,9 @@ class Front:
         if template is None:
             return None
         rendered = read.text.join(template.parts)
-        if kind.variant == JSON:
-            head, status, body = JSON_HEAD, 200, (rendered + json_tail(source, age)).encode()
-        elif kind.variant == URI_LIST:
-            head, status, body = URI_LIST_HEAD, 200, rendered.encode()
-        else:
-            head, status, body = rendered, 307, b""
+        status = 200 if kind.read.path is None else 307
+        head, _, text = rendered.partition(END_OF_HEAD)
+        body = (text + json_tail(source, age) if kind.variant == JSON else text).encode()
         row = kind.found_rows.get(source)
         if row is None:
             kind.found_rows[source] = row = self._metrics.requests.row(
@@ -465,19 +462,20 @@ class _PendingRead:
 
 
 def _render(preferences: Preferences, answer: Answer, text: str, variant: Hashable) -> str | None:
-    """The part of a response that is the same for all images with these owners: the head of a
-    redirect, or the body of an answer up to its source. None where there is no owner to name."""
-    if variant == JSON:
-        return json_text(answer, text) if answer.owners else None
-    if variant == URI_LIST:
+    """The part of a response that is the same for all images with these owners: its head, and the
+    body of data, of JSON up to its source. None where there is no owner to name."""
+    if variant in (JSON, URI_LIST):
         path, head = None, False
     else:
         api, rest, head = cast("tuple[str, str, bool]", variant)
         path = ImagePath(api, answer.image_id, 0, rest, "")
-    media_type = URI_LIST if path is None else JSON
+    media_type = str(variant) if path is None else JSON
     read = ImageRead(answer.image_id, 0, preferences, head, path, media_type)
     try:
         reply = render_image_read(read, answer, text)
     except ResolverError:
         return None
-    return reply.body.decode() if path is None else head_text(reply)
+    if path is not None:
+        return head_text(reply)
+    body = json_text(answer, text) if variant == JSON else reply.body.decode()
+    return f"{head_text(reply)}{END_OF_HEAD}{body}"
