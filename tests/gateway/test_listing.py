@@ -44,7 +44,8 @@ def add_random(rng: random.Random, server: StandIn, count: int, **fields: Any) -
 
 
 async def three(cloud: Cloud, rng: random.Random, count: int = 30) -> dict[str, StandIn]:
-    servers = {name: await cloud.add(name) for name in ("one", "two", "three")}
+    """The last is Glance 15."""
+    servers = {name: await cloud.add(name, old=name == "three") for name in ("one", "two", "three")}
     for server in servers.values():
         add_random(rng, server, count)
     return servers
