@@ -16,7 +16,8 @@ from tests.glance.test_operators import TUESDAY, Cloud, cloud, discovered, gatew
 
 __all__ = ["cloud", "gateway"]
 
-pytestmark = pytest.mark.glance
+pytestmark = [pytest.mark.glance, pytest.mark.timeout(900)]
+"""The client is a process for each command, of which a busy machine runs few a minute."""
 
 
 class Client:
