@@ -68,11 +68,11 @@ def gateway_by(
     folder.mkdir()
     location = {"url": server.url, "auth": {"token_env": "GLANCE_TOKEN"}}
     if way == "events":
-        location["notifications"] = {"url_env": "BROKER"}
+        location["notifications"] = {"url_env": "GLANCE_BROKER"}
     file = folder / "locations.yaml"
     file.write_text(yaml.safe_dump({"locations": {"one": location}}))
     gateway = Gateway(
-        folder, ["--locations", str(file)], ["one"], {**ALONE, **WAYS[way], "BROKER": broker.url}
+        folder, ["--locations", str(file)], ["one"], {**ALONE, **WAYS[way], "GLANCE_BROKER": broker.url}
     ).start()
     try:
         if way == "events":

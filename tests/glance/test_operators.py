@@ -249,7 +249,7 @@ def test_apply_makes_the_registry_equal_to_the_file(
     discovered(gateway)
     write(oslo={**oslo, "weight": 3}, lab={"url": "http://127.0.0.1:9", "api": "v1"})
     shown = ok(gateway, "locations", "apply", str(file), "--dry-run")
-    assert "+ lab  http://127.0.0.1:9\n~ oslo  weight: 1 -> 3\n" in shown
+    assert "+ lab  http://127.0.0.1:9; api: v1\n~ oslo  weight: 1 -> 3\n" in shown
     assert "unchanged, not in" in shown
     assert "frankfurt (--prune removes them)" in shown
     asked = gateway.operator("locations", "apply", str(file))
