@@ -14,12 +14,16 @@ import re
 import sys
 from pathlib import Path
 
+import yaml
+
 from resolver.standin import StandIn
 from tests.cli.test_serve import serve
 from tests.fuzz.conftest import LONG_FACTOR, count_examples, is_long_run
 from tests.gateway.conftest import TOKEN
 
 HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+DOCUMENT = yaml.safe_load((ROOT / "resolver" / "gateway" / "api" / "openapi.yaml").read_text())
 BOTH = "5ca1ab1e-0000-4000-8000-00000000c0de"
 V1_ONLY = "5ca1ab1e-0000-4000-8000-000000000001"
 
@@ -54,6 +58,12 @@ async def test_the_gateway_conforms_to_openapi_json_for_an_admin(
 
 async def test_the_gateway_conforms_to_openapi_json_without_a_token(tmp_path: Path) -> None:
     await check_openapi("memory:", tmp_path, token=False)
+
+
+def test_parameters_of_paths_are_whole_segments() -> None:
+    """Generated clients send a slash in a parameter as %2F, so that `{id}{rest}` led nowhere."""
+    segments = {segment for path in DOCUMENT["paths"] for segment in path.split("/")}
+    assert [s for s in segments if "{" in s and not re.fullmatch(r"{\w+}", s)] == []
 
 
 async def check_openapi(index_url: str, home: Path, *, token: bool) -> None:
