@@ -17,7 +17,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from resolver.errors import LocationUnavailable
-from resolver.glance import GlanceServer, connect
+from resolver.glance import GlanceServer, ScopeCache, connect
 from resolver.glance.diagnosis import diagnose
 from resolver.glance.probe import has_image
 from resolver.index import open_index
@@ -267,10 +267,15 @@ async def test_a_poll_of_any_server_ends(
     async def report() -> None:
         pass
 
-    result = await world.run_to_end(poll(sweeping.index, server, versions, Poll(), Sweep(), report))
+    scopes = ScopeCache()
+
+    async def poll_since(before: Poll) -> Poll:
+        return await poll(sweeping.index, server, versions, scopes, before, Sweep(), report)
+
+    result = await world.run_to_end(poll_since(Poll()))
     world.script, world.endless = [], None
     if isinstance(result, Poll):  # and the next poll
-        await world.run_to_end(poll(sweeping.index, server, versions, result, Sweep(), report))
+        await world.run_to_end(poll_since(result))
     await sweeping.index.records.remove(location.name)
 
 

@@ -72,7 +72,10 @@ def gateway_by(
     file = folder / "locations.yaml"
     file.write_text(yaml.safe_dump({"locations": {"one": location}}))
     gateway = Gateway(
-        folder, ["--locations", str(file)], ["one"], {**ALONE, **WAYS[way], "GLANCE_BROKER": broker.url}
+        folder,
+        ["--locations", str(file)],
+        ["one"],
+        {**ALONE, **WAYS[way], "GLANCE_BROKER": broker.url},
     ).start()
     try:
         if way == "events":
