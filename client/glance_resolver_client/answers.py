@@ -109,7 +109,7 @@ def parse_answer(document: Mapping[str, Any], retry_after: float | None = None) 
     try:
         image_id = str(document["id"])
         match document["outcome"]:
-            case "found":
+            case "found" if document["owners"]:
                 owners = tuple(_parse_owner(owner) for owner in document["owners"])
                 source, age = document.get("source"), document.get("age")
                 return Found(image_id, owners, bool(document["conflict"]), source, age)

@@ -120,7 +120,7 @@ class AsyncClient:
         with it.
 
         Raises:
-            ValueError: none of name, hash, checksum and tags was given.
+            ValueError: none of name, hash, checksum and tags was given, or the token is none.
         """
         target: str | None = lookup_target(
             name=name,
@@ -157,6 +157,7 @@ class AsyncClient:
             ImageAbsentError, ImageUnknownError: the gateway names no owner.
             DownloadError: no owner delivered it.
             OSError: the file cannot be written.
+            ValueError: the token is none.
         """
         download = ImageDownload(
             self._calls,

@@ -20,6 +20,7 @@ from glance_resolver_client.exchange import (
     Work,
     Write,
     send,
+    token_headers,
 )
 from glance_resolver_client.gateway_calls import Choice, GatewayCalls
 from glance_resolver_client.image_record import (
@@ -91,7 +92,8 @@ class ImageDownload:
         self._part: PartFile | None = None
 
     def steps(self) -> Steps[Download]:
-        """Raises DownloadError, ImageAbsentError, ImageUnknownError, GatewayError or OSError."""
+        """Raises DownloadError, ImageAbsentError, ImageUnknownError, GatewayError, OSError, or
+        ValueError for a token that no header can have."""
         backoff = Backoff(self._calls.retries)
         with ExitStack() as stack:
             while True:
@@ -134,8 +136,7 @@ class ImageDownload:
         except ExchangeError as error:
             raise OwnerError(str(error), final=True) from error
         token = self._location_token
-        token = token(owner) if callable(token) else token
-        headers = {"X-Auth-Token": token} if token else {}
+        headers = token_headers(token(owner) if callable(token) else token)
         record = yield from self._read_record(urls, headers)
         if self._record is None:
             self._record = record

@@ -58,6 +58,20 @@ class Work:
     function: Callable[[], None]
 
 
+def token_headers(token: str | None) -> dict[str, str]:
+    """`X-Auth-Token`, or none without a token.
+
+    Raises:
+        ValueError: no header can have it. The text does not contain it, as that of the HTTP
+            library would.
+    """
+    if not token:
+        return {}
+    if not token.isascii() or not token.isprintable() or " " in token:
+        raise ValueError("the token has characters that no token has: a line break at its end?")
+    return {"X-Auth-Token": token}
+
+
 T = TypeVar("T")
 Step = Request | Pause | Work
 Steps = Generator[Step, Reply | None, T]

@@ -13,7 +13,15 @@ from uuid import UUID
 
 from glance_resolver_client.answers import Answer, parse_answer
 from glance_resolver_client.errors import GatewayError, GatewayUnavailableError
-from glance_resolver_client.exchange import ExchangeError, Pause, Reply, Request, Steps, send
+from glance_resolver_client.exchange import (
+    ExchangeError,
+    Pause,
+    Reply,
+    Request,
+    Steps,
+    send,
+    token_headers,
+)
 from glance_resolver_client.retries import RETRIED_STATUSES, Backoff, Retries, retry_after
 
 IDS_PER_REQUEST = 1000
@@ -84,8 +92,7 @@ class GatewayCalls:
 
     def lookup_page(self, target: str, token: str | None) -> Steps[Page]:
         """One page of the images that match. Raises GatewayError."""
-        headers = {"X-Auth-Token": token} if token else {}
-        reply = yield from self._send("GET", target, headers)
+        reply = yield from self._send("GET", target, token_headers(token))
         link = _NEXT_LINK.fullmatch(reply.headers.get("link", ""))
         return Page(self._answers(reply), link[1] if link else None)
 

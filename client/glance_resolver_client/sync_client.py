@@ -118,7 +118,7 @@ class Client:
         with it.
 
         Raises:
-            ValueError: none of name, hash, checksum and tags was given.
+            ValueError: none of name, hash, checksum and tags was given, or the token is none.
         """
         target: str | None = lookup_target(
             name=name,
@@ -154,6 +154,7 @@ class Client:
             ImageAbsentError, ImageUnknownError: the gateway names no owner.
             DownloadError: no owner delivered it.
             OSError: the file cannot be written.
+            ValueError: the token is none.
         """
         download = ImageDownload(
             self._calls,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from pathlib import Path
 from uuid import UUID
 
 import pytest
@@ -19,7 +20,7 @@ from glance_resolver_client import (
 from resolver.models import format_id
 from resolver.standin.call import Caller
 from tests.client.conftest import Connect, Side
-from tests.client.servers import Scripted, scripted
+from tests.client.servers import Scripted, found, owner, scripted
 from tests.gateway.conftest import Gateway, Start
 from tests.support import faults
 from tests.support.clouds import Cloud, cloud_of
@@ -158,13 +159,33 @@ async def test_a_lookup_stays_at_its_gateway(connect: Connect) -> None:
         assert other.requests == []
 
 
+async def test_a_token_with_a_line_break(connect: Connect, tmp_path: Path) -> None:
+    """As read from a file. It is not sent, and no error text has it."""
+    owners = [owner("one", f"http://one.example/v2/images/{ONE}")]
+    async with scripted(found(ONE, owners)) as server:
+        client = connect(server.url)
+        with pytest.raises(ValueError, match="line break") as caught:
+            await client.collect("lookup", name="debian", token="secret\n")
+        assert "secret" not in str(caught.value)
+        assert server.requests == []
+        with pytest.raises(ValueError, match="line break") as caught:
+            await client.call("download", ONE, tmp_path / "file", location_token="secret\n")
+        assert "secret" not in str(caught.value)
+
+
 async def test_a_glance_is_no_gateway(connect: Connect, pair: Cloud) -> None:
     with pytest.raises(GatewayError, match="check its URL"):
         await connect(pair.servers["one"].url).call("resolve", ONE)
 
 
 @pytest.mark.parametrize(
-    "document", ["text", {"outcome": "found", "id": ONE}, {"outcome": "other", "id": ONE}, []]
+    "document",
+    [
+        *("text", []),
+        {"outcome": "other", "id": ONE},
+        {"outcome": "found", "id": ONE},
+        {"outcome": "found", "id": ONE, "owners": [], "conflict": False},
+    ],
 )
 async def test_answers_that_cannot_be_read(connect: Connect, document: object) -> None:
     async with scripted(Scripted(document=document)) as server:
