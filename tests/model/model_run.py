@@ -317,12 +317,13 @@ class ModelRun(WorldEvents):
         for task in list(self._running_tasks):
             await task
         self._running_tasks.clear()
+        await asyncio.sleep(0)
+        # Excluded owners are asked in the background. What they answer may trip the shrink guard,
+        # and counts even if the credential has its rights back when it is checked.
+        await wait_until(lambda: not self.is_asking_locations)
         for server in self.world.servers:
             if server.weak.on:
                 server.strengthen()
-        await asyncio.sleep(0)
-        # Excluded owners are asked in the background. What they answer may trip the shrink guard.
-        await wait_until(lambda: not any(services.prober.in_flight for services in self.gateways))
         self._delayed.clear()
         refused_until = max(server.refused_until for server in self.world.servers)
         await asyncio.sleep(max(refused_until - time.monotonic(), 0))

@@ -370,6 +370,11 @@ class WorldEvents:
         self.log_step(f"{server.name}: its next {count} requests are too many")
         server.refuse(count)
 
+    @property
+    def is_asking_locations(self) -> bool:
+        """Whether some gateway waits for a location's answer, for a client or in the background."""
+        return any(services.prober.in_flight for services in self.gateways)
+
     async def change_credential(self) -> None:
         """The credential of a server loses its rights, or gets them back.
 
@@ -378,7 +383,7 @@ class WorldEvents:
         """
         server = self.rng.choice([s for s in self.world.servers if s.standin.tokens])
         if server.weak.on:
-            if self._running_tasks:
+            if self._running_tasks or self.is_asking_locations:
                 return
             server.strengthen()
         elif self.rng.random() < 0.5:  # so that it has them most of the time
