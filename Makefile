@@ -8,7 +8,7 @@ quick:
 	$(BIN)/pytest -q -n 2 --dist worksteal $(PYTEST_ARGS) -m 'not (slow or long or redis or balancer or rabbit or glance)' \
 	    tests/index tests/registry tests/resolution tests/test_*.py
 
-# Everything: some seven minutes on two cores.
+# Everything, four at a time since many tests wait: some eight minutes on two cores.
 test:
 	$(BIN)/pytest -n 4 --dist worksteal
 
