@@ -8,9 +8,9 @@ quick:
 	$(BIN)/pytest -q -n 2 --dist worksteal $(PYTEST_ARGS) -m 'not (slow or long or redis or balancer or rabbit or glance)' \
 	    tests/index tests/registry tests/resolution tests/test_*.py
 
-# Everything, four at a time since many tests wait: some eight minutes on two cores.
+# Everything: some twelve minutes on two cores.
 test:
-	$(BIN)/pytest -n 4 --dist worksteal
+	$(BIN)/pytest -n 2 --dist worksteal
 
 lint:
 	$(BIN)/ruff check .

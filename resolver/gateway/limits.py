@@ -133,14 +133,18 @@ class Limits:
                 headers={"Retry-After": str(seconds)},
             )
 
-    def check(self, request: web.BaseRequest) -> None:
-        """Raises TooManyRequests where the client of a request has no token left."""
-        self._refuse(self.buckets.wait(self.client(request), 1))
+    def check(self, request: web.BaseRequest, expected: float = 0.0) -> None:
+        """Raises TooManyRequests where the client of a request has no token left. ``expected``: the
+        tokens that the whole request will take, for the time to wait."""
+        client = self.client(request)
+        if self.buckets.wait(client, 1):
+            self._refuse(self.buckets.wait(client, max(1.0, expected)))
 
     def charge_rest(self, request: web.BaseRequest, tokens: float, charged: float) -> None:
         """Charges what is missing to ``tokens``, where some were ``charged`` before."""
         full = self.buckets.size
-        self.charge(request, max(0.0, min(tokens, full) - min(charged, full)))
+        rest = max(0.0, min(tokens, full) - min(charged, full))
+        self.charge(request, rest, expected=tokens)  # what was charged is spent
 
     def check_logins(self, client: bytes) -> None:
         """Raises TooManyRequests for a client that has had so many logins refused that the next one
@@ -156,9 +160,15 @@ class Limits:
         """Counts a refused login of a client."""
         self._logins.take(client, REFUSED_LOGIN_TOKENS)
 
-    def charge(self, request: web.BaseRequest, tokens: float) -> None:
-        """The same for the client of a request."""
-        self.charge_client(self.client(request), tokens)
+    def charge(self, request: web.BaseRequest, tokens: float, expected: float = 0.0) -> None:
+        """Takes tokens from the bucket of a request's client. ``expected`` as for `check`.
+
+        Raises:
+            TooManyRequests: the client does not have as many.
+        """
+        client = self.client(request)
+        if self.buckets.take(client, tokens):
+            self._refuse(self.buckets.wait(client, max(tokens, expected)))
 
     def client(self, request: web.BaseRequest) -> bytes:
         """The key of the client that sent a request."""

@@ -68,5 +68,7 @@ async def test_a_real_server_resumes(start: Start, open_pair: Pair, tmp_path: Pa
             await client.download(image.id, file)
         assert await asyncio.to_thread(file.read_bytes) == data
     asked = [line for line in server.accesses() if f"{image.id}/file" in line and "GET" in line]
-    assert [line.rpartition(" ")[2] for line in asked] == ["200", "206", "206"]
+    first, *others = [line.rpartition(" ")[2] for line in asked]
+    assert first == "200"
+    assert set(others) == {"206"}, "it went on where the connection had ended"
     await asyncio.to_thread(server.delete, image.id)

@@ -33,7 +33,7 @@ async def timed_get(gateway: Gateway, path: str) -> tuple[Stopwatch, int]:
 def check_waited_once(watch: Stopwatch) -> None:
     """A request waited for one deadline, and not for two."""
     assert watch.elapsed > DEADLINE * 0.9
-    assert watch.own_seconds < DEADLINE * 1.7
+    assert watch.own_seconds < DEADLINE * 1.9  # twice would be two waits
 
 
 @pytest.mark.redis

@@ -33,6 +33,9 @@ ANSWERS_PER_WRITE = 500
 MAX_ITEM_BYTES = 128
 """Bytes that one id may take in a request body."""
 
+MIN_ITEM_BYTES = 33
+"""Bytes that one id takes at least: its hex digits and a line break."""
+
 BYTES_PER_TOKEN = 36 * IDS_PER_TOKEN
 """Bytes of a body that cost as much as one probe, before anything of it is parsed: those of as many
 ids."""
@@ -98,14 +101,15 @@ async def resolve_many(request: web.Request) -> web.StreamResponse:
     settings, limits = request.app[SERVICES].settings, request.app[LIMITS]
     with request.app[BODY_BUDGET].one_body() as reserve:
         largest = settings.bulk_limit * MAX_ITEM_BYTES
-        limits.check(request)  # before the body is read
+        expected = (request.content_length or 0) / MIN_ITEM_BYTES / IDS_PER_TOKEN
+        limits.check(request, expected)  # before the body is read
         try:
             body = await read_body(request, largest, reserve)
         except TooLarge:
             limits.charge(request, largest / BYTES_PER_TOKEN)  # it was read up to there
             raise
         by_size = len(body) / BYTES_PER_TOKEN
-        limits.charge(request, by_size)
+        limits.charge(request, by_size, expected)
         items = parse_items(body, request.headers.get("Content-Type", ""), settings.bulk_limit)
         if len(items) > settings.bulk_limit:
             raise TooLarge(
