@@ -33,7 +33,7 @@ COLUMNS = [
 ROWS: list[list[str]] = []
 
 KNOWN_IMAGES = 200
-MAX_GAP_SECONDS = 1.0
+MAX_GAP_SECONDS = 2.0
 """The longest time without an answer about a known image."""
 REQUESTS_TIMEOUT_SECONDS = 180.0
 NO_ANSWER = "none (503)"
