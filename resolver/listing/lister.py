@@ -14,7 +14,7 @@ from resolver.listing.markers import Marker, encode
 from resolver.listing.merge import Merge, MergedRow
 from resolver.listing.owners import ImageOwners, Spellings
 from resolver.listing.query import ListingQuery
-from resolver.listing.start import open_streams
+from resolver.listing.start import Start, open_streams, start_behind
 from resolver.models import format_id
 from resolver.registry import LocationView, Table
 from resolver.resolution import Preferences
@@ -140,10 +140,12 @@ class Lister:
             )
             groups = _groups(targets.views, preferences, self._home_region)
             start = await open_streams(targets.views, groups, query, caller)
+            caller.check(start.streams)
+            merge = self._merge(start, query, caller)
+            if start.after and not await merge.skip_past(start.after):
+                start = start_behind(start.streams, start.after, query, caller)
+                merge = self._merge(start, query, caller)
             streams = start.streams
-            caller.check(streams)
-            owners = ImageOwners(streams, self._read_owners, caller.ask_listed)
-            merge = Merge(start, query.order, owners, caller.read_rows)
             rows = await merge.page(query.limit)
             caller.check(streams)
             next_marker = ""
@@ -152,6 +154,10 @@ class Lister:
                 places = {stream.number: stream.place for stream in streams}
                 next_marker = encode(query.order, Marker(merge.last, places, merge.ignores_case))
             return ListedPage(rows, next_marker, caller.missing)
+
+    def _merge(self, start: Start, query: ListingQuery, caller: Caller) -> Merge:
+        owners = ImageOwners(start.streams, self._read_owners, caller.ask_listed)
+        return Merge(start, query.order, owners, caller.read_rows)
 
     async def _read_owners(self, ids: Sequence[bytes]) -> Sequence[Spellings] | None:
         """See `resolver.listing.owners.ReadOwners`."""

@@ -32,22 +32,32 @@ class LocationStream:
         query: ListingQuery,
         fetch: Fetch,
         place: Place,
-        position: Values | None,
+        position: Values | None = None,
+        *,
+        ignores_case: bool = False,
+        begin_near: Values | None = None,
     ) -> None:
-        """``position``: where there is no marker to begin after, rows up to here are skipped."""
+        """Args:
+        position: where there is no marker to begin after, rows up to here are skipped.
+        ignores_case: whether names are compared without regard to letter case there.
+        begin_near: rows of an earlier second need not be read.
+        """
         self.view = view
         self.group = place.group
         self.rows: deque[Row] = deque()
         """Read and not yet taken."""
         self.is_ended = place.is_ended
         """Whether the location has no more rows than those."""
-        self._began_at_start = not place.is_ended and place.after is None and position is None
+        begins_later = place.after or position or begin_near
+        self._began_at_start = not place.is_ended and begins_later is None
         self.failure: LocationUnavailable | None = None
         self.taken: str | None = place.after
         """The id of the last row that was taken."""
         self._query = query
         self._fetch = fetch
         self._position = position
+        self._ignores_case = ignores_case
+        self._begin_near = begin_near
         self._skipping = place.after is None and position is not None
         self._marker = place.after
         self._marker_is_inherited = place.after is not None
@@ -136,17 +146,18 @@ class LocationStream:
         params = self._query.location_params
         if self._marker is not None:
             return (*params, ("marker", self._marker))
-        if self._skipping and (bound := self._time_filter()):
+        near = self._position if self._skipping else self._begin_near
+        if near is not None and (bound := self._time_filter(near)):
             return (*params, bound)
         return params
 
-    def _time_filter(self) -> tuple[str, str] | None:
-        """A filter that leaves out most of the rows before the position."""
+    def _time_filter(self, near: Values) -> tuple[str, str] | None:
+        """A filter that leaves out the rows of the seconds before this place."""
         key = self._query.order.keys[0]
-        if self._position is None or key.name not in TIME_KEYS or self._query.has_filter(key.name):
+        if key.name not in TIME_KEYS or self._query.has_filter(key.name):
             return None
         try:
-            second = datetime.fromisoformat(str(self._position[0]))
+            second = datetime.fromisoformat(str(near[0]))
             if key.descends:  # the database has microseconds, which rows do not show
                 second += timedelta(seconds=1)
         except (ValueError, OverflowError):
@@ -157,9 +168,9 @@ class LocationStream:
         if not self._skipping or self._position is None:
             return rows
         order = self._query.order
-        end = order.key(self._position)
+        end = order.key(self._position, ignore_case=self._ignores_case)
         for index, row in enumerate(rows):
-            if order.key(row.values) > end:
+            if order.key(row.values, ignore_case=self._ignores_case) > end:
                 self._skipping = False
                 return rows[index:]
         return []

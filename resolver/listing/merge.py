@@ -13,7 +13,7 @@ from resolver.listing.owners import DrawnRow, ImageOwners
 from resolver.listing.query import MAX_LIMIT
 from resolver.listing.rows import Row
 from resolver.listing.sort_order import SortOrder, Values
-from resolver.listing.start import Start
+from resolver.listing.start import AfterImage, Start
 
 WHOLE_PAGE = 100
 """Pages up to this size are asked for in full from each location, so that one request to each is
@@ -78,6 +78,26 @@ class Merge:
             used += self._keep(drawn, names, merged, limit)
         return merged
 
+    async def skip_past(self, after: AfterImage) -> bool:
+        """Uses up the rows up to the one of an image that is shown; returns whether there is one.
+
+        What an image's row shows does not say which rows of other locations come before it, since
+        rows show whole seconds. They are merged again: the order comes out as it did before.
+        """
+        self._sizes = {stream.number: WHOLE_PAGE for stream in self._streams}
+        while drawn := await self._draw(WHOLE_PAGE):
+            for count, each in enumerate(drawn, 1):
+                if each.row.image != after.image:
+                    continue
+                (names,) = await self._owners.names_where_best([each])
+                if names:
+                    self._use(drawn, count)
+                    return True
+            self._use(drawn, len(drawn))
+            if self._order.is_past(drawn[-1].row.values, after.latest):
+                break
+        return False
+
     def _keep(
         self,
         drawn: Sequence[DrawnRow],
@@ -92,12 +112,17 @@ class Merge:
             if len(merged) == limit:
                 break
             used += 1
-            self.last = each.row.values
             if shown:
                 merged.append(MergedRow(each.row, shown))
-        for each in reversed(drawn[used:]):
-            each.stream.give_back(each.row, each.taken_before)
+        self._use(drawn, used)
         return used
+
+    def _use(self, drawn: Sequence[DrawnRow], count: int) -> None:
+        """The first ``count`` of these rows are used up, the others are given back."""
+        for each in drawn[:count]:
+            self.last = self._order.used_up(self.last, each.row.values)
+        for each in reversed(drawn[count:]):
+            each.stream.give_back(each.row, each.taken_before)
 
     async def _fill(self) -> None:
         """Reads from every location whose next row is not known."""

@@ -152,6 +152,31 @@ class SortOrder:
             return bool(first > second)  # type: ignore[operator]
         return False
 
+    def used_up(self, place: Values | None, values: Values) -> Values:
+        """The place up to which rows are used up, when a row with these values follows ``place``.
+
+        Rows that show the same second are in the order of microseconds that they do not show, so
+        the place within it is the highest one that was reached.
+        """
+        if place is None or place[: self._visible] != values[: self._visible]:
+            return values
+        return max(place, values, key=self.key)
+
+    def is_past(self, values: Values, end: Values) -> bool:
+        """Whether every database puts rows with these values behind the other place. Known of
+        orders only that begin with a time or an id: those have no null and no collation."""
+        name, descends = self.keys[0]
+        if name not in TIME_KEYS | {"id"}:
+            return False
+        first, second = str(values[0]).lower(), str(end[0]).lower()
+        return first < second if descends else first > second
+
+    @cached_property
+    def _visible(self) -> int:
+        """How many keys come before the first time or are it: rows do not show what orders those
+        that are equal in them."""
+        return next(i for i, name in enumerate(self.names, 1) if name in TIME_KEYS)
+
     def ignores_case(self, before: Values, after: Values) -> bool:
         """Whether the database that gives these rows one after the other must compare names
         without regard to letter case."""

@@ -10,9 +10,21 @@ from resolver.listing.caller import Caller
 from resolver.listing.location_stream import LocationStream
 from resolver.listing.markers import Place, decode, is_marker
 from resolver.listing.query import ListingQuery
+from resolver.listing.rows import Row
 from resolver.listing.sort_order import Values
 from resolver.models import parse_stored_id
 from resolver.registry import LocationView
+
+
+class AfterImage(NamedTuple):
+    """An image whose id is the marker: the page begins behind its row."""
+
+    image: str
+    """See `resolver.listing.rows.Row`."""
+    rows: Mapping[int, Row]
+    """What each location that shows it to the client has of it, by location number."""
+    latest: Values
+    """The last place in the order that it has at any of them."""
 
 
 class Start(NamedTuple):
@@ -22,6 +34,8 @@ class Start(NamedTuple):
     """Best first."""
     ignores_case: bool = False
     """Whether names are compared without regard to letter case."""
+    after: AfterImage | None = None
+    """What must be skipped first: the streams begin before it."""
 
 
 LEFT_OUT = "it was left out of an earlier page: begin without a marker"
@@ -42,15 +56,12 @@ async def open_streams(
         ResolverError: a location failed, and the client wants all.
     """
 
-    def stream(view: LocationView, place: Place, position: Values | None) -> LocationStream:
-        opened = LocationStream(view, query, caller.fetch, place, position)
-        if place.is_left_out:
-            opened.failure = LocationUnavailable(LEFT_OUT, code="left-out")
-        return opened
+    def stream(view: LocationView, place: Place) -> LocationStream:
+        return LocationStream(view, query, caller.fetch, place)
 
     first = {view.location.number: Place(groups[view.location.number]) for view in views}
     if query.marker is None:
-        return Start([stream(view, first[view.location.number], None) for view in views])
+        return Start([stream(view, first[view.location.number]) for view in views])
     if is_marker(query.marker):
         marker = decode(query.order, query.marker)
         last_group = max([place.group for place in marker.places.values()], default=0) + 1
@@ -58,36 +69,66 @@ async def open_streams(
             number: marker.places.get(number, Place(last_group + place.group))
             for number, place in first.items()
         }
-        streams = [stream(v, places[v.location.number], marker.position) for v in views]
+        streams = []
+        for view in views:
+            place = places[view.location.number]
+            opened = LocationStream(
+                view,
+                query,
+                caller.fetch,
+                place,
+                marker.position,
+                ignores_case=marker.ignores_case,
+            )
+            if place.is_left_out:
+                opened.failure = LocationUnavailable(LEFT_OUT, code="left-out")
+            streams.append(opened)
         streams.sort(key=lambda opened: (opened.group, opened.view.name))
         return Start(streams, marker.ignores_case)
     if len(views) == 1:
         only = first[views[0].location.number]
-        return Start([stream(views[0], only._replace(after=query.marker), None)])
-    streams = [stream(view, first[view.location.number], None) for view in views]
-    return Start(await _after_image(streams, query, caller))
+        return Start([stream(views[0], only._replace(after=query.marker))])
+    streams = [stream(view, first[view.location.number]) for view in views]
+    return await _before_image(streams, query, caller)
 
 
-async def _after_image(
+async def _before_image(
     streams: Sequence[LocationStream], query: ListingQuery, caller: Caller
-) -> list[LocationStream]:
-    """Streams that begin after an image, which is the marker: after its row at its best owner, and
-    after the place of that row everywhere else."""
+) -> Start:
+    """Streams that begin before the image whose id is the marker."""
     text = query.marker or ""
     missing = InvalidRequest(f"No image found with ID {text[:64]}")
     try:
-        image_id, _ = parse_stored_id(text)
+        parse_stored_id(text)
     except InvalidImageId:
         raise missing from None
     found = zip(streams, await caller.find(streams, text), strict=True)
-    owners = [(stream, row) for stream, row in found if row is not None]
-    if not owners:
+    image = text.lower()
+    rows = {stream.number: row for stream, row in found if row is not None and row.image == image}
+    if not rows:
         caller.check(streams)
         raise missing
-    best, row = min(owners, key=lambda owner: owner[0].rank(image_id, usable=owner[1].is_usable))
+    places = sorted((row.values for row in rows.values()), key=query.order.key)
+    opened = []
+    for stream in streams:
+        place = Place(stream.group)
+        opened.append(LocationStream(stream.view, query, caller.fetch, place, begin_near=places[0]))
+        opened[-1].failure = stream.failure
+    return Start(opened, after=AfterImage(image, rows, places[-1]))
+
+
+def start_behind(
+    streams: Sequence[LocationStream], after: AfterImage, query: ListingQuery, caller: Caller
+) -> Start:
+    """Streams that begin behind an image that is in no listing, since it does not match the
+    filters: after its row at its best owner, and after the place of that row everywhere else."""
+    image_id, _ = parse_stored_id(after.image)
+    owners = [stream for stream in streams if stream.number in after.rows]
+    best = min(owners, key=lambda s: s.rank(image_id, usable=after.rows[s.number].is_usable))
+    row = after.rows[best.number]
     opened = []
     for stream in streams:
         place = Place(stream.group, row.id if stream is best else None)
         opened.append(LocationStream(stream.view, query, caller.fetch, place, row.values))
         opened[-1].failure = stream.failure
-    return opened
+    return Start(opened)

@@ -197,6 +197,41 @@ async def test_a_plain_id_is_a_marker(gateway: Gateway, cloud: Cloud) -> None:
             assert [row["id"] for row in rest] == whole[whole.index(image_id) + 1 :], sort
 
 
+@pytest.mark.parametrize("seed", range(4))
+async def test_pages_by_plain_ids_are_those_of_the_next_links(
+    gateway: Gateway, cloud: Cloud, seed: int
+) -> None:
+    """Most images are of the same two seconds, so their rows do not show what orders them."""
+    rng = random.Random(seed)
+    servers = await three(cloud, rng, 3)
+    for server in servers.values():
+        for _ in range(12):
+            server.add(id=new_id(rng), name=rng.choice("ab"), created=BEGAN + 2 * rng.random())
+    for _ in range(4):
+        await share(cloud, rng, new_id(rng), *rng.sample(sorted(servers), 2))
+    for sort in ("created_at:desc", "created_at:asc", "name:asc", "name:desc,updated_at:asc"):
+        listing = f"/v2/images?sort={sort}&visibility=public"
+        whole = [row["id"] for row in await all_rows(gateway.get, listing)]
+        limit = rng.choice([1, 2, 5])
+        for end in range(limit, len(whole) + 1, limit):
+            marker = whole[end - 1]
+            _, page = await gateway.get(f"{listing}&limit={limit}&marker={marker}")
+            assert [row["id"] for row in page["images"]] == whole[end : end + limit], sort
+
+
+async def test_a_plain_id_that_the_filters_leave_out_is_a_place(
+    gateway: Gateway, cloud: Cloud
+) -> None:
+    servers = await three(cloud, random.Random(4), 0)
+    ids = [new_id(random.Random(n)) for n in range(9)]
+    for number, image_id in enumerate(ids):
+        server = servers[("one", "two", "three")[number % 3]]
+        server.add(id=image_id, name="ab"[number % 2], created=BEGAN + number)
+    for sort in ("created_at:asc", "created_at:asc&created_at=gte:2001-01-01T00:00:00Z"):
+        rows = await all_rows(gateway.get, f"/v2/images?name=a&sort={sort}&marker={ids[3]}&limit=1")
+        assert [row["id"] for row in rows] == ids[4::2]
+
+
 async def test_the_order_of_a_marker_must_stay(gateway: Gateway, cloud: Cloud) -> None:
     await three(cloud, random.Random(4), 10)
     _, document = await gateway.get("/v2/images?limit=5")
