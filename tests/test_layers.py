@@ -43,7 +43,7 @@ LAYERS = [
     {"gateway.app_keys", "gateway.middleware", "gateway.request_body", "gateway.page"},
     {"gateway.api"},
     {"gateway.net.absent_template", "gateway.net.known_reads"}
-    | {"gateway.net.front", "gateway.net.front_connection"},
+    | {"gateway.net.front", "gateway.net.front_connection", "gateway.net.front_routes"},
     {"gateway"},
     {"gateway.net.workers"},
     {"cli"},

@@ -91,7 +91,7 @@ def glance_routes(prefix: str = "") -> list[web.RouteDef]:
         web.get(prefix + "/{api:v[12]}/", version_documents.versions),
         *(
             web.get(f"{prefix}/v2/{name}{{rest:(?:/[\\s\\S]*)?}}", any_location.redirect_to_any)
-            for name in ("schemas", "info", "tasks", "metadefs")
+            for name in any_location.ANY_LOCATION_NAMES
         ),
         web.route("*", prefix + "/{api:v[12]}/{path:[\\s\\S]+}", any_location.answer_other_path),
     ]

@@ -112,16 +112,15 @@ async def _respond(
     request: web.Request, handler: Handler, transport: asyncio.Transport | None
 ) -> web.StreamResponse:
     """The handler's response, or that to the error that it raised."""
-    form = error_form(request.rel_url.raw_path, request.headers)
     if HOP in request.headers:
-        return to_response(error_reply(loop_error(), form))
+        return to_response(error_reply(loop_error(), _form_of(request)))
     try:
         # The host of an absolute target, or else of the field; aiohttp makes one up for neither.
         host = request.host if "Host" in request.headers else ""
         request.app[BROWSER_GUARD].check(request.method, request.path, host, request.headers)
         return await handler(request)
     except ResolverError as error:
-        reply = error_reply(error, form)
+        reply = error_reply(error, _form_of(request))
         if reply.outcome:
             request[OUTCOME] = reply.outcome
             request[SOURCE] = reply.source
@@ -130,10 +129,10 @@ async def _respond(
             response.force_close()
         return response
     except web.HTTPException as error:
-        return to_response(_router_error(request, error, form))
+        return to_response(_router_error(request, error, _form_of(request)))
     except web.RequestPayloadError:
         reason = "the body cannot be read: its chunks are broken"
-        response = to_response(malformed(400, reason, form))
+        response = to_response(malformed(400, reason, _form_of(request)))
         response.force_close()
         return response
     except TimeoutError:
@@ -148,7 +147,11 @@ async def _respond(
         if isinstance(error, ConnectionError):
             raise
         log.exception("request failed", request_id=request[REQUEST_ID])
-        return to_response(internal_error(request[REQUEST_ID], form))
+        return to_response(internal_error(request[REQUEST_ID], _form_of(request)))
+
+
+def _form_of(request: web.Request) -> ErrorForm | None:
+    return error_form(request.rel_url.raw_path, request.headers)
 
 
 def _is_disconnected(request: web.Request) -> bool:

@@ -89,6 +89,8 @@ async def prepared(start: Start, rng: random.Random) -> tuple[Gateway, list[str]
     paths = [form % text for form in forms for text in (*ids, ids[1].upper(), "no-uuid")]
     paths += [f"/resolve/{ids[1].replace('-', '')}", f"/resolve/urn%3Auuid%3A{ids[1]}"]
     others = ["/", "/versions", "/v1", "/v2/", "/v3", "/v1/images/detail", "/v2/none"]
+    others += ["/v2/schemas/image?a=b", "/v2/info/stores", "/v2/tasks", "/v2/schemasx", "/v2/info/"]
+    others += ["/v2/metadefs/x/%2e%2e", "/v2/metadefs/%C3%A9", "/v1/schemas/image"]
     prefixes = ("/region/north", "/region/no%20where", "/region/%2e%2e", "/region//north")
     paths += [prefix + path for prefix in prefixes for path in rng.sample([*paths, *others], 9)]
     pinned = ["/region/north", "/region/north/", "/region/north/versions", "/region", "/region/"]

@@ -3,6 +3,7 @@ one, and what must be sent to a certain one is refused with what to do instead."
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Sequence
 
@@ -10,24 +11,52 @@ from aiohttp import web
 
 from resolver.errors import ImageUnknown, MethodNotAllowed, NotFound
 from resolver.gateway.app_keys import SERVICES
-from resolver.gateway.image_path import check_target, region_of, split_region
+from resolver.gateway.image_path import REGION_LABEL, check_target, region_of, split_region
 from resolver.gateway.limits import LIMITS
 from resolver.gateway.methods import READ_METHODS
 from resolver.gateway.negotiation import preferences_from_headers
 from resolver.gateway.reply import NO_STORE, Reply, to_response
 from resolver.models import Health
-from resolver.registry import LocationView
-from resolver.resolution import RETRY_AFTER_SECONDS
+from resolver.registry import LocationView, Table
+from resolver.resolution import RETRY_AFTER_SECONDS, Preferences
 from resolver.resolution.ranking import best_view
+from resolver.services import Services
+
+ANY_LOCATION_NAMES = ("schemas", "info", "tasks", "metadefs")
+"""What is below ``/v2/`` and about no image."""
+
+_PATH = re.compile(
+    rf"(/region/[^/]+)?/v2/({'|'.join(ANY_LOCATION_NAMES)})(?:/.*)?", re.ASCII | re.DOTALL
+)
+
+
+def any_location_label(path: str) -> str:
+    """What metrics call the route of a path that any location can answer; empty for others."""
+    match = _PATH.fullmatch(path)
+    return f"{REGION_LABEL if match[1] else ''}/v2/{match[2]}{{rest}}" if match else ""
 
 
 async def redirect_to_any(request: web.Request) -> web.StreamResponse:
+    """See `redirect_reply`."""
+    services = request.app[SERVICES]
+    path, query = request.rel_url.raw_path, request.rel_url.raw_query_string
+    check_target(path, query)
+    table = await services.resolver.reader.usable_table()
+    preferences = _preferences(request)
+    return to_response(redirect_reply(services, table, preferences, path, query))
+
+
+def redirect_reply(
+    services: Services, table: Table, preferences: Preferences, path: str, query: str
+) -> Reply:
     """307 to the best location that serves v2 and is not down. What it answers may differ from one
-    location to another: stores, tasks and metadata definitions belong to a region."""
-    query = request.rel_url.raw_query_string
-    check_target(request.rel_url.raw_path, query)
-    _, path = split_region(request.rel_url.raw_path)
-    best = await _best_location(request, "v2")
+    location to another: stores, tasks and metadata definitions belong to a region.
+
+    Raises:
+        ImageUnknown: there is none.
+    """
+    _, path = split_region(path)
+    best = _best_location(table, preferences, services.settings.region, "v2")
     if best is None:
         raise ImageUnknown(
             "No location that serves v2 is registered and in service.",
@@ -35,7 +64,7 @@ async def redirect_to_any(request: web.Request) -> web.StreamResponse:
             headers={"Retry-After": str(RETRY_AFTER_SECONDS)},
         )
     url = f"{best.base}{path}{f'?{query}' if query else ''}"
-    return to_response(Reply(307, {**NO_STORE, "Location": url}))
+    return Reply(307, {**NO_STORE, "Location": url})
 
 
 async def refuse_head(request: web.Request) -> web.StreamResponse:
@@ -49,7 +78,10 @@ async def answer_other_path(request: web.Request) -> web.StreamResponse:
     _, path = split_region(request.rel_url.raw_path)
     if request.method in READ_METHODS:
         raise NotFound("nothing is here: /openapi.json lists the paths")
-    best = await _best_location(request, request.match_info["api"])
+    services = request.app[SERVICES]
+    table = await services.resolver.reader.usable_table()
+    region = services.settings.region
+    best = _best_location(table, _preferences(request), region, request.match_info["api"])
     url = f"{best.base}{path}" if best else ""
     region = best.location.region if best else ""
     raise refused_write(request.method, url, region, READ_METHODS)
@@ -84,18 +116,21 @@ def refused_write(
     )
 
 
-async def _best_location(request: web.Request, api: str) -> LocationView | None:
-    """The location that a client is sent to for what any can answer: one that is down only if all
-    are; None where none is in service."""
-    services = request.app[SERVICES]
+def _preferences(request: web.Request) -> Preferences:
     region = region_of(request.rel_url.raw_path)
     preferences = preferences_from_headers(request.headers, region)
-    preferences = request.app[LIMITS].clients.preferences_for(request, preferences)
-    table = await services.resolver.reader.usable_table()
+    return request.app[LIMITS].clients.preferences_for(request, preferences)
+
+
+def _best_location(
+    table: Table, preferences: Preferences, home_region: str, api: str
+) -> LocationView | None:
+    """The location that a client is sent to for what any can answer: one that is down only if all
+    are; None where none is in service."""
     views = [
         view
         for view in table.in_service()
         if view.serves is None or view.serves[0 if api == "v1" else 1]
     ]
     working = [view for view in views if view.health is not Health.DOWN] or views
-    return best_view(working, preferences.for_table(table), services.settings.region)
+    return best_view(working, preferences.for_table(table), home_region)

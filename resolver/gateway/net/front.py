@@ -21,13 +21,12 @@ from aiohttp.http import SERVER_SOFTWARE
 
 from resolver.errors import ResolverError
 from resolver.gateway.access_log import AccessLog
+from resolver.gateway.api.any_location import any_location_label, redirect_reply
 from resolver.gateway.api.image_reads import (
     JSON,
-    RESOLVE_LABEL,
     URI_LIST,
     ImageRead,
     ReadRequest,
-    is_image_read,
     parse_image_read,
     render_image_read,
 )
@@ -37,17 +36,17 @@ from resolver.gateway.api.version_documents import versions_reply
 from resolver.gateway.browser_guard import HEALTH_PATHS, BrowserGuard
 from resolver.gateway.error_form import ErrorForm, error_form
 from resolver.gateway.image_path import (
-    REGION_LABEL,
-    ROUTE_LABEL,
     ImagePath,
     check_target,
+    region_of,
     split_region,
 )
 from resolver.gateway.limits import ChargeOnce, Limits
 from resolver.gateway.metrics.process_metrics import Metrics
 from resolver.gateway.middleware import CLIENT_CLOSED_REQUEST, internal_error, loop_error
-from resolver.gateway.negotiation import prefers_html
+from resolver.gateway.negotiation import preferences_from_headers, prefers_html
 from resolver.gateway.net.absent_template import AbsentTemplate
+from resolver.gateway.net.front_routes import is_front_path, is_version_path, route_label
 from resolver.gateway.net.in_flight import InFlight
 from resolver.gateway.net.known_reads import (
     FrontRequest,
@@ -75,11 +74,6 @@ from resolver.resolution.answer import json_tail, json_text
 from resolver.resolution.index_reader import Claims
 from resolver.services import Services
 from resolver.trace_context import within
-
-VERSION_PATHS = frozenset({"/", "/versions", "/v1", "/v1/", "/v2", "/v2/"})
-VERSION_PATHS_OF_REGION = VERSION_PATHS | {""}
-VERSION_ROUTE_LABELS = {"/v1": "/{api}", "/v2": "/{api}", "/v1/": "/{api}/", "/v2/": "/{api}/"}
-"""What metrics call the routes of version paths that are not named like their route."""
 
 READ_METHODS = frozenset({"GET", "HEAD"})
 
@@ -136,9 +130,7 @@ class Front:
             return False  # refused
         if path == "/" and prefers_html(fields):
             return False  # the status page
-        return (
-            is_image_read(path) or _is_version_path(path) or path in ("/healthcheck", "/livez")
-        ) and "#" not in target
+        return is_front_path(path) and "#" not in target
 
     def respond(self, request: FrontRequest, send: Send) -> Callable[[], None] | None:
         """Sends the response, now or later. Where it is later, returns what cancels it.
@@ -155,23 +147,16 @@ class Front:
             if path == "/livez":
                 self._finish(request, path, live_reply(), send)
                 return None
-            if _is_version_path(path):
+            if is_version_path(path):
                 return self._respond_versions(request, path, send)
+            if label := any_location_label(path):
+                return self._respond_of_any(request, label, send)
             read = parse_image_read(ReadRequest(request.method, path, query, request.fields))
         except ResolverError as error:
             reply = error_reply(error, error_form(path, request.fields))
-            self._finish(request, self._route(path), reply, send)
+            self._finish(request, route_label(path), reply, send)
             return None
         return self._respond_later(request, read, None, send)
-
-    @staticmethod
-    def _route(path: str) -> str:
-        if path.startswith("/resolve/"):
-            return RESOLVE_LABEL
-        prefix, path = split_region(path)
-        is_version_path = path in VERSION_PATHS_OF_REGION or path in ("/healthcheck", "/livez")
-        label = VERSION_ROUTE_LABELS.get(path, path) if is_version_path else ROUTE_LABEL
-        return REGION_LABEL + label if prefix else label
 
     def respond_from_memory(self, read: PlainRead) -> bytes | None:
         """The response to a plain read, if this process knows it without asking anybody."""
@@ -230,10 +215,12 @@ class Front:
             return None
         if template is None:
             return None
-        rendered = read.text.join(template.parts)
-        status = 200 if kind.read.path is None else 307
-        head, _, text = rendered.partition(END_OF_HEAD)
-        body = (text + json_tail(source, age) if kind.variant == JSON else text).encode()
+        head = read.text.join(template.parts)
+        status, body = 307, b""
+        if kind.read.path is None:
+            head, _, text = head.partition(END_OF_HEAD)
+            status = 200
+            body = (text + json_tail(source, age) if kind.variant == JSON else text).encode()
         row = kind.found_rows.get(source)
         if row is None:
             kind.found_rows[source] = row = self._metrics.requests.row(
@@ -284,26 +271,63 @@ class Front:
         kind.templates[origin] = templates = cache.of(kind.variant)
         return templates
 
-    def _respond_versions(
-        self, request: FrontRequest, path: str, send: Send
+    def _respond_of_any(
+        self, request: FrontRequest, route: str, send: Send
     ) -> Callable[[], None] | None:
-        check_target(path, "")
-        host = request.fields.get("host")
-        route = self._route(path)
-        prefix, path = split_region(path)
-        base = (self._services.settings.public_url or f"{request.scheme}://{host}") + prefix
+        """What any location can answer."""
+        path, _, query = request.target.partition("?")
+        check_target(path, query)
+        preferences = self._limits.clients.preferences(
+            preferences_from_headers(request.fields, region_of(path)),
+            request.peer,
+            request.scheme,
+            request.fields,
+        )
+
+        def redirect(table: Table) -> Reply:
+            return redirect_reply(self._services, table, preferences, path, query)
+
+        return self._respond_of_table(request, route, redirect, send)
+
+    def _respond_of_table(
+        self,
+        request: FrontRequest,
+        route: str,
+        make_reply: Callable[[Table], Reply],
+        send: Send,
+    ) -> Callable[[], None] | None:
+        """A reply that depends on the locations alone: now where they are certain, else as soon as
+        they are known.
+
+        Raises:
+            ResolverError: of ``make_reply``.
+        """
         if (table := self._reader.certain_table()) is not None:
             try:
-                known = versions_reply(table, base, path)
+                known = make_reply(table)
+            except ResolverError:
+                raise
             except Exception:  # a bug of ours must not cost the client its answer
                 known = _failed(request)
             self._finish(request, route, known, send)
             return None
 
         async def reply() -> Reply:
-            return versions_reply(await self._reader.usable_table(), base, path)
+            return make_reply(await self._reader.usable_table())
 
         return self._run(request, route, reply, send)
+
+    def _respond_versions(
+        self, request: FrontRequest, path: str, send: Send
+    ) -> Callable[[], None] | None:
+        check_target(path, "")
+        host = request.fields.get("host")
+        route = route_label(path)
+        prefix, path = split_region(path)
+        base = (self._services.settings.public_url or f"{request.scheme}://{host}") + prefix
+        return self._respond_of_table(
+            request, route, lambda table: versions_reply(table, base, path), send
+        )
 
     def _respond_later(
         self,
@@ -418,13 +442,6 @@ class Front:
                 outcome,
                 trace_id=request.trace.trace_id,
             )
-
-
-def _is_version_path(path: str) -> bool:
-    if path.startswith("/region/"):
-        prefix, path = split_region(path)
-        return bool(prefix) and path in VERSION_PATHS_OF_REGION
-    return path in VERSION_PATHS
 
 
 def _form_of(request: FrontRequest) -> ErrorForm | None:

@@ -356,7 +356,7 @@ class FrontConnection(asyncio.Protocol):
         self._deadline = now + self._server.keepalive_timeout
         if not keeps_connection or self._server.in_flight.stopping:
             self._close()
-        elif answered_later:
+        elif answered_later and (self._buffer or self._client_ended or self._reading_paused):
             self._read_requests()
 
     def _close(self) -> None:

@@ -46,8 +46,9 @@ class InFlight:
             self.release()
 
     def acquire(self) -> None:
+        if not self.count:
+            self._none.clear()
         self.count += 1
-        self._none.clear()
 
     def release(self) -> None:
         self.count -= 1
