@@ -90,7 +90,11 @@ def test_pauses_grow_and_end() -> None:
 
 @pytest.mark.parametrize(
     ("text", "seconds"),
-    [("7", 7), ("", None), ("-1", None), ("soon", None), ("٣", None), (formatdate(0), 0)],
+    [
+        *(("7", 7), (formatdate(0), 0)),
+        *(("", None), ("-1", None), ("soon", None), ("٣", None)),
+        ("Mon, 01 Jan 99999999999999999999 00:00:00 GMT", None),
+    ],
 )
 def test_retry_after_is_read(text: str, seconds: float | None) -> None:
     assert retry_after({"retry-after": text}) == seconds

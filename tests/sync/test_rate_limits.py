@@ -197,7 +197,8 @@ def test_retry_after_has_seconds_or_a_date() -> None:
     assert 85 < (parse_retry_after(soon) or 0) <= 90
     past = format_datetime(datetime.now(UTC) - timedelta(hours=1), usegmt=True)
     assert parse_retry_after(past) == 0
-    for text in (None, "", "-1", "1.5", "soon", "\u0661", "Fri, 99 Foo 2026"):
+    no_year = "Mon, 01 Jan 99999999999999999999 00:00:00 GMT"
+    for text in (None, "", "-1", "1.5", "soon", "\u0661", "Fri, 99 Foo 2026", no_year):
         assert parse_retry_after(text) is None
 
 
