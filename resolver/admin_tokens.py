@@ -34,6 +34,11 @@ class AdminToken(NamedTuple):
     role: Role = Role.ADMIN
 
 
+def is_token_text(text: str) -> bool:
+    """Whether a header can have the text as a token: printable ASCII without spaces."""
+    return bool(text) and text.isascii() and text.isprintable() and " " not in text
+
+
 _TOKEN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,62}", re.ASCII)
 
 
@@ -47,11 +52,10 @@ def parse_token(text: str) -> AdminToken:
     if not (equals and token):
         name, token = "admin", text
     name, colon, role = name.partition(":")
-    is_token = token.isascii() and token.isprintable() and " " not in token
     if (
         not _TOKEN_NAME.fullmatch(name)
         or len(token) < MIN_TOKEN_CHARACTERS
-        or not is_token
+        or not is_token_text(token)
         or (colon and role not in list(Role))
     ):
         raise ValueError(

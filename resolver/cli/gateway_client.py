@@ -16,6 +16,7 @@ from urllib.parse import quote, urlsplit
 
 import click
 
+from resolver.admin_tokens import is_token_text
 from resolver.cli.printable import printable, printable_json
 from resolver.errors import ResolverError
 
@@ -50,8 +51,8 @@ class GatewayAddress:
     """Where a gateway is, and the token for it."""
 
     def __init__(self, url: str, token: str | None) -> None:
-        """Raises click.UsageError if the URL is malformed, or if the token would be sent where
-        others can read it."""
+        """Raises click.UsageError if the URL is malformed, if no header can have the token, or if
+        it would be sent where others can read it."""
         try:
             parts = urlsplit(url)
             usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
@@ -59,6 +60,10 @@ class GatewayAddress:
             usable = False
         if not usable or not url.isascii() or not url.isprintable() or " " in url:
             raise click.UsageError(f"--gateway {url!r} must be an http or https URL (RESOLVER_URL)")
+        if token and not is_token_text(token):  # the error of http.client would show it
+            raise click.UsageError(
+                "the token has characters that no token has: a line break at its end?"
+            )
         self.url = url.rstrip("/")
         self.is_loopback = _is_loopback(parts.hostname or "")
         allowed = os.environ.get("RESOLVER_ALLOW_HTTP", "").lower() in ("1", "true", "yes", "on")
@@ -196,7 +201,7 @@ def read_token(given: str | None) -> str | None:
         token = Path(file).read_text("utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise click.UsageError(f"RESOLVER_TOKEN_FILE {file}: {error}") from error
-    if not token or not token.isprintable() or " " in token:
+    if not is_token_text(token):
         raise click.UsageError(f"RESOLVER_TOKEN_FILE {file}: must have one line, the token")
     return token
 

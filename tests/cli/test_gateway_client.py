@@ -104,6 +104,22 @@ def test_a_token_goes_over_http_to_loopback_only(url: str, monkeypatch: pytest.M
     GatewayAddress(url, TOKEN)
 
 
+@pytest.mark.parametrize(
+    "token", ["secret\n", "secret\r\nX-Other: 1", "secret secret", "sécret", "密"]
+)
+def test_a_token_that_no_header_can_have_is_not_repeated(
+    target: Server, capfd: pytest.CaptureFixture[str], token: str
+) -> None:
+    """As from a file read with its last line break."""
+    for option in ("--token", "--auth-token"):
+        with pytest.raises(SystemExit, match="2"):
+            main(["resolve", "--name", "debian", "--gateway", target.url, option, token])
+        err = capfd.readouterr().err
+        assert "a line break at its end?" in err
+        assert token.split(maxsplit=1)[0] not in err
+    assert target.seen == []
+
+
 @pytest.mark.parametrize("url", ["http://127.0.0.1:1", "http://[::1]:1", "http://localhost:1"])
 def test_loopback_needs_no_tls(url: str) -> None:
     assert GatewayAddress(url, TOKEN).headers == {"Authorization": f"Bearer {TOKEN}"}
