@@ -6,8 +6,6 @@
 from __future__ import annotations
 
 import asyncio
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -28,9 +26,10 @@ from benchmarks.common import (
     text_id,
 )
 from benchmarks.gateway_process import fill_index, run_gateway, run_wrk, write_wrk_script
-from benchmarks.machine import NoiseGuard, on_core, stop_process
+from benchmarks.machine import NoiseGuard
 from benchmarks.nginx import Nginx, run_nginx
 from benchmarks.redis_server import RedisServer
+from benchmarks.stand_ins import run_stand_ins
 
 SERVER_CORE, LOAD_CORE = 0, 1
 CONNECTIONS = 64
@@ -46,21 +45,6 @@ FORGETFUL = {
 
 CLOSE = '["Connection"] = "close"'
 REQUEST_ID = '["X-Openstack-Request-Id"] = "req-" .. id'
-
-STAND_INS = """
-import asyncio, sys
-from contextlib import AsyncExitStack
-from resolver.standin import StandIn
-
-async def main():
-    async with AsyncExitStack() as stack:
-        for _ in range(int(sys.argv[1])):
-            server = await stack.enter_async_context(StandIn())
-            print(server.url, flush=True)
-        await asyncio.Event().wait()
-
-asyncio.run(main())
-"""
 
 MIXED_SCRIPT = """
 local requests, at = {}, 0
@@ -122,18 +106,6 @@ SHAPES = (
 )
 
 
-@contextmanager
-def run_stand_ins(count: int) -> Iterator[list[str]]:
-    """Empty Glance servers in a process of their own; gives their URLs."""
-    command = [*on_core(LOAD_CORE), sys.executable, "-c", STAND_INS, str(count)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    try:
-        yield [process.stdout.readline().strip() for _ in range(count)]
-    finally:
-        stop_process(process)
-
-
 async def ask_once(port: int, ids: Sequence[bytes], expected: int) -> None:
     """Requests each id once, so that the answers are cached."""
     async with aiohttp.ClientSession(f"http://127.0.0.1:{port}") as http:
@@ -191,7 +163,7 @@ def shapes(count: int, repeats: int, seconds: int, step: Step) -> None:
             step(f"filling {count:,} images")
             asyncio.run(fill_index(redis, ids))
         most = max(shape.absent_at for shape in SHAPES)
-        stand_ins = stack.enter_context(run_stand_ins(most))
+        stand_ins = stack.enter_context(run_stand_ins(most, core=LOAD_CORE))
         glance_port = int(stand_ins[0].rpartition(":")[2])
         nginx = stack.enter_context(run_nginx(redis, folder, SERVER_CORE, glance_port=glance_port))
         empty_redis = stack.enter_context(RedisServer(LOAD_CORE))

@@ -7,7 +7,8 @@ import resource
 import shutil
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -64,6 +65,19 @@ def stop_process(process: subprocess.Popen[Any]) -> None:
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
+
+
+@contextmanager
+def printing_process(command: Sequence[str], lines: int) -> Iterator[list[str]]:
+    """Runs a command, gives the first lines that it prints, and ends it at the end."""
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        yield [process.stdout.readline().strip() for _ in range(lines)]
+    finally:
+        stop_process(process)
+        if process.stdout:
+            process.stdout.close()
 
 
 def describe_machine() -> str:

@@ -60,8 +60,7 @@ class RedisServer:
 
     def cpu_seconds(self) -> float:
         """Processor time that it has used."""
-        usage = self.info("cpu")
-        return float(usage["used_cpu_user"] + usage["used_cpu_sys"])
+        return redis_cpu_seconds(self.client)
 
     def memory(self) -> dict[str, int]:
         """Bytes in use, as ``used_memory`` and ``used_memory_rss``."""
@@ -87,3 +86,9 @@ class RedisServer:
     def __exit__(self, *failure: object) -> None:
         self.client.close()
         stop_process(self.process)
+
+
+def redis_cpu_seconds(client: redis.Redis) -> float:
+    """Processor time that the Redis of a client has used."""
+    usage = client.info("cpu")
+    return float(usage["used_cpu_user"] + usage["used_cpu_sys"])

@@ -13,8 +13,6 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from benchmarks import sweep_locations
 from benchmarks.common import (
@@ -33,13 +31,12 @@ from benchmarks.machine import (
     own_cpu_seconds,
     pin_to_core,
     reset_peak_memory,
-    stop_process,
 )
 from benchmarks.redis_server import RedisServer
+from benchmarks.stand_ins import run_stand_ins
 from resolver.glance import GlanceServer, connect, list_images
 from resolver.index import open_index
 from resolver.models import Location, Progress
-from resolver.standin import StandIn
 from resolver.sync.sweep import Sweeper
 
 READ, FIRST, SECOND = "reading alone", "first sweep", "second sweep"
@@ -54,15 +51,6 @@ TIME_RATIO_AIM, MEMORY_AIM_MIB = 1.2, 60.0
 LEASE_SECONDS = 30.0
 SHRINK_GUARD = 0.2
 SERVER_CORE, CLIENT_CORE = 0, 1
-
-
-async def serve_stand_in(count: int) -> None:
-    """The stand-in's process: prints its URL and serves until it is ended."""
-    server = StandIn()
-    server.fill(count, seed=1)
-    async with server:
-        print(server.url, flush=True)
-        await asyncio.Event().wait()
 
 
 async def run_task(task: str, glance_url: str, redis_url: str) -> None:
@@ -98,21 +86,6 @@ async def run_task(task: str, glance_url: str, redis_url: str) -> None:
     print(json.dumps(results))
 
 
-@contextmanager
-def run_stand_in(count: int) -> Iterator[str]:
-    """Runs a stand-in as a process on the core of Redis, and gives its URL."""
-    module = [sys.executable, "-m", "benchmarks.sweep"]
-    command = [*on_core(SERVER_CORE), *module, "serve", str(count)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    try:
-        assert process.stdout is not None
-        yield process.stdout.readline().strip()
-    finally:
-        stop_process(process)
-        if process.stdout:
-            process.stdout.close()
-
-
 def run_in_process(task: str, glance_url: str, redis: RedisServer, count: int) -> dict[str, float]:
     """Runs a reading or sweep as a process and returns its results.
 
@@ -145,7 +118,7 @@ def compare(count: int, repeats: int) -> None:
 
     with progress_bar(3 * repeats + 1) as step, RedisServer(SERVER_CORE) as redis:
         step(f"a stand-in with {count:,} images")
-        with run_stand_in(count) as glance_url:
+        with run_stand_ins(1, count, core=SERVER_CORE) as (glance_url,):
             for repeat in range(repeats):
                 for tasks in rotated([(READ,), (FIRST, SECOND)], repeat):
                     for task in tasks:
@@ -191,9 +164,6 @@ def print_results(
 
 
 def main() -> None:
-    if sys.argv[1:2] == ["serve"]:
-        asyncio.run(serve_stand_in(int(sys.argv[2])))
-        return
     if len(sys.argv) == 4 and sys.argv[1] in (READ, FIRST, SECOND):
         pin_to_core(CLIENT_CORE)
         asyncio.run(run_task(*sys.argv[1:]))

@@ -13,8 +13,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 
 import redis
@@ -26,12 +24,11 @@ from benchmarks.machine import (
     own_cpu_seconds,
     pin_to_core,
     reset_peak_memory,
-    stop_process,
 )
-from benchmarks.redis_server import RedisServer
+from benchmarks.redis_server import RedisServer, redis_cpu_seconds
+from benchmarks.stand_ins import run_stand_ins
 from resolver.services import Services, open_services
 from resolver.settings import Settings
-from resolver.standin import StandIn
 
 SERVER_CORE, CLIENT_CORE = 0, 1
 TIMEOUT_SECONDS = 1800.0
@@ -49,17 +46,6 @@ Results = dict[str, dict[str, float]]
 """By sweep: processor seconds of the indexer and of Redis, seconds, peak MiB."""
 
 
-async def serve_stand_ins(images: int, locations: int) -> None:
-    """The process of the stand-ins: prints their URLs as JSON and serves until it is ended."""
-    async with AsyncExitStack() as stack:
-        servers = [StandIn() for _ in range(locations)]
-        for seed, server in enumerate(servers):
-            server.fill(images // locations, seed=seed)
-            await stack.enter_async_context(server)
-        print(json.dumps([server.url for server in servers]), flush=True)
-        await asyncio.Event().wait()
-
-
 async def run_indexer(redis_url: str, urls: list[str]) -> None:
     """The indexer's process: prints its results as JSON."""
     locations = {f"location-{number}": {"url": url} for number, url in enumerate(urls)}
@@ -74,14 +60,14 @@ async def run_indexer(redis_url: str, urls: list[str]) -> None:
             try:
                 for name in SWEEPS:
                     begun, wall = time.time(), time.perf_counter()
-                    own, others = own_cpu_seconds(), redis_seconds(client)
+                    own, others = own_cpu_seconds(), redis_cpu_seconds(client)
                     if name != FIRST:
                         for location in locations:
                             await services.registry.sweep(location)
                     await all_swept(services, begun)
                     results[name] = {
                         "indexer": own_cpu_seconds() - own,
-                        "redis": redis_seconds(client) - others,
+                        "redis": redis_cpu_seconds(client) - others,
                         "seconds": time.perf_counter() - wall,
                         "peak_mib": memory_kib("VmHWM") / 1024,
                     }
@@ -106,39 +92,15 @@ async def all_swept(services: Services, since: float) -> None:
         await asyncio.sleep(POLL_SECONDS)
 
 
-def redis_seconds(client: redis.Redis) -> float:
-    """Processor seconds that a Redis has used."""
-    info: Mapping[str, float] = client.info("cpu")
-    return info["used_cpu_user"] + info["used_cpu_sys"]
-
-
-@contextmanager
-def run_stand_ins(images: int, locations: int) -> Iterator[list[str]]:
-    """Runs the stand-ins on the core of Redis, and gives their URLs."""
-    module = [sys.executable, "-m", "benchmarks.sweep_locations", "serve"]
-    process = subprocess.Popen(
-        [*on_core(SERVER_CORE), *module, str(images), str(locations)],
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        assert process.stdout is not None
-        yield json.loads(process.stdout.readline())
-    finally:
-        stop_process(process)
-        if process.stdout:
-            process.stdout.close()
-
-
 def measure(images: int, locations: int) -> Results:
     with (
         RedisServer(SERVER_CORE) as server,
-        run_stand_ins(images, locations) as urls,
+        run_stand_ins(locations, images // locations, core=SERVER_CORE) as urls,
         tempfile.NamedTemporaryFile("w", suffix=".json") as urls_file,
     ):
         json.dump(urls, urls_file)
         urls_file.flush()
-        module = [sys.executable, "-m", "benchmarks.sweep_locations", "index"]
+        module = [sys.executable, "-m", "benchmarks.sweep_locations"]
         command = [*on_core(CLIENT_CORE), *module, server.url, urls_file.name]
         finished = subprocess.run(
             command, stdout=subprocess.PIPE, check=True, timeout=TIMEOUT_SECONDS
@@ -189,8 +151,5 @@ def compare(images: int, counts: list[int]) -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1] == "serve":
-        asyncio.run(serve_stand_ins(int(sys.argv[2]), int(sys.argv[3])))
-    else:
-        pin_to_core(CLIENT_CORE)
-        asyncio.run(run_indexer(sys.argv[2], json.loads(Path(sys.argv[3]).read_text("utf-8"))))
+    pin_to_core(CLIENT_CORE)
+    asyncio.run(run_indexer(sys.argv[1], json.loads(Path(sys.argv[2]).read_text("utf-8"))))
