@@ -390,7 +390,7 @@ class Progress:
     images: int = 0
     claimed: int = 0
     before: int = 0
-    """Claims that the index already had in the part of the listing that was read."""
+    """Claims of the location before the sweep."""
     skipped: int = 0
     """Rows that name no image."""
     skipped_examples: str = ""

@@ -41,11 +41,10 @@ class Buckets:
         self._cache_id_shift = CACHE_BUCKET_BITS - bits + self._cache_shift
         self.hget_packer = HgetPacker(self.key, self.shift, self.cut)
 
-    def spans(self, size: int, first: int = 0, stop: int | None = None) -> Iterator[range]:
-        """All buckets, or those from ``first`` to before ``stop``, ``size`` at a time."""
-        stop = self.count if stop is None else stop
-        for start in range(first, stop, size):
-            yield range(start, min(start + size, stop))
+    def spans(self, size: int) -> Iterator[range]:
+        """All buckets, ``size`` at a time."""
+        for start in range(0, self.count, size):
+            yield range(start, min(start + size, self.count))
 
     def number(self, image_id: bytes) -> int:
         """The bucket of an id."""

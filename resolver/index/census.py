@@ -50,10 +50,10 @@ async def take_census(client: RedisClient, claims: Claims) -> Census:
     values: Counter[bytes] = Counter()
     used: list[int] = []
     fullest = 0
-    async for bucket, fields in claims.read(buckets=buckets):
-        _add_values(values, fields)
+    async for bucket, of_bucket in claims.read_values(buckets):
+        values.update(map(summarize, of_bucket))  # there are few summaries, however many images
         used.append(bucket)
-        fullest = max(fullest, len(fields))
+        fullest = max(fullest, len(of_bucket))
     return Census(
         at=time.time(),
         seconds=time.monotonic() - begun,
@@ -64,11 +64,6 @@ async def take_census(client: RedisClient, claims: Claims) -> Census:
         fullest=fullest,
         bytes=await _estimate_memory(client, buckets, used),
     )
-
-
-def _add_values(values: Counter[bytes], fields: Mapping[bytes, bytes]) -> None:
-    """Counts summaries: there are few, however many images there are."""
-    values.update(map(summarize, fields.values()))
 
 
 def _claims_by_number(values: Mapping[bytes, int]) -> dict[int, int]:

@@ -43,8 +43,10 @@ class ClaimCounts:
     """Claims by location and *span*: a power of two of neighbouring buckets, whose images follow
     each other in UUID order."""
 
-    def __init__(self, buckets: Buckets) -> None:
+    def __init__(self, buckets: Buckets, identity: str = "") -> None:
+        """``identity``: of the index that they are counted in."""
         self.buckets = buckets
+        self.identity = identity
         self.begun = time.monotonic()
         """When counting began, on `time.monotonic`."""
         self.shift = max(0, buckets.bits - MAX_SPAN_BITS)
@@ -67,7 +69,7 @@ class ClaimCounts:
         images = 0
         for value, repeats in Counter(values).items():
             images += repeats
-            for number in _numbers(value if len(value) < _SUMMARIZED else summarize(value)):
+            for number in _numbers(summarize(value)):
                 claims = self._claims.get(number)
                 if claims is None:
                     claims = self._begin(number)
@@ -88,10 +90,6 @@ class ClaimCounts:
 
 def _in_pairs(counts: array[int]) -> array[int]:
     return array(_COUNT, map(int.__add__, counts[::2], counts[1::2]))
-
-
-_SUMMARIZED = 7
-"""Values from this length on may have the bits of an image's bytes, which hardly repeat."""
 
 
 @lru_cache(maxsize=4096)
@@ -170,7 +168,6 @@ class SharedCounts:
     def __init__(self, claims: Claims) -> None:
         self._claims = claims
         self._counts: ClaimCounts | None = None
-        self._identity = ""
         self._lock = asyncio.Lock()
 
     async def spans(self, number: int, since: float) -> LocationSpans:
@@ -188,13 +185,12 @@ class SharedCounts:
 
     def _are_current(self, counts: ClaimCounts) -> bool:
         layout = self._claims.layout
-        return counts.buckets is layout.current and self._identity == layout.identity
+        return counts.buckets is layout.current and counts.identity == layout.identity
 
     async def _count(self) -> ClaimCounts:
         layout = self._claims.layout
         while True:
-            counts = ClaimCounts(layout.current)
-            self._identity = layout.identity
+            counts = ClaimCounts(layout.current, layout.identity)
             async for bucket, values in self._claims.read_values(counts.buckets):
                 counts.add(bucket, values)
             await layout.refresh()

@@ -54,11 +54,8 @@ BATCH_CALLS = 256
 """Script calls or bucket reads in one pipeline: bounds the memory on both sides."""
 
 BATCH_IDS = 1000
-"""Ids in one pipeline of scripts. Redis runs a pipeline that has arrived whole without a pause, so
+"""Ids in one pipeline. Redis runs a pipeline that has arrived whole without a pause, so
 a lookup may have to wait for this many: some 2 ms."""
-
-BATCH_READS = 1000
-"""Images looked up in one pipeline."""
 
 PURGE_BUCKETS = 16
 """Buckets purged in one pipeline, for the same reason."""
@@ -442,8 +439,8 @@ class Claims:
         """
         buckets = buckets or self.buckets
         found: dict[bytes, StoredClaim] = {}
-        for start in range(0, len(ids), BATCH_READS):
-            batch = ids[start : start + BATCH_READS]
+        for start in range(0, len(ids), BATCH_IDS):
+            batch = ids[start : start + BATCH_IDS]
             values = await self._client.pipeline(self._hget_commands(buckets, batch))
             for image_id, value in zip(batch, values, strict=True):
                 if value and (claim := _claim_of(number, value)):
