@@ -14,6 +14,7 @@ COMPARED_ALGORITHM = "sha512"
 """Glance's default since it has ``os_hash_value``. Hashes of different algorithms say nothing about
 each other, so that for any other the checksum is used."""
 
+_SIZE = re.compile(r"[0-9]{1,19}", re.ASCII)
 _HASH = re.compile(r"[0-9a-fA-F]{16,}", re.ASCII)
 
 
@@ -102,7 +103,7 @@ def record_of_headers(headers: Mapping[str, str]) -> dict[str, Any]:
     return {
         "status": headers.get("X-Image-Meta-Status"),
         "checksum": headers.get("X-Image-Meta-Checksum"),
-        "size": int(size) if size.isascii() and size.isdigit() else None,
+        "size": int(size) if _SIZE.fullmatch(size) else None,
     }
 
 

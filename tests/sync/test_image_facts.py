@@ -187,3 +187,10 @@ async def test_notifications_bring_the_status(sweeping: Sweeping) -> None:
 )
 def test_unusual_members_are_ignored(payload: dict[str, Any]) -> None:
     assert ImageFacts.of(payload) == ImageFacts()
+
+
+@pytest.mark.parametrize("size", ["", "-1", "1.5", "\u0661", "9" * 5000])
+def test_unusual_sizes_of_v1_are_ignored(size: str) -> None:
+    headers = {"X-Image-Meta-Status": "active", "X-Image-Meta-Size": size}
+    headers["X-Image-Meta-Checksum"] = "d41d8cd98f00b204e9800998ecf8427e"
+    assert ImageFacts.of_headers(headers) == ImageFacts(ACTIVE)
