@@ -33,7 +33,7 @@ from tests.support.wait import wait_until
 pytestmark = pytest.mark.redis
 
 PAUSE_SECONDS = 0.4
-"""Between two disturbances of one kind. A known image must resolve at least once a second."""
+"""Between two disturbances of one kind."""
 
 
 class Scene:

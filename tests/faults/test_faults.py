@@ -30,7 +30,7 @@ from tests.support.wait import wait_until
 pytestmark = pytest.mark.redis
 
 FAULT_SECONDS = 2.0
-"""Twice as long as known images may be without an answer."""
+"""As long as known images may be without an answer: a fault without any answer is longer."""
 LONG_PAUSE_SECONDS = 6.5
 """Longer than a connection with an overdue reply is kept."""
 RECOVERY_TIMEOUT = 180.0

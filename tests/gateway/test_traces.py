@@ -29,7 +29,7 @@ def traceparent(number: int) -> str:
     return f"00-{trace(number)}-00f067aa0ba902b7-01"
 
 
-class Seen:
+class TraceRecorder:
     """The traces of the questions to a location."""
 
     def __init__(self) -> None:
@@ -52,14 +52,14 @@ async def log_line(server: Server, trace_id: str) -> dict[str, Any]:
 
 
 async def test_traces_reach_the_log_and_the_locations() -> None:
-    seen = Seen()
+    recorder = TraceRecorder()
     async with (
-        StandIn(middlewares=[seen.middleware]) as one,
+        StandIn(middlewares=[recorder.middleware]) as one,
         serve("--location", f"one={one.url}") as server,
     ):
         image = one.add(name="a").id
         await wait_until(lambda: found(server, image))
-        assert {parent for parent, _ in seen.headers} == {""}, "sweeps belong to no trace"
+        assert {parent for parent, _ in recorder.headers} == {""}, "sweeps belong to no trace"
         async with aiohttp.ClientSession(server.url) as http:
             # Known images; the second request is recognised without being parsed.
             for number in (1, 2, 3):
@@ -74,18 +74,18 @@ async def test_traces_reach_the_log_and_the_locations() -> None:
             headers = {"traceparent": traceparent(4), "tracestate": "a=1"}
             async with http.get(f"/resolve/{IDS[0]}", headers=headers) as reply:
                 assert reply.status == 404
-            assert (traceparent(4), "a=1") in seen.headers
+            assert (traceparent(4), "a=1") in recorder.headers
             assert (await log_line(server, trace(4)))["outcome"] == "absent"
             # What aiohttp answers.
             headers = {"traceparent": traceparent(5)}
             async with http.post("/resolve", json=[IDS[1]], headers=headers) as reply:
                 assert reply.status == 200
-            assert (traceparent(5), "") in seen.headers
+            assert (traceparent(5), "") in recorder.headers
             assert (await log_line(server, trace(5)))["path"] == "/resolve"
             # None.
             async with http.get(f"/resolve/{IDS[2]}", headers={"traceparent": "x"}) as reply:
                 assert reply.status == 404
-        assert {parent for parent, _ in seen.headers} == {"", traceparent(4), traceparent(5)}
+        assert {parent for parent, _ in recorder.headers} == {"", traceparent(4), traceparent(5)}
 
 
 @pytest.mark.parametrize("more", ["", "tracestate: a=1\r\n"])

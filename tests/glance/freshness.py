@@ -40,7 +40,7 @@ MAX_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
-class Seen:
+class ChangeDelays:
     """Seconds until each change was seen; empty where the way does not report such changes."""
 
     created: list[float]
@@ -90,7 +90,9 @@ def _connected(gateway: Gateway) -> bool:
     return bool(coverage["events"].startswith("connected"))
 
 
-def measure(way: str, gateway: Gateway, server: GlanceProcess, count: int, pace: float) -> Seen:
+def measure(
+    way: str, gateway: Gateway, server: GlanceProcess, count: int, pace: float
+) -> ChangeDelays:
     """Creates and deletes ``count`` images, one every ``pace`` seconds, and times each."""
     with ThreadPoolExecutor(64) as threads:
         ids = [str(uuid.uuid4()) for _ in range(count)]
@@ -100,13 +102,13 @@ def measure(way: str, gateway: Gateway, server: GlanceProcess, count: int, pace:
         ]
         found = [future.result() for future in created]
         if way == "poll":  # v2 lists no deleted images
-            return Seen(found, [])
+            return ChangeDelays(found, [])
         query = "?fresh=1" if way == "probe" else ""
         deleted = [
             threads.submit(_until, gateway, text + query, 404, _at(lambda t=text: server.delete(t)))
             for text in _paced(ids, pace)
         ]
-        return Seen(found, [future.result() for future in deleted])
+        return ChangeDelays(found, [future.result() for future in deleted])
 
 
 def _create(server: GlanceProcess, image_id: str) -> None:
