@@ -69,10 +69,13 @@ async def test_a_real_server_resumes(start: Start, open_pair: Pair, tmp_path: Pa
             await client.download(image.id, file)
         assert await asyncio.to_thread(file.read_bytes) == data
 
-    def statuses() -> list[str]:
+    def resumed() -> bool:
         asked = [line for line in server.accesses() if f"{image.id}/file" in line and "GET" in line]
-        return [line.rpartition(" ")[2] for line in asked]
+        statuses = [line.rpartition(" ")[2] for line in asked]
+        assert statuses.count("200") <= 1, "it went on where the connection had ended"
+        return "206" in statuses
 
-    # The server writes a line after the client has read the body.
-    await wait_until(lambda: statuses() == ["200", "206", "206"], message="three requests")
+    # The server writes a line after the client has read the body, and may write none for a
+    # connection that was broken.
+    await wait_until(resumed, message="it asked again")
     await asyncio.to_thread(server.delete, image.id)
