@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import urlencode
 
 import click
 
-from resolver.cli.gateway_client import decode_answer, gateway_options
+from resolver.cli.gateway_client import GatewayAddress, decode_answer, gateway_options
 from resolver.cli.stream_client import StreamRequest
 from resolver.cli.suggesting_group import SuggestingGroup
 
@@ -35,16 +35,43 @@ def conflicts(as_json: bool, url: str, token: str | None) -> None:
 
 @report.command()
 @click.option("--region", required=True, help="The region that lacks the images.")
+@click.option("--tag", "tags", multiple=True, help="Only images with this tag; repeat for more.")
+@click.option("--name", metavar="PATTERN", help="Only images of this name: debian-*")
+@click.option("--min-age", metavar="AGE", help="Only images made at least so long ago: 30d, 12h.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, a line for each image.")
+@click.option(
+    "--auth-token",
+    envvar="OS_TOKEN",
+    help="Keystone token with which images are listed.  [env: OS_TOKEN]",
+)
 @gateway_options
-def missing(region: str, as_json: bool, url: str, token: str | None) -> None:
+def missing(
+    region: str,
+    tags: tuple[str, ...],
+    name: str | None,
+    min_age: str | None,
+    as_json: bool,
+    auth_token: str | None,
+    url: str,
+    token: str | None,
+) -> None:
     """Print, for each image that no location of a region has, the commands that would import it.
 
-    The output is a script for a shell with the OpenStack client and a login.
+    The output is a script for a shell with the OpenStack client and a login. With --tag, --name or
+    --min-age, images are those that all locations list so to the holder of OS_TOKEN.
     """
     count = without_source = 0
-    path = f"/report/missing?{urlencode({'region': region})}"
-    for line in _lines(StreamRequest(url, token), path):
+    chosen = [("tag", tag) for tag in tags]
+    chosen += [("name", name)] if name else []
+    chosen += [("min_age", min_age)] if min_age else []
+    headers = {}
+    if chosen:
+        if not auth_token:
+            raise click.UsageError("--tag, --name and --min-age need OS_TOKEN (or --auth-token)")
+        GatewayAddress(url, auth_token)  # the same rule holds for this token
+        headers = {"X-Auth-Token": auth_token}
+    path = f"/report/missing?{urlencode([('region', region), *chosen])}"
+    for line in _lines(StreamRequest(url, token), path, headers):
         count += 1
         if as_json:
             click.echo(line.decode())
@@ -68,10 +95,12 @@ def _conflict_text(row: dict[str, Any]) -> str:
     return f"{row['id']}  {owners}"
 
 
-def _lines(request: StreamRequest, path: str) -> Iterator[bytes]:
+def _lines(
+    request: StreamRequest, path: str, headers: Mapping[str, str] | None = None
+) -> Iterator[bytes]:
     """The lines of a report. Warns where it may be wrong about some locations."""
     rest = b""
-    for data in request.get(path, complete=True, on_headers=_warn):
+    for data in request.get(path, complete=True, headers=headers, on_headers=_warn):
         *lines, rest = (rest + data).split(b"\n")
         yield from lines
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import http.client
 import select
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from http.client import HTTPMessage
 from typing import Any
@@ -44,13 +44,14 @@ class StreamRequest:
         path: str,
         *,
         complete: bool = False,
+        headers: Mapping[str, str] | None = None,
         on_headers: Callable[[HTTPMessage], None] | None = None,
     ) -> Iterator[bytes]:
         """Yields the answer as it arrives.
 
         A connection that breaks ends it without an error: the caller must check that what arrived
-        is complete. With ``complete``, it is an error. ``on_headers`` is called before the first
-        part.
+        is complete. With ``complete``, it is an error. ``headers`` are sent besides the usual ones.
+        ``on_headers`` is called before the first part.
 
         Raises:
             GatewayError: the gateway refused, with its own text, or did not answer.
@@ -58,7 +59,8 @@ class StreamRequest:
         with ExitStack() as stack:
             connection = stack.enter_context(closing(self._connection))
             with self._translate_errors():
-                connection.request("GET", self._path + path, headers=self._headers)
+                sent = {**self._headers, **(headers or {})}
+                connection.request("GET", self._path + path, headers=sent)
                 response = stack.enter_context(connection.getresponse())
                 if response.status != 200:
                     self._decode(response)

@@ -12,7 +12,9 @@ from resolver.image_facts import ImageStatus
 from resolver.models import Sweep, format_id
 from tests.cli.test_commands import Run, run
 from tests.gateway.conftest import ADMIN, Gateway, Start
+from tests.support.clouds import Cloud
 from tests.support.contents import ONE, OTHER
+from tests.support.faults import status as fault_status
 from tests.support.ids import make_ids
 from tests.support.wait import wait_until
 
@@ -92,7 +94,9 @@ async def test_what_a_region_lacks_has_the_command_that_brings_it(filled: Gatewa
     [
         ("/report/missing", 400, "invalid-request"),
         ("/report/missing?region=", 400, "invalid-request"),
+        ("/report/missing?region=RegionOne&what=x", 400, "invalid-request"),
         ("/report/missing?region=RegionOne&tag=x", 400, "invalid-request"),
+        ("/report/missing?region=RegionOne&min_age=old", 400, "invalid-request"),
         ("/report/conflicts?region=RegionOne", 400, "invalid-request"),
         ("/report/missing?region=Nowhere", 404, "region-not-found"),
     ],
@@ -159,3 +163,72 @@ async def test_commands(run: Run) -> None:
     assert (status, "there are: Region Two, RegionOne" in err) == (1, True)
     _, out, _ = await run("index", "stats")
     assert "conflicts       1" in out
+
+
+@pytest.fixture
+async def golden(gateway: Gateway, cloud: Cloud) -> dict[str, str]:
+    """Images of one region by name, of which another region has only ``debian-11``."""
+    day = 86_400
+    ages = {"debian-11": 1, "debian-12": 40 * day, "debian-13": 1, "ubuntu": 50 * day}
+    ids = dict(zip(ages, IDS, strict=False))
+    for name in ("one", "two"):
+        await cloud.add(name, fields={"region": f"region-{name}"})
+    for name, age in ages.items():
+        tags = ("golden", "x86") if name != "debian-13" else ("golden",)
+        created = time.time() - age
+        cloud.servers["one"].add(id=format_id(ids[name]), name=name, tags=tags, created=created)
+        await gateway.claim_with_facts("one", format_id(ids[name]), ACTIVE)
+    cloud.servers["two"].add(id=format_id(ids["debian-11"]), name="debian-11", tags=("golden",))
+    await gateway.claim_with_facts("two", format_id(ids["debian-11"]), ACTIVE)
+    return {name: format_id(image_id) for name, image_id in ids.items()}
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        ("tag=golden", ["debian-12", "debian-13", "ubuntu"]),
+        ("tag=golden&tag=x86", ["debian-12", "ubuntu"]),
+        ("name=debian-*", ["debian-12", "debian-13"]),
+        ("name=debian-12", ["debian-12"]),
+        ("min_age=30d", ["debian-12", "ubuntu"]),
+        ("min_age=999999999w", []),
+        ("min_age=30d&name=*buntu&tag=x86", ["ubuntu"]),
+        ("tag=none", []),
+    ],
+)
+async def test_what_a_region_lacks_of_some_images(
+    gateway: Gateway, golden: dict[str, str], query: str, expected: list[str]
+) -> None:
+    path = f"/report/missing?region=region-two&{query}"
+    headers = {**ADMIN, "X-Auth-Token": "token"}
+    async with gateway.http.get(path, headers=headers) as response:
+        text = await response.text()
+        assert response.status == 200, text
+    rows = [json.loads(line) for line in text.splitlines()]
+    assert [row["id"] for row in rows] == [golden[name] for name in expected]
+    assert all(row["source"] == "one" and row["region"] == "region-two" for row in rows)
+
+
+async def test_a_report_of_some_images_needs_every_location(
+    gateway: Gateway, golden: dict[str, str], cloud: Cloud
+) -> None:
+    path = "/report/missing?region=region-two&tag=golden"
+    response, (body,) = await report(gateway, path)
+    assert (response.status, "X-Auth-Token" in body["detail"]) == (400, True)
+    cloud.set_fault("one", fault_status(500))
+    async with gateway.http.get(path, headers={**ADMIN, "X-Auth-Token": "token"}) as failed:
+        assert (failed.status, (await failed.json())["code"]) == (503, "listing-incomplete")
+
+
+async def test_the_command_takes_the_same_filters(
+    run: Run, golden: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ("report", "missing", "--region", "region-two")
+    monkeypatch.delenv("OS_TOKEN", raising=False)
+    status, _, err = await run(*command, "--tag", "golden")
+    assert (status, "OS_TOKEN" in err) == (2, True)
+    monkeypatch.setenv("OS_TOKEN", "token")
+    options = ("--tag", "golden", "--name", "debian-*", "--min-age", "30d")
+    status, out, err = await run(*command, *options)
+    assert (status, len(out.splitlines()), golden["debian-12"] in out) == (0, 1, True)
+    assert "lacks 1 images" in err

@@ -3,21 +3,34 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import re
 import time
-from collections.abc import Container
+from collections.abc import AsyncGenerator, Container, Sequence
+from contextlib import aclosing
+from dataclasses import replace
+from datetime import UTC, datetime
+from fnmatch import fnmatchcase
+from typing import NamedTuple
 from urllib.parse import parse_qsl
 
 import structlog
 from aiohttp import web
 
-from resolver.errors import InvalidRequest, NotFound, ResolverError
+from resolver.errors import InvalidImageId, InvalidRequest, NotFound, ResolverError
 from resolver.gateway.api.admin import admin_only
-from resolver.gateway.api.transfer import next_rows, reset_connection
+from resolver.gateway.api.image_listing import AUTH_TOKEN
+from resolver.gateway.api.transfer import reset_connection
 from resolver.gateway.app_keys import SERVICES
 from resolver.gateway.reply import NO_STORE
 from resolver.index import walk
+from resolver.listing import ListingQuery
+from resolver.listing.query import MAX_LIMIT
+from resolver.listing.rows import Row
+from resolver.models import format_id, parse_stored_id
 from resolver.registry import Table
 from resolver.resolution.image_reports import Describe, Report, conflict_row, missing_in
+from resolver.resolution.ranking import DEFAULT_PREFERENCES, owners_of
 
 NDJSON = "application/x-ndjson"
 
@@ -31,6 +44,15 @@ fields."""
 ROWS_PER_WRITE = 1024
 """Images that are looked at before other tasks get a turn: some 3 ms."""
 
+FILTERS = ("tag", "name", "min_age")
+"""What chooses the images that a region may lack. Several tags must all be there."""
+
+_AGE = re.compile(r"([0-9]{1,9})([smhdw]?)", re.ASCII)
+_AGE_UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604_800}
+
+Lines = AsyncGenerator[str, None]
+"""Parts of a report, each of some whole lines or none."""
+
 log = structlog.get_logger()
 
 
@@ -39,15 +61,19 @@ async def report_conflicts(request: web.Request) -> web.StreamResponse:
     """GET /report/conflicts."""
     _parameters(request, ())
     table = await request.app[SERVICES].tables.fresh()
-    return await _stream(request, table, conflict_row, table.coverage_problems(time.time()))
+    async with aclosing(_lines(request, table, conflict_row)) as lines:
+        return await _stream(request, table, lines, table.coverage_problems(time.time()))
 
 
 @admin_only
 async def report_missing(request: web.Request) -> web.StreamResponse:
-    """GET /report/missing?region=NAME."""
-    region = _parameters(request, ("region",)).get("region", "")
+    """GET /report/missing?region=NAME. With ``tag``, ``name`` or ``min_age`` only the images that
+    all locations list so to the holder of the ``X-Auth-Token``."""
+    pairs = _parameters(request, ("region", *FILTERS))
+    region = dict(pairs).get("region", "")
     if not region:
         raise InvalidRequest("name the region that lacks the images: ?region=NAME")
+    wanted = _wanted(pairs, time.time())
     table = await request.app[SERVICES].tables.fresh()
     there = {view.name for view in table.by_name.values() if view.location.region == region}
     if not there:
@@ -57,26 +83,115 @@ async def report_missing(request: web.Request) -> web.StreamResponse:
             code="region-not-found",
         )
     problems = table.coverage_problems(time.time())
-    return await _stream(request, table, missing_in(region), problems.keys() & there)
+    describe = missing_in(region)
+    lines = _lines(request, table, describe)
+    if wanted is not None:
+        lines = _lines_of_listed(request, wanted, describe)
+    async with aclosing(lines):
+        return await _stream(request, table, lines, problems.keys() & there)
 
 
-def _parameters(request: web.Request, names: Container[str]) -> dict[str, str]:
+class Wanted(NamedTuple):
+    """Which images a report is about."""
+
+    query: ListingQuery
+    """What locations are asked for."""
+    name_pattern: str
+    """What names must match besides, with the wildcards of a shell; empty for all."""
+
+
+def _wanted(pairs: Sequence[tuple[str, str]], now: float) -> Wanted | None:
+    """The images that the parameters choose; None for all.
+
+    Raises:
+        InvalidRequest: an age that is none.
+    """
+    chosen = [(name, value) for name, value in pairs if name in FILTERS]
+    if not chosen:
+        return None
+    filters, pattern = [("sort", "id:asc"), ("limit", str(MAX_LIMIT))], ""
+    for name, value in chosen:
+        if name == "min_age":
+            created = datetime.fromtimestamp(max(now - _parse_age(value), 0), UTC)
+            filters.append(("created_at", f"lte:{created:%Y-%m-%dT%H:%M:%SZ}"))
+        elif name == "name" and any(wildcard in value for wildcard in "*?["):
+            pattern = value
+        else:
+            filters.append((name, value))
+    return Wanted(ListingQuery.of(filters), pattern)
+
+
+def _parse_age(text: str) -> int:
+    """Seconds. Raises InvalidRequest."""
+    match = _AGE.fullmatch(text)
+    if match is None:
+        raise InvalidRequest("min_age is a number of seconds, or one with s, m, h, d or w: 30d")
+    return int(match[1]) * _AGE_UNITS[match[2]]
+
+
+def _parameters(request: web.Request, names: Container[str]) -> list[tuple[str, str]]:
     """Raises InvalidRequest for a parameter that is not one of ``names``."""
-    sent = dict(parse_qsl(request.rel_url.raw_query_string, keep_blank_values=True))
-    for name in sent:
+    sent = parse_qsl(request.rel_url.raw_query_string, keep_blank_values=True)
+    for name, _ in sent:
         if name not in names:
             raise InvalidRequest(f"unknown parameter {name[:40]!r}")
     return sent
 
 
-async def _stream(
-    request: web.Request, table: Table, describe: Describe, not_covered: Container[str]
-) -> web.StreamResponse:
-    """Streams the lines. If Redis fails meanwhile, the connection is closed before the body's end,
-    so that the client sees that it is not complete."""
+async def _lines(request: web.Request, table: Table, describe: Describe) -> Lines:
+    """The lines about all images of the index."""
     report = Report(table, describe)
-    batches = walk(request.app[SERVICES].index.claims)
-    rows = await next_rows(batches)  # an error before the first byte has a status of its own
+    async for rows in walk(request.app[SERVICES].index.claims):
+        for start in range(0, len(rows), ROWS_PER_WRITE):
+            yield "".join(report.lines(rows[start : start + ROWS_PER_WRITE]))
+
+
+async def _lines_of_listed(request: web.Request, wanted: Wanted, describe: Describe) -> Lines:
+    """The lines about images that locations list.
+
+    Raises:
+        ResolverError: of a listing; see `resolver.listing.lister.Lister.page`.
+    """
+    token = request.headers.get(AUTH_TOKEN, "")
+    if not token:
+        raise InvalidRequest(
+            f"names, tags and ages are those that locations list: send a Keystone token in "
+            f"{AUTH_TOKEN}"
+        )
+    services, query = request.app[SERVICES], wanted.query
+    while True:
+        page = await services.lister.page(query, token, DEFAULT_PREFERENCES)
+        ids = [image_id for row, _ in page.rows if (image_id := _wanted_id(row, wanted))]
+        table, claims = await services.resolver.reader.read(ids)
+        rows = [
+            describe(owners, image_id, format_id(image_id))
+            for image_id, some in zip(ids, claims, strict=True)
+            if (owners := owners_of(table, some))
+        ]
+        yield "".join(f"{json.dumps(row)}\n" for row in rows if row)
+        if not page.next_marker:
+            return
+        query = replace(query, marker=page.next_marker)
+
+
+def _wanted_id(row: Row, wanted: Wanted) -> bytes | None:
+    """The id of a listed image; None where it is not wanted, or has an id that is no UUID."""
+    if wanted.name_pattern:
+        name = str(json.loads(row.text).get("name") or "")
+        if not fnmatchcase(name, wanted.name_pattern):
+            return None
+    try:
+        return parse_stored_id(row.id)[0]
+    except InvalidImageId:
+        return None
+
+
+async def _stream(
+    request: web.Request, table: Table, parts: Lines, not_covered: Container[str]
+) -> web.StreamResponse:
+    """Streams the lines. If Redis or a location fails meanwhile, the connection is closed before
+    the body's end, so that the client sees that it is not complete."""
+    part = await anext(parts, None)  # an error before the first byte has a status of its own
     headers = {**NO_STORE, "Content-Type": NDJSON}
     names = [name for name in sorted(table.by_name) if name in not_covered]
     if names:
@@ -84,13 +199,11 @@ async def _stream(
     response = web.StreamResponse(headers=headers)
     await response.prepare(request)
     try:
-        while rows:
-            for start in range(0, len(rows), ROWS_PER_WRITE):
-                text = "".join(report.lines(rows[start : start + ROWS_PER_WRITE]))
-                if text:
-                    await response.write(text.encode())
-                await asyncio.sleep(0)
-            rows = await next_rows(batches)
+        while part is not None:
+            if part:
+                await response.write(part.encode())
+            await asyncio.sleep(0)
+            part = await anext(parts, None)
     except ResolverError as error:
         log.warning("report stopped", reason=str(error))
         reset_connection(request)
