@@ -148,6 +148,9 @@ async def test_the_last_changes_need_a_token(gateway: Gateway, tab: Tab, axe: st
     await wait_until(lambda: tab.run(f"{changes}.includes('<b>kari</b>')"))
     assert await tab.run("document.getElementById('token').value") == ""
     assert await violations(tab, axe) == []
+    await tab.resize(*NARROW)
+    assert await violations(tab, axe) == []
+    assert await tab.run("document.documentElement.scrollWidth") <= NARROW[0]
 
 
 class PrefixedNginx(Nginx):

@@ -75,7 +75,7 @@ async def test_no_script_of_others_and_no_frame(gateway: Gateway) -> None:
     assert "script-src 'self';" in policy
     assert "frame-ancestors 'none'" in policy
     assert "unsafe" not in policy
-    assert response.headers["Vary"] == "Accept"
+    assert response.headers["Vary"] == "Accept, X-Auth-Token"
     assert response.headers["X-Content-Type-Options"] == "nosniff"
     text = await response.text()
     assert re.findall(r"(?:src|href)=\"(?:https?:)?//", text) == []

@@ -32,9 +32,15 @@ async def list_images(request: web.Request) -> web.StreamResponse:
 
 
 async def list_page(
-    request: web.Request, query: ListingQuery, preferences: Preferences
+    request: web.Request,
+    query: ListingQuery,
+    preferences: Preferences,
+    *,
+    allow_partial: bool = False,
 ) -> ListedPage:
-    """A page of the merged listing for the client of a request.
+    """A page of the merged listing for the client of a request, as its token sees it.
+
+    ``allow_partial``: the images of the locations that answer will do, whatever the request says.
 
     Raises:
         ResolverError: what the client is answered instead.
@@ -48,7 +54,7 @@ async def list_page(
         )
     limits = request.app[LIMITS]
     ChargeOnce.for_request(limits, request)()
-    partial = headers.get(PARTIAL, "").strip().lower() == "allow"
+    partial = allow_partial or headers.get(PARTIAL, "").strip().lower() == "allow"
     return await services.lister.page(
         query,
         headers.get(AUTH_TOKEN, ""),

@@ -8,19 +8,16 @@ from contextlib import contextmanager
 
 from aiohttp import web
 
-from resolver.errors import Busy, NotFound, ResolverError
+from resolver.errors import Busy, NotFound
+from resolver.gateway.api.image_listing import AUTH_TOKEN
+from resolver.gateway.api.page_answers import answer
 from resolver.gateway.api.version_documents import versions
 from resolver.gateway.app_keys import IN_FLIGHT, SERVICES
-from resolver.gateway.limits import LIMITS, ChargeOnce
 from resolver.gateway.negotiation import prefers_html
-from resolver.gateway.page.answer_section import answer_section, error_section
 from resolver.gateway.page.document import ASSETS, SECURITY_HEADERS, asset, page
-from resolver.gateway.page.markup import Html
+from resolver.gateway.page.question import question_of
 from resolver.gateway.page.snapshot import Snapshot, SnapshotCache
 from resolver.gateway.reply import NO_STORE
-from resolver.models import letter_case_of, parse_id
-from resolver.resolution.explain import explain
-from resolver.resolution.ranking import DEFAULT_PREFERENCES
 
 MAX_STREAMS = 100
 """Browsers that get changes at the same time from one process."""
@@ -65,35 +62,20 @@ async def root(request: web.Request) -> web.StreamResponse:
 
 
 async def status_page(request: web.Request) -> web.StreamResponse:
-    """The page; with ``?id=`` also the answer about an image."""
-    status, answer = 200, None
-    image_id = request.query.get("id", "").strip()
-    if image_id:
-        status, answer = await _answer(request, image_id)
+    """The page; where the query asks for images, with the answer about them."""
+    status, section = 200, None
+    question = question_of(request.query)
+    if question:
+        status, section = await answer(request, question)
     snapshot = await request.app[SNAPSHOTS].get()
     role = request.app[SERVICES].settings.role
     return web.Response(
-        text=page(snapshot, role, image_id, answer),
+        text=page(snapshot, role, question.text if question else "", section),
         status=status,
         content_type="text/html",
         charset="utf-8",
-        headers={**NO_STORE, "Vary": "Accept", **SECURITY_HEADERS},
+        headers={**NO_STORE, "Vary": f"Accept, {AUTH_TOKEN}", **SECURITY_HEADERS},
     )
-
-
-async def _answer(request: web.Request, text: str) -> tuple[int, Html]:
-    """The status of the page and its section about one image. It costs the client as much as
-    ``/explain``."""
-    charge = ChargeOnce.for_request(request.app[LIMITS], request)
-    try:
-        image_id = parse_id(text)
-        charge()
-        resolution = await request.app[SERVICES].resolver.resolve_in_full(
-            image_id, DEFAULT_PREFERENCES, letter_case_of(text), charge
-        )
-    except ResolverError as error:
-        return error.status, error_section(error)
-    return 200, answer_section(explain(resolution))
 
 
 async def page_file(request: web.Request) -> web.StreamResponse:

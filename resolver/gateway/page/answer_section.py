@@ -1,31 +1,72 @@
-"""The section of the status page with the answer about one image, and why it is that."""
+"""The section of the status page with the answer about one image, and why it is that; or with the
+images that match a name or a digest."""
 
 from __future__ import annotations
 
+import json
 from typing import Any
+from urllib.parse import urlencode
 
 from resolver.errors import ResolverError
 from resolver.gateway.page.markup import Html, element, join, mark, row, table
+from resolver.gateway.page.question import BY_ID, Question
+from resolver.listing import ListedPage
 from resolver.models import Outcome
 
 OUTCOME_MARKS = {Outcome.FOUND: "good", Outcome.ABSENT: "warn", Outcome.UNKNOWN: "bad"}
 VERDICT_MARKS = {"chosen": "good", "ranked": "plain", "left out": "warn", "not an owner": "plain"}
 COLUMNS = ("Location", "Rank", "Verdict", "Why")
 
+MATCH_COLUMNS = ("Image", "Name", "Status", "Locations")
+
 NOT_AN_OWNER = "not an owner"
 
+LOOKED_UP_BY = {
+    "name": "the name",
+    "os_hash_value": "the hash (os_hash_value)",
+    "checksum": "the checksum (MD5)",
+}
+"""How the page calls what images are looked up by."""
 
-def error_section(error: ResolverError) -> Html:
-    """Why there is no answer."""
-    return _section(element("p", mark(error.title, "bad"), " ", error.detail))
+COMMAND_OPTIONS = {"name": "--name", "os_hash_value": "--hash", "checksum": "--hash"}
+"""Of ``glance-resolver resolve``."""
 
 
-def answer_section(explained: dict[str, Any]) -> Html:
+def error_section(error: ResolverError, question: Question, *, needs_token: bool) -> Html:
+    """Why there is no answer. ``needs_token``: because nobody's token was sent."""
+    return _section(
+        _looked_up(question),
+        element("p", mark(error.title, "bad"), " ", error.detail),
+        _token_hint(question) if needs_token else None,
+    )
+
+
+def answer_section(explained: dict[str, Any], question: Question) -> Html:
     """The answer as `resolver.resolution.explain` gives it."""
+    hint = _checksum_hint(question) if question.may_be_checksum else None
+    return _section(*_explained(explained), hint)
+
+
+def match_section(question: Question, page: ListedPage, explained: dict[str, Any] | None) -> Html:
+    """The images that match, each with the locations that show it to the client. ``explained``: the
+    answer about the only one."""
+    missing = f"Not asked, or without an answer: {', '.join(page.missing)}."
+    command = element("code", f"glance-resolver resolve {COMMAND_OPTIONS[question.by]}")
+    more = element("p", "More images match: ", command, " shows all of them.")
+    return _section(
+        _looked_up(question),
+        element("p", mark(missing, "warn")) if page.missing else None,
+        _matches(page) if page.rows else element("p", "No image matches."),
+        more if page.next_marker else None,
+        *(_explained(explained) if explained else ()),
+    )
+
+
+def _explained(explained: dict[str, Any]) -> list[Html | None]:
     outcome = Outcome(explained["outcome"])
     owners = [r for r in explained["locations"] if r["verdict"] != NOT_AN_OWNER]
     others = [r for r in explained["locations"] if r["verdict"] == NOT_AN_OWNER]
-    return _section(
+    return [
         element("p", element("code", explained["id"]), " ", mark(outcome, OUTCOME_MARKS[outcome])),
         element("p", explained["detail"]) if explained["detail"] else None,
         _best_owner(explained["url"]),
@@ -33,6 +74,45 @@ def answer_section(explained: dict[str, Any]) -> Html:
         element("p", "The owners have different bytes.") if explained["conflict"] else None,
         _rows("Owners", owners),
         _others(others, is_open=not owners),
+    ]
+
+
+def _matches(page: ListedPage) -> Html:
+    rows = []
+    for listed, locations in page.rows:
+        fields = json.loads(listed.text)
+        link = element("a", listed.id, href=_link(BY_ID, listed.id))
+        owners = locations.replace(",", ", ")
+        rows.append(row(link, fields.get("name"), fields.get("status"), owners))
+    return table("Images that match", MATCH_COLUMNS, join(rows), id_="matches")
+
+
+def _link(by: str, text: str) -> str:
+    """The page with a question, as seen from the page."""
+    return f"?{urlencode({by: text})}"
+
+
+def _looked_up(question: Question) -> Html | None:
+    """What a text was taken for, where that is not an id."""
+    if question.by == BY_ID:
+        return None
+    taken_for = f"Images are looked up by {LOOKED_UP_BY[question.by]} "
+    return element("p", taken_for, element("code", question.text), ".")
+
+
+def _checksum_hint(question: Question) -> Html:
+    link = element("a", "Look it up as a checksum", href=_link("checksum", question.text))
+    return element("p", "This may be an MD5 checksum, too. ", link, ".")
+
+
+def _token_hint(question: Question) -> Html:
+    command = f"OS_TOKEN=… glance-resolver resolve {COMMAND_OPTIONS[question.by]} …"
+    return element(
+        "p",
+        "Names and digests are looked up as the holder of an OpenStack token sees the images: type "
+        "one in above (over https, and with the script of this page), or use ",
+        element("code", command),
+        ".",
     )
 
 

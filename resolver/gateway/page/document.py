@@ -8,6 +8,7 @@ from importlib import resources
 from typing import NamedTuple
 
 from resolver.gateway.page.markup import Html, element, join
+from resolver.gateway.page.question import BOX, MAX_TEXT_LENGTH
 from resolver.gateway.page.sections import location_table, shown_version
 from resolver.gateway.page.snapshot import Snapshot
 
@@ -47,13 +48,13 @@ def asset(name: str) -> Asset:
     return Asset(ASSETS[name], body, f"page/{name}?{digest}")
 
 
-def page(snapshot: Snapshot, role: str, image_id: str, answer: Html | None) -> str:
+def page(snapshot: Snapshot, role: str, asked: str, answer: Html | None) -> str:
     """The document.
 
     Args:
         role: of this process.
-        image_id: what was typed into the box.
-        answer: the section about that image; None where nothing was asked.
+        asked: what was typed into the box.
+        answer: the section about it; None where nothing was asked.
     """
     head = element(
         "head",
@@ -69,8 +70,8 @@ def page(snapshot: Snapshot, role: str, image_id: str, answer: Html | None) -> s
     main = element(
         "main",
         _section("Summary", "summary", content["summary"]),
-        _question(image_id),
-        answer,
+        _question(asked),
+        element("div", answer, id="answers", aria_live="polite"),
         _section("Problems", "problems", content["problems"]),
         _section("Locations", "locations", location_table(snapshot.rows)),
         _section("Sweeps under way", "sweeps", content["sweeps"]),
@@ -93,20 +94,29 @@ def _section(title: str, name: str, content: Html) -> Html:
     return element("section", heading, held, aria_labelledby=f"{name}-heading")
 
 
-def _question(image_id: str) -> Html:
-    """The box for an id. Without an action the form asks the page itself."""
+def _question(asked: str) -> Html:
+    """The box for an id, a name or a digest. Without an action the form asks the page itself. The
+    token has no name, so that the form never puts it into a URL: the script sends it."""
     box = element(
         "input",
         id="image",
-        name="id",
-        value=image_id,
+        name=BOX,
+        value=asked,
         autocomplete="off",
         spellcheck="false",
-        maxlength="64",
+        maxlength=MAX_TEXT_LENGTH,
         placeholder="0a1b2c3d-4e5f-4a6b-8c7d-9e0f1a2b3c4d",
     )
-    label = element("label", "Image id", for_="image")
-    form = element("form", label, box, element("button", "Find it"), method="get", role="search")
+    label = element("label", "Image id, name or digest", for_="image")
+    token = element(
+        "div",
+        element("label", "OpenStack token, for names and digests", for_="user-token"),
+        element("input", id="user-token", type="password", autocomplete="off"),
+        id="user-token-field",
+        hidden="",
+    )
+    button = element("button", "Find it")
+    form = element("form", label, box, button, token, id="question", method="get", role="search")
     heading = element("h2", "Where is an image?", id="question-heading")
     return element("section", heading, form, aria_labelledby="question-heading")
 

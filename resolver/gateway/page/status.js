@@ -73,6 +73,42 @@ async function showChanges(event) {
   }
 }
 
+// With a token the script asks, since a form cannot send it in a header field. Without one the
+// browser does, as without a script.
+async function ask(query) {
+  const place = document.getElementById("answers");
+  const token = document.getElementById("user-token").value.trim();
+  try {
+    const headers = { "X-Auth-Token": token, Accept: "text/html" };
+    const response = await fetch(`?${query}`, { headers, redirect: "error" });
+    const page = new DOMParser().parseFromString(await response.text(), "text/html");
+    const answer = page.getElementById("answers");
+    if (!answer) throw new Error(`the answer is ${response.status} ${response.statusText}`);
+    place.replaceChildren(...answer.childNodes);
+    showAges();
+  } catch (error) {
+    place.textContent = `There is no answer: ${error.message}`;
+  }
+}
+
+function hasToken() {
+  return document.getElementById("user-token").value.trim() !== "";
+}
+
+const question = document.getElementById("question");
+question.addEventListener("submit", (event) => {
+  if (!hasToken()) return;
+  event.preventDefault();
+  ask(new URLSearchParams(new FormData(question)));
+});
+document.getElementById("answers").addEventListener("click", (event) => {
+  const link = event.target.closest("a");
+  if (!hasToken() || !link?.getAttribute("href").startsWith("?")) return;
+  event.preventDefault();
+  ask(link.search.slice(1));
+});
+document.getElementById("user-token-field").hidden = !isSecureContext;
+
 const form = document.getElementById("changes-form");
 form.addEventListener("submit", showChanges);
 form.hidden = !isSecureContext; // over http the token could be read on its way

@@ -1,0 +1,142 @@
+"""The box of the status page: an id, a name or a digest, and as whom locations are asked."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+
+import pytest
+
+from resolver.gateway.page.question import BY_ID, Question, question_of
+from tests.gateway.conftest import Gateway, Start
+from tests.gateway.test_image_lookup import DATA, IDS, images
+from tests.gateway.test_status_page import EVIL, page, visible
+from tests.support import faults
+from tests.support.clouds import Cloud
+
+__all__ = ["images"]
+
+SHA512, MD5 = hashlib.sha512(DATA).hexdigest(), hashlib.md5(DATA).hexdigest()
+ID = IDS[0]
+
+
+async def answer(gateway: Gateway, query: str, status: int = 200, token: str | None = None) -> str:
+    """The section with the answer, as markup."""
+    headers = {"Accept": "text/html"} | ({"X-Auth-Token": token} if token else {})
+    response, _ = await gateway.get(f"/?{query}", headers=headers)
+    assert response.status == status
+    assert response.headers["Vary"] == "Accept, X-Auth-Token"
+    assert response.headers["Cache-Control"] == "no-store"
+    text = await response.text()
+    return text.partition('id="answers"')[2].partition('<h2 id="problems-heading"')[0]
+
+
+@pytest.mark.parametrize(
+    ("query", "by"),
+    [
+        ({"image": ID}, BY_ID),
+        ({"image": f" {ID.upper()} "}, BY_ID),
+        ({"image": f"urn:uuid:{ID}"}, BY_ID),
+        ({"image": MD5}, BY_ID),
+        ({"image": SHA512}, "os_hash_value"),
+        ({"image": SHA512[:64].upper()}, "os_hash_value"),
+        ({"image": SHA512[:63]}, "name"),
+        ({"image": ID[:-1]}, "name"),
+        ({"image": "debian 12"}, "name"),
+        ({"name": ID}, "name"),
+        ({"checksum": MD5}, "checksum"),
+        ({"id": "debian"}, BY_ID),
+    ],
+)
+def test_what_a_text_is_taken_for(query: dict[str, str], by: str) -> None:
+    (text,) = query.values()
+    assert question_of(query) == Question(by, text.strip())
+
+
+def test_no_question() -> None:
+    assert question_of({}) is None
+    assert question_of({"image": " ", "id": "", "other": "x"}) is None
+
+
+async def test_images_are_found_by_name_and_digest(gateway: Gateway, images: Cloud) -> None:
+    everywhere = {0: {"one", "two"}, 1: {"one"}, 2: {"two"}}
+    for query, numbers in (
+        ("image=debian", (0, 1)),
+        (f"image={SHA512}", (0, 1, 2)),
+        (f"checksum={MD5}", (0, 1, 2)),
+    ):
+        section = await answer(gateway, query, token="demo")
+        rows = [visible(row).split() for row in re.findall(r"<tr[^>]*>(.*?)</tr>", section)[1:]]
+        found = {row[0]: (row[1], set(" ".join(row[3:]).split(", "))) for row in rows}
+        assert found == {
+            IDS[number]: ("other" if number == 2 else "debian", everywhere[number])
+            for number in numbers
+        }, query
+
+
+async def test_the_only_match_is_explained(gateway: Gateway, images: Cloud) -> None:
+    text = visible(await answer(gateway, "image=other", token="demo"))
+    assert "looked up by the name other ." in text
+    assert "two 1 chosen" in text
+    assert "one not an owner" in text
+
+
+async def test_no_match(gateway: Gateway, images: Cloud) -> None:
+    assert "No image matches." in visible(await answer(gateway, "name=x", token="demo"))
+
+
+async def test_without_a_token_nobodys_is_used(gateway: Gateway, images: Cloud) -> None:
+    """The credential of the location, with which this process sees all, is not for strangers."""
+    text = visible(await answer(gateway, "image=debian", 401))
+    assert "OS_TOKEN=… glance-resolver resolve --name …" in text
+    assert not set(IDS) & set(re.findall(r"[0-9a-f-]{36}", text))
+    text = visible(await answer(gateway, "image=debian", 401, token="other"))
+    assert "OS_TOKEN" not in text
+
+
+async def test_a_stranger_sees_what_glance_shows_strangers(gateway: Gateway, images: Cloud) -> None:
+    await images.add("open", tokens={}, anonymous=True)
+    images.servers["open"].add(id=IDS[3], name="debian", visibility="public", data=DATA)
+    text = visible(await answer(gateway, "image=debian"))
+    assert "Not asked, or without an answer: one, two." in text
+    assert f"{IDS[3]} debian active open" in text
+    assert IDS[0] not in text
+
+
+async def test_other_locations_than_those_that_answer_are_named(
+    gateway: Gateway, images: Cloud
+) -> None:
+    images.set_fault("two", faults.status(503))
+    text = visible(await answer(gateway, "image=debian", token="demo"))
+    assert "Not asked, or without an answer: two." in text
+    assert IDS[1] in text
+
+
+async def test_a_checksum_that_is_taken_for_an_id(gateway: Gateway, images: Cloud) -> None:
+    section = await answer(gateway, f"image={MD5}", token="demo")
+    assert f'href="?checksum={MD5}"' in section
+    assert "Look it up as a checksum" not in await answer(gateway, f"image={ID}")
+
+
+async def test_text_of_images_is_escaped(gateway: Gateway, images: Cloud) -> None:
+    images.servers["one"].add(id=IDS[5], name=EVIL, tags=("evil",), data=DATA)
+    section = await answer(gateway, f"os_hash_value={SHA512}", token="demo")
+    assert "<script>" not in section
+    assert "&lt;script&gt;" in section
+
+
+async def test_no_look_up_where_nothing_is_listed(start: Start) -> None:
+    gateway = await start(listing=False)
+    assert "RESOLVER_LISTING" in visible(await answer(gateway, "image=debian", 404))
+
+
+async def test_a_look_up_costs_the_client(start: Start) -> None:
+    gateway = await start(client_rate=0.1)
+    await answer(gateway, "image=debian", 503)  # no location is in service
+    assert "RESOLVER_CLIENT_RATE" in await page(gateway, "?image=debian", 429)
+
+
+async def test_the_token_never_gets_into_a_url(gateway: Gateway) -> None:
+    """A form sends only what has a name."""
+    (field,) = re.findall(r'<input[^>]*id="user-token"[^>]*>', await page(gateway))
+    assert " name=" not in field
