@@ -1,4 +1,5 @@
-"""``glance-resolver locations apply``: makes the registry equal to a file."""
+"""``glance-resolver locations apply``: gives the registry what a file has. The file means the same
+as for ``serve --locations``."""
 
 from __future__ import annotations
 
@@ -18,8 +19,11 @@ Fields = dict[str, Any]
 
 Change = dict[str, Any]
 """One change to the registry: ``what`` (add, change or remove), ``location`` (its name),
-``changed`` (old and new value by field), ``fields`` (all to register; None for a removal); of what
-is added also ``given``, the names of the fields in the file."""
+``changed`` (old and new value by field), ``fields`` (what the file has, as it is sent; None for a
+removal)."""
+
+MAX_KEPT_NAMED = 8
+"""Locations whose fields outside the file are named."""
 
 
 @click.command()
@@ -32,9 +36,10 @@ is added also ``given``, the names of the fields in the file."""
 def apply(
     file: str, dry_run: bool, prune: bool, yes: bool, as_json: bool, url: str, token: str | None
 ) -> None:
-    """Make the registry equal to a YAML FILE. Fields that it leaves out get their defaults.
+    """Register the locations of a YAML FILE, as `serve --locations` does.
 
-    Shows the difference and asks. Safe to repeat. config/locations.example.yaml is an example.
+    Fields that it leaves out stay as they are; of a new location they get their defaults. Shows the
+    difference and asks. Safe to repeat. config/locations.example.yaml is an example.
     """
     from resolver.registry.yaml_file import read_locations  # noqa: PLC0415
 
@@ -48,6 +53,8 @@ def apply(
     else:
         for change in changes:
             click.echo(_describe(change))
+        if kept := kept_fields(wanted, registered):
+            click.echo(f"kept, not in {file}: {_describe_kept(kept)}")
         if unlisted:
             click.echo(f"unchanged, not in {file}: {', '.join(unlisted)} (--prune removes them)")
     if not changes:
@@ -98,7 +105,8 @@ def _make(gateway: Gateway, changes: list[Change], file: str) -> None:
             change["location"]: change["fields"] for change in batch if change["what"] != "remove"
         }
         try:
-            gateway.call("POST", "/locations", {"put": puts, "remove": removals})
+            body = {"put": puts, "remove": removals, "keep_other_fields": True}
+            gateway.call("POST", "/locations", body)
         except GatewayError as error:
             raise GatewayError(
                 f"{error.detail}; {done} of {len(changes)} changes are made: correct {file} and "
@@ -110,38 +118,35 @@ def _make(gateway: Gateway, changes: list[Change], file: str) -> None:
 def difference(
     wanted: dict[str, Fields], registered: dict[str, Fields], *, prune: bool
 ) -> list[Change]:
-    """The changes that make the registry as wanted, in the order to make them.
+    """The changes that give the registry the wanted fields, in the order to make them.
 
     Removals come last, so that an image that moves keeps an owner. Only a location whose queue of
     notifications another one takes over is removed first, as two cannot have the same queue.
     """
-    from resolver.registry.presentation import fields_of  # noqa: PLC0415
-    from resolver.registry.validation import parse_location  # noqa: PLC0415
-
     changes: list[Change] = []
     for name, given in wanted.items():
-        fields = fields_of(parse_location(name, given))
+        fields = {field: value for field, value in _normal(name, given).items() if field in given}
         if name not in registered:
-            changes.append(
-                {
-                    "what": "add",
-                    "location": name,
-                    "changed": {},
-                    "fields": fields,
-                    "given": [field for field in fields if field in given],
-                }
-            )
+            changes.append({"what": "add", "location": name, "changed": {}, "fields": fields})
             continue
+        before = registered[name]
         changed = {
-            field: [registered[name][field], value]
+            field: [before[field], value]
             for field, value in fields.items()
-            if registered[name][field] != value
+            if before[field] != value
         }
+        if "url" in changed:  # another server gets no credential that is not given with its URL
+            lost = ("auth", "sees_all") if before["auth"] and "auth" not in fields else ()
+            changed |= {
+                field: [before[field], None]
+                for field in lost
+                if field not in fields and before[field] is not None
+            }
         if changed:
             changes.append(
                 {"what": "change", "location": name, "changed": changed, "fields": fields}
             )
-    queues = [change["fields"]["notifications"] for change in changes]
+    queues = [change["fields"].get("notifications") for change in changes]
     first: list[Change] = []
     last: list[Change] = []
     for name in sorted(registered.keys() - wanted.keys()) if prune else ():
@@ -151,13 +156,41 @@ def difference(
     return [*first, *changes, *last]
 
 
+def kept_fields(wanted: dict[str, Fields], registered: dict[str, Fields]) -> dict[str, list[str]]:
+    """The fields of wanted locations that somebody has set and the file does not have, by name."""
+    kept = {}
+    for name in wanted.keys() & registered.keys():
+        defaults = _normal(name, {"url": wanted[name]["url"]})
+        names = [
+            field
+            for field, default in defaults.items()
+            if field not in wanted[name] and registered[name][field] != default
+        ]
+        if names:
+            kept[name] = names
+    return kept
+
+
+def _normal(name: str, fields: Fields) -> Fields:
+    """All fields of a location as they are stored, with defaults where none are given."""
+    from resolver.registry.presentation import fields_of  # noqa: PLC0415
+    from resolver.registry.validation import parse_location  # noqa: PLC0415
+
+    return fields_of(parse_location(name, fields))
+
+
+def _describe_kept(kept: dict[str, list[str]]) -> str:
+    named = [f"{name} ({', '.join(fields)})" for name, fields in sorted(kept.items())]
+    more = f" and {len(named) - MAX_KEPT_NAMED} more" if len(named) > MAX_KEPT_NAMED else ""
+    return ", ".join(named[:MAX_KEPT_NAMED]) + more
+
+
 def _describe(change: Change) -> str:
     name, fields = change["location"], change["fields"]
     if change["what"] == "remove":
         return f"- {name}"
     if change["what"] == "add":
-        # All that was given: what has its default is not of interest.
-        given = [f"{field}: {shown(fields[field])}" for field in change["given"] if field != "url"]
+        given = [f"{field}: {shown(value)}" for field, value in fields.items() if field != "url"]
         return "; ".join([f"+ {name}  {fields['url']}", *given])
     text = "; ".join(
         f"{field}: {shown(old) or 'none'} -> {shown(new) or 'none'}"

@@ -14,15 +14,18 @@ import pytest
 from rich.console import Console
 
 from resolver.cli import main, output
-from resolver.cli.apply_command import difference
+from resolver.cli.apply_command import difference, kept_fields
 from resolver.cli.completion_command import location_names
 from resolver.cli.discover_command import classify_endpoint, location_name
 from resolver.cli.sweep_command import SweepProgress
 from resolver.glance import keystone
+from resolver.registry.presentation import fields_of
+from resolver.registry.validation import parse_location
+from resolver.registry.yaml_file import read_locations
 from resolver.standin import StandIn
 from resolver.sync.indexer_watch import MISSED_CHECKS
 from tests.cli.test_commands import Run, gateway, run
-from tests.gateway.conftest import ADMIN, TOKEN, Gateway, start
+from tests.gateway.conftest import ADMIN, TOKEN, Gateway, Start, start
 from tests.support.faults import Switch, status
 
 __all__ = ["gateway", "run", "start"]
@@ -32,8 +35,7 @@ ONE = {"url": "https://one.example", "region": "R1"}
 
 def row(name: str, **fields: Any) -> dict[str, Any]:
     """A location as the gateway shows it, with the fields that `difference` reads."""
-    (change,) = difference({name: fields}, {}, prune=False)
-    return {"name": name, **json.loads(json.dumps(change["fields"]))}
+    return {"name": name, **json.loads(json.dumps(fields_of(parse_location(name, fields))))}
 
 
 def test_equal_locations_are_not_changed() -> None:
@@ -42,13 +44,24 @@ def test_equal_locations_are_not_changed() -> None:
     assert difference({"one": same}, registered, prune=True) == []
 
 
-def test_fields_that_the_file_leaves_out_get_their_defaults() -> None:
+def test_fields_that_the_file_leaves_out_stay() -> None:
     registered = {"one": row("one", **ONE, weight=7, state="draining", auth={"cloud": "prod"})}
-    (change,) = difference({"one": ONE}, registered, prune=False)
+    assert difference({"one": ONE}, registered, prune=False) == []
+    assert kept_fields({"one": ONE}, registered) == {"one": ["weight", "state", "auth"]}
+    wanted = {"one": {**ONE, "weight": 1, "auth": None}}
+    (change,) = difference(wanted, registered, prune=False)
+    assert change["changed"] == {"weight": [7, 1], "auth": [{"cloud": "prod"}, None]}
+    assert change["fields"] == {**ONE, "weight": 1, "auth": None}
+    assert kept_fields(wanted, registered) == {"one": ["state"]}
+
+
+def test_another_server_gets_no_credential_that_is_not_in_the_file() -> None:
+    registered = {"one": row("one", **ONE, sees_all=True, auth={"cloud": "prod"})}
+    (change,) = difference({"one": {"url": "https://new.example"}}, registered, prune=False)
     assert change["changed"] == {
-        "weight": [7, 1],
-        "state": ["draining", "active"],
+        "url": ["https://one.example", "https://new.example"],
         "auth": [{"cloud": "prod"}, None],
+        "sees_all": [True, None],
     }
 
 
@@ -146,6 +159,60 @@ async def test_apply_can_be_repeated(run: Run, tmp_path: Path) -> None:
     assert err.startswith(f"glance-resolver: locations file {file}: one: `url` must begin")
 
 
+APPLIED_FILES = [
+    {"one": ONE},
+    {"one": {**ONE, "weight": 3}, "two": {"url": "https://two.example"}},
+    {"one": {"url": "https://moved.example"}},
+    {"one": {**ONE, "state": "active", "region": "", "auth": None}},
+    {"one": {**ONE, "auth": {"cloud": "other"}, "networks": ["10.0.0.0/8"]}},
+    {"two": {"url": "https://two.example", "state": "draining"}},
+]
+
+
+@pytest.mark.parametrize("locations", APPLIED_FILES)
+async def test_a_file_means_the_same_for_apply_and_serve(
+    locations: dict[str, Any], run: Run, gateway: Gateway, start: Start, tmp_path: Path
+) -> None:
+    """Two registries with the same location: one gets the file by the command, the other as a
+    process gets it that is started with it."""
+    by_hand = {**ONE, "weight": 7, "state": "maintenance", "reason": "disks", "sees_all": True}
+    file = tmp_path / "locations.yaml"
+    file.write_text(json.dumps({"locations": locations}))  # JSON is YAML
+    started = await start()
+    for each in (gateway, started):
+        await each.services.registry.put("one", {**by_hand, "auth": {"cloud": "prod"}})
+    await started.services.registry.register(read_locations(str(file)))
+    code, _, err = await run("locations", "apply", str(file), "--yes")
+    assert code == 0, err
+    applied, registered = [
+        {
+            name: fields_of(r.location)
+            for name, r in (await each.services.registry.records()).items()
+        }
+        for each in (gateway, started)
+    ]
+    assert applied == registered
+    assert applied["one"]["weight"] == locations.get("one", {}).get("weight", 7)
+    code, out, _ = await run("locations", "apply", str(file))
+    assert (code, "nothing to change" in out) == (0, True)
+
+
+async def test_apply_names_what_it_keeps(run: Run, gateway: Gateway, tmp_path: Path) -> None:
+    file = tmp_path / "locations.yaml"
+    file.write_text("locations: {one: {url: https://one.example}}")
+    await gateway.services.registry.put("one", {"url": "https://one.example", "state": "draining"})
+    _, out, _ = await run("locations", "apply", str(file), "--dry-run")
+    assert f"kept, not in {file}: one (state)\n" in out
+    for number in range(20):
+        fields = {"url": f"https://l{number}.example", "weight": 2}
+        await gateway.services.registry.put(f"l{number:02}", fields)
+    rows = [f"l{number:02}: {{url: 'https://l{number}.example'}}" for number in range(20)]
+    file.write_text(f"locations: {{{', '.join(rows)}}}")
+    _, out, _ = await run("locations", "apply", str(file), "--dry-run")
+    assert "l07 (weight) and 12 more" in out
+    assert "l08" not in out
+
+
 async def test_apply_sends_many_changes_with_one_request(
     run: Run, gateway: Gateway, tmp_path: Path
 ) -> None:
@@ -181,6 +248,7 @@ async def test_apply_sends_many_changes_with_one_request(
         {"remove": "one"},
         {"remove": [1]},
         {"put": {"one": {}}, "remove": ["one"]},
+        {"put": {}, "keep_other_fields": 1},
     ],
 )
 async def test_a_batch_of_another_form_is_refused(gateway: Gateway, body: Any) -> None:

@@ -237,9 +237,7 @@ def test_a_password_is_rotated(gateway: Gateway, cloud: Cloud) -> None:
         cloud.write(TUESDAY)
 
 
-def test_apply_makes_the_registry_equal_to_the_file(
-    gateway: Gateway, cloud: Cloud, tmp_path: Path
-) -> None:
+def test_apply_registers_what_the_file_has(gateway: Gateway, cloud: Cloud, tmp_path: Path) -> None:
     file = tmp_path / "locations.yaml"
     oslo = {"url": cloud.servers["Oslo"].url, "region": "Oslo", "auth": {"cloud": "prod"}}
 

@@ -80,18 +80,29 @@ async def change_locations(request: web.Request) -> web.StreamResponse:
     """POST /locations: puts and removes many locations, all or none of them if one is wrong."""
     services = request.app[SERVICES]
     body = await read_object(request, limit=MAX_BATCH_BYTES)
-    put, remove = body.get("put", {}), body.get("remove", [])
+    put, remove = body.pop("put", {}), body.pop("remove", [])
+    keep_other_fields = body.pop("keep_other_fields", False)
     if (
-        set(body) - {"put", "remove"}
+        body
+        or not isinstance(keep_other_fields, bool)
         or not isinstance(put, dict)
         or not all(isinstance(fields, dict) for fields in put.values())
         or not isinstance(remove, list)
         or not all(isinstance(name, str) for name in remove)
         or set(put) & set(remove)
     ):
-        raise InvalidRequest('send {"put": {NAME: FIELDS, …}, "remove": [NAME, …]}, each name once')
+        raise InvalidRequest(
+            'send {"put": {NAME: FIELDS, …}, "remove": [NAME, …]}, each name once, perhaps with '
+            '"keep_other_fields": true'
+        )
     result = await services.registry.apply(
-        BatchRequest(put=put, remove=remove, by=request[ADMIN], request_host=request.host),
+        BatchRequest(
+            put=put,
+            remove=remove,
+            keep_other_fields=keep_other_fields,
+            by=request[ADMIN],
+            request_host=request.host,
+        ),
         is_resolver=partial(is_resolver, services.session),
     )
     return json_response(asdict(result))
