@@ -16,7 +16,6 @@ from resolver.glance import (
     ImageRecords,
     RateLimits,
     ScopeCache,
-    SecretSources,
     connect,
 )
 from resolver.index import ClaimCache, EmbeddedStore, Index, open_index
@@ -135,9 +134,7 @@ async def open_services(
         problems.add_source(index.server_watch.problems)
         process_watch = ProcessWatch(index, settings.role)
         problems.add_source(process_watch.problems)
-        cloud_credentials = CloudCredentials(
-            secrets=SecretSources.of(settings), any_host=bool(settings.allowed_hosts)
-        )
+        cloud_credentials = CloudCredentials.of(settings)
         rate_limits = RateLimits()
         scopes = ScopeCache()
         image_probe = ImageProbe(probe_session, cloud_credentials, rate_limits, scopes)

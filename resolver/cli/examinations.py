@@ -92,7 +92,7 @@ async def examine_locations(settings: Settings, index: Index) -> list[Finding]:
     locations = [record.location for record in snapshot.records.values()]
     if not locations:
         return [finding("locations", "none is registered", "`glance-resolver locations add`")]
-    credentials, limits = CloudCredentials(), RateLimits()
+    credentials, limits = CloudCredentials.of(settings), RateLimits()
     free = asyncio.Semaphore(LOCATIONS_AT_ONCE)
     try:
         async with connect(

@@ -15,15 +15,20 @@ from resolver.cli.members_command import MEMBER_COLUMNS
 from resolver.cli.output import Output, print_json, print_table
 from resolver.cli.printable import printable_lines
 from resolver.cli.sweep_command import SweepProgress
+from resolver.errors import IndexLost, IndexUnavailable
 
 CLEAR = "\x1b[H\x1b[2J\x1b[3J"
 """Makes a terminal empty (ECMA-48)."""
 
 Answer = dict[str, Any]
 """What was asked for: ``gateway`` (its URL), ``status``, and with a token ``locations`` and
-``members``, which are None without one."""
+``members``, which are None without one. They are None too where the gateway cannot read them now:
+then ``not_shown`` says why, and is empty otherwise."""
 
 PROBLEMS_EXIT_STATUS = 3
+
+NO_INDEX_CODES = frozenset({IndexLost.code, IndexUnavailable.code})
+"""What a gateway answers that cannot read the index."""
 
 TABLE = Output("table", ())
 
@@ -60,17 +65,26 @@ def status(watch: bool, interval: float, as_json: bool, url: str, token: str | N
 
 
 def ask(gateway: Gateway, url: str, *, with_token: bool) -> Answer:
-    """Asks a gateway for all of it.
+    """Asks a gateway for all of it. Without Redis it knows its problems all the same.
 
     Raises:
         GatewayError: it does not answer, or refuses the token.
     """
-    return {
+    answer: Answer = {
         "gateway": url,
         "status": gateway.call("GET", "/status"),
-        "locations": gateway.call("GET", "/locations")["locations"] if with_token else None,
-        "members": gateway.call("GET", "/members")["members"] if with_token else None,
+        "locations": None,
+        "members": None,
+        "not_shown": "",
     }
+    for name in ("locations", "members") if with_token else ():
+        try:
+            answer[name] = gateway.call("GET", f"/{name}")[name]
+        except GatewayError as error:
+            if error.problem_code not in NO_INDEX_CODES:
+                raise
+            answer["not_shown"] = error.detail
+    return answer
 
 
 def _show_again(
@@ -106,12 +120,15 @@ class StatusView:
             f"{counts['covered']} covered"
         )
         _print_problems(found["problems"])
-        if answer["locations"] is None:
+        if answer["not_shown"]:
+            click.echo(f"\nlocations and processes cannot be shown: {answer['not_shown']}")
+        elif answer["locations"] is None:
             click.echo("\nwith an admin token (--token), locations and processes are shown too")
-            return
-        self._print_locations(answer["locations"])
-        click.echo()
-        TABLE.print(answer["members"], MEMBER_COLUMNS)
+        if answer["locations"] is not None:
+            self._print_locations(answer["locations"])
+        if answer["members"] is not None:
+            click.echo()
+            TABLE.print(answer["members"], MEMBER_COLUMNS)
 
     def _print_locations(self, rows: list[dict[str, Any]]) -> None:
         click.echo()

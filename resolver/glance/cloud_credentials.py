@@ -16,6 +16,7 @@ from resolver.errors import LocationUnavailable
 from resolver.glance.cloud_config import CloudRef, cloud_error, read_tls
 from resolver.glance.keystone import AuthHeaders, authenticate
 from resolver.glance.secret_sources import SecretSources
+from resolver.settings import Settings
 
 AUTH_RETRY_SECONDS = 2.0
 """Least time between two logins to a cloud that gave no token, or whose new token was refused."""
@@ -77,6 +78,11 @@ class CloudCredentials:
         self._free_threads = asyncio.Semaphore(MAX_PARALLEL_LOGINS)
         self._calls: set[asyncio.Future[Any]] = set()
         self._closed = False
+
+    @classmethod
+    def of(cls, settings: Settings) -> CloudCredentials:
+        """Those of a process with these settings."""
+        return cls(secrets=SecretSources.of(settings), any_host=bool(settings.allowed_hosts))
 
     async def auth_headers(self, ref: CloudRef) -> AuthHeaders:
         """A credential of a cloud that is valid for some time to come.

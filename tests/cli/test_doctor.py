@@ -14,6 +14,7 @@ from click.testing import CliRunner, Result
 from resolver.cli import cli
 from resolver.cli.certificate_dates import CertificateError, expiry_of_file, expiry_of_server
 from resolver.standin import StandIn
+from resolver.standin.call import Caller
 from tests.cli.test_serve import found, run, serve
 from tests.support.certificates import Authority
 from tests.support.process import free_port
@@ -51,6 +52,26 @@ async def test_all_is_well(own_redis: RedisServer) -> None:
     assert {row[0] for row in lines.values()} == {"yes"}
     assert {"settings", "redis", "clock", "indexer", "versions", "location one"} <= lines.keys()
     assert lines["location one"][1] == "versions, health, credential, listing, sees all"
+
+
+@pytest.mark.redis
+async def test_credentials_may_be_where_the_settings_say(
+    own_redis: RedisServer, tmp_path: Path
+) -> None:
+    """As for the process that serves."""
+    token = tmp_path / "token"
+    token.write_text("secret")
+    environ = {"RESOLVER_REDIS_URL": own_redis.url, "RESOLVER_SECRET_FILES": f"{tmp_path}/*"}
+    async with StandIn(tokens={"secret": Caller("admin", admin=True)}) as one:
+        file = tmp_path / "locations.yaml"
+        locations = {"one": {"url": one.url, "auth": {"token_file": str(token)}}}
+        file.write_text(json.dumps({"locations": locations}))
+        image = one.add(name="a").id
+        options = ("--port", "0", "--locations", str(file))
+        async with serve(options=options, **environ) as server:
+            await wait_until(lambda: found(server, image))
+            _, out, _ = await run("doctor", **environ)
+    assert rows(out)["location one"][0] == "yes", out
 
 
 @pytest.mark.redis

@@ -101,3 +101,19 @@ async def test_import_says_which_locations_differ_and_updates_them_if_asked(
     assert (status, err) == (0, "")
     assert out.endswith("registered: none, updated: one\n")
     await check_locations(gateway)
+
+
+async def test_status_shows_what_is_wrong_all_the_same(
+    gateway: Gateway, own_redis: RedisServer, run: Run
+) -> None:
+    """With an admin token, too, though the locations cannot be read then."""
+    await lose_everything(gateway, own_redis)
+    status, out, err = await run("status")
+    assert (status, err) == (3, "")
+    assert "index-unavailable" in out
+    assert "register them again" in out
+    assert "locations and processes cannot be shown: Redis has lost" in out
+    own_redis.kill()
+    status, out, err = await run("status")
+    assert (status, err) == (3, "")
+    assert "cannot be shown" in out
