@@ -127,6 +127,12 @@ class TooManyRequests(ResolverError):
     status, code, title = 429, "too-many-requests", "Too many requests"
 
 
+class NoRoute(ResolverError):
+    """A proxy asked where a request is to be sent, and this gateway answers it itself."""
+
+    status, code, title = 403, "no-route", "Answered by this gateway"
+
+
 class NoCounterpart(ResolverError):
     """The owner serves another version of the API, in which this request has no counterpart."""
 

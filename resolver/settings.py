@@ -165,7 +165,8 @@ class Settings(BaseSettings):
     )
     redirect_writes: bool = Field(
         False,
-        description="Also redirect small writes (PATCH, DELETE, tags, members, actions). "
+        description="Also redirect small writes (PATCH, DELETE, tags, members, actions, "
+        "new records). "
         "Uploads are never redirected.",
     )
     bulk_limit: int = Field(

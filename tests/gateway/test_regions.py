@@ -58,8 +58,10 @@ async def test_writes_prefer_the_region_too(start: Start) -> None:
     response, body = await gateway.call("PUT", f"{SOUTH}/v2/images/{ID}/file")
     assert response.status == 405
     assert "--os-region-name 'Süd Ost'" in body["detail"]
-    response, body = await gateway.call("POST", f"{SOUTH}/v2/images")
-    assert body["url"] == "https://south.example:9292/v2/images"
+    response, _ = await gateway.call("POST", f"{SOUTH}/v2/images")
+    assert response.status == 307, "the record of an image is small"
+    assert response.headers["Location"] == "https://south.example:9292/v2/images"
+    assert (await gateway.call("PUT", f"{SOUTH}/v2/images"))[0].status == 405
 
 
 async def test_the_url_counts_before_the_header_field(gateway: Gateway) -> None:

@@ -10,11 +10,12 @@ from collections.abc import Sequence
 from aiohttp import web
 
 from resolver.errors import ImageUnknown, MethodNotAllowed, NotFound
+from resolver.gateway.api.image_listing import LISTING_PATH
 from resolver.gateway.app_keys import SERVICES
 from resolver.gateway.image_path import REGION_LABEL, check_target, region_of, split_region
 from resolver.gateway.limits import LIMITS
 from resolver.gateway.methods import READ_METHODS
-from resolver.gateway.negotiation import preferences_from_headers
+from resolver.gateway.negotiation import VARY_PREFERENCES, preferences_from_headers
 from resolver.gateway.reply import NO_STORE, Reply, to_response
 from resolver.models import Health
 from resolver.registry import LocationView, Table
@@ -56,7 +57,7 @@ def redirect_reply(
         ImageUnknown: there is none.
     """
     _, path = split_region(path)
-    best = _best_location(table, preferences, services.settings.region, "v2")
+    best = best_location(table, preferences, services.settings.region, "v2")
     if best is None:
         raise ImageUnknown(
             "No location that serves v2 is registered and in service.",
@@ -81,8 +82,11 @@ async def answer_other_path(request: web.Request) -> web.StreamResponse:
     services = request.app[SERVICES]
     table = await services.resolver.reader.usable_table()
     region = services.settings.region
-    best = _best_location(table, _preferences(request), region, request.match_info["api"])
+    best = best_location(table, _preferences(request), region, request.match_info["api"])
     url = f"{best.base}{path}" if best else ""
+    creates_record = (request.method, path) == ("POST", LISTING_PATH)
+    if best and creates_record and services.settings.redirect_writes:
+        return to_response(Reply(307, {**NO_STORE, "Location": url, "Vary": VARY_PREFERENCES}))
     region = best.location.region if best else ""
     raise refused_write(request.method, url, region, READ_METHODS)
 
@@ -122,7 +126,7 @@ def _preferences(request: web.Request) -> Preferences:
     return request.app[LIMITS].clients.preferences_for(request, preferences)
 
 
-def _best_location(
+def best_location(
     table: Table, preferences: Preferences, home_region: str, api: str
 ) -> LocationView | None:
     """The location that a client is sent to for what any can answer: one that is down only if all

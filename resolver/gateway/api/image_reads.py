@@ -32,6 +32,7 @@ from resolver.gateway.problem import json_reply, raise_unless_found
 from resolver.gateway.reply import NO_STORE, Reply
 from resolver.image_facts import ImageStatus
 from resolver.models import format_id, letter_case_of, parse_id
+from resolver.registry import LocationView
 from resolver.resolution import RETRY_AFTER_SECONDS, Answer, ImageOwner, Preferences
 
 JSON = "application/json"
@@ -151,7 +152,7 @@ def render_image_read(read: ImageRead, answer: Answer, text: str = "") -> Reply:
     raise_unless_found(answer, read.vary)
     if read.path is not None:
         return redirect(answer, read.path, text, head=read.head, https=read.preferences.https)
-    headers = {"Vary": "Accept", **owner_headers(answer.owners[0])}
+    headers = {"Vary": "Accept", **owner_headers(answer.owners[0].view)}
     outcome = str(answer.outcome)
     if read.media_type == URI_LIST:  # RFC 2483: every line ends in CRLF
         lines = [
@@ -164,9 +165,9 @@ def render_image_read(read: ImageRead, answer: Answer, text: str = "") -> Reply:
     return replace(reply, outcome=outcome, source=answer.source)
 
 
-def owner_headers(best: ImageOwner) -> dict[str, str]:
+def owner_headers(best: LocationView) -> dict[str, str]:
     """The fields by which a proxy that asks before it passes a request on knows where to."""
-    return {"X-Resolver-Location": best.name, "X-Resolver-Base": best.view.base}
+    return {"X-Resolver-Location": best.name, "X-Resolver-Base": best.base}
 
 
 def redirect(
@@ -188,6 +189,27 @@ def redirect(
         NoCounterpart: no owner has one.
         ImagePending, ImageDead: the image's bytes are asked for, and no owner has them.
     """
+    targets = redirect_targets(answer, path, text, write=write, head=head, https=https)
+    chosen, url = targets[0]
+    headers = {**NO_STORE, "Location": url, "Vary": VARY_PREFERENCES}
+    if duplicates := _duplicates(chosen, targets[1:]):
+        headers["Link"] = ", ".join(
+            f"<{url}>; rel=duplicate; pri={priority}" for priority, url in enumerate(duplicates, 2)
+        )
+    return Reply(307, headers, outcome=str(answer.outcome), source=answer.source)
+
+
+def redirect_targets(
+    answer: Answer,
+    path: ImagePath,
+    text: str,
+    *,
+    write: bool = False,
+    head: bool = False,
+    https: bool = False,
+) -> list[tuple[ImageOwner, str]]:
+    """The owners that have a counterpart, best first, each with its URL; at least one. Arguments
+    and errors are those of `redirect`."""
     # A HEAD in v1 has the metadata that its GET does not have, so it has no counterpart in v2.
     head_v1 = head and path.api == "v1"
     targets = _targets(answer, path, text, write=write, head=head_v1, https=https)
@@ -207,13 +229,7 @@ def redirect(
         elif answer.conflict:
             # The client reads the checksum at an owner that serves this API itself.
             targets.sort(key=lambda t: (not t[0].is_usable, not _serves(t[0], path.api)))
-    chosen, url = targets[0]
-    headers = {**NO_STORE, "Location": url, "Vary": VARY_PREFERENCES}
-    if duplicates := _duplicates(chosen, targets[1:]):
-        headers["Link"] = ", ".join(
-            f"<{url}>; rel=duplicate; pri={priority}" for priority, url in enumerate(duplicates, 2)
-        )
-    return Reply(307, headers, outcome=str(answer.outcome), source=answer.source)
+    return targets
 
 
 def _duplicates(chosen: ImageOwner, others: list[tuple[ImageOwner, str]]) -> list[str]:

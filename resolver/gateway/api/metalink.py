@@ -70,7 +70,7 @@ async def metalink_reply(
     best = targets[0][0]
     same = [target for target in targets if target[0] is best or _same(best, target[0], answered)]
     record = answered.get(best.number, ImageRecord(None, {}))
-    headers = {**NO_STORE, "Vary": VARY, "Content-Type": METALINK, **owner_headers(best)}
+    headers = {**NO_STORE, "Vary": VARY, "Content-Type": METALINK, **owner_headers(best.view)}
     urls = [url for _, url in same]
     return Reply(200, headers, _document(text, record, urls).encode(), str(answer.outcome))
 

@@ -1,0 +1,131 @@
+"""nginx and HAProxy with the configurations that are shipped: one endpoint that carries bytes."""
+
+from __future__ import annotations
+
+import socket
+import socketserver
+import struct
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.support.process import ServerProcess, find_program, free_port
+
+CONFIG = Path(__file__).resolve().parents[2] / "config"
+
+
+def changed(text: str, changes: Mapping[str, str]) -> str:
+    """The text with each of these lines' parts replaced, which must be there exactly once."""
+    for before, after in changes.items():
+        assert text.count(before) == 1, f"{text.count(before)} times {before!r}"
+        text = text.replace(before, after)
+    return text
+
+
+class Carrier(ServerProcess):
+    """A proxy in front of a gateway that carries bytes, at a port of this host.
+
+    ``dns_port``: of a DNS server on 127.0.0.1; ``authority``: a file with the certificates that
+    Glance servers' are checked against.
+    """
+
+    def __init__(self, gateway_port: int, *, dns_port: int = 53, authority: str = "") -> None:
+        super().__init__()
+        self.gateway_port = gateway_port
+        self.dns_port = dns_port
+        self.authority = authority or "/etc/ssl/certs/ca-certificates.crt"
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def is_ready(self) -> bool:
+        with socket.create_connection(("127.0.0.1", self.port)):
+            return True
+
+
+class CarryingNginx(Carrier):
+    name = "nginx"
+
+    def prepare(self) -> None:
+        site = changed(
+            (CONFIG / "nginx.conf").read_text(),
+            {
+                "server 127.0.0.1:9393;": f"server 127.0.0.1:{self.gateway_port};",
+                "listen 9292;": f"listen 127.0.0.1:{self.port};",
+                "resolver 127.0.0.53;": f"resolver 127.0.0.1:{self.dns_port} ipv6=off;",
+                "/etc/ssl/certs/ca-certificates.crt": self.authority,
+            },
+        )
+        (self.directory / "site.conf").write_text(site)
+        temporary_paths = "".join(
+            f"    {kind}_temp_path {self.directory};\n"
+            for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+        )
+        (self.directory / "config").write_text(f"""
+daemon off;
+master_process off;
+pid {self.directory}/pid;
+error_log stderr;
+events {{ worker_connections 256; }}
+http {{
+{temporary_paths}
+    access_log {self.directory}/access.log;
+    include {self.directory}/site.conf;
+}}
+""")
+
+    def command(self) -> list[str]:
+        config = str(self.directory / "config")
+        return [find_program("nginx", "nginx"), "-c", config, "-p", str(self.directory)]
+
+
+class CarryingHaproxy(Carrier):
+    name = "haproxy"
+
+    def prepare(self) -> None:
+        ask_port = free_port()
+        text = (CONFIG / "haproxy.cfg").read_text()
+        text = changed(
+            text,
+            {
+                "lua-load /etc/haproxy/glance-resolver.lua": f"lua-load {CONFIG / 'haproxy.lua'}",
+                "lua.route http://127.0.0.1:9391": f"lua.route http://127.0.0.1:{ask_port}",
+                "bind 127.0.0.1:9391": f"bind 127.0.0.1:{ask_port}",
+                "nameserver local 127.0.0.53:53": f"nameserver local 127.0.0.1:{self.dns_port}",
+                "bind :9292": f"bind 127.0.0.1:{self.port}",
+                "server one 127.0.0.1:9393": f"server one 127.0.0.1:{self.gateway_port}",
+                "/etc/ssl/certs/ca-certificates.crt": self.authority,
+            },
+        )
+        (self.directory / "config").write_text(text)
+
+    def command(self) -> list[str]:
+        config = str(self.directory / "config")
+        return [find_program("haproxy", "haproxy"), "-db", "-f", config]
+
+
+CARRIERS = (CarryingNginx, CarryingHaproxy)
+
+
+class _Question(socketserver.BaseRequestHandler):
+    def handle(self) -> None:
+        data, connection = self.request
+        end = data.index(b"\0", 12) + 5
+        is_address = data[end - 4 : end - 2] == b"\0\x01"  # type A
+        answer = b"\xc0\x0c\0\x01\0\x01\0\0\0\x05\0\x04" + socket.inet_aton("127.0.0.1")
+        head = data[:2] + b"\x81\x80" + struct.pack("!HHHH", 1, int(is_address), 0, 0)
+        connection.sendto(
+            head + data[12:end] + (answer if is_address else b""), self.client_address
+        )
+
+
+@contextmanager
+def loopback_dns() -> Iterator[int]:
+    """A DNS server that knows every name, as 127.0.0.1. Yields its port."""
+    with socketserver.UDPServer(("127.0.0.1", 0), _Question) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield server.server_address[1]
+        server.shutdown()
