@@ -29,6 +29,7 @@ from resolver.errors import SettingsError
 from resolver.masking import mask_url
 from resolver.models import MAX_BITS, MIN_BITS
 from resolver.setting_names import PREFIX, is_service_variable, unknown_names
+from resolver.suggestions import did_you_mean
 
 
 class _Environment(EnvSettingsSource):
@@ -463,7 +464,8 @@ def load_settings(overrides: Mapping[str, Any] | None = None) -> Settings:
             name = str(fault["loc"][0]) if fault["loc"] else "?"
             message = fault["msg"].removeprefix("Value error, ")
             if fault["type"] == "extra_forbidden":
-                faults.append(f"unknown setting {name!r} in {file}")
+                meant = did_you_mean(name.lower(), Settings.model_fields)
+                faults.append(f"unknown setting {name!r} in {file}{meant}")
             elif not fault["loc"]:  # about several settings, which the message names
                 faults.append(message)
             else:

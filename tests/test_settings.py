@@ -125,7 +125,7 @@ def test_a_port_of_another_form_stays_an_error(monkeypatch: pytest.MonkeyPatch, 
 
 def test_an_unknown_name_in_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = toml(tmp_path, monkeypatch, "prot = 1\n")
-    with pytest.raises(SettingsError, match=f"unknown setting 'prot' in {re.escape(file)}"):
+    with pytest.raises(SettingsError, match=rf"'prot' in {re.escape(file)} \(did you mean 'port'"):
         load_settings()
 
 

@@ -367,7 +367,11 @@ LOG_COLUMNS = (
 def log(name: str, limit: int, output: Output, url: str, token: str | None) -> None:
     """Show who changed what and when. Newest first; of NAME, or of all locations."""
     query = urlencode({"limit": limit, "location": name} if name else {"limit": limit})
-    output.print(Gateway(url, token).call("GET", f"/audit?{query}")["changes"], LOG_COLUMNS)
+    gateway = Gateway(url, token)
+    changes = gateway.call("GET", f"/audit?{query}")["changes"]
+    if name and not changes:
+        gateway.call("GET", _path(name))  # says what was meant, if there is no such location
+    output.print(changes, LOG_COLUMNS)
 
 
 for command in (apply, discover, sweep):

@@ -9,6 +9,7 @@ from typing import Any
 from resolver.errors import InvalidLocation
 from resolver.location_fields import is_location_name
 from resolver.models import LOCATION_FIELDS, Location
+from resolver.suggestions import did_you_mean
 
 
 def check_name(name: str) -> str:
@@ -39,9 +40,8 @@ def parse_location(name: str, fields: Mapping[str, Any], base: Location | None =
     known = {"name", *LOCATION_FIELDS}
     unknown = [str(field)[:40] for field in fields if field not in known]
     if unknown:
-        raise InvalidLocation(
-            f"unknown field {', '.join(unknown)}: a location has {', '.join(LOCATION_FIELDS)}"
-        )
+        named = ", ".join(f"{field}{did_you_mean(field, LOCATION_FIELDS)}" for field in unknown)
+        raise InvalidLocation(f"unknown field {named}: a location has {', '.join(LOCATION_FIELDS)}")
     values = {
         field: spec.parse(fields.get(field), field)
         for field, spec in LOCATION_FIELDS.items()

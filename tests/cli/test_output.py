@@ -153,7 +153,7 @@ async def test_apply_shows_all_that_is_given_of_a_new_location(
 
 
 async def test_a_location_that_is_nearly_called_so(run: Run, locations: Gateway) -> None:
-    for command in (("show",), ("set", "--weight", "3"), ("check",), ("remove", "--yes")):
+    for command in (("show",), ("set", "--weight", "3"), ("check",), ("remove", "--yes"), ("log",)):
         status, _, err = await run("locations", command[0], "olso", *command[1:])
         assert status == 1
         assert "there is no location 'olso' (did you mean 'oslo'?)" in err

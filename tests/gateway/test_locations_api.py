@@ -115,7 +115,7 @@ async def test_a_location_is_created_changed_and_deleted(gateway: Gateway) -> No
         ({**ONE, "auth": {"token": "abc"}}, "token_env"),
         ({**ONE, "auth": {"token_env": "RESOLVER_ADMIN_TOKENS"}}, "setting of the resolver"),
         ({**ONE, "auth": {"token_file": "relative"}}, "absolute"),
-        ({**ONE, "wieght": 1}, "unknown field wieght"),
+        ({**ONE, "wieght": 1}, "unknown field wieght (did you mean 'weight'?): a location has url"),
         ({**ONE, "name": "two"}, "renamed"),
     ],
 )

@@ -169,7 +169,10 @@ def test_changing_some_fields_leaves_the_others() -> None:
     [
         ({}, "`url` is missing"),
         ({"url": None}, "`url` is missing"),
-        ({"urls": "x"}, "unknown field urls: a location has url, public_url, region"),
+        (
+            {"urls": "x"},
+            "unknown field urls (did you mean 'url'?): a location has url, public_url, region",
+        ),
         ({"public_url": "http://a.example/v2"}, "`public_url` must be the base URL, without"),
         ({"public_url": 5}, "`public_url` is missing"),
         ({"networks": "10.0.0.0/8"}, "`networks` must be a list"),

@@ -51,7 +51,10 @@ def test_a_file_without_locations_is_accepted(tmp_path: Path) -> None:
         ("locations: {one: http://one.example}", "'one' must have fields"),
         ("locations: {one: }", "'one' must have fields"),
         ("locations: {one: {region: r}}", "one: `url` is missing"),
-        ("locations: {one: {url: http://o.example, weigth: 1}}", "one: unknown field weigth"),
+        (
+            "locations: {one: {url: http://o.example, weigth: 1}}",
+            "one: unknown field weigth (did you mean 'weight'?)",
+        ),
         ("locations: {one: {url: http://o.example, weight: x}}", "one: `weight` must be"),
         ("locations: {One: {url: http://o.example}}", "'One' is not a location name"),
         (
