@@ -31,9 +31,6 @@ END = load("rebuild_end", "grow_version")
 COPY_BUCKETS = 64
 """Buckets copied together: some thousands of images."""
 
-DROP_AFTER_SECONDS = 5
-"""How long the old buckets stay: longer than any lookup in them may take."""
-
 Report = Callable[[], Awaitable[None]]
 """Called often during a rebuild; raises to stop it."""
 
@@ -85,9 +82,11 @@ class Rebuild:
         report: Report,
         *,
         copy_buckets: int = COPY_BUCKETS,
-        drop_after: int = DROP_AFTER_SECONDS,
+        drop_after: int,
     ) -> bool:
         """Rebuilds the index. Returns whether there was anything to do.
+
+        ``drop_after``: seconds that the old buckets stay, longer than any lookup in them may take.
 
         Raises:
             Conflict: it is being rebuilt with another number.

@@ -423,7 +423,9 @@ class Indexer:
             return
         started_at = time.monotonic()
         try:
-            if await self._index.rebuild.run(bits, lease.ensure_held):
+            if await self._index.rebuild.run(
+                bits, lease.ensure_held, drop_after=self._timings.drop_after
+            ):
                 seconds = round(time.monotonic() - started_at, 1)
                 log.info("index rebuilt", bits=bits, seconds=seconds)
         except Conflict as error:

@@ -24,9 +24,6 @@ from resolver.registry import LocationView
 from resolver.sync.deletion_log import DeletionLog, apply_notices
 from resolver.sync.timings import IndexerTimings
 
-IDLE_CHECK_SECONDS = 5.0
-"""Without a notification for this long, the queue is checked."""
-
 STATUS_INTERVAL_SECONDS = 10.0
 """How often the lease is renewed and the status stored while connected."""
 
@@ -130,7 +127,7 @@ class NotificationConsumer:
         )
 
     async def _consume_batch(self, subscription: Subscription) -> None:
-        messages = await subscription.next_batch(IDLE_CHECK_SECONDS)
+        messages = await subscription.next_batch(self._timings.queue_check)
         parsed = [parse_notice(message.body) for message in messages]
         notices = [notice for notice in parsed if notice is not None]
         news = await apply_notices(self._index, self._location.number, self._deletions, notices)

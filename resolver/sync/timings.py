@@ -36,5 +36,12 @@ class IndexerTimings:
     max_reconnect_delay: float = 15.0
     """Between two attempts to connect to the broker."""
 
+    queue_check: float = 5.0
+    """Without a notification for this long, the queue is checked."""
+
+    drop_after: int = 5
+    """How long the old buckets stay after a rebuild of the index: longer than any lookup in them
+    may take."""
+
 
 DEFAULT_TIMINGS = IndexerTimings()

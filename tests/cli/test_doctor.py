@@ -76,13 +76,14 @@ async def test_credentials_may_be_where_the_settings_say(
 
 @pytest.mark.redis
 def test_an_empty_redis_stays_empty(own_redis: RedisServer) -> None:
-    result = doctor(own_redis.url)
+    result = doctor(own_redis.url, "--json")
     assert result.exit_code == 3
-    lines = rows(result.stdout)
-    assert lines["indexer"][:2] == ["no", "none is running"]
-    assert "serve --role indexer" in lines["indexer"][2]
-    assert lines["locations"][1] == "none is registered"
-    assert json.loads(doctor(own_redis.url, "--json").stdout)["ok"] is False
+    found = json.loads(result.stdout)
+    assert found["ok"] is False
+    checks = {check["name"]: check for check in found["checks"]}
+    assert (checks["indexer"]["ok"], checks["indexer"]["text"]) == (False, "none is running")
+    assert "serve --role indexer" in checks["indexer"]["fix"]
+    assert checks["locations"]["text"] == "none is registered"
     assert own_redis.ask("KEYS", "*") == [], "it makes no index"
 
 

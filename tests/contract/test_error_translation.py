@@ -64,7 +64,7 @@ async def test_a_bug_in_the_report_of_a_rebuild_is_raised_as_itself(
         raise bug
 
     with pytest.raises(type(bug), match="bug"):
-        await index.rebuild.run(10, report)
+        await index.rebuild.run(10, report, drop_after=0)
 
 
 async def test_a_bug_in_our_arguments_is_raised_as_itself(index: Index) -> None:

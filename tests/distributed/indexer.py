@@ -10,11 +10,11 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+from dataclasses import replace
 
 from resolver.services import open_services
 from resolver.settings import Settings
-from resolver.sync import IndexerTimings
-from tests.support.indexing import SETTINGS
+from tests.support.indexing import PROMPT, SETTINGS
 
 LEASE = 2.0
 """Seconds."""
@@ -22,7 +22,7 @@ LEASE = 2.0
 
 async def main(url: str, settings: str = "{}") -> None:
     values = SETTINGS | json.loads(settings)
-    timings = IndexerTimings(lease=LEASE)
+    timings = replace(PROMPT, lease=LEASE)
     async with open_services(Settings(redis_url=url, **values), timings=timings) as services:
         print("ready", flush=True)
         await services.indexer.run()

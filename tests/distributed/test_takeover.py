@@ -100,7 +100,8 @@ async def done(services: Services, name: str, *, since: float | None = None) -> 
             return
 
 
-@pytest.fixture(params=["redis", "cluster"])
+# A lease in a cluster is the same as in a Redis (tests/contract/test_leases.py).
+@pytest.fixture(params=["redis", pytest.param("cluster", marks=pytest.mark.long)])
 def url(request: pytest.FixtureRequest) -> str:
     return str(request.getfixturevalue(f"{request.param}_url"))
 

@@ -14,6 +14,7 @@ import re
 import sys
 from pathlib import Path
 
+import pytest
 import yaml
 
 from resolver.standin import StandIn
@@ -50,6 +51,15 @@ async def schemathesis(url: str, *options: str, count: int, home: Path) -> tuple
     return process.returncode or 0, out.decode()
 
 
+# Whether an index acts alike on each backend, tests/contract shows.
+@pytest.mark.parametrize(
+    "index_url",
+    [
+        pytest.param("redis", marks=pytest.mark.redis),
+        pytest.param("memory:", marks=pytest.mark.long),
+    ],
+    indirect=True,
+)
 async def test_the_gateway_conforms_to_openapi_json_for_an_admin(
     index_url: str, tmp_path: Path
 ) -> None:

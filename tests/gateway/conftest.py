@@ -17,7 +17,9 @@ from resolver.image_facts import Content, ImageFacts, ImageStatus
 from resolver.models import Check, Health, Sweep, letter_case_of, parse_id
 from resolver.services import Services, open_services
 from resolver.settings import Settings
+from resolver.sync import IndexerTimings
 from tests.support.clouds import Cloud, cloud_of
+from tests.support.indexing import PROMPT
 
 TOKEN = "s3cret-token"
 ADMIN = {"Authorization": f"Bearer {TOKEN}"}
@@ -95,7 +97,7 @@ async def start() -> AsyncIterator[Start]:
     """Returns a function that starts a gateway with these settings."""
     async with AsyncExitStack() as stack:
 
-        async def begin(**settings: Any) -> Gateway:
+        async def begin(*, timings: IndexerTimings = PROMPT, **settings: Any) -> Gateway:
             # No server runs at the URLs of its locations.
             defaults = {
                 "port": 0,
@@ -104,7 +106,7 @@ async def start() -> AsyncIterator[Start]:
                 "probe": False,
             }
             services = await stack.enter_async_context(
-                open_services(Settings(**{**defaults, **settings}))
+                open_services(Settings(**{**defaults, **settings}), timings=timings)
             )
             url = await stack.enter_async_context(serving(services))
             http = await stack.enter_async_context(aiohttp.ClientSession(url))

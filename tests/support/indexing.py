@@ -12,7 +12,7 @@ from resolver.index import Index
 from resolver.models import Sweep
 from resolver.services import Services, open_services
 from resolver.settings import Settings
-from resolver.sync import DEFAULT_TIMINGS, Indexer, IndexerTimings
+from resolver.sync import Indexer, IndexerTimings
 from tests.support.wait import wait_until
 
 SETTINGS: dict[str, Any] = {
@@ -27,10 +27,13 @@ SETTINGS: dict[str, Any] = {
     "poll_interval": 0,
 }
 
+PROMPT = IndexerTimings(tick=0.05, queue_check=0.5, drop_after=1)
+"""What is due begins at once: tests wait for it."""
+
 
 @asynccontextmanager
 async def indexing(
-    url: str, *, timings: IndexerTimings = DEFAULT_TIMINGS, **settings: Any
+    url: str, *, timings: IndexerTimings = PROMPT, **settings: Any
 ) -> AsyncIterator[Services]:
     """Services with a running indexer, as in one process."""
     async with (

@@ -6,6 +6,7 @@ import asyncio
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -20,9 +21,8 @@ from resolver.models import parse_id
 from resolver.services import Services, open_services
 from resolver.settings import Settings
 from resolver.standin import StandIn
-from resolver.sync import DEFAULT_TIMINGS, IndexerTimings
 from resolver.sync.notification_consumer import NotificationConsumer
-from tests.support.indexing import indexing, swept
+from tests.support.indexing import PROMPT, indexing, swept
 from tests.support.notifications import Publisher, publishing
 from tests.support.rabbit import RabbitServer
 from tests.support.wait import wait_until
@@ -160,7 +160,7 @@ async def test_a_notification_is_acknowledged_only_when_the_index_has_it(broker:
             consumer = NotificationConsumer(
                 cast(Index, hanging),
                 (await services.tables.current()).by_number[number],
-                DEFAULT_TIMINGS,
+                PROMPT,
                 count_events=lambda _, __: None,
                 set_lag=lambda _: None,
                 on_connected=ignore,
@@ -213,7 +213,7 @@ async def test_an_unbound_queue_is_bound_again(broker: Broker) -> None:
 
 @pytest.mark.rabbit
 async def test_a_time_without_a_connection_causes_a_sweep(broker: Broker) -> None:
-    timings = IndexerTimings(disconnect_gap=0.0)
+    timings = replace(PROMPT, disconnect_gap=0.0)
     server = broker.server
     server.fill(20, seed=3)
     async with broker.publishing() as glance:
@@ -234,7 +234,7 @@ async def test_a_time_without_a_connection_causes_a_sweep(broker: Broker) -> Non
 async def test_a_queue_that_breaks_every_connection_is_deleted(
     broker: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    timings = IndexerTimings(max_reconnect_delay=0.1)
+    timings = replace(PROMPT, max_reconnect_delay=0.1)
     async with broker.publishing() as glance, broker.subscribed(timings=timings) as location:
         with monkeypatch.context() as patch:  # nanoseconds, where AMQP has seconds
             wrong = (1_763_900_000_000_000_000).to_bytes(8, "big")
@@ -356,11 +356,11 @@ async def test_a_queue_with_other_arguments_is_replaced(
         async with indexing(broker.redis_url) as services:
             location = Subscribed(services, server)
             await wait_until(location.connected, message="it is connected", timeout=15)
-            await glance.send("image.create", IMAGE)
-            await wait_until(lambda: location.claimed(IMAGE), message="the claim")
             await wait_until(
                 lambda: _not(location.claimed(gone)), message="the release, by a sweep"
             )
+            await glance.send("image.create", IMAGE)  # which no sweep finds
+            await wait_until(lambda: location.claimed(IMAGE), message="the claim")
         async with await aio_pika.connect(broker.url) as connection:
             expires = {"x-expires": 24 * 3_600_000}
             await (await connection.channel()).declare_queue(

@@ -57,6 +57,7 @@ async def swept(index: Index, server: GlanceServer, before: Sweep | None = None)
     return result
 
 
+@pytest.mark.parametrize("index_url", ["memory:"], indirect=True)
 @pytest.mark.parametrize(
     ("status", "retry_after"), [(429, ""), (429, None), (413, ""), (429, "nonsense")]
 )

@@ -50,7 +50,10 @@ class EmbeddedClient(RedisClient):
             ) from error
         if store.server is None:
             store.server = FakeServer()
-        self._redis = FakeAsyncRedis(server=store.server, max_connections=2**31)
+        # Without a time-out: `asyncio.wait_for` of Python 3.11 may swallow a cancellation.
+        self._redis = FakeAsyncRedis(
+            server=store.server, max_connections=2**31, socket_timeout=None
+        )
         store.clients.append(self)
 
     async def send(self, commands: Sequence[Command], *, foreground: bool) -> list[Any]:
