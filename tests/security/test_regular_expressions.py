@@ -1,23 +1,25 @@
 """No regular expression takes long, whatever a client, a location or a file sends.
 
-Each pattern of the package is run on 8 KiB of inputs that make careless patterns backtrack: long
-runs, pairs of runs, and beginnings that match followed by something that does not.
+Each pattern of the package, the client and the routes is run on 8 KiB of inputs that make careless
+patterns backtrack: long runs, pairs of runs, and beginnings that match followed by something that
+does not.
 """
 
 from __future__ import annotations
 
-import ast
-import importlib
 import itertools
 import re
-import time
-from collections.abc import Iterable, Iterator
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterable
 
 import pytest
 
-import resolver
+from tests.support.patterns import (
+    EVERYWHERE,
+    FoundPattern,
+    UnknownPatternError,
+    all_patterns,
+    patterns_of,
+)
 
 SIZE = 8192
 MAX_SECONDS = 0.001
@@ -30,63 +32,6 @@ BEGINNINGS = (
     *("HTTP/1.1 200 OK\r\ncontent-length: 1", "2026-11-26T00:00:00.", "X: ", "location 1 {", "a1;"),
 )
 ENDINGS = ("", "!", "\x00", "é")
-
-
-def modules() -> Iterator[tuple[str, Path]]:
-    root = Path(resolver.__file__).parent
-    for path in sorted(root.rglob("*.py")):
-        name = ".".join(path.relative_to(root.parent).with_suffix("").parts)
-        if path.name != "__main__.py" and "standin" not in path.parts:
-            yield name.removesuffix(".__init__"), path
-
-
-def patterns_in(value: Any) -> Iterator[re.Pattern[Any]]:
-    if isinstance(value, re.Pattern):
-        yield value
-    elif isinstance(value, dict):
-        yield from patterns_in(tuple(value.values()))
-    elif isinstance(value, tuple | list | set | frozenset):
-        for item in value:
-            yield from patterns_in(item)
-
-
-Found = tuple[re.Pattern[Any], frozenset[str]]
-"""A pattern, and the methods by which it is used."""
-
-ANCHORED = frozenset({"match", "fullmatch"})
-ANYWHERE = frozenset({"search"})
-"""What `re.sub`, `re.split` and the like do, too."""
-
-
-def inline_patterns(path: Path) -> Iterator[Found]:
-    """The first arguments of `re.search` and its like."""
-    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-        if (
-            isinstance(node, ast.Call)
-            and isinstance(node.func, ast.Attribute)
-            and isinstance(node.func.value, ast.Name)
-            and node.func.value.id == "re"
-            and node.args
-            and isinstance(node.args[0], ast.Constant)
-        ):
-            methods = ANCHORED if node.func.attr in ANCHORED else ANYWHERE
-            if node.func.attr != "compile":
-                yield re.compile(node.args[0].value, re.ASCII), methods
-
-
-def all_patterns() -> dict[str, Found]:
-    found: dict[str, Found] = {}
-    for module_name, path in modules():
-        source = path.read_text("utf-8")
-        for pattern, methods in inline_patterns(path):
-            found[f"{pattern.pattern!r}"] = pattern, methods
-        for name, value in vars(importlib.import_module(module_name)).items():
-            is_searched = re.search(rf"\b{name}\.(search|sub|split|find)", source) is not None
-            for pattern in patterns_in(value):
-                key = f"{pattern.pattern!r}"
-                before = found[key][1] if key in found else frozenset()
-                found[key] = pattern, before | (ANYWHERE if is_searched else ANCHORED)
-    return found
 
 
 def hostile_texts() -> Iterable[str]:
@@ -103,38 +48,59 @@ TEXTS = tuple(hostile_texts())
 PATTERNS = all_patterns()
 
 
-def seconds_of(pattern: re.Pattern[Any], method: str, text: Any) -> float:
-    """The least processor time of some runs: others use the machine too."""
-    run, least = getattr(pattern, method), float("inf")
-    for _ in range(5):
-        started = time.thread_time()
-        run(text)
-        least = min(least, time.thread_time() - started)
-        if least < MAX_SECONDS:
-            break
-    return least
-
-
 @pytest.mark.parametrize("found", PATTERNS.values(), ids=PATTERNS.keys())
-def test_hostile_input_takes_less_than_a_millisecond(found: Found) -> None:
-    pattern, methods = found
+def test_hostile_input_takes_less_than_a_millisecond(found: FoundPattern) -> None:
     slow = []
     for text in TEXTS:
-        given = text.encode("latin-1") if isinstance(pattern.pattern, bytes) else text
-        for method in methods:
-            seconds = seconds_of(pattern, method, given)
-            if seconds > MAX_SECONDS:
-                slow.append((method, text[:40], text[-20:], seconds))
+        seconds = found.seconds(text, enough=MAX_SECONDS)
+        if seconds > MAX_SECONDS:
+            slow.append((text[:40], text[-20:], seconds))
     assert slow == []
 
 
 def test_a_careless_pattern_is_found() -> None:
     """The mask of secrets in the access log was such a pattern."""
-    careless = re.compile(r"([?&;][^=&;]*key[^=&;]*)=")
+    careless = FoundPattern(re.compile(r"([?&;][^=&;]*key[^=&;]*)="), EVERYWHERE)
     text = "/x" + "?" * 300 + "key" * 100  # with 8 KiB it runs for a minute
-    assert seconds_of(careless, "search", text) > MAX_SECONDS
+    assert careless.seconds(text, enough=MAX_SECONDS) > MAX_SECONDS
+
+
+SOURCE = r"""
+import re
+ID = "[0-9]+"
+ONE = re.compile(ID)
+TWO = re.compile(r"a" + ID, re.ASCII)
+TABLE = {"x": [("GET", re.compile(rf"/{ID}"))]}
+
+def f(text):
+    TWO.sub("", text)
+    return ONE.match(text) or re.fullmatch("b", text) or re.split("c", text, flags=re.I)
+"""
+
+
+def test_patterns_are_found_wherever_they_stand() -> None:
+    names: dict[str, object] = {}
+    exec(SOURCE, names)
+    found = {one.pattern.pattern: one for one in patterns_of(SOURCE, names)}
+    assert found.keys() == {"[0-9]+", "a[0-9]+", "/[0-9]+", "b", "c"}
+    assert found["c"].pattern.flags & re.IGNORECASE
+    assert {text for text, one in found.items() if one.methods == EVERYWHERE} == {
+        *("a[0-9]+", "c"),
+        "/[0-9]+",  # it has no name, and its module searches
+    }
+
+
+@pytest.mark.parametrize(
+    "source", ["import re\ndef f(a):\n    re.compile(a)", "from re import compile"]
+)
+def test_a_pattern_that_could_not_be_tested_is_an_error(source: str) -> None:
+    with pytest.raises(UnknownPatternError, match="line"):
+        patterns_of(source, {"re": re})
 
 
 def test_the_patterns_that_see_clients_are_among_them() -> None:
-    assert len(PATTERNS) > 40
-    assert any("HTTP/1" in name for name in PATTERNS)
+    texts = {one.pattern.pattern for one in PATTERNS.values()}
+    assert len(texts) > 80
+    assert any(isinstance(text, bytes) and b"HTTP/1" in text for text in texts)
+    assert "/actions/[^/]+" in texts, "of a table"
+    assert any("(?P<name>" in str(text) for text in texts), "of a route"
