@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import TypeVar
 from urllib.parse import quote
 
@@ -40,6 +40,9 @@ REFUSALS: Mapping[int, type[ResolverError]] = {
 """What is passed on of what locations answer, the first of these first."""
 
 T = TypeVar("T")
+
+OnRows = Callable[[LocationStream, Sequence[Row]], None]
+"""Called with the rows of a location as soon as they have arrived."""
 
 
 class Caller:
@@ -83,14 +86,20 @@ class Caller:
         return await self._read(view, LISTING_PATH, (*params, ("limit", str(limit))), limit)
 
     async def read_rows(
-        self, wanted: Sequence[tuple[LocationStream, int]]
-    ) -> Sequence[Sequence[Row]]:
+        self, wanted: Sequence[tuple[LocationStream, int]], on_rows: OnRows
+    ) -> None:
         """See `resolver.listing.merge.ReadRows`.
 
         Raises:
             ResolverError: a location failed, and the client wants all.
         """
-        return await self._all([(stream, stream.read(size)) for stream, size in wanted])
+
+        async def read(stream: LocationStream, size: int) -> Sequence[Row]:
+            rows = await stream.read(size)
+            on_rows(stream, rows)
+            return rows
+
+        await self._all([(stream, read(stream, size)) for stream, size in wanted])
 
     async def ask_listed(
         self, asked: Sequence[tuple[LocationStream, Sequence[str]]]

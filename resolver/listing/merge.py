@@ -8,6 +8,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
+from resolver.listing.caller import OnRows
+from resolver.listing.early_questions import EarlyQuestions
 from resolver.listing.location_stream import LocationStream
 from resolver.listing.owners import DrawnRow, ImageOwners
 from resolver.listing.query import MAX_LIMIT
@@ -26,9 +28,9 @@ SHARE_EXTRA = 25
 MAX_DRAWN = 2 * MAX_LIMIT
 """Rows whose owners are found at the same time."""
 
-ReadRows = Callable[[Sequence[tuple[LocationStream, int]]], Awaitable[Sequence[Sequence[Row]]]]
-"""Reads that many rows from each location at the same time, and returns them. Where the client is
-content without a location that fails, its stream has the failure, and there are none."""
+ReadRows = Callable[[Sequence[tuple[LocationStream, int]], OnRows], Awaitable[None]]
+"""Reads that many rows from each location at the same time. Where the client is content without a
+location that fails, its stream has the failure, and there are none."""
 
 
 class MergedRow(NamedTuple):
@@ -54,14 +56,22 @@ class Merge:
         letter case. They can be merged in order only if all are compared so."""
         self._streams = start.streams
         self._owners = owners
+        self._early = EarlyQuestions(owners, self._likely_rows)
         self._read = read
         self._sizes: dict[int, int] = {}
         """How many rows each location is asked for next."""
+        self._limit = 0
+        """Rows of the page that is being read."""
         self.last: Values | None = None
         """The place up to which rows are used up."""
 
     async def page(self, limit: int) -> list[MergedRow]:
         """The next ``limit`` rows, or fewer at the end."""
+        self._limit = limit
+        with self._early:
+            return await self._page(limit)
+
+    async def _page(self, limit: int) -> list[MergedRow]:
         merged: list[MergedRow] = []
         share = min(limit, math.ceil(limit / max(len(self._streams), 1) * SHARE_FACTOR))
         size = limit if limit <= WHOLE_PAGE else min(limit, share + SHARE_EXTRA)
@@ -74,6 +84,7 @@ class Merge:
             drawn = await self._draw(min(math.ceil(missing * rows_for_each), MAX_DRAWN))
             if not drawn:
                 break
+            await self._early.answered()
             names = await self._owners.names_where_best(drawn)
             used += self._keep(drawn, names, merged, limit)
         return merged
@@ -129,7 +140,11 @@ class Merge:
         dry = [(stream, self._sizes[stream.number]) for stream in self._streams if stream.is_dry]
         if not dry:
             return
-        for (stream, size), rows in zip(dry, await self._read(dry), strict=True):
+        unread = len(dry)
+
+        def arrived(stream: LocationStream, rows: Sequence[Row]) -> None:
+            nonlocal unread
+            unread -= 1
             self._owners.note(stream, rows)
             self.ignores_case = self.ignores_case or (
                 "name" in self._order.names
@@ -138,7 +153,26 @@ class Merge:
                     for before, row in pairwise(rows)
                 )
             )
+            if unread and 0 < self._limit <= WHOLE_PAGE:
+                self._early.more_rows()
+
+        await self._read(dry, arrived)
+        for stream, size in dry:
             self._sizes[stream.number] = min(2 * size, MAX_LIMIT)
+
+    def _likely_rows(self) -> list[DrawnRow]:
+        """The rows that would be on the page if the locations that have not answered had none."""
+        known = [(stream, list(stream.rows)[: self._limit]) for stream in self._streams]
+        heap = [(self._key(rows[0]), at, 0) for at, (_, rows) in enumerate(known) if rows]
+        heapq.heapify(heap)
+        likely: list[DrawnRow] = []
+        while heap and len(likely) < self._limit:
+            _, at, index = heapq.heappop(heap)
+            stream, rows = known[at]
+            likely.append(DrawnRow(stream, rows[index], None))
+            if index + 1 < len(rows):
+                heapq.heappush(heap, (self._key(rows[index + 1]), at, index + 1))
+        return likely
 
     async def _draw(self, count: int) -> list[DrawnRow]:
         """The next ``count`` rows in order, or fewer at the end; several may be of one image."""

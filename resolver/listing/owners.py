@@ -53,6 +53,8 @@ class ImageOwners:
         """Of each image: the locations that list it, and whether it is usable there."""
         self._not_listed: set[tuple[str, int]] = set()
         """Images and locations that were asked, and do not list them."""
+        self._in_index: dict[str, Spellings] = {}
+        """What the index knows, as far as it was read."""
 
     def note(self, stream: LocationStream, rows: Iterable[Row]) -> None:
         """These rows have been read from a location."""
@@ -62,27 +64,45 @@ class ImageOwners:
     async def names_where_best(self, drawn: Sequence[DrawnRow]) -> list[str]:
         """For each row the names of its image's owners, best first and separated by commas; empty
         where it is another location's row that is shown."""
-        known, from_index = await self._known_owners(drawn)
+        known = await self._known_owners(drawn)
+        if known is None:  # any location may list them
+            everywhere = [dict.fromkeys(self._streams, each.row.id) for each in drawn]
+            await self._ask_better(drawn, everywhere)
+            return [self._names(stream, row, {}) for stream, row, _ in drawn]
+        await self._ask_better(drawn, known)
+        return [
+            self._names(stream, row, owners)
+            for (stream, row, _), owners in zip(drawn, known, strict=True)
+        ]
+
+    async def ask_early(self, drawn: Sequence[DrawnRow]) -> None:
+        """Asks what `names_where_best` would, of rows that it may be asked about. The answers must
+        be awaited before it is."""
+        new = [each for each in drawn if each.row.image not in self._in_index]
+        if new and (known := await self._known_owners(new)) is not None:
+            await self._ask_better(new, known)
+
+    async def _known_owners(self, drawn: Sequence[DrawnRow]) -> Sequence[Spellings] | None:
+        """The locations that have each row's image; None where the index does not answer."""
+        unread = {
+            each.row.image: image_id
+            for each in drawn
+            if each.row.image not in self._in_index and (image_id := _image_id(each.row))
+        }
+        found = await self._read_owners([*unread.values()])
+        if found is None:
+            return None
+        self._in_index.update(zip(unread, found, strict=True))
+        return [self._in_index.get(each.row.image, {}) for each in drawn]
+
+    async def _ask_better(self, drawn: Sequence[DrawnRow], known: Sequence[Spellings]) -> None:
+        """Asks the better ones among the owners of each row's image whether they list it."""
         questions: dict[int, dict[str, str]] = defaultdict(dict)
         for (stream, row, _), owners in zip(drawn, known, strict=True):
             for number, text in owners.items():
                 if self._must_ask(stream, row, number):
                     questions[number][row.image] = text
         await self._ask_all(questions)
-        return [
-            self._names(stream, row, owners if from_index else {})
-            for (stream, row, _), owners in zip(drawn, known, strict=True)
-        ]
-
-    async def _known_owners(self, drawn: Sequence[DrawnRow]) -> tuple[Sequence[Spellings], bool]:
-        """The locations that may list each row's image, and whether the index says so. Without the
-        index, all may."""
-        ids = [_image_id(each.row) for each in drawn]
-        found = await self._read_owners([image_id for image_id in ids if image_id])
-        if found is None:
-            return [dict.fromkeys(self._streams, each.row.id) for each in drawn], False
-        claims = iter(found)
-        return [next(claims) if image_id else {} for image_id in ids], True
 
     def _may_list(self, number: int, image: str) -> bool:
         """Whether it is not known that a location does not list an image."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import uuid
 from collections import Counter
 from typing import Any
 
 import pytest
+from aiohttp import web
+from aiohttp.typedefs import Handler
 
 from resolver.standin import StandIn
 from resolver.standin.call import Caller
@@ -102,6 +105,30 @@ async def test_a_row_is_that_of_the_best_owner(gateway: Gateway, cloud: Cloud) -
     cloud.servers["near"].update(VIRTUAL, status="deactivated")
     rows = await all_rows(gateway.get, "/v2/images?limit=1&status=in:active,deactivated")
     assert [r["name"] for r in rows if r["id"] == VIRTUAL] == ["of far"]
+
+
+async def test_better_owners_are_asked_before_the_slowest_has_answered(
+    gateway: Gateway, cloud: Cloud
+) -> None:
+    """The slow location lists nothing before it is asked about the other's image."""
+    for name, priority in (("quick", 5), ("slow", 0)):
+        await cloud.add(name, fields={"priority": priority})
+        cloud.servers[name].add(id=VIRTUAL, name=f"of {name}", created=BEGAN + priority)
+        cloud.servers[name].add(id=str(uuid.UUID(int=priority)), name="other", created=BEGAN)
+        await cloud.claim(name, VIRTUAL)
+    asked = asyncio.Event()
+
+    async def waits_for_question(request: web.Request, handler: Handler) -> web.StreamResponse:
+        if request.query.get("id") == f"in:{VIRTUAL}":
+            asked.set()
+        await asked.wait()
+        return await handler(request)
+
+    cloud.set_fault("slow", waits_for_question)
+    _, document = await gateway.get("/v2/images?limit=5")
+    assert [row["name"] for row in document["images"]] == ["of slow", "other", "other"]
+    (row,) = [row for row in document["images"] if row["id"] == VIRTUAL]
+    assert row["resolver_locations"] == "slow,quick"
 
 
 async def test_an_image_that_is_not_claimed_is_one_row_of_a_page(
