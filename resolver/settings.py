@@ -269,7 +269,7 @@ class Settings(BaseSettings):
         250_000,
         ge=0,
         le=100_000_000,
-        description="Number of ids whose owners a gateway caches in memory, some 200 bytes each; "
+        description="Number of ids whose owners a gateway caches in memory, 134 bytes each; "
         "0 turns the cache off.",
     )
     cache_ttl: Seconds = Field(
