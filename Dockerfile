@@ -20,7 +20,7 @@ RUN python -m venv --without-pip /opt/resolver
 # Dependencies first, so that a change of the source does not fetch them again. There is no compiler
 # here, so a package without a wheel for this platform fails at once.
 COPY pyproject.toml ./
-RUN python -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; print(*p['dependencies'], *(d for e in ('memory', 'workers', 'events', 'keystone') for d in p['optional-dependencies'][e]), sep='\n')" > /tmp/requirements.txt \
+RUN python -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; print(*p['dependencies'], *(d for e in ('memory', 'workers', 'events', 'keystone', 'otel') for d in p['optional-dependencies'][e]), sep='\n')" > /tmp/requirements.txt \
  && python -m pip --python /opt/resolver/bin/python install --only-binary :all: -r /tmp/requirements.txt
 
 COPY README.md LICENSE ./

@@ -9,6 +9,7 @@ from functools import partial
 
 import aiohttp
 
+from resolver.errors import SettingsError
 from resolver.glance import (
     CallerListings,
     CloudCredentials,
@@ -35,6 +36,7 @@ from resolver.registry import (
 )
 from resolver.resolution import Prober, Resolver, VouchingProblems
 from resolver.settings import Settings
+from resolver.spans import NO_SPANS, Spans
 from resolver.sync import DEFAULT_TIMINGS, Indexer, IndexerTimings, IndexerWatch, ProcessWatch
 
 LISTING_CONNECTIONS = 16
@@ -72,6 +74,24 @@ class Services:
 
 
 @asynccontextmanager
+async def _open_spans(settings: Settings) -> AsyncIterator[Spans]:
+    """Raises SettingsError where they are wanted and OpenTelemetry is not installed."""
+    if not settings.otel:
+        yield NO_SPANS
+        return
+    try:
+        from resolver.otel_spans import open_spans  # noqa: PLC0415 - it needs an extra
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "opentelemetry":
+            raise
+        raise SettingsError(
+            "RESOLVER_OTEL needs OpenTelemetry: pip install 'glance-resolver[otel]'"
+        ) from error
+    async with open_spans() as spans:
+        yield spans
+
+
+@asynccontextmanager
 async def open_services(
     settings: Settings,
     startup_locations: StartupLocations | None = None,
@@ -95,6 +115,7 @@ async def open_services(
         connect, allowed_hosts=settings.allowed_hosts, require_https=settings.require_https
     )
     async with (
+        _open_spans(settings) as spans,
         open_index(
             settings.redis_url,
             url_file=settings.redis_url_file,
@@ -105,9 +126,9 @@ async def open_services(
             shrink_guard=settings.shrink_guard,
             store=store,
         ) as index,
-        open_session(settings.location_timeout) as session,
-        open_session(settings.probe_timeout, connections=0) as probe_session,
-        open_session(settings.listing_timeout, connections=LISTING_CONNECTIONS) as listing_session,
+        open_session(settings.location_timeout, spans=spans) as session,
+        open_session(settings.probe_timeout, 0, spans=spans) as probe_session,
+        open_session(settings.listing_timeout, LISTING_CONNECTIONS, spans=spans) as listing_session,
     ):
         polled_within = 3 * settings.poll_interval if settings.poll_interval else None
         indexer_watch = IndexerWatch(index)
@@ -147,6 +168,7 @@ async def open_services(
             at_once=settings.probes_at_once,
             remember=settings.absent_ttl,
             index_timeout=settings.index_timeout,
+            spans=spans,
         )
         absent_age = settings.absent_age if settings.absent_proof == "covered" else None
         silences = prober.silences if settings.probe else None
@@ -167,6 +189,7 @@ async def open_services(
             CallerListings(listing_session, cloud_credentials, rate_limits),
             timeout=settings.listing_timeout,
             home_region=settings.region,
+            spans=spans,
         )
         try:
             await bootstrap.start()
@@ -188,6 +211,7 @@ async def open_services(
                     rate_limits,
                     scopes,
                     timings,
+                    spans,
                 ),
                 bootstrap=bootstrap,
                 problems=problems,

@@ -314,6 +314,11 @@ class Settings(BaseSettings):
         description="Which requests are logged: none, those with status 400 or above, all but good "
         "health checks and scrapes, all.",
     )
+    otel: bool = Field(
+        False,
+        description="Make OpenTelemetry spans of requests that ask locations, of sweeps and of "
+        "polls, and send them to where the variables `OTEL_*` say. Needs the extra `otel`.",
+    )
 
     @field_validator(
         *("admin_tokens", "allowed_hosts", "trusted_proxies", "secret_files", "secret_envs"),

@@ -1,7 +1,8 @@
 """The trace that a request belongs to (W3C Trace Context, https://www.w3.org/TR/trace-context/).
 
-The resolver makes no spans. It writes the trace's id into the log, and passes both header fields on
-unchanged to the locations that it asks for the sake of the request, as the recommendation allows.
+The trace's id is written into the log, and both header fields are passed on unchanged to the
+locations that are asked for the sake of the request, as the recommendation allows; where spans are
+made (`resolver.spans`), with the span of that question in place of the client's.
 """
 
 from __future__ import annotations

@@ -23,10 +23,11 @@ from resolver.glance.host_policy import HostPolicy, HostPolicyMiddleware, HostPo
 from resolver.glance.keystone import AuthHeaders
 from resolver.glance.proxies import proxy_for, proxy_hosts
 from resolver.glance.rate_limits import NEVER_DELAYED, RateLimits
+from resolver.glance.request_traces import request_traces
 from resolver.glance.secret_sources import SecretSources
 from resolver.location_fields import is_base_url
 from resolver.models import Api, Location, api_versions
-from resolver.trace_context import trace_headers
+from resolver.spans import NO_SPANS, Spans
 
 Params = Mapping[str, str] | Sequence[tuple[str, str]]
 """A query; a sequence where a name may occur several times."""
@@ -73,11 +74,6 @@ may be a resolver."""
 log = structlog.get_logger()
 
 
-async def _add_trace(_: object, __: object, request: aiohttp.TraceRequestStartParams) -> None:
-    """Lets the location know which trace the request belongs to that asks it."""
-    request.headers.update(trace_headers())
-
-
 @asynccontextmanager
 async def connect(
     timeout: float,  # noqa: ASYNC109 - of each request, not of this call
@@ -85,6 +81,7 @@ async def connect(
     *,
     allowed_hosts: Iterable[str] = (),
     require_https: bool = False,
+    spans: Spans = NO_SPANS,
 ) -> AsyncIterator[aiohttp.ClientSession]:
     """Opens the HTTP session that all locations share.
 
@@ -93,8 +90,6 @@ async def connect(
     to before.
     """
     policy = HostPolicy(allowed_hosts)
-    tracing = aiohttp.TraceConfig()
-    tracing.on_request_start.append(_add_trace)
     async with aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(
             limit=0, limit_per_host=connections, resolver=HostPolicyResolver(policy, proxy_hosts)
@@ -103,7 +98,7 @@ async def connect(
         if policy.rules or require_https
         else (),  # without rules it would take time from each request
         timeout=aiohttp.ClientTimeout(total=timeout, connect=CONNECT_TIMEOUT_SECONDS),
-        trace_configs=[tracing],
+        trace_configs=[request_traces(spans)],
         headers={
             "User-Agent": f"glance-resolver/{__version__}",
             # A megabyte unpacks to a gigabyte.

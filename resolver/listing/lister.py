@@ -20,6 +20,7 @@ from resolver.registry import LocationView, Table
 from resolver.resolution import Preferences
 from resolver.resolution.index_reader import IndexReader
 from resolver.resolution.ranking import exclusion_reason, rank_key
+from resolver.spans import NO_SPANS, Spans
 
 LISTINGS_AT_ONCE = 32
 """Requests that are being answered at the same time. A page of 1,000 from 20 locations takes some
@@ -98,12 +99,14 @@ class Lister:
         *,
         timeout: float,
         home_region: str = "",
+        spans: Spans = NO_SPANS,
     ) -> None:
         """``timeout``: the seconds in which the locations must have answered one request."""
         self._reader = reader
         self._listings = listings
         self._timeout = timeout
         self._home_region = home_region
+        self._spans = spans
         self._in_progress = 0
 
     async def page(
@@ -125,7 +128,7 @@ class Lister:
             IndexUnavailable: the locations are not known.
             Busy: too many listings are being read.
         """
-        with self._admit():
+        with self._admit(), self._spans.span("list images", {"limit": query.limit}):
             table = await self._reader.usable_table()
             preferences = preferences.for_table(table)
             targets = listing_targets(table, preferences, self._home_region)

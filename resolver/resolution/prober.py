@@ -26,6 +26,7 @@ from resolver.registry import LocationView, Table, TableKeeper
 from resolver.registry.location_view import scope_problem
 from resolver.resolution.answer import ProbeResult
 from resolver.resolution.vouching_problems import Silences
+from resolver.spans import NO_SPANS, Spans
 
 MAX_REMEMBERED_IMAGES = 100_000
 """Images whose "no" answers are remembered: some 40 MB with two locations."""
@@ -114,6 +115,7 @@ class Prober:
         at_once: int,
         remember: float,
         index_timeout: float,
+        spans: Spans = NO_SPANS,
     ) -> None:
         """Args:
         timeout: seconds for one probe.
@@ -129,6 +131,7 @@ class Prober:
         self._at_once = at_once
         self._remember = remember
         self._index_timeout = index_timeout
+        self._spans = spans
         self._in_flight: dict[tuple[ProbedImage, int], InFlightProbe] = {}
         self._in_flight_at: Counter[int] = Counter()
         self._exceeding = 0
@@ -166,9 +169,11 @@ class Prober:
         arrived = time.monotonic()
         results = {} if request.fresh else self.remembered_for(request.image, request.views)
         pending = [view for view in request.views if view.location.number not in results]
-        unusable = await self._finish_unusable(request, pending, arrived)
-        joined = self._join_or_start(request, pending, unusable, results, charge)
-        await self._collect(request, joined)
+        spans = self._spans if pending else NO_SPANS
+        with spans.span("ask locations", {"locations": len(pending)}):
+            unusable = await self._finish_unusable(request, pending, arrived)
+            joined = self._join_or_start(request, pending, unusable, results, charge)
+            await self._collect(request, joined)
         for number, probe in joined.items():
             results[number] = (
                 probe.result.result()

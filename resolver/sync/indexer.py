@@ -25,6 +25,7 @@ from resolver.index import Index, Lease
 from resolver.models import Poll
 from resolver.registry import LocationView, Table, TableKeeper
 from resolver.settings import Settings
+from resolver.spans import NO_SPANS, Spans
 from resolver.sync.health_checker import HealthChecker
 from resolver.sync.leased_work import LeasedWork, WorkKey, WorkKind
 from resolver.sync.notification_consumer import NotificationConsumer, delete_queue
@@ -81,8 +82,10 @@ class Indexer:
         rate_limits: RateLimits,
         scopes: ScopeCache,
         timings: IndexerTimings = DEFAULT_TIMINGS,
+        spans: Spans = NO_SPANS,
     ) -> None:
         self._index = index
+        self._spans = spans
         self._tables = tables
         self._session = session
         self._cloud_credentials = cloud_credentials
@@ -300,16 +303,17 @@ class Indexer:
     async def _poll_once(self, view: LocationView, before: Poll, lease: Lease) -> Poll:
         """Polls and returns the new status, whether the poll failed or not."""
         try:
-            polled = await poll(
-                self._index,
-                self._server(view, POLL_WAIT_SECONDS),
-                view.versions,
-                self._scopes,
-                before,
-                view.status.sweep,
-                lease.ensure_held,
-                self._timings.poll_overlap,
-            )
+            with self._spans.span("poll", {"location": view.name}):
+                polled = await poll(
+                    self._index,
+                    self._server(view, POLL_WAIT_SECONDS),
+                    view.versions,
+                    self._scopes,
+                    before,
+                    view.status.sweep,
+                    lease.ensure_held,
+                    self._timings.poll_overlap,
+                )
             after = replace(polled, unknown=before.unknown)
         except LocationUnavailable as error:
             after = replace(
@@ -396,7 +400,8 @@ class Indexer:
             )
             renewal = asyncio.create_task(self._renew_lease(lease, asyncio.current_task()))
             try:
-                result = await sweep.run(request)
+                with self._spans.span("sweep", {"location": view.name}):
+                    result = await sweep.run(request)
             finally:
                 renewal.cancel()
             await lease.ensure_held()
