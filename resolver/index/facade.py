@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 
 from redis.exceptions import RedisError
 
-from resolver.errors import IndexReadOnly
+from resolver.errors import IndexUnavailable
 from resolver.index.audit import Audit
 from resolver.index.bucket_layout import BucketLayout
 from resolver.index.cache import ClaimCache
@@ -108,7 +108,7 @@ class Index:
             IndexUnavailable: Redis does not answer, or accepts no writes.
         """
         await self._layout.create_if_missing()
-        with contextlib.suppress(IndexReadOnly):
+        with contextlib.suppress(IndexUnavailable):  # such as where nothing may be written
             await self.server_watch.record_losses()  # what is lost from now on is noticed
 
     async def ping(self) -> None:

@@ -29,10 +29,16 @@ from resolver.problems import Problem
 WATCH_SECONDS = 10.0
 """Between two looks at the eviction policy."""
 
+DOUBT_SECONDS = 1.0
+"""The same while it is doubted which server is the master: a failover takes seconds."""
+
 PREFLIGHT_SECONDS = 60.0
 """Between two preflights: rights are changed by hand, and after a failover they may differ."""
 
 RECORD_LOSS = load("record_loss", "grow_version")
+
+MASTER = "redis-master"
+"""Name of the finding whether the server that is used is the master."""
 
 log = structlog.get_logger()
 
@@ -51,15 +57,15 @@ class ServerWatch:
         """Whether the policy of a server lets it drop keys."""
         self._next_state: asyncio.Task[str | None] | None = None
         """A question for the state of the servers that has not been sent yet."""
-        self._loss_suspected = asyncio.Event()
+        self._look_now = asyncio.Event()
 
     async def run(self) -> None:
         """Looks at the servers until the task is cancelled."""
         while True:
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(WATCH_SECONDS):
-                    await self._loss_suspected.wait()
-            self._loss_suspected.clear()
+                async with asyncio.timeout(DOUBT_SECONDS if self._knows_doubt() else WATCH_SECONDS):
+                    await self._look_now.wait()
+            self._look_now.clear()
             try:
                 await self.check()
             except Exception:
@@ -90,7 +96,10 @@ class ServerWatch:
         if is_full:
             self._preflight_at = time.monotonic()
         self.may_evict = any(state.may_evict for state in states)
-        return [*found, eviction_finding(states)]
+        found.append(eviction_finding(states))
+        if (doubt := await self._client.master_doubt()) or MASTER in self._findings:
+            found.append(_master_finding(doubt))
+        return found
 
     async def losses(self) -> int:
         """How often Redis may have lost claims by now.
@@ -131,13 +140,31 @@ class ServerWatch:
         if state is None:
             return "Redis does not say whether it has lost anything"
         if state != known_state:
-            self._loss_suspected.set()
+            self._look_now.set()
             return "Redis may have lost claims"
         return ""
 
     async def _read_loss_state(self) -> str | None:
         self._next_state = None  # this task sends now: who comes later needs another
         return loss_state(await read_states(self._client, foreground=True))
+
+    def master_is_confirmed(self) -> bool:
+        """Whether the server that is used is certainly the one to which others write, as far as is
+        known without asking."""
+        return self._client.master_is_confirmed()
+
+    async def master_doubt(self) -> str:
+        """Why others may write to another server by now, such as register locations; empty where
+        they do not. Nothing is absent then. Callers bound how long they wait."""
+        doubt = await self._client.master_doubt()
+        if doubt and not self._knows_doubt():
+            self._look_now.set()
+        return doubt
+
+    def _knows_doubt(self) -> bool:
+        """Whether the last look found a doubt which server is the master."""
+        known = self._findings.get(MASTER)
+        return known is not None and not known.ok
 
     def _report(self, finding: Finding) -> None:
         if finding.name == REACHABLE:
@@ -156,6 +183,18 @@ class ServerWatch:
         for finding in self._findings.values():
             if not finding.ok:
                 yield Problem(code=finding.name, text=f"{finding.text}.", action=f"{finding.fix}.")
+
+
+def _master_finding(doubt: str) -> Finding:
+    if not doubt:
+        return Finding(name=MASTER, ok=True, text="most Sentinels name it", required=False)
+    return Finding(
+        name=MASTER,
+        ok=False,
+        text=f"{doubt}. Known images resolve; no image is absent, and nothing is written",
+        fix="check the Sentinels that RESOLVER_REDIS_URL names, and the network to them",
+        required=False,
+    )
 
 
 def _retrieve_exception(task: asyncio.Task[str | None]) -> None:

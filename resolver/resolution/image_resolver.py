@@ -145,7 +145,7 @@ class Resolver:
         """Seconds since the first of the locations' remembered answers, where the index is known to
         have no claim and these answers prove that the image is absent; else None. Nobody is
         asked."""
-        if self._prober is None:
+        if self._prober is None or not self.reader.may_prove_absence():
             return None
         entry = self._prober.negative_entry(image_id)
         if entry is None:

@@ -202,11 +202,18 @@ class IndexReader:
         is_certain = self._tables.is_current and self._index.tracking_current()
         return self._tables.table if is_certain else None
 
+    def may_prove_absence(self) -> bool:
+        """Whether what was read last is current, as far as is known without asking: another server
+        may have taken over, where others register locations."""
+        return self._index.server_watch.master_is_confirmed()
+
     async def loss_doubt(self, table: Table) -> str:
         """Why the index may have lost what it had for the locations of ``table``; empty where it
         cannot have lost any of it before this call."""
         try:
             async with asyncio.timeout(self.deadline):
+                if doubt := await self._index.server_watch.master_doubt():
+                    return doubt
                 return await self._index.server_watch.loss_doubt(table.servers)
         except TimeoutError:
             return index_timeout_error(self.deadline).detail
@@ -217,9 +224,22 @@ class IndexReader:
         """The table as of now.
 
         Raises:
-            IndexUnavailable: it had to be read, and Redis gave no answer within ``timeout``.
+            IndexUnavailable: it had to be read, and Redis gave no answer within ``timeout``; or
+                another server may have taken over, and have another table.
         """
+        if not self.may_prove_absence():
+            await self._confirm_master(timeout)
         return self.certain_table() or await self._tables.current(timeout)
+
+    async def _confirm_master(self, timeout: float) -> None:  # noqa: ASYNC109
+        """Raises IndexUnavailable where another server may have taken over."""
+        try:
+            async with asyncio.timeout(timeout):
+                doubt = await self._index.server_watch.master_doubt()
+        except TimeoutError as error:
+            raise index_timeout_error(timeout) from error
+        if doubt:
+            raise IndexUnavailable(doubt, headers={"Retry-After": "2"})
 
     async def fresh_table(self, max_age: float, timeout: float) -> Table:  # noqa: ASYNC109
         """The table with all times of checks and polls as of ``max_age`` seconds ago or later.

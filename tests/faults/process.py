@@ -33,6 +33,16 @@ class Process:
         async with self.http.request(method, path, headers=ADMIN, json=fields or None) as response:
             assert response.status < 300, await response.text()
 
+    async def admin_status(self, method: str, path: str, **fields: Any) -> int:
+        """The status of the response to a request of an operator."""
+        async with self.http.request(method, path, headers=ADMIN, json=fields or None) as response:
+            return response.status
+
+    async def problem_codes(self) -> set[str]:
+        """What `/status` says is wrong."""
+        _, body = await self.get("/status")
+        return {problem["code"] for problem in body["problems"]}
+
     async def faults(self) -> str:
         """Why the index cannot be used, as `/status` says it; empty when it can."""
         _, body = await self.get("/status")

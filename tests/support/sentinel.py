@@ -28,6 +28,7 @@ FAILOVER_TIMEOUT_MS = 5000
 SERVER_OPTIONS = (
     *("--save", "", "--repl-diskless-sync-delay", "0", "--repl-ping-replica-period", "1"),
 )
+ISOLATED_PASSWORD = "of an isolated server"
 START_DOWN_AFTER_MS = 60_000
 """The same until all Sentinels know each other."""
 PERIODS_MS = {"INFO-PERIOD": 300, "PING-PERIOD": 200, "PUBLISH-PERIOD": 500, "ASK-PERIOD": 200}
@@ -168,6 +169,21 @@ class Sentinels(Startable):
         wait_for_servers(
             lambda: self.sentinels[1].ask("SENTINEL FAILOVER", SERVICE), "a failover begins"
         )
+
+    def isolate(self, server: RedisServer) -> None:
+        """Cuts a server off from the other and from the Sentinels, which log in as the default
+        user. Clients that log in as somebody else still reach it."""
+        self._give_password(server, ISOLATED_PASSWORD)
+
+    def rejoin(self, server: RedisServer) -> None:
+        """Ends `isolate`."""
+        self._give_password(server, self.password)
+
+    @staticmethod
+    def _give_password(server: RedisServer, password: str) -> None:
+        server.ask("CONFIG SET", "requirepass", password)
+        server.password = password
+        server.ask("CLIENT KILL", "USER", "default")
 
     def is_replicated(self) -> bool:
         """Whether the replica has everything that the master had at this moment."""

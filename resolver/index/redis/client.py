@@ -17,7 +17,7 @@ import hiredis
 from redis.asyncio import Redis
 from redis.exceptions import NoScriptError, RedisError
 
-from resolver.errors import IndexReadOnly
+from resolver.errors import IndexReadOnly, IndexUnavailable
 from resolver.index.redis.lazy_connection import LazyConnection, OnConnect
 from resolver.index.redis.pipelined_connection import REPLY_TIMEOUT_SECONDS, InvalidationCallback
 from resolver.index.redis.redis_errors import unavailable
@@ -166,6 +166,16 @@ class RedisClient(ABC):
         """For each Sentinel, by ``host:port``, why it is of no help; empty if it names a master."""
         return {}
 
+    def master_is_confirmed(self) -> bool:
+        """Whether no other server can have taken over from the one that is used, a few seconds ago
+        or earlier, as far as is known without asking."""
+        return True
+
+    async def master_doubt(self) -> str:
+        """Why another server may have taken over from the one that is used, so that what others
+        write goes there; empty where none can have. Callers bound how long they wait."""
+        return ""
+
     @abstractmethod
     async def send(self, commands: Sequence[Command], *, foreground: bool) -> list[Any]:
         """The replies, with error replies in their place. Raises what the connection raises."""
@@ -178,7 +188,8 @@ class RedisClient(ABC):
         """The replies to several commands sent together; error replies come as exceptions.
 
         Raises:
-            IndexUnavailable: Redis does not answer.
+            IndexUnavailable: Redis does not answer, or one of them writes, and another server may
+                have taken over.
             IndexReadOnly: one of them writes, and this process must not.
         """
         batch = list(commands)
@@ -187,12 +198,21 @@ class RedisClient(ABC):
         started = time.monotonic()
         try:
             async with asyncio.timeout(self.timeouts.reply):
+                if not self.master_is_confirmed() and any(map(may_write, batch)):
+                    await self._refuse_where_doubted()
                 found = await self.send(batch, foreground=foreground)
         except (RedisError, OSError, TimeoutError) as error:
             self.failures += 1
             raise unavailable(error) from error
         observe_seconds(self.reply_seconds, time.monotonic() - started)
         return found
+
+    async def _refuse_where_doubted(self) -> None:
+        """Raises IndexUnavailable where what is written now may be lost."""
+        if doubt := await self.master_doubt():
+            raise IndexUnavailable(
+                f"{doubt}. Nothing is written until they do", headers={"Retry-After": "2"}
+            )
 
     async def pipeline(
         self,

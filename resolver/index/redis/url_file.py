@@ -115,6 +115,12 @@ class UrlFileClient(RedisClient):
     async def sentinel_errors(self) -> dict[str, str]:
         return await self._client.sentinel_errors()
 
+    def master_is_confirmed(self) -> bool:
+        return self._client.master_is_confirmed()
+
+    async def master_doubt(self) -> str:
+        return await self._client.master_doubt()
+
     def oldest_reply_age(self) -> float:
         return self._client.oldest_reply_age()
 
