@@ -90,6 +90,19 @@ class Keys:
         self._result = registry + "result:"
         self._lease = f"{prefix}lease:"
 
+    def by_type(self) -> dict[str, list[str]]:
+        """The keys of the registry by the type of each; those of single locations left out."""
+        return {
+            "hash": [
+                *(self.meta, self.locations, self.status, self.progress),
+                *(self.sweep_requests, self.released),
+            ],
+            "list": [self.audit],
+            "set": [self.retired, self.removed],
+            "sorted set": [self.changes, self.indexers, self.processes, self.versions],
+            "string": [self.version, self.numbers, self.creating],
+        }
+
     def bucket_prefix(self, bits: int) -> bytes:
         """What the buckets of an index of ``1 << bits`` begin with. ``<bits>`` is one letter, so
         that with the default prefix a name fits Redis's smallest string."""

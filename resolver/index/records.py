@@ -26,10 +26,10 @@ from resolver.models import Check, Location, Poll, SubscriptionStatus, Sweep
 
 LOAD = load("load_registry", read_only=True)
 LOAD_CHANGES = load("load_changes", read_only=True)
-PUT = load("put_location", "once", "grow_version", "audit", "location_numbers")
-REMOVE = load("remove_location", "once", "grow_version", "audit", "location_numbers")
+PUT = load("put_location", "once", "grow_version", "audit", "location_numbers", "check_types")
+REMOVE = load("remove_location", "once", "grow_version", "audit", "location_numbers", "check_types")
 RESTORE = load("restore_registry", "grow_version", "location_numbers")
-SET_STATUS = load("set_status", "grow_version")
+SET_STATUS = load("set_status", "grow_version", "check_types")
 
 T = TypeVar("T")
 

@@ -13,14 +13,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import structlog
 
 from resolver.errors import IndexUnavailable
 from resolver.index.keys import Keys
 from resolver.index.preflight import REACHABLE, Finding, preflight, unreachable
-from resolver.index.redis.client import RedisClient
+from resolver.index.redis.client import Command, RedisClient
 from resolver.index.redis.replies import optional_int
 from resolver.index.redis.scripts import load
 from resolver.index.server_state import eviction_finding, loss_state, read_states
@@ -36,6 +36,9 @@ PREFLIGHT_SECONDS = 60.0
 """Between two preflights: rights are changed by hand, and after a failover they may differ."""
 
 RECORD_LOSS = load("record_loss", "grow_version")
+
+FOREIGN_KEYS = "redis-foreign-keys"
+"""Name of the finding whether the keys of the registry have their types."""
 
 MASTER = "redis-master"
 """Name of the finding whether the server that is used is the master."""
@@ -91,12 +94,13 @@ class ServerWatch:
             return found
         try:
             states = await read_states(self._client, with_policy=True)
+            types = await _types_finding(self._client, self._keys)
         except IndexUnavailable as error:
             return [*found, unreachable(error)]
         if is_full:
             self._preflight_at = time.monotonic()
         self.may_evict = any(state.may_evict for state in states)
-        found.append(eviction_finding(states))
+        found += [eviction_finding(states), types]
         if (doubt := await self._client.master_doubt()) or MASTER in self._findings:
             found.append(_master_finding(doubt))
         return found
@@ -183,6 +187,41 @@ class ServerWatch:
         for finding in self._findings.values():
             if not finding.ok:
                 yield Problem(code=finding.name, text=f"{finding.text}.", action=f"{finding.fix}.")
+
+
+_READS: dict[str, Callable[[str], Command]] = {
+    "hash": lambda key: ("HGET", key, ""),
+    "list": lambda key: ("LRANGE", key, 0, 0),
+    "set": lambda key: ("SSCAN", key, 0),
+    "sorted set": lambda key: ("ZRANGEBYSCORE", key, 1, 0),
+    "string": lambda key: ("GET", key),
+}
+"""A command by type that reads little, and fails where the key has another type."""
+
+
+async def _types_finding(client: RedisClient, keys: Keys) -> Finding:
+    """Whether something else has written keys of the registry.
+
+    Raises:
+        IndexUnavailable: Redis does not answer.
+    """
+    types = {key: kind for kind, of_kind in keys.by_type().items() for key in of_kind}
+    replies = await client.replies(_READS[kind](key) for key, kind in types.items())
+    wrong = [
+        f"{key} is no {kind}"
+        for (key, kind), reply in zip(types.items(), replies, strict=True)
+        if isinstance(reply, Exception) and str(reply).startswith("WRONGTYPE")
+    ]
+    if not wrong:
+        return Finding(name=FOREIGN_KEYS, ok=True, text="nothing else writes to the registry")
+    return Finding(
+        name=FOREIGN_KEYS,
+        ok=False,
+        text=f"something else has written keys of the resolver: {', '.join(wrong)}",
+        fix=f"delete or rename them in Redis, and give what wrote them another prefix than "
+        f"{keys.prefix} or another database",
+        required=False,
+    )
 
 
 def _master_finding(doubt: str) -> Finding:

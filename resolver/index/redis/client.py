@@ -41,6 +41,7 @@ READ_COMMANDS = frozenset(
         "SMEMBERS",
         "SCAN",
         "SSCAN",
+        "ZRANGEBYSCORE",
         "LRANGE",
         "PING",
         "MEMORY",

@@ -76,6 +76,8 @@ def _describe(error: BaseException) -> str:
                 return description
         if isinstance(cause, hiredis.ReplyError | ResponseError):
             code = _ERROR_CODE.match(str(cause))
+            if code and code[0] == "WRONGTYPE":
+                return "a key has another type: is something else writing to it?"
             return f"it refused a command{f' ({code[0]})' if code else ''}"
         cause = cause.__cause__ or cause.__context__
     return "it cannot be reached"

@@ -6,7 +6,7 @@
 local function grow(key)
   local now = redis.call('TIME')
   local version = tonumber(now[1]) * 1000000 + tonumber(now[2])
-  local before = tonumber(redis.call('GET', key) or '0')
+  local before = tonumber(redis.call('GET', key) or nil) or 0
   if version <= before then version = before + 1 end
   local text = string.format('%.0f', version)
   redis.call('SET', key, text)

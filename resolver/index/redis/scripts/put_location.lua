@@ -6,6 +6,7 @@
 -- Returns its number, 0 when it was changed meanwhile, or -1 when no number is left.
 local earlier = earlier_result(KEYS[10])
 if earlier then return earlier end
+check_types({KEYS[2], KEYS[3], KEYS[6], KEYS[7], KEYS[11]}, {KEYS[5], KEYS[9]}, {KEYS[12]}, {KEYS[1]})
 local current = redis.call('HGET', KEYS[2], ARGV[1]) or ''
 if current ~= ARGV[2] then return finish(KEYS[10], 0) end
 local field = number_field(ARGV[1])

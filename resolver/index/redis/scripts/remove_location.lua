@@ -4,6 +4,7 @@
 -- Returns its number (1 where its record has none), or 0 when there is no such location.
 local earlier = earlier_result(KEYS[9])
 if earlier then return earlier end
+check_types({KEYS[2], KEYS[3], KEYS[5], KEYS[6], KEYS[10]}, {KEYS[4], KEYS[8]}, {KEYS[11]}, {KEYS[1]})
 local field = number_field(ARGV[1])
 local current = redis.call('HGET', KEYS[2], ARGV[1])
 local before = redis.call('HGET', KEYS[10], field)

@@ -3,6 +3,7 @@
 -- ARGV[5], ARGV[6], where given: the location must have this name and this part in its record.
 -- After Redis lost its data, numbers start from 1 again, so the number alone does not identify it.
 -- KEYS: version, status, retired, locations, log, meta. Returns 1, or 0 when the location is gone.
+check_types({KEYS[2], KEYS[6]}, {}, {KEYS[5]}, {KEYS[1]})
 if redis.call('SISMEMBER', KEYS[3], ARGV[2]) == 1 then return 0 end
 if ARGV[5] then
   local record = redis.call('HGET', KEYS[4], ARGV[5])
