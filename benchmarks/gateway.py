@@ -3,6 +3,7 @@
 ``python -m benchmarks.gateway`` takes some ten minutes, ``--small`` three. Parts:
 
 * ``shapes``: what clients really send: new connections, JSON, absent ids, a mix;
+* ``callers``: redirects with each ``RESOLVER_READ_AUTH``;
 * ``throughput``: each contender as fast as it can, on one core;
 * ``tail``: latency at a fixed rate, 70 % of the contender's own peak;
 * ``sizes``: many images, and many locations, compared with few;
@@ -39,6 +40,7 @@ from benchmarks.common import (
     sorted_ids,
     text_id,
 )
+from benchmarks.gateway_callers import callers
 from benchmarks.gateway_process import (
     LOCATION_URL,
     fetch_redirect,
@@ -63,7 +65,7 @@ from benchmarks.openloop import OpenLoop
 from benchmarks.redis_server import RedisServer
 from tests.support.process import free_port
 
-PARTS = ("shapes", "throughput", "tail", "sizes", "workers", "footprint")
+PARTS = ("shapes", "callers", "throughput", "tail", "sizes", "workers", "footprint")
 SERVER_CORE, LOAD_CORE = 0, 1
 CONNECTIONS = 64
 REQUESTED_IDS = 20_000
@@ -389,6 +391,8 @@ def main() -> None:
     with progress_bar(25 + 40 * repeats) as step:
         if "shapes" in options.parts:
             shapes(min(count, 20_000), repeats, seconds, step)
+        if "callers" in options.parts:
+            callers(repeats, seconds, step)
         if "throughput" in options.parts:
             throughput(count, repeats, seconds, step)
         if "tail" in options.parts:

@@ -68,6 +68,18 @@ class TokenRefused(ResolverError):
     status, code, title = 401, "token-refused", "Token not accepted"
 
 
+class TokenRequired(ResolverError):
+    """RESOLVER_READ_AUTH asks for a token of Keystone, and the request has no valid one."""
+
+    status, code, title = 401, "token-required", "A token of Keystone is needed"
+
+
+class TokenUnchecked(ResolverError):
+    """Keystone could not be asked whether it accepts the client's token."""
+
+    status, code, title = 503, "token-unchecked", "The token could not be checked"
+
+
 class ListingForbidden(ResolverError):
     """The policy of a Glance server forbids the client to list its images."""
 

@@ -145,7 +145,12 @@ def configure(*, level: str, log_format: str) -> None:
     stamp = structlog.processors.TimeStamper(fmt="%H:%M:%S" if text else "iso", utc=not text)
     if text:
         renderers: list[Any] = [
-            structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event_to=16)
+            structlog.dev.ConsoleRenderer(
+                colors=sys.stderr.isatty(),
+                pad_event_to=16,
+                # The default shows local variables where Rich is installed: tokens, too.
+                exception_formatter=structlog.dev.plain_traceback,
+            )
         ]
     else:
         renderers = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]

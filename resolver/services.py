@@ -9,6 +9,7 @@ from functools import partial
 
 import aiohttp
 
+from resolver.callers import CallerImages, CallerTokens
 from resolver.errors import SettingsError
 from resolver.glance import (
     CallerListings,
@@ -17,9 +18,11 @@ from resolver.glance import (
     ImageRecords,
     RateLimits,
     ScopeCache,
+    TokenChecks,
     connect,
 )
 from resolver.index import ClaimCache, EmbeddedStore, Index, open_index
+from resolver.keystone_urls import parse_domains
 from resolver.listing import Lister
 from resolver.problems import ProblemBoard
 from resolver.registry import (
@@ -38,6 +41,9 @@ from resolver.resolution import Prober, Resolver, VouchingProblems
 from resolver.settings import Settings
 from resolver.spans import NO_SPANS, Spans
 from resolver.sync import DEFAULT_TIMINGS, Indexer, IndexerTimings, IndexerWatch, ProcessWatch
+
+KEYSTONE_TIMEOUT_SECONDS = 5.0
+"""For one question whether a token is valid."""
 
 LISTING_CONNECTIONS = 16
 """To one location, for listings that clients ask for. More wait for one of them."""
@@ -67,6 +73,10 @@ class Services:
     """Reads images' records on behalf of clients."""
     lister: Lister
     """Lists the images of all locations on behalf of clients."""
+    caller_tokens: CallerTokens | None
+    """Checks clients' tokens; None where none is needed."""
+    caller_images: CallerImages | None
+    """Answers for clients as they may know it; None where all are answered alike."""
     indexer_watch: IndexerWatch
     """Whether an indexer is running, in this process or another."""
     process_watch: ProcessWatch
@@ -129,6 +139,8 @@ async def open_services(
         open_session(settings.location_timeout, spans=spans) as session,
         open_session(settings.probe_timeout, 0, spans=spans) as probe_session,
         open_session(settings.listing_timeout, LISTING_CONNECTIONS, spans=spans) as listing_session,
+        # Keystone is no location: the settings and clouds.yaml name it.
+        connect(KEYSTONE_TIMEOUT_SECONDS, require_https=settings.require_https) as keystone_session,
     ):
         polled_within = 3 * settings.poll_interval if settings.poll_interval else None
         indexer_watch = IndexerWatch(index)
@@ -184,12 +196,18 @@ async def open_services(
         )
         breaker = resolver.breaker
         problems.add_source(lambda: () if bootstrap.fault else breaker.problems())
+        caller_tokens, caller_images = _make_callers(
+            settings, resolver, image_probe, TokenChecks(keystone_session, cloud_credentials)
+        )
+        if caller_tokens is not None:
+            problems.add_source(caller_tokens.problems)
         lister = Lister(
             resolver.reader,
             CallerListings(listing_session, cloud_credentials, rate_limits),
             timeout=settings.listing_timeout,
             home_region=settings.region,
             spans=spans,
+            names_only_listed=caller_images is not None,
         )
         try:
             await bootstrap.start()
@@ -220,11 +238,35 @@ async def open_services(
                 rate_limits=rate_limits,
                 image_records=ImageRecords(probe_session, cloud_credentials, rate_limits),
                 lister=lister,
+                caller_tokens=caller_tokens,
+                caller_images=caller_images,
                 indexer_watch=indexer_watch,
                 process_watch=process_watch,
             )
         finally:
+            if caller_tokens is not None:
+                await caller_tokens.close()
+            if caller_images is not None:
+                await caller_images.close()
             await resolver.close()
             await prober.close()
             await scopes.close()
             cloud_credentials.close()
+
+
+def _make_callers(
+    settings: Settings, resolver: Resolver, image_probe: ImageProbe, checks: TokenChecks
+) -> tuple[CallerTokens | None, CallerImages | None]:
+    """What ``RESOLVER_READ_AUTH`` needs."""
+    if settings.read_auth == "none":
+        return None, None
+    domains = parse_domains(settings.domains)
+    tokens = CallerTokens(checks.seconds_left, resolver.reader.usable_table, domains)
+    if settings.read_auth == "token":
+        return tokens, None
+    return tokens, CallerImages(
+        resolver,
+        image_probe.ask_as,
+        timeout=settings.probe_timeout,
+        per_location=settings.probes_per_location,
+    )

@@ -14,10 +14,8 @@ from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
-from pydantic.fields import FieldInfo
 from pydantic_settings import (
     BaseSettings,
-    EnvSettingsSource,
     NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
@@ -25,22 +23,13 @@ from pydantic_settings import (
 )
 
 from resolver.admin_tokens import Role, parse_token
+from resolver.environment import Environment
 from resolver.errors import SettingsError
+from resolver.keystone_urls import parse_domains
 from resolver.masking import mask_url
 from resolver.models import MAX_BITS, MIN_BITS
-from resolver.setting_names import PREFIX, is_service_variable, unknown_names
+from resolver.setting_names import PREFIX, unknown_names
 from resolver.suggestions import did_you_mean
-
-
-class _Environment(EnvSettingsSource):
-    """The environment without the variables that a container platform makes."""
-
-    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
-        value, key, is_complex = super().get_field_value(field, field_name)
-        if isinstance(value, str) and is_service_variable(PREFIX + field_name, value):
-            value = None
-        return value, key, is_complex
-
 
 Seconds = Annotated[float, Field(gt=0, le=86400 * 30)]
 Names = Annotated[tuple[str, ...], NoDecode]
@@ -247,6 +236,16 @@ class Settings(BaseSettings):
     listing_timeout: Seconds = Field(
         10.0, description="How long the locations may take to answer one request for a listing."
     )
+    read_auth: Literal["none", "token", "caller"] = Field(
+        "none",
+        description="Who may read. `token`: clients with a token that Keystone accepts. `caller`: "
+        "besides, each sees only what an owner shows to its token.",
+    )
+    domains: Names = Field(
+        (),
+        description="The Keystone of each `domain` of locations: `NAME=https://keystone/v3`; for "
+        "locations without one, the URL alone. Unset: that of the location's cloud.",
+    )
     absent_proof: Literal["asked", "covered"] = Field(
         "asked",
         description="What proves that a location lacks an image. `asked`: it was asked just now. "
@@ -322,7 +321,7 @@ class Settings(BaseSettings):
 
     @field_validator(
         *("admin_tokens", "allowed_hosts", "trusted_proxies", "secret_files", "secret_envs"),
-        "hosts",
+        *("hosts", "domains"),
         mode="before",
     )
     @classmethod
@@ -366,6 +365,12 @@ class Settings(BaseSettings):
             ipaddress.ip_network(item)
         return value
 
+    @field_validator("domains")
+    @classmethod
+    def _domains(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        parse_domains(value)
+        return value
+
     @field_validator("public_url")
     @classmethod
     def _public(cls, value: str) -> str:
@@ -388,6 +393,12 @@ class Settings(BaseSettings):
                 f"RESOLVER_ABSENT_TTL: {self.absent_ttl:g} s is longer than RESOLVER_CACHE_TTL, "
                 f"{self.cache_ttl:g} s: cached absences must not outlive cached owners"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _callers(self) -> Settings:
+        if self.read_auth == "caller" and not self.probe:
+            raise ValueError("RESOLVER_READ_AUTH=caller asks locations: it needs RESOLVER_PROBE=on")
         return self
 
     @model_validator(mode="after")
@@ -418,7 +429,7 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         file = os.environ.get("RESOLVER_CONFIG")
-        environment = _Environment(settings_cls)
+        environment = Environment(settings_cls)
         if not file:
             return init_settings, environment
         return init_settings, environment, TomlConfigSettingsSource(settings_cls, Path(file))

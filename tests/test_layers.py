@@ -21,6 +21,7 @@ LAYERS = [
     {"location_fields"},
     {"models"},
     {"setting_names"},
+    {"environment", "keystone_urls"},
     {"settings"},
     {"faulty_settings"},
     {"index.scripts"},
@@ -29,7 +30,7 @@ LAYERS = [
     {"glance"},
     {"registry"},
     {"resolution"},
-    {"sync", "listing"},
+    {"sync", "listing", "callers"},
     {"services"},
     # In gateway: what knows no application, sockets and counters, what handlers share, handlers,
     # the front that answers with them, the application and its server, and its processes.
@@ -40,9 +41,10 @@ LAYERS = [
     | {f"gateway.{name}" for name in ("methods", "negotiation", "problem", "reply")}
     | {f"gateway.{name}" for name in ("clients", "error_form", "request_ids", "tokens")},
     {"gateway.metrics", "gateway.net"},
-    {"gateway.app_keys", "gateway.middleware", "gateway.request_body", "gateway.page"},
+    {"gateway.app_keys", "gateway.middleware", "gateway.request_body", "gateway.page"}
+    | {"gateway.read_auth"},
     {"gateway.api"},
-    {"gateway.net.absent_template", "gateway.net.known_reads"}
+    {"gateway.net.absent_template", "gateway.net.found_template", "gateway.net.known_reads"}
     | {"gateway.net.front", "gateway.net.front_connection", "gateway.net.front_routes"},
     {"gateway"},
     {"gateway.net.workers"},
@@ -60,6 +62,7 @@ MAX_LINES = 500
 FORBIDDEN_LIBRARIES = {
     "resolution": {"aiohttp", "redis", "hiredis"},
     "listing": {"aiohttp", "redis", "hiredis"},
+    "callers": {"aiohttp", "redis", "hiredis"},
     "registry": {"aiohttp", "redis", "hiredis"},
     "index": {"aiohttp"},
     "glance": {"redis", "hiredis"},

@@ -38,7 +38,9 @@ def error_from(status: int, document: Any) -> GatewayError:
     """The error for an answer: the detail of its problem document, or else its status."""
     members = document if isinstance(document, dict) else {}
     detail, code = members.get("detail"), members.get("code")
-    if status == 401 and code != "token-refused":
+    if code == "token-required":
+        detail = f"{detail} Give --auth-token or OS_TOKEN."
+    elif status == 401 and code != "token-refused":
         detail = (
             "the gateway needs one of its RESOLVER_ADMIN_TOKENS: give --token, RESOLVER_TOKEN or "
             "RESOLVER_TOKEN_FILE"

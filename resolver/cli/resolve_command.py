@@ -41,7 +41,8 @@ MD5_CHARACTERS = 32
 @click.option(
     "--auth-token",
     envvar="OS_TOKEN",
-    help="Keystone token with which images are looked up.  [env: OS_TOKEN]",
+    help="Keystone token to look images up with, and for a gateway that needs one.  "
+    "[env: OS_TOKEN]",
 )
 @gateway_options
 def resolve(
@@ -74,21 +75,22 @@ def resolve(
             "give image ids, - to read them from standard input, or one of --name, --hash and --tag"
         )
     gateway = Gateway(url, token)
+    headers = {"X-Auth-Token": auth_token} if auth_token else {}
+    GatewayAddress(url, auth_token)  # the same rule holds for this token
     query = {"region": region, "exclude": ",".join(exclude), "fresh": "1" if fresh else None}
     chosen = [(name, value) for name, value in query.items() if value]
     if wanted:
-        GatewayAddress(url, auth_token)  # the same rule holds for this token
-        answers = _look_up(gateway, [*wanted, *chosen], auth_token, partial=partial)
+        answers = _look_up(gateway, [*wanted, *chosen], headers, partial=partial)
         ids = tuple(answer["id"] for answer in answers)
     suffix = f"?{urlencode(chosen)}" if chosen else ""
     if explain:
-        answers = [gateway.call("GET", f"/resolve/{segment(text)}/explain{suffix}") for text in ids]
+        paths = [f"/resolve/{segment(text)}/explain{suffix}" for text in ids]
+        answers = [gateway.call("GET", path, headers=headers) for path in paths]
     elif not wanted:
         answers = []
         for start in range(0, len(ids), IDS_PER_REQUEST):
-            answers += gateway.call(
-                "POST", f"/resolve{suffix}", list(ids[start : start + IDS_PER_REQUEST])
-            )
+            some = list(ids[start : start + IDS_PER_REQUEST])
+            answers += gateway.call("POST", f"/resolve{suffix}", some, headers=headers)
     if as_json:
         print_json(answers[0] if len(answers) == 1 and not wanted else answers)
     else:
@@ -101,12 +103,11 @@ def resolve(
 
 
 def _look_up(
-    gateway: Gateway, query: list[tuple[str, str]], auth_token: str | None, *, partial: bool
+    gateway: Gateway, query: list[tuple[str, str]], headers: dict[str, str], *, partial: bool
 ) -> list[dict[str, Any]]:
     """The answers for all images that match, as the holder of the token sees them."""
-    headers = {"X-Resolver-Partial": "allow"} if partial else {}
-    if auth_token:
-        headers["X-Auth-Token"] = auth_token
+    if partial:
+        headers = {**headers, "X-Resolver-Partial": "allow"}
     path = f"/resolve?{urlencode([*query, ('limit', str(IDS_PER_REQUEST))])}"
     return [answer for page in gateway.pages(path, headers=headers) for answer in page]
 

@@ -13,6 +13,8 @@ REGION = "X-Resolver-Region"
 EXCLUDE = "X-Resolver-Exclude"
 FRESH = "X-Resolver-Fresh"
 
+AUTH_TOKEN = "X-Auth-Token"
+
 VARY_PREFERENCES = f"{REGION}, {EXCLUDE}, {FRESH}"
 
 QUERY_PARAMETERS = frozenset({"region", "exclude", "fresh"})
@@ -26,6 +28,12 @@ class HeaderFields(Protocol):
 
     def getall(self, name: str, default: Sequence[str], /) -> Sequence[str]:
         """All fields of that name."""
+
+
+def client_token(headers: HeaderFields) -> str:
+    """The client's token; empty for none, and for several, of which servers read another one."""
+    sent = headers.getall(AUTH_TOKEN, ())
+    return sent[0] if len(sent) == 1 else ""
 
 
 def preferences_from_headers(headers: HeaderFields, region: str = "") -> Preferences:

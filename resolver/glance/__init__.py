@@ -21,6 +21,7 @@ from resolver.glance.probe import ImageProbe, ProbeAnswer, has_image
 from resolver.glance.rate_limits import RateLimits
 from resolver.glance.scope_cache import ScopeCache
 from resolver.glance.secret_sources import SecretSources
+from resolver.glance.token_checks import TokenChecks
 
 __all__ = [
     "END_CURSOR",
@@ -43,6 +44,7 @@ __all__ = [
     "ScopeCache",
     "SecretSources",
     "SkippedRows",
+    "TokenChecks",
     "UnsortedListing",
     "changed_since",
     "connect",

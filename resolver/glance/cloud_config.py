@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from resolver.errors import LocationUnavailable
+from resolver.models import Location
 
 MAX_REASON_CHARACTERS = 300
 
@@ -28,6 +29,14 @@ class CloudRef(NamedTuple):
     """The region that must be in the file; empty for none in particular."""
     preferred_region: str = ""
     """The region to use where the file lists it and ``region`` is empty."""
+
+
+def cloud_of(location: Location) -> CloudRef | None:
+    """The cloud of clouds.yaml that a location's credential comes from; None for another kind."""
+    auth = location.auth or {}
+    if "cloud" not in auth:
+        return None
+    return CloudRef(auth["cloud"], auth.get("region", ""), location.region)
 
 
 def read_cloud(cloud: CloudRef) -> Any:

@@ -17,7 +17,7 @@ import structlog
 
 from resolver import __version__
 from resolver.errors import LocationUnavailable, LoopDetected
-from resolver.glance.cloud_config import CloudRef
+from resolver.glance.cloud_config import CloudRef, cloud_of
 from resolver.glance.cloud_credentials import CloudCredentials
 from resolver.glance.host_policy import HostPolicy, HostPolicyMiddleware, HostPolicyResolver
 from resolver.glance.keystone import AuthHeaders
@@ -177,11 +177,7 @@ class GlanceServer:
 
     @property
     def _cloud(self) -> CloudRef | None:
-        """The cloud of clouds.yaml that the location's credential comes from."""
-        auth = self.location.auth or {}
-        if "cloud" not in auth:
-            return None
-        return CloudRef(auth["cloud"], auth.get("region", ""), self.location.region)
+        return cloud_of(self.location)
 
     async def _tls(self) -> ssl.SSLContext | bool:
         """How to speak TLS with the server, as aiohttp takes it.
@@ -357,7 +353,7 @@ class GlanceServer:
                 ssl=tls,
             ) as response:
                 return Reply(
-                    response.status, response.headers, await _read_body(response, max_bytes)
+                    response.status, response.headers, await read_body(response, max_bytes)
                 )
         except TimeoutError as error:
             raise LocationUnavailable("it did not answer in time", code="timeout") from error
@@ -479,7 +475,8 @@ def _is_rate_limited(reply: Reply) -> bool:
     return reply.status == 429 or (reply.status == 413 and "Retry-After" in reply.headers)
 
 
-async def _read_body(response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
+async def read_body(response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
+    """The body of a response. Raises LocationUnavailable where it is longer than ``max_bytes``."""
     body = bytearray()
     async for chunk in response.content.iter_any():
         body += chunk

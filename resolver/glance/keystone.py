@@ -33,6 +33,8 @@ class AuthHeaders:
     """When to get another, on `time.monotonic`."""
     hosts: frozenset[str] | None = None
     """The hosts that it is for: those of the cloud's endpoints and of its Keystone. None: any."""
+    auth_url: str = ""
+    """The URL of the cloud's Keystone; empty where it has none."""
 
 
 def open_cloud(cloud: CloudRef) -> tuple[Any, Any, Any]:
@@ -74,17 +76,19 @@ def authenticate(cloud: CloudRef) -> AuthHeaders:
         headers = plugin.get_headers(session) or {}
         access = plugin.get_access(session) if hasattr(plugin, "get_access") else None
         hosts = _hosts_of(plugin, config, access)
+        auth_url = str(getattr(plugin, "auth_url", None) or "")
     except Exception as error:
         raise _no_token(cloud, error) from error
     if access is None:
         valid_until = time.monotonic() + UNDATED_LIFETIME_SECONDS
-        return AuthHeaders(headers, valid_until=valid_until, hosts=hosts)
+        return AuthHeaders(headers, valid_until=valid_until, hosts=hosts, auth_url=auth_url)
     left = access.expires.timestamp() - time.time()
     return AuthHeaders(
         headers,
         roles=tuple(access.role_names) if access.project_scoped else (),
         valid_until=time.monotonic() + left - min(RENEW_BEFORE_SECONDS, left / 5),
         hosts=hosts,
+        auth_url=auth_url,
     )
 
 

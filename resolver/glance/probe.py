@@ -32,9 +32,10 @@ async def has_image(server: GlanceServer, versions: tuple[str, ...], text: str) 
 
 
 async def read_image(
-    server: GlanceServer, versions: tuple[str, ...], text: str
+    server: GlanceServer, versions: tuple[str, ...], text: str, *, token: str | None = None
 ) -> ImageFacts | None:
-    """What the server shows of the image whose id is spelled ``text``.
+    """What the server shows of the image whose id is spelled ``text``, to the location's credential
+    or to the holder of ``token``.
 
     v2 answers ``GET`` with the record. v1 answers ``HEAD`` with headers, which also show an admin
     deleted images. None means 404: the image is not there, or not visible to this credential.
@@ -46,13 +47,13 @@ async def read_image(
     use_v2 = server.uses_v2(versions)
     facts = None
     if use_v2:
-        reply = await server.request(f"/v2/images/{text}", max_bytes=MAX_RECORD_BYTES)
+        reply = await server.request(f"/v2/images/{text}", token=token, max_bytes=MAX_RECORD_BYTES)
         if reply.status == 200 and _is_same_id((record := _record(reply)).get("id"), text):
             facts = ImageFacts.of(record)
         # Without known versions, 300 means that the server has no v2.
         use_v2 = bool(versions) or reply.status != 300
     if not use_v2:
-        reply = await server.request(f"/v1/images/{text}", method="HEAD")
+        reply = await server.request(f"/v1/images/{text}", method="HEAD", token=token)
         headers = reply.headers
         if reply.status == 200 and _is_same_id(headers.get("X-Image-Meta-Id"), text):
             if headers.get("X-Image-Meta-Deleted", "").lower() == "true":
@@ -61,7 +62,9 @@ async def read_image(
     if reply.status == 404 and not _names_image(reply, text, has_body=use_v2):
         # A proxy whose Glance is gone answers 404 to everything, and so does a balancer that leads
         # to another service of OpenStack. This raises then.
-        await _ensure_lists_images(server, use_v2=use_v2)
+        await _ensure_lists_images(server, use_v2=use_v2, token=token)
+    if token is not None and reply.status == 403 and GLANCE_HEADER in reply.headers:
+        return None  # its policy hides this image, or every image, from this client
     if facts is not None or reply.status == 404:
         return facts
     raise LocationUnavailable(
@@ -79,9 +82,10 @@ def _names_image(reply: Reply, text: str, *, has_body: bool) -> bool:
     return not has_body or text.lower().encode() in reply.body.lower()
 
 
-async def _ensure_lists_images(server: GlanceServer, *, use_v2: bool) -> None:
+async def _ensure_lists_images(server: GlanceServer, *, use_v2: bool, token: str | None) -> None:
     """Raises LocationUnavailable where the server has no listing of images."""
-    reply = await server.request("/v2/images" if use_v2 else "/v1/images", {"limit": "1"})
+    path = "/v2/images" if use_v2 else "/v1/images"
+    reply = await server.request(path, {"limit": "1"}, token=token)
     if reply.status != 200:
         raise LocationUnavailable(
             f"its 404 names no image, and it lists none ({reply.status}): is Glance there?",
@@ -153,6 +157,24 @@ class ImageProbe:
             if facts is not None:
                 return ProbeAnswer(letter_case, credential, time.monotonic(), facts)
         return ProbeAnswer(None, credential, time.monotonic())
+
+    async def ask_as(
+        self,
+        location: Location,
+        versions: tuple[str, ...],
+        image_id: bytes,
+        letter_case: int,
+        token: str,
+    ) -> ImageFacts | None:
+        """What the location shows the holder of ``token`` of the image under this spelling; None
+        where it answered that there is no such image, or that its policy forbids it.
+
+        Raises:
+            LocationUnavailable: the location gave no clear answer. Not to accept the token is none:
+                Keystone does.
+        """
+        text = format_id(image_id, letter_case)
+        return await read_image(self._server(location), versions, text, token=token)
 
     async def scope(
         self,

@@ -46,7 +46,9 @@ class Targets(NamedTuple):
     """Names of those that cannot be asked, each with the reason."""
 
 
-def listing_targets(table: Table, preferences: Preferences, home_region: str) -> Targets:
+def listing_targets(
+    table: Table, preferences: Preferences, home_region: str, domain: str | None = None
+) -> Targets:
     """Which locations a client's listing is made of: those in service that it does not exclude, of
     the domain that its token is of.
 
@@ -54,7 +56,11 @@ def listing_targets(table: Table, preferences: Preferences, home_region: str) ->
         InvalidRequest: it cannot be known of which domain the token is.
     """
     in_service = [view for view in table.in_service() if not exclusion_reason(view, preferences)]
-    offered = _of_one_domain(in_service, preferences.region)
+    offered = (
+        _of_one_domain(in_service, preferences.region)
+        if domain is None
+        else [view for view in in_service if view.location.domain == domain]
+    )
     views = [view for view in offered if view.serves is None or view.serves[1]]
     views.sort(key=lambda view: (rank_key(view, preferences, home_region), view.name))
     unasked = {
@@ -100,13 +106,17 @@ class Lister:
         timeout: float,
         home_region: str = "",
         spans: Spans = NO_SPANS,
+        names_only_listed: bool = False,
     ) -> None:
-        """``timeout``: the seconds in which the locations must have answered one request."""
+        """``timeout``: the seconds in which the locations must have answered one request.
+        ``names_only_listed``: rows name no owner that is not known to list the image to this
+        client."""
         self._reader = reader
         self._listings = listings
         self._timeout = timeout
         self._home_region = home_region
         self._spans = spans
+        self._names_only_listed = names_only_listed
         self._in_progress = 0
 
     async def page(
@@ -116,8 +126,11 @@ class Lister:
         preferences: Preferences,
         *,
         allow_partial: bool = False,
+        domain: str | None = None,
     ) -> ListedPage:
         """A page of the listing, as the holder of ``token`` sees it.
+
+        ``domain``: that of the token, where Keystone was asked.
 
         ``allow_partial``: where some locations cannot be asked or do not answer, the others'
         images will do.
@@ -131,7 +144,7 @@ class Lister:
         with self._admit(), self._spans.span("list images", {"limit": query.limit}):
             table = await self._reader.usable_table()
             preferences = preferences.for_table(table)
-            targets = listing_targets(table, preferences, self._home_region)
+            targets = listing_targets(table, preferences, self._home_region, domain)
             caller = Caller(
                 self._listings,
                 query,
@@ -159,7 +172,12 @@ class Lister:
             return ListedPage(rows, next_marker, caller.missing)
 
     def _merge(self, start: Start, query: ListingQuery, caller: Caller) -> Merge:
-        owners = ImageOwners(start.streams, self._read_owners, caller.ask_listed)
+        owners = ImageOwners(
+            start.streams,
+            self._read_owners,
+            caller.ask_listed,
+            names_only_listed=self._names_only_listed,
+        )
         return Merge(start, query.order, owners, caller.read_rows)
 
     async def _read_owners(self, ids: Sequence[bytes]) -> Sequence[Spellings] | None:

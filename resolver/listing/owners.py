@@ -44,11 +44,18 @@ class ImageOwners:
     """What one request knows of the owners of the images that it has read."""
 
     def __init__(
-        self, streams: Iterable[LocationStream], read_owners: ReadOwners, ask: AskListed
+        self,
+        streams: Iterable[LocationStream],
+        read_owners: ReadOwners,
+        ask: AskListed,
+        *,
+        names_only_listed: bool = False,
     ) -> None:
+        """``names_only_listed``: see `Lister`."""
         self._streams = {stream.number: stream for stream in streams}
         self._read_owners = read_owners
         self._ask = ask
+        self._names_only_listed = names_only_listed
         self._listed: dict[str, dict[int, bool]] = defaultdict(dict)
         """Of each image: the locations that list it, and whether it is usable there."""
         self._not_listed: set[tuple[str, int]] = set()
@@ -71,7 +78,7 @@ class ImageOwners:
             return [self._names(stream, row, {}) for stream, row, _ in drawn]
         await self._ask_better(drawn, known)
         return [
-            self._names(stream, row, owners)
+            self._names(stream, row, {} if self._names_only_listed else owners)
             for (stream, row, _), owners in zip(drawn, known, strict=True)
         ]
 

@@ -132,7 +132,7 @@ class Resolver:
                 return replace(found, source=cached.source, age=cached.age)
             if cached.index_error is None and not cached.claims:
                 prefetched = cached  # as good as what Redis would say now
-        lookup = await self._look_up(image_id, prefetched)
+        lookup = await self.look_up(image_id, prefetched)
         image = image_id, letter_case
         resolution = await self._settle(image, preferences, lookup, charge, needs_bytes=needs_bytes)
         return resolution.answer
@@ -183,7 +183,7 @@ class Resolver:
             lookup = self._without_index(image_id, error)
         return await self._settle((image_id, letter_case), preferences, lookup, charge)
 
-    async def _look_up(
+    async def look_up(
         self, image_id: bytes, prefetched: LookupResult | BaseException | None
     ) -> LookupResult:
         try:

@@ -1,4 +1,6 @@
-"""A Keystone of a few lines: it accepts every password, and its tokens say what a test wants."""
+"""A Keystone of a few lines: it accepts every password, and its tokens say what a test wants.
+
+It says of the tokens of clients what a test wants, too."""
 
 from __future__ import annotations
 
@@ -24,6 +26,14 @@ class FakeKeystone:
         self.catalog = list(catalog)
         self.roles = list(roles)
         self.logins = 0
+        self.accepted: dict[str, str] = {}
+        """When clients' tokens end, by token."""
+        self.asked: list[tuple[str, str]] = []
+        """Who was asked about which token: both tokens of each question."""
+        self.may_ask = True
+        """Whether others than a token itself may ask about it."""
+        self.fault: int | None = None
+        """The status of answers about tokens, where they are errors of a proxy."""
         self.url = ""
         self._runner: web.AppRunner | None = None
 
@@ -60,6 +70,10 @@ class FakeKeystone:
         }
 
     async def _answer(self, request: web.Request) -> web.Response:
+        if request.method == "GET" and request.path == "/v3/auth/tokens":
+            asking, subject = (request.headers[f"X-{kind}-Token"] for kind in ("Auth", "Subject"))
+            self.asked.append((asking, subject))
+            return self._about(asking, subject)
         if request.method == "POST" and request.path == "/v3/auth/tokens":
             self.logins += 1
             domain = {"id": "default", "name": "Default"}
@@ -83,3 +97,19 @@ class FakeKeystone:
             status=300,
             content_type="application/json",
         )
+
+    def _about(self, asking: str, subject: str) -> web.Response:
+        """As Keystone: 401 to who is nobody, 403 to who may not ask, 404 about what is no token."""
+        if self.fault is not None:
+            return web.Response(status=self.fault, text="<html>no JSON</html>")
+        status = 200 if subject in self.accepted else 404
+        if asking == subject:
+            status = 200 if subject in self.accepted else 401
+        elif not asking.startswith(self.token):
+            status = 401
+        elif not self.may_ask:
+            status = 403
+        if status != 200:
+            error = {"code": status, "title": "No", "message": "It is not."}
+            return web.json_response({"error": error}, status=status)
+        return web.json_response({"token": {"expires_at": self.accepted[subject]}})

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from aiohttp import web
 
+from resolver.callers import Caller
 from resolver.errors import ImageUnknown, MethodNotAllowed, NotFound
 from resolver.gateway.api.image_listing import LISTING_PATH
 from resolver.gateway.app_keys import SERVICES
@@ -16,6 +17,7 @@ from resolver.gateway.image_path import REGION_LABEL, check_target, region_of, s
 from resolver.gateway.limits import LIMITS
 from resolver.gateway.methods import READ_METHODS
 from resolver.gateway.negotiation import VARY_PREFERENCES, preferences_from_headers
+from resolver.gateway.read_auth import admit
 from resolver.gateway.reply import NO_STORE, Reply, to_response
 from resolver.models import Health
 from resolver.registry import LocationView, Table
@@ -37,18 +39,30 @@ def any_location_label(path: str) -> str:
     return f"{REGION_LABEL if match[1] else ''}/v2/{match[2]}{{rest}}" if match else ""
 
 
+def is_schema_path(path: str) -> bool:
+    """Whether a path is that of a schema, which every client may read."""
+    match = _PATH.fullmatch(path)
+    return match is not None and match[2] == "schemas"
+
+
 async def redirect_to_any(request: web.Request) -> web.StreamResponse:
     """See `redirect_reply`."""
     services = request.app[SERVICES]
     path, query = request.rel_url.raw_path, request.rel_url.raw_query_string
     check_target(path, query)
+    caller = None if is_schema_path(path) else await admit(request, region_of(path))
     table = await services.resolver.reader.usable_table()
     preferences = _preferences(request)
-    return to_response(redirect_reply(services, table, preferences, path, query))
+    return to_response(redirect_reply(services, table, preferences, path, query, caller))
 
 
 def redirect_reply(
-    services: Services, table: Table, preferences: Preferences, path: str, query: str
+    services: Services,
+    table: Table,
+    preferences: Preferences,
+    path: str,
+    query: str,
+    caller: Caller | None = None,
 ) -> Reply:
     """307 to the best location that serves v2 and is not down. What it answers may differ from one
     location to another: stores, tasks and metadata definitions belong to a region.
@@ -57,7 +71,8 @@ def redirect_reply(
         ImageUnknown: there is none.
     """
     _, path = split_region(path)
-    best = best_location(table, preferences, services.settings.region, "v2")
+    domain = domain_of(services, caller)
+    best = best_location(table, preferences, services.settings.region, "v2", domain)
     if best is None:
         raise ImageUnknown(
             "No location that serves v2 is registered and in service.",
@@ -79,10 +94,13 @@ async def answer_other_path(request: web.Request) -> web.StreamResponse:
     _, path = split_region(request.rel_url.raw_path)
     if request.method in READ_METHODS:
         raise NotFound("nothing is here: /openapi.json lists the paths")
+    caller = await admit(request, region_of(request.rel_url.raw_path))
     services = request.app[SERVICES]
     table = await services.resolver.reader.usable_table()
+    domain = domain_of(services, caller)
     region = services.settings.region
-    best = best_location(table, _preferences(request), region, request.match_info["api"])
+    api = request.match_info["api"]
+    best = best_location(table, _preferences(request), region, api, domain)
     url = f"{best.base}{path}" if best else ""
     creates_record = (request.method, path) == ("POST", LISTING_PATH)
     if best and creates_record and services.settings.redirect_writes:
@@ -126,15 +144,19 @@ def _preferences(request: web.Request) -> Preferences:
     return request.app[LIMITS].clients.preferences_for(request, preferences)
 
 
+def domain_of(services: Services, caller: Caller | None) -> str | None:
+    """The domain of the locations that a client may be sent to; None for any."""
+    return caller.domain if caller is not None and services.caller_images is not None else None
+
+
 def best_location(
-    table: Table, preferences: Preferences, home_region: str, api: str
+    table: Table, preferences: Preferences, home_region: str, api: str, domain: str | None
 ) -> LocationView | None:
     """The location that a client is sent to for what any can answer: one that is down only if all
-    are; None where none is in service."""
+    are; None where none is in service. ``domain``: see `domain_of`."""
+    in_domain = [v for v in table.in_service() if domain in (None, v.location.domain)]
     views = [
-        view
-        for view in table.in_service()
-        if view.serves is None or view.serves[0 if api == "v1" else 1]
+        view for view in in_domain if view.serves is None or view.serves[0 if api == "v1" else 1]
     ]
     working = [view for view in views if view.health is not Health.DOWN] or views
     return best_view(working, preferences.for_table(table), home_region)

@@ -11,12 +11,12 @@ from resolver.errors import NotFound
 from resolver.gateway.app_keys import SERVICES
 from resolver.gateway.image_path import region_of
 from resolver.gateway.limits import LIMITS, ChargeOnce
-from resolver.gateway.negotiation import VARY_PREFERENCES, preferences_from_headers
+from resolver.gateway.negotiation import AUTH_TOKEN, VARY_PREFERENCES, preferences_from_headers
+from resolver.gateway.read_auth import admit
 from resolver.gateway.reply import NO_STORE, Reply, to_response
 from resolver.listing import ListedPage, ListingQuery
 from resolver.resolution import Preferences
 
-AUTH_TOKEN = "X-Auth-Token"
 PARTIAL = "X-Resolver-Partial"
 MISSING = "X-Resolver-Missing"
 
@@ -53,13 +53,16 @@ async def list_page(
             code="no-listing",
         )
     limits = request.app[LIMITS]
-    ChargeOnce.for_request(limits, request)()
+    charge = ChargeOnce.for_request(limits, request)
+    caller = await admit(request, preferences.region, charge)
+    charge()
     partial = allow_partial or headers.get(PARTIAL, "").strip().lower() == "allow"
     return await services.lister.page(
         query,
         headers.get(AUTH_TOKEN, ""),
         limits.clients.preferences_for(request, preferences),
         allow_partial=partial or services.settings.listing_partial,
+        domain=caller.domain if caller else None,
     )
 
 

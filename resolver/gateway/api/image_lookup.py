@@ -7,10 +7,11 @@ from urllib.parse import parse_qsl, urlencode
 from aiohttp import web
 
 from resolver.errors import InvalidRequest
-from resolver.gateway.api.image_listing import AUTH_TOKEN, PARTIAL, list_page, missing_header
+from resolver.gateway.api.image_listing import PARTIAL, list_page, missing_header
 from resolver.gateway.api.image_reads import JSON
 from resolver.gateway.api.resolve import NDJSON, respond_to_many
 from resolver.gateway.negotiation import (
+    AUTH_TOKEN,
     QUERY_PARAMETERS,
     accepted_type,
     preferences_from_pairs,

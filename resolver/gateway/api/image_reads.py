@@ -25,6 +25,7 @@ from resolver.gateway.negotiation import (
     VARY_PREFERENCES,
     HeaderFields,
     accepted_type,
+    client_token,
     preferences_from_headers,
     preferences_from_query,
 )
@@ -75,7 +76,7 @@ class ImageRead(NamedTuple):
     media_type: str = JSON
     """Of data."""
     token: str = ""
-    """The client's token, where owners are asked on its behalf."""
+    """The client's own."""
 
     @property
     def needs_bytes(self) -> bool:
@@ -131,12 +132,13 @@ def parse_image_read(request: ReadRequest) -> ImageRead:
         query = f"?{request.query}" if request.query else ""
         path = parse_image_path(request.path, query)
         preferences = preferences_from_headers(request.headers, path.region)
-        return ImageRead(path.image_id, path.letter_case, preferences, head, path)
+        token = client_token(request.headers)
+        return ImageRead(path.image_id, path.letter_case, preferences, head, path, token=token)
     media_type = accepted_type(request.headers, JSON, URI_LIST, METALINK)
     text = unquote(match[1])
     image_id = parse_id(text)
     preferences = preferences_from_query(request.query)
-    token = request.headers.get("X-Auth-Token", "") if media_type == METALINK else ""
+    token = client_token(request.headers)
     return ImageRead(image_id, letter_case_of(text), preferences, head, None, media_type, token)
 
 

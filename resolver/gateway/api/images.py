@@ -6,7 +6,8 @@ import re
 
 from aiohttp import web
 
-from resolver.errors import IndexUnavailable
+from resolver.callers import Caller
+from resolver.errors import IndexUnavailable, TokenUnchecked
 from resolver.gateway.api.any_location import refused_write
 from resolver.gateway.api.image_reads import (
     METALINK,
@@ -22,12 +23,17 @@ from resolver.gateway.app_keys import OUTCOME, SERVICES, SOURCE
 from resolver.gateway.image_path import parse_image_path
 from resolver.gateway.limits import LIMITS, ChargeOnce
 from resolver.gateway.methods import READ_METHODS
-from resolver.gateway.negotiation import VARY_PREFERENCES, preferences_from_headers
+from resolver.gateway.negotiation import (
+    VARY_PREFERENCES,
+    client_token,
+    preferences_from_headers,
+)
 from resolver.gateway.problem import raise_unless_found
+from resolver.gateway.read_auth import identify
 from resolver.gateway.reply import Reply, to_response
 from resolver.models import Outcome, format_id
-from resolver.resolution import Answer, LookupResult
-from resolver.resolution.prober import ChargeCallback
+from resolver.resolution import Answer, LookupResult, Preferences
+from resolver.resolution.prober import ChargeCallback, ProbedImage
 from resolver.services import Services
 
 _SMALL_WRITES = {
@@ -68,21 +74,68 @@ async def answer_image_read(
     Raises:
         ResolverError: what the reply is, when it is an error.
     """
+    image = read.image_id, read.letter_case
+    caller, answer = await answer_image(
+        services,
+        image,
+        read.preferences,
+        read.token,
+        charge,
+        needs_bytes=read.needs_bytes,
+        prefetched=prefetched,
+    )
+    if read.media_type == METALINK:
+        table = services.tables.table
+        domain = caller.domain if caller else table.domain_of_token(read.preferences.region)
+        records = services.image_records if services.settings.probe else None
+        return await metalink_reply(read, answer, records, charge, domain)
+    return render_image_read(read, answer)
+
+
+async def answer_image(
+    services: Services,
+    image: ProbedImage,
+    preferences: Preferences,
+    token: str,
+    charge: ChargeCallback,
+    *,
+    needs_bytes: bool = False,
+    prefetched: LookupResult | BaseException | None = None,
+) -> tuple[Caller | None, Answer]:
+    """The client, where it is asked who it is, and the answer about one image for it.
+
+    Raises:
+        TokenRequired, TokenUnchecked: the client may not ask, or that cannot be found out.
+        IndexUnavailable: nothing is known of the image.
+        TooManyRequests: from ``charge``.
+    """
+    image_id, letter_case = image
     try:
-        answer = await services.resolver.resolve(
-            read.image_id,
-            read.preferences,
-            read.letter_case,
-            needs_bytes=read.needs_bytes,
+        caller = await identify(services, token, preferences.region, charge)
+        if caller is not None and services.caller_images is not None:
+            resolution = await services.caller_images.resolve(
+                caller,
+                token,
+                image,
+                preferences,
+                needs_bytes=needs_bytes,
+                prefetched=prefetched,
+                charge=charge,
+            )
+            return caller, resolution.answer
+        return caller, await services.resolver.resolve(
+            image_id,
+            preferences,
+            letter_case,
+            needs_bytes=needs_bytes,
             prefetched=prefetched,
             charge=charge,
         )
     except IndexUnavailable as error:
-        raise without_index(read.image_id, error) from error
-    if read.media_type == METALINK:
-        records = services.image_records if services.settings.probe else None
-        return await metalink_reply(read, answer, records, charge, services.tables.table)
-    return render_image_read(read, answer)
+        raise without_index(image_id, error) from error
+    except TokenUnchecked as error:
+        extra = Answer(image_id, Outcome.UNKNOWN).as_json()
+        raise TokenUnchecked(error.detail, headers=error.headers, extra=extra) from error
 
 
 def without_index(image_id: bytes, error: IndexUnavailable) -> IndexUnavailable:
@@ -119,12 +172,9 @@ async def write_image(request: web.Request) -> web.StreamResponse:
     charge = ChargeOnce.for_request(limits, request)
     preferences = preferences_from_headers(request.headers, path.region)
     preferences = limits.clients.preferences_for(request, preferences)
-    try:
-        answer = await services.resolver.resolve(
-            path.image_id, preferences, path.letter_case, charge=charge
-        )
-    except IndexUnavailable as error:
-        raise without_index(path.image_id, error) from error
+    image = path.image_id, path.letter_case
+    token = client_token(request.headers)
+    _, answer = await answer_image(services, image, preferences, token, charge)
     raise_unless_found(answer, VARY_PREFERENCES)
     text = format_id(path.image_id)
     if request.method in allowed:

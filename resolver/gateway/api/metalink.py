@@ -19,7 +19,6 @@ from resolver.gateway.problem import raise_unless_found
 from resolver.gateway.reply import NO_STORE, Reply
 from resolver.glance import ImageRecord, ImageRecords
 from resolver.models import format_id
-from resolver.registry import Table
 from resolver.resolution import Answer, ImageOwner
 from resolver.resolution.prober import ChargeCallback
 
@@ -34,7 +33,7 @@ async def metalink_reply(
     answer: Answer,
     records: ImageRecords | None,
     charge: ChargeCallback,
-    table: Table,
+    domain: str | None,
 ) -> Reply:
     """The Metalink about an image.
 
@@ -44,7 +43,7 @@ async def metalink_reply(
 
     Args:
         records: asks owners with the client's token; None where no location may be asked.
-        table: says to which of them the token may go.
+        domain: that of the client's token, which goes to no other owners; None: it is not known.
 
     Raises:
         ImageAbsent, ImageUnknown: there is no owner to name.
@@ -61,7 +60,7 @@ async def metalink_reply(
     found: Mapping[int, ImageRecord | LocationUnavailable] = {}
     if records is not None:
         charge()
-        found = await _ask(records, read, answer, targets, text, table)
+        found = await _ask(records, read, answer, targets, text, domain)
     refused = {n for n, shown in found.items() if _is_refusal(shown)}
     answered = {n: shown for n, shown in found.items() if isinstance(shown, ImageRecord)}
     if answered:
@@ -89,12 +88,11 @@ async def _ask(
     answer: Answer,
     targets: list[Target],
     text: str,
-    table: Table,
+    domain: str | None,
 ) -> dict[int, ImageRecord | LocationUnavailable]:
     """What each owner shows this client, by location number. A token is sent to owners of its own
     domain only."""
     if read.token:
-        domain = table.domain_of_token(read.preferences.region)
         targets = [target for target in targets if target[0].view.location.domain == domain]
 
     async def ask(owner: ImageOwner) -> ImageRecord | LocationUnavailable:

@@ -12,8 +12,14 @@ from dataclasses import replace
 from aiohttp import web
 
 from resolver.errors import ImageUnknown, NoRoute, ResolverError
-from resolver.gateway.api.any_location import ANY_LOCATION_NAMES, best_location
+from resolver.gateway.api.any_location import (
+    ANY_LOCATION_NAMES,
+    best_location,
+    domain_of,
+    is_schema_path,
+)
 from resolver.gateway.api.image_reads import asks_for_bytes, owner_headers, redirect_targets
+from resolver.gateway.api.images import answer_image
 from resolver.gateway.app_keys import OUTCOME, SERVICES, SOURCE
 from resolver.gateway.image_path import (
     ImagePath,
@@ -25,8 +31,13 @@ from resolver.gateway.image_path import (
 )
 from resolver.gateway.limits import LIMITS, ChargeOnce
 from resolver.gateway.methods import READ_METHODS
-from resolver.gateway.negotiation import VARY_PREFERENCES, preferences_from_headers
+from resolver.gateway.negotiation import (
+    VARY_PREFERENCES,
+    client_token,
+    preferences_from_headers,
+)
 from resolver.gateway.problem import raise_unless_found
+from resolver.gateway.read_auth import admit
 from resolver.gateway.reply import NO_STORE, Reply, to_response
 from resolver.image_facts import ImageStatus
 from resolver.models import Outcome, format_id
@@ -118,15 +129,16 @@ async def _resolve(
     """The answer about an image. Before a write to one that seems to be absent the locations are
     asked again: clients create an image and write to it at once, and what is remembered from
     before does not count."""
-    resolver = request.app[SERVICES].resolver
+    services, token = request.app[SERVICES], client_token(request.headers)
+    image = path.image_id, path.letter_case
     charge = ChargeOnce.for_request(request.app[LIMITS], request)
-    answer = await resolver.resolve(
-        path.image_id, preferences, path.letter_case, needs_bytes=needs_bytes, charge=charge
+    _, answer = await answer_image(
+        services, image, preferences, token, charge, needs_bytes=needs_bytes
     )
     if not is_write or answer.outcome is not Outcome.ABSENT or preferences.fresh:
         return answer
     fresh = replace(preferences, fresh=True)
-    return await resolver.resolve(path.image_id, fresh, path.letter_case, charge=charge)
+    return (await answer_image(services, image, fresh, token, charge))[1]
 
 
 async def _other_target(
@@ -149,8 +161,10 @@ async def _other_target(
     services = request.app[SERVICES]
     preferences = preferences_from_headers(request.headers, region_of(target))
     preferences = request.app[LIMITS].clients.preferences_for(request, preferences)
+    caller = None if is_schema_path(path) else await admit(request, preferences.region)
     table = await services.resolver.reader.usable_table()
-    best = best_location(table, preferences, services.settings.region, api)
+    domain = domain_of(services, caller)
+    best = best_location(table, preferences, services.settings.region, api, domain)
     if best is None:
         raise ImageUnknown("No location that serves it is registered and in service.")
     return best, f"{best.base}{path}{query}"

@@ -19,9 +19,9 @@ from aiohttp import web
 
 from resolver.errors import InvalidImageId, InvalidRequest, NotFound, ResolverError
 from resolver.gateway.api.admin import admin_only
-from resolver.gateway.api.image_listing import AUTH_TOKEN
 from resolver.gateway.api.transfer import reset_connection
 from resolver.gateway.app_keys import SERVICES
+from resolver.gateway.negotiation import AUTH_TOKEN
 from resolver.gateway.reply import NO_STORE
 from resolver.index import walk
 from resolver.listing import ListingQuery

@@ -17,8 +17,9 @@ from resolver.gateway.api.bulk_ids import BulkIds, parse_ids, parse_items
 from resolver.gateway.api.image_reads import JSON
 from resolver.gateway.app_keys import METRICS, OUTCOME, SERVICES
 from resolver.gateway.limits import IDS_PER_TOKEN, LIMITS, ChargeOnce
-from resolver.gateway.negotiation import accepted_type, preferences_from_query
+from resolver.gateway.negotiation import accepted_type, client_token, preferences_from_query
 from resolver.gateway.problem import json_reply
+from resolver.gateway.read_auth import admit
 from resolver.gateway.reply import NO_STORE, to_response
 from resolver.gateway.request_body import read_body
 from resolver.models import Outcome, letter_case_of, parse_id
@@ -81,17 +82,36 @@ def _preferences(request: web.Request) -> Preferences:
     return request.app[LIMITS].clients.preferences_for(request, asked)
 
 
+async def explain_image(
+    request: web.Request, text: str, preferences: Preferences
+) -> dict[str, Any]:
+    """The answer about an image for the client of a request, with the reasons.
+
+    Raises:
+        ResolverError: what the client is answered instead.
+    """
+    services = request.app[SERVICES]
+    image_id, letter_case = parse_id(text), letter_case_of(text)
+    charge = ChargeOnce.for_request(request.app[LIMITS], request)
+    caller = await admit(request, preferences.region, charge)
+    charge()
+    if caller is None or services.caller_images is None:
+        resolution = await services.resolver.resolve_in_full(
+            image_id, preferences, letter_case, charge
+        )
+    else:
+        token = client_token(request.headers)
+        resolution = await services.caller_images.resolve(
+            caller, token, (image_id, letter_case), preferences, charge=charge, in_full=True
+        )
+    return explain(resolution)
+
+
 async def explain_one(request: web.Request) -> web.StreamResponse:
     """GET /resolve/{id}/explain."""
-    text = request.match_info["id"]
-    image_id = parse_id(text)
     preferences = _preferences(request)
-    charge = ChargeOnce.for_request(request.app[LIMITS], request)
-    charge()
-    resolution = await request.app[SERVICES].resolver.resolve_in_full(
-        image_id, preferences, letter_case_of(text), charge
-    )
-    return to_response(json_reply(explain(resolution)))
+    explained = await explain_image(request, request.match_info["id"], preferences)
+    return to_response(json_reply(explained))
 
 
 async def resolve_many(request: web.Request) -> web.StreamResponse:
@@ -99,6 +119,7 @@ async def resolve_many(request: web.Request) -> web.StreamResponse:
     media_type = accepted_type(request.headers, JSON, NDJSON)
     preferences = _preferences(request)
     settings, limits = request.app[SERVICES].settings, request.app[LIMITS]
+    await admit(request, preferences.region)  # before the body is read
     with request.app[BODY_BUDGET].one_body() as reserve:
         largest = settings.bulk_limit * MAX_ITEM_BYTES
         expected = (request.content_length or 0) / MIN_ITEM_BYTES / IDS_PER_TOKEN
@@ -130,10 +151,18 @@ async def respond_to_many(
 ) -> web.StreamResponse:
     """The answer for each item, in their order. ``media_type``: JSON or NDJSON."""
     ids = parse_ids(items)
+    services = request.app[SERVICES]
     charge = partial(request.app[LIMITS].charge, request, 1)
-    templates = await request.app[SERVICES].resolver.resolve_many(
-        ids.image_ids, preferences, ids.letter_cases, charge
-    )
+    caller = await admit(request, preferences.region)
+    if caller is not None and services.caller_images is not None:
+        token = client_token(request.headers)
+        templates = await services.caller_images.resolve_many(
+            caller, token, ids.image_ids, preferences, ids.letter_cases, charge
+        )
+    else:
+        templates = await services.resolver.resolve_many(
+            ids.image_ids, preferences, ids.letter_cases, charge
+        )
     _count_outcomes(request, templates, len(ids.invalid))
     response = web.StreamResponse(headers={**NO_STORE, **headers, "Content-Type": media_type})
     await response.prepare(request)

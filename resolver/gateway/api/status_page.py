@@ -9,11 +9,10 @@ from contextlib import contextmanager
 from aiohttp import web
 
 from resolver.errors import Busy, NotFound
-from resolver.gateway.api.image_listing import AUTH_TOKEN
 from resolver.gateway.api.page_answers import answer
 from resolver.gateway.api.version_documents import versions
 from resolver.gateway.app_keys import IN_FLIGHT, SERVICES
-from resolver.gateway.negotiation import prefers_html
+from resolver.gateway.negotiation import AUTH_TOKEN, prefers_html
 from resolver.gateway.page.document import ASSETS, SECURITY_HEADERS, asset, page
 from resolver.gateway.page.question import question_of
 from resolver.gateway.page.snapshot import Snapshot, SnapshotCache

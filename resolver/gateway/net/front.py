@@ -11,41 +11,34 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Hashable
+from collections.abc import Awaitable, Callable
 from email.utils import formatdate
 from functools import partial
-from typing import cast
 
 import structlog
 from aiohttp.http import SERVER_SOFTWARE
 
 from resolver.errors import ResolverError
 from resolver.gateway.access_log import AccessLog
-from resolver.gateway.api.any_location import any_location_label, redirect_reply
+from resolver.gateway.api.any_location import any_location_label, is_schema_path, redirect_reply
 from resolver.gateway.api.image_reads import (
     JSON,
-    URI_LIST,
     ImageRead,
     ReadRequest,
     parse_image_read,
-    render_image_read,
 )
 from resolver.gateway.api.images import answer_image_read
 from resolver.gateway.api.status import HEALTHY, live_reply
 from resolver.gateway.api.version_documents import versions_reply
 from resolver.gateway.browser_guard import HEALTH_PATHS, BrowserGuard
 from resolver.gateway.error_form import ErrorForm, error_form
-from resolver.gateway.image_path import (
-    ImagePath,
-    check_target,
-    region_of,
-    split_region,
-)
+from resolver.gateway.image_path import check_target, region_of, split_region
 from resolver.gateway.limits import ChargeOnce, Limits
 from resolver.gateway.metrics.process_metrics import Metrics
 from resolver.gateway.middleware import CLIENT_CLOSED_REQUEST, internal_error, loop_error
 from resolver.gateway.negotiation import preferences_from_headers, prefers_html
 from resolver.gateway.net.absent_template import AbsentTemplate
+from resolver.gateway.net.found_template import END_OF_HEAD, render_found
 from resolver.gateway.net.front_routes import is_front_path, is_version_path, route_label
 from resolver.gateway.net.in_flight import InFlight
 from resolver.gateway.net.known_reads import (
@@ -63,22 +56,18 @@ from resolver.glance import HOP
 from resolver.latency import LatencyRow, observe_seconds
 from resolver.registry import Table
 from resolver.resolution import (
-    Answer,
     AnswerContext,
     LookupResult,
     Preferences,
     TemplateCache,
     VariantTemplates,
 )
-from resolver.resolution.answer import json_tail, json_text
+from resolver.resolution.answer import json_tail
 from resolver.resolution.index_reader import Claims
 from resolver.services import Services
 from resolver.trace_context import within
 
 READ_METHODS = frozenset({"GET", "HEAD"})
-
-END_OF_HEAD = "\0"
-"""Stands between the head and the body in a template."""
 
 NO_ORIGIN: Origin = ("", False)
 
@@ -106,6 +95,8 @@ class Front:
         self._services = services
         self._guard = guard
         self._resolver = services.resolver
+        self._caller_tokens = services.caller_tokens
+        self._caller_images = services.caller_images
         self._reader = services.resolver.reader
         self._metrics = metrics
         self._in_flight = in_flight
@@ -130,6 +121,8 @@ class Front:
             return False  # refused
         if path == "/" and prefers_html(fields):
             return False  # the status page
+        if self._caller_tokens is not None and any_location_label(path):
+            return is_schema_path(path) and "#" not in target  # others need a token
         return is_front_path(path) and "#" not in target
 
     def respond(self, request: FrontRequest, send: Send) -> Callable[[], None] | None:
@@ -160,6 +153,8 @@ class Front:
 
     def respond_from_memory(self, read: PlainRead) -> bytes | None:
         """The response to a plain read, if this process knows it without asking anybody."""
+        if not self._is_admitted(read):
+            return None
         found = self._reader.certain(read.image_id)
         if found is None:
             stale = self._reader.known_in_outage(read.image_id)
@@ -171,12 +166,23 @@ class Front:
         return self._absent_response(read, table)
 
     def respond_to_plain(self, read: PlainRead, send: Send) -> Callable[[], None]:
-        """Answers a plain read that needs the index, and perhaps locations. Returns what cancels
-        it. The request is in flight until it is answered."""
+        """Answers a plain read that needs the index, and perhaps locations or Keystone. Returns
+        what cancels it. The request is in flight until it is answered."""
+        if not self._is_admitted(read):
+            return self._ask_further(read, None, send)
         pending = _PendingRead(self, read, send)
         self._in_flight.acquire()
         self._reader.request(read.image_id, pending.on_result)
         return pending.cancel
+
+    def _is_admitted(self, read: PlainRead) -> bool:
+        """Whether the client may read, as far as is known without asking Keystone."""
+        if self._caller_tokens is None:
+            return True
+        kind = read.kind
+        if kind.caller is None or kind.caller.until <= read.started:
+            kind.caller = self._caller_tokens.remembered(kind.read.token)
+        return kind.caller is not None
 
     def index_answered(
         self, read: PlainRead, found: LookupResult | BaseException, send: Send
@@ -188,10 +194,15 @@ class Front:
                 if response is not None:
                     send(response)
                     return None
-            kind = read.kind
-            return self._respond_later(read.request(), kind.read_of(read.image_id), found, send)
+            return self._ask_further(read, found, send)
         finally:
             self._in_flight.release()
+
+    def _ask_further(
+        self, read: PlainRead, found: LookupResult | BaseException | None, send: Send
+    ) -> Callable[[], None]:
+        image_read = read.kind.read_of(read.image_id)
+        return self._respond_later(read.request(), image_read, found, send)
 
     def client_left(self, read: PlainRead) -> None:
         """The client of a plain read that is in flight is gone."""
@@ -204,6 +215,10 @@ class Front:
     ) -> bytes | None:
         """The response about an image with owners; None where no template has it."""
         kind = read.kind
+        if self._caller_images is not None:
+            claims = self._caller_images.shown_claims(kind.caller, read.image_id, claims)
+            if not claims:
+                return None
         origin = self._origin(read, table) if table.depends_on_client else NO_ORIGIN
         templates = kind.templates.get(origin)
         if templates is None or templates.table is not table:
@@ -232,6 +247,8 @@ class Front:
     def _absent_response(self, read: PlainRead, table: Table) -> bytes | None:
         """The 404 if the image is known to be absent."""
         kind = read.kind
+        if self._caller_images is not None:
+            return None  # that is what the gateway's own credentials see
         age = self._resolver.remembered_absence(read.image_id, table)
         if age is None:
             return None
@@ -264,7 +281,7 @@ class Front:
             if cache is not None:
                 self._templates.clear()  # all are of that table, or of earlier ones
             context = AnswerContext(table, preferences, self._services.settings.region)
-            render = partial(_render, preferences)
+            render = partial(render_found, preferences)
             cache = self._templates[preferences] = TemplateCache(context, render)
         known = kind.templates
         kind.templates = {o: known[o] for o in known if known[o].table is table}
@@ -476,23 +493,3 @@ class _PendingRead:
             self._front.client_left(self._read)
         elif self._cancel is not None:
             self._cancel()
-
-
-def _render(preferences: Preferences, answer: Answer, text: str, variant: Hashable) -> str | None:
-    """The part of a response that is the same for all images with these owners: its head, and the
-    body of data, of JSON up to its source. None where there is no owner to name."""
-    if variant in (JSON, URI_LIST):
-        path, head = None, False
-    else:
-        api, rest, head = cast("tuple[str, str, bool]", variant)
-        path = ImagePath(api, answer.image_id, 0, rest, "")
-    media_type = str(variant) if path is None else JSON
-    read = ImageRead(answer.image_id, 0, preferences, head, path, media_type)
-    try:
-        reply = render_image_read(read, answer, text)
-    except ResolverError:
-        return None
-    if path is not None:
-        return head_text(reply)
-    body = json_text(answer, text) if variant == JSON else reply.body.decode()
-    return f"{head_text(reply)}{END_OF_HEAD}{body}"

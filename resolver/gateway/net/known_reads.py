@@ -12,6 +12,7 @@ import re
 import time
 from typing import NamedTuple
 
+from resolver.callers import Caller
 from resolver.errors import ResolverError
 from resolver.gateway.api.image_reads import ImageRead, ReadRequest, parse_image_read
 from resolver.gateway.error_form import error_form
@@ -95,7 +96,8 @@ class ReadKind:
 
     __slots__ = (
         *("after", "before", "error_form", "fields", "found_rows", "framing", "is_head"),
-        *("keeps_connection", "method", "minor", "read", "route", "templates", "variant", "vary"),
+        *("caller", "keeps_connection", "method", "minor", "read", "route", "templates"),
+        *("variant", "vary"),
     )
 
     def __init__(self, request: FrontRequest, read: ImageRead, text: str) -> None:
@@ -116,6 +118,8 @@ class ReadKind:
         self.vary = read.vary
         self.variant = read.template_variant
         self.error_form = error_form(request.target, request.fields)
+        self.caller: Caller | None = None
+        """Who sends it, where clients must say that and Keystone was asked."""
         self.templates: dict[Origin, VariantTemplates] = {}
         """The templates of this variant by the clients' origin, from when they were used last."""
         self.found_rows: dict[str, LatencyRow] = {}

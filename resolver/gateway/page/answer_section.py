@@ -106,10 +106,11 @@ def _checksum_hint(question: Question) -> Html:
 
 
 def _token_hint(question: Question) -> Html:
-    command = f"OS_TOKEN=… glance-resolver resolve {COMMAND_OPTIONS[question.by]} …"
+    option = COMMAND_OPTIONS.get(question.by, "")
+    command = f"OS_TOKEN=… glance-resolver resolve {option}{' ' if option else ''}…"
     return element(
         "p",
-        "Names and digests are looked up as the holder of an OpenStack token sees the images: type "
+        "The answer is for the holder of an OpenStack token: type "
         "one in above (over https, and with the script of this page), or use ",
         element("code", command),
         ".",
