@@ -21,6 +21,7 @@ Environ = dict[str, Any]
 WSGIApp = Callable[[Environ, Callable[..., Any]], Iterable[bytes]]
 
 THREADS = 8
+MAX_BODY_BYTES = 1 << 34
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 IDENTITY_HEADERS = tuple(f"HTTP_X_{name}" for name in ("IDENTITY", "USER", "PROJECT", "ROLE"))
 ADMIN = ("admin", "admin", "admin,member")
@@ -96,7 +97,9 @@ def main(directory: Path, port: int) -> None:
     waitress = importlib.import_module("waitress")
 
     app = access_log(one_writer(api.application), directory / "access.log")
-    server = waitress.create_server(app, host="127.0.0.1", port=port, threads=THREADS)
+    server = waitress.create_server(
+        app, host="127.0.0.1", port=port, threads=THREADS, max_request_body_size=MAX_BODY_BYTES
+    )
     threading.Thread(target=exit_with_parent, daemon=True).start()
     partial = directory / "port.part"
     partial.write_text(str(server.effective_port))

@@ -13,6 +13,7 @@ import pytest
 from tests.glance.gateway import SWEEP_TIMEOUT, Gateway, Ran, run_client
 from tests.glance.install import GlanceHome
 from tests.glance.pair import Pair
+from tests.support.carriers import Carrier
 from tests.support.glance import ADMIN_TOKEN, Image
 from tests.support.wait import wait_until_blocking
 
@@ -47,11 +48,11 @@ def claims(gateway: Gateway, location: str) -> int:
     return count
 
 
-def glance(gateway: Gateway, *command: str) -> list[str]:
+def glance(gateway: Gateway | Carrier, *command: str) -> list[str]:
     return ["glance", "--os-image-url", gateway.url, "--os-auth-token", ADMIN_TOKEN, *command]
 
 
-def openstack(gateway: Gateway, *command: str) -> list[str]:
+def openstack(gateway: Gateway | Carrier, *command: str) -> list[str]:
     # The token plugin discovers nothing, so the endpoint has to say which API.
     where = ["--os-auth-type", "admin_token", "--os-endpoint", f"{gateway.url}/v2"]
     return ["openstack", *where, "--os-token", ADMIN_TOKEN, *command]

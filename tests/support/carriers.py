@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import socketserver
 import struct
 import threading
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import ClassVar
 
 from tests.support.process import ServerProcess, find_program, free_port
 
@@ -36,6 +39,14 @@ class Carrier(ServerProcess):
         self.dns_port = dns_port
         self.authority = authority or "/etc/ssl/certs/ca-certificates.crt"
 
+    log_line: ClassVar[re.Pattern[str]]
+    """Finds the status in a line about a client's request."""
+
+    @property
+    @abstractmethod
+    def access_log(self) -> Path:
+        """The file with a line for each request."""
+
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
@@ -44,9 +55,20 @@ class Carrier(ServerProcess):
         with socket.create_connection(("127.0.0.1", self.port)):
             return True
 
+    def statuses(self) -> set[str]:
+        """The statuses of its answers to clients so far, from its log."""
+        lines = self.access_log.read_text("latin-1").splitlines()
+        found = (self.log_line.search(line) for line in lines)
+        return {match[1] for match in found if match}
+
 
 class CarryingNginx(Carrier):
     name = "nginx"
+    log_line = re.compile(r'" (\d{3}) \d+ "')
+
+    @property
+    def access_log(self) -> Path:
+        return self.directory / "access.log"
 
     def prepare(self) -> None:
         site = changed(
@@ -83,6 +105,11 @@ http {{
 
 class CarryingHaproxy(Carrier):
     name = "haproxy"
+    log_line = re.compile(r" images \S+ \S+ (\d{3}) \d+ ")
+
+    @property
+    def access_log(self) -> Path:
+        return self.log
 
     def prepare(self) -> None:
         ask_port = free_port()
