@@ -10,6 +10,7 @@ from typing import TypeVar
 import pytest
 import yaml
 
+from tests.glance.clients import Clients
 from tests.glance.gateway import Gateway
 from tests.glance.install import (
     Auth,
@@ -40,6 +41,13 @@ def installed(make: Callable[[], Installed]) -> Installed:
 @pytest.fixture(scope="session")
 def glance_home() -> GlanceHome:
     return installed(install)
+
+
+@pytest.fixture(scope="session")
+def clients(glance_home: GlanceHome, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clients]:
+    clients = Clients(glance_home, tmp_path_factory.mktemp("clients"))
+    yield clients
+    clients.close()
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""The gateway as operators start it, and Glance's clients as users start them: processes."""
+"""The gateway and its commands as operators start them: processes."""
 
 from __future__ import annotations
 
@@ -6,24 +6,17 @@ import http.client
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.glance.install import GlanceHome
+from tests.glance.clients import CLIENT_TIMEOUT, Ran, clean_env
 from tests.support.glance import ADMIN_TOKEN, Answer, call
-from tests.support.process import ServerProcess, clean_environment
+from tests.support.process import ServerProcess
 
 ROOT = Path(__file__).resolve().parents[2]
 SWEEP_TIMEOUT = 60.0
 """Seconds from the gateway's start to the end of its first sweeps."""
-CLIENT_TIMEOUT = 120.0
 OPERATOR_TOKEN = "secret"
-
-
-def clean_env(home: Path, extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    """An environment that no OS_*, RESOLVER_* or proxy variable and no dot file reaches."""
-    return clean_environment(HOME=str(home), **(extra or {}))
 
 
 class Gateway(ServerProcess):
@@ -95,29 +88,3 @@ class Gateway(ServerProcess):
             check=False,
         )
         return Ran(ran.returncode, ran.stdout, ran.stderr.decode(errors="replace"), None)
-
-
-@dataclass(frozen=True)
-class Ran:
-    status: int
-    out: bytes
-    err: str
-    file: bytes | None
-    """What the client wrote to ``out.bin`` in its working directory."""
-
-
-def run_client(home: GlanceHome, directory: Path, name: str, *arguments: str) -> Ran:
-    """Runs a program of the Glance venv in `directory`, which is its (empty) HOME too."""
-    directory.mkdir(parents=True)
-    ran = subprocess.run(
-        [home.bin(name), *arguments],
-        env=clean_env(directory),
-        cwd=directory,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        timeout=CLIENT_TIMEOUT,
-        check=False,
-    )
-    saved = directory / "out.bin"
-    content = saved.read_bytes() if saved.exists() else None
-    return Ran(ran.returncode, ran.stdout, ran.stderr.decode(errors="replace"), content)

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.glance.gateway import Gateway, Ran, run_client
-from tests.glance.install import GlanceHome
+from tests.glance.clients import Clients, Ran
+from tests.glance.gateway import Gateway
 from tests.glance.test_operators import TUESDAY, Cloud, cloud, discovered, gateway, ok
 
 __all__ = ["cloud", "gateway"]
@@ -23,8 +23,8 @@ pytestmark = [pytest.mark.glance, pytest.mark.timeout(900)]
 class Client:
     """The OpenStack client with an administrator's login, each time in a new HOME."""
 
-    def __init__(self, home: GlanceHome, directory: Path, keystone: str) -> None:
-        self.home, self.directory, self.keystone = home, directory, keystone
+    def __init__(self, clients: Clients, directory: Path, keystone: str) -> None:
+        self.clients, self.directory, self.keystone = clients, directory, keystone
         self.runs = 0
 
     def run(self, *arguments: str) -> Ran:
@@ -34,7 +34,7 @@ class Client:
         login += ["--os-project-name", "admin"]
         login += ["--os-user-domain-id", "default", "--os-project-domain-id", "default"]
         directory = self.directory / str(self.runs)
-        return run_client(self.home, directory, "openstack", *login, *arguments)
+        return self.clients.run(directory, "openstack", *login, *arguments)
 
     def ok(self, *arguments: str) -> str:
         ran = self.run(*arguments)
@@ -51,9 +51,9 @@ class Client:
 
 
 @pytest.fixture
-def client(cloud: Cloud, glance_home: GlanceHome, tmp_path: Path) -> Iterator[Client]:
+def client(cloud: Cloud, clients: Clients, tmp_path: Path) -> Iterator[Client]:
     """The client. Endpoints that it adds are gone at the end, as the gateway is."""
-    client = Client(glance_home, tmp_path / "client", cloud.keystone.url)
+    client = Client(clients, tmp_path / "client", cloud.keystone.url)
     listing = ("endpoint", "list", "-f", "value", "-c", "ID")
     before = set(client.ok(*listing).split())
     yield client

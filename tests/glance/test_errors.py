@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.glance.gateway import Gateway, Ran, run_client
-from tests.glance.install import GlanceHome
+from tests.glance.clients import Clients, Ran
+from tests.glance.gateway import Gateway
 from tests.glance.pair import Pair
 from tests.support.glance import ADMIN_TOKEN, Answer, call
 
@@ -59,22 +59,22 @@ def test_writes_have_glances_status_and_form(
     assert ours.status == 404
 
 
-def ran_with(home: GlanceHome, directory: Path, url: str, *command: str) -> Ran:
+def ran_with(clients: Clients, directory: Path, url: str, *command: str) -> Ran:
     where = ["--os-image-url", url, "--os-auth-token", ADMIN_TOKEN]
-    return run_client(home, directory, "glance", *where, *command)
+    return clients.run(directory, "glance", *where, *command)
 
 
 @pytest.mark.parametrize("command", ["image-show", "image-delete"])
 def test_glanceclient_prints_what_it_prints_for_glance(
     gateway: Gateway,
     glance_pair: Pair,
-    glance_home: GlanceHome,
+    clients: Clients,
     tmp_path: Path,
     command: str,
 ) -> None:
     urls = {"glance": glance_pair.servers["one"].url, "gateway": gateway.url}
     ran = {
-        name: ran_with(glance_home, tmp_path / name, url, command, UNKNOWN_ID)
+        name: ran_with(clients, tmp_path / name, url, command, UNKNOWN_ID)
         for name, url in urls.items()
     }
     assert (ran["gateway"].status, ran["gateway"].err) == (ran["glance"].status, ran["glance"].err)
@@ -82,16 +82,16 @@ def test_glanceclient_prints_what_it_prints_for_glance(
 
 
 def test_a_refused_write_says_in_every_client_where_to_send_it(
-    gateway: Gateway, glance_pair: Pair, glance_home: GlanceHome, tmp_path: Path
+    gateway: Gateway, glance_pair: Pair, clients: Clients, tmp_path: Path
 ) -> None:
     image = glance_pair.images["one"]["private"]
     url = f"{glance_pair.servers['one'].url}/v2/images/{image.id}"
     expected = f"This gateway redirects reads only: send PATCH to {url}, or choose its region "
     arguments = ("image-update", "--property", "a=b", image.id)
-    assert expected in ran_with(glance_home, tmp_path / "glance", gateway.url, *arguments).err
+    assert expected in ran_with(clients, tmp_path / "glance", gateway.url, *arguments).err
     where = ["--os-auth-type", "admin_token", "--os-endpoint", f"{gateway.url}/v2"]
     where += ["--os-token", ADMIN_TOKEN, "image", "set", "--property", "a=b", image.id]
-    ran = run_client(glance_home, tmp_path / "openstack", "openstack", *where)
+    ran = clients.run(tmp_path / "openstack", "openstack", *where)
     assert ran.status == 1
     assert expected in ran.err
 
@@ -111,23 +111,23 @@ print(json.dumps([
 
 
 def test_openstacksdk_finds_none_and_deletes_nothing(
-    gateway: Gateway, glance_pair: Pair, glance_home: GlanceHome, tmp_path: Path
+    gateway: Gateway, glance_pair: Pair, clients: Clients, tmp_path: Path
 ) -> None:
     for name, url in {"glance": glance_pair.servers["one"].url, "gateway": gateway.url}.items():
         auth = {"endpoint": f"{url}/v2", "token": ADMIN_TOKEN}
         arguments = json.dumps([{"auth_type": "admin_token", "auth": auth}, UNKNOWN_ID])
-        ran = run_client(glance_home, tmp_path / name, "python", "-c", SDK_ABSENT, arguments)
+        ran = clients.run(tmp_path / name, "python", "-c", SDK_ABSENT, arguments)
         assert ran.status == 0, (name, ran.err)
         assert json.loads(ran.out) == [None, None, False, None, None], name
 
 
 def test_openstackclient_prints_what_it_prints_for_glance(
-    gateway: Gateway, glance_pair: Pair, glance_home: GlanceHome, tmp_path: Path
+    gateway: Gateway, glance_pair: Pair, clients: Clients, tmp_path: Path
 ) -> None:
     ran = {}
     for name, url in {"glance": glance_pair.servers["one"].url, "gateway": gateway.url}.items():
         where = ["--os-auth-type", "admin_token", "--os-endpoint", f"{url}/v2"]
         where += ["--os-token", ADMIN_TOKEN, "image", "show", UNKNOWN_ID]
-        ran[name] = run_client(glance_home, tmp_path / name, "openstack", *where)
+        ran[name] = clients.run(tmp_path / name, "openstack", *where)
     assert (ran["gateway"].status, ran["gateway"].err) == (ran["glance"].status, ran["glance"].err)
     assert ran["gateway"].err == f"No Image found for {UNKNOWN_ID}\n"

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from tests.glance.clients import Clients
 from tests.glance.gateway import Gateway
-from tests.glance.install import GlanceHome
 from tests.glance.pair import Pair, image_at_both
 from tests.glance.test_clients import UNKNOWN_ID, glance, openstack, run_all, sdk
 from tests.support.glance import ADMIN_TOKEN
@@ -51,7 +51,7 @@ def connection(gateway: Gateway) -> dict[str, Any]:
 
 
 def test_command_line_clients_list_the_images_of_all_locations(
-    gateway: Gateway, glance_pair: Pair, glance_home: GlanceHome, tmp_path: Path
+    gateway: Gateway, glance_pair: Pair, clients: Clients, tmp_path: Path
 ) -> None:
     image = glance_pair.images["two"]["public-1"]
     name = f"image-{image.id[:8]}"
@@ -73,7 +73,7 @@ def test_command_line_clients_list_the_images_of_all_locations(
         "glance-limit": glance(gateway, "image-list", "--limit", "9"),
         "glance-name": glance(gateway, "image-list", "--property-filter", f"name={name}"),
     }
-    ran = run_all(glance_home, tmp_path, commands)
+    ran = run_all(clients, tmp_path, commands)
     for command in set(commands) - {"openstack-absent", "openstack-no-name"}:
         assert ran[command].status == 0, (command, ran[command].err)
     everything = listed(glance_pair)
@@ -97,15 +97,15 @@ def glance_ids(table: bytes) -> list[str]:
 
 
 def test_the_sdk_lists_and_finds_by_name(
-    gateway: Gateway, glance_pair: Pair, glance_home: GlanceHome, tmp_path: Path
+    gateway: Gateway, glance_pair: Pair, clients: Clients, tmp_path: Path
 ) -> None:
     image = glance_pair.images["one"]["public-3"]
     everything = listed(glance_pair)
     for number, options in enumerate(({}, {"limit": 5}, {"sort": "name:asc", "limit": 20})):
-        found = sdk(glance_home, tmp_path / str(number), SDK_LIST, connection(gateway), options)
+        found = sdk(clients, tmp_path / str(number), SDK_LIST, connection(gateway), options)
         assert sorted(found) == everything, options  # type: ignore[type-var]
     names = [f"image-{image.id[:8]}", image.id, UNKNOWN_ID, "no-such-name"]
-    found = sdk(glance_home, tmp_path / "find", SDK_FIND, connection(gateway), names)
+    found = sdk(clients, tmp_path / "find", SDK_FIND, connection(gateway), names)
     assert found == [image.id, image.id, None, None]
 
 

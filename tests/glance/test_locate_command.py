@@ -14,8 +14,9 @@ import pytest
 from resolver.models import format_id
 from resolver.standin.call import Caller
 from tests.gateway.conftest import Gateway, Start, cloud, start
+from tests.glance.clients import CLIENT_TIMEOUT, Ran, clean_env
 from tests.glance.conftest import installed
-from tests.glance.gateway import CLIENT_TIMEOUT, ROOT, Ran, clean_env
+from tests.glance.gateway import ROOT
 from tests.glance.install import Home, install_openstackclient
 from tests.support import faults
 from tests.support.clouds import Cloud

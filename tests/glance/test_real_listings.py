@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,22 +21,45 @@ from tests.support.balancers import LimitingNginx
 from tests.support.glance import GlanceProcess
 from tests.support.sweeping import Sweeping
 
-pytestmark = pytest.mark.glance
+# How indexes store what a sweep finds, tests/sync and tests/contract show on each backend.
+pytestmark = [
+    pytest.mark.glance,
+    pytest.mark.parametrize("index_url", ["memory:"], indirect=True),
+]
 
 ANONYMOUS = "\n[DEFAULT]\nallow_anonymous_access = true\n"
 ANONYMOUS_POLICY = '"get_images": ""\n"get_image": ""\n'
 NOT_IDS = ("17", "7c9e6679742540de944be07fc1f90ae7", "from before UUIDs")
 TOKEN = "GLANCE_LISTING_TOKEN"
+IMAGES = 10
 
 
-def copy_image(database: Path, image_id: str, new_id: str) -> None:
-    """Another row of the same image, with an id that the API would refuse."""
-    with sqlite3.connect(database) as connection:
+@contextmanager
+def copies(database: Path, image_id: str, new_ids: Sequence[str]) -> Iterator[None]:
+    """Other rows of the same image, with ids that the API would refuse."""
+    with closing(sqlite3.connect(database)) as connection:
         connection.row_factory = sqlite3.Row
         (row,) = connection.execute("SELECT * FROM images WHERE id = ?", (image_id,))
-        values = {**dict(row), "id": new_id}
+        values = dict(row)
         names, marks = ", ".join(values), ", ".join("?" * len(values))
-        connection.execute(f"INSERT INTO images ({names}) VALUES ({marks})", [*values.values()])
+        copied = [[*(values | {"id": new_id}).values()] for new_id in new_ids]
+        with connection:
+            connection.executemany(f"INSERT INTO images ({names}) VALUES ({marks})", copied)
+        yield
+        with connection:
+            connection.executemany("DELETE FROM images WHERE id = ?", [(i,) for i in new_ids])
+
+
+@pytest.fixture(scope="module")
+def open_glance(
+    glance_home: GlanceHome, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[GlanceProcess]:
+    """A server that requires no token, with `IMAGES` images, two a page."""
+    directory = tmp_path_factory.mktemp("listings")
+    with GlanceProcess(glance_home, directory, auth="none", limit=2) as server:
+        for _ in range(IMAGES):
+            server.create_public()
+        yield server
 
 
 @pytest.fixture
@@ -47,18 +71,17 @@ def anonymous_glance(glance_home: GlanceHome, tmp_path: Path) -> Iterator[Glance
 
 
 async def test_rows_that_no_api_would_accept_are_skipped(
-    index: Index, glance_home: GlanceHome, tmp_path: Path
+    index: Index, open_glance: GlanceProcess
 ) -> None:
-    with GlanceProcess(glance_home, tmp_path / "glance", auth="none", limit=2) as glance:
-        ids = {glance.create_public().id for _ in range(7)}
-        for text in NOT_IDS:
-            copy_image(tmp_path / "glance" / "glance.sqlite", min(ids), text)
-        async with connect(30) as session:
+    ids = open_glance.ids()
+    database = open_glance.directory / "glance.sqlite"
+    async with connect(30) as session:
+        with copies(database, min(ids), NOT_IDS):
             sweeping = Sweeping(index, session)
-            location = await sweeping.register(glance)
+            location = await sweeping.register(open_glance)
             sweep = await sweeping.sweep(location)
-            assert (sweep.images, sweep.skipped) == (7, len(NOT_IDS))
-            assert await sweeping.claimed(location) == ids
+        assert (sweep.images, sweep.skipped) == (IMAGES, len(NOT_IDS))
+        assert await sweeping.claimed(location) == ids
 
 
 async def test_a_dead_token_that_is_answered_as_a_stranger_proves_nothing(
@@ -88,14 +111,10 @@ async def test_a_dead_token_that_is_answered_as_a_stranger_proves_nothing(
 
 @pytest.mark.parametrize(("rate", "refused"), [(0.0, True), (1.5, False)])
 async def test_a_listing_behind_a_limit_is_read_to_its_end(
-    index: Index, glance_home: GlanceHome, tmp_path: Path, rate: float, refused: bool
+    index: Index, open_glance: GlanceProcess, rate: float, refused: bool
 ) -> None:
     """nginx sends no ``Retry-After``. With a `rate` below its limit it never refuses."""
-    with (
-        GlanceProcess(glance_home, tmp_path / "glance", auth="none", limit=2) as glance,
-        LimitingNginx(glance.port) as front,
-    ):
-        ids = {glance.create_public().id for _ in range(24)}
+    with LimitingNginx(open_glance.port) as front:
         async with connect(30) as session:
             location = parse_location("one", {"url": f"http://127.0.0.1:{front.port}"})
             location = await index.records.put(replace(location, rate=rate), None)
@@ -106,7 +125,7 @@ async def test_a_listing_behind_a_limit_is_read_to_its_end(
                 """Nobody watches it."""
 
             sweep = await sweeper.run(report)
-        assert sweep.images == len(ids)
+        assert sweep.images == IMAGES
         answered = front.passed_on()
         refusals = [line for line in front.access_log() if line.startswith("- GET")]
         assert bool(refusals) is refused
