@@ -1,32 +1,42 @@
 # docker build -t glance-resolver .
 #
-# The build fetches two things: the base image and Python packages. To use mirrors:
-#   docker build --build-arg PYTHON_IMAGE=… --build-arg PIP_INDEX_URL=… -t glance-resolver .
+# The build fetches two things: the base image, and the Python packages of requirements/, each with its
+# version and hashes (`make lock` renews them). For a base image that cannot change either, name it by
+# its digest. To use mirrors, name those:
+#   docker build --build-arg PYTHON_IMAGE=python:3.11-slim-bookworm@sha256:… \
+#       --build-arg PIP_INDEX_URL=… -t glance-resolver .
 # A mirror with a private certificate needs a base image that trusts it (for pip: PIP_CERT).
+#
+# /opt/resolver/sbom.cdx.json lists the Python packages of the image (CycloneDX).
 
 ARG PYTHON_IMAGE=python:3.11-slim-bookworm
 
 FROM ${PYTHON_IMAGE} AS build
 
-# pip reads these from its environment. The final image does not contain them.
+# pip reads these from its environment. The final image does not contain them. There is no compiler
+# here, so a package without a wheel for this platform fails at once.
 ARG PIP_INDEX_URL
 ARG PIP_EXTRA_INDEX_URL
 ARG PIP_TRUSTED_HOST
-ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
+ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore \
+    PIP_REQUIRE_HASHES=1 PIP_ONLY_BINARY=:all:
 
 WORKDIR /src
-RUN python -m venv --without-pip /opt/resolver
+RUN python -m venv --without-pip /opt/resolver \
+ && python -m venv --without-pip /opt/build
 
-# Dependencies first, so that a change of the source does not fetch them again. There is no compiler
-# here, so a package without a wheel for this platform fails at once.
-COPY pyproject.toml ./
-RUN python -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; print(*p['dependencies'], *(d for e in ('memory', 'workers', 'events', 'keystone', 'otel') for d in p['optional-dependencies'][e]), sep='\n')" > /tmp/requirements.txt \
- && python -m pip --python /opt/resolver/bin/python install --only-binary :all: -r /tmp/requirements.txt
+# Dependencies first, so that a change of the source does not fetch them again.
+COPY requirements/image.txt requirements/build.txt requirements/
+RUN python -m pip --python /opt/resolver/bin/python install -r requirements/image.txt \
+ && python -m pip --python /opt/build/bin/python install -r requirements/build.txt
 
-COPY README.md LICENSE ./
+COPY pyproject.toml README.md LICENSE ./
 COPY resolver ./resolver
-RUN python -m pip wheel --no-deps --wheel-dir /tmp/wheels . \
- && python -m pip --python /opt/resolver/bin/python install --no-deps --no-index /tmp/wheels/*.whl
+# The wheel was made here, so nobody knows its hash.
+RUN /opt/build/bin/hatchling build --target wheel --directory /tmp/wheels \
+ && PIP_REQUIRE_HASHES=0 python -m pip --python /opt/resolver/bin/python install --no-deps --no-index /tmp/wheels/*.whl \
+ && /opt/build/bin/cyclonedx-py environment --pyproject pyproject.toml --mc-type application \
+        --output-reproducible --validate --output-file /opt/resolver/sbom.cdx.json /opt/resolver/bin/python
 
 
 FROM ${PYTHON_IMAGE}
@@ -54,10 +64,12 @@ ENTRYPOINT ["glance-resolver"]
 CMD ["serve", "--host", "0.0.0.0"]
 
 # Last, because they change with every build: --build-arg VERSION=… --build-arg REVISION=$(git rev-parse HEAD)
+ARG PYTHON_IMAGE
 ARG VERSION=unknown
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="glance-resolver" \
       org.opencontainers.image.description="Finds the OpenStack Glance server that has an image UUID, and redirects to it" \
       org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.base.name="${PYTHON_IMAGE}" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}"

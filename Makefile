@@ -1,5 +1,5 @@
 # What a contributor runs. CONTRIBUTING.md explains it.
-.PHONY: quick test lint format ci
+.PHONY: quick test lint format ci lock audit
 BIN := .venv/bin
 PYTEST_ARGS :=
 
@@ -25,3 +25,18 @@ format:
 # What CI runs. It installs Debian packages where they are missing.
 ci:
 	.ci/run
+
+# Renews the versions and hashes in requirements/: the newest that pyproject.toml allows.
+COMPILE := $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 \
+    --generate-hashes --no-annotate --custom-compile-command 'make lock'
+lock: $(BIN)/uv
+	$(COMPILE) pyproject.toml --extra all --group dev --group image-build -o requirements/ci.txt
+	$(COMPILE) pyproject.toml --extra all -c requirements/ci.txt -o requirements/image.txt
+	$(COMPILE) --group image-build -c requirements/ci.txt -o requirements/build.txt
+
+# Known vulnerabilities of what the container image has. Says so where their data cannot be reached.
+audit: $(BIN)/pip-audit
+	$(BIN)/python .ci/audit.py $(BIN)/pip-audit requirements/image.txt
+
+$(BIN)/uv $(BIN)/pip-audit:
+	$(BIN)/pip install -q --group supply-chain
