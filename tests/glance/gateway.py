@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from tests.glance.clients import CLIENT_TIMEOUT, Ran, clean_env
-from tests.glance.install import GlanceHome
 from tests.support.glance import ADMIN_TOKEN, Answer, call
 from tests.support.process import ServerProcess
 
@@ -89,20 +88,3 @@ class Gateway(ServerProcess):
             check=False,
         )
         return Ran(ran.returncode, ran.stdout, ran.stderr.decode(errors="replace"), None)
-
-
-def run_client(home: GlanceHome, directory: Path, name: str, *arguments: str) -> Ran:
-    """Runs a program of the Glance venv in `directory`, which is its (empty) HOME too."""
-    directory.mkdir(parents=True)
-    ran = subprocess.run(
-        [home.bin(name), *arguments],
-        env=clean_env(directory),
-        cwd=directory,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        timeout=CLIENT_TIMEOUT,
-        check=False,
-    )
-    saved = directory / "out.bin"
-    content = saved.read_bytes() if saved.exists() else None
-    return Ran(ran.returncode, ran.stdout, ran.stderr.decode(errors="replace"), content)

@@ -21,7 +21,8 @@ from typing import Any
 import pytest
 
 from tests.conftest import started
-from tests.glance.gateway import Gateway, run_client
+from tests.glance.clients import Clients
+from tests.glance.gateway import Gateway
 from tests.glance.install import GlanceHome
 from tests.glance.test_clients import UNKNOWN_ID, glance, openstack
 from tests.support.carriers import CARRIERS, Carrier
@@ -134,14 +135,14 @@ by_one_proxy = pytest.mark.parametrize(
 
 @by_one_proxy
 def test_openstack_creates_saves_and_deletes_an_image(
-    endpoint: Endpoint, glance_home: GlanceHome, tmp_path: Path
+    endpoint: Endpoint, clients: Clients, tmp_path: Path
 ) -> None:
     source, content = tmp_path / "disk.img", os.urandom(SMALL)
     source.write_bytes(content)
 
     def run(name: str, *command: str) -> bytes:
         command = tuple(openstack(endpoint.carrier, *command))
-        ran = run_client(glance_home, tmp_path / name, *command)
+        ran = clients.run(tmp_path / name, *command)
         assert ran.status == 0, ran.err
         if ran.file is not None:
             assert ran.file == content
@@ -162,13 +163,13 @@ def test_openstack_creates_saves_and_deletes_an_image(
 
 @by_one_proxy
 def test_glance_creates_stages_imports_and_deletes_an_image(
-    endpoint: Endpoint, glance_home: GlanceHome, tmp_path: Path
+    endpoint: Endpoint, clients: Clients, tmp_path: Path
 ) -> None:
     source, content = tmp_path / "disk.img", os.urandom(SMALL)
     source.write_bytes(content)
 
     def run(name: str, *command: str) -> str:
-        ran = run_client(glance_home, tmp_path / name, *glance(endpoint.carrier, *command))
+        ran = clients.run(tmp_path / name, *glance(endpoint.carrier, *command))
         assert ran.status == 0, ran.err
         if ran.file is not None:
             assert ran.file == content
