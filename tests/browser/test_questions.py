@@ -15,7 +15,8 @@ __all__ = ["cloud", "gateway", "images"]
 
 pytestmark = pytest.mark.browser
 
-ANSWERS = "document.getElementById('answers').innerText"
+ANSWERS = "(document.getElementById('answers')?.innerText ?? '')"
+"""Also of a page that is not read to its end yet."""
 
 
 async def test_images_are_looked_up_with_the_users_token(

@@ -110,7 +110,7 @@ def _question(asked: str) -> Html:
     label = element("label", "Image id, name or digest", for_="image")
     token = element(
         "div",
-        element("label", "OpenStack token, for names and digests", for_="user-token"),
+        element("label", "OpenStack token, where one is needed", for_="user-token"),
         element("input", id="user-token", type="password", autocomplete="off"),
         id="user-token-field",
         hidden="",
