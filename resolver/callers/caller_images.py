@@ -40,7 +40,7 @@ from resolver.resolution import (
 )
 from resolver.resolution.answer import NOT_ASKED, ProbeResult, decide_found, join_briefly
 from resolver.resolution.image_resolver import Resolution
-from resolver.resolution.index_reader import Claims
+from resolver.resolution.index_reader import Claims, IndexBudget
 from resolver.resolution.prober import ChargeCallback, ProbedImage
 from resolver.resolution.ranking import DEFAULT_PREFERENCES, exclusion_reason, rendezvous_score
 from resolver.resolution.templates import json_template
@@ -143,6 +143,9 @@ class CallerImages:
                 return resolution
         results = await asking.ask(views, self._timeout, any_yes_is_enough=not in_full)
         claims = tuple(result.owner for result in results.values() if result.owner is not None)
+        # Locations may have been registered or removed while others were asked.
+        budget = IndexBudget(self._resolver.reader.deadline - lookup.seconds)
+        context = await self._resolver.with_current_table(context, budget)
         answer = _decide(context, caller.domain, image_id, claims, results)
         probes = {**_elsewhere(context.table, caller.domain, absent=False), **results}
         resolution = Resolution(answer, context, claims, probes)

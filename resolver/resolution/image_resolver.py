@@ -263,7 +263,7 @@ class Resolver:
                 return Resolution(found, context, claims, {})
             probes = await self._prober.probe(request, charge)
             claims = corrected_claims(claims, probes, fresh=context.preferences.fresh)
-            context = await self._with_current_table(context, budget)
+            context = await self.with_current_table(context, budget)
             if found := decide_found(context, image_id, context.owners_of(claims)):
                 best = probes.get(found.owners[0].number, NOT_ASKED)
                 found = replace(found, source="probe" if best.owner else "index")
@@ -277,7 +277,7 @@ class Resolver:
         request = self._probe_request(context, image, others, claims, until, claimed=False)
         probes |= await self._prober.probe(request, charge)
         claims = corrected_claims(claims, probes)
-        context = await self._with_current_table(context, budget)
+        context = await self.with_current_table(context, budget)
         answer = decide(context, image_id, claims, probes)
         if answer.outcome is Outcome.FOUND:
             answer = replace(answer, source="probe")
@@ -304,7 +304,7 @@ class Resolver:
             updates_index=context.index_error is None and not self._index.read_only_because,
         )
 
-    async def _with_current_table(
+    async def with_current_table(
         self, context: AnswerContext, budget: IndexBudget
     ) -> AnswerContext:
         """The context with the table of now: locations may have been added or removed while others

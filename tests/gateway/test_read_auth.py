@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from resolver.cli import main
 from resolver.gateway.app import client_routes
 from resolver.models import format_id
 from tests.gateway.bridged_requests import BridgedRequests, bridged
@@ -208,3 +209,25 @@ async def test_flooding_with_new_tokens_is_charged(begin: Begin) -> None:
     assert statuses[0] == 401
     assert statuses[-1] == 429
     assert len(world.keystone.asked) <= 11
+
+
+async def test_the_resolve_command_sends_the_users_token(
+    begin: Begin, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    world = await world_of(begin, "caller")
+
+    async def run(*arguments: str) -> tuple[str, str]:
+        def resolve() -> None:
+            with pytest.raises(SystemExit):
+                main(["resolve", *arguments, "--gateway", world.gateway.url])
+
+        capfd.readouterr()
+        await asyncio.to_thread(resolve)
+        return capfd.readouterr()
+
+    monkeypatch.delenv("OS_TOKEN", raising=False)
+    _, err = await run(ID)
+    assert "Give --auth-token or OS_TOKEN." in err
+    monkeypatch.setenv("OS_TOKEN", ALICE)
+    assert f"{ID}  found  one" in (await run(ID))[0]
+    assert f"{ID}  found" in (await run(ID, "--explain"))[0]
