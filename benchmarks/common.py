@@ -58,9 +58,11 @@ def parse_arguments(
 
 
 def sorted_ids(count: int, seed: int = 1) -> list[bytes]:
-    """Random image ids, sorted as in a listing."""
-    packed = random.Random(seed).randbytes(16 * count)
-    return sorted(packed[at : at + 16] for at in range(0, len(packed), 16))
+    """Random image ids (UUID version 4), sorted as in a listing."""
+    packed = bytearray(random.Random(seed).randbytes(16 * count))
+    packed[6::16] = bytes(0x40 | byte & 0x0F for byte in packed[6::16])
+    whole = bytes(packed)
+    return sorted(whole[at : at + 16] for at in range(0, len(whole), 16))
 
 
 def text_id(image_id: bytes) -> str:

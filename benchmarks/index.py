@@ -10,7 +10,7 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
 
-from benchmarks import index_memory
+from benchmarks import index_memory, index_versions
 from benchmarks.common import (
     Measurements,
     Step,
@@ -39,7 +39,7 @@ from resolver.index import open_index
 Batches = Sequence[Sequence[bytes]]
 Work = Callable[[Sequence[bytes]], Awaitable[object]]
 
-PARTS = ("claims", "lookups", "slowest", "size", "density")
+PARTS = ("claims", "lookups", "versions", "slowest", "size", "density")
 
 OPERATIONS = 200_000
 """Claims of one contender in one repeat, and different lookups."""
@@ -167,6 +167,7 @@ async def main() -> None:
     steps = {
         "claims": 3 * len(counts) * repeats,
         "lookups": 1 + 3 * repeats,
+        "versions": len(index_versions.VERSIONS) + 1,
         "slowest": SLOWEST_REPEATS,
         "size": 6 * len(counts),
         "density": len(index_memory.DENSITIES),
@@ -178,6 +179,8 @@ async def main() -> None:
                 await compare_claims(count, ids[count], repeats, step)
         if "lookups" in parts:
             await compare_lookups(ids[min(counts[-1], LOOKUP_IMAGES)], repeats, step)
+        if "versions" in parts:
+            await index_versions.compare_versions(min(counts[-1], LOOKUP_IMAGES), repeats, step)
         if "slowest" in parts:
             await measure_slowest(ids[counts[-1]][:SLOWEST_IMAGES], SLOWEST_REPEATS, step)
         if "size" in parts:

@@ -404,6 +404,8 @@ class Progress:
     at: float = 0.0
     losses: int = 0
     """How often Redis may have lost claims when the sweep began."""
+    unordered: int = 0
+    """Images whose ids are not random: they say nothing of how many there are after them."""
     unknown: Mapping[str, Any] = _unknown_fields()
 
 

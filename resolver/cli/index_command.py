@@ -46,6 +46,7 @@ def stats(as_json: bool, url: str, token: str | None) -> None:
             ("bytes", "not known" if size is None else f"{size:,} (estimated)"),
             ("bytes an image", f"{size / images:.1f}" if size and images else "not known"),
             ("buckets", f"{buckets['used']:,} of {buckets['all']:,}, fullest {buckets['fullest']}"),
+            ("ids not random", _SPREAD[totals["spread"]]),
             ("rebuild", _rebuild_state(totals["rebuild"])),
             ("covered", "yes" if totals["covered"] else f"no: {', '.join(totals['missing'])}"),
         )
@@ -57,6 +58,12 @@ def stats(as_json: bool, url: str, token: str | None) -> None:
             for name, row in totals["locations"].items()
         ),
     )
+
+
+_SPREAD = {
+    True: "spread over buckets of their own",
+    False: "with the others, since an older version made the index; `index rebuild` spreads them",
+}
 
 
 def _rebuild_state(rebuild: dict[str, Any] | None) -> str:

@@ -21,6 +21,7 @@ from resolver.index.redis.embedded import EmbeddedStore
 from resolver.index.registry_snapshot import Record, Snapshot
 from resolver.index.scan import ImageRows, walk
 from resolver.index.sweep_records import SweepFindings, SweepRequest
+from resolver.index.unordered_claims import UnorderedClaims
 
 __all__ = [
     "AUDIT_MAX_ENTRIES",
@@ -50,6 +51,7 @@ __all__ = [
     "StoredClaim",
     "SweepFindings",
     "SweepRequest",
+    "UnorderedClaims",
     "lookup_owners",
     "open_index",
     "summarize",

@@ -9,7 +9,7 @@ import secrets
 import structlog
 
 from resolver.errors import IndexLost, IndexUnavailable, SettingsError
-from resolver.index.buckets import Buckets
+from resolver.index.buckets import SPREAD_CODE, Buckets
 from resolver.index.cache import ClaimCache
 from resolver.index.index_format import (
     ADOPT,
@@ -61,27 +61,31 @@ class BucketLayout:
         self._keys = keys
         self._cache = cache
         self._configured_bits = bits
-        self._by_bits: dict[int, Buckets] = {}
+        self._by_code: dict[int, Buckets] = {}
         self.current = self.of(bits or DEFAULT_BITS)
         self.next: Buckets | None = None
         """The buckets of a rebuild that is under way."""
         self.identity = ""
         """Empty before the index was seen for the first time."""
 
-    def of(self, bits: int) -> Buckets:
-        """The buckets of an index of ``1 << bits``. Raises ValueError for bits out of range."""
-        if bits not in self._by_bits:
-            self._by_bits[bits] = Buckets(self._keys.bucket_prefix(bits), bits)
-        return self._by_bits[bits]
+    def of(self, bits: int, *, spreads: bool = True) -> Buckets:
+        """The buckets of an index of ``1 << bits``; ``spreads`` as for `Buckets`. Raises ValueError
+        for bits out of range."""
+        code = bits + SPREAD_CODE * spreads
+        if code not in self._by_code:
+            prefix = self._keys.bucket_prefix(bits, spreads=spreads)
+            self._by_code[code] = Buckets(prefix, bits, spreads=spreads)
+        return self._by_code[code]
 
     @parses_reply
-    def of_stored(self, bits: int) -> Buckets:
-        """The same for a number that was read from Redis.
+    def of_stored(self, code: int) -> Buckets:
+        """The same for a `Buckets.code` that was read from Redis.
 
         Raises:
-            IndexUnavailable: no index of ours has so many bits.
+            IndexUnavailable: no index of ours has such buckets.
         """
-        return self.of(bits)
+        spreads = code >= SPREAD_CODE
+        return self.of(code - SPREAD_CODE * spreads, spreads=spreads)
 
     @property
     def has_configured_bits(self) -> bool:
@@ -141,11 +145,12 @@ class BucketLayout:
         try:
             if await self._read() is not None:  # made just before we got the right
                 return
-            await drop_stale_buckets(self._client, self.current, keep_right)
+            new = self.of(self.current.bits)
+            await drop_stale_buckets(self._client, new, keep_right)
             await keep_right()
             fields = {
                 **new_index_fields(),
-                "bits": self.current.bits,
+                "bits": new.code,
                 "identity": secrets.token_hex(4),
             }
             pairs = [str(item) for pair in fields.items() for item in pair]
@@ -168,13 +173,13 @@ class BucketLayout:
             )
         if meta.newest < FORMAT and not meta.read_only_because:
             await self._take_over(meta)
-        current = self.of_stored(meta.bits)
-        following = None if meta.next_bits is None else self.of_stored(meta.next_bits)
-        if not self.identity and self._configured_bits not in (None, meta.bits):
+        current = self.of_stored(meta.code)
+        following = None if meta.next_code is None else self.of_stored(meta.next_code)
+        if not self.identity and self._configured_bits not in (None, current.bits):
             log.warning(
                 "RESOLVER_INDEX_BITS ignored: the index exists with another number of buckets",
                 setting=self._configured_bits,
-                index=meta.bits,
+                index=current.bits,
                 hint="`glance-resolver index rebuild --bits N` changes it",
             )
         if self.identity != meta.identity or self.current is not current:

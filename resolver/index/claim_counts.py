@@ -18,12 +18,13 @@ import asyncio
 import time
 from array import array
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator
 from functools import lru_cache
 
 from resolver.index.buckets import Buckets
 from resolver.index.claims import Claims, StoredClaim
 from resolver.index.codec import lookup_owners, summarize
+from resolver.index.unordered_claims import UnorderedClaims
 
 MAX_COUNTS = 1 << 22
 """Counts that are kept, of 4 bytes each. Where locations x buckets are more, a count is for
@@ -37,11 +38,12 @@ MAX_COUNT_AGE_SECONDS = 300.0
 
 _COUNT = "I"
 _COUNT_BYTES = array(_COUNT).itemsize
+_NO_COUNTS = array(_COUNT)
 
 
 class ClaimCounts:
-    """Claims by location and *span*: a power of two of neighbouring buckets, whose images follow
-    each other in UUID order."""
+    """Claims by location and *span*: a power of two of neighbouring buckets. In the first half of
+    the buckets, their images follow each other in UUID order."""
 
     def __init__(self, buckets: Buckets, identity: str = "") -> None:
         """``identity``: of the index that they are counted in."""
@@ -60,9 +62,14 @@ class ClaimCounts:
         """Spans, empty ones included."""
         return self.buckets.count >> self.shift
 
-    def of(self, number: int) -> Sequence[int]:
+    @property
+    def half(self) -> int:
+        """Spans of the first half of the buckets."""
+        return self.buckets.half >> self.shift
+
+    def of(self, number: int) -> array[int]:
         """A location's claims in each span; empty if it has none."""
-        return self._claims.get(number, ())
+        return self._claims.get(number, _NO_COUNTS)
 
     def add(self, bucket: int, values: Iterable[bytes]) -> None:
         """Counts the images of a bucket, given as the bytes of their owners."""
@@ -106,21 +113,31 @@ class LocationSpans:
         self._counts = counts
         self._number = number
         self._of_location = counts.of(number)
-        self.count = counts.count
-        """Spans, empty ones included."""
+        self.count = counts.half
+        """Spans in UUID order, empty ones included."""
         self.total = sum(self._of_location)
-        """Claims of the location when they were counted."""
+        """Claims of the location when they were counted, those that are not in order included."""
+        self.is_ordered = counts.buckets.is_ordered
+        """Whether the claim on an image lies in these spans, or in `unordered`."""
 
     def span(self, image_id: bytes) -> int:
-        """The span of an image, from 0."""
-        return self._counts.buckets.number(image_id) >> self._counts.shift
+        """The span that an image belongs to in UUID order, from 0."""
+        return self._counts.buckets.position(image_id) >> self._counts.shift
+
+    def unordered(self) -> UnorderedClaims:
+        """The location's other claims."""
+        counts, half = self._counts, self.count
+        buckets = counts.buckets
+        of_location = self._of_location[half:]
+        return UnorderedClaims(self._claims, buckets, self._number, of_location, counts.shift)
 
     async def compare(
         self, first: int, end: int, listed: Iterable[bytes]
     ) -> AsyncIterator[tuple[int, dict[bytes, StoredClaim]]]:
         """(span, {image id: claim}) of the location in the spans from ``first`` to before ``end``,
         as far as a sweep needs them that has listed just these images there: claims of images
-        listed, where it has any in the span, and all that are not listed.
+        listed, where it has any in the span, and all that are not listed. All images are in UUID
+        order in the index.
 
         Raises:
             IndexUnavailable: Redis does not answer, or a bucket has other contents than claims.

@@ -179,7 +179,7 @@ class Claims:
             version, meta, *values = await self._client.pipeline(
                 commands, foreground=foreground, of_wrong_type=UNREADABLE_VALUE
             )
-            if identity and meta == [b"%d" % buckets.bits, identity.encode()]:
+            if identity and meta == [b"%d" % buckets.code, identity.encode()]:
                 try:
                     values = [summarize(value) if value else value for value in values]
                     owners = [lookup_owners(value) if value else () for value in values]
@@ -210,8 +210,8 @@ class Claims:
     def _hget_commands(self, buckets: Buckets, ids: Sequence[bytes]) -> list[Any]:
         if self._client.accepts_packed:
             return buckets.hget_packer.pack(ids)
-        key, number, field = buckets.key, buckets.number, buckets.field
-        return [("HGET", key(number(image_id)), field(image_id)) for image_id in ids]
+        key = buckets.key
+        return [("HGET", key(bucket), field) for bucket, field in map(buckets.locate, ids)]
 
     async def claim(
         self,
@@ -235,17 +235,20 @@ class Claims:
 
         async def write(buckets: Buckets) -> int:
             entries: dict[int, list[bytes]] = {}
-            shift, cut = buckets.shift, buckets.cut  # inlined: `Buckets.number` and `field`
+            shift, cut = buckets.shift, buckets.cut  # inlined: `Buckets.locate` of random ids
             for image_id, letter_case in letter_cases.items():
                 about = known.get(image_id)
                 mark = encode_mark(about) if about else b""
                 if letter_case:
                     mark = letter_case.to_bytes(4, "big") + mark
-                bucket = int.from_bytes(image_id[:4], "big") >> shift
-                if bucket in entries:
-                    entries[bucket] += (image_id[cut:], mark)
+                if image_id[6] >> 4 == 4:
+                    bucket, field = int.from_bytes(image_id[:4], "big") >> shift, image_id[cut:]
                 else:
-                    entries[bucket] = [image_id[cut:], mark]
+                    bucket, field = buckets.locate(image_id)
+                if bucket in entries:
+                    entries[bucket] += (field, mark)
+                else:
+                    entries[bucket] = [field, mark]
             added = 0 if exactly else await self._add_unowned(buckets, number, entries)
             calls = self._script_calls(CLAIM, buckets, number, entries, 2, exactly=exactly)
             return added + await self._run(calls)
@@ -266,7 +269,8 @@ class Claims:
         async def write(buckets: Buckets) -> int:
             fields: dict[int, list[bytes]] = {}
             for image_id in image_ids:
-                fields.setdefault(buckets.number(image_id), []).append(buckets.field(image_id))
+                bucket, field = buckets.locate(image_id)
+                fields.setdefault(bucket, []).append(field)
             calls = self._script_calls(RELEASE, buckets, number, fields, 1, exactly=exactly)
             return await self._run(calls)
 
@@ -356,15 +360,15 @@ class Claims:
             if self.layout.identity != identity:
                 raise IndexLost("Redis has lost the index that this was meant for")
             for buckets in self.layout.to_write():
-                if buckets.bits not in written:
+                if buckets.code not in written:
                     resends = self._client.resends
                     changes = await write(buckets)
                     if result is None:
                         is_exact = exactly or resends == self._client.resends
                         result = Count(changes, is_exact=is_exact)
-                    written.add(buckets.bits)
+                    written.add(buckets.code)
             await self.layout.refresh()
-            if all(buckets.bits in written for buckets in self.layout.to_write()):
+            if all(buckets.code in written for buckets in self.layout.to_write()):
                 return Count(0) if result is None else result
 
     async def _run(self, calls: Iterable[ScriptCall]) -> int:

@@ -62,8 +62,18 @@ class Index:
 
     @property
     def bits(self) -> int:
-        """The index has ``1 << bits`` buckets."""
+        """The index has ``1 << bits`` buckets for random ids."""
         return self._layout.current.bits
+
+    @property
+    def buckets(self) -> int:
+        """How many buckets it has, those for ids that are not random included."""
+        return self._layout.current.count
+
+    @property
+    def spreads(self) -> bool:
+        """Whether ids that are not random have buckets of their own."""
+        return self._layout.current.spreads
 
     @property
     def embedded(self) -> bool:

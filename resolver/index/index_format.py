@@ -10,6 +10,8 @@ A *format* is a number. Each version of the program has one, `FORMAT`. The index
     The newest format of a program that has written it.
 
 A change that older programs can live with (they keep what they do not know) raises ``newest`` only.
+A change that they cannot live with is made where an index is new, or is rebuilt by an operator: the
+index has the lower numbers until then, and programs of both formats use it.
 """
 
 from __future__ import annotations
@@ -19,11 +21,16 @@ from typing import Any, NamedTuple
 from resolver.index.redis.replies import optional_int, parses_reply
 from resolver.index.redis.scripts import load
 
-FORMAT = 2
-"""The format of this version. 2 adds marks to claims (`resolver.index.codec`)."""
+FORMAT = 3
+"""The format of this version. 2 adds marks to claims (`resolver.index.codec`), 3 a second half of
+the buckets (`resolver.index.buckets`)."""
 
 OLDEST_READER, OLDEST_WRITER = 1, 1
-"""The oldest formats whose programs may read and write what this version writes."""
+"""The oldest formats whose programs may read and write what this version writes to an index whose
+ids are not spread."""
+
+SPREAD_FORMAT = 3
+"""The oldest format whose programs may read or write an index whose ids are spread."""
 
 META_FIELDS = ("format", "bits", "next", "identity", "writers", "newest")
 """The fields of the index's meta that `parse_meta` takes, in this order."""
@@ -35,8 +42,9 @@ class Meta(NamedTuple):
     """What Redis says about the index."""
 
     format: int
-    bits: int
-    next_bits: int | None
+    code: int
+    """The field ``bits``: see `resolver.index.buckets.Buckets.code`."""
+    next_code: int | None
     identity: str
     writers: int
     newest: int
@@ -85,4 +93,4 @@ def parse_meta(reply: Any) -> Meta | None:
 
 def new_index_fields() -> dict[str, int]:
     """What a new index says about its format."""
-    return {"format": OLDEST_READER, "writers": OLDEST_WRITER, "newest": FORMAT}
+    return {"format": SPREAD_FORMAT, "writers": SPREAD_FORMAT, "newest": FORMAT}

@@ -5,7 +5,10 @@ With the default prefix ``glr:``
 ==============================  ========  =======================================================
 key                             type      holds
 ==============================  ========  =======================================================
-``glr:<bits>:<hex>``            hash      one bucket of claims: the id's remaining bytes -> owners
+``glr:<bits>:<hex>``            hash      one bucket of claims: the id's remaining bytes -> owners.
+                                          ``<bits>`` is a capital letter; a small one where an older
+                                          version has made the index (`resolver.index.buckets`)
+``glr:<bits>:s<hex>``           hash      the same for ids that are not random
 ``glr:{reg}:meta``              hash      ``format``, ``writers``, ``newest`` (see
                                           `resolver.index.index_format`), ``bits``, ``identity``;
                                           ``number`` (as ``numbers``) and ``location:<name>``
@@ -103,10 +106,11 @@ class Keys:
             "string": [self.version, self.numbers, self.creating],
         }
 
-    def bucket_prefix(self, bits: int) -> bytes:
+    def bucket_prefix(self, bits: int, *, spreads: bool = True) -> bytes:
         """What the buckets of an index of ``1 << bits`` begin with. ``<bits>`` is one letter, so
-        that with the default prefix a name fits Redis's smallest string."""
-        return f"{self.prefix}{chr(ord('a') + bits - MIN_BITS)}:".encode()
+        that with the default prefix a name fits Redis's smallest string. ``spreads``: see
+        `resolver.index.buckets.Buckets`."""
+        return f"{self.prefix}{chr(ord('A' if spreads else 'a') + bits - MIN_BITS)}:".encode()
 
     def sweep_findings(self, number: int) -> str:
         return f"{self._sweep_findings}{number}"

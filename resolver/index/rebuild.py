@@ -6,6 +6,10 @@ so that no write that races with the copy is lost or undone. When all are copied
 reads use the new buckets. The old ones are dropped a little later, when no read uses them any more.
 A rebuild that was killed copies from the start again, which is harmless.
 
+Where an older version has made the index, ids that are not random lie as all others. A rebuild that
+an operator requests spreads them (`resolver.index.buckets`); from its beginning, older versions
+neither read nor write the index. Growth leaves that as it is.
+
 One race is not covered: two writers that claim and release the same image at the same location
 within the same few milliseconds may leave the new bucket as the other order would have.
 """
@@ -18,8 +22,9 @@ from typing import Any
 
 from resolver.errors import Conflict
 from resolver.index.bucket_layout import BucketLayout
-from resolver.index.buckets import Buckets
+from resolver.index.buckets import SPREAD_CODE, Buckets
 from resolver.index.claims import BATCH_CALLS
+from resolver.index.index_format import OLDEST_READER, SPREAD_FORMAT
 from resolver.index.keys import Keys
 from resolver.index.redis.client import Command, RedisClient
 from resolver.index.redis.replies import optional_int, pairs, parses_reply
@@ -45,19 +50,25 @@ class Rebuild:
         self._keys = keys
         self._layout = layout
 
-    async def request(self, bits: int) -> None:
+    async def request(self, bits: int, *, keep_format: bool = False) -> None:
         """Asks the indexers to rebuild with ``1 << bits`` buckets.
+
+        ``keep_format``: older versions can use the index afterwards as they can now. Otherwise ids
+        that are not random are spread from now on.
 
         Raises:
             Conflict: it is being rebuilt with another number.
             IndexUnavailable: Redis does not answer.
         """
+        spreads = self._layout.current.spreads or not keep_format
+        code = self._layout.of(bits, spreads=spreads).code
         for other in await self._meta("wanted", "next"):
-            if other is not None and other != bits:
+            if other is not None and other != code:
                 raise Conflict(
-                    f"the index is being rebuilt with --bits {other}: wait until it is done"
+                    f"the index is being rebuilt with --bits {other % SPREAD_CODE}: "
+                    "wait until it is done"
                 )
-        await self._client.command("HSET", self._keys.meta, "wanted", bits)
+        await self._client.command("HSET", self._keys.meta, "wanted", code)
 
     async def requested(self) -> int | None:
         """The bits that were asked for and are not in use yet.
@@ -65,7 +76,8 @@ class Rebuild:
         Raises:
             IndexUnavailable: Redis does not answer.
         """
-        return (await self._meta("wanted"))[0]
+        (code,) = await self._meta("wanted")
+        return None if code is None else code % SPREAD_CODE
 
     async def progress(self) -> tuple[int, float] | None:
         """(bits, share of the buckets copied) of a rebuild that is requested or under way.
@@ -73,8 +85,10 @@ class Rebuild:
         Raises:
             IndexUnavailable: Redis does not answer.
         """
-        bits, copied = await self._meta("wanted", "at")
-        return None if bits is None else (bits, (copied or 0) / self._layout.current.count)
+        code, copied = await self._meta("wanted", "at")
+        if code is None:
+            return None
+        return code % SPREAD_CODE, (copied or 0) / self._layout.current.count
 
     async def run(
         self,
@@ -84,7 +98,7 @@ class Rebuild:
         copy_buckets: int = COPY_BUCKETS,
         drop_after: int,
     ) -> bool:
-        """Rebuilds the index. Returns whether there was anything to do.
+        """Rebuilds the index, as it was requested. Returns whether there was anything to do.
 
         ``drop_after``: seconds that the old buckets stay, longer than any lookup in them may take.
 
@@ -93,15 +107,18 @@ class Rebuild:
             IndexUnavailable: Redis does not answer; run it again.
             Exception: what ``report`` raises.
         """
-        new = self._layout.of_stored(bits)
+        new = await self._target(bits)
         await self._drop_old(report)
-        state = await self._client.run(BEGIN, [self._keys.meta, self._keys.version], [bits])
+        oldest_format = SPREAD_FORMAT if new.spreads else OLDEST_READER
+        state = await self._client.run(
+            BEGIN, [self._keys.meta, self._keys.version], [new.code, oldest_format]
+        )
         if not state:
             raise Conflict("the index is being rebuilt with other --bits")
         await self._layout.refresh()
         if state == 1:
             await self._copy_all(new, report, copy_buckets)
-            await self._client.run(END, [self._keys.meta, self._keys.version], [bits])
+            await self._client.run(END, [self._keys.meta, self._keys.version], [new.code])
             await self._layout.refresh()
             for _ in range(drop_after):
                 await asyncio.sleep(1)
@@ -109,6 +126,13 @@ class Rebuild:
             await self._drop_old(report)
         await self._client.command("HDEL", self._keys.meta, "wanted")
         return bool(state == 1)
+
+    async def _target(self, bits: int) -> Buckets:
+        """The buckets to make: those requested, and without a request of the kind that there is."""
+        (code,) = await self._meta("wanted")
+        if code is None or code % SPREAD_CODE != bits:
+            code = bits + SPREAD_CODE * self._layout.current.spreads
+        return self._layout.of_stored(code)
 
     async def _meta(self, *names: str) -> list[int | None]:
         """Numbers in the index's meta; None for those that are not set."""
@@ -143,10 +167,10 @@ class Rebuild:
 
     async def _drop_old(self, report: Report) -> None:
         """Deletes the buckets that the last rebuild left behind."""
-        (bits,) = await self._meta("old")
-        if bits is None:
+        (code,) = await self._meta("old")
+        if code is None:
             return
-        await self._drop(self._layout.of_stored(bits), report)
+        await self._drop(self._layout.of_stored(code), report)
         await self._client.command("HDEL", self._keys.meta, "old")
 
     async def _drop(self, buckets: Buckets, report: Report) -> None:
@@ -170,10 +194,12 @@ def _difference(
     for field, value in now.items():
         if before.get(field) != value:
             image_id = old.join(bucket, field)
-            puts.setdefault(new.number(image_id), []).extend((new.field(image_id), value))
+            number, new_field = new.locate(image_id)
+            puts.setdefault(number, []).extend((new_field, value))
     for field in before.keys() - now.keys():
         image_id = old.join(bucket, field)
-        drops.setdefault(new.number(image_id), []).append(new.field(image_id))
+        number, new_field = new.locate(image_id)
+        drops.setdefault(number, []).append(new_field)
     return [
         *(("HSET", new.key(number), *entries) for number, entries in puts.items()),
         *(("HDEL", new.key(number), *fields) for number, fields in drops.items()),

@@ -1,4 +1,4 @@
-"""A walk over every image of the index, in the order of UUIDs."""
+"""A walk over every image of the index: random ids in UUID order, then all others in no order."""
 
 from __future__ import annotations
 
@@ -13,10 +13,14 @@ MAX_BUCKETS = 4096
 """Buckets to read in one batch, where most of them are empty."""
 
 POSITION_BITS = 32
-"""A position in the walk is this many leading bits of an id; buckets are chosen by some of them."""
+"""A position in the walk is this many leading bits of an id; buckets are chosen by some of them. In
+the second half of the buckets it is so many more."""
+
+END = 1 << POSITION_BITS
+"""The position where the second half begins, if there is one."""
 
 ImageRows = list[tuple[bytes, bytes]]
-"""(image id, owners as Redis stores them), in the order of ids."""
+"""(image id, owners as Redis stores them)."""
 
 
 async def walk(claims: Claims) -> AsyncIterator[ImageRows]:
@@ -29,21 +33,32 @@ async def walk(claims: Claims) -> AsyncIterator[ImageRows]:
         IndexUnavailable: when Redis does not answer.
     """
     position, step = 0, 1
-    while position < 1 << POSITION_BITS:
+    seen_until = 0  # positions before this one were walked while all ids lay in the first half
+    was_spread = claims.buckets.spreads
+    while position < END << claims.buckets.spreads:
         buckets = claims.buckets
+        if buckets.spreads and not was_spread:
+            was_spread, seen_until = True, position
         shift = POSITION_BITS - buckets.bits
         first = position >> shift
-        end = min(first + step, buckets.count)
+        end = min(first + step, buckets.half if first < buckets.half else buckets.count)
         rows: ImageRows = []
         async for bucket, fields in claims.read(range(first, end), buckets=buckets):
-            head = buckets.join(bucket, b"")
-            rows += [(head + field, value) for field, value in sorted(fields.items())]
+            rows += [
+                (buckets.join(bucket, field), value) for field, value in sorted(fields.items())
+            ]
         await claims.layout.refresh()
         if claims.buckets is not buckets:
             continue  # these buckets may have been read while they were being dropped
         if position != first << shift:  # this bucket begins before the position: rebuilt coarser
-            start = position.to_bytes(POSITION_BITS // 8, "big")
-            rows = [row for row in rows if row[0] >= start]
+            start = position % END
+            rows = [row for row in rows if _position(buckets.stored_form(row[0])) >= start]
+        if seen_until and first >= buckets.half:
+            rows = [row for row in rows if _position(row[0]) >= seen_until]
         yield rows
         position = end << shift
         step = max(1, min(4 * step, MAX_BUCKETS, step * TARGET_IMAGES // max(len(rows), 1)))
+
+
+def _position(image_id: bytes) -> int:
+    return int.from_bytes(image_id[: POSITION_BITS // 8], "big")

@@ -26,13 +26,14 @@ NEW_MEAN_IMAGES = 250
 """Images a bucket at most after it has grown."""
 
 SAMPLED_BUCKETS = 64
-"""Buckets whose images are counted, to estimate those of all."""
+"""Buckets of each half whose images are counted, to estimate those of all."""
 
 log = structlog.get_logger("index")
 
 
 def wanted_bits(images: int, bits: int) -> int:
-    """The bits that an index of ``1 << bits`` buckets should have for so many images."""
+    """The bits that an index of ``1 << bits`` buckets should have for so many images. Those of both
+    halves count together: usually one half has nearly all."""
     if images <= MAX_MEAN_IMAGES << bits:
         return bits
     while images > NEW_MEAN_IMAGES << bits and bits < MAX_BITS:
@@ -73,7 +74,7 @@ class Sizing:
         if wanted == bits or layout.current.bits != bits:
             return False
         try:
-            await self._rebuild.request(wanted)
+            await self._rebuild.request(wanted, keep_format=True)
         except Conflict:  # another process has requested one
             return False
         log.info("index grows", images=images, bits=bits, wanted=wanted)
@@ -82,6 +83,9 @@ class Sizing:
     async def _count_images(self) -> int:
         """About how many images the index has."""
         buckets = self._layout.current
-        sample = random.sample(range(buckets.count), min(SAMPLED_BUCKETS, buckets.count))
-        sizes = await self._client.pipeline(("HLEN", buckets.key(bucket)) for bucket in sample)
-        return total(sizes) * buckets.count // len(sample)
+        sample = random.sample(range(buckets.half), min(SAMPLED_BUCKETS, buckets.half))
+        halves = range(0, buckets.count, buckets.half)
+        sizes = await self._client.pipeline(
+            ("HLEN", buckets.key(half + bucket)) for half in halves for bucket in sample
+        )
+        return total(sizes) * buckets.half // len(sample)

@@ -2,6 +2,8 @@
 
 The listing is in UUID order, so the index is read behind it, one span of neighbouring buckets after
 the other and only where that is needed (`resolver.index.claim_counts`), and memory stays bounded.
+Ids that are not random lie in another order in the index: each is looked up, and what is missing
+is found when the listing has ended (`resolver.index.unordered_claims`).
 Images that are listed and not claimed are claimed at once. Claims that are not listed are only
 recorded as missing. They are released when the listing has ended without an error, the loss is
 plausible, and the server, asked again about exactly these images, still does not have them.
@@ -28,6 +30,7 @@ from functools import partial
 
 from resolver.errors import LocationUnavailable
 from resolver.glance import (
+    END_CURSOR,
     CredentialScope,
     GlanceServer,
     Page,
@@ -88,6 +91,7 @@ class Sweeper:
         self._guard = guard
         self._checkpoint_seconds = checkpoint_seconds
         self._number = server.location.number
+        self._to_close = contextlib.ExitStack()
 
     async def run(
         self,
@@ -109,7 +113,20 @@ class Sweeper:
                 far stay. Nothing was released but what the server had confirmed to be gone.
             IndexUnavailable: Redis failed. The same holds.
         """
-        last = last or Sweep()
+        with self._to_close:
+            return await self._run(
+                report, on_scope, last or Sweep(), resume, counted_since, confirm_shrink
+            )
+
+    async def _run(
+        self,
+        report: Report,
+        on_scope: OnScope | None,
+        last: Sweep,
+        resume: Progress | None,
+        counted_since: float | None,
+        confirm_shrink: bool,
+    ) -> Sweep:
         was_proven = last.sees_all_proven and not confirm_shrink
         scope = await self._scopes.check(self._server, self._versions, was_proven=was_proven)
         if on_scope is not None:
@@ -174,23 +191,26 @@ class Sweeper:
         losses = await self._index.server_watch.losses()
         since = time.monotonic() if counted_since is None else counted_since
         spans = await self._index.claim_counts.spans(self._number, since)
+        unordered = self._to_close.enter_context(spans.unordered())
         if (
             resume is None
             or not resume.front
             or resume.losses != losses  # what it claimed may be lost
             or abs(time.time() - resume.at) > MAX_RESUME_AGE_SECONDS
         ):
-            state = SweepState(spans, time.time(), losses=losses)
+            state = SweepState(spans, unordered, time.time(), losses=losses)
             await records.begin_progress(self._number, state.progress())
             return state
         findings = await records.sweep_findings(self._number)
         state = SweepState(
             spans,
+            unordered,
             resume.started,
             losses=losses,
             resume=Resume(parse_id(resume.front), resume.markers),
             claimed=Count(resume.claimed),
             lowercase_count=resume.images - len(findings.uppercase_ids),
+            unordered_count=resume.unordered,
             uppercase_ids=findings.uppercase_ids,
             missing_ids=findings.missing_ids,
             skipped=SkippedRows(resume.skipped, resume.skipped_examples),
@@ -222,13 +242,18 @@ class Sweeper:
                     reported_at = time.monotonic()
         except LocationUnavailable as error:
             if last_page is not None and error.problem_code in RESUMABLE_CODES:
+                # What was listed of these is not in a checkpoint.
+                await self._find_missing_unordered(state, last_page.cursor, report)
                 await self._store_checkpoint(state, last_page)
             raise
+        await self._find_missing_unordered(state, END_CURSOR, report)
 
     async def _add_page(self, state: SweepState, page: Page) -> None:
         """Compares what has been listed completely, and claims images in upper case at once."""
-        uppercase_ids = state.add_page(page)
+        uppercase_ids, unordered = state.add_page(page)
         await self._reconcile_up_to(state, page.cursor)
+        if unordered:
+            await self._reconcile_unordered(state, unordered)
         if uppercase_ids:
             facts = page.facts
             await self._record_present(state, uppercase_ids, facts)
@@ -252,6 +277,38 @@ class Sweeper:
                     state.add_missing(image_id, claim.letter_case)
         await self._record_present(state, dict.fromkeys(to_claim, 0), to_claim)
         state.next_span = end
+
+    async def _reconcile_unordered(
+        self, state: SweepState, listed: Mapping[bytes, ImageFacts]
+    ) -> None:
+        """The same for listed images whose ids are not random. What is only claimed shows when the
+        listing has ended."""
+        try:
+            state.unordered.add_listed(listed)
+        except OSError as error:
+            raise LocationUnavailable(
+                f"cannot write a temporary file ({error}): set TMPDIR to a directory with 16 bytes "
+                "of room for each image",
+                code="internal-error",
+            ) from error
+        to_claim = dict(listed)
+        for image_id, claim in (await state.unordered.compare(listed)).items():
+            facts = listed[image_id]
+            state.conflicts += claim.conflicts_with(facts.content)
+            if not claim.is_changed_by(0, facts):
+                del to_claim[image_id]
+        await self._record_present(state, dict.fromkeys(to_claim, 0), to_claim)
+
+    async def _find_missing_unordered(
+        self, state: SweepState, cursor: bytes, report: Report
+    ) -> None:
+        """Finds claims on images whose ids are not random, and that are not listed although the
+        listing has reached ``cursor``. Nothing is known of those before the checkpoint."""
+        after = state.resume.cursor if state.resume else b""
+        async for missing in state.unordered.missing(after, cursor):
+            for image_id, claim in missing.items():
+                state.add_missing(image_id, claim.letter_case)
+            await report(state.progress())
 
     async def _record_present(
         self, state: SweepState, ids: dict[bytes, int], facts: Mapping[bytes, ImageFacts]

@@ -10,7 +10,7 @@ from typing import Any
 from resolver.errors import InvalidImageId
 from resolver.glance import END_CURSOR, NO_ROWS, Page, Resume, SkippedRows
 from resolver.image_facts import NOTHING_KNOWN, ImageFacts
-from resolver.index import Count, LocationSpans
+from resolver.index import Count, LocationSpans, UnorderedClaims
 from resolver.models import Progress, format_id, parse_id
 
 NO_CLAIMS = Count(0)
@@ -31,6 +31,8 @@ class SweepState:
 
     spans: LocationSpans
     """The location's claims, in the order of the listing."""
+    unordered: UnorderedClaims
+    """Those whose ids are not random."""
     started_at: float
     """In seconds since 1970."""
     losses: int = 0
@@ -43,13 +45,15 @@ class SweepState:
     """Claims of the location before this sweep."""
     lowercase_count: int = 0
     """Images listed whose ids have no upper-case digits."""
+    unordered_count: int = 0
+    """Those of them that are in `unordered`."""
     uppercase_ids: dict[bytes, int] = field(default_factory=dict)
     """Images listed with upper-case digits: image id to letter case."""
     missing_ids: dict[bytes, int] = field(default_factory=dict)
     """Claimed and not listed: image id to the letter case of the claim."""
     pending: dict[bytes, ImageFacts] = field(default_factory=dict)
     """Images listed in lower case whose span has not been listed completely, with what the
-    listing shows of them."""
+    listing shows of them. None of them is in `unordered`."""
     pending_since: float = 0.0
     """When the first of them was requested, on `time.monotonic`."""
     skipped: SkippedRows = NO_ROWS
@@ -79,23 +83,28 @@ class SweepState:
         """Images listed."""
         return self.lowercase_count + len(self.uppercase_ids)
 
-    def add_page(self, page: Page) -> dict[bytes, int]:
-        """Adds the images of a page; returns those with upper-case digits."""
+    def add_page(self, page: Page) -> tuple[dict[bytes, int], dict[bytes, ImageFacts]]:
+        """Adds the images of a page. Returns those with upper-case digits, and of the others those
+        that are in `unordered`, with what the listing shows of them."""
         if not self.pending:
             self.pending_since = page.requested_at
         uppercase_ids = {
             image_id: letter_case for image_id, letter_case in page.images.items() if letter_case
         }
+        unordered: dict[bytes, ImageFacts] = {}
+        is_ordered = self.spans.is_ordered
         for image_id, letter_case in page.images.items():
             if not letter_case:
-                self.pending[image_id] = page.facts.get(image_id, NOTHING_KNOWN)
+                images = self.pending if is_ordered(image_id) else unordered
+                images[image_id] = page.facts.get(image_id, NOTHING_KNOWN)
+        self.unordered_count += len(unordered)
         self.lowercase_count += len(page.images) - len(uppercase_ids)
         self.uppercase_ids.update(uppercase_ids)
         self._unsaved_uppercase.update(uppercase_ids)
         self.skipped += page.skipped
         if page.images:
             self.listed_id = format_id(*next(iter(page.images.items())))
-        return uppercase_ids
+        return uppercase_ids, unordered
 
     def span_after(self, cursor: bytes) -> int:
         """The first span that is not listed completely at this cursor of the listing."""
@@ -131,6 +140,7 @@ class SweepState:
             skipped=self.skipped.count,
             skipped_examples=self.skipped.examples,
             conflicts=self.conflicts,
+            unordered=self.unordered_count,
             front=format_id(page.cursor) if page and can_resume else "",
             markers=page.markers if page and can_resume else (),
             at=time.time(),
@@ -139,12 +149,14 @@ class SweepState:
 
 
 def expected_images(progress: Progress) -> int:
-    """How many images a listing will have in the end, from how far in UUID order it is. Ids need
-    not be random, so that it is not taken for more than `MAX_EXTRAPOLATION` times what it had."""
-    if not progress.front or progress.images < MIN_EXTRAPOLATED:
+    """How many images a listing will have in the end, from how far in UUID order it is. Ids that
+    are not random say nothing of that. Random ones may be chosen, so that they are not taken for
+    more than `MAX_EXTRAPOLATION` times what there was."""
+    random = progress.images - progress.unordered
+    if not progress.front or random < MIN_EXTRAPOLATED:
         return progress.images
     try:
         listed = int.from_bytes(parse_id(progress.front)[:8], "big") / 2**64
     except InvalidImageId:  # written by something else
         return progress.images
-    return round(progress.images / max(listed, 1 / MAX_EXTRAPOLATION))
+    return progress.unordered + round(random / max(listed, 1 / MAX_EXTRAPOLATION))

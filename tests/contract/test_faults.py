@@ -59,7 +59,7 @@ async def test_buckets_of_an_index_whose_registry_was_lost_are_dropped(
     if not may_scan:
         own_redis.ask("ACL SETUSER", "plain", "on", ">word", "~*", "&*", "+@all", "-scan")
         url = f"redis://plain:word@127.0.0.1:{own_redis.port}/0"
-    others = ["glr:x", "glr:o:", "glr:m:1234", "other:o:12345"]
+    others = ["glr:x", "glr:O:", "glr:O:s", "glr:o:1234", "glr:M:1234", "other:O:12345"]
     async with open_index(url, bits=18) as index:
         await index.claims.claim(1, IDS)
     for key in others:

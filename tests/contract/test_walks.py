@@ -7,7 +7,7 @@ import pytest
 from resolver.index import Index, open_index
 from resolver.models import Owner
 from tests.contract.conftest import Real
-from tests.support.ids import make_id, make_ids
+from tests.support.ids import first_id, make_id, make_ids
 
 
 async def of_location(index: Index, number: int, span: range | None = None) -> dict[bytes, int]:
@@ -34,7 +34,7 @@ async def test_claims_of_one_location(index: Index) -> None:
 
 
 async def test_claims_of_one_location_in_a_range_of_buckets(index: Index) -> None:
-    ids = [bytes([bucket]) + bytes(15) for bucket in range(256)]
+    ids = [first_id(bytes([bucket])) for bucket in range(256)]
     await index.claims.claim(1, ids)
     assert list(await of_location(index, 1, range(10, 13))) == ids[10:13]
     assert list(await of_location(index, 1, range(255, 256))) == ids[255:]
@@ -51,7 +51,7 @@ async def test_census_of_an_empty_index(index: Index) -> None:
 
 async def test_the_census_counts_images_and_claims(index: Index) -> None:
     limiter = make_ids(40, prefix=b"\x10")
-    rest = [bytes([bucket]) + bytes(15) for bucket in (1, 2, 200)]
+    rest = [first_id(bytes([bucket])) for bucket in (1, 2, 200)]
     await index.claims.claim(1, limiter)
     await index.claims.claim(2, dict.fromkeys(limiter[:15], 7))
     await index.claims.claim(300, rest)
@@ -116,7 +116,7 @@ async def test_index_bits_need_not_be_a_multiple_of_8(index_url: str, bits: int)
 
 async def test_the_largest_number_of_bits(index_url: str) -> None:
     async with open_index(index_url, bits=28) as index:
-        ids = [bytes([1, 2, 3, n]) * 4 for n in range(64)]
+        ids = [first_id(bytes([1, 2, 3, n])) for n in range(64)]
         await index.claims.claim(1, ids)
         first, last = (index.claims.buckets.number(image_id) for image_id in (ids[0], ids[-1]))
         assert last == first + 3

@@ -13,7 +13,7 @@ from resolver.settings import Settings
 from tests.gateway.conftest import ADMIN, TOKEN, Gateway, Start
 from tests.gateway.instrumented import instrumented_gateway
 from tests.gateway.test_transfer import exported, fill, imported
-from tests.support.ids import make_ids
+from tests.support.ids import make_ids, make_v7_ids
 from tests.support.instrumented_client import InstrumentedClient
 from tests.support.wait import wait_until
 
@@ -77,7 +77,7 @@ async def test_a_walk_returns_every_image_once_while_the_buckets_change(
     index_url: str, old: int, new: int
 ) -> None:
     async with open_index(index_url, bits=old) as index:
-        ids = make_ids(300)
+        ids = [*sorted(make_ids(300)), *make_v7_ids(100)]
         await index.claims.claim(1, ids)
         walked: list[bytes] = []
         bits = set()
@@ -91,9 +91,10 @@ async def test_a_walk_returns_every_image_once_while_the_buckets_change(
                     await index.client.command(
                         "HSET", other.key(other.number(image_id)), other.field(image_id), value
                     )
-                await index.client.command("HSET", "glr:{reg}:meta", "bits", new)
+                await index.client.command("HSET", "glr:{reg}:meta", "bits", other.code)
                 gone = index.claims.layout.of(old)
                 for bucket in range(gone.count):
                     await index.client.command("UNLINK", gone.key(bucket))
         assert bits == {old, new}
-        assert walked == sorted(ids)
+        assert walked[:300] == ids[:300]
+        assert sorted(walked[300:]) == ids[300:]

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from resolver.index import ProcessInfo
 from resolver.index.index_format import FORMAT
 from resolver.models import format_id
 from resolver.services import open_services
@@ -17,6 +18,7 @@ from tests.support.ids import make_ids
 
 ID, OTHER, *_ = [format_id(image_id) for image_id in make_ids(3)]
 REGISTRY = "glr:{reg}:"
+REBUILD = ("POST", "/index/rebuild")
 
 
 async def write_foreign_location(gateway: Gateway, record: str) -> None:
@@ -93,3 +95,22 @@ async def test_a_read_only_process_starts_and_sweeps_nothing(start: Start, redis
             assert list((await older.tables.current()).by_name) == ["one"]
             assert older.indexer.stats.last_tick
     assert await index.client.command("GET", "glr:lease:health:0") is None
+
+
+async def test_a_rebuild_that_older_processes_could_not_follow_is_refused(start: Start) -> None:
+    """Only where an older version has made the index: its ids would be spread."""
+    gateway = await start()
+    index = gateway.services.index
+    await index.client.command("HSET", REGISTRY + "meta", "bits", 8, "format", 1, "writers", 1)
+    await index.identity()
+    older = ProcessInfo(id="a", role="gateway", version="0.0.9", host="h", pid=1, since=1.0)
+    await index.processes.announce(older)
+    for bits in (8, 9):
+        response, problem = await gateway.call(*REBUILD, json={"bits": bits}, headers=ADMIN)
+        assert response.status == 409
+        assert "0.0.9" in problem["detail"]
+    assert await index.rebuild.requested() is None
+    await index.processes.leave(older)
+    response, _ = await gateway.call(*REBUILD, json={"bits": 8}, headers=ADMIN)
+    assert response.status == 202
+    assert await index.rebuild.requested() == 8

@@ -139,7 +139,8 @@ async def test_lua_and_python_use_the_same_form(
     image_id = make_id(1)
     model = ImageModel()
     async with open_index("memory:", bits=4) as index:
-        key, field = index.claims.buckets.key(0), index.claims.buckets.field(image_id)
+        bucket, field = index.claims.buckets.locate(image_id)
+        key = index.claims.buckets.key(bucket)
 
         async def check() -> None:
             value = await index.client.command("HGET", key, field) or b""

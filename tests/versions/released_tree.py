@@ -20,6 +20,9 @@ ROOT = Path(__file__).parent.parent.parent
 FORMAT_1_COMMIT = "56f2d349f8ca818501e62254a69592645dd101db"
 """The last commit whose index has format 1."""
 
+FORMAT_2_COMMIT = "4e0d45e5d73cf53297ae91fd2946e46598ccbbda"
+"""The last commit whose index has format 2."""
+
 
 def unpack(commit: str, directory: Path) -> Path:
     """The tree of a commit, unpacked in ``directory``. Where the history does not have the commit
@@ -47,7 +50,8 @@ class VersionedServer(ServerProcess):
         self._options = options
 
     def command(self) -> list[str]:
-        serve = [sys.executable, "-m", "resolver", "serve", "--port", str(self.port)]
+        # -P: without it this directory, which has the newest version, would come before PYTHONPATH.
+        serve = [sys.executable, "-P", "-m", "resolver", "serve", "--port", str(self.port)]
         return [*serve, *self._options]
 
     def environment(self) -> dict[str, str]:

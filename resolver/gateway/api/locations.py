@@ -9,8 +9,9 @@ from typing import Any
 
 from aiohttp import web
 
+from resolver import __version__
 from resolver.admin_tokens import Role
-from resolver.errors import InvalidRequest, UnsupportedMediaType
+from resolver.errors import Conflict, InvalidRequest, UnsupportedMediaType
 from resolver.gateway.api.admin import admin_only, allow, audit, role_error
 from resolver.gateway.app_keys import ADMIN, ROLE, SERVICES
 from resolver.gateway.problem import json_response
@@ -219,8 +220,17 @@ async def rebuild_index(request: web.Request) -> web.StreamResponse:
     bits = body.get("bits")
     if set(body) != {"bits"} or type(bits) is not int or not MIN_BITS <= bits <= MAX_BITS:
         raise InvalidRequest(f'send {{"bits": N}} with N from {MIN_BITS} to {MAX_BITS}')
+    index = request.app[SERVICES].index
+    if not index.spreads:  # it gets a format then that older versions cannot use
+        others = {process.version for process in await index.processes.list()} - {__version__}
+        if others:
+            raise Conflict(
+                f"processes of version {', '.join(sorted(others))} could not use the index after "
+                f"the rebuild: replace all by {__version__} first (`glance-resolver members` lists "
+                "them)"
+            )
     await audit(request, "rebuild", detail=f"to {bits} bits")
-    await request.app[SERVICES].index.rebuild.request(bits)
+    await index.rebuild.request(bits)
     return json_response(
         {"bits": bits, "follow": "/index", "see": "its `rebuild`"},
         status=202,

@@ -188,9 +188,10 @@ async def _index_reply(request: web.Request) -> Reply:
             "conflicts": census.conflicts,
             "bytes": census.bytes,
             "bits": services.index.bits,
+            "spread": services.index.spreads,
             "rebuild": None if rebuild is None else {"bits": rebuild[0], "done": rebuild[1]},
             "buckets": {
-                "all": 1 << services.index.bits,
+                "all": services.index.buckets,
                 "used": census.buckets,
                 "fullest": census.fullest,
             },

@@ -1,5 +1,5 @@
-"""Programs of format 1 and of this version on one index, in both directions: a rolling upgrade, and
-the way back."""
+"""Programs of older formats and of this version on one index, in both directions: a rolling
+upgrade, and the way back."""
 
 from __future__ import annotations
 
@@ -11,21 +11,36 @@ import pytest
 
 from resolver.models import format_id
 from resolver.standin import StandIn
-from tests.support.ids import make_ids
+from tests.support.ids import make_ids, make_v7_ids
+from tests.support.process import ServerUnavailableError
 from tests.support.redis import RedisServer
 from tests.support.wait import wait_until
-from tests.versions.released_tree import FORMAT_1_COMMIT, ROOT, VersionedServer, unpack
+from tests.versions.released_tree import (
+    FORMAT_1_COMMIT,
+    FORMAT_2_COMMIT,
+    ROOT,
+    VersionedServer,
+    unpack,
+)
 
 pytestmark = pytest.mark.redis
-FIRST, SECOND, BY_HAND, LATER = [format_id(image_id) for image_id in make_ids(4)]
+FIRST, LATER = [format_id(image_id) for image_id in make_ids(2)]
+SECOND, BY_HAND = [format_id(image_id) for image_id in make_v7_ids(2)]
+
+COMMITS = {"format 1": FORMAT_1_COMMIT, "format 2": FORMAT_2_COMMIT}
+"""The last commit of each older format."""
+
+of_format_1 = pytest.mark.parametrize("old_tree", ["format 1"], indirect=True)
+of_format_2 = pytest.mark.parametrize("old_tree", ["format 2"], indirect=True)
 
 Start = Callable[[str], VersionedServer]
 """Starts a server of the version ``old`` or ``new``."""
 
 
 @pytest.fixture(scope="module")
-def old_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return unpack(FORMAT_1_COMMIT, tmp_path_factory.mktemp("format-1"))
+def old_tree(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Indirect: of the format that the test names."""
+    return unpack(COMMITS[request.param], tmp_path_factory.mktemp("old"))
 
 
 @pytest.fixture
@@ -75,10 +90,12 @@ async def status_is_known(server: VersionedServer, text: str) -> None:
     await wait_until(is_active, message="polls of the newer version bring the status")
 
 
+@of_format_2
 @pytest.mark.parametrize(("first", "then"), [("old", "new"), ("new", "old")])
 async def test_two_versions_serve_and_change_one_index(
     start: Start, glances: dict[str, StandIn], first: str, then: str
 ) -> None:
+    assert start("old").stop() == 0  # the index is one that the older version has made
     one = start(first)
     await register(one, "one", glances["one"])
     await found(one, FIRST, "one")
@@ -112,3 +129,62 @@ async def test_two_versions_serve_and_change_one_index(
     await found(again, LATER, "one")
     await found(again, SECOND)
     assert [line for server in (one, two, again) for line in server.complaints()] == []
+
+
+@of_format_1
+async def test_an_index_of_format_1_is_taken_over(
+    start: Start, glances: dict[str, StandIn]
+) -> None:
+    """Programs of format 1 cannot read what newer ones store of a sweep: they say so."""
+    old = start("old")
+    await register(old, "two", glances["two"])
+    await found(old, SECOND, "two")
+    assert (await old.call("PUT", f"/locations/two/images/{BY_HAND}"))[0] == 201
+    assert old.stop() == 0
+    new = start("new")
+    for text in (FIRST, SECOND, BY_HAND):
+        await found(new, text, "two")
+    await register(new, "one", glances["one"])
+    await found(new, FIRST, "one", "two")
+    assert new.complaints() == []
+    again = start("old")
+
+    async def refuses() -> bool:
+        return (await again.call("GET", f"/resolve/{LATER}"))[0] == 503
+
+    await wait_until(refuses, message="the program of format 1 does not answer")
+    assert "cannot be read" in again.log.read_text()
+    await found(new, FIRST, "one", "two")
+
+
+@of_format_2
+async def test_an_older_version_says_that_it_cannot_use_an_index_whose_ids_are_spread(
+    start: Start, glances: dict[str, StandIn]
+) -> None:
+    """Its own index has such ids after a rebuild that an operator requested."""
+    old, new = start("old"), start("new")
+    await register(old, "two", glances["two"])
+    for server in (old, new):
+        await found(server, SECOND, "two")
+    status, body = await new.call("POST", "/index/rebuild", json={"bits": 6})
+    assert status == 202, body
+
+    async def is_rebuilt() -> bool:
+        _, index = await new.call("GET", "/index")
+        return index["bits"] == 6 and index["rebuild"] is None
+
+    await wait_until(is_rebuilt, message="the index is rebuilt")
+    for text in (FIRST, SECOND):
+        await found(new, text, "two")
+
+    async def refuses() -> bool:
+        status, _ = await old.call("GET", f"/resolve/{LATER}")
+        return status == 503 and "format 3" in old.log.read_text()
+
+    await wait_until(refuses, message="the older version refuses to answer, and says why")
+    assert old.stop() == 0
+    with pytest.raises(ServerUnavailableError, match="index in Redis has format 3"):
+        start("old")
+    await found(new, SECOND, "two")
+    glances["two"].add(id=BY_HAND)
+    await found(new, BY_HAND, "two")
