@@ -10,24 +10,19 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import subprocess
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.conftest import started
 from tests.glance.clients import Clients
-from tests.glance.gateway import Gateway
-from tests.glance.install import GlanceHome
+from tests.glance.endpoints import Endpoint, endpoints, own_gateway, servers
 from tests.glance.test_clients import UNKNOWN_ID, glance, openstack
-from tests.support.carriers import CARRIERS, Carrier
-from tests.support.glance import ADMIN_TOKEN, Answer, GlanceProcess, call
+from tests.support.carriers import CARRIERS
+from tests.support.glance import ADMIN_TOKEN, Answer, call
 from tests.support.wait import wait_until_blocking
+
+__all__ = ["endpoints", "own_gateway", "servers"]
 
 pytestmark = [pytest.mark.glance, pytest.mark.balancer]
 
@@ -37,89 +32,7 @@ GATEWAY_CPU_SECONDS, GATEWAY_CPU_SHARE = 1.0, 0.03
 """What a gateway may use of a core for the requests, and of the time that they take: it polls and
 checks its locations meanwhile."""
 CARRIER_MEMORY_KILOBYTES = 200_000
-RECORD = {"disk_format": "raw", "container_format": "bare"}
 FORMATS = ("--disk-format", "raw", "--container-format", "bare")
-
-
-@dataclass
-class Endpoint:
-    """What a user sees, and what is behind it."""
-
-    carrier: Carrier
-    gateway: Gateway
-    servers: dict[str, GlanceProcess]
-
-    def call(self, method: str, target: str, body: Any = None) -> Answer:
-        """A request that follows no redirect, as a user with a token."""
-        return call(self.carrier.url, method, target, body, {"X-Auth-Token": ADMIN_TOKEN})
-
-    def record(self, region: str = "one", **fields: Any) -> str:
-        """The id of a new image without bytes."""
-        answer = self.call("POST", f"/region/{region}/v2/images", {**RECORD, **fields})
-        assert answer.status == 201, answer
-        image_id: str = answer.json()["id"]
-        assert answer.headers["Location"] == f"/v2/images/{image_id}"
-        return image_id
-
-    def curl(self, *arguments: str) -> tuple[int, bytes]:
-        """(status, body) of a curl without ``-L``."""
-        fields = ["-H", f"X-Auth-Token: {ADMIN_TOKEN}"]
-        fields += ["-H", "Content-Type: application/octet-stream"]
-        command = ["curl", "-sS", "--noproxy", "*", "-w", "\n%{http_code}", *fields, *arguments]
-        ran = subprocess.run(command, capture_output=True, check=False)
-        assert ran.returncode == 0, ran.stderr
-        body, _, status = ran.stdout.rpartition(b"\n")
-        return int(status), body
-
-
-@pytest.fixture(scope="module")
-def servers(
-    glance_home: GlanceHome, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[dict[str, GlanceProcess]]:
-    """Two empty Glances, which no other test uses: what is created here stays in the index."""
-    folder = tmp_path_factory.mktemp("carried")
-    with (
-        GlanceProcess(glance_home, folder / "one") as one,
-        GlanceProcess(glance_home, folder / "two") as two,
-    ):
-        yield {"one": one, "two": two}
-
-
-@pytest.fixture(scope="module")
-def own_gateway(
-    servers: dict[str, GlanceProcess], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Gateway]:
-    folder = tmp_path_factory.mktemp("gateway")
-    locations = {
-        name: {
-            "url": server.url,
-            "region": name,
-            "priority": number,
-            "auth": {"token_env": "GLANCE_TOKEN"},
-            "sees_all": True,
-        }
-        for number, (name, server) in enumerate(servers.items())
-    }
-    file = folder / "locations.json"
-    file.write_text(json.dumps({"locations": locations}))
-    env = {"RESOLVER_TRUSTED_PROXIES": "127.0.0.1"}
-    gateway = Gateway(folder, ["--locations", str(file)], ("one", "two"), env).start()
-    yield gateway
-    assert gateway.stop() == 0, gateway.log.read_text()
-
-
-@pytest.fixture(scope="module")
-def endpoints(
-    own_gateway: Gateway, servers: dict[str, GlanceProcess]
-) -> Iterator[dict[str, Endpoint]]:
-    with ExitStack() as stack:
-        carriers = {kind.name: started(kind(own_gateway.port)) for kind in CARRIERS}
-        for carrier in carriers.values():
-            stack.callback(carrier.close)
-        yield {name: Endpoint(each, own_gateway, servers) for name, each in carriers.items()}
-        for carrier in carriers.values():
-            assert carrier.statuses() >= {"200", "201", "204"}
-            assert "307" not in carrier.statuses(), "no client was sent elsewhere"
 
 
 @pytest.fixture(params=[kind.name for kind in CARRIERS])
@@ -221,6 +134,7 @@ def test_every_write_reaches_the_owner(endpoint: Endpoint, region: str) -> None:
     finally:
         assert endpoint.call("DELETE", image).status == 204
     assert server.request("GET", image).status == 404
+    wait_until_blocking(lambda: endpoint.carrier.statuses() >= {"200", "201", "204"})
 
 
 def patch(endpoint: Endpoint, image: str, change: list[dict[str, str]]) -> Answer:
