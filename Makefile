@@ -1,5 +1,5 @@
 # What a contributor runs. CONTRIBUTING.md explains it.
-.PHONY: quick test lint format ci lock audit
+.PHONY: quick test lint format ci lock audit fuzz
 BIN := .venv/bin
 PYTEST_ARGS :=
 
@@ -12,6 +12,12 @@ quick:
 # that three at a time suit two cores.
 test:
 	$(BIN)/pytest -n 3 --dist worksteal
+
+# Random input for an hour on two free cores; FUZZ_PROFILE=long for a sixth of it. docs/security-tests.md
+FUZZ_PROFILE := hour
+fuzz:
+	$(BIN)/pytest -n 2 --dist worksteal --timeout 7200 --hypothesis-profile=$(FUZZ_PROFILE) -m '' tests/fuzz \
+	    tests/security/test_words_for_clients.py tests/security/test_redirect_law.py
 
 lint:
 	$(BIN)/ruff check .

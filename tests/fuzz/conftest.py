@@ -6,29 +6,31 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
+from typing import Any
 
 import hypothesis
 import pytest
 from hypothesis import HealthCheck
 
-LONG = "long"
-LONG_FACTOR = 10
-"""How many times as many examples run on the long profile."""
+FACTORS = {"long": 10, "hour": 60}
+"""How many times as many examples run on these profiles."""
 
-hypothesis.settings.register_profile(LONG, deadline=None, print_blob=True)
+for profile in FACTORS:
+    hypothesis.settings.register_profile(profile, deadline=None, print_blob=True)
 
 EXAMPLES_RUN: Counter[str] = Counter()
 """Examples by target."""
 
 
-def is_long_run() -> bool:
-    return hypothesis.settings.get_current_profile_name() == LONG
+def factor() -> int:
+    """How many times as many examples run as without a profile."""
+    return FACTORS.get(hypothesis.settings.get_current_profile_name(), 1)
 
 
 def examples(count: int) -> hypothesis.settings:
-    """Settings for this number of examples; a long run has `LONG_FACTOR` times as many."""
+    """Settings for this number of examples; a long run has `factor` times as many."""
     return hypothesis.settings(
-        max_examples=count * LONG_FACTOR if is_long_run() else count,
+        max_examples=count * factor(),
         deadline=None,
         # All examples of a test share their fixtures. A busy machine must not fail a test.
         suppress_health_check=list(HealthCheck),
@@ -37,6 +39,18 @@ def examples(count: int) -> hypothesis.settings:
 
 def count_examples(target: str, count: int = 1) -> None:
     EXAMPLES_RUN[target] += count
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A worker of pytest-xdist reports its counts."""
+    if (output := getattr(session.config, "workeroutput", None)) is not None:
+        output["examples run"] = dict(EXAMPLES_RUN)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """A worker of pytest-xdist has ended."""
+    EXAMPLES_RUN.update(getattr(node, "workeroutput", {}).get("examples run", {}))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

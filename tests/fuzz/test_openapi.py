@@ -19,7 +19,7 @@ import yaml
 
 from resolver.standin import StandIn
 from tests.cli.test_serve import serve
-from tests.fuzz.conftest import LONG_FACTOR, count_examples, is_long_run
+from tests.fuzz.conftest import count_examples, factor
 from tests.gateway.conftest import TOKEN
 
 HERE = Path(__file__).parent
@@ -37,8 +37,8 @@ async def schemathesis(url: str, *options: str, count: int, home: Path) -> tuple
         str(HERE / "schemathesis.toml"),
         "run",
         f"{url}/openapi.json",
-        f"--max-examples={count * LONG_FACTOR if is_long_run() else count}",
-        *([] if is_long_run() else ["--generation-deterministic"]),
+        f"--max-examples={count * factor()}",
+        *([] if factor() > 1 else ["--generation-deterministic"]),
         "--continue-on-failure",
         *options,
         stdin=asyncio.subprocess.DEVNULL,

@@ -11,10 +11,11 @@ from typing import Any, NamedTuple
 from urllib.parse import unquote
 
 import pytest
-from hypothesis import HealthCheck, event, given, settings
+from hypothesis import event, given
 from hypothesis import strategies as st
 
 from resolver.models import State, format_id, letter_case_of, parse_id
+from tests.fuzz.conftest import count_examples, examples
 from tests.gateway.conftest import V1, V2, Gateway, Start
 
 IMAGES = ("0a1b2c3d-4e5f-4a6b-8c7d-9e0f1a2b3c4d", "FFFFFFFF-4e5f-4a6b-8c7d-9e0f1a2b3c4d")
@@ -207,13 +208,14 @@ async def register(gateway: Gateway, table: list[RandomLocation]) -> None:
             await gateway.claim(f"l{n}", IMAGES[image].upper() if row.upper else IMAGES[image])
 
 
-@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(150)
 @given(
     st.lists(random_locations, min_size=1, max_size=4), st.lists(requests, min_size=10, max_size=30)
 )
 async def test_every_redirect_leads_to_a_registered_owner(
     gateway: Gateway, table: list[RandomLocation], sent: list[Any]
 ) -> None:
+    count_examples("redirects: tables of locations")
     await register(gateway, table)
     port = int(gateway.url.rpartition(":")[2])
     redirects = 0

@@ -2,7 +2,8 @@
 
 Both are real. Each attack goes through HAProxy and through nginx, which share their connections to
 the gateway between clients. The gateway must see the requests that the proxy passed on and no
-others, and the next client must get the answer to its own request.
+others, and the next client must get the answer to its own request. This holds for the public port
+and for the management port, whose attacks ask for locations instead of images.
 """
 
 from __future__ import annotations
@@ -20,8 +21,9 @@ import pytest
 
 from resolver.models import parse_id
 from tests.conftest import started
-from tests.gateway.conftest import Gateway, Start
+from tests.gateway.conftest import ADMIN, Gateway, Start
 from tests.support.balancers import Balancer, Haproxy, Nginx
+from tests.support.process import free_port
 from tests.support.wait import wait_until
 
 N = "NNNNNNNNNNNN"
@@ -231,6 +233,21 @@ other). What follows is refused."""
 ATTACKERS = 8
 
 
+class Port(NamedTuple):
+    """One of the gateway's ports, and what the next client gets there."""
+
+    number: int
+    path: str
+    """Takes the place of ``/v2/images/`` in attacks, so it is as long: lengths stay right."""
+    victim_status: str
+    victim_text: str
+    """What its answer contains, with the id of the image for ``{image}``."""
+
+
+IMAGES = "/v2/images/"
+LOCATIONS = "/locations/"
+
+
 class Exchange(NamedTuple):
     text: str
     is_closed: bool
@@ -286,26 +303,36 @@ def seen(caplog: pytest.LogCaptureFixture) -> Iterator[RequestLog]:
     logging.getLogger().removeHandler(handler)
 
 
-@pytest.fixture
-async def gateway(start: Start) -> Gateway:
-    """A gateway with the images of every attack."""
+@pytest.fixture(params=["public", "management"])
+async def port(request: pytest.FixtureRequest, start: Start) -> Port:
+    """A port of a gateway with the images of every attack."""
+    if request.param == "management":
+        management_port = free_port()
+        await start(management_port=management_port)
+        return Port(management_port, LOCATIONS, "404", "{image}")
     gateway = await start()
     number = await gateway.location("one")
     images = [numbered(image, n) for n in range(len(ATTACKS)) for image in (KNOWN, POISON, VICTIM)]
     await gateway.services.index.claims.claim(number, map(parse_id, images))
-    return gateway
-
-
-def numbered(text: str, n: int) -> str:
-    return text.replace(N, f"{n:012d}")
+    target = "location: https://one.example:9292/v2/images/{image}\r\n"
+    return Port(port_of(gateway), IMAGES, "307", target)
 
 
 def port_of(gateway: Gateway) -> int:
     return int(gateway.url.rpartition(":")[2])
 
 
+def numbered(text: str, n: int) -> str:
+    return text.replace(N, f"{n:012d}")
+
+
+def attack_text(port: Port, number: int) -> str:
+    return numbered([*ATTACKS.values()][number], number).replace(IMAGES, port.path)
+
+
 def statuses(text: str) -> list[str]:
-    return re.findall(r"^HTTP/1\.[01] (\d+)", text, re.MULTILINE)
+    # The body of the answer before may end without a line break.
+    return re.findall(r"HTTP/1\.[01] (\d{3}) ", text)
 
 
 async def run_attacks(attack: Callable[[int], Awaitable[None]]) -> None:
@@ -322,19 +349,19 @@ async def run_attacks(attack: Callable[[int], Awaitable[None]]) -> None:
 
 
 async def test_ambiguous_requests_are_refused_and_end_the_connection(
-    gateway: Gateway, seen: RequestLog
+    port: Port, seen: RequestLog
 ) -> None:
     wrong: dict[str, str] = {}
 
     async def attack(number: int) -> None:
         name = [*ATTACKS][number]
-        text = numbered(ATTACKS[name], number)
+        text = attack_text(port, number)
         if name in PLAIN:
-            response = await exchange(port_of(gateway), text, silence=SILENCE_SECONDS)
+            response = await exchange(port.number, text, silence=SILENCE_SECONDS)
             if "400" in statuses(response.text):
                 wrong[name] = "it is refused"
             return
-        response = await exchange(port_of(gateway), text)
+        response = await exchange(port.number, text)
         found = statuses(response.text)
         if name in ANSWERED_FIRST:
             if found[-1] != "400" or not response.is_closed:
@@ -350,28 +377,30 @@ async def test_ambiguous_requests_are_refused_and_end_the_connection(
     assert 3 * seen.malformed > 2 * len(ATTACKS)
 
 
-async def ask_as_victim(port: int, number: int) -> None:
+async def ask_as_victim(asked: int, port: Port, number: int) -> None:
     """Another client asks, and gets the answer to its own request."""
     image, request_id = numbered(VICTIM, number), f"req-{uuid.uuid4()}"
-    request = f"GET /v2/images/{image} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n"
-    response, _ = await exchange(port, f"{request}X-Openstack-Request-Id: {request_id}\r\n\r\n")
-    assert statuses(response) == ["307"], f"attack {[*ATTACKS][number]!r}: {response}"
-    assert f"Location: https://one.example:9292/v2/images/{image}\r\n".lower() in response.lower()
+    request = f"GET {port.path}{image} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n"
+    request += f"Authorization: {ADMIN['Authorization']}\r\n"
+    response, _ = await exchange(asked, f"{request}X-Openstack-Request-Id: {request_id}\r\n\r\n")
+    name = [*ATTACKS][number]
+    assert statuses(response) == [port.victim_status], f"attack {name!r}: {response}"
+    assert port.victim_text.format(image=image) in response.lower()
     assert request_id in response
 
 
 @pytest.mark.balancer
 @pytest.mark.parametrize("kind", [Haproxy, Nginx])
 async def test_a_proxy_and_the_gateway_agree_on_every_request(
-    gateway: Gateway, seen: RequestLog, kind: type[Balancer]
+    port: Port, seen: RequestLog, kind: type[Balancer]
 ) -> None:
-    balancer = started(kind(port_of(gateway)))
+    balancer = started(kind(port.number))
 
     async def attack(number: int) -> None:
-        text = numbered([*ATTACKS.values()][number], number)
+        text = attack_text(port, number)
         response = await exchange(balancer.port, text, silence=SILENCE_SECONDS)
         assert VICTIM[:8] not in response.text, [*ATTACKS][number]
-        await ask_as_victim(balancer.port, number)
+        await ask_as_victim(balancer.port, port, number)
 
     # The proxy has turned an absolute target into a path, and CONNECT has none.
     bare = re.compile(r"(?<= )https?://[^/]+|(?<=^CONNECT ).*")
@@ -382,7 +411,7 @@ async def test_a_proxy_and_the_gateway_agree_on_every_request(
     with closing(balancer):
         await run_attacks(attack)
         # The hidden part of an attack would precede the next request on its connection.
-        await asyncio.gather(*(ask_as_victim(balancer.port, n) for n in range(ATTACKERS)))
+        await asyncio.gather(*(ask_as_victim(balancer.port, port, n) for n in range(ATTACKERS)))
         await wait_until(lambda: passed_on().total() == seen.count >= len(ATTACKS))
         sent = passed_on()
     assert seen.requests - sent == Counter(), "the gateway read a request that was not sent to it"

@@ -9,7 +9,7 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from multidict import CIMultiDict
 
@@ -18,6 +18,7 @@ from resolver.gateway.clients import Clients
 from resolver.gateway.limits import BURST_SECONDS, STRANGERS_SHARE, Limits, TokenBuckets
 from resolver.gateway.request_ids import new_request_id
 from resolver.location_fields import parse_base_url
+from tests.fuzz.conftest import count_examples, examples
 from tests.gateway.conftest import V2, Gateway, Start
 
 parse_header_links = pytest.importorskip("requests.utils").parse_header_links
@@ -62,9 +63,10 @@ async def test_a_client_writes_no_entries_of_link(two: Gateway, where: str) -> N
         assert "evil" not in str(response.headers.get("Link", ""))
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)
+@examples(50)
 @given(tail=st.text(st.characters(min_codepoint=33, max_codepoint=126), max_size=24))
 async def test_each_link_is_read_as_it_was_meant(two: Gateway, tail: str) -> None:
+    count_examples("links: written for clients")
     for path in (f"/v2/images/{ID}?{tail}", f"/v2/images/{ID}/{tail}", f"/v1/images/{ID}{tail}"):
         target = path.partition("#")[0]
         response, _ = await two.get(target)
