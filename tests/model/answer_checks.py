@@ -184,7 +184,7 @@ def _check_unknown(world: World, question: Question, answer: ReceivedAnswer) -> 
 
 def _may_be_missing(world: World, name: str, question: Question) -> bool:
     """Whether a location may be listed as missing."""
-    if name in world.being_registered:  # anew: the answer may be newer than what we know
+    if name in world.being_registered:  # again: the answer may be newer than what we know
         return True
     registrations = world.during(question.begun)[name]
     lives = any(registration.life(question.image_id) for registration in registrations)
