@@ -9,7 +9,7 @@ import asyncio
 import hashlib
 import ssl
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from tests.security.test_smuggling import exchange
 from tests.support.carriers import CARRIERS, Carrier, loopback_dns
 from tests.support.certificates import Authority
 from tests.support.http_connection import connected
+from tests.support.process import free_port
 
 pytestmark = pytest.mark.balancer
 
@@ -335,3 +336,13 @@ async def test_a_request_in_the_body_of_another_is_not_answered(
     for seen in endpoint.one.seen:
         assert seen.headers["Host"] != "hidden"
         assert seen.size in (0, len(hidden))
+
+
+@pytest.mark.parametrize("kind", CARRIERS, ids=lambda kind: kind.name)
+async def test_without_a_gateway_nothing_is_sent_anywhere(kind: type[Carrier]) -> None:
+    with closing(started(kind(free_port()))) as carrier:
+        async with aiohttp.ClientSession(carrier.url) as http:
+            for method, target in (("GET", IMAGE), ("PUT", FILE), ("GET", "/")):
+                body = b"x" * 100_000 if method == "PUT" else None
+                async with http.request(method, target, data=body) as response:
+                    assert response.status in (502, 503)
