@@ -275,7 +275,8 @@ class WorldEvents:
             return
         self.log_step(f"{name} is polled")
         services.indexer.poll_immediately(registration.number)
-        whole = view.status.sweep.ended is not None
+        # What a credential did not see is found by the next sweep, not by the next poll.
+        whole = view.status.sweep.ended is not None and view.status.sweep.sees_all
         if not await self._run_indexer_work(services, WorkKey(WorkKind.POLL, registration.number)):
             return
         record = (await services.index.records.load()).records.get(name)
