@@ -29,6 +29,7 @@ COLUMNS = [
     "longest gap",
     "slowest 1 %, known",
     "recovered after",
+    "in /status",
 ]
 ROWS: list[list[str]] = []
 
@@ -38,6 +39,7 @@ MAX_GAP_SECONDS = 2.0
 after three failures none does; the rest is for two cores that run Redis and other tests too."""
 REQUESTS_TIMEOUT_SECONDS = 180.0
 NO_ANSWER = "none (503)"
+STATUS_PAUSE_SECONDS = 0.2
 STEADY_REQUESTS = 60
 """Requests before a fault and after the recovery; a tenth of a second where nothing else runs."""
 
@@ -78,6 +80,8 @@ class Load:
         self.wrong_answers: list[str] = []
         self.acknowledged: list[tuple[str, str]] = []
         """Claims by hand: image id and location."""
+        self.problems: dict[str, None] = {}
+        """The codes that `/status` had at any time, in the order of their coming."""
         self.latencies: list[float] = []
         """Of requests for known images, in seconds."""
         self.longest_gap = 0.0
@@ -179,6 +183,9 @@ class Load:
             if response.status < 300:
                 self.acknowledged.append((text, owner))
 
+    async def _read_status(self) -> None:
+        self.problems |= dict.fromkeys(sorted(await self.process.problem_codes()))
+
     async def _repeat(self, request: Callable[[], Awaitable[object]], pause: float) -> None:
         """Repeats a request, also while the gateway is down if it may be, as clients of a load
         balancer do."""
@@ -202,6 +209,7 @@ class Load:
                 (self._ask_new, self._pause),
                 (self._ask_absent, self._pause),
                 (self._claim, 2 * self._pause),
+                (self._read_status, STATUS_PAUSE_SECONDS),
             )
         ]
         try:
@@ -264,6 +272,7 @@ class Load:
                 f"{self.longest_gap * 1000:.0f} ms",
                 f"{latencies[int(len(latencies) * 0.99)] * 1000:.0f} ms",
                 f"{recovery_seconds:.1f} s",
+                ", ".join(self.problems) or "nothing",
             ]
         )
 

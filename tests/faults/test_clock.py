@@ -1,4 +1,4 @@
-"""The clock is set an hour ahead, or back, while a resolver runs; the clock of Redis is not.
+"""The clock is set an hour or a year ahead, or back, while a resolver runs; that of Redis is not.
 
 libfaketime does it (Debian: faketime). The monotonic clock is not changed, as with a real one."""
 
@@ -22,6 +22,7 @@ from tests.support.wait import wait_until
 pytestmark = pytest.mark.redis
 
 HOUR = 3600
+YEAR = 365 * 24 * HOUR
 SWEPT_TIMEOUT = 60.0
 """Seconds until sweeps show a change on a busy machine."""
 SWEEP_INTERVAL = 1
@@ -61,7 +62,7 @@ def clock(library: Path, tmp_path: Path) -> Clock:
     return Clock(library, tmp_path / "clock")
 
 
-@pytest.mark.parametrize("seconds", [HOUR, -HOUR])
+@pytest.mark.parametrize("seconds", [HOUR, -HOUR, pytest.param(YEAR, marks=pytest.mark.long)])
 @pytest.mark.parametrize("probe", [pytest.param("on", marks=pytest.mark.long), "off"])
 async def test_sweeps_continue_and_no_image_is_wrongly_absent(
     clock: Clock, own_redis: RedisServer, seconds: int, probe: str

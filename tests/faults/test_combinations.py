@@ -92,8 +92,10 @@ async def kill_clients(scene: Scene) -> None:
 
 async def suspend(scene: Scene) -> None:
     scene.redis.pause()
-    await asyncio.sleep(PAUSE_SECONDS / 2)
-    scene.redis.resume()
+    try:
+        await asyncio.sleep(PAUSE_SECONDS / 2)
+    finally:  # the fault may end meanwhile
+        scene.redis.resume()
 
 
 async def half_close(scene: Scene) -> None:
@@ -104,6 +106,24 @@ async def lose_buckets(scene: Scene) -> None:
     with scene.redis.client() as client:
         for key in list(client.scan_iter("glr:?:*", count=1000))[::10]:
             client.delete(key)
+
+
+@asynccontextmanager
+async def replies_doubled(scene: Scene) -> AsyncIterator[None]:
+    scene.proxy.doubles = "responses"
+    yield
+    scene.proxy.doubles = ""
+    scene.proxy.cut()
+
+
+async def overwrite_registry(scene: Scene) -> None:
+    """Another program takes a key that lookups need, for a moment."""
+    scene.redis.ask("DEL", "glr:{reg}:removed")
+    scene.redis.ask("SET", "glr:{reg}:removed", "foreign")
+    try:
+        await asyncio.sleep(PAUSE_SECONDS / 2)
+    finally:
+        scene.redis.ask("DEL", "glr:{reg}:removed")
 
 
 async def edit(scene: Scene) -> None:
@@ -136,6 +156,7 @@ async def upgrade(_: World, location: FaultyLocation) -> None:
     location.server.tokens = {location.name: Caller("admin", admin=True)}
 
 
+DOUBLED = "404 of a proxy in front, replies of Redis doubled, its registry overwritten"
 COMBINATIONS: dict[str, tuple[tuple[Fault, Fault], list[Disturbance]]] = {
     "refused, Redis late, an operator edits": (FAULTS["refused"], [redis_late, repeated(edit)]),
     "credential downgraded, connections to Redis killed, buckets deleted": (
@@ -150,10 +171,17 @@ COMBINATIONS: dict[str, tuple[tuple[Fault, Fault], list[Disturbance]]] = {
         FAULTS["silent"],
         [limited, repeated(half_close)],
     ),
+    DOUBLED: (
+        FAULTS["404 of a proxy in front"],
+        [replies_doubled, repeated(overwrite_registry)],
+    ),
 }
 
 
-@pytest.mark.parametrize("name", COMBINATIONS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=[pytest.mark.long] if n == DOUBLED else []) for n in COMBINATIONS],
+)
 async def test_answers_stay_correct_during_three_faults_at_once(
     own_redis: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:

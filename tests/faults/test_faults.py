@@ -241,6 +241,22 @@ async def other_bytes(world: World) -> None:
     world.proxy.cut()
 
 
+async def requests_doubled(world: World) -> None:
+    """Redis runs each command twice, and answers twice."""
+    world.proxy.doubles = "requests"
+    await world.load.last(FAULT_SECONDS)
+    world.proxy.doubles = ""
+    world.proxy.cut()
+
+
+async def responses_doubled(world: World) -> None:
+    """The second copy of a reply must not answer the next request."""
+    world.proxy.doubles = "responses"
+    await world.load.last(FAULT_SECONDS)
+    world.proxy.doubles = ""
+    world.proxy.cut()
+
+
 async def buckets_lost(world: World) -> None:
     """Somebody deletes buckets by hand. Sweeps bring them back."""
     with world.redis.client() as client:
@@ -342,11 +358,31 @@ FAULTS: dict[str, Fault] = {
     "connections half-closed, 4 times": half_closed,
     "a byte of replies every 5 ms": byte_by_byte,
     "other bytes in replies": other_bytes,
+    "each request doubled": requests_doubled,
+    "each reply doubled": responses_doubled,
     "a quarter of the buckets deleted": buckets_lost,
     "killed in a batch of claims": killed_in_a_batch,
     "disk full": disk_full,
     "disk full, Redis ends": disk_full_and_ended,
 }
+
+
+OUTAGES = {
+    "killed, back with its data",
+    "killed, back empty",
+    "restarted, LOADING",
+    "SIGSTOP",
+    "SIGSTOP, long",
+    "cut in every reply",
+    "refused",
+    "600 ms late",
+    "another password",
+    "CLIENT PAUSE",
+    "replies held, a link of one direction",
+    "other bytes in replies",
+    "disk full, Redis ends",
+}
+"""Faults during which Redis does not answer for long, which `/status` must say."""
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -360,3 +396,5 @@ async def test_answers_stay_correct_during_a_fault_of_redis(world: World, fault:
     await wait_until(load.no_claim_is_lost, RECOVERY_TIMEOUT, "acknowledged claims are kept")
     load.report(fault, recovery_seconds)
     load.check()
+    if fault in OUTAGES:
+        assert "index-unavailable" in load.problems

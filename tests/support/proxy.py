@@ -27,6 +27,8 @@ class Proxy:
         """Seconds between two bytes of a response."""
         self._responses_open = asyncio.Event()
         self._responses_open.set()
+        self.doubles = ""
+        """``requests`` or ``responses``: what is passed on twice."""
         self.corrupt = False
         """Whether responses are replaced by other bytes."""
         self._server: asyncio.Server | None = None
@@ -144,7 +146,9 @@ class Proxy:
                     await writer.drain()
                     self.cut()
                     return
-                writer.write(self.changed(data) if is_response else data)
+                passed = self.changed(data) if is_response else data
+                is_doubled = self.doubles == ("responses" if is_response else "requests")
+                writer.write(2 * passed if is_doubled else passed)
                 await writer.drain()
         except (OSError, RuntimeError):  # RuntimeError: written after `half_close`
             pass
