@@ -49,6 +49,8 @@ HEAD_START_SHARE = 0.1
 """How long the best owner alone has to show the image, as a share of the time that locations have.
 Every answer without an owner takes at least as long."""
 
+MAX_HEAD_START_SECONDS = 0.5
+
 SHOWN_SECONDS = 60.0
 """How long it is remembered that owners showed an image to a token; no longer than the token."""
 
@@ -79,7 +81,7 @@ class CallerImages:
         self._resolver = resolver
         self._ask_as = ask_as
         self._timeout = timeout
-        self._head_start = timeout * HEAD_START_SHARE
+        self._head_start = min(timeout * HEAD_START_SHARE, MAX_HEAD_START_SECONDS)
         self._per_location = per_location
         self._shown: dict[bytes, tuple[float, frozenset[int]]] = {}
         """By the token's hash and the image's id: until when (`time.monotonic`) these locations, by

@@ -69,7 +69,7 @@ class Begin:
             for domain in domains or ("",)
         }
         named = [f"{domain}={k.url}" if domain else k.url for domain, k in keystones.items()]
-        defaults = {"probe": True, "probe_timeout": 6, "index_timeout": 5}
+        defaults = {"probe": True, "probe_timeout": 60, "index_timeout": 5}
         gateway = await self._start(
             read_auth=mode, **{**defaults, "domains": ",".join(named), **settings}
         )

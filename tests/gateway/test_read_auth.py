@@ -149,24 +149,26 @@ async def test_the_front_answers_remembered_tokens(
     begin: Begin, mode: str, bridged: BridgedRequests
 ) -> None:
     """On one connection, of which only the first request asks anybody."""
-    world = await world_of(begin, mode, probe_timeout=100)  # the owner has 10 s
+    world = await world_of(begin, mode)
     server = world.cloud.servers["one"]
     async with connected(world.gateway.url) as connection:
         for number, path in enumerate((PATH, f"/resolve/{ID}", f"/v2/images/{ID}/file") * 3):
             if number == 1:
-                before = bridged.count  # of the stand-ins, which are aiohttp's too
+                # Of the stand-ins, which are aiohttp's too.
+                before, asked = bridged.count, server.requests["GET", "image"]
             response = await connection.ask("GET", path, f"X-Auth-Token: {ALICE}")
             assert response.status == (200 if "resolve" in path else 307)
             assert server.url in response.text
         assert bridged.count == before
         assert len(world.keystone.asked) == 1
+        assert server.requests["GET", "image"] == asked
+        assert bool(asked) == (mode == "caller")
         # The same connection with the header fields of another client.
         assert (await connection.ask("GET", PATH, f"X-Auth-Token: {BOB}")).status == 401
         assert (await connection.ask("GET", PATH)).status == 401
         twice = (f"X-Auth-Token: {ALICE}", f"X-Auth-Token: {BOB}")
         assert (await connection.ask("GET", PATH, *twice)).status == 401
     assert len(world.keystone.asked) == 2
-    assert server.requests["GET", "image"] == (1 if mode == "caller" else 0)
 
 
 @pytest.mark.parametrize("token", ["x" * 9000, "tök", "a b\tc"])

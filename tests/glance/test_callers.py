@@ -24,8 +24,8 @@ pytestmark = [pytest.mark.glance, pytest.mark.timeout(600)]
 NOWHERE = "00000000-0000-4000-8000-000000000000"
 PROBLEM = {"Accept": "application/problem+json"}
 TIMED = 6
-PROBE_TIMEOUT = 15.0
-HEAD_START = PROBE_TIMEOUT / 10
+PROBE_TIMEOUT = 60.0
+HEAD_START = 0.5
 
 
 @dataclass
