@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from resolver.cli import main
 from resolver.gateway.app import client_routes
@@ -187,6 +189,23 @@ async def test_a_domain_without_a_known_keystone_is_503(begin: Begin) -> None:
     response = await world.ask("GET", f"/resolve/{ID}", ALICE)
     assert response.status == 503
     assert "its Keystone is not known: set RESOLVER_DOMAINS" in response.json()["detail"]
+
+
+async def test_a_location_with_a_cloud_names_its_keystone(
+    begin: Begin, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Then the settings need not, and the gateway's own login there asks."""
+    pytest.importorskip("openstack")
+    world = await begin("token", domains="")
+    world.keystone.accepted = {ALICE: END}
+    file = tmp_path / "clouds.yaml"
+    file.write_text(yaml.safe_dump({"clouds": {"prod": {"auth": world.keystone.auth()}}}))
+    monkeypatch.setenv("OS_CLIENT_CONFIG_FILE", str(file))
+    await world.add("one", fields={"auth": {"cloud": "prod"}})
+    await world.share(ID, "one", owner="alice")
+    assert (await world.ask("GET", PATH, ALICE)).status == 307
+    assert (await world.ask("GET", PATH, BOB)).status == 401
+    assert world.keystone.asked == [("token-1", ALICE), ("token-1", BOB)]
 
 
 @pytest.mark.parametrize("mode", ["token", "caller"])
