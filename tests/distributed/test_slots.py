@@ -27,7 +27,7 @@ def fullest_slots(index: Index, cluster: RedisCluster) -> tuple[Node, dict[int, 
     """A master, and those of its slots that hold the most buckets, with these."""
     buckets = index.claims.buckets
     by_slot: dict[int, list[int]] = defaultdict(list)
-    for bucket in range(buckets.count):
+    for bucket in range(buckets.half):  # those of random ids
         by_slot[key_slot(buckets.key(bucket))].append(bucket)
     source = cluster.masters()[0]
     mine = [row[:2] for row in source.ask("CLUSTER SLOTS") if row[2][1] == source.port]
