@@ -19,7 +19,7 @@ from resolver.index.processes import ProcessInfo
 from resolver.index.records import Records
 from resolver.index.redis.embedded import EmbeddedStore
 from resolver.index.registry_snapshot import Record, Snapshot
-from resolver.index.scan import ImageRows, walk
+from resolver.index.scan import ImageRows, walk, walk_key
 from resolver.index.sweep_records import SweepFindings, SweepRequest
 from resolver.index.unordered_claims import UnorderedClaims
 
@@ -56,4 +56,5 @@ __all__ = [
     "open_index",
     "summarize",
     "walk",
+    "walk_key",
 ]

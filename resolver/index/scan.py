@@ -1,10 +1,12 @@
-"""A walk over every image of the index: random ids in UUID order, then all others in no order."""
+"""A walk over every image of the index: random ids in UUID order, then all others as they are
+spread."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
 from resolver.index.claims import Claims
+from resolver.index.spreading import is_random, spread
 
 TARGET_IMAGES = 4096
 """Images to read in one batch, as far as whole buckets allow."""
@@ -58,6 +60,12 @@ async def walk(claims: Claims) -> AsyncIterator[ImageRows]:
         yield rows
         position = end << shift
         step = max(1, min(4 * step, MAX_BUCKETS, step * TARGET_IMAGES // max(len(rows), 1)))
+
+
+def walk_key(image_id: bytes) -> tuple[bool, bytes]:
+    """What `walk` orders images by, where ids that are not random are spread."""
+    is_ordered = is_random(image_id)
+    return not is_ordered, image_id if is_ordered else spread(image_id)
 
 
 def _position(image_id: bytes) -> int:

@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-import operator
 import re
 from binascii import unhexlify
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import pairwise
 from typing import Any
 
 from resolver.errors import InvalidLocation, InvalidRequest
-from resolver.index import lookup_owners, summarize
+from resolver.index import lookup_owners, summarize, walk_key
 from resolver.models import Location, format_id, letter_case_of
 from resolver.registry.presentation import fields_of
 from resolver.registry.validation import parse_location
@@ -56,6 +55,10 @@ def _invalid(line: int, why: str) -> InvalidExport:
     return InvalidExport(f"line {line}: {why}", extra={"line": line})
 
 
+def _walk_key(image_text: bytes) -> tuple[bool, bytes]:
+    return walk_key(unhexlify(image_text.replace(b"-", b""))) if image_text else (False, b"")
+
+
 class Writer:
     """Writes the text. In it the locations are numbered from 0, in the order they are given."""
 
@@ -82,9 +85,9 @@ class Writer:
     def add(self, rows: Iterable[tuple[bytes, bytes]]) -> bytes:
         """The lines of some images.
 
-        ``rows``: image ids of 16 bytes in ascending order, each with its owners as the index stores
-        them. Owners that are not among the locations are left out, and so are images without any
-        other owner.
+        ``rows``: image ids of 16 bytes in the order of `resolver.index.walk`, each with its owners
+        as the index stores them. Owners that are not among the locations are left out, and so are
+        images without any other owner.
         """
         parts: list[bytes] = []
         lines: list[str] = []
@@ -177,6 +180,7 @@ class Reader:
         self._lines_read = 0
         self._location_count = 0
         self._last_id = b""
+        self._ascending_ended = False
         self._ended = False
         self.images = self.claims = 0
 
@@ -288,11 +292,18 @@ class Reader:
         return Block(ids_by_location, len(found), claims)
 
     def _check_order(self, image_texts: list[bytes]) -> None:
-        """Raises InvalidExport unless the ids ascend, from the last one that was read."""
+        """Raises InvalidExport unless the ids go on from the last one that was read. They ascend,
+        or from where they cease to they are in the order of `resolver.index.walk`."""
         ids = [self._last_id, *image_texts]
-        if not all(map(operator.lt, ids, islice(ids, 1, None))):
-            position = next(i for i in range(len(image_texts)) if ids[i] >= ids[i + 1])
-            raise _invalid(self._lines_read + 1 + position, "ids must ascend, each once")
+        start = 0
+        if not self._ascending_ended:
+            start = next((i for i, (a, b) in enumerate(pairwise(ids)) if a >= b), len(image_texts))
+            self._ascending_ended = start < len(image_texts)
+        keys = [_walk_key(text) for text in ids[start:]]
+        for position, (before, after) in enumerate(pairwise(keys), start):
+            if before >= after:
+                why = "ids must ascend, each once: first those of UUID version 4, then all others"
+                raise _invalid(self._lines_read + 1 + position, why)
         self._last_id = ids[-1]
 
     def _parse_owners(self, text: bytes, ids: list[bytes], line: int) -> Iterator[tuple[int, int]]:

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from resolver.index import walk_key
 from resolver.index.codec import encode_owners
 from resolver.models import Location, Owner, format_id, letter_case_of
 from resolver.registry.export_format import (
@@ -22,7 +23,7 @@ from resolver.registry.export_format import (
 )
 from resolver.registry.presentation import fields_of
 from resolver.registry.validation import parse_location
-from tests.support.ids import make_id, make_ids
+from tests.support.ids import make_id, make_ids, make_v7_ids
 
 Claims = dict[bytes, dict[str, int]]
 """For each id, location names to letter case."""
@@ -38,6 +39,13 @@ def write(
 ) -> bytes:
     writer = Writer(locations, block_claims)
     rows = [(image_id, encode_owners(owners)) for image_id, owners in sorted(owners_by_id.items())]
+    return writer.head() + writer.add(rows) + writer.end()
+
+
+def write_ids(ids: list[bytes]) -> bytes:
+    """An export of images in this order, in blocks of four."""
+    writer = Writer([location("one", 5)], 4)
+    rows = [(image_id, encode_owners([Owner(5)])) for image_id in ids]
     return writer.head() + writer.add(rows) + writer.end()
 
 
@@ -151,6 +159,23 @@ def test_the_lines_of_an_export(small: bytes) -> None:
     before = small[: small.index(b"end")]
     assert lines[-1] == f"end 8 9 sha256={hashlib.sha256(before).hexdigest()}"
     assert len(read([small])[1]) == 8
+
+
+def test_ids_ascend_or_follow_the_walk_of_an_index_that_spreads_them() -> None:
+    ids = [*make_ids(50), *make_ids(50, seed=2, version=None), *make_v7_ids(50)]
+    orders = [sorted(ids), sorted(ids, key=walk_key)]
+    early = [image_id for image_id in orders[0] if image_id < b"\x40"]
+    late = [image_id for image_id in ids if image_id not in early]
+    orders.append([*early, *sorted(late, key=walk_key)])  # rebuilt while it was walked
+    for order in orders:
+        assert set(read([write_ids(order)])[1]) == set(ids)
+    for order in orders[:2]:
+        for at in (3, 40, 148):
+            twice = [*order[:at], order[at - 1], *order[at:]]
+            swapped = [*order[:at], order[at + 1], order[at], *order[at + 2 :]]
+            for wrong in (twice, swapped, order[::-1]):
+                with pytest.raises(InvalidExport, match="must ascend"):
+                    read([write_ids(wrong)])
 
 
 def test_a_change_of_any_byte_is_detected(small: bytes) -> None:
