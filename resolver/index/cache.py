@@ -75,10 +75,13 @@ class ClaimCache:
         return len(self._buckets)
 
     def get(self, bucket: int, image_id: bytes) -> tuple[tuple[Owner, ...], float] | None:
-        """An image's owners and their age in seconds; None if they are not cached."""
+        """An image's owners (perhaps none) and their age in seconds; None if not cached."""
         images = self._buckets.get(bucket)
-        if images is None or (value := images.get(image_id)) is None:
+        if images is None:
             return None
+        value = images.get(image_id)
+        if value is None:
+            return ((), 0.0) if self._is_absent(bucket, images, image_id) else None
         opened_at = self._opened_at[bucket]
         clock = self._clock  # as a local name it is called faster than as a method
         age = clock() - opened_at
@@ -87,12 +90,12 @@ class ClaimCache:
             return None
         return lookup_owners(value), age
 
-    def is_absent(self, bucket: int, image_id: bytes) -> bool:
-        """Whether the image is known to have no owner."""
-        images = self._absent.get(image_id)
-        if images is None:
+    def _is_absent(self, bucket: int, images: CacheBucket, image_id: bytes) -> bool:
+        """Whether the image is known to have no owner. ``images``: the bucket's current object."""
+        read_into = self._absent.get(image_id)
+        if read_into is None:
             return False
-        if self._buckets.get(bucket) is images and self._is_current(bucket):
+        if read_into is images and self._is_current(bucket):
             return True
         del self._absent[image_id]
         return False
@@ -120,14 +123,14 @@ class ClaimCache:
     def open(self, bucket: int) -> CacheBucket:
         """The bucket object that a read beginning now may fill, with `put`."""
         images = self._buckets.get(bucket)
-        now = self._clock()
-        opened_at = self._opened_at.get(bucket, now)
-        if images is None or now - opened_at > self.ttl or opened_at <= self._suspect_until:
+        if images is not None:
+            if self._is_current(bucket):
+                return images
             self._make_stale(bucket)
-            images = self._buckets[bucket] = {}
-            self._opened_at[bucket] = now
-            self.count += 1
-            self._evict()
+        images = self._buckets[bucket] = {}
+        self._opened_at[bucket] = self._clock()
+        self.count += 1
+        self._evict()
         return images
 
     def put(self, bucket: int, images: CacheBucket, image_id: bytes, value: bytes) -> None:
@@ -143,7 +146,8 @@ class ClaimCache:
                 self._shared_values[value] = value
             shared = value
         images[image_id] = shared
-        self._evict()
+        if self.count > self.size:
+            self._evict()
 
     def put_stale(self, bucket: int, image_id: bytes, value: bytes) -> None:
         """Keeps what was read while Redis reports no changes: it is served only while Redis does

@@ -144,9 +144,7 @@ class Claims:
         if not self._client.tracking_current():
             return None
         bucket = self.layout.current.cache_bucket(image_id)
-        if (found := self.cache.get(bucket, image_id)) is not None:
-            return found
-        return ((), 0.0) if self.cache.is_absent(bucket, image_id) else None
+        return self.cache.get(bucket, image_id)
 
     def cached_stale(self, image_id: bytes) -> tuple[tuple[Owner, ...], float] | None:
         """The owners that this process read last, and how many seconds ago. For use while Redis

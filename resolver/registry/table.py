@@ -232,7 +232,7 @@ class TableKeeper:
     def is_current(self) -> bool:
         """Whether no change was announced since `table` was confirmed. This can be relied on only
         while Redis announces changes to this process (client tracking)."""
-        return self._confirmed_changes == self.changes
+        return self._confirmed_changes == self._index.records.changes
 
     def expect(self, names: Iterable[str]) -> None:
         """From the next table on, these locations keep `absent` from being answered until they are

@@ -130,18 +130,18 @@ def test_absent_images_are_bounded_and_invalidated_with_their_bucket() -> None:
     ids = [bytes([7]) + n.to_bytes(15, "big") for n in range(MAX_ABSENT + 1)]
     for image_id in ids:
         cache.put_absent(7, images, image_id)
-    assert not cache.is_absent(7, ids[0]), "the oldest makes room"
-    assert cache.is_absent(7, ids[1])
+    assert cache.get(7, ids[0]) is None, "the oldest makes room"
+    assert cache.get(7, ids[1]) == ((), 0.0)
     cache.drop_absent([ids[1]])
-    assert not cache.is_absent(7, ids[1]), "this process has claimed it"
+    assert cache.get(7, ids[1]) is None, "this process has claimed it"
     cache.drop(7)
-    assert not cache.is_absent(7, ids[2]), "the bucket has changed"
+    assert cache.get(7, ids[2]) is None, "the bucket has changed"
     cache.put_absent(7, images, ids[2])
-    assert not cache.is_absent(7, ids[2]), "it was read before the change"
+    assert cache.get(7, ids[2]) is None, "it was read before the change"
     cache.put_absent(7, cache.open(7), ids[2])
-    assert cache.is_absent(7, ids[2])
+    assert cache.get(7, ids[2]) == ((), 0.0)
     clock.now += 61
-    assert not cache.is_absent(7, ids[2]), "it has expired"
+    assert cache.get(7, ids[2]) is None, "it has expired"
 
 
 def test_suspect_claims_become_stale_and_changed_ones_are_dropped() -> None:
