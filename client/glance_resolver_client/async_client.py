@@ -73,6 +73,7 @@ class AsyncClient:
         self,
         image_id: str | UUID,
         *,
+        token: str | None = None,
         region: str | None = None,
         exclude: Sequence[str] = (),
         fresh: bool = False,
@@ -81,24 +82,30 @@ class AsyncClient:
         bounds of `retries`.
 
         Owners in ``region`` come first; locations named in ``exclude`` are left out; ``fresh``
-        asks the owners themselves.
+        asks the owners themselves. ``token`` is the caller's Keystone token, for a gateway that
+        asks for one (RESOLVER_READ_AUTH).
+
+        Raises:
+            ValueError: the token is none.
         """
-        return await self._run(self._calls.resolve(image_id, Choice(region, exclude, fresh)))
+        return await self._run(self._calls.resolve(image_id, Choice(region, exclude, fresh), token))
 
     async def resolve_many(
         self,
         ids: Iterable[str | UUID],
         *,
+        token: str | None = None,
         region: str | None = None,
         exclude: Sequence[str] = (),
         fresh: bool = False,
         chunk_size: int = IDS_PER_REQUEST,
     ) -> AsyncIterator[Answer]:
         """An answer for each id, in their order; Invalid for one that is none. ``chunk_size`` ids
-        are in one request; RESOLVER_BULK_LIMIT of the gateway bounds it."""
+        are in one request; RESOLVER_BULK_LIMIT of the gateway bounds it. ``token`` as for
+        `resolve`."""
         choice = Choice(region, exclude, fresh)
         for chunk in chunks(ids, chunk_size):
-            for answer in await self._run(self._calls.resolve_chunk(chunk, choice)):
+            for answer in await self._run(self._calls.resolve_chunk(chunk, choice, token)):
                 yield answer
 
     async def lookup(
@@ -141,6 +148,7 @@ class AsyncClient:
         image_id: str | UUID,
         destination: str | os.PathLike[str],
         *,
+        token: str | None = None,
         location_token: LocationToken | None = None,
         region: str | None = None,
         exclude: Sequence[str] = (),
@@ -150,7 +158,8 @@ class AsyncClient:
         the checksum that the owner shows. A file of that name is replaced.
 
         What fails at one owner is tried at the next, where the first one stopped.
-        ``location_token`` is sent to the owners that are asked, and never to the gateway. With
+        ``token`` is sent to the gateway only, as for `resolve`. ``location_token`` is sent to the
+        owners that are asked, and never to the gateway. With
         ``verify=False`` an image without a checksum is taken, too.
 
         Raises:
@@ -164,6 +173,7 @@ class AsyncClient:
             image_id,
             Path(destination),
             choice=Choice(region, exclude),
+            token=token,
             location_token=location_token,
             verify=verify,
         )

@@ -77,6 +77,7 @@ class ImageDownload:
         destination: Path,
         *,
         choice: Choice,
+        token: str | None,
         location_token: LocationToken | None,
         verify: bool,
     ) -> None:
@@ -84,6 +85,7 @@ class ImageDownload:
         self._image_id = str(image_id)
         self._destination = destination
         self._choice = choice
+        self._token = token
         self._location_token = location_token
         self._verify = verify
         self._failures: dict[str, str] = {}
@@ -97,7 +99,7 @@ class ImageDownload:
         backoff = Backoff(self._calls.retries)
         with ExitStack() as stack:
             while True:
-                answer = yield from self._calls.resolve(self._image_id, self._choice)
+                answer = yield from self._calls.resolve(self._image_id, self._choice, self._token)
                 if self._failures and not isinstance(answer, Found):
                     break
                 errors: list[OwnerError] = []

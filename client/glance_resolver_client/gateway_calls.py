@@ -70,18 +70,22 @@ class GatewayCalls:
         self.url = url.rstrip("/")
         self.retries = retries
 
-    def resolve(self, image_id: str | UUID, choice: Choice) -> Steps[Answer]:
+    def resolve(
+        self, image_id: str | UUID, choice: Choice, token: str | None = None
+    ) -> Steps[Answer]:
         """Raises GatewayError."""
         target = f"/resolve/{quote(str(image_id), safe='')}{_suffix(choice.query())}"
-        reply = yield from self._send("GET", target)
+        reply = yield from self._send("GET", target, token_headers(token))
         document = _decoded(reply)
         if isinstance(document, dict) and "outcome" in document:
             return parse_answer(document, retry_after(reply.headers))
         raise self._error(reply)
 
-    def resolve_chunk(self, ids: Sequence[str], choice: Choice) -> Steps[list[Answer]]:
+    def resolve_chunk(
+        self, ids: Sequence[str], choice: Choice, token: str | None = None
+    ) -> Steps[list[Answer]]:
         """An answer for each id, in their order. Raises GatewayError."""
-        headers = {"Content-Type": "application/json"}
+        headers = {"Content-Type": "application/json", **token_headers(token)}
         content = json.dumps(list(ids)).encode()
         target = f"/resolve{_suffix(choice.query())}"
         reply = yield from self._send("POST", target, headers, content)

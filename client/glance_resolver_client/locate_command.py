@@ -14,13 +14,14 @@ from osc_lib import exceptions
 from osc_lib.command import command
 
 from glance_resolver_client.answers import Absent, Answer, Found, Unknown
-from glance_resolver_client.errors import ClientError
+from glance_resolver_client.errors import ClientError, GatewayError
 from glance_resolver_client.gateway_calls import Choice
 from glance_resolver_client.sync_client import Client
 
 SERVICE_TYPE = "image-resolver"
 URL_VARIABLE = "OS_IMAGE_RESOLVER_URL"
 COLUMNS = ("Image", "ID", "Outcome", "Location", "Region", "Status", "URL")
+UNAUTHORIZED = 401
 EXIT_STATUSES = {"found": 0, "absent": 3, "no match": 3, "unknown": 4}
 
 Row = tuple[str | None, ...]
@@ -101,10 +102,9 @@ class LocateImage(command.Lister):
         region, exclude, fresh = choice.region, choice.exclude, choice.fresh
         answers: list[Answer]
         if _is_id(image):
-            answers = [client.resolve(image, region=region, exclude=exclude, fresh=fresh)]
+            answers = [self._resolve(client, image, choice)]
         else:
-            # The token is for the gateway that the user or the catalog names.
-            token = self.app.client_manager.session.get_token()
+            token = self._token()
             answers = [
                 *client.lookup(name=image, token=token, region=region, exclude=exclude, fresh=fresh)
             ]
@@ -112,6 +112,21 @@ class LocateImage(command.Lister):
             yield (image, None, "no match", None, None, None, None)
         for answer in answers:
             yield from _answer_rows(image, answer)
+
+    def _resolve(self, client: Client, image: str, choice: Choice) -> Answer:
+        """The answer about an id. The token is sent only to a gateway that asks for one."""
+        region, exclude, fresh = choice.region, choice.exclude, choice.fresh
+        try:
+            return client.resolve(image, region=region, exclude=exclude, fresh=fresh)
+        except GatewayError as error:
+            if error.status != UNAUTHORIZED:
+                raise
+        token = self._token()
+        return client.resolve(image, token=token, region=region, exclude=exclude, fresh=fresh)
+
+    def _token(self) -> str:
+        """The user's token, for the gateway that the user or the catalog names."""
+        return str(self.app.client_manager.session.get_token())
 
 
 def _answer_rows(image: str, answer: Answer) -> Iterator[Row]:

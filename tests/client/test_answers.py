@@ -21,10 +21,13 @@ from resolver.models import format_id
 from resolver.standin.call import Caller
 from tests.client.conftest import Connect, Side
 from tests.client.servers import Scripted, found, owner, scripted
+from tests.gateway.callers import ALICE, END, Begin, begin
 from tests.gateway.conftest import Gateway, Start
 from tests.support import faults
 from tests.support.clouds import Cloud, cloud_of
 from tests.support.ids import make_ids
+
+__all__ = ["begin"]
 
 ONE, BOTH, NOWHERE = (format_id(image_id) for image_id in make_ids(3))
 TOKENS = {"user": Caller("project")}
@@ -207,3 +210,23 @@ async def test_a_gateway_below_a_path(connect: Connect, gateway: Gateway) -> Non
         with pytest.raises(GatewayError, match="no such path"):
             await connect(f"{server.url}/prefix/").call("resolve", ONE)
         assert server.requests[0][0] == f"/prefix/resolve/{ONE}"
+
+
+@pytest.mark.parametrize("mode", ["token", "caller"])
+async def test_a_gateway_that_asks_for_a_token(
+    begin: Begin, connect: Connect, tmp_path: Path, mode: str
+) -> None:
+    world = await begin(mode)
+    world.keystone.accepted = {ALICE: END}
+    await world.add("one")
+    await world.share(ONE, "one", owner="alice", data=b"bytes")
+    client = connect(world.gateway.url)
+    with pytest.raises(GatewayError) as raised:
+        await client.call("resolve", ONE)
+    assert (raised.value.status, raised.value.code) == (401, "token-required")
+    answer = await client.call("resolve", ONE, token=ALICE)
+    assert isinstance(answer, Found)
+    (answer,) = await client.collect("resolve_many", [ONE], token=ALICE)
+    assert isinstance(answer, Found)
+    await client.call("download", ONE, tmp_path / "image", token=ALICE, location_token=ALICE)
+    assert (tmp_path / "image").read_bytes() == b"bytes"
