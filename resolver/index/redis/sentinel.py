@@ -124,8 +124,8 @@ class SentinelClient(SingleClient):
         self._next_check = 0.0
         self._confirmed_at = float("-inf")
         """When the last check was begun in which most Sentinels answered, by the loop's clock."""
-        self._check_failed = False
-        """Whether the last check found no majority."""
+        self._failed_at = float("-inf")
+        """When the last check ended that found no majority."""
 
     async def send(self, commands: Sequence[Command], *, foreground: bool) -> list[Any]:
         self._check_master_soon()
@@ -146,10 +146,11 @@ class SentinelClient(SingleClient):
         return asyncio.get_running_loop().time() - self._confirmed_at < CONFIRMED_SECONDS
 
     async def master_doubt(self) -> str:
-        """Waits for the Sentinels, unless they were asked within the last second to no avail."""
+        """Waits for the Sentinels, unless they were asked a moment ago to no avail."""
         if not self.master_is_confirmed():
             self._check_master_soon()
-            if self._check is not None and not self._check_failed:
+            since = asyncio.get_running_loop().time() - self._failed_at
+            if self._check is not None and since > CONFIRMED_SECONDS:
                 await asyncio.wait([self._check])
         return "" if self.master_is_confirmed() else NO_MAJORITY
 
@@ -158,12 +159,13 @@ class SentinelClient(SingleClient):
         try:
             address, is_confirmed = await self._sentinel.ask_most(self._service)
         except (RedisError, OSError):
-            self._check_failed = True
+            self._failed_at = asyncio.get_running_loop().time()
             return  # no Sentinel knows better
         await self.leave_servers_other_than(address)
-        self._check_failed = not is_confirmed
         if is_confirmed:
             self._confirmed_at = asked_at
+        else:
+            self._failed_at = asyncio.get_running_loop().time()
 
     async def _require_master(self, connection: PipelinedConnection) -> None:
         """Sentinels that do not know of a failover yet name the old master, which may answer reads.
