@@ -8,7 +8,7 @@ quick:
 	$(BIN)/pytest -q -n 2 --dist worksteal $(PYTEST_ARGS) -m 'not (slow or long or redis or balancer or rabbit or glance)' \
 	    tests/index tests/registry tests/resolution tests/test_*.py
 
-# Everything: some seven minutes on two cores. Most tests wait for servers more than they compute, so
+# Everything: some ten minutes on two cores. Most tests wait for servers more than they compute, so
 # that three at a time suit two cores.
 test:
 	$(BIN)/pytest -n 3 --dist worksteal
