@@ -198,8 +198,10 @@ async def test_a_location_may_be_removed_or_moved_during_its_sweep(
             moved = await services.registry.patch("one", {"url": new.url})
             assert moved.number != first.number
         expected = {} if how == "removed" else {moved.number: 5}
+        # A new server without the image may have been swept by now.
+        allowed = {Outcome.UNKNOWN} | ({Outcome.ABSENT} if how == "moved" else set())
         for image_id in old.ids():
-            assert await outcome(services, image_id) is Outcome.UNKNOWN, "at any time"
+            assert await outcome(services, image_id) in allowed, "at any time"
         gate.open.set()
 
         async def collected() -> bool:
