@@ -17,7 +17,7 @@ ROOT = Path(resolver.__file__).parent
 
 LAYERS = [
     {"admin_tokens", "errors", "image_facts", "masking", "latency", "problems", "service_manager"}
-    | {"spans", "otel_spans", "suggestions", "text_files", "trace_context"},
+    | {"spans", "otel_spans", "suggestions", "task_groups", "text_files", "trace_context"},
     {"location_fields"},
     {"models"},
     {"setting_names"},

@@ -19,7 +19,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 
 import structlog
@@ -44,6 +44,7 @@ from resolver.resolution.index_reader import Claims, IndexBudget
 from resolver.resolution.prober import ChargeCallback, ProbedImage
 from resolver.resolution.ranking import DEFAULT_PREFERENCES, exclusion_reason, rendezvous_score
 from resolver.resolution.templates import json_template
+from resolver.task_groups import end_all, run_for
 
 HEAD_START_SHARE = 0.1
 """How long the best owner alone has to show the image, as a share of the time that locations have.
@@ -258,7 +259,8 @@ class CallerImages:
                 answers[image] = json_template(found.answer)
 
         workers = min(BULK_ASKED_AT_ONCE, len(positions))
-        await _run_for(self._timeout + self._head_start, answer_pending, workers)
+        seconds = self._timeout + self._head_start
+        await run_for(seconds, [answer_pending() for _ in range(workers)])
         unasked = [image for image in positions if image not in answers]
         if unasked:
             table = await self._resolver.reader.usable_table()
@@ -271,11 +273,7 @@ class CallerImages:
 
     async def close(self) -> None:
         """Ends the questions that are under way."""
-        tasks = list(self._tasks)
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
+        await end_all(self._tasks)
 
 
 class _Questions:
@@ -379,20 +377,3 @@ def _not_asked(table: Table, domain: str, image_id: bytes) -> Answer:
     names = tuple(view.name for view in _vouching(table, domain))
     detail = f"{NOT_ASKED.reason}: ask about fewer ids at once.".capitalize()
     return Answer(image_id, Outcome.UNKNOWN, missing=names, detail=detail)
-
-
-async def _run_for(
-    seconds: float, work: Callable[[], Coroutine[None, None, None]], workers: int
-) -> None:
-    """Runs as many workers at the same time, and cancels those that have not ended after some
-    seconds."""
-    tasks = [asyncio.create_task(work()) for _ in range(workers)]
-    if not tasks:
-        return
-    _, late = await asyncio.wait(tasks, timeout=seconds)
-    for task in late:
-        task.cancel()
-    await asyncio.gather(*late, return_exceptions=True)
-    for task in tasks:
-        if not task.cancelled():
-            task.result()

@@ -18,6 +18,7 @@ from resolver.problems import Problem
 from resolver.registry import Table
 from resolver.resolution import RETRY_AFTER_SECONDS
 from resolver.resolution.prober import ChargeCallback
+from resolver.task_groups import end_all
 
 MAX_TOKEN_SECONDS = 300.0
 """How long an accepted token is remembered at most; never past its end."""
@@ -190,11 +191,7 @@ class CallerTokens:
 
     async def close(self) -> None:
         """Ends the checks that are under way."""
-        checks = list(self._checks.values())
-        for check in checks:
-            check.cancel()
-        if checks:
-            await asyncio.wait(checks)
+        await end_all(self._checks.values())
 
 
 def _credential_of(table: Table, domain: str) -> Location | None:

@@ -14,6 +14,7 @@ from resolver.errors import LocationUnavailable
 from resolver.glance.credential_scope import CredentialScope, sees_all, still_sees_all
 from resolver.glance.glance_server import GlanceServer
 from resolver.models import Location
+from resolver.task_groups import end_all
 
 SCOPE_CACHE_SECONDS = 300.0
 """How long a proof is repeated before everything is found out again."""
@@ -130,8 +131,4 @@ class ScopeCache:
 
     async def close(self) -> None:
         """Ends the checks that are under way."""
-        checks = list(self._checks.values())
-        for check in checks:
-            check.cancel()
-        if checks:
-            await asyncio.wait(checks)
+        await end_all(self._checks.values())

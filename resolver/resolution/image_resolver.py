@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple, cast
 
@@ -32,6 +32,7 @@ from resolver.resolution.templates import (
     json_template,
     render_json,
 )
+from resolver.task_groups import run_for
 
 RETRY_AFTER_SECONDS = 5
 """``Retry-After`` of an ``unknown``. A first sweep of a small cloud takes about this long."""
@@ -371,7 +372,7 @@ class Resolver:
 
         if positions:
             workers = min(BULK_PROBED_AT_ONCE, len(positions))
-            await _run_for(self._prober.timeout, [answer_pending() for _ in range(workers)])
+            await run_for(self._prober.timeout, [answer_pending() for _ in range(workers)])
         for image in unanswered:
             for position in positions[image]:
                 lookup = lookup_at(position)
@@ -460,18 +461,6 @@ class Resolver:
             cache = TemplateCache(context, render_json)
             templates = list(map(cache.of(("index", 0.0)).get, ids, claims))
         return lookup_at, cast("list[AnswerTemplate]", templates)  # every answer has a JSON text
-
-
-async def _run_for(seconds: float, coroutines: Iterable[Coroutine[None, None, None]]) -> None:
-    """Runs these at the same time and cancels what has not ended after ``seconds``."""
-    tasks = [asyncio.create_task(coroutine) for coroutine in coroutines]
-    _, late_tasks = await asyncio.wait(tasks, timeout=seconds)
-    for task in late_tasks:
-        task.cancel()
-    await asyncio.gather(*late_tasks, return_exceptions=True)
-    for task in tasks:
-        if not task.cancelled():
-            task.result()
 
 
 def _is_doubted(view: LocationView, preferences: Preferences, *, of_all: bool) -> bool:
