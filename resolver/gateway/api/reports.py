@@ -19,6 +19,7 @@ from aiohttp import web
 
 from resolver.errors import InvalidImageId, InvalidRequest, NotFound, ResolverError
 from resolver.gateway.api.admin import admin_only
+from resolver.gateway.api.image_listing import MISSING
 from resolver.gateway.api.transfer import reset_connection
 from resolver.gateway.app_keys import SERVICES
 from resolver.gateway.negotiation import AUTH_TOKEN
@@ -34,12 +35,9 @@ from resolver.resolution.ranking import DEFAULT_PREFERENCES, owners_of
 
 NDJSON = "application/x-ndjson"
 
-MISSING = "X-Resolver-Missing"
-"""Names the locations that are not covered, so that the report may be wrong about them."""
-
 MAX_NAMES = 30
-"""Locations that `MISSING` names. Each takes at most 64 bytes, and nginx accepts 4 KiB of header
-fields."""
+"""Locations that `MISSING` names as not covered, so that the report may be wrong about them. Each
+takes at most 64 bytes, and nginx accepts 4 KiB of header fields."""
 
 ROWS_PER_WRITE = 1024
 """Images that are looked at before other tasks get a turn: some 3 ms."""
