@@ -86,7 +86,7 @@ def test_variables_of_container_platforms_are_ignored(monkeypatch: pytest.Monkey
     assert load_settings() == expected
 
 
-def test_a_made_port_hides_neither_the_file_nor_an_option(
+def test_a_platforms_port_variable_overrides_neither_file_nor_option(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     toml(tmp_path, monkeypatch, "port = 4711\n")
@@ -108,7 +108,7 @@ def test_a_made_port_hides_neither_the_file_nor_an_option(
         ("RESOLVER_NAME", "one"),
     ],
 )
-def test_a_name_that_no_platform_makes_stays_an_error(
+def test_a_variable_that_no_platform_sets_stays_an_error(
     monkeypatch: pytest.MonkeyPatch, name: str, value: str
 ) -> None:
     monkeypatch.setenv(name, value)
@@ -117,7 +117,7 @@ def test_a_name_that_no_platform_makes_stays_an_error(
 
 
 @pytest.mark.parametrize("value", ["tcp://", "http://172.30.9.14:9393", "tcp://host/x", "x"])
-def test_a_port_of_another_form_stays_an_error(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+def test_a_malformed_port_stays_an_error(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
     monkeypatch.setenv("RESOLVER_PORT", value)
     with pytest.raises(SettingsError, match="RESOLVER_PORT: "):
         load_settings()

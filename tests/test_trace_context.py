@@ -17,7 +17,7 @@ SENT = f"00-{TRACE}-{SPAN}-01"
     "traceparent",
     [SENT, f"00-{TRACE}-{SPAN}-00", f"cc-{TRACE}-{SPAN}-01", f"cc-{TRACE}-{SPAN}-01-x"],
 )
-def test_well_formed(traceparent: str) -> None:
+def test_a_well_formed_trace_is_parsed(traceparent: str) -> None:
     """Later versions may have more fields."""
     trace = parse_trace([traceparent])
     assert (trace.traceparent, trace.trace_id) == (traceparent, TRACE)
@@ -44,7 +44,7 @@ def test_what_is_not_well_formed_is_no_trace(traceparent: str) -> None:
     assert parse_trace([traceparent], ["a=1"]) == NO_TRACE
 
 
-def test_two_traceparents_are_none() -> None:
+def test_two_traceparents_are_no_trace() -> None:
     assert parse_trace([SENT, SENT]) == NO_TRACE
     assert parse_trace([]) == NO_TRACE
 

@@ -76,7 +76,7 @@ async def take(tab: Tab, name: str) -> None:
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
 @pytest.mark.parametrize("size", [WIDE, NARROW], ids=["wide", "narrow"])
-async def test_everybody_can_use_it(
+async def test_the_page_is_accessible_in_each_theme_and_width(
     gateway: Gateway, tab: Tab, axe: str, theme: str, size: tuple[int, int]
 ) -> None:
     await tab.resize(*size)
@@ -93,7 +93,7 @@ async def test_everybody_can_use_it(
     assert tab.console == []
 
 
-async def test_it_can_be_read_without_its_script(gateway: Gateway, tab: Tab) -> None:
+async def test_the_page_can_be_read_without_its_script(gateway: Gateway, tab: Tab) -> None:
     await tab.disable_scripts()
     await tab.open(gateway.url)
     text = await tab.run("document.body.innerText")
@@ -106,7 +106,7 @@ async def test_it_can_be_read_without_its_script(gateway: Gateway, tab: Tab) -> 
     assert tab.console == []
 
 
-async def test_it_shows_what_changes(gateway: Gateway, tab: Tab) -> None:
+async def test_changes_appear_without_a_reload(gateway: Gateway, tab: Tab) -> None:
     await tab.open(gateway.url)
     await wait_until(lambda: tab.run("document.getElementById('live').textContent === 'Live.'"))
     state = "document.querySelector('#location-oslo td').textContent"
@@ -121,7 +121,7 @@ async def test_it_shows_what_changes(gateway: Gateway, tab: Tab) -> None:
     assert tab.console == []
 
 
-async def test_text_of_others_is_text(gateway: Gateway, tab: Tab) -> None:
+async def test_text_from_outside_is_not_interpreted_as_markup(gateway: Gateway, tab: Tab) -> None:
     """Also where the script writes it."""
     evil = "<img src=x onerror=alert(1)>"
     await tab.open(gateway.url)

@@ -39,7 +39,7 @@ async def test_the_gateway_gets_a_region_of_its_own(run: Run) -> None:
     ]
 
 
-async def test_in_place_of_the_regions_own_endpoints(run: Run) -> None:
+async def test_the_gateway_replaces_the_endpoints_of_the_regions(run: Run) -> None:
     options = ["--in-place", "--interface", "public", "--interface", "internal"]
     status, out, err = await run("catalog", *options, "--service", "glance")
     assert (status, err) == (0, "left out, since they have no region: bare\n")
@@ -56,7 +56,7 @@ async def test_in_place_of_the_regions_own_endpoints(run: Run) -> None:
     assert "openstack endpoint delete" in out, "or each region has two"
 
 
-async def test_json(run: Run) -> None:
+async def test_the_commands_are_available_as_json(run: Run) -> None:
     _, out, _ = await run("catalog", "--region", "wide", "--endpoint", f"{PUBLIC}/", "--json")
     assert json.loads(out) == [
         {
@@ -79,7 +79,7 @@ async def test_json(run: Run) -> None:
         ("images.example", 2, "is no http or https URL"),
     ],
 )
-async def test_urls_that_no_user_should_get_are_named(
+async def test_a_url_unfit_for_users_is_an_error_or_a_warning(
     run: Run, endpoint: str, status: int, warning: str
 ) -> None:
     ended, out, err = await run("catalog", "--endpoint", endpoint)

@@ -129,7 +129,7 @@ async def test_regions_and_names_are_chosen(run: Run, keystones: dict[str, FakeK
 
 
 @pytest.mark.usefixtures("clouds")
-async def test_an_entry_that_is_refused_stops_no_other(
+async def test_a_refused_entry_does_not_stop_the_others(
     run: Run, keystones: dict[str, FakeKeystone]
 ) -> None:
     keystones["a"].catalog = image_service(

@@ -32,14 +32,14 @@ def rows(text: str) -> dict[str, list[str]]:
     return {name: rest for name, *rest in lines[1:]}
 
 
-def test_the_embedded_index_is_well() -> None:
+def test_the_embedded_index_passes_every_check() -> None:
     result = doctor("memory:", "--json")
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout)["ok"] is True
 
 
 @pytest.mark.redis
-async def test_all_is_well(own_redis: RedisServer) -> None:
+async def test_a_healthy_installation_passes_every_check(own_redis: RedisServer) -> None:
     environ = {"RESOLVER_REDIS_URL": own_redis.url}
     async with StandIn() as one:
         image = one.add(name="a").id
@@ -55,7 +55,7 @@ async def test_all_is_well(own_redis: RedisServer) -> None:
 
 
 @pytest.mark.redis
-async def test_credentials_may_be_where_the_settings_say(
+async def test_credentials_are_read_from_where_the_settings_allow(
     own_redis: RedisServer, tmp_path: Path
 ) -> None:
     """As for the process that serves."""
@@ -110,7 +110,7 @@ async def test_a_location_is_tested_with_the_credentials_of_this_host(
 
 
 @pytest.mark.redis
-def test_what_is_missing_is_named(own_redis: RedisServer) -> None:
+def test_missing_redis_rights_are_named(own_redis: RedisServer) -> None:
     own_redis.ask("ACL SETUSER", "few", "on", ">pw", "~glr:*", "+@all", "-zadd")
     own_redis.ask("CONFIG SET", "maxmemory-policy", "allkeys-lru")
     url = f"redis://few:pw@{own_redis.address}/0"
@@ -137,7 +137,7 @@ def test_a_redis_that_does_not_answer() -> None:
     assert "s3cret" not in result.output
 
 
-def test_a_setting_that_is_wrong_is_a_line() -> None:
+def test_a_wrong_setting_is_one_failed_check() -> None:
     result = doctor("memory:", RESOLVER_PROT="9393")
     assert result.exit_code == 1
     ok, text, _ = rows(result.stdout)["settings"]
@@ -154,7 +154,7 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
     ("days", "status", "text"),
     [(90, 0, "valid until"), (3, 3, "valid until"), (-1, 1, "expired")],
 )
-def test_the_date_of_our_certificate(
+def test_the_expiry_of_our_certificate_is_checked(
     authority: Authority, days: int, status: int, text: str
 ) -> None:
     files = authority.issue(not_after=datetime.now(UTC) + timedelta(days=days))
@@ -174,7 +174,7 @@ def test_a_certificate_and_its_key_in_one_file(authority: Authority, tmp_path: P
     assert expiry_of_file(str(both), "") == expiry
 
 
-def test_what_is_no_certificate(authority: Authority, tmp_path: Path) -> None:
+def test_files_that_are_not_a_certificate_are_refused(authority: Authority, tmp_path: Path) -> None:
     other = authority.issue()
     for cert, key in ((tmp_path / "none.pem", ""), (other.key, ""), (other.cert, authority.file)):
         with pytest.raises(CertificateError):
@@ -188,7 +188,7 @@ def trusting(authority: Authority, patch: pytest.MonkeyPatch) -> Iterator[None]:
         yield
 
 
-async def test_the_date_of_a_servers_certificate(
+async def test_the_expiry_of_a_servers_certificate_is_checked(
     authority: Authority, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expiry = datetime.now(UTC).replace(microsecond=0) + timedelta(days=5)

@@ -21,7 +21,9 @@ async def readiness(server: Server) -> int:
 
 @pytest.mark.redis
 @pytest.mark.parametrize("workers", ["1", "2"])
-async def test_readyz_turns_first_and_requests_go_on(redis_url: str, workers: str) -> None:
+async def test_readyz_fails_first_and_requests_are_still_answered(
+    redis_url: str, workers: str
+) -> None:
     environ = {"RESOLVER_REDIS_URL": redis_url, "RESOLVER_DRAIN_SECONDS": str(DRAIN_SECONDS)}
     async with serve("--workers", workers, **environ) as server:
         await wait_until(lambda: _is(server, 200))

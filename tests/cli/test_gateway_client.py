@@ -70,9 +70,7 @@ def redirecting(target: Server) -> Iterator[Server]:
     server.close()
 
 
-def test_the_token_is_not_sent_to_where_a_redirect_leads(
-    redirecting: Server, target: Server
-) -> None:
+def test_a_redirect_is_not_followed_with_the_token(redirecting: Server, target: Server) -> None:
     with pytest.raises(GatewayError, match=f"answered 307 and names {target.url}/locations"):
         Gateway(redirecting.url, TOKEN).call("GET", "/locations")
     with pytest.raises(GatewayError, match="answered 307"):
@@ -107,7 +105,7 @@ def test_a_token_goes_over_http_to_loopback_only(url: str, monkeypatch: pytest.M
 @pytest.mark.parametrize(
     "token", ["secret\n", "secret\r\nX-Other: 1", "secret secret", "sécret", "密"]
 )
-def test_a_token_that_no_header_can_have_is_not_repeated(
+def test_the_error_for_an_invalid_token_does_not_show_it(
     target: Server, capfd: pytest.CaptureFixture[str], token: str
 ) -> None:
     """As from a file read with its last line break."""
@@ -153,7 +151,7 @@ def test_commands_take_the_token_from_the_file(
     assert target.seen == [("/locations/one", f"Bearer {TOKEN}")]
 
 
-def test_what_others_say_cannot_steer_the_terminal() -> None:
+def test_text_from_servers_cannot_control_the_terminal() -> None:
     server = Server(elsewhere="http://\x1b]0;title\x07\x9b2Jx")
     try:
         with pytest.raises(GatewayError) as caught:

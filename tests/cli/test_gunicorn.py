@@ -57,7 +57,7 @@ def test_a_reload_of_the_arbiter_reloads_the_application() -> None:
 
 # gunicorn leaves one of its own duplicates to the garbage collector.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_sockets_that_listen_already_can_be_handed_over() -> None:
+def test_listening_sockets_can_be_handed_over() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = server.getsockname()
         descriptor = server.detach()

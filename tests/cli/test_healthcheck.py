@@ -57,7 +57,7 @@ async def test_healthcheck_over_tls_does_not_verify_the_certificate(tmp_path: Pa
         assert (status, out.startswith("https://127.0.0.1:")) == (0, True), err
 
 
-async def test_an_option_of_serve_counts_with_tls_of_a_configuration_file(tmp_path: Path) -> None:
+async def test_options_of_serve_combine_with_tls_from_a_configuration_file(tmp_path: Path) -> None:
     files = Authority(tmp_path).issue("gateway.example")
     config = tmp_path / "resolver.toml"
     config.write_text(f'port = 1\ntls_cert = "{files.cert}"\ntls_key = "{files.key}"\n')

@@ -44,7 +44,7 @@ def test_equal_locations_are_not_changed() -> None:
     assert difference({"one": same}, registered, prune=True) == []
 
 
-def test_fields_that_the_file_leaves_out_stay() -> None:
+def test_fields_missing_from_the_file_are_kept() -> None:
     registered = {"one": row("one", **ONE, weight=7, state="draining", auth={"cloud": "prod"})}
     assert difference({"one": ONE}, registered, prune=False) == []
     assert kept_fields({"one": ONE}, registered) == {"one": ["weight", "state", "auth"]}
@@ -55,7 +55,7 @@ def test_fields_that_the_file_leaves_out_stay() -> None:
     assert kept_fields(wanted, registered) == {"one": ["state"]}
 
 
-def test_another_server_gets_no_credential_that_is_not_in_the_file() -> None:
+def test_a_new_url_drops_a_credential_missing_from_the_file() -> None:
     registered = {"one": row("one", **ONE, sees_all=True, auth={"cloud": "prod"})}
     (change,) = difference({"one": {"url": "https://new.example"}}, registered, prune=False)
     assert change["changed"] == {
@@ -170,7 +170,7 @@ APPLIED_FILES = [
 
 
 @pytest.mark.parametrize("locations", APPLIED_FILES)
-async def test_a_file_means_the_same_for_apply_and_serve(
+async def test_apply_and_serve_give_a_file_the_same_meaning(
     locations: dict[str, Any], run: Run, gateway: Gateway, start: Start, tmp_path: Path
 ) -> None:
     """Two registries with the same location: one gets the file by the command, the other as a
@@ -256,7 +256,7 @@ async def test_a_batch_of_another_form_is_refused(gateway: Gateway, body: Any) -
     assert (response.status, problem["code"]) == (400, "invalid-request")
 
 
-async def test_check_shows_what_to_fix(run: Run, gateway: Gateway) -> None:
+async def test_check_says_how_to_fix_each_problem(run: Run, gateway: Gateway) -> None:
     switch = Switch()
     async with StandIn(middlewares=[switch.middleware]) as server:
         await gateway.services.registry.put("one", {"url": server.url, "api": "v1"})

@@ -74,7 +74,7 @@ async def test_apply_registers_the_locations_of_the_file(
     await check_locations(gateway)
 
 
-async def test_import_brings_everything_that_the_file_has(
+async def test_import_restores_everything_in_the_file(
     gateway: Gateway, own_redis: RedisServer, run: Run, tmp_path: Path
 ) -> None:
     file = tmp_path / "index.gz"
@@ -103,7 +103,7 @@ async def test_import_says_which_locations_differ_and_updates_them_if_asked(
     await check_locations(gateway)
 
 
-async def test_status_shows_what_is_wrong_all_the_same(
+async def test_status_shows_the_problem_without_locations(
     gateway: Gateway, own_redis: RedisServer, run: Run
 ) -> None:
     """With an admin token, too, though the locations cannot be read then."""

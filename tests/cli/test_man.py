@@ -21,7 +21,7 @@ def page() -> str:
     return result.stdout
 
 
-def test_it_has_each_command_and_setting(page: str) -> None:
+def test_the_manual_page_has_each_command_and_setting(page: str) -> None:
     plain = page.replace("\\-", "-").replace("\\", "")
     for name in COMMANDS:
         assert re.search(rf"^\.SS glance-resolver {name}\b", plain, re.MULTILINE), name
@@ -30,7 +30,7 @@ def test_it_has_each_command_and_setting(page: str) -> None:
         assert f".B RESOLVER_{name.upper()}\n" in plain
 
 
-def test_groff_has_nothing_to_say_about_it(page: str) -> None:
+def test_groff_prints_no_warning(page: str) -> None:
     try:
         groff = find_program("groff", "groff-base")
     except ServerUnavailableError as error:

@@ -89,7 +89,7 @@ async def test_wide_shows_all_on_any_terminal(locations: Gateway) -> None:
     assert "new disks" in row
 
 
-async def test_times_of_the_log_are_not_broken(run: Run, gateway: Gateway) -> None:
+async def test_times_in_the_log_are_not_wrapped(run: Run, gateway: Gateway) -> None:
     await run("locations", "add", "one", "https://one.example", "--token-env", "T")
     await run("locations", "set", "one", "--no-auth")
     lines = await on_terminal(gateway, 80, "locations", "log")
@@ -99,7 +99,7 @@ async def test_times_of_the_log_are_not_broken(run: Run, gateway: Gateway) -> No
     assert "auth: token_env T -> none" in row
 
 
-async def test_forms(run: Run, locations: Gateway) -> None:
+async def test_output_formats(run: Run, locations: Gateway) -> None:
     _, out, _ = await run("locations", "list", "-o", "name")
     assert set(out.split()) == {"frankfurt", "oslo", "bergen", "trondheim", "old-lab"}
     _, as_json, _ = await run("locations", "list", "-o", "json")
@@ -110,7 +110,7 @@ async def test_forms(run: Run, locations: Gateway) -> None:
     assert names == [row["name"] for row in json.loads(as_json)]
 
 
-async def test_columns(run: Run, locations: Gateway) -> None:
+async def test_columns_are_chosen_by_name(run: Run, locations: Gateway) -> None:
     _, out, _ = await run("locations", "list", "--columns", "url,name,why")
     head, *rows = (line.split("\t") for line in out.splitlines())
     assert head == ["URL", "NAME", "WHY"]
@@ -128,7 +128,9 @@ async def test_no_locations_are_an_empty_list(run: Run) -> None:
     assert "add one" in err
 
 
-async def test_what_can_be_fetched_comes_first(run: Run, gateway: Gateway) -> None:
+async def test_resolve_prints_the_download_url_before_the_identifier(
+    run: Run, gateway: Gateway
+) -> None:
     await gateway.location("one", versions=V2)
     await gateway.location("two", versions=V1)
     await gateway.claim("one", ID)
@@ -141,7 +143,7 @@ async def test_what_can_be_fetched_comes_first(run: Run, gateway: Gateway) -> No
     assert lines["two"] == [f"https://two.example:9292/v1/images/{ID}"]
 
 
-async def test_apply_shows_all_that_is_given_of_a_new_location(
+async def test_apply_shows_every_given_field_of_a_new_location(
     run: Run, gateway: Gateway, tmp_path: Path
 ) -> None:
     file = tmp_path / "locations.yaml"
@@ -152,7 +154,7 @@ async def test_apply_shows_all_that_is_given_of_a_new_location(
     assert line == "+ one  https://one.example; region: R1; priority: 9; auth: cloud prod"
 
 
-async def test_a_location_that_is_nearly_called_so(run: Run, locations: Gateway) -> None:
+async def test_a_similar_location_name_is_suggested(run: Run, locations: Gateway) -> None:
     for command in (("show",), ("set", "--weight", "3"), ("check",), ("remove", "--yes"), ("log",)):
         status, _, err = await run("locations", command[0], "olso", *command[1:])
         assert status == 1
@@ -173,20 +175,20 @@ def invoke(*arguments: str, **environ: str) -> Result:
         (("report", "conflict"), "conflicts"),
     ],
 )
-def test_a_command_that_is_nearly_called_so(words: tuple[str, ...], meant: str) -> None:
+def test_a_similar_command_is_suggested(words: tuple[str, ...], meant: str) -> None:
     result = invoke(*words)
     assert result.exit_code == 2
     assert f"(did you mean {meant!r}?)" in result.output
 
 
-def test_a_command_like_no_other() -> None:
+def test_nothing_is_suggested_for_a_command_unlike_any_other() -> None:
     result = invoke("xyzzy")
     assert result.exit_code == 2
     assert "No such command 'xyzzy'" in result.output
     assert "did you mean" not in result.output
 
 
-def test_config_shows_the_rest_where_a_setting_is_unknown_or_wrong(tmp_path: Path) -> None:
+def test_config_shows_the_other_settings_if_one_is_unknown_or_invalid(tmp_path: Path) -> None:
     file = tmp_path / "resolver.toml"
     file.write_text('region = "north"\nprot = 1\n')
     result = invoke("config", RESOLVER_PROT="1", RESOLVER_PORT="99999", RESOLVER_WEIGHT="1")
@@ -202,7 +204,7 @@ def test_config_shows_the_rest_where_a_setting_is_unknown_or_wrong(tmp_path: Pat
     assert "unknown setting 'prot'" in str(result.exception)
 
 
-def test_config_where_settings_do_not_fit_each_other() -> None:
+def test_config_reports_settings_that_contradict_each_other() -> None:
     result = invoke("config", RESOLVER_ABSENT_TTL="100", RESOLVER_CACHE_TTL="10")
     assert result.exit_code == 1
     assert "RESOLVER_ABSENT_TTL: 100 s is longer" in str(result.exception)

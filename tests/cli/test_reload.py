@@ -98,7 +98,7 @@ async def test_wrong_settings_change_nothing(config: Config) -> None:
         assert await base_url(server) == server.url
 
 
-async def test_the_token_of_this_run_stays_valid(config: Config) -> None:
+async def test_a_generated_token_stays_valid_after_a_reload(config: Config) -> None:
     async with serve(RESOLVER_CONFIG=str(config.file)) as server:
         token = re.search(r"admin token for this run: (\S+)", server.output)
         assert token is not None
@@ -110,7 +110,9 @@ async def test_the_token_of_this_run_stays_valid(config: Config) -> None:
 
 
 @pytest.mark.redis
-async def test_another_redis(redis_url: str, own_redis: RedisServer, config: Config) -> None:
+async def test_a_reload_can_change_to_another_redis(
+    redis_url: str, own_redis: RedisServer, config: Config
+) -> None:
     """Also the startup locations are registered there."""
     config.write(f'redis_url = "{redis_url}"')
     async with StandIn() as one:

@@ -118,7 +118,7 @@ async def test_one_process_sweeps_and_answers() -> None:
 
 
 @pytest.mark.parametrize("log_format", ["text", "json"])
-async def test_a_full_disk_under_the_log_ends_no_service(log_format: str) -> None:
+async def test_serving_continues_if_the_log_cannot_be_written(log_format: str) -> None:
     """From the start on: every write to standard error fails."""
     port = free_port()
     with Path("/dev/full").open("wb") as full:  # noqa: ASYNC230 - it never waits

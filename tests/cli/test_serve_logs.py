@@ -16,7 +16,7 @@ def requests(server: Server) -> list[str]:
     return [row["path"] for row in rows if row["event"] == "request"]
 
 
-async def test_as_json_every_line_is_json() -> None:
+async def test_in_json_format_every_line_is_json() -> None:
     async with StandIn() as one:
         image = one.add(name="a").id
         async with serve("--location", f"one={one.url}", RESOLVER_LOG_FORMAT="json") as server:
@@ -41,7 +41,7 @@ async def test_a_start_that_fails_is_a_line_of_json_too() -> None:
     assert (rows[-1]["level"], "cannot listen on" in rows[-1]["event"]) == ("error", True)
 
 
-async def test_as_text_they_are_text() -> None:
+async def test_in_text_format_lines_are_plain_text() -> None:
     async with serve(RESOLVER_LOG_FORMAT="text") as server:
         assert f"glance-resolver (all) listens at {server.url} (pid {server.process.pid})\n" in (
             server.lines

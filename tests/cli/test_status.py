@@ -30,7 +30,7 @@ def test_ages(seconds: int, text: str) -> None:
     assert age(None) == ""
 
 
-async def test_nothing_is_wrong(run: Run, gateway: Gateway) -> None:
+async def test_without_problems_the_exit_status_is_0(run: Run, gateway: Gateway) -> None:
     await gateway.location("one")
     status, out, _ = await run("status")
     assert status == 0
@@ -59,7 +59,7 @@ async def test_problems_and_what_to_do(run: Run, gateway: Gateway) -> None:
     assert len(answer["members"]) == 1
 
 
-async def test_without_a_token_it_shows_what_everybody_may_know(run: Run, gateway: Gateway) -> None:
+async def test_without_a_token_status_shows_public_facts_only(run: Run, gateway: Gateway) -> None:
     await gateway.location("one")
     status, out, _ = await run("status", token=None)
     assert status == 0
@@ -81,7 +81,7 @@ async def test_members(run: Run, gateway: Gateway) -> None:
     assert "RESOLVER_ADMIN_TOKENS" in err
 
 
-async def test_watching_goes_on_and_notices_changes(gateway: Gateway) -> None:
+async def test_watch_reports_changes(gateway: Gateway) -> None:
     process = await command(
         *("status", "--watch", "--json", "--interval", "0.2"),
         RESOLVER_URL=gateway.url,

@@ -81,7 +81,7 @@ async def test_absent_and_unknown(client: Side, pair: Cloud) -> None:
         answer.require()
 
 
-async def test_what_is_no_id_is_an_error(client: Side) -> None:
+async def test_a_malformed_id_is_an_error(client: Side) -> None:
     with pytest.raises(GatewayError) as caught:
         await client.call("resolve", "no-id/../%2e")
     assert caught.value.code == "invalid-image-id"
@@ -176,7 +176,9 @@ async def test_a_token_with_a_line_break(connect: Connect, tmp_path: Path) -> No
         assert "secret" not in str(caught.value)
 
 
-async def test_a_glance_is_no_gateway(connect: Connect, pair: Cloud) -> None:
+async def test_a_glance_server_in_place_of_a_gateway_is_an_error(
+    connect: Connect, pair: Cloud
+) -> None:
     with pytest.raises(GatewayError, match="check its URL"):
         await connect(pair.servers["one"].url).call("resolve", ONE)
 

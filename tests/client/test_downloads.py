@@ -141,7 +141,9 @@ async def test_the_next_owner_goes_on(client: Side, cloud: Cloud, file: Path) ->
     assert rest.asked == ["bytes=100000-"]
 
 
-async def test_breaks_without_bytes_end_at_an_owner(client: Side, cloud: Cloud, file: Path) -> None:
+async def test_an_owner_that_sends_no_more_bytes_is_given_up(
+    client: Side, cloud: Cloud, file: Path
+) -> None:
     await add(cloud, "one")
     sent = Bytes(cuts=[10] * 100)
     cloud.set_fault("one", sent)
@@ -157,7 +159,7 @@ def existing_file(file: Path) -> Path:
     return file
 
 
-async def test_wrong_bytes_never_get_the_name(
+async def test_bytes_with_a_wrong_checksum_never_replace_the_file(
     client: Side, cloud: Cloud, existing_file: Path
 ) -> None:
     """Of one owner they are replaced by those of the next; of all, a file that was there stays."""
@@ -220,7 +222,9 @@ async def test_without_a_checksum(client: Side, cloud: Cloud, file: Path) -> Non
     assert content(file) == DATA
 
 
-async def test_images_that_nobody_has(client: Side, cloud: Cloud, file: Path) -> None:
+async def test_absent_and_unknown_images_are_different_errors(
+    client: Side, cloud: Cloud, file: Path
+) -> None:
     await cloud.add("one")
     cloud.set_fault("one", faults.status(500))
     with pytest.raises(ImageUnknownError):
@@ -237,7 +241,7 @@ async def test_an_index_that_is_out_of_date(client: Side, cloud: Cloud, file: Pa
     assert (await client.call("download", ID, file)).location == "two"
 
 
-async def test_an_upload_is_waited_for(connect: Connect, file: Path) -> None:
+async def test_a_pending_image_is_asked_for_again(connect: Connect, file: Path) -> None:
     async with StandIn() as one:
         one.add(id=ID, data=DATA)
         url = f"{one.url}/v2/images/{ID}"
@@ -251,7 +255,7 @@ async def test_an_upload_is_waited_for(connect: Connect, file: Path) -> None:
             ]
 
 
-async def test_whose_token_goes_where(connect: Connect, file: Path) -> None:
+async def test_tokens_are_sent_to_the_chosen_owners_only(connect: Connect, file: Path) -> None:
     """To the owners that the caller says, and never to the gateway."""
     one, two = Bytes(then=faults.status(500)), Bytes()
     async with (
@@ -307,7 +311,9 @@ async def test_owners_without_an_image_url(connect: Connect, file: Path, url: st
             await connect(gateway.url).call("download", ID, file)
 
 
-async def test_a_disk_that_takes_no_file(client: Side, cloud: Cloud, tmp_path: Path) -> None:
+async def test_a_file_that_cannot_be_created_is_an_error(
+    client: Side, cloud: Cloud, tmp_path: Path
+) -> None:
     await add(cloud, "one")
     with pytest.raises(FileNotFoundError):
         await client.call("download", ID, tmp_path / "missing" / "disk.img")

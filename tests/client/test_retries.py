@@ -20,7 +20,7 @@ BUSY = Scripted(503, {"code": "busy", "detail": "too many requests"}, AT_ONCE)
 
 
 @pytest.mark.parametrize("status", [429, 502, 503, 504])
-async def test_it_asks_again(connect: Connect, status: int) -> None:
+async def test_requests_are_retried(connect: Connect, status: int) -> None:
     refusals = [Scripted(status, headers=AT_ONCE)] * 2
     async with scripted(*refusals, FOUND) as server:
         answer = await connect(server.url, retries=Retries(2)).call("resolve", ID)
@@ -36,7 +36,7 @@ async def test_retries_are_bounded(connect: Connect) -> None:
         assert len(server.requests) == 3
 
 
-async def test_it_waits_as_long_as_it_is_asked_to(connect: Connect) -> None:
+async def test_a_retry_waits_for_retry_after(connect: Connect) -> None:
     wait = (("Retry-After", "1"),)
     async with scripted(Scripted(503, headers=wait), FOUND) as server:
         before = time.monotonic()
@@ -44,7 +44,7 @@ async def test_it_waits_as_long_as_it_is_asked_to(connect: Connect) -> None:
         assert time.monotonic() - before >= 1
 
 
-async def test_it_does_not_wait_longer_than_allowed(connect: Connect) -> None:
+async def test_a_retry_waits_no_longer_than_allowed(connect: Connect) -> None:
     wait = (("Retry-After", "3600"),)
     async with scripted(Scripted(503, {"code": "busy"}, wait)) as server:
         with pytest.raises(GatewayUnavailableError) as caught:
@@ -53,7 +53,7 @@ async def test_it_does_not_wait_longer_than_allowed(connect: Connect) -> None:
         assert len(server.requests) == 1
 
 
-async def test_unknown_is_asked_again(connect: Connect) -> None:
+async def test_an_unknown_answer_is_retried(connect: Connect) -> None:
     document = {"id": ID, "outcome": "unknown", "missing": ["two"], "owners": [], "conflict": False}
     unknown = Scripted(503, document, AT_ONCE)
     async with scripted(unknown, FOUND) as server:
@@ -65,7 +65,7 @@ async def test_unknown_is_asked_again(connect: Connect) -> None:
         assert len(server.requests) == 2
 
 
-async def test_other_errors_are_not_asked_again(connect: Connect) -> None:
+async def test_other_errors_are_not_retried(connect: Connect) -> None:
     async with scripted(Scripted(500, {"code": "internal-error"})) as server:
         with pytest.raises(Exception, match="500"):
             await connect(server.url, retries=Retries(2)).call("resolve", ID)
@@ -78,7 +78,7 @@ async def test_no_gateway(connect: Connect) -> None:
         await connect(url).call("resolve", ID)
 
 
-def test_pauses_grow_and_end() -> None:
+def test_pauses_grow_and_are_bounded_in_sum() -> None:
     backoff = Backoff(Retries(attempts=10, max_wait=5))
     pauses = []
     while (pause := backoff.next_pause(None)) is not None:
@@ -100,7 +100,7 @@ def test_retry_after_is_read(text: str, seconds: float | None) -> None:
     assert retry_after({"retry-after": text}) == seconds
 
 
-def test_a_date_is_a_time_to_wait() -> None:
+def test_retry_after_may_be_a_date() -> None:
     wait = retry_after({"retry-after": formatdate(time.time() + 100, usegmt=True)})
     assert wait is not None
     assert 90 < wait <= 100

@@ -41,7 +41,7 @@ async def test_lookup_results_are_cached_with_their_age(pair: Pair) -> None:
     assert 0 <= found[1] < 5
 
 
-async def test_an_image_without_owners_is_cached_until_somebody_claims_it(pair: Pair) -> None:
+async def test_an_image_without_owners_is_cached_until_it_is_claimed(pair: Pair) -> None:
     """Also where its bucket does not exist yet."""
     index, other = pair
     absent, claimed = A, MORE[0]

@@ -11,7 +11,7 @@ MOMENTS = 60
 """Turns of the event loop after which commands are cancelled; the longest take less."""
 
 
-async def test_no_cancellation_is_swallowed(index: Index) -> None:
+async def test_every_cancellation_reaches_its_task(index: Index) -> None:
     for turns in range(MOMENTS):
         task = asyncio.create_task(index.client.command("SET", "glr:x", turns))
         for _ in range(turns):

@@ -126,7 +126,7 @@ async def test_callers_that_wait_share_one_count(own_redis: RedisServer) -> None
 
 
 @pytest.mark.redis
-async def test_a_location_costs_what_it_has_and_not_what_the_index_has(
+async def test_the_cost_depends_on_the_location_and_not_on_the_index(
     own_redis: RedisServer,
 ) -> None:
     """With nothing missing, no bucket is read; with an image missing, one is."""

@@ -243,7 +243,9 @@ async def test_an_abandoned_call_does_not_answer_the_next_one(real: Real) -> Non
             assert (await index.claims.lookup(IDS[:1])).owners == [(Owner(1),)]
 
 
-async def test_a_key_of_another_type_cannot_be_written_and_costs_its_images(real: Real) -> None:
+async def test_a_bucket_of_another_type_is_not_written_and_its_images_are_unreadable(
+    real: Real,
+) -> None:
     async with open_index(real.url, bits=8) as index:
         key = index.claims.buckets.key(index.claims.buckets.number(IDS[0]))
         with real.client() as client:

@@ -55,7 +55,7 @@ async def test_an_index_grows_ahead_of_a_sweep(real: Real) -> None:
         assert (await index.claims.lookup(IDS[:100])).owners == [(Owner(1),)] * 100
 
 
-async def test_an_index_keeps_the_number_of_buckets_that_somebody_chose(real: Real) -> None:
+async def test_an_index_keeps_a_chosen_number_of_buckets(real: Real) -> None:
     async with open_index(real.url, bits=BITS) as index:
         assert not await index.sizing.grow_if_needed(100 * FULL)
         assert await index.rebuild.requested() is None

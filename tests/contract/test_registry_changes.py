@@ -57,7 +57,9 @@ async def change(index: Index, rng: random.Random, step: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(4))
-async def test_changes_lead_to_the_same(index: Index, seed: int) -> None:
+async def test_reading_changes_gives_the_same_registry_as_reading_everything(
+    index: Index, seed: int
+) -> None:
     rng = random.Random(seed)
     followers = {every: await index.records.load() for every in (1, 3, 20)}
     for step in range(STEPS):

@@ -131,7 +131,7 @@ def bucket_reads(redis: RedisServer) -> int:
 
 
 @pytest.mark.redis
-async def test_a_location_costs_what_it_has_and_not_what_the_index_has(
+async def test_the_cost_depends_on_the_location_and_not_on_the_index(
     own_redis: RedisServer,
 ) -> None:
     """With nothing missing no bucket is read, with one image missing one."""

@@ -169,14 +169,14 @@ async def test_a_start_without_a_right_says_what_to_do(own_redis: RedisServer) -
     assert own_redis.ask("KEYS", "*") == []
 
 
-async def test_nothing_is_left_of_a_preflight(own_redis: RedisServer) -> None:
+async def test_a_preflight_leaves_no_keys_behind(own_redis: RedisServer) -> None:
     allow([own_redis], acl_rules("glr:"))
     async with open_index(url(own_redis), create=False) as index:
         assert all(finding.ok for finding in await index.server_watch.examine())
     assert own_redis.ask("KEYS", "*") == []
 
 
-async def test_a_server_that_is_full_is_no_missing_right(own_redis: RedisServer) -> None:
+async def test_a_full_server_is_not_reported_as_a_missing_right(own_redis: RedisServer) -> None:
     own_redis.ask("CONFIG SET", "maxmemory", 1)
     async with open_index(own_redis.url, create=False) as index:
         findings = {f.name: f for f in await index.server_watch.examine()}
@@ -259,7 +259,7 @@ def test_the_documents_list_the_rights() -> None:
         assert f"`{' '.join(f'+{name}' for name in more)}`" in STORAGE
 
 
-def test_each_command_of_the_scripts_is_tried() -> None:
+def test_the_preflight_tries_each_command_of_the_scripts() -> None:
     names = {
         name.lower()
         for script in ROOT.rglob("*.lua")

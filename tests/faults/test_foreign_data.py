@@ -69,7 +69,7 @@ async def test_a_key_of_another_type_makes_no_answer_wrong(world: World, name: s
     load.check()
 
 
-async def test_keys_and_members_of_another_program_cost_nothing(world: World) -> None:
+async def test_keys_and_members_of_another_program_change_no_answer(world: World) -> None:
     """Also buckets of another number of bits, and members of each key of the registry."""
     load = world.load
     with world.redis.client() as client:

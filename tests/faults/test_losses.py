@@ -192,7 +192,9 @@ REGISTRY_KEYS = ("numbers", "version", "locations", "status", "retired", "remove
 
 
 @pytest.mark.parametrize("seed", range(8))
-async def test_no_number_is_given_twice(own_redis: RedisServer, seed: int) -> None:
+async def test_location_numbers_are_not_reused_after_a_loss(
+    own_redis: RedisServer, seed: int
+) -> None:
     """Whatever part of the registry is lost, while the index itself is there."""
     rng = random.Random(seed)
     given: list[int] = []
@@ -225,7 +227,7 @@ async def put(index: Index, *names: str) -> None:
         await index.records.put(Location(name=name, url=f"http://{name}.example"), None)
 
 
-async def test_a_lost_version_is_replaced(own_redis: RedisServer) -> None:
+async def test_a_lost_registry_version_is_replaced_by_a_later_one(own_redis: RedisServer) -> None:
     """Without one, two states of the registry would look the same."""
     async with open_services(Settings(redis_url=own_redis.url, index_bits=BITS)) as services:
         seen = []
@@ -239,7 +241,9 @@ async def test_a_lost_version_is_replaced(own_redis: RedisServer) -> None:
         assert min(seen) > 0
 
 
-async def test_lost_records_are_noticed_by_processes_old_and_new(own_redis: RedisServer) -> None:
+async def test_lost_records_are_noticed_by_running_and_new_processes(
+    own_redis: RedisServer,
+) -> None:
     settings = Settings(redis_url=own_redis.url, **SETTINGS)
     startup = {"one": {"url": "http://one.example"}}
     async with open_services(settings, startup) as old:
@@ -273,7 +277,7 @@ async def test_a_lost_location_that_is_registered_again_gets_another_number(
         assert (await index.records.load()).lost == set()
 
 
-async def test_records_from_before_are_noticed_too(own_redis: RedisServer) -> None:
+async def test_lost_records_of_format_1_are_noticed_too(own_redis: RedisServer) -> None:
     """A program of format 1 has registered them."""
     async with open_services(Settings(redis_url=own_redis.url, index_bits=BITS)) as services:
         await put(services.index, "one")
@@ -283,7 +287,7 @@ async def test_records_from_before_are_noticed_too(own_redis: RedisServer) -> No
         assert (await services.index.records.load()).lost == {"one"}
 
 
-async def test_claims_of_a_lost_registry_count_for_nobody(own_redis: RedisServer) -> None:
+async def test_claims_of_a_lost_registry_give_no_location_images(own_redis: RedisServer) -> None:
     """All processes start again, with locations in another order: numbers mean other locations."""
     ids = IDS[:300]
     async with open_index(own_redis.url, bits=BITS) as index:

@@ -57,7 +57,7 @@ async def test_a_known_image_outlives_a_redis_that_hangs(
     await wait_until(from_redis, message="Redis is asked again")
 
 
-async def test_what_was_read_is_bounded_by_time_and_by_later_reads(
+async def test_without_tracking_cached_owners_expire_and_are_replaced_by_later_reads(
     own_redis: RedisServer,
 ) -> None:
     now = 100.0

@@ -42,7 +42,7 @@ async def all_are_found(resolver: Process) -> bool:
 
 
 @pytest.mark.parametrize("order", [("one", "two"), ("two", "one")])
-async def test_no_wrong_owner_is_named_though_numbers_begin_again(
+async def test_no_wrong_owner_is_named_when_location_numbers_restart(
     own_cluster: RedisCluster, order: tuple[str, str]
 ) -> None:
     """All processes start again, with the locations in this order."""

@@ -53,7 +53,7 @@ def check(page: RowPage, document: dict[str, Any]) -> None:
 
 
 @given(documents, layouts, st.booleans())
-def test_rows_are_what_json_says(
+def test_rows_equal_those_of_a_json_parser(
     document: dict[str, Any], layout: dict[str, Any], ascii_only: bool
 ) -> None:
     text = json.dumps(document, ensure_ascii=ascii_only, **layout)
@@ -83,6 +83,6 @@ def test_damaged_pages_are_refused_or_are_json(
 
 
 @given(st.binary(max_size=60))
-def test_anything_else_is_refused(body: bytes) -> None:
+def test_bodies_that_are_not_pages_are_refused(body: bytes) -> None:
     with pytest.raises(LocationUnavailable, match="cannot be read"):
         parse_page(body, ORDER)

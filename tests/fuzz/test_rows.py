@@ -77,7 +77,7 @@ async def index() -> AsyncIterator[Index]:
 
 @examples(200)
 @given(name=names, record=locations, what=st.sampled_from([*STATUSES, "feed"]), status=statuses)
-async def test_a_random_row_costs_itself_only(
+async def test_a_random_row_affects_no_other_row(
     index: Index, name: bytes, record: bytes, what: str, status: bytes
 ) -> None:
     count_examples("registry: rows")

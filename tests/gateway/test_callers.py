@@ -65,7 +65,7 @@ async def differences(world: World, token: str = BOB) -> list[str]:
     return [text for text in found if text]
 
 
-async def test_an_owner_shows_it(begin: Begin) -> None:
+async def test_a_caller_is_redirected_to_an_owner_that_shows_the_image(begin: Begin) -> None:
     world = await world_of(begin)
     servers = world.cloud.servers
     explained = (await world.ask("GET", f"/resolve/{ID}/explain", ALICE)).json()
@@ -124,7 +124,7 @@ async def test_an_owner_in_maintenance_is_unknown(begin: Begin) -> None:
         assert "one is in maintenance: disk" in response.json()["detail"]
 
 
-async def test_a_location_that_does_not_vouch_may_be_silent(begin: Begin) -> None:
+async def test_a_silent_location_that_does_not_vouch_blocks_no_absence(begin: Begin) -> None:
     world = await world_of(begin)
     await world.gateway.services.registry.patch("three", {"vouches": False})
     world.cloud.set_fault("three", faults.status(500))
@@ -165,7 +165,7 @@ async def test_an_id_in_upper_case(begin: Begin) -> None:
         assert f"{world.cloud.servers['one'].url}/v2/images/{UPPER.upper()}" in response.head
 
 
-async def test_what_is_remembered_ends_with_the_claim(begin: Begin) -> None:
+async def test_a_cached_permission_ends_with_the_claim(begin: Begin) -> None:
     world = await world_of(begin)
     assert (await world.ask("GET", f"/v2/images/{ID}", ALICE)).status == 307
     for name in ("one", "two"):
@@ -175,7 +175,7 @@ async def test_what_is_remembered_ends_with_the_claim(begin: Begin) -> None:
     assert (await world.ask("GET", f"/v2/images/{ID}", ALICE)).status == 404
 
 
-async def test_fresh_asks_again(begin: Begin) -> None:
+async def test_a_fresh_request_asks_the_owners_again(begin: Begin) -> None:
     world = await world_of(begin)
     assert (await world.ask("GET", f"/v2/images/{ID}", ALICE)).status == 307
     for name in ("one", "two"):
@@ -184,7 +184,7 @@ async def test_fresh_asks_again(begin: Begin) -> None:
     assert (await world.ask("GET", f"/v2/images/{ID}", ALICE, "X-Resolver-Fresh: 1")).status == 404
 
 
-async def test_bytes_are_asked_for_again_where_there_were_none(begin: Begin) -> None:
+async def test_an_image_without_bytes_is_asked_about_again(begin: Begin) -> None:
     world = await world_of(begin)
     server = world.cloud.servers["one"]
     server.add(id=OTHER, visibility="private", owner="alice", status="queued")
@@ -240,7 +240,9 @@ async def test_a_listing_names_owners_that_list_the_image(begin: Begin) -> None:
 
 
 @pytest.mark.parametrize("seed", range(3))
-async def test_a_client_sees_what_some_server_shows_it(begin: Begin, seed: int) -> None:
+async def test_a_client_sees_exactly_the_images_that_some_server_shows_it(
+    begin: Begin, seed: int
+) -> None:
     """A model: random images at random locations, known to the index or not, with random faults."""
     rng = random.Random(seed)
     world = await world_of(begin)

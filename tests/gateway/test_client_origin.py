@@ -72,7 +72,7 @@ async def test_every_kind_of_answer_follows_the_network(behind_proxy: Gateway) -
     assert "not in the region of the client's network south" in reasons["north"]
 
 
-async def test_what_the_request_asks_for_counts_before_the_network(behind_proxy: Gateway) -> None:
+async def test_a_region_in_the_request_overrides_the_network(behind_proxy: Gateway) -> None:
     async with connected(behind_proxy.url) as connection:
         field = f"X-Forwarded-For: {SOUTH}"
         for _ in range(2):
@@ -112,7 +112,7 @@ async def test_templates_are_kept_by_region_not_by_client(behind_proxy: Gateway)
     assert len(caches) == 2, "one for the north and one for clients from elsewhere"
 
 
-async def test_a_change_of_the_networks_counts_at_once(behind_proxy: Gateway) -> None:
+async def test_a_change_of_the_networks_applies_at_once(behind_proxy: Gateway) -> None:
     gateway, field = behind_proxy, f"X-Forwarded-For: {ELSEWHERE}"
     async with connected(gateway.url) as connection:
         for _ in range(2):
@@ -189,7 +189,7 @@ async def test_an_https_client_is_sent_to_another_api_rather_than_to_http(start:
         ({"public_url": "http://images.example", "hosts": "gateway"}, [], False),
     ],
 )
-async def test_who_uses_https(
+async def test_clients_with_https_are_recognized(
     start: Start, settings: dict[str, str], fields: list[str], is_https: bool
 ) -> None:
     gateway = await start(**settings)

@@ -62,7 +62,7 @@ async def test_a_client_sees_the_images_of_its_domain(begin: Begin) -> None:
     assert seen.tokens["south"] == {BOB}
 
 
-async def test_a_listing_is_of_the_tokens_domain(begin: Begin) -> None:
+async def test_a_listing_shows_the_domain_of_the_token(begin: Begin) -> None:
     """Without a region that the client names, which it needs where nobody asks Keystone."""
     for mode in ("token", "caller"):
         world = await world_of(begin, mode)
@@ -78,7 +78,7 @@ async def test_a_listing_is_of_the_tokens_domain(begin: Begin) -> None:
         assert BOB not in seen.tokens["north"]
 
 
-async def test_metalinks_ask_owners_of_the_tokens_domain(begin: Begin) -> None:
+async def test_metalinks_ask_only_owners_in_the_domain_of_the_token(begin: Begin) -> None:
     for mode in ("token", "caller"):
         world = await world_of(begin, mode)
         seen = Seen(world)
@@ -88,7 +88,7 @@ async def test_metalinks_ask_owners_of_the_tokens_domain(begin: Begin) -> None:
         assert ALICE not in seen.tokens["south"]
 
 
-async def test_what_any_location_answers_is_redirected_within_the_domain(begin: Begin) -> None:
+async def test_requests_for_any_location_stay_within_the_domain(begin: Begin) -> None:
     world = await world_of(begin)
     for token, name in ((ALICE, "north"), (BOB, "south")):
         response = await world.ask("GET", "/v2/info/import", token)
@@ -116,7 +116,7 @@ async def test_a_region_of_one_domain_says_which_keystone_to_ask(begin: Begin) -
     assert (await world.ask("GET", f"/v2/images/{NORTH}", ALICE)).status == 307
 
 
-async def test_one_silent_keystone_leaves_the_others_clients_alone(begin: Begin) -> None:
+async def test_a_silent_keystone_affects_only_the_clients_of_its_domain(begin: Begin) -> None:
     world = await world_of(begin)
     await world.keystones["n"].stop()
     assert (await world.ask("GET", f"/v2/images/{SOUTH}", BOB)).status == 307

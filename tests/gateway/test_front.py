@@ -469,7 +469,7 @@ async def test_front_and_application_count_and_log_alike(
         assert f'glance_resolver_reads_total{{source="{source}"}} 1.0' in text
 
 
-async def test_a_field_that_must_be_single_is_refused_twice(
+async def test_a_repeated_singleton_header_field_is_refused(
     gateway: Gateway, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Whatever parser would read the request."""

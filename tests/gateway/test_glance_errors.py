@@ -87,7 +87,7 @@ async def test_other_paths_have_problem_documents_only(gateway: Gateway, path: s
     assert response.content_type == "application/problem+json"
 
 
-async def test_what_the_router_refuses_has_glances_form_too(gateway: Gateway) -> None:
+async def test_errors_of_the_router_have_the_form_of_glance_too(gateway: Gateway) -> None:
     await gateway.location("one", versions=V1 + V2, region="RegionOne")
     status, _, text = await error_text(gateway, "GET", "/v2/no/such/path")
     assert (status, text) == (404, "nothing is here: /openapi.json lists the paths")
@@ -159,7 +159,7 @@ async def test_writes_to_an_image_without_owner_fail_as_reads_do(
     assert int(response.headers["Retry-After"]) > 0
 
 
-async def test_an_unknown_image_names_who_could_not_be_asked(gateway: Gateway) -> None:
+async def test_the_error_for_an_unknown_image_names_the_silent_locations(gateway: Gateway) -> None:
     for number in range(9):
         await gateway.location(f"silent{number}", covered=False)
     status, _, text = await error_text(gateway, "GET", IMAGE)
@@ -169,7 +169,7 @@ async def test_an_unknown_image_names_who_could_not_be_asked(gateway: Gateway) -
     assert len(text) < 400
 
 
-async def test_a_resolver_in_front_of_this_one_gets_glances_form(gateway: Gateway) -> None:
+async def test_another_resolver_gets_errors_in_the_form_of_glance(gateway: Gateway) -> None:
     for path in (IMAGE, "/v2/none"):
         headers = {"Accept": "*/*", "X-Resolver-Hop": "1"}
         response, _ = await gateway.get(path, headers=headers)

@@ -58,7 +58,7 @@ async def test_an_owner_without_bytes_comes_after_one_with(pair: Gateway, status
         (DEAD, DEAD, 410, "image-dead", "preferred"),
     ],
 )
-async def test_bytes_that_no_owner_has_are_not_redirected_to(
+async def test_a_read_of_bytes_that_no_owner_has_is_not_redirected(
     pair: Gateway, preferred: ImageStatus, other: ImageStatus, status: int, code: str, first: str
 ) -> None:
     """Glance would answer 204, and clients would take that for an empty image."""

@@ -96,13 +96,15 @@ async def test_more_images_are_on_the_next_page(gateway: Gateway, images: Cloud)
         ("name=x&fresh=2", "fresh is 1 or 0"),
     ],
 )
-async def test_bad_look_ups_are_400(gateway: Gateway, images: Cloud, query: str, text: str) -> None:
+async def test_invalid_lookups_are_400(
+    gateway: Gateway, images: Cloud, query: str, text: str
+) -> None:
     response, problem = await gateway.get(f"/resolve?{query}", headers=DEMO)
     assert response.status == 400
     assert text in problem["detail"]
 
 
-async def test_who_may_not_list_may_not_look_up(gateway: Gateway, images: Cloud) -> None:
+async def test_a_lookup_requires_the_right_to_list(gateway: Gateway, images: Cloud) -> None:
     response, problem = await gateway.get("/resolve?name=debian")
     assert (response.status, problem["code"]) == (401, "token-refused")
     images.set_fault("two", faults.status(503))
@@ -113,7 +115,7 @@ async def test_who_may_not_list_may_not_look_up(gateway: Gateway, images: Cloud)
     assert (len(answers), response.headers["X-Resolver-Missing"]) == (2, "two")
 
 
-async def test_no_look_up_where_nothing_is_listed(start: Start) -> None:
+async def test_lookups_are_off_where_listings_are_off(start: Start) -> None:
     gateway = await start(listing=False)
     response, problem = await gateway.get("/resolve?name=debian")
     assert (response.status, problem["code"]) == (404, "no-listing")

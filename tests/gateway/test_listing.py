@@ -164,7 +164,7 @@ async def test_rows_are_passed_on_as_their_owner_wrote_them(gateway: Gateway, cl
     assert document["images"][0]["resolver_locations"] == "one"
 
 
-async def test_links_and_limits_are_glances(gateway: Gateway, cloud: Cloud) -> None:
+async def test_links_and_limits_are_those_of_glance(gateway: Gateway, cloud: Cloud) -> None:
     await three(cloud, random.Random(2), 20)
     _, document = await gateway.get("/v2/images")
     assert len(document["images"]) == 25
@@ -202,7 +202,7 @@ async def test_links_and_limits_are_glances(gateway: Gateway, cloud: Cloud) -> N
         ("name=%ff", "the query is not UTF-8"),
     ],
 )
-async def test_bad_requests_are_400_in_glances_words(
+async def test_invalid_requests_get_the_errors_of_glance(
     gateway: Gateway, cloud: Cloud, query: str, text: str
 ) -> None:
     for name in ("one", "two"):
@@ -246,7 +246,7 @@ async def test_pages_by_plain_ids_are_those_of_the_next_links(
             assert [row["id"] for row in page["images"]] == whole[end : end + limit], sort
 
 
-async def test_a_plain_id_that_the_filters_leave_out_is_a_place(
+async def test_a_marker_may_be_an_id_that_the_filters_exclude(
     gateway: Gateway, cloud: Cloud
 ) -> None:
     servers = await three(cloud, random.Random(4), 0)
@@ -259,7 +259,7 @@ async def test_a_plain_id_that_the_filters_leave_out_is_a_place(
         assert [row["id"] for row in rows] == ids[4::2]
 
 
-async def test_the_order_of_a_marker_must_stay(gateway: Gateway, cloud: Cloud) -> None:
+async def test_a_marker_with_another_sort_order_is_refused(gateway: Gateway, cloud: Cloud) -> None:
     await three(cloud, random.Random(4), 10)
     _, document = await gateway.get("/v2/images?limit=5")
     response, problem = await gateway.get(f"{document['next']}&sort=name:asc")

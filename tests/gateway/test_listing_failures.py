@@ -92,9 +92,7 @@ async def test_a_location_without_a_usable_answer_is_named(
         assert len(document["images"]) == 12
 
 
-async def test_a_location_that_ignores_markers_does_not_repeat_for_ever(
-    gateway: Gateway, cloud: Cloud
-) -> None:
+async def test_a_location_that_ignores_markers_is_an_error(gateway: Gateway, cloud: Cloud) -> None:
     await two(cloud, 60, page_cap=20)
     cloud.set_fault("two", faults.repeat)
     for sort in ("name:asc", "created_at:desc"):
@@ -115,7 +113,9 @@ async def test_the_setting_makes_every_listing_partial(start: Start) -> None:
         assert (response.status, problem["missing"]) == (503, ["one", "two"])
 
 
-async def test_what_was_left_out_stays_left_out(gateway: Gateway, cloud: Cloud) -> None:
+async def test_a_location_left_out_of_the_first_page_stays_left_out(
+    gateway: Gateway, cloud: Cloud
+) -> None:
     await two(cloud)
     cloud.set_fault("two", faults.status(503))
     _, first = await gateway.get("/v2/images?limit=5", headers=ALLOW)
@@ -140,7 +140,7 @@ async def test_a_location_that_fails_on_a_later_page(gateway: Gateway, cloud: Cl
 
 
 @pytest.mark.parametrize("status", [401, 403])
-async def test_what_all_locations_refuse_is_passed_on(
+async def test_a_refusal_by_all_locations_is_passed_on(
     gateway: Gateway, cloud: Cloud, status: int
 ) -> None:
     await two(cloud)
@@ -262,7 +262,7 @@ async def test_the_rank_of_the_first_page_holds_for_all(gateway: Gateway, cloud:
     assert len(found) == len({row["id"] for row in found}) == 20
 
 
-async def test_clients_may_list_only_so_much(start: Start) -> None:
+async def test_listings_are_rate_limited(start: Start) -> None:
     gateway = await start(client_rate=0.1)
     async with cloud_of(gateway.services) as cloud:
         await two(cloud, 1)

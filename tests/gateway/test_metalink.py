@@ -70,7 +70,7 @@ async def add(cloud: Cloud, name: str, rank: int, data: bytes = BYTES, **options
     return f"{server.url}/v1/images/{ID}" if v1_only else f"{server.url}/v2/images/{ID}/file"
 
 
-async def test_it_has_the_urls_of_owners_with_the_same_bytes(
+async def test_a_metalink_has_the_urls_of_owners_with_the_same_bytes(
     gateway: Gateway, cloud: Cloud
 ) -> None:
     """Found by asking them: the index knows nothing of these claims yet."""
@@ -88,7 +88,9 @@ async def test_it_has_the_urls_of_owners_with_the_same_bytes(
     assert (await metalink(gateway, f"{PATH}?exclude=one,other")).urls == [old, new]
 
 
-async def test_without_answers_it_has_what_the_index_knows(gateway: Gateway, cloud: Cloud) -> None:
+async def test_without_answers_a_metalink_has_what_the_index_knows(
+    gateway: Gateway, cloud: Cloud
+) -> None:
     urls = [await add(cloud, name, rank) for rank, name in enumerate(("one", "two", "three"))]
     for name in ("one", "two", "one"):
         await gateway.claim_with_facts(name, ID, ImageStatus.ACTIVE, ONE)
@@ -129,7 +131,7 @@ async def test_images_without_bytes_and_without_owners(gateway: Gateway, cloud: 
     assert found.urls == [f"{server.url}/v2/images/{UPPER}/file"]
 
 
-async def test_a_gateway_that_asks_nobody(start: Start) -> None:
+async def test_a_gateway_without_probes_asks_nobody(start: Start) -> None:
     gateway = await start(probe=False)
     await gateway.location("one", url="https://one.example/a&b")
     await gateway.claim("one", ID)

@@ -48,12 +48,12 @@ async def answer(gateway: Gateway, query: str, status: int = 200, token: str | N
         ({"id": "debian"}, BY_ID),
     ],
 )
-def test_what_a_text_is_taken_for(query: dict[str, str], by: str) -> None:
+def test_a_text_is_recognized_as_id_digest_or_name(query: dict[str, str], by: str) -> None:
     (text,) = query.values()
     assert question_of(query) == Question(by, text.strip())
 
 
-def test_no_question() -> None:
+def test_a_page_without_a_query_asks_nothing() -> None:
     assert question_of({}) is None
     assert question_of({"image": " ", "id": "", "other": "x"}) is None
 
@@ -85,7 +85,9 @@ async def test_no_match(gateway: Gateway, images: Cloud) -> None:
     assert "No image matches." in visible(await answer(gateway, "name=x", token="demo"))
 
 
-async def test_without_a_token_nobodys_is_used(gateway: Gateway, images: Cloud) -> None:
+async def test_without_a_token_the_credential_of_the_location_is_not_used(
+    gateway: Gateway, images: Cloud
+) -> None:
     """The credential of the location, with which this process sees all, is not for strangers."""
     text = visible(await answer(gateway, "image=debian", 401))
     assert "OS_TOKEN=… glance-resolver resolve --name …" in text
@@ -94,7 +96,9 @@ async def test_without_a_token_nobodys_is_used(gateway: Gateway, images: Cloud) 
     assert "OS_TOKEN" not in text
 
 
-async def test_a_stranger_sees_what_glance_shows_strangers(gateway: Gateway, images: Cloud) -> None:
+async def test_without_a_token_only_anonymously_listed_images_are_shown(
+    gateway: Gateway, images: Cloud
+) -> None:
     await images.add("open", tokens={}, anonymous=True)
     images.servers["open"].add(id=IDS[3], name="debian", visibility="public", data=DATA)
     text = visible(await answer(gateway, "image=debian"))
@@ -103,16 +107,16 @@ async def test_a_stranger_sees_what_glance_shows_strangers(gateway: Gateway, ima
     assert IDS[0] not in text
 
 
-async def test_other_locations_than_those_that_answer_are_named(
-    gateway: Gateway, images: Cloud
-) -> None:
+async def test_locations_that_did_not_answer_are_named(gateway: Gateway, images: Cloud) -> None:
     images.set_fault("two", faults.status(503))
     text = visible(await answer(gateway, "image=debian", token="demo"))
     assert "Not asked, or without an answer: two." in text
     assert IDS[1] in text
 
 
-async def test_a_checksum_that_is_taken_for_an_id(gateway: Gateway, images: Cloud) -> None:
+async def test_a_text_that_may_be_id_or_checksum_links_to_the_other_lookup(
+    gateway: Gateway, images: Cloud
+) -> None:
     section = await answer(gateway, f"image={MD5}", token="demo")
     assert f'href="?checksum={MD5}"' in section
     assert "Look it up as a checksum" not in await answer(gateway, f"image={ID}")
@@ -125,18 +129,18 @@ async def test_text_of_images_is_escaped(gateway: Gateway, images: Cloud) -> Non
     assert "&lt;script&gt;" in section
 
 
-async def test_no_look_up_where_nothing_is_listed(start: Start) -> None:
+async def test_lookups_are_off_where_listings_are_off(start: Start) -> None:
     gateway = await start(listing=False)
     assert "RESOLVER_LISTING" in visible(await answer(gateway, "image=debian", 404))
 
 
-async def test_a_look_up_costs_the_client(start: Start) -> None:
+async def test_lookups_are_rate_limited(start: Start) -> None:
     gateway = await start(client_rate=0.1)
     await answer(gateway, "image=debian", 503)  # no location is in service
     assert "RESOLVER_CLIENT_RATE" in await page(gateway, "?image=debian", 429)
 
 
-async def test_the_token_never_gets_into_a_url(gateway: Gateway) -> None:
+async def test_the_token_is_never_in_a_url(gateway: Gateway) -> None:
     """A form sends only what has a name."""
     (field,) = re.findall(r'<input[^>]*id="user-token"[^>]*>', await page(gateway))
     assert " name=" not in field

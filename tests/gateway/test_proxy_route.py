@@ -98,14 +98,14 @@ async def test_the_gateway_keeps_what_it_answers_itself(
     assert await route(gateway, method, path) == "self"
 
 
-async def test_without_a_method_it_is_a_read(gateway: Gateway) -> None:
+async def test_a_request_without_a_method_is_routed_as_a_read(gateway: Gateway) -> None:
     await two_regions(gateway)
     response, _ = await gateway.get(f"/route{IMAGE}")
     assert response.headers["X-Resolver-Url"] == NORTH + IMAGE
     assert response.headers["X-Resolver-Location"] == "north"
 
 
-async def test_what_a_client_says_chooses_no_server(gateway: Gateway) -> None:
+async def test_a_client_cannot_choose_the_server(gateway: Gateway) -> None:
     await two_regions(gateway)
     forged = dict.fromkeys(("X-Resolver-Url", "X-Resolver-Base"), "http://evil.example")
     forged |= {"Host": "evil.example", "X-Forwarded-Host": "evil.example"}
@@ -139,7 +139,9 @@ async def test_uploads_go_where_the_image_waits_for_its_bytes(gateway: Gateway) 
         assert await route(gateway, method, f"{IMAGE}{rest}") == f"{NORTH}{IMAGE}{rest}"
 
 
-async def test_bytes_that_no_owner_has_are_not_asked_of_one(gateway: Gateway) -> None:
+async def test_a_read_of_bytes_that_no_owner_has_is_answered_by_the_gateway(
+    gateway: Gateway,
+) -> None:
     await gateway.location("north")
     await gateway.claim_with_facts("north", ID, ImageStatus.PENDING)
     assert await route(gateway, "GET", f"{IMAGE}/file") == "self"

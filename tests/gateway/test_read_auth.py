@@ -101,7 +101,7 @@ async def test_a_refused_token_is_remembered_too(begin: Begin) -> None:
 
 
 @pytest.mark.parametrize("end", ["2020-01-01T00:00:00.000000Z", "2020-01-01T00:00:00Z"])
-async def test_a_token_that_has_ended_is_refused(begin: Begin, end: str) -> None:
+async def test_an_expired_token_is_refused(begin: Begin, end: str) -> None:
     world = await world_of(begin)
     world.keystone.accepted = {ALICE: end}
     assert (await world.ask("GET", PATH, ALICE)).status == 401
@@ -174,7 +174,9 @@ async def test_the_front_answers_remembered_tokens(
 
 
 @pytest.mark.parametrize("token", ["x" * 9000, "tök", "a b\tc"])
-async def test_what_cannot_be_a_token_asks_nobody(begin: Begin, token: str) -> None:
+async def test_an_impossible_token_is_refused_without_asking_keystone(
+    begin: Begin, token: str
+) -> None:
     world = await world_of(begin)
     async with connected(world.gateway.url) as connection:
         request = f"GET {PATH} HTTP/1.1\r\nHost: gateway\r\nX-Auth-Token: {token}\r\n\r\n"
@@ -223,7 +225,7 @@ async def test_the_status_page_answers_those_who_type_a_token_in(begin: Begin, m
     assert seen == (mode == "token")
 
 
-async def test_flooding_with_new_tokens_is_charged(begin: Begin) -> None:
+async def test_checks_of_new_tokens_are_rate_limited(begin: Begin) -> None:
     world = await begin("token", client_rate=1)
     await world.add("one")
     statuses = [(await world.ask("GET", PATH, f"guess-{n}")).status for n in range(12)]

@@ -64,7 +64,7 @@ async def test_writes_prefer_the_region_too(start: Start) -> None:
     assert (await gateway.call("PUT", f"{SOUTH}/v2/images"))[0].status == 405
 
 
-async def test_the_url_counts_before_the_header_field(gateway: Gateway) -> None:
+async def test_the_region_in_the_url_overrides_the_header_field(gateway: Gateway) -> None:
     await both_regions(gateway)
     headers = {"X-Resolver-Region": "north"}
     response, _ = await gateway.get(f"{SOUTH}/v2/images/{ID}", headers=headers)
@@ -84,7 +84,7 @@ async def test_a_region_without_locations_changes_nothing(gateway: Gateway) -> N
     assert len(caches) == 1, "clients can make no more of them than there are regions"
 
 
-async def test_templates_follow_the_table(gateway: Gateway) -> None:
+async def test_templates_follow_changes_of_locations(gateway: Gateway) -> None:
     await both_regions(gateway)
     async with connected(gateway.url) as connection:
         path = f"{SOUTH}/v2/images/{ID}"
@@ -110,7 +110,7 @@ async def test_version_documents_keep_the_region(start: Start, public_url: str) 
         assert hrefs == {f"{base}/region/north/v2/"}
 
 
-async def test_errors_have_glances_form(gateway: Gateway) -> None:
+async def test_errors_have_the_form_of_glance(gateway: Gateway) -> None:
     await gateway.location("north", region="north")
     for method, path, status in (
         ("GET", f"/v2/images/{ID}", 404),

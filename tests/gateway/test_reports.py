@@ -101,7 +101,9 @@ async def test_what_a_region_lacks_has_the_command_that_brings_it(filled: Gatewa
         ("/report/missing?region=Nowhere", 404, "region-not-found"),
     ],
 )
-async def test_bad_questions(filled: Gateway, path: str, status: int, code: str) -> None:
+async def test_invalid_queries_are_refused(
+    filled: Gateway, path: str, status: int, code: str
+) -> None:
     response, (body,) = await report(filled, path)
     assert (response.status, body["code"]) == (status, code)
 

@@ -11,7 +11,7 @@ from tests.gateway.conftest import Gateway, Start
 from tests.support.redis import RedisServer
 
 
-async def test_nothing_is_wrong(gateway: Gateway) -> None:
+async def test_without_problems_the_list_is_empty(gateway: Gateway) -> None:
     response, body = await gateway.get("/status")
     assert (response.status, body["role"], body["problems"]) == (200, "gateway", [])
 
@@ -44,7 +44,7 @@ async def test_metrics_count_problems_by_code(gateway: Gateway) -> None:
 
 
 @pytest.mark.redis
-async def test_it_answers_without_redis(start: Start, own_redis: RedisServer) -> None:
+async def test_the_status_is_served_without_redis(start: Start, own_redis: RedisServer) -> None:
     own_redis.kill()
     gateway = await start(redis_url=own_redis.url)
     response, body = await gateway.get("/status")

@@ -68,7 +68,7 @@ async def test_only_the_root_is_a_page(gateway: Gateway) -> None:
         assert "Vary" not in response.headers
 
 
-async def test_no_script_of_others_and_no_frame(gateway: Gateway) -> None:
+async def test_foreign_scripts_and_frames_are_forbidden(gateway: Gateway) -> None:
     response, _ = await gateway.get("/", headers=BROWSER)
     policy = response.headers["Content-Security-Policy"]
     assert "default-src 'none'" in policy
@@ -119,7 +119,7 @@ async def test_each_location_has_a_row(gateway: Gateway) -> None:
     assert 'href="#location-bergen"' in text
 
 
-async def test_what_only_operators_may_know_is_not_there(gateway: Gateway) -> None:
+async def test_details_for_operators_are_not_shown(gateway: Gateway) -> None:
     await gateway.location("oslo", auth={"token_env": "OSLO_SECRET"}, reason="ask-kari")
     text = await page(gateway)
     assert "oslo.example" not in text
@@ -127,7 +127,7 @@ async def test_what_only_operators_may_know_is_not_there(gateway: Gateway) -> No
     assert "ask-kari" not in text
 
 
-async def test_text_of_others_is_escaped(gateway: Gateway) -> None:
+async def test_text_from_outside_is_escaped(gateway: Gateway) -> None:
     await gateway.location("oslo", region=EVIL)
     gateway.services.problems.add_source(
         lambda: [Problem(code="x", text=EVIL, action=f"{EVIL} `{EVIL}`", location="oslo")]
@@ -202,7 +202,7 @@ async def test_of_many_problems_some_are_shown(gateway: Gateway) -> None:
 
 
 @pytest.mark.redis
-async def test_it_answers_without_redis(start: Start, own_redis: RedisServer) -> None:
+async def test_the_page_is_served_without_redis(start: Start, own_redis: RedisServer) -> None:
     own_redis.kill()
     gateway = await start(redis_url=own_redis.url)
     assert "index-unavailable" in await page(gateway)
@@ -246,7 +246,9 @@ async def test_events_have_what_has_changed(gateway: Gateway) -> None:
     reader.cancel()
 
 
-async def test_many_browsers_share_one_look(gateway: Gateway, services_asked: list[float]) -> None:
+async def test_many_browsers_share_one_snapshot(
+    gateway: Gateway, services_asked: list[float]
+) -> None:
     everyone = [Events(gateway) for _ in range(20)]
     readers = [asyncio.create_task(events.read()) for events in everyone]
     await wait_until(lambda: all(events.all for events in everyone))

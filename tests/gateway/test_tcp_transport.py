@@ -120,7 +120,7 @@ async def test_a_client_that_reads_slowly_pauses_writing_and_gets_all(sockets: S
     assert protocol.error is None
 
 
-async def test_a_client_that_sends_no_more_still_gets_its_response(sockets: Sockets) -> None:
+async def test_a_half_closed_client_still_gets_its_response(sockets: Sockets) -> None:
     protocol = Recorder(keeps_open=True)
     transport = connect(sockets, protocol)
     sockets[1].shutdown(socket.SHUT_WR)
@@ -134,7 +134,7 @@ async def test_a_client_that_sends_no_more_still_gets_its_response(sockets: Sock
     await wait_until(lambda: protocol.calls[-1] == "lost")
 
 
-async def test_the_end_of_a_client_ends_the_connection(sockets: Sockets) -> None:
+async def test_a_connection_is_closed_when_its_client_closes(sockets: Sockets) -> None:
     protocol = Recorder()
     connect(sockets, protocol)
     sockets[1].close()

@@ -89,7 +89,7 @@ async def test_traces_reach_the_log_and_the_locations() -> None:
 
 
 @pytest.mark.parametrize("more", ["", "tracestate: a=1\r\n"])
-def test_requests_of_many_traces_are_one_kind(more: str) -> None:
+def test_requests_that_differ_in_their_trace_only_are_one_kind(more: str) -> None:
     """Otherwise each would be parsed, and push another kind out of the memory."""
     known = KnownReads()
 

@@ -115,7 +115,7 @@ async def test_metrics_show_requests_answers_and_locations(start: Start) -> None
     assert ID not in text  # a label per image would have no bound
 
 
-async def test_metrics_show_how_long_others_take(start: Start) -> None:
+async def test_metrics_show_the_latency_of_locations_and_redis(start: Start) -> None:
     gateway = await start(role="all", probe=True, health_interval=3600, sweep_interval=3600)
     stats = gateway.services.indexer.stats
     async with cloud_of(gateway.services) as cloud:
@@ -218,7 +218,7 @@ async def test_public_url_is_used_in_version_documents(start: Start) -> None:
         *("/v2/metadefs/namespaces?limit=2", "/v2/metadefs/resource_types"),
     ],
 )
-async def test_what_any_location_answers_goes_to_a_healthy_one_with_v2(
+async def test_requests_for_any_location_go_to_a_healthy_one_with_v2(
     gateway: Gateway, path: str
 ) -> None:
     response, body = await gateway.get(path)

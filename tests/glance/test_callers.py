@@ -110,7 +110,7 @@ def clouds(
         assert gateway.stop() == 0, gateway.log.read_text()
 
 
-def test_each_user_sees_their_own_image(clouds: Clouds) -> None:
+def test_each_user_gets_only_their_own_image(clouds: Clouds) -> None:
     homes = {"alice": "one", "bob": "two", "carol": "three"}
     for user in clouds.tokens:
         for owner, image in clouds.images.items():
@@ -150,7 +150,7 @@ def test_forbidden_is_answered_as_absent(clouds: Clouds) -> None:
             assert seen[0][0] == 404
 
 
-def test_a_listing_is_of_the_users_domain(clouds: Clouds) -> None:
+def test_a_listing_shows_the_domain_of_the_user(clouds: Clouds) -> None:
     for user, image in clouds.images.items():
         answer = clouds.ask("GET", "/v2/images", clouds.tokens[user])
         assert [row["id"] for row in answer.json()["images"]] == [image.id]

@@ -31,7 +31,7 @@ def essence(answer: Answer) -> tuple[int, str | None, str]:
         ("GET", "/v2/images/debian-12"),
     ],
 )
-def test_the_answer_is_glances_own(
+def test_the_error_equals_that_of_glance(
     gateway: Gateway, glance_pair: Pair, method: str, path: str
 ) -> None:
     glance = call(glance_pair.servers["one"].url, method, path, None, ACCEPTS)
@@ -48,7 +48,7 @@ def test_the_answer_is_glances_own(
         ("POST", "/actions/deactivate", None),
     ],
 )
-def test_writes_have_glances_status_and_form(
+def test_writes_get_the_status_and_form_of_glance(
     gateway: Gateway, glance_pair: Pair, method: str, rest: str, body: object
 ) -> None:
     path = f"/v2/images/{UNKNOWN_ID}{rest}"

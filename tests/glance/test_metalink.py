@@ -50,7 +50,9 @@ def metalink(gateway: Gateway, image_id: str) -> Answer:
     return gateway.get(f"/resolve/{image_id}", METALINK)
 
 
-def test_it_has_urls_size_and_hashes(gateway: Gateway, glance_pair: Pair, image_id: str) -> None:
+def test_a_metalink_has_urls_size_and_hashes(
+    gateway: Gateway, glance_pair: Pair, image_id: str
+) -> None:
     answer = metalink(gateway, image_id)
     assert answer.status == 200, answer
     text = answer.body.decode()

@@ -247,7 +247,7 @@ def seconds_at_most(seconds: float) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("body", [b"", b"<h1>Not Found</h1>", b'{"code": "IMG.0027"}'])
-async def test_a_404_in_other_words_counts_where_images_are_listed(
+async def test_a_404_with_another_text_counts_if_the_server_lists_images(
     probe: ImageProbe, switch: Switch, location: Location, body: bytes
 ) -> None:
     """Servers that resemble Glance may not name the image."""
@@ -261,7 +261,7 @@ async def test_a_404_in_other_words_counts_where_images_are_listed(
     assert (await probe.ask(location, V2, IMAGE_ID, (0,))).letter_case is None
 
 
-async def test_the_404_of_another_service_repeats_no_proof(
+async def test_a_404_of_another_service_proves_nothing(
     probe: ImageProbe, switch: Switch, location: Location
 ) -> None:
     """Not even where it has Glance's header and the credential's proof was cached."""
@@ -279,7 +279,7 @@ async def test_the_404_of_another_service_repeats_no_proof(
     assert (await probe.scope(location, V2, replace(answer, at=time.monotonic()))).sees_all is None
 
 
-async def test_what_is_found_out_before_the_versions_are_known_is_found_out_again(
+async def test_a_scope_read_without_known_versions_is_read_again(
     probe: ImageProbe, location: Location
 ) -> None:
     answer = await probe.ask(location, V2, IMAGE_ID, (0,))

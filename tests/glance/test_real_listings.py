@@ -70,9 +70,7 @@ def anonymous_glance(glance_home: GlanceHome, tmp_path: Path) -> Iterator[Glance
         yield server
 
 
-async def test_rows_that_no_api_would_accept_are_skipped(
-    index: Index, open_glance: GlanceProcess
-) -> None:
+async def test_rows_with_invalid_ids_are_skipped(index: Index, open_glance: GlanceProcess) -> None:
     ids = open_glance.ids()
     database = open_glance.directory / "glance.sqlite"
     async with connect(30) as session:
@@ -84,7 +82,7 @@ async def test_rows_that_no_api_would_accept_are_skipped(
         assert await sweeping.claimed(location) == ids
 
 
-async def test_a_dead_token_that_is_answered_as_a_stranger_proves_nothing(
+async def test_an_expired_token_that_is_answered_anonymously_proves_nothing(
     index: Index, anonymous_glance: GlanceProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(TOKEN, "alive")

@@ -83,7 +83,7 @@ def plain(resource: dict[str, Any]) -> dict[str, Any]:
     return resource
 
 
-def test_it_makes_what_the_manifests_have() -> None:
+def test_the_chart_renders_the_same_resources_as_the_manifests() -> None:
     rendered = {
         name: plain(found) for name, found in render({"podMonitor": {"enabled": True}}).items()
     }
@@ -93,13 +93,15 @@ def test_it_makes_what_the_manifests_have() -> None:
 
 @pytest.mark.parametrize("version", KUBERNETES_VERSIONS)
 @pytest.mark.parametrize("values", [{}, EVERYTHING], ids=["defaults", "everything"])
-def test_what_it_makes_fits_the_schema_of_kubernetes(values: dict[str, Any], version: str) -> None:
+def test_rendered_resources_fit_the_schema_of_kubernetes(
+    values: dict[str, Any], version: str
+) -> None:
     for resource in render(values, "other").values():
         if resource["kind"] not in CUSTOM_KINDS:
             kubernetes_validate.validate(resource, version, strict=True)
 
 
-def test_values_arrive() -> None:
+def test_values_reach_the_rendered_resources() -> None:
     found = render(EVERYTHING, "other")
     gateway = found["Deployment/other-gateway"]["spec"]["template"]["spec"]
     indexer = found["Deployment/other-indexer"]
@@ -156,7 +158,7 @@ def test_mistyped_values_are_refused(values: dict[str, Any]) -> None:
         render(values)
 
 
-def test_helm_finds_nothing_wrong() -> None:
+def test_helm_lint_accepts_the_chart() -> None:
     result = helm.lint(str(CHART))
     assert result["errors"] == []
     assert [row for row in result["messages"] if "icon" not in row["error"]] == []

@@ -76,7 +76,7 @@ def test_the_kustomization_has_each_file() -> None:
 
 
 @pytest.mark.parametrize("role", DEPLOYMENTS)
-def test_what_belongs_to_a_deployment_selects_its_pods(role: str) -> None:
+def test_selectors_match_the_labels_of_their_pods(role: str) -> None:
     pod = DEPLOYMENTS[role]["spec"]["template"]
     labels = pod["metadata"]["labels"]
     name = f"glance-resolver-{role}"

@@ -95,6 +95,6 @@ def test_child_processes_do_not_inherit_the_service_manager() -> None:
         {"WATCHDOG_USEC": "9", "WATCHDOG_PID": "1"},
     ],
 )
-async def test_nothing_is_sent_that_nobody_waits_for(environ: dict[str, str]) -> None:
+async def test_nothing_is_sent_without_a_watchdog(environ: dict[str, str]) -> None:
     async with asyncio.timeout(5):
         await ServiceManager.from_environment(environ).keep_alive()

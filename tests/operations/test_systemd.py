@@ -29,12 +29,12 @@ def unit(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 
 @pytest.mark.systemd
-def test_systemd_finds_nothing_wrong(unit: Path, run_tool: RunTool) -> None:
+def test_systemd_accepts_each_unit(unit: Path, run_tool: RunTool) -> None:
     assert run_tool("systemd-analyze", "systemd", "verify", "--man=no", unit) == ""
 
 
 @pytest.mark.systemd
-def test_a_unit_is_hardly_exposed(unit: Path, run_tool: RunTool) -> None:
+def test_a_unit_is_sandboxed(unit: Path, run_tool: RunTool) -> None:
     options = ("security", "--offline=true", f"--threshold={MAX_EXPOSURE}")
     assert "Overall exposure" in run_tool("systemd-analyze", "systemd", *options, unit)
 

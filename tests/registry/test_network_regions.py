@@ -38,7 +38,7 @@ LOCATIONS = [
         ("::1", ""),
     ],
 )
-def test_the_smallest_network_counts(address: str, region: str) -> None:
+def test_the_smallest_matching_network_wins(address: str, region: str) -> None:
     for seed in range(3):
         locations = random.Random(seed).sample(LOCATIONS, len(LOCATIONS))
         assert NetworkRegions(locations).region_of(ipaddress.ip_address(address)) == region

@@ -46,7 +46,7 @@ def proof(answer: Answer) -> tuple[Outcome, str]:
     return answer.outcome, answer.proof
 
 
-async def test_the_silence_of_a_location_that_does_not_vouch_does_not_count(cloud: Cloud) -> None:
+async def test_a_silent_location_that_does_not_vouch_blocks_no_absence(cloud: Cloud) -> None:
     await cloud.add("one")
     await cloud.add("two", fields=SILENT)
     cloud.set_fault("two", faults.status(503))
@@ -65,7 +65,7 @@ async def test_a_location_that_does_not_vouch_is_asked(cloud: Cloud) -> None:
     assert [owner.name for owner in answer.owners] == ["two"]
 
 
-async def test_silence_is_remembered_as_long_as_a_no(cloud: Cloud) -> None:
+async def test_silence_is_cached_as_long_as_an_absence(cloud: Cloud) -> None:
     """So the answer without a question, at the front, is that of the rule."""
     await cloud.add("one")
     asked = 0
@@ -165,7 +165,7 @@ async def test_a_sweep_that_proves_nothing_is_no_proof(
     assert (answer.outcome, answer.missing) == (Outcome.UNKNOWN, ("one",))
 
 
-async def test_a_fresh_answer_is_asked_for(covered: Cloud) -> None:
+async def test_a_fresh_request_asks_every_location(covered: Cloud) -> None:
     await covered.add("one")
     await set_sweep(covered, "one", 5)
     assert proof(await covered.resolve(ID, FRESH)) == (Outcome.ABSENT, "asked")

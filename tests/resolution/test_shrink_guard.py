@@ -43,7 +43,7 @@ async def claims_left(cloud: Cloud) -> int:
     return sum(bool(some) for some in owners)
 
 
-async def test_strangers_cannot_take_the_claims_one_by_one(emptied: Cloud) -> None:
+async def test_fresh_requests_cannot_release_all_claims_one_by_one(emptied: Cloud) -> None:
     outcomes = []
     for text in IDS:
         answer = await emptied.resolve(text, FRESH)
@@ -65,7 +65,7 @@ async def test_strangers_cannot_take_the_claims_one_by_one(emptied: Cloud) -> No
     assert number in await emptied.index.records.requested_sweeps()
 
 
-async def test_many_at_the_same_time_take_no_more(emptied: Cloud) -> None:
+async def test_concurrent_fresh_requests_release_no_more(emptied: Cloud) -> None:
     await asyncio.gather(*(emptied.resolve(text, FRESH) for text in IDS))
     await wait_until_idle(emptied)
     assert await claims_left(emptied) == len(IDS) - ALLOWED

@@ -84,7 +84,7 @@ async def test_exports_checks_claims_and_releases_are_in_the_audit_log(watched: 
     ]
 
 
-async def test_what_cannot_be_recorded_is_not_done(watched: Gateway) -> None:
+async def test_an_action_that_cannot_be_recorded_is_refused(watched: Gateway) -> None:
     """The list of the audit log is something else: no entry can be written."""
     await watched.claim("one", ID)
     text = await exported(watched)
@@ -133,7 +133,7 @@ async def test_a_role_that_is_not_enough_is_recorded(watched: Gateway) -> None:
     assert "token bob has the role ro" in detail
 
 
-async def test_guessing_is_limited_and_reads_are_not(start: Start) -> None:
+async def test_wrong_tokens_are_rate_limited_and_reads_are_not(start: Start) -> None:
     gateway = await start(admin_tokens=TOKENS, client_rate=10)
     allowed = int(10 * BURST_SECONDS / REFUSED_LOGIN_TOKENS)
     statuses = [(await gateway.get("/locations", headers=WRONG))[0].status for _ in range(30)]
@@ -145,7 +145,7 @@ async def test_guessing_is_limited_and_reads_are_not(start: Start) -> None:
     assert (await gateway.get(f"/resolve/{ID}/explain"))[0].status == 200
 
 
-async def test_requests_without_a_token_are_no_guesses(start: Start) -> None:
+async def test_requests_without_a_token_do_not_count_as_guesses(start: Start) -> None:
     gateway = await start(admin_tokens=TOKENS, client_rate=1)
     for _ in range(20):
         assert (await gateway.get("/locations"))[0].status == 401
@@ -190,7 +190,7 @@ async def test_the_access_log_names_the_client_behind_a_trusted_proxy(
     )
 
 
-def test_a_line_that_is_no_token_costs_that_line(
+def test_an_invalid_line_of_the_tokens_file_affects_no_other(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     file = tmp_path / "tokens"
@@ -236,7 +236,7 @@ ALLOWED = {
 
 
 @pytest.mark.parametrize("role", ALLOWED)
-async def test_a_role_may_do_what_it_is_for_and_no_more(start: Start, role: str) -> None:
+async def test_each_role_has_exactly_its_rights(start: Start, role: str) -> None:
     gateway = await start(admin_tokens=f"x:{role}=a-token-0123456789,root=root-token-0123456789")
     headers = {"Authorization": "Bearer a-token-0123456789"}
     await gateway.location("one", url="http://127.0.0.1:9")

@@ -117,7 +117,7 @@ OWN: list[dict[str, str]] = [
 
 
 @pytest.mark.parametrize("fields", CROSS_SITE)
-async def test_what_another_site_sends_is_refused_unless_it_reads(
+async def test_cross_site_requests_are_refused_unless_they_read(
     named: Gateway, fields: dict[str, str]
 ) -> None:
     requests: list[tuple[str, str, Any]] = [

@@ -190,7 +190,9 @@ async def test_what_the_gateway_answers_is_passed_on_as_it_is(endpoint: Endpoint
     assert not endpoint.two.seen
 
 
-async def test_unknown_is_503_with_retry_after_and_the_names(endpoint: Endpoint) -> None:
+async def test_an_unknown_image_is_503_with_retry_after_and_the_silent_locations(
+    endpoint: Endpoint,
+) -> None:
     await endpoint.gateway.location("silent", covered=False)
     for method in ("GET", "PUT"):
         response, content = await endpoint.call(method, f"/v2/images/{ABSENT}/file")
@@ -242,7 +244,7 @@ async def test_a_client_cannot_choose_the_server(endpoint: Endpoint) -> None:
     assert {seen.method for seen in endpoint.one.seen} == {"PUT", "GET", "POST"}
 
 
-async def test_logins_of_other_servers_stay_here(endpoint: Endpoint) -> None:
+async def test_other_credentials_and_cookies_are_not_passed_on(endpoint: Endpoint) -> None:
     fields = {"Authorization": "Bearer an-operators", "Cookie": "a=b", "X-Auth-Token": "t0ken"}
     await endpoint.call("GET", IMAGE, headers=fields)
     (seen,) = endpoint.one.seen
@@ -286,7 +288,7 @@ async def test_a_server_that_is_gone_is_a_5xx(endpoint: Endpoint) -> None:
     assert not endpoint.one.seen, "an upload is sent once, to one server"
 
 
-async def test_bytes_are_passed_on_as_they_come(endpoint: Endpoint) -> None:
+async def test_bytes_are_streamed(endpoint: Endpoint) -> None:
     """The server has the first bytes while the client still keeps the last ones."""
     parts = [b"a" * MEGABYTE, b"b" * MEGABYTE, b"c" * MEGABYTE]
 

@@ -132,7 +132,7 @@ async def test_a_rendering_that_fails_is_tried_again() -> None:
     assert await bounded.get(render) == 1
 
 
-async def test_figures_are_not_rendered_for_each_who_asks(start: Start) -> None:
+async def test_metrics_are_not_rendered_for_each_request(start: Start) -> None:
     gateway = await start()
     for path in ("/metrics", "/index"):
         bodies = set()
@@ -174,7 +174,7 @@ async def probing(start: Start) -> Gateway:
         (b"[" * 900_000, {}),
     ],
 )
-async def test_a_hostile_record_of_an_image_takes_no_time(
+async def test_a_hostile_image_record_is_not_decompressed(
     probing: Gateway, body: bytes, headers: dict[str, str]
 ) -> None:
     middleware, asked = record(body, **headers)

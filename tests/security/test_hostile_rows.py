@@ -111,7 +111,7 @@ async def test_a_hostile_status_of_a_location(serving_one: Gateway, kind: str) -
     assert "unreadable-record" in {row["code"] for row in status["problems"]}
 
 
-async def test_versions_that_are_no_versions(serving_one: Gateway) -> None:
+async def test_malformed_versions_in_redis_are_ignored(serving_one: Gateway) -> None:
     await change(serving_one, "HSET", REGISTRY + "status", "1:check", VERSIONS)
     await assert_that_one_works(serving_one)
 
@@ -142,9 +142,7 @@ async def test_other_hostile_rows(serving_one: Gateway, command: tuple[Any, ...]
 
 
 @pytest.mark.parametrize("at", [f"1{'0' * 400}", "NaN", "1e300", '"x"'])
-async def test_a_hostile_request_for_a_sweep_is_one_without_confirmation(
-    index: Index, at: str
-) -> None:
+async def test_a_hostile_sweep_request_confirms_no_shrink(index: Index, at: str) -> None:
     text = f'{{"confirm_shrink": true, "at": {at}}}'
     await index.client.command("HSET", REGISTRY + "wanted", "1", text)
     request = (await index.records.requested_sweeps())[1]
@@ -172,7 +170,7 @@ async def test_hostile_owners_of_an_image(index: Index) -> None:
     assert sound == (Owner(1),)
 
 
-async def test_an_image_with_100_kb_of_owners_is_answered(serving_one: Gateway) -> None:
+async def test_100_kb_of_invalid_owners_affect_only_their_image(serving_one: Gateway) -> None:
     index = serving_one.services.index
     buckets, image_id = index.claims.buckets, parse_id(OTHER)
     await index.client.command(
@@ -183,7 +181,7 @@ async def test_an_image_with_100_kb_of_owners_is_answered(serving_one: Gateway) 
     await assert_that_one_works(serving_one)
 
 
-async def test_a_bucket_of_another_type_costs_its_images(index_url: str) -> None:
+async def test_a_bucket_of_another_type_affects_only_its_images(index_url: str) -> None:
     async with open_index(index_url, bits=8) as index:
         broken = parse_id(OTHER)
         key = index.claims.buckets.key(index.claims.buckets.number(broken))

@@ -55,7 +55,7 @@ async def ask(url: str, method: str, path: str, **options: Any) -> tuple[int, st
         return response.status, await response.text()
 
 
-async def test_the_public_port_has_no_admin_path_and_no_figures(ports: tuple[Gateway, str]) -> None:
+async def test_the_public_port_has_no_admin_path_and_no_metrics(ports: tuple[Gateway, str]) -> None:
     gateway, _ = ports
     for route in [*figure_routes(), *admin_routes()]:
         path = path_of(route.path)
@@ -90,7 +90,9 @@ async def test_the_public_port_only_reads(ports: tuple[Gateway, str]) -> None:
     assert await gateway.services.index.records.load() == before
 
 
-async def test_the_management_port_has_them_and_no_images(ports: tuple[Gateway, str]) -> None:
+async def test_the_management_port_has_admin_paths_and_metrics_but_no_images(
+    ports: tuple[Gateway, str],
+) -> None:
     gateway, url = ports
     for path in ("/locations", "/audit", "/index", "/status", "/metrics", "/members", *HEALTH):
         assert (await ask(url, "GET", path, headers=ADMIN))[0] == 200, path
@@ -125,7 +127,7 @@ async def test_clients_of_the_public_port_cannot_take_the_connections_of_the_oth
         writer.close()
 
 
-async def test_an_indexer_has_its_figures_there(start: Start) -> None:
+async def test_an_indexer_serves_its_metrics_at_the_management_port(start: Start) -> None:
     port = free_port()
     indexer = await start(role="indexer", management_port=port)
     for path in ("/metrics", "/status"):

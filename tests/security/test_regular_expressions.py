@@ -58,7 +58,7 @@ def test_hostile_input_takes_less_than_a_millisecond(found: FoundPattern) -> Non
     assert slow == []
 
 
-def test_a_careless_pattern_is_found() -> None:
+def test_a_pattern_with_quadratic_time_is_detected() -> None:
     """The mask of secrets in the access log was such a pattern."""
     careless = FoundPattern(re.compile(r"([?&;][^=&;]*key[^=&;]*)="), EVERYWHERE)
     text = "/x" + "?" * 300 + "key" * 100  # with 8 KiB it runs for a minute
@@ -98,7 +98,7 @@ def test_a_pattern_that_could_not_be_tested_is_an_error(source: str) -> None:
         patterns_of(source, {"re": re})
 
 
-def test_the_patterns_that_see_clients_are_among_them() -> None:
+def test_patterns_of_requests_are_among_those_tested() -> None:
     texts = {one.pattern.pattern for one in PATTERNS.values()}
     assert len(texts) > 80
     assert any(isinstance(text, bytes) and b"HTTP/1" in text for text in texts)

@@ -194,7 +194,7 @@ def test_every_token_is_compared_whole_and_in_constant_time(
         ]
 
 
-async def test_a_token_counts_as_bearer_only(start: Start) -> None:
+async def test_a_token_is_accepted_as_bearer_only(start: Start) -> None:
     gateway = await start()
     basic = base64.b64encode(f"ops:{TOKEN}".encode()).decode()
     ways = [TOKEN, f"Basic {basic}", f"Token {TOKEN}", f"Bearer{TOKEN}", f"Bearer {TOKEN}x"]

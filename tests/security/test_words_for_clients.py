@@ -56,7 +56,7 @@ FORGED = "a>;rel=duplicate;pri=1,<https://evil.example/x"
 
 
 @pytest.mark.parametrize("where", ["?{}", "/file?{}", "/{}", "?x=1&{}"])
-async def test_a_client_writes_no_entries_of_link(two: Gateway, where: str) -> None:
+async def test_a_client_cannot_add_entries_to_the_link_field(two: Gateway, where: str) -> None:
     for method in ("GET", "POST"):
         response, _ = await two.call(method, f"/v2/images/{ID}{where.format(FORGED)}")
         assert response.status == 400
@@ -65,7 +65,7 @@ async def test_a_client_writes_no_entries_of_link(two: Gateway, where: str) -> N
 
 @examples(50)
 @given(tail=st.text(st.characters(min_codepoint=33, max_codepoint=126), max_size=24))
-async def test_each_link_is_read_as_it_was_meant(two: Gateway, tail: str) -> None:
+async def test_each_link_field_has_exactly_the_intended_entries(two: Gateway, tail: str) -> None:
     count_examples("links: written for clients")
     for path in (f"/v2/images/{ID}?{tail}", f"/v2/images/{ID}/{tail}", f"/v1/images/{ID}{tail}"):
         target = path.partition("#")[0]
@@ -76,7 +76,7 @@ async def test_each_link_is_read_as_it_was_meant(two: Gateway, tail: str) -> Non
 
 
 @pytest.mark.parametrize("character", '<>"{}|\\^`[]')
-async def test_what_a_url_cannot_have_is_refused(two: Gateway, character: str) -> None:
+async def test_characters_that_no_url_may_have_are_refused(two: Gateway, character: str) -> None:
     for target in (f"/v2/images/{ID}?a={character}", f"/v2/schemas/{character}"):
         response, body = await two.get(target)
         assert (response.status, "Location" in response.headers) == (400, False)
@@ -90,14 +90,14 @@ async def test_a_broken_escape_is_refused(two: Gateway, escape: str) -> None:
     assert (await two.get(f"/v2/images/{ID}?a={escape}"))[0].status == 400
 
 
-async def test_what_a_url_may_have_is_kept(two: Gateway) -> None:
+async def test_characters_that_a_url_may_have_are_kept(two: Gateway) -> None:
     query = "a=:/?@!$&'()*+,;=-._~%3C%3E"
     response, _ = await two.get(f"/v2/images/{ID}/members/a@b;c=(d)?{query}")
     assert response.headers["Location"].endswith(f"/{ID}/members/a@b;c=(d)?{query}")
     assert_links(response, {"duplicate"})
 
 
-async def test_a_location_named_like_an_image_bends_no_answer(start: Start) -> None:
+async def test_a_location_named_like_an_image_changes_no_answer(start: Start) -> None:
     """Answers to several ids, with owners and without, from the index and from locations."""
     gateway = await start(probe=True, probe_timeout=0.2)
     await gateway.location(ID, url="http://127.0.0.1:9", covered=False)
@@ -116,7 +116,7 @@ async def test_a_location_named_like_an_image_bends_no_answer(start: Start) -> N
                 assert row[member] == alone[member], (row["id"], member)
 
 
-def test_a_request_id_follows_from_no_other() -> None:
+def test_request_ids_are_not_predictable() -> None:
     ids = [int(new_request_id()[-12:], 16) for _ in range(2000)]
     steps = {after - before for before, after in pairwise(ids)}
     assert len(steps) > 1990, "no counter"
@@ -149,7 +149,7 @@ def granted(prefix: str, new_prefix: int, count: int, rate: float = 10.0) -> int
     )
 
 
-def test_a_customer_with_many_networks_is_not_many_clients() -> None:
+def test_many_ipv6_networks_of_one_customer_share_a_bound() -> None:
     burst = int(10 * BURST_SECONDS)
     assert granted("2001:db8:aaaa::/56", 64, 256) <= 256
     assert granted("2001:db8:aaaa::/48", 64, 30_000) <= 16 * burst

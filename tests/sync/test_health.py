@@ -149,7 +149,7 @@ def test_the_latest_changes_are_listed_with_their_reasons() -> None:
     assert len(checked(*[*["gone"] * 3, *[""] * 3] * MAX_CHANGES).changes) == MAX_CHANGES
 
 
-def test_versions_stay_known_while_it_is_down() -> None:
+def test_versions_are_kept_while_a_location_is_down() -> None:
     check = next_status(None, HealthSample(1, versions=("v2.15",)))
     check = checked(*["gone"] * DOWN_AFTER_FAILURES, before=check)
     assert (check.versions, check.versions_at) == (("v2.15",), 1)

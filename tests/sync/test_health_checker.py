@@ -41,7 +41,7 @@ async def registered(services: Services, servers: list[StandIn]) -> list[str]:
     return names
 
 
-async def test_some_of_many_go_down_and_come_back(start_server: StartServer) -> None:
+async def test_a_few_of_many_locations_go_down_and_recover(start_server: StartServer) -> None:
     """When 15 % fail at once, the cause is a region, not the checker."""
     servers = [await start_server() for _ in range(20)]
     async with indexing("memory:", health_interval=INTERVAL) as services:

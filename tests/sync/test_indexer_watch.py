@@ -26,7 +26,7 @@ async def checked(watch: IndexerWatch, times: int = MISSED_CHECKS) -> bool | Non
     return watch.is_running
 
 
-def test_an_indexer_that_dies_is_missed_within_a_minute() -> None:
+def test_a_dead_indexer_is_noticed_within_a_minute() -> None:
     """Its lease expires first; then it is missed a few times."""
     assert DEFAULT_TIMINGS.lease + MISSED_CHECKS * CHECK_INTERVAL_SECONDS < 60
 

@@ -22,7 +22,7 @@ from tests.sync.conftest import StartServer
 pytestmark = pytest.mark.redis
 
 
-async def test_each_location_is_swept_by_one_of_them(
+async def test_each_location_is_swept_by_one_indexer(
     redis_url: str, start_server: StartServer
 ) -> None:
     async with AsyncExitStack() as stack:

@@ -67,7 +67,7 @@ async def test_the_problem_ends_when_the_old_version_has_expired(own_redis: Redi
         assert list(new.problems()) == []
 
 
-async def test_what_another_version_has_written_is_left_out(index: Index) -> None:
+async def test_unreadable_announcements_are_left_out(index: Index) -> None:
     await ProcessWatch(index, "all").announce()
     key = "glr:{reg}:processes"
     await index.client.command("ZADD", key, 2e10, b"not JSON")

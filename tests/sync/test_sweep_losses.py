@@ -183,9 +183,7 @@ async def test_what_others_released_counts_towards_the_guard(
     assert await observations.released_since_sweep(number) == 0
 
 
-async def test_a_server_that_has_its_images_again_resets_the_guard(
-    sweeping: Sweeping, server: StandIn
-) -> None:
+async def test_restored_images_reset_the_shrink_guard(sweeping: Sweeping, server: StandIn) -> None:
     server.fill(20, seed=7)
     location = await sweeping.register(server)
     number, index = location.number, sweeping.index

@@ -41,7 +41,7 @@ async def mixed(start_server: StartServer, switch: Switch | None = None) -> Stan
 
 
 @on_every_backend
-async def test_exactly_what_is_gone_is_released(
+async def test_exactly_the_missing_images_are_released(
     sweeping: Sweeping, start_server: StartServer
 ) -> None:
     server, other = await mixed(start_server), await mixed(start_server)
@@ -60,7 +60,7 @@ async def test_exactly_what_is_gone_is_released(
     assert (sweep.claimed, sweep.released) == (0, 0)
 
 
-async def test_what_the_listing_shows_is_kept_up_to_date(
+async def test_facts_in_the_listing_are_stored(
     sweeping: Sweeping, start_server: StartServer
 ) -> None:
     server, other = await mixed(start_server), await mixed(start_server)
@@ -102,7 +102,9 @@ async def test_a_server_that_does_not_sort(
     assert await sweeping.claimed(location) == set(server.ids())
 
 
-async def test_the_shrink_guard_counts_them(sweeping: Sweeping, start_server: StartServer) -> None:
+async def test_the_shrink_guard_counts_unordered_ids(
+    sweeping: Sweeping, start_server: StartServer
+) -> None:
     server = await start_server(page_cap=PAGE)
     fill(server, V7)
     location = await sweeping.register(server)

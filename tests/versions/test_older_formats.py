@@ -158,7 +158,7 @@ async def test_an_index_of_format_1_is_taken_over(
 
 
 @of_format_2
-async def test_an_older_version_says_that_it_cannot_use_an_index_whose_ids_are_spread(
+async def test_an_older_version_refuses_an_index_with_spread_ids(
     start: Start, glances: dict[str, StandIn]
 ) -> None:
     """Its own index has such ids after a rebuild that an operator requested."""
