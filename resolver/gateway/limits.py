@@ -23,8 +23,8 @@ IPV6_SHARES = ((8, 1), (7, 4), (6, 16))
 """Bytes of a prefix in IPv6, and how many clients' tokens all addresses with it share. A customer
 has a /56 or a /48 (RIPE-690), and so many /64 to come from."""
 
-STRANGERS_SHARE = 100
-"""How many clients' tokens all clients share that are not remembered, while no more can be."""
+NEWCOMERS_SHARE = 100
+"""While the table is full, all clients that are not in it share the tokens of this many."""
 
 REFUSED_LOGIN_TOKENS = 10
 """What a refused login costs, of as many tokens as a client has for expensive requests: at the
@@ -42,12 +42,18 @@ class TokenBuckets:
     algorithm, ITU-T I.371).
     """
 
-    def __init__(self, rate: float, clock: Callable[[], float] = time.monotonic) -> None:
-        """``rate``: tokens per second; 0 for no limit."""
+    def __init__(
+        self,
+        rate: float,
+        clock: Callable[[], float] = time.monotonic,
+        max_clients: int = MAX_CLIENTS,
+    ) -> None:
+        """``rate``: tokens per second; 0 for no limit. ``max_clients``: see `MAX_CLIENTS`."""
         self._rate = rate
+        self._max_clients = max_clients
         self._clock = clock
         self._full_at: dict[bytes, float] = {}
-        self._strangers_full_at = 0.0
+        self._newcomers_full_at = 0.0
 
     def __len__(self) -> int:
         return len(self._full_at)
@@ -66,9 +72,9 @@ class TokenBuckets:
             max(self._full_at.get(key, now), now) + cost - now - BURST_SECONDS
             for key, cost in self._charges(client, tokens)
         )
-        if self._is_stranger(client):
-            cost = self._cost(tokens, STRANGERS_SHARE)
-            wait = max(wait, max(self._strangers_full_at, now) + cost - now - BURST_SECONDS)
+        if self._is_newcomer(client):
+            cost = self._cost(tokens, NEWCOMERS_SHARE)
+            wait = max(wait, max(self._newcomers_full_at, now) + cost - now - BURST_SECONDS)
         return wait if wait > 1e-6 else 0.0
 
     def _cost(self, tokens: float, share: int = 1) -> float:
@@ -81,8 +87,8 @@ class TokenBuckets:
             return [(client, self._cost(tokens))]
         return [(client[:size], self._cost(tokens, share)) for size, share in IPV6_SHARES]
 
-    def _is_stranger(self, client: bytes) -> bool:
-        return len(self._full_at) >= MAX_CLIENTS and client not in self._full_at
+    def _is_newcomer(self, client: bytes) -> bool:
+        return len(self._full_at) >= self._max_clients and client not in self._full_at
 
     def take(self, client: bytes, tokens: float) -> float:
         """Takes tokens and returns 0; or takes none and returns the seconds until it could.
@@ -94,14 +100,14 @@ class TokenBuckets:
         if wait := self.wait(client, tokens):
             return wait
         now = self._clock()
-        if self._is_stranger(client):
-            cost = self._cost(tokens, STRANGERS_SHARE)
-            self._strangers_full_at = max(self._strangers_full_at, now) + cost
+        if self._is_newcomer(client):
+            cost = self._cost(tokens, NEWCOMERS_SHARE)
+            self._newcomers_full_at = max(self._newcomers_full_at, now) + cost
         for key, cost in self._charges(client, tokens):
             full_at = max(self._full_at.get(key, now), now) + cost
             self._full_at.pop(key, None)  # to the end: the first is the one seen longest ago
             self._full_at[key] = full_at
-        while len(self._full_at) > MAX_CLIENTS:
+        while len(self._full_at) > self._max_clients:
             del self._full_at[next(iter(self._full_at))]
         return 0.0
 

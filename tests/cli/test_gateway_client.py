@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import http.server
 import os
-import threading
 from collections.abc import Iterator
+from email.message import Message
 from pathlib import Path
 
 import click
@@ -14,60 +13,37 @@ import pytest
 from resolver.cli import main
 from resolver.cli.gateway_client import Gateway, GatewayAddress, GatewayError, read_token
 from resolver.cli.stream_client import StreamRequest
+from tests.support.plain_server import PlainReply, PlainServer
 
 TOKEN = "a-secret-of-operators"
 
 
-class Recorder(http.server.BaseHTTPRequestHandler):
-    """Remembers each request's authorization; redirects what comes to ``/away`` elsewhere."""
-
-    seen: list[tuple[str, str | None]]
-    elsewhere = ""
-
-    def do_GET(self) -> None:  # the name is that of http.server
-        self.seen.append((self.path, self.headers.get("Authorization")))
-        self.send_response(307 if self.elsewhere else 200)
-        if self.elsewhere:
-            self.send_header("Location", self.elsewhere + self.path)
-        self.send_header("Content-Length", "2")
-        self.end_headers()
-        self.wfile.write(b"{}")
-
-    do_POST = do_GET
-
-    def log_message(self, *_: object) -> None:
-        """Nothing."""
-
-
-class Server:
-    """An HTTP server that is no gateway."""
+class Server(PlainServer):
+    """A server that is no gateway. It remembers each request's authorization; ``elsewhere``: where
+    it redirects every request, if anywhere."""
 
     def __init__(self, elsewhere: str = "") -> None:
+        super().__init__()
+        self.elsewhere = elsewhere
         self.seen: list[tuple[str, str | None]] = []
-        handler = type("Handler", (Recorder,), {"seen": self.seen, "elsewhere": elsewhere})
-        self._server = http.server.HTTPServer(("127.0.0.1", 0), handler)
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
-        self._thread = threading.Thread(target=self._server.serve_forever)
-        self._thread.start()
 
-    def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+    def answer(self, path: str, headers: Message) -> PlainReply:
+        self.seen.append((path, headers["Authorization"]))
+        if self.elsewhere:
+            return PlainReply(307, headers={"Location": self.elsewhere + path})
+        return PlainReply()
 
 
 @pytest.fixture
 def target() -> Iterator[Server]:
-    server = Server()
-    yield server
-    server.close()
+    with Server() as server:
+        yield server
 
 
 @pytest.fixture
 def redirecting(target: Server) -> Iterator[Server]:
-    server = Server(elsewhere=target.url)
-    yield server
-    server.close()
+    with Server(elsewhere=target.url) as server:
+        yield server
 
 
 def test_a_redirect_is_not_followed_with_the_token(redirecting: Server, target: Server) -> None:
@@ -152,11 +128,8 @@ def test_commands_take_the_token_from_the_file(
 
 
 def test_text_from_servers_cannot_control_the_terminal() -> None:
-    server = Server(elsewhere="http://\x1b]0;title\x07\x9b2Jx")
-    try:
-        with pytest.raises(GatewayError) as caught:
-            Gateway(server.url, TOKEN).call("GET", "/locations")
-    finally:
-        server.close()
+    elsewhere = "http://\x1b]0;title\x07\x9b2Jx"
+    with Server(elsewhere) as server, pytest.raises(GatewayError) as caught:
+        Gateway(server.url, TOKEN).call("GET", "/locations")
     assert str(caught.value).isprintable()
     assert "answered 307 and names http://?]0;title" in str(caught.value)

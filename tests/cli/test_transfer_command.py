@@ -7,16 +7,19 @@ import io
 import os
 import random
 import sys
+from email.message import Message
 from pathlib import Path
 
 import pytest
 
+from resolver.cli import main
 from resolver.cli.transfer_progress import TransferProgress
 from resolver.models import Location
 from resolver.registry.export_format import Writer
 from tests.cli.test_commands import Run, gateway, run
 from tests.gateway.conftest import Gateway, start
 from tests.gateway.test_transfer import contents, fill
+from tests.support.plain_server import PlainReply, PlainServer
 
 __all__ = ["gateway", "run", "start"]
 
@@ -79,35 +82,50 @@ async def test_an_export_to_a_device_does_not_replace_it(
     assert not os.path.isfile(os.devnull)  # noqa: ASYNC240
 
 
-async def test_a_failed_export_leaves_the_older_file(
-    gateway: Gateway, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+class Exporting(PlainServer):
+    """A gateway with an export that is not complete."""
+
+    def __init__(self, export: PlainReply) -> None:
+        super().__init__()
+        self.export = export
+
+    def answer(self, path: str, headers: Message) -> PlainReply:
+        return self.export
+
+
+HEAD = Writer([]).head()
+STOPPED = HEAD + Writer.error("Redis went away")
+
+
+@pytest.mark.parametrize(
+    ("export", "why"),
+    [
+        (PlainReply(body=HEAD), "it broke off"),
+        (PlainReply(body=HEAD, is_cut=True), "it broke off"),
+        (PlainReply(body=STOPPED), "Redis went away"),
+        (PlainReply(body=STOPPED, is_cut=True), "Redis went away"),
+    ],
+)
+def test_an_incomplete_export_leaves_the_older_file(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], export: PlainReply, why: str
 ) -> None:
     file = tmp_path / "index.gz"
     file.write_bytes(b"an older export")
-    status, _, err = await run("index", "export", str(file), token="wrong-token")
-    assert (status, "RESOLVER_ADMIN_TOKENS" in err) == (1, True)
-    monkeypatch.setattr(Writer, "end", lambda _: b"")  # as if the connection broke
-    status, _, err = await run("index", "export", str(file))
-    assert (status, err) == (1, "glance-resolver: the export is incomplete: it broke off\n")
-    monkeypatch.setattr(Writer, "end", lambda _: Writer.error("Redis went away"))
-    status, _, err = await run("index", "export", str(file))
-    assert (status, err) == (1, "glance-resolver: the export is incomplete: Redis went away\n")
+    with Exporting(export) as server, pytest.raises(SystemExit, match="1"):
+        main(["index", "export", str(file), "--gateway", server.url, "--token", "a-token"])
+    err = capfd.readouterr().err
+    assert err == f"glance-resolver: the export is incomplete: {why}\n"
     assert file.read_bytes() == b"an older export"
     assert os.listdir(tmp_path) == ["index.gz"]
 
 
-async def test_an_export_that_breaks_off_is_an_error(
-    gateway: Gateway, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    await fill(gateway)
-
-    def fails(*_: object) -> bytes:
-        raise ConnectionAbortedError
-
-    monkeypatch.setattr(Writer, "add", fails)
-    status, _, err = await run("index", "export", str(tmp_path / "x"))
-    assert (status, err) == (1, "glance-resolver: the export is incomplete: it broke off\n")
-    assert os.listdir(tmp_path) == []
+async def test_a_refused_export_leaves_the_older_file(run: Run, tmp_path: Path) -> None:
+    file = tmp_path / "index.gz"
+    file.write_bytes(b"an older export")
+    status, _, err = await run("index", "export", str(file), token="wrong-token")
+    assert (status, "RESOLVER_ADMIN_TOKENS" in err) == (1, True)
+    assert file.read_bytes() == b"an older export"
+    assert os.listdir(tmp_path) == ["index.gz"]
 
 
 async def test_a_damaged_file(run: Run, text: bytes, tmp_path: Path) -> None:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import http.server
-import threading
 from collections.abc import Iterator
+from email.message import Message
 
 import pytest
 from hypothesis import example, given
@@ -12,6 +11,7 @@ from hypothesis import strategies as st
 
 from resolver.cli.gateway_client import Gateway
 from tests.fuzz.conftest import count_examples, examples
+from tests.support.plain_server import PlainReply, PlainServer
 
 PARTS = st.sampled_from(
     [
@@ -39,45 +39,23 @@ LINKS = st.lists(
 ).map("".join)
 
 
-class LinkServer:
+class LinkServer(PlainServer):
     """A server whose first answer to each `pages` has a `Link`."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.link = ""
         self.asked: list[str] = []
-        outer = self
 
-        class Handler(http.server.BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def do_GET(self) -> None:  # the name is that of http.server
-                outer.asked.append(self.path)
-                self.send_response(200)
-                if len(outer.asked) == 1:
-                    self.send_header("Link", outer.link)
-                self.send_header("Content-Length", "2")
-                self.end_headers()
-                self.wfile.write(b"[]")
-
-            def log_message(self, *_: object) -> None:
-                """Nothing."""
-
-        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
-        self._thread = threading.Thread(target=self._server.serve_forever)
-        self._thread.start()
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+    def answer(self, path: str, headers: Message) -> PlainReply:
+        self.asked.append(path)
+        return PlainReply(body=b"[]", headers={"Link": self.link} if len(self.asked) == 1 else {})
 
 
 @pytest.fixture
 def server() -> Iterator[LinkServer]:
-    server = LinkServer()
-    yield server
-    server.close()
+    with LinkServer() as server:
+        yield server
 
 
 @examples(150)

@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 from aiohttp.http_parser import SINGLETON_HEADERS
 
-from resolver.errors import IndexUnavailable
 from resolver.gateway.net.front_connection import FrontConnection
 from resolver.gateway.net.known_reads import MAX_BYTES, KnownReads
 from resolver.gateway.net.request_head import MAX_HEAD_BYTES, SINGLE_FIELDS
@@ -413,13 +412,8 @@ async def test_a_disconnected_client_leaves_no_task_and_no_request_in_flight(
     assert "glance_resolver_requests_in_flight 1.0" in await response.text()
 
 
-async def test_a_failing_index_is_answered_503(
-    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async def fails(*_: Any, **__: Any) -> None:
-        raise IndexUnavailable("Redis did not answer")
-
-    monkeypatch.setattr(gateway.services.index.claims, "lookup", fails)
+async def test_a_failing_index_is_answered_503(start: Start) -> None:
+    gateway = await start(redis_url="redis://127.0.0.1:1")
     async with connected(gateway.url) as connection:
         for _ in range(2):  # the connection stays open
             answer = await connection.ask("GET", PATH, "Accept: application/problem+json")

@@ -12,7 +12,6 @@ import pytest
 from aiohttp.test_utils import make_mocked_request
 from multidict import CIMultiDict
 
-from resolver.gateway import limits
 from resolver.gateway.clients import Clients
 from resolver.gateway.limits import BURST_SECONDS, IDS_PER_TOKEN, Limits, TokenBuckets
 from resolver.models import format_id
@@ -75,11 +74,8 @@ def test_a_rate_of_0_means_no_limit() -> None:
     assert len(buckets) == 0
 
 
-def test_the_table_is_bounded_and_forgets_the_client_seen_longest_ago(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(limits, "MAX_CLIENTS", 3)
-    buckets = TokenBuckets(RATE, Clock())
+def test_the_table_is_bounded_and_forgets_the_client_seen_longest_ago() -> None:
+    buckets = TokenBuckets(RATE, Clock(), max_clients=3)
     for name in (b"a", b"b", b"c"):
         buckets.take(name, FULL_BUCKET - 1)
     buckets.take(b"a", 1)

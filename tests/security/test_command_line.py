@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import http.server
 import json
 import secrets
-import threading
 from collections.abc import Iterator
+from email.message import Message
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import pytest
 
 from resolver.cli import main
 from resolver.cli.printable import printable, printable_json, printable_lines
+from tests.support.plain_server import PlainReply, PlainServer
 
 ESCAPES = "\x1b]0;title\x07 \x1b[2J \x9b31m \u202eevil\u2066 a\rb\x08 \x7f"
 LOCATION = {
@@ -26,49 +26,25 @@ LOCATION = {
 }
 
 
-class Hostile(http.server.BaseHTTPRequestHandler):
-    """Answers every request with the same bytes."""
-
-    status = 200
-    body = b"{}"
-
-    def do_GET(self) -> None:  # the name is that of http.server
-        self.send_response(self.status)
-        self.send_header("Content-Length", str(len(self.body)))
-        self.end_headers()
-        self.wfile.write(self.body)
-
-    do_POST = do_PUT = do_DELETE = do_PATCH = do_GET
-
-    def log_message(self, *_: object) -> None:
-        """Nothing."""
-
-
-class Server:
-    """A hostile gateway; its ``handler`` has what it answers."""
+class Server(PlainServer):
+    """A hostile gateway, which answers every request with the same bytes."""
 
     def __init__(self) -> None:
-        self.handler = type("Handler", (Hostile,), {})
-        self._server = http.server.HTTPServer(("127.0.0.1", 0), self.handler)
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
-        self._thread = threading.Thread(target=self._server.serve_forever)
-        self._thread.start()
+        super().__init__()
+        self.reply = PlainReply()
 
     def answers(self, status: int, value: Any) -> None:
         body = value if isinstance(value, bytes) else json.dumps(value).encode()
-        self.handler.status, self.handler.body = status, body  # type: ignore[attr-defined]
+        self.reply = PlainReply(status, body)
 
-    def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+    def answer(self, path: str, headers: Message) -> PlainReply:
+        return self.reply
 
 
 @pytest.fixture
 def server() -> Iterator[Server]:
-    server = Server()
-    yield server
-    server.close()
+    with Server() as server:
+        yield server
 
 
 def assert_harmless(text: str) -> None:

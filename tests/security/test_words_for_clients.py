@@ -15,7 +15,7 @@ from multidict import CIMultiDict
 
 from resolver.errors import InvalidLocation
 from resolver.gateway.clients import Clients
-from resolver.gateway.limits import BURST_SECONDS, STRANGERS_SHARE, Limits, TokenBuckets
+from resolver.gateway.limits import BURST_SECONDS, NEWCOMERS_SHARE, Limits, TokenBuckets
 from resolver.gateway.request_ids import new_request_id
 from resolver.location_fields import parse_base_url
 from tests.fuzz.conftest import count_examples, examples
@@ -159,7 +159,7 @@ def test_many_ipv6_networks_of_one_customer_share_a_bound() -> None:
 
 def test_clients_that_are_forgotten_share_a_bucket() -> None:
     """Who has a /32 can be 65,536 times new; not without end."""
-    assert granted("2001:d00::/24", 48, 90_000) <= 65_536 + STRANGERS_SHARE * 10 * BURST_SECONDS
+    assert granted("2001:d00::/24", 48, 90_000) <= 65_536 + NEWCOMERS_SHARE * 10 * BURST_SECONDS
 
 
 def test_a_client_in_another_network_is_not_limited_with_it() -> None:

@@ -10,6 +10,7 @@ import socket
 from abc import abstractmethod
 from pathlib import Path
 
+from tests.support.nginx import nginx_arguments, nginx_config
 from tests.support.process import ServerProcess, find_program
 
 NOT_PASSED_ON = ("-", "<NOSRV>")
@@ -85,18 +86,9 @@ class Nginx(Balancer):
     name = "nginx"
 
     def config(self) -> str:
-        temporary_paths = "".join(
-            f"    {kind}_temp_path {self.directory};\n"
-            for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-        )
-        return f"""
-daemon off;
-master_process off;
-pid {self.directory}/pid;
-error_log stderr;
-events {{ worker_connections 256; }}
-http {{
-{temporary_paths}
+        return nginx_config(
+            self.directory,
+            f"""
     log_format sent '$sent_to $request_method $request_uri';
     map $upstream_addr $sent_to {{ "" "-"; default $upstream_addr; }}
     access_log {self.directory}/access.log sent;
@@ -115,12 +107,11 @@ http {{
             proxy_next_upstream off;
             proxy_read_timeout 10s;
         }}
-    }}
-}}
-"""
+    }}""",
+        )
 
     def arguments(self, config_file: Path) -> list[str]:
-        return ["-c", str(config_file), "-p", str(self.directory)]
+        return nginx_arguments(self.directory, config_file)
 
     def access_log(self) -> list[str]:
         return (self.directory / "access.log").read_text("latin-1").splitlines()

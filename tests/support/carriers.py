@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import ClassVar
 
+from tests.support.nginx import nginx_arguments, nginx_config
 from tests.support.process import ServerProcess, find_program, free_port
 
 CONFIG = Path(__file__).resolve().parents[2] / "config"
@@ -81,26 +82,14 @@ class CarryingNginx(Carrier):
             },
         )
         (self.directory / "site.conf").write_text(site)
-        temporary_paths = "".join(
-            f"    {kind}_temp_path {self.directory};\n"
-            for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-        )
-        (self.directory / "config").write_text(f"""
-daemon off;
-master_process off;
-pid {self.directory}/pid;
-error_log stderr;
-events {{ worker_connections 256; }}
-http {{
-{temporary_paths}
+        http = f"""
     access_log {self.directory}/access.log;
-    include {self.directory}/site.conf;
-}}
-""")
+    include {self.directory}/site.conf;"""
+        (self.directory / "config").write_text(nginx_config(self.directory, http))
 
     def command(self) -> list[str]:
-        config = str(self.directory / "config")
-        return [find_program("nginx", "nginx"), "-c", config, "-p", str(self.directory)]
+        arguments = nginx_arguments(self.directory, self.directory / "config")
+        return [find_program("nginx", "nginx"), *arguments]
 
 
 class CarryingHaproxy(Carrier):

@@ -19,7 +19,7 @@ import glance_resolver_client
 from aiohttp import web
 
 import resolver
-from resolver.gateway.app import admin_routes, client_routes, figure_routes
+from resolver.gateway.app import admin_routes, client_routes, metrics_routes
 
 ANCHORED = ("match", "fullmatch")
 """Methods of a pattern that is tried at one position."""
@@ -157,7 +157,7 @@ def _pattern_of(call: ast.Call, names: dict[str, Any]) -> AnyPattern:
 def route_patterns() -> Iterator[FoundPattern]:
     """Those that aiohttp makes of the paths of routes."""
     app = web.Application()
-    app.add_routes([*client_routes(), *figure_routes(), *admin_routes()])
+    app.add_routes([*client_routes(), *metrics_routes(), *admin_routes()])
     for resource in app.router.resources():
         if (pattern := resource.get_info().get("pattern")) is not None:
             yield FoundPattern(pattern, ANCHORED)
