@@ -220,13 +220,20 @@ RETIRED_TERMS_STAY = {
 
 
 def checked_for_retired_terms() -> list[Path]:
-    sources = [
+    """Every text of ours but for the glossary itself and the record of what has changed."""
+    directories = ("resolver", "client", "tests", "benchmarks", "config", "deploy", "docs", ".ci")
+    files = [path for directory in directories for path in (ROOT / directory).rglob("*")]
+    files += [*ROOT.glob("*.md"), *ROOT.glob("*.toml"), *ROOT.glob("*.yml")]
+    files += [ROOT / "Dockerfile", ROOT / "Makefile"]
+    exempt = {"glossary.md", "CHANGELOG.md"}
+    return sorted(
         path
-        for directory in ("resolver", "client", "tests", "benchmarks")
-        for path in (ROOT / directory).rglob("*")
-        if path.suffix in (".py", ".lua", ".yaml")
-    ]
-    return sorted([*sources, *(p for p in DOCS.rglob("*.md") if p.name != "glossary.md")])
+        for path in files
+        if path.is_file()
+        and path.name not in exempt
+        and path.suffix not in (".pyc", ".png", ".svg")
+        and ".egg-info" not in str(path)
+    )
 
 
 @pytest.mark.parametrize("path", checked_for_retired_terms(), ids=short)

@@ -68,14 +68,14 @@ def health_routes() -> list[web.RouteDef]:
     ]
 
 
-def figure_routes() -> list[web.RouteDef]:
+def metrics_routes() -> list[web.RouteDef]:
     """For those who watch it."""
     return [web.get("/status", status.show_status), web.get("/metrics", status.metrics)]
 
 
 def monitoring_routes() -> list[web.RouteDef]:
     """What an indexer answers too."""
-    return [*health_routes(), *figure_routes()]
+    return [*health_routes(), *metrics_routes()]
 
 
 def glance_routes(prefix: str = "") -> list[web.RouteDef]:
@@ -145,7 +145,7 @@ def admin_routes() -> list[web.RouteDef]:
         web.get("/members", locations.list_members),
         web.get("/report/conflicts", reports.report_conflicts, allow_head=False),
         web.get("/report/missing", reports.report_missing, allow_head=False),
-        web.get("/index", status.index_figures),
+        web.get("/index", status.index_totals),
         web.get("/index/export", transfer.export_index, allow_head=False),
         web.post("/index/import", transfer.import_index),
         web.post("/index/rebuild", locations.rebuild_index),
@@ -214,7 +214,7 @@ def _routes(settings: Settings) -> list[web.RouteDef]:
     is_gateway = settings.role != "indexer"
     if settings.management_port is None:
         return [*monitoring_routes(), *(gateway_routes() if is_gateway else ())]
-    elsewhere = [*figure_routes(), *(admin_routes() if is_gateway else ())]
+    elsewhere = [*metrics_routes(), *(admin_routes() if is_gateway else ())]
     return [
         *health_routes(),
         *(client_routes() if is_gateway else ()),

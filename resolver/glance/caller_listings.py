@@ -58,8 +58,8 @@ class CallerListings:
         seconds: float,
         rows: int = 1,
     ) -> bytes:
-        """The body of a location's answer 200 to the holder of ``token``; empty: to a stranger.
-        ``rows``: how many are asked for, which bounds its size.
+        """The body of a location's answer 200 to the holder of ``token``; empty: to a client
+        without one. ``rows``: how many are asked for, which bounds its size.
 
         Raises:
             LocationUnavailable: it gave none within ``seconds``. Where the location refused the

@@ -55,10 +55,10 @@ async def sees_all(
     now: list tasks, which is for admins, or list private images of more than one project. The
     registered `sees_all` decides where that shows nothing.
 
-    A server with ``allow_anonymous_access`` answers a dead token as it answers strangers. So a
-    credential that is registered to see all, but shows nothing that a stranger does not see, counts
-    as refused. So does one that is registered to see all and no longer proves it, where it did
-    before (``was_proven``).
+    A server with ``allow_anonymous_access`` answers an invalid token as it answers anonymous
+    clients. So a credential that is registered to see all, but shows nothing that an anonymous
+    client does not see, counts as refused. So does one that is registered to see all and no longer
+    proves it, where it did before (``was_proven``).
 
     Raises:
         LocationUnavailable: the server gave no usable answer, there is no credential, it is not
@@ -90,11 +90,11 @@ async def sees_all(
                 "--confirm-shrink`",
                 code="unauthorized",
             )
-        if await _answers_strangers(server, versions):
+        if await _answers_anonymous_clients(server, versions):
             if not witnesses:
                 raise LocationUnavailable(
-                    "it answers strangers as it answers this credential, which may be dead: check "
-                    "the location's `auth`",
+                    "it answers anonymous clients as it answers this credential, which may be "
+                    "invalid: check the location's `auth`",
                     code="unauthorized",
                 )
             witness = tuple(witnesses.values())
@@ -184,7 +184,7 @@ async def _private_images(server: GlanceServer, versions: tuple[str, ...]) -> di
     }
 
 
-async def _answers_strangers(server: GlanceServer, versions: tuple[str, ...]) -> bool:
+async def _answers_anonymous_clients(server: GlanceServer, versions: tuple[str, ...]) -> bool:
     """Whether the server lists images without a credential."""
     path = "/v2/images" if server.uses_v2(versions) else "/v1/images"
     try:

@@ -57,7 +57,7 @@ class ImageRecords:
 
     async def read(self, location: Location, *, use_v1: bool, text: str, token: str) -> ImageRecord:
         """The record of the image whose id is spelled ``text``, as the holder of ``token`` sees it;
-        empty: a stranger.
+        empty: a client without one.
 
         Raises:
             LocationUnavailable: the server did not answer. Its code is ``refused`` where it did,

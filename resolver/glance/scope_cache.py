@@ -66,9 +66,10 @@ class ScopeCache:
         """What this ``credential`` sees, as it was checked after ``at`` (`time.monotonic`), when
         the server gave an answer to it.
 
-        A credential can lose its rights at any time, and some servers answer a dead one as they
-        answer strangers. So the check must begin after the answer; one check serves all answers
-        from before it. Where no credential is sent, the result is cached for `SCOPE_CACHE_SECONDS`.
+        A credential can lose its rights at any time, and some servers answer an invalid one as
+        they answer anonymous clients. So the check must begin after the answer; one check serves
+        all answers from before it. Where no credential is sent, the result is cached for
+        `SCOPE_CACHE_SECONDS`.
 
         Raises:
             LocationUnavailable: as `sees_all`, or the credential has been replaced since.

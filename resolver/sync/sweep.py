@@ -171,7 +171,7 @@ class Sweeper:
 
     async def _check_scope(self, before: CredentialScope) -> None:
         """Raises LocationUnavailable where the credential sees less than before: the server may
-        have taken it for a stranger's meanwhile."""
+        have taken its client for an anonymous one meanwhile."""
         if before.sees_all:
             now = await self._scopes.check(
                 self._server, self._versions, was_proven=before.is_proven

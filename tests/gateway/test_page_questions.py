@@ -88,7 +88,7 @@ async def test_no_match(gateway: Gateway, images: Cloud) -> None:
 async def test_without_a_token_the_credential_of_the_location_is_not_used(
     gateway: Gateway, images: Cloud
 ) -> None:
-    """The credential of the location, with which this process sees all, is not for strangers."""
+    """The credential of the location, which sees all images, is not for anonymous clients."""
     text = visible(await answer(gateway, "image=debian", 401))
     assert "OS_TOKEN=… glance-resolver resolve --name …" in text
     assert not set(IDS) & set(re.findall(r"[0-9a-f-]{36}", text))

@@ -32,7 +32,7 @@ def filter_factory(*_conf: object, **_local_conf: str) -> Callable[[WSGIApp], WS
 
     ``user:project:role[,role]`` is that user; any other text is an admin of project ``admin``; no
     token, and ``dead``, stay unconfirmed, which Glance's own context filter answers with 401, or
-    as a stranger where anonymous access is allowed.
+    as an anonymous client where anonymous access is allowed.
     """
 
     def wrap(app: WSGIApp) -> WSGIApp:

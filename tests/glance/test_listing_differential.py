@@ -28,7 +28,7 @@ from tests.support.listings import sort_value
 
 pytestmark = pytest.mark.glance
 
-ADMIN, DEMO, STRANGER = "x", "u:demo:member,reader", "u:nobody:reader"
+ADMIN, DEMO, NOBODY = "x", "u:demo:member,reader", "u:nobody:reader"
 WITHOUT_ROLE, DEAD = "u:demo:nothing", "dead"
 MAX_PAGES = 8
 """Compared of one listing."""
@@ -193,7 +193,7 @@ async def test_the_listing_of_one_glance_is_its_own(
     rng = random.Random(seed)
     one = glances["one"]
     ids = sorted(one.ids())
-    tokens = [*(2 * [ADMIN, DEMO, STRANGER]), WITHOUT_ROLE, DEAD]
+    tokens = [*(2 * [ADMIN, DEMO, NOBODY]), WITHOUT_ROLE, DEAD]
     statuses: Counter[int] = Counter()
     async with gateway_of({"one": one}) as get:
         for _ in range(60):
@@ -225,7 +225,7 @@ async def test_the_listing_of_several_is_their_sorted_union(
     keys = ["status", "container_format", "disk_format", "id", "created_at", "updated_at"]
     async with gateway_of(glances) as get:
         for _ in range(15):
-            token = rng.choice([ADMIN, DEMO, STRANGER])
+            token = rng.choice([ADMIN, DEMO, NOBODY])
             filters = rng.choice(
                 [
                     [],

@@ -352,10 +352,10 @@ async def test_a_token_that_is_no_longer_accepted_is_renewed_once(
             headers = {"X-Auth-Token": "nobody's"}
             return keystone.AuthHeaders(headers, ("admin",), valid_until=float("inf"))
 
-        stranger = server_of(cloud, session, "stranger", CloudCredentials(authenticate))
+        unknown = server_of(cloud, session, "unknown", CloudCredentials(authenticate))
         for _ in range(4):
             with pytest.raises(LocationUnavailable, match="does not accept the credential"):
-                await stranger.request("/v2/images", {"limit": "1"})
+                await unknown.request("/v2/images", {"limit": "1"})
         assert len(logins) == 2
 
 

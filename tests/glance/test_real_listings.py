@@ -99,8 +99,8 @@ async def test_an_expired_token_that_is_answered_anonymously_proves_nothing(
         monkeypatch.setenv(TOKEN, "dead")
         server = GlanceServer(session, location)
         listed = await server.request("/v2/images", {"limit": "1"})
-        assert listed.status == 200, "it answers strangers"
-        with pytest.raises(LocationUnavailable, match="answers strangers"):
+        assert listed.status == 200, "it answers anonymous clients"
+        with pytest.raises(LocationUnavailable, match="answers anonymous clients"):
             await sees_all(server, await server.versions())
         with pytest.raises(LocationUnavailable):
             await sweeping.sweep(location)

@@ -22,9 +22,9 @@ from tests.support.redis import RedisServer
 pytestmark = pytest.mark.redis
 
 ID = "0a1b2c3d-4e5f-4a6b-8c7d-9e0f1a2b3c4d"
-STRANGER = "strangers-token"
+REFUSED = "a-refused-token"
 ADMIN = "ops-t0ken-aaaa-bbbb"
-SECRETS = (OPS, ALICE, BOB, STRANGER)
+SECRETS = (OPS, ALICE, BOB, REFUSED)
 
 READS = (
     *(f"/v2/images/{ID}", f"/v2/images/{ID}/file", f"/resolve/{ID}", f"/resolve/{ID}/explain"),
@@ -94,7 +94,7 @@ async def test_no_token_is_in_redis_logs_metrics_or_answers(server: RedisServer,
             await asyncio.gather(
                 *(
                     ask(method, path, {"X-Auth-Token": token})
-                    for token in (ALICE, BOB, STRANGER)
+                    for token in (ALICE, BOB, REFUSED)
                     for path in READS
                     for method in ("GET", "DELETE")
                 )
@@ -102,7 +102,7 @@ async def test_no_token_is_in_redis_logs_metrics_or_answers(server: RedisServer,
 
         assert await ask("GET", READS[0], {"X-Auth-Token": ALICE}) == 307
         assert await ask("GET", READS[0], {"X-Auth-Token": BOB}) == 404
-        assert await ask("GET", READS[0], {"X-Auth-Token": STRANGER}) == 401
+        assert await ask("GET", READS[0], {"X-Auth-Token": REFUSED}) == 401
         await ask_everything()
         keystone.fault = 500
         assert await ask("GET", READS[0], {"X-Auth-Token": "another"}) == 503

@@ -12,7 +12,7 @@ import pytest
 from yarl import URL
 
 from resolver.errors import SettingsError
-from resolver.gateway.app import admin_routes, client_routes, figure_routes
+from resolver.gateway.app import admin_routes, client_routes, metrics_routes
 from resolver.settings import load_settings
 from tests.cli.test_serve import serve
 from tests.gateway.conftest import ADMIN, Gateway, Start
@@ -57,7 +57,7 @@ async def ask(url: str, method: str, path: str, **options: Any) -> tuple[int, st
 
 async def test_the_public_port_has_no_admin_path_and_no_metrics(ports: tuple[Gateway, str]) -> None:
     gateway, _ = ports
-    for route in [*figure_routes(), *admin_routes()]:
+    for route in [*metrics_routes(), *admin_routes()]:
         path = path_of(route.path)
         for method in ("GET", "POST", "PUT", "PATCH", "DELETE"):
             status, text = await ask(gateway.url, method, path, headers=ADMIN)

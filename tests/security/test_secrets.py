@@ -26,13 +26,13 @@ from tests.support.wait import wait_until
 
 ID = "0a1b2c3d-4e5f-4a6b-8c7d-9e0f1a2b3c4d"
 PASSWORD = "r3dis-passw0rd"
-OPS, READER, STRANGER, USER = (
+OPS, READER, UNKNOWN, USER = (
     "ops-t0ken-aaaa",
     "reader-t0ken-bb",
-    "stranger-t0ken-c",
+    "unknown-t0ken-c",
     "user-t0ken-dddd",
 )
-SECRETS = [PASSWORD, OPS, READER, STRANGER, USER]
+SECRETS = [PASSWORD, OPS, READER, UNKNOWN, USER]
 SECRETS += [base64.b64encode(f"{name}:{OPS}".encode()).decode() for name in ("ops", "admin")]
 SECRETS += [base64.b64encode(OPS.encode()).decode()]
 
@@ -40,7 +40,7 @@ HEADERS: list[dict[str, str]] = [
     {},
     {"Authorization": f"Bearer {OPS}"},
     {"Authorization": f"Bearer {READER}"},
-    {"Authorization": f"Bearer {STRANGER}"},
+    {"Authorization": f"Bearer {UNKNOWN}"},
     {"Authorization": f"bearer  {OPS}"},
     {"Authorization": OPS},
     {"Authorization": f"Token {OPS}"},
@@ -50,7 +50,7 @@ HEADERS: list[dict[str, str]] = [
     {
         "User-Agent": "python-glanceclient",
         "X-Auth-Token": USER,
-        "Authorization": f"Bearer {STRANGER}",
+        "Authorization": f"Bearer {UNKNOWN}",
     },
 ]
 PATHS = [

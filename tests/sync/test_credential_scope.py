@@ -95,7 +95,7 @@ async def test_an_invalid_token_is_detected_where_anonymous_requests_are_answere
     assert (await find(server, sees_all=registered)).sees_all is True
     server.tokens = {}
     if registered:
-        with pytest.raises(LocationUnavailable, match="answers strangers"):
+        with pytest.raises(LocationUnavailable, match="answers anonymous clients"):
             await find(server, sees_all=True)
     else:
         assert (await find(server)).sees_all is False
@@ -117,7 +117,7 @@ async def test_a_token_that_expires_during_a_sweep_releases_nothing(
     page: int,
     registered: bool | None,
 ) -> None:
-    """From then on the server answers 200 as to a stranger, also when asked about one image."""
+    """From then on the server answers 200 as without a token, also when asked about one image."""
     server = await start_server(
         tokens={"ours": Caller("p", admin=True)},
         anonymous=True,

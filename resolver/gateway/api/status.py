@@ -160,7 +160,7 @@ async def metrics(request: web.Request) -> web.StreamResponse:
     )
 
 
-async def index_figures(request: web.Request) -> web.StreamResponse:
+async def index_totals(request: web.Request) -> web.StreamResponse:
     """GET /index, counted at most once a second in the long run."""
     return to_response(await request.app[INDEX_RENDER].get(partial(_index_reply, request)))
 
