@@ -176,6 +176,14 @@ def test_libraries_are_used_only_where_they_belong(path: Path) -> None:
     assert wrong == []
 
 
+@pytest.mark.parametrize("path", FILES, ids=short)
+def test_the_index_is_used_through_its_public_face(path: Path) -> None:
+    """Nobody else knows its buckets, its cache or its connection."""
+    if module_of(path).split(".")[0] != "index":
+        names = {name for _, name in imports_of_ours(path)}
+        assert {name for name in names if name.startswith("index.")} == set()
+
+
 def test_the_client_stands_alone() -> None:
     """It is installed without the gateway."""
     files = (ROOT.parent / "client").rglob("*.py")

@@ -11,7 +11,7 @@ import pytest
 from resolver.errors import IndexUnavailable
 from resolver.index import Index, open_index
 from resolver.models import Location, Owner
-from tests.distributed.load import Worker, at_work, check, claim_all, steps
+from tests.distributed.claim_load import Worker, at_work, check, claim_all, steps
 from tests.support.cluster import Node, RedisCluster
 from tests.support.ids import make_ids
 from tests.support.wait import wait_until

@@ -12,7 +12,7 @@ from redis.crc import key_slot
 from resolver.errors import IndexUnavailable
 from resolver.index import Index, open_index
 from resolver.models import Location, Owner
-from tests.distributed.load import Worker, at_work, check, steps
+from tests.distributed.claim_load import Worker, at_work, check, steps
 from tests.support.cluster import Node, RedisCluster
 from tests.support.ids import make_ids
 

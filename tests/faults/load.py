@@ -15,7 +15,7 @@ import aiohttp
 from resolver.errors import IndexUnavailable
 from resolver.models import parse_id
 from resolver.standin import StandIn
-from tests.faults.process import Process
+from tests.faults.resolver_process import Process
 from tests.gateway.conftest import ADMIN
 from tests.support.clock import Stopwatch
 from tests.support.wait import wait_until

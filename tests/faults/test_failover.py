@@ -14,7 +14,7 @@ import pytest
 
 from resolver.standin import StandIn
 from tests.faults.load import Load
-from tests.faults.process import process
+from tests.faults.resolver_process import process
 from tests.support.cluster import RedisCluster
 from tests.support.sentinel import Sentinels
 from tests.support.wait import wait_until

@@ -18,7 +18,7 @@ from resolver.errors import IndexUnavailable
 from resolver.standin import StandIn
 from tests.conftest import started
 from tests.faults.load import Load
-from tests.faults.process import process
+from tests.faults.resolver_process import process
 from tests.support.ids import make_ids
 from tests.support.indexing import is_partly_claimed
 from tests.support.process import free_port

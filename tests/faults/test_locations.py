@@ -18,7 +18,7 @@ import trustme
 
 from resolver.standin import Caller, StandIn
 from tests.faults.load import Load
-from tests.faults.process import process
+from tests.faults.resolver_process import process
 from tests.support import faults
 from tests.support.faults import Switch
 from tests.support.proxy import Proxy

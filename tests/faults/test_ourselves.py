@@ -30,7 +30,7 @@ from tests.conftest import started
 from tests.distributed.indexer import LEASE
 from tests.distributed.test_takeover import process as indexer
 from tests.faults.load import Load
-from tests.faults.process import Process
+from tests.faults.resolver_process import Process
 from tests.gateway.conftest import TOKEN
 from tests.support.ids import make_ids
 from tests.support.indexing import SETTINGS, claims_by_number, is_partly_claimed

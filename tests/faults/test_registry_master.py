@@ -9,7 +9,7 @@ import redis
 
 from resolver.models import format_id
 from resolver.standin import StandIn
-from tests.faults.process import Process, process
+from tests.faults.resolver_process import Process, process
 from tests.support.cluster import Node, RedisCluster
 from tests.support.ids import make_ids
 from tests.support.wait import wait_until

@@ -11,7 +11,7 @@ import redis
 
 from resolver.models import format_id
 from resolver.standin import StandIn
-from tests.faults.process import process
+from tests.faults.resolver_process import process
 from tests.support.ids import make_ids
 from tests.support.proxy import Proxy
 from tests.support.redis import RedisServer

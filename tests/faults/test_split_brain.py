@@ -13,7 +13,7 @@ import pytest
 
 from resolver.standin import StandIn
 from tests.faults.load import Load
-from tests.faults.process import Process, process
+from tests.faults.resolver_process import Process, process
 from tests.support.proxy import Proxy
 from tests.support.redis import RedisServer
 from tests.support.sentinel import SERVICE, Sentinels

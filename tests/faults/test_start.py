@@ -14,7 +14,7 @@ from resolver.errors import SettingsError
 from resolver.index import open_index
 from resolver.models import format_id
 from resolver.standin import StandIn
-from tests.faults.process import Process, StartupLocations, process
+from tests.faults.resolver_process import Process, StartupLocations, process
 from tests.support.ids import make_ids
 from tests.support.process import free_port
 from tests.support.proxy import Proxy
