@@ -7,7 +7,7 @@ import logging
 import random
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from aiohttp.http_parser import SINGLETON_HEADERS
@@ -30,23 +30,32 @@ PATH = f"/v2/images/{ID}"
 PATHS = [f"/{api}/images/%s{rest}" for api in ("v1", "v2") for rest in ("", "/file")]
 
 
-HoldLookups = Callable[[], asyncio.Event]
+class HeldLookups(NamedTuple):
+    """Lookups that wait from `begun`, which is set with the first, until `release` is set."""
+
+    begun: asyncio.Event
+    release: asyncio.Event
+
+
+HoldLookups = Callable[[], HeldLookups]
 
 
 @pytest.fixture
 def hold_lookups(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> HoldLookups:
-    """Returns a function that makes lookups wait for an event, which it returns."""
+    """Returns a function that makes lookups wait."""
 
-    def begin() -> asyncio.Event:
-        release, lookup = asyncio.Event(), gateway.services.index.claims.lookup
+    def begin() -> HeldLookups:
+        lookups = HeldLookups(asyncio.Event(), asyncio.Event())
+        lookup = gateway.services.index.claims.lookup
 
         async def held(*arguments: Any, **options: Any) -> Any:
-            await release.wait()
+            lookups.begun.set()
+            await lookups.release.wait()
             return await lookup(*arguments, **options)
 
         monkeypatch.setattr(gateway.services.index.claims, "lookup", held)
         gateway.services.resolver.reader.deadline = 30.0  # a busy machine holds them for longer
-        return release
+        return lookups
 
     return begin
 
@@ -307,12 +316,17 @@ async def test_a_repeated_request_may_arrive_in_pieces(gateway: Gateway, cut: in
 
 async def hold_after(
     gateway: Gateway, hold_lookups: HoldLookups, connection: HttpConnection, request: bytes
-) -> asyncio.Event:
+) -> HeldLookups:
     """Sends a request, so that its fields are cached, and then delays lookups."""
     connection.writer.write(request)
     assert (await connection.response()).status == 307
     gateway.services.index.clear_cache()
     return hold_lookups()
+
+
+def unread_bytes() -> int:
+    """Of the connection that has most."""
+    return max(connection.unread_bytes for connection in all_instances(FrontConnection))
 
 
 @pytest.mark.parametrize("following", following_bytes())
@@ -328,12 +342,12 @@ async def test_bytes_that_arrive_during_a_lookup_are_answered_after_it(
         (await all_responses(gateway, plain_request))[1],
     )
     async with connected(gateway.url) as connection:
-        release = await hold_after(gateway, hold_lookups, connection, plain_request)
+        lookups = await hold_after(gateway, hold_lookups, connection, plain_request)
         connection.writer.write(plain_request)
-        await asyncio.sleep(0.02)
+        await lookups.begun.wait()
         connection.writer.write(following)
-        await asyncio.sleep(0.01)
-        release.set()
+        await wait_until(lambda: unread_bytes() > 0)
+        lookups.release.set()
         answers = await remaining_responses(connection, following)
     assert answers == ["", first, *alone[1:]]
 
@@ -347,14 +361,15 @@ async def test_pipelined_requests_are_buffered_up_to_a_bound(
     await gateway.claim("one", ID)
     plain_request = following_bytes()[0]
     async with connected(gateway.url) as connection:
-        release = await hold_after(gateway, hold_lookups, connection, plain_request)
+        lookups = await hold_after(gateway, hold_lookups, connection, plain_request)
         connection.writer.write(plain_request)
-        await asyncio.sleep(0.02)
+        await lookups.begun.wait()
         connection.writer.write(plain_request * (size // len(plain_request)))
-        await asyncio.sleep(0.05)
-        unread = max(connection.unread_bytes for connection in all_instances(FrontConnection))
-        assert 0 < unread < MAX_HEAD_BYTES + 300_000  # at most one more read of the socket
-        release.set()
+        await wait_until(lambda: unread_bytes() > 0)
+        for _ in range(100):  # turns of the loop in which more could be read
+            await asyncio.sleep(0)
+        assert unread_bytes() < MAX_HEAD_BYTES + 300_000  # at most one more read of the socket
+        lookups.release.set()
         connection.send_request("GET", "/livez", "Connection: close")
         responses = await connection.read_to_end()
     assert responses.count(b"HTTP/1.1 307 ") == 1 + size // len(plain_request)
@@ -401,12 +416,12 @@ async def test_malformed_bytes_after_a_request_are_answered_after_it(gateway: Ga
 async def test_a_disconnected_client_leaves_no_task_and_no_request_in_flight(
     gateway: Gateway, hold_lookups: HoldLookups
 ) -> None:
-    release = hold_lookups()
+    lookups = hold_lookups()
     before = len(asyncio.all_tasks())
     async with connected(gateway.url) as connection:
         connection.send_request("GET", PATH)
-        await wait_until(lambda: len(asyncio.all_tasks()) > before)
-    release.set()
+        await lookups.begun.wait()
+    lookups.release.set()
     await wait_until(lambda: len(asyncio.all_tasks()) <= before)
     response, _ = await gateway.get("/metrics")
     assert "glance_resolver_requests_in_flight 1.0" in await response.text()

@@ -257,6 +257,16 @@ async def test_unknown_paths_and_methods(gateway: Gateway) -> None:
     assert response.headers["Allow"] == "GET, POST"
 
 
+async def test_methods_without_a_route_share_one_label(gateway: Gateway) -> None:
+    """A client could otherwise make a series of metrics with each method that it invents."""
+    for method in ("PROPFIND", "MKCOL", "UNLINK"):
+        assert (await gateway.call(method, "/resolve"))[0].status == 405
+    response, _ = await gateway.get("/metrics")
+    text = await response.text()
+    assert 'method="other",route="/resolve",status="405"} 3.0' in text
+    assert "MKCOL" not in text
+
+
 def without_region(path: str) -> str:
     """The path that a path of a region stands for; the document says once that there are these."""
     return path.removeprefix(REGION_LABEL) or path

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
+import aiohttp
 import pytest
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from resolver.gateway.metrics.worker_metrics import WorkerMetrics
+from resolver.gateway.server import serving
+from resolver.services import open_services
+from resolver.settings import Settings
 
 
 class Worker:
@@ -107,6 +112,19 @@ async def test_counters_survive_their_worker_and_gauges_do_not(start_worker: Sta
     replacement = await start_worker(1)
     replacement.requests.inc()
     assert await first.scrape() == {"requests_total": 4, "connections": 0}
+
+
+async def test_a_start_that_fails_leaves_nothing_running(folder: Path) -> None:
+    """Its folder is missing, so that the worker could not answer the others."""
+    settings = Settings(port=0, admin_tokens=("ops=a-token-0123456789",))
+    async with open_services(settings) as services:
+        before = asyncio.all_tasks()
+        with pytest.raises(OSError, match="No such file"):
+            async with serving(services, worker_metrics=WorkerMetrics(folder / "missing", 0)):
+                pytest.fail("it serves")
+        assert asyncio.all_tasks() == before
+        async with serving(services) as url, aiohttp.ClientSession(url) as http:
+            assert (await http.get("/livez")).status == 200
 
 
 async def test_a_folder_that_is_removed_fails_no_scrape(

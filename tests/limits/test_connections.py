@@ -244,6 +244,24 @@ async def test_idle_connections_to_an_indexer_stay_open(start: Start) -> None:
             await asyncio.sleep(CLIENT_TIMEOUT * 1.5)
 
 
+async def test_an_indexer_limits_heads_as_a_gateway_does(start: Start) -> None:
+    """Also of a later request: nothing else ends a head that stalls."""
+    gateway = await start(role="indexer", client_timeout=CLIENT_TIMEOUT)
+    async with connected(gateway.url) as connection:
+        await connection.send(REQUEST)
+        assert (await connection.response()).status == 200
+        await connection.send(REQUEST[:-2])
+        with takes_the_client_timeout():
+            response = await connection.response()
+        assert (response.status, response.problem_code) == (408, "request-timeout")
+        assert await connection.is_closed()
+    fields = b"".join(b"X-%d: %b\r\n" % (number, b"a" * 8000) for number in range(30))
+    async with connected(gateway.url) as connection:
+        await connection.send(REQUEST[:-2] + fields + b"\r\n")
+        response = await connection.response()
+        assert (response.status, response.problem_code) == (431, "header-too-large")
+
+
 async def test_at_the_limit_the_longest_idle_connection_is_closed(
     start: Start, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
