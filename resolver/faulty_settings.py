@@ -32,7 +32,7 @@ def settings_despite_faults() -> tuple[Settings, frozenset[str]]:
         except ValidationError as error:
             wrong = {str(fault["loc"][0]) for fault in error.errors() if fault["loc"]}
             if not wrong - defaults.keys():
-                raise SettingsError("settings do not fit each other") from error
+                raise SettingsError("settings contradict each other") from error
             fields = Settings.model_fields
             defaults |= {name: fields[name].default for name in wrong if name in fields}
         except (ValueError, OSError, RecursionError) as error:

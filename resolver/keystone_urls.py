@@ -20,9 +20,9 @@ def parse_domains(items: Iterable[str]) -> dict[str, str]:
             name, url = "", item
         name, url = name.strip(), identity_url(url.strip())
         if name in domains:
-            raise ValueError(f"domain {name!r} is there twice")
+            raise ValueError(f"domain {name!r} is given twice")
         if url in domains.values():
-            raise ValueError(f"{url} is there twice: locations with one Keystone are of one domain")
+            raise ValueError(f"{url} is given twice: locations with one Keystone are of one domain")
         domains[name] = url
     return domains
 

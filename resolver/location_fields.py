@@ -161,9 +161,7 @@ def _network(value: Any, name: str) -> Network:
             "2001:db8::/32"
         ) from error
     if ipaddress.ip_address(text.partition("/")[0]) != network.network_address:
-        raise InvalidLocation(
-            f"`{name}`: {text[:64]!r} has bits behind its prefix: write {network}"
-        )
+        raise InvalidLocation(f"`{name}`: {text[:64]!r} has bits after its prefix: write {network}")
     return network
 
 

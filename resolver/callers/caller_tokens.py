@@ -103,7 +103,7 @@ class CallerTokens:
         if (caller := self.remembered(token)) is not None:
             return caller
         if len(token) > MAX_TOKEN_BYTES or not token.isascii() or not token.isprintable():
-            raise token_error("the token is none that Keystone gives")
+            raise token_error("the token is not one that Keystone issues")
         table = await self._read_table()
         domains = self._candidates(table, region)
         if not domains:

@@ -69,7 +69,7 @@ class BrowserGuard:
             self.allows_host(host) and self.allows_host(fields.get("Host", ""))
         ):
             raise MisdirectedRequest(
-                "this gateway is not called so: use a host of RESOLVER_PUBLIC_URL or "
+                "this is no name of this gateway: use a host of RESOLVER_PUBLIC_URL or "
                 "RESOLVER_HOSTS, or add this one"
             )
         if method not in READ_METHODS and self._is_cross_site(host, fields):

@@ -58,7 +58,7 @@ def preferences_from_query(query: str) -> Preferences:
     unknown = {name for name, _ in pairs} - QUERY_PARAMETERS
     if unknown:
         raise InvalidRequest(
-            f"unknown parameter {sorted(unknown)[0][:40]!r}: there are region, exclude and fresh"
+            f"unknown parameter {sorted(unknown)[0][:40]!r}: use region, exclude or fresh"
         )
     return preferences_from_pairs(pairs)
 
@@ -98,7 +98,7 @@ def accepted_type(headers: HeaderFields, *offers: str) -> str:
     """
     best = preferred_type(headers, *offers)
     if best is None:
-        raise NotAcceptable(f"this can be had as {' or '.join(offers)}", headers={"Vary": "Accept"})
+        raise NotAcceptable(f"it is available as {' or '.join(offers)}", headers={"Vary": "Accept"})
     return best
 
 

@@ -337,7 +337,7 @@ class GlanceServer:
         """
         if not is_base_url(self.location.url):  # Redis has it, and no operator has written it
             raise LocationUnavailable(
-                "its URL is none that a location can have: set another", code="not-allowed"
+                "its URL is not valid for a location: set another", code="not-allowed"
             )
         url = self.location.url + path
         tls = await self._tls()

@@ -140,7 +140,7 @@ class BucketLayout:
 
         async def keep_right() -> None:
             if not await right.renew():
-                raise IndexUnavailable("another process makes the index")
+                raise IndexUnavailable("another process is making the index")
 
         try:
             if await self._read() is not None:  # made just before we got the right

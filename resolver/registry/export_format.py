@@ -261,7 +261,7 @@ class Reader:
             except InvalidLocation as error:
                 raise _invalid(line, error.detail) from error
             if location.name in locations:
-                raise _invalid(line, f"location {location.name!r} is there twice")
+                raise _invalid(line, f"location {location.name!r} is given twice")
             locations[location.name] = location
             fields_of_locations.append(fields)
         self._location_count = len(locations)

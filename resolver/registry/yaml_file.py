@@ -28,7 +28,7 @@ class _Loader(yaml.SafeLoader):
             if isinstance(key, Hashable):
                 if key in seen:
                     raise yaml.MarkedYAMLError(
-                        None, None, f"{key!r} is there twice", key_node.start_mark
+                        None, None, f"{key!r} is given twice", key_node.start_mark
                     )
                 seen.add(key)
         return super().construct_mapping(node, deep=deep)
@@ -67,7 +67,7 @@ def read_locations(path: str) -> dict[str, dict[str, Any]]:
     names = [str(name) for name in listed]
     for name, count in Counter(names).items():
         if count > 1:  # YAML keys of different types, such as 1 and "1"
-            raise SettingsError(f"locations file {path}: {name!r} is there twice")
+            raise SettingsError(f"locations file {path}: {name!r} is given twice")
     for name, fields in listed.items():
         if not isinstance(fields, dict):
             raise SettingsError(f"locations file {path}: {name!r} must have fields, at least `url`")

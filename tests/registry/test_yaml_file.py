@@ -59,11 +59,11 @@ def test_a_file_without_locations_is_accepted(tmp_path: Path) -> None:
         ("locations: {One: {url: http://o.example}}", "'One' is not a location name"),
         (
             "locations:\n  one: {url: http://a}\n  one: {url: http://b}",
-            "line 3: 'one' is there twice",
+            "line 3: 'one' is given twice",
         ),
         (
             "locations:\n  one:\n    url: http://a\n    url: http://b",
-            "line 4: 'url' is there twice",
+            "line 4: 'url' is given twice",
         ),
         ("locations: {one: {url: http://a", "line 1"),
         ("locations:\n\t- x", "line 2"),

@@ -196,7 +196,7 @@ async def test_unusable_files_and_options_are_errors_at_start(
 async def test_a_key_with_a_passphrase_is_an_error_at_start(authority: Authority) -> None:
     files = encrypted(authority.issue(), authority)
     url = f"rediss://h?ssl_certfile={files.cert}&ssl_keyfile={files.key}"
-    with pytest.raises(SettingsError, match=r"ssl_keyfile: .* wants a passphrase"):
+    with pytest.raises(SettingsError, match=r"ssl_keyfile: .* needs a passphrase"):
         async with open_index(url, create=False):
             pytest.fail("it opened")
 

@@ -96,7 +96,7 @@ def broken(files: Files, _: Authority) -> Files:
     [
         (missing, "RESOLVER_TLS_KEY: cannot read .*none.pem: No such file"),
         (other_key, "RESOLVER_TLS_KEY: .* is not the key of .*cert.pem"),
-        (encrypted, "RESOLVER_TLS_KEY: .*key.pem wants a passphrase.*openssl pkey"),
+        (encrypted, "RESOLVER_TLS_KEY: .*key.pem needs a passphrase.*openssl pkey"),
         (swapped, "RESOLVER_TLS_CERT: .*key.pem holds no certificate in PEM form"),
         (broken, "RESOLVER_TLS_CERT, RESOLVER_TLS_KEY: .* cannot be used: "),
     ],

@@ -63,7 +63,7 @@ async def read_object(
 
 
 def _object_without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Raises InvalidRequest if a name is there twice: parsers differ on which value counts."""
+    """Raises InvalidRequest if a name is given twice: parsers differ on which value counts."""
     value = dict(pairs)
     if len(value) < len(pairs):
         raise InvalidRequest("the JSON has a name twice in one object")
@@ -270,9 +270,7 @@ async def audit_log(request: web.Request) -> web.StreamResponse:
     """GET /audit: the last changes, newest first."""
     query = request.query
     if unknown := set(query) - {"location", "limit"}:
-        raise InvalidRequest(
-            f"unknown parameter {min(unknown)[:40]!r}: there are location and limit"
-        )
+        raise InvalidRequest(f"unknown parameter {min(unknown)[:40]!r}: use location or limit")
     limit = query.get("limit", "100")
     if not re.fullmatch(r"[0-9]{1,5}", limit, re.ASCII) or not 1 <= int(limit) <= AUDIT_MAX_ENTRIES:
         raise InvalidRequest(f"limit must be a number from 1 to {AUDIT_MAX_ENTRIES}")

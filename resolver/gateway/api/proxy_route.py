@@ -76,7 +76,7 @@ async def route_request(request: web.Request) -> web.StreamResponse:
     query = f"?{request.rel_url.raw_query_string}" if request.rel_url.raw_query_string else ""
     try:
         if method not in _METHODS:
-            raise NoRoute(f"no server gets {method[:20]} through a proxy.")
+            raise NoRoute(f"no server receives {method[:20]} through a proxy.")
         if is_image_path(path):
             view, url = await _image_target(request, method, parse_image_path(path, query))
         else:

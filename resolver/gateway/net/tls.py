@@ -105,7 +105,7 @@ def load(cert: Path, key: Path) -> ssl.SSLContext:
         context.load_cert_chain(cert, key, password=_no_passphrase)
     except _EncryptedError as error:
         raise SettingsError(
-            f"{KEY}: {key} wants a passphrase, which nobody is there to give: store the key "
+            f"{KEY}: {key} needs a passphrase, which nobody can enter here: store the key "
             "without one (`openssl pkey -in FILE -out FILE`), readable by this service only"
         ) from error
     except ssl.SSLError as error:

@@ -164,7 +164,7 @@ def _check_tls_files(connection: Any, url: str) -> None:
             # OpenSSL would ask for the passphrase on the terminal; redis-py 5 accepts none.
             if b"ENCRYPTED" in text and not getattr(tls, "password", None):
                 raise _bad_url(
-                    url, f"ssl_{name}: {file} wants a passphrase: keep the key without one"
+                    url, f"ssl_{name}: {file} needs a passphrase: keep the key without one"
                 )
     try:
         tls.get()
