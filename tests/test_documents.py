@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 
@@ -196,6 +197,7 @@ def test_the_readme_has_the_two_commands() -> None:
         assert "\n" not in block[1]
 
 
+@cache
 def retired_terms() -> dict[str, list[str]]:
     """The last table of the glossary: each retired term with the phrases in which it stays."""
     table = document("glossary.md").partition("## Retired terms")[2]
@@ -243,10 +245,12 @@ def test_retired_terms_are_gone(path: Path) -> None:
     stay = RETIRED_TERMS_STAY.get(short(path), {})
     found = []
     for term, phrases in retired_terms().items():
+        if term in stay or term not in text:  # most are not, which is found out quickly
+            continue
         rest = text
         for phrase in phrases:
             rest = rest.replace(phrase.lower(), "")
-        if term not in stay and re.search(rf"(?<![a-z]){term}(?![a-z])", rest):
+        if re.search(rf"(?<![a-z]){term}(?![a-z])", rest):
             found.append(term)
     assert found == []
 
