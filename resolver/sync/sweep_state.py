@@ -144,6 +144,7 @@ class SweepState:
             front=format_id(page.cursor) if page and can_resume else "",
             markers=page.markers if page and can_resume else (),
             at=time.time(),
+            losses=self.losses,
             unknown=self.unknown_fields,
         )
 

@@ -105,6 +105,30 @@ async def test_images_found_missing_before_the_checkpoint_are_released(sweeping:
         assert await sweeping.claimed(location) == {image.id for image in server.images()}
 
 
+@pytest.mark.parametrize(("lost", "is_resumed"), [("before", True), ("since", False)])
+async def test_after_a_loss_only_sweeps_from_before_it_begin_again(
+    sweeping: Sweeping, lost: str, is_resumed: bool
+) -> None:
+    """What Redis lost while a sweep was under way may be what that sweep has claimed."""
+    index = sweeping.index
+
+    async def lose() -> None:
+        await index.client.command("HINCRBY", "glr:{reg}:meta", "losses", 1)
+
+    async with mixed() as server:
+        location = await sweeping.register(server)
+        if lost == "before":
+            await lose()
+        await killed_after(sweeping, location, 5)
+        progress = (await index.records.progress())[location.number]
+        if lost == "since":
+            await lose()
+        sweep, _ = await resumed(sweeping, location)
+        assert (sweep.started == progress.started) is is_resumed
+        assert sweep.images == len(server)
+        assert sweep.losses == 1
+
+
 async def test_an_old_checkpoint_is_not_resumed(sweeping: Sweeping) -> None:
     async with mixed() as server:
         location = await sweeping.register(server)
