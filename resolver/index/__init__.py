@@ -21,11 +21,12 @@ from resolver.index.redis.embedded import EmbeddedStore
 from resolver.index.registry_snapshot import Record, Snapshot
 from resolver.index.scan import ImageRows, walk, walk_key
 from resolver.index.sweep_records import SweepFindings, SweepRequest
-from resolver.index.unordered_claims import UnorderedClaims
+from resolver.index.unordered_claims import MAX_MEMORY_BYTES, UnorderedClaims
 
 __all__ = [
     "AUDIT_MAX_ENTRIES",
     "MAX_COUNT_AGE_SECONDS",
+    "MAX_MEMORY_BYTES",
     "MIN_GUARDED_LOSS",
     "REACHABLE",
     "UNREADABLE",

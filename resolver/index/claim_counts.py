@@ -24,7 +24,7 @@ from functools import lru_cache
 from resolver.index.buckets import Buckets
 from resolver.index.claims import Claims, StoredClaim
 from resolver.index.codec import lookup_owners, summarize
-from resolver.index.unordered_claims import UnorderedClaims
+from resolver.index.unordered_claims import MAX_MEMORY_BYTES, UnorderedClaims
 
 MAX_COUNTS = 1 << 22
 """Counts that are kept, of 4 bytes each. Where locations x buckets are more, a count is for
@@ -124,12 +124,17 @@ class LocationSpans:
         """The span that an image belongs to in UUID order, from 0."""
         return self._counts.buckets.position(image_id) >> self._counts.shift
 
-    def unordered(self) -> UnorderedClaims:
-        """The location's other claims."""
-        counts, half = self._counts, self.count
-        buckets = counts.buckets
-        of_location = self._of_location[half:]
-        return UnorderedClaims(self._claims, buckets, self._number, of_location, counts.shift)
+    def unordered(self, max_memory_bytes: int = MAX_MEMORY_BYTES) -> UnorderedClaims:
+        """The location's other claims. ``max_memory_bytes``: of the ids that are listed."""
+        counts = self._counts
+        return UnorderedClaims(
+            self._claims,
+            counts.buckets,
+            self._number,
+            self._of_location[self.count :],
+            counts.shift,
+            max_memory_bytes,
+        )
 
     async def compare(
         self, first: int, end: int, listed: Iterable[bytes]

@@ -38,10 +38,17 @@ class UnorderedClaims:
     To be closed, since it may have a temporary file."""
 
     def __init__(
-        self, claims: Claims, buckets: Buckets, number: int, counted: array[int], shift: int
+        self,
+        claims: Claims,
+        buckets: Buckets,
+        number: int,
+        counted: array[int],
+        shift: int,
+        max_memory_bytes: int = MAX_MEMORY_BYTES,
     ) -> None:
         """``counted``: the location's claims in each span of the second half; the span of a bucket
-        is its number in that half shifted right by ``shift``."""
+        is its number in that half shifted right by ``shift``. ``max_memory_bytes``: of listed ids;
+        more of them lie in a temporary file."""
         self._claims = claims
         self._buckets = buckets
         self._number = number
@@ -50,7 +57,7 @@ class UnorderedClaims:
         self._found = array(counted.typecode, bytes(counted.itemsize * len(counted)))
         self._has_claims = any(counted)
         self._listed = tempfile.SpooledTemporaryFile(  # noqa: SIM115 - closed by `__exit__`
-            max_size=MAX_MEMORY_BYTES
+            max_size=max_memory_bytes
         )
 
     def __enter__(self) -> Self:

@@ -42,7 +42,7 @@ from resolver.glance import (
     still_there,
 )
 from resolver.image_facts import ImageFacts
-from resolver.index import MIN_GUARDED_LOSS, Count, Index
+from resolver.index import MAX_MEMORY_BYTES, MIN_GUARDED_LOSS, Count, Index
 from resolver.models import Progress, Sweep, format_id, parse_id
 from resolver.sync.sweep_state import SweepState
 from resolver.sync.timings import DEFAULT_TIMINGS
@@ -82,14 +82,17 @@ class Sweeper:
         *,
         guard: float,
         checkpoint_seconds: float = DEFAULT_TIMINGS.checkpoint,
+        max_memory_bytes: int = MAX_MEMORY_BYTES,
     ) -> None:
-        """``guard`` is the share of its claims that a location may lose in one sweep."""
+        """``guard`` is the share of its claims that a location may lose in one sweep.
+        ``max_memory_bytes``: of listed ids that are not random; more lie in a temporary file."""
         self._index = index
         self._server = server
         self._versions = versions
         self._scopes = scopes
         self._guard = guard
         self._checkpoint_seconds = checkpoint_seconds
+        self._max_memory_bytes = max_memory_bytes
         self._number = server.location.number
         self._to_close = contextlib.ExitStack()
 
@@ -191,7 +194,7 @@ class Sweeper:
         losses = await self._index.server_watch.losses()
         since = time.monotonic() if counted_since is None else counted_since
         spans = await self._index.claim_counts.spans(self._number, since)
-        unordered = self._to_close.enter_context(spans.unordered())
+        unordered = self._to_close.enter_context(spans.unordered(self._max_memory_bytes))
         if (
             resume is None
             or not resume.front

@@ -9,7 +9,7 @@ from typing import Any
 import aiohttp
 
 from resolver.glance import CloudCredentials, GlanceServer, ScopeCache, SecretSources
-from resolver.index import Index
+from resolver.index import MAX_MEMORY_BYTES, Index
 from resolver.models import Location, Poll, Progress, Status, Sweep, format_id
 from resolver.registry import FreshnessPolicy, LocationView
 from resolver.registry.validation import parse_location
@@ -48,6 +48,7 @@ class Sweeping:
         guard: float = 0.2,
         confirm_shrink: bool = False,
         checkpoint_seconds: float = DEFAULT_TIMINGS.checkpoint,
+        max_memory_bytes: int = MAX_MEMORY_BYTES,
     ) -> Sweep:
         """One sweep. Raises LocationUnavailable as `Sweeper.run` does."""
         self.progress = []
@@ -63,6 +64,7 @@ class Sweeping:
             self.scopes,
             guard=guard,
             checkpoint_seconds=checkpoint_seconds,
+            max_memory_bytes=max_memory_bytes,
         )
         sweep = await sweeper.run(
             report,

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import tempfile
+from pathlib import Path
+
 import pytest
 
 from resolver.errors import LocationUnavailable
@@ -100,6 +103,43 @@ async def test_a_server_that_does_not_sort(
     server.delete(V7[5])
     assert (await sweeping.sweep(location)).released == 1
     assert await sweeping.claimed(location) == set(server.ids())
+
+
+FEW_BYTES = 16 * 15
+"""Of listed ids in memory: fewer than a page has, so that the rest lies in a file."""
+
+
+async def test_more_ids_than_memory_is_for_lie_in_a_file(
+    sweeping: Sweeping, start_server: StartServer
+) -> None:
+    server = await mixed(start_server)
+    location = await sweeping.register(server)
+    await sweeping.sweep(location)
+    gone = [V7[0], V7[-1], *V7[30:33], *OTHERS[::12]]
+    for image_id in gone:
+        server.delete(image_id)
+    sweep = await sweeping.sweep(location, max_memory_bytes=FEW_BYTES)
+    assert (sweep.claimed, sweep.released) == (0, len(gone))
+    assert await sweeping.claimed(location) == set(server.ids())
+
+
+async def test_a_file_that_cannot_be_written_releases_nothing(
+    sweeping: Sweeping,
+    start_server: StartServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    server = await mixed(start_server)
+    location = await sweeping.register(server)
+    await sweeping.sweep(location)
+    before = await sweeping.claimed(location)
+    server.delete(V7[0])
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
+    with pytest.raises(LocationUnavailable, match="set TMPDIR to a directory") as caught:
+        await sweeping.sweep(location, max_memory_bytes=FEW_BYTES)
+    assert caught.value.problem_code == "internal-error"
+    assert await sweeping.claimed(location) == before
+    assert (await sweeping.sweep(location)).released == 1, "in memory it needs no file"
 
 
 async def test_the_shrink_guard_counts_unordered_ids(
