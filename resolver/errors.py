@@ -112,6 +112,12 @@ class Conflict(ResolverError):
     status, code, title = 409, "conflict", "Changed at the same time"
 
 
+class NoNumberLeft(Conflict):
+    """All numbers of the index were given to locations: another index has others."""
+
+    code, title = "no-number-left", "No number is left for a location"
+
+
 class NameTaken(ResolverError):
     """A location of this name is registered, and the client did not want to replace one."""
 

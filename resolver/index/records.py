@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from resolver.errors import Conflict
+from resolver.errors import Conflict, NoNumberLeft
 from resolver.index.audit import entry_head, operation_id
 from resolver.index.codec import FIRST_MARK
 from resolver.index.keys import Keys
@@ -98,6 +98,7 @@ class Records(SweepRecords):
 
         Raises:
             Conflict: it was changed meanwhile.
+            NoNumberLeft: all were given to locations.
             IndexUnavailable: Redis does not answer.
         """
         (number,) = await self.client.run_all([self._put_call(location, before, by)])
@@ -143,7 +144,7 @@ class Records(SweepRecords):
         meanwhile.
 
         Raises:
-            Conflict: no number is left.
+            NoNumberLeft: all were given to locations.
             IndexUnavailable: Redis does not answer. What was written stays.
         """
         calls = [self._put_call(location, before, by) for location, before in changes]
@@ -296,12 +297,11 @@ class Records(SweepRecords):
 
 
 def _was_put(number: int) -> bool:
-    """Whether ``put_location.lua`` wrote the location. Raises Conflict where no number is left."""
+    """Whether ``put_location.lua`` wrote the location. Raises NoNumberLeft where it could not."""
     if number == NO_NUMBER_LEFT:
-        raise Conflict(
+        raise NoNumberLeft(
             f"this index has given all of its {FIRST_MARK - 1} numbers to locations: export it, "
-            "and import it with another RESOLVER_PREFIX",
-            code="no-number-left",
+            "and import it with another RESOLVER_PREFIX"
         )
     return bool(number)
 

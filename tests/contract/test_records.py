@@ -7,8 +7,9 @@ from dataclasses import replace
 
 import pytest
 
-from resolver.errors import Conflict
+from resolver.errors import Conflict, NoNumberLeft
 from resolver.index import Index
+from resolver.index.codec import FIRST_MARK
 from resolver.index.redis.cluster import ClusterClient
 from resolver.models import Api, Check, Health, Location, Progress, State, Sweep
 
@@ -43,6 +44,27 @@ async def test_a_location_is_read_as_it_was_written(index: Index) -> None:
     assert put == replace(FULL, number=put.number)
     assert put.number > 0
     assert await locations(index) == {"full": put}
+
+
+async def test_the_last_number_works_and_after_it_the_error_says_what_to_do(index: Index) -> None:
+    await index.client.command("SET", "glr:{reg}:numbers", FIRST_MARK - 2)
+    last = await index.records.put(ONE, None)
+    assert last.number == FIRST_MARK - 1
+    image_id = bytes(6) + b"\x40" + bytes(9)
+    await index.claims.claim(last.number, [image_id])
+    ((owner,),) = (await index.claims.lookup([image_id])).owners
+    assert owner.number == last.number
+    for _ in range(2):
+        with pytest.raises(NoNumberLeft, match=r"all of its 524287 numbers.*RESOLVER_PREFIX"):
+            await index.records.put(TWO, None)
+    with pytest.raises(NoNumberLeft):
+        await index.records.put_many([(TWO, None), (FULL, None)])
+    # What has a number can be changed and removed.
+    record = (await index.records.load()).records["one"]
+    changed = await index.records.put(replace(last, priority=3), record)
+    assert changed.number == last.number
+    assert await locations(index) == {"one": changed}
+    assert await index.records.remove("one")
 
 
 async def test_locations_are_sorted_by_name(index: Index) -> None:
