@@ -31,6 +31,7 @@ def parse_arguments(
     text: str | None,
     *numbers: tuple[str, int, str],
     texts: Sequence[tuple[str, str]] = (),
+    flags: Sequence[tuple[str, str]] = (),
     parts: Sequence[str] = (),
 ) -> argparse.Namespace:
     """The command line: ``--small``, options that take a number, and the parts to run.
@@ -39,6 +40,7 @@ def parse_arguments(
         text: the module's docstring, whose first line is the description.
         numbers: name, default and help of each option.
         texts: name and help of each option that takes a text; empty if it is not given.
+        flags: name and help of each option that takes nothing.
         parts: names of the parts; all run if none is given.
     """
     parser = argparse.ArgumentParser(description=(text or "").partition("\n")[0])
@@ -47,6 +49,8 @@ def parse_arguments(
         parser.add_argument(name, type=int, default=default, help=description)
     for name, description in texts:
         parser.add_argument(name, default="", help=description)
+    for name, description in flags:
+        parser.add_argument(name, action="store_true", help=description)
     if parts:
         parser.add_argument("parts", nargs="*", help=f"{', '.join(parts)}; all if none is given")
     options = parser.parse_args()

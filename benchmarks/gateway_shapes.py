@@ -206,9 +206,9 @@ def shapes(count: int, repeats: int, seconds: int, step: Step) -> None:
     out.print(rows)
     for shape in SHAPES:
         if shape.aim:
-            ratio = rates.ratio(f"{shape.name} gateway", f"{shape.name} nginx")
+            times = rates.ratio(f"{shape.name} gateway", f"{shape.name} nginx")
             print_verdict(
-                f"{shape.name}: {ratio:.2f} times",
+                f"{shape.name}: {times:.2f} times",
                 f"{shape.at_least:g} times",
-                met=ratio >= shape.at_least,
+                met=times >= shape.at_least,
             )

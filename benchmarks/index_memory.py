@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable, Iterable, Sequence
 from hashlib import blake2b
 
-from benchmarks.common import Step, batches, make_table, out
+from benchmarks.common import Step, batches, make_table, out, print_verdict
 from benchmarks.contenders import (
     Command,
     HiredisSocket,
@@ -55,6 +55,9 @@ DENSITIES = (
     *((18, 381), (19, 191), (22, 238), (23, 119), (16, 430), (16, 460), (16, 560)),
 )
 """(bits, images per bucket)."""
+
+AIMED_DENSITY = (16, 76)
+"""That of `AIMED_IMAGES`."""
 
 
 async def use_each_command(url: str, bits: int) -> None:
@@ -158,6 +161,14 @@ def _print_sizes(
         ]
         rows.add_row("  as many times the index", *(f"{ratio:.2f}" for ratio in ratios))
     out.print(rows)
+    if AIMED_IMAGES in counts:
+        for number, aim in AIMS.items():
+            _print_size_verdict(number, index_bytes[AIMED_IMAGES][number - 1][0], aim)
+
+
+def _print_size_verdict(owners: int, used: float, aim: float) -> None:
+    text = f"{AIMED_IMAGES:,} images with {owners} owner{'s' * (owners > 1)} each"
+    print_verdict(f"{text}: {used:.1f} bytes an image", f"{aim:g}", met=used <= aim)
 
 
 async def compare_densities(step: Step, *, small: bool) -> None:
@@ -175,6 +186,7 @@ async def compare_densities(step: Step, *, small: bool) -> None:
         *("Redis µs: claim", "lookup"),
     )
     rng = random.Random(7)
+    verdicts: dict[int, float] = {}
     for bits, mean in DENSITIES:
         step(f"density: {bits} bits, {mean} images a bucket")
         # Where buckets have few images, more of them: what a server takes by itself must not show.
@@ -183,12 +195,17 @@ async def compare_densities(step: Step, *, small: bool) -> None:
         count = mean << slice_bits
         numbers = (rng.getrandbits(id_bits) for _ in range(count))
         ids = sorted((n & ~VERSION_MASK | VERSION_4).to_bytes(16, "big") for n in numbers)
-        cells = await _measure_density(ids, bits)
+        used, used_by_two, *cells = await _measure_density(ids, bits)
+        if (bits, mean) == AIMED_DENSITY:
+            verdicts = {1: used, 2: used_by_two}
+        cells = [f"{used:.1f}", f"{used_by_two:.1f}", *cells]
         rows.add_row(str(bits), str(mean), f"{mean << bits:,}", *cells)
     out.print(rows)
+    for owners, used in verdicts.items():
+        _print_size_verdict(owners, used, AIMS[owners])
 
 
-async def _measure_density(ids: list[bytes], bits: int) -> list[str]:
+async def _measure_density(ids: list[bytes], bits: int) -> tuple[float, float, str, str, str]:
     """Bytes per image with one owner and with two, the share of compact buckets, and Redis's
     microseconds per claim and per lookup."""
     with RedisServer() as redis:
@@ -210,4 +227,4 @@ async def _measure_density(ids: list[bytes], bits: int) -> list[str]:
             await claim_all(redis.url, number, ids, bits)
         used_by_two, _ = _bytes_per_image(redis, before, len(ids))
     compact = sum(encoding != b"hashtable" for encoding in encodings) / len(encodings)
-    return [f"{used:.1f}", f"{used_by_two:.1f}", f"{compact:.1%}", f"{claim:.2f}", f"{lookup:.2f}"]
+    return used, used_by_two, f"{compact:.1%}", f"{claim:.2f}", f"{lookup:.2f}"

@@ -50,8 +50,8 @@ async def _measure(ids: Sequence[bytes], bits: int, repeats: int, *, spreads: bo
     with RedisServer() as redis:
         await use_each_command(redis.url, bits)
         if not spreads:
-            formats = {"bits": bits, "format": 1, "writers": 1}
-            redis.client.hset("glr:{reg}:meta", mapping=formats)
+            for name, value in (("bits", bits), ("format", 1), ("writers", 1)):
+                redis.client.hset("glr:{reg}:meta", name, str(value))
         before = redis.memory()["used_memory"]
         async with open_index(redis.url) as index:
             begun = time.perf_counter()

@@ -250,8 +250,8 @@ def walk(redis: RedisServer, small: bool) -> None:
         ratio = measured.format_ratio(name, "one Glance alone")
         table.add_row(name, measured.format(name), ratio)
     out.print(table)
-    ratio = measured.ratio("through the gateway", "one Glance alone")
-    print_verdict(f"{ratio:.2f} times one Glance alone", "1", met=ratio >= 1)
+    to_one = measured.ratio("through the gateway", "one Glance alone")
+    print_verdict(f"{to_one:.2f} times one Glance alone", "1", met=to_one >= 1)
 
 
 PARTS = {"latency": latency, "memory": memory, "walk": walk}

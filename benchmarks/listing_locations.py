@@ -126,4 +126,4 @@ async def serve(count: int, rows: int, copies: int, slowest: float) -> None:
 
 if __name__ == "__main__":
     amounts = [int(text) for text in sys.argv[1:]]
-    asyncio.run(serve(*amounts[:3], amounts[3] / 1000))
+    asyncio.run(serve(amounts[0], amounts[1], amounts[2], amounts[3] / 1000))

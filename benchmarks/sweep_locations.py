@@ -122,11 +122,12 @@ def compare(images: int, counts: list[int]) -> None:
         f"Each location swept once; {images:,} images in all, spread evenly",
         *("locations", "sweep", "indexer CPU s", "Redis CPU s", "seconds", "peak MiB"),
     )
-    for name, results in [*measured.items(), (SMALL, small)]:
+    named = [(f"{count:,}", results) for count, results in measured.items()]
+    for name, results in [*named, (SMALL, small)]:
         for each in SWEEPS:
             result = results[each]
             rows.add_row(
-                f"{name:,}" if isinstance(name, int) else name,
+                name,
                 each,
                 f"{result['indexer']:.1f}",
                 f"{result['redis']:.1f}",
@@ -142,7 +143,7 @@ def compare(images: int, counts: list[int]) -> None:
             )
             text = f"{each}: {COMPARED[0]} locations cost {many / few:.2f} times {COMPARED[1]}"
             print_verdict(text, f"{RATIO_AIM}", met=many / few <= RATIO_AIM)
-    spent = small[SECOND]["indexer"]
+    spent = small[SECOND]["indexer"] + small[SECOND]["redis"]
     met = spent <= SMALL_CPU_AIM
     print_verdict(f"{SMALL}, swept again: {spent:.1f} CPU s", f"{SMALL_CPU_AIM:.0f} s", met=met)
     peak = max(results[SECOND]["peak_mib"] for results in [*measured.values(), small])

@@ -7,7 +7,7 @@ import json
 import operator
 import time
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
 from typing import Any
@@ -69,6 +69,10 @@ class Images:
         same seed have the same images.
         """
         self._packed = self._packed.with_random(count, seed, prefix_bytes)
+
+    def fill_with(self, ids: Iterable[bytes]) -> None:
+        """The same with these ids, of 16 bytes each."""
+        self._packed = self._packed.with_ids(ids)
 
     def ids(self) -> Iterator[str]:
         """Ids of all images that are not deleted, sorted."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 
 class PackedIds:
@@ -37,6 +37,10 @@ class PackedIds:
             image_id[8] = image_id[8] & 0x3F | 0x80  # the variant of RFC 9562
             found.add(bytes(image_id))
         return PackedIds(b"".join(sorted(found)))
+
+    def with_ids(self, ids: Iterable[bytes]) -> PackedIds:
+        """These ids and others."""
+        return PackedIds(b"".join(sorted({*self._image_ids(), *ids})))
 
     def _image_ids(self) -> Iterator[bytes]:
         return (self._packed[at : at + 16] for at in range(0, len(self._packed), 16))
