@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
-from resolver.index.redis.hget_packer import HgetPacker
+from resolver.index.redis.field_packer import FieldPacker
 from resolver.index.spreading import gather, spread, spread_head
 from resolver.models import MAX_BITS, MIN_BITS
 
@@ -56,7 +56,9 @@ class Buckets:
         self._keys: dict[int, bytes] = {}
         self._cache_shift = max(0, bits - CACHE_BUCKET_BITS)
         self._cache_id_shift = CACHE_BUCKET_BITS - bits + self._cache_shift
-        self.hget_packer = HgetPacker(self.key, self.locate, self.shift, self.cut)
+        where = (self.key, self.locate, self.shift, self.cut)
+        self.hget_packer = FieldPacker(b"HGET", 3, *where)
+        self.hsetnx_packer = FieldPacker(b"HSETNX", 4, *where)
 
     def spans(self, size: int) -> Iterator[range]:
         """All buckets, ``size`` at a time."""
@@ -79,6 +81,22 @@ class Buckets:
         head = spread_head(image_id)
         field = head.to_bytes(4, "big")[self.cut :] + image_id[4:]
         return self.half | head >> self.shift, field
+
+    def group(self, ids: Iterable[bytes]) -> dict[int, list[bytes]]:
+        """These ids by bucket."""
+        shift, number = self.shift, self.number
+        found: dict[int, list[bytes]] = {}
+        for image_id in ids:
+            bucket = (
+                int.from_bytes(image_id[:4], "big") >> shift
+                if image_id[6] >> 4 == 4
+                else number(image_id)
+            )
+            if bucket in found:
+                found[bucket].append(image_id)
+            else:
+                found[bucket] = [image_id]
+        return found
 
     def number(self, image_id: bytes) -> int:
         """The bucket of an id."""

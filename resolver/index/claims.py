@@ -23,12 +23,11 @@ from resolver.index.audit import operation_id
 from resolver.index.bucket_layout import BucketLayout
 from resolver.index.buckets import Buckets
 from resolver.index.cache import CacheBucket, ClaimCache
+from resolver.index.claim_batch import ClaimBatch
 from resolver.index.codec import (
     UNREADABLE_VALUE,
     decode_owners,
-    encode_mark,
     lookup_owners,
-    sole_value,
     stored_content,
     summarize,
 )
@@ -229,25 +228,14 @@ class Claims:
             IndexUnavailable: Redis does not answer. Claims made so far stay.
         """
         letter_cases = ids if isinstance(ids, Mapping) else dict.fromkeys(ids, 0)
-        known = facts or {}
+        claims = ClaimBatch(number, letter_cases, facts or {})
 
         async def write(buckets: Buckets) -> int:
-            entries: dict[int, list[bytes]] = {}
-            shift, cut = buckets.shift, buckets.cut  # inlined: `Buckets.locate` of random ids
-            for image_id, letter_case in letter_cases.items():
-                about = known.get(image_id)
-                mark = encode_mark(about) if about else b""
-                if letter_case:
-                    mark = letter_case.to_bytes(4, "big") + mark
-                if image_id[6] >> 4 == 4:
-                    bucket, field = int.from_bytes(image_id[:4], "big") >> shift, image_id[cut:]
-                else:
-                    bucket, field = buckets.locate(image_id)
-                if bucket in entries:
-                    entries[bucket] += (field, mark)
-                else:
-                    entries[bucket] = [field, mark]
-            added = 0 if exactly else await self._add_unowned(buckets, number, entries)
+            by_bucket = buckets.group(letter_cases)
+            added = 0 if exactly else await self._add_unowned(buckets, claims, by_bucket)
+            entries = {
+                bucket: claims.arguments(buckets, images) for bucket, images in by_bucket.items()
+            }
             calls = self._script_calls(CLAIM, buckets, number, entries, 2, exactly=exactly)
             return added + await self._run(calls)
 
@@ -296,32 +284,34 @@ class Claims:
         return purged
 
     async def _add_unowned(
-        self, buckets: Buckets, number: int, entries: dict[int, list[bytes]]
+        self, buckets: Buckets, claims: ClaimBatch, by_bucket: dict[int, list[bytes]]
     ) -> int:
         """Claims images that have no owner yet, in buckets of which there are few, and removes
-        these from ``entries``. Returns how many. A command for each image costs a third of what a
+        these from ``by_bucket``. Returns how many. A command for each image costs a third of what a
         script for one or two does."""
-        few = [bucket for bucket, images in entries.items() if len(images) <= 2 * FEW_IDS]
-        placed = [(bucket, at) for bucket in few for at in range(0, len(entries[bucket]), 2)]
-        left: dict[int, list[bytes]] = {}
-        for start in range(0, len(placed), BATCH_IDS):
-            batch = placed[start : start + BATCH_IDS]
-            replies = await self._client.pipeline(
-                (
-                    "HSETNX",
-                    buckets.key(bucket),
-                    entries[bucket][at],
-                    sole_value(number, entries[bucket][at + 1]),
-                )
-                for bucket, at in batch
-            )
-            for (bucket, at), is_added in zip(batch, replies, strict=True):
-                if not is_added:
-                    left.setdefault(bucket, []).extend(entries[bucket][at : at + 2])
-        for bucket in few:
-            del entries[bucket]
-        entries.update(left)
-        return len(placed) - sum(map(len, left.values())) // 2
+        few = [bucket for bucket, images in by_bucket.items() if len(images) <= FEW_IDS]
+        ids = [image_id for bucket in few for image_id in by_bucket.pop(bucket)]
+        left: list[bytes] = []
+        for start in range(0, len(ids), BATCH_IDS):
+            batch = ids[start : start + BATCH_IDS]
+            commands = self._hsetnx_commands(buckets, batch, claims.sole_values(batch))
+            replies = await self._client.pipeline(commands)
+            left += [
+                image_id for image_id, is_new in zip(batch, replies, strict=True) if not is_new
+            ]
+        by_bucket.update(buckets.group(left))
+        return len(ids) - len(left)
+
+    def _hsetnx_commands(
+        self, buckets: Buckets, ids: Sequence[bytes], values: Sequence[bytes]
+    ) -> list[Any]:
+        if self._client.accepts_packed:
+            return buckets.hsetnx_packer.pack_values(ids, values)
+        places = map(buckets.locate, ids)
+        return [
+            ("HSETNX", buckets.key(bucket), field, value)
+            for (bucket, field), value in zip(places, values, strict=True)
+        ]
 
     def _script_calls(
         self,
@@ -352,11 +342,9 @@ class Claims:
         written: set[int] = set()
         # The scripts contain a location's number, which in another index may be another location.
         identity = self.layout.identity
-        await self.layout.refresh()
+        await self._refresh(identity)
         identity = identity or self.layout.identity
         while True:
-            if self.layout.identity != identity:
-                raise IndexLost("Redis has lost the index that this was meant for")
             for buckets in self.layout.to_write():
                 if buckets.code not in written:
                     resends = self._client.resends
@@ -365,9 +353,16 @@ class Claims:
                         is_exact = exactly or resends == self._client.resends
                         result = Count(changes, is_exact=is_exact)
                     written.add(buckets.code)
-            await self.layout.refresh()
+            await self._refresh(identity)
             if all(buckets.code in written for buckets in self.layout.to_write()):
                 return Count(0) if result is None else result
+
+    async def _refresh(self, identity: str) -> None:
+        """Reads the layout again. Raises IndexLost where the index no longer has this identity;
+        empty: it may have any."""
+        await self.layout.refresh()
+        if identity and self.layout.identity != identity:
+            raise IndexLost("Redis has lost the index that this was meant for")
 
     async def _run(self, calls: Iterable[ScriptCall]) -> int:
         """Runs scripts in bounded batches. Returns the sum of their results."""

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
 from resolver.errors import IndexLost, IndexUnavailable, ResolverError, SettingsError
 from resolver.index import UNREADABLE, Index, open_index
 from resolver.index.bucket_layout import DEFAULT_BITS, FORMAT
+from resolver.index.redis.client import Command
 from resolver.models import Location, Owner
 from tests.contract.conftest import Real
 from tests.support.cluster import RedisCluster
 from tests.support.ids import make_ids
+from tests.support.instrumented_client import InstrumentedClient
 from tests.support.process import free_port
 from tests.support.redis import RedisServer
 from tests.support.wait import wait_until
@@ -80,6 +84,24 @@ async def test_claims_for_an_index_that_was_lost_are_refused(real: Real) -> None
         await other.create_if_missing()
         with pytest.raises(IndexLost):
             await index.claims.claim(1, IDS)
+
+
+class LosingClient(InstrumentedClient):
+    """Its index is replaced by another one right after an image was claimed."""
+
+    async def send(self, commands: Sequence[Command], *, foreground: bool) -> list[Any]:
+        replies = await super().send(commands, foreground=foreground)
+        if any(command[0] == "HSETNX" for command in commands):
+            replaced = ("HSET", "glr:{reg}:meta", "identity", "another")
+            await super().send([replaced], foreground=foreground)
+        return replies
+
+
+async def test_a_claim_is_not_reported_as_made_where_the_index_was_lost_meanwhile() -> None:
+    index = LosingClient().index()
+    await index.create_if_missing()
+    with pytest.raises(IndexLost):
+        await index.claims.claim(1, IDS[:1])
 
 
 async def test_an_index_with_other_bits_than_the_setting_is_used_with_a_warning(

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
+import hiredis
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from resolver.index.buckets import Buckets
+from resolver.index.redis.client import may_write
 from resolver.index.spreading import gather, is_random, spread
 from resolver.models import MAX_BITS, MIN_BITS
 from tests.support.ids import make_id, make_ids, make_v1_ids, make_v6_ids, make_v7_ids
@@ -47,9 +49,24 @@ def test_no_two_ids_share_a_field(bits: int, first: bytes, second: bytes) -> Non
         (buckets.key(bucket), field) for bucket, field in map(buckets.locate, (first, second))
     ]
     assert (places[0] == places[1]) == (first == second)
-    assert len(buckets.hget_packer.pack([first, second])) == 2
-    for (key, field), packed in zip(places, buckets.hget_packer.pack([first, second]), strict=True):
-        assert packed.endswith(b"%b\r\n$%d\r\n%b\r\n" % (key, len(field), field))
+
+
+@given(all_bits, image_ids, image_ids, st.binary(max_size=20))
+def test_commands_are_packed_as_redis_reads_them(
+    bits: int, first: bytes, second: bytes, value: bytes
+) -> None:
+    buckets = Buckets(b"b:", bits, spreads=True)
+    ids, values = [first, second, first], [value, b"", value]
+    places = [(buckets.key(bucket), field) for bucket, field in map(buckets.locate, ids)]
+    reads = [hiredis.pack_command(("HGET", key, field)) for key, field in places]
+    writes = [
+        hiredis.pack_command(("HSETNX", key, field, value))
+        for (key, field), value in zip(places, values, strict=True)
+    ]
+    assert buckets.hget_packer.pack(ids) == reads
+    assert buckets.hsetnx_packer.pack_values(ids, values) == writes
+    assert not any(map(may_write, reads))
+    assert all(map(may_write, writes))
 
 
 @given(all_bits, image_ids)

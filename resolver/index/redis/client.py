@@ -18,6 +18,7 @@ from redis.asyncio import Redis
 from redis.exceptions import NoScriptError, RedisError
 
 from resolver.errors import IndexReadOnly, IndexUnavailable
+from resolver.index.redis.field_packer import PACKED_READ
 from resolver.index.redis.lazy_connection import LazyConnection, OnConnect
 from resolver.index.redis.pipelined_connection import REPLY_TIMEOUT_SECONDS, InvalidationCallback
 from resolver.index.redis.redis_errors import unavailable
@@ -272,9 +273,9 @@ class RedisClient(ABC):
 
 
 def may_write(command: Command | bytes) -> bool:
-    """Whether a command may change something. Packed ones are lookups."""
+    """Whether a command may change something."""
     if isinstance(command, bytes):
-        return False
+        return not command.startswith(PACKED_READ)
     if command[0] in ("EVALSHA", "EVAL"):
         return command[1] not in READ_ONLY_SCRIPTS
     return command[0] not in READ_COMMANDS

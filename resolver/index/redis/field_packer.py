@@ -1,4 +1,5 @@
-"""HGET commands packed as RESP ahead of time: this is the hottest loop of a lookup."""
+"""Commands about one field of a hash, packed as RESP ahead of time: these are the hottest loops of
+lookups and of sweeps."""
 
 from __future__ import annotations
 
@@ -7,9 +8,13 @@ from collections.abc import Callable, Sequence
 MAX_HEADS = 1 << 16
 """Command heads kept by one packer; some 100 bytes each."""
 
+PACKED_READ = b"*3\r\n$4\r\nHGET\r\n"
+"""What packed commands begin with that change nothing."""
 
-class HgetPacker:
-    """Packs ``HGET <hash of the bucket> <rest of the id>`` for ids of 16 bytes.
+
+class FieldPacker:
+    """Packs ``<command> <hash of the bucket> <rest of the id>``, and perhaps a value, for ids of 16
+    bytes.
 
     All of a command but the field and its CRLF depends on the bucket alone, so it is made once a
     bucket. This packs some three times as many commands a second as `hiredis.pack_command`.
@@ -17,14 +22,17 @@ class HgetPacker:
 
     def __init__(
         self,
+        command: bytes,
+        words: int,
         key: Callable[[int], bytes],
         locate: Callable[[bytes], tuple[int, bytes]],
         shift: int,
         cut: int,
     ) -> None:
-        """``key`` gives the key of a bucket, ``locate`` the bucket and field of an id. The bucket
-        of a random id is its first 32 bits shifted right by ``shift``; its field begins at byte
-        ``cut``."""
+        """``words``: of the command in all, 3 without a value and 4 with one. ``key`` gives the key
+        of a bucket, ``locate`` the bucket and field of an id. The bucket of a random id is its
+        first 32 bits shifted right by ``shift``; its field begins at byte ``cut``."""
+        self._command = b"*%d\r\n$%d\r\n%b\r\n" % (words, len(command), command)
         self._key = key
         self._locate = locate
         self._shift = shift
@@ -44,6 +52,14 @@ class HgetPacker:
             for image_id in image_ids
         ]
 
+    def pack_values(self, image_ids: Sequence[bytes], values: Sequence[bytes]) -> list[bytes]:
+        """The same with a value each. Few values differ."""
+        packed = {value: b"$%d\r\n%b\r\n" % (len(value), value) for value in set(values)}
+        return [
+            command + packed[value]
+            for command, value in zip(self.pack(image_ids), values, strict=True)
+        ]
+
     def _pack_other(self, image_id: bytes) -> bytes:
         """The command for an id that is not random."""
         bucket, field = self._locate(image_id)
@@ -51,7 +67,7 @@ class HgetPacker:
 
     def _make_head(self, bucket: int) -> bytes:
         key = self._key(bucket)
-        head = b"*3\r\n$4\r\nHGET\r\n$%d\r\n%b\r\n$%d\r\n" % (len(key), key, 16 - self._cut)
+        head = b"%b$%d\r\n%b\r\n$%d\r\n" % (self._command, len(key), key, 16 - self._cut)
         if len(self._heads) < MAX_HEADS:
             self._heads[bucket] = head
         return head
