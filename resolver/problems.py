@@ -42,7 +42,7 @@ class ProblemBoard:
     def __init__(self) -> None:
         self._sources: list[ProblemSource] = []
         self._first_seen: dict[tuple[str, str], float] = {}
-        """Unix time by code and location, of the problems that were there at the last look."""
+        """Unix time by code and location, of the problems of the last call."""
 
     def add_source(self, source: ProblemSource) -> None:
         """Asks ``source`` too from now on."""

@@ -21,7 +21,7 @@ def test_problems_of_all_sources_come_oldest_first() -> None:
     assert [found.code for found in board.current()] == ["old", "middle", "new"]
 
 
-def test_a_problem_without_a_time_has_that_of_the_first_look() -> None:
+def test_a_problem_without_a_time_has_that_of_the_first_call() -> None:
     board = ProblemBoard()
     found = [problem("lag", location="one")]
     board.add_source(lambda: found)

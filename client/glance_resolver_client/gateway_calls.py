@@ -25,11 +25,11 @@ from glance_resolver_client.exchange import (
 from glance_resolver_client.retries import RETRIED_STATUSES, Backoff, Retries, retry_after
 
 IDS_PER_REQUEST = 1000
-"""Ids in one ``POST /resolve``, and images on a page of a look-up. Gateways allow 10,000 unless
+"""Ids in one ``POST /resolve``, and images on a page of a lookup. Gateways allow 10,000 unless
 RESOLVER_BULK_LIMIT says less."""
 
 _NEXT_LINK = re.compile(r'<(/[!-;=?-~]*)>; rel="next"', re.ASCII)
-"""A path of the same gateway (RFC 8288): no look-up is continued on another host."""
+"""A path of the same gateway (RFC 8288): no lookup is continued on another host."""
 
 
 @dataclass(frozen=True, slots=True)

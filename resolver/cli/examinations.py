@@ -26,7 +26,7 @@ EXPIRES_SOON = timedelta(days=14)
 
 LOCATIONS_AT_ONCE = 8
 
-INDEXER_LOOKS, INDEXER_LOOK_SECONDS = 4, 1.0
+INDEXER_CHECKS, INDEXER_CHECK_SECONDS = 4, 1.0
 """How often and in which intervals an indexer is looked for: another one may just take over."""
 
 
@@ -73,9 +73,9 @@ async def _is_indexer_running(index: Index) -> bool:
     from resolver.sync import DEFAULT_TIMINGS, WorkKey, WorkKind  # noqa: PLC0415
 
     lease = index.lease(WorkKey(WorkKind.HEALTH).lease_name, seconds=DEFAULT_TIMINGS.lease)
-    for look in range(INDEXER_LOOKS):
-        if look:
-            await asyncio.sleep(INDEXER_LOOK_SECONDS)
+    for check in range(INDEXER_CHECKS):
+        if check:
+            await asyncio.sleep(INDEXER_CHECK_SECONDS)
         if await lease.is_held():
             return True
     return False

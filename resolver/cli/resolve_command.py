@@ -19,7 +19,7 @@ EXIT_STATUSES = {Outcome.FOUND: 0, Outcome.ABSENT: 3, Outcome.UNKNOWN: 4, Outcom
 WORST_FIRST = (Outcome.INVALID, Outcome.UNKNOWN, Outcome.ABSENT, Outcome.FOUND)
 
 IDS_PER_REQUEST = 1000
-"""Ids in one ``POST /resolve``, and images on a page of a look-up."""
+"""Ids in one ``POST /resolve``, and images on a page of a lookup."""
 
 MD5_CHARACTERS = 32
 """Of Glance's ``checksum``. An ``os_hash_value`` is longer."""

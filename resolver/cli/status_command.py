@@ -40,7 +40,7 @@ TABLE = Output("table", ())
     type=click.FloatRange(min=0.2),
     default=2.0,
     show_default=True,
-    help="Seconds between two looks with --watch.",
+    help="Seconds between two requests with --watch.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON; with --watch a line each time.")
 @gateway_options

@@ -32,7 +32,7 @@ CREATION_SECONDS = 10.0
 """How long one process has the right to make the index."""
 
 CREATION_POLL_SECONDS = 0.05
-"""Between two looks whether another process has made it."""
+"""Between two checks whether another process has made it."""
 
 CREATE = load("create_index")
 

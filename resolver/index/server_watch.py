@@ -27,7 +27,7 @@ from resolver.index.server_state import eviction_finding, loss_state, read_state
 from resolver.problems import Problem
 
 WATCH_SECONDS = 10.0
-"""Between two looks at the eviction policy."""
+"""Between two checks of the eviction policy."""
 
 DOUBT_SECONDS = 1.0
 """The same while it is doubted which server is the master: a failover takes seconds."""
@@ -166,7 +166,7 @@ class ServerWatch:
         return doubt
 
     def _knows_doubt(self) -> bool:
-        """Whether the last look found a doubt which server is the master."""
+        """Whether the last check found a doubt which server is the master."""
         known = self._findings.get(MASTER)
         return known is not None and not known.ok
 

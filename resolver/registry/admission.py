@@ -20,10 +20,10 @@ from resolver.models import Location
 from resolver.registry.target_policy import Lookup, look_up
 
 LOOKUP_INTERVAL_SECONDS = 60.0
-"""Time between two look-ups of the hosts that only their addresses can allow."""
+"""Time between two lookups of the hosts that only their addresses can allow."""
 
 LOOKUP_TIMEOUT_SECONDS = 5.0
-"""How long all look-ups together may take."""
+"""How long all lookups together may take."""
 
 PARALLEL_LOOKUPS = 32
 

@@ -53,7 +53,7 @@ MAX_PARALLEL_CHECKS = 64
 """Health checks that one process makes at the same time."""
 
 SIZING_INTERVAL_SECONDS = 2.0
-"""Between two looks whether the index has enough buckets."""
+"""Between two checks whether the index has enough buckets."""
 
 COLLECT_PAUSE_FACTOR = 3.0
 """The collection of claims pauses this many times as long as it works."""

@@ -21,7 +21,7 @@ LOADS = load("load_registry"), load("load_changes")
 
 
 class Costs:
-    """A gateway whose reads of the registry and look-ups of hosts are counted."""
+    """A gateway whose reads of the registry and lookups of hosts are counted."""
 
     def __init__(self) -> None:
         self.client = InstrumentedClient()
@@ -38,7 +38,7 @@ class Costs:
     async def cost_of(
         self, gateway: Gateway, method: str, body: dict[str, Any]
     ) -> tuple[int, int, int]:
-        """(status, reads of the registry, look-ups of localhost) of one request."""
+        """(status, reads of the registry, lookups of localhost) of one request."""
         reads, lookups = self.reads, self.lookups["localhost"]
         response, row = await gateway.call(method, "/locations/one", headers=ADMIN, json=body)
         assert row["name"] == "one", row

@@ -16,7 +16,7 @@ from resolver.settings import Settings
 
 
 class Resolver:
-    """Looks up names in a table and counts the look-ups."""
+    """Looks up names in a table and counts the lookups."""
 
     def __init__(self, **addresses: str) -> None:
         self._addresses = addresses

@@ -22,7 +22,7 @@ MAX_STREAMS = 100
 """Browsers that get changes at the same time from one process."""
 
 UPDATE_SECONDS = 1.0
-"""Between two looks for changes."""
+"""Between two checks for changes."""
 
 QUIET_SECONDS = 15
 """After this long without a change something is sent, so that no proxy closes the stream, and a
