@@ -15,6 +15,7 @@ from aiohttp import web
 from resolver.cli import COMMANDS
 from resolver.cli.config_command import reference
 from resolver.gateway.app import gateway_routes, monitoring_routes
+from resolver.index import keys as redis_keys
 from resolver.registry.yaml_file import read_locations
 from resolver.settings import Settings, load_settings
 from tests.support.metric_names import metric_types
@@ -94,6 +95,19 @@ def test_each_error_code_is_in_the_http_reference() -> None:
     assert codes
     text = document("http-api.md")
     assert [code for code in sorted(codes) if f"`{code}`" not in text] == []
+
+
+def test_each_redis_key_is_described_with_its_type() -> None:
+    """In the docstring of the module that names them, which docs/storage.md refers to."""
+    described = dict(re.findall(r"^``(\S+)`` +(\w+)", redis_keys.__doc__ or "", re.MULTILINE))
+    keys = redis_keys.Keys("glr:")
+    single = [keys.sweep_findings(1), keys.pinned_claims(1), keys.departures(1)]
+    names = {re.sub(r"1$", "<number>", name) for name in single}
+    names |= {keys.result("<id>"), keys.claim_result(b"<bucket>", "<id>").decode()}
+    assert names | {keys.lease("<what>")} <= described.keys()
+    types = {"sorted set": {"zset"}, "string": {"string", "integer"}}
+    for kind, of_kind in keys.by_type().items():
+        assert {described[name] for name in of_kind} <= types.get(kind, {kind}), of_kind
 
 
 def test_each_command_is_in_the_operator_guide() -> None:
