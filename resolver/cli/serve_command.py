@@ -22,6 +22,7 @@ from resolver.errors import ResolverError, SettingsError
 from resolver.service_manager import READY, STOPPING, ServiceManager
 
 if TYPE_CHECKING:
+    from resolver.gateway.reloading import Startup
     from resolver.settings import Settings
 
 SHOWN_FROM_LOCATIONS = 50
@@ -82,17 +83,20 @@ def serve(pairs: tuple[str, ...], locations_file: str | None, **options: Any) ->
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     from resolver.settings import load_settings  # noqa: PLC0415
 
-    def load(**more: str) -> Settings:
+    def load(**more: str) -> Startup:
         settings = load_settings({**options, "locations_file": locations_file, **more})
         _check(settings)
-        return settings
+        from resolver.gateway.reloading import Startup  # noqa: PLC0415 - slow, and checked first
 
-    settings = load()
-    locations = _read_locations(settings, pairs)
+        return Startup(settings, _read_locations(settings, pairs))
+
+    started = load()
+    settings = started.settings
     if settings.is_embedded and not (settings.admin_tokens or settings.admin_tokens_file):
         token = secrets.token_hex(16)
         load = partial(load, admin_tokens=token)
-        settings = load()
+        started = load()
+        settings = started.settings
     else:
         token = ""
     from resolver import logs  # noqa: PLC0415
@@ -117,9 +121,9 @@ def serve(pairs: tuple[str, ...], locations_file: str | None, **options: Any) ->
     with temporary_url_file(configured_port):
         try:
             if settings.workers > 1:
-                _serve_with_workers(load, settings, locations, on_listening, manager)
+                _serve_with_workers(load, started, on_listening, manager)
             else:
-                asyncio.run(_serve(load, settings, locations, on_listening, manager))
+                asyncio.run(_serve(load, started, on_listening, manager))
         except ResolverError as error:
             logs.announce(f"glance-resolver: {error.detail}", level="error")
             sys.exit(1)
@@ -174,9 +178,8 @@ def _read_locations(settings: Settings, pairs: tuple[str, ...]) -> Locations:
 
 
 async def _serve(
-    load: Callable[[], Settings],
-    settings: Settings,
-    locations: Locations,
+    load: Callable[[], Startup],
+    started: Startup,
     on_listening: Callable[[str], None],
     manager: ServiceManager,
 ) -> None:
@@ -184,8 +187,8 @@ async def _serve(
     from resolver import logs  # noqa: PLC0415
     from resolver.gateway.reloading import ReloadingServer  # noqa: PLC0415
 
-    async with ReloadingServer(load, locations, show_registration) as server:
-        on_listening(await server.start(settings))
+    async with ReloadingServer(load, show_registration) as server:
+        on_listening(await server.start(started))
         gc.freeze()  # garbage collections need not visit what exists now
         gc.enable()
         keep_alive = asyncio.create_task(manager.keep_alive(), name="watchdog")
@@ -197,9 +200,8 @@ async def _serve(
 
 
 def _serve_with_workers(
-    load: Callable[[], Settings],
-    settings: Settings,
-    locations: Locations,
+    load: Callable[[], Startup],
+    started: Startup,
     on_listening: Callable[[str], None],
     manager: ServiceManager,
 ) -> None:
@@ -208,22 +210,16 @@ def _serve_with_workers(
     Raises:
         SettingsError: gunicorn is not installed, or the address cannot be listened on.
     """
+    from resolver.gateway.reloading import register  # noqa: PLC0415
+
     try:
         from resolver.gateway.net.workers import run  # noqa: PLC0415
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] != "gunicorn":
             raise
         raise SettingsError(
-            f"--workers {settings.workers} needs gunicorn: pip install 'glance-resolver[workers]'"
+            f"--workers {started.settings.workers} needs gunicorn: "
+            "pip install 'glance-resolver[workers]'"
         ) from error
-    registered_index = asyncio.run(_register(settings, locations))
-    run(load, settings, locations, registered_index, on_listening, manager)
-
-
-async def _register(settings: Settings, locations: Locations) -> str:
-    """Registers the locations once, before the workers start. Returns the identity of the index
-    that has them, or an empty string if Redis does not answer."""
-    from resolver.services import open_services  # noqa: PLC0415
-
-    async with open_services(settings, locations, on_progress=show_registration) as services:
-        return services.bootstrap.registered_index
+    registered_index = asyncio.run(register(started, show_registration))
+    run(load, started, registered_index, on_listening, manager)

@@ -1,4 +1,5 @@
-"""Settings that are read again on SIGHUP: in one process here, in workers by their arbiter."""
+"""Settings and startup locations that are read again on SIGHUP: in one process here, in workers by
+their arbiter."""
 
 from __future__ import annotations
 
@@ -15,7 +16,7 @@ from resolver import logs
 from resolver.errors import ResolverError
 from resolver.gateway.server import Sockets, on_signal, open_sockets, serving
 from resolver.index import EmbeddedStore, open_index
-from resolver.registry import Progress, StartupLocations
+from resolver.registry import Progress, StartupLocations, ignore_progress
 from resolver.services import open_services
 from resolver.settings import Settings
 
@@ -25,13 +26,21 @@ RESTART_ONLY = ("host", "port", "management_host", "management_port", "workers")
 log = structlog.get_logger()
 
 
-async def read_again(load_settings: Callable[[], Settings], old: Settings) -> Settings:
-    """The settings of now, once it is known that they can be used.
+class Startup(NamedTuple):
+    """What a server is started with."""
+
+    settings: Settings
+    locations: StartupLocations
+
+
+async def read_again(load: Callable[[], Startup], old: Settings) -> Startup:
+    """The settings and startup locations of now, once it is known that the settings can be used.
 
     Raises:
         ResolverError: one is wrong, or there is no index at a new Redis. The old ones should stay.
     """
-    new = load_settings()
+    started = load()
+    new = started.settings
     moved = (new.redis_url, new.redis_url_file) != (old.redis_url, old.redis_url_file)
     if moved and not new.is_embedded:
         async with open_index(
@@ -42,7 +51,20 @@ async def read_again(load_settings: Callable[[], Settings], old: Settings) -> Se
     for name in RESTART_ONLY:
         if getattr(new, name) != getattr(old, name):
             log.warning(f"RESOLVER_{name.upper()} changes only with a restart")
-    return new
+    return started
+
+
+async def register(started: Startup, on_progress: Progress = ignore_progress) -> str:
+    """Registers the startup locations once for several workers. Returns the identity of the index
+    that has them, or an empty string if Redis does not answer.
+
+    Raises:
+        SettingsError: the index does not fit the settings, or a location is not allowed.
+    """
+    async with open_services(
+        started.settings, started.locations, on_progress=on_progress
+    ) as services:
+        return services.bootstrap.registered_index
 
 
 class _Generation(NamedTuple):
@@ -56,17 +78,15 @@ class _Generation(NamedTuple):
 
 
 class ReloadingServer:
-    """Serves in this process. On SIGHUP, a server with the new settings takes the sockets over
-    before the old one ends, so that no request is lost."""
+    """Serves in this process. On SIGHUP, a server with the new settings and startup locations takes
+    the sockets over before the old one ends, so that no request is lost."""
 
     def __init__(
         self,
-        load_settings: Callable[[], Settings],
-        locations: StartupLocations,
+        load: Callable[[], Startup],
         on_progress: Progress,
     ) -> None:
-        self._load_settings = load_settings
-        self._locations = locations
+        self._load = load
         self._on_progress = on_progress
         self._store = EmbeddedStore()
         self._sockets = Sockets(())
@@ -89,22 +109,23 @@ class ReloadingServer:
         if self._current is not None:
             await self._current.stack.aclose()
 
-    async def start(self, settings: Settings) -> str:
+    async def start(self, started: Startup) -> str:
         """Begins to serve. Returns the URL.
 
         Raises:
             SettingsError: the settings cannot be used.
         """
-        self._sockets = open_sockets(settings)
-        self._current = await self._serve(settings, registered_index="")
+        self._sockets = open_sockets(started.settings)
+        self._current = await self._serve(started, registered_index="")
         return self._current.url
 
-    async def _serve(self, settings: Settings, registered_index: str) -> _Generation:
+    async def _serve(self, started: Startup, registered_index: str) -> _Generation:
+        settings, locations = started
         async with AsyncExitStack() as stack:
             services = await stack.enter_async_context(
                 open_services(
                     settings,
-                    self._locations,
+                    locations,
                     registered_index,
                     on_progress=self._on_progress,
                     store=self._store,
@@ -130,8 +151,11 @@ class ReloadingServer:
         old = self._current
         assert old is not None
         try:
-            settings = await read_again(self._load_settings, old.settings)
-            self._current = await self._serve(settings, old.registered_index)
+            started = await read_again(self._load, old.settings)
+            # Startup locations are registered as at a start. A process without any still knows that
+            # there is an index.
+            registered_index = "" if started.locations else old.registered_index
+            self._current = await self._serve(started, registered_index)
         except ResolverError as error:
             log.error("the old settings stay", reason=error.detail)  # noqa: TRY400 - it is enough
             return

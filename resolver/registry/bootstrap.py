@@ -30,6 +30,8 @@ START_TIMEOUT_SECONDS = 2.0
 StartupLocations = Mapping[str, Mapping[str, Any]]
 """Fields of locations by name, as in a locations file."""
 
+MAX_LOGGED_NAMES = 8
+
 log = structlog.get_logger()
 
 
@@ -208,7 +210,13 @@ class Bootstrap:
         wanted = {
             name: fields for name, fields in self._startup_locations.items() if name not in removed
         }
-        await self._registry.register(wanted, self._on_progress)
+        result = await self._registry.register(wanted, self._on_progress)
+        if result.added or result.changed:
+            log.info(
+                "startup locations registered",
+                added=_some_names(result.added),
+                changed=_some_names(result.changed),
+            )
 
     async def _make_index(self) -> str:
         """Makes the index, with its locations registered first. Returns its identity.
@@ -251,3 +259,10 @@ class Bootstrap:
         await self._registry.register(wanted)
         if wanted:
             log.warning("redis lost its data, locations registered again", locations=[*wanted])
+
+
+def _some_names(names: Sequence[str]) -> str:
+    """The first few names, and how many more there are."""
+    shown = ", ".join(names[:MAX_LOGGED_NAMES])
+    more = len(names) - MAX_LOGGED_NAMES
+    return f"{shown} and {more:,} more" if more > 0 else shown

@@ -197,17 +197,17 @@ class Registry:
         self,
         locations: Mapping[str, Mapping[str, Any]],
         on_progress: Progress = ignore_progress,
-    ) -> None:
+    ) -> BatchResult:
         """Registers the locations that a process was started with. Of those that exist it changes
         only the given fields, so that what an operator set meanwhile (a state, a weight) outlives a
-        restart.
+        restart. Returns what was changed.
 
         Raises:
             SettingsError: one of them is not allowed here.
         """
         try:
             request = BatchRequest(put=locations, keep_other_fields=True)
-            await self._batch.apply(request, on_progress=on_progress)
+            return await self._batch.apply(request, on_progress=on_progress)
         except InvalidLocation as error:
             raise SettingsError(f"location {error.detail}") from error
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import signal
 from pathlib import Path
@@ -126,3 +127,66 @@ async def test_a_reload_can_change_to_another_redis(
             await wait_until(lambda: "settings read again" in server.output)
             await wait_until(lambda: found(server, image))
     assert own_redis.ask("HLEN", "glr:{reg}:locations") == 1
+
+
+TOKEN = "a-token-of-this-test"
+
+
+class LocationsFile:
+    """The file of `serve --locations`."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def write(self, **regions: str) -> None:
+        """Locations with these regions."""
+        locations = {
+            name: {"url": f"https://{name}.example", "region": region}
+            for name, region in regions.items()
+        }
+        self.file.write_text(json.dumps({"locations": locations}))  # JSON is YAML
+
+
+async def regions(server: Server) -> dict[str, str]:
+    """Of each registered location."""
+    headers = {"Authorization": f"Bearer {TOKEN}"}
+    async with aiohttp.ClientSession(server.url, headers=headers) as http:
+        reply = await http.get("/locations")
+        return {row["name"]: row["region"] for row in (await reply.json())["locations"]}
+
+
+async def change(server: Server, method: str, name: str, **fields: str) -> None:
+    headers = {"Authorization": f"Bearer {TOKEN}"}
+    async with aiohttp.ClientSession(server.url, headers=headers) as http:
+        reply = await http.request(method, f"/locations/{name}", json=fields or None)
+        assert reply.ok, await reply.text()
+
+
+@pytest.mark.redis
+@pytest.mark.parametrize("workers", [1, 2])
+async def test_the_locations_file_is_applied_again(
+    workers: int, own_redis: RedisServer, tmp_path: Path
+) -> None:
+    """As at a start: what it does not have stays, and what an operator removed stays removed."""
+    locations = LocationsFile(tmp_path / "locations.yaml")
+    locations.write(one="east", two="east", three="east")
+    environ = {"RESOLVER_REDIS_URL": own_redis.url, "RESOLVER_ADMIN_TOKENS": TOKEN}
+    options = ("--workers", str(workers), "--locations", str(locations.file))
+    async with serve(*options, "--role", "gateway", **environ) as server:
+
+        async def are(**expected: str) -> bool:
+            return await regions(server) == expected
+
+        await wait_until(lambda: are(one="east", two="east", three="east"))
+        await change(server, "DELETE", "three")
+        await change(server, "PUT", "by-hand", url="https://by-hand.example")
+        locations.write(one="west", three="west", four="west")
+        server.process.send_signal(signal.SIGHUP)
+        await wait_until(lambda: are(one="west", two="east", four="west", **{"by-hand": ""}))
+        assert "startup locations registered" in server.output
+
+        locations.file.write_text("locations: {one: {url: ftp://one.example}}")
+        server.process.send_signal(signal.SIGHUP)
+        await wait_until(lambda: "the old settings stay" in server.output)
+        assert f"locations file {locations.file}: one: " in server.output
+        assert await are(one="west", two="east", four="west", **{"by-hand": ""})

@@ -48,9 +48,8 @@ from gunicorn.workers.base import Worker
 from resolver.errors import ResolverError, SettingsError
 from resolver.gateway.metrics.worker_metrics import WorkerMetrics
 from resolver.gateway.net.listener import BACKLOG, bind_socket
-from resolver.gateway.reloading import read_again
+from resolver.gateway.reloading import Startup, read_again, register
 from resolver.gateway.server import Sockets, cannot_listen, serving, shown_url
-from resolver.registry import StartupLocations
 from resolver.service_manager import READY, STOPPING, ServiceManager
 from resolver.services import open_services
 from resolver.settings import Settings
@@ -202,9 +201,7 @@ class GatewayWorker(Worker):
         heartbeat = asyncio.create_task(self._send_heartbeats(stop), name="heartbeat")
         worker_metrics = WorkerMetrics(application.folder, self.metrics_slot)
         async with (
-            open_services(
-                application.settings, application.locations, application.registered_index
-            ) as services,
+            open_services(*application.started, application.registered_index) as services,
             serving(
                 services,
                 sockets,
@@ -235,18 +232,16 @@ class Application(BaseApplication):
 
     def __init__(
         self,
-        load_settings: Callable[[], Settings],
-        settings: Settings,
-        locations: StartupLocations,
+        load: Callable[[], Startup],
+        started: Startup,
         registered_index: str,
         sockets: list[list[socket.socket]],
         folder: Path,
         manager: ServiceManager,
     ) -> None:
         """``sockets`` are handed over to the arbiter. The rest is as in `run`."""
-        self._load_settings = load_settings
-        self.settings = settings
-        self.locations = locations
+        self._load = load
+        self.started = started
         self.registered_index = registered_index
         self.worker_count, self.sockets_per_worker = len(sockets), len(sockets[0])
         self.folder = folder
@@ -258,6 +253,7 @@ class Application(BaseApplication):
         super().__init__()
 
     def load_config(self) -> None:
+        settings = self.started.settings
         options: dict[str, Any] = {
             "bind": self._bind,
             "backlog": BACKLOG,
@@ -270,7 +266,7 @@ class Application(BaseApplication):
             "child_exit": self._forget_worker,
             "worker_exit": self._forget_worker,
             "timeout": HEARTBEAT_TIMEOUT_SECONDS,
-            "graceful_timeout": int(self.settings.drain_seconds + self.settings.shutdown_timeout)
+            "graceful_timeout": int(settings.drain_seconds + settings.shutdown_timeout)
             + EXTRA_SHUTDOWN_SECONDS,
             "control_socket_disable": True,  # newer versions only
         }
@@ -279,13 +275,16 @@ class Application(BaseApplication):
                 self.cfg.set(name, value)
 
     def reload(self) -> None:
-        """Reads the settings again, and has all workers replaced. The old settings stay if workers
-        could not serve with the new."""
+        """Reads the settings and startup locations again, registers the locations, and has all
+        workers replaced. The old ones stay if workers could not serve with the new."""
         for worker in self._live_workers:
             if isinstance(worker.pid, int):
                 self._replacement_mark(worker.pid).touch()
         try:
-            self.settings = asyncio.run(read_again(self._load_settings, self.settings))
+            started = asyncio.run(read_again(self._load, self.started.settings))
+            if started.locations:
+                self.registered_index = asyncio.run(register(started))
+            self.started = started
         except ResolverError as error:
             log.error("the old settings stay: %s", error)  # noqa: TRY400 - the text is enough
         super().reload()
@@ -336,19 +335,17 @@ class Application(BaseApplication):
 
 
 def run(
-    load_settings: Callable[[], Settings],
-    settings: Settings,
-    locations: StartupLocations,
+    load: Callable[[], Startup],
+    started: Startup,
     registered_index: str,
     on_listening: Callable[[str], None],
     manager: ServiceManager,
 ) -> None:
-    """Serves with ``settings.workers`` processes until a signal ends it. Never returns.
+    """Serves with ``RESOLVER_WORKERS`` processes until a signal ends it. Never returns.
 
     Args:
-        load_settings: reads the settings again for a reload.
-        settings: those to start with.
-        locations: registered at start.
+        load: reads settings and startup locations again for a reload.
+        started: those to start with.
         registered_index: the identity of the index that has these locations already.
         on_listening: called with the gateway's URL before the workers start.
         manager: the service manager, which hears of each worker that serves.
@@ -356,16 +353,14 @@ def run(
     Raises:
         SettingsError: the address cannot be listened on, or `make_folder` says so.
     """
-    sockets = listen(settings)
+    sockets = listen(started.settings)
     folder = make_folder()
-    on_listening(shown_url(settings, sockets[0][0].getsockname()[1]))
+    on_listening(shown_url(started.settings, sockets[0][0].getsockname()[1]))
     gc.freeze()  # the workers share these objects while nobody writes to them
     gc.enable()
     arbiter_pid = os.getpid()
     try:
-        Application(
-            load_settings, settings, locations, registered_index, sockets, folder, manager
-        ).run()
+        Application(load, started, registered_index, sockets, folder, manager).run()
     finally:
         if os.getpid() == arbiter_pid:  # the workers are forks and get here too
             shutil.rmtree(folder, ignore_errors=True)
