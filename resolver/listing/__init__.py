@@ -6,7 +6,7 @@
 no state here. `lister` puts them together for one request.
 """
 
-from resolver.listing.lister import ListedPage, Lister
+from resolver.listing.lister import ListedPage, Lister, domain_regions
 from resolver.listing.query import ListingQuery
 
-__all__ = ["ListedPage", "Lister", "ListingQuery"]
+__all__ = ["ListedPage", "Lister", "ListingQuery", "domain_regions"]

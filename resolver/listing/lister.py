@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
@@ -76,6 +77,17 @@ def listing_targets(
     return Targets(views, {**unasked, **lost})
 
 
+def domain_regions(table: Table) -> Sequence[str]:
+    """The regions by which a client can say of which domain its token is; none where there are not
+    several domains."""
+    domains: defaultdict[str, set[str]] = defaultdict(set)
+    for view in table.in_service():
+        domains[view.location.region].add(view.location.domain)
+    if len(set().union(*domains.values())) < 2:
+        return ()
+    return sorted(region for region, found in domains.items() if region and len(found) == 1)
+
+
 def _of_one_domain(views: Sequence[LocationView], region: str) -> Sequence[LocationView]:
     """The locations that a token may go to. A token says nothing of where it comes from, so where
     there are several domains the client must say it: by a region that it asks for.
@@ -90,7 +102,8 @@ def _of_one_domain(views: Sequence[LocationView], region: str) -> Sequence[Locat
     if not region or len(asked) != 1:
         raise InvalidRequest(
             "the locations take tokens of several Keystones (`domain`), and yours goes to one of "
-            "them only: name a region of it, with X-Resolver-Region or the URL /region/NAME/v2",
+            "them only: name a region of it, with X-Resolver-Region, the URL /region/NAME/v2, or "
+            "`region` where there is such a parameter",
         )
     return [view for view in views if view.location.domain in asked]
 

@@ -53,6 +53,12 @@ def test_a_text_is_recognized_as_id_digest_or_name(query: dict[str, str], by: st
     assert question_of(query) == Question(by, text.strip())
 
 
+def test_a_region_may_be_given_with_any_question() -> None:
+    asked = question_of({"image": "debian", "region": " East "})
+    assert asked == Question("name", "debian", "East")
+    assert question_of({"region": "East"}) is None
+
+
 def test_a_page_without_a_query_asks_nothing() -> None:
     assert question_of({}) is None
     assert question_of({"image": " ", "id": "", "other": "x"}) is None
@@ -144,3 +150,22 @@ async def test_the_token_is_never_in_a_url(gateway: Gateway) -> None:
     """A form sends only what has a name."""
     (field,) = re.findall(r'<input[^>]*id="user-token"[^>]*>', await page(gateway))
     assert " name=" not in field
+
+
+async def test_of_several_keystones_the_region_says_whose_token_it_is(
+    gateway: Gateway, images: Cloud
+) -> None:
+    assert 'name="region"' not in await page(gateway)
+    north = await images.add("north", fields={"domain": "north", "region": "North"})
+    north.add(id=IDS[6], name="debian", data=DATA)
+    choices = re.findall(r'<option value="([^"]*)"', await page(gateway))
+    assert choices == ["", "North", "R-one", "R-two"]
+    assert "name a region" in visible(await answer(gateway, "image=debian", 400, token="demo"))
+    asked = {name: server.requests["GET", "images"] for name, server in images.servers.items()}
+    section = await answer(gateway, "image=debian&region=R-one", token="demo")
+    assert IDS[0] in section
+    assert IDS[6] not in section
+    assert f'href="?id={IDS[0]}&amp;region=R-one"' in section
+    assert images.servers["north"].requests["GET", "images"] == asked["north"]
+    text = await page(gateway, "?region=North&id=x", 400)
+    assert '<option value="North" selected="">North</option>' in text

@@ -17,6 +17,7 @@ from resolver.gateway.page.document import ASSETS, SECURITY_HEADERS, asset, page
 from resolver.gateway.page.question import question_of
 from resolver.gateway.page.snapshot import Snapshot, SnapshotCache
 from resolver.gateway.reply import NO_STORE
+from resolver.listing import domain_regions
 
 MAX_STREAMS = 100
 """Browsers that get changes at the same time from one process."""
@@ -67,9 +68,10 @@ async def status_page(request: web.Request) -> web.StreamResponse:
     if question:
         status, section = await answer(request, question)
     snapshot = await request.app[SNAPSHOTS].get()
-    role = request.app[SERVICES].settings.role
+    services = request.app[SERVICES]
+    regions = domain_regions(services.tables.table)
     return web.Response(
-        text=page(snapshot, role, question.text if question else "", section),
+        text=page(snapshot, services.settings.role, question, regions, section),
         status=status,
         content_type="text/html",
         charset="utf-8",

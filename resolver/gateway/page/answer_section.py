@@ -56,7 +56,7 @@ def match_section(question: Question, page: ListedPage, explained: dict[str, Any
     return _section(
         _looked_up(question),
         element("p", mark(missing, "warn")) if page.missing else None,
-        _matches(page) if page.rows else element("p", "No image matches."),
+        _matches(page, question) if page.rows else element("p", "No image matches."),
         more if page.next_marker else None,
         *(_explained(explained) if explained else ()),
     )
@@ -77,19 +77,20 @@ def _explained(explained: dict[str, Any]) -> list[Html | None]:
     ]
 
 
-def _matches(page: ListedPage) -> Html:
+def _matches(page: ListedPage, question: Question) -> Html:
     rows = []
     for listed, locations in page.rows:
         fields = json.loads(listed.text)
-        link = element("a", listed.id, href=_link(BY_ID, listed.id))
+        link = element("a", listed.id, href=_link(question._replace(by=BY_ID, text=listed.id)))
         owners = locations.replace(",", ", ")
         rows.append(row(link, fields.get("name"), fields.get("status"), owners))
     return table("Images that match", MATCH_COLUMNS, join(rows), id_="matches")
 
 
-def _link(by: str, text: str) -> str:
+def _link(question: Question) -> str:
     """The page with a question, as seen from the page."""
-    return f"?{urlencode({by: text})}"
+    region = {"region": question.region} if question.region else {}
+    return f"?{urlencode({question.by: question.text, **region})}"
 
 
 def _looked_up(question: Question) -> Html | None:
@@ -101,7 +102,8 @@ def _looked_up(question: Question) -> Html | None:
 
 
 def _checksum_hint(question: Question) -> Html:
-    link = element("a", "Look it up as a checksum", href=_link("checksum", question.text))
+    target = _link(question._replace(by="checksum"))
+    link = element("a", "Look it up as a checksum", href=target)
     return element("p", "This may be an MD5 checksum, too. ", link, ".")
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from functools import cache
 from importlib import resources
 from typing import NamedTuple
 
 from resolver.gateway.page.markup import Html, element, join
-from resolver.gateway.page.question import BOX, MAX_TEXT_LENGTH
+from resolver.gateway.page.question import BOX, BY_ID, MAX_TEXT_LENGTH, Question
 from resolver.gateway.page.sections import location_table, shown_version
 from resolver.gateway.page.snapshot import Snapshot
 
@@ -48,12 +49,19 @@ def asset(name: str) -> Asset:
     return Asset(ASSETS[name], body, f"page/{name}?{digest}")
 
 
-def page(snapshot: Snapshot, role: str, asked: str, answer: Html | None) -> str:
+def page(
+    snapshot: Snapshot,
+    role: str,
+    question: Question | None,
+    regions: Sequence[str],
+    answer: Html | None,
+) -> str:
     """The document.
 
     Args:
         role: of this process.
-        asked: what was typed into the box.
+        question: what was asked; None for nothing.
+        regions: by which a client can say of which Keystone its token is; none where there is one.
         answer: the section about it; None where nothing was asked.
     """
     head = element(
@@ -70,7 +78,7 @@ def page(snapshot: Snapshot, role: str, asked: str, answer: Html | None) -> str:
     main = element(
         "main",
         _section("Summary", "summary", content["summary"]),
-        _question(asked),
+        _question(question or Question(BY_ID, ""), regions),
         element("div", answer, id="answers", aria_live="polite"),
         _section("Problems", "problems", content["problems"]),
         _section("Locations", "locations", location_table(snapshot.rows)),
@@ -94,14 +102,14 @@ def _section(title: str, name: str, content: Html) -> Html:
     return element("section", heading, held, aria_labelledby=f"{name}-heading")
 
 
-def _question(asked: str) -> Html:
+def _question(asked: Question, regions: Sequence[str]) -> Html:
     """The box for an id, a name or a digest. Without an action the form asks the page itself. The
     token has no name, so that the form never puts it into a URL: the script sends it."""
     box = element(
         "input",
         id="image",
         name=BOX,
-        value=asked,
+        value=asked.text,
         autocomplete="off",
         spellcheck="false",
         maxlength=MAX_TEXT_LENGTH,
@@ -113,12 +121,30 @@ def _question(asked: str) -> Html:
         element("label", "OpenStack token, where one is needed", for_="user-token"),
         element("input", id="user-token", type="password", autocomplete="off"),
         id="user-token-field",
+        class_="field",
         hidden="",
     )
     button = element("button", "Find it")
-    form = element("form", label, box, button, token, id="question", method="get", role="search")
+    region = _region(asked.region, regions)
+    form = element(
+        "form", label, box, button, region, token, id="question", method="get", role="search"
+    )
     heading = element("h2", "Where is an image?", id="question-heading")
     return element("section", heading, form, aria_labelledby="question-heading")
+
+
+def _region(chosen: str, regions: Sequence[str]) -> Html | None:
+    """The choice of a region; None where there is nothing to choose."""
+    offered = sorted({*regions, chosen} - {""})
+    if not offered:
+        return None
+    options = [element("option", "any", value="")]
+    for name in offered:
+        selected = "" if name == chosen else None
+        options.append(element("option", name, value=name, selected=selected))
+    choice = element("select", *options, id="region", name="region")
+    label = element("label", "Region of the token", for_="region")
+    return element("div", label, choice, class_="field")
 
 
 def _changes() -> Html:

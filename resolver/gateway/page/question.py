@@ -28,6 +28,8 @@ class Question(NamedTuple):
     by: str
     """`BY_ID`, or the parameter of ``GET /resolve``: ``name``, ``os_hash_value``, ``checksum``."""
     text: str
+    region: str = ""
+    """That the client prefers, and its token is of; empty for none."""
 
     @property
     def may_be_checksum(self) -> bool:
@@ -39,13 +41,14 @@ def question_of(query: Mapping[str, str]) -> Question | None:
     """The question in the query of the page; None where nothing is asked.
 
     ``image`` may be anything, and what it looks like decides: an id, a digest, or else a name. The
-    other parameters say what they are.
+    other parameters say what they are. ``region`` may be given with any of them.
     """
+    region = query.get("region", "").strip()
     for by in (BY_ID, "name", "os_hash_value", "checksum"):
         if text := query.get(by, "").strip():
-            return Question(by, text)
+            return Question(by, text, region)
     text = query.get(BOX, "").strip()
-    return Question(_kind_of(text), text) if text else None
+    return Question(_kind_of(text), text, region) if text else None
 
 
 def _kind_of(text: str) -> str:
