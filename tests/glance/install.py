@@ -48,7 +48,7 @@ def default_cache(what: str) -> Path:
 
 @dataclass(frozen=True)
 class Home:
-    """A virtual environment with something of OpenStack's."""
+    """A virtual environment of its own, outside the tree."""
 
     path: Path
 
@@ -94,8 +94,18 @@ def install_keystone() -> KeystoneHome:
 
 def install_openstackclient() -> Home:
     """The same for the OpenStack client, without any server."""
-    home = Home(default_cache(f"openstackclient-{OPENSTACKCLIENT_VERSION}"))
-    _made(home, OPENSTACKCLIENT_REQUIREMENTS, lambda log: None)
+    what = f"openstackclient-{OPENSTACKCLIENT_VERSION}"
+    return install_packages(what, OPENSTACKCLIENT_REQUIREMENTS)
+
+
+def install_packages(what: str, requirements: Path) -> Home:
+    """A virtual environment with the packages of a requirements file. ``what`` names it.
+
+    Raises:
+        ServerUnavailableError: when pip fails.
+    """
+    home = Home(default_cache(what))
+    _made(home, requirements, lambda log: None)
     return home
 
 
