@@ -63,9 +63,9 @@ HEALTHCHECK --interval=10s --timeout=5s --start-period=15s --retries=3 \
 ENTRYPOINT ["glance-resolver"]
 CMD ["serve", "--host", "0.0.0.0"]
 
-# Last, because they change with every build: --build-arg VERSION=… --build-arg REVISION=$(git rev-parse HEAD)
+# Last, because they change with every build: --build-arg REVISION=$(git rev-parse HEAD)
 ARG PYTHON_IMAGE
-ARG VERSION=unknown
+ARG VERSION=0.1.0
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="glance-resolver" \
       org.opencontainers.image.description="Finds the OpenStack Glance server that has an image UUID, and redirects to it" \

@@ -1,5 +1,5 @@
 # What a contributor runs. CONTRIBUTING.md explains it.
-.PHONY: quick test lint format ci lock audit fuzz
+.PHONY: quick test lint format ci lock audit fuzz dist
 BIN := .venv/bin
 PYTEST_ARGS :=
 
@@ -43,6 +43,17 @@ lock: $(BIN)/uv
 # Known vulnerabilities of what the container image has. Says so where their data cannot be reached.
 audit: $(BIN)/pip-audit
 	$(BIN)/python .ci/audit.py $(BIN)/pip-audit requirements/image.txt
+
+# What a release consists of: both packages in dist/, checked, installed into a new environment and tried.
+dist: $(BIN)/uv
+	rm -rf dist
+	$(BIN)/uv build --quiet --out-dir dist .
+	$(BIN)/uv build --quiet --out-dir dist client
+	$(BIN)/uvx --quiet twine check --strict dist/*.whl dist/*.tar.gz
+	$(BIN)/uv venv --quiet dist/venv
+	$(BIN)/uv pip install --quiet --python dist/venv "$$(echo dist/glance_resolver-*.whl)[memory]" dist/glance_resolver_client-*.whl
+	dist/venv/bin/glance-resolver demo --once
+	dist/venv/bin/python -c 'import glance_resolver_client'
 
 $(BIN)/uv $(BIN)/pip-audit:
 	$(BIN)/pip install -q --group supply-chain
