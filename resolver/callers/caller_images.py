@@ -150,7 +150,7 @@ class CallerImages:
         budget = IndexBudget(self._resolver.reader.deadline - lookup.seconds)
         context = await self._resolver.with_current_table(context, budget)
         answer = _decide(context, caller.domain, image_id, claims, results)
-        probes = {**_elsewhere(context.table, caller.domain, absent=False), **results}
+        probes = {**_in_other_domains(context.table, caller.domain, absent=False), **results}
         resolution = Resolution(answer, context, claims, probes)
         self._remember(caller, resolution)
         return resolution
@@ -329,7 +329,7 @@ def _result_of(task: asyncio.Task[ProbeResult]) -> ProbeResult:
     return task.result()
 
 
-def _elsewhere(table: Table, domain: str, *, absent: bool) -> dict[int, ProbeResult]:
+def _in_other_domains(table: Table, domain: str, *, absent: bool) -> dict[int, ProbeResult]:
     """The locations of other domains. The client's token is not for them, and whatever images they
     have are none of this client's."""
     reason = "its tokens come from another Keystone"
@@ -346,7 +346,7 @@ def _decide(
     results: Mapping[int, ProbeResult],
 ) -> Answer:
     """The answer from what all locations of the client's domain answered to its token."""
-    probes = {**_elsewhere(context.table, domain, absent=True), **results}
+    probes = {**_in_other_domains(context.table, domain, absent=True), **results}
     answer = decide(context, image_id, claims, probes)
     if answer.outcome is Outcome.FOUND:
         return replace(answer, source="probe")

@@ -150,7 +150,7 @@ class ListingPass:
             if not rows.markers:
                 return
             if self.marker in used_markers:
-                raise self._repeats()
+                raise self._repeats_error()
             used_markers.add(self.marker)
 
     async def next_rows(self, server: GlanceServer) -> ListedRows:
@@ -181,9 +181,9 @@ class ListingPass:
             return
         only_skipped = self.skipped.count and moved
         if not only_skipped or self.pages_without_images > MAX_PAGES_WITHOUT_IMAGES:
-            raise self._repeats()
+            raise self._repeats_error()
 
-    def _repeats(self) -> LocationUnavailable:
+    def _repeats_error(self) -> LocationUnavailable:
         return LocationUnavailable(
             "the listing repeats itself: the server seems to ignore `marker`",
             code="bad-listing",

@@ -28,8 +28,8 @@ MAX_TOKEN_BODY_BYTES = 1024 * 1024
 log = structlog.get_logger()
 
 
-class _Login(NamedTuple):
-    """What this gateway has itself for a Keystone."""
+class _OwnCredential(NamedTuple):
+    """What this gateway itself has for a Keystone."""
 
     token: str
     """Empty where it has none."""
@@ -40,7 +40,7 @@ class _Login(NamedTuple):
     tls: ssl.SSLContext | bool
 
 
-NO_LOGIN = _Login("", "", None, None, True)
+NO_CREDENTIAL = _OwnCredential("", "", None, None, True)
 
 
 class TokenChecks:
@@ -65,14 +65,14 @@ class TokenChecks:
         Raises:
             LocationUnavailable: Keystone gave no clear answer.
         """
-        login = NO_LOGIN if location is None else await self._login(location, url)
-        url = url or login.url
+        own = NO_CREDENTIAL if location is None else await self._own_credential(location, url)
+        url = url or own.url
         if not url:
             raise LocationUnavailable("its Keystone is not known: set RESOLVER_DOMAINS")
-        for asking in dict.fromkeys((login.token, token)):
+        for asking in dict.fromkeys((own.token, token)):
             if not asking:
                 continue
-            status, document = await self._ask(url, asking, token, login.tls)
+            status, document = await self._ask(url, asking, token, own.tls)
             if status == 200:
                 return _seconds_left(document)
             if not _is_error(document):
@@ -81,30 +81,30 @@ class TokenChecks:
                 return None
             if status not in (401, 403):
                 raise LocationUnavailable(f"Keystone answered {status}")
-            if login.cloud is not None and login.sent is not None and status == 401:
-                self._cloud_credentials.invalidate_if_new(login.cloud, login.sent)
+            if own.cloud is not None and own.sent is not None and status == 401:
+                self._cloud_credentials.invalidate_if_new(own.cloud, own.sent)
         raise LocationUnavailable("Keystone lets neither the gateway nor the token itself ask")
 
-    async def _login(self, location: Location, url: str) -> _Login:
+    async def _own_credential(self, location: Location, url: str) -> _OwnCredential:
         """The gateway's own credential for a location, as far as it may be sent to Keystone."""
         cloud = cloud_of(location)
         try:
             if cloud is None:
                 # Without a cloud only the settings name the Keystone.
                 token = url and self._cloud_credentials.secrets.read_token(location.auth)
-                return NO_LOGIN._replace(token=token or "")
+                return NO_CREDENTIAL._replace(token=token or "")
             tls = await self._cloud_credentials.tls(cloud) or True
             sent = await self._cloud_credentials.auth_headers(cloud)
         except LocationUnavailable as error:
             log.warning("no credential to check tokens", location=location.name, reason=str(error))
-            return NO_LOGIN
-        login = _Login("", _identity_url(sent.auth_url), cloud, sent, tls)
+            return NO_CREDENTIAL
+        own = _OwnCredential("", _identity_url(sent.auth_url), cloud, sent, tls)
         try:
-            host = urlsplit(url or login.url).hostname or ""
+            host = urlsplit(url or own.url).hostname or ""
             self._cloud_credentials.check_host(cloud, sent, host)
         except LocationUnavailable:
-            return login  # the settings name another host, which does not get the credential
-        return login._replace(token=sent.headers.get("X-Auth-Token", ""))
+            return own  # the settings name another host, which does not get the credential
+        return own._replace(token=sent.headers.get("X-Auth-Token", ""))
 
     async def _ask(
         self, url: str, asking: str, token: str, tls: ssl.SSLContext | bool

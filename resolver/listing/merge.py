@@ -145,7 +145,7 @@ class Merge:
         def arrived(stream: LocationStream, rows: Sequence[Row]) -> None:
             nonlocal unread
             unread -= 1
-            self._owners.note(stream, rows)
+            self._owners.record_listed(stream, rows)
             self.ignores_case = self.ignores_case or (
                 "name" in self._order.names
                 and any(

@@ -63,7 +63,7 @@ class ImageOwners:
         self._in_index: dict[str, Spellings] = {}
         """What the index knows, as far as it was read."""
 
-    def note(self, stream: LocationStream, rows: Iterable[Row]) -> None:
+    def record_listed(self, stream: LocationStream, rows: Iterable[Row]) -> None:
         """These rows have been read from a location."""
         for row in rows:
             self._listed[row.image][stream.number] = row.is_usable
@@ -134,7 +134,7 @@ class ImageOwners:
         for number, texts in questions.items():
             self._not_listed.update((image, number) for image in texts)
         for (stream, _), rows in zip(asked, await self._ask(asked), strict=True):
-            self.note(stream, rows)
+            self.record_listed(stream, rows)
 
     def _names(self, stream: LocationStream, row: Row, owners: Spellings) -> str:
         listed = self._listed[row.image]

@@ -106,7 +106,7 @@ class Admission:
         self._looked_up_at = {host: self._looked_up_at.get(host, now) for host in unnamed}
         self._looked_up_at |= dict.fromkeys(due, now)
         free = asyncio.Semaphore(PARALLEL_LOOKUPS)
-        tasks = [asyncio.create_task(self._judge(host, free)) for host in due]
+        tasks = [asyncio.create_task(self._check_addresses(host, free)) for host in due]
         try:
             await asyncio.wait(tasks, timeout=LOOKUP_TIMEOUT_SECONDS)
         finally:
@@ -115,7 +115,7 @@ class Admission:
             await asyncio.gather(*tasks, return_exceptions=True)
         return any(before.get(host, False) is not self._verdicts.get(host, False) for host in due)
 
-    async def _judge(self, host: str, free: asyncio.Semaphore) -> None:
+    async def _check_addresses(self, host: str, free: asyncio.Semaphore) -> None:
         async with free:
             try:
                 addresses = await self._lookup(host)

@@ -135,7 +135,9 @@ class Resolver:
                 prefetched = cached  # as good as what Redis would say now
         lookup = await self.look_up(image_id, prefetched)
         image = image_id, letter_case
-        resolution = await self._settle(image, preferences, lookup, charge, needs_bytes=needs_bytes)
+        resolution = await self._answer_from_lookup(
+            image, preferences, lookup, charge, needs_bytes=needs_bytes
+        )
         return resolution.answer
 
     def _lacks_bytes(self, found: Answer) -> bool:
@@ -182,7 +184,7 @@ class Resolver:
             lookup = LookupResult(table, claims, seconds=time.monotonic() - started)
         except IndexUnavailable as error:
             lookup = self._without_index(image_id, error)
-        return await self._settle((image_id, letter_case), preferences, lookup, charge)
+        return await self._answer_from_lookup((image_id, letter_case), preferences, lookup, charge)
 
     async def look_up(
         self, image_id: bytes, prefetched: LookupResult | BaseException | None
@@ -203,7 +205,7 @@ class Resolver:
         # Nobody can be asked, so that nothing is known.
         raise IndexUnavailable(error.detail, headers=error.headers) from error
 
-    async def _settle(
+    async def _answer_from_lookup(
         self,
         image: ProbedImage,
         preferences: Preferences,
@@ -362,7 +364,7 @@ class Resolver:
             for image, where in pending:
                 lookup = lookup_at(where[0])
                 try:
-                    resolution = await self._settle(image, preferences, lookup, charge)
+                    resolution = await self._answer_from_lookup(image, preferences, lookup, charge)
                 except TooManyRequests:
                     return
                 template = json_template(resolution.answer)

@@ -107,11 +107,11 @@ def test_a_summary_keeps_numbers_statuses_and_equality_of_contents(owners: list[
     value = encode_owners(owners)
     full, short = decode_owners(value), lookup_owners(summarize(value))
     assert [owner[:3] for owner in full] == [owner[:3] for owner in short]
-    for one in range(len(full)):
+    for position in range(len(full)):
         for other in range(len(full)):
-            first, second = full[one].content, full[other].content
+            first, second = full[position].content, full[other].content
             if first is not None and second is not None:
-                labels = short[one].content, short[other].content
+                labels = short[position].content, short[other].content
                 assert labels[0] is not None
                 assert labels[1] is not None
                 assert labels[0].same_as(labels[1]) == first.same_as(second)

@@ -33,7 +33,7 @@ def lock_entries(text: str) -> Iterator[tuple[Requirement, list[str]]]:
     lines = "\n".join(line for line in text.splitlines() if not line.startswith("#"))
     for entry in lines.replace("\\\n", " ").splitlines():
         package, *hashes = re.split(r" +(?=--hash)", entry.strip())
-        if not hashes or not all(HASH.fullmatch(one) for one in hashes):
+        if not hashes or not all(HASH.fullmatch(item) for item in hashes):
             raise ValueError(f"no package with hashes: {entry[:80]}")
         requirement = Requirement(package)
         if not re.fullmatch(r"==[\w.!+]+", str(requirement.specifier)) or requirement.url:

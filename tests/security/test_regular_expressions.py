@@ -81,7 +81,7 @@ def f(text):
 def test_patterns_are_found_wherever_they_stand() -> None:
     names: dict[str, object] = {}
     exec(SOURCE, names)
-    found = {one.pattern.pattern: one for one in patterns_of(SOURCE, names)}
+    found = {item.pattern.pattern: item for item in patterns_of(SOURCE, names)}
     assert found.keys() == {"[0-9]+", "a[0-9]+", "/[0-9]+", "b", "c"}
     assert found["c"].pattern.flags & re.IGNORECASE
     assert {text for text, one in found.items() if one.methods == EVERYWHERE} == {
@@ -99,7 +99,7 @@ def test_a_pattern_that_could_not_be_tested_is_an_error(source: str) -> None:
 
 
 def test_patterns_of_requests_are_among_those_tested() -> None:
-    texts = {one.pattern.pattern for one in PATTERNS.values()}
+    texts = {item.pattern.pattern for item in PATTERNS.values()}
     assert len(texts) > 80
     assert any(isinstance(text, bytes) and b"HTTP/1" in text for text in texts)
     assert "/actions/[^/]+" in texts, "of a table"

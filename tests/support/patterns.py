@@ -180,10 +180,10 @@ def all_patterns() -> dict[str, FoundPattern]:
             patterns = patterns_of(source, values, all_sources=together)
         except UnknownPatternError as error:
             raise UnknownPatternError(f"{name}, {error}") from error
-        for one in patterns:
-            _add(found, one)
-    for one in route_patterns():
-        _add(found, one)
+        for pattern in patterns:
+            _add(found, pattern)
+    for pattern in route_patterns():
+        _add(found, pattern)
     return found
 
 

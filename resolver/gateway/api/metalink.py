@@ -67,14 +67,20 @@ async def metalink_reply(
         targets = [target for target in targets if target[0].number not in refused]
         targets.sort(key=lambda target: target[0].number not in answered)
     best = targets[0][0]
-    same = [target for target in targets if target[0] is best or _same(best, target[0], answered)]
+    same = [
+        target
+        for target in targets
+        if target[0] is best or _has_same_bytes(best, target[0], answered)
+    ]
     record = answered.get(best.number, ImageRecord(None, {}))
     headers = {**NO_STORE, "Vary": VARY, "Content-Type": METALINK, **owner_headers(best.view)}
     urls = [url for _, url in same]
     return Reply(200, headers, _document(text, record, urls).encode(), str(answer.outcome))
 
 
-def _same(best: ImageOwner, owner: ImageOwner, answered: Mapping[int, ImageRecord]) -> bool:
+def _has_same_bytes(
+    best: ImageOwner, owner: ImageOwner, answered: Mapping[int, ImageRecord]
+) -> bool:
     """Whether an owner is known to have the same bytes as the best one."""
     here, there = answered.get(best.number), answered.get(owner.number)
     if here and there and (same := here.same_bytes(there)) is not None:

@@ -42,7 +42,7 @@ class Streams:
         self.count = 0
 
     @contextmanager
-    def one(self) -> Iterator[None]:
+    def counted(self) -> Iterator[None]:
         """One more. Raises Busy where there are too many."""
         if self.count >= MAX_STREAMS:
             raise Busy("too many browsers follow the status page", headers={"Retry-After": "60"})
@@ -99,7 +99,7 @@ async def page_events(request: web.Request) -> web.StreamResponse:
         "X-Accel-Buffering": "no",  # nginx would hold events back
         **SECURITY_HEADERS,
     }
-    with request.app[STREAMS].one():
+    with request.app[STREAMS].counted():
         response = web.StreamResponse(headers=headers)
         await response.prepare(request)
         try:
