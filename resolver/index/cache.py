@@ -120,34 +120,47 @@ class ClaimCache:
         age = self._clock() - read_at
         return (lookup_owners(value), age) if age <= self.stale_for else None
 
-    def open(self, bucket: int) -> CacheBucket:
-        """The bucket object that a read beginning now may fill, with `put`."""
-        images = self._buckets.get(bucket)
+    def open(self, numbers: Iterable[int]) -> list[CacheBucket]:
+        """The objects of these buckets that a read beginning now may fill, with `put`."""
+        now = self._clock()
+        return [self._open(number, now) for number in numbers]
+
+    def _open(self, number: int, now: float) -> CacheBucket:
+        images = self._buckets.get(number)
         if images is not None:
-            if self._is_current(bucket):
+            opened_at = self._opened_at[number]
+            if now - opened_at <= self.ttl and opened_at > self._suspect_until:
                 return images
-            self._make_stale(bucket)
-        images = self._buckets[bucket] = {}
-        self._opened_at[bucket] = self._clock()
+            self._make_stale(number)
+        images = self._buckets[number] = {}
+        self._opened_at[number] = now
         self.count += 1
         self._evict()
         return images
 
-    def put(self, bucket: int, images: CacheBucket, image_id: bytes, value: bytes) -> None:
-        """Caches what was read since `open` returned ``images``, unless the bucket was invalidated
-        since."""
-        if self._buckets.get(bucket) is not images:
-            return
-        if image_id not in images:
-            self.count += 1
-        shared = self._shared_values.get(value)
-        if shared is None:
-            if len(self._shared_values) < MAX_SHARED_VALUES:
-                self._shared_values[value] = value
-            shared = value
-        images[image_id] = shared
-        if self.count > self.size:
-            self._evict()
+    def put(
+        self,
+        numbers: Iterable[int],
+        opened: Iterable[CacheBucket],
+        ids: Iterable[bytes],
+        values: Iterable[bytes],
+    ) -> None:
+        """Caches what was read since `open` returned ``opened`` for the buckets ``numbers``: of
+        each id its owners, empty where it has none. Not of buckets that were invalidated since."""
+        buckets, shared_values = self._buckets, self._shared_values
+        for number, images, image_id, value in zip(numbers, opened, ids, values, strict=True):
+            if not value:
+                self._put_absent(number, images, image_id)
+            elif buckets.get(number) is images:
+                shared = shared_values.get(value)
+                if shared is None:
+                    shared = value
+                    if len(shared_values) < MAX_SHARED_VALUES:
+                        shared_values[value] = value
+                self.count += image_id not in images
+                images[image_id] = shared
+                if self.count > self.size:
+                    self._evict()
 
     def put_stale(self, bucket: int, image_id: bytes, value: bytes) -> None:
         """Keeps what was read while Redis reports no changes: it is served only while Redis does
@@ -172,7 +185,7 @@ class ClaimCache:
         if self._stale and self._stale.get(bucket, {}).pop(image_id, None) is not None:
             self.count -= 1
 
-    def put_absent(self, bucket: int, images: CacheBucket, image_id: bytes) -> None:
+    def _put_absent(self, bucket: int, images: CacheBucket, image_id: bytes) -> None:
         """The image had no owner when it was read since `open` returned ``images``. Nothing about
         it may be served as stale either."""
         if self._buckets.get(bucket) is images:

@@ -171,38 +171,46 @@ class Claims:
                 ("HMGET", self._keys.meta, "bits", "identity"),
             ]
             commands += self._hget_commands(buckets, ids)
-            to_fill = self._open_cache_buckets(buckets, ids) if cache and self.cache.size else []
+            to_fill = self._open_cache_buckets(buckets, ids) if cache and self.cache.size else None
             identity = self.layout.identity
             version, meta, *values = await self._client.pipeline(
                 commands, foreground=foreground, of_wrong_type=UNREADABLE_VALUE
             )
             if identity and meta == [b"%d" % buckets.code, identity.encode()]:
                 try:
-                    values = [summarize(value) if value else value for value in values]
-                    owners = [lookup_owners(value) if value else () for value in values]
+                    # Most images have the same owners, so each value is read once.
+                    summaries = {value: summarize(value or b"") for value in set(values)}
+                    owners_of = {value: lookup_owners(summaries[value]) for value in summaries}
+                    owners = [owners_of[value] for value in values]
                     number = int(version or 0)
                 except DECODE_ERRORS as error:
                     raise unreadable(error) from error
-                if to_fill and self._client.tracking_error():
-                    for (bucket, _), image_id, value in zip(to_fill, ids, values, strict=True):
-                        self.cache.put_stale(bucket, image_id, value or b"")
-                elif to_fill and self._client.tracking_current():
-                    for (bucket, images), image_id, value in zip(to_fill, ids, values, strict=True):
-                        if value:
-                            self.cache.put(bucket, images, image_id, value)
-                        else:
-                            self.cache.put_absent(bucket, images, image_id)
+                if to_fill is not None:
+                    self._fill_cache(*to_fill, ids, [summaries[value] for value in values])
                 return Lookup(identity, number, owners)
             await self.layout.refresh()
 
     def _open_cache_buckets(
         self, buckets: Buckets, ids: Sequence[bytes]
-    ) -> list[tuple[int, CacheBucket]]:
+    ) -> tuple[list[int], list[CacheBucket]]:
         """For each id its bucket in the cache, by number and as the object to fill."""
         numbers = [buckets.cache_bucket(image_id) for image_id in ids]
         if self._client.tracking_error():  # only stale values are put, which need none
-            return [(number, {}) for number in numbers]
-        return [(number, self.cache.open(number)) for number in numbers]
+            return numbers, [{} for _ in numbers]
+        return numbers, self.cache.open(numbers)
+
+    def _fill_cache(
+        self,
+        numbers: Sequence[int],
+        opened: Sequence[CacheBucket],
+        ids: Sequence[bytes],
+        values: Sequence[bytes],
+    ) -> None:
+        if self._client.tracking_error():
+            for number, image_id, value in zip(numbers, ids, values, strict=True):
+                self.cache.put_stale(number, image_id, value)
+        elif self._client.tracking_current():
+            self.cache.put(numbers, opened, ids, values)
 
     def _hget_commands(self, buckets: Buckets, ids: Sequence[bytes]) -> list[Any]:
         if self._client.accepts_packed:

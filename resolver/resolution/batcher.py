@@ -38,8 +38,10 @@ class LookupBatcher(Generic[T]):
 
     def request(self, image_id: bytes, on_result: OnResult[T]) -> None:
         """Looks up an id with all others that are requested before the loop's next turn."""
-        if not self._ids:
-            asyncio.get_running_loop().call_soon(self._start_batch)
+        if not self._ids:  # the task begins with the loop's next turn, and takes them all
+            task = asyncio.create_task(self._run_batch())
+            self._reading.add(task)
+            task.add_done_callback(self._reading.discard)
         self._ids.append(image_id)
         self._callbacks.append(on_result)
 
@@ -62,14 +64,9 @@ class LookupBatcher(Generic[T]):
         self.request(image_id, on_result)
         return await future
 
-    def _start_batch(self) -> None:
+    async def _run_batch(self) -> None:
         ids, self._ids = self._ids, []
         callbacks, self._callbacks = self._callbacks, []
-        task = asyncio.create_task(self._run_batch(ids, callbacks))
-        self._reading.add(task)
-        task.add_done_callback(self._reading.discard)
-
-    async def _run_batch(self, ids: list[bytes], callbacks: list[OnResult[T]]) -> None:
         try:
             values: Sequence[T | BaseException] = await self._read(ids)
         except Exception as error:  # each caller decides what to do about it

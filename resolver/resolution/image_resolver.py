@@ -322,9 +322,14 @@ class Resolver:
         budget.spend(time.monotonic() - started)
         return context if table is context.table else context.with_table(table)
 
-    def _forget_negatives(self, image_id: bytes, claims: Claims) -> None:
-        if self._prober is not None:
-            self._prober.forget_unless((image_id, 0), claims)
+    def _forget_negatives(self, ids: Sequence[bytes], claims: Sequence[Claims]) -> None:
+        """What is remembered for other claims than these is forgotten. (Without claims the
+        locations are asked, and see to that.)"""
+        if self._prober is None or not self._prober.remembered_images:
+            return
+        for image_id, some in zip(ids, claims, strict=True):
+            if some:
+                self._prober.forget_unless((image_id, 0), some)
 
     async def resolve_many(
         self,

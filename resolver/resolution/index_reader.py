@@ -57,12 +57,12 @@ class IndexReader:
         *,
         deadline: float,
         stale_for: float,
-        on_claims: Callable[[bytes, Claims], None],
+        on_claims: Callable[[Sequence[bytes], Sequence[Claims]], None],
     ) -> None:
         """Args:
         deadline: seconds that one read may take; more for many ids.
         stale_for: seconds for which the last known claims and table serve while Redis fails.
-        on_claims: called with the claims of each image that a single read found to have some.
+        on_claims: called with the ids of each batch of single reads, and the claims of each.
         """
         self._index = index
         self._tables = tables
@@ -116,10 +116,8 @@ class IndexReader:
         except IndexUnavailable as error:
             return [self.last_known(image_id, error) or error for image_id in ids]
         seconds = time.monotonic() - started
-        for image_id, some in zip(ids, claims, strict=True):
-            if some:
-                self._on_claims(image_id, some)
-        return [LookupResult(table, some, seconds=seconds) for some in claims]
+        self._on_claims(ids, claims)
+        return [LookupResult(table, some, "index", 0.0, None, seconds) for some in claims]
 
     async def read(
         self, ids: Sequence[bytes], *, cache: bool = False

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import uuid
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -31,6 +32,9 @@ IDS = [str(uuid.UUID(int=n << 64)) for n in range(50)]
 
 MAX_CALLS = 38
 """Python function calls for a redirect from the cache, including those of the test."""
+
+MAX_INDEX_CALLS = 53
+"""The same for a redirect whose owners are read from the index, together with 49 others."""
 
 
 def request(text: str) -> bytes:
@@ -145,31 +149,49 @@ async def test_a_burst_costs_one_round_trip_one_task_and_one_write_per_connectio
     assert len(tasks) <= 2  # the other one is that of `wait_until`
 
 
+@contextmanager
+def count_calls(names: list[str]) -> Iterator[None]:
+    """Records the Python functions that are called."""
+
+    def count(frame: FrameType, event: str, argument: Any) -> None:
+        if event == "call":
+            names.append(frame.f_code.co_qualname)
+
+    sys.setprofile(count)
+    try:
+        yield
+    finally:
+        sys.setprofile(None)
+
+
+async def test_images_from_the_index_cost_few_calls(
+    gateway: Gateway, connections: Connections
+) -> None:
+    connected = [await connections.connect() for _ in IDS]
+    await request_at_once(connected)  # reads the location table
+    gateway.services.index.clear_cache()
+    names: list[str] = []
+    with count_calls(names):
+        await request_at_once(connected)
+    assert len(names) <= MAX_INDEX_CALLS * len(IDS), f"{len(names)} calls: {Counter(names)}"
+
+
 async def test_a_cached_image_costs_no_round_trip_and_few_calls(
     gateway: Gateway, connections: Connections, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     connection, client = await connections.connect()
     connection.data_received(request(IDS[0]))
     await wait_until(lambda: client.writes)
-    calls = 0
     names: list[str] = []
-
-    def count(frame: FrameType, event: str, argument: Any) -> None:
-        nonlocal calls
-        if event == "call":
-            calls += 1
-            names.append(frame.f_code.co_qualname)
-
     with count_redis_commands(monkeypatch) as trips:
         for number in range(2, 5):
             connection.data_received(request(IDS[0]))
             await asyncio.sleep(0)
             assert len(client.writes) == number  # answered in the same turn of the event loop
         message = request(IDS[0])
-        sys.setprofile(count)
-        connection.data_received(message)
-        sys.setprofile(None)
+        with count_calls(names):
+            connection.data_received(message)
         await asyncio.sleep(0)
     assert trips == []
     assert len(client.writes) == 5
-    assert calls <= MAX_CALLS, f"{calls} calls: {names}"
+    assert len(names) <= MAX_CALLS, f"{len(names)} calls: {names}"

@@ -7,12 +7,13 @@ from collections.abc import Iterable
 
 from resolver.index import ClaimCache
 from resolver.index.buckets import Buckets
-from resolver.index.cache import MAX_ABSENT
+from resolver.index.cache import MAX_ABSENT, CacheBucket
 from resolver.index.codec import encode_owners
 from resolver.models import Owner
 from tests.support.ids import make_ids
 
 A, B, *MORE = make_ids(40)
+NO_OWNERS = b""
 ONE, TWO = encode_owners([Owner(1)]), encode_owners([Owner(2)])
 
 
@@ -26,9 +27,18 @@ class Clock:
         return self.now
 
 
+def open_one(cache: ClaimCache, bucket: int) -> CacheBucket:
+    (images,) = cache.open([bucket])
+    return images
+
+
+def put(cache: ClaimCache, bucket: int, images: CacheBucket, image_id: bytes, value: bytes) -> None:
+    cache.put([bucket], [images], [image_id], [value])
+
+
 def fill(cache: ClaimCache, bucket: int, ids: Iterable[bytes], value: bytes = ONE) -> None:
     for image_id in ids:
-        cache.put(bucket, cache.open(bucket), image_id, value)
+        put(cache, bucket, open_one(cache, bucket), image_id, value)
 
 
 def test_the_garbage_collector_does_not_follow_what_is_cached() -> None:
@@ -37,7 +47,7 @@ def test_the_garbage_collector_does_not_follow_what_is_cached() -> None:
         fill(cache, image_id[0], [image_id], bytes(bytearray(b"\x02\x04")))
     assert cache.count == 5000 + 256
     gc.collect()
-    buckets = [cache.open(bucket) for bucket in range(256)]
+    buckets = cache.open(range(256))
     assert not any(gc.is_tracked(images) for images in buckets)
     values = {id(value) for images in buckets for value in images.values()}
     assert len(values) == 1, "one copy of the owners' bytes serves all images"
@@ -66,7 +76,7 @@ def test_empty_buckets_count_towards_the_cache_size() -> None:
     """Requests for many unknown ids open each bucket there is."""
     cache = ClaimCache(100, 60)
     for bucket in range(1000):
-        cache.open(bucket)
+        open_one(cache, bucket)
     assert (cache.count, cache.bucket_count) == (100, 100)
 
 
@@ -75,21 +85,21 @@ def test_a_cache_of_size_zero_holds_nothing() -> None:
     for bucket, image_id in enumerate(MORE):
         fill(cache, bucket, [image_id])
         assert cache.get(bucket, image_id) is None
-    cache.open(1)
+    open_one(cache, 1)
     assert cache.bucket_count == 0
 
 
 def test_a_read_that_began_before_an_invalidation_caches_nothing() -> None:
     cache = ClaimCache(100, 60)
-    before = cache.open(7)
-    cache.put(7, before, A, ONE)
+    before = open_one(cache, 7)
+    put(cache, 7, before, A, ONE)
     cache.drop(7)
-    cache.put(7, before, B, ONE)
+    put(cache, 7, before, B, ONE)
     assert (cache.get(7, A), cache.get(7, B), cache.count) == (None, None, 0)
-    after = cache.open(7)
-    cache.put(7, before, A, ONE)
+    after = open_one(cache, 7)
+    put(cache, 7, before, A, ONE)
     assert cache.get(7, A) is None
-    cache.put(7, after, A, TWO)
+    put(cache, 7, after, A, TWO)
     found = cache.get(7, A)
     assert found is not None
     assert found[0] == (Owner(2),)
@@ -98,15 +108,15 @@ def test_a_read_that_began_before_an_invalidation_caches_nothing() -> None:
 def test_nothing_is_cached_for_longer_than_its_time_to_live() -> None:
     clock = Clock()
     cache = ClaimCache(100, 10, clock=clock)
-    first = cache.open(7)
-    cache.put(7, first, A, ONE)
+    first = open_one(cache, 7)
+    put(cache, 7, first, A, ONE)
     clock.now += 9
     fill(cache, 7, [B])
     found = cache.get(7, B)
     assert found is not None
     assert found[1] == 9, "the bucket is as old as its first image"
     clock.now += 2
-    cache.put(7, first, B, ONE)  # a read that took long
+    put(cache, 7, first, B, ONE)  # a read that took long
     assert (cache.get(7, A), cache.get(7, B)) == (None, None)
     assert cache.count == 0
 
@@ -118,7 +128,7 @@ def test_expired_claims_are_stale_until_their_time_is_over() -> None:
     clock.now += 11
     assert cache.get(7, A) is None
     assert cache.get_stale(7, A) == ((Owner(1),), 11)
-    cache.put_absent(7, cache.open(7), B)
+    put(cache, 7, open_one(cache, 7), B, NO_OWNERS)
     assert cache.get_stale(7, B) is None
     clock.now += 90
     assert cache.get_stale(7, A) is None, "it was read more than 100 seconds ago"
@@ -126,19 +136,19 @@ def test_expired_claims_are_stale_until_their_time_is_over() -> None:
 
 def test_absent_images_are_bounded_and_invalidated_with_their_bucket() -> None:
     cache = ClaimCache(100, 60, clock=(clock := Clock()))
-    images = cache.open(7)
+    images = open_one(cache, 7)
     ids = [bytes([7]) + n.to_bytes(15, "big") for n in range(MAX_ABSENT + 1)]
     for image_id in ids:
-        cache.put_absent(7, images, image_id)
+        put(cache, 7, images, image_id, NO_OWNERS)
     assert cache.get(7, ids[0]) is None, "the oldest makes room"
     assert cache.get(7, ids[1]) == ((), 0.0)
     cache.drop_absent([ids[1]])
     assert cache.get(7, ids[1]) is None, "this process has claimed it"
     cache.drop(7)
     assert cache.get(7, ids[2]) is None, "the bucket has changed"
-    cache.put_absent(7, images, ids[2])
+    put(cache, 7, images, ids[2], NO_OWNERS)
     assert cache.get(7, ids[2]) is None, "it was read before the change"
-    cache.put_absent(7, cache.open(7), ids[2])
+    put(cache, 7, open_one(cache, 7), ids[2], NO_OWNERS)
     assert cache.get(7, ids[2]) == ((), 0.0)
     clock.now += 61
     assert cache.get(7, ids[2]) is None, "it has expired"

@@ -73,8 +73,8 @@ NO_ORIGIN: Origin = ("", False)
 
 log = structlog.get_logger()
 
-Send = Callable[[bytes], None]
-"""Sends a response on the connection that the request came on."""
+Send = Callable[[bool, bytes], None]
+"""Sends a response on the connection that the request came on, and keeps that or closes it."""
 
 Framing = tuple[int, bool]
 """The minor version of a request, and whether it keeps the connection."""
@@ -190,9 +190,10 @@ class Front:
         """The index has answered a plain read that is in flight."""
         try:
             if isinstance(found, LookupResult) and found.claims:
-                response = self._found_response(read, *found[:4])
+                table, claims, source, age, _, _ = found
+                response = self._found_response(read, table, claims, source, age)
                 if response is not None:
-                    send(response)
+                    send(read.kind.keeps_connection, response)
                     return None
             return self._ask_further(read, found, send)
         finally:
@@ -401,8 +402,9 @@ class Front:
     def _finish(self, request: FrontRequest, route: str, reply: Reply, send: Send) -> None:
         self._record_request(request, route, reply.status, reply.outcome, reply.source)
         framing = request.minor, request.keeps_connection
-        is_head = request.method == "HEAD"
-        send(self._response(framing, head_text(reply), reply.body, is_head, request.request_id))
+        is_head, request_id = request.method == "HEAD", request.request_id
+        response = self._response(framing, head_text(reply), reply.body, is_head, request_id)
+        send(request.keeps_connection, response)
 
     def _response(
         self, framing: Framing, head: str, body: bytes, is_head: bool, request_id: str

@@ -16,7 +16,6 @@ import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import cast
 
 import structlog
@@ -315,8 +314,7 @@ class FrontConnection(asyncio.Protocol):
             self._answered(read.kind.keeps_connection, response)
         else:
             self._deadline = NEVER
-            send = partial(self._answered, read.kind.keeps_connection)
-            self._cancel = front.respond_to_plain(read, send)
+            self._cancel = front.respond_to_plain(read, self._answered)
 
     def _begin(self, head: RequestHead) -> None:
         """Has a request answered, by the front or by aiohttp."""
@@ -340,8 +338,7 @@ class FrontConnection(asyncio.Protocol):
                 read, self._known_kind = learned
                 self._respond_to_plain(read)
                 return
-            send = partial(self._answered, request.keeps_connection)
-            self._cancel = front.respond(request, send)
+            self._cancel = front.respond(request, self._answered)
         else:
             self._hand_over(head)
 

@@ -284,6 +284,8 @@ def may_write(command: Command | bytes) -> bool:
 def _without_errors(replies: list[Any], of_wrong_type: bytes | None = None) -> list[Any]:
     """The replies, with ``of_wrong_type`` in place of the error that a key is of another type.
     Raises IndexUnavailable for the first other error."""
+    if not has_error(replies):
+        return replies
     for position, reply in enumerate(replies):
         if isinstance(reply, Exception):
             if of_wrong_type is None or not str(reply).startswith("WRONGTYPE"):
@@ -292,10 +294,19 @@ def _without_errors(replies: list[Any], of_wrong_type: bytes | None = None) -> l
     return replies
 
 
+def has_error(replies: Iterable[Any]) -> bool:
+    """Whether one of them is an error. Replies are of few types, so these are looked at."""
+    return any(issubclass(kind, Exception) for kind in set(map(type, replies)))
+
+
 def _is_no_script(reply: Any) -> bool:
     return isinstance(reply, NoScriptError) or (
         isinstance(reply, hiredis.ReplyError) and str(reply).startswith("NOSCRIPT")
     )
+
+
+def _is_read_only(reply: Any) -> bool:
+    return isinstance(reply, hiredis.ReplyError) and str(reply).startswith("READONLY")
 
 
 class SingleClient(RedisClient):
@@ -329,7 +340,7 @@ class SingleClient(RedisClient):
     async def send(self, commands: Sequence[Command], *, foreground: bool) -> list[Any]:
         connection = self._foreground if foreground else self._background
         replies = await connection.call(commands)
-        if any(isinstance(r, hiredis.ReplyError) and str(r)[:8] == "READONLY" for r in replies):
+        if has_error(replies) and any(map(_is_read_only, replies)):
             await connection.reset()  # the server was master once: find the new one
             replies = await connection.call(commands)
         return replies

@@ -141,30 +141,32 @@ class PipelinedConnection(asyncio.Protocol):
         return now - self._batches[0].sent_at if self._batches else 0.0
 
     def data_received(self, data: bytes) -> None:
-        gets, batches = self._reader.gets, self._batches
+        gets, batches, replies = self._reader.gets, self._batches, self._replies
+        awaited = batches[0].size if batches else 0
         try:
             self._reader.feed(data)
             while (reply := gets()) is not _INCOMPLETE:
                 if type(reply) is hiredis.PushNotification:
                     self._push_received(reply)
                     continue
+                replies.append(reply)
+                if len(replies) < awaited:
+                    continue
                 if not batches:
                     self.close(ConnectionError("a reply to no request"))
                     return
-                batch, replies = batches[0], self._replies
-                replies.append(reply)
-                if len(replies) < batch.size:
-                    continue
+                batch = batches[0]
                 # A proxy may answer PONG to it, and a server that is loading an error to all.
                 echo = replies.pop()
                 if echo not in (batch.marker, b"PONG") and not isinstance(echo, hiredis.ReplyError):
                     self.close(ConnectionError("replies to other requests"))
                     return
                 batches.popleft()
-                self._replies = []
                 self._confirmed_at = batch.sent_at
                 if not batch.future.done():  # its caller may have given up
                     batch.future.set_result(replies)
+                self._replies = replies = []
+                awaited = batches[0].size if batches else 0
         except Exception as error:  # also hiredis's own, such as of a map whose key is a list
             self.close(ConnectionError(f"not Redis: {error}"))
 
