@@ -136,12 +136,15 @@ class Buckets:
                 self._keys[bucket] = key
         return key
 
+    def stored_head(self, bucket: int) -> bytes:
+        """What stands before each field of a bucket in the `stored_form` of its ids."""
+        return (bucket % self.half >> self.bits % 8).to_bytes(self.cut, "big") if self.cut else b""
+
     def field(self, image_id: bytes) -> bytes:
         """The field of an id in its bucket."""
         return self.locate(image_id)[1]
 
     def join(self, bucket: int, field: bytes) -> bytes:
         """The id of a field in a bucket."""
-        number = bucket % self.half
-        found = (number >> self.bits % 8).to_bytes(self.cut, "big") + field if self.cut else field
+        found = self.stored_head(bucket) + field
         return found if bucket < self.half else gather(found)

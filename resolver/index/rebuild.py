@@ -149,17 +149,20 @@ class Rebuild:
 
     async def _copy(self, old: Buckets, new: Buckets, span: range) -> None:
         """Gives the new buckets what these old ones have, until a read finds nothing new."""
-        copied: dict[int, Fields] = {bucket: {} for bucket in span}
+        copied: dict[int, Any] = {}
+        """The replies that were copied, by bucket."""
         todo = list(span)
         while todo:
             replies = await self._client.pipeline(("HGETALL", old.key(bucket)) for bucket in todo)
             commands: list[Command] = []
             changed = []
             for bucket, reply in zip(todo, replies, strict=True):
-                fields = pairs(reply)
-                if fields != copied[bucket]:
-                    commands += _difference(old, new, bucket, copied[bucket], fields)
-                    copied[bucket] = fields
+                before = copied.get(bucket, ())
+                if reply == before or not (reply or before):
+                    continue
+                copied[bucket] = reply  # perhaps the same fields in another order
+                if difference := _difference(old, new, bucket, pairs(before), pairs(reply)):
+                    commands += difference
                     changed.append(bucket)
             for start in range(0, len(commands), BATCH_CALLS):
                 await self._client.pipeline(commands[start : start + BATCH_CALLS])
@@ -189,18 +192,34 @@ def _difference(
     old: Buckets, new: Buckets, bucket: int, before: Fields, now: Fields
 ) -> list[Command]:
     """Commands that turn what was copied of an old bucket into what it has now."""
+    place = _places(old, new, bucket)
     puts: dict[int, list[bytes]] = {}
     drops: dict[int, list[bytes]] = {}
     for field, value in now.items():
         if before.get(field) != value:
-            image_id = old.join(bucket, field)
-            number, new_field = new.locate(image_id)
-            puts.setdefault(number, []).extend((new_field, value))
+            number, new_field = place(field)
+            if number in puts:
+                puts[number] += (new_field, value)
+            else:
+                puts[number] = [new_field, value]
     for field in before.keys() - now.keys():
-        image_id = old.join(bucket, field)
-        number, new_field = new.locate(image_id)
+        number, new_field = place(field)
         drops.setdefault(number, []).append(new_field)
     return [
         *(("HSET", new.key(number), *entries) for number, entries in puts.items()),
         *(("HDEL", new.key(number), *fields) for number, fields in drops.items()),
     ]
+
+
+def _places(old: Buckets, new: Buckets, bucket: int) -> Callable[[bytes], tuple[int, bytes]]:
+    """Finds the new bucket and field of a field of this old bucket."""
+    if old.spreads != new.spreads:
+        return lambda field: new.locate(old.join(bucket, field))
+    head, shift, cut = old.stored_head(bucket), new.shift, new.cut
+    half = 0 if bucket < old.half else new.half
+
+    def place(field: bytes) -> tuple[int, bytes]:
+        stored = head + field
+        return half | int.from_bytes(stored[:4], "big") >> shift, stored[cut:]
+
+    return place

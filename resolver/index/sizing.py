@@ -56,11 +56,13 @@ class Sizing:
         layout = self._layout
         return not (layout.has_configured_bits or self._client.embedded) and layout.next is None
 
-    async def grow_if_needed(self, expected_images: int = 0) -> bool:
+    async def grow_if_needed(self, expected_images: int = 0, expected_growth: float = 1.0) -> bool:
         """Requests a rebuild with more buckets where there are too few. Returns whether it did.
 
         ``expected_images``: what is known of the number of images besides; sweeps know how many
-        there will be before they have claimed them. Nothing happens unless it `may_grow`.
+        there will be before they have claimed them. ``expected_growth``: how many times as many as
+        now there will soon be, so that an index that must grow has enough then. Nothing happens
+        unless it `may_grow`.
 
         Raises:
             IndexUnavailable: Redis does not answer.
@@ -69,10 +71,11 @@ class Sizing:
         if not self.may_grow or await self._rebuild.requested() is not None:
             return False
         bits = layout.current.bits
-        images = max(expected_images, await self._count_images())
-        wanted = wanted_bits(images, bits)
-        if wanted == bits or layout.current.bits != bits:
+        counted = await self._count_images()
+        images = max(expected_images, counted)
+        if wanted_bits(images, bits) == bits or layout.current.bits != bits:
             return False
+        wanted = wanted_bits(max(images, round(counted * expected_growth)), bits)
         try:
             await self._rebuild.request(wanted, keep_format=True)
         except Conflict:  # another process has requested one

@@ -33,7 +33,7 @@ from resolver.sync.poll import poll
 from resolver.sync.shards import own_shards, shard_count
 from resolver.sync.stats import Stats
 from resolver.sync.sweep_run import SweepRun
-from resolver.sync.sweep_state import expected_images
+from resolver.sync.sweep_state import expected_growth, expected_images
 from resolver.sync.timings import DEFAULT_TIMINGS, IndexerTimings
 
 MAX_PARALLEL_SWEEPS = 16
@@ -220,12 +220,15 @@ class Indexer:
         if now - self._sized_at < SIZING_INTERVAL_SECONDS or not self._index.sizing.may_grow:
             return
         self._sized_at = now
-        under_way = (await self._index.records.progress()).values()
+        under_way = await self._index.records.progress()
+        sweeps = {number: view.status.sweep for number, view in table.by_number.items()}
         expected = [
-            *(view.status.sweep.images for view in table.by_name.values()),
-            *map(expected_images, under_way),
+            *(sweep.images for sweep in sweeps.values()),
+            *map(expected_images, under_way.values()),
         ]
-        await self._index.sizing.grow_if_needed(max(expected, default=0))
+        await self._index.sizing.grow_if_needed(
+            max(expected, default=0), expected_growth(sweeps, under_way)
+        )
 
     def _is_obsolete(self, key: WorkKey, table: Table) -> bool:
         """Whether the location of some work was removed, moved, or has other notifications."""

@@ -11,7 +11,7 @@ from resolver.errors import InvalidImageId
 from resolver.glance import END_CURSOR, NO_ROWS, Page, Resume, SkippedRows
 from resolver.image_facts import NOTHING_KNOWN, ImageFacts
 from resolver.index import Count, LocationSpans, UnorderedClaims
-from resolver.models import Progress, format_id, parse_id
+from resolver.models import Progress, Sweep, format_id, parse_id
 
 NO_CLAIMS = Count(0)
 
@@ -19,6 +19,10 @@ MIN_EXTRAPOLATED = 1000
 """Images listed from which on the number of all is estimated."""
 
 MAX_EXTRAPOLATION = 16
+
+MAX_GROWTH = 4.0
+"""Locations that wait for their first sweep may list what others have, and the index does not
+shrink again. A quarter of the images in a bucket costs each a byte more."""
 
 
 @dataclass(slots=True)
@@ -161,3 +165,21 @@ def expected_images(progress: Progress) -> int:
     except InvalidImageId:  # written by something else
         return progress.images
     return progress.unordered + round(random / max(listed, 1 / MAX_EXTRAPOLATION))
+
+
+def expected_growth(sweeps: Mapping[int, Sweep], under_way: Mapping[int, Progress]) -> float:
+    """How many times as many images as now there will be when each location has been swept once.
+    Those that wait for it are taken to have as many as the others. ``sweeps``: the status of each
+    location; ``under_way``: by number, too."""
+    listed = coming = known = waiting = 0
+    for number, sweep in sweeps.items():
+        if sweep.ended is not None:
+            listed, known = listed + sweep.images, known + 1
+        elif progress := under_way.get(number):
+            listed, known = listed + progress.images, known + 1
+            coming += expected_images(progress) - progress.images
+        elif not sweep.error:
+            waiting += 1
+    if listed < MIN_EXTRAPOLATED:
+        return 1.0
+    return min(MAX_GROWTH, (listed + coming) / listed * (known + waiting) / known)

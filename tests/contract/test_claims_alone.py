@@ -29,7 +29,7 @@ async def test_few_and_many_claims_store_the_same(
     index: Index, facts: ImageFacts, letter_case: int, number: int
 ) -> None:
     few = make_ids(FEW_IDS, prefix=b"\x10")
-    many = make_ids(4 * FEW_IDS, prefix=b"\x20")
+    many = make_ids(FEW_IDS + 1, prefix=b"\x20")
     for ids in (few, many):
         known = dict.fromkeys(ids, facts)
         assert await index.claims.claim(number, dict.fromkeys(ids, letter_case), known) == len(ids)

@@ -55,6 +55,17 @@ async def test_an_index_grows_ahead_of_a_sweep(real: Real) -> None:
         assert (await index.claims.lookup(IDS[:100])).owners == [(Owner(1),)] * 100
 
 
+async def test_an_index_that_must_grow_has_room_for_what_is_expected(real: Real) -> None:
+    await small_index(real)
+    async with open_index(real.url) as index:
+        await index.claims.claim(1, IDS[:500])
+        assert not await index.sizing.grow_if_needed(expected_growth=4.0), "it need not grow yet"
+        await index.claims.claim(1, IDS)
+        assert await index.sizing.grow_if_needed(expected_growth=4.0)
+        await grow(index)
+        assert index.bits == BITS + 3
+
+
 async def test_an_index_keeps_a_chosen_number_of_buckets(real: Real) -> None:
     async with open_index(real.url, bits=BITS) as index:
         assert not await index.sizing.grow_if_needed(100 * FULL)

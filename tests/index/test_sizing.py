@@ -8,8 +8,13 @@ from hypothesis import strategies as st
 
 from resolver.index.bucket_layout import DEFAULT_BITS
 from resolver.index.sizing import MAX_MEAN_IMAGES, NEW_MEAN_IMAGES, wanted_bits
-from resolver.models import MAX_BITS, MIN_BITS, Progress
-from resolver.sync.sweep_state import MAX_EXTRAPOLATION, expected_images
+from resolver.models import MAX_BITS, MIN_BITS, Progress, Sweep
+from resolver.sync.sweep_state import (
+    MAX_EXTRAPOLATION,
+    MAX_GROWTH,
+    expected_growth,
+    expected_images,
+)
 
 
 @pytest.mark.parametrize(
@@ -59,3 +64,26 @@ def test_the_images_of_a_listing_are_estimated_from_how_far_it_is(
     progress: Progress, images: int
 ) -> None:
     assert expected_images(progress) == images
+
+
+DONE = Sweep(started=1.0, ended=2.0, images=4000)
+FAILED = Sweep(error="it did not answer in time", error_code="timeout", failed=1.0)
+
+
+@pytest.mark.parametrize(
+    ("sweeps", "under_way", "growth"),
+    [
+        ([], {}, 1.0),
+        ([Sweep()] * 9, {}, 1.0),  # nothing is known of any
+        ([DONE], {}, 1.0),
+        ([DONE, Sweep()], {}, 2.0),
+        ([DONE, FAILED], {}, 1.0),  # a server that is down may have nothing
+        ([DONE] + [Sweep()] * 9, {}, MAX_GROWTH),
+        ([DONE, Sweep()], {1: Progress(started=3.0, images=2000, front=HALF)}, 8000 / 6000),
+        ([DONE], {0: Progress(started=3.0, images=100)}, 1.0),  # what it lists is counted already
+    ],
+)
+def test_locations_that_wait_for_their_first_sweep_are_expected_to_be_as_large_as_others(
+    sweeps: list[Sweep], under_way: dict[int, Progress], growth: float
+) -> None:
+    assert expected_growth(dict(enumerate(sweeps)), under_way) == pytest.approx(growth)
