@@ -1,7 +1,8 @@
 """Lookups requested in one turn of the event loop travel to the index as one batch.
 
 This is the DataLoader pattern: each caller asks for one id, and one read serves all callers of the
-turn. They share one pipeline, one task and one deadline.
+turn. They share one pipeline, one task and one deadline. While other batches are under way, two
+turns share one: under load that makes batches larger, and a batch costs as much as several ids.
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ class LookupBatcher(Generic[T]):
         self._reading: set[asyncio.Task[None]] = set()
 
     def request(self, image_id: bytes, on_result: OnResult[T]) -> None:
-        """Looks up an id with all others that are requested before the loop's next turn."""
+        """Looks up an id with all others that are requested before the batch begins: at the latest
+        after one turn of the loop."""
         if not self._ids:  # the task begins with the loop's next turn, and takes them all
             task = asyncio.create_task(self._run_batch())
             self._reading.add(task)
@@ -65,6 +67,8 @@ class LookupBatcher(Generic[T]):
         return await future
 
     async def _run_batch(self) -> None:
+        if len(self._reading) > 1:  # others are under way: ids of this turn travel along
+            await asyncio.sleep(0)
         ids, self._ids = self._ids, []
         callbacks, self._callbacks = self._callbacks, []
         try:
