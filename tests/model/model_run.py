@@ -220,8 +220,9 @@ class ModelRun(WorldEvents):
         } or {0}
         letter_case = self.rng.choice([*letter_cases, *letter_cases, *letter_cases, 0])
         index, is_up_to_date = services.index, self.rng.random() < 0.7
-        down = set()
+        down, seen = set(), set()
         for registration in self.world.current().values():
+            seen.add(registration.number)
             check = await index.records.check(registration.number)
             known = check is not None and check.versions
             if known and not is_up_to_date:  # its gateway may not have read them yet
@@ -234,6 +235,8 @@ class ModelRun(WorldEvents):
         claimed = await self._read_claims(services, image_id)
         if is_up_to_date:  # earlier invalidations arrive before this reply
             await index.client.command("PING", foreground=True)
+        # Of a location that was registered meanwhile the gateway may not know more than we do.
+        down |= {registration.number for registration in self.world.current().values()} - seen
         question = Question(image_id, letter_case, preferences, is_up_to_date, down, claimed)
         question.guarded = await self._guarded(services)
         since = question.begun - self.absent_ttl
