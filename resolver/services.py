@@ -20,6 +20,7 @@ from resolver.glance import (
     ScopeCache,
     TokenChecks,
     connect,
+    keep_connections,
 )
 from resolver.index import ClaimCache, EmbeddedStore, Index, open_index
 from resolver.keystone_urls import parse_domains
@@ -138,6 +139,11 @@ async def open_services(
         ) as index,
         open_session(settings.location_timeout, spans=spans) as session,
         open_session(settings.probe_timeout, 0, spans=spans) as probe_session,
+        keep_connections(
+            settings.probe_timeout,
+            allowed_hosts=settings.allowed_hosts,
+            require_https=settings.require_https,
+        ) as kept,
         open_session(settings.listing_timeout, LISTING_CONNECTIONS, spans=spans) as listing_session,
         # Keystone is no location: the settings and clouds.yaml name it.
         connect(KEYSTONE_TIMEOUT_SECONDS, require_https=settings.require_https) as keystone_session,
@@ -170,7 +176,13 @@ async def open_services(
         cloud_credentials = CloudCredentials.of(settings)
         rate_limits = RateLimits()
         scopes = ScopeCache()
-        image_probe = ImageProbe(probe_session, cloud_credentials, rate_limits, scopes)
+        image_probe = ImageProbe(
+            probe_session,
+            cloud_credentials,
+            rate_limits,
+            scopes,
+            kept if spans is NO_SPANS else None,  # spans are made by aiohttp's client
+        )
         prober = Prober(
             index,
             tables,

@@ -5,7 +5,7 @@ from resolver.glance.changes import Changes, changed_since, ensure_changes_can_b
 from resolver.glance.cloud_config import CloudRef
 from resolver.glance.cloud_credentials import CloudCredentials
 from resolver.glance.credential_scope import CredentialScope, sees_all
-from resolver.glance.glance_server import HOP, GlanceServer, connect, is_resolver
+from resolver.glance.glance_server import HOP, GlanceServer, connect, is_resolver, keep_connections
 from resolver.glance.image_records import ImageRecord, ImageRecords
 from resolver.glance.listed_rows import NO_ROWS, SkippedRows
 from resolver.glance.listing import (
@@ -51,6 +51,7 @@ __all__ = [
     "ensure_changes_can_be_read",
     "has_image",
     "is_resolver",
+    "keep_connections",
     "list_images",
     "parse_notice",
     "sees_all",

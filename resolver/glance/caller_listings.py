@@ -1,4 +1,5 @@
-"""Listings that are read on behalf of clients: with their tokens, never with our credentials."""
+"""Listings that are read on behalf of clients: with their tokens, or with each location's own
+credential where an operator asks."""
 
 from __future__ import annotations
 
@@ -11,7 +12,8 @@ import aiohttp
 
 from resolver.errors import LocationUnavailable
 from resolver.glance.cloud_credentials import CloudCredentials
-from resolver.glance.glance_server import MAX_REASON_CHARACTERS, GlanceServer, Reply
+from resolver.glance.glance_reply import Reply
+from resolver.glance.glance_server import MAX_REASON_CHARACTERS, GlanceServer
 from resolver.glance.rate_limits import PROBE_WAIT_SECONDS, RateLimits
 from resolver.models import Location
 
@@ -54,12 +56,13 @@ class CallerListings:
         location: Location,
         path: str,
         params: Sequence[tuple[str, str]],
-        token: str,
+        token: str | None,
         seconds: float,
         rows: int = 1,
     ) -> bytes:
         """The body of a location's answer 200 to the holder of ``token``; empty: to a client
-        without one. ``rows``: how many are asked for, which bounds its size.
+        without one; None: to the location's own credential. ``rows``: how many are asked for, which
+        bounds its size.
 
         Raises:
             LocationUnavailable: it gave none within ``seconds``. Where the location refused the
@@ -81,7 +84,7 @@ class CallerListings:
         except TimeoutError as error:
             raise LocationUnavailable("it did not answer in time", code="timeout") from error
         except LocationUnavailable as error:
-            if error.problem_code != "unauthorized":
+            if token is None or error.problem_code != "unauthorized":
                 raise
             raise LocationUnavailable(
                 "it does not accept the token" if token else "it needs a token",

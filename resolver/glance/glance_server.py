@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import re
 import ssl
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from typing import Any, NamedTuple
-from urllib.parse import urlsplit
+from typing import NamedTuple
+from urllib.parse import urlencode, urlsplit
 
 import aiohttp
 import structlog
@@ -19,7 +17,9 @@ from resolver import __version__
 from resolver.errors import LocationUnavailable, LoopDetected
 from resolver.glance.cloud_config import CloudRef, cloud_of
 from resolver.glance.cloud_credentials import CloudCredentials
+from resolver.glance.glance_reply import Reply
 from resolver.glance.host_policy import HostPolicy, HostPolicyMiddleware, HostPolicyResolver
+from resolver.glance.kept_connections import IDLE_SECONDS, KeptConnections
 from resolver.glance.keystone import AuthHeaders
 from resolver.glance.proxies import proxy_for, proxy_hosts
 from resolver.glance.rate_limits import NEVER_DELAYED, RateLimits
@@ -28,6 +28,7 @@ from resolver.glance.secret_sources import SecretSources
 from resolver.location_fields import is_base_url
 from resolver.models import Api, Location, api_versions
 from resolver.spans import NO_SPANS, Spans
+from resolver.trace_context import trace_headers
 
 Params = Mapping[str, str] | Sequence[tuple[str, str]]
 """A query; a sequence where a name may occur several times."""
@@ -48,9 +49,6 @@ MAX_RECORD_BYTES = 1024 * 1024
 MAX_RECORD_VALUES = 10_000
 """JSON values in a record, a version document and the like: they are parsed in a millisecond."""
 
-MAX_PAGE_VALUES = 2_000_000
-"""JSON values in a page of a listing: a thousand images with two thousand properties each."""
-
 MAX_STATUS_BODY_BYTES = 1024 * 1024
 """A response about health or versions."""
 
@@ -70,6 +68,12 @@ HOP = "X-Resolver-Hop"
 """Header of every request to a location. A resolver that receives it answers 508, since no location
 may be a resolver."""
 
+HEADERS = {
+    "User-Agent": f"glance-resolver/{__version__}",
+    "Accept-Encoding": "identity",  # a megabyte unpacks to a gigabyte
+    HOP: "1",
+}
+"""Of every request to a location."""
 
 log = structlog.get_logger()
 
@@ -89,49 +93,40 @@ async def connect(
     no bound. The session never connects to a host that is not allowed, whatever its name resolved
     to before.
     """
-    policy = HostPolicy(allowed_hosts)
+    policy = HostPolicy(allowed_hosts, require_https=require_https)
     async with aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(
             limit=0, limit_per_host=connections, resolver=HostPolicyResolver(policy, proxy_hosts)
         ),
-        middlewares=(HostPolicyMiddleware(policy, require_https=require_https),)
+        middlewares=(HostPolicyMiddleware(policy),)
         if policy.rules or require_https
         else (),  # without rules it would take time from each request
         timeout=aiohttp.ClientTimeout(total=timeout, connect=CONNECT_TIMEOUT_SECONDS),
-        trace_configs=[request_traces(spans)],
-        headers={
-            "User-Agent": f"glance-resolver/{__version__}",
-            # A megabyte unpacks to a gigabyte.
-            "Accept-Encoding": "identity",
-            HOP: "1",
-        },
+        # Without spans they would take time from each request.
+        trace_configs=[] if spans is NO_SPANS else [request_traces(spans)],
+        headers=HEADERS,
         auto_decompress=False,
         cookie_jar=aiohttp.DummyCookieJar(),
     ) as session:
         yield session
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """A whole response of a Glance server."""
-
-    status: int
-    headers: Mapping[str, str]
-    body: bytes
-
-    def json(self, max_values: int = MAX_PAGE_VALUES) -> Any:
-        """The body as JSON. It is parsed only if it has at most ``max_values`` values, since they
-        take the time, not the bytes.
-
-        Raises:
-            LocationUnavailable: the body is not JSON, or has more.
-        """
-        if self.body.count(b",") > max_values:
-            raise LocationUnavailable("its answer has too many values", code="too-long")
-        try:
-            return json.loads(self.body)
-        except (ValueError, RecursionError) as error:
-            raise LocationUnavailable("its answer is not JSON", code="junk") from error
+@asynccontextmanager
+async def keep_connections(
+    timeout: float,  # noqa: ASYNC109 - as above
+    *,
+    allowed_hosts: Iterable[str] = (),
+    require_https: bool = False,
+    idle_seconds: float = IDLE_SECONDS,
+) -> AsyncIterator[KeptConnections]:
+    """Opens the connections for questions about single images. The arguments are those of
+    `connect`; ``idle_seconds``: how long a connection stays open without a question."""
+    policy = HostPolicy(allowed_hosts, require_https=require_https)
+    kept = KeptConnections(policy, HEADERS, timeout, idle_seconds)
+    try:
+        yield kept
+    finally:
+        await kept.close()
 
 
 class VersionDocument(NamedTuple):
@@ -153,14 +148,16 @@ class GlanceServer:
         rate_limits: RateLimits | None = None,
         *,
         max_wait: float | None = NEVER_DELAYED,
+        kept: KeptConnections | None = None,
     ) -> None:
         """A location whose `auth` names a cloud needs ``cloud_credentials``.
 
         ``rate_limits``: the limits that all requests of this process share. ``max_wait``: how many
         seconds a request may wait for its turn, or for what the server demands with
-        ``Retry-After``.
+        ``Retry-After``. ``kept``: asks first where no proxy is in between.
         """
         self._session = session
+        self._kept = kept
         self._cloud_credentials = cloud_credentials
         self._limiter = (rate_limits or RateLimits()).of(location)
         self._max_wait = max_wait
@@ -179,22 +176,22 @@ class GlanceServer:
     def _cloud(self) -> CloudRef | None:
         return cloud_of(self.location)
 
-    async def _tls(self) -> ssl.SSLContext | bool:
-        """How to speak TLS with the server, as aiohttp takes it.
+    async def _tls(self) -> ssl.SSLContext | None:
+        """How to speak TLS with the server; None for the default.
 
         Raises:
             LocationUnavailable: a file that clouds.yaml names cannot be used.
         """
         if self._cloud is None or self._cloud_credentials is None:
-            return True
+            return None
         try:
-            return await self._cloud_credentials.tls(self._cloud) or True
+            return await self._cloud_credentials.tls(self._cloud)
         except LocationUnavailable as error:
             # Without clouds.yaml there is no credential either. That is reported where one is
             # needed, and says nothing about the server's health.
             if error.problem_code != "no-credential":
                 raise
-            return True
+            return None
 
     async def _auth_headers(self) -> AuthHeaders:
         """The headers that authenticate a request.
@@ -340,9 +337,15 @@ class GlanceServer:
                 "its URL is not valid for a location: set another", code="not-allowed"
             )
         url = self.location.url + path
+        headers = {**headers, **trace_headers()}
         tls = await self._tls()
         proxy = proxy_for(url)
         try:
+            if self._kept is not None and proxy is None:
+                target = f"{path}?{urlencode(params, safe=':,')}" if params else path
+                reply = await self._kept.ask(self.location.url, target, method, headers, tls)
+                if reply is not None:
+                    return reply
             async with self._session.request(
                 method,
                 url,
@@ -350,7 +353,7 @@ class GlanceServer:
                 headers=headers,
                 allow_redirects=False,
                 proxy=proxy,
-                ssl=tls,
+                ssl=tls or True,
             ) as response:
                 return Reply(
                     response.status, response.headers, await read_body(response, max_bytes)

@@ -35,7 +35,9 @@ class HostPolicy:
     """The rules: names, ``*.suffix``, addresses and networks. Without rules, every host is
     allowed."""
 
-    def __init__(self, rules: Iterable[str]) -> None:
+    def __init__(self, rules: Iterable[str], *, require_https: bool = False) -> None:
+        """``require_https``: without it, only loopback is allowed."""
+        self.require_https = require_https
         self.rules = tuple(rule.lower() for rule in rules)
         self.networks = []
         for rule in self.rules:
@@ -64,6 +66,24 @@ class HostPolicy:
         return self.allows_name(host) and (
             is_loopback(host) or not (is_local or address.is_multicast)
         )
+
+    def check_request(self, scheme: str, host: str, *, has_proxy: bool = False) -> None:
+        """Checks what is known before a name is looked up: https where it is required, and the
+        host where nothing is looked up here, so that `HostPolicyResolver` never sees it: an
+        address, or a name that a proxy looks up.
+
+        Raises:
+            LocationUnavailable: the request is not allowed.
+        """
+        if self.require_https and scheme != "https" and not is_loopback(host):
+            raise LocationUnavailable(
+                "it is reached without https (RESOLVER_REQUIRE_HTTPS)", code="not-allowed"
+            )
+        address = parse_address(host)
+        if address is not None and not self.allows(host, address):
+            raise _not_allowed(host, address)
+        if address is None and self.rules and has_proxy and not self.allows_name(host):
+            raise _not_allowed(host)
 
 
 def _not_allowed(host: str, address: Address | None = None) -> LocationUnavailable:
@@ -106,28 +126,13 @@ class HostPolicyResolver(AbstractResolver):
 
 
 class HostPolicyMiddleware:
-    """Checks every request: https where it is required, and the host where the connector does not
-    resolve it, so that `HostPolicyResolver` never sees it: an address, or a name that a proxy looks
-    up."""
+    """Checks every request before a name is looked up."""
 
-    def __init__(self, policy: HostPolicy, *, require_https: bool) -> None:
+    def __init__(self, policy: HostPolicy) -> None:
         self._policy = policy
-        self._require_https = require_https
 
     async def __call__(self, request: ClientRequest, handler: ClientHandlerType) -> ClientResponse:
-        host = request.url.host or ""
-        if self._require_https and request.url.scheme != "https" and not is_loopback(host):
-            raise LocationUnavailable(
-                "it is reached without https (RESOLVER_REQUIRE_HTTPS)", code="not-allowed"
-            )
-        address = parse_address(host)
-        if address is not None and not self._policy.allows(host, address):
-            raise _not_allowed(host, address)
-        if (
-            address is None
-            and self._policy.rules
-            and not self._policy.allows_name(host)
-            and request.proxy is not None
-        ):
-            raise _not_allowed(host)
+        self._policy.check_request(
+            request.url.scheme, request.url.host or "", has_proxy=request.proxy is not None
+        )
         return await handler(request)

@@ -12,7 +12,8 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from resolver.errors import LocationUnavailable
-from resolver.glance.glance_server import GlanceServer, Reply
+from resolver.glance.glance_reply import Reply
+from resolver.glance.glance_server import GlanceServer
 from resolver.glance.listed_rows import (
     NO_MORE_ROWS,
     NO_ROWS,

@@ -12,13 +12,14 @@ import aiohttp
 from resolver.errors import InvalidImageId, LocationUnavailable
 from resolver.glance.cloud_credentials import CloudCredentials
 from resolver.glance.credential_scope import CredentialScope
+from resolver.glance.glance_reply import Reply
 from resolver.glance.glance_server import (
     GLANCE_HEADER,
     MAX_RECORD_BYTES,
     MAX_RECORD_VALUES,
     GlanceServer,
-    Reply,
 )
+from resolver.glance.kept_connections import KeptConnections
 from resolver.glance.listed_rows import rows_of
 from resolver.glance.rate_limits import PROBE_WAIT_SECONDS, RateLimits
 from resolver.glance.scope_cache import ScopeCache
@@ -131,7 +132,9 @@ class ImageProbe:
         cloud_credentials: CloudCredentials,
         rate_limits: RateLimits,
         scopes: ScopeCache,
+        kept: KeptConnections | None = None,
     ) -> None:
+        self._kept = kept
         self._session = session
         self._cloud_credentials = cloud_credentials
         self._rate_limits = rate_limits
@@ -204,4 +207,5 @@ class ImageProbe:
             self._cloud_credentials,
             self._rate_limits,
             max_wait=PROBE_WAIT_SECONDS,
+            kept=self._kept,
         )

@@ -1,4 +1,4 @@
-"""Lets a location know which trace a request belongs to, and makes a span of the request."""
+"""Makes a span of each request to a location."""
 
 from __future__ import annotations
 
@@ -7,16 +7,11 @@ from types import SimpleNamespace
 
 import aiohttp
 
-from resolver.spans import NO_SPANS, RequestSpan, Spans
-from resolver.trace_context import trace_headers
+from resolver.spans import RequestSpan, Spans
 
 
 def request_traces(spans: Spans) -> aiohttp.TraceConfig:
     """For the HTTP session of locations."""
-    config = aiohttp.TraceConfig()
-    if spans is NO_SPANS:
-        config.on_request_start.append(_pass_on)
-        return config
 
     async def begin(
         _: object, context: SimpleNamespace, request: aiohttp.TraceRequestStartParams
@@ -24,16 +19,14 @@ def request_traces(spans: Spans) -> aiohttp.TraceConfig:
         url = request.url
         span = spans.request(request.method, url.host or "", url.port or 0, url.path)
         context.span = span
-        request.headers.update(span.headers() if span else trace_headers())
+        if span:
+            request.headers.update(span.headers())
 
+    config = aiohttp.TraceConfig()
     config.on_request_start.append(begin)
     config.on_request_end.append(_end)
     config.on_request_exception.append(_fail)
     return config
-
-
-async def _pass_on(_: object, __: object, request: aiohttp.TraceRequestStartParams) -> None:
-    request.headers.update(trace_headers())
 
 
 async def _end(_: object, context: SimpleNamespace, request: aiohttp.TraceRequestEndParams) -> None:

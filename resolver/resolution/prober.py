@@ -13,6 +13,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Container, Coroutine, Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import structlog
@@ -241,21 +242,28 @@ class Prober:
     async def _collect(request: ProbeRequest, joined: Mapping[int, InFlightProbe]) -> None:
         """Waits for a usable "yes", or until every location that is not down has answered; at most
         until the deadline."""
-        results = {number: probe.result for number, probe in joined.items()}
-        waiting = set(results.values())
-        asked = [view for view in request.views if view.location.number in results]
-        usable = {
-            results[view.location.number] for view in asked if view.name not in request.exclude
-        }
-        awaited = {
-            results[view.location.number] for view in asked if view.health is not Health.DOWN
-        } or waiting
-        while awaited & waiting and (left := request.until - time.monotonic()) > 0:
-            done, waiting = await asyncio.wait(
-                waiting, timeout=left, return_when=asyncio.FIRST_COMPLETED
+        asked = [view for view in request.views if view.location.number in joined]
+        up = [view for view in asked if view.health is not Health.DOWN]
+        awaited = {view.location.number for view in up or asked}
+        if not awaited:
+            return
+        enough = asyncio.get_running_loop().create_future()
+
+        # One future for all: to wait for the first of those that are left, again and again, takes
+        # time that grows with the square of their number.
+        def collect(view: LocationView, result: asyncio.Future[ProbeResult]) -> None:
+            awaited.discard(view.location.number)
+            has_usable = (
+                not request.claimed
+                and view.name not in request.exclude
+                and _is_usable(result.result())
             )
-            if not request.claimed and any(_is_usable(result.result()) for result in done & usable):
-                return
+            if not enough.done() and (has_usable or not awaited):
+                enough.set_result(None)
+
+        for view in asked:
+            joined[view.location.number].result.add_done_callback(partial(collect, view))
+        await asyncio.wait([enough], timeout=max(0.0, request.until - time.monotonic()))
 
     def probe_in_background(self, probing: Coroutine[Any, Any, Any]) -> None:
         """Runs a probe that no caller waits for."""

@@ -95,7 +95,10 @@ class StandIn(Images):
         try:
             return await self._answer(request)
         except Fault as fault:
-            return fault.response()
+            response = fault.response()
+            if fault.status != 401:  # that is Keystone's middleware
+                _add_request_id(response)
+            return response
 
     async def _answer(self, request: web.Request) -> web.Response:
         if not request.path.startswith(f"{self.prefix}/") and request.path != self.prefix:
@@ -121,7 +124,7 @@ class StandIn(Images):
             text = f"The method {request.method} is not allowed for this resource."
             fail(405, text, Allow=", ".join(route.methods))
         response = await handler(call, *found.groups())
-        response.headers["X-Openstack-Request-Id"] = f"req-{uuid.uuid4()}"
+        _add_request_id(response)
         return response
 
     def _unversioned(self, request: web.Request, path: str) -> web.Response:
@@ -161,3 +164,7 @@ class StandIn(Images):
         if self.anonymous:
             return Caller("")
         fail(401, "This server could not verify that you are authorized to access the document.")
+
+
+def _add_request_id(response: web.Response) -> None:
+    response.headers["X-Openstack-Request-Id"] = f"req-{uuid.uuid4()}"
