@@ -42,7 +42,8 @@ def conflicts(as_json: bool, url: str, token: str | None) -> None:
 @click.option(
     "--auth-token",
     envvar="OS_TOKEN",
-    help="Keystone token with which images are listed.  [env: OS_TOKEN]",
+    help="Keystone token with which images are listed; without it, each location's own credential "
+    "lists them.  [env: OS_TOKEN]",
 )
 @gateway_options
 def missing(
@@ -58,16 +59,15 @@ def missing(
     """Print, for each image that no location of a region has, the commands that would import it.
 
     The output is a script for a shell with the OpenStack client and a login. With --tag, --name or
-    --min-age, images are those that all locations list so to the holder of OS_TOKEN.
+    --min-age, images are those that locations list so: each to its own credential, or all to the
+    holder of OS_TOKEN.
     """
     count = without_source = 0
     chosen = [("tag", tag) for tag in tags]
     chosen += [("name", name)] if name else []
     chosen += [("min_age", min_age)] if min_age else []
     headers = {}
-    if chosen:
-        if not auth_token:
-            raise click.UsageError("--tag, --name and --min-age need OS_TOKEN (or --auth-token)")
+    if chosen and auth_token:
         GatewayAddress(url, auth_token)  # the same rule holds for this token
         headers = {"X-Auth-Token": auth_token}
     path = f"/report/missing?{urlencode([('region', region), *chosen])}"

@@ -46,13 +46,14 @@ OnRows = Callable[[LocationStream, Sequence[Row]], None]
 
 
 class Caller:
-    """Asks locations with one client's token, until one deadline."""
+    """Asks locations with one client's token, or each with its own credential, until one
+    deadline."""
 
     def __init__(
         self,
         listings: CallerListings,
         query: ListingQuery,
-        token: str,
+        token: str | None,
         deadline: float,
         locations: int,
         unasked: Mapping[str, str],
@@ -60,6 +61,7 @@ class Caller:
         allow_partial: bool,
     ) -> None:
         """Args:
+        token: the client's; None: each location's own credential.
         deadline: on `time.monotonic`.
         locations: how many are asked.
         unasked: names of locations that cannot be asked, each with the reason.

@@ -48,20 +48,26 @@ class Targets(NamedTuple):
 
 
 def listing_targets(
-    table: Table, preferences: Preferences, home_region: str, domain: str | None = None
+    table: Table,
+    preferences: Preferences,
+    home_region: str,
+    domain: str | None = None,
+    *,
+    all_domains: bool = False,
 ) -> Targets:
     """Which locations a client's listing is made of: those in service that it does not exclude, of
-    the domain that its token is of.
+    the domain that its token is of, or of ``all_domains``.
 
     Raises:
         InvalidRequest: it cannot be known of which domain the token is.
     """
     in_service = [view for view in table.in_service() if not exclusion_reason(view, preferences)]
-    offered = (
-        _of_one_domain(in_service, preferences.region)
-        if domain is None
-        else [view for view in in_service if view.location.domain == domain]
-    )
+    if all_domains:
+        offered: Sequence[LocationView] = in_service
+    elif domain is None:
+        offered = _of_one_domain(in_service, preferences.region)
+    else:
+        offered = [view for view in in_service if view.location.domain == domain]
     views = [view for view in offered if view.serves is None or view.serves[1]]
     views.sort(key=lambda view: (rank_key(view, preferences, home_region), view.name))
     unasked = {
@@ -135,13 +141,14 @@ class Lister:
     async def page(
         self,
         query: ListingQuery,
-        token: str,
+        token: str | None,
         preferences: Preferences,
         *,
         allow_partial: bool = False,
         domain: str | None = None,
     ) -> ListedPage:
-        """A page of the listing, as the holder of ``token`` sees it.
+        """A page of the listing, as the holder of ``token`` sees it; None: as each location shows
+        it to its own credential.
 
         ``domain``: that of the token, where Keystone was asked.
 
@@ -157,7 +164,9 @@ class Lister:
         with self._admit(), self._spans.span("list images", {"limit": query.limit}):
             table = await self._reader.usable_table()
             preferences = preferences.for_table(table)
-            targets = listing_targets(table, preferences, self._home_region, domain)
+            targets = listing_targets(
+                table, preferences, self._home_region, domain, all_domains=token is None
+            )
             caller = Caller(
                 self._listings,
                 query,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from typing import Any
 
 from resolver.image_facts import Content, differ
@@ -76,8 +76,9 @@ def conflict_row(owners: list[ImageOwner], image_id: bytes, text: str) -> dict[s
     }
 
 
-def missing_in(region: str) -> Describe:
-    """Describes the images that no location in ``region`` has."""
+def missing_in(region: str, domains: Container[str]) -> Describe:
+    """Describes the images that no location in ``region`` has. ``domains``: those of its locations.
+    Another domain's Keystone does not know the region."""
 
     def describe(owners: list[ImageOwner], image_id: bytes, text: str) -> dict[str, Any] | None:
         if any(owner.view.location.region == region for owner in owners):
@@ -87,9 +88,11 @@ def missing_in(region: str) -> Describe:
             "region": region,
             "locations": sorted(owner.name for owner in owners),
         }
-        source = _import_source(owners)
+        source = _import_source(o for o in owners if o.view.location.domain in domains)
         if source is None:
-            no_source = "no owner is usable, in service and in a region that has a name"
+            no_source = (
+                "no owner is usable, in service, in a region that has a name and of the same domain"
+            )
             return {**row, "source": None, "reason": no_source}
         commands = import_commands(
             region, source.view.location.region, text, source.spell(image_id, text)

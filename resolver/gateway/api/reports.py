@@ -66,14 +66,14 @@ async def report_conflicts(request: web.Request) -> web.StreamResponse:
 @admin_only
 async def report_missing(request: web.Request) -> web.StreamResponse:
     """GET /report/missing?region=NAME. With ``tag``, ``name`` or ``min_age`` only the images that
-    all locations list so to the holder of the ``X-Auth-Token``."""
+    locations list so: each to its own credential, or all to the holder of an ``X-Auth-Token``."""
     pairs = _parameters(request, ("region", *FILTERS))
     region = dict(pairs).get("region", "")
     if not region:
         raise InvalidRequest("name the region that lacks the images: ?region=NAME")
     wanted = _wanted(pairs, time.time())
     table = await request.app[SERVICES].tables.fresh()
-    there = {view.name for view in table.by_name.values() if view.location.region == region}
+    there = [view for view in table.by_name.values() if view.location.region == region]
     if not there:
         regions = sorted({view.location.region for view in table.by_name.values()} - {""})
         raise NotFound(
@@ -81,12 +81,19 @@ async def report_missing(request: web.Request) -> web.StreamResponse:
             code="region-not-found",
         )
     problems = table.coverage_problems(time.time())
-    describe = missing_in(region)
+    describe = missing_in(region, {view.location.domain for view in there})
     lines = _lines(request, table, describe)
     if wanted is not None:
-        lines = _lines_of_listed(request, wanted, describe)
+        token = request.headers.get(AUTH_TOKEN) or None
+        if token and len({view.location.domain for view in table.in_service()}) > 1:
+            raise InvalidRequest(
+                "the locations take tokens of several Keystones (`domain`), and yours is of one: "
+                f"leave {AUTH_TOKEN} (the command: OS_TOKEN) out, and each location is asked with "
+                "its own credential"
+            )
+        lines = _lines_of_listed(request, wanted, token, describe)
     async with aclosing(lines):
-        return await _stream(request, table, lines, problems.keys() & there)
+        return await _stream(request, table, lines, problems.keys() & {view.name for view in there})
 
 
 class Wanted(NamedTuple):
@@ -144,18 +151,15 @@ async def _lines(request: web.Request, table: Table, describe: Describe) -> Line
             yield "".join(report.lines(rows[start : start + ROWS_PER_WRITE]))
 
 
-async def _lines_of_listed(request: web.Request, wanted: Wanted, describe: Describe) -> Lines:
-    """The lines about images that locations list.
+async def _lines_of_listed(
+    request: web.Request, wanted: Wanted, token: str | None, describe: Describe
+) -> Lines:
+    """The lines about images that locations list to the holder of ``token``; None: each to its own
+    credential.
 
     Raises:
         ResolverError: of a listing; see `resolver.listing.lister.Lister.page`.
     """
-    token = request.headers.get(AUTH_TOKEN, "")
-    if not token:
-        raise InvalidRequest(
-            f"names, tags and ages are those that locations list: send a Keystone token in "
-            f"{AUTH_TOKEN}"
-        )
     services, query = request.app[SERVICES], wanted.query
     while True:
         page = await services.lister.page(query, token, DEFAULT_PREFERENCES)
