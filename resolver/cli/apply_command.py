@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from resolver.cli.gateway_client import Gateway, GatewayError, gateway_options
-from resolver.cli.output import confirm, print_json, shown
+from resolver.cli.output import confirm, counted, print_json, shown
 from resolver.errors import ResolverError
 
 BATCH_SIZE = 1000
@@ -62,10 +62,10 @@ def apply(
         return
     if dry_run:
         return
-    if not (yes or confirm(f"make {len(changes)} changes at {url}?")):
+    if not (yes or confirm(f"make {counted(len(changes), 'change')} at {url}?")):
         raise ResolverError("nothing was changed; --yes does it without asking")
     _make(gateway, changes, file)
-    click.echo(f"{len(changes)} changes made", err=as_json)
+    click.echo(f"{counted(len(changes), 'change')} made", err=as_json)
 
 
 def _registered(gateway: Gateway) -> dict[str, Fields]:

@@ -65,9 +65,12 @@ async def examine() -> list[Finding]:
 async def _examine_redis(settings: Settings) -> list[Finding]:
     """Whether Redis answers, allows what is needed, and keeps what it is given; and where it
     answers, what is in it."""
-    from resolver.cli.examinations import examine_index  # noqa: PLC0415
+    from resolver.cli.examinations import examine_index, finding  # noqa: PLC0415
     from resolver.index import open_index  # noqa: PLC0415
 
+    if settings.is_embedded:
+        text = "in the memory of the process that serves, so that it cannot be examined from here"
+        return [finding("index", text, "`glance-resolver status` asks that process")]
     async with open_index(
         settings.redis_url,
         url_file=settings.redis_url_file,

@@ -18,6 +18,7 @@ from resolver.cli.output import (
     Column,
     Output,
     confirm,
+    counted,
     output_options,
     print_fields,
     print_json,
@@ -330,7 +331,7 @@ def remove(name: str, yes: bool, url: str, token: str | None) -> None:
     """Remove a location. Its images stop resolving to it at once."""
     gateway = Gateway(url, token)
     row = gateway.call("GET", _path(name))
-    question = f"remove {name} ({row['url']}, {row['sweep']['images']} images)?"
+    question = f"remove {name} ({row['url']}, {counted(row['sweep']['images'], 'image')})?"
     if not (yes or confirm(question)):
         raise ResolverError("nothing was removed; --yes does it without asking")
     gateway.call("DELETE", _path(name))

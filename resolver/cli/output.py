@@ -32,6 +32,11 @@ COLUMN_GAP = 3
 F = TypeVar("F", bound=Callable[..., Any])
 
 
+def counted(number: int, noun: str) -> str:
+    """``1 change``, ``2 changes``."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def print_json(value: Any, *, compact: bool = False) -> None:
     """``compact``: on one line."""
     click.echo(json.dumps(value, indent=None if compact else 2, ensure_ascii=False))

@@ -9,6 +9,7 @@ from urllib.parse import urlencode
 import click
 
 from resolver.cli.gateway_client import GatewayAddress, decode_answer, gateway_options
+from resolver.cli.output import counted
 from resolver.cli.stream_client import StreamRequest
 from resolver.cli.suggesting_group import SuggestingGroup
 
@@ -30,7 +31,7 @@ def conflicts(as_json: bool, url: str, token: str | None) -> None:
     for line in _lines(StreamRequest(url, token), "/report/conflicts"):
         count += 1
         click.echo(line.decode() if as_json else _conflict_text(decode_answer(line)))
-    click.echo(f"{count:,} images have different bytes at their owners", err=True)
+    click.echo(f"{counted(count, 'image')} with different bytes at the owners", err=True)
 
 
 @report.command()
@@ -82,7 +83,7 @@ def missing(
             click.echo(f"# {row['id']}: {row['reason']}")
         else:
             click.echo(f"{row['create']} && {row['command']}")
-    text = f"region {region} lacks {count:,} images"
+    text = f"region {region} lacks {counted(count, 'image')}"
     if without_source:
         text += f"; {without_source:,} of them cannot be imported from anywhere now"
     click.echo(text, err=True)

@@ -12,7 +12,7 @@ import click
 from resolver.cli.ages import age
 from resolver.cli.gateway_client import Gateway, GatewayError, gateway_options
 from resolver.cli.members_command import MEMBER_COLUMNS
-from resolver.cli.output import Output, print_json, print_table
+from resolver.cli.output import Output, counted, print_json, print_table
 from resolver.cli.printable import printable_lines
 from resolver.cli.sweep_command import SweepProgress
 from resolver.errors import IndexLost, IndexUnavailable
@@ -116,7 +116,7 @@ class StatusView:
         found, counts = answer["status"], answer["status"]["locations"]
         click.echo(
             f"glance-resolver {found['version']} ({found['role']}) at {answer['gateway']}: "
-            f"{counts['all']} locations, {counts['up']} up, {counts['down']} down, "
+            f"{counted(counts['all'], 'location')}, {counts['up']} up, {counts['down']} down, "
             f"{counts['covered']} covered"
         )
         _print_problems(found["problems"])

@@ -9,6 +9,7 @@ import click
 
 from resolver.cli.completion_command import existing_location
 from resolver.cli.gateway_client import Gateway, GatewayError, gateway_options, segment
+from resolver.cli.output import counted
 
 POLL_SECONDS = 0.5
 """Between two requests for the progress of a sweep."""
@@ -34,7 +35,7 @@ def sweep(name: str, confirm_shrink: bool, wait: bool, url: str, token: str | No
         return
     result = _wait_for_sweep(gateway, name, before)
     click.echo(
-        f"{name}: {result['images']} images, {result['claimed']} claimed, "
+        f"{name}: {counted(result['images'], 'image')}, {result['claimed']} claimed, "
         f"{result['released']} released"
     )
 

@@ -32,10 +32,14 @@ def rows(text: str) -> dict[str, list[str]]:
     return {name: rest for name, *rest in lines[1:]}
 
 
-def test_the_embedded_index_passes_every_check() -> None:
+def test_an_index_in_memory_is_that_of_another_process() -> None:
     result = doctor("memory:", "--json")
     assert result.exit_code == 0, result.output
-    assert json.loads(result.stdout)["ok"] is True
+    found = json.loads(result.stdout)
+    assert found["ok"] is True
+    lines = {line["name"]: line for line in found["checks"]}
+    assert lines.keys() == {"settings", "index"}
+    assert "glance-resolver status" in lines["index"]["fix"]
 
 
 @pytest.mark.redis

@@ -146,7 +146,7 @@ async def test_apply_can_be_repeated(run: Run, tmp_path: Path) -> None:
     file = tmp_path / "locations.yaml"
     file.write_text("locations: {one: {url: https://one.example, weight: 2}}")
     code, out, err = await run("locations", "apply", str(file), "--yes", "--json")
-    assert (code, err) == (0, "1 changes made\n")
+    assert (code, err) == (0, "1 change made\n")
     assert [(c["what"], c["location"]) for c in json.loads(out)] == [("add", "one")]
     assert (await run("locations", "apply", str(file)))[1] == "nothing to change\n"
     file.write_text("locations: {one: {url: https://new.example}}")
@@ -220,7 +220,7 @@ async def test_apply_sends_many_changes_with_one_request(
     rows = [f"l{n}: {{url: 'http://127.0.0.{n % 250 + 2}:{n + 20000}'}}" for n in range(1000)]
     file.write_text(f"locations: {{{', '.join(rows)}}}")
     code, _, err = await run("locations", "apply", str(file), "--yes", "--json")
-    assert (code, err) == (0, "1000 changes made\n")
+    assert (code, err) == (0, "1,000 changes made\n")
     assert len(gateway.services.tables.table) == 1000
     response = await gateway.http.get("/metrics")
     count = 'glance_resolver_requests_total{method="POST",route="/locations",status="200"} 1.0'

@@ -34,7 +34,7 @@ async def test_without_problems_the_exit_status_is_0(run: Run, gateway: Gateway)
     await gateway.location("one")
     status, out, _ = await run("status")
     assert status == 0
-    assert f"glance-resolver {__version__} (gateway) at {gateway.url}: 1 locations, 1 up" in out
+    assert f"glance-resolver {__version__} (gateway) at {gateway.url}: 1 location, 1 up" in out
     assert "nothing is wrong" in out
 
 

@@ -145,7 +145,7 @@ async def test_commands(run: Run) -> None:
     assert (status, out.split()[0], err) == (
         0,
         CONFLICT,
-        "1 images have different bytes at their owners\n",
+        "1 image with different bytes at the owners\n",
     )
     status, out, err = await run("report", "missing", "--region", "Region Two")
     assert status == 0
@@ -231,7 +231,7 @@ async def test_the_command_takes_the_same_filters(
     options = ("--tag", "golden", "--name", "debian-*", "--min-age", "30d")
     status, out, err = await run(*command, *options)
     assert (status, len(out.splitlines()), golden["debian-12"] in out) == (0, 1, True)
-    assert "lacks 1 images" in err
+    assert "lacks 1 image" in err
 
 
 @pytest.fixture
