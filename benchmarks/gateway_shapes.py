@@ -43,6 +43,8 @@ FORGETFUL = {
 }
 """Settings with which each absent id is asked about each time."""
 
+LOGGING = {"ACCESS_LOG": "all", "LOG_LEVEL": "info"}
+
 CLOSE = '["Connection"] = "close"'
 REQUEST_ID = '["X-Openstack-Request-Id"] = "req-" .. id'
 
@@ -100,7 +102,7 @@ SHAPES = (
     ),
     Shape("90 % plain, 10 % schemas", "/v2/images/", "", 0.7, 1.0, script=SCHEMAS_MIXED_IN),
     Shape("90 % plain, 10 % by aiohttp", "/v2/images/", "", 0.0, 0.0, script=AIOHTTP_MIXED_IN),
-    Shape("redirect, kept, warm, each logged", "/v2/images/", "", 0.0, 0.0, {"ACCESS_LOG": "all"}),
+    Shape("redirect, kept, warm, each logged", "/v2/images/", "", 0.0, 0.0, LOGGING),
     Shape("redirect, TLS, kept connection, warm", "/v2/images/", "", 0.0, 0.0, tls=True),
     Shape("redirect, TLS, a new connection each", "/v2/images/", CLOSE, 0.0, 0.0, tls=True),
 )

@@ -20,13 +20,18 @@ from types import FrameType
 
 from benchmarks.common import make_table, out, parse_arguments, sorted_ids
 from benchmarks.gateway_process import fill_index, run_gateway, run_wrk, write_wrk_script
+from benchmarks.gateway_shapes import CLOSE, LOGGING, REQUEST_ID
 from benchmarks.machine import cpu_seconds, describe_machine, pin_to_core
 from benchmarks.redis_server import RedisServer
 
 LAYER = re.compile(r"/(resolver/\w+|asyncio|aiohttp|prometheus_client|structlog|redis)[/.]")
 SYSTEM_CALLS = {
-    "_SelectorSocketTransport.write": "system: write to a socket",
-    "_SelectorSocketTransport._read_ready__data_received": "system: read from a socket",
+    "TcpTransport.write": "system: write to a client",
+    "TcpTransport._read": "system: read from a client",
+    "socket._real_close": "system: close a connection",
+    "socket.accept": "system: accept a connection",
+    "_SelectorSocketTransport.write": "system: write to Redis",
+    "_SelectorSocketTransport._read_ready__data_received": "system: read from Redis",
     "EpollSelector.select": "system: wait for sockets",
 }
 """Functions that do little else than a system call."""
@@ -74,15 +79,18 @@ def serve_with_sampler(file: str) -> None:
         Path(file).write_text(json.dumps(samples))
 
 
-def profile(title: str, settings: dict[str, str]) -> None:
-    """Profiles a gateway with these settings and prints the result."""
+def profile(
+    title: str, settings: dict[str, str], path: str = "/v2/images/", headers: str = ""
+) -> None:
+    """Profiles a gateway with these settings, for requests below a path with header fields as in a
+    Lua table, and prints the result."""
     with tempfile.TemporaryDirectory() as name, RedisServer(LOAD_CORE) as redis:
         folder, ids = Path(name), sorted_ids(IMAGES)
         file = folder / "samples"
         module = ["benchmarks.profile_layers", "--serve", str(file)]
         with run_gateway(redis.url, SERVER_CORE, module=module, settings=settings) as (port, pid):
             asyncio.run(fill_index(redis, ids))
-            script = write_wrk_script(folder, "ids", ids, IMAGES)
+            script = write_wrk_script(folder, "ids", ids, IMAGES, path, headers)
             run_wrk(port, script, LOAD_CORE, CONNECTIONS, WARM_UP_SECONDS)
             os.kill(pid, signal.SIGUSR1)
             before = cpu_seconds(pid)
@@ -109,7 +117,10 @@ def main() -> None:
     pin_to_core(LOAD_CORE)
     profile("warm", {})
     profile("cold", {"CACHE_SIZE": "1000"})
-    profile("warm, with log lines", {"ACCESS_LOG": "all", "LOG_LEVEL": "info"})
+    profile("warm, with log lines", LOGGING)
+    profile("warm, with request ids of their own", {}, headers=REQUEST_ID)
+    profile("warm, a new connection each", {}, headers=CLOSE)
+    profile("GET /resolve/{id}, warm", {}, "/resolve/")
 
 
 if __name__ == "__main__":

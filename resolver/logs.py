@@ -34,9 +34,13 @@ class RequestLog:
     written with one call.
     """
 
-    def __init__(self, *, json_lines: bool) -> None:
-        """``json_lines``: write JSON directly to standard error, past structlog and logging."""
+    def __init__(self, *, json_lines: bool, is_shown: bool = True) -> None:
+        """Args:
+        json_lines: write JSON directly to standard error, past structlog and logging.
+        is_shown: whether the lowest level of the log lets these lines through.
+        """
         self._json_lines = json_lines
+        self.is_shown = is_shown
         self._pending: list[str] = []
         self._structlog = structlog.get_logger("access")
         self._second = 0
@@ -165,7 +169,8 @@ def configure(*, level: str, log_format: str) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
-    _request_log = RequestLog(json_lines=not text and root.isEnabledFor(logging.INFO))
+    is_shown = root.isEnabledFor(logging.INFO)
+    _request_log = RequestLog(json_lines=not text and is_shown, is_shown=is_shown)
     use_standard_logging()
 
 

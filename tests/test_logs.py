@@ -48,6 +48,26 @@ def test_requests_are_not_logged_above_their_level() -> None:
     assert written_lines("warning", "json") == []
 
 
+def test_a_request_that_is_not_logged_costs_two_calls() -> None:
+    script = """
+import sys
+from resolver import logs
+from resolver.gateway.access_log import AccessLog
+
+logs.configure(level="warning", log_format="json")
+access_log, calls = AccessLog("all"), []
+sys.setprofile(lambda frame, event, _: event == "call" and calls.append(frame.f_code.co_qualname))
+access_log.write("req-1", "GET", "/v2/images", 307, 0.25, "::1", "found")
+sys.setprofile(None)
+print(*calls)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=30
+    )
+    assert done.stdout.split() == ["AccessLog.write", "request_log"]
+    assert not done.stderr
+
+
 def test_text_format() -> None:
     lines = written_lines("info", "text")
     assert len(lines) == 18

@@ -65,7 +65,7 @@ class AccessLog:
     ) -> None:
         """Writes the line of a request that was answered within ``seconds``. ``admin``: the name of
         its token, if it has one. ``trace_id``: of the trace that it belongs to, if to any."""
-        if status < self.least_status:
+        if status < self.least_status or not request_log().is_shown:
             return
         if self._skips_checks and status < 400 and target.partition("?")[0] in CHECK_PATHS:
             return
