@@ -103,4 +103,12 @@ def main(arguments: list[str] | None = None) -> Any:
         sys.exit(1)
     except BrokenPipeError:  # `| head` has read enough
         sys.stderr.close()
+    except (ImportError, AttributeError) as error:  # what another version of a package lacks
+        from resolver.cli.package_versions import unfit_packages  # noqa: PLC0415
+
+        if not (unfit := unfit_packages()):
+            raise
+        text = f"{'; '.join(unfit)}: `pip install --upgrade glance-resolver` ({error})"
+        click.echo(f"glance-resolver: {printable_lines(text)}", err=True)
+        sys.exit(1)
         sys.exit(1)
