@@ -36,6 +36,9 @@ MAX_CALLS = 38
 MAX_INDEX_CALLS = 53
 """The same for a redirect whose owners are read from the index, together with 49 others."""
 
+MAX_RESPONSES_PER_TURN = 16
+"""To one client, so that a hundred keep the others waiting for some 20 ms at most."""
+
 
 def request(text: str) -> bytes:
     return f"GET /v2/images/{text} HTTP/1.1\r\nHost: gateway\r\nX-Auth-Token: t\r\n\r\n".encode()
@@ -195,3 +198,16 @@ async def test_a_cached_image_costs_no_round_trip_and_few_calls(
     assert trips == []
     assert len(client.writes) == 5
     assert len(names) <= MAX_CALLS, f"{len(names)} calls: {names}"
+
+
+async def test_a_client_that_sends_many_requests_at_once_shares_each_turn_of_the_loop(
+    connections: Connections,
+) -> None:
+    connection, client = await connections.connect()
+    connection.data_received(request(IDS[0]))
+    await wait_until(lambda: client.writes)
+    client.writes.clear()
+    connection.data_received(request(IDS[0]) * 40)
+    await asyncio.sleep(0)
+    assert 0 < len(client.writes) <= MAX_RESPONSES_PER_TURN
+    await wait_until(lambda: len(client.writes) == 40)
