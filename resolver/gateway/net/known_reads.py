@@ -37,7 +37,10 @@ _REQUEST_ID_FIELD = re.compile(
 )
 
 MAX_BYTES = 2048
-"""Longer requests are parsed each time."""
+"""Longer requests, without the fields that each has of its own, are parsed each time."""
+
+MAX_REQUEST_BYTES = 4096
+"""The same with these fields. What is longer may also be many requests."""
 
 MAX_KINDS = 1024
 
@@ -215,7 +218,7 @@ class KnownReads:
         ``remembered``: the last kind of this connection, if it has credentials.
         """
         line = _LINE.match(data)
-        if line is None:
+        if line is None or len(data) > MAX_REQUEST_BYTES:
             return None
         start, end = line.span(1)
         key = data[:start] + data[end:]

@@ -40,8 +40,6 @@ _PARTIAL_LINE = re.compile(
     rb"[A-Z]{0,16}(?: [!-~]*(?: (?:H(?:T(?:T(?:P(?:/[0-9.]*)?)?)?)?)?\r?)?)?"
 )
 _FIELDS = re.compile(rb"(?:[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t\x20-\x7e\x80-\xff]*\r\n)*\r\n")
-_BARE_LF = re.compile(rb"(?<!\r)\n")
-_BARE_CR = re.compile(rb"\r(?!\n)")
 
 SINGLE_FIELDS = frozenset(
     {
@@ -207,8 +205,10 @@ def _check_partial(data: bytes, checked: int) -> None:
         return
     line = _match_line(data)
     _check_fields_size(len(data) - line.end())
-    start = max(0, checked - 1)  # the last byte may have been half of a CRLF
-    if _BARE_LF.search(data, start) or _BARE_CR.search(data.removesuffix(b"\r"), start):
+    # Either end may be half of a CRLF.
+    start = checked - (data[checked - 1 : checked] == b"\r")
+    new = data[start:].removesuffix(b"\r")
+    if not new.count(b"\r") == new.count(b"\n") == new.count(b"\r\n"):
         raise MalformedError(400, "lines must end in CRLF")
 
 
