@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
+from urllib.parse import urlsplit
 
 from resolver.models import Health, format_id
 from resolver.resolution import Preferences
@@ -22,15 +23,16 @@ from tests.model.answer_checks import (
     ReceivedAnswer,
     check_answer,
 )
+from tests.model.redis_events import LossyProxy, RedisEvents
 from tests.model.world import ADMIN, TOKEN, ModelServer, World
-from tests.model.world_events import LOCATION_NAMES, LONG_PROBE_TIMEOUT, WorldEvents, WrongAnswer
+from tests.model.world_events import LOCATION_NAMES, LONG_PROBE_TIMEOUT, WrongAnswer
 from tests.support.wait import wait_until
 
 SETTLE_TIMEOUT_SECONDS = 15.0
 """For gateways and index to show a change; a second where the machine is idle."""
 
 
-class ModelRun(WorldEvents):
+class ModelRun(RedisEvents):
     """One random step after the other, and the history of the last ones."""
 
     def __post_init__(self) -> None:
@@ -58,6 +60,10 @@ class ModelRun(WorldEvents):
             self.change_state: 2,
             self.remove: 1,
             self.lose_keys: 1,
+            self.lose_reply: 2,
+            self.evict: 1,
+            self.rebuild: 1,
+            self.write_as_newer_version: 2,
             self.register: 3,
             self.repoint: 1,
             self.collect: 1,
@@ -320,6 +326,7 @@ class ModelRun(WorldEvents):
         for task in list(self._running_tasks):
             await task
         self._running_tasks.clear()
+        await self.check_unknown_fields()
         await asyncio.sleep(0)
         # Excluded owners are asked in the background. What they answer may trip the shrink guard,
         # and counts even if the credential has its rights back when it is checked.
@@ -378,6 +385,10 @@ async def run_world(url: str, seed: int, gateways: int) -> AsyncIterator[ModelRu
     pike: dict[str, Any] = rng.choice([{"v1": True}, {"v1": True, "v2": False}])
     absent_ttl = rng.choice([0.0, 0.3])
     async with AsyncExitStack() as stack:
+        proxy = None
+        if (port := urlsplit(url).port) is not None:
+            proxy = await stack.enter_async_context(LossyProxy(port))
+            url = proxy.url
         servers = [
             ModelServer("a", page_cap=cap, tokens={TOKEN: ADMIN}),
             ModelServer("b", old=True, page_cap=cap, **pike),
@@ -397,12 +408,13 @@ async def run_world(url: str, seed: int, gateways: int) -> AsyncIterator[ModelRu
             absent_ttl=absent_ttl,
         )
         # With the default overlap each poll would read every change of this test.
-        timings = IndexerTimings(poll_overlap=1.0)
+        timings = IndexerTimings(poll_overlap=1.0, drop_after=1)
         opened = [
             await stack.enter_async_context(open_services(settings, timings=timings))
             for _ in range(gateways)
         ]
         model = ModelRun(rng, World(servers), opened, absent_ttl)
+        model.proxy = proxy
         try:
             yield model
         finally:

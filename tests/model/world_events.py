@@ -34,11 +34,6 @@ LONG_PROBE_TIMEOUT = 10.0
 """Seconds, unless a server is silent."""
 
 
-LOSABLE_KEYS = ("numbers", "status", "retired", "progress", "changes", "wanted")
-"""Keys of the registry that can be lost while the index goes on. Of the records of locations the
-model would have to know which are lost; ``tests/faults/test_losses.py`` has those."""
-
-
 class WrongAnswer(AssertionError):
     """The resolver gave a wrong answer."""
 
@@ -74,7 +69,10 @@ class WorldEvents:
         """Numbers of locations whose shrink guard was ever tripped."""
         self._known_deletions: set[tuple[int, bytes]] = set()
         self._announced_at: dict[tuple[int, bytes], float] = {}
-        self._keys_lost_at = 0.0
+        self._counts_lost_at = 0.0
+        """When sweeps under way may have lost what they count on, last."""
+        self._evicted_at, self._evicted_time = 0.0, 0.0
+        """When Redis evicted claims last, on `time.monotonic` and in seconds since 1970."""
         self._delayed: list[DelayedNotification] = []
         self._deletion_logs: dict[int, DeletionLog] = {}
         self._open_questions: dict[bytes, list[Question]] = {}
@@ -265,7 +263,7 @@ class WorldEvents:
         if sweep.error_code not in ("", "shrink-guard") or (sweep.error and confirm):
             raise WrongAnswer(f"the sweep of {name} failed: {sweep.error}")
         # Without its request and status, a sweep may use counts of claims that are minutes old.
-        exactly = not sweep.error and self._keys_lost_at < begun
+        exactly = not sweep.error and self._counts_lost_at < begun
         await self._check_claims(services, name, registration, begun, exactly=exactly)
         if settle:
             await self._check_statuses(services, name, begun)
@@ -279,7 +277,9 @@ class WorldEvents:
         self.log_step(f"{name} is polled")
         services.indexer.poll_immediately(registration.number)
         # What a credential did not see is found by the next sweep, not by the next poll.
-        whole = view.status.sweep.ended is not None and view.status.sweep.sees_all
+        # And only a sweep finds again what Redis evicted.
+        sweep = view.status.sweep
+        whole = sweep.sees_all and sweep.ended and (sweep.started or 0) > self._evicted_time
         if not await self._run_indexer_work(services, WorkKey(WorkKind.POLL, registration.number)):
             return
         record = (await services.index.records.load()).records.get(name)
@@ -304,7 +304,9 @@ class WorldEvents:
         exactly: bool,
     ) -> None:
         """The index has a claim for every image that a location had all the time since `begun`, and
-        if `exactly` for no others."""
+        if `exactly` for no others, unless Redis evicted some meanwhile."""
+        if self._evicted_at >= begun:
+            return
         claims: set[bytes] = set()
         async for _, batch in services.index.claims.of_location(registration.number):
             claims |= batch.keys()
@@ -466,13 +468,3 @@ class WorldEvents:
             await self.any_gateway.registry.remove(name)
             self.world.change(name, None)
             self.log_step(f"location {name} is removed")
-
-    # Redis
-
-    async def lose_keys(self) -> None:
-        """Redis loses parts of the registry without a word."""
-        lost = self.rng.sample(LOSABLE_KEYS, self.rng.randint(1, 2))
-        for key in lost:
-            await self.any_gateway.index.client.command("DEL", f"glr:{{reg}}:{key}")
-        self._keys_lost_at = time.monotonic()
-        self.log_step(f"redis loses {' and '.join(lost)}")
