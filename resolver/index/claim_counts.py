@@ -117,12 +117,13 @@ class LocationSpans:
         """Spans in UUID order, empty ones included."""
         self.total = sum(self._of_location)
         """Claims of the location when they were counted, those that are not in order included."""
+        self._id_shift = counts.buckets.shift + counts.shift
         self.is_ordered = counts.buckets.is_ordered
         """Whether the claim on an image lies in these spans, or in `unordered`."""
 
     def span(self, image_id: bytes) -> int:
         """The span that an image belongs to in UUID order, from 0."""
-        return self._counts.buckets.position(image_id) >> self._counts.shift
+        return int.from_bytes(image_id[:4], "big") >> self._id_shift
 
     def unordered(self, max_memory_bytes: int = MAX_MEMORY_BYTES) -> UnorderedClaims:
         """The location's other claims. ``max_memory_bytes``: of the ids that are listed."""
@@ -142,7 +143,8 @@ class LocationSpans:
         """(span, {image id: claim}) of the location in the spans from ``first`` to before ``end``,
         as far as a sweep needs them that has listed just these images there: claims of images
         listed, where it has any in the span, and all that are not listed. All images are in UUID
-        order in the index.
+        order in the index. Claims of several spans that are all listed come together, with the
+        number of one of them.
 
         Raises:
             IndexUnavailable: Redis does not answer, or a bucket has other contents than claims.
@@ -167,11 +169,12 @@ class LocationSpans:
         ids = [image_id for ids in to_look_up.values() for image_id in ids]
         stored = await self._claims.stored(self._number, ids, buckets=self._counts.buckets)
         for span, ids in to_look_up.items():
-            found = {image_id: stored[image_id] for image_id in ids if image_id in stored}
-            if len(found) < counted[span]:  # some are not listed
+            if sum(map(stored.__contains__, ids)) < counted[span]:  # some are not listed
                 to_read.append(span)
-            else:
-                yield span, found
+                for image_id in ids:
+                    stored.pop(image_id, None)
+        if stored:
+            yield first, stored
         buckets, shift = self._counts.buckets, self._counts.shift
         async for bucket, claims in self._claims.of_location(
             self._number, self._buckets_of(sorted(to_read)), buckets=buckets
