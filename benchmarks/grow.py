@@ -26,8 +26,8 @@ from resolver.index import Index, open_index
 AIMS = {10_000: 30.0, 100_000: 26.0, 1_000_000: 24.0}
 """Bytes an image at most, above what an index of one image takes."""
 
-RATE_IMAGES, RATE_AIM = 100_000, 2.0
-"""At so many images, claims a second of processor time to those of the index that does not grow."""
+RATE_IMAGES, RATE_AIM = 100_000, 2 * 90_307
+"""At so many images, claims a second: twice what the index did before it grew (2026-11-23)."""
 
 FIXED_BITS = 16
 """Of the index that does not grow, for comparison: the default before indexes grew."""
@@ -108,10 +108,9 @@ async def main() -> None:
     for count, (grown, _) in results.items():
         text = f"{count:,} images: {grown.image_bytes:.1f} bytes an image"
         print_verdict(text, f"{AIMS[count]:g}", met=grown.image_bytes <= AIMS[count])
-    grown, fixed = results[RATE_IMAGES]
-    ratio = grown.claims_per_cpu_second / fixed.claims_per_cpu_second
-    text = f"{RATE_IMAGES:,} images: {ratio:.1f} times the claims of {FIXED_BITS} bits"
-    print_verdict(text, f"{RATE_AIM:g} times", met=ratio >= RATE_AIM)
+    rate = results[RATE_IMAGES][0].claims_per_second
+    text = f"{RATE_IMAGES:,} images: {rate:,.0f} claims a second"
+    print_verdict(text, f"{RATE_AIM:,}", met=rate >= RATE_AIM)
 
 
 if __name__ == "__main__":
