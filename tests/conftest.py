@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -18,6 +19,10 @@ from tests.support.process import ServerUnavailableError, Startable
 from tests.support.rabbit import RabbitServer
 from tests.support.redis import RedisServer
 from tests.support.requirements import cannot_run
+
+# Hundreds of processes would compile the package, and each worker the tests.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 # A busy machine must not fail a test. In CI a failure must be reproducible.
 hypothesis.settings.register_profile("desk", deadline=None)

@@ -85,5 +85,5 @@ async def gateway(start: Start) -> Gateway:
 
 
 @pytest.fixture
-def client(connect: Connect, gateway: Gateway) -> Side:
+def client(gateway: Gateway, connect: Connect) -> Side:
     return connect(gateway.url)

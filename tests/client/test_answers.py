@@ -87,7 +87,7 @@ async def test_a_malformed_id_is_an_error(client: Side) -> None:
     assert caught.value.code == "invalid-image-id"
 
 
-async def test_many_ids_in_chunks(connect: Connect, start: Start) -> None:
+async def test_many_ids_in_chunks(start: Start, connect: Connect) -> None:
     gateway = await start(probe=True, bulk_limit=2)
     client = connect(gateway.url)
     async with cloud_of(gateway.services) as cloud:
@@ -177,7 +177,7 @@ async def test_a_token_with_a_line_break(connect: Connect, tmp_path: Path) -> No
 
 
 async def test_a_glance_server_in_place_of_a_gateway_is_an_error(
-    connect: Connect, pair: Cloud
+    pair: Cloud, connect: Connect
 ) -> None:
     with pytest.raises(GatewayError, match="check its URL"):
         await connect(pair.servers["one"].url).call("resolve", ONE)
@@ -206,7 +206,7 @@ async def test_urls_that_are_refused(connect: Connect, url: str) -> None:
         connect(url)
 
 
-async def test_a_gateway_below_a_path(connect: Connect, gateway: Gateway) -> None:
+async def test_a_gateway_below_a_path(gateway: Gateway, connect: Connect) -> None:
     """As behind a proxy with a prefix: here the region's, below which there is no /resolve."""
     async with scripted(Scripted(404, {"code": "not-found", "detail": "no such path"})) as server:
         with pytest.raises(GatewayError, match="no such path"):

@@ -67,11 +67,12 @@ class GlanceHome(Home):
 
 @dataclass(frozen=True)
 class KeystoneHome(Home):
-    """An installed Keystone, and what ``keystone-manage`` makes of an empty directory."""
+    """An installed Keystone, and what ``keystone-manage`` makes of an empty directory: keys, and a
+    database with the first admin."""
 
     @property
     def template(self) -> Path:
-        return self.path / "template"
+        return self.path / "bootstrapped"
 
 
 def install(path: Path | None = None) -> GlanceHome:
@@ -88,7 +89,10 @@ def install(path: Path | None = None) -> GlanceHome:
 def install_keystone() -> KeystoneHome:
     """The same for Keystone."""
     home = KeystoneHome(default_cache(f"keystone-{KEYSTONE_VERSION}"))
-    _made(home, KEYSTONE_REQUIREMENTS, lambda log: _make_keystone(home, log))
+    _made(home, KEYSTONE_REQUIREMENTS, lambda log: None)
+    with _locked(home.path / ".lock"):
+        if not home.template.exists():
+            _bootstrap_keystone(home, home.path / "bootstrap.log")
     return home
 
 
@@ -169,7 +173,16 @@ key_repository = {directory}/fernet
 key_repository = {directory}/fernet
 [credential]
 key_repository = {directory}/credential
+[identity]
+# Each login would take a third of a second of the processor.
+password_hash_rounds = 4
+[cache]
+enabled = true
+backend = oslo_cache.dict
 """
+
+KEYSTONE_PASSWORD = "keystone-admin-secret"
+"""Password of Keystone's first admin."""
 
 
 def write_keystone_config(directory: Path) -> Path:
@@ -180,13 +193,20 @@ def write_keystone_config(directory: Path) -> Path:
     return conf
 
 
-def _make_keystone(home: KeystoneHome, log: Path) -> None:
-    shutil.rmtree(home.template, ignore_errors=True)
-    conf = write_keystone_config(home.template)
+def _bootstrap_keystone(home: KeystoneHome, log: Path) -> None:
+    scratch = home.path / "bootstrap"
+    shutil.rmtree(scratch, ignore_errors=True)
+    conf = write_keystone_config(scratch)
     user, group = pwd.getpwuid(os.getuid()).pw_name, grp.getgrgid(os.getgid()).gr_name
     owner = ["--keystone-user", user, "--keystone-group", group]
-    for command in (["db_sync"], ["fernet_setup", *owner], ["credential_setup", *owner]):
+    for command in (
+        ["db_sync"],
+        ["fernet_setup", *owner],
+        ["credential_setup", *owner],
+        ["bootstrap", "--bootstrap-password", KEYSTONE_PASSWORD, "--bootstrap-region-id", "one"],
+    ):
         _run([home.bin("keystone-manage"), "--config-file", conf, *command], log)
+    scratch.rename(home.template)
 
 
 def write_config(

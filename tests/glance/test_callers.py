@@ -15,9 +15,9 @@ import pytest
 import yaml
 
 from tests.glance.gateway import Gateway
-from tests.glance.install import GlanceHome, KeystoneHome
+from tests.glance.install import KEYSTONE_PASSWORD, GlanceHome, KeystoneHome
 from tests.support.glance import Answer, GlanceProcess, Image, call
-from tests.support.keystone import PASSWORD, KeystoneServer
+from tests.support.keystone import KeystoneServer
 
 pytestmark = [pytest.mark.glance, pytest.mark.timeout(600)]
 
@@ -50,7 +50,7 @@ class Clouds:
 
 def clouds_file(file: Path, keystones: dict[str, KeystoneServer]) -> Path:
     where = {"user_domain_id": "default", "project_name": "admin", "project_domain_id": "default"}
-    login = {"username": "admin", "password": PASSWORD}
+    login = {"username": "admin", "password": KEYSTONE_PASSWORD}
     clouds = {
         name: {"auth": {**where, **login, "auth_url": f"{keystone.url}/v3"}}
         for name, keystone in keystones.items()
@@ -71,7 +71,7 @@ def clouds(
             folder / name,
             auth="keystone",
             keystone=keystone.url,
-            token=keystone.token("admin", PASSWORD, "admin"),
+            token=keystone.token("admin", KEYSTONE_PASSWORD, "admin"),
         )
 
     with (

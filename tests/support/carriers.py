@@ -15,6 +15,7 @@ from typing import ClassVar
 
 from tests.support.nginx import nginx_arguments, nginx_config
 from tests.support.process import ServerProcess, find_program, free_port
+from tests.support.wait import POLL_SECONDS
 
 CONFIG = Path(__file__).resolve().parents[2] / "config"
 
@@ -141,7 +142,7 @@ class _Question(socketserver.BaseRequestHandler):
 def loopback_dns() -> Iterator[int]:
     """A DNS server that knows every name, as 127.0.0.1. Yields its port."""
     with socketserver.UDPServer(("127.0.0.1", 0), _Question) as server:
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread = threading.Thread(target=server.serve_forever, args=(POLL_SECONDS,), daemon=True)
         thread.start()
         yield server.server_address[1]
         server.shutdown()

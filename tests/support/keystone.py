@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import http.client
 import shutil
-import subprocess
 from pathlib import Path
 from typing import Any, Self
 
-from tests.glance.install import KeystoneHome, write_keystone_config
+from tests.glance.install import KEYSTONE_PASSWORD, KeystoneHome, write_keystone_config
 from tests.support.glance import Answer, call
 from tests.support.process import ServerProcess, clean_environment, log_tail
 
 SERVE = Path(__file__).resolve().parents[1] / "glance" / "serve_keystone.py"
-PASSWORD = "keystone-admin-secret"
-"""Password of the first admin."""
 
 
 class KeystoneServer(ServerProcess):
@@ -42,13 +39,6 @@ class KeystoneServer(ServerProcess):
     def prepare(self) -> None:
         shutil.copytree(self.home.template, self.directory, dirs_exist_ok=True)
         write_keystone_config(self.directory)
-        manage: list[str | Path] = [self.home.bin("keystone-manage"), "--config-file", self._config]
-        command = [*manage, "bootstrap"]
-        command += ["--bootstrap-password", PASSWORD, "--bootstrap-region-id", "one"]
-        for interface in ("admin", "public", "internal"):
-            command += [f"--bootstrap-{interface}-url", f"{self.url}/v3"]
-        with self.log.open("a") as log:
-            subprocess.run(command, stdout=log, stderr=log, env=self.environment(), check=True)
 
     def command(self) -> list[str | Path]:
         return [self.home.bin("python"), SERVE, str(self.port)]
@@ -62,7 +52,10 @@ class KeystoneServer(ServerProcess):
     def start(self) -> Self:
         super().start()
         try:
-            self._token = self.token("admin", PASSWORD, "admin")
+            self._token = self.token("admin", KEYSTONE_PASSWORD, "admin")
+            identity = self.make("service", type="identity", name="keystone")["id"]
+            for interface in ("admin", "public", "internal"):
+                self._endpoint(identity, interface, "one", f"{self.url}/v3")
             self.user("glance", "glance", "service", "admin", "service")
             self._image_service = self.make("service", type="image", name="glance")["id"]
         except BaseException:
@@ -124,10 +117,7 @@ class KeystoneServer(ServerProcess):
         regions = self.request("GET", "/v3/regions").json()["regions"]
         if region not in {known["id"] for known in regions}:
             self.make("region", id=region)
-        self.make(
-            "endpoint",
-            service_id=self._image_service,
-            interface="public",
-            region_id=region,
-            url=url,
-        )
+        self._endpoint(self._image_service, "public", region, url)
+
+    def _endpoint(self, service: str, interface: str, region: str, url: str) -> None:
+        self.make("endpoint", service_id=service, interface=interface, region_id=region, url=url)

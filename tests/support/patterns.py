@@ -7,6 +7,7 @@ constants are found as they are used, wherever they lie.
 from __future__ import annotations
 
 import ast
+import functools
 import importlib
 import re
 import time
@@ -91,6 +92,7 @@ def patterns_of(source: str, names: dict[str, Any], *, all_sources: str = "") ->
         for target in node.targets
         if isinstance(target, ast.Name)
     }
+    searching = _searching_names(source)
     found = []
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.module == "re":
@@ -102,9 +104,9 @@ def patterns_of(source: str, names: dict[str, Any], *, all_sources: str = "") ->
         if function != "compile":
             is_searching = function not in ANCHORED
         elif variable is not None:
-            is_searching = _is_searched_with(variable, source + all_sources)
+            is_searching = variable in searching | _searching_names(all_sources)
         else:
-            is_searching = _is_searched_with(r"\w+", source)
+            is_searching = bool(searching)
         methods = EVERYWHERE if is_searching else ANCHORED
         found.append(FoundPattern(_pattern_of(node, names), methods))
     return found
@@ -126,10 +128,11 @@ def _function_of_re(call: ast.Call) -> str | None:
     return None
 
 
-def _is_searched_with(name: str, source: str) -> bool:
-    return (
-        re.search(rf"\b(?!re\.){name}\.(search|subn?|split|find(all|iter))\(", source) is not None
-    )
+@functools.cache
+def _searching_names(source: str) -> frozenset[str]:
+    """The names whose `search` and the like are called there, except `re` itself."""
+    called = re.findall(r"\b(\w+)\.(?:search|subn?|split|find(?:all|iter))\(", source)
+    return frozenset(called) - {"re"}
 
 
 _FLAGS_POSITION = {"sub": 4, "subn": 4, "split": 3}
@@ -163,6 +166,7 @@ def route_patterns() -> Iterator[FoundPattern]:
             yield FoundPattern(pattern, ANCHORED)
 
 
+@functools.cache
 def all_patterns() -> dict[str, FoundPattern]:
     """Each pattern once, by its text and flags.
 

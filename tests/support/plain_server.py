@@ -11,6 +11,8 @@ from email.message import Message
 from types import TracebackType
 from typing import Self
 
+from tests.support.wait import POLL_SECONDS
+
 
 @dataclass(frozen=True)
 class PlainReply:
@@ -51,7 +53,7 @@ class PlainServer(ABC):
                 """Nothing."""
 
         self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._thread = threading.Thread(target=self._server.serve_forever)
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(POLL_SECONDS,))
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
 
     @abstractmethod
