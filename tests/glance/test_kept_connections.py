@@ -20,6 +20,7 @@ from resolver.glance import GlanceServer, connect, keep_connections
 from resolver.glance.kept_connections import KeptConnection, KeptConnections, UnusualAnswer
 from resolver.models import Location
 from resolver.standin import StandIn
+from tests.glance.pair import Pair
 from tests.support.certificates import Authority
 from tests.support.clouds import clouds
 from tests.support.wait import wait_until
@@ -371,3 +372,18 @@ async def test_a_server_with_unusual_answers_still_proves_absence() -> None:
             text = f"00000000-0000-4000-8000-00000000000{number}"
             assert (await cloud.resolve(text)).outcome == "absent"
         assert cloud.image_requests("one") == 3, "the first question was asked by both clients"
+
+
+@pytest.mark.glance
+async def test_a_real_glance_answers_plainly(glance_pair: Pair, kept: KeptConnections) -> None:
+    name, image = glance_pair.with_data()[0]
+    server = glance_pair.servers[name]
+    absent = "00000000-0000-4000-8000-000000000000"
+    paths = {f"/v2/images/{image.id}": 200, f"/v2/images/{absent}": 404, f"/v2/tasks/{absent}": 404}
+    for path, status in paths.items():
+        for _ in range(2):
+            reply = await kept.ask(server.url, path, "GET", {"X-Auth-Token": server.token}, None)
+            assert reply is not None
+            assert reply.status == status
+            assert "X-Openstack-Request-Id" in reply.headers
+            assert path.rpartition("/")[2].encode() in reply.body
