@@ -140,7 +140,7 @@ class CallerImages:
         views = [v for v in context.table.in_service() if v.location.domain == caller.domain]
         asking = _Questions(self, image, lookup.claims, token)
         if not in_full:
-            resolution = await self._ask_owners(context, views, asking)
+            resolution = await self._ask_owners(context, views, asking, needs_bytes=needs_bytes)
             if resolution is not None:
                 self._remember(caller, resolution)
                 return resolution
@@ -156,10 +156,15 @@ class CallerImages:
         return resolution
 
     async def _ask_owners(
-        self, context: AnswerContext, views: Sequence[LocationView], asking: _Questions
+        self,
+        context: AnswerContext,
+        views: Sequence[LocationView],
+        asking: _Questions,
+        *,
+        needs_bytes: bool,
     ) -> Resolution | None:
-        """The answer, where the best owner shows the image within its head start. Otherwise this
-        takes all of that time."""
+        """The answer, where the best owner shows the image within its head start (where bytes are
+        needed: and some owner has them). Otherwise this takes all of that time."""
         until = time.monotonic() + self._head_start
         image_id = asking.image_id
         numbers = {view.location.number for view in views}
@@ -177,7 +182,7 @@ class CallerImages:
                 results |= await asking.ask(others[:MAX_OTHER_OWNERS], self._head_start)
                 shown = tuple(r.owner for r in results.values() if r.owner is not None)
                 found = decide_found(context, image_id, context.owners_of(shown))
-                if found is not None:
+                if found is not None and not (needs_bytes and found.lacks_bytes):
                     return Resolution(replace(found, source="probe"), context, shown, results)
         await asyncio.sleep(until - time.monotonic())
         return None
@@ -313,7 +318,7 @@ class _Questions:
             done, waiting = await asyncio.wait(
                 waiting, timeout=left, return_when=asyncio.FIRST_COMPLETED
             )
-            if any_yes_is_enough and any(_result_of(task).owner for task in done):
+            if any_yes_is_enough and any(_result_of(task).is_usable for task in done):
                 break
         results = {number: _result_of(task) for number, task in tasks.items()}
         for number, task in late.items():

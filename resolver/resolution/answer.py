@@ -50,6 +50,11 @@ class ProbeResult:
     location_updated: float = 0.0
     """When the location was last changed. An answer from before a change does not count."""
 
+    @property
+    def is_usable(self) -> bool:
+        """Whether the location has the image, and it can be downloaded there as far as is known."""
+        return self.owner is not None and self.owner.status in (None, ImageStatus.ACTIVE)
+
 
 NOT_ASKED = ProbeResult(reason="it was not asked in time", asked=False)
 
@@ -63,7 +68,8 @@ class Answer:
     owners: tuple[ImageOwner, ...] = ()
     """Owners that may be offered, best first."""
     missing: tuple[str, ...] = ()
-    """Names of locations that could not vouch for the image's absence."""
+    """Names of locations that could not vouch for the image's absence; where no owner has its
+    bytes, those that may have it all the same."""
     detail: str = ""
     source: str = "index"
     """``index``, ``cache``, ``probe`` or ``stale``."""
@@ -252,6 +258,26 @@ def decide(
         detail = "No owner is known, and no location vouches for what it lacks."
         return Answer(image_id, Outcome.UNKNOWN, detail=detail)
     return _absent(context, image_id, probes)
+
+
+def decide_after_probes(
+    context: AnswerContext,
+    image_id: bytes,
+    claims: tuple[Owner, ...],
+    probes: Mapping[int, ProbeResult],
+    *,
+    needs_bytes: bool,
+) -> Answer:
+    """The answer when all locations were asked. Where bytes are needed and no owner has them,
+    ``missing`` names the other locations that may have the image all the same."""
+    answer = decide(context, image_id, claims, probes)
+    if answer.outcome is not Outcome.FOUND:
+        return answer
+    missing: list[str] = []
+    if needs_bytes and answer.lacks_bytes:
+        owners = {owner.name for owner in answer.owners}
+        missing = [name for name in _probe_doubts(context, probes) if name not in owners]
+    return replace(answer, source="probe", missing=tuple(missing))
 
 
 def doubt_absence(context: AnswerContext, answer: Answer, doubt: str) -> Answer:

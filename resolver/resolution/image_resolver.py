@@ -19,6 +19,7 @@ from resolver.resolution.answer import (
     ProbeResult,
     corrected_claims,
     decide,
+    decide_after_probes,
     decide_found,
     doubt_absence,
 )
@@ -233,7 +234,7 @@ class Resolver:
         needs_bytes: bool,
     ) -> Resolution:
         """Answers from the index if that is enough. Otherwise probes the doubted owners first,
-        then all other locations."""
+        then all other locations: also where bytes are needed and no known owner has them."""
         image_id, _ = image
         owners = context.owners_of(claims)
         found = decide_found(context, image_id, owners)
@@ -270,7 +271,8 @@ class Resolver:
             if found := decide_found(context, image_id, context.owners_of(claims)):
                 best = probes.get(found.owners[0].number, NOT_ASKED)
                 found = replace(found, source="probe" if best.owner else "index")
-                return Resolution(found, context, claims, probes)
+                if not (needs_bytes and found.lacks_bytes):
+                    return Resolution(found, context, claims, probes)
         known = {claim.number for claim in claims} | probes.keys()
         if self._coverage.is_proof_for(context.preferences):
             context, proofs, _ = await self._coverage.proofs(context, [image_id], claims, budget)
@@ -281,9 +283,7 @@ class Resolver:
         probes |= await self._prober.probe(request, charge)
         claims = corrected_claims(claims, probes)
         context = await self.with_current_table(context, budget)
-        answer = decide(context, image_id, claims, probes)
-        if answer.outcome is Outcome.FOUND:
-            answer = replace(answer, source="probe")
+        answer = decide_after_probes(context, image_id, claims, probes, needs_bytes=needs_bytes)
         return Resolution(answer, context, claims, probes)
 
     def _probe_request(

@@ -20,7 +20,7 @@ import structlog
 
 from resolver.errors import IndexUnavailable, LocationUnavailable, ShrinkGuardTripped
 from resolver.glance import ImageProbe, ProbeAnswer
-from resolver.image_facts import ImageFacts, ImageStatus
+from resolver.image_facts import ImageFacts
 from resolver.index import Index
 from resolver.models import Health, Owner
 from resolver.registry import LocationView, Table, TableKeeper
@@ -95,11 +95,6 @@ class ProbeRequest:
     exclude: Container[str] = ()
     """Names of locations whose "yes" is not usable for this client."""
     updates_index: bool = True
-
-
-def _is_usable(result: ProbeResult) -> bool:
-    """Whether the location has the image, and it can be downloaded there as far as is known."""
-    return result.owner is not None and result.owner.status in (None, ImageStatus.ACTIVE)
 
 
 class Prober:
@@ -256,7 +251,7 @@ class Prober:
             has_usable = (
                 not request.claimed
                 and view.name not in request.exclude
-                and _is_usable(result.result())
+                and result.result().is_usable
             )
             if not enough.done() and (has_usable or not awaited):
                 enough.set_result(None)

@@ -12,6 +12,7 @@ from resolver.models import format_id, parse_id
 from tests.gateway.conftest import Gateway, Start
 from tests.support.clouds import Cloud, Hold, cloud_of
 from tests.support.contents import ONE, OTHER
+from tests.support.faults import status
 from tests.support.ids import make_ids
 from tests.support.wait import wait_until
 
@@ -163,6 +164,35 @@ async def test_owners_are_asked_before_bytes_are_refused(cloud: tuple[Gateway, C
     response, _ = await gateway.get(f"/v2/images/{ID}")
     assert response.headers["Location"].startswith(two.url)
     assert servers.image_requests("two") == asked, "the index knows it now"
+
+
+async def test_other_locations_are_asked_before_bytes_are_refused(
+    cloud: tuple[Gateway, Cloud],
+) -> None:
+    """The index knows nothing of the copy that can be downloaded."""
+    gateway, servers = cloud
+    one, two = await servers.add("one"), await servers.add("two")
+    one.add(id=ID, status="queued", data=b"")
+    two.add(id=ID)
+    await gateway.claim_with_facts("one", ID, PENDING)
+    response, _ = await gateway.get(PATHS[0])
+    assert (response.status, response.headers["Location"]) == (307, f"{two.url}{PATHS[0]}")
+
+
+async def test_bytes_are_not_gone_while_a_location_may_have_them(
+    cloud: tuple[Gateway, Cloud],
+) -> None:
+    gateway, servers = cloud
+    (await servers.add("one")).add(id=ID, status="killed", data=b"")
+    await servers.add("two")
+    await gateway.claim_with_facts("one", ID, DEAD)
+    servers.set_fault("two", status(500))
+    response, body = await gateway.get(PATHS[0])
+    assert (response.status, body["code"], body["missing"]) == (503, "image-pending", ["two"])
+    assert "not known at two" in body["detail"]
+    servers.set_fault("two", None)
+    response, body = await gateway.get(PATHS[0])
+    assert (response.status, body["code"], body["missing"]) == (410, "image-dead", [])
 
 
 async def test_a_probe_waits_for_an_owner_with_bytes(cloud: tuple[Gateway, Cloud]) -> None:

@@ -35,6 +35,7 @@ from resolver.image_facts import ImageStatus
 from resolver.models import format_id, letter_case_of, parse_id
 from resolver.registry import LocationView
 from resolver.resolution import RETRY_AFTER_SECONDS, Answer, ImageOwner, Preferences
+from resolver.resolution.answer import join_briefly
 
 JSON = "application/json"
 URI_LIST = "text/uri-list"
@@ -291,14 +292,16 @@ def _raise_if_without_bytes(answer: Answer) -> None:
     image has no bytes. Whether it hands out those of a deactivated image, the owner decides.
 
     Raises:
-        ImagePending: no owner has them yet.
+        ImagePending: no owner has them yet, or a location that could not be asked may have them.
         ImageDead: no owner will ever have them.
     """
     if not answer.lacks_bytes:
         return
     where = ", ".join(f"{owner.status} at {owner.name}" for owner in answer.owners)
+    if answer.missing:
+        where += f"; it is not known at {join_briefly(answer.missing)}"
     headers = {"Vary": VARY_PREFERENCES}
-    if answer.best_status is ImageStatus.PENDING:
+    if answer.best_status is ImageStatus.PENDING or answer.missing:
         raise ImagePending(
             f"The image has no data yet. Its status: {where}. Retry later.",
             extra=answer.as_json(),
