@@ -41,6 +41,11 @@ def is_token_text(text: str) -> bool:
 
 _TOKEN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,62}", re.ASCII)
 
+_NAME_AND_ROLE = re.compile(
+    rf"{_TOKEN_NAME.pattern}:({'|'.join(Role)})([:=].*)?", re.ASCII | re.DOTALL
+)
+"""A role whose token is missing or follows the wrong sign. As a TOKEN it would be an admin's."""
+
 
 def parse_token(text: str) -> AdminToken:
     """An entry of RESOLVER_ADMIN_TOKENS: ``TOKEN``, ``NAME=TOKEN`` or ``NAME:ROLE=TOKEN``.
@@ -56,6 +61,7 @@ def parse_token(text: str) -> AdminToken:
         not _TOKEN_NAME.fullmatch(name)
         or len(token) < MIN_TOKEN_CHARACTERS
         or not is_token_text(token)
+        or _NAME_AND_ROLE.fullmatch(token)
         or (colon and role not in list(Role))
     ):
         raise ValueError(

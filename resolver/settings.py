@@ -375,8 +375,10 @@ class Settings(BaseSettings):
     @classmethod
     def _public(cls, value: str) -> str:
         parts = urlsplit(value)
-        if value and (parts.scheme not in ("http", "https") or not parts.hostname):
-            raise ValueError("it must be an http or https URL")
+        if value and (
+            parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc
+        ):
+            raise ValueError("it must be an http or https URL without a user and a password")
         return value.rstrip("/")
 
     @field_validator("prefix")

@@ -197,6 +197,7 @@ def test_tokens_have_a_name() -> None:
     assert parse_token("ops=token=") == ("ops", "token=", Role.ADMIN)
     assert parse_token("token=") == ("admin", "token=", Role.ADMIN)
     assert parse_token("board:ro=token=") == ("board", "token=", Role.RO)
+    assert parse_token("long:rosy-token") == ("admin", "long:rosy-token", Role.ADMIN)
 
 
 @pytest.mark.parametrize(
@@ -215,11 +216,17 @@ def test_tokens_have_a_name() -> None:
         ({"admin_tokens": f"{TOKEN},two words here"}, "RESOLVER_ADMIN_TOKENS: token 2"),
         ({"admin_tokens": f"={TOKEN}"}, "RESOLVER_ADMIN_TOKENS: token 1"),
         ({"admin_tokens": "p\u00e4ssword"}, "RESOLVER_ADMIN_TOKENS: token 1"),
+        # A role whose token is missing or follows the wrong sign is no admin's token.
+        ({"admin_tokens": "ops:ro"}, "RESOLVER_ADMIN_TOKENS: token 1"),
+        ({"admin_tokens": "ops:state="}, "RESOLVER_ADMIN_TOKENS: token 1"),
+        ({"admin_tokens": f"ops:ro:{TOKEN}"}, "RESOLVER_ADMIN_TOKENS: token 1"),
+        ({"admin_tokens": f"TOKENS=ops:ro={TOKEN}"}, "RESOLVER_ADMIN_TOKENS: token 1"),
         ({"allowed_hosts": "*"}, "RESOLVER_ALLOWED_HOSTS: '*'"),
         ({"allowed_hosts": "a.*.example"}, "RESOLVER_ALLOWED_HOSTS: 'a.*.example'"),
         ({"allowed_hosts": "*."}, "RESOLVER_ALLOWED_HOSTS: '*.'"),
         ({"allowed_hosts": "10.0.0.0/99"}, "RESOLVER_ALLOWED_HOSTS: '10.0.0.0/99'"),
         ({"public_url": "images.example"}, "RESOLVER_PUBLIC_URL: it must be"),
+        ({"public_url": "https://me:s3cret@images.example"}, "RESOLVER_PUBLIC_URL: it must be"),
         ({"prefix": ""}, "RESOLVER_PREFIX: it must be"),
         ({"prefix": "{x}:"}, "RESOLVER_PREFIX: it must be"),
         ({"prefix": "a b"}, "RESOLVER_PREFIX: it must be"),

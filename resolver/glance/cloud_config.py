@@ -43,7 +43,9 @@ def read_cloud(cloud: CloudRef) -> Any:
     """The configuration of a cloud as clouds.yaml has it now: openstacksdk's ``CloudRegion``.
 
     Raises:
-        LocationUnavailable: there is no such cloud or region, or the extra is not installed.
+        LocationUnavailable: there is no such cloud or region, or the extra is not installed. The
+            cloud that openstacksdk makes of ``OS_*`` variables is refused: they are secrets of this
+            host, which nobody put into clouds.yaml for a location.
     """
     try:
         from openstack.config import OpenStackConfig  # noqa: PLC0415 - the optional extra
@@ -56,6 +58,11 @@ def read_cloud(cloud: CloudRef) -> Any:
     logging.getLogger("openstack.config").setLevel(logging.ERROR)
     try:
         config = OpenStackConfig(pw_func=None)
+    except Exception as error:
+        raise cloud_error(cloud, f": {_unreadable_file() or reason_of(error)}") from error
+    if cloud.name == config.envvar_key:
+        raise cloud_error(cloud, ": this name is for OS_* variables, which no location may use")
+    try:
         region = cloud.region
         if not region and cloud.preferred_region in _region_names(config, cloud.name):
             region = cloud.preferred_region

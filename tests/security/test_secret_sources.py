@@ -273,6 +273,21 @@ async def test_a_clouds_credential_goes_to_hosts_of_its_catalog_only(
             assert sent == []
 
 
+async def test_the_login_of_the_environment_is_no_cloud_of_a_location(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, session: aiohttp.ClientSession
+) -> None:
+    pytest.importorskip("openstack")
+    monkeypatch.setenv("OS_CLIENT_CONFIG_FILE", str(tmp_path / "none.yaml"))
+    async with FakeKeystone() as keystone, StandIn() as server:
+        for name, value in keystone.auth().items():
+            monkeypatch.setenv(f"OS_{name.upper()}", value)
+        location = Location(name="one", url=server.url, auth={"cloud": "envvars"})
+        credentials = CloudCredentials(any_host=True)
+        with pytest.raises(LocationUnavailable, match="OS_\\* variables") as caught:
+            await GlanceServer(session, location, credentials).credential()
+        assert caught.value.problem_code == "no-credential"
+
+
 INSIDE = "db_password=hunter2"
 ANSWERS = {
     "no HTTP": f"{INSIDE}\r\n\r\n",
