@@ -136,7 +136,8 @@ class Rebuild:
 
     async def _meta(self, *names: str) -> list[int | None]:
         """Numbers in the index's meta; None for those that are not set."""
-        return _optional_ints(await self._client.command("HMGET", self._keys.meta, *names))
+        reply = await self._client.command("HMGET", self._keys.meta, *names)
+        return _optional_ints(reply, len(names))
 
     async def _copy_all(self, new: Buckets, report: Report, copy_buckets: int) -> None:
         old = self._layout.current
@@ -183,8 +184,11 @@ class Rebuild:
 
 
 @parses_reply
-def _optional_ints(reply: Any) -> list[int | None]:
-    return [optional_int(value) for value in reply]
+def _optional_ints(reply: Any, count: int) -> list[int | None]:
+    values = [optional_int(value) for value in reply]
+    if len(values) != count:
+        raise ValueError(f"{len(values)} values in place of {count}")
+    return values
 
 
 @parses_reply

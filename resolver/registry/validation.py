@@ -40,7 +40,10 @@ def parse_location(name: str, fields: Mapping[str, Any], base: Location | None =
     known = {"name", *LOCATION_FIELDS}
     unknown = [str(field)[:40] for field in fields if field not in known]
     if unknown:
-        named = ", ".join(f"{field}{did_you_mean(field, LOCATION_FIELDS)}" for field in unknown)
+        named = ", ".join(
+            f"{field if field.isprintable() else repr(field)}{did_you_mean(field, LOCATION_FIELDS)}"
+            for field in unknown
+        )
         raise InvalidLocation(f"unknown field {named}: a location has {', '.join(LOCATION_FIELDS)}")
     values = {
         field: spec.parse(fields.get(field), field)

@@ -175,6 +175,7 @@ OK = b"+OK\r\n"
 @example([OK, b":5\r\n" * 9], "lookup")
 @example([OK, b"$1\r\na\r\n-ERR no\r\n"], "create")
 @example([OK, OK, b"$1\r\na\r\n-ERR no\r\n"], "create")
+@example([OK, b"$0\r\n\x00\x00-\r\n"], "rebuild progress")
 @given(
     st.tuples(st.just(OK) | PLAIN, st.lists(JUNK | st.just(b""), max_size=5)).map(
         lambda some: [some[0], *some[1]]

@@ -185,6 +185,7 @@ def test_changing_some_fields_leaves_the_others() -> None:
         ({"networks": ["10.0.0.0/8"]}, "give `region` too"),
         ({"domain": 5}, "`domain` must be a text"),
         ({"number": 5}, "unknown field number"),
+        ({"netw\x7frks": 5}, "unknown field 'netw\\x7frks' (did you mean 'networks'?)"),
         ({"name": "two"}, "cannot be renamed"),
         ({"region": 5}, "`region` must be a text"),
         ({"region": "a\nb"}, "`region` must be a text"),
