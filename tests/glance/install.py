@@ -113,6 +113,13 @@ def install_packages(what: str, requirements: Path) -> Home:
     return home
 
 
+def install_clients(name: str) -> Home:
+    """The same for the clients in requirements-NAME.txt, without any server."""
+    home = Home(default_cache(f"clients-{name}"))
+    _made(home, HERE / f"requirements-{name}.txt", lambda log: None)
+    return home
+
+
 def _made(home: Home, requirements: Path, then: Callable[[Path], None]) -> None:
     """Makes an installation where there is none with these pins. A second run waits for the
     first."""

@@ -3,7 +3,7 @@
     python client_operations.py '{"client": "openstack", "url": "http://…", …}'
 
 Prints a JSON object of each operation and what came of it: empty where it worked, else why not. An
-operation that a client does not have is left out. tests/glance/test_client_table.py says what the
+operation that a client does not have is left out. tests/glance/client_table.py says what the
 argument has.
 """
 
@@ -73,6 +73,10 @@ class OpenStack(CommandLine):
     def name(self) -> None:
         self.shows(self.spec["name"])
 
+    def tagged(self) -> None:
+        rows = json.loads(self.expect("image", "list", "-f", "json", "--tag", self.spec["tag"]))
+        assert [row["ID"] for row in rows] == [self.spec["id"]]
+
     def shows(self, what: str) -> None:
         shown = json.loads(self.expect("image", "show", "-f", "json", what))
         assert shown["id"] == self.spec["id"]
@@ -111,6 +115,9 @@ class Glance(CommandLine):
     def show(self) -> None:
         assert self.spec["id"] in self.expect("image-show", self.spec["id"])
 
+    def tagged(self) -> None:
+        assert self.spec["id"] in self.expect("image-list", "--tag", self.spec["tag"])
+
     def absent(self) -> None:
         status, out = self.run("image-show", self.spec["absent"])
         assert (status, "404" in out or "No image found" in out) == (1, True), out
@@ -148,6 +155,9 @@ class Sdk(CommandLine):
 
     def name(self) -> None:
         assert self.image.find_image(self.spec["name"]).id == self.spec["id"]
+
+    def tagged(self) -> None:
+        assert [image.id for image in self.image.images(tag=self.spec["tag"])] == [self.spec["id"]]
 
     def absent(self) -> None:
         assert self.image.find_image(self.spec["absent"]) is None
@@ -188,6 +198,10 @@ class Curl(CommandLine):
 
     def name(self) -> None:
         (row,) = json.loads(self.call(f"/v2/images?name={self.spec['name']}"))["images"]
+        assert row["id"] == self.spec["id"]
+
+    def tagged(self) -> None:
+        (row,) = json.loads(self.call(f"/v2/images?tag={self.spec['tag']}"))["images"]
         assert row["id"] == self.spec["id"]
 
     def absent(self) -> None:
@@ -238,6 +252,9 @@ class Wget(CommandLine):
     def name(self) -> None:
         assert self.spec["id"].encode() in self.get(f"/v2/images?name={self.spec['name']}")
 
+    def tagged(self) -> None:
+        assert self.spec["id"].encode() in self.get(f"/v2/images?tag={self.spec['tag']}")
+
     def absent(self) -> None:
         self.get(f"/v2/images/{self.spec['absent']}", 8)  # "server issued an error response"
 
@@ -253,11 +270,14 @@ CLIENTS: dict[str, Callable[[Spec], CommandLine]] = {
     "curl": Curl,
     "wget": Wget,
 }
-OPERATIONS = ("list", "show", "name", "absent", "download", "create", "change", "tag", "delete")
+OPERATIONS = (
+    *("list", "show", "name", "tagged", "absent", "download"),
+    *("create", "change", "tag", "delete"),
+)
 
 
-def main(spec: Spec) -> dict[str, str]:
-    client = CLIENTS[spec["client"]](spec)
+def measured(client: CommandLine) -> dict[str, str]:
+    """What came of each operation that the client has."""
     found = {}
     for operation in OPERATIONS:
         do = getattr(client, operation, None)
@@ -272,5 +292,11 @@ def main(spec: Spec) -> dict[str, str]:
     return found
 
 
+def main_with(clients: dict[str, Callable[[Spec], CommandLine]]) -> None:
+    """Prints what the client that the argument names can do."""
+    spec = json.loads(sys.argv[1])
+    print("\n" + json.dumps(measured(clients[spec["client"]](spec))))
+
+
 if __name__ == "__main__":
-    print("\n" + json.dumps(main(json.loads(sys.argv[1]))))
+    main_with(CLIENTS)

@@ -1,0 +1,97 @@
+"""More rows of the table of clients in docs/clients.md: OpenStack's own services, and libraries.
+
+Each is installed into a virtual environment of its own, once. Those in Go and Ruby are Debian's::
+
+    apt-get install aria2 golang-go golang-github-gophercloud-gophercloud-dev ruby-fog-openstack
+    pytest -m '' tests/glance/test_client_table.py tests/glance/test_more_clients.py
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from tests.glance.catalog import Catalog, catalog
+from tests.glance.client_table import PROGRAMS, Run, check_row, measure
+from tests.glance.clients import CLIENT_TIMEOUT, Ran, clean_env
+from tests.glance.conftest import installed
+from tests.glance.install import Home, install_clients
+from tests.support.requirements import cannot_run
+
+__all__ = ["catalog"]
+
+pytestmark = [
+    pytest.mark.glance,
+    pytest.mark.balancer,
+    pytest.mark.long,
+    pytest.mark.timeout(1800),  # the first run installs
+]
+
+PYTHON_CLIENTS = {
+    "octavia": ("services", "client_services.py"),
+    "openstacksdk 0.61": ("old-openstacksdk", "client_libraries.py"),
+    "aria2c": ("services", "client_libraries.py"),
+}
+"""Environment (of requirements-NAME.txt) and program of each client."""
+
+
+def program(*command: str | Path) -> Run:
+    """Runs a program whose last argument says what to do."""
+
+    def run(home: Path, spec: Mapping[str, str]) -> Ran:
+        home.mkdir()
+        ran = subprocess.run(
+            [*command, json.dumps(spec)],
+            env=clean_env(home),
+            cwd=home,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=CLIENT_TIMEOUT,
+            check=False,
+        )
+        return Ran(ran.returncode, ran.stdout, ran.stderr.decode(errors="replace"), None)
+
+    return run
+
+
+def check(catalog: Catalog, folder: Path, client: str, run: Run) -> None:
+    found = {
+        region: measure(catalog.servers, folder / region, client, run, catalog.where(region))
+        for region in catalog.urls
+    }
+    check_row(client, **found)
+
+
+@pytest.mark.parametrize("client", PYTHON_CLIENTS)
+def test_a_client_in_python(catalog: Catalog, tmp_path: Path, client: str) -> None:
+    environment, file = PYTHON_CLIENTS[client]
+    home: Home = installed(lambda: install_clients(environment))
+    check(catalog, tmp_path, client, program(home.bin("python"), PROGRAMS / file))
+
+
+def test_gophercloud(catalog: Catalog, tmp_path: Path) -> None:
+    binary = tmp_path / "gophercloud"
+    source = PROGRAMS / "gophercloud" / "main.go"
+    env = clean_env(tmp_path, {"GOPATH": "/usr/share/gocode", "GO111MODULE": "off"})
+    build(["go", "build", "-o", binary, source], "golang-github-gophercloud-gophercloud-dev", env)
+    check(catalog, tmp_path, "gophercloud", program(binary))
+
+
+@pytest.mark.parametrize("client", ["fog", "fog with redirects"])
+def test_fog(catalog: Catalog, tmp_path: Path, client: str) -> None:
+    build(["ruby", "-e", "require 'fog/openstack'"], "ruby-fog-openstack", clean_env(tmp_path))
+    check(catalog, tmp_path, client, program("ruby", PROGRAMS / "fog_operations.rb"))
+
+
+def build(command: list[str | Path], package: str, env: dict[str, str]) -> None:
+    """Skips the test where Debian's package is not installed."""
+    try:
+        subprocess.run(command, env=env, capture_output=True, check=True)
+    except FileNotFoundError:
+        cannot_run(f"{command[0]} is missing (Debian: {package})")
+    except subprocess.CalledProcessError as error:
+        cannot_run(f"Debian's {package} is missing: {error.stderr.decode(errors='replace')}")
