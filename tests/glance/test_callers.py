@@ -7,6 +7,7 @@ import re
 import statistics
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,10 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.conftest import started
 from tests.glance.gateway import Gateway
 from tests.glance.install import KEYSTONE_PASSWORD, GlanceHome, KeystoneHome
+from tests.support.carriers import CARRIERS, Carrier
 from tests.support.glance import Answer, GlanceProcess, Image, call
 from tests.support.keystone import KeystoneServer
 
@@ -103,6 +106,7 @@ def clouds(
             "RESOLVER_PROBE_TIMEOUT": f"{PROBE_TIMEOUT}",  # a busy machine changes no answer
             "RESOLVER_DOMAINS": ",".join(f"{name}={k.url}" for name, k in keystones.items()),
             "RESOLVER_LOG_LEVEL": "debug",
+            "RESOLVER_TRUSTED_PROXIES": "127.0.0.1",
         }
         gateway = Gateway(folder / "gateway", ["--locations", str(file)], tuple(servers), env)
         (folder / "gateway").mkdir()
@@ -201,6 +205,44 @@ def test_forbidden_takes_as_long_as_absent(clouds: Clouds) -> None:
     assert forbidden > HEAD_START
     assert absent > HEAD_START
     assert abs(forbidden - absent) < 0.5 * max(forbidden, absent)
+
+
+@pytest.mark.balancer
+@pytest.mark.parametrize("kind", CARRIERS, ids=lambda kind: str(kind.name))
+def test_an_endpoint_that_carries_bytes_serves_each_user_their_own(
+    clouds: Clouds, kind: type[Carrier]
+) -> None:
+    """A proxy passes tokens on, so it carries what the user may see and nothing else."""
+    with closing(started(kind(clouds.gateway.port))) as carrier:
+
+        def ask(user: str, method: str, path: str, body: Any = None) -> Answer:
+            token = token_of(clouds, user) if user else {}
+            return call(carrier.url, method, path, body, token)
+
+        for user in clouds.tokens:
+            for owner, image in clouds.images.items():
+                shown = ask(user, "GET", f"/v2/images/{image.id}/file")
+                seen = (200, image.data) if user == owner else (404, shown.body)
+                assert (shown.status, shown.body) == seen, (user, owner)
+        forbidden, absent = (
+            ask("alice", "DELETE", f"/v2/images/{image}")
+            for image in (clouds.images["bob"].id, NOWHERE)
+        )
+        text = forbidden.body.decode().replace(clouds.images["bob"].id, NOWHERE)
+        assert (forbidden.status, text) == (absent.status, absent.body.decode())
+        assert absent.status == 404
+        assert ask("", "GET", f"/v2/images/{clouds.images['alice'].id}/file").status == 401
+
+        made = ask(
+            "carol", "POST", "/v2/images", {"disk_format": "raw", "container_format": "bare"}
+        )
+        assert made.status == 201, made
+        path = f"/v2/images/{made.json()['id']}"
+        assert clouds.servers["three"].request("GET", path).status == 200  # of carol's cloud
+        assert ask("alice", "PUT", f"{path}/file", b"x").status == 404
+        assert ask("carol", "PUT", f"{path}/file", b"content").status == 204
+        assert ask("carol", "GET", f"{path}/file").body == b"content"
+        assert ask("carol", "DELETE", path).status == 204
 
 
 def test_keystone_away_is_unknown(clouds: Clouds) -> None:

@@ -32,7 +32,12 @@ pytestmark = [
 ]
 
 PYTHON_CLIENTS = {
+    "nova": ("services", "client_services.py"),
+    "cinder": ("services", "client_services.py"),
+    "ironic": ("services", "client_services.py"),
     "octavia": ("services", "client_services.py"),
+    "heat": ("services", "client_services.py"),
+    "magnum": ("services", "client_services.py"),
     "openstacksdk 0.61": ("old-openstacksdk", "client_libraries.py"),
     "aria2c": ("services", "client_libraries.py"),
 }
