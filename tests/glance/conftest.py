@@ -19,10 +19,13 @@ from tests.glance.install import (
     install,
     install_keystone,
 )
+from tests.glance.keystone_cloud import cloud
 from tests.glance.pair import Pair, seed
 from tests.support.glance import GlanceProcess
 from tests.support.process import ServerUnavailableError
 from tests.support.requirements import cannot_run
+
+__all__ = ["cloud"]
 
 SMALL_PAGE = 10
 """Page cap of the first server, so that its listing takes several pages."""

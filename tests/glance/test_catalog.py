@@ -12,9 +12,10 @@ import pytest
 
 from tests.glance.clients import Clients, Ran
 from tests.glance.gateway import Gateway
-from tests.glance.test_operators import TUESDAY, Cloud, cloud, discovered, gateway, ok
+from tests.glance.keystone_cloud import TUESDAY, Cloud
+from tests.glance.test_operators import discovered, gateway, ok
 
-__all__ = ["cloud", "gateway"]
+__all__ = ["gateway"]
 
 pytestmark = [pytest.mark.glance, pytest.mark.timeout(900)]
 """The client is a process for each command, of which a busy machine runs few a minute."""

@@ -13,12 +13,12 @@ import pytest
 
 from resolver.models import format_id
 from resolver.standin.call import Caller
+from tests.client.servers import Scripted, scripted
 from tests.gateway.conftest import Gateway, Start, cloud, start
 from tests.glance.clients import CLIENT_TIMEOUT, Ran, clean_env
 from tests.glance.conftest import installed
 from tests.glance.gateway import ROOT
 from tests.glance.install import Home, install_openstackclient
-from tests.support import faults
 from tests.support.clouds import Cloud
 from tests.support.fake_keystone import FakeKeystone
 from tests.support.ids import make_ids
@@ -31,6 +31,8 @@ ONE, BOTH, NOWHERE = (format_id(image_id) for image_id in make_ids(3))
 USERS = {f"token-{number}": Caller("project") for number in range(1, 9)}
 """By token: one for each login at the Keystone."""
 TOKENS = {**USERS, "operator": Caller("admin", admin=True)}
+LATER = (("Retry-After", "3600"),)
+"""Longer than the client waits. It would ask a gateway three times more, in five seconds each."""
 
 Openstack = Callable[..., Awaitable[Ran]]
 
@@ -113,8 +115,9 @@ async def test_ids_and_names_by_the_catalog(
         assert rows[0]["URL"] == f"{locations.servers['one'].url}/v2/images/{ONE}"
         ran = await openstack("-f", "value", "-c", "Location", "--exclude", "one", "debian")
         assert (ran.status, ran.out.split()) == (0, [b"two"])
-        locations.set_fault("two", faults.status(500))
-        ran = await openstack("-f", "json", NOWHERE)
+        document = {"id": NOWHERE, "outcome": "unknown", "missing": ["two"], "owners": []}
+        async with scripted(Scripted(503, document, LATER)) as server:
+            ran = await openstack("-f", "json", "--resolver-url", server.url, NOWHERE)
         assert (ran.status, json.loads(ran.out)[0]["Outcome"]) == (4, "unknown")
 
 
