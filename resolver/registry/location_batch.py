@@ -16,6 +16,7 @@ from resolver.models import LOCATION_FIELDS, Location
 from resolver.registry.table import TableKeeper
 from resolver.registry.target_policy import URL_FIELDS, TargetPolicy
 from resolver.registry.validation import check_name, parse_location
+from resolver.task_groups import run_for
 
 MAX_ATTEMPTS = 4
 """How often a change is tried while others change the same location at the same time."""
@@ -274,28 +275,26 @@ async def _check_resolvers(
 ) -> None:
     """Raises InvalidLocation where a new URL leads to a resolver."""
     free = asyncio.Semaphore(PARALLEL_RESOLVER_CHECKS)
+    wrong: list[tuple[Location, str]] = []
 
-    async def ask(location: Location, field_name: str, url: str) -> tuple[Location, str] | None:
+    async def ask(location: Location, field_name: str, url: str) -> None:
         async with free:
-            return (location, field_name) if await is_resolver(url) else None
+            if await is_resolver(url):
+                wrong.append((location, field_name))
 
-    tasks = [
-        asyncio.create_task(ask(wanted, name, url))
-        for wanted, before in changes
-        for name in URL_FIELDS
-        if (url := getattr(wanted, name))
-        and (before is None or getattr(before.location, name) != url)
-    ]
-    if not tasks:
-        return
-    answered, late = await asyncio.wait(tasks, timeout=RESOLVER_CHECK_SECONDS)
-    for task in late:
-        task.cancel()
-    await asyncio.gather(*late, return_exceptions=True)
-    for task in answered:
-        if (found := task.result()) is not None:
-            location, name = found
-            raise InvalidLocation(f"{location.name}: {leads_to_a_resolver(name)}")
+    await run_for(
+        RESOLVER_CHECK_SECONDS,
+        [
+            ask(wanted, name, url)
+            for wanted, before in changes
+            for name in URL_FIELDS
+            if (url := getattr(wanted, name))
+            and (before is None or getattr(before.location, name) != url)
+        ],
+    )
+    if wrong:
+        location, name = wrong[0]
+        raise InvalidLocation(f"{location.name}: {leads_to_a_resolver(name)}")
 
 
 def given_urls(fields: Fields) -> list[str]:
