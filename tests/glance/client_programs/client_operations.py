@@ -233,15 +233,20 @@ class CurlWithRedirects(Curl):
     flags = ("-L",)
 
 
-class Wget(CommandLine):
-    """For reading only."""
+class Downloader(CommandLine):
+    """A program that fetches one URL: for reading only."""
+
+    not_found_status: int
+    """Its exit status where the answer is 404."""
+
+    def fetch(self, path: str) -> tuple[int, bytes]:
+        """(exit status, body of the answer)."""
+        raise NotImplementedError
 
     def get(self, path: str, status: int = 0) -> bytes:
-        command = ["wget", "-q", "--no-proxy", "-O", "-", "--tries=1"]
-        command += ["--header", f"X-Auth-Token: {self.spec['token']}", self.spec["url"] + path]
-        ran = subprocess.run(command, capture_output=True, check=False)
-        assert ran.returncode == status, f"exit status {ran.returncode}"
-        return ran.stdout
+        exit_status, body = self.fetch(path)
+        assert exit_status == status, f"exit status {exit_status}"
+        return body
 
     def list(self) -> None:
         assert self.spec["id"].encode() in self.get("/v2/images")
@@ -256,10 +261,20 @@ class Wget(CommandLine):
         assert self.spec["id"].encode() in self.get(f"/v2/images?tag={self.spec['tag']}")
 
     def absent(self) -> None:
-        self.get(f"/v2/images/{self.spec['absent']}", 8)  # "server issued an error response"
+        self.get(f"/v2/images/{self.spec['absent']}", self.not_found_status)
 
     def download(self) -> None:
         assert self.get(f"/v2/images/{self.spec['id']}/file") == self.content()
+
+
+class Wget(Downloader):
+    not_found_status = 8  # "server issued an error response"
+
+    def fetch(self, path: str) -> tuple[int, bytes]:
+        command = ["wget", "-q", "--no-proxy", "-O", "-", "--tries=1"]
+        command += ["--header", f"X-Auth-Token: {self.spec['token']}", self.spec["url"] + path]
+        ran = subprocess.run(command, capture_output=True, check=False)
+        return ran.returncode, ran.stdout
 
 
 CLIENTS: dict[str, Callable[[Spec], CommandLine]] = {
