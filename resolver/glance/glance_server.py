@@ -15,6 +15,7 @@ import structlog
 
 from resolver import __version__
 from resolver.errors import LocationUnavailable, LoopDetected
+from resolver.glance.answer_guard import GuardedRequest, short_reads
 from resolver.glance.cloud_config import CloudRef, cloud_of
 from resolver.glance.cloud_credentials import CloudCredentials
 from resolver.glance.glance_reply import Reply
@@ -96,8 +97,12 @@ async def connect(
     policy = HostPolicy(allowed_hosts, require_https=require_https)
     async with aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(
-            limit=0, limit_per_host=connections, resolver=HostPolicyResolver(policy, proxy_hosts)
+            limit=0,
+            limit_per_host=connections,
+            resolver=HostPolicyResolver(policy, proxy_hosts),
+            socket_factory=short_reads,
         ),
+        request_class=GuardedRequest,
         middlewares=(HostPolicyMiddleware(policy),)
         if policy.rules or require_https
         else (),  # without rules it would take time from each request

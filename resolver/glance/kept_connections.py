@@ -28,6 +28,9 @@ from resolver.glance.proxies import DEFAULT_PORTS
 MAX_ANSWER_BYTES = 64 * 1024
 """Head and body. An image's record has some 2 KB, Glance's 404 has 400 bytes."""
 
+MAX_FIELDS = 128
+"""Of a head; as many as aiohttp's client reads."""
+
 IDLE_SECONDS = 15.0
 """How long a connection stays open without a question."""
 
@@ -67,6 +70,8 @@ def _parse_head(head: bytes, *, has_body: bool) -> _Head:
     Raises:
         UnusualAnswer: it is not plain.
     """
+    if head.count(b"\n") > MAX_FIELDS:  # reading more takes long
+        raise UnusualAnswer
     match = _HEAD.fullmatch(head)
     if match is None:
         raise UnusualAnswer

@@ -47,6 +47,7 @@ UNUSUAL = {
     "bare line feed": PLAIN.replace(b"X-Open", b"A: b\nX-Open"),
     "bare carriage return": PLAIN.replace(b"X-Open", b"A: b\rX-Open"),
     "zero byte": PLAIN.replace(b"X-Open", b"A: \0\r\nX-Open"),
+    "many fields": PLAIN.replace(b"X-Open", b"A: b\r\n" * 200 + b"X-Open"),
     "more than its length": PLAIN + b"x",
     "two answers": PLAIN + PLAIN,
 }

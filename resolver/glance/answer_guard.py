@@ -1,0 +1,134 @@
+"""Bounds what a server can make aiohttp's client read that is no answer.
+
+That client reads interim responses (1xx, RFC 9110, 15.2) without a bound, and whatever arrives on a
+connection that has no request. A guard takes interim responses off the stream, which no request
+here asks for, closes a connection on which something arrives unasked, and passes on all else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import socket
+from typing import Any
+
+import aiohttp
+from aiohttp.client_proto import ResponseHandler
+from aiohttp.connector import Connection
+
+from resolver.errors import LocationUnavailable
+
+READ_BYTES = 16 * 1024
+"""Read from a socket at a time. The event loop reads 256 KiB, which may be 10,000 responses."""
+
+MAX_INTERIM_BYTES = 8 * 1024
+"""Interim responses before an answer."""
+
+_INTERIM = re.compile(rb"[\r\n]*HTTP/[0-9]\.[0-9] 1(?!01)[0-9]{2}")
+"""aiohttp skips blank lines before, and reads 101 as an answer."""
+
+_START_BYTES = len(b"HTTP/1.1 100")
+_END = re.compile(rb"\n\r?\n")
+
+
+class ShortReads(socket.socket):
+    """A socket of which at most `READ_BYTES` are read at a time."""
+
+    def recv(self, bufsize: int, flags: int = 0, /) -> bytes:
+        return super().recv(min(bufsize, READ_BYTES), flags)
+
+    def recv_into(self, buffer: Any, nbytes: int = 0, flags: int = 0) -> int:
+        """For TLS."""
+        size = nbytes or memoryview(buffer).nbytes
+        return super().recv_into(buffer, min(size, READ_BYTES), flags)
+
+
+def short_reads(address: aiohttp.AddrInfoType) -> socket.socket:
+    """The socket for a connection, as `aiohttp.TCPConnector` takes it."""
+    family, kind, protocol, _, _ = address
+    return ShortReads(family, kind, protocol)
+
+
+class GuardedRequest(aiohttp.ClientRequest):
+    """A request whose answer is guarded."""
+
+    async def send(self, conn: Connection) -> aiohttp.ClientResponse:
+        protocol, transport = conn.protocol, conn.transport
+        if protocol is not None and transport is not None:  # else it is gone, as aiohttp will see
+            guard = transport.get_protocol()
+            if not isinstance(guard, AnswerGuard):
+                guard = AnswerGuard(protocol, transport)
+                transport.set_protocol(guard)
+            guard.expect_answer()
+            conn.add_callback(guard.expect_nothing)
+        return await super().send(conn)
+
+
+class AnswerGuard(asyncio.Protocol):
+    """Stands between a connection and aiohttp's protocol."""
+
+    def __init__(self, guarded: ResponseHandler, transport: asyncio.Transport) -> None:
+        self._guarded = guarded
+        self._transport = transport
+        self._may_answer = False
+        self._has_answer = False
+        """Whether the answer has begun."""
+        self._held = b""
+        """What may be part of an interim response."""
+        self._interim_bytes = 0
+
+    def expect_answer(self) -> None:
+        self._may_answer, self._has_answer = True, False
+        self._held, self._interim_bytes = b"", 0
+
+    def expect_nothing(self) -> None:
+        self._may_answer = False
+
+    def data_received(self, data: bytes) -> None:
+        if not self._may_answer:
+            self._transport.abort()
+        elif self._has_answer:
+            self._guarded.data_received(data)
+        else:
+            self._read_start(self._held + data)
+
+    def _read_start(self, data: bytes) -> None:
+        """Takes interim responses off, and passes the answer on where it begins."""
+        position = 0
+        while start := _INTERIM.match(data, position):
+            end = _END.search(data, start.end())
+            if end is None:
+                break
+            position = end.end()
+        self._interim_bytes += position
+        data = data[position:]
+        may_be_interim = _INTERIM.match(data) or len(data.lstrip(b"\r\n")) < _START_BYTES
+        if self._interim_bytes + (len(data) if may_be_interim else 0) > MAX_INTERIM_BYTES:
+            self._refuse()
+        elif may_be_interim:
+            self._held = data
+        else:
+            self._held, self._has_answer = b"", True
+            self._guarded.data_received(data)
+
+    def _refuse(self) -> None:
+        self._guarded.set_exception(
+            LocationUnavailable("it sends interim responses (1xx) without end", code="cut")
+        )
+        self._transport.abort()
+        self.expect_nothing()
+
+    def eof_received(self) -> None:
+        if self._held:
+            self._guarded.data_received(self._held)
+            self._held = b""
+        self._guarded.eof_received()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self._guarded.connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        self._guarded.pause_writing()
+
+    def resume_writing(self) -> None:
+        self._guarded.resume_writing()
