@@ -39,7 +39,8 @@ LAYERS = [
         for name in ("access_log", "bounded_render", "browser_guard", "image_path", "limits")
     }
     | {f"gateway.{name}" for name in ("methods", "negotiation", "problem", "reply")}
-    | {f"gateway.{name}" for name in ("clients", "error_form", "request_ids", "tokens")},
+    | {f"gateway.{name}" for name in ("clients", "error_form", "request_host", "request_ids")}
+    | {"gateway.tokens"},
     {"gateway.metrics", "gateway.net"},
     {"gateway.app_keys", "gateway.middleware", "gateway.request_body", "gateway.page"}
     | {"gateway.read_auth"},

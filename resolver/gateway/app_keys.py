@@ -19,6 +19,9 @@ ACCESS_LOG = web.AppKey("access_log", AccessLog)
 TOKENS = web.AppKey("tokens", Tokens)
 BROWSER_GUARD = web.AppKey("browser_guard", BrowserGuard)
 
+HOST = web.RequestKey("host", str)
+"""Key on a request: the host that it is for, with its port; empty where the client named none."""
+
 REQUEST_ID = web.RequestKey("request_id", str)
 """Key on a request: its ``req-<uuid>``."""
 

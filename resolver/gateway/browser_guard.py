@@ -65,9 +65,7 @@ class BrowserGuard:
             MisdirectedRequest: that is no host of this gateway.
             Forbidden: a page of another site makes the browser send it.
         """
-        if path not in HEALTH_PATHS and not (
-            self.allows_host(host) and self.allows_host(fields.get("Host", ""))
-        ):
+        if path not in HEALTH_PATHS and not self.allows_host(host):
             raise MisdirectedRequest(
                 "this is no name of this gateway: use a host of RESOLVER_PUBLIC_URL or "
                 "RESOLVER_HOSTS, or add this one"

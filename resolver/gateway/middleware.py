@@ -7,7 +7,7 @@ import time
 from collections.abc import Awaitable, Callable
 
 import structlog
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 
 from resolver.errors import (
     LoopDetected,
@@ -20,6 +20,7 @@ from resolver.gateway.app_keys import (
     ACCESS_LOG,
     ADMIN,
     BROWSER_GUARD,
+    HOST,
     IN_FLIGHT,
     METRICS,
     OUTCOME,
@@ -31,6 +32,7 @@ from resolver.gateway.limits import LIMITS
 from resolver.gateway.net.in_flight import REFUSED_STATUS, TRACKED
 from resolver.gateway.problem import error_reply, malformed, problem
 from resolver.gateway.reply import Reply, to_response
+from resolver.gateway.request_host import InvalidTargetError, parse_destination
 from resolver.gateway.request_ids import REQUEST_ID_HEADER, request_id_from
 from resolver.glance import HOP
 from resolver.latency import observe_seconds
@@ -115,10 +117,13 @@ async def _respond(
     if HOP in request.headers:
         return to_response(error_reply(loop_error(), _form_of(request)))
     try:
-        # The host of an absolute target, or else of the field; aiohttp makes one up for neither.
-        host = request.host if "Host" in request.headers else ""
+        request[HOST] = host = _host_of(request)
         request.app[BROWSER_GUARD].check(request.method, request.path, host, request.headers)
         return await handler(request)
+    except InvalidTargetError as error:
+        response = to_response(malformed(400, str(error)))
+        response.force_close()
+        return response
     except ResolverError as error:
         reply = error_reply(error, _form_of(request))
         if reply.outcome:
@@ -148,6 +153,16 @@ async def _respond(
             raise
         log.exception("request failed", request_id=request[REQUEST_ID])
         return to_response(internal_error(request[REQUEST_ID], _form_of(request)))
+
+
+def _host_of(request: web.Request) -> str:
+    """The host that a request is for; `web.Request.host` makes one up where there is none.
+
+    Raises:
+        InvalidTargetError: it names no host, or no path.
+    """
+    host, needs_host = request.headers.get("Host"), request.version >= HttpVersion11
+    return parse_destination(request.raw_path, host, needs_host=needs_host).host
 
 
 def _form_of(request: web.Request) -> ErrorForm | None:

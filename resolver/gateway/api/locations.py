@@ -13,7 +13,7 @@ from resolver import __version__
 from resolver.admin_tokens import Role
 from resolver.errors import Conflict, InvalidRequest, UnsupportedMediaType
 from resolver.gateway.api.admin import admin_only, allow, audit, role_error
-from resolver.gateway.app_keys import ADMIN, ROLE, SERVICES
+from resolver.gateway.app_keys import ADMIN, HOST, ROLE, SERVICES
 from resolver.gateway.problem import json_response
 from resolver.gateway.request_body import read_body, read_json
 from resolver.glance import GlanceServer, is_resolver
@@ -102,7 +102,7 @@ async def change_locations(request: web.Request) -> web.StreamResponse:
             remove=remove,
             keep_other_fields=keep_other_fields,
             by=request[ADMIN],
-            request_host=request.host,
+            request_host=request[HOST],
         ),
         is_resolver=partial(is_resolver, services.session),
     )
@@ -123,7 +123,7 @@ async def put_location(request: web.Request) -> web.StreamResponse:
     written = await services.registry.put(
         name,
         await read_object(request),
-        request_host=request.host,
+        request_host=request[HOST],
         by=request[ADMIN],
         is_resolver=partial(is_resolver, services.session),
         only_new=request.headers.get("If-None-Match", "").strip() == "*",
@@ -145,7 +145,7 @@ async def patch_location(request: web.Request) -> web.StreamResponse:
     location = await services.registry.patch(
         request.match_info["name"],
         fields,
-        request_host=request.host,
+        request_host=request[HOST],
         by=request[ADMIN],
         is_resolver=partial(is_resolver, services.session),
     )

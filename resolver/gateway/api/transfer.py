@@ -13,7 +13,7 @@ from aiohttp import web
 
 from resolver.errors import IndexUnavailable, InvalidRequest, ResolverError, UnsupportedMediaType
 from resolver.gateway.api.admin import admin_only, audit, audit_read
-from resolver.gateway.app_keys import ADMIN, SERVICES
+from resolver.gateway.app_keys import ADMIN, HOST, SERVICES
 from resolver.gateway.problem import json_response
 from resolver.gateway.reply import NO_STORE
 from resolver.gateway.request_body import body_timeout_error
@@ -111,7 +111,7 @@ async def import_index(request: web.Request) -> web.StreamResponse:
         services.tables,
         services.index.claims,
         update_locations=query.get("update_locations") == "1",
-        request_host=request.host,
+        request_host=request[HOST],
         by=request[ADMIN],
         with_auth=query.get("with_auth") == "1",
     )

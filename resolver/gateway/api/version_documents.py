@@ -6,7 +6,7 @@ from typing import Any
 
 from aiohttp import web
 
-from resolver.gateway.app_keys import SERVICES
+from resolver.gateway.app_keys import HOST, SERVICES
 from resolver.gateway.image_path import check_target, split_region
 from resolver.gateway.problem import json_reply
 from resolver.gateway.reply import Reply, to_response
@@ -39,6 +39,13 @@ def version_document(table: Table, base: str) -> dict[str, Any]:
     }
 
 
+def base_url(public_url: str, scheme: str, host: str) -> str:
+    """The URL of this gateway, as a client reached it. Empty where neither the setting
+    ``public_url`` nor the request names a host: links are then paths, which a client reads as those
+    of the server that it asked."""
+    return public_url or (f"{scheme}://{host}" if host else "")
+
+
 def versions_reply(table: Table, base: str, path: str) -> Reply:
     """The root is answered 300 as by Glance, the others 200: clients accept either. ``base``: what
     ``path`` is below of. Browsers get the status page at the root of the gateway."""
@@ -51,7 +58,7 @@ def versions_reply(table: Table, base: str, path: str) -> Reply:
 async def versions(request: web.Request) -> web.StreamResponse:
     """``/``, ``/versions``, ``/v1`` and ``/v2``, also below ``/region/NAME``."""
     services = request.app[SERVICES]
-    base = services.settings.public_url or f"{request.scheme}://{request.host}"
+    base = base_url(services.settings.public_url, request.scheme, request[HOST])
     check_target(request.rel_url.raw_path, "")
     prefix, path = split_region(request.rel_url.raw_path)
     table = await services.resolver.reader.usable_table()

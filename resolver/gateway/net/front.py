@@ -29,7 +29,7 @@ from resolver.gateway.api.image_reads import (
 )
 from resolver.gateway.api.images import answer_image_read
 from resolver.gateway.api.status import HEALTHY, live_reply
-from resolver.gateway.api.version_documents import versions_reply
+from resolver.gateway.api.version_documents import base_url, versions_reply
 from resolver.gateway.browser_guard import HEALTH_PATHS, BrowserGuard
 from resolver.gateway.error_form import ErrorForm, error_form
 from resolver.gateway.image_path import check_target, region_of, split_region
@@ -342,7 +342,7 @@ class Front:
         host = request.fields.get("host")
         route = route_label(path)
         prefix, path = split_region(path)
-        base = (self._services.settings.public_url or f"{request.scheme}://{host}") + prefix
+        base = base_url(self._services.settings.public_url, request.scheme, host) + prefix
         return self._respond_of_table(
             request, route, lambda table: versions_reply(table, base, path), send
         )

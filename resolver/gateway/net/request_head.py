@@ -11,7 +11,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from typing import NamedTuple
-from urllib.parse import urlsplit
+
+from resolver.gateway.request_host import InvalidTargetError, parse_destination
 
 MAX_TARGET_BYTES = 8190
 """A request's target, as in Apache httpd and aiohttp."""
@@ -84,6 +85,10 @@ class Fields:
     def __contains__(self, name: str) -> bool:
         return name.lower() in self._values
 
+    def replace_host(self, host: str) -> None:
+        """Makes the host of the target that of the field, too: that is the one that counts."""
+        self._values["host"] = [host]
+
     def lines(self) -> list[str]:
         """The fields in their plainest form."""
         return [f"{name}: {value}" for name, values in self._values.items() for value in values]
@@ -98,6 +103,7 @@ class RequestHead(NamedTuple):
 
     method: str
     target: str
+    """The path and query. Where a client sent a whole URL, its host is in the field ``Host``."""
     minor: int
     """1 for HTTP/1.1, 0 for HTTP/1.0."""
     fields: Fields
@@ -131,29 +137,20 @@ def parse_head(data: bytes, checked: int = 0) -> RequestHead | None:
     line = _match_line(data)
     if len(line[2]) > MAX_TARGET_BYTES:
         raise _target_error()
-    _check_target(line[2].decode())
     size = end + len(END)
     # The CRLF of the last line is the first half of `END`.
     fields = parse_fields(data[line.end() : size])
     minor = int(line[3])
     if fields.chunked and not minor:
         raise MalformedError(400, "HTTP/1.0 has no transfer codings")
-    if minor and "host" not in fields:  # RFC 9112, 3.2
-        raise MalformedError(400, "there is no field Host")
-    return RequestHead(line[1].decode(), line[2].decode(), minor, fields, size)
-
-
-def _check_target(target: str) -> None:
-    """Raises MalformedError unless a target is a path or an absolute URL (RFC 9112, 3.2)."""
-    if target.startswith("/"):
-        return
+    sent_host = fields.get("host") if "host" in fields else None
     try:
-        url = urlsplit(target)
-        usable = url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
-    except ValueError:
-        usable = False
-    if not usable:
-        raise MalformedError(400, "the request's target is neither a path nor a URL")
+        host, target = parse_destination(line[2].decode(), sent_host, needs_host=minor > 0)
+    except InvalidTargetError as error:
+        raise MalformedError(400, str(error)) from error
+    if host != (sent_host or ""):
+        fields.replace_host(host)
+    return RequestHead(line[1].decode(), target, minor, fields, size)
 
 
 def parse_fields(block: bytes) -> Fields:
