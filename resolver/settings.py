@@ -309,9 +309,10 @@ class Settings(BaseSettings):
         "auto", description="`auto`: text on a terminal, JSON otherwise."
     )
     access_log: Literal["off", "errors", "clients", "all"] = Field(
-        "all",
-        description="Which requests are logged: none, those with status 400 or above, all but good "
-        "health checks and scrapes, all.",
+        "clients",
+        description="Which requests are logged. `off`: none. `errors`: those with status 400 or "
+        "above. `clients`: all. Both leave out health checks and scrapes with the status of the "
+        "one before. `all`: each request.",
     )
     otel: bool = Field(
         False,

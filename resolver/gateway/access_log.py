@@ -44,7 +44,9 @@ class AccessLog:
         """``level``: ``off``, ``errors``, ``clients`` or ``all``."""
         self.least_status = {"off": 1000, "errors": 400}.get(level, 0)
         """The lowest status that is logged."""
-        self._skips_checks = level == "clients"
+        self._joins_checks = level in ("errors", "clients")
+        self._check_statuses: dict[str, int] = {}
+        """The last status of each check path."""
 
     @property
     def is_on(self) -> bool:
@@ -65,10 +67,19 @@ class AccessLog:
     ) -> None:
         """Writes the line of a request that was answered within ``seconds``. ``admin``: the name of
         its token, if it has one. ``trace_id``: of the trace that it belongs to, if to any."""
-        if status < self.least_status or not request_log().is_shown:
+        if self._joins_checks and self._is_repeated_check(target.partition("?")[0], status):
             return
-        if self._skips_checks and status < 400 and target.partition("?")[0] in CHECK_PATHS:
+        if status < self.least_status or not request_log().is_shown:
             return
         path = mask_secrets(target[:MAX_PATH_CHARACTERS])
         ms = round(seconds * 1000, 3)
         request_log().write(request_id, method, path, status, ms, client, outcome, admin, trace_id)
+
+    def _is_repeated_check(self, path: str, status: int) -> bool:
+        """Whether a check was answered like the one before. In an outage there are as many as
+        without one, so that only the first failure and the end are of interest."""
+        if path not in CHECK_PATHS:
+            return False
+        last = self._check_statuses.get(path, 200)
+        self._check_statuses[path] = status
+        return status == last

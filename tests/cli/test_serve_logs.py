@@ -48,8 +48,8 @@ async def test_in_text_format_lines_are_plain_text() -> None:
         )
 
 
-async def test_health_checks_can_be_left_out() -> None:
-    async with serve(RESOLVER_ACCESS_LOG="clients") as server:
+async def test_health_checks_are_left_out_by_default() -> None:
+    async with serve() as server:
         for path in ("/healthcheck", "/livez", "/readyz", "/metrics", "/versions", "/nowhere"):
             await get(f"{server.url}{path}")
         await wait_until(lambda: "/nowhere" in requests(server))

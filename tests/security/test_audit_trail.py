@@ -173,7 +173,7 @@ async def test_the_access_log_names_the_token(
 async def test_the_access_log_names_the_client_behind_a_trusted_proxy(
     start: Start, caplog: pytest.LogCaptureFixture
 ) -> None:
-    gateway = await start(trusted_proxies="127.0.0.0/8", admin_tokens=TOKENS)
+    gateway = await start(trusted_proxies="127.0.0.0/8", admin_tokens=TOKENS, access_log="all")
     await gateway.location("one")
     await gateway.claim("one", ID)
     behind = {"X-Forwarded-For": "198.51.100.9, 203.0.113.7, 127.0.0.5"}
