@@ -14,6 +14,7 @@ import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 
+import requests
 from opentelemetry.context import Context, get_current
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import SERVICE_NAME, SERVICE_VERSION, Resource
@@ -51,7 +52,7 @@ async def open_spans(processor: SpanProcessor | None = None) -> AsyncIterator[Ot
     named = {} if "OTEL_SERVICE_NAME" in os.environ else {SERVICE_NAME: "glance-resolver"}
     resource = Resource.create({**named, SERVICE_VERSION: __version__})
     provider = TracerProvider(resource=resource, shutdown_on_exit=False)
-    provider.add_span_processor(processor or BatchSpanProcessor(OTLPSpanExporter()))
+    provider.add_span_processor(processor or BatchSpanProcessor(_exporter()))
     exporter_log, rarely = logging.getLogger(OTLPSpanExporter.__module__), _Rarely()
     exporter_log.addFilter(rarely)
     try:
@@ -59,6 +60,12 @@ async def open_spans(processor: SpanProcessor | None = None) -> AsyncIterator[Ot
     finally:
         await _shut_down(provider)
         exporter_log.removeFilter(rarely)
+
+
+def _exporter() -> OTLPSpanExporter:
+    session = requests.Session()
+    session.auth = lambda request: request  # or else it adds a password of ~/.netrc
+    return OTLPSpanExporter(session=session)
 
 
 class _Rarely(logging.Filter):

@@ -25,6 +25,7 @@ from glance_resolver_client.gateway_calls import (
     lookup_target,
 )
 from glance_resolver_client.http_messages import (
+    DIRECT,
     TIMEOUT_SECONDS,
     Incoming,
     exchange_errors,
@@ -50,14 +51,15 @@ class AsyncClient:
         tls: ssl.SSLContext | None = None,
     ) -> None:
         """``url`` is the gateway's. ``timeout``: seconds that a connection may take or be silent.
-        ``tls`` is used for the gateway and for locations. Proxies are those of the environment.
+        ``tls`` is used for the gateway and for locations. Proxies are those of the environment,
+        but none for loopback.
 
         Raises:
             ValueError: the URL is none of http or https.
         """
         self._calls = GatewayCalls(url, retries)
         self._timeout = timeout
-        self._http = httpx.AsyncClient(verify=tls or True)
+        self._http = httpx.AsyncClient(verify=tls or True, mounts=DIRECT)
 
     async def aclose(self) -> None:
         """Closes all connections."""

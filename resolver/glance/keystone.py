@@ -58,9 +58,16 @@ def open_cloud(cloud: CloudRef) -> tuple[Any, Any, Any]:
             timeout=TIMEOUT_SECONDS,
             user_agent=f"glance-resolver/{__version__}",
         )
+        # requests would add a password of ~/.netrc, which is nobody's that clouds.yaml names.
+        session.session.auth = _add_nothing
     except Exception as error:
         raise cloud_error(cloud, f": {reason_of(error)}") from error
     return session, plugin, config
+
+
+def _add_nothing(request: Any) -> Any:
+    """An authentication of requests that leaves a request as it is."""
+    return request
 
 
 def authenticate(cloud: CloudRef) -> AuthHeaders:

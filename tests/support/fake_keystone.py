@@ -34,6 +34,8 @@ class FakeKeystone:
         """Whether others than a token itself may ask about it."""
         self.fault: int | None = None
         """The status of answers about tokens, where they are errors of a proxy."""
+        self.passwords: list[str] = []
+        """The `Authorization` of each request that had one."""
         self.url = ""
         self._runner: web.AppRunner | None = None
 
@@ -70,6 +72,7 @@ class FakeKeystone:
         }
 
     async def _answer(self, request: web.Request) -> web.Response:
+        self.passwords += request.headers.getall("Authorization", ())
         if request.method == "GET" and request.path == "/v3/auth/tokens":
             asking, subject = (request.headers[f"X-{kind}-Token"] for kind in ("Auth", "Subject"))
             self.asked.append((asking, subject))
