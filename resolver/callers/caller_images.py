@@ -38,7 +38,13 @@ from resolver.resolution import (
     Resolver,
     decide,
 )
-from resolver.resolution.answer import NOT_ASKED, ProbeResult, decide_found, join_briefly
+from resolver.resolution.answer import (
+    NOT_ASKED,
+    ProbeResult,
+    decide_found,
+    doubt_lack_of_bytes,
+    join_briefly,
+)
 from resolver.resolution.image_resolver import Resolution
 from resolver.resolution.index_reader import Claims, IndexBudget
 from resolver.resolution.prober import ChargeCallback, ProbedImage
@@ -149,7 +155,7 @@ class CallerImages:
         # Locations may have been registered or removed while others were asked.
         budget = IndexBudget(self._resolver.reader.deadline - lookup.seconds)
         context = await self._resolver.with_current_table(context, budget)
-        answer = _decide(context, caller.domain, image_id, claims, results)
+        answer = _decide(context, caller.domain, image_id, claims, results, needs_bytes=needs_bytes)
         probes = {**_in_other_domains(context.table, caller.domain, absent=False), **results}
         resolution = Resolution(answer, context, claims, probes)
         self._remember(caller, resolution)
@@ -349,22 +355,28 @@ def _decide(
     image_id: bytes,
     claims: Claims,
     results: Mapping[int, ProbeResult],
+    *,
+    needs_bytes: bool,
 ) -> Answer:
     """The answer from what all locations of the client's domain answered to its token."""
     probes = {**_in_other_domains(context.table, domain, absent=True), **results}
     answer = decide(context, image_id, claims, probes)
-    if answer.outcome is Outcome.FOUND:
-        return replace(answer, source="probe")
-    if answer.outcome is not Outcome.ABSENT:
-        return answer
     vouching = _vouching(context.table, domain)
-    if not vouching:
-        detail = "No location that takes this token is registered and vouches for what it lacks."
-        return replace(answer, outcome=Outcome.UNKNOWN, detail=detail, proof="", age=0.0)
     # An image may be where nobody can be asked. To say so for its own images only would show which
     # images it has.
     unasked = {view.name: exclusion_reason(view, DEFAULT_PREFERENCES) for view in vouching}
     unasked = {name: reason for name, reason in unasked.items() if reason}
+    if answer.outcome is Outcome.FOUND:
+        answer = replace(answer, source="probe")
+        if not needs_bytes:
+            return answer
+        doubts = {name: f"it is {reason}" for name, reason in unasked.items()}
+        return doubt_lack_of_bytes(context, answer, claims, probes, doubts)
+    if answer.outcome is not Outcome.ABSENT:
+        return answer
+    if not vouching:
+        detail = "No location that takes this token is registered and vouches for what it lacks."
+        return replace(answer, outcome=Outcome.UNKNOWN, detail=detail, proof="", age=0.0)
     if not unasked:
         return answer
     reasons = join_briefly(f"{name} is {reason}" for name, reason in unasked.items())

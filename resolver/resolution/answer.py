@@ -71,6 +71,8 @@ class Answer:
     """Names of locations that could not vouch for the image's absence; where no owner has its
     bytes, those that may have it all the same."""
     detail: str = ""
+    """Why the image is absent, or why that is not known. Where no owner has its bytes: why another
+    location may have them all the same; empty where none does."""
     source: str = "index"
     """``index``, ``cache``, ``probe`` or ``stale``."""
     age: float = 0.0
@@ -97,8 +99,8 @@ class Answer:
 
     @property
     def lacks_bytes(self) -> bool:
-        """Whether no owner has the image's bytes, as far as is known."""
-        return self.best_status in (ImageStatus.PENDING, ImageStatus.DEAD)
+        """Whether no owner hands out the image's bytes to everybody, as far as is known."""
+        return self.best_status not in (None, ImageStatus.ACTIVE)
 
     @property
     def id(self) -> str:
@@ -268,22 +270,51 @@ def decide_after_probes(
     *,
     needs_bytes: bool,
 ) -> Answer:
-    """The answer when all locations were asked. Where bytes are needed and no owner has them,
-    ``missing`` names the other locations that may have the image all the same."""
+    """The answer when all locations were asked."""
     answer = decide(context, image_id, claims, probes)
     if answer.outcome is not Outcome.FOUND:
         return answer
-    missing: list[str] = []
-    if needs_bytes and answer.lacks_bytes:
-        owners = {owner.name for owner in answer.owners}
-        missing = [name for name in _probe_doubts(context, probes) if name not in owners]
-    return replace(answer, source="probe", missing=tuple(missing))
+    answer = replace(answer, source="probe")
+    return doubt_lack_of_bytes(context, answer, claims, probes) if needs_bytes else answer
+
+
+def doubt_lack_of_bytes(
+    context: AnswerContext,
+    answer: Answer,
+    claims: tuple[Owner, ...],
+    probes: Mapping[int, ProbeResult] | None = None,
+    doubts: Mapping[str, str] | None = None,
+    loss_doubt: str = "",
+) -> Answer:
+    """The answer ``found``. Where no owner has the image's bytes, it names the other locations that
+    may have them all the same.
+
+    Args:
+        claims, probes: as of `decide`.
+        doubts: more locations that may have them, each with the reason.
+        loss_doubt: why the index may have lost claims; empty if it cannot.
+    """
+    if not answer.lacks_bytes:
+        return answer
+    offered = {owner.name for owner in answer.owners}
+    reasons = {
+        owner.name: f"it is {exclusion_reason(owner.view, context.preferences)}"
+        for owner in context.owners_of(claims)
+        if owner.status is not ImageStatus.DEAD
+    }
+    reasons |= doubts or {}
+    reasons |= _coverage_doubts(context) if probes is None else _probe_doubts(context, probes)
+    reasons = {name: reason for name, reason in reasons.items() if name not in offered}
+    detail = join_briefly(f"{name}: {reason}" for name, reason in reasons.items())
+    if not detail:  # of a Redis that does not answer, locations may not be known either
+        detail = loss_doubt or (context.index_error.detail if context.index_error else "")
+    return replace(answer, missing=tuple(reasons), detail=detail)
 
 
 def doubt_absence(context: AnswerContext, answer: Answer, doubt: str) -> Answer:
     """The answer ``absent`` that the coverage of the index proved, where there is a doubt that it
-    still has what it was given: then it is unknown."""
-    if not doubt:
+    still has what it was given: then it is unknown. Any other answer stays."""
+    if not doubt or answer.outcome is not Outcome.ABSENT:
         return answer
     names = tuple(view.name for view in context.table.in_service())
     detail = f"No owner is known, and the index proves nothing. {doubt}."

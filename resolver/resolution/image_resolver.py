@@ -22,6 +22,7 @@ from resolver.resolution.answer import (
     decide_after_probes,
     decide_found,
     doubt_absence,
+    doubt_lack_of_bytes,
 )
 from resolver.resolution.coverage_proofs import CoverageProofs
 from resolver.resolution.index_reader import Claims, IndexBudget, IndexReader, LookupResult
@@ -118,7 +119,7 @@ class Resolver:
         Args:
             letter_case: how the client spelled the id.
             needs_bytes: the client wants the image's bytes. Where the index knows of no owner that
-                has them, its owners are asked: they may have them by now.
+                has them, all locations are asked: they may have them by now.
             prefetched: what `IndexReader.request` gave for the same request.
             charge: called before locations are asked for the sake of this request.
 
@@ -130,7 +131,7 @@ class Resolver:
         if preferences.trust_index and (cached := self.reader.cached(image_id)):
             context = self.context(cached, preferences)
             found = decide_found(context, image_id, context.owners_of(cached.claims))
-            if found is not None and not (needs_bytes and self._lacks_bytes(found)):
+            if found is not None and not (needs_bytes and found.lacks_bytes):
                 return replace(found, source=cached.source, age=cached.age)
             if cached.index_error is None and not cached.claims:
                 prefetched = cached  # as good as what Redis would say now
@@ -140,10 +141,6 @@ class Resolver:
             image, preferences, lookup, charge, needs_bytes=needs_bytes
         )
         return resolution.answer
-
-    def _lacks_bytes(self, found: Answer) -> bool:
-        """Whether no owner is known to have the image's bytes, and owners can be asked."""
-        return self._prober is not None and found.lacks_bytes
 
     def remembered_absence(self, image_id: bytes, table: Table) -> float | None:
         """Seconds since the first of the locations' remembered answers, where the index is known to
@@ -238,17 +235,19 @@ class Resolver:
         image_id, _ = image
         owners = context.owners_of(claims)
         found = decide_found(context, image_id, owners)
+        lacks_bytes = needs_bytes and found is not None and found.lacks_bytes
         if self._prober is None:
             if found is None and context.absent_age is not None and context.index_error is None:
                 context, (claims,) = await self._coverage.latest_claims(context, [image_id], budget)
             answer = found or decide(context, image_id, claims)
-            if answer.outcome is Outcome.ABSENT:
+            if lacks_bytes or answer.outcome is Outcome.ABSENT:
                 doubt = await self.reader.loss_doubt(context.table)
                 answer = doubt_absence(context, answer, doubt)
+                if lacks_bytes:
+                    answer = doubt_lack_of_bytes(context, answer, claims, loss_doubt=doubt)
             return Resolution(answer, context, claims, {})
         if claims:
             self._prober.forget_unless(image, claims)
-        lacks_bytes = needs_bytes and found is not None and self._lacks_bytes(found)
         doubted = [
             owner.view
             for owner in owners

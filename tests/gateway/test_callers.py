@@ -195,6 +195,39 @@ async def test_an_image_without_bytes_is_asked_about_again(begin: Begin) -> None
     assert (await world.ask("GET", path, ALICE)).status == 307
 
 
+@pytest.mark.parametrize(
+    ("status", "known", "final"),
+    [("killed", ImageStatus.DEAD, 410), ("deactivated", ImageStatus.DEACTIVATED, 307)],
+)
+async def test_bytes_are_not_refused_while_a_location_may_have_them(
+    begin: Begin, status: str, known: ImageStatus, final: int
+) -> None:
+    world = await world_of(begin, probe_timeout=2)
+    server, path = world.cloud.servers["one"], f"/v2/images/{OTHER}/file"
+    server.add(id=OTHER, visibility="private", owner="alice", status=status)
+    await world.gateway.claim_with_facts("one", OTHER, known)
+    as_problem = "Accept: application/problem+json"
+
+    async def is_unknown(why: str) -> bool:
+        response = await world.ask("GET", path, ALICE, as_problem)
+        body = response.json()
+        assert (response.status, body["code"], body["missing"]) == (503, "image-unknown", ["three"])
+        return f"three: {why}" in body["detail"]
+
+    world.cloud.set_fault("three", faults.status(500))
+    assert await is_unknown("it gave no answer")
+    world.cloud.set_fault("three", None)
+    await world.gateway.services.registry.patch("three", {"state": "maintenance"})
+    assert await is_unknown("it is in maintenance")
+    await world.gateway.services.registry.patch("three", {"state": "active"})
+    assert (await world.ask("GET", path, ALICE, as_problem)).status == final
+    three = world.cloud.servers["three"]
+    three.add(id=OTHER, visibility="private", owner="alice", data=b"bytes")
+    response = await world.ask("GET", path, ALICE)
+    assert f"Location: {three.url}{path}" in response.head
+    assert (await world.ask("GET", path, BOB)).status == 404
+
+
 async def bulk(world: World, token: str, *ids: str) -> list[dict[str, Any]]:
     headers = {"X-Auth-Token": token}
     _, answers = await world.gateway.call("POST", "/resolve", json=list(ids), headers=headers)

@@ -71,7 +71,9 @@ def without_variable_fields(response: str) -> str:
 async def test_templates_give_the_same_redirects_as_the_handlers(start: Start, seed: int) -> None:
     """``X-Resolver-Fresh: 0`` changes no answer, but such requests do not use the templates."""
     rng = random.Random(seed)
-    gateway = await start(region=rng.choice(["", "north"]), trusted_proxies="127.0.0.1")
+    gateway = await start(
+        region=rng.choice(["", "north"]), trusted_proxies="127.0.0.1", index_timeout=5
+    )
     client = rng.choice([[], ["X-Forwarded-For: 10.1.2.3"], ["X-Forwarded-Proto: https"]])
     ids = await register_random_locations(gateway, rng, 12)
     async with connected(gateway.url) as connection:

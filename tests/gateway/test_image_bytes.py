@@ -179,20 +179,82 @@ async def test_other_locations_are_asked_before_bytes_are_refused(
     assert (response.status, response.headers["Location"]) == (307, f"{two.url}{PATHS[0]}")
 
 
-async def test_bytes_are_not_gone_while_a_location_may_have_them(
+REFUSED_BYTES = [("killed", DEAD, 410), ("deactivated", DEACTIVATED, 307)]
+"""Glance's status, ours, and the answer when no other location has the image."""
+
+
+@pytest.mark.parametrize(("glance_status", "known", "final"), REFUSED_BYTES)
+async def test_bytes_are_not_refused_while_a_location_may_have_them(
+    cloud: tuple[Gateway, Cloud], glance_status: str, known: ImageStatus, final: int
+) -> None:
+    gateway, servers = cloud
+    (await servers.add("one")).add(id=ID, status=glance_status, data=b"")
+    await servers.add("two")
+    await gateway.claim_with_facts("one", ID, known)
+    servers.set_fault("two", status(500))
+    for path in PATHS:
+        response, body = await gateway.get(path)
+        assert (response.status, body["code"], body["missing"]) == (503, "image-unknown", ["two"])
+        assert f"{known} at one" in body["detail"]
+        assert "two: it gave no answer" in body["detail"]
+        assert response.headers["Retry-After"]
+    servers.set_fault("two", None)
+    for path in PATHS:
+        response, _ = await gateway.get(path)
+        assert response.status == final
+
+
+async def test_a_copy_that_the_index_does_not_know_comes_before_a_deactivated_one(
     cloud: tuple[Gateway, Cloud],
 ) -> None:
     gateway, servers = cloud
-    (await servers.add("one")).add(id=ID, status="killed", data=b"")
-    await servers.add("two")
-    await gateway.claim_with_facts("one", ID, DEAD)
-    servers.set_fault("two", status(500))
+    (await servers.add("one")).add(id=ID, status="deactivated")
+    two = await servers.add("two")
+    two.add(id=ID)
+    await gateway.claim_with_facts("one", ID, DEACTIVATED)
+    response, _ = await gateway.get(PATHS[0])
+    assert response.headers["Location"] == f"{two.url}{PATHS[0]}"
+
+
+@pytest.mark.parametrize("known", [DEAD, DEACTIVATED])
+@pytest.mark.parametrize("why", ["excluded by the request", "in maintenance"])
+async def test_bytes_are_not_refused_while_an_owner_that_has_them_may_not_be_offered(
+    pair: Gateway, known: ImageStatus, why: str
+) -> None:
+    await pair.claim_with_facts("preferred", ID, known)
+    await pair.claim_with_facts("other", ID, ACTIVE)
+    headers = {}
+    if why == "in maintenance":
+        await pair.services.registry.patch("other", {"state": "maintenance"})
+    else:
+        headers = {"X-Resolver-Exclude": "other"}
+    for path in PATHS:
+        response, body = await pair.get(path, headers=headers)
+        assert (response.status, body["missing"]) == (503, ["other"])
+        assert f"other: it is {why}" in body["detail"]
+
+
+@pytest.mark.parametrize("known", [DEAD, DEACTIVATED])
+async def test_without_probes_coverage_decides_whether_bytes_are_refused(
+    pair: Gateway, known: ImageStatus
+) -> None:
+    await pair.location("third", covered=False)
+    await pair.claim_with_facts("preferred", ID, known)
+    response, body = await pair.get(PATHS[0])
+    assert (response.status, body["code"], body["missing"]) == (503, "image-unknown", ["third"])
+    await pair.location("third")
+    response, _ = await pair.get(PATHS[0])
+    assert response.status == (410 if known is DEAD else 307)
+
+
+async def test_the_text_about_bytes_that_no_owner_has_is_short(gateway: Gateway) -> None:
+    for n in range(20):
+        await gateway.location(f"location-{n}")
+        await gateway.claim_with_facts(f"location-{n}", ID, PENDING)
     response, body = await gateway.get(PATHS[0])
-    assert (response.status, body["code"], body["missing"]) == (503, "image-pending", ["two"])
-    assert "not known at two" in body["detail"]
-    servers.set_fault("two", None)
-    response, body = await gateway.get(PATHS[0])
-    assert (response.status, body["code"], body["missing"]) == (410, "image-dead", [])
+    assert (response.status, body["code"]) == (503, "image-pending")
+    assert "and 16 more" in body["detail"]
+    assert len(body["detail"]) < 300
 
 
 async def test_a_probe_waits_for_an_owner_with_bytes(cloud: tuple[Gateway, Cloud]) -> None:

@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import NamedTuple
 from urllib.parse import unquote
 
-from resolver.errors import ImageDead, ImagePending, NoCounterpart
+from resolver.errors import ImageDead, ImagePending, ImageUnknown, NoCounterpart
 from resolver.gateway.image_path import (
     REGION_LABEL,
     ROUTE_LABEL,
@@ -149,7 +149,8 @@ def render_image_read(read: ImageRead, answer: Answer, text: str = "") -> Reply:
     Raises:
         ImageAbsent, ImageUnknown: there is no owner to name.
         NoCounterpart: no owner serves an API in which the request has a counterpart.
-        ImagePending, ImageDead: the image's bytes are asked for, and no owner has them.
+        ImagePending, ImageDead, ImageUnknown: the image's bytes are asked for, and no owner has
+            them.
     """
     text = text or format_id(answer.image_id)
     raise_unless_found(answer, read.vary)
@@ -190,7 +191,8 @@ def redirect(
 
     Raises:
         NoCounterpart: no owner has one.
-        ImagePending, ImageDead: the image's bytes are asked for, and no owner has them.
+        ImagePending, ImageDead, ImageUnknown: the image's bytes are asked for, and no owner has
+            them.
     """
     targets = redirect_targets(answer, path, text, write=write, head=head, https=https)
     chosen, url = targets[0]
@@ -248,7 +250,7 @@ def byte_targets(answer: Answer, text: str, *, https: bool = False) -> list[tupl
     ``https``: whether the client uses it.
 
     Raises:
-        ImagePending, ImageDead: no owner has them.
+        ImagePending, ImageDead, ImageUnknown: no owner has them.
     """
     _raise_if_without_bytes(answer)
     path = ImagePath("v2", answer.image_id, 0, "/file", "")
@@ -289,30 +291,33 @@ def _where_deactivated(targets: list[tuple[ImageOwner, str]]) -> list[tuple[Imag
 
 def _raise_if_without_bytes(answer: Answer) -> None:
     """Raises where every owner would answer with an empty file: Glance does so, with 204, while an
-    image has no bytes. Whether it hands out those of a deactivated image, the owner decides.
+    image has no bytes. Whether it hands out those of a deactivated image, the owner decides, once
+    it is known that no other location has them.
 
     Raises:
-        ImagePending: no owner has them yet, or a location that could not be asked may have them.
-        ImageDead: no owner will ever have them.
+        ImagePending: no owner has them yet.
+        ImageDead: no owner will ever have them, nor does another location.
+        ImageUnknown: no owner has them, and a location that could not be asked may have them.
     """
     if not answer.lacks_bytes:
         return
-    where = ", ".join(f"{owner.status} at {owner.name}" for owner in answer.owners)
-    if answer.missing:
-        where += f"; it is not known at {join_briefly(answer.missing)}"
-    headers = {"Vary": VARY_PREFERENCES}
-    if answer.best_status is ImageStatus.PENDING or answer.missing:
-        raise ImagePending(
-            f"The image has no data yet. Its status: {where}. Retry later.",
-            extra=answer.as_json(),
-            headers={"Retry-After": str(RETRY_AFTER_SECONDS), **headers},
+    where = join_briefly(f"{owner.status} at {owner.name}" for owner in answer.owners)
+    others = f" Other locations may have it. {answer.detail}." if answer.detail else ""
+    headers, extra = {"Vary": VARY_PREFERENCES}, answer.as_json()
+    retry = {"Retry-After": str(RETRY_AFTER_SECONDS), **headers}
+    if answer.best_status is ImageStatus.PENDING:
+        text = f"The image has no data yet. Its status: {where}.{others} Retry later."
+        raise ImagePending(text, extra=extra, headers=retry)
+    if others:
+        text = f"No known owner hands out the image's data. Its status: {where}.{others}"
+        raise ImageUnknown(text, extra=extra, headers=retry)
+    if answer.best_status is ImageStatus.DEAD:
+        raise ImageDead(
+            f"The image has no data and will get none. Its status: {where}. Delete it and create "
+            "it again.",
+            extra=extra,
+            headers=headers,
         )
-    raise ImageDead(
-        f"The image has no data and will get none. Its status: {where}. Delete it and create it "
-        "again.",
-        extra=answer.as_json(),
-        headers=headers,
-    )
 
 
 def _serves(owner: ImageOwner, api: str) -> bool:

@@ -46,7 +46,8 @@ async def metalink_reply(
         domain: that of the client's token, which goes to no other owners; None: it is not known.
 
     Raises:
-        ImageAbsent, ImageUnknown: there is no owner to name.
+        ImageAbsent: there is no owner to name.
+        ImageUnknown: it is not known whether there is one that has the bytes.
         ImagePending, ImageDead: no owner has the bytes.
         NoCounterpart: no owner serves an API in which they can be had.
         TooManyRequests: from ``charge``.

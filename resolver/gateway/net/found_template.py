@@ -20,7 +20,8 @@ def render_found(
     preferences: Preferences, answer: Answer, text: str, variant: Hashable
 ) -> str | None:
     """The part of a response that is the same for all images with these owners: its head, and the
-    body of data, of JSON up to its source. None where there is no owner to name."""
+    body of data, of JSON up to its source. None where there is no owner to name, or bytes are
+    asked for that no owner is known to have: locations are asked first then."""
     if variant in (JSON, URI_LIST):
         path, head = None, False
     else:
@@ -28,6 +29,8 @@ def render_found(
         path = ImagePath(api, answer.image_id, 0, rest, "")
     media_type = str(variant) if path is None else JSON
     read = ImageRead(answer.image_id, 0, preferences, head, path, media_type)
+    if read.needs_bytes and answer.lacks_bytes:
+        return None
     try:
         reply = render_image_read(read, answer, text)
     except ResolverError:
