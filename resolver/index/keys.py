@@ -1,4 +1,5 @@
-"""Every Redis key of the resolver. No other module names one.
+"""Every Redis key of the resolver. No other module names one, but for the keys of a few moments
+on which `resolver.index.preflight` tries commands.
 
 With the default prefix ``glr:``
 
@@ -20,6 +21,7 @@ key                             type      holds
                                           written), ``at`` (bucket copied last), ``old`` (to drop)
 ``glr:{reg}:locations``         hash      name -> ``<number> <JSON of the location>``
 ``glr:{reg}:status``            hash      ``<number>:<what>`` -> JSON; check, sweep, poll, feed
+                                          (the subscription to notifications)
 ``glr:{reg}:progress``          hash      number -> JSON of the sweep under way
 ``glr:{reg}:noted:<number>``    set       what the sweep under way has found: ids claimed and not
                                           listed, and ids listed in upper case
@@ -50,8 +52,8 @@ key                             type      holds
 ``glr:lease:<what>``            string    token of the process that holds the lease
 ==============================  ========  =======================================================
 
-``gone``, results, ``creating``, ``indexers``, ``processes``, ``versions`` and leases are the only
-keys with a time to live.
+``gone``, results, ``creating``, ``indexers``, ``processes``, ``versions``, leases and the keys of
+trials are the only ones with a time to live.
 
 A bucket is chosen by the leading ``bits`` of the UUID, so a listing in UUID order fills bucket
 after bucket. Redis stores a hash of at most ``hash-max-listpack-entries`` small fields as one

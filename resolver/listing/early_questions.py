@@ -43,12 +43,12 @@ class EarlyQuestions:
             if not task.cancel() and not task.cancelled():
                 task.exception()  # the page has an error of its own
 
-    def more_rows(self) -> None:
+    def rows_arrived(self) -> None:
         """Some location has answered, and others have not."""
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(WAIT_SECONDS, self._ask)
 
-    async def answered(self) -> None:
+    async def wait_for_answers(self) -> None:
         """Waits for the answers to all questions.
 
         Raises:

@@ -29,8 +29,8 @@ MAX_DRAWN = 2 * MAX_LIMIT
 """Rows whose owners are found at the same time."""
 
 ReadRows = Callable[[Sequence[tuple[LocationStream, int]], OnRows], Awaitable[None]]
-"""Reads that many rows from each location at the same time. Where the client is content without a
-location that fails, its stream has the failure, and there are none."""
+"""Reads that many rows from each location at the same time. Where the client accepts a partial
+listing, the failure of a location is stored in its stream, which then gives no rows."""
 
 
 class MergedRow(NamedTuple):
@@ -41,7 +41,12 @@ class MergedRow(NamedTuple):
 
 
 class Merge:
-    """The rows of several locations in one order, drawn for one page."""
+    """The rows of several locations in one order, drawn for one page.
+
+    A row is *read* from its location, *drawn* in the merged order, and then *used up* (it is on the
+    page, or another location's row shows its image) or *given back* for the next page. A stream is
+    *dry* when its next row has to be read.
+    """
 
     def __init__(
         self,
@@ -53,7 +58,8 @@ class Merge:
         self._order = order
         self.ignores_case = start.ignores_case
         """Whether some location's rows show that its database compares names without regard to
-        letter case. They can be merged in order only if all are compared so."""
+        letter case. They can be merged in order only if all are compared so. Known when rows have
+        been read; `_draw` makes its heap again after each read."""
         self._streams = start.streams
         self._owners = owners
         self._early = EarlyQuestions(owners, self._likely_rows)
@@ -80,11 +86,11 @@ class Merge:
         used = 0
         while (missing := limit - len(merged)) > 0:
             # Of images at several locations most rows are not shown: as many more are drawn.
-            rows_for_each = used / max(len(merged), 1) if used else 1.0
-            drawn = await self._draw(min(math.ceil(missing * rows_for_each), MAX_DRAWN))
+            drawn_per_shown = used / max(len(merged), 1) if used else 1.0
+            drawn = await self._draw(min(math.ceil(missing * drawn_per_shown), MAX_DRAWN))
             if not drawn:
                 break
-            await self._early.answered()
+            await self._early.wait_for_answers()
             names = await self._owners.names_where_best(drawn)
             used += self._keep(drawn, names, merged, limit)
         return merged
@@ -92,8 +98,8 @@ class Merge:
     async def skip_past(self, after: AfterImage) -> bool:
         """Uses up the rows up to the one of an image that is shown; returns whether there is one.
 
-        What an image's row shows does not say which rows of other locations come before it, since
-        rows show whole seconds. They are merged again: the order comes out as it did before.
+        Rows show whole seconds, so the image's row alone does not give its place among the rows of
+        other locations. They are merged again, which gives the same order as before.
         """
         self._sizes = {stream.number: WHOLE_PAGE for stream in self._streams}
         while drawn := await self._draw(WHOLE_PAGE):
@@ -154,7 +160,7 @@ class Merge:
                 )
             )
             if unread and 0 < self._limit <= WHOLE_PAGE:
-                self._early.more_rows()
+                self._early.rows_arrived()
 
         await self._read(dry, arrived)
         for stream, size in dry:

@@ -102,8 +102,8 @@ class LocationBatch:
         pending = dict(request.put)
         await self._check_hosts(request, on_progress)
         for attempt in range(MAX_ATTEMPTS):
-            # Not the table: the index may not exist yet. Its locations are registered first, and
-            # quickly, since another process may create it when it sees the first of them.
+            # Not the table: the index may not exist yet. Another process may create it as soon as
+            # it sees the first location, so all are written quickly.
             snapshot = await self._index.records.load()
             changes = _changes(pending, snapshot, request, self._secrets)
             if is_resolver is not None and attempt == 0:
@@ -158,11 +158,13 @@ class LocationBatch:
     ) -> list[str]:
         """Writes the changes. Returns the names of those that others have changed meanwhile."""
         records = self._index.records
-        reswept = [
-            (before, wanted) for wanted, before in changes if before and is_reswept(before, wanted)
+        to_sweep = [
+            (wanted, before)
+            for wanted, before in changes
+            if before and needs_new_sweep(wanted, before)
         ]
-        for old, _ in reswept:
-            # Before the change: the new credential does not vouch for what the old one saw.
+        for _, old in to_sweep:
+            # Before the change: the new credential may not see the images that the old one saw.
             await records.set_sweep(old.location.number, unverified_sweep(old), old.location)
         conflicts = []
         written = await records.put_many(changes, request.by)
@@ -171,16 +173,16 @@ class LocationBatch:
                 (result.changed if before else result.added).append(wanted.name)
             else:
                 conflicts.append(wanted.name)
-        for old, new in reswept:
-            if new.name not in conflicts and old.location.url == new.url:
+        for wanted, old in to_sweep:
+            if wanted.name not in conflicts and old.location.url == wanted.url:
                 await records.request_sweep(old.location.number)
         on_progress(len(request.put) - len(conflicts), len(request.put))
         return conflicts
 
 
-def is_reswept(before: Record, wanted: Location) -> bool:
-    """Whether a change makes the location's images others, as far as its credential sees. (A
-    location that is new, or gets a new number for a new URL, was never swept and so is due.)"""
+def needs_new_sweep(wanted: Location, before: Record) -> bool:
+    """Whether earlier sweeps may have seen other images than one would see now. (A location that
+    is new, or gets a new number for a new URL, was never swept and so is due.)"""
     return any(
         spec.changes_contents and getattr(before.location, name) != getattr(wanted, name)
         for name, spec in LOCATION_FIELDS.items()
@@ -199,8 +201,8 @@ def names_credentials(fields: Fields) -> bool:
     return "auth" in fields or "notifications" in fields
 
 
-def with_identity(wanted: Location, before: Record | None) -> Location:
-    """The location as a change of ``before``: with what operators do not write."""
+def keep_unwritable_fields(wanted: Location, before: Record | None) -> Location:
+    """The location as a change of ``before``: with the fields that operators do not write."""
     if before is None:
         return wanted
     old = before.location
@@ -225,7 +227,7 @@ def _changes(
         before = snapshot.records.get(name)
         base = before.location if before and request.keep_other_fields else None
         try:
-            wanted = with_identity(parse_location(name, fields, base), before)
+            wanted = keep_unwritable_fields(parse_location(name, fields, base), before)
             if names_credentials(fields):
                 secrets.check(wanted)
         except InvalidLocation as error:

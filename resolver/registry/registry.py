@@ -27,13 +27,13 @@ from resolver.registry.location_batch import (
     LocationBatch,
     Progress,
     ignore_progress,
-    is_reswept,
+    keep_unwritable_fields,
     leads_to_a_resolver,
     names_credentials,
+    needs_new_sweep,
     same_notifications,
     unreadable_error,
     unverified_sweep,
-    with_identity,
 )
 from resolver.registry.location_view import LocationView
 from resolver.registry.presentation import audit_row, location_to_json
@@ -333,7 +333,7 @@ class Registry:
 
     async def _write(self, wanted: Location, records: Mapping[str, Record], by: str) -> Location:
         before = records.get(wanted.name)
-        wanted = with_identity(wanted, before)
+        wanted = keep_unwritable_fields(wanted, before)
         if before is None or wanted != before.location:
             _check_notifications(wanted, records)
             wanted = await self._write_changed(wanted, before, by)
@@ -341,9 +341,9 @@ class Registry:
         return wanted
 
     async def _write_changed(self, wanted: Location, before: Record | None, by: str) -> Location:
-        swept_again = before is not None and is_reswept(before, wanted)
-        if before is not None and swept_again:
-            # Before the change: the new credential does not vouch for what the old one saw.
+        to_sweep = before is not None and needs_new_sweep(wanted, before)
+        if before is not None and to_sweep:
+            # Before the change: the new credential may not see the images that the old one saw.
             sweep = unverified_sweep(before)
             await self._index.records.set_sweep(before.location.number, sweep, before.location)
         now = time.time()
@@ -351,7 +351,7 @@ class Registry:
         location = await self._index.records.put(
             replace(wanted, created=created, updated=now), before, by
         )
-        if before is not None and swept_again and before.location.number == location.number:
+        if before is not None and to_sweep and before.location.number == location.number:
             await self._index.records.request_sweep(location.number)
         return location
 

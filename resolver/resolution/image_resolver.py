@@ -145,7 +145,7 @@ class Resolver:
     def remembered_absence(self, image_id: bytes, table: Table) -> float | None:
         """Seconds since the first of the locations' remembered answers, where the index is known to
         have no claim and these answers prove that the image is absent; else None. Nobody is
-        asked."""
+        asked. The caller knows that there is no claim."""
         if self._prober is None or not self.reader.may_prove_absence():
             return None
         entry = self._prober.negative_entry(image_id)
@@ -230,8 +230,9 @@ class Resolver:
         *,
         needs_bytes: bool,
     ) -> Resolution:
-        """Answers from the index if that is enough. Otherwise probes the doubted owners first,
-        then all other locations: also where bytes are needed and no known owner has them."""
+        """Answers from the index if that is enough. Otherwise probes the owners that must be asked
+        first, then all other locations: also where bytes are needed and no known owner has
+        them."""
         image_id, _ = image
         owners = context.owners_of(claims)
         found = decide_found(context, image_id, owners)
@@ -248,20 +249,20 @@ class Resolver:
             return Resolution(answer, context, claims, {})
         if claims:
             self._prober.forget_unless(image, claims)
-        doubted = [
+        must_ask = [
             owner.view
             for owner in owners
-            if _is_doubted(owner.view, context.preferences, of_all=lacks_bytes)
+            if _must_be_asked(owner.view, context.preferences, lacks_bytes=lacks_bytes)
         ]
-        if found and not doubted:
+        if found and not must_ask:
             return Resolution(found, context, claims, {})
         until = time.monotonic() + self._prober.timeout + PROBE_GRACE_SECONDS
         probes: dict[int, ProbeResult] = {}
-        if doubted:
-            request = self._probe_request(context, image, doubted, claims, until, claimed=True)
+        if must_ask:
+            request = self._probe_request(context, image, must_ask, claims, until, claimed=True)
             if found and not context.preferences.fresh and not lacks_bytes:
-                # The doubted owners are not among those offered: the client need not wait.
-                if _can_pay(charge):
+                # These are the owners that the client excludes. It need not wait for them.
+                if _is_charged(charge):
                     self._prober.probe_in_background(self._prober.probe(request))
                 return Resolution(found, context, claims, {})
             probes = await self._prober.probe(request, charge)
@@ -322,8 +323,8 @@ class Resolver:
         return context if table is context.table else context.with_table(table)
 
     def _forget_negatives(self, ids: Sequence[bytes], claims: Sequence[Claims]) -> None:
-        """What is remembered for other claims than these is forgotten. (Without claims the
-        locations are asked, and see to that.)"""
+        """Drops the remembered answers that were given while the index had other claims. Where it
+        has none, the locations are asked next, which does the same."""
         if self._prober is None or not self._prober.remembered_images:
             return
         for image_id, some in zip(ids, claims, strict=True):
@@ -423,7 +424,7 @@ class Resolver:
         lookup_at: Callable[[int], LookupResult],
         templates: list[AnswerTemplate],
     ) -> list[AnswerTemplate]:
-        """The same answers, but unknown where the index may have lost what would be the answer."""
+        """The same answers, but unknown where the index may have lost a claim."""
         absent = [n for n, template in enumerate(templates) if template.outcome is Outcome.ABSENT]
         if not absent:
             return templates
@@ -437,8 +438,8 @@ class Resolver:
     async def _look_up_many(
         self, ids: Sequence[bytes], preferences: Preferences
     ) -> tuple[Callable[[int], LookupResult], list[AnswerTemplate]]:
-        """What the index has for many ids, or what this process knew last: what was found for the
-        id at a position, and all answers. Few of the former are needed, so they are made then."""
+        """What the index has for many ids, or what this process knew last: a function that gives
+        the lookup result at a position, and the answers to all ids. Few results are needed."""
         try:
             table, claims = await self.reader.read(ids)
         except IndexUnavailable as error:
@@ -469,14 +470,15 @@ class Resolver:
         return lookup_at, cast("list[AnswerTemplate]", templates)  # every answer has a JSON text
 
 
-def _is_doubted(view: LocationView, preferences: Preferences, *, of_all: bool) -> bool:
-    """Whether what the index has of the image there is doubted, and the location can be asked.
-    ``of_all``: that of all locations is."""
-    doubted = of_all or preferences.fresh or view.name in preferences.exclude
-    return doubted and view.in_service
+def _must_be_asked(view: LocationView, preferences: Preferences, *, lacks_bytes: bool) -> bool:
+    """Whether an owner in service is asked although the index has its claim: the client wants a
+    fresh answer or excludes this owner, or the image lacks bytes at all owners."""
+    reason = lacks_bytes or preferences.fresh or view.name in preferences.exclude
+    return reason and view.in_service
 
 
-def _can_pay(charge: ChargeCallback | None) -> bool:
+def _is_charged(charge: ChargeCallback | None) -> bool:
+    """Charges the client for a question. False if it has no questions left."""
     try:
         if charge is not None:
             charge()

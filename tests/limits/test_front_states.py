@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
 import pytest
 from aiohttp import web
@@ -97,6 +98,15 @@ async def test_the_head_deadline_starts_after_an_empty_line(start: Start) -> Non
             assert (await connection.response()).status == 200
         await connection.send(b"GET /x")
         assert (await connection.response()).status == 408
+
+
+async def test_empty_lines_keep_no_connection_open(start: Start) -> None:
+    gateway = await start(client_timeout=0.3)
+    async with connected(gateway.url) as connection, asyncio.timeout(20):
+        with contextlib.suppress(ConnectionError):
+            while not connection.reader.at_eof():
+                await connection.send(b"\r\n")
+                await asyncio.sleep(0.05)
 
 
 def test_one_client_gets_only_a_share_of_the_connections() -> None:

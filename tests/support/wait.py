@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 POLL_SECONDS = 0.01
+LONGEST_POLL_SECONDS = 0.1
 TIMEOUT_SECONDS = 30.0
 """Long, so that a busy machine fails no test: a condition that holds is noticed at once."""
 
@@ -18,11 +19,13 @@ async def wait_until(
     timeout: float = TIMEOUT_SECONDS,  # noqa: ASYNC109 - the deadline is what this is for
     message: str = "",
 ) -> Any:
-    """Polls a plain or async callable until its result is true, and returns that result.
+    """Polls a plain or async callable until its result is true, and returns that result: often at
+    first, and less often the longer it takes.
 
     Raises:
         AssertionError: it was not true within `timeout` seconds.
     """
+    started = time.monotonic()
     try:
         async with asyncio.timeout(timeout):
             while True:
@@ -31,7 +34,7 @@ async def wait_until(
                     value = await value
                 if value:
                     return value
-                await asyncio.sleep(POLL_SECONDS)
+                await asyncio.sleep(_pause(started))
     except TimeoutError:
         raise AssertionError(_failure(condition, timeout, message)) from None
 
@@ -47,7 +50,7 @@ def wait_until_blocking(
     A call that raises one of the `ignored` errors counts as not yet true; the failure names the
     last one.
     """
-    deadline = time.monotonic() + timeout
+    started = time.monotonic()
     while True:
         reason = ""
         try:
@@ -55,9 +58,16 @@ def wait_until_blocking(
                 return value
         except ignored as error:
             reason = f": {error}"
-        if time.monotonic() > deadline:
+        if time.monotonic() - started > timeout:
             raise AssertionError(_failure(condition, timeout, message) + reason)
-        time.sleep(POLL_SECONDS)
+        time.sleep(_pause(started))
+
+
+def _pause(started: float) -> float:
+    """Until the next poll: a twentieth of the time that has passed, so that waiting costs little
+    and takes hardly longer."""
+    waited = time.monotonic() - started
+    return min(max(POLL_SECONDS, waited / 20), LONGEST_POLL_SECONDS)
 
 
 def _failure(condition: Callable[[], Any], timeout: float, message: str) -> str:

@@ -94,7 +94,7 @@ class FrontConnection(asyncio.Protocol):
         self._bridge: Bridge | None = None
         self._cancel: Callable[[], None] | None = None
         self._known_kind: RememberedKind | None = None
-        """The kind of the last read, where it has credentials: no other connection may know it."""
+        """The kind of the last read, where it has credentials: not for other connections."""
         self._checked = 0
         """Bytes of the buffer that are known to be part of a head that is incomplete."""
         self._closing = False
@@ -103,7 +103,8 @@ class FrontConnection(asyncio.Protocol):
         self._bridge_pauses_reading = False
         """Whether aiohttp takes no more of the request's body for now."""
         self._deadline = NEVER
-        """When the client must have sent the rest of a head or body, or the next request."""
+        """When the client must have sent the rest of a head or body, or the next request. While we
+        close, until when what it sends is discarded."""
         self._write_deadline = NEVER
         """When the client must have taken what it is sent."""
         self._head_started = False
@@ -277,7 +278,8 @@ class FrontConnection(asyncio.Protocol):
         if self._client_ended:
             self._close()
         elif not self._buffer:
-            self._wait_for_request()
+            if self._deadline == NEVER:  # empty lines do not make the time longer
+                self._wait_for_request()
         elif not self._head_started:
             self._head_started = True
             self._deadline = time.monotonic() + self._server.client_timeout
@@ -357,14 +359,16 @@ class FrontConnection(asyncio.Protocol):
         elif answered_later and (self._buffer or self._client_ended or self._reading_paused):
             self._read_requests()
 
-    def _close(self) -> None:
-        """Closes the connection when all that was written is sent."""
+    def _close(self, *, after_refusal: bool = False) -> None:
+        """Closes the connection when all that was written is sent. ``after_refusal``: more may
+        follow of what could not be read."""
         self._closing = True
         self._server.coalescer.flush(self._transport)
         transport = self._transport
         if transport is None:
             return
-        if self._buffer and not self._client_ended and transport.can_write_eof():
+        more_may_come = bool(self._buffer) or after_refusal
+        if more_may_come and not self._client_ended and transport.can_write_eof():
             self._linger(transport)
         else:
             transport.close()
@@ -400,8 +404,7 @@ class FrontConnection(asyncio.Protocol):
             data = self._refusal(status, reason, closing, counted_by_app=counted_by_app)
             self._server.coalescer.flush(self._transport)
             self._transport.write(data)
-        self._buffer += b"?"  # more may follow what could not be read
-        self._close()
+        self._close(after_refusal=True)
 
     def _refusal(
         self, status: int, reason: str, closing: str, *, counted_by_app: bool = False
