@@ -16,8 +16,9 @@ import resolver
 ROOT = Path(resolver.__file__).parent
 
 LAYERS = [
-    {"admin_tokens", "errors", "image_facts", "masking", "latency", "problems", "service_manager"}
-    | {"spans", "otel_spans", "suggestions", "task_groups", "text_files", "trace_context"},
+    {"admin_tokens", "errors", "fault_log", "image_facts", "masking", "latency", "problems"}
+    | {"service_manager", "spans", "otel_spans", "suggestions", "task_groups", "text_files"}
+    | {"trace_context"},
     {"location_fields"},
     {"models"},
     {"setting_names"},

@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from functools import partial
 from hashlib import blake2b
 from typing import NamedTuple
 
-import structlog
-
 from resolver.errors import ImageUnknown, LocationUnavailable, TokenRequired, TokenUnchecked
+from resolver.fault_log import FaultLog
 from resolver.models import Location
 from resolver.problems import Problem
 from resolver.registry import Table
@@ -33,8 +33,6 @@ MAX_TOKEN_BYTES = 8192
 
 MAX_CHECKS = 64
 """Tokens that are being checked at the same time."""
-
-log = structlog.get_logger()
 
 CheckToken = Callable[[str, Location | None, str], Awaitable[float | None]]
 """How long a Keystone accepts a token; see `resolver.glance.TokenChecks.seconds_left`."""
@@ -73,6 +71,10 @@ class CallerTokens:
         """Under way. All requests with the same token wait for one."""
         self._failures: dict[str, str] = {}
         """Why a domain's Keystone gave no answer when it was asked last."""
+        self._fault_logs: defaultdict[str, FaultLog] = defaultdict(
+            lambda: FaultLog("tokens not checked", "tokens checked again")
+        )
+        """By domain."""
 
     def remembered(self, token: str) -> Caller | None:
         """Who sends this token, if that is known without asking anybody."""
@@ -164,8 +166,9 @@ class CallerTokens:
                 )
             except LocationUnavailable as error:
                 silent[domain] = self._failures[domain] = error.detail
-                log.warning("token not checked", domain=domain, reason=error.detail)
+                self._fault_logs[domain].record_failure(error.detail, domain=domain)
                 continue
+            self._fault_logs[domain].record_success(domain=domain)
             self._failures.pop(domain, None)
             if left is not None:
                 caller = Caller(digest, domain, started + min(left, MAX_TOKEN_SECONDS))

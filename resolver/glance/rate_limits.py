@@ -10,13 +10,12 @@ times a second.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
-import structlog
-
 from resolver.errors import LocationUnavailable
+from resolver.fault_log import FaultLog
 from resolver.models import Location
 
 MIN_RETRY_AFTER_SECONDS = 0.5
@@ -38,8 +37,6 @@ SWEEP_WAIT_SECONDS = 120.0
 """How long one request of a sweep waits for its turn, before the sweep fails and makes room for
 another location. It is resumed where it stopped."""
 
-log = structlog.get_logger()
-
 
 @dataclass(slots=True)
 class RateLimiter:
@@ -53,6 +50,9 @@ class RateLimiter:
     """Until when the server wants no requests."""
     refusals: int = 0
     """How often in a row the server refused requests because of its limit."""
+    faults: FaultLog = field(
+        default_factory=lambda: FaultLog("rate limited", "no longer rate limited")
+    )
 
     def reserve(self, rate: float, max_wait: float | None) -> float:
         """Takes a turn; returns the seconds to wait for it. ``rate``: requests a second, 0 for no
@@ -85,12 +85,15 @@ class RateLimiter:
         least = MIN_RETRY_AFTER_SECONDS * (1 << min(max(self.refusals - 1, 0), 8))
         wait = min(max(parse_retry_after(retry_after) or 0.0, least), MAX_RETRY_AFTER_SECONDS)
         if is_first:
-            log.warning("rate limited", location=self.name, retry_after=round(wait, 1))
+            self.faults.record_failure(
+                "it refuses requests for a while", location=self.name, retry_after=round(wait, 1)
+            )
         self.paused_until = max(self.paused_until, now + wait)
         return wait
 
     def record_success(self) -> None:
         self.refusals = 0
+        self.faults.record_success(location=self.name)
 
 
 class RateLimits:

@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import aiohttp
-import structlog
 
 from resolver.errors import LocationUnavailable
+from resolver.fault_log import FaultLog
 from resolver.glance.cloud_config import CloudRef, cloud_of
 from resolver.glance.cloud_credentials import CloudCredentials
 from resolver.glance.glance_server import read_body
@@ -24,8 +24,6 @@ from resolver.models import Location
 
 MAX_TOKEN_BODY_BYTES = 1024 * 1024
 """What Keystone says of a token, without its catalog: some kilobytes."""
-
-log = structlog.get_logger()
 
 
 class _OwnCredential(NamedTuple):
@@ -51,6 +49,9 @@ class TokenChecks:
         have. Requests end with its timeout."""
         self._session = session
         self._cloud_credentials = cloud_credentials
+        self._credential_faults = FaultLog(
+            "no credential to check tokens", "credential to check tokens again"
+        )
 
     async def seconds_left(self, url: str, location: Location | None, token: str) -> float | None:
         """How long a Keystone will accept a token; None where it does not accept it now.
@@ -96,8 +97,9 @@ class TokenChecks:
             tls = await self._cloud_credentials.tls(cloud) or True
             sent = await self._cloud_credentials.auth_headers(cloud)
         except LocationUnavailable as error:
-            log.warning("no credential to check tokens", location=location.name, reason=str(error))
+            self._credential_faults.record_failure(str(error), location=location.name)
             return NO_CREDENTIAL
+        self._credential_faults.record_success()
         own = _OwnCredential("", _identity_url(sent.auth_url), cloud, sent, tls)
         try:
             host = urlsplit(url or own.url).hostname or ""

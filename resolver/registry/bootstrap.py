@@ -11,6 +11,7 @@ from typing import Any
 import structlog
 
 from resolver.errors import IndexLost, IndexReadOnly, IndexUnavailable, ResolverError, SettingsError
+from resolver.fault_log import FaultLog
 from resolver.index import REACHABLE, Index
 from resolver.models import State
 from resolver.problems import Problem
@@ -77,6 +78,7 @@ class Bootstrap:
         index.on_invalidation(self._on_invalidation)
         self.fault = ""
         """Why the index cannot be used, for anybody to read; empty while it can be used."""
+        self._fault_log = FaultLog("redis unavailable", "redis available again", quiet_seconds=0)
         self._fault_since = 0.0
         """Unix time."""
 
@@ -123,16 +125,14 @@ class Bootstrap:
                 await asyncio.sleep(RECONCILE_INTERVAL_SECONDS)
 
     def report_fault(self, fault: str, log_text: str = "") -> None:
-        """Sets `fault` and logs when it changes. ``log_text``: the same with details that only
-        operators may see."""
-        if fault != self.fault:
-            if fault and not self.fault:
+        """Sets `fault`, and logs its begin and its end. ``log_text``: the same with details that
+        only operators may see."""
+        if fault:
+            if not self.fault:
                 self._fault_since = time.time()
-            if fault:
-                log.warning("redis unavailable", reason=log_text or fault)
-            else:
-                seconds = round(time.time() - self._fault_since, 1)
-                log.info("redis available again", seconds=seconds)
+            self._fault_log.record_failure(log_text or fault)
+        else:
+            self._fault_log.record_success()
         self.fault = fault
 
     def problems(self) -> Iterator[Problem]:

@@ -19,6 +19,7 @@ from typing import Any
 import structlog
 
 from resolver.errors import IndexUnavailable, LocationUnavailable, ShrinkGuardTripped
+from resolver.fault_log import FaultLog
 from resolver.glance import ImageProbe, ProbeAnswer
 from resolver.image_facts import ImageFacts
 from resolver.index import Index
@@ -130,6 +131,7 @@ class Prober:
         self._spans = spans
         self._in_flight: dict[tuple[ProbedImage, int], InFlightProbe] = {}
         self._in_flight_at: Counter[int] = Counter()
+        self._store_faults = FaultLog("probe results not stored", "probe results stored again")
         self._exceeding = 0
         """Probes under way of a request that exceeds the bound by itself."""
         self._negative: dict[ProbedImage, NegativeCacheEntry] = {}
@@ -338,10 +340,11 @@ class Prober:
             )
             if probe.updates_index:
                 await self._update_index(probe, image, number, result)
+                self._store_faults.record_success()
         except ShrinkGuardTripped:
             pass  # the claim stays: a sweep decides about it
         except IndexUnavailable as error:
-            log.warning("probe result not stored", location=view.name, reason=str(error))
+            self._store_faults.record_failure(str(error))
         finally:
             if not probe.result.done():
                 probe.result.set_result(result)

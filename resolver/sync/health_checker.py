@@ -13,6 +13,7 @@ import aiohttp
 import structlog
 
 from resolver.errors import IndexUnavailable
+from resolver.fault_log import FaultLog
 from resolver.glance import CloudCredentials, GlanceServer, RateLimits
 from resolver.index import Index, LostLease
 from resolver.models import Check, Health
@@ -69,6 +70,9 @@ class HealthChecker:
         self._lease_renewal = timings.lease / 3
         self._watched: dict[int, WatchedLocation] = {}
         self._self_doubt = SelfDoubt(self._watched)
+        self._store_faults = FaultLog(
+            "health check results not stored", "health check results stored again"
+        )
         self._synced: Table | None = None
         """The table that `_watched` was made from."""
         self._free_checks = free_checks
@@ -148,12 +152,11 @@ class HealthChecker:
             watched.checked_at = loop.time()
             if await self._apply_sample(watched, sample):
                 delay *= RETRY_SHARE
+            self._store_faults.record_success()
         except LostLease:
             pass  # `run` ends by the same
         except IndexUnavailable as error:
-            log.warning(
-                "health check result not stored", location=watched.view.name, reason=str(error)
-            )
+            self._store_faults.record_failure(str(error))
         except Exception:
             log.exception("health check failed", location=watched.view.name)
         finally:
@@ -165,8 +168,9 @@ class HealthChecker:
         """Stores the status that follows from a check; returns whether to check again soon."""
         if not sample.failure:
             watched.failing_since = 0.0
-        elif not watched.failing_since:
-            watched.failing_since = watched.checked_at
+        else:
+            watched.failed_checks += 1
+            watched.failing_since = watched.failing_since or watched.checked_at
         before, after = watched.check, self._next_status(watched, sample)
         result = "failed" if sample.failure else "ok"
         self._stats.count(self._stats.checks, watched.view.name, result)
@@ -178,15 +182,25 @@ class HealthChecker:
         await self._index.records.set_check(location.number, after, location, quiet=is_unchanged)
         watched.check = after
         if before is None or before.health is not after.health:
-            write = log.warning if after.health is Health.DOWN else log.info
-            write(
-                "location health",
-                location=watched.view.name,
-                health=str(after.health),
-                reason=after.reason,
-            )
+            self._report_health(watched, before, after)
+        if after.health is Health.UP and not after.failures:
+            watched.failed_checks = 0
         self._report_self_doubt()
         return bool(after.failures) and after.health is not Health.DOWN
+
+    @staticmethod
+    def _report_health(watched: WatchedLocation, before: Check | None, after: Check) -> None:
+        name, health = watched.view.name, str(after.health)
+        if after.health is Health.DOWN:
+            log.warning("location health", location=name, health=health, reason=after.reason)
+        elif before is not None and before.health is Health.DOWN and before.changes:
+            seconds = round(after.at - before.changes[0].at, 1)
+            failures = watched.failed_checks
+            log.info(
+                "location health", location=name, health=health, failures=failures, seconds=seconds
+            )
+        else:
+            log.info("location health", location=name, health=health)
 
     def _next_status(self, watched: WatchedLocation, sample: HealthSample) -> Check:
         """The status after a check, with doubt where the location is about to go down."""

@@ -19,6 +19,7 @@ import aiohttp
 import structlog
 
 from resolver.errors import Conflict, IndexUnavailable, LocationUnavailable
+from resolver.fault_log import FaultLog
 from resolver.glance import CloudCredentials, GlanceServer, RateLimits, ScopeCache
 from resolver.glance.rate_limits import POLL_WAIT_SECONDS, SWEEP_WAIT_SECONDS
 from resolver.index import Index, Lease
@@ -123,16 +124,14 @@ class Indexer:
     async def run(self) -> None:
         """Does what is due until it is cancelled. Then it stops its work and releases the
         leases."""
-        is_outage = False
+        faults = FaultLog("redis unavailable", "redis available again", quiet_seconds=0)
         try:
             while True:
                 try:
                     await self.tick()
-                    is_outage = False
+                    faults.record_success(work="indexer tick")
                 except IndexUnavailable as error:
-                    if not is_outage:  # once for an outage, not with each tick
-                        log.warning("redis unavailable", work="indexer tick", reason=str(error))
-                    is_outage = True
+                    faults.record_failure(str(error), work="indexer tick")
                 except Exception:  # a bug: without further ticks nothing would be swept any more
                     log.exception("indexer tick failed")
                 await asyncio.sleep(_spread(self._timings.tick, JITTER_SHARE))

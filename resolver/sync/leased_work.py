@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import structlog
 
 from resolver.errors import IndexUnavailable
+from resolver.fault_log import FaultLog
 from resolver.index import Index, Lease, LostLease
 
 STOP_TIMEOUT_SECONDS = 0.5
@@ -57,6 +58,10 @@ class LeasedWork:
         self._lease_seconds = lease_seconds
         self._tasks: dict[WorkKey, asyncio.Task[None]] = {}
         self._cleanups: set[asyncio.Task[None]] = set()
+        self._faults = {
+            kind: FaultLog("redis unavailable", "redis available again") for kind in WorkKind
+        }
+        """By what work does, and not by location: there may be thousands."""
         self._token = secrets.token_hex(8)
         """Of all leases of this process, so that it need not wait for the end of one that it could
         not release while Redis failed."""
@@ -76,7 +81,7 @@ class LeasedWork:
 
     async def _run(self, key: WorkKey, work: Work) -> None:
         """Runs work under its lease. Whatever fails ends this piece of work only."""
-        lease = self.lease(key)
+        lease, faults = self.lease(key), self._faults[key.kind]
         try:
             if not await lease.acquire():
                 return
@@ -84,10 +89,11 @@ class LeasedWork:
                 await work(lease)
             finally:
                 await lease.release()
+            faults.record_success(work=str(key.kind))
         except LostLease:
             log.warning("lease lost: another indexer has taken over", work=key.lease_name)
         except IndexUnavailable as error:
-            log.warning("redis unavailable", work=key.lease_name, reason=str(error))
+            faults.record_failure(str(error), work=str(key.kind))
         except Exception:
             log.exception("background work failed", work=key.lease_name)
 

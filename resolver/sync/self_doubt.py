@@ -36,6 +36,8 @@ class WatchedLocation:
     """When our last check ended; 0 before the first."""
     failing_since: float = 0.0
     """When the first of our failed checks in a row ended; 0 while checks succeed."""
+    failed_checks: int = 0
+    """Of this process, since the location was last up."""
 
     @property
     def is_down(self) -> bool:

@@ -82,7 +82,9 @@ class SweepRun:
                 rows=sweep.skipped,
                 examples=sweep.skipped_examples,
             )
-        log.info(
+        is_routine = not (request or self._status.error_code or sweep.claimed or sweep.released)
+        write = log.debug if is_routine and self._status.ended else log.info
+        write(
             "sweep done",
             location=self._location.name,
             images=sweep.images,

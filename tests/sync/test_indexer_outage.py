@@ -5,11 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from structlog.testing import capture_logs
 
 from resolver.glance import CloudCredentials, RateLimits, ScopeCache, connect
 from resolver.registry import FreshnessPolicy, TableKeeper
 from resolver.settings import Settings
+from resolver.standin import StandIn
 from resolver.sync import DEFAULT_TIMINGS, Indexer
+from resolver.sync.health import DOWN_AFTER_FAILURES
 from tests.support.indexing import indexing, running, ticks
 from tests.support.instrumented_client import InstrumentedClient
 from tests.support.wait import wait_until
@@ -70,15 +73,21 @@ async def test_a_sweep_that_keeps_failing_is_logged_once(
     assert [record.levelname for record in lines if record.levelname != "DEBUG"] == ["WARNING"]
 
 
-async def test_a_location_that_goes_down_is_a_warning(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    async with indexing("memory:", health_interval=0.05) as services:
-        await services.registry.put("one", {"url": NOWHERE})
+async def test_a_location_that_goes_down_is_a_warning_and_its_return_has_the_count() -> None:
+    async with StandIn() as one, indexing("memory:", health_interval=0.05) as services:
+        url, port = one.url, one.port
+        await one.stop()
+        await services.registry.put("one", {"url": url})
 
-        async def is_down() -> bool:
-            return (await services.registry.show("one"))["health"]["state"] == "down"
+        async def is_in(state: str) -> bool:
+            return (await services.registry.show("one"))["health"]["state"] == state
 
-        await wait_until(is_down)
-    (line,) = [r for r in caplog.records if "location health" in r.getMessage()]
-    assert line.levelname == "WARNING"
+        with capture_logs() as lines:
+            await wait_until(lambda: is_in("down"))
+            await one.start(port=port)
+            await wait_until(lambda: is_in("up"))
+    *_, down, up = [line for line in lines if line["event"] == "location health"]
+    assert (down["health"], down["log_level"]) == ("down", "warning")
+    assert (up["health"], up["log_level"]) == ("up", "info")
+    assert up["failures"] >= DOWN_AFTER_FAILURES
+    assert up["seconds"] >= 0

@@ -97,6 +97,22 @@ async def test_a_failure_is_logged_and_releases_the_lease(
     assert await LeasedWork(index, 60).lease(SWEEP).acquire()
 
 
+async def test_of_a_redis_that_refuses_writes_a_kind_of_work_logs_one_line(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Each tick of the indexer tries the work of each location again."""
+    client = InstrumentedClient()
+    client.fails = lambda: True
+    work = LeasedWork(client.index(), 60)
+    for _ in range(20):
+        for number in range(5):
+            task = work.start(WorkKey(WorkKind.POLL, number), Job())
+            assert task is not None
+            await task
+    assert caplog.text.count("redis unavailable") == 1
+    await work.stop()
+
+
 async def test_stop_cancels_work_and_releases_its_leases(index: Index) -> None:
     work, jobs = LeasedWork(index, 60), {SWEEP: Job(), POLL: Job()}
     for key, job in jobs.items():

@@ -23,7 +23,7 @@ from resolver.gateway.limits import LIMITS
 from resolver.gateway.methods import READ_METHODS
 from resolver.index import Audit
 
-LOG_INTERVAL_SECONDS = 1.0
+LOG_INTERVAL_SECONDS = 10.0
 """Between two log lines about refused logins."""
 
 AUDIT_INTERVAL_SECONDS = 60.0
