@@ -205,7 +205,8 @@ def main() -> None:
     out.print(f"benchmarks.sweep: {describe_machine()}")
     count = options.images or (50_000 if options.small else 1_000_000)
     if options.locations:
-        sweep_locations.compare(count, [int(part) for part in options.locations.split(",")])
+        counts = [int(part) for part in options.locations.split(",")]
+        sweep_locations.compare(count, counts, options.rounds or 3)
         return
     versions = (RANDOM, VERSION_7) if options.versions else (RANDOM,)
     compare(count, options.rounds or (3 if options.small else 5), versions)

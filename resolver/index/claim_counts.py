@@ -125,6 +125,16 @@ class LocationSpans:
         """The span that an image belongs to in UUID order, from 0."""
         return int.from_bytes(image_id[:4], "big") >> self._id_shift
 
+    def _spans_of(self, ids: Iterable[bytes]) -> list[int]:
+        """The `span` of each id."""
+        shift = self._id_shift
+        return [int.from_bytes(image_id[:4], "big") >> shift for image_id in ids]
+
+    def begin_of(self, span: int) -> bytes:
+        """What sorts before all ids of this span and of later ones, and after those of earlier
+        ones."""
+        return (span << self._id_shift).to_bytes(4, "big")
+
     def unordered(self, max_memory_bytes: int = MAX_MEMORY_BYTES) -> UnorderedClaims:
         """The location's other claims. ``max_memory_bytes``: of the ids that are listed."""
         counts = self._counts
@@ -152,32 +162,34 @@ class LocationSpans:
         counted = self._of_location
         if not counted:
             return
-        listed_by_span: dict[int, list[bytes]] = {}
-        for image_id in listed:
-            listed_by_span.setdefault(self.span(image_id), []).append(image_id)
-        to_read: list[int] = []
-        to_look_up: dict[int, list[bytes]] = {}
-        for span in range(first, end):
-            if not counted[span]:
-                continue
-            ids = listed_by_span.get(span, [])
-            # A bucket is read as fast as half of its images are looked up.
-            if ids and 2 * len(ids) < self._counts.images[span]:
-                to_look_up[span] = ids
-            else:
-                to_read.append(span)
-        ids = [image_id for ids in to_look_up.values() for image_id in ids]
-        stored = await self._claims.stored(self._number, ids, buckets=self._counts.buckets)
-        for span, ids in to_look_up.items():
-            if sum(map(stored.__contains__, ids)) < counted[span]:  # some are not listed
-                to_read.append(span)
-                for image_id in ids:
-                    stored.pop(image_id, None)
+        ids = list(listed)
+        spans = self._spans_of(ids)
+        images = self._counts.images
+        # A bucket is read as fast as half of its images are looked up.
+        to_look_up = {
+            span
+            for span, count in Counter(spans).items()
+            if counted[span] and 2 * count < images[span]
+        }
+        stored = await self._claims.stored(
+            self._number,
+            [image_id for image_id, span in zip(ids, spans, strict=True) if span in to_look_up],
+            buckets=self._counts.buckets,
+        )
+        found = Counter(self._spans_of(stored))
+        to_read = [
+            span
+            for span, claims in enumerate(counted[first:end], first)
+            if claims > found.get(span, 0)  # it was not looked up, or some are not listed
+        ]
+        if not found.keys().isdisjoint(to_read):
+            again = set(to_read)
+            stored = {i: claim for i, claim in stored.items() if self.span(i) not in again}
         if stored:
             yield first, stored
         buckets, shift = self._counts.buckets, self._counts.shift
         async for bucket, claims in self._claims.of_location(
-            self._number, self._buckets_of(sorted(to_read)), buckets=buckets
+            self._number, self._buckets_of(to_read), buckets=buckets
         ):
             yield bucket >> shift, claims
 

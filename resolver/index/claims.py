@@ -69,11 +69,6 @@ class StoredClaim(NamedTuple):
     others: tuple[Owner, ...] = ()
     """The image's other owners. Only where there are some, the index keeps what its bytes are."""
 
-    @property
-    def is_shared(self) -> bool:
-        """Whether the image has other owners."""
-        return bool(self.others)
-
     def conflicts_with(self, content: Content | None) -> bool:
         """Whether another owner is known to have other bytes than ``content``."""
         if content is None or not self.others:
@@ -89,9 +84,9 @@ class StoredClaim(NamedTuple):
         status, content = facts
         if status is not None and status is not self.facts.status:
             return True
-        known = self.facts.content
-        if not self.is_shared or content is None:
+        if content is None or not self.others:
             return False
+        known = self.facts.content
         if known is None or status is None:
             return known is None
         if content.kind is HashKind.CHECKSUM and known.kind is HashKind.OS_HASH:
@@ -448,9 +443,12 @@ class Claims:
         for start in range(0, len(ids), BATCH_IDS):
             batch = ids[start : start + BATCH_IDS]
             values = await self._client.pipeline(self._hget_commands(buckets, batch))
-            for image_id, value in zip(batch, values, strict=True):
-                if value and (claim := _claim_of(number, value)):
-                    found[image_id] = claim
+            claims = _claims_by_value(number, values)
+            found |= {
+                image_id: claim
+                for image_id, value in zip(batch, values, strict=True)
+                if (claim := claims[value])
+            }
         return found
 
 
@@ -459,15 +457,25 @@ def _claims_of(
 ) -> dict[bytes, StoredClaim]:
     """A location's claims in one bucket, by image id."""
     join = buckets.join
+    claims = _claims_by_value(number, fields.values())
     return {
-        join(bucket, field): claim
-        for field, value in fields.items()
-        if (claim := _claim_of(number, value))
+        join(bucket, field): claim for field, value in fields.items() if (claim := claims[value])
     }
 
 
-def _claim_of(number: int, value: bytes) -> StoredClaim | None:
-    """A location's claim in the value of a field. A value that cannot be read has none."""
+def _claims_by_value(
+    number: int, values: Iterable[bytes | None]
+) -> dict[bytes | None, StoredClaim | None]:
+    """A location's claim in each of these values. Most images have the same owners, so each value
+    is read once."""
+    return {value: _claim_of(number, value) for value in set(values)}
+
+
+def _claim_of(number: int, value: bytes | None) -> StoredClaim | None:
+    """A location's claim in the value of a field; none where there is no value, or it cannot be
+    read."""
+    if not value:
+        return None
     try:
         owners = decode_owners(value)
     except ValueError:

@@ -273,7 +273,8 @@ class Sweeper:
         async for span, claims in state.spans.compare(first, end, listed):
             for image_id, claim in claims.items():
                 if (facts := listed.get(image_id)) is not None:
-                    state.conflicts += claim.conflicts_with(facts.content)
+                    if claim.others:
+                        state.conflicts += claim.conflicts_with(facts.content)
                     if not claim.is_changed_by(0, facts):
                         to_claim.pop(image_id, None)
                 elif span != state.resumed_span:

@@ -116,9 +116,14 @@ class SweepState:
 
     def take_pending(self, end_span: int) -> dict[bytes, ImageFacts]:
         """Removes and returns the pending images in spans before ``end_span``."""
-        span, pending = self.spans.span, self.pending
-        taken = [image_id for image_id in pending if span(image_id) < end_span]
-        return {image_id: pending.pop(image_id) for image_id in taken}
+        pending, self.pending = self.pending, {}
+        if end_span == self.spans.count:
+            return pending
+        end = self.spans.begin_of(end_span)
+        self.pending = {image_id: facts for image_id, facts in pending.items() if image_id >= end}
+        for image_id in self.pending:
+            del pending[image_id]
+        return pending
 
     def add_missing(self, image_id: bytes, letter_case: int) -> None:
         self.missing_ids[image_id] = self._unsaved_missing[image_id] = letter_case

@@ -99,5 +99,5 @@ async def check_claims_of_a_location(
     for image_id, claim in claims.items():
         owners = {owner.number: owner for owner in model[image_id].owners()}
         assert Owner(number, claim.letter_case, *claim.facts) == owners[number]
-        assert claim.is_shared == (len(owners) > 1)
+        assert bool(claim.others) == (len(owners) > 1)
         assert not claim.is_changed_by(claim.letter_case, claim.facts)
