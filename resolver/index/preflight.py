@@ -27,12 +27,15 @@ REACHABLE = "redis"
 
 OPTIONAL_RIGHTS = {
     "client|tracking": "client tracking",
-    "hello": "client tracking",  # newer versions than 6.2 allow it to everybody
+    "hello": "client tracking",  # only early releases of Redis 6.2 refuse it
     "info": "seeing whether Redis evicts keys or was restarted",
     "scan": "making an index with more than 131,072 buckets at once",
     "memory|usage": "the bytes that `index stats` shows",
 }
 """Rights without which the index works, and what does not work then."""
+
+SUBCOMMANDS = {"client": "client|tracking", "cluster": "cluster|slots"}
+"""What connections send of these commands. Redis 6.2 names only the command that it refuses."""
 
 _NO_PERMISSION = re.compile(r"permissions to (?:run the '([^']+)' command|access)")
 _UNKNOWN_COMMAND = re.compile(r"ERR unknown (?:sub)?command", re.IGNORECASE)
@@ -180,7 +183,7 @@ class _Refusals:
         if found[1] is None:
             self._not_allowed[f"~{self._prefix}*"] = None
         else:
-            self._not_allowed[f"+{'client|tracking' if command == 'client' else command}"] = None
+            self._not_allowed[f"+{SUBCOMMANDS.get(command, command)}"] = None
         return True
 
     def findings(self, servers: Sequence[Server]) -> list[Finding]:
@@ -252,8 +255,8 @@ def _tracking_finding(error: str) -> Finding:
         name="client-tracking",
         ok=False,
         text=f"Redis reports no changes, so that each request asks it: {error}",
-        fix="allow `+client|tracking` (on Redis 6.2 also `+hello`), and use no proxy that "
-        "does not pass them on",
+        fix="allow `+client|tracking` (on early releases of Redis 6.2 also `+hello`), and use no "
+        "proxy that does not pass them on",
         required=False,
     )
 

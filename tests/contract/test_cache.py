@@ -291,6 +291,8 @@ async def test_a_rebuild_invalidates_everything(real: Real, stack: AsyncExitStac
 async def test_without_permission_for_tracking_nothing_is_cached(
     redis_server: RedisServer, stack: AsyncExitStack, less: str
 ) -> None:
+    if not redis_server.knows_acl_rule(less):
+        pytest.skip("Redis 6.2 cannot take away a subcommand alone")
     redis_server.flush()
     with redis_server.client() as client:
         rules = ["reset", "on", ">word", "~*", "&*", "+@all"]

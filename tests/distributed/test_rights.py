@@ -94,6 +94,13 @@ async def _go_on() -> None:
     """No reason to stop."""
 
 
+def unused(rules: Sequence[str], servers: Sequence[RedisServer]) -> set[str]:
+    """Commands that these rules allow, and that were not run since the last call. Redis 6.2 counts
+    all subcommands of a command together."""
+    names = used(servers)
+    return {rule[1:] for rule in rules[1:] if not {rule[1:], rule[1:].split("|")[0]} & names}
+
+
 def used(servers: Sequence[RedisServer]) -> set[str]:
     """Names of the commands that were run since the last call."""
     found: set[str] = set()
@@ -121,7 +128,7 @@ async def test_the_rights_suffice_and_each_is_used(own_redis: RedisServer) -> No
     async with open_index(url(own_redis, 3), bits=8) as index:
         await use_everything(index)
     await make_large_index(url(own_redis, 3))
-    assert {rule[1:] for rule in rules[1:]} - used([own_redis]) == set()
+    assert unused(rules, [own_redis]) == set()
     assert refused([own_redis]) == []
 
 
@@ -156,6 +163,8 @@ async def test_a_missing_right_is_named(own_redis: RedisServer, rule: str) -> No
 
 @pytest.mark.parametrize("pattern", ["~glr:{reg}:*", "%R~glr:*", "~other:*"])
 async def test_keys_that_are_not_allowed(own_redis: RedisServer, pattern: str) -> None:
+    if not own_redis.knows_acl_rule(pattern):
+        pytest.skip("Redis 6.2 does not distinguish keys to read and keys to write")
     allow([own_redis], [pattern, *acl_rules("glr:")[1:]])
     async with open_index(url(own_redis), create=False) as index:
         assert missing(await index.server_watch.examine()) == ["~glr:*"]
@@ -206,7 +215,7 @@ async def test_the_rights_of_a_cluster(own_cluster: RedisCluster) -> None:
     await make_large_index(cluster_url)
     async with open_index(cluster_url, bits=8) as index:
         await use_everything(index)
-        assert {rule[1:] for rule in rules[1:]} - used(nodes) == {"asking"}
+        assert unused(rules, nodes) == {"asking"}
         image_id = make_ids(1)[0]
         key = index.claims.buckets.key(index.claims.buckets.number(image_id))
         source = own_cluster.master_of(key)
@@ -238,7 +247,7 @@ async def test_the_rights_behind_sentinels(sentinels: Sentinels) -> None:
     async with open_index(sentinel_url, bits=8) as index:
         await use_everything(index)
         assert all(finding.ok for finding in await index.server_watch.examine())
-    assert {rule[1:] for rule in rules[1:]} - used(sentinels.servers) == set()
+    assert unused(rules, sentinels.servers) == set()
     assert refused(sentinels.servers) == []
     allow(sentinels.servers, [rule for rule in rules if rule != "+role"])
     for sentinel in sentinels.sentinels[:1]:

@@ -21,7 +21,7 @@ STALE_FOR_SECONDS = 0.5
 
 
 def url_without_tracking(redis: RedisServer) -> str:
-    redis.ask("ACL SETUSER", "plain", "reset", "on", ">pw", "~*", "+@all", "-client|tracking")
+    redis.ask("ACL SETUSER", "plain", "reset", "on", ">pw", "~*", "+@all", "-client")
     return f"redis://plain:pw@{redis.address}/0"
 
 

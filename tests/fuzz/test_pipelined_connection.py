@@ -163,7 +163,7 @@ CALLS: dict[str, Callable[[Index], Awaitable[Any]]] = {
     "lease": lambda index: index.lease("x", seconds=1).acquire(),
 }
 OK = b"+OK\r\n"
-"""The reply to what redis-py sends first: CLIENT SETINFO twice, perhaps SELECT."""
+"""The reply to what redis-py may send first: SELECT."""
 
 
 @pytest.mark.parametrize(

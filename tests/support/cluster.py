@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Self
 
 import redis
 
-from tests.support.process import ServerUnavailableError, Startable, free_port
+from tests.support.process import HIGHEST_PORT, ServerUnavailableError, Startable, is_free
 from tests.support.redis import (
     RedisServer,
     Tls,
@@ -19,6 +17,8 @@ from tests.support.redis import (
 from tests.support.wait import wait_until_blocking
 
 SLOTS = 16384
+BUS_PORT_OFFSET = 10_000
+"""From a node's port to the one for other nodes. Redis 6.2 cannot have it elsewhere."""
 MEETING_NODE_TIMEOUT_MS = 2000
 """Nodes with a short timeout meet sooner."""
 MASTERS = 3
@@ -44,25 +44,22 @@ def wait_for_servers(condition: Any, what: str) -> Any:
 class Node(RedisServer):
     """A node of a cluster. Killed and started again it knows the cluster, and has no data."""
 
-    def __init__(
-        self, directory: Path, options: Sequence[str], *, password: str, tls: Tls | None
-    ) -> None:
-        super().__init__(directory, options, password=password, tls=tls)
-        self.bus_port = 0
-
     @property
     def id(self) -> str:
         return str(self.ask("CLUSTER MYID").decode())
 
     def choose_ports(self) -> None:
-        super().choose_ports()
-        self.bus_port = free_port()
+        while True:
+            super().choose_ports()
+            bus_port = self.public_port + BUS_PORT_OFFSET
+            if bus_port < HIGHEST_PORT and is_free(bus_port):
+                return
 
     def command(self) -> list[str]:
         return [
             *super().command(),
             *(("--tls-cluster", "yes") if self.tls else ()),
-            *("--cluster-enabled", "yes", "--cluster-port", str(self.bus_port)),
+            *("--cluster-enabled", "yes"),
             *("--cluster-config-file", f"nodes-{self.port}.conf"),
         ]
 
@@ -115,9 +112,9 @@ class RedisCluster(Startable):
             node.ask("CLUSTER SET-CONFIG-EPOCH", number + 1)
             if number < MASTERS:
                 edges = [SLOTS * n // MASTERS for n in (number, number + 1)]
-                node.ask("CLUSTER ADDSLOTSRANGE", edges[0], edges[1] - 1)
+                node.ask("CLUSTER ADDSLOTS", *range(*edges))
             if node is not first:
-                node.ask("CLUSTER MEET", "127.0.0.1", first.port, first.bus_port)
+                node.ask("CLUSTER MEET", "127.0.0.1", first.public_port)
         all_ids = {node.id for node in self.nodes}
 
         def have_met() -> bool:

@@ -126,6 +126,14 @@ class RedisServer(ServerProcess):
             client.response_callbacks.clear()
             return client.execute_command(*command.split(), *args)
 
+    def knows_acl_rule(self, rule: str) -> bool:
+        """Whether this version can read a rule of an ACL."""
+        try:
+            self.ask("ACL SETUSER", "of-a-trial", "+@all", rule)
+        except redis.ResponseError:
+            return False
+        return True
+
     def replication(self) -> dict[str, str]:
         """INFO replication."""
         lines = self.ask("INFO", "replication").decode().splitlines()

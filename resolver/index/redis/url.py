@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import ssl
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from redis.asyncio import Connection, ConnectionPool, Redis, SSLConnection
-from redis.asyncio.connection import parse_url
+from redis.asyncio.connection import AbstractConnection, parse_url
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
@@ -28,6 +29,14 @@ from resolver.index.redis.sentinel import QuorumSentinel, SentinelClient
 
 SCHEME = re.compile(r"(redis|rediss|unix)|(rediss?)\+(sentinel|cluster)")
 """Schemes but for ``memory:``; ``rediss`` means TLS with every server."""
+
+NO_LIBRARY: dict[str, Any] = (
+    {"driver_info": None}
+    if "driver_info" in inspect.signature(AbstractConnection).parameters
+    else {"lib_name": None, "lib_version": None}  # in older versions
+)
+"""Keeps redis-py from naming itself with ``CLIENT SETINFO``: a login with only the rights that the
+index needs may not run that, and Redis writes each refusal into its ACL log."""
 
 DEFAULT_PORT, DEFAULT_SENTINEL_PORT = 6379, 26379
 
@@ -76,6 +85,7 @@ def _common_options(timeouts: RedisTimeouts) -> dict[str, Any]:
         "socket_connect_timeout": timeouts.connect,
         "socket_timeout": timeouts.connect,
         "retry": Retry(NoBackoff(), 0),
+        **NO_LIBRARY,
         "protocol": 2,  # what `PipelinedConnection` reads until tracking begins
     }
 
