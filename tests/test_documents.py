@@ -226,7 +226,7 @@ def retired_terms() -> dict[str, list[str]]:
 RETIRED_TERMS_STAY = {
     "client/glance_resolver_client/async_client.py": {"raw": "a method of httpx"},
     "client/glance_resolver_client/sync_client.py": {"raw": "a method of httpx"},
-    "resolver/listing/rows.py": {"raw": "a method of the JSON decoder"},
+    "resolver/glance/json_pages.py": {"raw": "a method of the JSON decoder"},
     "tests/registry/test_validation.py": {"raw": "an attribute of yarl"},
     "tests/glance/test_one_endpoint.py": {"raw": "a disk format of Glance"},
     "tests/support/balancers.py": {"raw": "a keyword of HAProxy"},

@@ -59,7 +59,7 @@ class CallerListings:
         token: str | None,
         seconds: float,
         rows: int = 1,
-    ) -> bytes:
+    ) -> bytes | bytearray:
         """The body of a location's answer 200 to the holder of ``token``; empty: to a client
         without one; None: to the location's own credential. ``rows``: how many are asked for, which
         bounds its size.

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from resolver.errors import LocationUnavailable
 from resolver.glance.glance_server import GLANCE_HEADER, GlanceServer
-from resolver.glance.listed_rows import ids_of, rows_of
+from resolver.glance.listed_rows import ids_of
 from resolver.models import minor_version
 
 MIN_MINOR_TASKS_ADMIN_ONLY = 11
@@ -150,7 +150,7 @@ async def _are_listed(server: GlanceServer, witnesses: tuple[str, ...]) -> bool:
     reply = await server.request("/v2/images", query)
     if reply.status != 200:
         return False
-    return set(witnesses) <= ids_of(reply.json())
+    return set(witnesses) <= ids_of(await reply.page(len(witnesses)))
 
 
 async def _tasks_status(server: GlanceServer, versions: tuple[str, ...]) -> int:
@@ -176,7 +176,7 @@ async def _private_images(server: GlanceServer, versions: tuple[str, ...]) -> di
         return {}
     return {
         row["owner"]: row["id"]
-        for row in rows_of(reply.json())
+        for row in (await reply.page(PRIVATE_ROWS)).rows
         if isinstance(row, dict)
         and row.get("visibility") == "private"
         and isinstance(row.get("owner"), str)

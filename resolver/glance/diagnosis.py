@@ -140,7 +140,7 @@ async def _check_listing(server: GlanceServer, versions: tuple[str, ...]) -> Ste
     reply = await server.request(path, {**query, "limit": "1"})
     if reply.status != 200:
         raise LocationUnavailable(f"{path} answered {reply.status}", code="unauthorized")
-    reply.json()
+    await reply.page(1)
     return Step("listing", True, f"{path} can be listed")
 
 

@@ -8,9 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from resolver.errors import LocationUnavailable
-
-MAX_PAGE_VALUES = 2_000_000
-"""JSON values in a page of a listing: a thousand images with two thousand properties each."""
+from resolver.glance.json_pages import MAX_VALUES, JsonPage, read_page
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,18 +17,33 @@ class Reply:
 
     status: int
     headers: Mapping[str, str]
-    body: bytes
+    body: bytes | bytearray
+    """The latter where it is large, and a copy would take long."""
 
-    def json(self, max_values: int = MAX_PAGE_VALUES) -> Any:
-        """The body as JSON. It is parsed only if it has at most ``max_values`` values, since they
-        take the time, not the bytes.
+    def json(self) -> Any:
+        """The body as JSON. It is parsed only if it has at most `MAX_VALUES` values, since they
+        take the time, not the bytes. For listings there is `page`.
 
         Raises:
             LocationUnavailable: the body is not JSON, or has more.
         """
-        if self.body.count(b",") > max_values:
+        if self.body.count(b",") > MAX_VALUES:
             raise LocationUnavailable("its answer has too many values", code="too-long")
         try:
             return json.loads(self.body)
         except (ValueError, RecursionError) as error:
             raise LocationUnavailable("its answer is not JSON", code="junk") from error
+
+    async def page(self, max_rows: int) -> JsonPage[Any]:
+        """The first ``max_rows`` rows of a listing; a server that ignores `limit` sends more.
+
+        Raises:
+            LocationUnavailable: the body is no listing, or a row is too large.
+        """
+        try:
+            page = await read_page(self.body, max_rows, lambda row, _: row)
+        except (ValueError, RecursionError) as error:
+            raise LocationUnavailable("its answer is not JSON", code="junk") from error
+        if not page.has_rows:
+            raise LocationUnavailable("the listing has no `images`", code="junk")
+        return page

@@ -41,14 +41,15 @@ NO_VERSIONS_CODES = frozenset({"not-glance", "junk", "unauthorized", "server-err
 
 MAX_VERSIONS = 64
 
-MAX_BODY_BYTES = 64 * 1024 * 1024
-"""One response. A page of 1,000 images takes 0.5 MB; with many properties, some MB."""
+MAX_BODY_BYTES = 16 * 1024 * 1024
+"""One response. A page of 1,000 images takes 0.5 MB; with many properties, some MB. To free the
+memory of a larger one takes many milliseconds."""
+
+MIN_UNCOPIED_BYTES = 1024 * 1024
+"""Of a response: copying a larger one takes long."""
 
 MAX_RECORD_BYTES = 1024 * 1024
 """An image's record. One with a thousand long properties is smaller."""
-
-MAX_RECORD_VALUES = 10_000
-"""JSON values in a record, a version document and the like: they are parsed in a millisecond."""
 
 MAX_STATUS_BODY_BYTES = 1024 * 1024
 """A response about health or versions."""
@@ -451,7 +452,7 @@ class GlanceServer:
                 "Glance server?",
                 code="not-glance",
             )
-        document = reply.json(MAX_RECORD_VALUES)
+        document = reply.json()
         listed = document.get("versions") if isinstance(document, dict) else None
         ids = tuple(
             version["id"].lower()
@@ -483,7 +484,7 @@ def _is_rate_limited(reply: Reply) -> bool:
     return reply.status == 429 or (reply.status == 413 and "Retry-After" in reply.headers)
 
 
-async def read_body(response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
+async def read_body(response: aiohttp.ClientResponse, max_bytes: int) -> bytes | bytearray:
     """The body of a response. Raises LocationUnavailable where it is longer than ``max_bytes``."""
     body = bytearray()
     async for chunk in response.content.iter_any():
@@ -492,4 +493,4 @@ async def read_body(response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
             raise LocationUnavailable(
                 f"its answer is longer than {max_bytes // 1024 // 1024} MB", code="too-long"
             )
-    return bytes(body)
+    return bytes(body) if len(body) < MIN_UNCOPIED_BYTES else body

@@ -10,7 +10,7 @@ import aiohttp
 
 from resolver.errors import LocationUnavailable
 from resolver.glance.cloud_credentials import CloudCredentials
-from resolver.glance.glance_server import MAX_RECORD_BYTES, MAX_RECORD_VALUES, GlanceServer
+from resolver.glance.glance_server import MAX_RECORD_BYTES, GlanceServer
 from resolver.glance.rate_limits import PROBE_WAIT_SECONDS, RateLimits
 from resolver.image_facts import record_of_headers
 from resolver.models import Location
@@ -84,7 +84,7 @@ class ImageRecords:
             raise LocationUnavailable(f"it answered {reply.status}", code=code)
         if use_v1:
             return _record(record_of_headers(reply.headers))
-        document = reply.json(MAX_RECORD_VALUES)
+        document = reply.json()
         return _record(document if isinstance(document, dict) else {})
 
 

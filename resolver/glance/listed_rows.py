@@ -8,12 +8,13 @@ it is skipped, counted and named.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 from urllib.parse import parse_qs, urlsplit
 
 from resolver.errors import InvalidImageId, LocationUnavailable
+from resolver.glance.json_pages import JsonPage
 from resolver.models import parse_stored_id
 
 MAX_EXAMPLES_CHARACTERS = 120
@@ -73,14 +74,13 @@ class ListedRows(NamedTuple):
     they are image ids or not. Empty where the page has none: then it is the last."""
 
     @classmethod
-    def parse(cls, document: Any, max_markers: int, page_size: int) -> ListedRows:
-        """The page in a listing's JSON document. ``page_size``: the rows that were asked for.
+    def of(cls, page: JsonPage[Any], max_markers: int, page_size: int) -> ListedRows:
+        """The images of a page. ``page_size``: the rows that were asked for.
 
         Raises:
-            LocationUnavailable: the document is not a listing, or nothing in it says where the next
-                page begins.
+            LocationUnavailable: nothing in it says where the next page begins.
         """
-        rows = rows_of(document)
+        rows = page.rows
         images, skipped = [], []
         for row in rows:
             try:
@@ -92,9 +92,9 @@ class ListedRows(NamedTuple):
         markers = [text for text in ids if isinstance(text, str)][-max_markers:]
         if images and images[-1].text not in markers:
             markers.insert(0, images[-1].text)  # v1 accepts no other marker than a UUID
-        if not markers and (marker := _next_marker(document)):
+        if not markers and (marker := _next_marker(page.members)):
             markers = [marker]
-        if not markers and ("next" in document or len(rows) >= page_size):
+        if not markers and ("next" in page.members or len(rows) >= page_size):
             raise LocationUnavailable(
                 "the listing cannot be read to its end: a page of it has no row with an id",
                 code="bad-listing",
@@ -105,31 +105,15 @@ class ListedRows(NamedTuple):
 NO_MORE_ROWS = ListedRows((), NO_ROWS, ())
 
 
-def rows_of(document: Any) -> list[Any]:
-    """The rows of a listing's JSON document, whatever they are.
-
-    Raises:
-        LocationUnavailable: the document is not a listing.
-    """
-    rows = document.get("images") if isinstance(document, dict) else None
-    if not isinstance(rows, list):
-        raise LocationUnavailable("the listing has no `images`", code="junk")
-    return rows
-
-
-def ids_of(document: Any) -> set[str]:
-    """The ids in a listing's JSON document, of the rows that have one.
-
-    Raises:
-        LocationUnavailable: the document is not a listing.
-    """
-    rows = [row for row in rows_of(document) if isinstance(row, dict)]
+def ids_of(page: JsonPage[Any]) -> set[str]:
+    """The ids of the rows that have one."""
+    rows = [row for row in page.rows if isinstance(row, dict)]
     return {row["id"] for row in rows if isinstance(row.get("id"), str)}
 
 
-def _next_marker(document: dict[str, Any]) -> str:
+def _next_marker(members: Mapping[str, Any]) -> str:
     """The marker in the link to the next page; empty if there is none."""
-    link = document.get("next")
+    link = members.get("next")
     try:
         query = parse_qs(urlsplit(link).query) if isinstance(link, str) else {}
     except ValueError:

@@ -21,7 +21,6 @@ from resolver.glance.listed_rows import (
     ListedRows,
     SkippedRows,
     ids_of,
-    rows_of,
 )
 from resolver.glance.probe import has_image
 from resolver.image_facts import ImageFacts
@@ -29,6 +28,9 @@ from resolver.models import minor_version
 
 PAGE_SIZE = 1000
 """Images in a page. Glance caps it at 1,000 without notice; a smaller page costs it as much."""
+
+SMALL_PAGE_SIZE = 100
+"""Where a page has more bytes than are read."""
 
 END_CURSOR = b"\xff" * 17
 """Sorts after every image id."""
@@ -163,7 +165,8 @@ class ListingPass:
         reply = await self._request(server)
         if reply.status in UNKNOWN_FILTER:
             return NO_MORE_ROWS
-        rows = ListedRows.parse(reply.json(), KEPT_MARKERS, PAGE_SIZE)
+        page_size = int(self.params["limit"])
+        rows = ListedRows.of(await reply.page(page_size), KEPT_MARKERS, page_size)
         if self.only and rows.images:
             name, value = self.only
             if all(image.row.get(name) != value for image in rows.images):
@@ -194,7 +197,7 @@ class ListingPass:
         self.requested_marker = self.marker
         self.requested_at = time.monotonic()
         self.may_repeat = self.resumed
-        reply = await server.request(self.path, self._query())
+        reply = await self._request_page(server)
         # For all but admins, a marker that was deleted since is 400, and one hidden since is 403.
         while reply.status in (400, 403) and self.earlier_markers:
             self.marker = self.earlier_markers.pop()
@@ -204,6 +207,16 @@ class ListingPass:
         if reply.status != 200 and not is_optional:
             raise bad_listing(reply.status)
         return reply
+
+    async def _request_page(self, server: GlanceServer) -> Reply:
+        """A page, or a small one from now on where it is too long."""
+        try:
+            return await server.request(self.path, self._query())
+        except LocationUnavailable as error:
+            if error.problem_code != "too-long" or self.params["limit"] == str(SMALL_PAGE_SIZE):
+                raise
+        self.params = {**self.params, "limit": str(SMALL_PAGE_SIZE)}
+        return await server.request(self.path, self._query())
 
     def _query(self) -> dict[str, str]:
         return {**self.params, **({"marker": self.marker} if self.marker else {})}
@@ -349,7 +362,7 @@ async def _count_rows(server: GlanceServer, params: Mapping[str, str], limit: in
         return None
     if reply.status != 200:
         raise bad_listing(reply.status)
-    return len(rows_of(reply.json()))
+    return len((await reply.page(limit)).rows)
 
 
 def bad_listing(status: int) -> LocationUnavailable:
@@ -422,9 +435,11 @@ async def _list_by_id(server: GlanceServer, ids: Sequence[str]) -> set[str]:
         reply = await server.request("/v2/images", {**query, **hidden})
         if reply.status != 200:
             return set()
-        document = reply.json()
-        listed = ids_of(document)
-        if "next" in document or not listed <= set(ids):  # more, or other, than asked for
+        page = await reply.page(len(ids) + 1)
+        listed = ids_of(page)
+        if (
+            page.is_cut or "next" in page.members or not listed <= set(ids)
+        ):  # more, or other, than asked for
             return set()
         found |= listed
     return found

@@ -16,11 +16,9 @@ from resolver.glance.glance_reply import Reply
 from resolver.glance.glance_server import (
     GLANCE_HEADER,
     MAX_RECORD_BYTES,
-    MAX_RECORD_VALUES,
     GlanceServer,
 )
 from resolver.glance.kept_connections import KeptConnections
-from resolver.glance.listed_rows import rows_of
 from resolver.glance.rate_limits import PROBE_WAIT_SECONDS, RateLimits
 from resolver.glance.scope_cache import ScopeCache
 from resolver.image_facts import NOTHING_KNOWN, ImageFacts
@@ -92,11 +90,11 @@ async def _ensure_lists_images(server: GlanceServer, *, use_v2: bool, token: str
             f"its 404 names no image, and it lists none ({reply.status}): is Glance there?",
             code="not-glance",
         )
-    rows_of(reply.json(MAX_RECORD_VALUES))
+    await reply.page(1)
 
 
 def _record(reply: Reply) -> dict[str, Any]:
-    record = reply.json(MAX_RECORD_VALUES)
+    record = reply.json()
     return record if isinstance(record, dict) else {}
 
 

@@ -141,7 +141,7 @@ def _identity_url(url: str) -> str:
         return ""
 
 
-def _document(body: bytes) -> Any:
+def _document(body: bytes | bytearray) -> Any:
     try:
         return json.loads(body)
     except (ValueError, RecursionError):

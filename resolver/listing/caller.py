@@ -83,7 +83,7 @@ class Caller:
         """Names of the locations whose images are not in the answer."""
         return sorted({*self._unasked, *self._failures})
 
-    async def fetch(self, view: LocationView, params: Params, limit: int) -> bytes:
+    async def fetch(self, view: LocationView, params: Params, limit: int) -> bytes | bytearray:
         """See `resolver.listing.location_stream.Fetch`."""
         return await self._read(view, LISTING_PATH, (*params, ("limit", str(limit))), limit)
 
@@ -167,7 +167,7 @@ class Caller:
         marker: Params = ()
         while True:
             body = await self.fetch(stream.view, (*params, *marker), len(ids))
-            page = parse_page(body, self._query.order)
+            page = await parse_page(body, self._query.order, len(ids))
             rows += page.rows
             if not (page.rows and page.has_next) or len(rows) >= len(ids):
                 return rows
@@ -182,7 +182,9 @@ class Caller:
             raise
         return [parse_record(body, self._query.order)]
 
-    async def _read(self, view: LocationView, path: str, params: Params, rows: int) -> bytes:
+    async def _read(
+        self, view: LocationView, path: str, params: Params, rows: int
+    ) -> bytes | bytearray:
         seconds = self._deadline - time.monotonic()
         if seconds <= 0:
             raise LocationUnavailable("there was no time left to ask it", code="timeout")

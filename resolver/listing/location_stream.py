@@ -16,7 +16,7 @@ from resolver.listing.sort_order import TIME_KEYS, Values
 from resolver.registry import LocationView
 from resolver.resolution.ranking import rendezvous_score
 
-Fetch = Callable[[LocationView, Params, int], Awaitable[bytes]]
+Fetch = Callable[[LocationView, Params, int], Awaitable[bytes | bytearray]]
 """Reads ``/v2/images`` of a location with these parameters, on behalf of the client. The number is
 the ``limit`` that is added to them.
 
@@ -134,7 +134,7 @@ class LocationStream:
             self._marker, self._skipping, self._marker_is_inherited = None, True, False
             body = await self._fetch(self.view, self._params(), size)
         self._marker_is_inherited = False
-        page = parse_page(body, self._query.order)
+        page = await parse_page(body, self._query.order, size)
         self._check_order(page.rows)
         # A page may be smaller than asked for; a server may also forget the link to the next one.
         self.is_ended = not page.rows or not (page.has_next or len(page.rows) >= size)

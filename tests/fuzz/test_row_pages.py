@@ -3,6 +3,7 @@ reads them, and what is no listing is refused as such."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any
 
@@ -42,6 +43,10 @@ layouts = st.sampled_from(
 )
 
 
+def parse(body: bytes, limit: int = 1000) -> RowPage:
+    return asyncio.run(parse_page(body, ORDER, limit))
+
+
 def check(page: RowPage, document: dict[str, Any]) -> None:
     assert [json.loads(row.text) for row in page.rows] == document["images"]
     for row, read in zip(page.rows, document["images"], strict=True):
@@ -57,7 +62,7 @@ def test_rows_equal_those_of_a_json_parser(
     document: dict[str, Any], layout: dict[str, Any], ascii_only: bool
 ) -> None:
     text = json.dumps(document, ensure_ascii=ascii_only, **layout)
-    check(parse_page(text.encode(), ORDER), document)
+    check(parse(text.encode()), document)
 
 
 @given(documents, layouts, st.data())
@@ -72,7 +77,7 @@ def test_damaged_pages_are_refused_or_are_json(
         if not body:
             break
     try:
-        page = parse_page(bytes(body), ORDER)
+        page = parse(bytes(body))
     except LocationUnavailable:
         return
     read = json.loads(bytes(body))
@@ -85,4 +90,4 @@ def test_damaged_pages_are_refused_or_are_json(
 @given(st.binary(max_size=60))
 def test_bodies_that_are_not_pages_are_refused(body: bytes) -> None:
     with pytest.raises(LocationUnavailable, match="cannot be read"):
-        parse_page(body, ORDER)
+        parse(body)

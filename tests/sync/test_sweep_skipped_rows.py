@@ -191,9 +191,9 @@ async def test_examples_of_skipped_rows_are_short(
 ) -> None:
     server.fill(3, seed=6)
     location = await sweeping.register(server)
-    switch.fault = inserted([{"id": "x" * 100_000}, "y" * 100_000] * 200, first=True)
+    switch.fault = inserted([{"id": "x" * 100_000}, "y" * 100_000] * 50, first=True)
     sweep = await sweeping.sweep(location)
-    assert sweep.skipped == 400
+    assert sweep.skipped == 100
     assert len(sweep.skipped_examples) < 300
 
 
@@ -217,3 +217,15 @@ async def test_a_poll_skips_rows_without_an_id(
 def test_a_notification_without_an_image_id_is_ignored(image_id: Any) -> None:
     event = {"event_type": "image.create", "payload": {"id": image_id, "status": "active"}}
     assert parse_notice(json.dumps(event).encode()) is None
+
+
+async def test_images_too_large_for_a_page_are_listed_in_small_pages(
+    sweeping: Sweeping, server: StandIn
+) -> None:
+    ids = {format_id(image_id) for image_id in make_ids(300)}
+    for image_id in ids:
+        server.add(id=image_id, name="x" * 60_000)  # 18 MB in all
+    location = await sweeping.register(server)
+    sweep = await sweeping.sweep(location)
+    assert not sweep.error
+    assert await sweeping.claimed(location) == ids

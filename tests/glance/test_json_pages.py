@@ -1,0 +1,140 @@
+"""Pages are read as Python's JSON decoder reads them, and none holds up others."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from resolver.errors import LocationUnavailable
+from resolver.glance.glance_reply import Reply
+from resolver.glance.json_pages import MAX_VALUES, WINDOW_BYTES, JsonPage, read_page
+
+ROW = {"id": "0a1b2c3d-4e5f-4a6b-8c7d-9e0f1a2b3c4d", "name": "a", "tags": ["b", "c"]}
+MANY = 300_000
+
+
+def page_of(text: str) -> bytes:
+    return b'{"images": [%s]}' % text.encode()
+
+
+HOSTILE = {
+    "lists": page_of(",".join(["[]"] * MANY)),
+    "numbers": page_of(",".join(["0"] * MANY)),
+    "small rows": page_of(",".join([json.dumps(ROW)] * 100_000)),
+    "a wide row": page_of('{"id": [' + ",".join(["[]"] * MANY) + "]}"),
+    "many members": page_of("{" + ",".join(f'"{n}": 0' for n in range(MANY)) + "}"),
+    "another member": b'{"images": [], "next": [%s]}' % b",".join([b"0"] * MANY),
+    "members": b'{"images": [], %s}' % b",".join(b'"%d": 0' % n for n in range(MANY)),
+    "spaces": b'{"images": %s[]}' % (b" " * 10_000_000),
+    "spaces behind": b'{"images": []}' + b" " * 10_000_000,
+    "a long text": page_of('"' + "a" * 10_000_000 + '"'),
+    "escapes": page_of('"' + "\\n" * 5_000_000 + '"'),
+    "other letters": page_of('"' + "\U0001f600" * 2_000_000 + '"'),
+    "depth": b'{"images": ' + b"[" * 10_000_000,
+    "a long number": page_of("9" * 10_000_000),
+    "a long fraction": page_of("1." + "9" * 10_000_000),
+    "commas": page_of("," * 10_000_000),
+}
+
+NO_LISTINGS = [
+    *(b"", b" ", b"{", b"[]", b"1", b"null", b"{1: 2}", b'{"a": 1,}', b'{"a": []}', b'{"images"}'),
+    *(b'{"images": []', b'{"images": [1,]}', b'{"images": [,]}', b'{"images": [1 2]}'),
+    *(b'{"images": []} x', b'{"images": [] "a": 1}', b'{"images": [1}', b'{"images": {}}'),
+    *(b'{"images": "\xff"}', b'{"images": [], "\xff": 1}', b'{"images": []}}', b'{"images": []\0}'),
+]
+
+
+async def read(body: bytes, max_rows: int = 1000) -> JsonPage[Any]:
+    return await read_page(body, max_rows, lambda row, _: row)
+
+
+@pytest.mark.parametrize("body", HOSTILE.values(), ids=HOSTILE)
+async def test_no_page_holds_up_others_for_long(body: bytes) -> None:
+    """20 ms of processor in one turn, in the best of some attempts, since this machine may be busy;
+    by the whole page it was 100 ms to some seconds."""
+    best = 1.0
+    for _ in range(3):
+        longest, started = 0.0, time.thread_time()
+        reading = asyncio.create_task(Reply(200, {}, body).page(1000))
+        while not reading.done():
+            await asyncio.sleep(0)
+            now = time.thread_time()
+            longest, started = max(longest, now - started), now
+        assert reading.exception() is None or isinstance(reading.exception(), LocationUnavailable)
+        best = min(best, longest)
+        if best < 0.02:
+            return
+    assert best < 0.02
+
+
+@pytest.mark.parametrize("size", [0, 10, 1000, WINDOW_BYTES, 9 * WINDOW_BYTES, 1_000_000])
+@pytest.mark.parametrize("letter", ["a", "\u00e9", "\U0001f600", '"', ","])
+async def test_rows_of_any_size_are_read(size: int, letter: str) -> None:
+    long = {
+        **ROW,
+        "x": letter * (min(size, 9999 if letter == "," else size) // len(letter.encode())),
+    }
+    rows = [long, ROW, long, ROW]
+    for ascii_only in (False, True):
+        text = json.dumps({"first": "/", "images": rows, "next": "/n"}, ensure_ascii=ascii_only)
+        if len(text) < 4_000_000 and not (ascii_only and len(json.dumps(long)) > 1_000_000):
+            page = await read(text.encode())
+            assert page.rows == rows
+            assert page.members == {"first": "/", "next": "/n"}
+            assert not page.is_cut
+
+
+async def test_as_many_rows_are_read_as_were_asked_for() -> None:
+    body = json.dumps({"images": [ROW] * 10, "next": "/n"}).encode()
+    for asked in (0, 3, 9):
+        page = await read(body, asked)
+        assert (len(page.rows), page.is_cut, page.members) == (asked, True, {})
+    page = await read(body, 10)
+    assert (len(page.rows), page.is_cut, page.members) == (10, False, {"next": "/n"})
+
+
+async def test_rows_have_as_many_values_as_one_image_may_have() -> None:
+    wide = {"id": list(range(MAX_VALUES - 1))}
+    assert (await read(json.dumps({"images": [wide, ROW, wide]}).encode())).rows == [
+        wide,
+        ROW,
+        wide,
+    ]
+    wider: dict[str, Any] = {"id": [[]] * 4 * MAX_VALUES}
+    with pytest.raises(LocationUnavailable, match="too large"):
+        await read(json.dumps({"images": [ROW, wider]}).encode())
+
+
+@pytest.mark.parametrize("body", NO_LISTINGS)
+async def test_what_is_no_listing_is_refused(body: bytes) -> None:
+    with pytest.raises(LocationUnavailable, match=r"is not JSON|has no `images`"):
+        await Reply(200, {}, body).page(10)
+
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=9),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+documents = st.builds(
+    lambda rows, members: {**members, "images": rows},
+    st.lists(values, max_size=6),
+    st.dictionaries(st.text(max_size=9), values, max_size=3),
+)
+
+
+@given(documents, st.sampled_from([None, 1]), st.integers(0, 3 * WINDOW_BYTES), st.booleans())
+def test_pages_are_read_as_json_is(
+    document: dict[str, Any], indent: int | None, padding: int, ascii_only: bool
+) -> None:
+    """Wherever a window ends."""
+    document = {"padding": "x" * padding, **document}
+    body = json.dumps(document, indent=indent, ensure_ascii=ascii_only).encode()
+    page = asyncio.run(read(body))
+    assert {**page.members, "images": page.rows} == document
