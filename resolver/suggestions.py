@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 
 SIMILARITY = 0.6
@@ -12,5 +11,7 @@ SIMILARITY = 0.6
 def did_you_mean(name: str, known: Iterable[str], prefix: str = "") -> str:
     """`` (did you mean 'port'?)``, or nothing where no known name is similar. ``prefix``: put
     before a name that is shown; names are compared without it."""
+    import difflib  # noqa: PLC0415 - rarely needed
+
     similar = difflib.get_close_matches(name, list(known), 1, SIMILARITY)
     return f" (did you mean {prefix + similar[0]!r}?)" if similar else ""

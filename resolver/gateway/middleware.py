@@ -188,11 +188,17 @@ def _router_error(request: web.Request, error: web.HTTPException, form: ErrorFor
 
 
 async def sign(request: web.Request, response: web.StreamResponse) -> None:
-    """Every response carries the request id. During a shutdown it closes its connection."""
+    """Every response carries the request id. During a shutdown it closes its connection.
+
+    aiohttp has chosen the field ``Connection`` by now, so `force_close` alone ends no client's
+    connection: it ends the bridge, which carries one request.
+    """
     request_id = request.get(REQUEST_ID)
     if request_id is None:
         request_id = request_id_from(request.headers.get(REQUEST_ID_HEADER))
     response.headers[REQUEST_ID_HEADER] = request_id
     if request.app[IN_FLIGHT].stopping:
         response.force_close()
-        response.headers["Connection"] = "close"  # aiohttp has chosen that header by now
+        response.headers["Connection"] = "close"
+    elif request.get_extra_info(TRACKED):
+        response.force_close()

@@ -13,8 +13,6 @@ import re
 import ssl
 from typing import Any, NamedTuple
 
-import yaml
-
 from resolver.errors import LocationUnavailable
 from resolver.models import Location
 
@@ -155,6 +153,7 @@ def _unreadable_file() -> str:
 
     openstacksdk only logs that it skips such a file, and then reports that there is no such cloud.
     """
+    import yaml  # noqa: PLC0415 - most gateways read no such file
     from openstack.config.loader import CONFIG_FILES, SECURE_FILES  # noqa: PLC0415 - as above
 
     named = [os.environ.get(f"OS_CLIENT_{what}_FILE", "") for what in ("CONFIG", "SECURE")]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import socket
 from collections.abc import Callable, Container, Iterable
+from functools import lru_cache
 
 from aiohttp import ClientHandlerType, ClientRequest, ClientResponse
 from aiohttp.abc import AbstractResolver, ResolveResult
@@ -15,6 +16,7 @@ from resolver.errors import LocationUnavailable
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
+@lru_cache(maxsize=1024)
 def parse_address(text: str) -> Address | None:
     """Parses an IP address; an IPv4 address mapped into IPv6 becomes IPv4. None for a name."""
     try:

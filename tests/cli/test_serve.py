@@ -308,3 +308,14 @@ async def test_help_imports_no_server_library() -> None:
         sys.executable, "-c", code, stdout=asyncio.subprocess.DEVNULL
     )
     assert await process.wait() == 0
+
+
+async def test_a_gateway_starts_without_libraries_that_few_need() -> None:
+    """Each takes memory of every process, and time at its start."""
+    code = (
+        "import sys, resolver.cli.serve_command, resolver.gateway.reloading\n"
+        "few = {'yaml', 'xml.sax', 'difflib', 'openstack', 'aio_pika', 'fakeredis', 'gunicorn'}\n"
+        "sys.exit(', '.join(few & set(sys.modules)) or 0)"
+    )
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", code)
+    assert await process.wait() == 0

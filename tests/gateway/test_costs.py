@@ -211,3 +211,17 @@ async def test_a_client_that_sends_many_requests_at_once_shares_each_turn_of_the
     await asyncio.sleep(0)
     assert 0 < len(client.writes) <= MAX_RESPONSES_PER_TURN
     await wait_until(lambda: len(client.writes) == 40)
+
+
+async def test_a_request_that_aiohttp_answers_ends_with_its_response(
+    connections: Connections,
+) -> None:
+    """No timer runs before the connection is the front's again: aiohttp's own is 75 s here."""
+    connection, client = await connections.connect()
+    with_body = request(IDS[0]).replace(b"\r\n\r\n", b"\r\nContent-Length: 1\r\n\r\nx")
+    for number in range(1, 4):
+        connection.data_received(with_body)
+        await wait_until(lambda number=number: len(client.writes) == number, timeout=5)
+        assert client.writes[-1].startswith(b"HTTP/1.1 307 ")
+        assert b"connection: close" not in client.writes[-1].lower()
+        await wait_until(lambda: connection.is_idle, timeout=5)

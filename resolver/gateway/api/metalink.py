@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from xml.sax.saxutils import escape, quoteattr
+from html import escape
 
 from resolver import __version__
 from resolver.errors import LocationUnavailable, NoCounterpart
@@ -127,13 +127,13 @@ def _document(text: str, record: ImageRecord, urls: list[str]) -> str:
         '<?xml version="1.0" encoding="UTF-8"?>',
         '<metalink xmlns="urn:ietf:params:xml:ns:metalink">',
         f"  <generator>glance-resolver/{__version__}</generator>",
-        f"  <file name={quoteattr(text)}>",
+        f'  <file name="{escape(text)}">',
     ]
     if record.size is not None:
         lines.append(f"    <size>{record.size}</size>")
     lines += [f'    <hash type="{name}">{value}</hash>' for name, value in record.hashes.items()]
     lines += [
-        f'    <url priority="{priority}">{escape(url)}</url>'
+        f'    <url priority="{priority}">{escape(url, quote=False)}</url>'
         for priority, url in enumerate(urls, 1)
     ]
     return "\n".join([*lines, "  </file>", "</metalink>", ""])

@@ -87,18 +87,20 @@ class Bridge(asyncio.Transport):
         """Whether a response's head was sent."""
         return self._response_head is None
 
-    def feed_head(self, head: bytes) -> None:
-        self._protocol.data_received(head)
-
-    def feed_body(self, data: bytes) -> bytes:
-        """Takes the body's part of the data, and returns the rest.
+    def feed(self, data: bytes, head: bytes = b"") -> bytes:
+        """Takes the body's part of the data, and returns the rest. ``head``: that of the request,
+        when it begins.
 
         Raises:
-            MalformedError: the body cannot be read.
+            MalformedError: the body cannot be read. The protocol has the head.
         """
-        body, rest = self._framing.take(data)
-        if body and not self._closing:
-            self._protocol.data_received(body)
+        body, rest = b"", data
+        try:
+            if data:
+                body, rest = self._framing.take(data)
+        finally:
+            if (head or body) and not self._closing:
+                self._protocol.data_received(head + body)
         return rest
 
     def lose(self, error: Exception | None, status: int = 0) -> None:

@@ -438,7 +438,7 @@ class FrontConnection(asyncio.Protocol):
         server = self._server
         server.coalescer.flush(self._transport)  # else aiohttp's response overtakes the one before
         server.in_flight.acquire()
-        self._bridge = bridge = Bridge(
+        self._bridge = Bridge(
             self,
             self._transport,
             server.make_protocol,
@@ -446,19 +446,19 @@ class FrontConnection(asyncio.Protocol):
             keeps_connection=head.keeps_connection,
             is_head=head.method == "HEAD",
         )
-        bridge.feed_head(head.encode())
         body = bytes(self._buffer)
         self._buffer.clear()
-        self._buffer += self._feed_bridge(body)
+        self._buffer += self._feed_bridge(body, head.encode())
 
-    def _feed_bridge(self, data: bytes) -> bytes:
-        """Gives the bridge its part of the data; returns the rest."""
+    def _feed_bridge(self, data: bytes, head: bytes = b"") -> bytes:
+        """Gives the bridge its part of the data; returns the rest. ``head``: that of the request,
+        when it begins."""
         bridge = self._bridge
         if bridge is None:
             return data
-        if not bridge.request_complete:
+        if head or not bridge.request_complete:
             try:
-                data = bridge.feed_body(data)
+                data = bridge.feed(data, head)
             except MalformedError as error:
                 self._refuse(error.status, error.reason)
                 return b""

@@ -26,7 +26,7 @@ class TcpTransport(asyncio.Transport):
 
     __slots__ = (
         *("_buffer", "_closing", "_ended", "_ends_writing", "_is_watched", "_loop"),
-        *("_protocol", "_reading", "_socket"),
+        *("_own_address", "_protocol", "_reading", "_socket"),
     )
 
     def __init__(
@@ -41,6 +41,7 @@ class TcpTransport(asyncio.Transport):
         super().__init__({"peername": address})
         self._loop = loop
         self._socket = connected
+        self._own_address: object = None
         self._buffer = bytearray()
         """What the kernel has not taken."""
         self._closing = False
@@ -55,8 +56,10 @@ class TcpTransport(asyncio.Transport):
         self._watch()
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
-        if name == "sockname" and not self._ended:
-            return self._socket.getsockname()
+        if name == "sockname":  # aiohttp asks for it with each request
+            if self._own_address is None and not self._ended:
+                self._own_address = self._socket.getsockname()
+            return self._own_address or default
         return super().get_extra_info(name, default)
 
     def get_protocol(self) -> asyncio.BaseProtocol:
