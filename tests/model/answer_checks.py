@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,6 +34,8 @@ class Question:
     """Numbers of locations whose shrink guard is tripped: their "no" proves nothing."""
     oldest: float = 0.0
     """Start of the oldest question whose probe results this answer may share."""
+    bytes_refused: bool = False
+    """Whether the client gets 410, or leads to an owner that refuses: no location has the bytes."""
     is_in_bulk: bool = False
     """Whether it shares the deadline of a bulk request."""
     begun: float = field(default_factory=time.monotonic)
@@ -47,6 +49,7 @@ class Question:
     def __str__(self) -> str:
         preferences = [
             *(["fresh"] if self.preferences.fresh else ()),
+            *(["bytes refused"] if self.bytes_refused else ()),
             *(f"not {n}" for n in self.preferences.exclude),
         ]
         return " ".join([format_id(self.image_id, self.letter_case)[:8], *preferences])
@@ -72,13 +75,13 @@ def check_answer(world: World, question: Question, answer: ReceivedAnswer) -> It
     """Yields everything that is wrong with an answer that has just arrived."""
     if answer.outcome == "found":
         yield from _check_found(world, question, answer)
+        if question.bytes_refused:
+            yield from _check_refused(world, question, answer)
     elif answer.outcome == "absent":
-        for name, registration in world.serving(question.begun).items():
+        for name in world.serving(question.begun):
             if _had_image_throughout(world, name, question):
                 yield f"absent, and it is at {name} all the time"
-            for disturbance in (registration.server.outage, registration.server.weak):
-                if disturbance.on and disturbance.began < question.oldest:
-                    yield f"absent, and {name} could not answer"
+        yield from _check_all_could_answer(world, question)
     else:
         yield from _check_unknown(world, question, answer)
     if (
@@ -88,6 +91,28 @@ def check_answer(world: World, question: Question, answer: ReceivedAnswer) -> It
         and _nothing_changed(world, question)
     ):
         yield from _check_fresh(world, question, answer)
+
+
+def _check_all_could_answer(
+    world: World, question: Question, besides: Container[str] = ()
+) -> Iterator[str]:
+    for name, registration in world.serving(question.begun).items():
+        for disturbance in (registration.server.outage, registration.server.weak):
+            if disturbance.on and disturbance.began < question.oldest and name not in besides:
+                yield f"a no, and {name} could not answer"
+
+
+def _check_refused(world: World, question: Question, answer: ReceivedAnswer) -> Iterator[str]:
+    """What an owner has whose status the index knows may be older, where it did not answer."""
+    for name, registration in world.serving(question.begun).items():
+        life = registration.life(question.image_id)
+        if (
+            life is not None
+            and life.statuses == {"active"}
+            and _had_image_throughout(world, name, question)
+        ):
+            yield f"its bytes are refused, and {name} has them all the time"
+    yield from _check_all_could_answer(world, question, besides=answer.owners)
 
 
 def _is_hurried(world: World, question: Question) -> bool:

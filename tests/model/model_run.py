@@ -17,6 +17,7 @@ from resolver.resolution import Preferences
 from resolver.services import Services, open_services
 from resolver.settings import Settings
 from resolver.sync import IndexerTimings
+from resolver.sync.health import UP_AFTER_SUCCESSES
 from tests.model.answer_checks import (
     CONVERGENCE_SECONDS,
     Question,
@@ -193,8 +194,12 @@ class ModelRun(RedisEvents):
 
     async def _ask(self, services: Services, image_id: bytes, preferences: Preferences) -> None:
         question = await self._begin_question(services, image_id, preferences)
-        answer = await services.resolver.resolve(image_id, preferences, question.letter_case)
+        needs_bytes = self.rng.random() < 0.3
+        answer = await services.resolver.resolve(
+            image_id, preferences, question.letter_case, needs_bytes=needs_bytes
+        )
         question.guarded |= await self._guarded(services)
+        question.bytes_refused = needs_bytes and answer.lacks_bytes and not answer.detail
         self._check_received(question, answer.as_json() | {"detail": answer.detail})
 
     def _any_id(self) -> bytes:
@@ -315,7 +320,7 @@ class ModelRun(RedisEvents):
     # The end of all disturbances
 
     async def settle(self) -> None:
-        """Ends every disturbance. After one check and sweep of each location all must be right."""
+        """Ends every disturbance. After checks and a sweep of each location all must be right."""
         self.log_step("all disturbances end")
         for server in self.world.servers:
             if server.held.on:
@@ -339,7 +344,8 @@ class ModelRun(RedisEvents):
         await asyncio.sleep(max(refused_until - time.monotonic(), 0))
         names = list(self.world.current())
         for name in names:
-            await self._check(name)
+            for _ in range(UP_AFTER_SUCCESSES):  # one that is down is asked, and not waited for
+                await self._check(name)
         for name in [*names, *names]:  # the bytes of a first owner are kept from the second time on
             await self._sweep(name, settle=True)
         deadline = time.monotonic() + SETTLE_TIMEOUT_SECONDS
