@@ -46,6 +46,11 @@ def conflicts(as_json: bool, url: str, token: str | None) -> None:
     help="Keystone token with which images are listed; without it, each location's own credential "
     "lists them.  [env: OS_TOKEN]",
 )
+@click.option(
+    "--token-region",
+    metavar="REGION",
+    help="A region of the Keystone that issued that token, where locations have several.",
+)
 @gateway_options
 def missing(
     region: str,
@@ -54,14 +59,15 @@ def missing(
     min_age: str | None,
     as_json: bool,
     auth_token: str | None,
+    token_region: str | None,
     url: str,
     token: str | None,
 ) -> None:
     """Print, for each image that no location of a region has, the commands that would import it.
 
     The output is a script for a shell with the OpenStack client and a login. With --tag, --name or
-    --min-age, images are those that locations list so: each to its own credential, or all to the
-    holder of OS_TOKEN.
+    --min-age, images are those that locations list so: each to its own credential, or those of one
+    Keystone to the holder of OS_TOKEN.
     """
     count = without_source = 0
     chosen = [("tag", tag) for tag in tags]
@@ -71,6 +77,7 @@ def missing(
     if chosen and auth_token:
         GatewayAddress(url, auth_token)  # the same rule holds for this token
         headers = {"X-Auth-Token": auth_token}
+        headers |= {"X-Resolver-Region": token_region} if token_region else {}
     path = f"/report/missing?{urlencode([('region', region), *chosen])}"
     for line in _lines(StreamRequest(url, token), path, headers):
         count += 1

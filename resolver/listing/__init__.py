@@ -6,7 +6,8 @@
 no state here. `lister` puts them together for one request.
 """
 
+from resolver.listing.caller import Advice
 from resolver.listing.lister import ListedPage, Lister, domain_regions
 from resolver.listing.query import ListingQuery
 
-__all__ = ["ListedPage", "Lister", "ListingQuery", "domain_regions"]
+__all__ = ["Advice", "ListedPage", "Lister", "ListingQuery", "domain_regions"]

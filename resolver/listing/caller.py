@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 from urllib.parse import quote
 
 from resolver.errors import (
@@ -39,6 +39,16 @@ REFUSALS: Mapping[int, type[ResolverError]] = {
 }
 """What is passed on of what locations answer, the first of these first."""
 
+
+class Advice(NamedTuple):
+    """What errors may suggest to a client: how its route takes these."""
+
+    region: str
+    """A region of the Keystone that its token is of."""
+    partial: str = ""
+    """That the others' images will do; empty where it cannot be said."""
+
+
 T = TypeVar("T")
 
 OnRows = Callable[[LocationStream, Sequence[Row]], None]
@@ -57,6 +67,7 @@ class Caller:
         deadline: float,
         locations: int,
         unasked: Mapping[str, str],
+        advice: Advice,
         *,
         allow_partial: bool,
     ) -> None:
@@ -72,6 +83,7 @@ class Caller:
         self._token = token
         self._deadline = deadline
         self._locations = locations
+        self._advice = advice
         self._allow_partial = allow_partial
         self._unasked = {
             name: LocationUnavailable(reason, code="not-asked") for name, reason in unasked.items()
@@ -134,7 +146,31 @@ class Caller:
             )
         by_all = len(self._failures) == self._locations
         if by_all or (self.missing and not self._allow_partial):
-            raise _error(self._failures, self._unasked, by_all=by_all)
+            raise self._error(by_all=by_all)
+
+    def _error(self, *, by_all: bool) -> ResolverError:
+        """The client's error for what locations answered. What they refuse comes before silence:
+        then it is the request that must change."""
+        failures, silent = self._failures, {**self._failures, **self._unasked}
+        refusals = REFUSALS if self._token is not None else {400: InvalidRequest}
+        for status, error_class in refusals.items():
+            refused = {n: e for n, e in failures.items() if e.extra.get("status") == status}
+            if refused:
+                details = {error.detail for error in refused.values()}
+                # What all say is passed on in Glance's own words.
+                alike = len(details) == 1 and by_all and len(refused) == len(failures)
+                text = details.pop() if alike else _named(refused)
+                challenge = next(iter(refused.values())).extra.get("challenge")
+                headers = {"WWW-Authenticate": str(challenge)} if challenge else {}
+                return error_class(text, headers=headers)
+        waits = [float(e.extra["retry_after"]) for e in silent.values() if "retry_after" in e.extra]
+        wait = max([RETRY_AFTER_SECONDS, *waits])
+        text = f"not every location could be asked: {_named(silent)}"
+        if self._advice.partial and not by_all:
+            text += f". With {self._advice.partial} the others' images are listed"
+        return ListingIncomplete(
+            text, extra={"missing": sorted(silent)}, headers={"Retry-After": f"{wait:.0f}"}
+        )
 
     async def _all(
         self, work: Sequence[tuple[LocationStream, Awaitable[Sequence[T]]]]
@@ -197,35 +233,6 @@ async def _attempt(stream: LocationStream, work: Awaitable[Sequence[T]]) -> Sequ
     except LocationUnavailable as error:
         stream.failure = error
         return ()
-
-
-def _error(
-    failures: Mapping[str, LocationUnavailable],
-    unasked: Mapping[str, LocationUnavailable],
-    *,
-    by_all: bool,
-) -> ResolverError:
-    """The client's error for what locations answered. What they refuse comes before silence: then
-    it is the request that must change."""
-    for status, error_class in REFUSALS.items():
-        refused = {n: e for n, e in failures.items() if e.extra.get("status") == status}
-        if refused:
-            details = {error.detail for error in refused.values()}
-            # What all say is passed on in Glance's own words.
-            alike = len(details) == 1 and by_all and len(refused) == len(failures)
-            text = details.pop() if alike else _named(refused)
-            challenge = next(iter(refused.values())).extra.get("challenge")
-            headers = {"WWW-Authenticate": str(challenge)} if challenge else {}
-            return error_class(text, headers=headers)
-    silent = {**failures, **unasked}
-    waits = [float(e.extra["retry_after"]) for e in silent.values() if "retry_after" in e.extra]
-    wait = max([RETRY_AFTER_SECONDS, *waits])
-    return ListingIncomplete(
-        f"not every location could be asked: {_named(silent)}. "
-        "With `X-Resolver-Partial: allow` the others' images are listed",
-        extra={"missing": sorted(silent)},
-        headers={"Retry-After": f"{wait:.0f}"},
-    )
 
 
 def _named(failures: Mapping[str, LocationUnavailable]) -> str:

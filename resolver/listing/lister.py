@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from resolver.errors import Busy, IndexUnavailable, InvalidRequest
 from resolver.glance import CallerListings
-from resolver.listing.caller import Caller
+from resolver.listing.caller import Advice, Caller
 from resolver.listing.markers import Marker, encode
 from resolver.listing.merge import Merge, MergedRow
 from resolver.listing.owners import ImageOwners, Spellings
@@ -51,6 +51,7 @@ def listing_targets(
     table: Table,
     preferences: Preferences,
     home_region: str,
+    advice: Advice,
     domain: str | None = None,
     *,
     all_domains: bool = False,
@@ -65,7 +66,7 @@ def listing_targets(
     if all_domains:
         offered: Sequence[LocationView] = in_service
     elif domain is None:
-        offered = _of_one_domain(in_service, preferences.region)
+        offered = _of_one_domain(in_service, preferences.region, advice)
     else:
         offered = [view for view in in_service if view.location.domain == domain]
     views = [view for view in offered if view.serves is None or view.serves[1]]
@@ -94,7 +95,9 @@ def domain_regions(table: Table) -> Sequence[str]:
     return sorted(region for region, found in domains.items() if region and len(found) == 1)
 
 
-def _of_one_domain(views: Sequence[LocationView], region: str) -> Sequence[LocationView]:
+def _of_one_domain(
+    views: Sequence[LocationView], region: str, advice: Advice
+) -> Sequence[LocationView]:
     """The locations that a token may go to. A token says nothing of where it comes from, so where
     there are several domains the client must say it: by a region that it asks for.
 
@@ -108,8 +111,7 @@ def _of_one_domain(views: Sequence[LocationView], region: str) -> Sequence[Locat
     if not region or len(asked) != 1:
         raise InvalidRequest(
             "the locations take tokens of several Keystones (`domain`), and yours goes to one of "
-            "them only: name a region of it, with X-Resolver-Region, the URL /region/NAME/v2, or "
-            "`region` where there is such a parameter",
+            f"them only: name a region of it with {advice.region}",
         )
     return [view for view in views if view.location.domain in asked]
 
@@ -143,6 +145,7 @@ class Lister:
         query: ListingQuery,
         token: str | None,
         preferences: Preferences,
+        advice: Advice,
         *,
         allow_partial: bool = False,
         domain: str | None = None,
@@ -150,10 +153,11 @@ class Lister:
         """A page of the listing, as the holder of ``token`` sees it; None: as each location shows
         it to its own credential.
 
-        ``domain``: that of the token, where Keystone was asked.
-
-        ``allow_partial``: where some locations cannot be asked or do not answer, the others'
-        images will do.
+        Args:
+            advice: for errors.
+            allow_partial: where some locations cannot be asked or do not answer, the others' images
+                will do.
+            domain: that of the token, where Keystone was asked.
 
         Raises:
             ListingIncomplete: not every location has answered.
@@ -165,7 +169,7 @@ class Lister:
             table = await self._reader.usable_table()
             preferences = preferences.for_table(table)
             targets = listing_targets(
-                table, preferences, self._home_region, domain, all_domains=token is None
+                table, preferences, self._home_region, advice, domain, all_domains=token is None
             )
             caller = Caller(
                 self._listings,
@@ -174,6 +178,7 @@ class Lister:
                 time.monotonic() + self._timeout,
                 len(targets.views),
                 targets.unasked,
+                advice,
                 allow_partial=allow_partial,
             )
             groups = _groups(targets.views, preferences, self._home_region)

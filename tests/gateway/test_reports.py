@@ -12,7 +12,7 @@ from resolver.image_facts import ImageStatus
 from resolver.models import Sweep, format_id
 from resolver.standin import Caller
 from tests.cli.test_commands import Run, run
-from tests.gateway.conftest import ADMIN, Gateway, Start
+from tests.gateway.conftest import ADMIN, TOKEN, Gateway, Start
 from tests.support.clouds import Cloud
 from tests.support.contents import ONE, OTHER
 from tests.support.faults import status as fault_status
@@ -274,6 +274,31 @@ async def test_a_token_is_sent_to_no_location_of_another_domain(
         body = await response.json()
     assert (response.status, "leave X-Auth-Token" in body["detail"]) == (400, True)
     assert {name: sum(s.requests.values()) for name, s in cloud.servers.items()} == before
+
+
+async def test_a_token_is_sent_to_the_locations_of_the_region_that_is_named_with_it(
+    gateway: Gateway, cloud: Cloud, domains: None, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cloud.servers["b"].tokens["token-of-a"] = Caller("operators", admin=True)
+    monkeypatch.setenv("RESOLVER_URL", gateway.url)
+    monkeypatch.setenv("RESOLVER_TOKEN", TOKEN)
+    monkeypatch.setenv("OS_TOKEN", "token-of-a")
+    before = sum(cloud.servers["c"].requests.values())
+    command = ("report", "missing", "--region", "region-b", "--tag", "golden", "--json")
+    status, out, err = await run(*command, "--token-region", "region-a")
+    assert (status, [json.loads(line)["id"] for line in out.splitlines()]) == (0, [SAME]), err
+    assert sum(cloud.servers["c"].requests.values()) == before
+    status, _, err = await run(*command)
+    assert (status, "--token-region" in err) == (1, True)
+
+
+async def test_a_location_that_forbids_its_listing_is_named(gateway: Gateway, cloud: Cloud) -> None:
+    await cloud.add("a", fields={"region": "here"})
+    await cloud.add("b", fields={"region": "there"})
+    cloud.set_fault("b", fault_status(403))
+    response, (body,) = await report(gateway, "/report/missing?region=here&tag=golden")
+    assert (response.status, body["code"], body["missing"]) == (503, "listing-incomplete", ["b"])
+    assert "X-Resolver-Partial" not in body["detail"]
 
 
 @pytest.mark.usefixtures("domains")

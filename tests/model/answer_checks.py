@@ -46,6 +46,11 @@ class Question:
         """Whether other processes had the processor for too long for the short probe timeout."""
         return self._watch.elapsed - self._watch.own_seconds > SHORT_PROBE_TIMEOUT / 4
 
+    @property
+    def known_since(self) -> float:
+        """Since when its gateway certainly knows what was registered then."""
+        return self.begun if self.is_up_to_date else self.begun - CONVERGENCE_SECONDS
+
     def __str__(self) -> str:
         preferences = [
             *(["fresh"] if self.preferences.fresh else ()),
@@ -140,11 +145,12 @@ def _had_image_throughout(world: World, name: str, question: Question) -> bool:
 
 
 def _check_found(world: World, question: Question, answer: ReceivedAnswer) -> Iterator[str]:
-    known_since = question.begun if question.is_up_to_date else question.begun - CONVERGENCE_SECONDS
     for name, uri in answer.owners.items():
         if name in question.preferences.exclude:
             yield f"it names {name}, which was excluded"
-        registrations = [s for s in world.during(known_since).get(name, ()) if s.in_service]
+        registrations = [
+            s for s in world.during(question.known_since).get(name, ()) if s.in_service
+        ]
         lives = [
             life for registration in registrations if (life := registration.life(question.image_id))
         ]
@@ -161,7 +167,7 @@ def _check_found(world: World, question: Question, answer: ReceivedAnswer) -> It
     data = {
         life.data
         for name in answer.owners
-        for registration in world.during(known_since).get(name, ())
+        for registration in world.during(question.known_since).get(name, ())
         if (life := registration.life(question.image_id))
     }
     if answer.conflict and len(data) < 2:
@@ -198,6 +204,7 @@ def _check_unknown(world: World, question: Question, answer: ReceivedAnswer) -> 
         could_answer = (
             not registration.server.was_disturbed(question.begun)
             and registration.number not in question.down
+            and registration.confirmed_at <= question.known_since
         )
         if (
             could_answer
@@ -215,7 +222,7 @@ def _may_be_missing(world: World, name: str, question: Question) -> bool:
     lives = any(registration.life(question.image_id) for registration in registrations)
     return any(
         registration.server.was_disturbed(question.oldest)
-        or registration.confirmed_at > question.begun  # it is newer than the question
+        or registration.confirmed_at > question.known_since  # its gateway may not know it
         or registration.number in question.down
         or (lives and (not registration.in_service or name in question.preferences.exclude))
         for registration in registrations

@@ -11,10 +11,15 @@ from resolver.errors import NotFound
 from resolver.gateway.app_keys import SERVICES
 from resolver.gateway.image_path import region_of
 from resolver.gateway.limits import LIMITS, ChargeOnce
-from resolver.gateway.negotiation import AUTH_TOKEN, VARY_PREFERENCES, preferences_from_headers
+from resolver.gateway.negotiation import (
+    AUTH_TOKEN,
+    REGION,
+    VARY_PREFERENCES,
+    preferences_from_headers,
+)
 from resolver.gateway.read_auth import admit
 from resolver.gateway.reply import NO_STORE, Reply, to_response
-from resolver.listing import ListedPage, ListingQuery
+from resolver.listing import Advice, ListedPage, ListingQuery
 from resolver.resolution import Preferences
 
 PARTIAL = "X-Resolver-Partial"
@@ -22,12 +27,16 @@ MISSING = "X-Resolver-Missing"
 
 LISTING_PATH = "/v2/images"
 
+PARTIAL_ADVICE = f"`{PARTIAL}: allow`"
+ADVICE = Advice(f"{REGION} or the URL /region/NAME{LISTING_PATH}", PARTIAL_ADVICE)
+
 
 async def list_images(request: web.Request) -> web.StreamResponse:
     """GET /v2/images."""
     query = ListingQuery.parse(request.rel_url.raw_query_string)
     region = region_of(request.rel_url.raw_path)
-    page = await list_page(request, query, preferences_from_headers(request.headers, region))
+    preferences = preferences_from_headers(request.headers, region)
+    page = await list_page(request, query, preferences, ADVICE)
     return to_response(_listing_reply(query, page))
 
 
@@ -35,6 +44,7 @@ async def list_page(
     request: web.Request,
     query: ListingQuery,
     preferences: Preferences,
+    advice: Advice,
     *,
     allow_partial: bool = False,
 ) -> ListedPage:
@@ -47,11 +57,7 @@ async def list_page(
     """
     services, headers = request.app[SERVICES], request.headers
     if not services.settings.listing:
-        raise NotFound(
-            "images are not listed here (RESOLVER_LISTING is off): ask one location "
-            "(`glance-resolver locations list` names them)",
-            code="no-listing",
-        )
+        raise _listing_is_off()
     limits = request.app[LIMITS]
     charge = ChargeOnce.for_request(limits, request)
     caller = await admit(request, preferences.region, charge)
@@ -61,6 +67,7 @@ async def list_page(
         query,
         headers.get(AUTH_TOKEN, ""),
         limits.clients.preferences_for(request, preferences),
+        advice,
         allow_partial=partial or services.settings.listing_partial,
         domain=caller.domain if caller else None,
     )
@@ -91,8 +98,18 @@ def _link(params: tuple[tuple[str, str], ...]) -> str:
     return LISTING_PATH + (f"?{urlencode(params)}" if params else "")
 
 
-async def no_listing(_: web.Request) -> web.StreamResponse:
+def _listing_is_off() -> NotFound:
+    return NotFound(
+        "images are not listed here (RESOLVER_LISTING is off): ask one location "
+        "(`glance-resolver locations list` names them)",
+        code="no-listing",
+    )
+
+
+async def no_listing(request: web.Request) -> web.StreamResponse:
     """The listings of v1."""
+    if not request.app[SERVICES].settings.listing:
+        raise _listing_is_off()
     raise NotFound(
         "v1 has no merged listing: GET /v2/images has the images of all locations",
         code="no-listing",

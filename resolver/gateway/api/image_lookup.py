@@ -7,7 +7,12 @@ from urllib.parse import parse_qsl, urlencode
 from aiohttp import web
 
 from resolver.errors import InvalidRequest
-from resolver.gateway.api.image_listing import PARTIAL, list_page, missing_header
+from resolver.gateway.api.image_listing import (
+    PARTIAL,
+    PARTIAL_ADVICE,
+    list_page,
+    missing_header,
+)
 from resolver.gateway.api.image_reads import JSON
 from resolver.gateway.api.resolve import NDJSON, respond_to_many
 from resolver.gateway.negotiation import (
@@ -16,7 +21,7 @@ from resolver.gateway.negotiation import (
     accepted_type,
     preferences_from_pairs,
 )
-from resolver.listing import ListingQuery
+from resolver.listing import Advice, ListingQuery
 from resolver.listing.query import MAX_PARAMETERS
 
 WANTED = ("name", "os_hash_value", "checksum", "tag")
@@ -24,6 +29,8 @@ WANTED = ("name", "os_hash_value", "checksum", "tag")
 
 NARROWED_BY = ("visibility", "os_hidden", "limit", "marker")
 """What else of a listing may be given."""
+
+ADVICE = Advice("`region`", PARTIAL_ADVICE)
 
 
 async def look_up_images(request: web.Request) -> web.StreamResponse:
@@ -46,7 +53,7 @@ async def look_up_images(request: web.Request) -> web.StreamResponse:
         raise InvalidRequest(f"say which images: give one or more of {', '.join(WANTED)}")
     preferences = preferences_from_pairs(pairs)
     query = ListingQuery.of([pair for pair in pairs if pair[0] not in QUERY_PARAMETERS])
-    page = await list_page(request, query, preferences)
+    page = await list_page(request, query, preferences, ADVICE)
     headers = {"Vary": f"Accept, {AUTH_TOKEN}, {PARTIAL}", **missing_header(page)}
     if page.next_marker:
         kept = [pair for pair in pairs if pair[0] != "marker"]

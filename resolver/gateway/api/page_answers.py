@@ -12,11 +12,13 @@ from resolver.gateway.negotiation import AUTH_TOKEN
 from resolver.gateway.page.answer_section import answer_section, error_section, match_section
 from resolver.gateway.page.markup import Html
 from resolver.gateway.page.question import BY_ID, Question, is_id
-from resolver.listing import ListingQuery
+from resolver.listing import Advice, ListingQuery
 from resolver.resolution import Preferences
 
 MAX_MATCHES = 25
 """Images that are shown of those that match."""
+
+ADVICE = Advice("`region`")
 
 
 async def answer(request: web.Request, question: Question) -> tuple[int, Html]:
@@ -37,7 +39,7 @@ async def _matches(request: web.Request, question: Question, preferences: Prefer
     """The images that match. The locations are asked as ``GET /resolve?name=…`` asks them: with the
     token of this request and no other, also where it has none."""
     query = ListingQuery.of([(question.by, question.text), ("limit", str(MAX_MATCHES))])
-    page = await list_page(request, query, preferences, allow_partial=True)
+    page = await list_page(request, query, preferences, ADVICE, allow_partial=True)
     explained = None
     if len(page.rows) == 1 and is_id(page.rows[0].row.id):
         explained = await explain_image(request, page.rows[0].row.id, preferences)

@@ -22,16 +22,16 @@ from resolver.gateway.api.admin import admin_only
 from resolver.gateway.api.image_listing import MISSING
 from resolver.gateway.api.transfer import reset_connection
 from resolver.gateway.app_keys import SERVICES
-from resolver.gateway.negotiation import AUTH_TOKEN
+from resolver.gateway.negotiation import AUTH_TOKEN, REGION
 from resolver.gateway.reply import NO_STORE
 from resolver.index import walk
-from resolver.listing import ListingQuery
+from resolver.listing import Advice, ListingQuery
 from resolver.listing.query import MAX_LIMIT
 from resolver.listing.rows import Row
 from resolver.models import format_id, parse_stored_id
 from resolver.registry import Table
 from resolver.resolution.image_reports import Describe, Report, conflict_row, missing_in
-from resolver.resolution.ranking import DEFAULT_PREFERENCES, owners_of
+from resolver.resolution.ranking import Preferences, owners_of
 
 NDJSON = "application/x-ndjson"
 
@@ -44,6 +44,11 @@ ROWS_PER_WRITE = 1024
 
 FILTERS = ("tag", "name", "min_age")
 """What chooses the images that a region may lack. Several tags must all be there."""
+
+ADVICE = Advice(
+    f"{REGION} (the command: --token-region), or leave {AUTH_TOKEN} (OS_TOKEN) out, and each "
+    "location is asked with its own credential"
+)
 
 _AGE = re.compile(r"([0-9]{1,9})([smhdw]?)", re.ASCII)
 _AGE_UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604_800}
@@ -66,7 +71,8 @@ async def report_conflicts(request: web.Request) -> web.StreamResponse:
 @admin_only
 async def report_missing(request: web.Request) -> web.StreamResponse:
     """GET /report/missing?region=NAME. With ``tag``, ``name`` or ``min_age`` only the images that
-    locations list so: each to its own credential, or all to the holder of an ``X-Auth-Token``."""
+    locations list so: each to its own credential, or those of one Keystone to the holder of an
+    ``X-Auth-Token``."""
     pairs = _parameters(request, ("region", *FILTERS))
     region = dict(pairs).get("region", "")
     if not region:
@@ -84,14 +90,7 @@ async def report_missing(request: web.Request) -> web.StreamResponse:
     describe = missing_in(region, {view.location.domain for view in there})
     lines = _lines(request, table, describe)
     if wanted is not None:
-        token = request.headers.get(AUTH_TOKEN) or None
-        if token and len({view.location.domain for view in table.in_service()}) > 1:
-            raise InvalidRequest(
-                "the locations take tokens of several Keystones (`domain`), and yours is of one: "
-                f"leave {AUTH_TOKEN} (the command: OS_TOKEN) out, and each location is asked with "
-                "its own credential"
-            )
-        lines = _lines_of_listed(request, wanted, token, describe)
+        lines = _lines_of_listed(request, wanted, describe)
     async with aclosing(lines):
         return await _stream(request, table, lines, problems.keys() & {view.name for view in there})
 
@@ -151,18 +150,18 @@ async def _lines(request: web.Request, table: Table, describe: Describe) -> Line
             yield "".join(report.lines(rows[start : start + ROWS_PER_WRITE]))
 
 
-async def _lines_of_listed(
-    request: web.Request, wanted: Wanted, token: str | None, describe: Describe
-) -> Lines:
-    """The lines about images that locations list to the holder of ``token``; None: each to its own
-    credential.
+async def _lines_of_listed(request: web.Request, wanted: Wanted, describe: Describe) -> Lines:
+    """The lines about images that locations list to the client's token; without one, each to its
+    own credential.
 
     Raises:
         ResolverError: of a listing; see `resolver.listing.lister.Lister.page`.
     """
     services, query = request.app[SERVICES], wanted.query
+    token = request.headers.get(AUTH_TOKEN) or None
+    preferences = Preferences(request.headers.get(REGION, "") if token else "")
     while True:
-        page = await services.lister.page(query, token, DEFAULT_PREFERENCES)
+        page = await services.lister.page(query, token, preferences, ADVICE)
         ids = [image_id for row, _ in page.rows if (image_id := _wanted_id(row, wanted))]
         table, claims = await services.resolver.reader.read(ids)
         rows = [
