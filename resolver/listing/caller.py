@@ -46,7 +46,7 @@ class Advice(NamedTuple):
     region: str
     """A region of the Keystone that its token is of."""
     partial: str = ""
-    """That the others' images will do; empty where it cannot be said."""
+    """That the others' images will do; empty where the route has no way to ask for that."""
 
 
 T = TypeVar("T")
