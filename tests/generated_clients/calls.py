@@ -65,7 +65,7 @@ def calls(url_of_two: str) -> list[Call]:
         Call("metadefs", 307, {"rest": "namespaces"}),
         Call("route_request", 403, {"path": "v2"}),
         Call("audit_log", 200, {"location": "two", "limit": 5}),
-        Call("index_figures", 200),
+        Call("index_totals", 200),
         Call("report_conflicts", 200),
         Call("report_missing", 200, {"region": "East"}),
         Call("export_index", 200),
