@@ -52,6 +52,8 @@ def reference(settings: type) -> str:
             text = "none"
         elif isinstance(default, bool):
             text = f"`{str(default).lower()}`"
+        elif isinstance(default, tuple):
+            text = f"`{','.join(default)}`"
         elif isinstance(default, float) and default == int(default):
             text = f"`{int(default)}`"
         else:

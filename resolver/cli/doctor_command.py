@@ -69,8 +69,12 @@ async def _examine_redis(settings: Settings) -> list[Finding]:
     from resolver.index import open_index  # noqa: PLC0415
 
     if settings.is_embedded:
-        text = "in the memory of the process that serves, so that it cannot be examined from here"
-        return [finding("index", text, "`glance-resolver status` asks that process")]
+        text = (
+            "RESOLVER_REDIS_URL is not set here: if it is not where `serve` runs either, the index "
+            "is in the memory of that process and cannot be examined from here"
+        )
+        fix = "run this with the environment of `serve`; `glance-resolver status` asks the process"
+        return [finding("index", text, fix)]
     async with open_index(
         settings.redis_url,
         url_file=settings.redis_url_file,

@@ -34,12 +34,18 @@ class GatewayError(ResolverError):
     """The gateway refused the request, or did not answer."""
 
 
-def error_from(status: int, document: Any) -> GatewayError:
-    """The error for an answer: the detail of its problem document, or else its status."""
+def error_from(status: int, document: Any, *, has_token: bool = False) -> GatewayError:
+    """The error for an answer: the detail of its problem document, or else its status.
+    ``has_token``: whether an admin token was sent."""
     members = document if isinstance(document, dict) else {}
     detail, code = members.get("detail"), members.get("code")
     if code == "token-required":
         detail = f"{detail} Give --auth-token or OS_TOKEN."
+    elif status == 401 and code != "token-refused" and has_token:
+        detail = (
+            "the gateway does not know this admin token: it is none of its RESOLVER_ADMIN_TOKENS. "
+            "Of a line `name=TOKEN` only TOKEN is sent"
+        )
     elif status == 401 and code != "token-refused":
         detail = (
             "the gateway needs one of its RESOLVER_ADMIN_TOKENS: give --token, RESOLVER_TOKEN or "
@@ -74,6 +80,7 @@ class GatewayAddress:
                 f"the token would go over http to {parts.hostname}, where others can read it: give "
                 "an https URL, or set RESOLVER_ALLOW_HTTP=true"
             )
+        self.has_token = bool(token)
         self.headers = {"Authorization": f"Bearer {token}"} if token else {}
 
 
@@ -155,7 +162,8 @@ class Gateway:
             if 300 <= error.code < 400:
                 error.close()
                 raise redirect_error(url, error.code, error.headers.get("Location")) from error
-            raise error_from(error.code, decode_answer(error.read())) from error
+            document, has_token = decode_answer(error.read()), self._address.has_token
+            raise error_from(error.code, document, has_token=has_token) from error
         except (OSError, ValueError, HTTPException) as error:
             raise unreachable_error(url, getattr(error, "reason", None) or error) from error
 

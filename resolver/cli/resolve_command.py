@@ -9,7 +9,13 @@ from urllib.parse import urlencode
 
 import click
 
-from resolver.cli.gateway_client import Gateway, GatewayAddress, gateway_options, segment
+from resolver.cli.gateway_client import (
+    Gateway,
+    GatewayAddress,
+    GatewayError,
+    gateway_options,
+    segment,
+)
 from resolver.cli.output import print_json, print_table
 from resolver.models import Outcome
 
@@ -106,10 +112,16 @@ def _look_up(
     gateway: Gateway, query: list[tuple[str, str]], headers: dict[str, str], *, partial: bool
 ) -> list[dict[str, Any]]:
     """The answers for all images that match, as the holder of the token sees them."""
+    has_token = "X-Auth-Token" in headers
     if partial:
         headers = {**headers, "X-Resolver-Partial": "allow"}
     path = f"/resolve?{urlencode([*query, ('limit', str(IDS_PER_REQUEST))])}"
-    return [answer for page in gateway.pages(path, headers=headers) for answer in page]
+    try:
+        return [answer for page in gateway.pages(path, headers=headers) for answer in page]
+    except GatewayError as error:
+        if has_token or error.problem_code != "token-refused":
+            raise
+        raise GatewayError(f"{error.detail} Give --auth-token or OS_TOKEN.") from error
 
 
 def _wanted(name: str | None, digest: str | None, tags: Sequence[str]) -> list[tuple[str, str]]:
@@ -124,12 +136,20 @@ def _print_answer(answer: dict[str, Any]) -> None:
     """One line per owner, best first: ``ID  found  LOCATION  URL``; with its identifier, where that
     is not what can be fetched."""
     if not answer["owners"]:
-        missing = ", ".join(answer["missing"])
-        why = f"  (could not vouch: {missing})" if missing else ""
-        click.echo(f"{answer['id']}  {answer['outcome']}{why}")
+        click.echo(f"{answer['id']}  {answer['outcome']}{_hint(answer)}")
     for owner in answer["owners"]:
         identifier = "" if owner["uri"] == owner["url"] else f"  (identifier {owner['uri']})"
         click.echo(f"{answer['id']}  found  {owner['location']}  {owner['url']}{identifier}")
+
+
+def _hint(answer: dict[str, Any]) -> str:
+    """What to do about an answer without owners."""
+    if answer["outcome"] == Outcome.INVALID:
+        return "  (an id is a UUID; --name looks images up by name)"
+    if answer["outcome"] == Outcome.UNKNOWN:
+        because = f"because of {', '.join(answer['missing'])}; " if answer["missing"] else ""
+        return f"  ({because}--explain says why)"
+    return ""
 
 
 def _print_explained(answer: dict[str, Any]) -> None:

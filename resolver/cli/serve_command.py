@@ -55,10 +55,13 @@ def parse_pairs(pairs: tuple[str, ...]) -> Locations:
     "pairs",
     multiple=True,
     metavar="NAME=URL",
-    help="Register a Glance server; repeat for more.",
+    help="Register a Glance server that needs no credential; repeat for more.",
 )
 @click.option(
-    "--locations", "locations_file", metavar="FILE", help="Register the locations of a YAML file."
+    "--locations",
+    "locations_file",
+    metavar="FILE",
+    help="Register the locations of a YAML file, with where their credentials are.",
 )
 @click.option(
     "--role", type=click.Choice(["all", "gateway", "indexer"]), help="What this process does."

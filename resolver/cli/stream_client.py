@@ -30,6 +30,7 @@ class StreamRequest:
     def __init__(self, url: str, token: str | None) -> None:
         """Raises click.UsageError as `GatewayAddress`."""
         address = GatewayAddress(url, token)
+        self._has_token = address.has_token
         parts = urlsplit(address.url)
         connection_class = (
             http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
@@ -116,7 +117,7 @@ class StreamRequest:
         document = decode_answer(response.read())
         if response.status == 200 and document is not None:
             return document
-        raise error_from(response.status, document)
+        raise error_from(response.status, document, has_token=self._has_token)
 
     @contextmanager
     def _translate_errors(self) -> Iterator[None]:

@@ -192,6 +192,11 @@ class Bootstrap:
             table = self._tables.table
             if lost := self._last_table.lost_in(table):
                 await self._register_again(lost)
+                names = [view.name for view in lost if view.name not in self._startup_locations]
+                if names:
+                    log.warning(
+                        "redis lost locations: register them again", lost=_some_names(names)
+                    )
         if self._last_table is None or identity != self.registered_index:
             with contextlib.suppress(IndexReadOnly):
                 await self._index.server_watch.record_losses()

@@ -283,6 +283,24 @@ class TableKeeper:
                 "else: delete it from the hash of locations in Redis.",
                 location=name,
             )
+        if self.table.identity and not self.table.in_service():
+            yield Problem(
+                code="no-location",
+                text="No location is registered and in service, so every id is answered 503.",
+                action="Register one with `glance-resolver locations add` or `locations apply`; or "
+                "put one that is in maintenance back with `locations set NAME --state active`.",
+            )
+        now = time.monotonic()
+        for name, until in self.table.lost_until.items():
+            if now < until and name not in self.table.lost:
+                yield Problem(
+                    code="location-lost",
+                    text=f"Redis has lost its data, location {name!r} among it. Its images are not "
+                    f"offered, and for {until - now:.0f} s none is answered as absent.",
+                    action="Register it again with `glance-resolver locations add`, `locations "
+                    "apply` or `index import`. If it is not wanted, wait.",
+                    location=name,
+                )
         for name in self.table.lost:
             yield Problem(
                 code="location-lost",

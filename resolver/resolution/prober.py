@@ -36,6 +36,13 @@ MAX_REMEMBERED_IMAGES = 100_000
 SHUTDOWN_SECONDS = 1.0
 """How long `Prober.close` waits for answers on their way to the index, and for cancelled probes."""
 
+FAILURE_TEXTS = {
+    "no-credential": "it was not asked, because its credential cannot be read",
+    "rate-limited": "it allows no more requests now",
+    "unauthorized": "it refuses the credential that it is registered with, or needs one",
+}
+"""Why a location was no help, by code; all else is no answer. Anybody may read these."""
+
 log = structlog.get_logger()
 
 ChargeCallback = Callable[[], None]
@@ -398,7 +405,8 @@ class Prober:
                     result = "blind"
         except LocationUnavailable as error:
             result = error.problem_code
-            reason = f"it gave no answer ({error.problem_code})"
+            what = FAILURE_TEXTS.get(result, "it gave no answer")
+            reason = f"{what} ({result})"
         except TimeoutError:
             result, reason = "timeout", f"it did not answer within {self.timeout:g} s"
         except Exception:  # a bug of ours: the location counts as silent, the log has the cause

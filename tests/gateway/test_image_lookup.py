@@ -125,7 +125,7 @@ async def test_the_command_looks_images_up(
     run: Run, images: Cloud, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     status, _, err = await run("resolve", "--name", "debian")
-    assert (status, "it needs a token" in err) == (1, True)
+    assert (status, "Give --auth-token or OS_TOKEN" in err) == (1, True)
     monkeypatch.setenv("OS_TOKEN", "demo")
     status, out, _ = await run("resolve", "--name", "debian", "--json")
     assert status == 0

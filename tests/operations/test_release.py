@@ -36,6 +36,22 @@ def test_the_changelog_has_this_version_first() -> None:
     assert re.fullmatch(re.escape(VERSION) + r" - \d{4}-\d\d-\d\d", headings[1])
 
 
+def test_the_badges_are_true() -> None:
+    """Each says the same as picture and as text."""
+    project = PYPROJECT["project"]
+    expected = [
+        ("version", VERSION),
+        ("Python", f"{project['requires-python'].removeprefix('>=')} or newer"),
+        ("licence", project["license"]),
+    ]
+    readme = (ROOT / "README.md").read_text("utf-8")
+    badge = r"!\[([^]]+)\]\(https://img\.shields\.io/badge/(\w+)-(\S+)-blue\)"
+    badges = re.findall(badge, readme)
+    for (text, name, value), (what, expected_value) in zip(badges, expected, strict=True):
+        assert text == f"{what} {expected_value}"
+        assert (name, value.replace("--", "-").replace("_", " ")) == (what, expected_value)
+
+
 def test_both_packages_have_the_licence() -> None:
     """A package cannot name a file outside its folder."""
     assert (ROOT / "client" / "LICENSE").read_bytes() == (ROOT / "LICENSE").read_bytes()

@@ -1,4 +1,5 @@
-"""Every command in docs/disaster.md and docs/upgrading.md, run as it stands there.
+"""Every command in docs/disaster.md and docs/upgrading.md, and those of docs/operators.md for the
+first hour and for ordinary days, run as they stand there.
 
 Each test is a section: a real Redis, one process that is gateway and indexer, and stand-in Glance
 servers. First that happens which the section is about, then its ``sh`` blocks run in order.
@@ -26,6 +27,7 @@ from tests.cli.test_serve import Server, serve
 from tests.conftest import started
 from tests.operations.conftest import ROOT
 from tests.support.ids import make_ids
+from tests.support.process import free_port
 from tests.support.redis import RedisServer
 from tests.support.wait import wait_until
 
@@ -74,10 +76,7 @@ class Installation:
             for image in images:
                 server.add(id=image)
         self.oslo.add(id=BY_HAND, visibility="community")  # not in its listing
-        command = self.folder / "bin" / "glance-resolver"
-        command.parent.mkdir()
-        command.write_text(f'#!/bin/sh\nPYTHONPATH={ROOT} exec {sys.executable} -m resolver "$@"\n')
-        command.chmod(0o755)
+        path = self.install()
         self.write("redis-url", self.redis.url)
         self.write("admin-tokens", "ops=the-old-admin-token")
         self.write("token", "the-old-admin-token")
@@ -104,13 +103,21 @@ class Installation:
             "RESOLVER_REDIS_URL": f"redis://default:{OLD_PASSWORD}@{self.redis.address}/0",
             "REDIS_ADDRESS": self.redis.address,
             "HOME": str(self.folder),
-            "PATH": os.pathsep.join([str(command.parent), os.environ.get("PATH", "")]),
+            "PATH": path,
         }
         await self.run("glance-resolver locations apply locations.yaml --yes")
         for image in (IN_BOTH, IN_FRANKFURT, IN_OSLO):
             await wait_until(lambda image=image: self.is_found(image))
         await self.run(f"glance-resolver index claim oslo {BY_HAND}")
         await self.run(*blocks("disaster.md", "Before"))
+
+    def install(self) -> str:
+        """Makes the command; returns the ``PATH`` with it."""
+        command = self.folder / "bin" / "glance-resolver"
+        command.parent.mkdir()
+        command.write_text(f'#!/bin/sh\nPYTHONPATH={ROOT} exec {sys.executable} -m resolver "$@"\n')
+        command.chmod(0o755)
+        return os.pathsep.join([str(command.parent), os.environ.get("PATH", "")])
 
     def write(self, name: str, text: str) -> None:
         (self.folder / name).write_text(f"{text}\n")
@@ -270,6 +277,37 @@ async def test_the_commands_of_an_upgrade(installation: Installation) -> None:
     assert {"format", "writers", "newest"} <= set(formats.split())
     await installation.run(*blocks("upgrading.md", "Roll back"))
     await installation.works()
+
+
+async def test_the_first_hour_and_ordinary_days(tmp_path: Path, redis: RedisServer) -> None:
+    installation, port = Installation(tmp_path, redis), free_port()
+    async with installation.frankfurt as frankfurt, installation.oslo as oslo, StandIn() as lab:
+        frankfurt.add(id=IN_FRANKFURT)
+        installation.environ = {
+            "GLANCE_URL": frankfurt.url,
+            "GLANCE_TOKEN": "old-credential",
+            "ID": IN_FRANKFURT,
+            "RESOLVER_PORT": str(port),
+            "RESOLVER_URL": f"http://127.0.0.1:{port}",
+            "HOME": str(tmp_path),
+            "PATH": installation.install(),
+        }
+        start, first_answer = blocks("operators.md", "The first hour")
+        assert "redis://127.0.0.1:6379/0" in start
+        start = start.replace("redis://127.0.0.1:6379/0", redis.url)
+        ordinary_days = [
+            f"glance-resolver locations add oslo {oslo.url} --region RegionTwo",
+            f"glance-resolver locations add old-lab {lab.url}",
+            *blocks("operators.md", "How owners are ordered"),
+            *blocks("operators.md", "Coverage"),
+            *blocks("operators.md", "What a region lacks"),
+            *blocks("operators.md", "Drain a location"),
+        ]
+        output = await installation.run(
+            "\n".join((start, "trap 'kill %1' EXIT", first_answer, *ordinary_days))
+        )
+    assert f"{IN_FRANKFURT}  found  frankfurt" in output
+    assert "location frankfurt\tyes" in output
 
 
 @pytest.mark.parametrize("document", ["disaster.md", "upgrading.md"])

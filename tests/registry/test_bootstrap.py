@@ -83,6 +83,37 @@ async def test_lost_locations_are_registered_as_they_were_last_seen() -> None:
     assert records["one"].location.number > before.number, "others may remember the old number"
 
 
+async def test_a_lost_location_that_the_process_was_not_started_with_is_a_problem() -> None:
+    """Nobody registers it again. It keeps `absent` from being answered, which has a reason."""
+    process = Process()
+    with capture_logs() as logs:
+        async with process.running():
+            await process.registry.put("added", {"url": "http://added.example"})
+            await wait_until(lambda: "added" in process.tables.table.by_name)
+            await process.lose_data()
+            await wait_until(lambda: process.tables.table.lost_until)
+            (problem,) = process.tables.problems()
+            await process.registry.put("added", {"url": "http://added.example"})
+            assert list(process.tables.problems()) == []
+    assert (problem.code, problem.location) == ("location-lost", "added")
+    assert [line["lost"] for line in logs if "lost" in line] == ["added"]
+
+
+async def test_no_location_in_service_is_a_problem() -> None:
+    process = Process({})
+    assert list(process.tables.problems()) == [], "it is not known yet"
+    await process.bootstrap.start()
+
+    def codes() -> list[str]:
+        return [problem.code for problem in process.tables.problems()]
+
+    assert codes() == ["no-location"]
+    await process.registry.put("one", {"url": "http://one.example"})
+    assert codes() == []
+    await process.registry.patch("one", {"state": "maintenance"})
+    assert codes() == ["no-location"]
+
+
 async def test_a_location_that_an_operator_removed_stays_removed_after_a_restart() -> None:
     first = Process()
     await first.bootstrap.start()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import asdict
+import time
+from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
 
@@ -179,6 +180,11 @@ async def sweep_location(request: web.Request) -> web.StreamResponse:
     )
 
 
+def _age(at: float | None) -> str:
+    """How long ago a Unix time was."""
+    return f"{max(0.0, time.time() - at):.0f} s ago" if at else "some time ago"
+
+
 @allow(Role.CLAIMS, Role.STATE)
 async def check_location(request: web.Request) -> web.StreamResponse:
     """POST /locations/{name}/check: diagnoses a location, from this process and with its
@@ -192,12 +198,22 @@ async def check_location(request: web.Request) -> web.StreamResponse:
     steps = await diagnose(server)
     row = await services.registry.show(name)
     sweep, coverage = row["sweep"], row["coverage"]
-    fault = sweep["error"] or ("" if coverage["covered"] else coverage["why"])
-    listed = f"{sweep['images']} images, {coverage['why']}"
-    steps.append(Step("sweep", not fault, fault or listed))
+    works_now = all(step.ok for step in steps)
+    if sweep["error"]:
+        message = f"the last one, {_age(view.status.sweep.failed)}, failed: {sweep['error']}"
+        fix = f"`locations sweep {name} --wait` begins another" if works_now else ""
+        steps.append(Step("sweep", False, message, fix))
+    elif coverage["covered"]:
+        steps.append(Step("sweep", True, f"{sweep['images']} images, {coverage['why']}"))
+    else:
+        steps.append(Step("sweep", False, coverage["why"]))
     poll = view.status.poll
     if poll.error:
-        steps.append(failed_step("polls", view.location, poll.error_code, poll.error))
+        message = f"the last one, {_age(poll.failed)}, failed: {poll.error}"
+        failed = failed_step("polls", view.location, poll.error_code, message)
+        # What works from here by now may have been repaired since.
+        later = f"wait {services.settings.poll_interval:.0f} s for the next one, and check again"
+        steps.append(replace(failed, fix=later) if works_now else failed)
     if sweep["skipped"]:
         rows = f"{sweep['skipped']} rows of the listing name no image: {sweep['skipped_examples']}"
         steps.append(Step("skipped rows", True, rows))
