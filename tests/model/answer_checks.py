@@ -108,16 +108,20 @@ def _check_all_could_answer(
 
 
 def _check_refused(world: World, question: Question, answer: ReceivedAnswer) -> Iterator[str]:
-    """What an owner has whose status the index knows may be older, where it did not answer."""
+    """The status of an owner that did not answer is as the index knows it. One that is excluded may
+    have answered that it has the image, and not its bytes."""
+    known = set(answer.owners)
     for name, registration in world.serving(question.begun).items():
         life = registration.life(question.image_id)
+        if life is not None and life.status != "active" and name in question.preferences.exclude:
+            known.add(name)
         if (
             life is not None
             and life.statuses == {"active"}
             and _had_image_throughout(world, name, question)
         ):
             yield f"its bytes are refused, and {name} has them all the time"
-    yield from _check_all_could_answer(world, question, besides=answer.owners)
+    yield from _check_all_could_answer(world, question, besides=known)
 
 
 def _is_hurried(world: World, question: Question) -> bool:

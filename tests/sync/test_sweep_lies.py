@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import uuid
 from typing import Any
 
 import aiohttp
@@ -170,3 +172,39 @@ async def test_changes_during_a_sweep_are_never_undone(
     sweep = await sweeping.sweep(location, confirm_shrink=True)
     assert await sweeping.claimed(location) == {image.id for image in server.images()}
     assert sweep.images == len(server)
+
+
+async def test_a_claim_made_by_hand_outlives_sweeps_where_the_server_has_the_image(
+    sweeping: Sweeping, start_server: StartServer
+) -> None:
+    """The table in docs/disaster.md."""
+    switch = Switch()
+    server = await start_server(middlewares=[switch.middleware])
+    listed, hidden, nowhere = (str(uuid.UUID(int=n, version=4)) for n in range(3))
+    server.add(id=listed)
+    location = await sweeping.register(server)
+    server.add(id=hidden)
+
+    async def without_hidden(request: web.Request, handler: Handler) -> web.StreamResponse:
+        response = await handler(request)
+        if not is_page(request):
+            return response
+        assert isinstance(response, web.Response)
+        page = json.loads(response.text or "")
+        page["images"] = [row for row in page["images"] if row["id"] != hidden]
+        return web.json_response(page)
+
+    async def no_single_image(request: web.Request, handler: Handler) -> web.StreamResponse:
+        if not is_page(request):
+            return web.Response(status=503)
+        return await without_hidden(request, handler)
+
+    for text in (listed, hidden, nowhere):
+        await sweeping.index.claims.claim(location.number, [parse_id(text)])
+    switch.fault = no_single_image
+    with pytest.raises(LocationUnavailable):
+        await sweeping.sweep(location, confirm_shrink=True)
+    assert await sweeping.claimed(location) == {listed, hidden, nowhere}
+    switch.fault = without_hidden
+    await sweeping.sweep(location, confirm_shrink=True)
+    assert await sweeping.claimed(location) == {listed, hidden}
