@@ -49,6 +49,7 @@ async def test_an_unreadable_location_hides_no_other(gateway: Gateway) -> None:
 async def test_a_location_that_cannot_be_read_can_be_removed_and_not_changed(
     gateway: Gateway,
 ) -> None:
+    await gateway.location("one")
     await write_foreign_location(gateway, "7 {}")
     for method in ("PUT", "PATCH"):
         response, body = await gateway.call(
