@@ -95,9 +95,9 @@ class CallerListings:
         if reply.status == 200:
             return reply.body
         if reply.status in (*REFUSAL_STATUSES, 404):
-            raise LocationUnavailable(
-                reason_of(reply), code="refused", extra={"status": reply.status}
-            )
+            # Of a 404 no client is told anything but that there was none.
+            reason = reason_of(reply) if reply.status != 404 else "it answered 404"
+            raise LocationUnavailable(reason, code="refused", extra={"status": reply.status})
         raise LocationUnavailable(f"it answered {reply.status}", code="no-clear-answer")
 
 

@@ -20,6 +20,7 @@ from resolver.models import Outcome, format_id
 from resolver.resolution import Preferences
 from resolver.services import Services, open_services
 from resolver.settings import Settings
+from resolver.sync.leased_work import WorkKey, WorkKind
 from tests.fuzz.conftest import ErrorLog, count_examples, examples
 from tests.fuzz.test_ids import JSON
 from tests.gateway.conftest import Gateway, Start, start
@@ -255,7 +256,13 @@ async def gateway_and_proxy(
 ) -> AsyncIterator[GatewayBehindProxy]:
     redis_server.flush()
     async with CorruptingProxy(redis_server.port) as proxy:
-        gateway = await start(redis_url=proxy.url, index_bits=4, cache_size=0, stale_for=0)
+        gateway = await start(
+            redis_url=proxy.url, index_bits=4, cache_size=0, stale_for=0, sweep_interval=86_400
+        )
+        # However long the examples take, the index proves absence: an indexer seems to run, and
+        # the one sweep stays fresh.
+        lease = gateway.services.index.lease(WorkKey(WorkKind.HEALTH).lease_name, seconds=86_400)
+        assert await lease.acquire()
         await gateway.location("one")
         await gateway.claim("one", format_id(IDS[0]))
         yield GatewayBehindProxy(gateway, proxy)
