@@ -95,7 +95,7 @@ class CallerListings:
         if reply.status == 200:
             return reply.body
         if reply.status in (*REFUSAL_STATUSES, 404):
-            # Of a 404 no client is told anything but that there was none.
+            # The text of a 404 is for no client.
             reason = reason_of(reply) if reply.status != 404 else "it answered 404"
             raise LocationUnavailable(reason, code="refused", extra={"status": reply.status})
         raise LocationUnavailable(f"it answered {reply.status}", code="no-clear-answer")
