@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
@@ -168,3 +169,16 @@ def test_an_audit_without_data_fails(
         text=True,
     )
     assert (done.returncode != 0, expected in done.stdout) == (fails, True), done.stdout
+
+
+def test_each_image_of_others_can_be_named_by_its_digest() -> None:
+    assert set(re.findall(r"^FROM (\S+)", DOCKERFILE, re.MULTILINE)) == {"${PYTHON_IMAGE}"}
+    compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text("utf-8"))
+    services = compose["services"].values()
+    images = {service["image"] for service in services} - {"glance-resolver"}
+    images |= {
+        service["build"]["args"]["PYTHON_IMAGE"] for service in services if "build" in service
+    }
+    names = {match[1] for image in images if (match := re.match(r"\$\{(\w+):-", image))}
+    assert names == {"PYTHON_IMAGE", "REDIS_IMAGE"}
+    assert len(images) == len(names)
