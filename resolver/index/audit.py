@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from resolver.index.keys import Keys
-from resolver.index.record_codec import MAX_NUMBER, MIN_NUMBER
+from resolver.index.record_codec import MAX_NUMBER, MAX_RECORD_BYTES, MIN_NUMBER
 from resolver.index.redis.client import RedisClient
 from resolver.index.redis.redis_errors import DECODE_ERRORS
 from resolver.index.redis.replies import parses_reply
@@ -25,6 +25,9 @@ AUDIT_MAX_ENTRIES = 10_000
 """Entries that are kept; ``audit.lua`` trims the list to as many."""
 
 MAX_DETAIL_CHARACTERS = 1000
+
+MAX_ENTRY_BYTES = 3 * MAX_RECORD_BYTES
+"""Longest entry that is parsed: two records, and what else there is to say."""
 
 READ_BATCH_ENTRIES = 1000
 """Entries read with one command."""
@@ -106,11 +109,13 @@ def _parse_entries(texts: Any) -> list[AuditEntry]:
 def _parse_entry(text: bytes) -> AuditEntry | None:
     """None for an entry that this version cannot read. Fields that it does not know are ignored:
     entries are never written again."""
+    if len(text) > MAX_ENTRY_BYTES:
+        return None
     try:
         members = json.loads(text)
         known = {name: members[name] for name in REQUIRED_FIELDS}
         entry = AuditEntry(**known, detail=members.get("detail", ""))
-    except DECODE_ERRORS:
+    except (*DECODE_ERRORS, RecursionError):
         return None
     texts = (entry.by, entry.what, entry.location, entry.detail)
     sides = (entry.before, entry.after)

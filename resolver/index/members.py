@@ -9,7 +9,10 @@ from resolver.index.redis.client import RedisClient
 from resolver.index.redis.replies import parses_reply
 from resolver.index.redis.scripts import load
 
-ANNOUNCE = load("announce_member")
+ANNOUNCE = load("announce_member", "announced")
+
+MAX_MEMBERS = 1000
+"""Members that are read, at most."""
 
 
 class Membership:
@@ -29,8 +32,8 @@ class Membership:
         Raises:
             IndexUnavailable: Redis does not answer.
         """
-        reply = await self._client.run(ANNOUNCE, [self._key], [self._name, repr(self._seconds)])
-        names = _sorted_names(reply)
+        found = _names(await self._announce(self._seconds))
+        names = sorted({self._name, *(name for name in found if len(name) == len(self._name))})
         return names.index(self._name), len(names)
 
     async def leave(self) -> None:
@@ -39,9 +42,14 @@ class Membership:
         Raises:
             IndexUnavailable: Redis does not answer.
         """
-        await self._client.run(ANNOUNCE, [self._key], [self._name, 0])
+        await self._announce(0)
+
+    async def _announce(self, seconds: float) -> Any:
+        return await self._client.run(
+            ANNOUNCE, [self._key], [self._name, repr(seconds), MAX_MEMBERS]
+        )
 
 
 @parses_reply
-def _sorted_names(reply: Any) -> list[str]:
-    return sorted(name.decode() for name in reply)
+def _names(reply: Any) -> list[str]:
+    return [name.decode(errors="replace") for name in reply]

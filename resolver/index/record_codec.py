@@ -186,6 +186,13 @@ def _check_location(location: Location) -> None:
             field.parse(value, name)
 
 
+def parse_number(stored: bytes) -> int | None:
+    """The number of a location; None for what no location has, which something else has written."""
+    is_short = stored.isdigit() and len(stored) <= len(str(FIRST_MARK))
+    number = int(stored) if is_short else 0
+    return number if 0 < number < FIRST_MARK else None
+
+
 def _load_json(text: bytes | str) -> Any:
     """Raises one of `DECODE_ERRORS` or RecursionError."""
     if len(text) > MAX_RECORD_BYTES:

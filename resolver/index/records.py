@@ -13,6 +13,7 @@ from resolver.index.keys import Keys
 from resolver.index.record_codec import (
     ParseCache,
     UnreadableRecord,
+    parse_number,
     parse_record,
     record_to_json,
     to_json,
@@ -320,4 +321,5 @@ def _readable(kind: type[T], text: bytes) -> T | None:
 
 def _sorted_numbers(reply: Iterable[Any]) -> list[int]:
     """The numbers of a set; other members are ignored."""
-    return sorted(int(member) for member in reply if bytes(member).isdigit())
+    numbers = (parse_number(bytes(member)) for member in reply)
+    return sorted(number for number in numbers if number is not None)

@@ -6,14 +6,17 @@ import contextlib
 import json
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from itertools import islice
 from typing import Any, NamedTuple
 
 from resolver.index.keys import Keys
 from resolver.index.record_codec import (
     MAX_NUMBER,
+    MAX_RECORD_BYTES,
     MIN_NUMBER,
     UnreadableRecord,
+    parse_number,
     parse_record,
     record_to_json,
     to_json,
@@ -28,6 +31,9 @@ FINISH_SWEEP_REQUEST = load("finish_sweep_request")
 
 FINDINGS_BATCH = 1000
 """Members added to a set, or read from it, with one command."""
+
+MAX_SWEEPS = 10_000
+"""Sweeps that were requested, or are under way, that are read at most."""
 
 MISSING, UPPERCASE = b"-", b"+"
 """First byte of a stored finding."""
@@ -157,16 +163,20 @@ class SweepRecords:
 
 @parses_reply
 def _parse_requests(reply: Any) -> dict[int, SweepRequest]:
-    return {
-        int(number): _parse_request(text)
-        for number, text in pairs(reply).items()
-        if number.isdigit()
-    }
+    return {number: _parse_request(text) for number, text in _by_number(reply)}
+
+
+def _by_number(reply: Any) -> Iterator[tuple[int, bytes]]:
+    """The rows of a hash whose fields are numbers of locations."""
+    rows = ((parse_number(field), text) for field, text in pairs(reply).items())
+    return islice(((number, text) for number, text in rows if number is not None), MAX_SWEEPS)
 
 
 def _parse_request(text: bytes) -> SweepRequest:
     """One that this version cannot read asks for a sweep all the same, without a confirmation."""
     try:
+        if len(text) > MAX_RECORD_BYTES:
+            raise ValueError("it is too long")
         fields = json.loads(text)
         if MIN_NUMBER <= fields["at"] <= MAX_NUMBER:
             return SweepRequest(fields["confirm_shrink"] is True, float(fields["at"]), text)
@@ -179,9 +189,9 @@ def _parse_request(text: bytes) -> SweepRequest:
 def _parse_progress(reply: Any) -> dict[int, Progress]:
     """Without those that this version cannot read: such a sweep begins from the start."""
     found = {}
-    for number, text in pairs(reply).items():
-        with contextlib.suppress(UnreadableRecord, ValueError):
-            found[int(number)] = parse_record(Progress, text)
+    for number, text in _by_number(reply):
+        with contextlib.suppress(UnreadableRecord):
+            found[number] = parse_record(Progress, text)
     return found
 
 

@@ -69,9 +69,9 @@ async def assert_that_one_works(gateway: Gateway) -> None:
         307,
         f"https://one.example:9292/v2/images/{ID}",
     )
-    for path in ("/locations", "/locations/one", "/audit", "/index", "/status", "/readyz"):
+    for path in ("/locations", "/locations/one", "/audit", "/members", "/index", "/readyz"):
         assert (await gateway.get(path, headers=ADMIN))[0].status == 200, path
-    for path in ("/versions", "/metrics", f"/resolve/{ID}", f"/resolve/{ID}/explain"):
+    for path in ("/versions", "/metrics", "/status", f"/resolve/{ID}", f"/resolve/{ID}/explain"):
         assert (await gateway.get(path))[0].status == 200, path
     async with gateway.http.get("/index/export", headers=ADMIN) as response:
         assert (await response.text()).splitlines()[-1].startswith("end ")
@@ -124,6 +124,13 @@ async def test_malformed_versions_in_redis_are_ignored(serving_one: Gateway) -> 
         ("HSET", REGISTRY + "meta", "location:a b", "5"),
         ("HSET", REGISTRY + "status", b"\xff", b"\xff"),
         ("HSET", REGISTRY + "progress", "1", '{"started": 1e300}'),
+        ("HSET", REGISTRY + "progress", "9" * 5000, "{}"),
+        ("HSET", REGISTRY + "wanted", "9" * 5000, "{}"),
+        ("SADD", REGISTRY + "retired", "9" * 5000),
+        ("ZADD", REGISTRY + "processes", "2e10", '{"version": [' + "1," * 100_000 + "1]}"),
+        ("ZADD", REGISTRY + "versions", "2e10", b"\xff" * 100_000),
+        ("ZADD", REGISTRY + "indexers", "2e10", b"\xff" * 100_000),
+        ("LPUSH", REGISTRY + "audit", "[" * 100_000),
         (
             "LPUSH",
             REGISTRY + "audit",
@@ -139,6 +146,26 @@ async def test_malformed_versions_in_redis_are_ignored(serving_one: Gateway) -> 
 async def test_other_hostile_rows(serving_one: Gateway, command: tuple[Any, ...]) -> None:
     await change(serving_one, *command)
     await assert_that_one_works(serving_one)
+
+
+async def test_numbers_that_no_location_has_cost_their_rows(index: Index) -> None:
+    hostile = "9" * 5000
+    for number in (hostile, "0", "600000", "7"):
+        await index.client.command("SADD", REGISTRY + "retired", number)
+        await index.client.command("HSET", REGISTRY + "wanted", number, "{}")
+        await index.client.command("HSET", REGISTRY + "progress", number, '{"started": 1.0}')
+    assert await index.records.retired() == [7]
+    assert list(await index.records.requested_sweeps()) == [7]
+    assert list(await index.records.progress()) == [7]
+
+
+async def test_entries_that_are_too_long_cost_their_rows(index: Index) -> None:
+    entry = {"at": 1.0, "by": "", "what": "x", "location": "", "before": None, "after": None}
+    await index.audit.record("a", "b")
+    for detail in ("x" * 1_000_000, [1] * 1_000_000):
+        text = json.dumps({**entry, "after": {"a": detail}})
+        await index.client.command("LPUSH", REGISTRY + "audit", text)
+    assert [entry.what for entry in await index.audit.last(10)] == ["b"]
 
 
 @pytest.mark.parametrize("at", [f"1{'0' * 400}", "NaN", "1e300", '"x"'])

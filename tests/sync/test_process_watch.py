@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import socket
 
@@ -10,7 +11,8 @@ import pytest
 
 from resolver import __version__
 from resolver.index import Index, open_index
-from resolver.index.processes import ANNOUNCED_SECONDS
+from resolver.index.members import MAX_MEMBERS
+from resolver.index.processes import ANNOUNCED_SECONDS, MAX_PROCESSES
 from resolver.sync import ProcessWatch
 from resolver.sync.process_watch import ANNOUNCE_INTERVAL_SECONDS
 from tests.support.redis import RedisServer
@@ -67,12 +69,79 @@ async def test_the_problem_ends_when_the_old_version_has_expired(own_redis: Redi
         assert list(new.problems()) == []
 
 
-async def test_unreadable_announcements_are_left_out(index: Index) -> None:
+ANNOUNCEMENT = {
+    "id": "x",
+    "role": "all",
+    "version": "1.0",
+    "host": "h",
+    "pid": 1,
+    "since": 1.5,
+}
+
+
+@pytest.mark.parametrize(
+    "announcement",
+    [
+        b"not JSON",
+        b'{"id": "x"}',
+        b"[" * 2000,
+        *(
+            json.dumps({**ANNOUNCEMENT, **fields}).encode()
+            for fields in (
+                {"version": [1, 1]},
+                {"version": "1" * 300},
+                {"version": "1" * 5_000_000},
+                {"host": "a\r\nb"},
+                {"role": None},
+                {"id": 5},
+                {"pid": "1"},
+                {"pid": True},
+                {"pid": 10**300},
+                {"since": float("nan")},
+                {"since": 1e300},
+                {"since": "1"},
+            )
+        ),
+    ],
+    ids=lambda row: row[:90].decode(),
+)
+async def test_unreadable_announcements_are_left_out(index: Index, announcement: bytes) -> None:
     await ProcessWatch(index, "all").announce()
     key = "glr:{reg}:processes"
-    await index.client.command("ZADD", key, 2e10, b"not JSON")
-    await index.client.command("ZADD", key, 2e10, b'{"id": "x"}')
-    assert len(await index.processes.list()) == 1
+    await index.client.command("ZADD", key, 2e10, json.dumps(ANNOUNCEMENT))
+    await index.client.command("ZADD", key, 2e10, announcement)
+    assert len(await index.processes.list()) == 2
+
+
+async def test_no_more_announcements_are_read_than_there_can_be(index: Index) -> None:
+    texts = (json.dumps({**ANNOUNCEMENT, "pid": n}) for n in range(MAX_PROCESSES + 1))
+    rows = (argument for text in texts for argument in (2e10, text))
+    await index.client.command("ZADD", "glr:{reg}:processes", *rows)
+    assert len(await index.processes.list()) == MAX_PROCESSES
+
+
+async def test_hostile_versions_are_left_out(index: Index) -> None:
+    key, watch = "glr:{reg}:versions", ProcessWatch(index, "all", version="1.0")
+    for version in (b"\xff", b"a\r\nb", b"1" * 300, b"1" * 5_000_000):
+        await index.client.command("ZADD", key, 2e10, version)
+    await watch.announce()
+    (problem,) = watch.problems()  # of the first, which becomes text
+    assert problem.text.endswith(": 1.0, \ufffd.")
+    await index.client.command("ZADD", key, *(x for n in range(1000) for x in (2e10, f"2.{n}")))
+    await watch.announce()
+    (problem,) = watch.problems()
+    assert len(problem.text) < 1000
+
+
+async def test_an_indexer_finds_its_place_among_hostile_members(index: Index) -> None:
+    key, member = "glr:{reg}:indexers", index.indexer_membership(seconds=60)
+    for name in (b"\xff", b"1" * 5_000_000):
+        await index.client.command("ZADD", key, 2e10, name)
+    assert await member.announce() == (0, 1)
+    early = (x for n in range(MAX_MEMBERS + 1) for x in (1.9e10, f"{n:016x}"))
+    await index.client.command("ZADD", key, *early)
+    position, count = await member.announce()
+    assert 0 <= position < count <= MAX_MEMBERS + 1
 
 
 @pytest.mark.redis
