@@ -174,14 +174,18 @@ def configure(*, level: str, log_format: str) -> None:
     use_standard_logging()
 
 
+_STANDARD_PROCESSORS = [
+    structlog.stdlib.filter_by_level,
+    *SHARED_PROCESSORS,
+    structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+]
+"""One list for all loggers, also those that have it already when it is configured again."""
+
+
 def use_standard_logging() -> None:
     """Sends structlog's lines through the standard library's loggers and their handlers."""
     structlog.configure(
-        processors=[
-            structlog.stdlib.filter_by_level,
-            *SHARED_PROCESSORS,
-            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
-        ],
+        processors=_STANDARD_PROCESSORS,
         logger_factory=structlog.stdlib.LoggerFactory(),
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=True,

@@ -167,7 +167,6 @@ async def open_services(
         problems = ProblemBoard()
         problems.add_source(bootstrap.problems)
         problems.add_source(index.problems)
-        problems.add_source(tables.problems)
         problems.add_source(LocationProblems(tables).problems)
         problems.add_source(indexer_watch.problems)
         problems.add_source(index.server_watch.problems)

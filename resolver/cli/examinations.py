@@ -87,11 +87,23 @@ async def examine_locations(settings: Settings, index: Index) -> list[Finding]:
     from resolver.glance import CloudCredentials, RateLimits, connect  # noqa: PLC0415
     from resolver.glance.diagnosis import diagnose  # noqa: PLC0415
     from resolver.glance.glance_server import GlanceServer  # noqa: PLC0415
+    from resolver.registry import ACTION_FOR_LOST  # noqa: PLC0415
 
     snapshot = await index.records.load()
     locations = [record.location for record in snapshot.records.values()]
+    unknown = [
+        finding(
+            f"location {name}",
+            "Redis has lost it, and nobody has registered it again",
+            ACTION_FOR_LOST.format(name=name),
+            ok=False,
+            required=True,
+        )
+        for name in sorted(snapshot.lost)
+    ]
     if not locations:
-        return [finding("locations", "none is registered", "`glance-resolver locations add`")]
+        fix = "`glance-resolver locations add NAME URL`"
+        return [finding("locations", "none is registered", fix, ok=False), *unknown]
     credentials, limits = CloudCredentials.of(settings), RateLimits()
     free = asyncio.Semaphore(LOCATIONS_AT_ONCE)
     try:
@@ -109,7 +121,7 @@ async def examine_locations(settings: Settings, index: Index) -> list[Finding]:
             found = await asyncio.gather(*map(examine, locations))
     finally:
         credentials.close()
-    return [line for lines in found for line in lines]
+    return [*unknown, *(line for lines in found for line in lines)]
 
 
 def _of_steps(location: Location, steps: Iterable[Step]) -> Finding:

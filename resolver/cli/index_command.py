@@ -48,12 +48,7 @@ def stats(as_json: bool, url: str, token: str | None) -> None:
             ("buckets", f"{buckets['used']:,} of {buckets['all']:,}, fullest {buckets['fullest']}"),
             ("ids not random", _SPREAD[totals["spread"]]),
             ("rebuild", _rebuild_state(totals["rebuild"])),
-            (
-                "covered",
-                "yes"
-                if totals["covered"]
-                else f"no: {', '.join(totals['missing']) or 'no location in service'}",
-            ),
+            ("covered", "yes" if totals["covered"] else f"no: {totals['why']}"),
         )
     )
     print_table(

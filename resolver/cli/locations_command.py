@@ -27,7 +27,7 @@ from resolver.cli.output import (
 )
 from resolver.cli.suggesting_group import SuggestingGroup
 from resolver.cli.sweep_command import sweep
-from resolver.errors import NameTaken, ResolverError
+from resolver.errors import LocationNotFound, NameTaken, ResolverError
 
 
 @click.group(cls=SuggestingGroup)
@@ -330,12 +330,24 @@ def check(name: str, as_json: bool, url: str, token: str | None) -> None:
 def remove(name: str, yes: bool, url: str, token: str | None) -> None:
     """Remove a location. Its images stop resolving to it at once."""
     gateway = Gateway(url, token)
-    row = gateway.call("GET", _path(name))
-    question = f"remove {name} ({row['url']}, {counted(row['sweep']['images'], 'image')})?"
+    try:
+        row = gateway.call("GET", _path(name))
+        what = f"{row['url']}, {counted(row['sweep']['images'], 'image')}"
+    except GatewayError as error:
+        if error.problem_code != LocationNotFound.code or not _is_lost(gateway, name):
+            raise
+        what = "its record is lost"
+    question = f"remove {name} ({what})?"
     if not (yes or confirm(question)):
         raise ResolverError("nothing was removed; --yes does it without asking")
     gateway.call("DELETE", _path(name))
     click.echo(f"{name}: removed")
+
+
+def _is_lost(gateway: Gateway, name: str) -> bool:
+    """Whether Redis has lost a location: it has no record, and can be removed all the same."""
+    problems = gateway.call("GET", "/status")["problems"]
+    return any(p["code"] == "location-lost" and p["location"] == name for p in problems)
 
 
 def _change(entry: dict[str, Any]) -> str:

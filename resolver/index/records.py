@@ -30,6 +30,7 @@ LOAD_CHANGES = load("load_changes", read_only=True)
 PUT = load("put_location", "once", "grow_version", "audit", "location_numbers", "check_types")
 REMOVE = load("remove_location", "once", "grow_version", "audit", "location_numbers", "check_types")
 RESTORE = load("restore_registry", "grow_version", "location_numbers")
+RECORD_LOST = load("record_lost_locations", "grow_version", "location_numbers", "check_types")
 SET_STATUS = load("set_status", "grow_version", "check_types")
 
 T = TypeVar("T")
@@ -203,6 +204,21 @@ class Records(SweepRecords):
         """
         keys = self.keys
         await self.client.run(RESTORE, [keys.version, keys.locations, keys.meta])
+
+    async def record_lost(self, names: Sequence[str]) -> None:
+        """Records that Redis has lost these locations, which this process has seen there: from then
+        on they are in `Snapshot.lost` for every process, until they are registered again or
+        removed. Those that have a record, or that somebody has removed, are left out.
+
+        Raises:
+            IndexUnavailable: Redis does not answer, or this process must not write.
+        """
+        keys = self.keys
+        await self.client.run(
+            RECORD_LOST,
+            [keys.version, keys.locations, keys.removed, keys.meta, keys.changes],
+            names,
+        )
 
     async def count(self) -> int:
         """How many locations Redis has.

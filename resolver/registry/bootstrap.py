@@ -19,7 +19,7 @@ from resolver.registry.location_batch import Progress, ignore_progress
 from resolver.registry.location_view import LocationView
 from resolver.registry.presentation import fields_of
 from resolver.registry.registry import Registry
-from resolver.registry.table import Table, TableKeeper
+from resolver.registry.table import Table, TableKeeper, some_names
 
 RECONCILE_INTERVAL_SECONDS = 1.0
 """Time between two reconciliations. After an announced change the next one starts at once, so that
@@ -31,8 +31,6 @@ START_TIMEOUT_SECONDS = 2.0
 StartupLocations = Mapping[str, Mapping[str, Any]]
 """Fields of locations by name, as in a locations file."""
 
-MAX_LOGGED_NAMES = 8
-
 log = structlog.get_logger()
 
 
@@ -42,7 +40,8 @@ class Bootstrap:
 
     Locations that were lost are registered as this process last saw them, so changes by operators
     survive: a location that was removed does not come back, also when a process starts with it, and
-    one in maintenance stays there.
+    one in maintenance stays there. Locations that came later are recorded in Redis as lost, so that
+    every process knows of them.
     """
 
     def __init__(
@@ -192,11 +191,6 @@ class Bootstrap:
             table = self._tables.table
             if lost := self._last_table.lost_in(table):
                 await self._register_again(lost)
-                names = [view.name for view in lost if view.name not in self._startup_locations]
-                if names:
-                    log.warning(
-                        "redis lost locations: register them again", lost=_some_names(names)
-                    )
         if self._last_table is None or identity != self.registered_index:
             with contextlib.suppress(IndexReadOnly):
                 await self._index.server_watch.record_losses()
@@ -219,8 +213,8 @@ class Bootstrap:
         if result.added or result.changed:
             log.info(
                 "startup locations registered",
-                added=_some_names(result.added),
-                changed=_some_names(result.changed),
+                added=some_names(result.added),
+                changed=some_names(result.changed),
             )
 
     async def _make_index(self) -> str:
@@ -241,17 +235,20 @@ class Bootstrap:
             else:
                 await self._register_again(list(last.by_name.values()))
         elif not (await self._index.records.load()).records:
+            names = f" ({some_names(list(last.by_name))})" if last else ""
             raise IndexLost(
                 "Redis has lost its data, and this process was started without locations: "
-                "register them again"
+                f"register them again{names}"
             ) from None
+        elif last is not None:
+            await self._register_again(list(last.by_name.values()))
         await self._index.create_if_missing()
         self.registered_index = await self._index.identity()
         return self.registered_index
 
     async def _register_again(self, lost: Sequence[LocationView]) -> None:
-        """Registers startup locations that Redis lost, as this process last saw them. Others stay
-        as they are: somebody may have changed them since."""
+        """Registers startup locations that Redis lost, as this process last saw them. The others
+        are recorded as lost: somebody may have changed them since, or not want them any more."""
         if self._last_table is None:
             return
         # Other processes may remember claims by the numbers of the lost locations.
@@ -261,13 +258,9 @@ class Bootstrap:
             for view in lost
             if view.name in self._startup_locations
         }
+        others = [view.name for view in lost if view.name not in wanted]
+        if others:  # before the index is made, so that no process proves anything without them
+            await self._index.records.record_lost(others)
         await self._registry.register(wanted)
         if wanted:
             log.warning("redis lost its data, locations registered again", locations=[*wanted])
-
-
-def _some_names(names: Sequence[str]) -> str:
-    """The first few names, and how many more there are."""
-    shown = ", ".join(names[:MAX_LOGGED_NAMES])
-    more = len(names) - MAX_LOGGED_NAMES
-    return f"{shown} and {more:,} more" if more > 0 else shown

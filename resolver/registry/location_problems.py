@@ -6,7 +6,13 @@ from collections.abc import Iterator
 
 from resolver.problems import Problem
 from resolver.registry.location_view import LocationView
-from resolver.registry.table import TableKeeper
+from resolver.registry.table import Table, TableKeeper
+
+ACTION_FOR_LOST = (
+    "Add it again with `glance-resolver locations add {name} URL` or `locations apply`; if it is "
+    "not to come back: `glance-resolver locations remove {name}`."
+)
+"""What to do about a location that Redis has lost."""
 
 
 class LocationProblems:
@@ -18,13 +24,85 @@ class LocationProblems:
 
     def problems(self) -> Iterator[Problem]:
         """A `ProblemSource`."""
-        for view in self._tables.table.by_name.values():
+        table = self._tables.table
+        yield from _service_gap(table)
+        yield from _unknown_locations(table)
+        for view in table.by_name.values():
             yield from _problems_of(view)
+        for name, record in table.records.items():
+            if record.unreadable:
+                yield Problem(
+                    code="unreadable-record",
+                    text=f"This version cannot read what is stored about location {name!r} "
+                    f"({', '.join(record.unreadable)}); it counts as not known.",
+                    action="Upgrade this process to the version that wrote it; the next sweep, "
+                    "poll or check replaces it.",
+                    location=name,
+                )
+
+
+def _service_gap(table: Table) -> Iterator[Problem]:
+    """That no location can be offered, in an index that was read."""
+    if not table.identity or table.in_service():
+        return
+    if table.by_name:
+        text = "No location is in service: each is in maintenance, or not allowed here"
+        action = (
+            "`glance-resolver locations list` shows them; `glance-resolver locations set NAME "
+            "--state active` offers one again."
+        )
+    else:
+        text = "No location is registered"
+        action = (
+            "`glance-resolver locations add NAME URL` registers a Glance server, "
+            "`glance-resolver locations apply FILE` those of a file."
+        )
+    yield Problem(code="no-location", text=f"{text}. Every image is answered 503.", action=action)
+
+
+def _unknown_locations(table: Table) -> Iterator[Problem]:
+    """The locations of `Table.lost_locations`."""
+    for name in table.unreadable:
+        yield Problem(
+            code="unreadable-record",
+            text=f"This version cannot read the record of location {name!r}. Its images are "
+            "not offered, and none is answered as absent.",
+            action="Upgrade this process to the version that wrote it; or remove the location "
+            "and add it again. A name that no location can have was written by something "
+            "else: delete it from the hash of locations in Redis.",
+            location=name,
+        )
+    for name in table.lost_names:
+        yield Problem(
+            code="location-lost",
+            text=f"Redis has lost location {name!r}, and nobody has registered it again. Its "
+            "images are not offered, and none is answered as absent.",
+            action=ACTION_FOR_LOST.format(name=name),
+            location=name,
+        )
+    for name in table.unregistered:
+        yield Problem(
+            code="cannot-vouch",
+            text=f"Location {name!r} was given at start, and is not registered yet. Until then "
+            "no image is answered as absent.",
+            action="It is registered as soon as Redis can be written. If that takes long, the "
+            "log says why.",
+            location=name,
+        )
 
 
 def _problems_of(view: LocationView) -> Iterator[Problem]:
     sweep, poll = view.status.sweep, view.status.poll
     action = f"`glance-resolver locations check {view.name}` says why and what to do."
+    if view.refused:
+        yield Problem(
+            code="location-refused",
+            text=f"No client is sent to location {view.name!r}: {view.refused}. Images that only "
+            "it has are answered 503.",
+            action=f"`glance-resolver locations set {view.name} --url` gives it a URL that the "
+            "settings allow. If it may have this one, change the setting.",
+            location=view.name,
+        )
     if sweep.error:
         yield Problem(
             code="sweep-failing",

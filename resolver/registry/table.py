@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import cached_property
 
@@ -15,13 +15,23 @@ import structlog
 from resolver.errors import IndexLost, IndexReadOnly, IndexUnavailable
 from resolver.index import Index, Record, Snapshot
 from resolver.models import Location
-from resolver.problems import Problem
 from resolver.registry.admission import LOOKUP_INTERVAL_SECONDS, NO_RULES, Admission
 from resolver.registry.coverage import FreshnessPolicy
 from resolver.registry.location_view import LocationView
 from resolver.registry.network_regions import NetworkRegions
 
+MAX_LOGGED_NAMES = 8
+"""Of locations, in one line of the log."""
+
 log = structlog.get_logger()
+
+
+def some_names(names: Iterable[str]) -> str:
+    """The first few of these names, and how many more there are."""
+    listed = list(names)
+    more = len(listed) - MAX_LOGGED_NAMES
+    shown = ", ".join(listed[:MAX_LOGGED_NAMES])
+    return f"{shown} and {more:,} more" if more > 0 else shown
 
 
 class Table:
@@ -36,9 +46,10 @@ class Table:
         expected: Iterable[str] = (),
         refusal: Callable[[Location], str] = NO_RULES.refusal,
     ) -> None:
-        """``lost_until``: for each location that was lost with the data of Redis, the time (of
-        `time.monotonic`) until which `absent` is not answered because of it. ``previous``: a table
-        that the snapshot has changed, if it has. ``expected``: see `TableKeeper.expect`.
+        """``lost_until``: for each location that was lost with the data of Redis, and that Redis
+        does not know to be lost, the time (of `time.monotonic`) until which `absent` is not
+        answered because of it. ``previous``: a table that the snapshot has changed, if it has.
+        ``expected``: see `TableKeeper.expect`.
         ``refusal``: why clients must not be sent to a location, whatever its state is; empty if
         they may."""
         self.policy = policy
@@ -67,9 +78,10 @@ class Table:
         self.has_mixed_schemes = len({view.has_https for view in self._in_service}) > 1
         """Whether clients can be sent to https and to http."""
         self._vouching = [view for view in self._in_service if view.location.vouches]
-        self._expected = [
+        self.unregistered = [
             name for name in expected if name not in self.by_name and name not in self.removed
         ]
+        """Those that are expected; see `TableKeeper.expect`."""
         self.lost_until = {
             name: until for name, until in (lost_until or {}).items() if name not in self.by_name
         }
@@ -145,6 +157,12 @@ class Table:
         problems = {view.name: view.coverage_problem(now, within) for view in self.vouching()}
         return {name: why for name, why in problems.items() if why} | self.lost_locations()
 
+    @property
+    def lost_names(self) -> frozenset[str]:
+        """The locations that Redis has lost, as far as Redis or this process knows: they were
+        registered, nobody has removed them, and nobody has registered them again."""
+        return self.lost | self.lost_until.keys()
+
     def lost_locations(self) -> dict[str, str]:
         """The names of locations of which nothing is known here, each with a reason for why they
         count: Redis lost them and they are not registered again, they are not registered yet, or
@@ -155,7 +173,7 @@ class Table:
             for name, until in self.lost_until.items()
             if now < until
         }
-        lost |= dict.fromkeys(self._expected, "it was given at start, and is not registered yet")
+        lost |= dict.fromkeys(self.unregistered, "it was given at start, and is not registered yet")
         lost |= dict.fromkeys(self.lost, "Redis lost its record, and it is not registered again")
         return lost | dict.fromkeys(
             self.unreadable, "this version of the resolver cannot read its record"
@@ -260,66 +278,6 @@ class TableKeeper:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(LOOKUP_INTERVAL_SECONDS):
                     await self._is_new.wait()
-
-    def problems(self) -> Iterator[Problem]:
-        """A `ProblemSource`."""
-        for view in self.table.by_name.values():
-            if view.refused:
-                yield Problem(
-                    code="location-refused",
-                    text=f"No client is sent to location {view.name!r}: {view.refused}. Images "
-                    "that only it has are answered 503.",
-                    action=f"`glance-resolver locations set {view.name} --url` gives it a URL that "
-                    "the settings allow. If it may have this one, change the setting.",
-                    location=view.name,
-                )
-        for name in self.table.unreadable:
-            yield Problem(
-                code="unreadable-record",
-                text=f"This version cannot read the record of location {name!r}. Its images are "
-                "not offered, and none is answered as absent.",
-                action="Upgrade this process to the version that wrote it; or remove the location "
-                "and add it again. A name that no location can have was written by something "
-                "else: delete it from the hash of locations in Redis.",
-                location=name,
-            )
-        if self.table.identity and not self.table.in_service():
-            yield Problem(
-                code="no-location",
-                text="No location is registered and in service, so every id is answered 503.",
-                action="Register one with `glance-resolver locations add` or `locations apply`; or "
-                "put one that is in maintenance back with `locations set NAME --state active`.",
-            )
-        now = time.monotonic()
-        for name, until in self.table.lost_until.items():
-            if now < until and name not in self.table.lost:
-                yield Problem(
-                    code="location-lost",
-                    text=f"Redis has lost its data, location {name!r} among it. Its images are not "
-                    f"offered, and for {until - now:.0f} s none is answered as absent.",
-                    action="Register it again with `glance-resolver locations add`, `locations "
-                    "apply` or `index import`. If it is not wanted, wait.",
-                    location=name,
-                )
-        for name in self.table.lost:
-            yield Problem(
-                code="location-lost",
-                text=f"Redis has lost the record of location {name!r}. Its images are not offered, "
-                "and none is answered as absent.",
-                action="Add it again with `glance-resolver locations add`, or remove it with "
-                "`glance-resolver locations remove`.",
-                location=name,
-            )
-        for name, record in self.table.records.items():
-            if record.unreadable:
-                yield Problem(
-                    code="unreadable-record",
-                    text=f"This version cannot read what is stored about location {name!r} "
-                    f"({', '.join(record.unreadable)}); it counts as not known.",
-                    action="Upgrade this process to the version that wrote it; the next sweep, "
-                    "poll or check replaces it.",
-                    location=name,
-                )
 
     def confirm(self, changes: int) -> None:
         """Records that `table` is at least as new as the version that was read when `changes` had
@@ -444,15 +402,15 @@ class TableKeeper:
         before = self.table
         lost = before.lost_in(snapshot)
         until = time.monotonic() + self._lost_for_seconds
-        lost_until = {
-            view.name: until for view in lost if view.location.vouches and view.in_service
-        }
+        lost_until = {view.name: until for view in lost}
         lost_until |= {
             name: earlier
             for name, earlier in before.lost_until.items()
             if name not in snapshot.removed
         }
         self._set_table(snapshot, lost_until)
+        if names := sorted(self.table.lost_names - before.lost_names):
+            log.warning("redis lost locations", locations=some_names(names))
         self._is_new.set()
         if lost or self.table.reuses_numbers_of(before, snapshot.changed):
             # An older state, or another index: numbers may come to mean other locations.

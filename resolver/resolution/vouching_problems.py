@@ -64,8 +64,16 @@ class VouchingProblems:
 
     def problems(self) -> Iterator[Problem]:
         """A `ProblemSource`."""
-        now = time.time()
-        for view in self._tables.table.vouching():
+        now, table = time.time(), self._tables.table
+        if table.in_service() and not table.vouching():
+            yield Problem(
+                code="cannot-vouch",
+                text="No location in service vouches for what it lacks, so that no image is "
+                "answered as absent.",
+                action="`glance-resolver locations set NAME --vouches true`, for each location "
+                "whose silence counts.",
+            )
+        for view in table.vouching():
             reason, since = self._doubt(view, now)
             if reason:
                 duration = f" for {now - since:.0f} s" if since else ""

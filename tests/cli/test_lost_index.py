@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from resolver.cli import cli
 from tests.cli.test_commands import Run, run
 from tests.gateway.conftest import Gateway, Start, start
 from tests.support.redis import RedisServer
@@ -117,3 +120,47 @@ async def test_status_shows_the_problem_without_locations(
     status, out, err = await run("status")
     assert (status, err) == (3, "")
     assert "cannot be shown" in out
+
+
+async def test_a_lost_location_is_reported_everywhere_until_it_is_added_or_removed(
+    start: Start, own_redis: RedisServer, run: Run
+) -> None:
+    """The process registers again what it was started with. The others came by `locations add`."""
+    startup = {"one": {"url": "https://one.example:9292"}}
+    gateway = await start(redis_url=own_redis.url, startup_locations=startup)
+    await gateway.location("two")
+    await gateway.location("three", vouches=False)
+    await gateway.services.tables.current()
+    own_redis.flush()
+
+    async def lost() -> list[str]:
+        _, body = await gateway.get("/status")
+        return sorted(p["location"] for p in body["problems"] if p["code"] == "location-lost")
+
+    await wait_until(lost)
+    assert await lost() == ["three", "two"]
+    _, body = await gateway.get(f"/resolve/{ID}")
+    assert set(body["missing"]) >= {"two", "three"}
+    response, _ = await gateway.get("/metrics")
+    assert 'glance_resolver_problems{code="location-lost"} 2' in await response.text()
+    status, out, _ = await run("index", "stats")
+    assert (status, "two: Redis lost its record" in out) == (0, True), out
+    status, out, _ = await run("status")
+    assert (status, "locations add two URL" in out) == (3, True), out
+
+    async def failed_examinations(needed: set[str]) -> bool:
+        result = await asyncio.to_thread(
+            CliRunner().invoke, cli, ["doctor"], env={"RESOLVER_REDIS_URL": own_redis.url}
+        )
+        assert result.exit_code == 1, result.output
+        rows = [line.split("\t") for line in result.stdout.splitlines()]
+        return needed <= {row[0] for row in rows if row[1] == "no"}
+
+    assert await failed_examinations({"location two", "location three"})
+    status, _, err = await run("locations", "remove", "two", "--yes")
+    assert status == 0, err
+    assert await lost() == ["three"]
+    await gateway.location("three")
+    assert await lost() == []
+    status, _, err = await run("locations", "remove", "never-there", "--yes")
+    assert (status, "never-there" in err) == (1, True)

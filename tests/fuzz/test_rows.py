@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from resolver.index import Index, open_index
 from resolver.index.record_codec import record_to_json
 from resolver.models import LOCATION_FIELDS, Check, Health, Location, Poll, Sweep
-from resolver.registry import FreshnessPolicy, TableKeeper
+from resolver.registry import FreshnessPolicy, LocationProblems, TableKeeper
 from resolver.registry.presentation import location_to_json
 from resolver.resolution.ranking import DEFAULT_PREFERENCES, exclusion_reason
 from tests.fuzz.conftest import count_examples, examples
@@ -96,7 +96,7 @@ async def test_a_random_row_affects_no_other_row(
     progress: dict[int, Any] = await index.records.progress()
     await index.records.requested_sweeps()
     await index.audit.last(5)
-    list(tables.problems())
+    list(LocationProblems(tables).problems())
     for view in tables.table.by_name.values():
         json.dumps(location_to_json(view, progress.get(view.location.number), 3.0)).encode()
         if not exclusion_reason(view, DEFAULT_PREFERENCES):

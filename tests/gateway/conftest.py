@@ -15,6 +15,7 @@ from yarl import URL
 from resolver.gateway.server import serving
 from resolver.image_facts import Content, ImageFacts, ImageStatus
 from resolver.models import Check, Health, Sweep, letter_case_of, parse_id
+from resolver.registry import StartupLocations
 from resolver.services import Services, open_services
 from resolver.settings import Settings
 from resolver.sync import IndexerTimings
@@ -97,7 +98,12 @@ async def start() -> AsyncIterator[Start]:
     """Returns a function that starts a gateway with these settings."""
     async with AsyncExitStack() as stack:
 
-        async def begin(*, timings: IndexerTimings = PROMPT, **settings: Any) -> Gateway:
+        async def begin(
+            *,
+            timings: IndexerTimings = PROMPT,
+            startup_locations: StartupLocations | None = None,
+            **settings: Any,
+        ) -> Gateway:
             # No server runs at the URLs of its locations.
             defaults = {
                 "port": 0,
@@ -106,7 +112,9 @@ async def start() -> AsyncIterator[Start]:
                 "probe": False,
             }
             services = await stack.enter_async_context(
-                open_services(Settings(**{**defaults, **settings}), timings=timings)
+                open_services(
+                    Settings(**{**defaults, **settings}), startup_locations, timings=timings
+                )
             )
             url = await stack.enter_async_context(serving(services))
             http = await stack.enter_async_context(aiohttp.ClientSession(url))

@@ -12,13 +12,13 @@ from tests.support.redis import RedisServer
 
 
 async def test_without_problems_the_list_is_empty(gateway: Gateway) -> None:
-    await gateway.location("one", vouches=False)
+    await gateway.location("one")
     response, body = await gateway.get("/status")
     assert (response.status, body["role"], body["problems"]) == (200, "gateway", [])
 
 
 async def test_a_problem_has_a_code_a_time_a_text_and_an_action(gateway: Gateway) -> None:
-    await gateway.location("one", vouches=False)
+    await gateway.location("one")
     gateway.services.problems.add_source(
         lambda: [Problem(code="x", text="It is wrong.", action="Repair it.", since=1.5)]
     )

@@ -190,7 +190,7 @@ async def test_conflicts_are_counted(gateway: Gateway) -> None:
 
 
 async def test_of_many_problems_some_are_shown(gateway: Gateway) -> None:
-    await gateway.location("one", vouches=False)
+    await gateway.location("one")
     gateway.services.problems.add_source(
         lambda: [
             Problem(code="x", text="Wrong.", action="Repair.", location=str(number))

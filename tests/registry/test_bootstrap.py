@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 from resolver.gateway.server import cancel
 from resolver.index import Index
 from resolver.models import State
-from resolver.registry import Bootstrap, FreshnessPolicy, Registry, TableKeeper
+from resolver.registry import Bootstrap, FreshnessPolicy, LocationProblems, Registry, TableKeeper
 from resolver.settings import Settings
 from tests.support.instrumented_client import InstrumentedClient
 from tests.support.wait import wait_until
@@ -83,35 +83,41 @@ async def test_lost_locations_are_registered_as_they_were_last_seen() -> None:
     assert records["one"].location.number > before.number, "others may remember the old number"
 
 
-async def test_a_lost_location_that_the_process_was_not_started_with_is_a_problem() -> None:
-    """Nobody registers it again. It keeps `absent` from being answered, which has a reason."""
+async def test_lost_locations_of_operators_are_known_to_every_process_and_logged() -> None:
     process = Process()
-    with capture_logs() as logs:
-        async with process.running():
-            await process.registry.put("added", {"url": "http://added.example"})
-            await wait_until(lambda: "added" in process.tables.table.by_name)
+    async with process.running():
+        await process.registry.put("mine", {"url": "http://mine.example"})
+        await process.registry.put("gone", {"url": "http://gone.example"})
+        await process.registry.remove("gone")
+        await process.tables.current()
+        with capture_logs() as logs:
             await process.lose_data()
-            await wait_until(lambda: process.tables.table.lost_until)
-            (problem,) = process.tables.problems()
-            await process.registry.put("added", {"url": "http://added.example"})
-            assert list(process.tables.problems()) == []
-    assert (problem.code, problem.location) == ("location-lost", "added")
-    assert [line["lost"] for line in logs if "lost" in line] == ["added"]
+            await wait_until(lambda: "mine" in process.tables.table.lost)
+    assert [e["locations"] for e in logs if e["event"] == "redis lost locations"] == ["mine"]
+    assert [e["locations"] for e in logs if e["event"].endswith("registered again")] == [[*STARTUP]]
+    newcomer = TableKeeper(process.index, FreshnessPolicy(600))
+    table = await newcomer.fresh()
+    assert table.by_name.keys() == STARTUP.keys()
+    assert table.lost_locations().keys() == {"mine"}
+    (problem,) = LocationProblems(newcomer).problems()
+    assert (problem.code, problem.location) == ("location-lost", "mine")
+    await process.registry.put("mine", {"url": "http://mine.example"})
+    assert not (await newcomer.current()).lost_names
 
 
-async def test_no_location_in_service_is_a_problem() -> None:
-    process = Process({})
-    assert list(process.tables.problems()) == [], "it is not known yet"
-    await process.bootstrap.start()
-
-    def codes() -> list[str]:
-        return [problem.code for problem in process.tables.problems()]
-
-    assert codes() == ["no-location"]
-    await process.registry.put("one", {"url": "http://one.example"})
-    assert codes() == []
-    await process.registry.patch("one", {"state": "maintenance"})
-    assert codes() == ["no-location"]
+async def test_every_location_that_keeps_images_from_being_absent_is_a_problem() -> None:
+    """Those that this process alone remembers, too, and those that it has yet to register."""
+    process = Process()
+    await process.index.create_if_missing()
+    await process.registry.put("mine", {"url": "http://mine.example"})
+    await process.tables.fresh()
+    await process.index.client.command("FLUSHALL")
+    await process.index.create_if_missing()
+    table = await process.tables.fresh()
+    assert table.lost_locations().keys() == {"one", "two", "mine"}
+    found = {p.location: p.code for p in LocationProblems(process.tables).problems()}
+    assert found.items() >= {("mine", "location-lost"), ("one", "cannot-vouch")}
+    assert found.keys() >= table.lost_locations().keys()
 
 
 async def test_a_location_that_an_operator_removed_stays_removed_after_a_restart() -> None:

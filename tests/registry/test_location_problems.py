@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from resolver.index import Index
-from resolver.models import Location, Poll, Sweep
+from resolver.models import Location, Poll, State, Sweep
 from resolver.registry import FreshnessPolicy, LocationProblems, TableKeeper
 
 SECRET = "text of the server"
@@ -33,3 +33,24 @@ async def test_a_failing_sweep_and_poll_are_listed_until_they_succeed(index: Ind
     await index.records.set_sweep(one.number, replace(failed, error="", error_code=""), one)
     await index.records.set_poll(one.number, Poll(ended=2.0), one)
     assert await problems(index) == []
+
+
+async def test_no_location_in_service_is_a_problem(index: Index) -> None:
+    tables = TableKeeper(index, FreshnessPolicy(60))
+    assert not list(LocationProblems(tables).problems()), "nothing was read yet"
+
+    async def found() -> list[tuple[str, str]]:
+        await tables.fresh()
+        return [(problem.code, problem.action) for problem in LocationProblems(tables).problems()]
+
+    ((code, action),) = await found()
+    assert code == "no-location"
+    assert "locations add NAME URL" in action
+    away = Location(name="one", url="http://one.example", state=State.MAINTENANCE)
+    away = await index.records.put(away, None)
+    ((code, action),) = await found()
+    assert code == "no-location"
+    assert "--state active" in action
+    before = (await index.records.load()).records["one"]
+    await index.records.put(replace(away, state=State.ACTIVE), before)
+    assert await found() == []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections.abc import Mapping
 from functools import cache, partial
 from importlib import resources
 from typing import Any
@@ -18,7 +19,9 @@ from resolver.gateway.bounded_render import BoundedRender
 from resolver.gateway.problem import json_reply, json_response, problem
 from resolver.gateway.reply import NO_STORE, Reply, to_response
 from resolver.index import Census, Index
+from resolver.registry import Table
 from resolver.registry.presentation import location_counts, rfc3339
+from resolver.resolution.answer import join_briefly
 from resolver.services import Services
 
 READY_TIMEOUT_SECONDS = 1.0
@@ -200,9 +203,19 @@ async def _index_reply(request: web.Request) -> Reply:
             ),
             "covered": bool(table.vouching()) and not doubts,
             "missing": sorted(doubts),
+            "why": _why_uncovered(table, doubts),
             "locations": locations,
         }
     )
+
+
+def _why_uncovered(table: Table, doubts: Mapping[str, str]) -> str:
+    """Why the index proves of no image that it is absent; empty where it does."""
+    if doubts:
+        return join_briefly(f"{name}: {doubts[name]}" for name in sorted(doubts))
+    if not table.in_service():
+        return "no location is registered and in service"
+    return "" if table.vouching() else "no location vouches for what it lacks"
 
 
 @cache

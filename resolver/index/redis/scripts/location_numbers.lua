@@ -1,7 +1,7 @@
 -- Shared head of the scripts that register and remove locations. Redis may have lost a key since.
 
--- The field of the index's meta that has the number of location `name`. A location that has one and
--- no record was lost.
+-- The field of the index's meta that has the number of location `name`, or `lost` where that is not
+-- known any more. A location that has the field and no record was lost.
 local function number_field(name)
   return 'location:' .. name
 end
