@@ -6,10 +6,11 @@ import ipaddress
 import json
 import os
 import re
+import ssl
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
-from http.client import HTTPException, HTTPMessage
+from http.client import BadStatusLine, HTTPException, HTTPMessage, RemoteDisconnected
 from pathlib import Path
 from typing import IO, Any, TypeVar
 from urllib.parse import quote, urlsplit
@@ -170,10 +171,14 @@ class Gateway:
 
 def unreachable_error(url: str, reason: object) -> GatewayError:
     """The error for a gateway that does not answer."""
-    return GatewayError(
-        f"cannot reach the gateway at {url}: {reason} (is it running? give --gateway or "
-        "RESOLVER_URL)"
-    )
+    hint = "is it running? give --gateway or RESOLVER_URL"
+    if isinstance(reason, ssl.SSLCertVerificationError):
+        hint = "SSL_CERT_FILE names the file of your own authority"
+    elif isinstance(reason, ssl.SSLError):
+        hint = "does it speak http, not https?"
+    elif isinstance(reason, RemoteDisconnected | BadStatusLine) and url.startswith("http:"):
+        hint = "does it speak https, not http?"
+    return GatewayError(f"cannot reach the gateway at {url}: {reason} ({hint})")
 
 
 def redirect_error(url: str, status: int, target: str | None) -> GatewayError:

@@ -25,6 +25,7 @@ from resolver.gateway.app_keys import (
     METRICS,
     OUTCOME,
     REQUEST_ID,
+    SERVICES,
     SOURCE,
 )
 from resolver.gateway.error_form import ErrorForm, error_form
@@ -176,7 +177,13 @@ def _is_disconnected(request: web.Request) -> bool:
 def _router_error(request: web.Request, error: web.HTTPException, form: ErrorForm | None) -> Reply:
     """What aiohttp's router and body reader refuse, in the form of other errors."""
     if isinstance(error, web.HTTPNotFound):
-        detail = "nothing is here: /openapi.json lists the paths"
+        is_indexer = request.app[SERVICES].settings.role == "indexer"
+        detail = (
+            "this is an indexer, which answers /healthcheck, /livez, /readyz, /status and /metrics "
+            "only: ask a gateway"
+            if is_indexer
+            else "nothing is here: /openapi.json lists the paths"
+        )
         return error_reply(NotFound(detail, headers={"Vary": "Accept"}), form)
     if isinstance(error, web.HTTPMethodNotAllowed):
         allowed = ", ".join(sorted(error.allowed_methods))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Awaitable
 from dataclasses import dataclass
 from typing import TypeVar
@@ -59,7 +60,10 @@ async def diagnose(server: GlanceServer) -> list[Step]:
         versions = await _in_time(server.versions())
     except LocationUnavailable as error:
         return [_failed("versions", location, error)]
-    steps = [Step("versions", True, ", ".join(versions)), *_check_api(location, versions)]
+    steps = [
+        Step("versions", True, ", ".join(_newest_first(versions))),
+        *_check_api(location, versions),
+    ]
     steps.append(await _run("health", location, _check_health(server)))
     for name, check in (
         ("credential", _check_credential),
@@ -101,6 +105,13 @@ async def _run(name: str, location: Location, check: Awaitable[Step]) -> Step:
 
 def _failed(name: str, location: Location, error: LocationUnavailable) -> Step:
     return failed_step(name, location, error.problem_code, error.detail)
+
+
+def _newest_first(versions: tuple[str, ...]) -> list[str]:
+    """Servers list them in an order of their own."""
+    return sorted(
+        versions, key=lambda version: [*map(int, re.findall(r"\d+", version))], reverse=True
+    )
 
 
 def failed_step(name: str, location: Location, code: str, message: str) -> Step:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import socket
+import threading
 from collections.abc import Iterator
 from email.message import Message
 from pathlib import Path
@@ -125,6 +127,25 @@ def test_commands_take_the_token_from_the_file(
     with pytest.raises(SystemExit, match="0"):
         main(["locations", "show", "one", "--json"])
     assert target.seen == [("/locations/one", f"Bearer {TOKEN}")]
+
+
+def test_http_where_the_gateway_speaks_https_is_named(target: Server) -> None:
+    """And the reverse."""
+    with pytest.raises(GatewayError, match="does it speak http, not https"):
+        Gateway(target.url.replace("http:", "https:"), None).call("GET", "/")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def hang_up() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(65536)
+
+        thread = threading.Thread(target=hang_up)
+        thread.start()
+        url = f"http://127.0.0.1:{server.getsockname()[1]}"
+        with pytest.raises(GatewayError, match="does it speak https, not http"):
+            Gateway(url, None).call("GET", "/")
+        thread.join()
 
 
 def test_text_from_servers_cannot_control_the_terminal() -> None:

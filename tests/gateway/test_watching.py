@@ -86,6 +86,8 @@ async def test_health_endpoints_answer(gateway: Gateway) -> None:
 
 async def test_an_indexer_has_only_the_paths_for_monitoring(start: Start) -> None:
     gateway = await start(role="indexer")
+    response, problem = await gateway.get("/locations")
+    assert (response.status, "ask a gateway" in problem["detail"]) == (404, True)
     assert (await gateway.get("/readyz"))[0].status == 200
     assert (await gateway.get("/metrics"))[0].status == 200
     assert (await gateway.get(f"/resolve/{ID}"))[0].status == 404
