@@ -27,7 +27,7 @@ class Reply:
         Raises:
             LocationUnavailable: the body is not JSON, or has more.
         """
-        if self.body.count(b",") > MAX_VALUES:
+        if sum(map(self.body.count, (b",", b"[", b"{"))) > MAX_VALUES:
             raise LocationUnavailable("its answer has too many values", code="too-long")
         try:
             return json.loads(self.body)

@@ -14,6 +14,7 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, Generic, TypeVar
 
 from resolver.errors import LocationUnavailable
@@ -32,11 +33,13 @@ MAX_VALUE_BYTES = 1024 * 1024
 """
 
 MAX_VALUES = 10_000
-"""JSON values in a row, which are read in a millisecond."""
+"""JSON values in a row or a record, which are read in some milliseconds. Each begins behind one of
+``,[{`` but for the first."""
 
 MAX_SPACES = 4096
 """After the end of the document."""
 
+_VALUE = re.compile(r"[,\[{]")
 _SPACE = re.compile(r"[ \t\n\r]*")
 _decode = json.JSONDecoder().raw_decode
 
@@ -57,6 +60,11 @@ class JsonPage(Generic[T]):
     """There are more rows than were to be read. What follows them was not read."""
     members: dict[str, Any] = field(default_factory=dict)
     """The others of the document."""
+
+
+def has_many_values(text: str) -> bool:
+    """Whether a text may have more than `MAX_VALUES` JSON values."""
+    return text.count(",") + text.count("[") + text.count("{") > MAX_VALUES
 
 
 async def read_page(body: bytes | bytearray, max_rows: int, make: MakeRow[T]) -> JsonPage[T]:
@@ -95,7 +103,7 @@ class _Window:
 
     def read(self, read: Callable[[str, int], tuple[T, int]]) -> T:
         """What a function reads of the text at a position. It returns the position behind that, and
-        raises ValueError or IndexError where it needs more text.
+        raises JSONDecodeError or IndexError where it may need more text.
 
         Raises:
             ValueError, LocationUnavailable: it does not get enough.
@@ -103,7 +111,7 @@ class _Window:
         while True:
             try:
                 value, position = read(self._text, self._position)
-            except (ValueError, IndexError):
+            except (json.JSONDecodeError, IndexError):
                 self._move()
                 continue
             self._position = position
@@ -129,18 +137,17 @@ class _Window:
         if self._position:
             self._start += len(self._text[: self._position].encode())
             self._size = WINDOW_BYTES
-        elif self._size < MAX_VALUE_BYTES and self._text.count(",") <= MAX_VALUES:
+        elif self._size < MAX_VALUE_BYTES and not has_many_values(self._text):
             self._size = min(self._size * 8, MAX_VALUE_BYTES)
         else:
             raise LocationUnavailable(
                 "a row of its listing is too large, or not JSON", code="too-long"
             )
         self._load()
-        if self._size > WINDOW_BYTES:
-            *_, rest = self._text.split(",", MAX_VALUES + 1)
-            if self._text.count(",") > MAX_VALUES:
-                self._text = self._text[: len(self._text) - len(rest)]
-                self._end = self._start + len(self._text.encode())
+        if self._size > WINDOW_BYTES and has_many_values(self._text):
+            beyond = next(islice(_VALUE.finditer(self._text), MAX_VALUES, None))
+            self._text = self._text[: beyond.start()]
+            self._end = self._start + len(self._text.encode())
 
 
 def _read_parts(

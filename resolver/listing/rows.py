@@ -10,7 +10,7 @@ import json
 from typing import Any, NamedTuple
 
 from resolver.errors import LocationUnavailable
-from resolver.glance.json_pages import MAX_VALUES, read_page
+from resolver.glance.json_pages import has_many_values, read_page
 from resolver.listing.sort_order import SortOrder, Values
 
 LOCATIONS_PROPERTY = "resolver_locations"
@@ -69,10 +69,10 @@ def parse_record(body: bytes | bytearray, order: SortOrder) -> Row:
         LocationUnavailable: it is not an image's record.
     """
     unreadable = LocationUnavailable("its record of an image cannot be read", code="junk")
-    if body.count(b",") > MAX_VALUES:
-        raise unreadable
     try:
         text = body.decode().strip()
+        if has_many_values(text):
+            raise unreadable
         return _row(json.loads(text), text, order)
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise unreadable from error
