@@ -359,9 +359,11 @@ def _decide(
     needs_bytes: bool,
 ) -> Answer:
     """The answer from what all locations of the client's domain answered to its token."""
-    probes = {**_in_other_domains(context.table, domain, absent=True), **results}
-    answer = decide(context, image_id, claims, probes)
     vouching = _vouching(context.table, domain)
+    # Those that are not in service count below, whatever the index has of them.
+    out = {v.location.number: ProbeResult(absent=True) for v in vouching if not v.in_service}
+    probes = {**_in_other_domains(context.table, domain, absent=True), **out, **results}
+    answer = decide(context, image_id, claims, probes)
     # An image may be where nobody can be asked. To say so for its own images only would show which
     # images it has.
     unasked = {view.name: exclusion_reason(view, DEFAULT_PREFERENCES) for view in vouching}

@@ -58,7 +58,7 @@ async def read_image(
             if headers.get("X-Image-Meta-Deleted", "").lower() == "true":
                 return None
             facts = ImageFacts.of_headers(headers)
-    if reply.status == 404 and not _names_image(reply, text, has_body=use_v2):
+    if reply.status == 404 and not _names_image(reply, text):
         # A proxy whose Glance is gone answers 404 to everything, and so does a balancer that leads
         # to another service of OpenStack. This raises then.
         await _ensure_lists_images(server, use_v2=use_v2, token=token)
@@ -73,12 +73,12 @@ async def read_image(
     )
 
 
-def _names_image(reply: Reply, text: str, *, has_body: bool) -> bool:
+def _names_image(reply: Reply, text: str) -> bool:
     """Whether a 404 is about this image: all services of OpenStack send Glance's header, but only
-    Glance has the id in the body ("No image found with ID …")."""
-    if GLANCE_HEADER not in reply.headers:
-        return False
-    return not has_body or text.lower().encode() in reply.body.lower()
+    Glance has the id in the body ("No image found with ID …"), and not as part of the path that was
+    asked for. That of a ``HEAD`` in v1 has no body."""
+    body, image = reply.body.lower(), text.lower().encode()
+    return GLANCE_HEADER in reply.headers and image in body and b"/images/" + image not in body
 
 
 async def _ensure_lists_images(server: GlanceServer, *, use_v2: bool, token: str | None) -> None:

@@ -135,6 +135,19 @@ class LocationView:
             return f"what it has is known up to {age:.0f} s ago only"
         return problem
 
+    @property
+    def unasked_problem(self) -> str:
+        """Why the index may lack an image of a location that is not in service, and so is not
+        asked: it must have been read whole once, and Redis have lost nothing since. Empty if so."""
+        where = "it is refused" if self.refused else "it is in maintenance"
+        if self.status.sweep.ended is None:
+            return f"{where}, and was never swept"
+        if self.scope_problem:
+            return f"{where}, and {self.scope_problem}"
+        if self.status.sweep.losses != self.losses:
+            return f"{where}, and Redis may have lost claims since its last sweep began"
+        return ""
+
     def proof_age(self, now: float) -> float:
         """Seconds since the moment up to which the index has every image of this location, if it is
         covered."""

@@ -147,7 +147,8 @@ class Table:
         return self._in_service
 
     def vouching(self) -> list[LocationView]:
-        """The locations in service that must prove that they lack an image before it is absent."""
+        """The locations in service that must prove that they lack an image before it is absent. Of
+        the others, see `unasked_problems`."""
         return self._vouching
 
     def coverage_problems(self, now: float, within: float | None = None) -> dict[str, str]:
@@ -155,7 +156,16 @@ class Table:
         index is not complete and fresh, each with the reason. ``within``: see
         `LocationView.coverage_problem`."""
         problems = {view.name: view.coverage_problem(now, within) for view in self.vouching()}
-        return {name: why for name, why in problems.items() if why} | self.lost_locations()
+        uncovered = {name: why for name, why in problems.items() if why}
+        return uncovered | self.unasked_problems | self.lost_locations()
+
+    @cached_property
+    def unasked_problems(self) -> dict[str, str]:
+        """The names of locations that vouch, are not in service, so that nobody asks them, and may
+        have images of which the index does not know, each with the reason."""
+        unasked = [v for v in self.by_name.values() if not v.in_service and v.location.vouches]
+        problems = {view.name: view.unasked_problem for view in unasked}
+        return {name: why for name, why in problems.items() if why}
 
     @property
     def lost_names(self) -> frozenset[str]:

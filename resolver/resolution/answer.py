@@ -43,6 +43,8 @@ class ProbeResult:
     the index and does not list the image."""
     asked: bool = True
     """False where the location was never asked."""
+    is_claimed: bool = False
+    """Whether the index says that a location which was not asked has the image."""
     reason: str = ""
     """Why the answer is neither. Clients may read it."""
     at: float = field(default_factory=time.monotonic)
@@ -376,12 +378,22 @@ def _coverage_doubts(context: AnswerContext) -> dict[str, str]:
 
 
 def _probe_doubts(context: AnswerContext, probes: Mapping[int, ProbeResult]) -> dict[str, str]:
-    """Locations that vouch and have not proved absence, each with the reason."""
+    """Locations that must vouch and have not proved absence, each with the reason. One that does
+    not vouch must all the same where it was not even asked, and the index says that it has it."""
     doubts = {}
-    for view in context.table.vouching():
+    for view in context.table.in_service():
         probe = probes.get(view.location.number, NOT_ASKED)
+        if not (view.location.vouches or probe.is_claimed):
+            continue
         if probe.owner is None and not probe.absent:
             doubts[view.name] = probe.reason
         elif probe.owner is None and view.guard_problem:
             doubts[view.name] = view.guard_problem
+    if unasked := context.table.unasked_problems:
+        numbers = {name: context.table.by_name[name].location.number for name in unasked}
+        doubts |= {n: why for n, why in unasked.items() if not _is_absent(probes, numbers[n])}
     return doubts | context.table.lost_locations()
+
+
+def _is_absent(probes: Mapping[int, ProbeResult], number: int) -> bool:
+    return probes.get(number, NOT_ASKED).absent

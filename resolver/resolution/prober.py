@@ -226,11 +226,17 @@ class Prober:
             number = view.location.number
             probe = self._in_flight.get((request.image, number))
             if probe is not None and probe.task in unusable:
-                results[number] = ProbeResult(reason="it has not answered yet", asked=False)
+                results[number] = ProbeResult(
+                    reason="it has not answered yet", asked=False, is_claimed=request.claimed
+                )
             elif probe is not None:
                 joined[number] = probe
             elif not fits or self._in_flight_at[number] >= self._per_location:
-                results[number] = ProbeResult(reason="too many probes are in flight", asked=False)
+                results[number] = ProbeResult(
+                    reason="too many probes are in flight",
+                    asked=False,
+                    is_claimed=request.claimed,
+                )
                 self.counts[view.name, "refused"] += 1
             else:
                 joined[number] = probe = self._start(request, view)

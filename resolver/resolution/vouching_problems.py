@@ -73,8 +73,11 @@ class VouchingProblems:
                 action="`glance-resolver locations set NAME --vouches true`, for each location "
                 "whose silence counts.",
             )
-        for view in table.vouching():
-            reason, since = self._doubt(view, now)
+        unasked = table.unasked_problems
+        for view in (*table.vouching(), *(table.by_name[name] for name in unasked)):
+            reason, since = unasked.get(view.name, ""), 0.0
+            if not reason:
+                reason, since = self._doubt(view, now)
             if reason:
                 duration = f" for {now - since:.0f} s" if since else ""
                 yield Problem(

@@ -228,7 +228,8 @@ def _may_be_missing(world: World, name: str, question: Question) -> bool:
         registration.server.was_disturbed(question.oldest)
         or registration.confirmed_at > question.known_since  # its gateway may not know it
         or registration.number in question.down
-        or (lives and (not registration.in_service or name in question.preferences.exclude))
+        or not registration.in_service  # the index may not know its images
+        or (lives and name in question.preferences.exclude)
         for registration in registrations
     )
 

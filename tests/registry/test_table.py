@@ -74,13 +74,17 @@ def test_only_a_credential_that_sees_every_image_covers(
         assert "is the why" in problem
 
 
-def test_a_location_in_maintenance_needs_no_coverage() -> None:
+def test_a_location_in_maintenance_must_have_been_swept_once() -> None:
     table = make_table(
         make_view("one", sweep=WHOLE),
-        make_view("two", state=State.MAINTENANCE),
+        make_view("two", state=State.MAINTENANCE, sweep=WHOLE),
         make_view("three", state=State.DRAINING, health=Health.DOWN),
+        make_view("four", state=State.MAINTENANCE),
+        make_view("five", state=State.MAINTENANCE, vouches=False),
     )
-    assert set(table.coverage_problems(1200)) == {"three"}
+    long_after = 1e6
+    assert set(table.coverage_problems(1200)) == {"three", "four"}
+    assert set(table.coverage_problems(long_after)) == {"one", "three", "four"}
     assert {view.name for view in table.in_service()} == {"one", "three"}
 
 

@@ -96,7 +96,17 @@ async def test_absent_when_every_location_is_covered(harness: Harness) -> None:
 
 async def test_absence_does_not_depend_on_locations_in_maintenance(harness: Harness) -> None:
     await harness.add("one")
+    await harness.add("two", state="maintenance")
+    assert (await harness.ask(C)).outcome is Outcome.ABSENT
+
+
+async def test_unknown_when_a_location_in_maintenance_was_never_swept(harness: Harness) -> None:
+    await harness.add("one")
     await harness.add("two", swept=False, state="maintenance")
+    answer = await harness.ask(C)
+    assert (answer.outcome, answer.missing) == (Outcome.UNKNOWN, ("two",))
+    assert "two: it is in maintenance, and was never swept" in answer.detail
+    await harness.registry.patch("two", {"vouches": False})
     assert (await harness.ask(C)).outcome is Outcome.ABSENT
 
 

@@ -242,7 +242,7 @@ async def test_a_404_from_something_other_than_glance_does_not_prove_absence(clo
 
 async def test_missing_lists_exactly_the_locations_without_a_clear_answer(cloud: Cloud) -> None:
     for name in ("a", "b", "c", "d"):
-        await cloud.add(name)
+        await cloud.add(name, swept=name == "c")
     cloud.set_fault("b", faults.status(500))
     cloud.set_fault("d", faults.status(403))
     await cloud.services.registry.patch("c", {"state": "maintenance"})
@@ -262,7 +262,7 @@ async def test_a_covered_location_that_does_not_answer_does_not_prove_absence() 
 
 @pytest.mark.parametrize("fresh", [False, True])
 async def test_a_location_in_maintenance_is_never_probed(cloud: Cloud, fresh: bool) -> None:
-    server = await cloud.add("one")
+    server = await cloud.add("one", swept=True)
     await cloud.add("two")
     server.add(id=ID)
     await cloud.services.registry.patch("one", {"state": "maintenance", "reason": "disks"})

@@ -1,0 +1,154 @@
+"""What nobody was asked about is not absent, whatever the reason."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+from aiohttp import web
+from aiohttp.typedefs import Handler
+
+from resolver.models import Outcome, parse_id
+from resolver.resolution import Preferences
+from resolver.standin import Caller
+from tests.resolution.probing import ID, KINDS, MORE, OTHER, wait_until_idle
+from tests.support import faults
+from tests.support.clouds import FRESH, Cloud, Hold, clouds
+from tests.support.wait import wait_until
+
+GLANCES = {"X-Openstack-Request-Id": "req-1"}
+
+
+async def test_a_known_owner_at_its_probe_limit_that_does_not_vouch() -> None:
+    """It was not asked, so this is not its silence."""
+    async with clouds(probes_per_location=1) as cloud:
+        await cloud.add("one")
+        (await cloud.add("two", fields={"vouches": False})).add(id=ID)
+        await cloud.claim("two", ID)
+        cloud.set_fault("two", hold := Hold())
+        asking = asyncio.create_task(cloud.resolve(OTHER))
+        await wait_until(lambda: hold.waiting == 1)
+        answer = await cloud.resolve(ID, FRESH)
+        assert (answer.outcome, answer.missing) == (Outcome.UNKNOWN, ("two",))
+        many = await cloud.services.resolver.resolve_many([parse_id(ID)], FRESH)
+        assert [template.outcome for template in many] == [Outcome.UNKNOWN]
+        hold.open.set()
+        await asking
+        await wait_until_idle(cloud)
+        assert (await cloud.resolve(ID, FRESH)).outcome is Outcome.FOUND
+
+
+Answer = Callable[[web.Request], web.Response]
+
+
+def plain_404(_: web.Request) -> web.Response:
+    return web.Response(status=404, headers=GLANCES, text="The resource could not be found.")
+
+
+def with_path(request: web.Request) -> web.Response:
+    text = f"The requested URL {request.path} was not found on this server."
+    return web.Response(status=404, headers=GLANCES, text=text)
+
+
+@pytest.mark.parametrize("answer", [plain_404, with_path])
+@pytest.mark.parametrize("kind", ["v1", "v2"])
+async def test_another_service_of_openstack_behind_the_address(
+    cloud: Cloud, kind: str, answer: Answer
+) -> None:
+    """A ``HEAD`` in v1 has no body that could name the image."""
+    await cloud.add("one", **KINDS[kind])
+    await cloud.add("two")
+
+    async def other_service(request: web.Request, _: Handler) -> web.StreamResponse:
+        return answer(request)
+
+    cloud.set_fault("one", other_service)
+    found = await cloud.resolve(ID)
+    assert (found.outcome, found.missing) == (Outcome.UNKNOWN, ("one",))
+    cloud.set_fault("one", None)
+    assert (await cloud.resolve(ID)).outcome is Outcome.ABSENT
+
+
+async def test_a_location_in_maintenance_after_redis_may_have_lost_claims(cloud: Cloud) -> None:
+    await cloud.add("one")
+    await cloud.add("two", swept=True)
+    await cloud.services.registry.patch("two", {"state": "maintenance"})
+    assert (await cloud.resolve(ID)).outcome is Outcome.ABSENT
+    records, number = cloud.index.records, cloud.numbers["two"]
+    sweep = await records.sweep(number)
+    await records.set_sweep(number, replace(sweep, losses=sweep.losses + 1))
+    answer = await cloud.resolve(OTHER)
+    assert (answer.outcome, answer.missing) == (Outcome.UNKNOWN, ("two",))
+    assert "Redis may have lost claims" in answer.detail
+
+
+@pytest.mark.parametrize("name", ["one", "two"])
+async def test_an_excluded_location_that_is_silent(cloud: Cloud, name: str) -> None:
+    await cloud.add("one")
+    await cloud.add("two")
+    cloud.set_fault(name, faults.status(500))
+    answer = await cloud.resolve(ID, Preferences(exclude=frozenset({"one"})))
+    assert (answer.outcome, answer.missing) == (Outcome.UNKNOWN, (name,))
+
+
+async def test_an_owner_in_maintenance_that_a_fresh_request_excludes(cloud: Cloud) -> None:
+    await cloud.add("one")
+    await cloud.add("two", swept=True)
+    await cloud.claim("two", ID)
+    await cloud.services.registry.patch("two", {"state": "maintenance"})
+    for exclude in ((), ("two",)):
+        answer = await cloud.resolve(ID, Preferences(fresh=True, exclude=frozenset(exclude)))
+        assert (answer.outcome, answer.missing) == (Outcome.UNKNOWN, ("two",))
+
+
+async def test_a_location_that_comes_back_under_another_name(cloud: Cloud) -> None:
+    """What was remembered of it is forgotten."""
+    server = await cloud.add("one")
+    await cloud.add("two")
+    assert (await cloud.resolve(ID)).outcome is Outcome.ABSENT
+    await cloud.services.registry.remove("one")
+    server.add(id=ID)
+    await cloud.register("again", server)
+    assert (await cloud.resolve(ID)).outcome is Outcome.FOUND
+
+
+async def test_the_other_letter_case_of_an_id_that_is_remembered_as_absent(cloud: Cloud) -> None:
+    (await cloud.add("one")).add(id=ID.upper())
+    assert (await cloud.resolve(ID)).outcome is Outcome.ABSENT
+    assert (await cloud.resolve(ID.upper())).outcome is Outcome.FOUND
+
+
+async def test_a_credential_that_has_died_where_anonymous_clients_are_answered(
+    cloud: Cloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ONE_TOKEN", "admin")
+    server = await cloud.add(
+        "one",
+        sees_all=None,
+        tokens={"admin": Caller("operators", admin=True)},
+        anonymous=True,
+        fields={"auth": {"token_env": "ONE_TOKEN"}},
+    )
+    server.add(id=ID, visibility="private", owner="somebody")
+    await cloud.claim("one", ID)
+    server.tokens = {}
+    assert (await cloud.resolve(ID, FRESH)).outcome is Outcome.FOUND
+    assert (await cloud.resolve(MORE[0])).outcome is Outcome.UNKNOWN
+    assert await cloud.owners(ID) == {"one"}
+
+
+@pytest.mark.parametrize("status", [204, 302, 401, 403, 410, 413, 500])
+async def test_a_status_that_says_nothing_about_an_image(cloud: Cloud, status: int) -> None:
+    await cloud.add("one")
+    two = await cloud.add("two")
+
+    async def answer(request: web.Request, _: Handler) -> web.StreamResponse:
+        headers = {**GLANCES, "Location": two.url + request.path}
+        text = None if status == 204 else f"No image found with ID {ID}"
+        return web.Response(status=status, headers=headers, text=text)
+
+    cloud.set_fault("one", answer)
+    found = await cloud.resolve(ID)
+    assert (found.outcome, found.missing) == (Outcome.UNKNOWN, ("one",))
