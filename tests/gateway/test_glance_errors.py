@@ -105,6 +105,18 @@ async def test_errors_of_the_router_have_the_form_of_glance_too(gateway: Gateway
         )
 
 
+@pytest.mark.parametrize("redirect_writes", [False, True])
+@pytest.mark.parametrize("path", ["/v2/images/", "/region/R/v2/images/", "/v2/images//file"])
+async def test_a_write_to_an_empty_id_is_404_as_at_glance(
+    start: Start, path: str, redirect_writes: bool
+) -> None:
+    gateway = await start(redirect_writes=redirect_writes)
+    await gateway.location("one")
+    for method in ("DELETE", "PATCH", "PUT", "POST"):
+        status, _, text = await error_text(gateway, method, path)
+        assert (status, text) == (404, "nothing is here: /openapi.json lists the paths")
+
+
 async def test_a_write_is_refused_with_what_to_do_where_no_location_is_known(
     gateway: Gateway,
 ) -> None:

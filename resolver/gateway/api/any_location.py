@@ -32,6 +32,8 @@ _PATH = re.compile(
     rf"(/region/[^/]+)?/v2/({'|'.join(ANY_LOCATION_NAMES)})(?:/.*)?", re.ASCII | re.DOTALL
 )
 
+_IMAGES_WITHOUT_ID = ("/v1/images/", "/v2/images/")
+
 
 def any_location_label(path: str) -> str:
     """What metrics call the route of a path that any location can answer; empty for others."""
@@ -92,7 +94,7 @@ async def answer_other_path(request: web.Request) -> web.StreamResponse:
     """What no other route below ``/v1`` and ``/v2`` has: a write, or a path that Glance lacks."""
     check_target(request.rel_url.raw_path, "")
     _, path = split_region(request.rel_url.raw_path)
-    if request.method in READ_METHODS:
+    if path.startswith(_IMAGES_WITHOUT_ID) or request.method in READ_METHODS:
         raise NotFound("nothing is here: /openapi.json lists the paths")
     caller = await admit(request, region_of(request.rel_url.raw_path))
     services = request.app[SERVICES]
