@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import select
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +28,29 @@ class Ran:
     err: str
     file: bytes | None
     """What the client wrote to ``out.bin`` in its working directory."""
+
+
+def run_program(
+    command: Sequence[str | Path],
+    env: Mapping[str, str],
+    cwd: Path,
+    timeout: float = CLIENT_TIMEOUT,
+) -> Ran:
+    """Runs a program to its end, with an empty standard input.
+
+    Raises:
+        subprocess.TimeoutExpired: after `timeout` seconds.
+    """
+    ran = subprocess.run(
+        command,
+        env=env,
+        cwd=cwd,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        timeout=timeout,
+        check=False,
+    )
+    return Ran(ran.returncode, ran.stdout, ran.stderr.decode(errors="replace"), None)
 
 
 class Clients:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import http.client
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.glance.clients import CLIENT_TIMEOUT, Ran, clean_env
+from tests.glance.clients import Ran, clean_env, run_program
 from tests.support.glance import ADMIN_TOKEN, Answer, call
 from tests.support.process import ServerProcess
 
@@ -78,13 +77,5 @@ class Gateway(ServerProcess):
         """Runs a command of ours as an operator does, on a machine with the gateway's clouds.yaml.
         Its standard input is empty."""
         env = {"RESOLVER_URL": self.url, "RESOLVER_TOKEN": token, **self.env}
-        ran = subprocess.run(
-            [sys.executable, "-m", "resolver", *arguments],
-            env=clean_env(self.directory, env),
-            cwd=ROOT,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=CLIENT_TIMEOUT,
-            check=False,
-        )
-        return Ran(ran.returncode, ran.stdout, ran.stderr.decode(errors="replace"), None)
+        command = [sys.executable, "-m", "resolver", *arguments]
+        return run_program(command, clean_env(self.directory, env), ROOT)

@@ -15,7 +15,7 @@ from resolver.models import format_id
 from resolver.standin.call import Caller
 from tests.client.servers import Scripted, scripted
 from tests.gateway.conftest import Gateway, Start, cloud, start
-from tests.glance.clients import CLIENT_TIMEOUT, Ran, clean_env
+from tests.glance.clients import CLIENT_TIMEOUT, Ran, clean_env, run_program
 from tests.glance.conftest import installed
 from tests.glance.gateway import ROOT
 from tests.glance.install import Home, install_openstackclient
@@ -83,17 +83,8 @@ def openstack_of(plugin: tuple[Home, Path], keystone: FakeKeystone, home: Path) 
 
     async def run(*arguments: str, **environment: str) -> Ran:
         env = {"PYTHONPATH": str(target), "OS_IDENTITY_API_VERSION": "3", **login, **environment}
-        ran = await asyncio.to_thread(
-            subprocess.run,
-            [venv.bin("openstack"), "image", "locate", *arguments],
-            env=clean_env(home, env),
-            cwd=home,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=CLIENT_TIMEOUT,
-            check=False,
-        )
-        return Ran(ran.returncode, ran.stdout, ran.stderr.decode(errors="replace"), None)
+        command = [venv.bin("openstack"), "image", "locate", *arguments]
+        return await asyncio.to_thread(run_program, command, clean_env(home, env), home)
 
     return run
 

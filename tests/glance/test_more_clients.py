@@ -17,7 +17,7 @@ import pytest
 
 from tests.glance.catalog import Catalog, catalog
 from tests.glance.client_table import PROGRAMS, Run, check_row, measure
-from tests.glance.clients import CLIENT_TIMEOUT, Ran, clean_env
+from tests.glance.clients import Ran, clean_env, run_program
 from tests.glance.conftest import installed
 from tests.glance.install import Home, install_clients
 from tests.support.requirements import cannot_run
@@ -35,13 +35,18 @@ PYTHON_CLIENTS = {
     "nova": ("services", "client_services.py"),
     "cinder": ("services", "client_services.py"),
     "ironic": ("services", "client_services.py"),
+    "glance-download": ("services", "client_services.py"),
     "octavia": ("services", "client_services.py"),
     "heat": ("services", "client_services.py"),
     "magnum": ("services", "client_services.py"),
     "openstacksdk 0.61": ("old-openstacksdk", "client_libraries.py"),
+    "ansible": ("ansible", "client_libraries.py"),
+    "libcloud": ("services", "client_libraries.py"),
     "aria2c": ("services", "client_libraries.py"),
 }
 """Environment (of requirements-NAME.txt) and program of each client."""
+PROGRAM_TIMEOUT = 600.0
+"""Seconds; Ansible starts several programs for each operation."""
 
 
 def program(*command: str | Path) -> Run:
@@ -49,16 +54,7 @@ def program(*command: str | Path) -> Run:
 
     def run(home: Path, spec: Mapping[str, str]) -> Ran:
         home.mkdir()
-        ran = subprocess.run(
-            [*command, json.dumps(spec)],
-            env=clean_env(home),
-            cwd=home,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=CLIENT_TIMEOUT,
-            check=False,
-        )
-        return Ran(ran.returncode, ran.stdout, ran.stderr.decode(errors="replace"), None)
+        return run_program([*command, json.dumps(spec)], clean_env(home), home, PROGRAM_TIMEOUT)
 
     return run
 

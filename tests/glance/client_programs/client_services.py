@@ -12,11 +12,14 @@ from __future__ import annotations
 import configparser
 import hashlib
 import importlib
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from client_operations import FORMATS, CommandLine, Spec, main_with
+
+IMPORT_TIMEOUT_SECONDS = 60.0
 
 
 def named(module: str, name: str) -> Any:
@@ -248,10 +251,35 @@ class Magnum(Service):
         expect_error(not_found, lambda: self.validate(self.clients, self.spec["absent"]))
 
 
+class GlanceDownload(Service):
+    """Another Glance, which imports an image from a region of the catalog."""
+
+    def download(self) -> None:
+        session = named("requests", "Session")()
+        session.headers["X-Auth-Token"] = self.spec["token"]
+        images = f"{self.spec['importer']}/v2/images"
+        made = session.post(images, json={"name": "imported", **FORMATS}).json()
+        method = {
+            "name": "glance-download",
+            "glance_region": self.spec["region"],
+            "glance_image_id": self.spec["id"],
+            "glance_service_interface": "public",
+        }
+        answer = session.post(f"{images}/{made['id']}/import", json={"method": method})
+        assert answer.status_code == 202, answer.text
+        deadline = time.monotonic() + IMPORT_TIMEOUT_SECONDS
+        while session.get(f"{images}/{made['id']}").json()["status"] != "active":
+            assert time.monotonic() < deadline, session.get(f"{images}/{made['id']}/tasks").text
+            time.sleep(0.2)
+        assert session.get(f"{images}/{made['id']}/file").content == self.content()
+        session.delete(f"{images}/{made['id']}")
+
+
 SERVICES: dict[str, Callable[[Spec], CommandLine]] = {
     "nova": Nova,
     "cinder": Cinder,
     "ironic": Ironic,
+    "glance-download": GlanceDownload,
     "octavia": Octavia,
     "heat": Heat,
     "magnum": Magnum,
