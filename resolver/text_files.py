@@ -6,6 +6,7 @@ import errno
 import os
 import stat
 from pathlib import Path
+from typing import BinaryIO
 
 FileStamp = tuple[int, ...]
 """Differs after a file was changed or replaced."""
@@ -17,17 +18,28 @@ def file_stamp(path: Path) -> FileStamp:
     return status.st_mtime_ns, status.st_size, status.st_ino, status.st_ctime_ns
 
 
+def open_regular(path: Path) -> BinaryIO:
+    """Opens a regular file for reading. Anything else, such as a FIFO, is refused and never waited
+    for.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "it is no regular file")
+    return os.fdopen(descriptor, "rb")
+
+
 def read_text(path: Path, max_bytes: int, errors: str = "strict") -> str:
-    """The text of a regular file. Anything else, such as a FIFO, is refused and never waited for.
-    ``errors``: as for `bytes.decode`, about bytes that are not ASCII.
+    """The text of a regular file. ``errors``: as for `bytes.decode`, about bytes that are not
+    ASCII.
 
     Raises:
         OSError, ValueError: it cannot be read, is longer than ``max_bytes``, or is not ASCII text.
     """
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    with open(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise OSError(errno.EINVAL, "it is no regular file")
+    with open_regular(path) as file:
         content = file.read(max_bytes + 1)
     if len(content) > max_bytes:
         raise OSError(errno.EFBIG, f"it is longer than {max_bytes} bytes")

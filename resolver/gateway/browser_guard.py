@@ -77,9 +77,12 @@ class BrowserGuard:
             )
 
     def _is_cross_site(self, host: str, fields: HeaderFields) -> bool:
-        if site := fields.get("Sec-Fetch-Site", ""):
-            return site.lower() == "cross-site"
-        origin = fields.get("Origin", "")  # of browsers before 2020 to 2023
+        # Browsers before 2020 to 2023 send no Sec-Fetch-Site. Of another host of the same site
+        # somebody else may be in charge. A proxy may change the host of "same-origin".
+        site = fields.get("Sec-Fetch-Site", "").lower()
+        if site in ("cross-site", "same-origin", "none"):
+            return site == "cross-site"
+        origin = fields.get("Origin", "")
         if not origin:
             return False
         return urlsplit(origin).netloc.lower() not in ({host.lower(), self._public_netloc} - {""})

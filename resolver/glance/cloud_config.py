@@ -11,10 +11,12 @@ import logging
 import os
 import re
 import ssl
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from resolver.errors import LocationUnavailable
 from resolver.models import Location
+from resolver.text_files import open_regular
 
 MAX_REASON_CHARACTERS = 300
 
@@ -131,7 +133,7 @@ def tls_context(cloud: CloudRef, config: Any) -> ssl.SSLContext | None:
 
 def _check_file(cloud: CloudRef, name: str, path: str) -> None:
     try:
-        os.listdir(path) if os.path.isdir(path) else open(path, "rb").close()
+        os.listdir(path) if os.path.isdir(path) else open_regular(Path(path)).close()
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or "it is no path"
         raise _bad_file(cloud, name, path, why) from error

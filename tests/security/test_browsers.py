@@ -105,6 +105,7 @@ CROSS_SITE: list[dict[str, str]] = [
     {"Sec-Fetch-Site": "cross-site"},
     {"Sec-Fetch-Site": "Cross-Site", "Origin": "https://images.example:8443"},
     {"Origin": "https://evil.example"},
+    {"Origin": "https://evil.example", "Sec-Fetch-Site": "same-site"},
     {"Origin": "null"},
     {"Origin": "https://images.example:8443.evil.example"},
 ]
@@ -113,6 +114,8 @@ OWN: list[dict[str, str]] = [
     {"Sec-Fetch-Site": "same-origin"},
     {"Sec-Fetch-Site": "none"},
     {"Origin": "https://images.example:8443"},
+    {"Origin": "https://images.example:8443", "Sec-Fetch-Site": "same-site"},
+    {"Origin": "https://proxy.example", "Sec-Fetch-Site": "same-origin"},
 ]
 
 

@@ -10,6 +10,7 @@ import shutil
 import signal
 import ssl
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import aiohttp
@@ -162,6 +163,8 @@ async def test_the_next_connection_gets_a_new_certificate(
     assert "is not the key of" in caplog.text
     files.cert.unlink()
     assert await presented_certificate(gateway.url, authority) == old
+    os.mkfifo(files.cert)  # to read it would wait for ever
+    assert await presented_certificate(gateway.url, authority) == old
     replace(files, new)
     assert await presented_certificate(gateway.url, authority) == der(new)
     assert [r for r in caplog.records if r.levelno == logging.ERROR]
@@ -190,6 +193,27 @@ async def test_an_endless_handshake_delays_no_client_and_no_exit(
         finally:
             silent.close()
         assert "Traceback" not in server.output
+
+
+@pytest.mark.parametrize("sent", [b"", b"\x16\x03\x01\x02\x00\x01"], ids=["nothing", "a part"])
+async def test_handshakes_that_never_end_make_room_at_the_connection_limit(
+    start: Start, files: Files, authority: Authority, sent: bytes
+) -> None:
+    gateway = await start(
+        tls_cert=str(files.cert), tls_key=str(files.key), max_connections=8, client_timeout=300
+    )
+    host, port = gateway.url.removeprefix("https://").split(":")
+    async with AsyncExitStack() as stack:
+        for _ in range(16):
+            _, silent = await asyncio.open_connection(host, int(port))
+            stack.callback(silent.close)
+            silent.write(sent)
+        connector = aiohttp.TCPConnector(ssl=authority.client())
+        async with (
+            aiohttp.ClientSession(gateway.url, connector=connector) as http,
+            http.get("/metrics") as reply,
+        ):
+            assert 'connections_cut_total{reason="room"}' in await reply.text()
 
 
 @pytest.mark.redis

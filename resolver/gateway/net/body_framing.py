@@ -13,7 +13,13 @@ from resolver.gateway.net.request_head import Fields, MalformedError
 MAX_CHUNK_HEAD_BYTES = 8190
 """A chunk's size with its extensions."""
 
-_CHUNK_HEAD = re.compile(rb"([0-9A-Fa-f]{1,15})(?:;[\t\x20-\x7e\x80-\xff]*)?\r\n")
+_TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
+_QUOTED = rb'"(?:[\t\x20!#-\[\]-~\x80-\xff]|\\[\t\x20-\x7e\x80-\xff])*"'
+_CHUNK_HEAD = re.compile(
+    rb"([0-9A-Fa-f]{1,15})(?:;%b(?:=(?:%b|%b))?)*\r\n" % (_TOKEN, _TOKEN, _QUOTED)
+)
+"""A chunk's size with its extensions (RFC 9112, 7.1.1), without the white space around them that
+only old senders write."""
 
 
 class BodyFraming(ABC):

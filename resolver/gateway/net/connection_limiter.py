@@ -104,7 +104,7 @@ class ConnectionLimiter:
         return all(self._by_client[key] < self._max_per_client for key in keys)
 
     def hold(self, keys: Iterable[bytes]) -> None:
-        """Counts a connection of a client that is not in `connections`, such as a TLS handshake."""
+        """Counts a connection of a client."""
         for key in keys:
             self._by_client[key] += 1
 

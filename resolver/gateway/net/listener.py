@@ -7,8 +7,8 @@ a thousand times a second.
 
 - While there is room, it accepts up to `ACCEPTS_AT_ONCE` connections before others have their turn.
 - Where `max_connections` are open, or ``accept`` fails with one of `EXHAUSTED_ERRORS`, it closes
-  idle connections. Where none is idle, it stops accepting for `ACCEPT_BACKOFF_SECONDS`: new
-  connections wait in the kernel's queue.
+  idle connections, and TLS handshakes that take long. Where there is none, it stops accepting for
+  `ACCEPT_BACKOFF_SECONDS`: new connections wait in the kernel's queue.
 - A client that has its share of the connections already gets its next one closed.
 - ``ECONNABORTED`` and the like are the client's doing and are ignored. Other errors propagate.
 """
@@ -21,6 +21,7 @@ import resource
 import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import structlog
@@ -72,7 +73,7 @@ class Listener:
         self._make_protocol = make_protocol
         self._limiter = limiter
         self._loop = asyncio.get_running_loop()
-        self._connecting: set[asyncio.Task[None]] = set()
+        self._handshakes: set[asyncio.Task[None]] = set()
         self._backoff: asyncio.TimerHandle | None = None
         self._closing = False
         self._last_warning = float("-inf")
@@ -105,7 +106,7 @@ class Listener:
 
     def _accept(self, listening: socket.socket, count: int = ACCEPTS_AT_ONCE) -> None:
         for number in range(count):
-            if self._limiter.open_count + len(self._connecting) >= self._limiter.max_connections:
+            if self._limiter.open_count >= self._limiter.max_connections:
                 if number == 0:  # else it is not known yet whether another connection waits
                     self._make_room(f"{self._limiter.max_connections} connections are open")
                 return
@@ -127,10 +128,11 @@ class Listener:
             if not self._tls:
                 TcpTransport(self._loop, accepted, address, self._make_protocol)
                 continue
-            self._limiter.hold(keys)  # until the connection counts, after its handshake
-            task = self._loop.create_task(self._connect(accepted, keys))
-            self._connecting.add(task)
-            task.add_done_callback(self._connecting.discard)
+            task = self._loop.create_task(self._shake_hands(accepted))
+            self._handshakes.add(task)
+            handshake = _Handshake(keys, task)
+            self._limiter.add(handshake)  # until the connection counts by itself
+            task.add_done_callback(partial(self._end_handshake, handshake))
 
     def _make_room(self, reason: str) -> None:
         now = time.monotonic()
@@ -140,7 +142,7 @@ class Listener:
         if not (self._closing or self._limiter.evict_idle()):
             self._back_off()
 
-    async def _connect(self, accepted: socket.socket, keys: tuple[bytes, ...]) -> None:
+    async def _shake_hands(self, accepted: socket.socket) -> None:
         try:
             transport, _ = await self._loop.connect_accepted_socket(
                 self._make_protocol, accepted, **self._tls
@@ -150,8 +152,10 @@ class Listener:
             transport.set_write_buffer_limits(high=1, low=0)
         except OSError:  # the client is gone, or its TLS handshake failed
             accepted.close()
-        finally:
-            self._limiter.unhold(keys)
+
+    def _end_handshake(self, handshake: _Handshake, task: asyncio.Task[None]) -> None:
+        self._handshakes.discard(task)
+        self._limiter.remove(handshake)
 
     async def close(self) -> None:
         """Stops listening. Clients that have connected by now are accepted first, because closing
@@ -163,12 +167,31 @@ class Listener:
             self._loop.remove_reader(listening)
             self._accept(listening, BACKLOG)
             listening.close()
-        if self._connecting:
-            await asyncio.wait(self._connecting, timeout=HANDSHAKE_GRACE_SECONDS)
+        if self._handshakes:
+            await asyncio.wait(self._handshakes, timeout=HANDSHAKE_GRACE_SECONDS)
 
     def stop_deadlines(self) -> None:
         """Ends the checks of deadlines, when the last connection is closed."""
         self._deadlines.cancel()
+
+
+class _Handshake:
+    """A connection in its TLS handshake, as the limiter sees it: one without a request so far.
+    asyncio limits its time."""
+
+    is_idle = True
+    served = False
+
+    def __init__(self, client_keys: tuple[bytes, ...], task: asyncio.Task[None]) -> None:
+        self.client_keys = client_keys
+        self.idle_since = time.monotonic()
+        self._task = task
+
+    def check_deadline(self, now: float) -> None:
+        """Nothing: see the class."""
+
+    def abort(self) -> None:
+        self._task.cancel()
 
 
 def open_listeners(host: str, port: int) -> list[socket.socket]:

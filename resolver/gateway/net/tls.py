@@ -11,7 +11,7 @@ import structlog
 
 from resolver.errors import SettingsError
 from resolver.settings import Settings
-from resolver.text_files import file_stamp
+from resolver.text_files import file_stamp, open_regular
 
 HANDSHAKE_SECONDS = 10.0
 """How long a client may take for the handshake, at most."""
@@ -92,7 +92,8 @@ def load(cert: Path, key: Path) -> ssl.SSLContext:
     """
     for name, file, mark in ((CERT, cert, "CERTIFICATE-----"), (KEY, key, "PRIVATE KEY-----")):
         try:
-            text = file.read_bytes()
+            with open_regular(file) as opened:
+                text = opened.read()
         except OSError as error:
             raise SettingsError(f"{name}: cannot read {file}: {error.strerror}") from error
         if mark.encode() not in text:
