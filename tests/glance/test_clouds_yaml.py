@@ -141,8 +141,8 @@ async def test_the_client_certificate_of_clouds_yaml_is_presented_to_glance(
     [
         ({"cacert": "/nowhere/ca.pem"}, "`cacert` /nowhere/ca.pem: No such file"),
         ({"cert": "/nowhere/c.crt", "key": "/nowhere/c.key"}, "`cert` /nowhere/c.crt: No such"),
-        ({"cacert": "/dev/null"}, "`cacert` /dev/null: it has no PEM"),
-        ({"cert": "/dev/null"}, "`cert` /dev/null: it has no PEM"),
+        ({"cacert": "/dev/null"}, "`cacert` /dev/null: it is no regular file"),
+        ({"cert": "/dev/null"}, "`cert` /dev/null: it is no regular file"),
     ],
 )
 async def test_a_file_that_cannot_be_used_is_named(

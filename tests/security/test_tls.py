@@ -163,7 +163,7 @@ async def test_the_next_connection_gets_a_new_certificate(
     assert "is not the key of" in caplog.text
     files.cert.unlink()
     assert await presented_certificate(gateway.url, authority) == old
-    os.mkfifo(files.cert)  # to read it would wait for ever
+    os.mkfifo(files.cert)  # to read it would take until somebody writes
     assert await presented_certificate(gateway.url, authority) == old
     replace(files, new)
     assert await presented_certificate(gateway.url, authority) == der(new)

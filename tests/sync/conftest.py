@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from resolver.glance import connect
-from resolver.index import Index
+from resolver.index import Index, open_index
 from resolver.standin import StandIn
 from tests.support.faults import Switch
 from tests.support.sweeping import Sweeping
@@ -17,7 +17,17 @@ from tests.support.sweeping import Sweeping
 TIMEOUT = 5.0
 """Seconds for one request to a stand-in."""
 
+BITS = 5
+"""Index bits: a sweep counts the claims of each bucket, and the tests read them all."""
+
 StartServer = Callable[..., Awaitable[StandIn]]
+
+
+@pytest.fixture
+async def index(index_url: str) -> AsyncIterator[Index]:
+    """An empty index, on each backend."""
+    async with open_index(index_url, bits=BITS) as index:
+        yield index
 
 
 @pytest.fixture

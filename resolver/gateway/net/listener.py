@@ -132,7 +132,7 @@ class Listener:
             self._handshakes.add(task)
             handshake = _Handshake(keys, task)
             self._limiter.add(handshake)  # until the connection counts by itself
-            task.add_done_callback(partial(self._end_handshake, handshake))
+            task.add_done_callback(partial(self._end_handshake, handshake, accepted))
 
     def _make_room(self, reason: str) -> None:
         now = time.monotonic()
@@ -153,7 +153,11 @@ class Listener:
         except OSError:  # the client is gone, or its TLS handshake failed
             accepted.close()
 
-    def _end_handshake(self, handshake: _Handshake, task: asyncio.Task[None]) -> None:
+    def _end_handshake(
+        self, handshake: _Handshake, accepted: socket.socket, task: asyncio.Task[None]
+    ) -> None:
+        if task.cancelled():  # perhaps before it began
+            accepted.close()
         self._handshakes.discard(task)
         self._limiter.remove(handshake)
 
