@@ -178,6 +178,10 @@ def _is_ipv6(host: str) -> bool:
 
 def parse_text(value: Any, name: str) -> str:
     """A short printable text."""
+    if isinstance(value, bool | int | float):
+        raise InvalidLocation(
+            f"`{name}` must be a text, not {value!r}: in YAML, quote words such as NO and numbers"
+        )
     if not isinstance(value, str) or len(value) > MAX_TEXT_LENGTH or not value.isprintable():
         raise InvalidLocation(
             f"`{name}` must be a text of at most {MAX_TEXT_LENGTH} printable characters"

@@ -6,8 +6,11 @@ import asyncio
 import contextlib
 import os
 import secrets
+import shutil
 import socket
+import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -166,6 +169,13 @@ async def _show_requests(http: aiohttp.ClientSession, current: StandIn, old: Sta
         show(f"GET /resolve/{ABSENT_ID}", f"{reply.status} {problem['code']}: {problem['detail']}")
 
 
+def _program() -> str:
+    """The command as it was typed, where the shell does not find it by its name."""
+    typed = sys.argv[0]
+    is_found = shutil.which("glance-resolver") or Path(typed).name != "glance-resolver"
+    return "glance-resolver" if is_found else typed
+
+
 def _print_hints(url: str, token: str, current: StandIn) -> None:
     image = _id_by_name(current, "debian-7")
     click.echo("\nTry:")
@@ -175,6 +185,6 @@ def _print_hints(url: str, token: str, current: StandIn) -> None:
         f"curl -s {url}/resolve/{SHARED_ID}/explain",
         f"curl -s {url}/index",
         f"curl -s -H 'Authorization: Bearer {token}' {url}/locations",
-        f"glance-resolver locations list --gateway {url} --token {token}",
+        f"{_program()} locations list --gateway {url} --token {token}",
     ):
         click.echo(f"  {line}")

@@ -268,7 +268,8 @@ def add(name: str, base_url: str, url: str, token: str | None, **fields: Any) ->
             f"{error}: change it with `locations set {name} --url …`, or give another name"
         ) from error
     click.echo(
-        f"{row['name']} is {row['url']}; `locations show {name}` shows the progress of its sweep"
+        f"{row['name']} is {row['url']}; `locations show {name}` shows the progress of its sweep, "
+        f"`locations check {name}` tests it"
     )
 
 

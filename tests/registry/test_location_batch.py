@@ -89,6 +89,7 @@ async def test_an_operator_replaces_all_fields_and_removes(registry: Registry) -
         ("bad", {"url": "http://bad.example", "color": "red"}, "bad: unknown field color"),
         ("Bad", {"url": "http://bad.example"}, "is not a location name"),
         ("bad", {"url": "http://127.0.0.1:9393"}, "bad: `url` is this gateway itself"),
+        ("bad", {"url": "http://bad.example", "region": False}, "in YAML, quote words such as NO"),
     ],
 )
 async def test_nothing_is_written_if_one_location_is_invalid(

@@ -74,6 +74,9 @@ async def test_exports_checks_claims_and_releases_are_in_the_audit_log(watched: 
     async with watched.http.get("/index/export", headers=BOB) as response:
         assert response.status == 200
     await watched.call("POST", "/locations/one/check", headers=ANN)
+    for method in ("PUT", "DELETE"):  # refused, and so no entry
+        response, _ = await watched.call(method, f"/locations/nowhere/images/{ID}", headers=ANN)
+        assert response.status == 404
     await watched.call("PUT", f"/locations/one/images/{ID.upper()}", headers=ANN)
     await watched.call("DELETE", f"/locations/one/images/{ID}", headers=ANN)
     assert await trail(watched, 4) == [

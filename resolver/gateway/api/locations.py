@@ -23,7 +23,6 @@ from resolver.index import AUDIT_MAX_ENTRIES
 from resolver.models import MAX_BITS, MIN_BITS, format_id, letter_case_of, parse_id
 from resolver.registry import BatchRequest
 from resolver.registry.presentation import rfc3339
-from resolver.registry.validation import check_name
 
 MAX_BODY_BYTES = 65_536
 """Longest body that an admin path accepts, but for an import."""
@@ -259,8 +258,10 @@ async def claim_image(request: web.Request) -> web.StreamResponse:
     """PUT /locations/{name}/images/{id}."""
     name, text = request.match_info["name"], request.match_info["id"]
     image_id, letter_case = parse_id(text), letter_case_of(text)
-    await audit(request, "claim", check_name(name), format_id(image_id, letter_case))
-    new = await request.app[SERVICES].registry.claim(name, image_id, letter_case)
+    registry = request.app[SERVICES].registry
+    await registry.view(name)  # the audit log has no claim of a location that there is not
+    await audit(request, "claim", name, format_id(image_id, letter_case))
+    new = await registry.claim(name, image_id, letter_case)
     return web.Response(status=201 if new else 204)
 
 
@@ -268,8 +269,10 @@ async def claim_image(request: web.Request) -> web.StreamResponse:
 async def release_image(request: web.Request) -> web.StreamResponse:
     """DELETE /locations/{name}/images/{id}."""
     name, image_id = request.match_info["name"], parse_id(request.match_info["id"])
-    await audit(request, "release", check_name(name), format_id(image_id))
-    await request.app[SERVICES].registry.release(name, image_id)
+    registry = request.app[SERVICES].registry
+    await registry.view(name)
+    await audit(request, "release", name, format_id(image_id))
+    await registry.release(name, image_id)
     return web.Response(status=204)
 
 
