@@ -12,6 +12,11 @@ import hypothesis
 import pytest
 from hypothesis import HealthCheck
 
+from resolver.index.redis.client import RedisTimeouts
+
+PATIENT = RedisTimeouts(connect=60, reply=60)
+"""A busy machine changes no result."""
+
 FACTORS = {"long": 10, "hour": 60}
 """How many times as many examples run on these profiles."""
 

@@ -24,7 +24,7 @@ from resolver.registry import FreshnessPolicy, Registry, TableKeeper
 from resolver.registry.yaml_file import read_locations
 from resolver.setting_names import PREFIX
 from resolver.settings import Settings, load_settings
-from tests.fuzz.conftest import count_examples, examples
+from tests.fuzz.conftest import PATIENT, count_examples, examples
 from tests.fuzz.test_ids import JSON
 
 
@@ -134,7 +134,7 @@ async def test_a_locations_file_is_registered_completely_or_refused_with_one_lin
     except SettingsError as error:
         assert_clear(error.detail)
         return
-    async with open_index("memory:", bits=4) as index:
+    async with open_index("memory:", bits=4, timeouts=PATIENT) as index:
         registry = Registry(index, TableKeeper(index, FreshnessPolicy(60)), Settings())
         try:
             await registry.register(locations)

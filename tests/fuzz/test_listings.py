@@ -24,7 +24,7 @@ from resolver.index import open_index
 from resolver.models import Poll, Sweep, format_id, parse_id
 from resolver.standin import StandIn
 from resolver.sync.poll import poll
-from tests.fuzz.conftest import ErrorLog, count_examples, examples
+from tests.fuzz.conftest import PATIENT, ErrorLog, count_examples, examples
 from tests.fuzz.test_ids import JSON
 from tests.support.sweeping import Sweeping
 
@@ -201,7 +201,7 @@ class World:
 @pytest.fixture(params=["v1", "v2"])
 async def world(request: pytest.FixtureRequest, loop_errors: ErrorLog) -> AsyncIterator[World]:
     async with AsyncExitStack() as stack:
-        index = await stack.enter_async_context(open_index("memory:", bits=4))
+        index = await stack.enter_async_context(open_index("memory:", bits=4, timeouts=PATIENT))
         session = await stack.enter_async_context(connect(ANSWER_TIMEOUT_SECONDS))
 
         @web.middleware

@@ -20,7 +20,7 @@ from resolver.glance.notifications import (
 from resolver.index import Index, open_index
 from resolver.models import parse_id
 from resolver.sync.deletion_log import DeletionLog, apply_notices
-from tests.fuzz.conftest import ErrorLog, count_examples, examples
+from tests.fuzz.conftest import PATIENT, ErrorLog, count_examples, examples
 from tests.fuzz.test_ids import JSON
 from tests.support.notifications import envelope, message
 
@@ -76,7 +76,7 @@ BODY_LISTS = st.lists(
 
 @pytest.fixture
 async def index() -> AsyncIterator[Index]:
-    async with open_index("memory:", bits=4) as index:
+    async with open_index("memory:", bits=4, timeouts=PATIENT) as index:
         yield index
 
 

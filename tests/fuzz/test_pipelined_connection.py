@@ -293,7 +293,7 @@ async def test_a_gateway_with_corrupted_redis_replies_gives_no_wrong_answer_and_
             begun = time.monotonic()
             text = format_id(IDS[0] if known else IDS[1])
             response, body = await gateway.get(f"/resolve/{text}")
-            assert time.monotonic() - begun < DEADLINE + 1
+            assert time.monotonic() - begun < DEADLINE + 10  # a busy machine may be this late
             if response.status == 200:
                 assert known
                 assert [owner["location"] for owner in body["owners"]] == ["one"]

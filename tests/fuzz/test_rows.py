@@ -16,7 +16,7 @@ from resolver.models import LOCATION_FIELDS, Check, Health, Location, Poll, Swee
 from resolver.registry import FreshnessPolicy, LocationProblems, TableKeeper
 from resolver.registry.presentation import location_to_json
 from resolver.resolution.ranking import DEFAULT_PREFERENCES, exclusion_reason
-from tests.fuzz.conftest import count_examples, examples
+from tests.fuzz.conftest import PATIENT, count_examples, examples
 
 REGISTRY = "glr:{reg}:"
 
@@ -70,7 +70,7 @@ statuses = st.one_of(
 
 @pytest.fixture
 async def index() -> AsyncIterator[Index]:
-    async with open_index("memory:", bits=4) as index:
+    async with open_index("memory:", bits=4, timeouts=PATIENT) as index:
         await index.records.put(Location(name="one", url="https://one.example"), None)
         yield index
 
