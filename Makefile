@@ -11,7 +11,7 @@ quick:
 # Everything: some ten minutes on two cores. Most tests wait for servers more than they compute, so
 # that three at a time suit two cores.
 test:
-	$(BIN)/pytest -n 3 --dist worksteal
+	$(BIN)/pytest -n 4 --dist worksteal
 
 # Random input for an hour on two free cores; FUZZ_PROFILE=long for a sixth of it. docs/security-tests.md
 FUZZ_PROFILE := hour

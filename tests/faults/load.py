@@ -53,7 +53,7 @@ class Load:
         servers: dict[str, StandIn],
         urls: dict[str, str] | None = None,
         *,
-        pause: float = 0.01,
+        pause: float = 0.02,
         gateway_may_be_down: bool = False,
     ) -> None:
         """``urls``: where the servers are registered, if not at their own. ``pause``: seconds
