@@ -276,9 +276,12 @@ class ModelRun(RedisEvents):
         """
         deadline = time.monotonic() + SETTLE_TIMEOUT_SECONDS
         while True:
+            begun = time.monotonic()
             (owners,) = (await services.index.claims.lookup([image_id])).owners
             claimed = {owner.number for owner in owners}
             self._ever_guarded |= await self._guarded(services)  # Redis may lose the status
+            if self._evicted_at >= begun:  # and the claims, since they were read
+                continue
             if not (wrong := self._wrong_claims(image_id, claimed, self._ever_guarded)):
                 return claimed
             if time.monotonic() > deadline:
