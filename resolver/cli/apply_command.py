@@ -7,9 +7,11 @@ from typing import Any
 
 import click
 
+from resolver.cli.answer_shapes import ANY
 from resolver.cli.gateway_client import Gateway, GatewayError, gateway_options
 from resolver.cli.output import confirm, counted, print_json, shown
 from resolver.errors import ResolverError
+from resolver.models import LOCATION_FIELDS
 
 BATCH_SIZE = 1000
 """Changes that are sent in one request. The gateway checks all of them before it makes one."""
@@ -71,7 +73,8 @@ def apply(
 def _registered(gateway: Gateway) -> dict[str, Fields]:
     """The locations that are registered, by name: none where Redis has lost them."""
     try:
-        rows = gateway.call("GET", "/locations")["locations"]
+        shape = {"locations": [{"name": str, **dict.fromkeys(LOCATION_FIELDS, ANY)}]}
+        rows = gateway.call("GET", "/locations", shape=shape)["locations"]
     except GatewayError as error:
         if error.problem_code != "index-lost":
             raise

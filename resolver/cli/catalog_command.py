@@ -10,6 +10,7 @@ from urllib.parse import quote, urlsplit
 
 import click
 
+from resolver.cli.answer_shapes import NAMED_LOCATIONS
 from resolver.cli.gateway_client import Gateway, gateway_options
 from resolver.cli.output import print_json
 
@@ -107,17 +108,17 @@ def _base_of(gateway: Gateway) -> str:
     """The gateway's base URL as its version document names it."""
     document: Any = gateway.call("GET", "/versions")
     try:
-        link: str = document["versions"][0]["links"][0]["href"]
-    except (KeyError, IndexError, TypeError) as error:
+        base: str = document["versions"][0]["links"][0]["href"].rstrip("/").rpartition("/")[0]
+    except (KeyError, IndexError, TypeError, AttributeError) as error:
         raise click.UsageError(
             "what answers there has no version document of Glance: give the gateway's URL"
         ) from error
-    return link.rstrip("/").rpartition("/")[0]
+    return base
 
 
 def _regions_of(gateway: Gateway) -> tuple[list[str], list[str]]:
     """The regions of the locations, and the names of locations that have none."""
-    rows = gateway.call("GET", "/locations")["locations"]
+    rows = gateway.call("GET", "/locations", shape=NAMED_LOCATIONS)["locations"]
     return (
         sorted({row["region"] for row in rows if row["region"]}),
         [row["name"] for row in rows if not row["region"]],

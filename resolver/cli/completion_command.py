@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 from click.shell_completion import CompletionItem, get_completion_class
 
+from resolver.cli.answer_shapes import NAMED_LOCATIONS
 from resolver.cli.gateway_client import DEFAULT_URL, Gateway, read_token
 from resolver.errors import ResolverError
 
@@ -84,9 +85,8 @@ def location_names(ctx: click.Context, _: click.Parameter, incomplete: str) -> l
     url = ctx.params.get("url") or os.environ.get("RESOLVER_URL", DEFAULT_URL)
     try:
         token = read_token(ctx.params.get("token") or os.environ.get("RESOLVER_TOKEN"))
-        rows = Gateway(url, token, timeout=COMPLETION_TIMEOUT_SECONDS).call("GET", "/locations")[
-            "locations"
-        ]
+        gateway = Gateway(url, token, timeout=COMPLETION_TIMEOUT_SECONDS)
+        rows = gateway.call("GET", "/locations", shape=NAMED_LOCATIONS)["locations"]
     except (ResolverError, click.UsageError):
         return []
     return [

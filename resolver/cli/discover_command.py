@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from resolver.cli.answer_shapes import NAMED_LOCATIONS
 from resolver.cli.gateway_client import Gateway, GatewayError, gateway_options
 from resolver.cli.output import print_json, print_table
 
@@ -55,7 +56,7 @@ def discover(
     themselves are left out.
     """
     gateway = Gateway(url, token)
-    registered = gateway.call("GET", "/locations")["locations"]
+    registered = gateway.call("GET", "/locations", shape=NAMED_LOCATIONS)["locations"]
     found = _catalog(cloud, interface)
     if unknown := set(regions) - {row["region"] for row in found}:
         listed = ", ".join(sorted({row["region"] for row in found})) or "none"

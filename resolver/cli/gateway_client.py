@@ -12,18 +12,28 @@ import urllib.request
 from collections.abc import Iterator, Mapping
 from http.client import BadStatusLine, HTTPException, HTTPMessage, RemoteDisconnected
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import IO, Any, NamedTuple, TypeVar
 from urllib.parse import quote, urlsplit
 
 import click
 
 from resolver.admin_tokens import is_token_text
+from resolver.cli.answer_shapes import ANY, Shape, misfit
+from resolver.cli.bounded_http import (
+    BoundedConnection,
+    BoundedTlsConnection,
+    BoundExceeded,
+    read_document,
+)
 from resolver.cli.printable import printable, printable_json
 from resolver.errors import ResolverError
 
 DEFAULT_URL = "http://127.0.0.1:9393"
 REQUEST_TIMEOUT_SECONDS = 30.0
 """How long the gateway may stay silent during one request."""
+
+MAX_PAGES, MAX_PAGES_BYTES = 1000, 256 * 1024 * 1024
+"""Of a listing, and the bytes of all its pages."""
 
 _NEXT_LINK = re.compile(r'<(/[!-;=?-~]*)>; rel="next"', re.ASCII)
 """A path of the same gateway."""
@@ -108,6 +118,28 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
     http_error_301 = http_error_303 = http_error_307 = http_error_308 = http_error_302
 
 
+class _Http(urllib.request.HTTPHandler):
+    """Bounds answers."""
+
+    def http_open(self, req: urllib.request.Request) -> Any:
+        return self.do_open(BoundedConnection, req)
+
+
+class _Https(urllib.request.HTTPSHandler):
+    """Bounds answers."""
+
+    def https_open(self, req: urllib.request.Request) -> Any:
+        return self.do_open(BoundedTlsConnection, req)
+
+
+class _Answer(NamedTuple):
+    document: Any
+    """Decoded; None for an empty one."""
+    headers: Mapping[str, str]
+    size: int
+    """Bytes of its body."""
+
+
 class Gateway:
     """A running gateway, called over HTTP."""
 
@@ -117,38 +149,49 @@ class Gateway:
         """Raises click.UsageError as `GatewayAddress`."""
         self._address = GatewayAddress(url, token)
         self._timeout = timeout
-        handlers: list[urllib.request.BaseHandler] = [_NoRedirects()]
+        handlers: list[urllib.request.BaseHandler] = [_NoRedirects(), _Http(), _Https()]
         if self._address.is_loopback:  # a proxy has another loopback
             handlers.append(urllib.request.ProxyHandler({}))
         self._opener = urllib.request.build_opener(*handlers)
 
     def call(
-        self, method: str, path: str, body: Any = None, *, headers: Mapping[str, str] | None = None
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        *,
+        headers: Mapping[str, str] | None = None,
+        shape: Shape = ANY,
     ) -> Any:
-        """Sends a request. Returns the decoded JSON answer, or None for an empty one.
+        """Sends a request. Returns the decoded JSON answer, or None for an empty one. ``shape``:
+        what it must have; see `resolver.cli.answer_shapes`.
 
         Raises:
-            GatewayError: the gateway refused, with its own text, or did not answer.
+            GatewayError: the gateway refused, with its own text, did not answer, or answered
+                something else.
         """
-        return self._send(method, path, body, headers or {})[0]
+        return self._send(method, path, body, headers or {}, shape).document
 
-    def pages(self, path: str, *, headers: Mapping[str, str]) -> Iterator[Any]:
+    def pages(self, path: str, *, headers: Mapping[str, str], shape: Shape = ANY) -> Iterator[Any]:
         """The decoded answers to a GET and to those of its ``next`` links (RFC 8288).
 
         Raises:
             GatewayError: as for `call`.
         """
         next_path: str | None = path
+        pages = size = 0
         while next_path is not None:
-            answer, fields = self._send("GET", next_path, None, headers)
-            yield answer
-            link = _NEXT_LINK.fullmatch(fields.get("Link", ""))
+            if pages == MAX_PAGES or size > MAX_PAGES_BYTES:
+                raise no_gateway_error(self._address.url, "its listing does not end")
+            answer = self._send("GET", next_path, None, headers, shape)
+            yield answer.document
+            pages, size = pages + 1, size + answer.size
+            link = _NEXT_LINK.fullmatch(answer.headers.get("Link", ""))
             next_path = link[1] if link else None
 
     def _send(
-        self, method: str, path: str, body: Any, headers: Mapping[str, str]
-    ) -> tuple[Any, Mapping[str, str]]:
-        """The decoded JSON answer and the header fields."""
+        self, method: str, path: str, body: Any, headers: Mapping[str, str], shape: Shape
+    ) -> _Answer:
         url = self._address.url
         headers = {"Accept": "application/json", **self._address.headers, **headers}
         data = None
@@ -157,16 +200,43 @@ class Gateway:
             headers["Content-Type"] = "application/json"
         request = urllib.request.Request(url + path, data=data, headers=headers, method=method)
         try:
-            with self._opener.open(request, timeout=self._timeout) as response:
-                return decode_answer(response.read()), response.headers
-        except urllib.error.HTTPError as error:
-            if 300 <= error.code < 400:
-                error.close()
-                raise redirect_error(url, error.code, error.headers.get("Location")) from error
-            document, has_token = decode_answer(error.read()), self._address.has_token
-            raise error_from(error.code, document, has_token=has_token) from error
+            try:
+                with self._opener.open(request, timeout=self._timeout) as response:
+                    content, fields = read_document(response), response.headers
+            except urllib.error.HTTPError as error:
+                with error:
+                    if 300 <= error.code < 400:
+                        target = error.headers.get("Location")
+                        raise redirect_error(url, error.code, target) from error
+                    document = decode_answer(read_document(error))
+                has_token = self._address.has_token
+                raise error_from(error.code, document, has_token=has_token) from error
+        except BoundExceeded as error:
+            raise no_gateway_error(url, error.detail) from error
         except (OSError, ValueError, HTTPException) as error:
             raise unreachable_error(url, getattr(error, "reason", None) or error) from error
+        return _Answer(checked(url, decode_answer(content), shape), fields, len(content))
+
+
+def checked(url: str, document: Any, shape: Shape) -> Any:
+    """The document, if it has the shape.
+
+    Raises:
+        GatewayError: it has another one.
+    """
+    if document is None and shape is not ANY:
+        raise no_gateway_error(url, "it is no JSON")
+    if why := misfit(document, shape):
+        raise no_gateway_error(url, why)
+    return document
+
+
+def no_gateway_error(url: str, why: str) -> GatewayError:
+    """The error for an answer that no gateway gives."""
+    return GatewayError(
+        f"the gateway at {url} did not answer as one: {why} (is something else there, or another "
+        "version? give --gateway or RESOLVER_URL)"
+    )
 
 
 def unreachable_error(url: str, reason: object) -> GatewayError:

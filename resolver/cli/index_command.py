@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from resolver.cli.ages import age
+from resolver.cli.answer_shapes import REBUILD, TOTALS
 from resolver.cli.gateway_client import Gateway, gateway_options, segment
 from resolver.cli.output import print_fields, print_json, print_table
 from resolver.cli.suggesting_group import SuggestingGroup
@@ -31,7 +32,7 @@ def stats(as_json: bool, url: str, token: str | None) -> None:
     Claims are what the index has now; listed is what the last complete sweep found. They differ by
     what has changed since, and by what was imported or claimed by hand.
     """
-    totals = Gateway(url, token).call("GET", "/index")
+    totals = Gateway(url, token).call("GET", "/index", shape=TOTALS)
     if as_json:
         print_json(totals)
         return
@@ -118,7 +119,7 @@ def rebuild(bits: int, wait: bool, url: str, token: str | None) -> None:
     from rich.status import Status  # noqa: PLC0415
 
     with Status("waiting for the indexer", console=Console(stderr=True)) as status:
-        while (running := gateway.call("GET", "/index")["rebuild"]) is not None:
+        while running := gateway.call("GET", "/index", shape=REBUILD)["rebuild"]:
             status.update(f"{running['done']:.0%} copied")
             time.sleep(POLL_SECONDS)
     click.echo(f"the index has {1 << bits:,} buckets")

@@ -10,6 +10,15 @@ from urllib.parse import urlencode
 import click
 
 from resolver.cli.ages import age
+from resolver.cli.answer_shapes import (
+    CHANGES,
+    DIAGNOSIS,
+    LOCATION,
+    LOCATION_TO_REMOVE,
+    LOCATIONS,
+    STATUS,
+    WRITTEN_LOCATION,
+)
 from resolver.cli.apply_command import apply
 from resolver.cli.completion_command import existing_location, location_names
 from resolver.cli.discover_command import discover
@@ -183,7 +192,7 @@ def _describe_sweeps(sweep: dict[str, Any]) -> str:
 @gateway_options
 def list_(output: Output, url: str, token: str | None) -> None:
     """List all locations."""
-    rows = Gateway(url, token).call("GET", "/locations")["locations"]
+    rows = Gateway(url, token).call("GET", "/locations", shape=LOCATIONS)["locations"]
     if not rows and output.form in ("table", "wide"):
         click.echo("no locations: add one with `glance-resolver locations add NAME URL`", err=True)
         return
@@ -196,7 +205,7 @@ def list_(output: Output, url: str, token: str | None) -> None:
 @gateway_options
 def show(name: str, as_json: bool, url: str, token: str | None) -> None:
     """Show a location, its health and its coverage."""
-    row = Gateway(url, token).call("GET", _path(name))
+    row = Gateway(url, token).call("GET", _path(name), shape=LOCATION)
     if as_json:
         print_json(row)
         return
@@ -260,7 +269,9 @@ def add(name: str, base_url: str, url: str, token: str | None, **fields: Any) ->
     """Register the Glance server at URL as NAME, which must not be taken."""
     body = {"url": base_url, **_body(**fields)}
     try:
-        row = Gateway(url, token).call("PUT", _path(name), body, headers={"If-None-Match": "*"})
+        row = Gateway(url, token).call(
+            "PUT", _path(name), body, headers={"If-None-Match": "*"}, shape=WRITTEN_LOCATION
+        )
     except GatewayError as error:
         if error.problem_code != NameTaken.code:
             raise
@@ -290,7 +301,7 @@ def set_(name: str, base_url: str | None, url: str, token: str | None, **fields:
         raise click.UsageError("give at least one option to change")
     if "state" in body:
         body.setdefault("reason", "")  # the old reason was for the old state
-    row = Gateway(url, token).call("PATCH", _path(name), body)
+    row = Gateway(url, token).call("PATCH", _path(name), body, shape=WRITTEN_LOCATION)
     click.echo(f"{name}: changed {', '.join(body)}")
     if base_url and "auth" not in body and not row["auth"]:
         click.echo(
@@ -309,7 +320,7 @@ def check(name: str, as_json: bool, url: str, token: str | None) -> None:
 
     The gateway tests it from end to end. Exits 1 if there is something to fix.
     """
-    diagnosis = Gateway(url, token).call("POST", _path(name) + "/check")
+    diagnosis = Gateway(url, token).call("POST", _path(name) + "/check", shape=DIAGNOSIS)
     if as_json:
         print_json(diagnosis)
     else:
@@ -332,7 +343,7 @@ def remove(name: str, yes: bool, url: str, token: str | None) -> None:
     """Remove a location. Its images stop resolving to it at once."""
     gateway = Gateway(url, token)
     try:
-        row = gateway.call("GET", _path(name))
+        row = gateway.call("GET", _path(name), shape=LOCATION_TO_REMOVE)
         what = f"{row['url']}, {counted(row['sweep']['images'], 'image')}"
     except GatewayError as error:
         if error.problem_code != LocationNotFound.code or not _is_lost(gateway, name):
@@ -347,7 +358,7 @@ def remove(name: str, yes: bool, url: str, token: str | None) -> None:
 
 def _is_lost(gateway: Gateway, name: str) -> bool:
     """Whether Redis has lost a location: it has no record, and can be removed all the same."""
-    problems = gateway.call("GET", "/status")["problems"]
+    problems = gateway.call("GET", "/status", shape=STATUS)["problems"]
     return any(p["code"] == "location-lost" and p["location"] == name for p in problems)
 
 
@@ -358,7 +369,7 @@ def _change(entry: dict[str, Any]) -> str:
         return str(detail)
     if before and after:
         return "; ".join(
-            f"{name}: {shown(before[name]) or 'none'} -> {shown(after[name]) or 'none'}"
+            f"{name}: {shown(before.get(name)) or 'none'} -> {shown(after[name]) or 'none'}"
             for name in after
         )
     return str((before or after or {}).get("url", ""))
@@ -382,7 +393,7 @@ def log(name: str, limit: int, output: Output, url: str, token: str | None) -> N
     """Show who changed what and when. Newest first; of NAME, or of all locations."""
     query = urlencode({"limit": limit, "location": name} if name else {"limit": limit})
     gateway = Gateway(url, token)
-    changes = gateway.call("GET", f"/audit?{query}")["changes"]
+    changes = gateway.call("GET", f"/audit?{query}", shape=CHANGES)["changes"]
     if name and not changes:
         gateway.call("GET", _path(name))  # says what was meant, if there is no such location
     output.print(changes, LOG_COLUMNS)

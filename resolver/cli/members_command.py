@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from resolver.cli.ages import age
+from resolver.cli.answer_shapes import MEMBERS
 from resolver.cli.gateway_client import Gateway, gateway_options
 from resolver.cli.output import Column, Output, output_options
 
@@ -27,4 +28,5 @@ def members(output: Output, url: str, token: str | None) -> None:
 
     Each announces itself every 20 s. One that was killed is listed for up to a minute.
     """
-    output.print(Gateway(url, token).call("GET", "/members")["members"], MEMBER_COLUMNS)
+    answer = Gateway(url, token).call("GET", "/members", shape=MEMBERS)
+    output.print(answer["members"], MEMBER_COLUMNS)

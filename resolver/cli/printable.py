@@ -10,6 +10,9 @@ from typing import Any
 
 REPLACEMENT = "?"
 
+MAX_DEPTH = 50
+"""Of the values in an answer. A gateway's are a few levels deep."""
+
 
 def printable(text: str) -> str:
     """The text on one line, with a question mark for what a terminal would not show."""
@@ -23,12 +26,18 @@ def printable_lines(text: str) -> str:
     return "\n".join(map(printable, text.split("\n")))
 
 
-def printable_json(value: Any) -> Any:
-    """A decoded JSON value with all texts in it printable, also the names of members."""
+def printable_json(value: Any, depth: int = MAX_DEPTH) -> Any:
+    """A decoded JSON value with all texts in it printable, also the names of members.
+
+    Raises:
+        ValueError: it is deeper than ``depth``.
+    """
     if isinstance(value, str):
         return printable(value)
+    if isinstance(value, list | dict) and not depth:
+        raise ValueError("it is too deep")
     if isinstance(value, list):
-        return [printable_json(item) for item in value]
+        return [printable_json(item, depth - 1) for item in value]
     if isinstance(value, dict):
-        return {printable(name): printable_json(item) for name, item in value.items()}
+        return {printable(name): printable_json(item, depth - 1) for name, item in value.items()}
     return value

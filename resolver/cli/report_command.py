@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import urlencode
 
 import click
 
-from resolver.cli.gateway_client import GatewayAddress, decode_answer, gateway_options
-from resolver.cli.output import counted
+from resolver.cli.answer_shapes import CONFLICT, IMPORTABLE, MISSING_IMAGE, NOT_IMPORTABLE
+from resolver.cli.gateway_client import GatewayAddress, checked, gateway_options
+from resolver.cli.output import counted, print_json
 from resolver.cli.stream_client import StreamRequest
 from resolver.cli.suggesting_group import SuggestingGroup
 
@@ -28,9 +28,13 @@ def conflicts(as_json: bool, url: str, token: str | None) -> None:
     Locations with the same number behind their name have the same bytes.
     """
     count = 0
-    for line in _lines(StreamRequest(url, token), "/report/conflicts"):
+    request = StreamRequest(url, token)
+    for row in request.lines("/report/conflicts", CONFLICT, on_headers=_warn):
         count += 1
-        click.echo(line.decode() if as_json else _conflict_text(decode_answer(line)))
+        if as_json:
+            print_json(row, compact=True)
+        else:
+            click.echo(_conflict_text(row))
     click.echo(f"{counted(count, 'image')} with different bytes at the owners", err=True)
 
 
@@ -79,13 +83,13 @@ def missing(
         headers = {"X-Auth-Token": auth_token}
         headers |= {"X-Resolver-Region": token_region} if token_region else {}
     path = f"/report/missing?{urlencode([('region', region), *chosen])}"
-    for line in _lines(StreamRequest(url, token), path, headers):
+    request = StreamRequest(url, token)
+    for row in request.lines(path, MISSING_IMAGE, headers=headers, on_headers=_warn):
         count += 1
+        checked(url, row, NOT_IMPORTABLE if row["source"] is None else IMPORTABLE)
         if as_json:
-            click.echo(line.decode())
-            continue
-        row = decode_answer(line)
-        if row["source"] is None:
+            print_json(row, compact=True)
+        elif row["source"] is None:
             without_source += 1
             click.echo(f"# {row['id']}: {row['reason']}")
         else:
@@ -101,16 +105,6 @@ def _conflict_text(row: dict[str, Any]) -> str:
         f"{owner['location']} {owner['content'] or 'not known'}" for owner in row["owners"]
     )
     return f"{row['id']}  {owners}"
-
-
-def _lines(
-    request: StreamRequest, path: str, headers: Mapping[str, str] | None = None
-) -> Iterator[bytes]:
-    """The lines of a report. Warns where it may be wrong about some locations."""
-    rest = b""
-    for data in request.get(path, complete=True, headers=headers, on_headers=_warn):
-        *lines, rest = (rest + data).split(b"\n")
-        yield from lines
 
 
 def _warn(headers: Any) -> None:

@@ -9,11 +9,13 @@ from urllib.parse import urlencode
 
 import click
 
+from resolver.cli.answer_shapes import EXPLANATION, RESOLUTIONS
 from resolver.cli.gateway_client import (
     Gateway,
     GatewayAddress,
     GatewayError,
     gateway_options,
+    no_gateway_error,
     segment,
 )
 from resolver.cli.output import print_json, print_table
@@ -91,12 +93,17 @@ def resolve(
     suffix = f"?{urlencode(chosen)}" if chosen else ""
     if explain:
         paths = [f"/resolve/{segment(text)}/explain{suffix}" for text in ids]
-        answers = [gateway.call("GET", path, headers=headers) for path in paths]
+        answers = [gateway.call("GET", path, headers=headers, shape=EXPLANATION) for path in paths]
     elif not wanted:
         answers = []
         for start in range(0, len(ids), IDS_PER_REQUEST):
             some = list(ids[start : start + IDS_PER_REQUEST])
-            answers += gateway.call("POST", f"/resolve{suffix}", some, headers=headers)
+            found = gateway.call(
+                "POST", f"/resolve{suffix}", some, headers=headers, shape=RESOLUTIONS
+            )
+            if len(found) != len(some):
+                raise no_gateway_error(url, f"it has {len(found)} answers to {len(some)} ids")
+            answers += found
     if as_json:
         print_json(answers[0] if len(answers) == 1 and not wanted else answers)
     else:
@@ -117,7 +124,8 @@ def _look_up(
         headers = {**headers, "X-Resolver-Partial": "allow"}
     path = f"/resolve?{urlencode([*query, ('limit', str(IDS_PER_REQUEST))])}"
     try:
-        return [answer for page in gateway.pages(path, headers=headers) for answer in page]
+        pages = gateway.pages(path, headers=headers, shape=RESOLUTIONS)
+        return [answer for page in pages for answer in page]
     except GatewayError as error:
         if has_token or error.problem_code != "token-refused":
             raise

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from resolver.cli.ages import age
+from resolver.cli.answer_shapes import MEMBERS, STATUS, SWEEPING_LOCATIONS
 from resolver.cli.gateway_client import Gateway, GatewayError, gateway_options
 from resolver.cli.members_command import MEMBER_COLUMNS
 from resolver.cli.output import Output, counted, print_json, print_table
@@ -72,14 +73,15 @@ def ask(gateway: Gateway, url: str, *, with_token: bool) -> Answer:
     """
     answer: Answer = {
         "gateway": url,
-        "status": gateway.call("GET", "/status"),
+        "status": gateway.call("GET", "/status", shape=STATUS),
         "locations": None,
         "members": None,
         "not_shown": "",
     }
-    for name in ("locations", "members") if with_token else ():
+    shapes = {"locations": SWEEPING_LOCATIONS, "members": MEMBERS} if with_token else {}
+    for name, shape in shapes.items():
         try:
-            answer[name] = gateway.call("GET", f"/{name}")[name]
+            answer[name] = gateway.call("GET", f"/{name}", shape=shape)[name]
         except GatewayError as error:
             if error.problem_code not in NO_INDEX_CODES:
                 raise

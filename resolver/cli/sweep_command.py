@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from resolver.cli.answer_shapes import LOCATION_SWEEP, STATUS
 from resolver.cli.completion_command import existing_location
 from resolver.cli.gateway_client import Gateway, GatewayError, gateway_options, segment
 from resolver.cli.output import counted
@@ -28,7 +29,7 @@ def sweep(name: str, confirm_shrink: bool, wait: bool, url: str, token: str | No
     """Sweep a location now."""
     gateway = Gateway(url, token)
     path = f"/locations/{segment(name)}"
-    before = gateway.call("GET", path)["sweep"]
+    before = gateway.call("GET", path, shape=LOCATION_SWEEP)["sweep"]
     gateway.call("POST", f"{path}/sweep", {"confirm_shrink": confirm_shrink})
     if not wait:
         click.echo(f"{name}: sweep requested; `locations show {name}` shows its progress")
@@ -61,7 +62,8 @@ def _wait_for_sweep(gateway: Gateway, name: str, before: dict[str, Any]) -> dict
     with Status(f"{name}: waiting for the indexer", console=console) as status:
         progress = SweepProgress()
         while True:
-            state: dict[str, Any] = gateway.call("GET", f"/locations/{segment(name)}")["sweep"]
+            path = f"/locations/{segment(name)}"
+            state: dict[str, Any] = gateway.call("GET", path, shape=LOCATION_SWEEP)["sweep"]
             if state["failed"] != before["failed"] and state["error"]:
                 raise GatewayError(f"{name}: {state['error']}")
             if state["ended"] != before["ended"]:
@@ -76,7 +78,7 @@ def _wait_for_sweep(gateway: Gateway, name: str, before: dict[str, Any]) -> dict
 
 def _check_indexer(gateway: Gateway, name: str) -> None:
     """Raises GatewayError where no indexer is running, so that the sweep would never begin."""
-    for problem in gateway.call("GET", "/status")["problems"]:
+    for problem in gateway.call("GET", "/status", shape=STATUS)["problems"]:
         if problem["code"] == "no-indexer":
             raise GatewayError(
                 f"{name}: the sweep is requested, but {_lower(problem['text'])} {problem['action']}"

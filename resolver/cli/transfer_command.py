@@ -15,6 +15,7 @@ from typing import IO, cast
 
 import click
 
+from resolver.cli.answer_shapes import IMPORT_RESULT
 from resolver.cli.gateway_client import GatewayError, gateway_options
 from resolver.cli.stream_client import CHUNK_BYTES, StreamRequest
 from resolver.cli.transfer_progress import TransferProgress
@@ -83,7 +84,7 @@ def import_(
     with open_input(file) as source:
         chunks = progress.watch(_read_chunks(source, file, errors))
         try:
-            result = StreamRequest(url, token).post(path, chunks)
+            result = StreamRequest(url, token).post(path, chunks, IMPORT_RESULT)
         except GatewayError as error:
             if errors:  # the gateway's error is then a consequence
                 raise FileError(f"{errors[0].detail}; {error.detail}") from error

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import secrets
+import socketserver
+import threading
 from collections.abc import Iterator
 from email.message import Message
 from pathlib import Path
@@ -12,8 +15,12 @@ from typing import Any
 import pytest
 
 from resolver.cli import main
+from resolver.cli.bounded_http import MAX_DOCUMENT_BYTES, MAX_HEAD_BYTES
+from resolver.cli.gateway_client import MAX_PAGES
 from resolver.cli.printable import printable, printable_json, printable_lines
+from resolver.cli.stream_client import MAX_LINE_BYTES
 from tests.support.plain_server import PlainReply, PlainServer
+from tests.support.wait import POLL_SECONDS
 
 ESCAPES = "\x1b]0;title\x07 \x1b[2J \x9b31m \u202eevil\u2066 a\rb\x08 \x7f"
 LOCATION = {
@@ -32,12 +39,15 @@ class Server(PlainServer):
     def __init__(self) -> None:
         super().__init__()
         self.reply = PlainReply()
+        self.asked = 0
 
-    def answers(self, status: int, value: Any) -> None:
+    def answers(self, status: int, value: Any, **headers: str) -> None:
         body = value if isinstance(value, bytes) else json.dumps(value).encode()
-        self.reply = PlainReply(status, body)
+        fields = {name.replace("_", "-"): text for name, text in headers.items()}
+        self.reply = PlainReply(status, body, fields)
 
     def answer(self, path: str, headers: Message) -> PlainReply:
+        self.asked += 1
         return self.reply
 
 
@@ -79,13 +89,142 @@ def test_the_text_of_an_error_is_harmless(
     assert_harmless(out + err)
 
 
+LISTS = ("locations", "members", "changes", "steps", "problems")
+
+READING_COMMANDS = [
+    *COMMANDS,
+    ("status", "--json"),
+    ("members",),
+    ("resolve", "--explain", "0a1b2c3d-4e5f-4a6b-8c7d-9e0f1a2b3c4d"),
+    ("resolve", "--name", "a"),
+    ("catalog", "--in-place", "--endpoint", "https://images.example"),
+    ("catalog",),
+    ("report", "missing", "--region", "a"),
+    ("index", "export", "-"),
+]
+
+
+@pytest.mark.parametrize("command", READING_COMMANDS, ids=" ".join)
+def test_an_answer_that_is_none_of_a_gateway_is_an_error(
+    server: Server, capfd: pytest.CaptureFixture[str], command: tuple[str, ...]
+) -> None:
+    deep: Any = 1
+    for _ in range(200):
+        deep = [deep]
+    answers: dict[str, Any] = {
+        "no JSON": b"hello",
+        "empty": b"",
+        "no UTF-8": b'{"a": "\xff"}',
+        "deep": b"[" * 2_000_000,
+        "less deep": {"locations": deep},
+        "long number": b'{"images": ' + b"9" * 5000 + b"}",
+        "list": [],
+        "list of texts": ["a"],
+        "text": "a",
+        "null": b"null",
+        "object": {},
+        "members of other types": {
+            **dict.fromkeys(("locations", "members", "changes", "steps", "problems"), 1),
+            **{name: [1] for name in ("id", "outcome", "owners", "sweep", "health", "ok")},
+        },
+        "rows of other types": {name: ["a"] for name in LISTS},
+        "rows without members": {name: [{}] for name in LISTS},
+    }
+    for kind, answer in answers.items():
+        if answer == [] and command[:2] == ("resolve", "--name"):
+            continue  # nothing matches
+        server.answers(200, answer, Content_Type="application/json")
+        with pytest.raises(SystemExit) as ended:
+            main([*command, "--gateway", server.url, "--token", "a-token"])
+        _, err = capfd.readouterr()
+        assert ended.value.code in (1, 2), kind
+        assert "did not answer as one" in err or "what answers there has no version" in err, kind
+        assert_harmless(err)
+
+
+@pytest.mark.parametrize(
+    "command", [("report", "conflicts"), ("report", "missing", "--region", "a")], ids=" ".join
+)
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"[]",
+        b"[]\n",
+        b"[" * 5000 + b"\n",
+        b"{}\n",
+        b"hello\n",
+        b'{"id": "a", "owners": [], "source": null, "reason": ""}',
+        b'{"id": "a", "source": "b", "owners": [1]}\n',
+        b"a" * (MAX_LINE_BYTES + 1) + b"\n",
+        b"a" * (MAX_LINE_BYTES + 1),
+    ],
+    ids=lambda body: body[:20].decode(),
+)
+def test_a_stream_that_is_no_report_is_an_error(
+    server: Server, capfd: pytest.CaptureFixture[str], command: tuple[str, ...], body: bytes
+) -> None:
+    server.answers(200, body, Content_Type="application/x-ndjson")
+    with pytest.raises(SystemExit, match="1"):
+        main([*command, "--gateway", server.url, "--token", "a-token"])
+    out, err = capfd.readouterr()
+    assert "did not answer as one" in err
+    assert "0 images" not in out + err
+
+
+def test_a_listing_without_end_is_an_error(
+    server: Server, capfd: pytest.CaptureFixture[str]
+) -> None:
+    server.answers(200, [], Link='</resolve?marker=x>; rel="next"')
+    with pytest.raises(SystemExit, match="1"):
+        main(["resolve", "--name", "a", "--gateway", server.url, "--auth-token", "a-token"])
+    assert "its listing does not end" in capfd.readouterr().err
+    assert server.asked == MAX_PAGES
+
+
+ENDLESS = {
+    "document": b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\r\n["
+    + b'"a",' * (MAX_DOCUMENT_BYTES // 4 + 65_536),
+    "error": b"HTTP/1.1 503 Nope\r\n\r\n" + b" " * (MAX_DOCUMENT_BYTES + 262_144),
+    "interim responses": b"HTTP/1.1 100 Continue\r\n\r\n" * (MAX_HEAD_BYTES // 25 + 65_536),
+}
+"""Answers that are sent again and again; of each more than is read."""
+
+
+@pytest.mark.parametrize("kind", ENDLESS)
+def test_an_answer_without_end_is_an_error(capfd: pytest.CaptureFixture[str], kind: str) -> None:
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), _Endless) as server:
+        server.daemon_threads = True
+        server.content = ENDLESS[kind]  # type: ignore[attr-defined]
+        thread = threading.Thread(target=server.serve_forever, args=(POLL_SECONDS,))
+        thread.start()
+        url = f"http://127.0.0.1:{server.server_address[1]}"
+        try:
+            for command in (("status",), ("index", "export", "-")):
+                if kind == "document" and command[0] == "index":
+                    continue  # it is refused by its type
+                with pytest.raises(SystemExit, match="1"):
+                    main([*command, "--gateway", url])
+                assert "the answer is too long" in capfd.readouterr().err
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+class _Endless(socketserver.StreamRequestHandler):
+    def handle(self) -> None:
+        self.rfile.readline()
+        with contextlib.suppress(OSError):
+            while True:
+                self.wfile.write(self.server.content)  # type: ignore[attr-defined]
+
+
 def test_the_rows_of_a_hostile_gateway_are_harmless(
     server: Server, capfd: pytest.CaptureFixture[str]
 ) -> None:
     row = {
         **LOCATION,
         "health": {"state": ESCAPES},
-        "sweep": {"images": ESCAPES, "error": ESCAPES, "error_code": ESCAPES, "ended": ESCAPES},
+        "sweep": {"images": ESCAPES, "error": ESCAPES, "error_code": ESCAPES, "ended": None},
         "vouches": True,
         "serves": [ESCAPES],
         **dict.fromkeys(("priority", "weight", "auth"), ESCAPES),

@@ -6,6 +6,7 @@ import http.server
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from email.message import Message
 from types import TracebackType
@@ -32,7 +33,12 @@ class PlainServer(ABC):
         class Handler(http.server.BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
 
+            def handle(self) -> None:
+                with suppress(ConnectionError):  # the client has read enough
+                    super().handle()
+
             def do_GET(self) -> None:  # the name is that of http.server
+                self.rfile.read(int(self.headers.get("Content-Length") or 0))
                 reply = answer(self.path, self.headers)
                 self.send_response(reply.status)
                 for name, value in reply.headers.items():
