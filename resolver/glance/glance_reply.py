@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from resolver.errors import LocationUnavailable
-from resolver.glance.json_pages import MAX_VALUES, JsonPage, read_page
+from resolver.glance.json_pages import JsonPage, has_many_values, read_page
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,13 +21,13 @@ class Reply:
     """The latter where it is large, and a copy would take long."""
 
     def json(self) -> Any:
-        """The body as JSON. It is parsed only if it has at most `MAX_VALUES` values, since they
-        take the time, not the bytes. For listings there is `page`.
+        """The body as JSON. It is parsed only if it has few values (`json_pages.MAX_VALUES`),
+        since they take the time, not the bytes. For listings there is `page`.
 
         Raises:
             LocationUnavailable: the body is not JSON, or has more.
         """
-        if sum(map(self.body.count, (b",", b"[", b"{"))) > MAX_VALUES:
+        if has_many_values(self.body):
             raise LocationUnavailable("its answer has too many values", code="too-long")
         try:
             return json.loads(self.body)

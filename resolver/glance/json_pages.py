@@ -62,9 +62,11 @@ class JsonPage(Generic[T]):
     """The others of the document."""
 
 
-def has_many_values(text: str) -> bool:
+def has_many_values(text: str | bytes | bytearray) -> bool:
     """Whether a text may have more than `MAX_VALUES` JSON values."""
-    return text.count(",") + text.count("[") + text.count("{") > MAX_VALUES
+    if isinstance(text, str):
+        return sum(map(text.count, ",[{")) > MAX_VALUES
+    return sum(map(text.count, (b",", b"[", b"{"))) > MAX_VALUES
 
 
 async def read_page(body: bytes | bytearray, max_rows: int, make: MakeRow[T]) -> JsonPage[T]:

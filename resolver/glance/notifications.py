@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import structlog
 
 from resolver.errors import InvalidImageId, LocationUnavailable
+from resolver.glance.json_pages import has_many_values
 from resolver.glance.secret_sources import SecretSources
 from resolver.image_facts import NOTHING_KNOWN, ImageFacts
 from resolver.models import parse_stored_id
@@ -84,13 +85,14 @@ def parse_notice(body: bytes) -> Notice | None:
     Accepts both envelopes: oslo.messaging's, with the message as JSON text in ``oslo.message``, and
     the bare message that the older driver sends.
     """
-    if len(body) > MAX_NOTIFICATION_BYTES:
+    if len(body) > MAX_NOTIFICATION_BYTES or has_many_values(body):
         return None
     try:
         message = json.loads(body)
         if isinstance(message, dict) and "oslo.message" in message:
             message = message["oslo.message"]
-            message = json.loads(message) if isinstance(message, str) else message
+            if isinstance(message, str):
+                message = None if has_many_values(message) else json.loads(message)
         event, payload = message["event_type"], message["payload"]
         if event not in PRESENT_EVENTS and event != DELETE_EVENT:
             return None

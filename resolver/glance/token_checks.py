@@ -17,6 +17,7 @@ from resolver.fault_log import FaultLog
 from resolver.glance.cloud_config import CloudRef, cloud_of
 from resolver.glance.cloud_credentials import CloudCredentials
 from resolver.glance.glance_server import read_body
+from resolver.glance.json_pages import has_many_values
 from resolver.glance.keystone import AuthHeaders
 from resolver.glance.proxies import proxy_for
 from resolver.keystone_urls import identity_url
@@ -142,6 +143,8 @@ def _identity_url(url: str) -> str:
 
 
 def _document(body: bytes | bytearray) -> Any:
+    if has_many_values(body):
+        return None
     try:
         return json.loads(body)
     except (ValueError, RecursionError):

@@ -27,6 +27,9 @@ from resolver.sync.timings import IndexerTimings
 STATUS_INTERVAL_SECONDS = 10.0
 """How often the lease is renewed and the status stored while connected."""
 
+LARGE_NOTIFICATION_BYTES = 16 * 1024
+"""More than those of most images: to parse many of these takes long."""
+
 MIN_RECONNECT_DELAY_SECONDS = 1.0
 """Before the first attempt to reconnect; doubled for each further one."""
 
@@ -128,8 +131,12 @@ class NotificationConsumer:
 
     async def _consume_batch(self, subscription: Subscription) -> None:
         messages = await subscription.next_batch(self._timings.queue_check)
-        parsed = [parse_notice(message.body) for message in messages]
-        notices = [notice for notice in parsed if notice is not None]
+        notices = []
+        for message in messages:
+            if notice := parse_notice(message.body):
+                notices.append(notice)
+            if len(message.body) > LARGE_NOTIFICATION_BYTES:
+                await asyncio.sleep(0)  # others have a turn
         news = await apply_notices(self._index, self._location.number, self._deletions, notices)
         await subscription.acknowledge(messages)
         if messages:

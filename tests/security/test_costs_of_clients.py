@@ -15,6 +15,7 @@ from aiohttp import web
 from resolver.errors import InvalidRequest, TooLarge
 from resolver.gateway.api.bulk_ids import parse_items
 from resolver.gateway.bounded_render import BURST, BoundedRender
+from resolver.glance import parse_notice
 from resolver.models import format_id
 from resolver.standin import StandIn
 from tests.gateway.conftest import Gateway, Start
@@ -184,3 +185,20 @@ async def test_a_hostile_image_record_is_not_decompressed(
         assert (response.status, answer["outcome"]) == (503, "unknown")
         assert asked
         assert set(asked) == {"identity"}
+
+
+@pytest.mark.parametrize("is_wrapped", [False, True])
+@pytest.mark.parametrize("escapes", [False, True])
+def test_a_notification_of_hostile_shape_is_not_parsed(*, is_wrapped: bool, escapes: bool) -> None:
+    """Half a million values in a megabyte took 250 ms, and up to 200 of them come together."""
+
+    def notification(items: str) -> bytes:
+        text = f'{{"event_type": "image.update", "payload": {{"id": "{ID}", "x": [{items}]}}}}'
+        if is_wrapped:
+            text = json.dumps({"oslo.message": text})
+            if escapes:
+                text = text.replace("[", "\\u005b")
+        return text.encode()
+
+    assert parse_notice(notification("[[]]")) is not None
+    assert parse_notice(notification(",".join(["[[[[[]]]]]"] * 4000))) is None
