@@ -48,6 +48,10 @@ class EarlyQuestions:
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(WAIT_SECONDS, self._ask)
 
+    def ask(self, rows: Sequence[DrawnRow]) -> None:
+        """Asks about these rows now, as far as it has not been done."""
+        self._asking.append(asyncio.create_task(self._owners.ask_early(rows)))
+
     async def wait_for_answers(self) -> None:
         """Waits for the answers to all questions.
 
@@ -60,8 +64,7 @@ class EarlyQuestions:
 
     def _ask(self) -> None:
         self._timer = None
-        likely = self._likely_rows()
-        self._asking.append(asyncio.create_task(self._owners.ask_early(likely)))
+        self.ask(self._likely_rows())
 
     def _stop_waiting(self) -> None:
         if self._timer is not None:

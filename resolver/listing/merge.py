@@ -83,17 +83,27 @@ class Merge:
         size = limit if limit <= WHOLE_PAGE else min(limit, share + SHARE_EXTRA)
         self._sizes = {stream.number: size for stream in self._streams}
         await self._fill()
-        used = 0
         while (missing := limit - len(merged)) > 0:
-            # Of images at several locations most rows are not shown: as many more are drawn.
-            drawn_per_shown = used / max(len(merged), 1) if used else 1.0
-            drawn = await self._draw(min(math.ceil(missing * drawn_per_shown), MAX_DRAWN))
+            drawn = await self._draw(missing)
             if not drawn:
                 break
+            await self._draw_spare(drawn, missing)
+            self._early.ask(drawn)
             await self._early.wait_for_answers()
             names = await self._owners.names_where_best(drawn)
-            used += self._keep(drawn, names, merged, limit)
+            self._keep(drawn, names, merged, limit)
         return merged
+
+    async def _draw_spare(self, drawn: list[DrawnRow], wanted: int) -> None:
+        """Draws rows that have been read already for those that may not be shown, so that one
+        question to the better owners of all is enough."""
+        certain = 0
+        new: Sequence[DrawnRow] = drawn
+        while new:
+            certain += await self._owners.count_certain(new)
+            count = min(wanted - certain, MAX_DRAWN - len(drawn))
+            new = self._draw_read(count)
+            drawn += new
 
     async def skip_past(self, after: AfterImage) -> bool:
         """Uses up the rows up to the one of an image that is shown; returns whether there is one.
@@ -121,9 +131,9 @@ class Merge:
         names: Sequence[str],
         merged: list[MergedRow],
         limit: int,
-    ) -> int:
-        """Adds the rows that are shown, as long as there is room, and gives back those behind them;
-        returns how many are used up."""
+    ) -> None:
+        """Adds the rows that are shown, as long as there is room, and gives back those behind
+        them."""
         used = 0
         for each, shown in zip(drawn, names, strict=True):
             if len(merged) == limit:
@@ -132,7 +142,6 @@ class Merge:
             if shown:
                 merged.append(MergedRow(each.row, shown))
         self._use(drawn, used)
-        return used
 
     def _use(self, drawn: Sequence[DrawnRow], count: int) -> None:
         """The first ``count`` of these rows are used up, the others are given back."""
@@ -182,22 +191,30 @@ class Merge:
 
     async def _draw(self, count: int) -> list[DrawnRow]:
         """The next ``count`` rows in order, or fewer at the end; several may be of one image."""
+        await self._fill()
+        drawn = self._draw_read(count)
+        while len(drawn) < count and any(stream.is_dry for stream in self._streams):
+            await self._fill()
+            drawn += self._draw_read(count - len(drawn))
+        return drawn
+
+    def _draw_read(self, count: int) -> list[DrawnRow]:
+        """The same of those that have been read: up to a row that is not known."""
         drawn: list[DrawnRow] = []
-        heap = await self._heads()
-        while heap and len(drawn) < count:
+        heap = self._heads()
+        is_dry = any(stream.is_dry for stream in self._streams)
+        while heap and len(drawn) < count and not is_dry:
             _, index = heapq.heappop(heap)
             stream = self._streams[index]
             before = stream.taken
             drawn.append(DrawnRow(stream, stream.take(), before))
             if stream.rows:
                 heapq.heappush(heap, (self._key(stream.rows[0]), index))
-            elif stream.is_dry and len(drawn) < count:
-                heap = await self._heads()
+            is_dry = stream.is_dry
         return drawn
 
-    async def _heads(self) -> list[tuple[tuple[Any, ...], int]]:
+    def _heads(self) -> list[tuple[tuple[Any, ...], int]]:
         """A heap of the next row of each location that has one."""
-        await self._fill()
         heads = [
             (self._key(stream.rows[0]), index)
             for index, stream in enumerate(self._streams)

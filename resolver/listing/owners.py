@@ -60,6 +60,8 @@ class ImageOwners:
         """Of each image: the locations that list it, and whether it is usable there."""
         self._not_listed: set[tuple[str, int]] = set()
         """Images and locations that were asked, and do not list them."""
+        self._open: set[tuple[str, int]] = set()
+        """Those of which the answer has not arrived."""
         self._in_index: dict[str, Spellings] = {}
         """What the index knows, as far as it was read."""
 
@@ -85,9 +87,23 @@ class ImageOwners:
     async def ask_early(self, drawn: Sequence[DrawnRow]) -> None:
         """Asks what `names_where_best` would, of rows that it may be asked about. The answers must
         be awaited before it is."""
-        new = [each for each in drawn if each.row.image not in self._in_index]
-        if new and (known := await self._known_owners(new)) is not None:
-            await self._ask_better(new, known)
+        if (known := await self._known_owners(drawn)) is not None:
+            await self._ask_better(drawn, known)
+
+    async def count_certain(self, drawn: Sequence[DrawnRow]) -> int:
+        """How many of these rows are shown whatever other locations answer; all where the index
+        does not say which to ask."""
+        known = await self._known_owners(drawn)
+        if known is None:
+            return len(drawn)
+        return sum(
+            self._ranked(row)[0] is stream
+            and not any(
+                (row.image, number) in self._open or self._must_ask(stream, row, number)
+                for number in owners
+            )
+            for (stream, row, _), owners in zip(drawn, known, strict=True)
+        )
 
     async def _known_owners(self, drawn: Sequence[DrawnRow]) -> Sequence[Spellings] | None:
         """The locations that have each row's image; None where the index does not answer."""
@@ -131,18 +147,16 @@ class ImageOwners:
         if not questions:
             return
         asked = [(self._streams[n], list(texts.values())) for n, texts in questions.items()]
-        for number, texts in questions.items():
-            self._not_listed.update((image, number) for image in texts)
+        new = {(image, number) for number, texts in questions.items() for image in texts}
+        self._not_listed |= new
+        self._open |= new
         for (stream, _), rows in zip(asked, await self._ask(asked), strict=True):
             self.record_listed(stream, rows)
+        self._open -= new
 
     def _names(self, stream: LocationStream, row: Row, owners: Spellings) -> str:
         listed = self._listed[row.image]
-        image_id = _image_id(row)
-        ranked = sorted(
-            (self._streams[number] for number in listed),
-            key=lambda lists: lists.rank(image_id, usable=listed[lists.number]),
-        )
+        ranked = self._ranked(row)
         if ranked[0] is not stream:
             return ""
         others = sorted(
@@ -151,6 +165,15 @@ class ImageOwners:
             if number not in listed and self._may_list(number, row.image)
         )
         return ",".join([*(lists.view.name for lists in ranked), *others])
+
+    def _ranked(self, row: Row) -> list[LocationStream]:
+        """The locations that are known to list a row's image, best first."""
+        listed = self._listed[row.image]
+        image_id = _image_id(row)
+        return sorted(
+            (self._streams[number] for number in listed),
+            key=lambda lists: lists.rank(image_id, usable=listed[lists.number]),
+        )
 
 
 def _image_id(row: Row) -> bytes | None:

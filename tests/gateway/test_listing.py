@@ -131,6 +131,29 @@ async def test_better_owners_are_asked_before_the_slowest_has_answered(
     assert row["resolver_locations"] == "slow,quick"
 
 
+async def test_better_owners_are_asked_once_about_a_page(gateway: Gateway, cloud: Cloud) -> None:
+    """They are asked about as many rows as are needed if none of those in doubt is shown."""
+    rng = random.Random(2)
+    near = await cloud.add("near", fields={"priority": 0})
+    add_random(rng, near, 100, created=BEGAN - 1)  # all that is read of it
+    shared = []
+    for number in range(3):
+        name = f"far{number}"
+        far = await cloud.add(name, fields={"priority": 5})
+        add_random(rng, far, 40)
+        for _ in range(20):
+            shared.append(new_id(rng))
+            await share(cloud, rng, shared[-1], name)
+            near.add(id=shared[-1], name="shared", created=BEGAN - 2)
+            await cloud.claim("near", shared[-1])
+    near.requests.clear()
+    _, document = await gateway.get("/v2/images?limit=101")
+    rows = [row["id"] for row in document["images"]]
+    assert len(rows) == 101
+    assert not {*rows} & {*shared}
+    assert near.requests["GET", "images"] == 2  # its listing, and one question
+
+
 async def test_an_image_that_is_not_claimed_is_one_row_of_a_page(
     gateway: Gateway, cloud: Cloud
 ) -> None:
