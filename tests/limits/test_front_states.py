@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
 
 import pytest
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from resolver.gateway.net.connection_limiter import ConnectionLimiter
+from resolver.gateway.net.connection_limiter import MAX_LATE_AT_ONCE, ConnectionLimiter
 from resolver.gateway.net.front_connection import FrontConnection
 from resolver.gateway.net.request_head import MAX_HEAD_BYTES
 from resolver.standin import StandIn
@@ -107,6 +109,46 @@ async def test_empty_lines_keep_no_connection_open(start: Start) -> None:
             while not connection.reader.at_eof():
                 await connection.send(b"\r\n")
                 await asyncio.sleep(0.05)
+
+
+@dataclass(eq=False)
+class LateConnection:
+    """A connection whose client takes too long."""
+
+    client_keys: tuple[bytes, ...] = ()
+    served: bool = False
+    idle_since: float = 0.0
+    is_idle: bool = True
+    is_closed: bool = False
+
+    def check_deadline(self, now: float) -> bool:
+        self.is_closed = True
+        return True
+
+    def abort(self) -> None:
+        self.is_closed = True
+
+
+def test_others_have_their_turn_while_many_late_clients_are_closed() -> None:
+    limiter, late = ConnectionLimiter(1000), [LateConnection() for _ in range(100)]
+    for connection in late:
+        limiter.add(connection)
+    turns = 0
+    for _ in limiter.check_deadlines(0.0):
+        turns += 1
+        assert sum(connection.is_closed for connection in late) <= turns * MAX_LATE_AT_ONCE
+    assert turns == 100 // MAX_LATE_AT_ONCE
+    assert all(connection.is_closed for connection in late)
+
+
+async def test_many_silent_clients_are_all_closed(start: Start) -> None:
+    gateway = await start(client_timeout=0.5)
+    async with AsyncExitStack() as stack:
+        silent = [await stack.enter_async_context(connected(gateway.url)) for _ in range(100)]
+        for connection in silent:
+            await connection.send(b"GET /livez HTTP/1.1\r\nX: ")
+        for connection in silent:
+            assert (await connection.response()).status == 408
 
 
 def test_one_client_gets_only_a_share_of_the_connections() -> None:

@@ -130,14 +130,17 @@ class FrontConnection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
 
-    def check_deadline(self, now: float) -> None:
-        """Closes the connection if its client takes too long."""
+    def check_deadline(self, now: float) -> bool:
+        """Closes the connection if its client takes too long. Whether it does."""
         if now > self._write_deadline:
             self._server.limiter.count_closed("slow-read")
             self.abort()
         elif now > self._deadline:
             self._deadline = NEVER
             self._client_is_late()
+        else:
+            return False
+        return True
 
     def _client_is_late(self) -> None:
         if self._closing:  # it has had its time to read the last response
@@ -224,8 +227,7 @@ class FrontConnection(asyncio.Protocol):
     def _update_reading(self) -> None:
         """Stops reading while a request is answered or the client takes no responses, once another
         head has arrived; and while aiohttp takes no more of a body."""
-        transport = self._transport
-        if transport is None:
+        if (transport := self._transport) is None:
             return
         is_ahead = not self._closing and len(self._buffer) > MAX_HEAD_BYTES
         paused = self._bridge_pauses_reading or is_ahead
@@ -364,8 +366,7 @@ class FrontConnection(asyncio.Protocol):
         follow of what could not be read."""
         self._closing = True
         self._server.coalescer.flush(self._transport)
-        transport = self._transport
-        if transport is None:
+        if (transport := self._transport) is None:
             return
         more_may_come = bool(self._buffer) or after_refusal
         if more_may_come and not self._client_ended and transport.can_write_eof():
@@ -451,8 +452,7 @@ class FrontConnection(asyncio.Protocol):
         self._buffer += self._feed_bridge(body, head.encode())
 
     def _feed_bridge(self, data: bytes, head: bytes = b"") -> bytes:
-        """Gives the bridge its part of the data; returns the rest. ``head``: that of the request,
-        when it begins."""
+        """Gives the bridge the head, or none, and its part of the data; returns the rest."""
         bridge = self._bridge
         if bridge is None:
             return data

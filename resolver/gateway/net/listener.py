@@ -20,7 +20,7 @@ import errno
 import resource
 import socket
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -87,8 +87,12 @@ class Listener:
     def port(self) -> int:
         return int(self._sockets[0].getsockname()[1])
 
-    def _check_deadlines(self) -> None:
-        self._limiter.check_deadlines(time.monotonic())
+    def _check_deadlines(self, begun: Iterator[None] | None = None) -> None:
+        """Goes on with the checks that were begun, or begins new ones."""
+        checks = begun or self._limiter.check_deadlines(time.monotonic())
+        for _ in checks:  # others have their turn
+            self._deadlines = self._loop.call_later(0, self._check_deadlines, checks)
+            return
         self._deadlines = self._loop.call_later(self._check_seconds, self._check_deadlines)
 
     def _start_accepting(self) -> None:
@@ -191,8 +195,9 @@ class _Handshake:
         self.idle_since = time.monotonic()
         self._task = task
 
-    def check_deadline(self, now: float) -> None:
-        """Nothing: see the class."""
+    def check_deadline(self, now: float) -> bool:
+        """False: see the class."""
+        return False
 
     def abort(self) -> None:
         self._task.cancel()
