@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 from urllib.parse import urlencode
 
@@ -268,8 +269,9 @@ def _describe_health(health: dict[str, Any]) -> str:
 def add(name: str, base_url: str, url: str, token: str | None, **fields: Any) -> None:
     """Register the Glance server at URL as NAME, which must not be taken."""
     body = {"url": base_url, **_body(**fields)}
+    gateway = Gateway(url, token)
     try:
-        row = Gateway(url, token).call(
+        row = gateway.call(
             "PUT", _path(name), body, headers={"If-None-Match": "*"}, shape=WRITTEN_LOCATION
         )
     except GatewayError as error:
@@ -282,6 +284,15 @@ def add(name: str, base_url: str, url: str, token: str | None, **fields: Any) ->
         f"{row['name']} is {row['url']}; `locations show {name}` shows the progress of its sweep, "
         f"`locations check {name}` tests it"
     )
+    rows = []
+    with suppress(GatewayError):  # it is registered all the same
+        rows = gateway.call("GET", "/locations", shape=LOCATIONS)["locations"]
+    if same := [r["name"] for r in rows if r["url"] == row["url"] and r["name"] != row["name"]]:
+        click.echo(
+            f"{', '.join(same)} has the same URL, so that each image counts as two: "
+            f"`locations remove {name}` undoes this",
+            err=True,
+        )
 
 
 @locations.command("set")

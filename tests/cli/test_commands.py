@@ -178,6 +178,13 @@ def run_main(arguments: list[str]) -> None:
     assert not end.value.code
 
 
+async def test_add_warns_of_a_url_that_another_location_has(run: Run) -> None:
+    status, _, err = await run("locations", "add", "one", "https://one.example")
+    assert (status, err) == (0, "")
+    status, _, err = await run("locations", "add", "two", "https://one.example/")
+    assert (status, err.startswith("one has the same URL")) == (0, True)
+
+
 async def test_add_refuses_a_name_that_is_taken(run: Run, gateway: Gateway) -> None:
     assert (await run("locations", "add", "one", "https://one.example"))[0] == 0
     status, _, err = await run("locations", "add", "one", "https://other.example")
