@@ -76,7 +76,7 @@ def test_as_many_ids_as_are_allowed_are_parsed(form: str) -> None:
 
 @pytest.mark.parametrize("kind", ["lists", "names", "newlines", "a long string", "spaces"])
 async def test_a_body_is_charged_before_it_is_parsed(start: Start, kind: str) -> None:
-    gateway = await start(client_rate=10)
+    gateway = await start(client_rate=10, index_timeout=30)
     statuses = []
     for _ in range(4):
         response, _ = await gateway.call("POST", "/resolve", data=io.BytesIO(HOSTILE[kind]))
@@ -87,7 +87,7 @@ async def test_a_body_is_charged_before_it_is_parsed(start: Start, kind: str) ->
 
 async def test_a_large_request_is_charged_once(start: Start) -> None:
     """One that costs more than a whole bucket is answered, whatever its bytes and its ids cost."""
-    gateway = await start(client_rate=1)
+    gateway = await start(client_rate=1, index_timeout=30)
     ids = [image_id.hex() for image_id in make_ids(LIMIT)]
     body = "\n".join(ids)
     response, _ = await gateway.call("POST", "/resolve", data=body)

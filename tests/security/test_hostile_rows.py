@@ -79,7 +79,7 @@ async def assert_that_one_works(gateway: Gateway) -> None:
 
 @pytest.fixture
 async def serving_one(start: Start) -> Gateway:
-    gateway = await start()
+    gateway = await start(index_timeout=30)
     await gateway.location("one")
     await gateway.claim("one", ID)
     return gateway
