@@ -22,7 +22,14 @@ from resolver.glance import (
     connect,
     keep_connections,
 )
-from resolver.index import ClaimCache, EmbeddedStore, Index, open_index
+from resolver.index import (
+    DEFAULT_TIMEOUTS,
+    ClaimCache,
+    EmbeddedStore,
+    Index,
+    RedisTimeouts,
+    open_index,
+)
 from resolver.keystone_urls import parse_domains
 from resolver.listing import Lister
 from resolver.problems import ProblemBoard
@@ -110,6 +117,7 @@ async def open_services(
     timings: IndexerTimings = DEFAULT_TIMINGS,
     on_progress: Progress = ignore_progress,
     store: EmbeddedStore | None = None,
+    redis_timeouts: RedisTimeouts = DEFAULT_TIMEOUTS,
 ) -> AsyncIterator[Services]:
     """Opens the index and everything built on it, and closes it all at the end. If Redis does not
     answer, `Bootstrap.run` keeps trying.
@@ -117,6 +125,7 @@ async def open_services(
     ``startup_locations``: locations to register. ``registered_index``: the identity of an index
     that has them already; empty if there is none. ``on_progress``: called as they are registered.
     ``store``: the data of an index in this process that goes on; None: it begins empty.
+    ``redis_timeouts``: how long to wait for Redis.
 
     Raises:
         SettingsError: the index in Redis does not fit the settings, or a location is not allowed.
@@ -136,6 +145,7 @@ async def open_services(
             create=False,
             shrink_guard=settings.shrink_guard,
             store=store,
+            timeouts=redis_timeouts,
         ) as index,
         open_session(settings.location_timeout, spans=spans) as session,
         open_session(settings.probe_timeout, 0, spans=spans) as probe_session,

@@ -17,6 +17,7 @@ from resolver.index.observations import MIN_GUARDED_LOSS
 from resolver.index.preflight import REACHABLE, Finding
 from resolver.index.processes import ProcessInfo
 from resolver.index.records import Records
+from resolver.index.redis.client import DEFAULT_TIMEOUTS, RedisTimeouts
 from resolver.index.redis.embedded import EmbeddedStore
 from resolver.index.registry_snapshot import Record, Snapshot
 from resolver.index.scan import ImageRows, walk, walk_key
@@ -25,6 +26,7 @@ from resolver.index.unordered_claims import MAX_MEMORY_BYTES, UnorderedClaims
 
 __all__ = [
     "AUDIT_MAX_ENTRIES",
+    "DEFAULT_TIMEOUTS",
     "MAX_COUNT_AGE_SECONDS",
     "MAX_MEMORY_BYTES",
     "MIN_GUARDED_LOSS",
@@ -48,6 +50,7 @@ __all__ = [
     "ProcessInfo",
     "Record",
     "Records",
+    "RedisTimeouts",
     "Snapshot",
     "StoredClaim",
     "SweepFindings",

@@ -17,6 +17,7 @@ from resolver.index.index_format import (
     META_FIELDS,
     OLDEST_READER,
     OLDEST_WRITER,
+    UPPERCASE,
     Meta,
     new_index_fields,
     parse_meta,
@@ -35,6 +36,7 @@ CREATION_POLL_SECONDS = 0.05
 """Between two checks whether another process has made it."""
 
 CREATE = load("create_index")
+SET_META_FIELD = load("set_meta_field")
 
 DEFAULT_BITS = 8
 """256 buckets, for up to 71,680 images; then the index grows (`resolver.index.sizing`)."""
@@ -67,6 +69,8 @@ class BucketLayout:
         """The buckets of a rebuild that is under way."""
         self.identity = ""
         """Empty before the index was seen for the first time."""
+        self.has_uppercase_ids = False
+        """Whether a claim's id was ever spelled with upper-case digits, as far as was read."""
 
     def of(self, bits: int, *, spreads: bool = True) -> Buckets:
         """The buckets of an index of ``1 << bits``; ``spreads`` as for `Buckets`. Raises ValueError
@@ -111,6 +115,15 @@ class BucketLayout:
                 meta.unreadable_because, headers={"Retry-After": "30"}
             ) from SettingsError(meta.unreadable_because)
         await self._use(meta)
+
+    async def record_uppercase_ids(self) -> None:
+        """Records that ids with upper-case digits are about to be claimed.
+
+        Raises:
+            IndexUnavailable: Redis does not answer.
+        """
+        if not self.has_uppercase_ids:
+            await self._client.run(SET_META_FIELD, [self._keys.meta], [UPPERCASE, 1])
 
     async def create_if_missing(self) -> None:
         """Creates the index where there is none, and reads it.
@@ -185,6 +198,7 @@ class BucketLayout:
         if self.identity != meta.identity or self.current is not current:
             self._cache.clear()
         self.current, self.next, self.identity = current, following, meta.identity
+        self.has_uppercase_ids = meta.has_uppercase_ids
 
     async def _take_over(self, meta: Meta) -> None:
         """Records that a program of our format uses the index from now on. A Redis that accepts no

@@ -32,6 +32,7 @@ from resolver.index.codec import (
     summarize,
 )
 from resolver.index.count import Count
+from resolver.index.index_format import UPPERCASE
 from resolver.index.keys import Keys
 from resolver.index.redis.client import RedisClient, ScriptCall
 from resolver.index.redis.redis_errors import DECODE_ERRORS, unreadable
@@ -164,12 +165,12 @@ class Claims:
             buckets = self.layout.current
             commands: list[Any] = [
                 ("GET", self._keys.version),
-                ("HMGET", self._keys.meta, "bits", "identity"),
+                ("HMGET", self._keys.meta, "bits", "identity", UPPERCASE),
             ]
             commands += self._hget_commands(buckets, ids)
             to_fill = self._open_cache_buckets(buckets, ids) if cache and self.cache.size else None
             identity = self.layout.identity
-            version, meta, *values = await self._client.pipeline(
+            version, (*meta, uppercase), *values = await self._client.pipeline(
                 commands, foreground=foreground, of_wrong_type=UNREADABLE_VALUE
             )
             if identity and meta == [b"%d" % buckets.code, identity.encode()]:
@@ -181,6 +182,7 @@ class Claims:
                     number = int(version or 0)
                 except DECODE_ERRORS as error:
                     raise unreadable(error) from error
+                self.layout.has_uppercase_ids = uppercase is not None
                 if to_fill is not None:
                     self._fill_cache(*to_fill, ids, [summaries[value] for value in values])
                 return Lookup(identity, number, owners)
@@ -243,6 +245,8 @@ class Claims:
             calls = self._script_calls(CLAIM, buckets, number, entries, 2, exactly=exactly)
             return added + await self._run(calls)
 
+        if any(letter_cases.values()):
+            await self.layout.record_uppercase_ids()
         claimed = await self._write(write, exactly=exactly) if letter_cases else Count(0)
         self.cache.drop_absent(letter_cases)  # no need to wait until Redis reports our own change
         return claimed

@@ -100,6 +100,12 @@ class Index:
         """Identity of the index that this process saw last; empty before the first time."""
         return self._layout.identity
 
+    @property
+    def has_uppercase_ids(self) -> bool:
+        """Whether a location was ever known to spell an id with upper-case digits: it may answer
+        404 to any other spelling."""
+        return self._layout.has_uppercase_ids
+
     async def identity(self) -> str:
         """Distinguishes this index from every other, also from itself before it lost its data.
 

@@ -32,7 +32,11 @@ ids are not spread."""
 SPREAD_FORMAT = 3
 """The oldest format whose programs may read or write an index whose ids are spread."""
 
-META_FIELDS = ("format", "bits", "next", "identity", "writers", "newest")
+UPPERCASE = "uppercase"
+"""The field of the index's meta that is there once a claim's id was spelled with upper-case digits.
+Version 0.1.0 does not set it; the next sweep of a newer one does."""
+
+META_FIELDS = ("format", "bits", "next", "identity", "writers", "newest", UPPERCASE)
 """The fields of the index's meta that `parse_meta` takes, in this order."""
 
 ADOPT = load("adopt_index")
@@ -48,6 +52,7 @@ class Meta(NamedTuple):
     identity: str
     writers: int
     newest: int
+    has_uppercase_ids: bool
 
     @property
     def unreadable_because(self) -> str:
@@ -77,7 +82,7 @@ def parse_meta(reply: Any) -> Meta | None:
     Raises:
         IndexUnavailable: a value is not what it must be.
     """
-    form, bits, next_bits, identity, writers, newest = reply
+    form, bits, next_bits, identity, writers, newest, uppercase = reply
     if form is None or bits is None or identity is None:
         return None
     return Meta(
@@ -88,6 +93,7 @@ def parse_meta(reply: Any) -> Meta | None:
         # Programs of format 1 write neither of these.
         optional_int(writers) or int(form),
         optional_int(newest) or int(form),
+        uppercase is not None,
     )
 
 

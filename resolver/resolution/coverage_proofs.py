@@ -12,7 +12,8 @@ from dataclasses import replace
 
 from resolver.errors import IndexUnavailable
 from resolver.index import UNREADABLE
-from resolver.resolution.answer import AnswerContext, ProbeResult
+from resolver.models import Outcome
+from resolver.resolution.answer import Answer, AnswerContext, ProbeResult, doubt_absence
 from resolver.resolution.index_reader import Claims, IndexBudget, IndexReader
 from resolver.resolution.ranking import Preferences
 
@@ -32,6 +33,19 @@ class CoverageProofs:
     def is_proof_for(self, preferences: Preferences) -> bool:
         """Whether a client with these preferences takes the index for a proof."""
         return self._absent_age is not None and not preferences.fresh
+
+    async def without_doubt_of_spelling(self, context: AnswerContext, answer: Answer) -> Answer:
+        """An answer from those of locations, but unknown where they may have an image under a
+        spelling that only the index had: a server's database may distinguish letter case, and
+        Redis may have lost the claim. Redis is asked only where some id has upper-case digits."""
+        if answer.outcome is not Outcome.ABSENT or not self._reader.has_uppercase_ids:
+            return answer
+        table = context.table
+        if all(view.status.sweep.losses == table.losses for view in table.in_service()):
+            doubt = await self._reader.loss_doubt(table)
+        else:
+            doubt = "Redis may have lost claims"  # and not every location was swept since
+        return doubt_absence(context, answer, doubt and f"{doubt}, some on ids in upper case")
 
     async def latest_claims(
         self, context: AnswerContext, ids: Sequence[bytes], budget: IndexBudget

@@ -148,6 +148,8 @@ class Resolver:
         asked. The caller knows that there is no claim."""
         if self._prober is None or not self.reader.may_prove_absence():
             return None
+        if self.reader.has_uppercase_ids:  # only `_answer` knows whether that matters
+            return None
         entry = self._prober.negative_entry(image_id)
         if entry is None:
             return None
@@ -284,6 +286,7 @@ class Resolver:
         claims = corrected_claims(claims, probes)
         context = await self.with_current_table(context, budget)
         answer = decide_after_probes(context, image_id, claims, probes, needs_bytes=needs_bytes)
+        answer = await self._coverage.without_doubt_of_spelling(context, answer)
         return Resolution(answer, context, claims, probes)
 
     def _probe_request(

@@ -205,6 +205,11 @@ class IndexReader:
         may have taken over, where others register locations."""
         return self._index.server_watch.master_is_confirmed()
 
+    @property
+    def has_uppercase_ids(self) -> bool:
+        """As `Index.has_uppercase_ids`."""
+        return self._index.has_uppercase_ids
+
     async def loss_doubt(self, table: Table) -> str:
         """Why the index may have lost what it had for the locations of ``table``; empty where it
         cannot have lost any of it before this call."""

@@ -148,6 +148,50 @@ async def test_an_eviction_that_nobody_has_noticed_yet(own_redis: RedisServer) -
         assert checks, "the index was to answer at least once"
 
 
+async def test_an_id_in_upper_case_is_not_absent_because_its_bucket_was_evicted(
+    own_redis: RedisServer,
+) -> None:
+    """The location is asked, and answers 404 to the spelling in lower case."""
+    (image_id,) = make_ids(1, seed=5)
+    async with StandIn() as server:
+        server.add(id=format_id(image_id).upper())
+        settings = Settings(redis_url=own_redis.url, **SETTINGS | {"probe": True})
+        timings = IndexerTimings(tick=0.05, sweep_retry=0.2)
+        locations = {"one": {"url": server.url, "sees_all": True}}
+        async with (
+            open_services(settings, locations, timings=timings) as services,
+            serving(services),
+        ):
+
+            async def is_found() -> bool:
+                found, nowhere = [
+                    (await services.resolver.resolve(asked, ANY)).outcome
+                    for asked in (image_id, NOWHERE[0])
+                ]
+                return (found, nowhere) == (Outcome.FOUND, Outcome.ABSENT)
+
+            seen = []
+
+            async def is_lost() -> bool:
+                seen.append(await services.resolver.resolve(image_id, ANY))
+                return seen[-1].outcome is not Outcome.FOUND
+
+            await wait_until(is_found, message="the first sweep is complete")
+            evicted = 0
+            for _ in range(3):
+                own_redis.ask("SET", "short-lived", "x" * 100_000, "EX", 1000)
+                bucket, _ = services.index.claims.buckets.locate(image_id)
+                own_redis.ask("DEL", services.index.claims.buckets.key(bucket))
+                before, evicted = evicted, evict(own_redis, "volatile-ttl", kilobytes=50)
+                assert evicted > before
+                await wait_until(is_lost, message="the eviction is known to the cache")
+                assert seen[-1].outcome is Outcome.UNKNOWN, seen[-1].detail
+                assert "ids in upper case" in seen[-1].detail
+                (bulk,) = await services.resolver.resolve_many([image_id], ANY)
+                assert bulk.outcome is not Outcome.ABSENT
+                await wait_until(is_found, message="the location is swept again")
+
+
 async def test_a_restart_that_loses_the_last_claims(own_redis: RedisServer) -> None:
     """Redis comes back with all but what it had not written to its disk yet."""
     async with world(own_redis.url) as services:
