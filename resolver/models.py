@@ -52,7 +52,8 @@ def parse_id(text: str) -> bytes:
         return bytes.fromhex(text.replace("-", ""))
     shown = text if len(text) <= 64 else text[:61] + "..."
     raise InvalidImageId(
-        f"{shown!r} is not an image id: give a UUID such as 0a1b2c3d-4e5f-4a6b-8c7d-9e0f1a2b3c4d"
+        f"{shown!r} is not an image id: give a UUID such as 0a1b2c3d-4e5f-4a6b-8c7d-9e0f1a2b3c4d; "
+        "/resolve?name=NAME looks images up by name"
     )
 
 

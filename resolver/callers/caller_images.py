@@ -47,7 +47,7 @@ from resolver.resolution.answer import (
 )
 from resolver.resolution.image_resolver import Resolution
 from resolver.resolution.index_reader import Claims, IndexBudget
-from resolver.resolution.prober import ChargeCallback, ProbedImage
+from resolver.resolution.prober import ChargeCallback, ProbedImage, failure_text
 from resolver.resolution.ranking import DEFAULT_PREFERENCES, exclusion_reason, rendezvous_score
 from resolver.resolution.templates import json_template
 from resolver.task_groups import end_all, run_for
@@ -230,7 +230,9 @@ class CallerImages:
                         return ProbeResult(Owner(number, letter_case, *facts))
             return ProbeResult(absent=True)
         except LocationUnavailable as error:
-            return ProbeResult(reason=f"it gave no answer ({error.problem_code})")
+            if error.problem_code == "unauthorized":
+                return ProbeResult(reason="it does not accept your token (unauthorized)")
+            return ProbeResult(reason=failure_text(error.problem_code))
         except TimeoutError:
             return ProbeResult(reason=f"it did not answer within {self._timeout:g} s")
         except Exception:  # a bug of ours: the location counts as silent, the log has the cause

@@ -115,7 +115,9 @@ async def examine_locations(settings: Settings, index: Index) -> list[Finding]:
 
             async def examine(location: Location) -> list[Finding]:
                 async with free:
-                    steps = await diagnose(GlanceServer(session, location, credentials, limits))
+                    steps = await diagnose(
+                        GlanceServer(session, location, credentials, limits), session
+                    )
                     return [_of_steps(location, steps), *await _examine_certificate(location)]
 
             found = await asyncio.gather(*map(examine, locations))

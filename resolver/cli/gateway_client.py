@@ -55,7 +55,7 @@ def error_from(status: int, document: Any, *, has_token: bool = False) -> Gatewa
     elif status == 401 and code != "token-refused" and has_token:
         detail = (
             "the gateway does not know this admin token: it is none of its RESOLVER_ADMIN_TOKENS. "
-            "Of a line `name=TOKEN` only TOKEN is sent"
+            "Of a line `NAME=TOKEN` or `NAME:ROLE=TOKEN` give only TOKEN"
         )
     elif status == 401 and code != "token-refused":
         detail = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -129,7 +130,7 @@ def _look_up(
     except GatewayError as error:
         if has_token or error.problem_code != "token-refused":
             raise
-        raise GatewayError(f"{error.detail} Give --auth-token or OS_TOKEN.") from error
+        raise GatewayError(f"{error.detail.rstrip('.')}. Give --auth-token or OS_TOKEN.") from error
 
 
 def _wanted(name: str | None, digest: str | None, tags: Sequence[str]) -> list[tuple[str, str]]:
@@ -151,12 +152,11 @@ def _print_answer(answer: dict[str, Any]) -> None:
 
 
 def _hint(answer: dict[str, Any]) -> str:
-    """What to do about an answer without owners."""
+    """Why an answer has no owners, or what to do."""
     if answer["outcome"] == Outcome.INVALID:
-        return "  (an id is a UUID; --name looks images up by name)"
-    if answer["outcome"] == Outcome.UNKNOWN:
-        because = f"because of {', '.join(answer['missing'])}; " if answer["missing"] else ""
-        return f"  ({because}--explain says why)"
+        return f"  (an id is a UUID; by name: --name {shlex.quote(answer['id'])})"
+    if answer["outcome"] == Outcome.UNKNOWN and answer.get("detail"):
+        return f"  {answer['detail']}"
     return ""
 
 

@@ -87,7 +87,9 @@ class CallerListings:
             if token is None or error.problem_code != "unauthorized":
                 raise
             raise LocationUnavailable(
-                "it does not accept the token" if token else "it needs a token of Keystone",
+                "it does not accept the token"
+                if token
+                else "it needs your token of Keystone (X-Auth-Token)",
                 code="refused",
                 extra={"status": 401, "challenge": error.extra.get("challenge", "")},
             ) from error

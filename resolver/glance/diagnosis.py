@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 from collections.abc import Awaitable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import TypeVar
+
+import aiohttp
 
 from resolver.errors import LocationUnavailable
 from resolver.glance.credential_scope import sees_all
@@ -52,14 +56,24 @@ class Step:
     """What to do where it is not ok."""
 
 
-async def diagnose(server: GlanceServer) -> list[Step]:
+async def diagnose(
+    server: GlanceServer, session: aiohttp.ClientSession, *, was_proven: bool = False
+) -> list[Step]:
     """Tests versions, health, credential, listing and what the credential sees, in that order. A
-    step that needs a failed one is left out. Never raises for a bad server."""
+    step that needs a failed one is left out. Never raises for a bad server.
+
+    ``session``: for requests without a credential. ``was_proven``: see `sees_all`."""
     location = server.location
     try:
         versions = await _in_time(server.versions())
     except LocationUnavailable as error:
-        return [_failed("versions", location, error)]
+        failed = _failed("versions", location, error)
+        if other := await _url_of_other_scheme(session, location, error.problem_code):
+            fix = (
+                f"a Glance server answers at {other}: `locations set {location.name} --url {other}`"
+            )
+            failed = replace(failed, fix=fix)
+        return [failed]
     steps = [
         Step("versions", True, ", ".join(_newest_first(versions))),
         *_check_api(location, versions),
@@ -68,13 +82,31 @@ async def diagnose(server: GlanceServer) -> list[Step]:
     for name, check in (
         ("credential", _check_credential),
         ("listing", _check_listing),
-        ("sees all", _check_scope),
+        ("sees all", partial(_check_scope, was_proven=was_proven)),
     ):
         step = await _run(name, location, check(server, versions))
         steps.append(step)
         if not step.ok:
             break
     return steps
+
+
+SCHEME_CODES = frozenset({"timeout", "cut", "unreachable", "not-glance", "junk"})
+"""Failures that https at a port for http has, or http at one for https."""
+
+
+async def _url_of_other_scheme(
+    session: aiohttp.ClientSession, location: Location, code: str
+) -> str:
+    """The location's URL with https in place of http or the reverse, where a Glance server
+    answers there; else empty. ``code``: of the failure at its own URL."""
+    scheme, _, rest = location.url.partition("://")
+    other = f"{'http' if scheme == 'https' else 'https'}://{rest}"
+    if code in SCHEME_CODES:
+        with contextlib.suppress(LocationUnavailable):
+            await _in_time(GlanceServer(session, Location(name="", url=other)).versions())
+            return other
+    return ""
 
 
 T = TypeVar("T")
@@ -155,8 +187,10 @@ async def _check_listing(server: GlanceServer, versions: tuple[str, ...]) -> Ste
     return Step("listing", True, f"{path} can be listed")
 
 
-async def _check_scope(server: GlanceServer, versions: tuple[str, ...]) -> Step:
-    scope = await sees_all(server, versions)
+async def _check_scope(
+    server: GlanceServer, versions: tuple[str, ...], *, was_proven: bool
+) -> Step:
+    scope = await sees_all(server, versions, was_proven=was_proven)
     if scope.sees_all:
         return Step("sees all", True, scope.why)
     return Step(

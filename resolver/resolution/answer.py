@@ -156,8 +156,11 @@ def json_tail(source: str, age: float) -> str:
 
 
 def json_text(answer: Answer, text: str) -> str:
-    """The JSON text of an answer up to its `json_tail`."""
-    return json.dumps(answer.head_json(text))[:-1]
+    """The JSON text of an answer up to its `json_tail`. Unknown images have the `Answer.detail`."""
+    members = answer.head_json(text)
+    if answer.outcome is Outcome.UNKNOWN:
+        members["detail"] = answer.detail
+    return json.dumps(members)[:-1]
 
 
 def _owner_json(owner: ImageOwner, image_id: bytes, text: str) -> dict[str, Any]:

@@ -41,9 +41,15 @@ FAILURE_TEXTS = {
     "rate-limited": "it allows no more requests now",
     "unauthorized": "it refuses the credential that it is registered with, or needs one",
 }
-"""Why a location was no help, by code; all else is no answer. Anybody may read these."""
+"""Why a location was no help, by code. Anybody may read these."""
 
 log = structlog.get_logger()
+
+
+def failure_text(code: str) -> str:
+    """Why a location was no help, for anybody to read. ``code``: that of its error."""
+    return f"{FAILURE_TEXTS.get(code, 'it gave no usable answer')} ({code})"
+
 
 ChargeCallback = Callable[[], None]
 """Charges the client for the probes that it causes. Raises TooManyRequests."""
@@ -411,8 +417,7 @@ class Prober:
                     result = "blind"
         except LocationUnavailable as error:
             result = error.problem_code
-            what = FAILURE_TEXTS.get(result, "it gave no answer")
-            reason = f"{what} ({result})"
+            reason = failure_text(result)
         except TimeoutError:
             result, reason = "timeout", f"it did not answer within {self.timeout:g} s"
         except Exception:  # a bug of ours: the location counts as silent, the log has the cause

@@ -117,10 +117,21 @@ async def test_errors_for_a_wrong_token_and_a_missing_gateway(
 
 async def test_the_exit_status_of_resolve_is_the_outcome(run: Run, gateway: Gateway) -> None:
     status, out, _ = await run("resolve", ID)
-    assert (status, out) == (4, f"{ID}  unknown  (--explain says why)\n")
+    assert (status, out) == (4, f"{ID}  unknown  No location is registered and in service.\n")
     await gateway.location("one")
     status, out, _ = await run("resolve", ID)
     assert (status, out) == (3, f"{ID}  absent\n")
+    away = {"state": "maintenance", "reason": "new racks"}
+    await gateway.services.registry.put("two", {"url": "https://two.example", **away})
+    hidden = OTHER.replace("f", "e")
+    await gateway.claim("two", hidden)
+    _, out, _ = await run("resolve", hidden)
+    _, explained, _ = await run("resolve", hidden, "--explain")
+    assert out == f"{hidden}  unknown  {explained.splitlines()[1]}\n"
+    assert "two is in maintenance: new racks" in out
+    await gateway.services.registry.remove("two")
+    status, out, _ = await run("resolve", "my debian")
+    assert (status, "--name 'my debian'" in out) == (2, True)
     await gateway.claim("one", ID)
     status, out, _ = await run("resolve", ID.upper())
     assert (status, out) == (
@@ -130,7 +141,7 @@ async def test_the_exit_status_of_resolve_is_the_outcome(run: Run, gateway: Gate
     )
     assert (await run("resolve", ID, OTHER))[0] == 3
     status, out, _ = await run("resolve", ID, "nonsense")
-    assert (status, "--name looks images up by name" in out) == (2, True)
+    assert (status, "--name nonsense" in out) == (2, True)
     _, out, _ = await run("resolve", ID, "--json")
     assert json.loads(out)["outcome"] == "found"
     _, out, _ = await run("resolve", ID, "--explain")

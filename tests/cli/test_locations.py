@@ -6,6 +6,8 @@ import asyncio
 import json
 import subprocess
 import sys
+import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +21,12 @@ from resolver.cli.completion_command import location_names
 from resolver.cli.discover_command import classify_endpoint, location_name
 from resolver.cli.sweep_command import SweepProgress
 from resolver.glance import keystone
+from resolver.models import Poll, Sweep
 from resolver.registry.presentation import fields_of
 from resolver.registry.validation import parse_location
 from resolver.registry.yaml_file import read_locations
 from resolver.standin import StandIn
+from resolver.standin.call import Caller
 from resolver.sync.indexer_watch import MISSED_CHECKS
 from tests.cli.test_commands import Run, gateway, run
 from tests.gateway.conftest import ADMIN, TOKEN, Gateway, Start, start
@@ -279,6 +283,44 @@ async def test_check_says_how_to_fix_each_problem(run: Run, gateway: Gateway) ->
     _, out, _ = await run("locations", "check", "one")
     assert "versions: see that the server runs" in out
     assert (await run("locations", "check", "two"))[0] == 1
+
+
+async def test_what_was_repaired_since_is_no_fault_of_a_check(
+    run: Run, gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last poll and sweep failed before the credential was there. Other failures stay: a check
+    does not test what they need."""
+    monkeypatch.setenv("CHECKED", "secret")
+    async with StandIn(tokens={"secret": Caller("admin", admin=True)}) as server:
+        fields = {"url": server.url, "auth": {"token_env": "CHECKED"}}
+        put = await gateway.services.registry.put("one", fields)
+        number, records, now = put.location.number, gateway.services.index.records, time.time()
+        failed = {"error": "no token", "error_code": "no-credential", "failed": now - 40}
+        swept = Sweep(started=now - 300, ended=now - 300, sees_all=True)
+        await records.set_sweep(number, replace(swept, **failed))
+        await records.set_poll(number, Poll(**failed), put.location)
+        code, out, _ = await run("locations", "check", "one")
+        assert code == 0, out
+        assert "polls\tyes\tthe last one, 40 s ago, failed: no token" in out
+        assert "sweep\tyes\tthe last one, 40 s ago, failed: no token" in out
+        assert "`locations sweep one --wait` begins another" in out
+        await records.set_sweep(number, swept)
+        code, out, _ = await run("locations", "check", "one")
+        assert code == 0, out
+        await records.set_poll(number, Poll(**{**failed, "error_code": "no-changes"}), put.location)
+        assert (await run("locations", "check", "one"))[0] == 1
+        monkeypatch.setenv("CHECKED", "wrong")
+        code, out, _ = await run("locations", "check", "one")
+        assert (code, "listing\tno" in out) == (1, True), out
+
+
+async def test_check_finds_a_server_with_the_other_scheme(run: Run, gateway: Gateway) -> None:
+    async with StandIn() as server:
+        url = server.url.replace("http://", "https://")
+        await gateway.services.registry.put("one", {"url": url})
+        code, out, _ = await run("locations", "check", "one")
+    assert code == 1
+    assert f"versions: a Glance server answers at {server.url}: `locations set one --url" in out
 
 
 def test_the_progress_of_a_sweep() -> None:

@@ -295,7 +295,7 @@ async def test_checks_and_probes_of_any_server_return_or_raise_location_unavaila
         server.healthy,
         lambda: has_image(server, known, IDS[0]),
         lambda: has_image(server, (), DELETED),
-        lambda: diagnose(server),
+        lambda: diagnose(server, sweeping.session),
     ):
         world.script = list(script)
         await world.run_to_end(work())

@@ -215,7 +215,7 @@ async def test_bytes_are_not_refused_while_a_location_may_have_them(
         return f"three: {why}" in body["detail"]
 
     world.cloud.set_fault("three", faults.status(500))
-    assert await is_unknown("it gave no answer")
+    assert await is_unknown("it gave no usable answer")
     world.cloud.set_fault("three", None)
     await world.gateway.services.registry.patch("three", {"state": "maintenance"})
     assert await is_unknown("it is in maintenance")

@@ -196,7 +196,7 @@ async def test_bytes_are_not_refused_while_a_location_may_have_them(
         response, body = await gateway.get(path)
         assert (response.status, body["code"], body["missing"]) == (503, "image-unknown", ["two"])
         assert f"{known} at one" in body["detail"]
-        assert "two: it gave no answer" in body["detail"]
+        assert "two: it gave no usable answer" in body["detail"]
         assert response.headers["Retry-After"]
     servers.set_fault("two", None)
     for path in PATHS:

@@ -155,7 +155,7 @@ async def test_a_file_that_cannot_be_used_is_named(
     runner, url = await serve_tls(authority.issue())
     write_clouds({"broken": {**NO_LOGIN, **options}})
     location = Location(name="one", url=url, auth={"cloud": "broken"})
-    (step,) = await diagnose(GlanceServer(session, location, CloudCredentials()))
+    (step,) = await diagnose(GlanceServer(session, location, CloudCredentials()), session)
     assert message in step.message
     assert "clouds.yaml" in step.fix
     await runner.cleanup()

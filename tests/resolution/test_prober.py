@@ -248,7 +248,7 @@ async def test_missing_lists_exactly_the_locations_without_a_clear_answer(cloud:
     await cloud.services.registry.patch("c", {"state": "maintenance"})
     answer = await cloud.resolve(ID)
     assert (answer.outcome, answer.missing) == (Outcome.UNKNOWN, ("b", "d"))
-    assert "b: it gave no answer (server-error)" in answer.detail
+    assert "b: it gave no usable answer (server-error)" in answer.detail
 
 
 async def test_a_covered_location_that_does_not_answer_does_not_prove_absence() -> None:

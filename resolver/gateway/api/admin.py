@@ -89,7 +89,10 @@ async def authorize(request: web.Request, roles: frozenset[Role]) -> None:
             app[LIMITS].count_refused_login(client)
             await _report_refusal(request, "no such token")
         raise Unauthorized(
-            "send `Authorization: Bearer <token>` with one of RESOLVER_ADMIN_TOKENS",
+            "this token is none of the gateway's RESOLVER_ADMIN_TOKENS; of a line `NAME=TOKEN` or "
+            "`NAME:ROLE=TOKEN` only TOKEN is sent"
+            if token and scheme.lower() == "bearer"
+            else "send `Authorization: Bearer <token>` with one of RESOLVER_ADMIN_TOKENS",
             headers={"WWW-Authenticate": 'Bearer realm="glance-resolver"'},
         )
     request[ADMIN], request[ROLE] = admin.name, admin.role

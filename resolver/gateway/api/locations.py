@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
@@ -20,8 +21,8 @@ from resolver.gateway.request_body import read_body, read_json
 from resolver.glance import GlanceServer, is_resolver
 from resolver.glance.diagnosis import Step, diagnose, failed_step
 from resolver.index import AUDIT_MAX_ENTRIES
-from resolver.models import MAX_BITS, MIN_BITS, format_id, letter_case_of, parse_id
-from resolver.registry import BatchRequest
+from resolver.models import MAX_BITS, MIN_BITS, Poll, format_id, letter_case_of, parse_id
+from resolver.registry import BatchRequest, LocationView
 from resolver.registry.presentation import rfc3339
 
 MAX_BODY_BYTES = 65_536
@@ -184,6 +185,37 @@ def _age(at: float | None) -> str:
     return f"{max(0.0, time.time() - at):.0f} s ago" if at else "some time ago"
 
 
+REPAIRABLE_CODES = frozenset({"no-credential", "unauthorized", "unreachable", "bad-tls"})
+"""Failures of sweeps and polls that are over as far as a check can see that has just succeeded."""
+
+
+def _past_steps(view: LocationView, poll_interval: float, *, works_now: bool) -> Iterator[Step]:
+    """How the last sweep and the last poll of a location ended. ``works_now``: a check with its
+    credential has just succeeded. What may have been repaired since is then no fault of now."""
+    location, sweep, poll = view.location, view.status.sweep, view.status.poll
+    is_over = {
+        code: works_now and code in REPAIRABLE_CODES for code in (sweep.error_code, poll.error_code)
+    }
+    again = "It works from here now. If it fails again: the indexer has not what this process has"
+    if sweep.error:
+        message = f"the last one, {_age(sweep.failed)}, failed: {sweep.error}"
+        fix = f"`locations sweep {location.name} --wait` begins another. {again}"
+        yield Step("sweep", is_over[sweep.error_code], message, fix if works_now else "")
+    else:
+        later = Poll() if is_over[poll.error_code] else poll
+        now = replace(view, status=replace(view.status, poll=later))
+        problem = now.coverage_problem(time.time())
+        found = f"{sweep.images} images, its last sweep is complete and fresh"
+        yield Step("sweep", not problem, problem or found)
+    if poll.error:
+        message = f"the last one, {_age(poll.failed)}, failed: {poll.error}"
+        failed = failed_step("polls", location, poll.error_code, message)
+        if works_now:
+            fix = f"the next one comes within {poll_interval:.0f} s. {again}"
+            failed = replace(failed, ok=is_over[poll.error_code], fix=fix)
+        yield failed
+
+
 @allow(Role.CLAIMS, Role.STATE)
 async def check_location(request: web.Request) -> web.StreamResponse:
     """POST /locations/{name}/check: diagnoses a location, from this process and with its
@@ -194,27 +226,13 @@ async def check_location(request: web.Request) -> web.StreamResponse:
     server = GlanceServer(
         services.session, view.location, services.cloud_credentials, services.rate_limits
     )
-    steps = await diagnose(server)
-    row = await services.registry.show(name)
-    sweep, coverage = row["sweep"], row["coverage"]
+    steps = await diagnose(server, services.session, was_proven=view.status.sweep.sees_all_proven)
+    view = await services.registry.view(name)
     works_now = all(step.ok for step in steps)
-    if sweep["error"]:
-        message = f"the last one, {_age(view.status.sweep.failed)}, failed: {sweep['error']}"
-        fix = f"`locations sweep {name} --wait` begins another" if works_now else ""
-        steps.append(Step("sweep", False, message, fix))
-    elif coverage["covered"]:
-        steps.append(Step("sweep", True, f"{sweep['images']} images, {coverage['why']}"))
-    else:
-        steps.append(Step("sweep", False, coverage["why"]))
-    poll = view.status.poll
-    if poll.error:
-        message = f"the last one, {_age(poll.failed)}, failed: {poll.error}"
-        failed = failed_step("polls", view.location, poll.error_code, message)
-        # What works from here by now may have been repaired since.
-        later = f"wait {services.settings.poll_interval:.0f} s for the next one, and check again"
-        steps.append(replace(failed, fix=later) if works_now else failed)
-    if sweep["skipped"]:
-        rows = f"{sweep['skipped']} rows of the listing name no image: {sweep['skipped_examples']}"
+    steps += _past_steps(view, services.settings.poll_interval, works_now=works_now)
+    sweep = view.status.sweep
+    if sweep.skipped:
+        rows = f"{sweep.skipped} rows of the listing name no image: {sweep.skipped_examples}"
         steps.append(Step("skipped rows", True, rows))
     return json_response(
         {
