@@ -18,7 +18,7 @@ from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from enum import Enum
 from functools import cache, partial
-from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+from typing import Any, NamedTuple, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from resolver.errors import InvalidLocation
 from resolver.index.codec import FIRST_MARK
@@ -290,6 +290,12 @@ def _mapping(checker: Checker) -> Checker:
     return check
 
 
+class _Unreadable(NamedTuple):
+    """In place of the value of a text that cannot be read."""
+
+    why: str
+
+
 class ParseCache:
     """What the last load of the registry has parsed.
 
@@ -307,15 +313,33 @@ class ParseCache:
 
     @contextmanager
     def loading(self) -> Iterator[None]:
-        """One load. Values that it does not ask for are forgotten at its end."""
+        """One load. Values that it does not ask for are forgotten at its end. One that is cancelled
+        leaves what it has parsed to the next, which so comes further in the same time."""
         self._next = {}
-        yield
+        try:
+            yield
+        except BaseException:
+            self._last = self._last | self._next
+            raise
         self._last = self._next
 
     def parsed(self, parse: Callable[..., T], *texts: Any) -> T:
-        """``parse(*texts)``, from the last load if it had the same texts."""
+        """``parse(*texts)``, from the last load if it had the same texts.
+
+        Raises:
+            UnreadableRecord: it was raised.
+        """
+        if len(texts[-1]) > MAX_RECORD_BYTES:
+            return parse(*texts)
         key = (parse, *texts)
         found = self._last.get(key)
-        value: T = parse(*texts) if found is None else found
-        self._next[key] = value
+        if found is None:
+            try:
+                found = parse(*texts)
+            except UnreadableRecord as error:
+                found = _Unreadable(str(error))
+        self._next[key] = found
+        if isinstance(found, _Unreadable):
+            raise UnreadableRecord(found.why)
+        value: T = found
         return value

@@ -73,7 +73,7 @@ class Records(SweepRecords):
             foreground=True,
         )
         with self._parse_cache.loading():
-            return parse_snapshot(reply, self._parse_cache)
+            return await parse_snapshot(reply, self._parse_cache)
 
     async def load_changes(self, known: Snapshot) -> Snapshot:
         """The same, from a snapshot that this process has: only the locations are read that have

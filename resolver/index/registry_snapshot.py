@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
@@ -17,6 +19,10 @@ T = TypeVar("T")
 NUMBER_FIELD = b"location:"
 """A field of the index's meta is this and the name of a location; see ``location_numbers.lua``."""
 
+
+TURN_SECONDS = 0.01
+"""How long records are parsed before other tasks get a turn. A thousand locations, most of which
+have not changed, take less."""
 
 MAX_SHOWN_CHARACTERS = 40
 """Of a name that no location may have."""
@@ -62,12 +68,21 @@ class Snapshot:
     was read as a whole."""
 
 
-@parses_reply
-def parse_snapshot(reply: Any, cache: ParseCache) -> Snapshot:
-    version, locations, statuses, meta_reply, removed_reply = reply
-    status, meta = pairs(statuses), pairs(meta_reply)
-    records, unreadable = {}, {}
-    for name_bytes, stored_bytes in sorted(pairs(locations).items()):
+async def parse_snapshot(reply: Any, cache: ParseCache) -> Snapshot:
+    """The snapshot in the reply of ``load_registry.lua``. Other tasks get turns, however many rows
+    something else has written.
+
+    Raises:
+        IndexUnavailable: the reply has another form.
+    """
+    locations, status, meta = _hashes(reply)
+    records: dict[str, Record] = {}
+    unreadable: dict[str, str] = {}
+    turn_ends = time.monotonic() + TURN_SECONDS
+    for name_bytes, stored_bytes in sorted(locations.items()):
+        if time.monotonic() > turn_ends:
+            await asyncio.sleep(0)
+            turn_ends = time.monotonic() + TURN_SECONDS
         name = _shown_name(name_bytes)
         try:
             stored = stored_bytes.decode()
@@ -76,6 +91,24 @@ def parse_snapshot(reply: Any, cache: ParseCache) -> Snapshot:
             unreadable[name] = str(error)
             continue
         records[name] = _parse_status(status, location, stored, cache)
+    return _snapshot(reply, meta, records, unreadable)
+
+
+@parses_reply
+def _hashes(reply: Any) -> tuple[dict[bytes, bytes], dict[bytes, bytes], dict[bytes, bytes]]:
+    """The locations, their status and the meta."""
+    _, locations, status, meta, _ = reply
+    return pairs(locations), pairs(status), pairs(meta)
+
+
+@parses_reply
+def _snapshot(
+    reply: Any,
+    meta: Mapping[bytes, bytes],
+    records: Mapping[str, Record],
+    unreadable: Mapping[str, str],
+) -> Snapshot:
+    version, *_, removed_reply = reply
     removed = frozenset(_names(removed_reply))
     numbered = set(
         _names(field[len(NUMBER_FIELD) :] for field in meta if field.startswith(NUMBER_FIELD))

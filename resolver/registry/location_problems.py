@@ -15,6 +15,13 @@ ACTION_FOR_LOST = (
 """What to do about a location that Redis has lost."""
 
 
+ACTION_FOR_UNREADABLE = (
+    "Upgrade this process to the version that wrote it; or remove the location and add it again. A "
+    "name that no location can have was written by something else: delete it from the hash of "
+    "locations in Redis."
+)
+
+
 class LocationProblems:
     """The problems of the locations in the table. The texts have the codes of errors only: what a
     server or a file contains is for operators, who read it with ``locations check``."""
@@ -62,23 +69,34 @@ def _service_gap(table: Table) -> Iterator[Problem]:
 
 def _unknown_locations(table: Table) -> Iterator[Problem]:
     """The locations of `Table.lost_locations`."""
-    for name in table.unreadable:
+    for name in table.some_unreadable:
         yield Problem(
             code="unreadable-record",
             text=f"This version cannot read the record of location {name!r}. Its images are "
             "not offered, and none is answered as absent.",
-            action="Upgrade this process to the version that wrote it; or remove the location "
-            "and add it again. A name that no location can have was written by something "
-            "else: delete it from the hash of locations in Redis.",
+            action=ACTION_FOR_UNREADABLE,
             location=name,
         )
-    for name in table.lost_names:
+    if more := len(table.unreadable) - len(table.some_unreadable):
+        yield Problem(
+            code="unreadable-record",
+            text=f"This version cannot read the records of {more:,} more locations, which are not "
+            "named here.",
+            action=ACTION_FOR_UNREADABLE,
+        )
+    for name in table.some_lost:
         yield Problem(
             code="location-lost",
             text=f"Redis has lost location {name!r}, and nobody has registered it again. Its "
             "images are not offered, and none is answered as absent.",
             action=ACTION_FOR_LOST.format(name=name),
             location=name,
+        )
+    if more := len(table.lost_names) - len(table.some_lost):
+        yield Problem(
+            code="location-lost",
+            text=f"Redis has lost {more:,} more locations, which are not named here.",
+            action=ACTION_FOR_LOST.format(name="NAME"),
         )
     for name in table.unregistered:
         yield Problem(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import heapq
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -24,6 +25,10 @@ MAX_LOGGED_NAMES = 8
 """Of locations, in one line of the log."""
 
 log = structlog.get_logger()
+
+MAX_NAMED = 100
+"""Locations that Redis has lost, or whose records cannot be read, that are named at most. Something
+else may have written any number of rows, and everybody may read these names."""
 
 
 def some_names(names: Iterable[str]) -> str:
@@ -110,9 +115,10 @@ class Table:
 
     def not_offered(self) -> dict[str, str]:
         """The locations that are not offered although no operator says so: by name, with the
-        reason. They are refused, or their records cannot be read."""
+        reason. They are refused, or their records cannot be read; at most `MAX_NAMED` of these."""
         refused = {view.name: view.refused for view in self.by_name.values() if view.refused}
-        return refused | dict.fromkeys(self.unreadable, "its record in Redis cannot be read")
+        unreadable = dict.fromkeys(self.some_unreadable, "its record in Redis cannot be read")
+        return refused | unreadable
 
     def lost_in(self, newer: Snapshot | Table) -> list[LocationView]:
         """The locations of this table that ``newer`` lacks although nobody removed them: Redis lost
@@ -173,10 +179,20 @@ class Table:
         registered, nobody has removed them, and nobody has registered them again."""
         return self.lost | self.lost_until.keys()
 
+    @cached_property
+    def some_lost(self) -> list[str]:
+        """The first of `lost_names`, at most `MAX_NAMED`."""
+        return heapq.nsmallest(MAX_NAMED, self.lost_names)
+
+    @cached_property
+    def some_unreadable(self) -> list[str]:
+        """The first of `unreadable`, at most `MAX_NAMED`."""
+        return heapq.nsmallest(MAX_NAMED, self.unreadable)
+
     def lost_locations(self) -> dict[str, str]:
         """The names of locations of which nothing is known here, each with a reason for why they
         count: Redis lost them and they are not registered again, they are not registered yet, or
-        this version cannot read them."""
+        this version cannot read them. Of each kind at most `MAX_NAMED` are named."""
         now = time.monotonic()
         lost = {
             name: "Redis lost its data, and it is not registered again"
@@ -184,9 +200,13 @@ class Table:
             if now < until
         }
         lost |= dict.fromkeys(self.unregistered, "it was given at start, and is not registered yet")
-        lost |= dict.fromkeys(self.lost, "Redis lost its record, and it is not registered again")
+        lost |= {
+            name: "Redis lost its record, and it is not registered again"
+            for name in self.some_lost
+            if name in self.lost
+        }
         return lost | dict.fromkeys(
-            self.unreadable, "this version of the resolver cannot read its record"
+            self.some_unreadable, "this version of the resolver cannot read its record"
         )
 
 
@@ -435,7 +455,7 @@ class TableKeeper:
             snapshot, self.policy, lost_until, before, self._expected, self._admission.refusal
         )
         was, now = before.not_offered(), self.table.not_offered()
-        for name in was.keys() - now.keys():
+        for name in was.keys() - now.keys() - self.table.unreadable.keys():
             log.info("location offered again", location=name)
         for name, reason in now.items():
             if was.get(name) != reason:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any
 
 import pytest
 
 from resolver.index import UNREADABLE, Index, open_index
+from resolver.index.record_codec import ParseCache
+from resolver.index.registry_snapshot import parse_snapshot
 from resolver.models import Location, Owner, parse_id
+from resolver.registry.table import MAX_NAMED
 from tests.gateway.conftest import ADMIN, Gateway, Start
 
 ID = "0a1b2c3d-4e5f-4a6b-8c7d-9e0f1a2b3c4d"
@@ -97,6 +101,46 @@ async def test_a_hostile_record_of_a_location(serving_one: Gateway, kind: str) -
     response, body = await serving_one.get(f"/resolve/{OTHER}")
     assert (response.status, body["missing"]) == (503, [problem["location"]])
     assert await serving_one.location("two") > 1, "others can be registered meanwhile"
+
+
+@pytest.mark.parametrize(
+    ("key", "field", "code"),
+    [("locations", "x{}", "unreadable-record"), ("meta", "location:x{}", "location-lost")],
+)
+async def test_of_many_hostile_rows_some_are_named(
+    serving_one: Gateway, key: str, field: str, code: str
+) -> None:
+    rows = (argument for n in range(3000) for argument in (field.format(n), "99"))
+    await change(serving_one, "HSET", REGISTRY + key, *rows)
+    await serving_one.services.tables.fresh()
+    await assert_that_one_works(serving_one)
+    _, status = await serving_one.get("/status")
+    texts = [row["text"] for row in status["problems"] if row["code"] == code]
+    assert len(texts) == MAX_NAMED + 1
+    assert sum("2,900 more locations" in text for text in texts) == 1
+    async with serving_one.http.get("/metrics") as response:
+        metrics = await response.text()
+    assert metrics.count("glance_resolver_location_not_offered{") <= MAX_NAMED
+    response, body = await serving_one.get(f"/resolve/{OTHER}")
+    assert (response.status, len(body["missing"])) == (503, MAX_NAMED)
+    assert await serving_one.location("two") > 1, "others can be registered meanwhile"
+
+
+async def test_others_get_turns_while_many_hostile_rows_are_parsed() -> None:
+    rows = {b"x%d" % n: b'9 {"url": 1}' for n in range(20_000)}
+    turns = 0
+
+    async def count_turns() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
+
+    others = asyncio.create_task(count_turns())
+    snapshot = await parse_snapshot([b"5", rows, {}, {}, []], ParseCache())
+    others.cancel()
+    assert len(snapshot.unreadable) == len(rows)
+    assert turns > 1
 
 
 @pytest.mark.parametrize("kind", HOSTILE_STATUSES)
