@@ -16,7 +16,7 @@ from typing import IO, cast
 import click
 
 from resolver.cli.answer_shapes import IMPORT_RESULT
-from resolver.cli.gateway_client import GatewayError, gateway_options
+from resolver.cli.gateway_client import GatewayError, gateway_options, no_gateway_error
 from resolver.cli.stream_client import CHUNK_BYTES, StreamRequest
 from resolver.cli.transfer_progress import TransferProgress
 from resolver.errors import ResolverError
@@ -39,9 +39,14 @@ def export(file: str, url: str, token: str | None) -> None:
 
     FILE is compressed if its name ends in .gz; - is standard output. It contains no secrets.
     """
-    progress, tail = TransferProgress("export"), b""
+    from resolver.registry.export_format import FORMAT_NAME  # noqa: PLC0415
+
+    progress, start, tail = TransferProgress("export"), b"", b""
     with open_output(file) as output:
         for data in progress.watch(StreamRequest(url, token).get("/index/export")):
+            start = (start + data)[: len(FORMAT_NAME)]
+            if not FORMAT_NAME.startswith(start):
+                raise no_gateway_error(url, "it sent no export")
             output.write(data)
             tail = (tail + data)[-TAIL_BYTES:]
         last = tail.rstrip(b"\n").rpartition(b"\n")[2].decode("ascii", "replace")

@@ -171,6 +171,17 @@ def test_a_stream_that_is_no_report_is_an_error(
     assert "0 images" not in out + err
 
 
+def test_a_text_that_is_no_export_is_not_written(
+    server: Server, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    server.answers(200, b"glance-resolver-indices\n" * 100_000, Content_Type="text/plain")
+    file = tmp_path / "index"
+    with pytest.raises(SystemExit, match="1"):
+        main(["index", "export", str(file), "--gateway", server.url])
+    assert "did not answer as one: it sent no export" in capfd.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_listing_without_end_is_an_error(
     server: Server, capfd: pytest.CaptureFixture[str]
 ) -> None:
