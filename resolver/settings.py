@@ -131,7 +131,7 @@ class Settings(BaseSettings):
     admin_tokens_file: str = Field(
         "",
         description="File with more admin tokens, one per line. It is read again when it changes. "
-        "A line that is no token is left out, and reported.",
+        "A line that is not a token is ignored and reported.",
     )
     allowed_hosts: Names = Field(
         (),

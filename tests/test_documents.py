@@ -213,8 +213,8 @@ def test_the_readme_has_the_two_commands() -> None:
 
 @cache
 def retired_terms() -> dict[str, list[str]]:
-    """The last table of the glossary: each retired term with the phrases in which it stays."""
-    table = document("glossary.md").partition("## Retired terms")[2]
+    """Each retired term with the phrases in which it stays."""
+    table = document("retired-terms.md")
     rows = re.findall(r"^\| ([^|]+) \| [^|]+ \| ([^|]*)\|$", table, re.MULTILINE)
     return {
         term.strip(): re.findall(r"`([^`]+)`", phrases)
@@ -236,12 +236,12 @@ RETIRED_TERMS_STAY = {
 
 
 def checked_for_retired_terms() -> list[Path]:
-    """Every text of ours but for the glossary itself and the record of what has changed."""
+    """Every text of ours but for the list itself and the record of what has changed."""
     directories = ("resolver", "client", "tests", "benchmarks", "config", "deploy", "docs", ".ci")
     files = [path for directory in directories for path in (ROOT / directory).rglob("*")]
     files += [*ROOT.glob("*.md"), *ROOT.glob("*.toml"), *ROOT.glob("*.yml")]
     files += [ROOT / "Dockerfile", ROOT / "Makefile"]
-    exempt = {"glossary.md", "CHANGELOG.md"}
+    exempt = {"retired-terms.md", "CHANGELOG.md"}
     return sorted(
         path
         for path in files
@@ -269,7 +269,7 @@ def test_retired_terms_are_gone(path: Path) -> None:
     assert found == []
 
 
-def test_the_glossary_has_retired_terms() -> None:
+def test_the_list_has_retired_terms() -> None:
     """Otherwise the test above would pass for any text."""
     assert retired_terms()["told"] == []
     assert len(retired_terms()) > 20

@@ -30,7 +30,11 @@ MAX_KEPT_NAMED = 8
 
 @click.command()
 @click.argument("file", type=click.Path(dir_okay=False))
-@click.option("--dry-run", is_flag=True, help="Show the difference and change nothing.")
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Show the difference and change nothing. The gateway may still refuse it.",
+)
 @click.option("--prune", is_flag=True, help="Remove locations that are not in FILE.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.option("--json", "as_json", is_flag=True, help="Print the difference as JSON.")

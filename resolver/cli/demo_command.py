@@ -143,7 +143,7 @@ async def _show_requests(http: aiohttp.ClientSession, current: StandIn, old: Sta
         show(
             f"GET /resolve/{image}",
             f"{reply.status} {answer['outcome']}: {answer['url']}",
-            f"    its identifier: {answer['uri']}",
+            f"    identifier (always /v1/, not for fetching): {answer['uri']}",
         )
     async with http.get(f"/v2/images/{first}", allow_redirects=False) as reply:
         show(f"GET /v2/images/{first}", f"{reply.status} Location: {reply.headers['Location']}")
@@ -154,7 +154,7 @@ async def _show_requests(http: aiohttp.ClientSession, current: StandIn, old: Sta
         )
     async with http.get(f"/resolve/{SHARED_ID}", headers={"Accept": "text/uri-list"}) as reply:
         show(
-            f"GET /resolve/{SHARED_ID}, as text/uri-list (both have it)",
+            f"GET /resolve/{SHARED_ID}, as text/uri-list: the identifiers (both have it)",
             *(await reply.text()).splitlines(),
         )
     ids = [first, SHARED_ID.upper(), ABSENT_ID, "no-uuid"]

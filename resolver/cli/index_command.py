@@ -62,7 +62,7 @@ def stats(as_json: bool, url: str, token: str | None) -> None:
 
 
 _SPREAD = {
-    True: "spread over buckets of their own",
+    True: "in separate buckets, evenly filled",
     False: "with the others, since an older version made the index; `index rebuild` spreads them",
 }
 

@@ -69,9 +69,9 @@ def missing(
 ) -> None:
     """Print, for each image that no location of a region has, the commands that would import it.
 
-    The output is a script for a shell with the OpenStack client and a login. With --tag, --name or
-    --min-age, images are those that locations list so: each to its own credential, or those of one
-    Keystone to the holder of OS_TOKEN.
+    The output is a script for a shell with the OpenStack client and a login. --tag, --name and
+    --min-age choose images: each location lists those that match to its own credential, or, with
+    OS_TOKEN, the locations of one Keystone list them to its holder.
     """
     count = without_source = 0
     chosen = [("tag", tag) for tag in tags]

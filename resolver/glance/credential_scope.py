@@ -103,7 +103,7 @@ async def sees_all(
     if tasks_status == 403:
         return CredentialScope(False, "it may not list tasks, which is for admins")
     return CredentialScope(
-        None, "cannot be found out from this server: register the location with `sees_all`"
+        None, "is not known: this server does not show it. Register the location with `sees_all`"
     )
 
 

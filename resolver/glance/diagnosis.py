@@ -38,7 +38,7 @@ FIXES = {
     "rate-limited": "give it the requests a second that the server allows (`locations set NAME "
     "--rate …`)",
     "no-changes": "give it `notifications`, or rely on its sweeps (RESOLVER_SWEEP_INTERVAL)",
-    "no-credential": "put the credential where `auth` says, for the process that needs it",
+    "no-credential": "put the credential where `auth` says, on the hosts of gateways and indexers",
 }
 """What to do about a failure, by its code."""
 

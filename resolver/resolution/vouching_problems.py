@@ -82,8 +82,8 @@ class VouchingProblems:
                 duration = f" for {now - since:.0f} s" if since else ""
                 yield Problem(
                     code="cannot-vouch",
-                    text=f"Location {view.name!r} keeps images that no location has from being "
-                    f"answered as absent{duration}: {reason}. They are answered 503, not 404.",
+                    text=f"Images that no location has are answered 503, not 404, because of "
+                    f"location {view.name!r}{duration}. The reason: {reason}.",
                     action=f"`glance-resolver locations check {view.name}` says what is wrong. To "
                     "let the others prove absence without it: `glance-resolver locations set "
                     f"{view.name} --vouches false`.",

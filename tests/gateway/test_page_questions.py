@@ -82,7 +82,7 @@ async def test_images_are_found_by_name_and_digest(gateway: Gateway, images: Clo
 
 async def test_the_only_match_is_explained(gateway: Gateway, images: Cloud) -> None:
     text = visible(await answer(gateway, "image=other", token="demo"))
-    assert "looked up by the name other ." in text
+    assert "Looked up by the name other ." in text
     assert "two 1 chosen" in text
     assert "one not an owner" in text
 

@@ -193,12 +193,13 @@ async def test_of_many_problems_some_are_shown(gateway: Gateway) -> None:
     await gateway.location("one")
     gateway.services.problems.add_source(
         lambda: [
-            Problem(code="x", text="Wrong.", action="Repair.", location=str(number))
+            Problem(code="x", text="`url` is wrong.", action="Repair.", location=str(number))
             for number in range(MAX_PROBLEMS + 7)
         ]
     )
     text = await page(gateway)
     assert text.count("Repair.") == MAX_PROBLEMS
+    assert text.count("<code>url</code> is wrong.") == MAX_PROBLEMS
     assert "7 more are in /status." in text
 
 

@@ -70,9 +70,9 @@ async def report_conflicts(request: web.Request) -> web.StreamResponse:
 
 @admin_only
 async def report_missing(request: web.Request) -> web.StreamResponse:
-    """GET /report/missing?region=NAME. With ``tag``, ``name`` or ``min_age`` only the images that
-    locations list so: each to its own credential, or those of one Keystone to the holder of an
-    ``X-Auth-Token``."""
+    """GET /report/missing?region=NAME. ``tag``, ``name`` and ``min_age`` choose images: each
+    location lists those that match to its own credential, or, with ``X-Auth-Token``, the locations
+    of one Keystone list them to its holder."""
     pairs = _parameters(request, ("region", *FILTERS))
     region = dict(pairs).get("region", "")
     if not region:

@@ -70,7 +70,7 @@ def _explained(explained: dict[str, Any]) -> list[Html | None]:
         element("p", element("code", explained["id"]), " ", mark(outcome, OUTCOME_MARKS[outcome])),
         element("p", explained["detail"]) if explained["detail"] else None,
         _best_owner(explained["url"]),
-        element("p", f"The answer is from {explained['source']}, {explained['age']:.1f} s old."),
+        element("p", f"Source: {explained['source']}, {explained['age']:.1f} s old."),
         element("p", "The owners have different bytes.") if explained["conflict"] else None,
         _rows("Owners", owners),
         _others(others, is_open=not owners),
@@ -97,7 +97,7 @@ def _looked_up(question: Question) -> Html | None:
     """What a text was taken for, where that is not an id."""
     if question.by == BY_ID:
         return None
-    taken_for = f"Images are looked up by {LOOKED_UP_BY[question.by]} "
+    taken_for = f"Looked up by {LOOKED_UP_BY[question.by]} "
     return element("p", taken_for, element("code", question.text), ".")
 
 

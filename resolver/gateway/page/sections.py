@@ -56,7 +56,7 @@ def problem_list(problems: Sequence[Problem], known: Iterable[str]) -> Html:
         element(
             "li",
             element("p", mark(problem.code, "bad"), " began ", moment(problem.since)),
-            element("p", problem.text),
+            element("p", _with_code(problem.text)),
             element("p", element("strong", "What to do: "), _with_code(problem.action)),
             _link(problem.location) if problem.location in names else None,
         )
@@ -92,7 +92,7 @@ def _location_cells(view: LocationView, codes: Sequence[str], now: float) -> Htm
     location, sweep = view.location, view.status.sweep
     doubt = view.coverage_problem(now)
     region = element("span", location.region, class_="region") if location.region else None
-    covered = join([mark("no", "warn"), " ", doubt]) if doubt else mark("yes", "good")
+    covered = join([mark("no", "warn"), " ", _with_code(doubt)]) if doubt else mark("yes", "good")
     return row_cells(
         join([view.name, region and Html(" "), region]),
         mark("refused", "bad")
