@@ -9,7 +9,7 @@ quick:
 	    tests/index tests/registry tests/resolution tests/test_*.py
 
 # Everything: some ten minutes on two cores. Most tests wait for servers more than they compute, so
-# that three at a time suit two cores.
+# that four at a time suit two cores.
 test:
 	$(BIN)/pytest -n 4 --dist worksteal
 

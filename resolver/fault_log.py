@@ -8,24 +8,23 @@ from collections.abc import Callable
 import structlog
 
 QUIET_SECONDS = 60.0
-"""Between two lines about one fault, and without a failure before it counts as ended, where it may
-come and go with each request."""
+"""Least time between two lines about one fault. Also how long nothing may have failed before a
+success ends a fault, unless the caller gives another time."""
 
 NEW_FAULT_SECONDS = 600.0
 """A failure so long after the last one begins another fault, also where no success was seen."""
 
-log = structlog.get_logger()
-
 
 class FaultLog:
-    """Writes a line where a fault begins and one where it has ended, with how often it occurred and
-    how long it went on. In between there is one where the reason changes, at most once a minute.
+    """Logs a fault when it begins and when it has ended, with the number of failures and the
+    seconds that it went on. In between, a new reason is logged at most once a minute.
 
-    What fails may be tried many times a second, so each failure by itself is in no log.
+    An operation that fails may be tried many times a second, so single failures are not logged.
     """
 
     def __init__(
         self,
+        logger: str,
         failed: str,
         ended: str,
         *,
@@ -33,10 +32,13 @@ class FaultLog:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Args:
+        logger: the name of the module that fails, for the lines.
         failed, ended: the events of the two lines.
         quiet_seconds: how long nothing may have failed before a success ends the fault. 0: the
-            first success ends it, for what is tried by one task.
+            first success ends it, for what only one task tries.
+        clock: the time in seconds.
         """
+        self._log = structlog.get_logger(logger)
         self._failed = failed
         self._ended = ended
         self._quiet_seconds = quiet_seconds
@@ -46,7 +48,7 @@ class FaultLog:
         self._since = self._last = self._logged_at = 0.0
 
     def record_failure(self, reason: str, **fields: object) -> None:
-        """It failed. ``fields``: what else the line says, if there is one."""
+        """Records a failure. ``fields``: for its line, if it gets one."""
         now = self._clock()
         is_first = not self._failures or now - self._last >= NEW_FAULT_SECONDS
         if is_first:
@@ -55,13 +57,14 @@ class FaultLog:
         self._last = now
         is_due = reason != self._reason and now - self._logged_at >= QUIET_SECONDS
         if is_first or is_due:
-            log.warning(self._failed, reason=reason, **fields)
+            self._log.warning(self._failed, reason=reason, **fields)
             self._reason, self._logged_at = reason, now
 
     def record_success(self, **fields: object) -> None:
-        """It succeeded, which ends the fault if nothing has failed for a while."""
+        """Records a success, which ends the fault if nothing has failed for ``quiet_seconds``.
+        ``fields``: for the line about its end."""
         if self._failures and (now := self._clock()) - self._last >= self._quiet_seconds:
             end = self._last if self._quiet_seconds else now
             seconds = round(end - self._since, 1)
-            log.info(self._ended, failures=self._failures, seconds=seconds, **fields)
+            self._log.info(self._ended, failures=self._failures, seconds=seconds, **fields)
             self._failures = 0

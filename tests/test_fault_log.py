@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from structlog.testing import capture_logs
 from structlog.typing import EventDict
 
@@ -27,7 +28,7 @@ def ended(failures: int, seconds: float) -> EventDict:
 
 def test_a_fault_has_a_line_at_its_begin_and_one_with_its_count_at_its_end() -> None:
     clock = Clock()
-    fault = FaultLog("it fails", "it works", quiet_seconds=0, clock=clock)
+    fault = FaultLog(__name__, "it fails", "it works", quiet_seconds=0, clock=clock)
     with capture_logs() as lines:
         fault.record_success()
         for outage in range(2):
@@ -41,7 +42,7 @@ def test_a_fault_has_a_line_at_its_begin_and_one_with_its_count_at_its_end() -> 
 
 def test_another_reason_is_logged_at_most_once_a_minute() -> None:
     clock = Clock()
-    fault = FaultLog("it fails", "it works", clock=clock)
+    fault = FaultLog(__name__, "it fails", "it works", clock=clock)
     with capture_logs() as lines:
         for second in range(5 * int(QUIET_SECONDS)):
             fault.record_failure(("refused", "timed out")[second % 2])
@@ -52,7 +53,7 @@ def test_another_reason_is_logged_at_most_once_a_minute() -> None:
 def test_what_comes_and_goes_is_one_fault() -> None:
     """It ends after a minute without a failure, and lasted until the last one."""
     clock = Clock()
-    fault = FaultLog("it fails", "it works", clock=clock)
+    fault = FaultLog(__name__, "it fails", "it works", clock=clock)
     with capture_logs() as lines:
         for _ in range(200):
             fault.record_failure("refused")
@@ -66,10 +67,18 @@ def test_what_comes_and_goes_is_one_fault() -> None:
 def test_a_failure_long_after_the_last_one_begins_another_fault() -> None:
     """Also where no success was seen in between."""
     clock = Clock()
-    fault = FaultLog("it fails", "it works", clock=clock)
+    fault = FaultLog(__name__, "it fails", "it works", clock=clock)
     with capture_logs() as lines:
         for _ in range(2):
             fault.record_failure("refused")
             fault.record_failure("refused")
             clock.now += NEW_FAULT_SECONDS
     assert lines == [begun("refused")] * 2
+
+
+def test_the_lines_name_the_module_that_fails(caplog: pytest.LogCaptureFixture) -> None:
+    fault = FaultLog("resolver.some_module", "it fails", "it works", quiet_seconds=0)
+    with caplog.at_level("INFO"):
+        fault.record_failure("refused")
+        fault.record_success()
+    assert [record.name for record in caplog.records] == ["resolver.some_module"] * 2

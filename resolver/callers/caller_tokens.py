@@ -72,7 +72,7 @@ class CallerTokens:
         self._failures: dict[str, str] = {}
         """Why a domain's Keystone gave no answer when it was asked last."""
         self._fault_logs: defaultdict[str, FaultLog] = defaultdict(
-            lambda: FaultLog("tokens not checked", "tokens checked again")
+            lambda: FaultLog(__name__, "tokens not checked", "tokens checked again")
         )
         """By domain."""
 

@@ -66,8 +66,8 @@ def is_time(value: Any) -> bool:
 def is_front(value: Any) -> bool:
     """The last id that a sweep has read, or null."""
     try:
-        return value is None or int(value[:8] or "0", 16) >= 0
-    except (TypeError, ValueError):
+        return value is None or (isinstance(value, str) and int(value[:8] or "0", 16) >= 0)
+    except ValueError:
         return False
 
 

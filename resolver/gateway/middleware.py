@@ -160,7 +160,7 @@ def _host_of(request: web.Request) -> str:
     """The host that a request is for; `web.Request.host` makes one up where there is none.
 
     Raises:
-        InvalidTargetError: it names no host, or no path.
+        InvalidTargetError: its target or its ``Host`` is missing or malformed.
     """
     host, needs_host = request.headers.get("Host"), request.version >= HttpVersion11
     return parse_destination(request.raw_path, host, needs_host=needs_host).host

@@ -1,8 +1,8 @@
 """Which host a request is for, and which path on it: one rule for the front and the aiohttp
 application (RFC 9112, 3.2).
 
-The host may end up in the links of a version document, so it must be a host and nothing else: no
-user, no path, no quotes.
+Version documents have the host in their links, so nothing else is accepted: no user, no path, no
+double quotes.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _URL = re.compile(r"https?://([^/?#]*)(.*)", re.ASCII | re.IGNORECASE | re.DOTAL
 
 
 class InvalidTargetError(ValueError):
-    """A request's ``Host`` or target is none. The message says why, for the client."""
+    """A request's ``Host`` or target is missing or malformed. The client gets the message."""
 
 
 class Destination(NamedTuple):
@@ -40,16 +40,16 @@ class Destination(NamedTuple):
 def parse_destination(target: str, host: str | None, *, needs_host: bool) -> Destination:
     """Reads a request's target, which is a path or a whole URL, and its ``Host``.
 
-    The host of a URL counts, and not the field. An empty field is valid: it means that the client
-    knows no host.
+    Where the target is a URL, its host counts and not the field. An empty field is valid: the
+    client knows no host.
 
     Args:
         target: as in the request line.
         host: the field's value; None where there is none.
-        needs_host: whether there must be a field: the request is of HTTP/1.1.
+        needs_host: whether the field must be there, as in HTTP/1.1.
 
     Raises:
-        InvalidTargetError: one of them is none.
+        InvalidTargetError: the field is missing, or one of them is malformed.
     """
     if host is None and needs_host:
         raise InvalidTargetError("there is no field Host")

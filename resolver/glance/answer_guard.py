@@ -1,8 +1,8 @@
-"""Bounds what a server can make aiohttp's client read that is no answer.
+"""Bounds what a server can make aiohttp's client read besides answers.
 
-That client reads interim responses (1xx, RFC 9110, 15.2) without a bound, and whatever arrives on a
-connection that has no request. A guard takes interim responses off the stream, which no request
-here asks for, closes a connection on which something arrives unasked, and passes on all else.
+That client reads any number of interim responses (1xx, RFC 9110, 15.2), and whatever arrives on an
+idle connection. A guard removes interim responses, which no request here asks for, closes an idle
+connection on which something arrives, and passes on everything else.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ from aiohttp.connector import Connection
 from resolver.errors import LocationUnavailable
 
 READ_BYTES = 16 * 1024
-"""Read from a socket at a time. The event loop reads 256 KiB, which may be 10,000 responses."""
+"""Bytes read from a socket at a time. The event loop asks for 256 KiB, which may have 10,000
+responses."""
 
 MAX_INTERIM_BYTES = 8 * 1024
-"""Interim responses before an answer."""
+"""Bytes of interim responses before an answer."""
 
 _INTERIM = re.compile(rb"[\r\n]*HTTP/[0-9]\.[0-9] 1(?!01)[0-9]{2}")
 """aiohttp skips blank lines before, and reads 101 as an answer."""
@@ -78,10 +79,12 @@ class AnswerGuard(asyncio.Protocol):
         self._interim_bytes = 0
 
     def expect_answer(self) -> None:
+        """A request is about to be sent."""
         self._may_answer, self._has_answer = True, False
         self._held, self._interim_bytes = b"", 0
 
     def expect_nothing(self) -> None:
+        """The answer is complete, or nobody waits for it any more."""
         self._may_answer = False
 
     def data_received(self, data: bytes) -> None:
@@ -93,7 +96,7 @@ class AnswerGuard(asyncio.Protocol):
             self._read_start(self._held + data)
 
     def _read_start(self, data: bytes) -> None:
-        """Takes interim responses off, and passes the answer on where it begins."""
+        """Removes interim responses, and passes on the answer once it begins."""
         position = 0
         while start := _INTERIM.match(data, position):
             end = _END.search(data, start.end())

@@ -1,8 +1,8 @@
-"""Reads a page of a listing row by row, with a turn for others whenever that has taken long.
+"""Reads a page of a listing row by row, and gives other tasks turns in between.
 
 Python's JSON decoder holds the interpreter until it has read a whole document, in a thread too: a
-page of 64 MB, in which a hostile server packs some millions of values, would hold up all clients
-for seconds. Here it gets a window of the text with at most some rows in it.
+page in which a hostile server packs some millions of values would hold up all clients for seconds.
+Here the decoder gets a window of the text, with some tens of rows.
 """
 
 from __future__ import annotations
@@ -20,24 +20,23 @@ from typing import Any, Generic, TypeVar
 from resolver.errors import LocationUnavailable
 
 ROWS = "images"
-"""The member of a listing that has its rows."""
+"""The member of a listing's document that has its rows."""
 
 TURN_SECONDS = 0.002
-"""How long rows are read before others have a turn."""
+"""How long rows are read before other tasks get a turn."""
 
 WINDOW_BYTES = 32 * 1024
-"""Decoded at a time: some tens of rows."""
+"""Bytes decoded at a time: some tens of rows."""
 
 MAX_VALUE_BYTES = 1024 * 1024
-"""Of a row, or of another member of the page. An image with a thousand long properties is smaller.
-"""
+"""Bytes of a row or of another member. An image with a thousand long properties is smaller."""
 
 MAX_VALUES = 10_000
 """JSON values in a row or a record, which are read in some milliseconds. Each begins behind one of
 ``,[{`` but for the first."""
 
 MAX_SPACES = 4096
-"""After the end of the document."""
+"""White space that may follow the document, in bytes."""
 
 _VALUE = re.compile(r"[,\[{]")
 _SPACE = re.compile(r"[ \t\n\r]*")
@@ -51,15 +50,15 @@ MakeRow = Callable[[Any, str], T]
 
 @dataclass(slots=True)
 class JsonPage(Generic[T]):
-    """What a listing's document has."""
+    """What was read of a listing's document."""
 
     rows: list[T] = field(default_factory=list)
     has_rows: bool = False
     """Whether there is a list of rows, which may be empty."""
     is_cut: bool = False
-    """There are more rows than were to be read. What follows them was not read."""
+    """Whether there are more rows. Neither they nor the members behind them were read."""
     members: dict[str, Any] = field(default_factory=dict)
-    """The others of the document."""
+    """The other members of the document, by name."""
 
 
 def has_many_values(text: str | bytes | bytearray) -> bool:
@@ -70,7 +69,7 @@ def has_many_values(text: str | bytes | bytearray) -> bool:
 
 
 async def read_page(body: bytes | bytearray, max_rows: int, make: MakeRow[T]) -> JsonPage[T]:
-    """Reads a document, or as much of it as has ``max_rows`` rows.
+    """Reads a document, up to its row number ``max_rows``.
 
     Raises:
         ValueError, RecursionError: the body is not JSON, or no object.
@@ -104,11 +103,13 @@ class _Window:
         self._load()
 
     def read(self, read: Callable[[str, int], tuple[T, int]]) -> T:
-        """What a function reads of the text at a position. It returns the position behind that, and
-        raises JSONDecodeError or IndexError where it may need more text.
+        """Calls a function with the text and the position, and moves to the position that it
+        returns with its value. The function raises JSONDecodeError or IndexError where it may need
+        more text; then it is called again, as long as there is more.
 
         Raises:
-            ValueError, LocationUnavailable: it does not get enough.
+            ValueError: the document ends early, or is not JSON.
+            LocationUnavailable: a value is too large.
         """
         while True:
             try:

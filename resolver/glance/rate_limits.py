@@ -51,7 +51,7 @@ class RateLimiter:
     refusals: int = 0
     """How often in a row the server refused requests because of its limit."""
     faults: FaultLog = field(
-        default_factory=lambda: FaultLog("rate limited", "no longer rate limited")
+        default_factory=lambda: FaultLog(__name__, "rate limited", "no longer rate limited")
     )
 
     def reserve(self, rate: float, max_wait: float | None) -> float:

@@ -51,7 +51,7 @@ class TokenChecks:
         self._session = session
         self._cloud_credentials = cloud_credentials
         self._credential_faults = FaultLog(
-            "no credential to check tokens", "credential to check tokens again"
+            __name__, "no credential to check tokens", "credential to check tokens again"
         )
 
     async def seconds_left(self, url: str, location: Location | None, token: str) -> float | None:

@@ -291,7 +291,7 @@ def _mapping(checker: Checker) -> Checker:
 
 
 class _Unreadable(NamedTuple):
-    """In place of the value of a text that cannot be read."""
+    """What `ParseCache` keeps of a text that cannot be read."""
 
     why: str
 
@@ -313,8 +313,8 @@ class ParseCache:
 
     @contextmanager
     def loading(self) -> Iterator[None]:
-        """One load. Values that it does not ask for are forgotten at its end. One that is cancelled
-        leaves what it has parsed to the next, which so comes further in the same time."""
+        """One load. Values that it does not ask for are forgotten at its end. If it is cancelled,
+        the next one has what it has parsed, and so gets further in the same time."""
         self._next = {}
         try:
             yield
@@ -327,7 +327,7 @@ class ParseCache:
         """``parse(*texts)``, from the last load if it had the same texts.
 
         Raises:
-            UnreadableRecord: it was raised.
+            UnreadableRecord: by ``parse``, now or in the last load.
         """
         if len(texts[-1]) > MAX_RECORD_BYTES:
             return parse(*texts)

@@ -41,12 +41,12 @@ REFUSALS: Mapping[int, type[ResolverError]] = {
 
 
 class Advice(NamedTuple):
-    """What errors may suggest to a client: how its route takes these."""
+    """How a client gives these on the route that it used, for the texts of errors."""
 
     region: str
-    """A region of the Keystone that its token is of."""
+    """A region of the Keystone that issued its token."""
     partial: str = ""
-    """That the others' images will do; empty where the route has no way to ask for that."""
+    """That it accepts a listing without some locations; empty where the route has no such way."""
 
 
 T = TypeVar("T")

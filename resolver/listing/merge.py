@@ -95,8 +95,8 @@ class Merge:
         return merged
 
     async def _draw_spare(self, drawn: list[DrawnRow], wanted: int) -> None:
-        """Draws rows that have been read already for those that may not be shown, so that one
-        question to the better owners of all is enough."""
+        """Adds rows that have been read already, in place of those that may not be shown, so that
+        the better owners of all are asked only once."""
         certain = 0
         new: Sequence[DrawnRow] = drawn
         while new:
@@ -199,7 +199,7 @@ class Merge:
         return drawn
 
     def _draw_read(self, count: int) -> list[DrawnRow]:
-        """The same of those that have been read: up to a row that is not known."""
+        """As `_draw`, but reads nothing: it ends where a stream is dry."""
         drawn: list[DrawnRow] = []
         heap = self._heads()
         is_dry = any(stream.is_dry for stream in self._streams)

@@ -61,7 +61,7 @@ class ImageOwners:
         self._not_listed: set[tuple[str, int]] = set()
         """Images and locations that were asked, and do not list them."""
         self._open: set[tuple[str, int]] = set()
-        """Those of which the answer has not arrived."""
+        """The images and locations among these whose answer has not arrived."""
         self._in_index: dict[str, Spellings] = {}
         """What the index knows, as far as it was read."""
 

@@ -77,7 +77,9 @@ class Bootstrap:
         index.on_invalidation(self._on_invalidation)
         self.fault = ""
         """Why the index cannot be used, for anybody to read; empty while it can be used."""
-        self._fault_log = FaultLog("redis unavailable", "redis available again", quiet_seconds=0)
+        self._fault_log = FaultLog(
+            __name__, "redis unavailable", "redis available again", quiet_seconds=0
+        )
         self._fault_since = 0.0
         """Unix time."""
 

@@ -137,8 +137,8 @@ class LocationView:
 
     @property
     def unasked_problem(self) -> str:
-        """Why the index may lack an image of a location that is not in service, and so is not
-        asked: it must have been read whole once, and Redis have lost nothing since. Empty if so."""
+        """Why the index may lack an image of this location, which is not in service and so is not
+        asked. Empty if it was swept as a whole once, and Redis has lost nothing since."""
         where = "it is refused" if self.refused else "it is in maintenance"
         if self.status.sweep.ended is None:
             return f"{where}, and was never swept"

@@ -35,9 +35,10 @@ class CoverageProofs:
         return self._absent_age is not None and not preferences.fresh
 
     async def without_doubt_of_spelling(self, context: AnswerContext, answer: Answer) -> Answer:
-        """An answer from those of locations, but unknown where they may have an image under a
-        spelling that only the index had: a server's database may distinguish letter case, and
-        Redis may have lost the claim. Redis is asked only where some id has upper-case digits."""
+        """The answer that locations gave; unknown in place of absent where one may have the image
+        under a spelling that only the index had. A server's database may distinguish letter case,
+        and Redis may have lost the claim. Redis is asked only if some id was ever spelled with
+        upper-case digits."""
         if answer.outcome is not Outcome.ABSENT or not self._reader.has_uppercase_ids:
             return answer
         table = context.table

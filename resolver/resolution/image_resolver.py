@@ -143,9 +143,9 @@ class Resolver:
         return resolution.answer
 
     def remembered_absence(self, image_id: bytes, table: Table) -> float | None:
-        """Seconds since the first of the locations' remembered answers, where the index is known to
-        have no claim and these answers prove that the image is absent; else None. Nobody is
-        asked. The caller knows that there is no claim."""
+        """Seconds since the earliest of the locations' remembered answers, where these prove that
+        the image is absent; else None. Nobody is asked. The caller knows that the index has no
+        claim."""
         if self._prober is None or not self.reader.may_prove_absence():
             return None
         if self.reader.has_uppercase_ids:  # only `_answer` knows whether that matters
@@ -264,7 +264,7 @@ class Resolver:
             request = self._probe_request(context, image, must_ask, claims, until, claimed=True)
             if found and not context.preferences.fresh and not lacks_bytes:
                 # These are the owners that the client excludes. It need not wait for them.
-                if _is_charged(charge):
+                if _try_charge(charge):
                     self._prober.probe_in_background(self._prober.probe(request))
                 return Resolution(found, context, claims, {})
             probes = await self._prober.probe(request, charge)
@@ -480,8 +480,8 @@ def _must_be_asked(view: LocationView, preferences: Preferences, *, lacks_bytes:
     return reason and view.in_service
 
 
-def _is_charged(charge: ChargeCallback | None) -> bool:
-    """Charges the client for a question. False if it has no questions left."""
+def _try_charge(charge: ChargeCallback | None) -> bool:
+    """Charges the client for probes. False if it may cause no more of them."""
     try:
         if charge is not None:
             charge()

@@ -144,7 +144,9 @@ class Prober:
         self._spans = spans
         self._in_flight: dict[tuple[ProbedImage, int], InFlightProbe] = {}
         self._in_flight_at: Counter[int] = Counter()
-        self._store_faults = FaultLog("probe results not stored", "probe results stored again")
+        self._store_faults = FaultLog(
+            __name__, "probe results not stored", "probe results stored again"
+        )
         self._exceeding = 0
         """Probes under way of a request that exceeds the bound by itself."""
         self._negative: dict[ProbedImage, NegativeCacheEntry] = {}

@@ -71,7 +71,7 @@ class HealthChecker:
         self._watched: dict[int, WatchedLocation] = {}
         self._self_doubt = SelfDoubt(self._watched)
         self._store_faults = FaultLog(
-            "health check results not stored", "health check results stored again"
+            __name__, "health check results not stored", "health check results stored again"
         )
         self._synced: Table | None = None
         """The table that `_watched` was made from."""

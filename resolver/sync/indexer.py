@@ -124,7 +124,7 @@ class Indexer:
     async def run(self) -> None:
         """Does what is due until it is cancelled. Then it stops its work and releases the
         leases."""
-        faults = FaultLog("redis unavailable", "redis available again", quiet_seconds=0)
+        faults = FaultLog(__name__, "redis unavailable", "redis available again", quiet_seconds=0)
         try:
             while True:
                 try:

@@ -59,7 +59,8 @@ class LeasedWork:
         self._tasks: dict[WorkKey, asyncio.Task[None]] = {}
         self._cleanups: set[asyncio.Task[None]] = set()
         self._faults = {
-            kind: FaultLog("redis unavailable", "redis available again") for kind in WorkKind
+            kind: FaultLog(__name__, "redis unavailable", "redis available again")
+            for kind in WorkKind
         }
         """By what work does, and not by location: there may be thousands."""
         self._token = secrets.token_hex(8)

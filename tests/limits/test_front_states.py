@@ -141,6 +141,17 @@ def test_others_have_their_turn_while_many_late_clients_are_closed() -> None:
     assert all(connection.is_closed for connection in late)
 
 
+def test_a_connection_that_has_closed_meanwhile_is_not_late() -> None:
+    """Else a client that is gone counts as one that was cut."""
+    limiter, late = ConnectionLimiter(1000), [LateConnection() for _ in range(100)]
+    for connection in late:
+        limiter.add(connection)
+    for _ in limiter.check_deadlines(0.0):
+        for connection in late:
+            limiter.remove(connection)
+    assert sum(connection.is_closed for connection in late) == MAX_LATE_AT_ONCE
+
+
 async def test_many_silent_clients_are_all_closed(start: Start) -> None:
     gateway = await start(client_timeout=0.5)
     async with AsyncExitStack() as stack:

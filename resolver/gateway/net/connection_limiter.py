@@ -145,11 +145,13 @@ class ConnectionLimiter:
         return -held.bit_length(), connection.served, connection.idle_since
 
     def check_deadlines(self, now: float) -> Iterator[None]:
-        """Closes the connections whose clients take too long, and pauses after some. Called several
-        times a second: one pass over all connections costs less than a timer for each."""
+        """Closes the connections whose clients take too long. Yields after each `MAX_LATE_AT_ONCE`,
+        for others to have their turn. Called several times a second: one pass over all connections
+        costs less than a timer for each."""
         late = 0
         for connection in list(self.connections):
-            if connection.check_deadline(now):
+            # One may have closed since the pass began.
+            if connection in self.connections and connection.check_deadline(now):
                 late += 1
                 if late % MAX_LATE_AT_ONCE == 0:
                     yield
