@@ -239,7 +239,7 @@ class Settings(BaseSettings):
     read_auth: Literal["none", "token", "caller"] = Field(
         "none",
         description="Who may read. `token`: clients with a token that Keystone accepts. `caller`: "
-        "besides, each sees only what an owner shows to its token.",
+        "the same, and each sees only what an owner shows to its token.",
     )
     domains: Names = Field(
         (),

@@ -12,7 +12,7 @@ from glance_resolver_client.exchange import ExchangeError, Reply, Request, Write
 TIMEOUT_SECONDS = 30.0
 """How long a connection may take, or stay silent."""
 DIRECT: dict[str, None] = {"all://localhost": None, "all://127.0.0.1": None, "all://[::1]": None}
-"""URLs that no proxy is asked for, as ``mounts`` of httpx: a proxy has another loopback."""
+"""URLs that are asked for without a proxy, as ``mounts`` of httpx: its loopback is not ours."""
 DEFAULT_HEADERS = {"User-Agent": "glance-resolver-client", "Accept-Encoding": "identity"}
 
 

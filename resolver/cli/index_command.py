@@ -10,7 +10,7 @@ import click
 from resolver.cli.ages import age
 from resolver.cli.answer_shapes import REBUILD, TOTALS
 from resolver.cli.gateway_client import Gateway, gateway_options, segment
-from resolver.cli.output import print_fields, print_json, print_table
+from resolver.cli.output import counted, print_fields, print_json, print_table
 from resolver.cli.suggesting_group import SuggestingGroup
 from resolver.cli.transfer_command import export, import_
 
@@ -86,6 +86,7 @@ def claim(location: str, ids: tuple[str, ...], url: str, token: str | None) -> N
     gateway = Gateway(url, token)
     for image in ids:
         gateway.call("PUT", _path(location, image))
+    click.echo(f"{location}: {counted(len(ids), 'image')} claimed")
 
 
 @index.command()
@@ -97,6 +98,7 @@ def release(location: str, ids: tuple[str, ...], url: str, token: str | None) ->
     gateway = Gateway(url, token)
     for image in ids:
         gateway.call("DELETE", _path(location, image))
+    click.echo(f"{location}: {counted(len(ids), 'image')} released")
 
 
 @index.command()

@@ -150,8 +150,8 @@ async def test_the_exit_status_of_resolve_is_the_outcome(run: Run, gateway: Gate
 
 async def test_claim_release_and_stats(run: Run, gateway: Gateway) -> None:
     await gateway.location("one")
-    assert (await run("index", "claim", "one", ID, OTHER))[0] == 0
-    assert (await run("index", "release", "one", OTHER))[0] == 0
+    assert await run("index", "claim", "one", ID, OTHER) == (0, "one: 2 images claimed\n", "")
+    assert await run("index", "release", "one", OTHER) == (0, "one: 1 image released\n", "")
     _, out, _ = await run("index", "stats", "--json")
     assert json.loads(out)["locations"]["one"]["claims"] == 1
     _, out, _ = await run("index", "stats")

@@ -252,7 +252,9 @@ async def rebuild_index(request: web.Request) -> web.StreamResponse:
     body = await read_object(request)
     bits = body.get("bits")
     if set(body) != {"bits"} or type(bits) is not int or not MIN_BITS <= bits <= MAX_BITS:
-        raise InvalidRequest(f'send {{"bits": N}} with N from {MIN_BITS} to {MAX_BITS}')
+        raise InvalidRequest(
+            f'the number of bits must be from {MIN_BITS} to {MAX_BITS}: {{"bits": N}}'
+        )
     index = request.app[SERVICES].index
     if not index.spreads:  # it gets a format then that older versions cannot use
         others = {process.version for process in await index.processes.list()} - {__version__}
