@@ -29,6 +29,8 @@ FIXES = {
     "bad-proxy": "correct HTTPS_PROXY and HTTP_PROXY of this process, or name the host in NO_PROXY",
     "not-glance": "give the base URL of a Glance server (`locations set NAME --url URL`)",
     "junk": "give the base URL of a Glance server (`locations set NAME --url URL`)",
+    "too-long": "shorten the properties of its largest images: a page of its listing may have "
+    "16 MiB, and an image 1 MiB and 10,000 JSON values",
     "cut": "read the log of the server, and of any proxy in front of it",
     "server-error": "read the server's log",
     "not-allowed": "add the host to RESOLVER_ALLOWED_HOSTS, or use https",

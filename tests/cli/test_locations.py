@@ -308,7 +308,11 @@ async def test_what_was_repaired_since_is_no_fault_of_a_check(
         code, out, _ = await run("locations", "check", "one")
         assert code == 0, out
         await records.set_poll(number, Poll(**{**failed, "error_code": "no-changes"}), put.location)
-        assert (await run("locations", "check", "one"))[0] == 1
+        await records.set_sweep(number, replace(swept, **{**failed, "error_code": "too-long"}))
+        code, out, _ = await run("locations", "check", "one")
+        assert (code, "It works from here now" in out) == (1, False), out
+        assert "polls: give it `notifications`, or rely on its sweeps" in out
+        assert "sweep: shorten the properties of its largest images" in out
         monkeypatch.setenv("CHECKED", "wrong")
         code, out, _ = await run("locations", "check", "one")
         assert (code, "listing\tno" in out) == (1, True), out

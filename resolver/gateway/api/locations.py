@@ -19,7 +19,7 @@ from resolver.gateway.app_keys import ADMIN, HOST, ROLE, SERVICES
 from resolver.gateway.problem import json_response
 from resolver.gateway.request_body import read_body, read_json
 from resolver.glance import GlanceServer, is_resolver
-from resolver.glance.diagnosis import Step, diagnose, failed_step
+from resolver.glance.diagnosis import FIXES, Step, diagnose, failed_step
 from resolver.index import AUDIT_MAX_ENTRIES
 from resolver.models import MAX_BITS, MIN_BITS, Poll, format_id, letter_case_of, parse_id
 from resolver.registry import BatchRequest, LocationView
@@ -196,11 +196,16 @@ def _past_steps(view: LocationView, poll_interval: float, *, works_now: bool) ->
     is_over = {
         code: works_now and code in REPAIRABLE_CODES for code in (sweep.error_code, poll.error_code)
     }
-    again = "It works from here now. If it fails again: the indexer has not what this process has"
+    over = "It works from here now. If it fails again: the indexer has not what this process has"
     if sweep.error:
         message = f"the last one, {_age(sweep.failed)}, failed: {sweep.error}"
-        fix = f"`locations sweep {location.name} --wait` begins another. {again}"
-        yield Step("sweep", is_over[sweep.error_code], message, fix if works_now else "")
+        again = f"`locations sweep {location.name} --wait` begins another"
+        failed = failed_step("sweep", location, sweep.error_code, message)
+        if is_over[sweep.error_code]:
+            failed = replace(failed, ok=True, fix=f"{again}. {over}")
+        elif sweep.error_code not in FIXES:
+            failed = replace(failed, fix=again)
+        yield failed
     else:
         later = Poll() if is_over[poll.error_code] else poll
         now = replace(view, status=replace(view.status, poll=later))
@@ -210,9 +215,9 @@ def _past_steps(view: LocationView, poll_interval: float, *, works_now: bool) ->
     if poll.error:
         message = f"the last one, {_age(poll.failed)}, failed: {poll.error}"
         failed = failed_step("polls", location, poll.error_code, message)
-        if works_now:
-            fix = f"the next one comes within {poll_interval:.0f} s. {again}"
-            failed = replace(failed, ok=is_over[poll.error_code], fix=fix)
+        if is_over[poll.error_code]:
+            fix = f"the next one comes within {poll_interval:.0f} s. {over}"
+            failed = replace(failed, ok=True, fix=fix)
         yield failed
 
 
