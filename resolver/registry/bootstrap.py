@@ -70,6 +70,8 @@ class Bootstrap:
         self.registered_index = registered_index
         self._last_table: Table | None = None
         """The last table that was read; None before the first reconciliation."""
+        self._last_seen: dict[str, LocationView] = {}
+        """The startup locations as this process saw them last, also those that Redis lost since."""
         self._has_rights = False
         """Whether Redis allows this process what it needs, as far as it was asked."""
         self._seen_changes = -1
@@ -191,15 +193,28 @@ class Bootstrap:
             await self._tables.current()
             await self._tables.refresh_if_lost()
             table = self._tables.table
-            if lost := self._last_table.lost_in(table):
-                await self._register_again(lost)
+            # Other parts of this process may have read the table without them first.
+            lost = {
+                view.name: view
+                for view in (*self._lost_startup_locations(table), *self._last_table.lost_in(table))
+            }
+            if lost:
+                await self._register_again(list(lost.values()))
         if self._last_table is None or identity != self.registered_index:
             with contextlib.suppress(IndexReadOnly):
                 await self._index.server_watch.record_losses()
         if not self._index.read_only_because:
             self._tables.expect(())
         self.registered_index = identity
-        self._last_table = await self._tables.current()
+        self._remember(await self._tables.current())
+
+    def _remember(self, table: Table) -> None:
+        self._last_table = table
+        seen = table.by_name.keys() & self._startup_locations.keys()
+        self._last_seen |= {name: table.by_name[name] for name in seen}
+
+    def _lost_startup_locations(self, table: Table) -> list[LocationView]:
+        return [view for name, view in self._last_seen.items() if name in table.lost_names]
 
     async def _register_at_start(self) -> None:
         """Registers the startup locations, but for those that an operator has removed."""
@@ -227,15 +242,16 @@ class Bootstrap:
         """
         newest = self._tables.table  # other parts of this process read it too
         if self._last_table is not None and newest.identity == self._last_table.identity:
-            self._last_table = newest
+            self._remember(newest)
         last = self._last_table
+        seen = [*last.by_name.values(), *self._lost_startup_locations(last)] if last else []
         # A worker that replaced another has no table yet, but was started with an index's identity.
         had_locations = bool(last.by_name) if last else bool(self.registered_index)
         if not had_locations or self._startup_locations:
             if last is None:
                 await self._register_at_start()
             else:
-                await self._register_again(list(last.by_name.values()))
+                await self._register_again(seen)
         elif not (await self._index.records.load()).records:
             names = f" ({some_names(list(last.by_name))})" if last else ""
             raise IndexLost(
@@ -243,7 +259,7 @@ class Bootstrap:
                 f"register them again{names}"
             ) from None
         elif last is not None:
-            await self._register_again(list(last.by_name.values()))
+            await self._register_again(seen)
         await self._index.create_if_missing()
         self.registered_index = await self._index.identity()
         return self.registered_index

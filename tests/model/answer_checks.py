@@ -30,8 +30,8 @@ class Question:
     """Numbers of locations whose last check failed, or whose API is not known yet."""
     claimed: set[int]
     """Numbers of locations with a claim in the index."""
-    guarded: set[int] = field(default_factory=set)
-    """Numbers of locations whose shrink guard is tripped: their "no" proves nothing."""
+    doubted: set[int] = field(default_factory=set)
+    """Numbers of locations whose "no" proves nothing: see `ModelRun._doubted`."""
     oldest: float = 0.0
     """Start of the oldest question whose probe results this answer may share."""
     bytes_refused: bool = False
@@ -91,7 +91,7 @@ def check_answer(world: World, question: Question, answer: ReceivedAnswer) -> It
         yield from _check_unknown(world, question, answer)
     if (
         question.preferences.fresh
-        and not question.guarded
+        and not question.doubted
         and not _may_miss_deadline(world, question)
         and _nothing_changed(world, question)
     ):
@@ -195,7 +195,7 @@ def _check_unknown(world: World, question: Question, answer: ReceivedAnswer) -> 
     if _may_miss_deadline(world, question):
         return
     current = world.current()
-    if any(name in current and current[name].number in question.guarded for name in answer.missing):
+    if any(name in current and current[name].number in question.doubted for name in answer.missing):
         return
     if serving and not any(_may_be_missing(world, name, question) for name in answer.missing):
         yield "it is unknown, and every missing location could answer"

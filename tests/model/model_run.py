@@ -186,9 +186,9 @@ class ModelRun(RedisEvents):
         templates = await services.resolver.resolve_many(
             [question.image_id for question in questions], preferences, letter_cases
         )
-        guarded = await self._guarded(services)
+        doubted = await self._doubted(services)
         for question, template in zip(questions, templates, strict=True):
-            question.guarded |= guarded
+            question.doubted |= doubted
             text = template.render(format_id(question.image_id))
             self._check_received(question, json.loads(text))
 
@@ -198,7 +198,7 @@ class ModelRun(RedisEvents):
         answer = await services.resolver.resolve(
             image_id, preferences, question.letter_case, needs_bytes=needs_bytes
         )
-        question.guarded |= await self._guarded(services)
+        question.doubted |= await self._doubted(services)
         question.bytes_refused = needs_bytes and answer.lacks_bytes and not answer.detail
         self._check_received(question, answer.as_json() | {"detail": answer.detail})
 
@@ -249,13 +249,34 @@ class ModelRun(RedisEvents):
         # Of a location that was registered meanwhile the gateway may not know more than we do.
         down |= {registration.number for registration in self.world.current().values()} - seen
         question = Question(image_id, letter_case, preferences, is_up_to_date, down, claimed)
-        question.guarded = await self._guarded(services)
+        question.doubted = await self._doubted(services)
         since = question.begun - self.absent_ttl
         earlier = [begun for begun, ended in self._answer_times.get(image_id, ()) if ended >= since]
         under_way = [other.begun for other in self._open_questions.get(image_id, ())]
         question.oldest = min([since, *earlier, *under_way])
         self._open_questions.setdefault(image_id, []).append(question)
         return question
+
+    async def _doubted(self, services: Services) -> set[int]:
+        """Numbers of the locations whose "no" proves nothing. The shrink guard is tripped. Or they
+        were not swept since Redis may have lost claims, and some location spells ids in upper case:
+        then only its claims say how it is asked."""
+        doubted = await self._guarded(services)
+        if not services.index.has_uppercase_ids:
+            return doubted
+        table = services.tables.table
+        for registration in self.world.current().values():
+            number = registration.number
+            sweep = await services.index.records.sweep(number)
+            view = table.by_number.get(number)
+            if (
+                (sweep.started or 0) <= self._evicted_time
+                or not sweep.ended
+                or view is None
+                or view.status.sweep.losses != table.losses
+            ):
+                doubted.add(number)
+        return doubted
 
     async def _guarded(self, services: Services) -> set[int]:
         """Numbers of the locations whose shrink guard is tripped: by the index, or by what this

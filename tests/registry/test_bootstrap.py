@@ -83,6 +83,18 @@ async def test_lost_locations_are_registered_as_they_were_last_seen() -> None:
     assert records["one"].location.number > before.number, "others may remember the old number"
 
 
+async def test_lost_locations_are_registered_though_others_read_the_table_without_them() -> None:
+    process = Process()
+    await process.bootstrap.start()
+    keys = process.index.records.keys
+    await process.client.command("DEL", keys.locations)
+    await process.tables.refresh_if_lost()
+    assert not process.tables.table.by_name
+    await process.client.command("DEL", keys.meta)
+    await process.bootstrap.start()
+    assert await process.names() == {"one", "two"}
+
+
 async def test_lost_locations_of_operators_are_known_to_every_process_and_logged() -> None:
     process = Process()
     async with process.running():
