@@ -30,7 +30,7 @@ FIXES = {
     "not-glance": "give the base URL of a Glance server (`locations set NAME --url URL`)",
     "junk": "give the base URL of a Glance server (`locations set NAME --url URL`)",
     "too-long": "shorten the properties of its largest images: a page of its listing may have "
-    "16 MiB, and an image 1 MiB and 10,000 JSON values",
+    "16 MiB, and an image 10,000 JSON values",
     "cut": "read the log of the server, and of any proxy in front of it",
     "server-error": "read the server's log",
     "not-allowed": "add the host to RESOLVER_ALLOWED_HOSTS, or use https",

@@ -14,7 +14,6 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import Any, Generic, TypeVar
 
 from resolver.errors import LocationUnavailable
@@ -28,17 +27,20 @@ TURN_SECONDS = 0.002
 WINDOW_BYTES = 32 * 1024
 """Bytes decoded at a time: some tens of rows."""
 
-MAX_VALUE_BYTES = 1024 * 1024
-"""Bytes of a row or of another member. An image with a thousand long properties is smaller."""
+MAX_VALUE_BYTES = 16 * 1024 * 1024
+"""Bytes of a row or of another member. Glance allows an image 128 properties of 64 KiB."""
 
 MAX_VALUES = 10_000
 """JSON values in a row or a record, which are read in some milliseconds. Each begins behind one of
-``,[{`` but for the first."""
+``,[{`` outside of strings, but for the first."""
 
 MAX_SPACES = 4096
 """White space that may follow the document, in bytes."""
 
-_VALUE = re.compile(r"[,\[{]")
+_TOKEN = r'"[^"\\]*(?:\\.[^"\\]*)*(?:"|\\?\Z)|[,\[{]'
+"""A string, whose end may be missing; or what is in front of a value."""
+_TOKENS = re.compile(_TOKEN, re.DOTALL)
+_BYTE_TOKENS = re.compile(_TOKEN.encode(), re.DOTALL)
 _SPACE = re.compile(r"[ \t\n\r]*")
 _decode = json.JSONDecoder().raw_decode
 
@@ -63,9 +65,29 @@ class JsonPage(Generic[T]):
 
 def has_many_values(text: str | bytes | bytearray) -> bool:
     """Whether a text may have more than `MAX_VALUES` JSON values."""
+    return _end_of_values(text) is not None
+
+
+def _end_of_values(text: str | bytes | bytearray) -> int | None:
+    """The position behind the first `MAX_VALUES` values; None where there are no more."""
+    tokens: Iterator[re.Match[str]] | Iterator[re.Match[bytes]]
     if isinstance(text, str):
-        return sum(map(text.count, ",[{")) > MAX_VALUES
-    return sum(map(text.count, (b",", b"[", b"{"))) > MAX_VALUES
+        if sum(map(text.count, ",[{")) <= MAX_VALUES:
+            return None
+        tokens = _TOKENS.finditer(text)
+    else:
+        if sum(map(text.count, (b",", b"[", b"{"))) <= MAX_VALUES:
+            return None
+        tokens = _BYTE_TOKENS.finditer(text)
+    values = strings = 0
+    for token in tokens:
+        if token[0][:1] in ('"', b'"'):
+            strings += 1
+        else:
+            values += 1
+        if values > MAX_VALUES or strings > 2 * MAX_VALUES:  # of a value and its name
+            return token.start()
+    return None
 
 
 async def read_page(body: bytes | bytearray, max_rows: int, make: MakeRow[T]) -> JsonPage[T]:
@@ -100,6 +122,8 @@ class _Window:
         self._text = ""
         self._position = 0
         """How far the text is read."""
+        self._is_cut = False
+        """Whether the text ends where it has as many values as one row may have."""
         self._load()
 
     def read(self, read: Callable[[str, int], tuple[T, int]]) -> T:
@@ -140,16 +164,17 @@ class _Window:
         if self._position:
             self._start += len(self._text[: self._position].encode())
             self._size = WINDOW_BYTES
-        elif self._size < MAX_VALUE_BYTES and not has_many_values(self._text):
+        elif self._size < MAX_VALUE_BYTES and not self._is_cut:
             self._size = min(self._size * 8, MAX_VALUE_BYTES)
         else:
             raise LocationUnavailable(
                 "a row of its listing is too large, or not JSON", code="too-long"
             )
         self._load()
-        if self._size > WINDOW_BYTES and has_many_values(self._text):
-            beyond = next(islice(_VALUE.finditer(self._text), MAX_VALUES, None))
-            self._text = self._text[: beyond.start()]
+        end = _end_of_values(self._text) if self._size > WINDOW_BYTES else None
+        self._is_cut = end is not None
+        if end is not None:
+            self._text = self._text[:end]
             self._end = self._start + len(self._text.encode())
 
 
