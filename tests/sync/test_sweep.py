@@ -271,6 +271,6 @@ async def test_sees_all_must_be_registered_for_old_servers(
     unsure = await sweeping.register(server, "unsure", auth=auth)
     sweep = await sweeping.sweep(unsure)
     assert sweep.sees_all is None
-    assert "register the location with `sees_all`" in doubt(unsure, sweep)
+    assert "Register the location with `sees_all`" in doubt(unsure, sweep)
     sure = await sweeping.register(server, "sure", auth=auth, sees_all=True)
     assert doubt(sure, await sweeping.sweep(sure)) == ""
