@@ -148,10 +148,10 @@ class Resolver:
         claim."""
         if self._prober is None or not self.reader.may_prove_absence():
             return None
-        if self.reader.has_uppercase_ids:  # only `_answer` knows whether that matters
-            return None
         entry = self._prober.negative_entry(image_id)
         if entry is None:
+            return None
+        if self.reader.has_uppercase_ids and entry.spelling_checked_in is not table:
             return None
         if entry.absent_in is not table:
             in_service = table.in_service()
@@ -220,6 +220,8 @@ class Resolver:
         resolution = await self._answer(
             context, image, lookup.claims, budget, charge, needs_bytes=needs_bytes
         )
+        if self._prober is not None and resolution.answer.outcome is Outcome.ABSENT:
+            self._prober.spelling_is_checked(image[0], resolution.context.table)
         return resolution._replace(answer=_with_stale_source(resolution.answer, lookup))
 
     async def _answer(

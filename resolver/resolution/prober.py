@@ -62,7 +62,7 @@ class NegativeCacheEntry(dict[int, ProbeResult]):
     """The "no" answers about one image by location number, and the silence of locations that do not
     vouch. Valid for this set of claims only."""
 
-    __slots__ = ("absent_in", "claims", "earliest", "latest")
+    __slots__ = ("absent_in", "claims", "earliest", "latest", "spelling_checked_in")
 
     def __init__(self, claims: tuple[Owner, ...]) -> None:
         super().__init__()
@@ -71,8 +71,15 @@ class NegativeCacheEntry(dict[int, ProbeResult]):
         """`time.monotonic` of the latest answer."""
         self.absent_in: Table | None = None
         """The table of which these answers are known to prove that the image is absent."""
+        self.spelling_checked_in: Table | None = None
+        """The table for which Redis was asked, after these answers, whether it may have lost claims
+        on ids in upper case."""
         self.earliest = 0.0
         """`time.monotonic` of the first of those answers."""
+
+    def reset(self) -> None:
+        """Nothing is concluded from these answers so far."""
+        self.absent_in = self.spelling_checked_in = None
 
 
 @dataclass(eq=False, slots=True)
@@ -299,6 +306,12 @@ class Prober:
         """The "no" answers about an image as Glance writes its id, expired ones included."""
         return self._negative.get((image_id, 0))
 
+    def spelling_is_checked(self, image_id: bytes, table: Table) -> None:
+        """The image was found absent with this table: Redis has lost no claim on an id in upper
+        case."""
+        if entry := self.negative_entry(image_id):
+            entry.spelling_checked_in = table
+
     def age_of(self, entry: NegativeCacheEntry) -> float | None:
         """Seconds since the first answer of an entry; None if that has expired."""
         age = time.monotonic() - entry.earliest
@@ -457,12 +470,12 @@ class Prober:
         if not result.absent and (result.owner is not None or not remembers_silence):
             if result.owner is not None and image in self._negative:
                 self._negative[image].pop(number, None)
-                self._negative[image].absent_in = None
+                self._negative[image].reset()
             return
         entry = self._negative.pop(image, None) or NegativeCacheEntry(claims)
         entry[number] = result
         entry.latest = result.at
-        entry.absent_in = None
+        entry.reset()
         self._negative[image] = entry
         for _ in range(2):  # expired entries leave faster than new ones come, in bounded time
             oldest = next(iter(self._negative))

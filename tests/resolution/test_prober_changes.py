@@ -308,6 +308,19 @@ async def test_an_upper_case_id_finds_a_lower_case_image(cloud: Cloud) -> None:
     assert cloud.image_requests("one") == 1
 
 
+async def test_an_absence_is_remembered_also_where_another_id_is_in_upper_case(
+    cloud: Cloud,
+) -> None:
+    (await cloud.add("one")).add(id=ID.upper())
+    assert (await cloud.resolve(ID.upper())).outcome is Outcome.FOUND
+    await wait_until_idle(cloud)
+    resolver, other = cloud.services.resolver, "ab" + ID[2:]
+    assert (await cloud.resolve(other)).outcome is Outcome.ABSENT
+    assert cloud.services.index.has_uppercase_ids
+    table = cloud.services.tables.table
+    assert resolver.remembered_absence(parse_id(other), table) is not None
+
+
 async def test_probe_results_are_counted(cloud: Cloud) -> None:
     server = await cloud.add("one")
     server.add(id=OTHER)
