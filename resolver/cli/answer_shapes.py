@@ -83,7 +83,8 @@ def _is_share(value: Any) -> bool:
     return type(value) in (int, float) and 0 <= value <= 1
 
 
-def _any_of(*names: str) -> dict[str, Any]:
+def _present(*names: str) -> dict[str, Any]:
+    """Members that must be there, each with any value."""
     return dict.fromkeys(names, ANY)
 
 
@@ -102,10 +103,10 @@ LOCATIONS: Shape = {
     "locations": [
         {
             "name": str,
-            **_any_of("region", "state", "url", "reason", "priority", "weight", "auth"),
+            **_present("region", "state", "url", "reason", "priority", "weight", "auth"),
             "health": {"state": ANY},
-            "coverage": _any_of("covered", "why"),
-            "sweep": {"ended": is_time, **_any_of("images", "error", "error_code")},
+            "coverage": _present("covered", "why"),
+            "sweep": {"ended": is_time, **_present("images", "error", "error_code")},
         }
     ]
 }
@@ -114,7 +115,7 @@ LOCATIONS: Shape = {
 SWEEPING_LOCATIONS: Shape = {
     "locations": [
         {
-            **_any_of("name", "state"),
+            **_present("name", "state"),
             "health": {"state": ANY},
             "coverage": {"covered": ANY},
             "sweep": {"ended": is_time, "images": ANY, "running": _RUNNING},
@@ -128,42 +129,42 @@ NAMED_LOCATIONS: Shape = {
 }
 
 LOCATION: Shape = {
-    **_any_of("name", "url", "public_url", "region", "domain", "api", "state", "reason"),
-    **_any_of("priority", "weight", "rate", "vouches", "auth", "notifications"),
+    **_present("name", "url", "public_url", "region", "domain", "api", "state", "reason"),
+    **_present("priority", "weight", "rate", "vouches", "auth", "notifications"),
     "networks": [str],
     "serves": maybe([str]),
     "health": {
-        **_any_of("state", "reason", "current", "at"),
-        "history": [_any_of("at", "state", "reason")],
+        **_present("state", "reason", "current", "at"),
+        "history": [_present("at", "state", "reason")],
     },
-    "coverage": _any_of("covered", "why", "poll", "events", "credential"),
+    "coverage": _present("covered", "why", "poll", "events", "credential"),
     "sweep": {
-        **_any_of("skipped", "skipped_examples", "error"),
+        **_present("skipped", "skipped_examples", "error"),
         "images": is_count,
         "ended": is_time,
         "running": _RUNNING,
     },
 }
 
-WRITTEN_LOCATION: Shape = _any_of("name", "url", "auth")
+WRITTEN_LOCATION: Shape = _present("name", "url", "auth")
 
 LOCATION_TO_REMOVE: Shape = {"url": ANY, "sweep": {"images": is_count}}
 
 LOCATION_SWEEP: Shape = {
     "sweep": {
-        **_any_of("failed", "error", "ended", "claimed", "released"),
+        **_present("failed", "error", "ended", "claimed", "released"),
         "images": is_count,
         "running": _RUNNING,
     }
 }
 
-DIAGNOSIS: Shape = {"ok": bool, "steps": [{"step": str, **_any_of("ok", "said", "fix")}]}
+DIAGNOSIS: Shape = {"ok": bool, "steps": [{"step": str, **_present("ok", "said", "fix")}]}
 
 CHANGES: Shape = {
     "changes": [
         {
             "at": str,
-            **_any_of("by", "what", "location"),
+            **_present("by", "what", "location"),
             "before": maybe({}),
             "after": maybe({}),
         }
@@ -171,7 +172,7 @@ CHANGES: Shape = {
 }
 
 MEMBERS: Shape = {
-    "members": [{"since": is_time, **_any_of("host", "pid", "role", "version", "id")}]
+    "members": [{"since": is_time, **_present("host", "pid", "role", "version", "id")}]
 }
 
 REBUILD: dict[str, Any] = {"rebuild": maybe({"bits": _is_bits, "done": _is_share})}
@@ -186,7 +187,7 @@ TOTALS: Shape = {
     "covered": bool,
     "why": ANY,
     "locations": by_name(
-        {"claims": is_count, "listed": is_count, **_any_of("covered", "coverage")}
+        {"claims": is_count, "listed": is_count, **_present("covered", "coverage")}
     ),
 }
 
@@ -194,7 +195,7 @@ RESOLUTIONS: Shape = [
     {
         "id": str,
         "outcome": is_outcome,
-        "owners": [_any_of("location", "url", "uri")],
+        "owners": [_present("location", "url", "uri")],
         "missing": [str],
     }
 ]
@@ -202,8 +203,8 @@ RESOLUTIONS: Shape = [
 EXPLANATION: Shape = {
     "id": str,
     "outcome": is_outcome,
-    **_any_of("source", "detail"),
-    "locations": [{"reasons": [str], **_any_of("location", "rank", "verdict")}],
+    **_present("source", "detail"),
+    "locations": [{"reasons": [str], **_present("location", "rank", "verdict")}],
 }
 
 IMPORT_RESULT: Shape = {
@@ -217,7 +218,7 @@ IMPORT_RESULT: Shape = {
     "locations": ANY,
 }
 
-CONFLICT: Shape = {"id": str, "owners": [_any_of("location", "content")]}
+CONFLICT: Shape = {"id": str, "owners": [_present("location", "content")]}
 
 MISSING_IMAGE: Shape = {"source": ANY, "id": str}
 """With a source it is also `IMPORTABLE`, and without one `NOT_IMPORTABLE`."""
