@@ -17,6 +17,7 @@ from resolver.glance import GlanceServer, connect
 from resolver.glance.answer_guard import MAX_INTERIM_BYTES, READ_BYTES, short_reads
 from resolver.models import Location
 from tests.support.certificates import Authority
+from tests.support.tcp_server import listening
 from tests.support.wait import wait_until
 
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
@@ -72,9 +73,7 @@ class Server:
 
 @contextlib.asynccontextmanager
 async def serving(server: Server, tls: ssl.SSLContext | None = None) -> AsyncIterator[Server]:
-    async with await asyncio.start_server(server.serve, "127.0.0.1", 0, ssl=tls) as listener:
-        port = listener.sockets[0].getsockname()[1]
-        server.url = f"{'https' if tls else 'http'}://127.0.0.1:{port}"
+    async with listening(server.serve, tls) as server.url:
         try:
             yield server
         finally:

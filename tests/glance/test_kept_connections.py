@@ -23,6 +23,7 @@ from resolver.standin import StandIn
 from tests.glance.pair import Pair
 from tests.support.certificates import Authority
 from tests.support.clouds import clouds
+from tests.support.tcp_server import listening
 from tests.support.wait import wait_until
 
 PATH = "/v2/images/1"
@@ -100,9 +101,8 @@ def serve() -> Serve:
         answer: bytes = PLAIN, *, closes: bool = False, tls: ssl.SSLContext | None = None
     ) -> AsyncIterator[Server]:
         server = Server(answer, closes=closes)
-        async with await asyncio.start_server(server.serve, "127.0.0.1", 0, ssl=tls) as listener:
-            port = listener.sockets[0].getsockname()[1]
-            server.url = f"{'https' if tls else 'http'}://127.0.0.1:{port}/image"
+        async with listening(server.serve, tls) as url:
+            server.url = f"{url}/image"
             try:
                 yield server
             finally:

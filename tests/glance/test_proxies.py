@@ -13,6 +13,7 @@ from resolver.glance import GlanceServer, connect
 from resolver.glance.proxies import proxy_for
 from resolver.models import Location
 from resolver.standin import StandIn
+from tests.support.tcp_server import listening
 
 VARIABLES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
 
@@ -105,10 +106,8 @@ async def test_a_proxy_that_refuses_the_tunnel_is_named_as_the_cause(
             writer.write(b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n")
         writer.close()
 
-    listener = await asyncio.start_server(refuse, "127.0.0.1", 0)
-    port = listener.sockets[0].getsockname()[1]
-    monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{port}")
-    async with listener:
+    async with listening(refuse) as url:
+        monkeypatch.setenv("HTTPS_PROXY", url)
         with pytest.raises(LocationUnavailable, match="answered 407") as caught:
             await ask("https://glance.test")
     assert caught.value.problem_code == "bad-proxy"

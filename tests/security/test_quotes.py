@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from tests.gateway.conftest import ADMIN, Gateway, Start
+from tests.support.tcp_server import listening
 
 MARK = "qu0ted"
 IDS = (f"0a1b2c3d-4e5f-4a6b-8c7d-{number:012x}" for number in itertools.count())
@@ -64,8 +65,7 @@ class Server:
 @pytest.fixture
 async def server() -> AsyncIterator[Server]:
     server = Server()
-    async with await asyncio.start_server(server.serve, "127.0.0.1", 0) as listener:
-        server.url = f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}"
+    async with listening(server.serve) as server.url:
         yield server
 
 

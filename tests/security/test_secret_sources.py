@@ -20,6 +20,7 @@ from resolver.settings import Settings
 from resolver.standin import StandIn
 from tests.gateway.conftest import ADMIN, Gateway, Start
 from tests.support.fake_keystone import FakeKeystone
+from tests.support.tcp_server import listening
 
 SECRET = "a-secret-of-this-host"
 
@@ -313,10 +314,8 @@ async def test_no_answer_has_bytes_of_the_answers_of_a_server(start: Start, kind
             writer.close()
 
     gateway: Gateway = await start(probe=True, role="all", health_interval=0.2)
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    async with server:
-        port = server.sockets[0].getsockname()[1]
-        await gateway.location("inside", url=f"http://127.0.0.1:{port}", versions=(), covered=False)
+    async with listening(serve) as url:
+        await gateway.location("inside", url=url, versions=(), covered=False)
         for method, path in (
             ("POST", "/locations/inside/check"),
             ("GET", "/resolve/0a1b2c3d-4e5f-4a6b-8c7d-9e0f1a2b3c4d"),
