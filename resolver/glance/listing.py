@@ -437,9 +437,8 @@ async def _list_by_id(server: GlanceServer, ids: Sequence[str]) -> set[str]:
             return set()
         page = await reply.page(len(ids) + 1)
         listed = ids_of(page)
-        if (
-            page.is_cut or "next" in page.members or not listed <= set(ids)
-        ):  # more, or other, than asked for
+        has_more = page.is_cut or "next" in page.members
+        if has_more or not listed <= set(ids):  # more, or other, than asked for
             return set()
         found |= listed
     return found

@@ -392,11 +392,8 @@ def _probe_doubts(context: AnswerContext, probes: Mapping[int, ProbeResult]) -> 
             doubts[view.name] = probe.reason
         elif probe.owner is None and view.guard_problem:
             doubts[view.name] = view.guard_problem
-    if unasked := context.table.unasked_problems:
-        numbers = {name: context.table.by_name[name].location.number for name in unasked}
-        doubts |= {n: why for n, why in unasked.items() if not _is_absent(probes, numbers[n])}
+    for name, reason in context.table.unasked_problems.items():
+        number = context.table.by_name[name].location.number
+        if not probes.get(number, NOT_ASKED).absent:
+            doubts[name] = reason
     return doubts | context.table.lost_locations()
-
-
-def _is_absent(probes: Mapping[int, ProbeResult], number: int) -> bool:
-    return probes.get(number, NOT_ASKED).absent
