@@ -110,6 +110,8 @@ async def start() -> AsyncIterator[Start]:
                 "role": "gateway",
                 "admin_tokens": f"ops={TOKEN}",
                 "probe": False,
+                # On a busy machine an index in memory, too, takes longer than the 250 ms of a gateway.
+                "index_timeout": 5,
             }
             services = await stack.enter_async_context(
                 open_services(
