@@ -96,6 +96,9 @@ async def diagnose(
 SCHEME_CODES = frozenset({"timeout", "cut", "unreachable", "not-glance", "junk"})
 """Failures that https at a port for http has, or http at one for https."""
 
+OTHER_SCHEME_SECONDS = 2.0
+"""How long the other is tried. What is no server of that scheme may never answer."""
+
 
 async def _url_of_other_scheme(
     session: aiohttp.ClientSession, location: Location, code: str
@@ -106,7 +109,8 @@ async def _url_of_other_scheme(
     other = f"{'http' if scheme == 'https' else 'https'}://{rest}"
     if code in SCHEME_CODES:
         with contextlib.suppress(LocationUnavailable):
-            await _in_time(GlanceServer(session, Location(name="", url=other)).versions())
+            versions = GlanceServer(session, Location(name="", url=other)).versions()
+            await _in_time(versions, OTHER_SCHEME_SECONDS)
             return other
     return ""
 
@@ -114,19 +118,17 @@ async def _url_of_other_scheme(
 T = TypeVar("T")
 
 
-async def _in_time(check: Awaitable[T]) -> T:
-    """What ``check`` returns.
+async def _in_time(check: Awaitable[T], seconds: float = STEP_TIMEOUT_SECONDS) -> T:
+    """What ``check`` returns within that time.
 
     Raises:
         LocationUnavailable: from ``check``, or because it took too long.
     """
     try:
-        async with asyncio.timeout(STEP_TIMEOUT_SECONDS):
+        async with asyncio.timeout(seconds):
             return await check
     except TimeoutError as error:
-        raise LocationUnavailable(
-            f"no answer within {STEP_TIMEOUT_SECONDS:g} s", code="timeout"
-        ) from error
+        raise LocationUnavailable(f"no answer within {seconds:g} s", code="timeout") from error
 
 
 async def _run(name: str, location: Location, check: Awaitable[Step]) -> Step:
