@@ -110,7 +110,7 @@ async def start() -> AsyncIterator[Start]:
                 "role": "gateway",
                 "admin_tokens": f"ops={TOKEN}",
                 "probe": False,
-                # On a busy machine an index in memory, too, takes longer than the 250 ms of a gateway.
+                # On a busy machine an index in memory, too, takes longer than 250 ms.
                 "index_timeout": 5,
             }
             services = await stack.enter_async_context(
