@@ -278,5 +278,5 @@ class Load:
 
     def check(self) -> None:
         """Fails if an answer was wrong, or if known images were not answered for too long."""
-        assert not self.wrong_answers
+        assert not self.wrong_answers, self.wrong_answers
         assert self.longest_gap < MAX_GAP_SECONDS, "known images keep resolving"

@@ -66,7 +66,9 @@ class World:
 async def make_world(start: Start, redis: RedisServer, **settings: Any) -> AsyncIterator[World]:
     async with AsyncExitStack() as stack:
         proxy = await stack.enter_async_context(Proxy(redis.port))
-        gateway = await start(redis_url=proxy.url, probe=True, **settings)
+        gateway = await start(
+            **{"redis_url": proxy.url, "probe": True, "index_timeout": 0.25, **settings}
+        )
         cloud = Cloud(gateway.services, stack)
         for name in ("one", "two"):
             await cloud.add(name)
