@@ -7,12 +7,17 @@ with which single requests are refused are in `resolver.gateway.problem`.)
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 import structlog
 
 log = structlog.get_logger()
+
+ONE_FAULT = ("location-refused", "shrink-guard", "sweep-failing", "poll-failing", "cannot-vouch")
+"""Codes that one fault of a location can have, each before what may follow from it. A location that
+has several of them is one problem: the first."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +34,10 @@ class Problem:
     """The name of the location that it is about; empty for the whole service."""
     since: float = 0.0
     """Unix time. 0: the source does not know, and the board uses when it first saw the problem."""
+    consequence: str = ""
+    """A sentence for the text of another problem that includes this one; see `ONE_FAULT`."""
+    includes: tuple[str, ...] = ()
+    """The codes of the other problems that this one includes. The board fills it in."""
 
 
 ProblemSource = Callable[[], Iterable[Problem]]
@@ -59,11 +68,31 @@ class ProblemBoard:
             problem if problem.since else replace(problem, since=self._first_seen[_key(problem)])
             for problem in found
         )
-        return sorted(dated, key=lambda problem: (problem.since, _key(problem)))
+        return sorted(_merge(dated), key=lambda problem: (problem.since, _key(problem)))
 
 
 def _key(problem: Problem) -> tuple[str, str]:
     return problem.code, problem.location
+
+
+def _merge(problems: Iterable[Problem]) -> list[Problem]:
+    """One problem for each fault of a location; see `ONE_FAULT`."""
+    merged: list[Problem] = []
+    faults: defaultdict[str, list[Problem]] = defaultdict(list)
+    for problem in problems:
+        is_fault = problem.location and problem.code in ONE_FAULT
+        (faults[problem.location] if is_fault else merged).append(problem)
+    for found in faults.values():
+        cause, *others = sorted(found, key=lambda problem: ONE_FAULT.index(problem.code))
+        merged.append(
+            replace(
+                cause,
+                text=" ".join([cause.text, *(p.consequence for p in others if p.consequence)]),
+                since=min(problem.since for problem in found),
+                includes=tuple(problem.code for problem in others),
+            )
+        )
+    return merged
 
 
 def _ask(source: ProblemSource) -> list[Problem]:

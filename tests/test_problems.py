@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -47,3 +48,24 @@ def test_a_source_that_fails_hides_no_other(caplog: pytest.LogCaptureFixture) ->
     board.add_source(lambda: [problem("other", since=1.0)])
     assert [found.code for found in board.current()] == ["other", "internal-error"]
     assert "bug" in caplog.text
+
+
+def test_a_fault_of_a_location_is_one_problem_with_what_follows_from_it() -> None:
+    def found() -> Iterator[Problem]:
+        for code, since in (("cannot-vouch", 100.0), ("poll-failing", 300.0), ("conflict", 1.0)):
+            yield replace(problem(code, since, "one"), consequence=f"So {code}.")
+        yield problem("cannot-vouch", 50.0, "two")
+        yield problem("cannot-vouch", 60.0)
+
+    board = ProblemBoard()
+    board.add_source(found)
+    board.add_source(lambda: [problem("sweep-failing", 200.0, "one")])
+    assert [(p.code, p.location, p.includes) for p in board.current()] == [
+        ("conflict", "one", ()),
+        ("cannot-vouch", "two", ()),
+        ("cannot-vouch", "", ()),
+        ("sweep-failing", "one", ("poll-failing", "cannot-vouch")),
+    ]
+    merged = board.current()[-1]
+    assert merged.text == "a text So poll-failing. So cannot-vouch."
+    assert merged.since == 100.0

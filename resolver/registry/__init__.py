@@ -2,7 +2,7 @@
 
 from resolver.registry.admission import Admission
 from resolver.registry.bootstrap import Bootstrap, StartupLocations
-from resolver.registry.coverage import FreshnessPolicy
+from resolver.registry.coverage import NO_INDEXER, FreshnessPolicy
 from resolver.registry.location_batch import BatchRequest, Progress, ignore_progress
 from resolver.registry.location_problems import ACTION_FOR_LOST, LocationProblems
 from resolver.registry.location_view import LocationView
@@ -12,6 +12,7 @@ from resolver.registry.target_policy import OwnPorts
 
 __all__ = [
     "ACTION_FOR_LOST",
+    "NO_INDEXER",
     "Admission",
     "BatchRequest",
     "Bootstrap",

@@ -17,6 +17,9 @@ notifications."""
 GUARDED = "more of its images seem to be gone than RESOLVER_SHRINK_GUARD allows"
 """Why the "no" of a location does not count while its shrink guard is tripped."""
 
+NO_INDEXER = "no indexer is running, so what changed there is not known"
+"""Why the index proves nothing of any location while nothing keeps it up to date."""
+
 
 @dataclass(frozen=True, slots=True)
 class FreshnessPolicy:
@@ -37,7 +40,7 @@ def coverage_problem(
     ``losses``: how often Redis may have lost claims by now."""
     sweep, poll = status.sweep, status.poll
     if policy.no_indexer():
-        return "no indexer is running, so what changed there is not known"
+        return NO_INDEXER
     if sweep.ended is None or sweep.started is None:
         return f"never swept ({sweep.error_code})" if sweep.error else "not swept yet"
     if scope_problem:

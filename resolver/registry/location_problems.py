@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from resolver.errors import ShrinkGuardTripped
 from resolver.problems import Problem
 from resolver.registry.location_view import LocationView
 from resolver.registry.table import Table, TableKeeper
@@ -128,6 +129,9 @@ def _problems_of(view: LocationView) -> Iterator[Problem]:
             "was released; images that are new there are found only when they are asked for.",
             action=action,
             location=view.name,
+            consequence=""
+            if view.guard_problem and sweep.error_code == ShrinkGuardTripped.code
+            else f"Its latest sweep failed ({sweep.error_code}).",
         )
     if sweep.conflicts:
         yield Problem(
@@ -155,4 +159,5 @@ def _problems_of(view: LocationView) -> Iterator[Problem]:
             "changed there is found by the next sweep.",
             action=action,
             location=view.name,
+            consequence=f"Its latest poll failed ({poll.error_code}).",
         )

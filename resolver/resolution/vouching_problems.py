@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from resolver.models import Health
 from resolver.problems import Problem
-from resolver.registry import LocationView, TableKeeper
+from resolver.registry import NO_INDEXER, LocationView, TableKeeper
 from resolver.resolution.answer import ProbeResult
 
 SILENCE_SECONDS = 60.0
@@ -78,8 +78,9 @@ class VouchingProblems:
             reason, since = unasked.get(view.name, ""), 0.0
             if not reason:
                 reason, since = self._doubt(view, now)
-            if reason:
+            if reason and reason != NO_INDEXER:  # that is one problem, of the whole service
                 duration = f" for {now - since:.0f} s" if since else ""
+                why = "" if reason == view.guard_problem else f": {reason}"
                 yield Problem(
                     code="cannot-vouch",
                     text=f"Images that no location has are answered 503, not 404, because of "
@@ -89,6 +90,8 @@ class VouchingProblems:
                     f"{view.name} --vouches false`.",
                     location=view.name,
                     since=since,
+                    consequence="Because of it, images that no location has are answered 503, not "
+                    f"404{why}.",
                 )
 
     def _doubt(self, view: LocationView, now: float) -> tuple[str, float]:

@@ -72,7 +72,8 @@ class IndexerWatch:
             yield Problem(
                 code="no-indexer",
                 text="No indexer is running: locations are neither swept, polled nor checked, and "
-                "no notifications are read.",
+                "no notifications are read. No location is covered, so the index proves no image "
+                "absent.",
                 action="Start one: `glance-resolver serve --role indexer`, or `--role all`.",
                 since=self._seen_at,
             )

@@ -30,6 +30,7 @@ async def test_a_problem_has_a_code_a_time_a_text_and_an_action(gateway: Gateway
             "text": "It is wrong.",
             "action": "Repair it.",
             "location": None,
+            "includes": [],
         }
     ]
 

@@ -11,6 +11,7 @@ import pytest
 from resolver.errors import IndexUnavailable
 from resolver.models import Change, Check, Health, Outcome, Poll, Sweep, parse_id
 from resolver.resolution import Answer
+from resolver.sync.indexer_watch import MISSED_CHECKS
 from tests.resolution.probing import ID, MORE, OTHER, wait_until_idle
 from tests.support import faults
 from tests.support.clouds import ANY, FRESH, Cloud, Hold, clouds
@@ -234,6 +235,31 @@ async def test_a_location_that_blocks_absence_is_a_problem_until_it_answers(clou
     cloud.set_fault("two", None)
     assert (await cloud.resolve(OTHER)).outcome is Outcome.ABSENT
     assert not blockers(cloud)
+
+
+async def test_one_fault_of_a_location_is_one_problem(cloud: Cloud) -> None:
+    """Its credential is refused: sweeps and polls fail, and no question is answered."""
+    await cloud.add("one")
+    await cloud.add("two")
+    number, records = cloud.numbers["two"], cloud.index.records
+    await records.set_sweep(number, Sweep(error="x", error_code="unauthorized", failed=1.0))
+    two = (await cloud.services.registry.view("two")).location
+    await records.set_poll(number, Poll(error="x", error_code="unauthorized", failed=1.0), two)
+    cloud.set_fault("two", faults.status(401))
+    assert (await cloud.resolve(ID)).outcome is Outcome.UNKNOWN
+    await cloud.services.tables.current()
+    (problem,) = cloud.services.problems.current()
+    assert (problem.code, problem.location) == ("sweep-failing", "two")
+    assert problem.includes == ("poll-failing", "cannot-vouch")
+    assert "answered 503, not 404: it refuses the credential" in problem.text
+
+
+async def test_without_an_indexer_locations_are_no_problems_of_their_own() -> None:
+    async with clouds(probe=False) as cloud:
+        await cloud.add("one", swept=True)
+        for _ in range(MISSED_CHECKS):
+            await cloud.services.indexer_watch.check()
+        assert [p.code for p in cloud.services.problems.current()] == ["no-indexer"]
 
 
 async def test_a_location_that_is_down_blocks_absence_since_it_went_down(cloud: Cloud) -> None:

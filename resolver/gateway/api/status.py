@@ -141,6 +141,7 @@ async def show_status(request: web.Request) -> web.StreamResponse:
                     "text": problem.text,
                     "action": problem.action,
                     "location": problem.location or None,
+                    "includes": problem.includes,
                 }
                 for problem in services.problems.current()
             ],
