@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib import import_module
 from typing import Any
@@ -96,6 +97,8 @@ def cli() -> None:
 
 def main(arguments: list[str] | None = None) -> Any:
     """Runs the command line; a failure is one line on standard error and exit status 1."""
+    if "_GLANCE_RESOLVER_COMPLETE" in os.environ:
+        import_module("resolver.cli.completing")  # it has a completion of its own for bash
     try:
         return cli(args=arguments, prog_name="glance-resolver")
     except ResolverError as error:

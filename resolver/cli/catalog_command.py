@@ -11,6 +11,7 @@ from urllib.parse import quote, urlsplit
 import click
 
 from resolver.cli.answer_shapes import NAMED_LOCATIONS
+from resolver.cli.completing import regions
 from resolver.cli.gateway_client import Gateway, gateway_options
 from resolver.cli.output import print_json
 
@@ -18,6 +19,7 @@ from resolver.cli.output import print_json
 @click.command()
 @click.option(
     "--region",
+    shell_complete=regions,
     default="global",
     show_default=True,
     help="The region that gets the gateway as its image endpoint, next to the locations' regions.",

@@ -1,4 +1,4 @@
-"""``glance-resolver completion``, and the completion of location names."""
+"""``glance-resolver completion``."""
 
 from __future__ import annotations
 
@@ -6,15 +6,9 @@ import os
 from pathlib import Path
 
 import click
-from click.shell_completion import CompletionItem, get_completion_class
+from click.shell_completion import get_completion_class
 
-from resolver.cli.answer_shapes import NAMED_LOCATIONS
-from resolver.cli.gateway_client import DEFAULT_URL, Gateway, read_token
 from resolver.errors import ResolverError
-
-COMPLETION_TIMEOUT_SECONDS = 2.0
-"""How long the gateway may take while a user waits at a prompt."""
-
 
 SHELLS = ("bash", "zsh", "fish")
 
@@ -26,7 +20,8 @@ def completion(shell: str | None, install: bool) -> None:
     """Print a shell's completion script, or install it.
 
     Without SHELL it is that of $SHELL. With --install the script is written to where that shell
-    looks for it; a new shell then completes commands, options and names of locations.
+    looks for it; a new shell then completes commands, options and their values: names and
+    regions of locations, columns, clouds and files.
     """
     from resolver.cli import cli  # noqa: PLC0415 - it imports this module
 
@@ -78,23 +73,3 @@ HINTS = {
     "zsh": "put this before `compinit` in ~/.zshrc, if it is not there: fpath+=({folder})",
 }
 """What a shell needs besides the file."""
-
-
-def location_names(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Names of locations that start with ``incomplete``; none if the gateway does not answer."""
-    url = ctx.params.get("url") or os.environ.get("RESOLVER_URL", DEFAULT_URL)
-    try:
-        token = read_token(ctx.params.get("token") or os.environ.get("RESOLVER_TOKEN"))
-        gateway = Gateway(url, token, timeout=COMPLETION_TIMEOUT_SECONDS)
-        rows = gateway.call("GET", "/locations", shape=NAMED_LOCATIONS)["locations"]
-    except (ResolverError, click.UsageError):
-        return []
-    return [
-        CompletionItem(row["name"], help=row["url"])
-        for row in rows
-        if row["name"].startswith(incomplete)
-    ]
-
-
-existing_location = click.argument("name", shell_complete=location_names)
-"""The argument NAME of a command about a registered location."""

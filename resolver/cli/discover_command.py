@@ -12,6 +12,8 @@ from typing import Any
 import click
 
 from resolver.cli.answer_shapes import NAMED_LOCATIONS
+from resolver.cli.completing import clouds
+from resolver.cli.completing import regions as known_regions
 from resolver.cli.gateway_client import Gateway, GatewayError, gateway_options
 from resolver.cli.output import print_json, print_table
 
@@ -22,7 +24,13 @@ LEFT_OUT = "a glance-resolver, left out"
 
 
 @click.command()
-@click.option("--cloud", required=True, metavar="NAME", help="A cloud in clouds.yaml.")
+@click.option(
+    "--cloud",
+    required=True,
+    metavar="NAME",
+    shell_complete=clouds,
+    help="A cloud in clouds.yaml.",
+)
 @click.option(
     "--interface",
     type=click.Choice(["public", "internal", "admin"]),
@@ -31,7 +39,12 @@ LEFT_OUT = "a glance-resolver, left out"
     help="Which endpoints of the catalog.",
 )
 @click.option(
-    "--region", "regions", multiple=True, metavar="REGION", help="Only this region; repeatable."
+    "--region",
+    "regions",
+    multiple=True,
+    metavar="REGION",
+    shell_complete=known_regions,
+    help="Only this region; repeatable.",
 )
 @click.option("--name", metavar="NAME", help="Name of the location, where there is only one.")
 @click.option("--prefix", default="", help="Put before each name that is made from a region.")

@@ -9,6 +9,7 @@ import click
 
 from resolver.cli.ages import age
 from resolver.cli.answer_shapes import REBUILD, TOTALS
+from resolver.cli.completing import location_names
 from resolver.cli.gateway_client import Gateway, gateway_options, segment
 from resolver.cli.output import counted, print_fields, print_json, print_table
 from resolver.cli.suggesting_group import SuggestingGroup
@@ -78,7 +79,7 @@ def _path(location: str, image: str) -> str:
 
 
 @index.command()
-@click.argument("location")
+@click.argument("location", shell_complete=location_names)
 @click.argument("ids", nargs=-1, required=True, metavar="ID...")
 @gateway_options
 def claim(location: str, ids: tuple[str, ...], url: str, token: str | None) -> None:
@@ -90,7 +91,7 @@ def claim(location: str, ids: tuple[str, ...], url: str, token: str | None) -> N
 
 
 @index.command()
-@click.argument("location")
+@click.argument("location", shell_complete=location_names)
 @click.argument("ids", nargs=-1, required=True, metavar="ID...")
 @gateway_options
 def release(location: str, ids: tuple[str, ...], url: str, token: str | None) -> None:

@@ -21,7 +21,15 @@ from resolver.cli.answer_shapes import (
     WRITTEN_LOCATION,
 )
 from resolver.cli.apply_command import apply
-from resolver.cli.completion_command import existing_location, location_names
+from resolver.cli.completing import (
+    clouds,
+    domains,
+    existing_location,
+    files,
+    location_names,
+    one_of,
+    regions,
+)
 from resolver.cli.discover_command import discover
 from resolver.cli.gateway_client import Gateway, GatewayError, gateway_options, segment
 from resolver.cli.output import (
@@ -55,13 +63,17 @@ def _field_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--public-url", metavar="URL", help="Base URL that clients are sent to, if another one."
         ),
-        click.option("--region", help="Region that its images are in."),
+        click.option("--region", shell_complete=regions, help="Region that its images are in."),
         click.option(
             "--networks",
             metavar="NETWORKS",
             help="Networks whose clients prefer its region, comma-separated.",
         ),
-        click.option("--domain", help="Name of the Keystone that its tokens come from."),
+        click.option(
+            "--domain",
+            shell_complete=domains,
+            help="Name of the Keystone that its tokens come from.",
+        ),
         click.option("--api", type=click.Choice(["auto", "v1", "v2"]), help="Glance API to use."),
         click.option("--priority", type=int, help="Lower comes first; 100 by default."),
         click.option("--weight", type=int, help="Share among owners of equal rank; 1 by default."),
@@ -74,6 +86,7 @@ def _field_options(command: Callable[..., Any]) -> Callable[..., Any]:
             "--vouches",
             type=bool,
             metavar="true|false",
+            shell_complete=one_of("true", "false"),
             help="false: its silence does not keep the others from proving that an image is "
             "absent.",
         ),
@@ -94,14 +107,21 @@ def _field_options(command: Callable[..., Any]) -> Callable[..., Any]:
             help="Environment variable of the indexer that has the token.",
         ),
         click.option(
-            "--token-file", metavar="FILE", help="File of the indexer that has the token."
+            "--token-file",
+            metavar="FILE",
+            shell_complete=files,
+            help="File of the indexer that has the token.",
         ),
         click.option(
-            "--cloud", metavar="NAME", help="Cloud in the indexer's clouds.yaml to log in to."
+            "--cloud",
+            metavar="NAME",
+            shell_complete=clouds,
+            help="Cloud in the indexer's clouds.yaml to log in to.",
         ),
         click.option(
             "--cloud-region",
             metavar="REGION",
+            shell_complete=regions,
             help="Region of that cloud, if it has several with a Keystone each.",
         ),
         click.option("--no-auth", is_flag=True, help="The location needs no token."),
@@ -113,6 +133,7 @@ def _field_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--broker-file",
             metavar="FILE",
+            shell_complete=files,
             help="File of the indexer that has the URL of its RabbitMQ.",
         ),
         click.option("--no-notifications", is_flag=True, help="Do not read its notifications."),
@@ -189,7 +210,7 @@ def _describe_sweeps(sweep: dict[str, Any]) -> str:
 
 
 @locations.command("list")
-@output_options
+@output_options(LOCATION_COLUMNS)
 @gateway_options
 def list_(output: Output, url: str, token: str | None) -> None:
     """List all locations."""
@@ -398,7 +419,7 @@ LOG_COLUMNS = (
 @locations.command()
 @click.argument("name", required=False, default="", shell_complete=location_names)
 @click.option("--limit", type=click.IntRange(1, 10_000), default=20, show_default=True)
-@output_options
+@output_options(LOG_COLUMNS)
 @gateway_options
 def log(name: str, limit: int, output: Output, url: str, token: str | None) -> None:
     """Show who changed what and when. Newest first; of NAME, or of all locations."""

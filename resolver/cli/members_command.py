@@ -21,7 +21,7 @@ MEMBER_COLUMNS = (
 
 
 @click.command()
-@output_options
+@output_options(MEMBER_COLUMNS)
 @gateway_options
 def members(output: Output, url: str, token: str | None) -> None:
     """List the gateways, workers and indexers that live, with version and age.

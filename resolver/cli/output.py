@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import click
 
+from resolver.cli.completing import list_of
 from resolver.suggestions import did_you_mean
 
 STYLES = {
@@ -116,8 +117,9 @@ class Output:
         return [by_name[name] for name in self.columns]
 
 
-def output_options(command: F) -> F:
-    """Adds ``-o``, ``--columns`` and ``--json``, which the command gets as ``output``."""
+def output_options(columns: Iterable[Column]) -> Callable[[F], F]:
+    """Adds ``-o``, ``--columns`` and ``--json``, which the command gets as ``output``. ``columns``:
+    those that there are."""
 
     def make(ctx: click.Context, _: click.Parameter, form: str) -> Output:
         names = ctx.params.pop("columns", None) or ""
@@ -125,21 +127,28 @@ def output_options(command: F) -> F:
             form = "json"
         return Output(form, tuple(name.strip() for name in names.split(",") if name.strip()))
 
-    command = click.option(
-        "-o",
-        "--output",
-        type=click.Choice(["table", "wide", "json", "yaml", "name"]),
-        default="table",
-        show_default=True,
-        callback=make,
-        help="wide: all columns, whatever the width of the terminal. name: only the names.",
-    )(command)
-    command = click.option(
-        "--columns", metavar="A,B,…", is_eager=True, help="These columns, in this order."
-    )(command)
-    return click.option(
-        "--json", "as_json", is_flag=True, is_eager=True, help="The same as -o json."
-    )(command)
+    def add(command: F) -> F:
+        command = click.option(
+            "-o",
+            "--output",
+            type=click.Choice(["table", "wide", "json", "yaml", "name"]),
+            default="table",
+            show_default=True,
+            callback=make,
+            help="wide: all columns, whatever the width of the terminal. name: only the names.",
+        )(command)
+        command = click.option(
+            "--columns",
+            metavar="A,B,…",
+            is_eager=True,
+            shell_complete=list_of(column.name for column in columns),
+            help="These columns, in this order.",
+        )(command)
+        return click.option(
+            "--json", "as_json", is_flag=True, is_eager=True, help="The same as -o json."
+        )(command)
+
+    return add
 
 
 def print_table(

@@ -8,6 +8,7 @@ from urllib.parse import urlencode
 import click
 
 from resolver.cli.answer_shapes import CONFLICT, IMPORTABLE, MISSING_IMAGE, NOT_IMPORTABLE
+from resolver.cli.completing import regions
 from resolver.cli.gateway_client import GatewayAddress, checked, gateway_options
 from resolver.cli.output import counted, print_json
 from resolver.cli.stream_client import StreamRequest
@@ -39,7 +40,9 @@ def conflicts(as_json: bool, url: str, token: str | None) -> None:
 
 
 @report.command()
-@click.option("--region", required=True, help="The region that lacks the images.")
+@click.option(
+    "--region", required=True, shell_complete=regions, help="The region that lacks the images."
+)
 @click.option("--tag", "tags", multiple=True, help="Only images with this tag; repeat for more.")
 @click.option("--name", metavar="PATTERN", help="Only images of this name: debian-*")
 @click.option("--min-age", metavar="AGE", help="Only images made at least so long ago: 30d, 12h.")
@@ -53,6 +56,7 @@ def conflicts(as_json: bool, url: str, token: str | None) -> None:
 @click.option(
     "--token-region",
     metavar="REGION",
+    shell_complete=regions,
     help="A region of the Keystone that issued that token, where locations have several.",
 )
 @gateway_options

@@ -11,6 +11,7 @@ from urllib.parse import urlencode
 import click
 
 from resolver.cli.answer_shapes import EXPLANATION, RESOLUTIONS
+from resolver.cli.completing import location_names, regions
 from resolver.cli.gateway_client import (
     Gateway,
     GatewayAddress,
@@ -39,9 +40,13 @@ MD5_CHARACTERS = 32
 @click.option("--name", help="Look images up by name.")
 @click.option("--hash", "digest", help="Look images up by os_hash_value, or by MD5 checksum.")
 @click.option("--tag", "tags", multiple=True, help="Look images up by tag; repeat for more.")
-@click.option("--region", help="Prefer owners in this region.")
+@click.option("--region", shell_complete=regions, help="Prefer owners in this region.")
 @click.option(
-    "--exclude", multiple=True, metavar="NAME", help="Leave out a location; repeat for more."
+    "--exclude",
+    multiple=True,
+    metavar="NAME",
+    shell_complete=location_names,
+    help="Leave out a location; repeat for more.",
 )
 @click.option("--fresh", is_flag=True, help="Bypass the gateway's caches.")
 @click.option("--partial", is_flag=True, help="Look up without the locations that do not answer.")

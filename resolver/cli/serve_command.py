@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 import click
 
+from resolver.cli.completing import files
 from resolver.cli.healthcheck_command import loopback_url
 from resolver.cli.output import notify
 from resolver.cli.runtime_file import temporary_url_file, write_url
@@ -61,6 +62,7 @@ def parse_pairs(pairs: tuple[str, ...]) -> Locations:
     "--locations",
     "locations_file",
     metavar="FILE",
+    shell_complete=files,
     help="Register the locations of a YAML file, with where their credentials are.",
 )
 @click.option(

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from resolver.cli.answer_shapes import LOCATION_SWEEP, STATUS
-from resolver.cli.completion_command import existing_location
+from resolver.cli.completing import existing_location
 from resolver.cli.gateway_client import Gateway, GatewayError, gateway_options, segment
 from resolver.cli.output import counted
 

@@ -16,6 +16,7 @@ from typing import IO, cast
 import click
 
 from resolver.cli.answer_shapes import IMPORT_RESULT
+from resolver.cli.completing import files
 from resolver.cli.gateway_client import GatewayError, gateway_options, no_gateway_error
 from resolver.cli.stream_client import CHUNK_BYTES, StreamRequest
 from resolver.cli.transfer_progress import TransferProgress
@@ -32,7 +33,7 @@ class FileError(ResolverError):
 
 
 @click.command("export")
-@click.argument("file")
+@click.argument("file", shell_complete=files)
 @gateway_options
 def export(file: str, url: str, token: str | None) -> None:
     """Write all locations and claims to FILE.
@@ -61,7 +62,7 @@ def export(file: str, url: str, token: str | None) -> None:
 
 
 @click.command("import")
-@click.argument("file")
+@click.argument("file", shell_complete=files)
 @click.option(
     "--with-auth",
     is_flag=True,

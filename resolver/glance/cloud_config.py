@@ -72,6 +72,18 @@ def read_cloud(cloud: CloudRef) -> Any:
         raise cloud_error(cloud, f": {_unreadable_file() or reason_of(error)}") from error
 
 
+def cloud_names() -> list[str]:
+    """The clouds of clouds.yaml; empty where it cannot be read."""
+    try:
+        from openstack.config import OpenStackConfig  # noqa: PLC0415 - the optional extra
+
+        logging.getLogger("openstack.config").setLevel(logging.ERROR)
+        config = OpenStackConfig(pw_func=None)
+        return [name for name in config.get_cloud_names() if name != config.envvar_key]
+    except Exception:
+        return []
+
+
 def regions_of(name: str) -> list[str]:
     """The regions that clouds.yaml lists for a cloud; empty where it lists none.
 

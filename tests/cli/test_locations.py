@@ -1,23 +1,18 @@
-"""`locations apply`, `discover`, `check` and `sweep`, tables, and completion."""
+"""`locations apply`, `discover`, `check` and `sweep`, and tables."""
 
 from __future__ import annotations
 
-import asyncio
 import json
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import click
 import pytest
 from rich.console import Console
 
-from resolver.cli import main, output
+from resolver.cli import output
 from resolver.cli.apply_command import difference, kept_fields
-from resolver.cli.completion_command import location_names
 from resolver.cli.discover_command import classify_endpoint, location_name
 from resolver.cli.sweep_command import SweepProgress
 from resolver.glance import keystone
@@ -29,7 +24,7 @@ from resolver.standin import StandIn
 from resolver.standin.call import Caller
 from resolver.sync.indexer_watch import MISSED_CHECKS
 from tests.cli.test_commands import Run, gateway, run
-from tests.gateway.conftest import ADMIN, TOKEN, Gateway, Start, start
+from tests.gateway.conftest import ADMIN, Gateway, Start, start
 from tests.support.faults import Switch, status
 
 __all__ = ["gateway", "run", "start"]
@@ -356,38 +351,6 @@ def test_tables_fit_the_terminal_and_have_colours_only_on_one(
     assert "[red]two" in shown, "markup in a name is not interpreted"
     plain = "".join(shown.split("\x1b[31m")).replace("\x1b[32m", "").replace("\x1b[0m", "")
     assert all(len(line) <= 40 + 20 for line in plain.splitlines())
-
-
-@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_completion_scripts(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as end:
-        main(["completion", shell])
-    assert not end.value.code
-    assert "_GLANCE_RESOLVER_COMPLETE" in capsys.readouterr().out
-
-
-def test_a_shell_completes_commands() -> None:
-    words = {"COMP_WORDS": "glance-resolver locations ch", "COMP_CWORD": "2"}
-    ran = subprocess.run(
-        [sys.executable, "-c", "from resolver.cli import main; main()"],
-        env={**words, "_GLANCE_RESOLVER_COMPLETE": "bash_complete", "PATH": ""},
-        capture_output=True,
-        check=False,
-    )
-    assert ran.stdout.decode().split() == ["plain,check"]
-
-
-async def test_names_are_completed(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("oslo", "frankfurt"):
-        await gateway.call("PUT", f"/locations/{name}", headers=ADMIN, json=ONE)
-    monkeypatch.setenv("RESOLVER_URL", gateway.url)
-    monkeypatch.setenv("RESOLVER_TOKEN", TOKEN)
-    context = click.Context(click.Command("show"))
-    argument = click.Argument(["name"])
-    found = await asyncio.to_thread(location_names, context, argument, "o")
-    assert [item.value for item in found] == ["oslo"]
-    monkeypatch.setenv("RESOLVER_URL", "http://127.0.0.1:1")
-    assert await asyncio.to_thread(location_names, context, argument, "") == []
 
 
 async def test_sweep_does_not_wait_where_no_indexer_is_running(run: Run, gateway: Gateway) -> None:
