@@ -64,8 +64,9 @@ class Load:
         self._urls = urls or {name: server.url for name, server in servers.items()}
         self._pause = pause
         self._gateway_may_be_down = gateway_may_be_down
-        self.down: set[str] = set()
-        """Locations that cannot answer now. While there are any, no image is absent."""
+        self._down: dict[str, object] = {}
+        """Locations that cannot answer now, each with what stands for this time of its. While one
+        cannot, no image is absent."""
         self.hidden: list[str] = []
         """Images that were created at a location while it was down."""
         self._rng = random.Random(7)
@@ -87,6 +88,15 @@ class Load:
         self.longest_gap = 0.0
         """Most seconds between two answers about known images, as `Stopwatch.own_seconds`."""
         self._gap = Stopwatch()
+
+    def goes_down(self, *names: str) -> None:
+        """These locations cannot answer from now on."""
+        self._down |= {name: object() for name in names}
+
+    def is_up(self, *names: str) -> None:
+        """These locations may answer from now on."""
+        for name in names:
+            self._down.pop(name, None)
 
     @property
     def requests(self) -> int:
@@ -117,13 +127,13 @@ class Load:
 
     async def _ask(self, text: str, owners: set[str], *, absent: bool = False) -> str:
         """Asks for an image. Returns the source of the answer, or "" for a 503."""
-        down_before = set(self.down)
+        down_before = set(self._down.items())
         status, body = await self.process.get(f"/resolve/{text}")
         outcome = body.get("outcome", "unknown")
         found = {owner["location"] for owner in body.get("owners", ())}
         is_right = {
             "found": found == owners and bool(owners) and status == 200,
-            "absent": absent and status == 404 and not down_before & self.down,
+            "absent": absent and status == 404 and not down_before & self._down.items(),
             "unknown": status == 503,
         }
         if not is_right[outcome]:
@@ -162,12 +172,12 @@ class Load:
 
     async def _ask_new(self) -> None:
         owners = list(self._servers)
-        if self.down and self._rng.random() < 0.5:
-            owners = sorted(self.down)
+        if self._down and self._rng.random() < 0.5:
+            owners = sorted(self._down)
         owner = self._rng.choice(owners)
         text = str(uuid.UUID(int=self._rng.getrandbits(128)))
         self._servers[owner].add(id=text)
-        if owner in self.down:
+        if owner in self._down:
             self.hidden.append(text)
         await self._ask(text, {owner})
 

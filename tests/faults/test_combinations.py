@@ -142,9 +142,9 @@ async def limited(scene: Scene) -> AsyncIterator[None]:
 
     load, spare = scene.world.load, scene.spare
     spare.switch.fault = refuse
-    load.down.add(spare.name)
+    load.goes_down(spare.name)
     yield
-    load.down.discard(spare.name)
+    load.is_up(spare.name)
     spare.switch.fault = None
 
 
@@ -194,17 +194,18 @@ async def test_answers_stay_correct_during_three_faults_at_once(
 
         async def happen(world: World, failing: list[FaultyLocation], _: str) -> None:
             load = world.load
+            names = [location.name for location in failing]
             for location in failing:
                 await fail(world, location)
             # Requests that were under way may still be answered.
             await asyncio.sleep(SETTINGS["probe_timeout"])
-            load.down |= {location.name for location in failing}
+            load.goes_down(*names)
             async with AsyncExitStack() as stack:
                 for disturbance in disturbances:
                     await stack.enter_async_context(disturbance(scene))
                 await load.make_requests(FAULT_REQUESTS)
                 await wait_until(lambda: load.hidden, message="a failing location gets an image")
-            load.down -= {location.name for location in failing}
+            load.is_up(*names)
             for location in failing:
                 await repair(world, location)
 

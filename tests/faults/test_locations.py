@@ -220,7 +220,7 @@ async def fail_and_repair(world: World, failing: list[FaultyLocation], fault: st
     for location in failing:
         if location.tls:
             location.proxy.cut()
-    load.down |= {location.name for location in failing}
+    load.goes_down(*(location.name for location in failing))
 
     def have_failed() -> bool:
         return all(world.sweep_error(location.name) for location in failing)
@@ -229,18 +229,19 @@ async def fail_and_repair(world: World, failing: list[FaultyLocation], fault: st
     await load.make_requests(FAULT_REQUESTS)
     await wait_until(lambda: load.hidden, message="a failing location gets an image")
     assert await load.no_claim_is_lost(), "no claim is released meanwhile"
-    load.down.clear()
+    load.is_up(*(location.name for location in failing))
     for location in failing:
         await repair(world, location)
 
 
 async def flap(world: World, failing: list[FaultyLocation], _: str) -> None:
+    names = [location.name for location in failing]
     for _ in range(FLAPS):
         for location in failing:
             location.proxy.close()
-        world.load.down |= {location.name for location in failing}
+        world.load.goes_down(*names)
         await world.load.last(0.7)
-        world.load.down.clear()
+        world.load.is_up(*names)
         for location in failing:
             await location.proxy.listen()
         await world.load.last(0.7)

@@ -32,6 +32,8 @@ class Proxy:
         self.corrupt = False
         """Whether responses are replaced by other bytes."""
         self._server: asyncio.Server | None = None
+        self._cuts = 0
+        """How often all connections were reset."""
         self._writers: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -90,6 +92,7 @@ class Proxy:
 
     def cut(self) -> None:
         """Resets every connection."""
+        self._cuts += 1
         for writer in list(self._writers):
             writer.transport.abort()
 
@@ -104,13 +107,19 @@ class Proxy:
         return data
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if self.refuse:
+        assert self._server is not None
+        if self.refuse or not self._server.is_serving():  # it was accepted before `close`
             writer.transport.abort()
             return
+        cuts = self._cuts
         try:
             from_target, to_target = await asyncio.open_connection("127.0.0.1", self.target)
         except OSError:
             writer.transport.abort()
+            return
+        if cuts != self._cuts:
+            writer.transport.abort()
+            to_target.transport.abort()
             return
         self._writers |= {writer, to_target}
         for task in (
