@@ -9,7 +9,7 @@ import re
 import ssl
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from http.client import BadStatusLine, HTTPException, HTTPMessage, RemoteDisconnected
 from pathlib import Path
 from typing import IO, Any, NamedTuple, TypeVar
@@ -172,8 +172,16 @@ class Gateway:
         """
         return self._send(method, path, body, headers or {}, shape).document
 
-    def pages(self, path: str, *, headers: Mapping[str, str], shape: Shape = ANY) -> Iterator[Any]:
+    def pages(
+        self,
+        path: str,
+        *,
+        headers: Mapping[str, str],
+        shape: Shape = ANY,
+        on_headers: Callable[[Mapping[str, str]], None],
+    ) -> Iterator[Any]:
         """The decoded answers to a GET and to those of its ``next`` links (RFC 8288).
+        ``on_headers`` is called with the header of each.
 
         Raises:
             GatewayError: as for `call`.
@@ -184,6 +192,7 @@ class Gateway:
             if pages == MAX_PAGES or size > MAX_PAGES_BYTES:
                 raise no_gateway_error(self._address.url, "its listing does not end")
             answer = self._send("GET", next_path, None, headers, shape)
+            on_headers(answer.headers)
             yield answer.document
             pages, size = pages + 1, size + answer.size
             link = _NEXT_LINK.fullmatch(answer.headers.get("Link", ""))

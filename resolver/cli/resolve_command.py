@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import urlencode
 
@@ -21,6 +21,7 @@ from resolver.cli.gateway_client import (
     segment,
 )
 from resolver.cli.output import print_json, print_table
+from resolver.cli.printable import printable
 from resolver.models import Outcome
 
 EXIT_STATUSES = {Outcome.FOUND: 0, Outcome.ABSENT: 3, Outcome.UNKNOWN: 4, Outcome.INVALID: 2}
@@ -93,8 +94,9 @@ def resolve(
     GatewayAddress(url, auth_token)  # the same rule holds for this token
     query = {"region": region, "exclude": ",".join(exclude), "fresh": "1" if fresh else None}
     chosen = [(name, value) for name, value in query.items() if value]
+    missing: set[str] = set()
     if wanted:
-        answers = _look_up(gateway, [*wanted, *chosen], headers, partial=partial)
+        answers = _look_up(gateway, [*wanted, *chosen], headers, missing, partial=partial)
         ids = tuple(answer["id"] for answer in answers)
     suffix = f"?{urlencode(chosen)}" if chosen else ""
     if explain:
@@ -115,22 +117,37 @@ def resolve(
     else:
         for answer in answers:
             (_print_explained if explain else _print_answer)(answer)
+    if missing:
+        names = printable(", ".join(sorted(missing)))
+        click.echo(f"warning: images of these may be missing here: {names}", err=True)
     if not answers:
         click.echo("no image matches", err=True)
-    outcomes = {Outcome(answer["outcome"]) for answer in answers} or {Outcome.ABSENT}
+    outcomes = {Outcome(answer["outcome"]) for answer in answers}
+    outcomes = outcomes or {Outcome.UNKNOWN if missing else Outcome.ABSENT}
     sys.exit(EXIT_STATUSES[next(outcome for outcome in WORST_FIRST if outcome in outcomes)])
 
 
 def _look_up(
-    gateway: Gateway, query: list[tuple[str, str]], headers: dict[str, str], *, partial: bool
+    gateway: Gateway,
+    query: list[tuple[str, str]],
+    headers: dict[str, str],
+    missing: set[str],
+    *,
+    partial: bool,
 ) -> list[dict[str, Any]]:
-    """The answers for all images that match, as the holder of the token sees them."""
+    """The answers for all images that match, as the holder of the token sees them. Locations whose
+    images are left out, or perhaps not all there, go to ``missing``."""
     has_token = "X-Auth-Token" in headers
     if partial:
         headers = {**headers, "X-Resolver-Partial": "allow"}
     path = f"/resolve?{urlencode([*query, ('limit', str(IDS_PER_REQUEST))])}"
+
+    def add_missing(fields: Mapping[str, str]) -> None:
+        names = fields.get("X-Resolver-Missing", "").split(",")
+        missing.update(name.strip() for name in names if name.strip())
+
     try:
-        pages = gateway.pages(path, headers=headers, shape=RESOLUTIONS)
+        pages = gateway.pages(path, headers=headers, shape=RESOLUTIONS, on_headers=add_missing)
         return [answer for page in pages for answer in page]
     except GatewayError as error:
         if has_token or error.problem_code != "token-refused":

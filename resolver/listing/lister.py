@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -35,7 +35,7 @@ class ListedPage(NamedTuple):
     next_marker: str
     """Begins the next page; empty where there is none."""
     missing: Sequence[str]
-    """Names of the locations whose images are not in it, although they are in service."""
+    """Names of the locations whose images are not in it, or perhaps not all."""
 
 
 class Targets(NamedTuple):
@@ -45,6 +45,10 @@ class Targets(NamedTuple):
     """Those that are asked, best first."""
     unasked: Mapping[str, str]
     """Names of those that cannot be asked, each with the reason."""
+    left_out: Collection[str] = ()
+    """Names of those that are not asked, since operators or settings say so, and of those whose
+    shrink guard is tripped, which may list too little. A listing names them and is complete
+    without them."""
 
 
 def listing_targets(
@@ -81,7 +85,19 @@ def listing_targets(
         for name, reason in table.lost_locations().items()
         if name not in preferences.exclude
     }
-    return Targets(views, {**unasked, **lost})
+    left_out = _left_out(table, preferences, {view.location.domain for view in offered})
+    return Targets(views, {**unasked, **lost}, left_out)
+
+
+def _left_out(table: Table, preferences: Preferences, domains: Collection[str]) -> list[str]:
+    """See `Targets.left_out`. ``domains``: of the locations that may be asked; none: all."""
+    return [
+        name
+        for name, view in table.by_name.items()
+        if (not view.in_service or view.guard_problem)
+        and name not in preferences.exclude
+        and (not domains or view.location.domain in domains)
+    ]
 
 
 def domain_regions(table: Table) -> Sequence[str]:
@@ -196,7 +212,8 @@ class Lister:
             if is_full and merge.last and not all(stream.is_finished for stream in streams):
                 places = {stream.number: stream.place for stream in streams}
                 next_marker = encode(query.order, Marker(merge.last, places, merge.ignores_case))
-            return ListedPage(rows, next_marker, caller.missing)
+            missing = sorted({*caller.missing, *targets.left_out})
+            return ListedPage(rows, next_marker, missing)
 
     def _merge(self, start: Start, query: ListingQuery, caller: Caller) -> Merge:
         owners = ImageOwners(

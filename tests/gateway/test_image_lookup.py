@@ -115,6 +115,29 @@ async def test_a_lookup_requires_the_right_to_list(gateway: Gateway, images: Clo
     assert (len(answers), response.headers["X-Resolver-Missing"]) == (2, "two")
 
 
+async def test_that_nothing_matches_is_no_answer_while_a_location_is_left_out(
+    gateway: Gateway, images: Cloud, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry = gateway.services.registry
+    await registry.patch("two", {"state": "maintenance"})
+    response, answers = await gateway.get("/resolve?name=debian", headers=DEMO)
+    assert (len(answers), response.headers["X-Resolver-Missing"]) == (2, "two")
+    response, problem = await gateway.get("/resolve?name=other", headers=DEMO)
+    assert (response.status, problem["code"]) == (503, "listing-incomplete")
+    assert (problem["missing"], response.headers["Retry-After"]) == (["two"], "5")
+    headers = {**DEMO, "X-Resolver-Partial": "allow"}
+    response, answers = await gateway.get("/resolve?name=other", headers=headers)
+    assert (response.status, answers, response.headers["X-Resolver-Missing"]) == (200, [], "two")
+    response, answers = await gateway.get("/resolve?name=other&exclude=two", headers=DEMO)
+    assert (response.status, answers) == (200, [])
+    monkeypatch.setenv("OS_TOKEN", "demo")
+    status, _, err = await run("resolve", "--name", "other", "--partial")
+    assert (status, "may be missing here: two" in err) == (4, True)
+    await registry.patch("two", {"vouches": False})
+    response, answers = await gateway.get("/resolve?name=other", headers=DEMO)
+    assert (response.status, answers, response.headers["X-Resolver-Missing"]) == (200, [], "two")
+
+
 async def test_lookups_are_off_where_listings_are_off(start: Start) -> None:
     gateway = await start(listing=False)
     response, problem = await gateway.get("/resolve?name=debian")

@@ -11,7 +11,7 @@ import pytest
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from resolver.models import Health
+from resolver.models import Health, Sweep
 from resolver.standin.call import Caller
 from tests.gateway.conftest import Gateway, Start
 from tests.support import faults
@@ -208,6 +208,8 @@ async def test_locations_out_of_service_excluded_and_without_v2(
     await gateway.services.registry.patch("two", {"state": "maintenance"})
     response, document = await gateway.get("/v2/images")
     assert len(document["images"]) == 3
+    assert response.headers["X-Resolver-Missing"] == "two"
+    response, _ = await gateway.get("/v2/images", headers={"X-Resolver-Exclude": "two"})
     assert "X-Resolver-Missing" not in response.headers
     await gateway.services.registry.patch("two", {"state": "active"})
     response, document = await gateway.get("/v2/images", headers={"X-Resolver-Exclude": "two"})
@@ -220,6 +222,14 @@ async def test_locations_out_of_service_excluded_and_without_v2(
     assert (len(document["images"]), response.headers["X-Resolver-Missing"]) == (6, "old")
     response, _ = await gateway.get("/v2/images", headers={"X-Resolver-Exclude": "old"})
     assert response.status == 200
+
+
+async def test_a_location_that_may_list_too_little_is_named(gateway: Gateway, cloud: Cloud) -> None:
+    await two(cloud, 3)
+    sweep = Sweep(started=1.0, ended=2.0, sees_all=True, guarded=3.0)
+    await cloud.index.records.set_sweep(cloud.numbers["two"], sweep)
+    response, document = await gateway.get("/v2/images")
+    assert (len(document["images"]), response.headers["X-Resolver-Missing"]) == (6, "two")
 
 
 async def test_without_a_location_there_is_no_listing(gateway: Gateway) -> None:

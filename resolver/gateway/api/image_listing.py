@@ -25,6 +25,10 @@ from resolver.resolution import Preferences
 PARTIAL = "X-Resolver-Partial"
 MISSING = "X-Resolver-Missing"
 
+MAX_NAMES = 30
+"""Locations that `MISSING` names. Each takes at most 65 bytes, and nginx accepts 4 KiB of header
+fields."""
+
 LISTING_PATH = "/v2/images"
 
 PARTIAL_ADVICE = f"`{PARTIAL}: allow`"
@@ -55,27 +59,33 @@ async def list_page(
     Raises:
         ResolverError: what the client is answered instead.
     """
-    services, headers = request.app[SERVICES], request.headers
+    services = request.app[SERVICES]
     if not services.settings.listing:
         raise _listing_is_off()
     limits = request.app[LIMITS]
     charge = ChargeOnce.for_request(limits, request)
     caller = await admit(request, preferences.region, charge)
     charge()
-    partial = allow_partial or headers.get(PARTIAL, "").strip().lower() == "allow"
     return await services.lister.page(
         query,
-        headers.get(AUTH_TOKEN, ""),
+        request.headers.get(AUTH_TOKEN, ""),
         limits.clients.preferences_for(request, preferences),
         advice,
-        allow_partial=partial or services.settings.listing_partial,
+        allow_partial=allow_partial or allows_partial(request),
         domain=caller.domain if caller else None,
     )
 
 
+def allows_partial(request: web.Request) -> bool:
+    """Whether the client, or every client here, is content with the images of some locations."""
+    allowed = request.headers.get(PARTIAL, "").strip().lower() == "allow"
+    return allowed or request.app[SERVICES].settings.listing_partial
+
+
 def missing_header(page: ListedPage) -> dict[str, str]:
-    """The header field that names the locations whose images are left out, if there are some."""
-    return {MISSING: ", ".join(page.missing)} if page.missing else {}
+    """The header field that names the locations whose images are left out, or perhaps not all
+    listed, if there are some."""
+    return {MISSING: ", ".join(page.missing[:MAX_NAMES])} if page.missing else {}
 
 
 def _listing_reply(query: ListingQuery, page: ListedPage) -> Reply:

@@ -6,23 +6,27 @@ from urllib.parse import parse_qsl, urlencode
 
 from aiohttp import web
 
-from resolver.errors import InvalidRequest
+from resolver.errors import InvalidRequest, ListingIncomplete
 from resolver.gateway.api.image_listing import (
     PARTIAL,
     PARTIAL_ADVICE,
+    allows_partial,
     list_page,
     missing_header,
 )
 from resolver.gateway.api.image_reads import JSON
 from resolver.gateway.api.resolve import NDJSON, respond_to_many
+from resolver.gateway.app_keys import SERVICES
 from resolver.gateway.negotiation import (
     AUTH_TOKEN,
     QUERY_PARAMETERS,
     accepted_type,
     preferences_from_pairs,
 )
-from resolver.listing import Advice, ListingQuery
+from resolver.listing import Advice, ListedPage, ListingQuery
 from resolver.listing.query import MAX_PARAMETERS
+from resolver.resolution import RETRY_AFTER_SECONDS
+from resolver.resolution.answer import join_briefly
 
 WANTED = ("name", "os_hash_value", "checksum", "tag")
 """What images can be looked up by. At least one is needed."""
@@ -54,6 +58,8 @@ async def look_up_images(request: web.Request) -> web.StreamResponse:
     preferences = preferences_from_pairs(pairs)
     query = ListingQuery.of([pair for pair in pairs if pair[0] not in QUERY_PARAMETERS])
     page = await list_page(request, query, preferences, ADVICE)
+    if not page.rows and query.marker is None and not allows_partial(request):
+        _require_all(request, page)
     headers = {"Vary": f"Accept, {AUTH_TOKEN}, {PARTIAL}", **missing_header(page)}
     if page.next_marker:
         kept = [pair for pair in pairs if pair[0] != "marker"]
@@ -61,3 +67,23 @@ async def look_up_images(request: web.Request) -> web.StreamResponse:
         headers["Link"] = f'</resolve?{target}>; rel="next"'
     ids = [row.id for row, _ in page.rows]
     return await respond_to_many(request, ids, preferences, media_type, headers)
+
+
+def _require_all(request: web.Request, page: ListedPage) -> None:
+    """Nothing matches. That is no answer while a location that must vouch is left out, of which
+    only the listing itself knows the names of images.
+
+    Raises:
+        ListingIncomplete: one is.
+    """
+    by_name = request.app[SERVICES].tables.table.by_name
+    silent = [
+        name for name in page.missing if name not in by_name or by_name[name].location.vouches
+    ]
+    if silent:
+        raise ListingIncomplete(
+            f"no image matches, and these were not asked, or may list too little: "
+            f"{join_briefly(silent)}. With {PARTIAL_ADVICE} that is accepted",
+            extra={"missing": silent},
+            headers={"Retry-After": str(RETRY_AFTER_SECONDS)},
+        )

@@ -19,7 +19,7 @@ from aiohttp import web
 
 from resolver.errors import InvalidImageId, InvalidRequest, NotFound, ResolverError
 from resolver.gateway.api.admin import admin_only
-from resolver.gateway.api.image_listing import MISSING
+from resolver.gateway.api.image_listing import MAX_NAMES, MISSING
 from resolver.gateway.api.transfer import reset_connection
 from resolver.gateway.app_keys import SERVICES
 from resolver.gateway.negotiation import AUTH_TOKEN, REGION
@@ -34,10 +34,6 @@ from resolver.resolution.image_reports import Describe, Report, conflict_row, mi
 from resolver.resolution.ranking import Preferences, owners_of
 
 NDJSON = "application/x-ndjson"
-
-MAX_NAMES = 30
-"""Locations that `MISSING` names as not covered, so that the report may be wrong about them. Each
-takes at most 64 bytes, and nginx accepts 4 KiB of header fields."""
 
 ROWS_PER_WRITE = 1024
 """Images that are looked at before other tasks get a turn: some 3 ms."""
@@ -86,13 +82,13 @@ async def report_missing(request: web.Request) -> web.StreamResponse:
             f"no location is in region {region[:80]!r}; there are: {', '.join(regions) or 'none'}",
             code="region-not-found",
         )
-    problems = table.coverage_problems(time.time())
+    doubtful = table.coverage_problems(time.time()).keys() & {view.name for view in there}
     describe = missing_in(region, {view.location.domain for view in there})
     lines = _lines(request, table, describe)
     if wanted is not None:
-        lines = _lines_of_listed(request, wanted, describe)
+        lines = _lines_of_listed(request, wanted, describe, doubtful)
     async with aclosing(lines):
-        return await _stream(request, table, lines, problems.keys() & {view.name for view in there})
+        return await _stream(request, table, lines, doubtful)
 
 
 class Wanted(NamedTuple):
@@ -150,9 +146,11 @@ async def _lines(request: web.Request, table: Table, describe: Describe) -> Line
             yield "".join(report.lines(rows[start : start + ROWS_PER_WRITE]))
 
 
-async def _lines_of_listed(request: web.Request, wanted: Wanted, describe: Describe) -> Lines:
+async def _lines_of_listed(
+    request: web.Request, wanted: Wanted, describe: Describe, doubtful: set[str]
+) -> Lines:
     """The lines about images that locations list to the client's token; without one, each to its
-    own credential.
+    own credential. The names of locations that are left out go to ``doubtful``.
 
     Raises:
         ResolverError: of a listing; see `resolver.listing.lister.Lister.page`.
@@ -162,6 +160,7 @@ async def _lines_of_listed(request: web.Request, wanted: Wanted, describe: Descr
     preferences = Preferences(request.headers.get(REGION, "") if token else "")
     while True:
         page = await services.lister.page(query, token, preferences, ADVICE)
+        doubtful.update(page.missing)
         ids = [image_id for row, _ in page.rows if (image_id := _wanted_id(row, wanted))]
         table, claims = await services.resolver.reader.read(ids)
         rows = [
@@ -188,13 +187,14 @@ def _wanted_id(row: Row, wanted: Wanted) -> bytes | None:
 
 
 async def _stream(
-    request: web.Request, table: Table, parts: Lines, not_covered: Container[str]
+    request: web.Request, table: Table, parts: Lines, doubtful: Container[str]
 ) -> web.StreamResponse:
-    """Streams the lines. If Redis or a location fails meanwhile, the connection is closed before
+    """Streams the lines. ``doubtful``: names of locations about which they may be wrong, once the
+    first part is there. If Redis or a location fails meanwhile, the connection is closed before
     the body's end, so that the client sees that it is not complete."""
     part = await anext(parts, None)  # an error before the first byte has a status of its own
     headers = {**NO_STORE, "Content-Type": NDJSON}
-    names = [name for name in sorted(table.by_name) if name in not_covered]
+    names = [name for name in sorted(table.by_name) if name in doubtful]
     if names:
         headers[MISSING] = ",".join(names[:MAX_NAMES])
     response = web.StreamResponse(headers=headers)
