@@ -47,7 +47,8 @@ from resolver.resolution.answer import (
 )
 from resolver.resolution.image_resolver import Resolution
 from resolver.resolution.index_reader import Claims, IndexBudget
-from resolver.resolution.prober import ChargeCallback, ProbedImage, failure_text
+from resolver.resolution.negative_cache import ProbedImage
+from resolver.resolution.prober import ChargeCallback, failure_text
 from resolver.resolution.ranking import DEFAULT_PREFERENCES, exclusion_reason, rendezvous_score
 from resolver.resolution.templates import json_template
 from resolver.task_groups import end_all, run_for

@@ -121,7 +121,8 @@ async def still_sees_all(
     Raises:
         LocationUnavailable: as `sees_all`.
     """
-    if before.sees_all is None or server.location.sees_all is False:
+    registered, has_auth = server.location.sees_all, server.location.auth is not None
+    if before.sees_all is None or registered is False or (registered and not has_auth):
         return before
     if not before.sees_all:
         is_unchanged = not await _may_read_tasks(server)  # it may have got its rights since
@@ -129,9 +130,22 @@ async def still_sees_all(
         is_unchanged = await _may_read_tasks(server)
     elif before.witnesses:
         is_unchanged = await _are_listed(server, before.witnesses)
+    elif has_auth:  # where anonymous clients are not answered, a dead credential is not either
+        is_unchanged = not await _answers_anonymous_clients(server, versions)
     else:
-        is_unchanged = True  # a dead credential is answered 401
+        is_unchanged = not await _is_forbidden_tasks(server, versions)
     return before if is_unchanged else await sees_all(server, versions, was_proven=was_proven)
+
+
+async def _is_forbidden_tasks(server: GlanceServer, versions: tuple[str, ...]) -> bool:
+    """Whether the server treats us as no admin, as far as it can be known."""
+    if not _shows_admins_by_tasks(server, versions):
+        return False
+    return (await server.request(f"/v2/tasks/{NO_TASK}")).status == 403
+
+
+def _shows_admins_by_tasks(server: GlanceServer, versions: tuple[str, ...]) -> bool:
+    return minor_version(versions) >= MIN_MINOR_TASKS_ADMIN_ONLY and server.uses_v2(versions)
 
 
 async def _may_read_tasks(server: GlanceServer) -> bool:
@@ -155,7 +169,7 @@ async def _are_listed(server: GlanceServer, witnesses: tuple[str, ...]) -> bool:
 
 async def _tasks_status(server: GlanceServer, versions: tuple[str, ...]) -> int:
     """The status of a listing of tasks; 0 where it would prove nothing."""
-    if minor_version(versions) < MIN_MINOR_TASKS_ADMIN_ONLY or not server.uses_v2(versions):
+    if not _shows_admins_by_tasks(server, versions):
         return 0
     return (await server.request("/v2/tasks", {"limit": "1"})).status
 

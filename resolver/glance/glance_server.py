@@ -73,6 +73,7 @@ may be a resolver."""
 HEADERS = {
     "User-Agent": f"glance-resolver/{__version__}",
     "Accept-Encoding": "identity",  # a megabyte unpacks to a gigabyte
+    "Cache-Control": "no-cache",  # what a cache in front remembers proves nothing
     HOP: "1",
 }
 """Of every request to a location."""

@@ -62,6 +62,12 @@ async def read_image(
         # A proxy whose Glance is gone answers 404 to everything, and so does a balancer that leads
         # to another service of OpenStack. This raises then.
         await _ensure_lists_images(server, use_v2=use_v2, token=token)
+    if reply.status == 404 and reply.headers.get("Age", "0") != "0":
+        raise LocationUnavailable(
+            f"asked for image {text}, a cache in front of it answered 404 (`Age`): let it store no "
+            "errors",
+            code="no-clear-answer",
+        )
     if token is not None and reply.status == 403 and GLANCE_HEADER in reply.headers:
         return None  # its policy hides this image, or every image, from this client
     if facts is not None or reply.status == 404:

@@ -68,8 +68,8 @@ class ScopeCache:
 
         A credential can lose its rights at any time, and some servers answer an invalid one as
         they answer anonymous clients. So the check must begin after the answer; one check serves
-        all answers from before it. Where no credential is sent, the result is cached for
-        `SCOPE_CACHE_SECONDS`.
+        all answers from before it. A location without a credential is checked too, unless its
+        `sees_all` is registered: the server may need one by now.
 
         Raises:
             LocationUnavailable: as `sees_all`, or the credential has been replaced since.
@@ -77,7 +77,8 @@ class ScopeCache:
         location = server.location
         while True:
             cached = self._usable(location, versions, credential)
-            if cached and (not location.auth or cached.checked_at >= at):
+            is_registered = location.auth is None and location.sees_all is not None
+            if cached and (is_registered or cached.checked_at >= at):
                 return cached.scope
             check = self._checks.get(location.number)
             # A check that is done stays here until the loop's next turn. To await it would not end

@@ -26,7 +26,8 @@ from resolver.resolution.answer import (
 )
 from resolver.resolution.coverage_proofs import CoverageProofs
 from resolver.resolution.index_reader import Claims, IndexBudget, IndexReader, LookupResult
-from resolver.resolution.prober import ChargeCallback, ProbedImage, Prober, ProbeRequest
+from resolver.resolution.negative_cache import ProbedImage
+from resolver.resolution.prober import ChargeCallback, Prober, ProbeRequest
 from resolver.resolution.ranking import DEFAULT_PREFERENCES, Preferences
 from resolver.resolution.templates import (
     AnswerTemplate,
@@ -148,14 +149,14 @@ class Resolver:
         claim."""
         if self._prober is None or not self.reader.may_prove_absence():
             return None
-        entry = self._prober.negative_entry(image_id)
-        if entry is None:
+        entry = self._prober.negatives.entry(image_id)
+        if entry is None or entry.claims:
             return None
         if self.reader.has_uppercase_ids and entry.spelling_checked_in is not table:
             return None
         if entry.absent_in is not table:
             in_service = table.in_service()
-            probes = self._prober.remembered_for((image_id, 0), in_service)
+            probes = self._prober.negatives.answers((image_id, 0), in_service, ())
             if not in_service or len(probes) < len(in_service):
                 return None
             context = AnswerContext(table, DEFAULT_PREFERENCES, self._home_region)
@@ -163,7 +164,7 @@ class Resolver:
                 return None
             entry.absent_in = table
             entry.earliest = min(probe.at for probe in probes.values() if probe.absent)
-        return self._prober.age_of(entry)
+        return self._prober.negatives.age_of(entry)
 
     async def resolve_in_full(
         self,
@@ -221,7 +222,7 @@ class Resolver:
             context, image, lookup.claims, budget, charge, needs_bytes=needs_bytes
         )
         if self._prober is not None and resolution.answer.outcome is Outcome.ABSENT:
-            self._prober.spelling_is_checked(image[0], resolution.context.table)
+            self._prober.negatives.spelling_is_checked(image[0], resolution.context.table)
         return resolution._replace(answer=_with_stale_source(resolution.answer, lookup))
 
     async def _answer(
@@ -252,7 +253,7 @@ class Resolver:
                     answer = doubt_lack_of_bytes(context, answer, claims, loss_doubt=doubt)
             return Resolution(answer, context, claims, {})
         if claims:
-            self._prober.forget_unless(image, claims)
+            self._prober.negatives.forget_unless(image, claims)
         must_ask = [
             owner.view
             for owner in owners
@@ -329,12 +330,12 @@ class Resolver:
 
     def _forget_negatives(self, ids: Sequence[bytes], claims: Sequence[Claims]) -> None:
         """Drops the remembered answers that were given while the index had other claims. Where it
-        has none, the locations are asked next, which does the same."""
-        if self._prober is None or not self._prober.remembered_images:
+        has none, such answers do not count when the locations are asked next."""
+        if self._prober is None or not self._prober.negatives:
             return
         for image_id, some in zip(ids, claims, strict=True):
             if some:
-                self._prober.forget_unless((image_id, 0), some)
+                self._prober.negatives.forget_unless((image_id, 0), some)
 
     async def resolve_many(
         self,

@@ -24,14 +24,12 @@ from resolver.glance import ImageProbe, ProbeAnswer
 from resolver.image_facts import ImageFacts
 from resolver.index import Index
 from resolver.models import Health, Owner
-from resolver.registry import LocationView, Table, TableKeeper
+from resolver.registry import LocationView, TableKeeper
 from resolver.registry.location_view import scope_problem
 from resolver.resolution.answer import ProbeResult
+from resolver.resolution.negative_cache import NegativeCache, ProbedImage
 from resolver.resolution.vouching_problems import Silences
 from resolver.spans import NO_SPANS, Spans
-
-MAX_REMEMBERED_IMAGES = 100_000
-"""Images whose "no" answers are remembered: some 40 MB with two locations."""
 
 SHUTDOWN_SECONDS = 1.0
 """How long `Prober.close` waits for answers on their way to the index, and for cancelled probes."""
@@ -53,33 +51,6 @@ def failure_text(code: str) -> str:
 
 ChargeCallback = Callable[[], None]
 """Charges the client for the probes that it causes. Raises TooManyRequests."""
-
-ProbedImage = tuple[bytes, int]
-"""An image id and its letter case as the client spelled it."""
-
-
-class NegativeCacheEntry(dict[int, ProbeResult]):
-    """The "no" answers about one image by location number, and the silence of locations that do not
-    vouch. Valid for this set of claims only."""
-
-    __slots__ = ("absent_in", "claims", "earliest", "latest", "spelling_checked_in")
-
-    def __init__(self, claims: tuple[Owner, ...]) -> None:
-        super().__init__()
-        self.claims = claims
-        self.latest = 0.0
-        """`time.monotonic` of the latest answer."""
-        self.absent_in: Table | None = None
-        """The table of which these answers are known to prove that the image is absent."""
-        self.spelling_checked_in: Table | None = None
-        """The table for which Redis was asked, after these answers, whether it may have lost claims
-        on ids in upper case."""
-        self.earliest = 0.0
-        """`time.monotonic` of the first of those answers."""
-
-    def reset(self) -> None:
-        """Nothing is concluded from these answers so far."""
-        self.absent_in = self.spelling_checked_in = None
 
 
 @dataclass(eq=False, slots=True)
@@ -146,7 +117,6 @@ class Prober:
         self.timeout = timeout
         self._per_location = per_location
         self._at_once = at_once
-        self._remember = remember
         self._index_timeout = index_timeout
         self._spans = spans
         self._in_flight: dict[tuple[ProbedImage, int], InFlightProbe] = {}
@@ -156,8 +126,7 @@ class Prober:
         )
         self._exceeding = 0
         """Probes under way of a request that exceeds the bound by itself."""
-        self._negative: dict[ProbedImage, NegativeCacheEntry] = {}
-        """Least recently answered first."""
+        self.negatives = NegativeCache(remember)
         self._background: set[asyncio.Task[Any]] = set()
         self.counts: Counter[tuple[str, str]] = Counter()
         """(location, result) -> probes since the start."""
@@ -169,11 +138,6 @@ class Prober:
     def in_flight(self) -> int:
         """Probes under way."""
         return len(self._in_flight)
-
-    @property
-    def remembered_images(self) -> int:
-        """Images whose "no" answers are in memory."""
-        return len(self._negative)
 
     async def probe(
         self, request: ProbeRequest, charge: ChargeCallback | None = None
@@ -187,7 +151,11 @@ class Prober:
             TooManyRequests: from ``charge``. No location was asked then.
         """
         arrived = time.monotonic()
-        results = {} if request.fresh else self.remembered_for(request.image, request.views)
+        results = (
+            {}
+            if request.fresh
+            else self.negatives.answers(request.image, request.views, request.claims)
+        )
         pending = [view for view in request.views if view.location.number not in results]
         spans = self._spans if pending else NO_SPANS
         with spans.span("ask locations", {"locations": len(pending)}):
@@ -206,14 +174,19 @@ class Prober:
         self, request: ProbeRequest, pending: Iterable[LocationView], arrived: float
     ) -> list[asyncio.Task[None]]:
         """Waits for probes in flight whose answers this caller cannot use: they are older than a
-        fresh request, or than the claim that they would release. Those are asked again."""
+        fresh request, than the claim that they would release, or than a change of the image's
+        claims. Those are asked again."""
         unusable = [
             probe.task
             for view in pending
             if (probe := self._in_flight.get((request.image, view.location.number)))
             and probe.task
             and probe.started < arrived
-            and (request.fresh or (request.claimed and not probe.releases_claim))
+            and (
+                request.fresh
+                or probe.claims != request.claims
+                or (request.claimed and not probe.releases_claim)
+            )
         ]
         if unusable:
             await asyncio.wait(unusable, timeout=max(0.0, request.until - time.monotonic()))
@@ -296,46 +269,6 @@ class Prober:
         self._background.add(task)
         task.add_done_callback(self._background.discard)
 
-    def forget_unless(self, image: ProbedImage, claims: tuple[Owner, ...]) -> None:
-        """The index has these claims. What was remembered for other claims is forgotten."""
-        entry = self._negative.get(image)
-        if entry is not None and entry.claims != claims:
-            del self._negative[image]
-
-    def negative_entry(self, image_id: bytes) -> NegativeCacheEntry | None:
-        """The "no" answers about an image as Glance writes its id, expired ones included."""
-        return self._negative.get((image_id, 0))
-
-    def spelling_is_checked(self, image_id: bytes, table: Table) -> None:
-        """The image was found absent with this table: Redis has lost no claim on an id in upper
-        case."""
-        if entry := self.negative_entry(image_id):
-            entry.spelling_checked_in = table
-
-    def age_of(self, entry: NegativeCacheEntry) -> float | None:
-        """Seconds since the first answer of an entry; None if that has expired."""
-        age = time.monotonic() - entry.earliest
-        return age if age < self._remember else None
-
-    def remembered(self, image: ProbedImage) -> dict[int, ProbeResult]:
-        """The "no" answers about an image that have not expired, by location number. A "yes" is
-        never remembered: a caller that asks an owner has a reason to doubt its claim."""
-        since = time.monotonic() - self._remember
-        entry: Mapping[int, ProbeResult] = self._negative.get(image) or {}
-        return {number: result for number, result in entry.items() if result.at > since}
-
-    def remembered_for(
-        self, image: ProbedImage, views: Iterable[LocationView]
-    ) -> dict[int, ProbeResult]:
-        """The remembered answers of these locations that have not changed since."""
-        remembered = self.remembered(image)
-        return {
-            view.location.number: result
-            for view in views
-            if (result := remembered.get(view.location.number))
-            and result.location_updated == view.location.updated
-        }
-
     def _start(self, request: ProbeRequest, view: LocationView) -> InFlightProbe:
         number = view.location.number
         key = request.image, number
@@ -367,11 +300,15 @@ class Prober:
         result = await self._ask(image, view, letter_cases.get(number, 0))
         self.seconds[view.name] += time.monotonic() - probe.started
         self.silences.record(number, result)
+        claims = probe.claims
+        if result.absent and probe.releases_claim:
+            claims = tuple(claim for claim in claims if claim.number != number)
         try:
             remembers_silence = not (view.location.vouches or probe.releases_claim)
-            self._update_memory(
-                image, number, result, probe.claims, remembers_silence=remembers_silence
-            )
+            if result.absent or (result.owner is None and remembers_silence):
+                self.negatives.add(image, number, result, claims)
+            elif result.owner is not None:
+                self.negatives.forget_answer(image, number)
             if probe.updates_index:
                 await self._update_index(probe, image, number, result)
                 self._store_faults.record_success()
@@ -456,34 +393,6 @@ class Prober:
             was_proven=view.status.sweep.sees_all_proven,
         )
         return scope_problem(scope.sees_all, scope.why)
-
-    def _update_memory(
-        self,
-        image: ProbedImage,
-        number: int,
-        result: ProbeResult,
-        claims: tuple[Owner, ...],
-        *,
-        remembers_silence: bool,
-    ) -> None:
-        """``remembers_silence``: the location need not answer, and is not asked again so soon."""
-        if not result.absent and (result.owner is not None or not remembers_silence):
-            if result.owner is not None and image in self._negative:
-                self._negative[image].pop(number, None)
-                self._negative[image].reset()
-            return
-        entry = self._negative.pop(image, None) or NegativeCacheEntry(claims)
-        entry[number] = result
-        entry.latest = result.at
-        entry.reset()
-        self._negative[image] = entry
-        for _ in range(2):  # expired entries leave faster than new ones come, in bounded time
-            oldest = next(iter(self._negative))
-            if result.at - self._negative[oldest].latest <= self._remember:
-                break
-            del self._negative[oldest]
-        if len(self._negative) > MAX_REMEMBERED_IMAGES:
-            del self._negative[next(iter(self._negative))]
 
     async def close(self) -> None:
         """Cancels all probes. Those that were answered may store their answer first."""

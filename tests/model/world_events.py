@@ -27,7 +27,7 @@ LOCATION_NAMES = ("one", "two", "three", "four")
 IMAGE_COUNT = 40
 """About how many images there are at a time."""
 
-HISTORY_STEPS = 30
+HISTORY_STEPS = 100
 """Steps that the report of a failed run shows."""
 
 LONG_PROBE_TIMEOUT = 10.0

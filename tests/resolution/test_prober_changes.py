@@ -357,12 +357,12 @@ async def test_expired_absences_are_removed_from_memory() -> None:
         largest = 0
         for image_id in make_ids(200, seed=5):
             assert (await cloud.resolve(format_id(image_id))).outcome is Outcome.ABSENT
-            largest = max(largest, prober.remembered_images)
+            largest = max(largest, len(prober.negatives))
         assert largest < 150
         await asyncio.sleep(0.1)
         for image_id in make_ids(largest, seed=6):
             await cloud.resolve(format_id(image_id))
-        assert prober.remembered_images < 150
+        assert len(prober.negatives) < 150
 
 
 async def test_a_single_unknown_id_is_probed_even_beyond_the_limit() -> None:

@@ -152,3 +152,85 @@ async def test_a_status_that_says_nothing_about_an_image(cloud: Cloud, status: i
     cloud.set_fault("one", answer)
     found = await cloud.resolve(ID)
     assert (found.outcome, found.missing) == (Outcome.UNKNOWN, ("one",))
+
+
+async def test_an_image_that_moves_is_never_absent(cloud: Cloud) -> None:
+    """What one location said before counts only while the image's claims are the same."""
+    one, two = await cloud.add("one"), await cloud.add("two")
+    two.add(id=ID)
+    await cloud.claim("two", ID)
+    without_two = Preferences(exclude=frozenset({"two"}))
+    assert (await cloud.resolve(ID, without_two)).missing == ("two",)
+    await wait_until_idle(cloud)
+    one.add(id=ID)
+    two.delete(ID)
+    await cloud.index.claims.release(cloud.numbers["two"], [parse_id(ID)])
+    answer = await cloud.resolve(ID)
+    assert [owner.name for owner in answer.owners] == ["one"]
+
+
+async def test_an_image_that_moves_while_a_location_is_asked(cloud: Cloud) -> None:
+    one, two = await cloud.add("one"), await cloud.add("two")
+    two.add(id=ID)
+    await cloud.claim("two", ID)
+    cloud.set_fault("one", hold := Hold(responses=True))
+    without_two = Preferences(exclude=frozenset({"two"}))
+    first = asyncio.create_task(cloud.resolve(ID, without_two))
+    await wait_until(lambda: hold.waiting == 1)
+    one.add(id=ID)
+    two.delete(ID)
+    await cloud.index.claims.release(cloud.numbers["two"], [parse_id(ID)])
+    second = asyncio.create_task(cloud.resolve(ID))
+    await asyncio.sleep(0)
+    hold.open.set()
+    await first
+    answer = await second
+    assert [owner.name for owner in answer.owners] == ["one"]
+
+
+async def no_tasks(request: web.Request, handler: Handler) -> web.StreamResponse:
+    if request.path.startswith("/v2/tasks"):
+        return web.Response(status=403)
+    return await handler(request)
+
+
+async def test_a_server_that_begins_to_answer_anonymous_clients(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of a credential that is only registered to see all, a 401 is the only sign that it has died.
+    That the server gives it must be known each time."""
+    monkeypatch.setenv("GLANCE_TOKEN", "ours")
+    async with clouds() as cloud:
+        fields = {"auth": {"token_env": "GLANCE_TOKEN"}}
+        server = await cloud.add("one", tokens={"ours": Caller("p", admin=True)}, fields=fields)
+        cloud.set_fault("one", no_tasks)
+        assert (await cloud.resolve(OTHER)).outcome is Outcome.ABSENT
+        server.add(id=ID, visibility="private", owner="q")
+        server.tokens, server.anonymous = {}, True
+        assert (await cloud.resolve(ID)).missing == ("one",)
+
+
+async def test_a_server_that_begins_to_need_a_credential(cloud: Cloud) -> None:
+    """It treated all clients as admins."""
+    server = await cloud.add("one", sees_all=None)
+    assert (await cloud.resolve(OTHER)).outcome is Outcome.ABSENT
+    server.add(id=ID, visibility="private", owner="q")
+    server.tokens, server.anonymous = {}, True
+    assert (await cloud.resolve(ID)).missing == ("one",)
+
+
+@pytest.mark.parametrize("obeys", [True, False])
+async def test_a_404_that_a_cache_in_front_remembers(cloud: Cloud, obeys: bool) -> None:
+    """A cache that obeys `Cache-Control` asks the server again."""
+    await cloud.add("one")
+    cloud.servers["one"].add(id=ID)
+
+    async def cache(request: web.Request, handler: Handler) -> web.StreamResponse:
+        if obeys and request.headers.get("Cache-Control") == "no-cache":
+            return await handler(request)
+        headers = {**GLANCES, "Age": "300"}
+        return web.Response(status=404, headers=headers, text=f"No image found with ID {ID}")
+
+    cloud.set_fault("one", cache)
+    answer = await cloud.resolve(ID)
+    assert answer.outcome is (Outcome.FOUND if obeys else Outcome.UNKNOWN)

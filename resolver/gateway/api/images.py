@@ -33,7 +33,8 @@ from resolver.gateway.read_auth import identify
 from resolver.gateway.reply import Reply, to_response
 from resolver.models import Outcome, format_id
 from resolver.resolution import Answer, LookupResult, Preferences
-from resolver.resolution.prober import ChargeCallback, ProbedImage
+from resolver.resolution.negative_cache import ProbedImage
+from resolver.resolution.prober import ChargeCallback
 from resolver.services import Services
 
 _SMALL_WRITES = {
