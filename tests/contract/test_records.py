@@ -46,6 +46,18 @@ async def test_a_location_is_read_as_it_was_written(index: Index) -> None:
     assert await locations(index) == {"full": put}
 
 
+async def test_a_check_that_redis_had_lost_is_news(index: Index) -> None:
+    """Processes may have read the registry without it: versions are among it."""
+    one = await index.records.put(ONE, None)
+    await index.records.set_check(one.number, Check(at=1, versions=("v2.15",)), one)
+    await index.client.command("DEL", "glr:{reg}:status")
+    await index.records.put(TWO, None)
+    without = await index.records.load()
+    assert without.records["one"].status.check is None
+    await index.records.set_check(one.number, Check(at=2, versions=("v2.15",)), one, quiet=True)
+    assert (await index.claims.lookup([])).version > without.version
+
+
 async def test_the_last_number_works_and_after_it_the_error_says_what_to_do(index: Index) -> None:
     await index.client.command("SET", "glr:{reg}:numbers", FIRST_MARK - 2)
     last = await index.records.put(ONE, None)

@@ -231,6 +231,7 @@ class ModelRun(RedisEvents):
         } or {0}
         letter_case = self.rng.choice([*letter_cases, *letter_cases, *letter_cases, 0])
         index, is_up_to_date = services.index, self.rng.random() < 0.7
+        reading_since = time.monotonic()
         down, seen = set(), set()
         for registration in self.world.current().values():
             seen.add(registration.number)
@@ -248,6 +249,8 @@ class ModelRun(RedisEvents):
             await index.client.command("PING", foreground=True)
         # Of a location that was registered meanwhile the gateway may not know more than we do.
         down |= {registration.number for registration in self.world.current().values()} - seen
+        if self._status_lost_at >= reading_since:
+            down |= seen
         question = Question(image_id, letter_case, preferences, is_up_to_date, down, claimed)
         question.doubted = await self._doubted(services)
         since = question.begun - self.absent_ttl

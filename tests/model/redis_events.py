@@ -71,6 +71,11 @@ class RedisEvents(WorldEvents):
         for key in lost:
             await self.any_gateway.index.client.command("DEL", REGISTRY + key)
         self._counts_lost_at = time.monotonic()
+        if "status" in lost:  # versions too, which a gateway must know to prove anything
+            self._status_lost_at = time.monotonic()
+            for questions in self._open_questions.values():
+                for question in questions:
+                    question.down |= {r.number for r in self.world.current().values()}
         self.log_step(f"redis loses {' and '.join(lost)}")
 
     async def evict(self) -> None:

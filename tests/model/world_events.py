@@ -71,6 +71,8 @@ class WorldEvents:
         self._announced_at: dict[tuple[int, bytes], float] = {}
         self._counts_lost_at = 0.0
         """When sweeps under way may have lost what they count on, last."""
+        self._status_lost_at = 0.0
+        """When Redis lost the status of all locations last."""
         self._evicted_at, self._evicted_time = 0.0, 0.0
         """When Redis evicted claims last, on `time.monotonic` and in seconds since 1970."""
         self._delayed: list[DelayedNotification] = []
