@@ -4,7 +4,7 @@ from resolver.glance.caller_listings import CallerListings
 from resolver.glance.changes import Changes, changed_since, ensure_changes_can_be_read, server_time
 from resolver.glance.cloud_config import CloudRef
 from resolver.glance.cloud_credentials import CloudCredentials
-from resolver.glance.credential_scope import CredentialScope, sees_all
+from resolver.glance.credential_scope import CredentialScope, credential_since, sees_all
 from resolver.glance.glance_server import HOP, GlanceServer, connect, is_resolver, keep_connections
 from resolver.glance.image_records import ImageRecord, ImageRecords
 from resolver.glance.listed_rows import NO_ROWS, SkippedRows
@@ -48,6 +48,7 @@ __all__ = [
     "UnsortedListing",
     "changed_since",
     "connect",
+    "credential_since",
     "ensure_changes_can_be_read",
     "has_image",
     "is_resolver",

@@ -137,6 +137,45 @@ async def still_sees_all(
     return before if is_unchanged else await sees_all(server, versions, was_proven=was_proven)
 
 
+async def credential_since(
+    server: GlanceServer, versions: tuple[str, ...], scope: CredentialScope, before: str
+) -> str:
+    """The credential of now, for a listing that was made with ``before`` so far, of which ``scope``
+    is known. Where it has been replaced, the old one must still be accepted, as it is when it is
+    replaced before its end. Otherwise it may have ended while the server listed, and the server
+    have answered as it answers anonymous clients.
+
+    Raises:
+        LocationUnavailable: it is not accepted any more, or there is no credential.
+    """
+    now = await server.credential()
+    if now != before and scope.sees_all and not await _is_accepted(server, versions, scope, before):
+        raise LocationUnavailable(
+            "its credential was replaced while it was listed, and the old one is not accepted any "
+            "more: it may have seen less",
+            code="unauthorized",
+        )
+    return now
+
+
+async def _is_accepted(
+    server: GlanceServer, versions: tuple[str, ...], scope: CredentialScope, token: str
+) -> bool:
+    """Whether the server still shows everything to a credential of which this is known."""
+    try:
+        if scope.may_read_tasks:
+            return await _may_read_tasks(server, token)
+        if scope.witnesses:
+            return await _are_listed(server, scope.witnesses, token)
+        path = "/v2/images" if server.uses_v2(versions) else "/v1/images"
+        await server.request(path, {"limit": "1"}, token=token)
+    except LocationUnavailable as error:
+        if error.problem_code != "unauthorized":
+            raise
+        return False
+    return not await _answers_anonymous_clients(server, versions)
+
+
 async def _is_forbidden_tasks(server: GlanceServer, versions: tuple[str, ...]) -> bool:
     """Whether the server treats us as no admin, as far as it can be known."""
     if not _shows_admins_by_tasks(server, versions):
@@ -148,20 +187,22 @@ def _shows_admins_by_tasks(server: GlanceServer, versions: tuple[str, ...]) -> b
     return minor_version(versions) >= MIN_MINOR_TASKS_ADMIN_ONLY and server.uses_v2(versions)
 
 
-async def _may_read_tasks(server: GlanceServer) -> bool:
-    reply = await server.request(f"/v2/tasks/{NO_TASK}")
+async def _may_read_tasks(server: GlanceServer, token: str | None = None) -> bool:
+    reply = await server.request(f"/v2/tasks/{NO_TASK}", token=token)
     # Its text names the task. Another service of OpenStack has the header too.
     is_glance = GLANCE_HEADER in reply.headers and NO_TASK.encode() in reply.body
     return reply.status == 404 and is_glance
 
 
-async def _are_listed(server: GlanceServer, witnesses: tuple[str, ...]) -> bool:
+async def _are_listed(
+    server: GlanceServer, witnesses: tuple[str, ...], token: str | None = None
+) -> bool:
     query = {
         "id": f"in:{','.join(witnesses)}",
         "visibility": "private",
         "limit": str(len(witnesses)),
     }
-    reply = await server.request("/v2/images", query)
+    reply = await server.request("/v2/images", query, token=token)
     if reply.status != 200:
         return False
     return set(witnesses) <= ids_of(await reply.page(len(witnesses)))

@@ -17,6 +17,7 @@ from resolver.glance import (
     GlanceServer,
     ScopeCache,
     changed_since,
+    credential_since,
     ensure_changes_can_be_read,
     server_time,
 )
@@ -57,6 +58,7 @@ async def poll(
     if before.ended is None or before.error:
         await ensure_changes_can_be_read(server, versions)
     images = claimed = released = 0
+    credential = await server.credential()
     async for changes in changed_since(server, versions, since - overlap_seconds):
         await ensure_held()
         images += len(changes.present) + len(changes.deleted)
@@ -70,6 +72,7 @@ async def poll(
                 released += await index.observations.record_absent(number, gone)
     if sweep.sees_all:
         scope = await scopes.check(server, versions, was_proven=sweep.sees_all_proven)
+        await credential_since(server, versions, scope, credential)
         if not scope.sees_all:
             raise LocationUnavailable(
                 "its credential no longer sees every image, so a poll may have missed changes",

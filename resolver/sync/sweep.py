@@ -38,6 +38,7 @@ from resolver.glance import (
     ScopeCache,
     SkippedRows,
     UnsortedListing,
+    credential_since,
     list_images,
     still_there,
 )
@@ -94,6 +95,8 @@ class Sweeper:
         self._checkpoint_seconds = checkpoint_seconds
         self._max_memory_bytes = max_memory_bytes
         self._number = server.location.number
+        self._credential = ""
+        """With which the location was listed last."""
         self._to_close = contextlib.ExitStack()
 
     async def run(
@@ -131,21 +134,22 @@ class Sweeper:
         confirm_shrink: bool,
     ) -> Sweep:
         was_proven = last.sees_all_proven and not confirm_shrink
+        self._credential = await self._server.credential()
         scope = await self._scopes.check(self._server, self._versions, was_proven=was_proven)
         if on_scope is not None:
             await on_scope(scope)
         state = await self._begin(resume, counted_since)
         try:
-            await self._read_listing(state, report)
+            await self._read_listing(state, report, scope)
         except UnsortedListing:
             state = await self._begin(None)
-            await self._read_listing(state, report, sort_here=True)
+            await self._read_listing(state, report, scope, sort_here=True)
         except LocationUnavailable as error:
             if state.resume is None or error.problem_code in RESUMABLE_CODES:
                 raise
             # The server may be unable to continue there, and able to list from the start.
             state = await self._begin(None)
-            await self._read_listing(state, report)
+            await self._read_listing(state, report, scope)
         await self._check_scope(scope)
         released = Count(0)
         if scope.sees_all:  # otherwise a missing image proves nothing
@@ -176,6 +180,7 @@ class Sweeper:
         """Raises LocationUnavailable where the credential sees less than before: the server may
         have taken its client for an anonymous one meanwhile."""
         if before.sees_all:
+            await self._check_credential(before)
             now = await self._scopes.check(
                 self._server, self._versions, was_proven=before.is_proven
             )
@@ -185,6 +190,22 @@ class Sweeper:
                     "nothing was released",
                     code="unauthorized",
                 )
+
+    async def _check_scope_if_possible(self, before: CredentialScope) -> None:
+        """As `_check_scope`, where the server answers: of what is listed with a credential that has
+        ended, nothing is continued."""
+        try:
+            await self._check_scope(before)
+        except LocationUnavailable as error:
+            if error.problem_code not in RESUMABLE_CODES:
+                raise
+
+    async def _check_credential(self, scope: CredentialScope) -> None:
+        """Raises LocationUnavailable where what was listed so far may have been listed with a
+        credential that had ended."""
+        self._credential = await credential_since(
+            self._server, self._versions, scope, self._credential
+        )
 
     async def _begin(
         self, resume: Progress | None, counted_since: float | None = None
@@ -224,7 +245,12 @@ class Sweeper:
         return state
 
     async def _read_listing(
-        self, state: SweepState, report: Report, *, sort_here: bool = False
+        self,
+        state: SweepState,
+        report: Report,
+        scope: CredentialScope,
+        *,
+        sort_here: bool = False,
     ) -> None:
         """Reads the listing to its end, claims what it has and finds what it lacks."""
         reported_at = time.monotonic()
@@ -238,6 +264,7 @@ class Sweeper:
                     if time.monotonic() - reported_at > SLOW_PAGE_SECONDS:
                         await report(state.progress())
                     await self._add_page(state, page)
+                    await self._check_credential(scope)
                     last_page = page
                     if time.monotonic() - state.checkpoint_at >= self._checkpoint_seconds:
                         await self._store_checkpoint(state, page)
@@ -245,6 +272,7 @@ class Sweeper:
                     reported_at = time.monotonic()
         except LocationUnavailable as error:
             if last_page is not None and error.problem_code in RESUMABLE_CODES:
+                await self._check_scope_if_possible(scope)
                 # What was listed of these is not in a checkpoint.
                 await self._find_missing_unordered(state, last_page.cursor, report)
                 await self._store_checkpoint(state, last_page)

@@ -12,7 +12,7 @@ from aiohttp.typedefs import Handler
 from resolver.errors import LocationUnavailable
 from resolver.glance import CredentialScope, GlanceServer, ScopeCache, sees_all
 from resolver.glance.credential_scope import NO_TASK
-from resolver.models import Location
+from resolver.models import Location, Sweep
 from resolver.standin import Caller, StandIn
 from tests.support.faults import Switch, is_page
 from tests.support.sweeping import Sweeping
@@ -256,3 +256,74 @@ async def test_a_credential_that_gets_its_rights_back_is_recognized_at_once(
     assert (await sweeping.sweep(location)).sees_all is False
     server.tokens = {"ours": Caller("p", admin=True)}
     assert (await sweeping.sweep(location)).sees_all is True
+
+
+class Renewal:
+    """A server that answers anonymous clients too, and a token that is replaced after some pages of
+    a listing. The old one ends before, or later."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, server: StandIn, *, ends_first: bool):
+        self._monkeypatch = monkeypatch
+        self._server = server
+        self._ends_first = ends_first
+        self.pages = 0
+        self.fails_at = 0
+
+    async def __call__(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        if is_listing(request):
+            self.pages += 1
+            if self.pages == 3:
+                admin = Caller("p", admin=True)
+                old = {} if self._ends_first else {"ours": admin}
+                self._server.tokens = {**old, "new": admin}
+            if self.pages == self.fails_at:
+                return web.Response(status=502)
+            if self.pages == 5:
+                self._monkeypatch.setenv(TOKEN, "new")
+        return await handler(request)
+
+
+@pytest.fixture
+async def anonymous(start_server: StartServer, switch: Switch) -> StandIn:
+    """A server with private images of several projects."""
+    tokens = {"ours": Caller("p", admin=True)}
+    middlewares = [switch.middleware]
+    server = await start_server(tokens=tokens, anonymous=True, page_cap=5, middlewares=middlewares)
+    server.fill(30, seed=3)
+    for number in range(30):
+        server.add(visibility="private", owner=f"q{number % 3}")
+    return server
+
+
+@pytest.mark.parametrize("ends_first", [True, False])
+@pytest.mark.parametrize("how", ["sweep", "poll"])
+async def test_a_listing_counts_if_the_token_that_was_replaced_is_still_accepted(
+    sweeping: Sweeping,
+    anonymous: StandIn,
+    switch: Switch,
+    monkeypatch: pytest.MonkeyPatch,
+    how: str,
+    ends_first: bool,
+) -> None:
+    """Otherwise pages in between may be those that an anonymous client sees."""
+    location = await sweeping.register(anonymous, auth={"token_env": TOKEN})
+    switch.fault = Renewal(monkeypatch, anonymous, ends_first=ends_first)
+    swept = Sweep(started=1.0, ended=1.0, sees_all=True)
+    reading = sweeping.sweep(location) if how == "sweep" else sweeping.poll(location, swept=swept)
+    if ends_first:
+        with pytest.raises(LocationUnavailable, match="the old one is not accepted any more"):
+            await reading
+    else:
+        await reading
+        assert len(await sweeping.claimed(location)) == 60
+
+
+async def test_a_sweep_does_not_continue_what_an_ended_token_listed(
+    sweeping: Sweeping, anonymous: StandIn, switch: Switch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    location = await sweeping.register(anonymous, auth={"token_env": TOKEN})
+    switch.fault = renewal = Renewal(monkeypatch, anonymous, ends_first=True)
+    renewal.fails_at = 4
+    with pytest.raises(LocationUnavailable) as caught:
+        await sweeping.sweep(location)
+    assert caught.value.problem_code == "unauthorized"
