@@ -135,11 +135,15 @@ class LocationView:
             return f"what it has is known up to {age:.0f} s ago only"
         return problem
 
-    @property
-    def unasked_problem(self) -> str:
+    def unasked_problem(self, now: float) -> str:
         """Why the index may lack an image of this location, which is not in service and so is not
-        asked. Empty if it was swept as a whole once, and Redis has lost nothing since."""
-        where = "it is refused" if self.refused else "it is in maintenance"
+        asked. Empty if an operator has put it into maintenance, it was swept as a whole once, and
+        Redis has lost nothing since. Where only the settings refuse it, its users go on, so it must
+        be covered."""
+        if self.location.state is not State.MAINTENANCE:
+            problem = self.coverage_problem(now)
+            return f"it is refused, and {problem}" if problem else ""
+        where = "it is in maintenance"
         if self.status.sweep.ended is None:
             return f"{where}, and was never swept"
         if self.scope_problem:

@@ -163,14 +163,16 @@ class Table:
         `LocationView.coverage_problem`."""
         problems = {view.name: view.coverage_problem(now, within) for view in self.vouching()}
         uncovered = {name: why for name, why in problems.items() if why}
-        return uncovered | self.unasked_problems | self.lost_locations()
+        return uncovered | self.unasked_problems(now) | self.lost_locations()
 
     @cached_property
-    def unasked_problems(self) -> dict[str, str]:
+    def _unasked(self) -> list[LocationView]:
+        return [v for v in self.by_name.values() if not v.in_service and v.location.vouches]
+
+    def unasked_problems(self, now: float) -> dict[str, str]:
         """The names of locations that vouch, are not in service, so that nobody asks them, and may
         have images of which the index does not know, each with the reason."""
-        unasked = [v for v in self.by_name.values() if not v.in_service and v.location.vouches]
-        problems = {view.name: view.unasked_problem for view in unasked}
+        problems = {view.name: view.unasked_problem(now) for view in self._unasked}
         return {name: why for name, why in problems.items() if why}
 
     @property

@@ -392,7 +392,7 @@ def _probe_doubts(context: AnswerContext, probes: Mapping[int, ProbeResult]) -> 
             doubts[view.name] = probe.reason
         elif probe.owner is None and view.guard_problem:
             doubts[view.name] = view.guard_problem
-    for name, reason in context.table.unasked_problems.items():
+    for name, reason in context.table.unasked_problems(time.time()).items():
         number = context.table.by_name[name].location.number
         if not probes.get(number, NOT_ASKED).absent:
             doubts[name] = reason

@@ -73,7 +73,7 @@ class VouchingProblems:
                 action="`glance-resolver locations set NAME --vouches true`, for each location "
                 "whose silence counts.",
             )
-        unasked = table.unasked_problems
+        unasked = table.unasked_problems(now)
         for view in (*table.vouching(), *(table.by_name[name] for name in unasked)):
             reason, since = unasked.get(view.name, ""), 0.0
             if not reason:

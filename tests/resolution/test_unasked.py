@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -10,7 +11,7 @@ import pytest
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from resolver.models import Outcome, parse_id
+from resolver.models import Location, Outcome, State, Sweep, parse_id
 from resolver.resolution import Preferences
 from resolver.standin import Caller
 from tests.resolution.probing import ID, KINDS, MORE, OTHER, wait_until_idle
@@ -84,6 +85,25 @@ async def test_a_location_in_maintenance_after_redis_may_have_lost_claims(cloud:
     assert "Redis may have lost claims" in answer.detail
 
 
+async def test_a_location_that_the_settings_refuse_and_that_was_swept_long_ago() -> None:
+    """No operator has put it into maintenance, so images are created there."""
+    async with clouds(require_https=True) as cloud:
+        await cloud.add("one")
+        records, now = cloud.index.records, time.time()
+        two = await records.put(Location(name="two", url="http://two.example"), None)
+        for age, outcome in ((5, Outcome.ABSENT), (86_400, Outcome.UNKNOWN)):
+            sweep = Sweep(started=now - age, ended=now - age, sees_all=True)
+            await records.set_sweep(two.number, sweep)
+            answer = await cloud.resolve(ID)
+            assert answer.outcome is outcome
+        assert answer.missing == ("two",)
+        assert "it is refused, and the last complete sweep ended 86400 s ago" in answer.detail
+        await records.put(
+            replace(two, state=State.MAINTENANCE), (await records.load()).records["two"]
+        )
+        assert (await cloud.resolve(ID)).outcome is Outcome.ABSENT
+
+
 @pytest.mark.parametrize("name", ["one", "two"])
 async def test_an_excluded_location_that_is_silent(cloud: Cloud, name: str) -> None:
     await cloud.add("one")
@@ -155,7 +175,7 @@ async def test_a_status_that_says_nothing_about_an_image(cloud: Cloud, status: i
 
 
 async def test_an_image_that_moves_is_never_absent(cloud: Cloud) -> None:
-    """What one location said before counts only while the image's claims are the same."""
+    """What one location answered before counts only while the image's claims are the same."""
     one, two = await cloud.add("one"), await cloud.add("two")
     two.add(id=ID)
     await cloud.claim("two", ID)
