@@ -257,3 +257,13 @@ class SettingsError(ResolverError):
 
     def __init__(self, detail: str) -> None:
         super().__init__("".join(c if c.isprintable() else repr(c)[1:-1] for c in detail))
+
+
+MAX_MESSAGE = 500
+
+
+def without_middle(message: str) -> str:
+    """A message of at most `MAX_MESSAGE` characters: it may quote a value of any length, and says
+    what is wrong before or behind it."""
+    half = MAX_MESSAGE // 2
+    return message if len(message) <= MAX_MESSAGE else f"{message[:half]}…{message[1 - half :]}"

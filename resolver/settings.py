@@ -24,7 +24,7 @@ from pydantic_settings import (
 
 from resolver.admin_tokens import Role, parse_token
 from resolver.environment import Environment
-from resolver.errors import SettingsError
+from resolver.errors import SettingsError, without_middle
 from resolver.keystone_urls import parse_domains
 from resolver.masking import mask_url
 from resolver.models import MAX_BITS, MIN_BITS
@@ -481,7 +481,7 @@ def load_settings(overrides: Mapping[str, Any] | None = None) -> Settings:
         faults = []
         for fault in error.errors(include_input=False, include_url=False):
             name = str(fault["loc"][0]) if fault["loc"] else "?"
-            message = fault["msg"].removeprefix("Value error, ")
+            message = without_middle(fault["msg"].removeprefix("Value error, "))
             if fault["type"] == "extra_forbidden":
                 meant = did_you_mean(name.lower(), Settings.model_fields)
                 faults.append(f"unknown setting {name!r} in {file}{meant}")

@@ -6,7 +6,8 @@ import ast
 import graphlib
 import re
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -83,7 +84,11 @@ PRIVATE_NAMES: dict[str, dict[str, str]] = {
 library has an upper bound in pyproject.toml, and a test fails when the name is gone."""
 
 FILES = sorted(ROOT.rglob("*.py"))
-TREES = {path: ast.parse(path.read_text("utf-8")) for path in FILES}
+
+
+def tree_of(path: Path) -> ast.Module:
+    """Not kept: the garbage collector would walk the trees of all files during all tests."""
+    return ast.parse(path.read_text("utf-8"))
 
 
 def short(path: Path) -> str:
@@ -110,12 +115,17 @@ def layer_of(module: str) -> str:
     return parts[0]
 
 
-def imports(path: Path) -> Iterator[tuple[int, str]]:
+@cache
+def imports(path: Path) -> Sequence[tuple[int, str]]:
     """(line, full name) of each import, those in functions and for type checking too.
 
     Of ``from package import name`` the name is part of it where it is a module of ours.
     """
-    for node in ast.walk(TREES[path]):
+    return [*_find_imports(path)]
+
+
+def _find_imports(path: Path) -> Iterator[tuple[int, str]]:
+    for node in ast.walk(tree_of(path)):
         if isinstance(node, ast.Import):
             for alias in node.names:
                 yield node.lineno, alias.name
@@ -291,15 +301,20 @@ def foreign_private_names(tree: ast.Module, inherited: set[str]) -> set[str]:
     return used - own
 
 
+@cache
+def defined_names_of(path: Path) -> set[str]:
+    return defined_names(tree_of(path))
+
+
 def names_of_imported_files(path: Path) -> set[str]:
     modules = {name for _, name in imports_of_ours(path) if name in MODULES}
-    return set().union(*(defined_names(TREES[MODULES[name]]) for name in modules))
+    return set().union(*(defined_names_of(MODULES[name]) for name in modules))
 
 
 def test_private_names_of_others_are_listed() -> None:
     used = {
-        short(path): foreign_private_names(tree, names_of_imported_files(path))
-        for path, tree in TREES.items()
+        short(path): foreign_private_names(tree_of(path), names_of_imported_files(path))
+        for path in FILES
     }
     assert {path: names for path, names in used.items() if names} == {
         path: set(names) for path, names in PRIVATE_NAMES.items()

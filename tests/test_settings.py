@@ -244,6 +244,17 @@ def test_bad_values_are_named(
         assert text not in caught.value.detail, "a secret is shown"
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["trusted_proxies", "allowed_hosts", "secret_files", "domains", "prefix", "role", "port"],
+)
+def test_a_message_does_not_repeat_a_long_value(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(f"RESOLVER_{name.upper()}", "{" + "1" * 100_000 + "/")
+    with pytest.raises(SettingsError, match=f"^RESOLVER_{name.upper()}: ") as refused:
+        load_settings()
+    assert len(refused.value.detail) < 1000
+
+
 def test_all_wrong_settings_are_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RESOLVER_PORT", "x")
     monkeypatch.setenv("RESOLVER_ROLE", "y")
