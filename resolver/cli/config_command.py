@@ -16,11 +16,10 @@ def config(as_json: bool, describe: bool) -> None:
 
     Where something is wrong it shows the rest all the same, says what is wrong, and exits 1.
     """
-    from resolver.faulty_settings import settings_despite_faults  # noqa: PLC0415
-    from resolver.settings import Settings, load_settings  # noqa: PLC0415
+    from resolver.settings import load_settings, settings_despite_faults  # noqa: PLC0415
 
     if describe:
-        click.echo(reference(Settings))
+        click.echo(reference())
         return
     fault: SettingsError | None = None
     invalid: frozenset[str] = frozenset()
@@ -43,11 +42,13 @@ def config(as_json: bool, describe: bool) -> None:
         raise fault
 
 
-def reference(settings: type) -> str:
+def reference() -> str:
     """The settings reference: the Markdown table in docs/settings.md."""
+    from resolver.settings import SETTINGS  # noqa: PLC0415
+
     lines = ["| setting | default | what it is |", "|---|---|---|"]
-    for name, field in settings.model_fields.items():  # type: ignore[attr-defined]
-        default = field.default
+    for name, setting in SETTINGS.items():
+        default = setting.default
         if default in ("", (), None):
             text = "none"
         elif isinstance(default, bool):
@@ -58,5 +59,5 @@ def reference(settings: type) -> str:
             text = f"`{int(default)}`"
         else:
             text = f"`{default}`"
-        lines.append(f"| `RESOLVER_{name.upper()}` | {text} | {field.description} |")
+        lines.append(f"| `RESOLVER_{name.upper()}` | {text} | {setting.description} |")
     return "\n".join(lines)
