@@ -10,6 +10,9 @@ from typing import Any
 
 from resolver.errors import SettingsError
 from resolver.setting_names import PREFIX, is_service_variable
+from resolver.text_files import read_bytes
+
+MAX_FILE_BYTES = 1024 * 1024
 
 
 def settings_file() -> str:
@@ -29,7 +32,7 @@ def read_file() -> dict[str, Any]:
     if not Path(file).is_file():
         raise SettingsError(f"RESOLVER_CONFIG names {file}, which is not a file")
     try:
-        return tomllib.loads(Path(file).read_text("utf-8"))
+        return tomllib.loads(read_bytes(Path(file), MAX_FILE_BYTES).decode())
     except RecursionError as error:
         raise SettingsError(f"RESOLVER_CONFIG {file}: it is nested too deeply") from error
     except (ValueError, OSError) as error:

@@ -1,4 +1,4 @@
-"""Small files that operators write and change while a process runs: secrets and tokens."""
+"""Small files that operators write and change while a process runs: secrets and certificates."""
 
 from __future__ import annotations
 
@@ -32,6 +32,23 @@ def open_regular(path: Path) -> BinaryIO:
     return os.fdopen(descriptor, "rb")
 
 
+MAX_PEM_BYTES = 16 * 1024 * 1024
+"""Of a file with certificates. All that a system trusts take a quarter of a megabyte."""
+
+
+def read_bytes(path: Path, max_bytes: int) -> bytes:
+    """The content of a regular file.
+
+    Raises:
+        OSError: it cannot be read, or is longer than ``max_bytes``.
+    """
+    with open_regular(path) as file:
+        content = file.read(max_bytes + 1)
+    if len(content) > max_bytes:
+        raise OSError(errno.EFBIG, f"it is longer than {max_bytes} bytes")
+    return content
+
+
 def read_text(path: Path, max_bytes: int, errors: str = "strict") -> str:
     """The text of a regular file. ``errors``: as for `bytes.decode`, about bytes that are not
     ASCII.
@@ -39,8 +56,4 @@ def read_text(path: Path, max_bytes: int, errors: str = "strict") -> str:
     Raises:
         OSError, ValueError: it cannot be read, is longer than ``max_bytes``, or is not ASCII text.
     """
-    with open_regular(path) as file:
-        content = file.read(max_bytes + 1)
-    if len(content) > max_bytes:
-        raise OSError(errno.EFBIG, f"it is longer than {max_bytes} bytes")
-    return content.decode("ascii", errors)
+    return read_bytes(path, max_bytes).decode("ascii", errors)

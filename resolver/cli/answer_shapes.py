@@ -7,6 +7,7 @@ be missing). Other members may be there, too.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any
@@ -223,5 +224,29 @@ CONFLICT: Shape = {"id": str, "owners": [_present("location", "content")]}
 MISSING_IMAGE: Shape = {"source": ANY, "id": str}
 """With a source it is also `IMPORTABLE`, and without one `NOT_IMPORTABLE`."""
 
-IMPORTABLE: Shape = {"create": str, "command": str}
+
+def import_command(*program: str) -> Callable[[Any], bool]:
+    """A command for a shell that runs this program for a region, and nothing else: what it prints
+    is a script for people's shells."""
+
+    def fits(value: Any) -> bool:
+        try:
+            variable, *words = shlex.split(str(value))
+        except ValueError:  # an open quote, or no word
+            return False
+        name, _, region = variable.partition("=")
+        return (
+            name == "OS_REGION_NAME"
+            and tuple(words[: len(program)]) == program
+            and value == f"{name}={shlex.quote(region)} {shlex.join(words)}"
+        )
+
+    return fits
+
+
+IMPORTABLE: Shape = {
+    "create": import_command("openstack", "image", "create"),
+    "command": import_command("openstack", "image", "import"),
+    "glance_command": import_command("glance", "image-import"),
+}
 NOT_IMPORTABLE: Shape = {"reason": str}

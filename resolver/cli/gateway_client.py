@@ -32,6 +32,8 @@ DEFAULT_URL = "http://127.0.0.1:9393"
 REQUEST_TIMEOUT_SECONDS = 30.0
 """How long the gateway may stay silent during one request."""
 
+MAX_TOKEN_FILE_BYTES = 16_384
+
 MAX_PAGES, MAX_PAGES_BYTES = 1000, 256 * 1024 * 1024
 """Of a listing, and the bytes of all its pages."""
 
@@ -292,10 +294,14 @@ def read_token(given: str | None) -> str | None:
     if given or not file:
         return given
     try:
-        token = Path(file).read_text("utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise click.UsageError(f"RESOLVER_TOKEN_FILE {file}: {error}") from error
-    if not is_token_text(token):
+        # It may be a pipe: RESOLVER_TOKEN_FILE=<(pass show resolver).
+        with Path(file).open("rb") as opened:
+            token = opened.read(MAX_TOKEN_FILE_BYTES + 1).decode("ascii").strip()
+    except OSError as error:
+        raise click.UsageError(f"RESOLVER_TOKEN_FILE {file}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise click.UsageError(f"RESOLVER_TOKEN_FILE {file}: it is not ASCII text") from error
+    if len(token) > MAX_TOKEN_FILE_BYTES or not is_token_text(token):
         raise click.UsageError(f"RESOLVER_TOKEN_FILE {file}: must have one line, the token")
     return token
 

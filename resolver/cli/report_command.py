@@ -11,6 +11,7 @@ from resolver.cli.answer_shapes import CONFLICT, IMPORTABLE, MISSING_IMAGE, NOT_
 from resolver.cli.completing import regions
 from resolver.cli.gateway_client import GatewayAddress, checked, gateway_options
 from resolver.cli.output import counted, print_json
+from resolver.cli.printable import printable
 from resolver.cli.stream_client import StreamRequest
 from resolver.cli.suggesting_group import SuggestingGroup
 
@@ -114,7 +115,8 @@ def _conflict_text(row: dict[str, Any]) -> str:
 def _warn(headers: Any) -> None:
     if names := headers.get("X-Resolver-Missing"):
         click.echo(
-            f"warning: the index is not complete for {names}: their images may be missing here, or "
-            "be listed although they are there (see `glance-resolver locations list`)",
+            f"warning: the index is not complete for {printable(names)}: their images may be "
+            "missing here, or be listed although they are there (see `glance-resolver locations "
+            "list`)",
             err=True,
         )

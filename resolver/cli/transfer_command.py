@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import os
+import re
 import secrets
 import sys
 import zlib
@@ -24,6 +25,9 @@ from resolver.errors import ResolverError
 
 TAIL_BYTES = 2048
 """End of a stream that is kept to read its last line."""
+
+LAST_LINE = re.compile(r"end ([0-9]{1,18}) ([0-9]{1,18}) [!-~]+", re.ASCII)
+"""Of an export: its images, its claims and a checksum."""
 
 GZIP_MAGIC = b"\x1f\x8b"
 
@@ -51,12 +55,12 @@ def export(file: str, url: str, token: str | None) -> None:
             output.write(data)
             tail = (tail + data)[-TAIL_BYTES:]
         last = tail.rstrip(b"\n").rpartition(b"\n")[2].decode("ascii", "replace")
-        if not last.startswith("end "):
+        end = LAST_LINE.fullmatch(last)
+        if end is None:
             reason = last.removeprefix("error ") if last.startswith("error ") else "it broke off"
             raise GatewayError(f"the export is incomplete: {reason}")
-    _, images, claims, _ = last.split()
     click.echo(
-        f"exported {int(images):,} images with {int(claims):,} claims in {progress.seconds:.1f} s",
+        f"exported {int(end[1]):,} images with {int(end[2]):,} claims in {progress.seconds:.1f} s",
         err=True,
     )
 

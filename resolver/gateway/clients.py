@@ -13,6 +13,9 @@ from resolver.glance.host_policy import Address, parse_address
 from resolver.resolution import Preferences
 
 FORWARDED_FOR = "X-Forwarded-For"
+MAX_PROXIES = 32
+"""Addresses of ``X-Forwarded-For`` that are read: the client sends as many as it likes."""
+
 FORWARDED_PROTO = "X-Forwarded-Proto"
 
 
@@ -39,11 +42,13 @@ class Clients:
 
     def address(self, peer: str, headers: HeaderFields) -> Address | None:
         """The client's address: ``peer``, or behind trusted proxies the last address in
-        ``X-Forwarded-For`` that is not one of theirs. None where the peer has no address."""
+        ``X-Forwarded-For`` that is not one of theirs, of the last `MAX_PROXIES`. None where the
+        peer has no address."""
         address = parse_address(peer)
         if not self._proxies or address is None or not self._trusts(address):
             return address
-        named = [name for field in headers.getall(FORWARDED_FOR, ()) for name in field.split(",")]
+        fields = headers.getall(FORWARDED_FOR, ())
+        named = ",".join(fields[-MAX_PROXIES:]).rsplit(",", MAX_PROXIES)[-MAX_PROXIES:]
         while named and self._trusts(address):
             before = parse_address(_without_port(named.pop()))
             if before is None:

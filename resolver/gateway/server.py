@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import signal
 import socket
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -51,6 +52,15 @@ AIOHTTP_OPTIONS: dict[str, Any] = {
     "max_headers": MAX_FIELDS,
 }
 
+
+def _is_fault(record: logging.LogRecord) -> bool:
+    """A filter for aiohttp's log: a client that has left is no fault. Some clients expect
+    ``100 Continue`` and leave before it is written, which no handler sees."""
+    error = record.exc_info[1] if record.exc_info else None
+    return not isinstance(error, ConnectionError)
+
+
+logging.getLogger("aiohttp.server").addFilter(_is_fault)
 
 log = structlog.get_logger()
 

@@ -13,14 +13,20 @@ from aiohttp.resolver import DefaultResolver
 
 from resolver.errors import LocationUnavailable
 
+MAX_ADDRESS_CHARACTERS = 45
+"""Of an IPv6 address that ends in an IPv4 address. ipaddress takes milliseconds to refuse more."""
+
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 @lru_cache(maxsize=1024)
 def parse_address(text: str) -> Address | None:
     """Parses an IP address; an IPv4 address mapped into IPv6 becomes IPv4. None for a name."""
+    text = text.partition("%")[0]
+    if len(text) > MAX_ADDRESS_CHARACTERS:
+        return None
     try:
-        address = ipaddress.ip_address(text.partition("%")[0])
+        address = ipaddress.ip_address(text)
     except ValueError:
         return None
     return getattr(address, "ipv4_mapped", None) or address

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
-
-from redis.exceptions import RedisError
 
 from resolver.errors import IndexUnavailable
 from resolver.index.audit import Audit
@@ -209,9 +206,4 @@ async def open_index(
             await index.create_if_missing()
         yield index
     finally:
-        # A server that hangs must not delay our exit.
-        try:
-            async with asyncio.timeout(timeouts.connect):
-                await client.close()
-        except (RedisError, OSError, TimeoutError):
-            pass
+        await client.close_in_time()

@@ -153,7 +153,7 @@ def parse_record(kind: type[T], text: bytes | str) -> T:
     """
     try:
         return _decode(kind, _load_json(text))
-    except (*DECODE_ERRORS, RecursionError) as error:
+    except DECODE_ERRORS as error:
         raise UnreadableRecord(f"{type(error).__name__}: {error}"[:200]) from error
 
 
@@ -167,7 +167,7 @@ def parse_location(name: str, stored: str) -> Location:
         number, _, text = stored.partition(" ")
         location = _decode(Location, {**_load_json(text), "name": name, "number": int(number)})
         _check_location(location)
-    except (*DECODE_ERRORS, RecursionError, InvalidLocation) as error:
+    except (*DECODE_ERRORS, InvalidLocation) as error:
         raise UnreadableRecord(f"{type(error).__name__}: {error}"[:200]) from error
     return location
 
@@ -194,7 +194,7 @@ def parse_number(stored: bytes) -> int | None:
 
 
 def _load_json(text: bytes | str) -> Any:
-    """Raises one of `DECODE_ERRORS` or RecursionError."""
+    """Raises one of `DECODE_ERRORS`."""
     if len(text) > MAX_RECORD_BYTES:
         raise ValueError(f"it is longer than {MAX_RECORD_BYTES} bytes")
     value = json.loads(text)

@@ -11,7 +11,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from resolver.gateway.api.status_page import MAX_STREAMS
+from resolver.gateway.api.status_page import MAX_CLIENT_STREAMS, MAX_STREAMS
 from resolver.gateway.page.markup import Html, element, join
 from resolver.gateway.page.sections import MAX_PROBLEMS
 from resolver.gateway.server import serving
@@ -272,12 +272,20 @@ def services_asked(gateway: Gateway) -> list[float]:
     return asked
 
 
-async def test_there_is_a_limit_of_browsers_that_follow(gateway: Gateway) -> None:
-    url = f"{gateway.url}/page/events"
+async def test_there_is_a_limit_of_browsers_that_follow(start: Start) -> None:
+    gateway = await start(trusted_proxies="127.0.0.1")
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as http:
-        responses = [await http.get(url) for _ in range(MAX_STREAMS)]
-        refused = await http.get(url)
+
+        async def follow(client: int) -> aiohttp.ClientResponse:
+            headers = {"X-Forwarded-For": f"192.0.2.{client}"}
+            return await http.get(f"{gateway.url}/page/events", headers=headers)
+
+        responses = [await follow(1) for _ in range(MAX_CLIENT_STREAMS)]
+        refused = await follow(1)
         assert (refused.status, (await refused.json())["code"]) == (503, "busy")
+        responses += [await follow(2 + n) for n in range(MAX_STREAMS - len(responses))]
+        assert {response.status for response in responses} == {200}
+        assert (await follow(250)).status == 503
         for response in responses:
             response.close()
 

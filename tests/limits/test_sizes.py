@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 
 import pytest
 
@@ -205,6 +206,22 @@ async def test_an_unknown_expectation_is_refused_and_counted(gateway: Gateway, p
         await connection.send(head(target=b"/livez"))
         assert (await connection.response()).status == 200
     assert await count_refused(gateway, 417) == 2
+
+
+@pytest.mark.parametrize("path", ["/resolve", "/nowhere"])
+async def test_a_client_that_expects_100_continue_and_leaves_is_no_error(
+    gateway: Gateway, caplog: pytest.LogCaptureFixture, path: str
+) -> None:
+    for _ in range(20):
+        async with connected(gateway.url) as connection:
+            connection.writer.write(
+                f"POST {path} HTTP/1.1\r\nHost: g\r\nExpect: 100-continue\r\n"
+                "Content-Length: 9\r\n\r\n".encode()
+            )
+            connection.writer.transport.abort()
+    async with connected(gateway.url) as connection:
+        assert (await connection.ask("GET", "/livez")).status == 200
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 
 async def test_a_client_that_expects_100_continue_gets_it(gateway: Gateway) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -12,6 +13,7 @@ from resolver.errors import Busy, NotFound
 from resolver.gateway.api.page_answers import answer
 from resolver.gateway.api.version_documents import versions
 from resolver.gateway.app_keys import IN_FLIGHT, SERVICES
+from resolver.gateway.limits import LIMITS
 from resolver.gateway.negotiation import AUTH_TOKEN, prefers_html
 from resolver.gateway.page.document import ASSETS, SECURITY_HEADERS, asset, page
 from resolver.gateway.page.question import question_of
@@ -21,6 +23,9 @@ from resolver.listing import domain_regions
 
 MAX_STREAMS = 100
 """Browsers that get changes at the same time from one process."""
+
+MAX_CLIENT_STREAMS = 20
+"""The same of one client: nobody keeps the others out."""
 
 UPDATE_SECONDS = 1.0
 """Between two checks for changes."""
@@ -39,18 +44,20 @@ class Streams:
     """Counts the browsers that get changes."""
 
     def __init__(self) -> None:
-        self.count = 0
+        self._by_client: Counter[bytes] = Counter()
 
     @contextmanager
-    def counted(self) -> Iterator[None]:
-        """One more. Raises Busy where there are too many."""
-        if self.count >= MAX_STREAMS:
+    def counted(self, client: bytes) -> Iterator[None]:
+        """One more of a client. Raises Busy where there are too many, of all or of this one."""
+        if self._by_client.total() >= MAX_STREAMS or self._by_client[client] >= MAX_CLIENT_STREAMS:
             raise Busy("too many browsers follow the status page", headers={"Retry-After": "60"})
-        self.count += 1
+        self._by_client[client] += 1
         try:
             yield
         finally:
-            self.count -= 1
+            self._by_client[client] -= 1
+            if not self._by_client[client]:
+                del self._by_client[client]
 
 
 STREAMS = web.AppKey("streams", Streams)
@@ -99,7 +106,7 @@ async def page_events(request: web.Request) -> web.StreamResponse:
         "X-Accel-Buffering": "no",  # nginx would hold events back
         **SECURITY_HEADERS,
     }
-    with request.app[STREAMS].counted():
+    with request.app[STREAMS].counted(request.app[LIMITS].client(request)):
         response = web.StreamResponse(headers=headers)
         await response.prepare(request)
         try:
@@ -107,6 +114,8 @@ async def page_events(request: web.Request) -> web.StreamResponse:
             shown: Snapshot | None = None
             quiet = 0
             while not await in_flight.stops_within(UPDATE_SECONDS if shown else 0):
+                if request.transport is None or request.transport.is_closing():
+                    break
                 now = await snapshots.get()
                 changed = now.changes_since(shown) if shown else now.content()
                 shown, quiet = now, 0 if changed else quiet + 1

@@ -11,7 +11,7 @@ import structlog
 
 from resolver.errors import SettingsError
 from resolver.settings import Settings
-from resolver.text_files import file_stamp, open_regular
+from resolver.text_files import MAX_PEM_BYTES, file_stamp, read_bytes
 
 HANDSHAKE_SECONDS = 10.0
 """How long a client may take for the handshake, at most."""
@@ -92,8 +92,7 @@ def load(cert: Path, key: Path) -> ssl.SSLContext:
     """
     for name, file, mark in ((CERT, cert, "CERTIFICATE-----"), (KEY, key, "PRIVATE KEY-----")):
         try:
-            with open_regular(file) as opened:
-                text = opened.read()
+            text = read_bytes(file, MAX_PEM_BYTES)
         except OSError as error:
             raise SettingsError(f"{name}: cannot read {file}: {error.strerror}") from error
         if mark.encode() not in text:

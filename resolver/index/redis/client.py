@@ -186,6 +186,14 @@ class RedisClient(ABC):
     async def close(self) -> None:
         """Closes all connections for good."""
 
+    async def close_in_time(self) -> None:
+        """The same, but waits for it no longer than a connection may take: a server that hangs
+        delays nobody. The rest is closed afterwards, while this process runs."""
+        closing = asyncio.create_task(self.close(), name="close redis")
+        _closing.add(closing)
+        closing.add_done_callback(_closed)
+        await asyncio.wait([closing], timeout=self.timeouts.connect)
+
     async def replies(self, commands: Iterable[Command], *, foreground: bool = False) -> list[Any]:
         """The replies to several commands sent together; error replies come as exceptions.
 
@@ -270,6 +278,16 @@ class RedisClient(ABC):
     ) -> Any:
         """The result of one script. Raises as `run_all`."""
         return (await self.run_all([(script, keys, args)], foreground=foreground))[0]
+
+
+_closing: set[asyncio.Task[None]] = set()
+"""Those under way; the event loop alone would not keep them."""
+
+
+def _closed(task: asyncio.Task[None]) -> None:
+    _closing.discard(task)
+    if not task.cancelled():
+        task.exception()  # retrieved: nobody uses this server any more
 
 
 def may_write(command: Command | bytes) -> bool:

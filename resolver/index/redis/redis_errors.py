@@ -49,7 +49,7 @@ FAILURES: tuple[tuple[type[BaseException], str], ...] = (
 )
 """Descriptions by exception type; the first type that fits is used."""
 
-DECODE_ERRORS = (TypeError, ValueError, LookupError, AttributeError)
+DECODE_ERRORS = (TypeError, ValueError, LookupError, AttributeError, RecursionError)
 """What Python raises when a reply does not have the expected shape.
 
 Catch them only around the lines that parse a reply. Around more than that, a bug of our own code

@@ -26,7 +26,7 @@ from resolver.index.redis.client import (
 from resolver.index.redis.cluster import ClusterClient
 from resolver.index.redis.embedded import EmbeddedClient, EmbeddedStore
 from resolver.index.redis.sentinel import QuorumSentinel, SentinelClient
-from resolver.text_files import open_regular
+from resolver.text_files import MAX_PEM_BYTES, read_bytes
 
 SCHEME = re.compile(r"(redis|rediss|unix)|(rediss?)\+(sentinel|cluster)")
 """Schemes but for ``memory:``; ``rediss`` means TLS with every server."""
@@ -168,8 +168,7 @@ def _check_tls_files(connection: Any, url: str) -> None:
     for name in ("ca_certs", "certfile", "keyfile"):
         if file := getattr(tls, name):
             try:
-                with open_regular(Path(file)) as opened:
-                    text = opened.read()
+                text = read_bytes(Path(file), MAX_PEM_BYTES)
             except OSError as error:
                 why = f"ssl_{name}: cannot read {file}: {error.strerror}"
                 raise _bad_url(url, why) from error

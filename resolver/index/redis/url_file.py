@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import structlog
-from redis.exceptions import RedisError
 
-from resolver.errors import IndexUnavailable, ResolverError, SettingsError
+from resolver.errors import ResolverError, SettingsError
 from resolver.index.redis.client import (
     DEFAULT_TIMEOUTS,
     Command,
@@ -161,7 +160,7 @@ class UrlFileClient(RedisClient):
         try:
             await asyncio.sleep(self.timeouts.reply)  # what was sent before gets its reply
         finally:
-            await _close(previous)
+            await previous.close_in_time()
 
     def _report_fault(self, fault: str) -> None:
         if fault != self._fault:
@@ -173,11 +172,3 @@ class UrlFileClient(RedisClient):
             self._check.cancel()
             await asyncio.wait([self._check])
         await self._client.close()
-
-
-async def _close(client: RedisClient) -> None:
-    try:
-        async with asyncio.timeout(client.timeouts.connect):
-            await client.close()
-    except (RedisError, OSError, TimeoutError, IndexUnavailable):
-        pass  # it is not used any more
