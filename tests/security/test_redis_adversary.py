@@ -41,26 +41,25 @@ async def listening(server: Handler) -> AsyncIterator[str]:
         yield f"127.0.0.1:{listener.sockets[0].getsockname()[1]}"
 
 
-@pytest.mark.parametrize("form", ["redis://{}/0", "redis+cluster://{}", "redis+sentinel://{}/main"])
-@pytest.mark.parametrize(
-    "content",
-    [
-        b":1\r\n",
-        b"a",
-        b"-MOVED 1 127.0.0.1:1\r\n",
-        PUSH,
-        b"*1\r\n",
-        b"|1\r\n+a\r\n:1\r\n",
-        b"$?\r\n",
-    ],
-    ids=["integers", "no line", "moved", "pushes", "nested", "attributes", "streamed"],
-)
-async def test_replies_without_end_are_an_outage(form: str, content: bytes) -> None:
-    if "sentinel" in form and content.startswith(b"-"):
-        pytest.skip("hiredis crashes when it makes exceptions of redis-py of some replies")
+CONTENTS = {
+    "integers": b":1\r\n",
+    "no line": b"a",
+    "moved": b"-MOVED 1 127.0.0.1:1\r\n",
+    "pushes": PUSH,
+    "nested": b"*1\r\n",
+    "attributes": b"|1\r\n+a\r\n:1\r\n",
+    "streamed": b"$?\r\n",
+}
+FORMS = ("redis://{}/0", "redis+cluster://{}", "redis+sentinel://{}/main")
+# hiredis 3.5 crashes when it makes exceptions of redis-py of some replies, as for Sentinels.
+CASES = [(f, c) for f in FORMS for c in CONTENTS if (f, c) != (FORMS[2], "moved")]
+
+
+@pytest.mark.parametrize(("form", "content"), CASES)
+async def test_replies_without_end_are_an_outage(form: str, content: str) -> None:
     timeouts = RedisTimeouts(connect=0.5, reply=0.5)
     async with (
-        listening(Endless(content)) as address,
+        listening(Endless(CONTENTS[content])) as address,
         open_index(form.format(address), create=False, timeouts=timeouts) as index,
     ):
         for _ in range(2):
