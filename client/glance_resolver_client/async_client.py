@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import ssl
+import time
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import aclosing, closing
 from pathlib import Path
@@ -19,17 +20,21 @@ from glance_resolver_client.downloads import Download, ImageDownload, LocationTo
 from glance_resolver_client.exchange import ExchangeError, Pause, Reply, Request, Steps, Work
 from glance_resolver_client.gateway_calls import (
     IDS_PER_REQUEST,
+    MAX_PAGES,
     Choice,
     GatewayCalls,
     chunks,
+    endless_lookup,
     lookup_target,
 )
 from glance_resolver_client.http_messages import (
+    ANSWER_TIMEOUTS,
     DIRECT,
     TIMEOUT_SECONDS,
     Incoming,
     exchange_errors,
     outgoing,
+    too_slow,
 )
 from glance_resolver_client.retries import DEFAULT_RETRIES, Retries
 
@@ -51,6 +56,7 @@ class AsyncClient:
         tls: ssl.SSLContext | None = None,
     ) -> None:
         """``url`` is the gateway's. ``timeout``: seconds that a connection may take or be silent.
+        The head of a response, and all of one that has no image's bytes, may take four times that.
         ``tls`` is used for the gateway and for locations. Proxies are those of the environment,
         but none for loopback.
 
@@ -131,7 +137,7 @@ class AsyncClient:
         Raises:
             ValueError: none of name, hash, checksum and tags was given, or the token is none.
         """
-        target: str | None = lookup_target(
+        target = lookup_target(
             name=name,
             os_hash_value=os_hash_value,
             checksum=checksum,
@@ -139,11 +145,14 @@ class AsyncClient:
             visibility=visibility,
             choice=Choice(region, exclude, fresh),
         )
-        while target is not None:
+        for _ in range(MAX_PAGES):
             page = await self._run(self._calls.lookup_page(target, token))
             for answer in page.answers:
                 yield answer
+            if page.next_target is None:
+                return
             target = page.next_target
+        raise endless_lookup()
 
     async def download(
         self,
@@ -205,12 +214,18 @@ class AsyncClient:
 
     async def _send(self, request: Request) -> Reply:
         """Raises ExchangeError, or what writing the body raises."""
+        seconds = ANSWER_TIMEOUTS * self._timeout
+        until = time.monotonic() + seconds
+        sent = outgoing(request, self._timeout)
         with exchange_errors():
-            response = await self._http.send(
-                outgoing(request, self._timeout), auth=None, follow_redirects=False, stream=True
-            )
+            with anyio.move_on_after(seconds) as head:
+                response = await self._http.send(
+                    sent, auth=None, follow_redirects=False, stream=True
+                )
+            if head.cancelled_caught:
+                raise too_slow()
             async with aclosing(response):
-                incoming = Incoming(request, response)
+                incoming = Incoming(request, response, until)
                 async for part in response.aiter_raw():
                     if request.receive is None:
                         incoming.write(part)

@@ -28,6 +28,9 @@ IDS_PER_REQUEST = 1000
 """Ids in one ``POST /resolve``, and images on a page of a lookup. Gateways allow 10,000 unless
 RESOLVER_BULK_LIMIT says less."""
 
+MAX_PAGES = 1000
+"""Of a lookup: a million images."""
+
 _NEXT_LINK = re.compile(r'<(/[!-;=?-~]*)>; rel="next"', re.ASCII)
 """A path of the same gateway (RFC 8288): no lookup is continued on another host."""
 
@@ -152,6 +155,11 @@ class GatewayCalls:
                 text, status=reply.status, code=code, retry_after=retry_after(reply.headers)
             )
         return GatewayError(text, status=reply.status, code=code)
+
+
+def endless_lookup() -> GatewayError:
+    """The error for a lookup with more than `MAX_PAGES`."""
+    return GatewayError("the gateway's list of images does not end")
 
 
 def chunks(ids: Iterable[str | UUID], size: int) -> Iterator[list[str]]:

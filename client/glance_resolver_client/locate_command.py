@@ -80,7 +80,7 @@ class LocateImage(command.Lister):
                     row for image in parsed_args.images for row in self._rows(client, image, choice)
                 ]
         except (ClientError, ValueError, OSError) as error:
-            raise exceptions.CommandError(str(error)) from error
+            raise exceptions.CommandError(_printable(str(error))) from error
         self._outcomes |= {str(row[2]) for row in rows}
         return COLUMNS, rows
 
@@ -134,11 +134,16 @@ def _answer_rows(image: str, answer: Answer) -> Iterator[Row]:
         case Found(id=image_id, owners=owners):
             for owner in owners:
                 where = (owner.location, owner.region, owner.status, owner.url)
-                yield (image, image_id, "found", *where)
+                yield (image, _printable(image_id), "found", *map(_printable, where))
         case Absent(id=image_id):
-            yield (image, image_id, "absent", None, None, None, None)
+            yield (image, _printable(image_id), "absent", None, None, None, None)
         case Unknown(id=image_id):
-            yield (image, image_id, "unknown", None, None, None, None)
+            yield (image, _printable(image_id), "unknown", None, None, None, None)
+
+
+def _printable(value: object) -> str | None:
+    """Text of others, without what a terminal would obey."""
+    return None if value is None else "".join(c if c.isprintable() else "?" for c in str(value))
 
 
 def _is_id(text: str) -> bool:

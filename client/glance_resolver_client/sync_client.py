@@ -18,14 +18,18 @@ from glance_resolver_client.downloads import Download, ImageDownload, LocationTo
 from glance_resolver_client.exchange import ExchangeError, Pause, Reply, Request, Steps, Work
 from glance_resolver_client.gateway_calls import (
     IDS_PER_REQUEST,
+    MAX_PAGES,
     Choice,
     GatewayCalls,
     chunks,
+    endless_lookup,
     lookup_target,
 )
 from glance_resolver_client.http_messages import (
+    ANSWER_TIMEOUTS,
     DIRECT,
     TIMEOUT_SECONDS,
+    HeadDeadline,
     Incoming,
     exchange_errors,
     outgoing,
@@ -50,6 +54,7 @@ class Client:
         tls: ssl.SSLContext | None = None,
     ) -> None:
         """``url`` is the gateway's. ``timeout``: seconds that a connection may take or be silent.
+        The head of a response, and all of one that has no image's bytes, may take four times that.
         ``tls`` is used for the gateway and for locations. Proxies are those of the environment,
         but none for loopback.
 
@@ -58,6 +63,7 @@ class Client:
         """
         self._calls = GatewayCalls(url, retries)
         self._timeout = timeout
+        self._head_deadline = HeadDeadline()
         self._http = httpx.Client(verify=tls or True, mounts=DIRECT)
 
     def close(self) -> None:
@@ -129,7 +135,7 @@ class Client:
         Raises:
             ValueError: none of name, hash, checksum and tags was given, or the token is none.
         """
-        target: str | None = lookup_target(
+        target = lookup_target(
             name=name,
             os_hash_value=os_hash_value,
             checksum=checksum,
@@ -137,10 +143,13 @@ class Client:
             visibility=visibility,
             choice=Choice(region, exclude, fresh),
         )
-        while target is not None:
+        for _ in range(MAX_PAGES):
             page = self._run(self._calls.lookup_page(target, token))
             yield from page.answers
+            if page.next_target is None:
+                return
             target = page.next_target
+        raise endless_lookup()
 
     def download(
         self,
@@ -202,12 +211,14 @@ class Client:
 
     def _send(self, request: Request) -> Reply:
         """Raises ExchangeError, or what writing the body raises."""
+        seconds = ANSWER_TIMEOUTS * self._timeout
+        until = time.monotonic() + seconds
+        sent = outgoing(request, self._timeout, trace=self._head_deadline.trace)
         with exchange_errors():
-            response = self._http.send(
-                outgoing(request, self._timeout), auth=None, follow_redirects=False, stream=True
-            )
+            with self._head_deadline.within(seconds):
+                response = self._http.send(sent, auth=None, follow_redirects=False, stream=True)
             with closing(response):
-                incoming = Incoming(request, response)
+                incoming = Incoming(request, response, until)
                 for part in response.iter_raw():
                     incoming.write(part)
                 return incoming.reply()

@@ -112,6 +112,22 @@ async def test_ids_and_names_by_the_catalog(
         assert (ran.status, json.loads(ran.out)[0]["Outcome"]) == (4, "unknown")
 
 
+async def test_texts_of_a_hostile_gateway_are_harmless(
+    plugin: tuple[Home, Path], tmp_path: Path
+) -> None:
+    names = ("location", "region", "uri", "url", "health", "state", "status")
+    owner = dict.fromkeys(names, "\x1b]0;x\x07\u202e")
+    found = {"id": "\x9b2J", "outcome": "found", "owners": [owner], "conflict": False}
+    async with FakeKeystone() as keystone:
+        openstack = openstack_of(plugin, keystone, tmp_path)
+        for script in (Scripted(200, found), Scripted(400, {"code": "a", "detail": "\x1b[2J"})):
+            async with scripted(script) as server:
+                ran = await openstack("-f", "value", "--resolver-url", server.url, NOWHERE)
+            text = (ran.out.decode() + ran.err).replace("\n", "")
+            assert "?" in text
+            assert text.isprintable(), repr(text)
+
+
 async def test_without_a_catalog_entry(
     gateway: Gateway, locations: Cloud, plugin: tuple[Home, Path], tmp_path: Path
 ) -> None:
