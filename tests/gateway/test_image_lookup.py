@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 from typing import Any
@@ -12,7 +13,8 @@ from resolver.standin.call import Caller
 from tests.cli.test_commands import Run, run
 from tests.gateway.conftest import Gateway, Start
 from tests.support import faults
-from tests.support.clouds import Cloud
+from tests.support.clouds import Cloud, cloud_of
+from tests.support.redis import RedisServer
 
 __all__ = ["run"]
 
@@ -136,6 +138,22 @@ async def test_that_nothing_matches_is_no_answer_while_a_location_is_left_out(
     await registry.patch("two", {"vouches": False})
     response, answers = await gateway.get("/resolve?name=other", headers=DEMO)
     assert (response.status, answers, response.headers["X-Resolver-Missing"]) == (200, [], "two")
+
+
+@pytest.mark.redis
+async def test_that_nothing_matches_is_no_answer_without_redis(
+    start: Start, own_redis: RedisServer
+) -> None:
+    """A location may have been registered since."""
+    gateway = await start(redis_url=own_redis.url, index_timeout=0.1)
+    async with cloud_of(gateway.services) as cloud:
+        await cloud.add("one")
+        assert (await gateway.get("/resolve?name=debian"))[0].status == 200
+        await asyncio.to_thread(own_redis.kill)
+        response, problem = await gateway.get("/resolve?name=debian")
+        assert (response.status, problem["code"]) == (503, "index-unavailable")
+        cloud.servers["one"].add(name="debian")
+        assert (await gateway.get("/resolve?name=debian"))[0].status == 200
 
 
 async def test_lookups_are_off_where_listings_are_off(start: Start) -> None:

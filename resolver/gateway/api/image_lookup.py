@@ -59,7 +59,7 @@ async def look_up_images(request: web.Request) -> web.StreamResponse:
     query = ListingQuery.of([pair for pair in pairs if pair[0] not in QUERY_PARAMETERS])
     page = await list_page(request, query, preferences, ADVICE)
     if not page.rows and query.marker is None and not allows_partial(request):
-        _require_all(request, page)
+        await _require_all(request, page)
     headers = {"Vary": f"Accept, {AUTH_TOKEN}, {PARTIAL}", **missing_header(page)}
     if page.next_marker:
         kept = [pair for pair in pairs if pair[0] != "marker"]
@@ -69,14 +69,16 @@ async def look_up_images(request: web.Request) -> web.StreamResponse:
     return await respond_to_many(request, ids, preferences, media_type, headers)
 
 
-def _require_all(request: web.Request, page: ListedPage) -> None:
+async def _require_all(request: web.Request, page: ListedPage) -> None:
     """Nothing matches. That is no answer while a location that must vouch is left out, of which
     only the listing itself knows the names of images.
 
     Raises:
         ListingIncomplete: one is.
+        IndexUnavailable: one may have been registered since the locations were read.
     """
-    by_name = request.app[SERVICES].tables.table.by_name
+    reader = request.app[SERVICES].resolver.reader
+    by_name = (await reader.current_table(reader.deadline)).by_name
     silent = [
         name for name in page.missing if name not in by_name or by_name[name].location.vouches
     ]
