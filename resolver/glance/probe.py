@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote
 
 import aiohttp
 
@@ -19,6 +20,7 @@ from resolver.glance.glance_server import (
     GlanceServer,
 )
 from resolver.glance.kept_connections import KeptConnections
+from resolver.glance.listed_rows import ids_of
 from resolver.glance.rate_limits import PROBE_WAIT_SECONDS, RateLimits
 from resolver.glance.scope_cache import ScopeCache
 from resolver.image_facts import NOTHING_KNOWN, ImageFacts
@@ -59,9 +61,9 @@ async def read_image(
                 return None
             facts = ImageFacts.of_headers(headers)
     if reply.status == 404 and not _names_image(reply, text):
-        # A proxy whose Glance is gone answers 404 to everything, and so does a balancer that leads
-        # to another service of OpenStack. This raises then.
-        await _ensure_lists_images(server, use_v2=use_v2, token=token)
+        # A proxy whose Glance is gone answers 404 to everything, one whose rules are wrong to some
+        # paths, and a balancer may lead to another service of OpenStack. This raises then.
+        await _ensure_shows_images(server, use_v2=use_v2, token=token)
     if reply.status == 404 and reply.headers.get("Age", "0") != "0":
         raise LocationUnavailable(
             f"asked for image {text}, a cache in front of it answered 404 (`Age`): let it store no "
@@ -87,8 +89,9 @@ def _names_image(reply: Reply, text: str) -> bool:
     return GLANCE_HEADER in reply.headers and image in body and b"/images/" + image not in body
 
 
-async def _ensure_lists_images(server: GlanceServer, *, use_v2: bool, token: str | None) -> None:
-    """Raises LocationUnavailable where the server has no listing of images."""
+async def _ensure_shows_images(server: GlanceServer, *, use_v2: bool, token: str | None) -> None:
+    """Raises LocationUnavailable where the server has no listing of images, or does not show the
+    first image of it when it is asked about that one."""
     path = "/v2/images" if use_v2 else "/v1/images"
     reply = await server.request(path, {"limit": "1"}, token=token)
     if reply.status != 200:
@@ -96,7 +99,16 @@ async def _ensure_lists_images(server: GlanceServer, *, use_v2: bool, token: str
             f"its 404 names no image, and it lists none ({reply.status}): is Glance there?",
             code="not-glance",
         )
-    await reply.page(1)
+    for text in ids_of(await reply.page(1)):
+        method = "GET" if use_v2 else "HEAD"
+        target = f"{path}/{quote(text, safe='')}"
+        shown = await server.request(target, method=method, token=token, max_bytes=MAX_RECORD_BYTES)
+        if shown.status != 200:
+            raise LocationUnavailable(
+                f"its 404 names no image, and it answers {shown.status} about an image that it "
+                "lists: is there a proxy in front with rules for some paths only?",
+                code="not-glance",
+            )
 
 
 def _record(reply: Reply) -> dict[str, Any]:

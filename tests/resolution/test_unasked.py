@@ -16,7 +16,7 @@ from resolver.resolution import Preferences
 from resolver.standin import Caller
 from tests.resolution.probing import ID, KINDS, MORE, OTHER, wait_until_idle
 from tests.support import faults
-from tests.support.clouds import FRESH, Cloud, Hold, clouds
+from tests.support.clouds import FRESH, Cloud, Hold, clouds, is_image_request
 from tests.support.wait import wait_until
 
 GLANCES = {"X-Openstack-Request-Id": "req-1"}
@@ -68,6 +68,23 @@ async def test_another_service_of_openstack_behind_the_address(
     cloud.set_fault("one", other_service)
     found = await cloud.resolve(ID)
     assert (found.outcome, found.missing) == (Outcome.UNKNOWN, ("one",))
+    cloud.set_fault("one", None)
+    assert (await cloud.resolve(ID)).outcome is Outcome.ABSENT
+
+
+@pytest.mark.parametrize("answer", [plain_404, with_path])
+@pytest.mark.parametrize("kind", ["v1", "v2"])
+async def test_a_proxy_whose_rules_lack_the_path_of_single_images(
+    cloud: Cloud, kind: str, answer: Answer
+) -> None:
+    """Listings pass. So a 404 that names no image counts only where a listed image is shown."""
+    (await cloud.add("one", **KINDS[kind])).add()
+
+    async def rules(request: web.Request, handler: Handler) -> web.StreamResponse:
+        return answer(request) if is_image_request(request) else await handler(request)
+
+    cloud.set_fault("one", rules)
+    assert (await cloud.resolve(ID)).missing == ("one",)
     cloud.set_fault("one", None)
     assert (await cloud.resolve(ID)).outcome is Outcome.ABSENT
 
