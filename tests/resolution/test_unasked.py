@@ -271,3 +271,30 @@ async def test_a_404_that_a_cache_in_front_remembers(cloud: Cloud, obeys: bool) 
     cloud.set_fault("one", cache)
     answer = await cloud.resolve(ID)
     assert answer.outcome is (Outcome.FOUND if obeys else Outcome.UNKNOWN)
+
+
+async def test_redis_loses_what_is_known_of_a_location_while_it_is_asked(
+    cloud: Cloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What proves that a credential sees everything depends on the versions of its server."""
+    monkeypatch.setenv("GLANCE_TOKEN", "ours")
+    await cloud.add("one")
+    fields = {"auth": {"token_env": "GLANCE_TOKEN"}}
+    tokens = {"ours": Caller("p", admin=True)}
+    two = await cloud.add("two", sees_all=None, tokens=tokens, fields=fields)
+    assert (await cloud.resolve(OTHER)).outcome is Outcome.ABSENT
+    await cloud.claim("one", ID)
+    cloud.set_fault("one", hold := Hold())
+    asking = asyncio.create_task(cloud.resolve(ID, FRESH))
+    await wait_until(lambda: hold.waiting == 1)
+    check = await cloud.index.records.check(cloud.numbers["two"])
+    assert check is not None
+    await cloud.index.client.command("DEL", "glr:{reg}:status")
+    await cloud.services.registry.patch("two", {"weight": 2})
+    hold.open.set()
+    answer = await asking
+    assert (answer.outcome, answer.missing) == (Outcome.UNKNOWN, ("two",))
+    assert "this server does not show it" in answer.detail
+    await cloud.index.records.set_check(cloud.numbers["two"], check, quiet=True)
+    assert (await cloud.resolve(ID, FRESH)).outcome is Outcome.ABSENT
+    assert two.requests["GET", "image"] == 3
