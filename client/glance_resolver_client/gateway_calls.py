@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
 from uuid import UUID
 
-from glance_resolver_client.answers import Answer, parse_answer
+from glance_resolver_client.answers import Answer, Invalid, parse_answer
 from glance_resolver_client.errors import GatewayError, GatewayUnavailableError
 from glance_resolver_client.exchange import (
     ExchangeError,
@@ -81,7 +81,9 @@ class GatewayCalls:
         reply = yield from self._send("GET", target, token_headers(token))
         document = _decoded(reply)
         if isinstance(document, dict) and "outcome" in document:
-            return parse_answer(document, retry_after(reply.headers))
+            answer = parse_answer(document, retry_after(reply.headers))
+            _check_image(answer, str(image_id))
+            return answer
         raise self._error(reply)
 
     def resolve_chunk(
@@ -95,6 +97,8 @@ class GatewayCalls:
         answers = self._answers(reply)
         if len(answers) != len(ids):
             raise GatewayError(f"the gateway sent {len(answers)} answers for {len(ids)} ids")
+        for answer, image_id in zip(answers, ids, strict=True):
+            _check_image(answer, image_id)
         return answers
 
     def lookup_page(self, target: str, token: str | None) -> Steps[Page]:
@@ -160,6 +164,17 @@ class GatewayCalls:
 def endless_lookup() -> GatewayError:
     """The error for a lookup with more than `MAX_PAGES`."""
     return GatewayError("the gateway's list of images does not end")
+
+
+def _check_image(answer: Answer, asked: str) -> None:
+    """Raises GatewayError where an answer is about another image than the one that was asked for: a
+    cache in between may have mixed them up."""
+    try:
+        is_same = isinstance(answer, Invalid) or UUID(answer.id) == UUID(asked)
+    except ValueError:
+        is_same = False
+    if not is_same:
+        raise GatewayError(f"the gateway was asked for image {asked}, and answered about another")
 
 
 def chunks(ids: Iterable[str | UUID], size: int) -> Iterator[list[str]]:

@@ -22,7 +22,8 @@ from resolver.cli.gateway_client import (
 )
 from resolver.cli.output import print_json, print_table
 from resolver.cli.printable import printable
-from resolver.models import Outcome
+from resolver.errors import InvalidImageId
+from resolver.models import Outcome, parse_id
 
 EXIT_STATUSES = {Outcome.FOUND: 0, Outcome.ABSENT: 3, Outcome.UNKNOWN: 4, Outcome.INVALID: 2}
 """By outcome. With several ids the worst outcome decides."""
@@ -103,15 +104,7 @@ def resolve(
         paths = [f"/resolve/{segment(text)}/explain{suffix}" for text in ids]
         answers = [gateway.call("GET", path, headers=headers, shape=EXPLANATION) for path in paths]
     elif not wanted:
-        answers = []
-        for start in range(0, len(ids), IDS_PER_REQUEST):
-            some = list(ids[start : start + IDS_PER_REQUEST])
-            found = gateway.call(
-                "POST", f"/resolve{suffix}", some, headers=headers, shape=RESOLUTIONS
-            )
-            if len(found) != len(some):
-                raise no_gateway_error(url, f"it has {len(found)} answers to {len(some)} ids")
-            answers += found
+        answers = _answers_about(gateway, url, ids, suffix, headers)
     if as_json:
         print_json(answers[0] if len(answers) == 1 and not wanted else answers)
     else:
@@ -125,6 +118,30 @@ def resolve(
     outcomes = {Outcome(answer["outcome"]) for answer in answers}
     outcomes = outcomes or {Outcome.UNKNOWN if missing else Outcome.ABSENT}
     sys.exit(EXIT_STATUSES[next(outcome for outcome in WORST_FIRST if outcome in outcomes)])
+
+
+def _answers_about(
+    gateway: Gateway, url: str, ids: Sequence[str], suffix: str, headers: dict[str, str]
+) -> list[dict[str, Any]]:
+    """The answers about these ids, in their order. ``suffix``: the query."""
+    answers: list[dict[str, Any]] = []
+    for start in range(0, len(ids), IDS_PER_REQUEST):
+        some = list(ids[start : start + IDS_PER_REQUEST])
+        found = gateway.call("POST", f"/resolve{suffix}", some, headers=headers, shape=RESOLUTIONS)
+        if len(found) != len(some):
+            raise no_gateway_error(url, f"it has {len(found)} answers to {len(some)} ids")
+        for answer, text in zip(found, some, strict=True):
+            if answer["outcome"] != Outcome.INVALID and not _is_about(answer, text):
+                raise no_gateway_error(url, f"asked for {text}, it answers about another image")
+        answers += found
+    return answers
+
+
+def _is_about(answer: dict[str, Any], text: str) -> bool:
+    try:
+        return parse_id(answer["id"]) == parse_id(text)
+    except InvalidImageId:
+        return False
 
 
 def _look_up(

@@ -198,6 +198,17 @@ async def test_answers_that_cannot_be_read(connect: Connect, document: object) -
             await connect(server.url).call("resolve", ONE)
 
 
+async def test_an_answer_about_another_image(connect: Connect) -> None:
+    """As a cache in between may give it."""
+    other = {"id": NOWHERE, "outcome": "absent", "proof": "asked"}
+    async with scripted(Scripted(404, other)) as server:
+        with pytest.raises(GatewayError, match="answered about another"):
+            await connect(server.url).call("resolve", ONE)
+    async with scripted(Scripted(document=[other])) as server:
+        with pytest.raises(GatewayError, match="answered about another"):
+            await connect(server.url).collect("resolve_many", [ONE])
+
+
 @pytest.mark.parametrize(
     "url", ["resolver.example", "ftp://h", "http://user:password@h", "http://h?x=1", "http://"]
 )
