@@ -116,7 +116,8 @@ def resolve(
     if not answers:
         click.echo("no image matches", err=True)
     outcomes = {Outcome(answer["outcome"]) for answer in answers}
-    outcomes = outcomes or {Outcome.UNKNOWN if missing else Outcome.ABSENT}
+    # Without --partial the gateway has made sure that no location that vouches is missing.
+    outcomes = outcomes or {Outcome.UNKNOWN if missing and partial else Outcome.ABSENT}
     sys.exit(EXIT_STATUSES[next(outcome for outcome in WORST_FIRST if outcome in outcomes)])
 
 

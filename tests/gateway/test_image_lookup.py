@@ -127,6 +127,7 @@ async def test_that_nothing_matches_is_no_answer_while_a_location_is_left_out(
     response, problem = await gateway.get("/resolve?name=other", headers=DEMO)
     assert (response.status, problem["code"]) == (503, "listing-incomplete")
     assert (problem["missing"], response.headers["Retry-After"]) == (["two"], "5")
+    assert "two: in maintenance" in problem["detail"]
     headers = {**DEMO, "X-Resolver-Partial": "allow"}
     response, answers = await gateway.get("/resolve?name=other", headers=headers)
     assert (response.status, answers, response.headers["X-Resolver-Missing"]) == (200, [], "two")
@@ -138,6 +139,7 @@ async def test_that_nothing_matches_is_no_answer_while_a_location_is_left_out(
     await registry.patch("two", {"vouches": False})
     response, answers = await gateway.get("/resolve?name=other", headers=DEMO)
     assert (response.status, answers, response.headers["X-Resolver-Missing"]) == (200, [], "two")
+    assert (await run("resolve", "--name", "other"))[0] == 3
 
 
 @pytest.mark.redis

@@ -27,6 +27,7 @@ from resolver.listing import Advice, ListedPage, ListingQuery
 from resolver.listing.query import MAX_PARAMETERS
 from resolver.resolution import RETRY_AFTER_SECONDS
 from resolver.resolution.answer import join_briefly
+from resolver.resolution.ranking import DEFAULT_PREFERENCES, exclusion_reason
 
 WANTED = ("name", "os_hash_value", "checksum", "tag")
 """What images can be looked up by. At least one is needed."""
@@ -79,13 +80,17 @@ async def _require_all(request: web.Request, page: ListedPage) -> None:
     """
     reader = request.app[SERVICES].resolver.reader
     by_name = (await reader.current_table(reader.deadline)).by_name
-    silent = [
-        name for name in page.missing if name not in by_name or by_name[name].location.vouches
-    ]
-    if silent:
+    views = [by_name[name] for name in page.missing if name in by_name]
+    doubts = {
+        view.name: view.guard_problem or exclusion_reason(view, DEFAULT_PREFERENCES) or "not asked"
+        for view in views
+        if view.location.vouches
+    }
+    if doubts:
+        reasons = join_briefly(f"{name}: {doubt}" for name, doubt in doubts.items())
         raise ListingIncomplete(
-            f"no image matches, and these were not asked, or may list too little: "
-            f"{join_briefly(silent)}. With {PARTIAL_ADVICE} that is accepted",
-            extra={"missing": silent},
+            f"no image matches, and others may have some that do. {reasons}. With "
+            f"{PARTIAL_ADVICE} that is accepted",
+            extra={"missing": list(doubts)},
             headers={"Retry-After": str(RETRY_AFTER_SECONDS)},
         )
