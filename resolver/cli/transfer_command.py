@@ -128,16 +128,19 @@ def open_output(name: str) -> Iterator[IO[bytes]]:
     """Opens a file to write, compressed if its name ends in ``.gz``; ``-`` is standard output.
 
     The file gets its name when it is complete, so an older one stays if this fails. A pipe or a
-    device is written to directly.
+    device is written to directly. A link is followed if this user or root has made it: in a folder
+    that others can write into, it could lead to any file of this user.
 
     Raises:
         FileError: it cannot be written.
     """
-    path = Path(os.path.realpath(name))
     if name == "-":
         yield sys.stdout.buffer
         sys.stdout.buffer.flush()
         return
+    if os.path.islink(name) and os.lstat(name).st_uid not in (0, os.geteuid()):
+        raise FileError(f"{name}: it is a link that another user has made")
+    path = Path(os.path.realpath(name))
     is_regular = not path.exists() or path.is_file()
     part = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part") if is_regular else path
     with _translate_errors(name):

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from resolver.errors import LocationUnavailable
 from resolver.models import Location
-from resolver.text_files import open_regular
+from resolver.text_files import MAX_PEM_BYTES, read_bytes
 
 MAX_REASON_CHARACTERS = 300
 
@@ -145,7 +145,7 @@ def tls_context(cloud: CloudRef, config: Any) -> ssl.SSLContext | None:
 
 def _check_file(cloud: CloudRef, name: str, path: str) -> None:
     try:
-        os.listdir(path) if os.path.isdir(path) else open_regular(Path(path)).close()
+        os.listdir(path) if os.path.isdir(path) else read_bytes(Path(path), MAX_PEM_BYTES)
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or "it is no path"
         raise _bad_file(cloud, name, path, why) from error

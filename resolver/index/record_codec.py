@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import re
 import types
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
@@ -104,8 +103,6 @@ would not let operators write what is stored."""
 TEXTS = frozenset({"region", "reason"})
 """Fields of a location that go into answers as they are."""
 
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
-
 
 class UnreadableRecord(ValueError):
     """A record that this version cannot read."""
@@ -180,8 +177,8 @@ def _check_location(location: Location) -> None:
     for name, field in LOCATION_FIELDS.items():
         value = getattr(location, name)
         if name in TEXTS:
-            if len(value) > MAX_TEXT_LENGTH or _CONTROL.search(value):
-                raise ValueError(f"{name}: it is too long or has control characters")
+            if len(value) > MAX_TEXT_LENGTH or not value.isprintable():
+                raise ValueError(f"{name}: it is too long or has characters that are not printable")
         elif name not in CHECKED_WHERE_USED:
             field.parse(value, name)
 

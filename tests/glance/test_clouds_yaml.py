@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import ssl
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -87,6 +88,34 @@ async def test_without_options_a_private_authority_is_not_trusted(
         await works(session, url, "plain")
     assert caught.value.problem_code == "bad-tls"
     await runner.cleanup()
+
+
+@pytest.mark.parametrize("kind", ["fifo", "larger than memory", "binary", "missing", "nul\0"])
+@pytest.mark.parametrize("option", ["cacert", "cert", "key"])
+async def test_a_file_of_another_kind_is_an_error_in_time(
+    session: aiohttp.ClientSession,
+    write_clouds: WriteClouds,
+    authority: Authority,
+    tmp_path: Path,
+    option: str,
+    kind: str,
+) -> None:
+    file = tmp_path / kind
+    match kind:
+        case "fifo":
+            os.mkfifo(file)
+        case "larger than memory":
+            file.touch()
+            os.truncate(file, 1 << 40)
+        case "binary":
+            file.write_bytes(bytes(range(256)))
+    issued = authority.issue()
+    options = {"cert": str(issued.cert), "key": str(issued.key), option: str(file)}
+    write_clouds({"one": NO_LOGIN | options})
+    with pytest.raises(LocationUnavailable) as caught:
+        await works(session, "https://127.0.0.1:1", "one")
+    assert caught.value.problem_code == "bad-tls"
+    assert caught.value.detail.isprintable()
 
 
 @pytest.mark.parametrize("options", [{"cacert": "ca.pem"}, {"verify": False}, {"insecure": True}])

@@ -98,6 +98,33 @@ def test_an_export_whose_last_line_is_none_is_an_error(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_an_export_follows_no_link_of_another_user(
+    server: Server,
+    capfd: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """In a folder that everybody can write into, it could lead to any file of this user."""
+    content = FORMAT_NAME + b" 3\nend 0 0 sha256=0\n"
+    server.answers(200, content, Content_Type="text/plain")
+    victim, link = tmp_path / "victim", tmp_path / "index"
+    victim.write_text("precious")
+    link.symlink_to(victim)
+    command = ["index", "export", str(link), "--gateway", server.url]
+    with pytest.raises(SystemExit, match="0"):
+        main(command)
+    assert victim.read_bytes() == content, "one's own is followed"
+    if os.getuid() == 0:
+        os.lchown(link, 12345, -1)
+    else:
+        monkeypatch.setattr(os, "geteuid", lambda: 12345)
+    victim.write_text("precious")
+    with pytest.raises(SystemExit, match="1"):
+        main(command)
+    assert "it is a link that another user has made" in capfd.readouterr().err
+    assert victim.read_text() == "precious"
+
+
 CONTENTS = {
     "sparse": None,
     "bytes": b"\xff\xfe" * 20,

@@ -38,6 +38,7 @@ HOSTILE_LOCATIONS: dict[str, tuple[bytes | str, bytes | str]] = {
     "number 0": ("evil", row(0)),
     "the number of a mark": ("evil", row(1 << 19)),
     "region with a line break": ("evil", row(region="a\r\nb: c")),
+    "region with a direction mark": ("evil", row(region="\u202eevil")),
     "half a surrogate pair": ("evil", row(region="\ud800")),
     "unknown field with half a pair": ("evil", row(newer="\ud800")),
     "reason of 100 kB": ("evil", row(reason="a" * 100_000)),
