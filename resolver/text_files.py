@@ -36,13 +36,13 @@ MAX_PEM_BYTES = 16 * 1024 * 1024
 """Of a file with certificates. All that a system trusts take a quarter of a megabyte."""
 
 
-def read_bytes(path: Path, max_bytes: int) -> bytes:
-    """The content of a regular file.
+def read_bytes(path: Path, max_bytes: int, *, may_be_pipe: bool = False) -> bytes:
+    """The content of a regular file; with ``may_be_pipe`` also of what has to be waited for.
 
     Raises:
         OSError: it cannot be read, or is longer than ``max_bytes``.
     """
-    with open_regular(path) as file:
+    with path.open("rb") if may_be_pipe else open_regular(path) as file:
         content = file.read(max_bytes + 1)
     if len(content) > max_bytes:
         raise OSError(errno.EFBIG, f"it is longer than {max_bytes} bytes")

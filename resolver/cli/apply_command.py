@@ -51,7 +51,7 @@ def apply(
 
     gateway = Gateway(url, token)
     registered = _registered(gateway)
-    wanted = read_locations(file)
+    wanted = read_locations(file, may_be_pipe=True)
     changes = difference(wanted, registered, prune=prune)
     unlisted = [] if prune else sorted(registered.keys() - wanted.keys())
     if as_json:

@@ -27,6 +27,7 @@ from resolver.cli.bounded_http import (
 )
 from resolver.cli.printable import printable, printable_json
 from resolver.errors import ResolverError
+from resolver.text_files import read_bytes
 
 DEFAULT_URL = "http://127.0.0.1:9393"
 REQUEST_TIMEOUT_SECONDS = 30.0
@@ -295,13 +296,13 @@ def read_token(given: str | None) -> str | None:
         return given
     try:
         # It may be a pipe: RESOLVER_TOKEN_FILE=<(pass show resolver).
-        with Path(file).open("rb") as opened:
-            token = opened.read(MAX_TOKEN_FILE_BYTES + 1).decode("ascii").strip()
+        content = read_bytes(Path(file), MAX_TOKEN_FILE_BYTES, may_be_pipe=True)
+        token = content.decode("ascii").strip()
     except OSError as error:
         raise click.UsageError(f"RESOLVER_TOKEN_FILE {file}: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise click.UsageError(f"RESOLVER_TOKEN_FILE {file}: it is not ASCII text") from error
-    if len(token) > MAX_TOKEN_FILE_BYTES or not is_token_text(token):
+    if not is_token_text(token):
         raise click.UsageError(f"RESOLVER_TOKEN_FILE {file}: must have one line, the token")
     return token
 

@@ -11,6 +11,7 @@ import yaml
 
 from resolver.errors import InvalidLocation, SettingsError
 from resolver.registry.validation import parse_location
+from resolver.text_files import read_bytes
 
 MAX_FILE_BYTES = 16 * 1024 * 1024
 """Largest file that is read. Ten thousand locations take 2 MB."""
@@ -34,8 +35,9 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep=deep)
 
 
-def read_locations(path: str) -> dict[str, dict[str, Any]]:
-    """The locations of a file: the fields of each by its name, validated.
+def read_locations(path: str, *, may_be_pipe: bool = False) -> dict[str, dict[str, Any]]:
+    """The locations of a file: the fields of each by its name, validated. ``may_be_pipe``: this
+    process has nothing else to do than to wait for what it reads.
 
     The file contains ``locations:`` and below it a mapping of names to the fields of
     ``PUT /locations/{name}``.
@@ -45,12 +47,9 @@ def read_locations(path: str) -> dict[str, dict[str, Any]]:
             file, the location and what is wrong.
     """
     try:
-        with Path(path).open("rb") as file:
-            text = file.read(MAX_FILE_BYTES + 1)
+        text = read_bytes(Path(path), MAX_FILE_BYTES, may_be_pipe=may_be_pipe)
     except OSError as error:
         raise SettingsError(f"locations file {path}: {error.strerror}") from error
-    if len(text) > MAX_FILE_BYTES:
-        raise SettingsError(f"locations file {path}: longer than {MAX_FILE_BYTES} bytes")
     try:
         document = yaml.load(text, Loader=_Loader)
     except Exception as error:  # PyYAML's own errors, and those of tags such as !!timestamp

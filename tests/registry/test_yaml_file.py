@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import threading
 from pathlib import Path
 
 import pytest
@@ -88,6 +90,18 @@ def test_a_missing_file_is_an_error(tmp_path: Path) -> None:
 def test_a_file_that_is_too_long_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="longer than"):
         read_locations(written(tmp_path, b"#" * (MAX_FILE_BYTES + 1)))
+
+
+def test_a_process_waits_for_no_pipe(tmp_path: Path) -> None:
+    """A gateway reads the file again on SIGHUP, and would answer nobody meanwhile."""
+    pipe = tmp_path / "locations.yaml"
+    os.mkfifo(pipe)
+    with pytest.raises(SettingsError, match="it is no regular file"):
+        read_locations(str(pipe))
+    writer = threading.Thread(target=pipe.write_text, args=(GOOD,))
+    writer.start()
+    assert read_locations(str(pipe), may_be_pipe=True)
+    writer.join()
 
 
 async def test_registering_changes_only_the_given_fields() -> None:
