@@ -165,6 +165,12 @@ class Table:
         uncovered = {name: why for name, why in problems.items() if why}
         return uncovered | self.unasked_problems(now) | self.lost_locations()
 
+    def uncovered(self, now: float) -> set[str]:
+        """The names of all locations of whose images the index may lack some, whether they vouch
+        and are in service or not."""
+        views = {view.name for view in self.by_name.values() if view.coverage_problem(now)}
+        return views | self.lost_locations().keys()
+
     @cached_property
     def _unasked(self) -> list[LocationView]:
         return [v for v in self.by_name.values() if not v.in_service and v.location.vouches]

@@ -122,6 +122,9 @@ async def test_a_report_names_locations_that_are_not_covered(filled: Gateway) ->
     assert "X-Resolver-Missing" not in response.headers
     response, _ = await report(filled, "/report/conflicts")
     assert response.headers["X-Resolver-Missing"] == "new"
+    await filled.services.registry.patch("new", {"vouches": False, "state": "maintenance"})
+    response, _ = await report(filled, "/report/missing?region=Region%20Two")
+    assert response.headers["X-Resolver-Missing"] == "new"
 
 
 async def test_conflicts_of_a_sweep_are_in_status_and_metrics(start: Start) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import json
 import re
 import time
-from collections.abc import AsyncGenerator, Container, Sequence
+from collections.abc import AsyncGenerator, Collection, Container, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -61,7 +61,7 @@ async def report_conflicts(request: web.Request) -> web.StreamResponse:
     _parameters(request, ())
     table = await request.app[SERVICES].tables.fresh()
     async with aclosing(_lines(request, table, conflict_row)) as lines:
-        return await _stream(request, table, lines, table.coverage_problems(time.time()))
+        return await _stream(request, lines, table.uncovered(time.time()))
 
 
 @admin_only
@@ -82,13 +82,14 @@ async def report_missing(request: web.Request) -> web.StreamResponse:
             f"no location is in region {region[:80]!r}; there are: {', '.join(regions) or 'none'}",
             code="region-not-found",
         )
-    doubtful = table.coverage_problems(time.time()).keys() & {view.name for view in there}
+    doubtful = table.uncovered(time.time()) & {view.name for view in there}
+    doubtful |= table.lost_locations().keys()  # of any region
     describe = missing_in(region, {view.location.domain for view in there})
     lines = _lines(request, table, describe)
     if wanted is not None:
         lines = _lines_of_listed(request, wanted, describe, doubtful)
     async with aclosing(lines):
-        return await _stream(request, table, lines, doubtful)
+        return await _stream(request, lines, doubtful)
 
 
 class Wanted(NamedTuple):
@@ -187,16 +188,15 @@ def _wanted_id(row: Row, wanted: Wanted) -> bytes | None:
 
 
 async def _stream(
-    request: web.Request, table: Table, parts: Lines, doubtful: Container[str]
+    request: web.Request, parts: Lines, doubtful: Collection[str]
 ) -> web.StreamResponse:
     """Streams the lines. ``doubtful``: names of locations about which they may be wrong, once the
     first part is there. If Redis or a location fails meanwhile, the connection is closed before
     the body's end, so that the client sees that it is not complete."""
     part = await anext(parts, None)  # an error before the first byte has a status of its own
     headers = {**NO_STORE, "Content-Type": NDJSON}
-    names = [name for name in sorted(table.by_name) if name in doubtful]
-    if names:
-        headers[MISSING] = ",".join(names[:MAX_NAMES])
+    if doubtful:
+        headers[MISSING] = ",".join(sorted(doubtful)[:MAX_NAMES])
     response = web.StreamResponse(headers=headers)
     await response.prepare(request)
     try:
