@@ -141,39 +141,37 @@ async def credential_since(
     server: GlanceServer, versions: tuple[str, ...], scope: CredentialScope, before: str
 ) -> str:
     """The credential of now, for a listing that was made with ``before`` so far, of which ``scope``
-    is known. Where it has been replaced, the old one must still be accepted, as it is when it is
-    replaced before its end. Otherwise it may have ended while the server listed, and the server
-    have answered as it answers anonymous clients.
+    is known. Where it has been replaced, the old one may have ended while the server listed: then a
+    server that answers anonymous clients has answered as it answers them. It must still accept the
+    old one, as it does where that is replaced before its end.
 
     Raises:
-        LocationUnavailable: it is not accepted any more, or there is no credential.
+        LocationUnavailable: it does not, or there is no credential.
     """
     now = await server.credential()
-    if now != before and scope.sees_all and not await _is_accepted(server, versions, scope, before):
-        raise LocationUnavailable(
-            "its credential was replaced while it was listed, and the old one is not accepted any "
-            "more: it may have seen less",
-            code="unauthorized",
-        )
+    if now == before or not scope.sees_all:
+        return now
+    if await _answers_anonymous_clients(server, versions):
+        try:
+            is_accepted = await _is_accepted(server, scope, before)
+        except LocationUnavailable as error:
+            if error.problem_code != "unauthorized":
+                raise
+            is_accepted = False
+        if not is_accepted:
+            raise LocationUnavailable(
+                "its credential was replaced while it was listed, and the old one is not accepted "
+                "any more: it may have seen less",
+                code="unauthorized",
+            )
     return now
 
 
-async def _is_accepted(
-    server: GlanceServer, versions: tuple[str, ...], scope: CredentialScope, token: str
-) -> bool:
+async def _is_accepted(server: GlanceServer, scope: CredentialScope, token: str) -> bool:
     """Whether the server still shows everything to a credential of which this is known."""
-    try:
-        if scope.may_read_tasks:
-            return await _may_read_tasks(server, token)
-        if scope.witnesses:
-            return await _are_listed(server, scope.witnesses, token)
-        path = "/v2/images" if server.uses_v2(versions) else "/v1/images"
-        await server.request(path, {"limit": "1"}, token=token)
-    except LocationUnavailable as error:
-        if error.problem_code != "unauthorized":
-            raise
-        return False
-    return not await _answers_anonymous_clients(server, versions)
+    if scope.may_read_tasks:
+        return await _may_read_tasks(server, token)
+    return bool(scope.witnesses) and await _are_listed(server, scope.witnesses, token)
 
 
 async def _is_forbidden_tasks(server: GlanceServer, versions: tuple[str, ...]) -> bool:

@@ -318,6 +318,25 @@ async def test_a_listing_counts_if_the_token_that_was_replaced_is_still_accepted
         assert len(await sweeping.claimed(location)) == 60
 
 
+async def test_a_token_that_ends_during_a_sweep_where_anonymous_clients_are_refused(
+    sweeping: Sweeping, anonymous: StandIn, switch: Switch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A dead token is refused there, so each page was listed with one that lived."""
+    anonymous.anonymous = False
+    location = await sweeping.register(anonymous, auth={"token_env": TOKEN})
+    admin = Caller("p", admin=True)
+
+    async def replace(request: web.Request, handler: Handler) -> web.StreamResponse:
+        response = await handler(request)
+        if is_listing(request) and request.query.get("marker"):
+            monkeypatch.setenv(TOKEN, "new")
+            anonymous.tokens = {"new": admin}
+        return response
+
+    switch.fault = replace
+    assert (await sweeping.sweep(location)).images == 60
+
+
 async def test_a_sweep_does_not_continue_what_an_ended_token_listed(
     sweeping: Sweeping, anonymous: StandIn, switch: Switch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
