@@ -32,7 +32,7 @@ from resolver.gateway.error_form import ErrorForm, error_form
 from resolver.gateway.limits import LIMITS
 from resolver.gateway.net.in_flight import REFUSED_STATUS, TRACKED
 from resolver.gateway.problem import error_reply, malformed, problem
-from resolver.gateway.reply import Reply, to_response
+from resolver.gateway.reply import SERVER_NAME, Reply, to_response
 from resolver.gateway.request_host import InvalidTargetError, parse_destination
 from resolver.gateway.request_ids import REQUEST_ID_HEADER, request_id_from
 from resolver.glance import HOP
@@ -195,7 +195,8 @@ def _router_error(request: web.Request, error: web.HTTPException, form: ErrorFor
 
 
 async def sign(request: web.Request, response: web.StreamResponse) -> None:
-    """Every response carries the request id. During a shutdown it closes its connection.
+    """Every response carries the request id, and no version. During a shutdown it closes its
+    connection.
 
     aiohttp has chosen the field ``Connection`` by now, so `force_close` alone ends no client's
     connection: it ends the bridge, which carries one request.
@@ -204,6 +205,7 @@ async def sign(request: web.Request, response: web.StreamResponse) -> None:
     if request_id is None:
         request_id = request_id_from(request.headers.get(REQUEST_ID_HEADER))
     response.headers[REQUEST_ID_HEADER] = request_id
+    response.headers["Server"] = SERVER_NAME
     if request.app[IN_FLIGHT].stopping:
         response.force_close()
         response.headers["Connection"] = "close"

@@ -16,6 +16,9 @@ from aiohttp import web
 NO_STORE = {"Cache-Control": "no-store"}
 """Answers are true now, and no cache may keep them."""
 
+SERVER_NAME = "glance-resolver"
+"""Of the field ``Server`` (RFC 9110, 10.2.4). aiohttp would name its version and Python's."""
+
 
 @dataclass(frozen=True, slots=True)
 class Reply:

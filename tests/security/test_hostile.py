@@ -301,3 +301,11 @@ async def test_other_origins_get_no_cors_fields(gateway: Gateway) -> None:
         for path in (*FIELD_PATHS, "/", "/healthcheck", "/index", "/openapi.json"):
             reply, _ = await gateway.call(method, path, headers=fields)
             assert not [n for n in reply.headers if n.lower().startswith("access-control")]
+
+
+async def test_no_answer_names_versions_of_what_it_is_made_with(gateway: Gateway) -> None:
+    for method in ("GET", "OPTIONS", "PUT", "POST"):
+        for path in (*FIELD_PATHS, "/", "/healthcheck", "/index", "/nowhere", "/v2/images"):
+            reply, _ = await gateway.call(method, path)
+            assert reply.headers.get("Server", "glance-resolver") == "glance-resolver"
+            assert "aiohttp" not in str(reply.headers)

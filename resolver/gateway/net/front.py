@@ -16,7 +16,6 @@ from email.utils import formatdate
 from functools import partial
 
 import structlog
-from aiohttp.http import SERVER_SOFTWARE
 
 from resolver.errors import ResolverError
 from resolver.gateway.access_log import AccessLog
@@ -50,7 +49,7 @@ from resolver.gateway.net.known_reads import (
 )
 from resolver.gateway.net.request_head import Fields
 from resolver.gateway.problem import error_reply
-from resolver.gateway.reply import Reply, head_text
+from resolver.gateway.reply import SERVER_NAME, Reply, head_text
 from resolver.gateway.request_ids import REQUEST_ID_HEADER
 from resolver.glance import HOP
 from resolver.latency import LatencyRow, observe_seconds
@@ -435,7 +434,7 @@ class Front:
         elif keeps_connection and not minor:
             connection = "Connection: keep-alive\r\n"
         date = formatdate(int(time.time()), usegmt=True)
-        return f"Date: {date}\r\nServer: {SERVER_SOFTWARE}\r\n{connection}{REQUEST_ID_HEADER}: "
+        return f"Date: {date}\r\nServer: {SERVER_NAME}\r\n{connection}{REQUEST_ID_HEADER}: "
 
     def _record_request(
         self, request: FrontRequest, route: str, status: int, outcome: str, source: str = ""
