@@ -20,7 +20,7 @@ from resolver.glance.cloud_config import CloudRef, cloud_of
 from resolver.glance.cloud_credentials import CloudCredentials
 from resolver.glance.glance_reply import Reply
 from resolver.glance.host_policy import HostPolicy, HostPolicyMiddleware, HostPolicyResolver
-from resolver.glance.kept_connections import IDLE_SECONDS, KeptConnections
+from resolver.glance.kept_connections import IDLE_SECONDS, LIFETIME_SECONDS, KeptConnections
 from resolver.glance.keystone import AuthHeaders
 from resolver.glance.proxies import proxy_for, proxy_hosts
 from resolver.glance.rate_limits import NEVER_DELAYED, RateLimits
@@ -125,11 +125,13 @@ async def keep_connections(
     allowed_hosts: Iterable[str] = (),
     require_https: bool = False,
     idle_seconds: float = IDLE_SECONDS,
+    lifetime_seconds: float = LIFETIME_SECONDS,
 ) -> AsyncIterator[KeptConnections]:
     """Opens the connections for questions about single images. The arguments are those of
-    `connect`; ``idle_seconds``: how long a connection stays open without a question."""
+    `connect`; ``idle_seconds``: how long a connection stays open without a question;
+    ``lifetime_seconds``: how long it is used."""
     policy = HostPolicy(allowed_hosts, require_https=require_https)
-    kept = KeptConnections(policy, HEADERS, timeout, idle_seconds)
+    kept = KeptConnections(policy, HEADERS, timeout, idle_seconds, lifetime_seconds)
     try:
         yield kept
     finally:

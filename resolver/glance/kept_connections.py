@@ -34,6 +34,10 @@ MAX_FIELDS = 128
 IDLE_SECONDS = 15.0
 """How long a connection stays open without a question."""
 
+LIFETIME_SECONDS = 60.0
+"""How long a connection is used. The next one looks the host's name up again: the location may have
+moved to another address, and its old server answer on."""
+
 AVOIDED_SECONDS = 60.0
 """How long a server is asked through aiohttp's client after it could not be asked here."""
 
@@ -92,11 +96,15 @@ def _parse_head(head: bytes, *, has_body: bool) -> _Head:
 class KeptConnection(asyncio.Protocol):
     """A connection to a server. It has one question at a time."""
 
-    def __init__(self, idle: list[KeptConnection], idle_seconds: float) -> None:
+    def __init__(
+        self, idle: list[KeptConnection], idle_seconds: float, lifetime_seconds: float
+    ) -> None:
         """``idle``: the connections of the same server that have no question. ``idle_seconds``:
-        how long this one may be among them."""
+        how long this one may be among them. ``lifetime_seconds``: after which it is not used
+        again."""
         self._idle = idle
         self._idle_seconds = idle_seconds
+        self._used_until = time.monotonic() + lifetime_seconds
         self._transport: asyncio.Transport | None = None
         self._answer: asyncio.Future[Reply | None] | None = None
         self._has_body = True
@@ -126,7 +134,8 @@ class KeptConnection(asyncio.Protocol):
             raise
         finally:
             self._answer = None
-        if reply is None or reply.headers.get("Connection", "").lower() == "close":
+        is_last = reply is None or reply.headers.get("Connection", "").lower() == "close"
+        if is_last or time.monotonic() >= self._used_until:
             self.close()
         if not self._transport.is_closing():
             self._idle_since = time.monotonic()
@@ -226,6 +235,7 @@ class KeptConnections:
         headers: Mapping[str, str],
         timeout: float,
         idle_seconds: float = IDLE_SECONDS,
+        lifetime_seconds: float = LIFETIME_SECONDS,
     ) -> None:
         """``policy``: allows hosts. ``headers``: of every request. ``timeout``: seconds for a
         question."""
@@ -234,6 +244,7 @@ class KeptConnections:
         self._headers = headers
         self._timeout = timeout
         self._idle_seconds = idle_seconds
+        self._lifetime_seconds = lifetime_seconds
         self._servers: dict[str, _Server] = {}
         """By base URL."""
 
@@ -300,7 +311,7 @@ class KeptConnections:
             address = found[0]["host"]
         is_tls = server.scheme == "https"
         _, connection = await asyncio.get_running_loop().create_connection(
-            lambda: KeptConnection(server.idle, self._idle_seconds),
+            lambda: KeptConnection(server.idle, self._idle_seconds, self._lifetime_seconds),
             address,
             server.port,
             ssl=(server.tls or _default_tls()) if is_tls else None,

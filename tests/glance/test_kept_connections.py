@@ -218,6 +218,15 @@ async def test_a_connection_closes_when_it_is_idle(serve: Serve) -> None:
         assert await kept.ask(server.url, PATH, "GET", {}, None)
 
 
+async def test_a_connection_is_not_used_for_long(serve: Serve) -> None:
+    """The next one goes to the address that the location has by then."""
+    async with serve() as server, keep_connections(10, lifetime_seconds=0) as kept:
+        for count in (1, 2, 3):
+            assert await kept.ask(server.url, PATH, "GET", {}, None)
+            assert server.connections == count
+        await wait_until(lambda: not server.open, message="the connections are closed")
+
+
 async def test_the_connections_end_with_the_process(serve: Serve) -> None:
     async with serve() as server:
         async with keep_connections(10) as kept:
@@ -295,7 +304,7 @@ class Transport(asyncio.Transport):
 
 
 def connected() -> tuple[KeptConnection, Transport]:
-    connection, transport = KeptConnection([], 10), Transport()
+    connection, transport = KeptConnection([], 10, 60), Transport()
     connection.connection_made(transport)
     return connection, transport
 
