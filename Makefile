@@ -56,4 +56,5 @@ dist: $(BIN)/uv
 	dist/venv/bin/python -c 'import glance_resolver_client'
 
 $(BIN)/uv $(BIN)/pip-audit:
+	$(BIN)/pip install -q -U 'pip>=25.1'
 	$(BIN)/pip install -q --group supply-chain

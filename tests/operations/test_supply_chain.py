@@ -153,7 +153,7 @@ SKIPPED = {"name": "c", "skip_reason": "Dependency not found on PyPI"}
         (None, "invalid requirement", True, "invalid requirement"),
     ],
 )
-def test_an_audit_without_data_fails(
+def test_what_an_audit_says(
     report: list[Any] | None, printed: str, fails: bool, expected: str, tmp_path: Path
 ) -> None:
     """A mirror without the data makes pip-audit itself say that nothing is known, with status 0."""
