@@ -225,27 +225,28 @@ MISSING_IMAGE: Shape = {"source": ANY, "id": str}
 """With a source it is also `IMPORTABLE`, and without one `NOT_IMPORTABLE`."""
 
 
-def import_command(*program: str) -> Callable[[Any], bool]:
+def import_command(*program: str, redirection: str = "") -> Callable[[Any], bool]:
     """A command for a shell that runs this program for a region, and nothing else: what it prints
-    is a script for people's shells."""
+    is a script for people's shells. ``redirection``: what may stand behind it."""
 
     def fits(value: Any) -> bool:
+        command = str(value).removesuffix(redirection)
         try:
-            variable, *words = shlex.split(str(value))
+            variable, *words = shlex.split(command)
         except ValueError:  # an open quote, or no word
             return False
         name, _, region = variable.partition("=")
         return (
             name == "OS_REGION_NAME"
             and tuple(words[: len(program)]) == program
-            and value == f"{name}={shlex.quote(region)} {shlex.join(words)}"
+            and command == f"{name}={shlex.quote(region)} {shlex.join(words)}"
         )
 
     return fits
 
 
 IMPORTABLE: Shape = {
-    "create": import_command("openstack", "image", "create"),
+    "create": import_command("openstack", "image", "create", redirection=" </dev/tty"),
     "command": import_command("openstack", "image", "import"),
     "glance_command": import_command("glance", "image-import"),
 }

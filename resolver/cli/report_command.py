@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Any
 from urllib.parse import urlencode
 
@@ -14,6 +15,12 @@ from resolver.cli.output import counted, print_json
 from resolver.cli.printable import printable
 from resolver.cli.stream_client import StreamRequest
 from resolver.cli.suggesting_group import SuggestingGroup
+
+SCRIPT_HEAD = """\
+{{ true </dev/tty; }} 2>&- || {{ echo "run this at a terminal" >&2; exit 1; }}
+OS_REGION_NAME={region} openstack image import info -f value | grep -qw glance-download ||
+  {{ echo "region" {region} "does not import with glance-download" >&2; exit 1; }}"""
+"""What would fail for each image is tried before the first: a failed import leaves a record."""
 
 
 @click.group(cls=SuggestingGroup)
@@ -74,11 +81,12 @@ def missing(
 ) -> None:
     """Print, for each image that no location of a region has, the commands that would import it.
 
-    The output is a script for a shell with the OpenStack client and a login. --tag, --name and
-    --min-age choose images: each location lists those that match to its own credential, or, with
-    OS_TOKEN, the locations of one Keystone list them to its holder.
+    The output is a script for bash at a terminal, with the OpenStack client and a login.
+
+    --tag, --name and --min-age choose images: each location lists those that match to its own
+    credential, or, with OS_TOKEN, the locations of one Keystone list them to its holder.
     """
-    count = without_source = 0
+    count = without_source = commands = 0
     chosen = [("tag", tag) for tag in tags]
     chosen += [("name", name)] if name else []
     chosen += [("min_age", min_age)] if min_age else []
@@ -98,6 +106,9 @@ def missing(
             without_source += 1
             click.echo(f"# {row['id']}: {row['reason']}")
         else:
+            if not commands:
+                click.echo(SCRIPT_HEAD.format(region=shlex.quote(region)))
+            commands += 1
             click.echo(f"{row['create']} && {row['command']}")
     text = f"region {region} lacks {counted(count, 'image')}"
     if without_source:

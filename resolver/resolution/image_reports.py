@@ -107,13 +107,17 @@ def import_commands(
 ) -> dict[str, str]:
     """The commands that bring an image from another region, for a shell: ``create`` makes the
     record that ``command`` imports into. Both clients' forms of the latter are there, which name
-    the image at the source differently."""
+    the image at the source differently.
+
+    ``openstack image create`` takes whatever its standard input has for the image's bytes, unless
+    that is a terminal. Without a terminal the shell does not run it. ``openstack image import``
+    (openstacksdk 4.22) sends no region where the interface is not given."""
     where = f"OS_REGION_NAME={shlex.quote(region)} "
     source = shlex.quote(source_region)
     return {
-        "create": f"{where}openstack image create --id {image_id} {image_id}",
+        "create": f"{where}openstack image create --id {image_id} {image_id} </dev/tty",
         "command": f"{where}openstack image import {image_id} --method glance-download "
-        f"--remote-region {source} --remote-image {source_id}",
+        f"--remote-region {source} --remote-image {source_id} --remote-service-interface public",
         "glance_command": f"{where}glance image-import {image_id} --import-method glance-download "
         f"--remote-region {source} --remote-image-id {source_id}",
     }
