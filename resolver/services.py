@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -14,11 +14,13 @@ from resolver.errors import SettingsError
 from resolver.glance import (
     CallerListings,
     CloudCredentials,
+    CloudRef,
     ImageProbe,
     ImageRecords,
     RateLimits,
     ScopeCache,
     TokenChecks,
+    cloud_of,
     connect,
     keep_connections,
 )
@@ -89,6 +91,17 @@ class Services:
     """Whether an indexer is running, in this process or another."""
     process_watch: ProcessWatch
     """Announces this process to the others."""
+
+    async def stay_logged_in(self) -> None:
+        """Logs in to the clouds of all locations in service before a client's question needs it;
+        for a background task."""
+
+        def clouds() -> Iterator[CloudRef]:
+            for view in self.tables.table.in_service():
+                if (cloud := cloud_of(view.location)) is not None:
+                    yield cloud
+
+        await self.cloud_credentials.stay_logged_in(clouds)
 
 
 @asynccontextmanager

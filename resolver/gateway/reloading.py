@@ -37,16 +37,21 @@ async def read_again(load: Callable[[], Startup], old: Settings) -> Startup:
     """The settings and startup locations of now, once it is known that the settings can be used.
 
     Raises:
-        ResolverError: one is wrong, or there is no index at a new Redis. The old ones should stay.
+        ResolverError: one is wrong, or Redis does not answer. The old ones should stay: what this
+            process knows from memory would be lost with them.
     """
     started = load()
     new = started.settings
     moved = (new.redis_url, new.redis_url_file) != (old.redis_url, old.redis_url_file)
-    if moved and not new.is_embedded:
+    if not new.is_embedded:
         async with open_index(
-            new.redis_url, url_file=new.redis_url_file, prefix=new.prefix, bits=new.index_bits
-        ):
-            pass
+            new.redis_url,
+            url_file=new.redis_url_file,
+            prefix=new.prefix,
+            bits=new.index_bits,
+            create=moved,
+        ) as index:
+            await index.ping()
     logs.configure(level=new.log_level, log_format=new.log_format)
     for name in RESTART_ONLY:
         if getattr(new, name) != getattr(old, name):

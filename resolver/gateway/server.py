@@ -117,6 +117,8 @@ async def serving(
             asyncio.create_task(services.process_watch.run(), name="process watch"),
             asyncio.create_task(services.tables.watch_hosts(), name="host watch"),
         ]
+        if settings.role != "indexer" and settings.probe:
+            background.append(asyncio.create_task(services.stay_logged_in(), name="logins"))
         if settings.role != "gateway":
             background.append(asyncio.create_task(services.indexer.run(), name="indexer"))
         try:

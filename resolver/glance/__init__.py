@@ -2,7 +2,7 @@
 
 from resolver.glance.caller_listings import CallerListings
 from resolver.glance.changes import Changes, changed_since, ensure_changes_can_be_read, server_time
-from resolver.glance.cloud_config import CloudRef
+from resolver.glance.cloud_config import CloudRef, cloud_of
 from resolver.glance.cloud_credentials import CloudCredentials
 from resolver.glance.credential_scope import CredentialScope, credential_since, sees_all
 from resolver.glance.glance_server import HOP, GlanceServer, connect, is_resolver, keep_connections
@@ -47,6 +47,7 @@ __all__ = [
     "TokenChecks",
     "UnsortedListing",
     "changed_since",
+    "cloud_of",
     "connect",
     "credential_since",
     "ensure_changes_can_be_read",

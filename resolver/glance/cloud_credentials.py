@@ -8,7 +8,7 @@ import contextlib
 import ssl
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -22,6 +22,9 @@ AUTH_RETRY_SECONDS = 2.0
 """Least time between two logins to a cloud that gave no token, or whose new token was refused."""
 
 MAX_PARALLEL_LOGINS = 4
+
+LOGIN_INTERVAL_SECONDS = 10.0
+"""How often `CloudCredentials.stay_logged_in` looks for clouds without a valid credential."""
 
 TLS_LIFETIME_SECONDS = 300.0
 """How long the TLS options of a cloud are used before clouds.yaml is read again. Connections are
@@ -108,6 +111,18 @@ class CloudCredentials:
                 cloud.failure = LocationUnavailable(error.detail, code=error.problem_code)
                 raise
             return cloud.current
+
+    async def stay_logged_in(self, clouds: Callable[[], Iterable[CloudRef]]) -> None:
+        """Logs in to these clouds before a client has to wait for it, until the task is cancelled.
+        Why a login failed is told to those who ask."""
+        while True:
+            logins = map(self.auth_headers, set(clouds()))
+            await asyncio.gather(*logins, return_exceptions=True)
+            await asyncio.sleep(LOGIN_INTERVAL_SECONDS)
+
+    def is_logging_in(self, ref: CloudRef) -> bool:
+        """Whether a login is under way."""
+        return ref in self._clouds and self._clouds[ref].lock.locked()
 
     async def tls(self, ref: CloudRef) -> ssl.SSLContext | None:
         """How to speak TLS with the servers of a cloud; None for the default.

@@ -102,6 +102,8 @@ async def sees_all(
         return CredentialScope(True, "as registered (`sees_all`)")
     if tasks_status == 403:
         return CredentialScope(False, "it may not list tasks, which is for admins")
+    if not versions:
+        return CredentialScope(None, "is not known before a health check has found its versions")
     return CredentialScope(
         None, "is not known: this server does not show it. Register the location with `sees_all`"
     )

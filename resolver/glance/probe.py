@@ -11,6 +11,7 @@ from urllib.parse import quote
 import aiohttp
 
 from resolver.errors import InvalidImageId, LocationUnavailable
+from resolver.glance.cloud_config import cloud_of
 from resolver.glance.cloud_credentials import CloudCredentials
 from resolver.glance.credential_scope import CredentialScope
 from resolver.glance.glance_reply import Reply
@@ -215,6 +216,11 @@ class ImageProbe:
         return await self._scopes.check_since(
             self._server(location), versions, answer.credential, answer.at, was_proven=was_proven
         )
+
+    def is_logging_in(self, location: Location) -> bool:
+        """Whether a question to this location waits for a login at its Keystone."""
+        cloud = cloud_of(location)
+        return cloud is not None and self._cloud_credentials.is_logging_in(cloud)
 
     def _server(self, location: Location) -> GlanceServer:
         return GlanceServer(

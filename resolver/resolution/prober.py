@@ -371,7 +371,9 @@ class Prober:
             result = error.problem_code
             reason = failure_text(result)
         except TimeoutError:
-            result, reason = "timeout", f"it did not answer within {self.timeout:g} s"
+            waiting = self._image_probe.is_logging_in(view.location)
+            what = "it was not asked: Keystone gave no token" if waiting else "it did not answer"
+            result, reason = "timeout", f"{what} within {self.timeout:g} s"
         except Exception:  # a bug of ours: the location counts as silent, the log has the cause
             log.exception("probe failed", location=view.name)
             result, reason = "internal-error", "the probe failed (internal-error)"

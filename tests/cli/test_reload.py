@@ -129,6 +129,21 @@ async def test_a_reload_can_change_to_another_redis(
     assert own_redis.ask("HLEN", "glr:{reg}:locations") == 1
 
 
+@pytest.mark.redis
+async def test_a_reload_waits_for_redis(own_redis: RedisServer, config: Config) -> None:
+    """A new server would know no image until Redis answers again; the old one knows some."""
+    environ = {"RESOLVER_CONFIG": str(config.file), "RESOLVER_REDIS_URL": own_redis.url}
+    async with StandIn() as one:
+        image = one.add(name="a").id
+        async with serve("--location", f"one={one.url}", RESOLVER_PROBE="off", **environ) as server:
+            await wait_until(lambda: found(server, image))
+            own_redis.kill()
+            config.reload(server, 'public_url = "https://after.example"')
+            await wait_until(lambda: "the old settings stay" in server.output)
+            assert await found(server, image)
+            assert await base_url(server) == "https://before.example"
+
+
 TOKEN = "a-token-of-this-test"
 
 

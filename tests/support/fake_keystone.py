@@ -4,6 +4,7 @@ It says of the tokens of clients what a test wants, too."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 import ssl
 from collections.abc import Sequence
@@ -26,6 +27,9 @@ class FakeKeystone:
         self.catalog = list(catalog)
         self.roles = list(roles)
         self.logins = 0
+        self.login_gate = asyncio.Event()
+        """Logins wait while it is cleared."""
+        self.login_gate.set()
         self.accepted: dict[str, str] = {}
         """When clients' tokens end, by token."""
         self.asked: list[tuple[str, str]] = []
@@ -79,6 +83,7 @@ class FakeKeystone:
             return self._about(asking, subject)
         if request.method == "POST" and request.path == "/v3/auth/tokens":
             self.logins += 1
+            await self.login_gate.wait()
             domain = {"id": "default", "name": "Default"}
             token = {
                 "methods": ["password"],

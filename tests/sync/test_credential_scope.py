@@ -75,6 +75,16 @@ async def test_shared_images_do_not_prove_an_admin_credential(
     assert (await find(server)).sees_all is False
 
 
+async def test_before_a_health_check_the_reason_is_that(
+    start_server: StartServer, sweeping: Sweeping
+) -> None:
+    server = await start_server(tokens={"ours": Caller("p", admin=True)})
+    location = Location(name="one", url=server.url, auth={"token_env": TOKEN})
+    scope = await sees_all(GlanceServer(sweeping.session, location), ())
+    assert scope.sees_all is None
+    assert "health check" in scope.why
+
+
 async def test_an_admin_of_an_old_server_is_recognized_too(
     start_server: StartServer, find: Find
 ) -> None:
