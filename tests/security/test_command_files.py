@@ -35,7 +35,8 @@ def test_the_commands_of_a_report_are_printed(
 ) -> None:
     with pytest.raises(SystemExit, match="0"):
         report(server)
-    assert capfd.readouterr().out == f"{COMMANDS['create']} && {COMMANDS['command']}\n"
+    *_, line = capfd.readouterr().out.splitlines()
+    assert line == f"{COMMANDS['create']} && {COMMANDS['command']}"
 
 
 @pytest.mark.parametrize("name", COMMANDS)
