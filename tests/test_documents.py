@@ -17,7 +17,7 @@ from resolver.cli.config_command import reference
 from resolver.gateway.app import gateway_routes, monitoring_routes
 from resolver.index import keys as redis_keys
 from resolver.registry.yaml_file import read_locations
-from resolver.settings import SETTINGS, Settings, load_settings
+from resolver.settings import Settings, load_settings
 from tests.support.metric_names import metric_types
 
 ROOT = Path(__file__).parent.parent
@@ -43,7 +43,7 @@ def short(path: Path) -> str:
 def test_the_settings_reference_is_the_settings() -> None:
     """`glance-resolver config --describe` writes the table."""
     table = "\n".join(line for line in document("settings.md").splitlines() if line.startswith("|"))
-    assert table == reference()
+    assert table == reference(Settings)
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,7 @@ def test_the_settings_reference_is_the_settings() -> None:
     ids=short,
 )
 def test_settings_named_in_documents_exist(path: Path) -> None:
-    known = {f"RESOLVER_{name.upper()}" for name in SETTINGS} | COMMAND_SETTINGS
+    known = {f"RESOLVER_{name.upper()}" for name in Settings.model_fields} | COMMAND_SETTINGS
     named = set(re.findall(r"RESOLVER_[A-Z]+(?:_[A-Z]+)*", path.read_text("utf-8")))
     assert named <= known
 

@@ -16,10 +16,11 @@ def config(as_json: bool, describe: bool) -> None:
 
     Where something is wrong it shows the rest all the same, says what is wrong, and exits 1.
     """
-    from resolver.settings import load_settings, settings_despite_faults  # noqa: PLC0415
+    from resolver.faulty_settings import settings_despite_faults  # noqa: PLC0415
+    from resolver.settings import Settings, load_settings  # noqa: PLC0415
 
     if describe:
-        click.echo(reference())
+        click.echo(reference(Settings))
         return
     fault: SettingsError | None = None
     invalid: frozenset[str] = frozenset()
@@ -42,13 +43,11 @@ def config(as_json: bool, describe: bool) -> None:
         raise fault
 
 
-def reference() -> str:
+def reference(settings: type) -> str:
     """The settings reference: the Markdown table in docs/settings.md."""
-    from resolver.settings import SETTINGS  # noqa: PLC0415
-
     lines = ["| setting | default | what it is |", "|---|---|---|"]
-    for name, setting in SETTINGS.items():
-        default = setting.default
+    for name, field in settings.model_fields.items():  # type: ignore[attr-defined]
+        default = field.default
         if default in ("", (), None):
             text = "none"
         elif isinstance(default, bool):
@@ -59,5 +58,5 @@ def reference() -> str:
             text = f"`{int(default)}`"
         else:
             text = f"`{default}`"
-        lines.append(f"| `RESOLVER_{name.upper()}` | {text} | {setting.description} |")
+        lines.append(f"| `RESOLVER_{name.upper()}` | {text} | {field.description} |")
     return "\n".join(lines)

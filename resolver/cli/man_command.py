@@ -78,12 +78,12 @@ def _paragraphs(text: str) -> Iterator[str]:
 
 def _settings() -> Iterator[str]:
     from resolver.setting_names import PREFIX  # noqa: PLC0415
-    from resolver.settings import SETTINGS  # noqa: PLC0415
+    from resolver.settings import Settings  # noqa: PLC0415
 
-    for name, setting in SETTINGS.items():
-        default = setting.default
+    for name, field in Settings.model_fields.items():
+        default = field.default
         text = "" if default in ("", (), None) else f" Default: {str(default).lower()}."
-        yield from _item(f"{PREFIX}{name.upper()}", f"{setting.description}{text}")
+        yield from _item(f"{PREFIX}{name.upper()}", f"{field.description or ''}{text}")
 
 
 def _item(term: str, text: str) -> Iterator[str]:

@@ -28,7 +28,7 @@ class Tokens:
     token is left out; the others count."""
 
     def __init__(self, settings: Settings) -> None:
-        self._set = tuple(map(parse_token, settings.admin_tokens))
+        self._set = tuple(parse_token(item.get_secret_value()) for item in settings.admin_tokens)
         self._file = Path(settings.admin_tokens_file) if settings.admin_tokens_file else None
         self._stamp: FileStamp = ()
         self._filed: tuple[AdminToken, ...] = ()

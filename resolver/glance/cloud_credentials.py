@@ -114,7 +114,7 @@ class CloudCredentials:
 
     async def stay_logged_in(self, clouds: Callable[[], Iterable[CloudRef]]) -> None:
         """Logs in to these clouds before a client has to wait for it, until the task is cancelled.
-        Why a login failed is told to those who ask."""
+        Those who ask get the reason of a login that failed."""
         while True:
             logins = map(self.auth_headers, set(clouds()))
             await asyncio.gather(*logins, return_exceptions=True)

@@ -41,7 +41,7 @@ class SecretSources:
     def of(cls, settings: Settings) -> SecretSources:
         """Those that the settings allow."""
         files = list(settings.secret_files)
-        if "secret_files" not in settings.given and settings.locations_file:
+        if "secret_files" not in settings.model_fields_set and settings.locations_file:
             files.append(f"{Path(settings.locations_file).resolve().parent}/*")
         never = (
             *(settings.admin_tokens_file, settings.redis_url_file, settings.locations_file),

@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from resolver.cli import COMMANDS, cli
-from resolver.settings import SETTINGS
+from resolver.settings import Settings
 from tests.support.process import ServerUnavailableError, find_program
 from tests.support.requirements import cannot_run
 
@@ -26,7 +26,7 @@ def test_the_manual_page_has_each_command_and_setting(page: str) -> None:
     for name in COMMANDS:
         assert re.search(rf"^\.SS glance-resolver {name}\b", plain, re.MULTILINE), name
     assert ".SS glance-resolver locations add [OPTIONS] NAME URL" in plain
-    for name in SETTINGS:
+    for name in Settings.model_fields:
         assert f".B RESOLVER_{name.upper()}\n" in plain
 
 

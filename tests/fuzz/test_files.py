@@ -23,7 +23,7 @@ from resolver.index import open_index
 from resolver.registry import FreshnessPolicy, Registry, TableKeeper
 from resolver.registry.yaml_file import read_locations
 from resolver.setting_names import PREFIX
-from resolver.settings import SETTINGS, Settings, load_settings
+from resolver.settings import Settings, load_settings
 from tests.fuzz.conftest import PATIENT, count_examples, examples
 from tests.fuzz.test_ids import JSON
 
@@ -235,7 +235,7 @@ def test_each_line_of_a_tokens_file_counts_by_itself(
     assert root.name == "root"
 
 
-NAMES = sorted(SETTINGS)
+NAMES = sorted(Settings.model_fields)
 VALUE = st.one_of(
     st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=40),
     st.text(string.printable, max_size=20),

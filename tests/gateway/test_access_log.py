@@ -6,7 +6,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from resolver.gateway.access_log import AccessLog
-from resolver.settings import SETTINGS
+from resolver.settings import Settings
 
 REQUESTS = (
     ("/v2/images", 307),
@@ -36,7 +36,7 @@ def logged(level: str) -> list[tuple[str, int]]:
 
 
 def test_by_default_checks_are_logged_where_their_status_changes() -> None:
-    lines = logged(SETTINGS["access_log"].default)
+    lines = logged(Settings.model_fields["access_log"].default)
     assert [row for row in lines if row in CHANGES] == CHANGES
     assert [row for row in lines if row not in CHANGES] == OF_CLIENTS
 

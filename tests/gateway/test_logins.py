@@ -54,7 +54,7 @@ async def test_a_gateway_logs_in_before_it_is_asked(begin: Begin, keystone: Fake
     assert keystone.logins == 1
 
 
-async def test_a_slow_keystone_is_not_told_as_a_silent_location(
+async def test_a_slow_keystone_is_not_reported_as_a_silent_location(
     begin: Begin, keystone: FakeKeystone
 ) -> None:
     keystone.login_gate.clear()

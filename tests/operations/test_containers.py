@@ -13,7 +13,7 @@ import redis
 import yaml
 
 from resolver.cli import main
-from resolver.settings import SETTINGS, load_settings
+from resolver.settings import Settings, load_settings
 from tests.conftest import started
 from tests.operations.conftest import ROOT
 from tests.support.process import ServerProcess, find_program
@@ -73,7 +73,7 @@ def test_a_container_has_settings_that_load(role: str, monkeypatch: pytest.Monke
 @pytest.mark.parametrize("role", ROLES)
 def test_a_container_is_ended_later_than_the_program_ends_itself(role: str) -> None:
     grace = float(SERVICES[role]["stop_grace_period"].removesuffix("s"))
-    assert grace >= SETTINGS["shutdown_timeout"].default + 5
+    assert grace >= Settings.model_fields["shutdown_timeout"].default + 5
 
 
 @pytest.mark.parametrize("service", SERVICES)

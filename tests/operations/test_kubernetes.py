@@ -10,7 +10,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from resolver.settings import SETTINGS
+from resolver.settings import Settings
 from tests.cli.test_serve import get, serve
 from tests.operations.conftest import ROOT
 from tests.support.wait import wait_until
@@ -103,7 +103,7 @@ def test_the_service_and_the_autoscaler_are_of_the_gateway() -> None:
 def test_a_container_is_ended_later_than_the_program_ends_itself(role: str) -> None:
     pod = DEPLOYMENTS[role]["spec"]["template"]["spec"]
     drain = float(environment(role).get("RESOLVER_DRAIN_SECONDS", 0))
-    shutdown = SETTINGS["shutdown_timeout"].default
+    shutdown = Settings.model_fields["shutdown_timeout"].default
     assert pod["terminationGracePeriodSeconds"] >= shutdown + drain + 5
 
 
@@ -117,7 +117,7 @@ async def test_a_container_starts_and_its_probes_succeed(
     (tmp_path / "admin-tokens").write_text("ops=a-secret\n")
     found = container(role)
     assert [port["containerPort"] for port in found["ports"]] == [
-        int(environment(role).get("RESOLVER_PORT", SETTINGS["port"].default))
+        int(environment(role).get("RESOLVER_PORT", Settings.model_fields["port"].default))
     ]
     environ = {
         name: value.replace(SECRET_FOLDER, str(tmp_path))
