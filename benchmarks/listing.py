@@ -3,8 +3,9 @@
 ``python -m benchmarks.listing`` takes three minutes; ``--small`` one. Parts:
 
 - ``latency``: pages of 25 from servers of which the slowest takes 100 ms, without copies and with
-  some images at two locations. The time above those 100 ms is the gateway's, and the machine's: for
-  comparison a client that asks the same servers at the same time, and merges nothing, takes turns.
+  some images at two locations, one after the other and the first one again and again. The time
+  above those 100 ms is the gateway's, and the machine's: for comparison a client that asks the same
+  servers at the same time, and merges nothing, takes turns.
 - ``memory``: the gateway's peak while it answers pages of 1,000, above what it had before.
 - ``walk``: a real Glance with all images, listed to the end directly, and the same number over 20
   real Glance servers through the gateway, in turns.
@@ -120,10 +121,10 @@ async def ask_directly(session: aiohttp.ClientSession, urls: Sequence[str]) -> N
 
 
 def measure_latency(
-    redis: RedisServer, copies: int, requests: int
+    redis: RedisServer, copies: int, requests: int, *, follow: bool = True
 ) -> tuple[list[float], list[float]]:
     """The milliseconds that each page took above the slowest location's; and the same of a client
-    that asks the locations itself."""
+    that asks the locations itself. ``follow``: the next page each time, not the first again."""
     redis.flush()
     with (
         prepared_locations(copies, SLOWEST_MS) as urls,
@@ -145,7 +146,8 @@ def measure_latency(
                     if number >= 20:  # before, connections are opened
                         times[0].append(1000 * (between - started) - SLOWEST_MS)
                         times[1].append(1000 * (ended - between) - SLOWEST_MS)
-                    target = json.loads(body).get("next", "/v2/images?limit=25")
+                    if follow:
+                        target = json.loads(body).get("next", "/v2/images?limit=25")
 
         asyncio.run(measure())
     return sorted(times[0]), sorted(times[1])
@@ -158,16 +160,20 @@ def latency(redis: RedisServer, small: bool) -> None:
         "milliseconds more",
         *("", "median", "p95", "p99", "most"),
     )
-    for name, copies in (("each image at one location", 0), ("one in ten at two", ROWS // 10)):
-        merged, direct = measure_latency(redis, copies, requests)
+    p99s = []
+    for name, copies, follow in (
+        ("each image at one location", 0, True),
+        ("one in ten at two", ROWS // 10, True),
+        ("the same, the first page each time", ROWS // 10, False),
+    ):
+        merged, direct = measure_latency(redis, copies, requests, follow=follow)
         for title, times in ((name, merged), (DIRECT, direct)):
             points = [percentile(times, share) for share in (0.5, 0.95, 0.99, 1.0)]
             table.add_row(title, *(f"{point:.1f}" for point in points))
-        if not copies:
-            p99 = percentile(merged, 0.99)
+        p99s.append(percentile(merged, 0.99))
     out.print(table)
-    met = p99 <= LATENCY_AIM_MS
-    print_verdict(f"p99 {p99:.1f} ms more", f"{LATENCY_AIM_MS:.0f} ms", met=met)
+    met = max(p99s) <= LATENCY_AIM_MS
+    print_verdict(f"p99 {max(p99s):.1f} ms more", f"{LATENCY_AIM_MS:.0f} ms", met=met)
 
 
 def peak_kib(pid: int) -> int:

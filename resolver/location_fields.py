@@ -23,6 +23,8 @@ MAX_TEXT_LENGTH = 255
 MAX_URL_LENGTH = 1024
 MAX_NUMBER = 1_000_000
 MAX_NETWORKS = 1000
+MAPPED_PREFIX_BITS = 96
+"""``::ffff:`` before an IPv4 address."""
 
 _URL = re.compile(r"[A-Za-z0-9._~:/\[\]%!$&'()*+,;=@-]+", re.ASCII)
 _HOST = re.compile(
@@ -162,7 +164,21 @@ def _network(value: Any, name: str) -> Network:
         ) from error
     if ipaddress.ip_address(text.partition("/")[0]) != network.network_address:
         raise InvalidLocation(f"`{name}`: {text[:64]!r} has bits after its prefix: write {network}")
+    try:
+        refuse_mapped_ipv4(network)
+    except ValueError as error:
+        raise InvalidLocation(f"`{name}`: {error}") from error
     return network
+
+
+def refuse_mapped_ipv4(network: Network) -> None:
+    """Raises ValueError for IPv4 that is written as IPv6, such as ``::ffff:10.0.0.0/104``. Clients
+    with such addresses count as IPv4, so the network would have none."""
+    if isinstance(network, ipaddress.IPv4Network) or network.prefixlen < MAPPED_PREFIX_BITS:
+        return
+    if address := network.network_address.ipv4_mapped:
+        text = f"{address}/{network.prefixlen - MAPPED_PREFIX_BITS}"
+        raise ValueError(f"'{network}' is IPv4 written as IPv6: write {text}")
 
 
 def _network_order(network: Network) -> tuple[int, int, int]:

@@ -26,6 +26,7 @@ from resolver.admin_tokens import Role, parse_token
 from resolver.environment import Environment
 from resolver.errors import SettingsError, without_middle
 from resolver.keystone_urls import parse_domains
+from resolver.location_fields import refuse_mapped_ipv4
 from resolver.masking import mask_url
 from resolver.models import MAX_BITS, MIN_BITS
 from resolver.setting_names import PREFIX, unknown_names
@@ -364,7 +365,7 @@ class Settings(BaseSettings):
     @classmethod
     def _proxies(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for item in value:
-            ipaddress.ip_network(item)
+            refuse_mapped_ipv4(ipaddress.ip_network(item))
         return value
 
     @field_validator("domains")

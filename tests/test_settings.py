@@ -225,6 +225,7 @@ def test_tokens_have_a_name() -> None:
         ({"allowed_hosts": "a.*.example"}, "RESOLVER_ALLOWED_HOSTS: 'a.*.example'"),
         ({"allowed_hosts": "*."}, "RESOLVER_ALLOWED_HOSTS: '*.'"),
         ({"allowed_hosts": "10.0.0.0/99"}, "RESOLVER_ALLOWED_HOSTS: '10.0.0.0/99'"),
+        ({"trusted_proxies": "::ffff:10.0.0.0/104"}, "is IPv4 written as IPv6: write 10.0.0.0/8"),
         ({"public_url": "images.example"}, "RESOLVER_PUBLIC_URL: it must be"),
         ({"public_url": "https://me:s3cret@images.example"}, "RESOLVER_PUBLIC_URL: it must be"),
         ({"prefix": ""}, "RESOLVER_PREFIX: it must be"),

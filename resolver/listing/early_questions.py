@@ -1,7 +1,9 @@
-"""Questions about a page's rows while slow locations have not sent theirs.
+"""Questions about a page's rows before all locations have sent theirs.
 
 Which images are on a page is known when all locations have answered. Were their better owners asked
-only then, a page with an image of the slowest location would take twice that location's time.
+only then, a page with an image of the slowest location would take twice that location's time. So
+what an earlier page expected is asked at the beginning, and the rest when quick locations have
+answered.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from types import TracebackType
 
+from resolver.listing.markers import Questions
 from resolver.listing.owners import DrawnRow, ImageOwners
 
 WAIT_SECONDS = 0.005
@@ -47,6 +50,10 @@ class EarlyQuestions:
         """Some location has answered, and others have not."""
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(WAIT_SECONDS, self._ask)
+
+    def ask_expected(self, questions: Questions) -> None:
+        """Asks what an earlier page expected, before any rows have arrived."""
+        self._asking.append(asyncio.create_task(self._owners.ask_expected(questions.ids)))
 
     def ask(self, rows: Sequence[DrawnRow]) -> None:
         """Asks about these rows now, as far as it has not been done."""

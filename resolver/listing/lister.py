@@ -11,6 +11,7 @@ from typing import NamedTuple
 from resolver.errors import Busy, IndexUnavailable, InvalidRequest
 from resolver.glance import CallerListings
 from resolver.listing.caller import Advice, Caller
+from resolver.listing.first_pages import FirstPages
 from resolver.listing.markers import Marker, encode
 from resolver.listing.merge import Merge, MergedRow
 from resolver.listing.owners import ImageOwners, Spellings
@@ -155,6 +156,7 @@ class Lister:
         self._spans = spans
         self._names_only_listed = names_only_listed
         self._in_progress = 0
+        self._first_pages = FirstPages()
 
     async def page(
         self,
@@ -200,6 +202,9 @@ class Lister:
             groups = _groups(targets.views, preferences, self._home_region)
             start = await open_streams(targets.views, groups, query, caller)
             caller.check(start.streams)
+            first_page = query.params, tuple(view.location.number for view in targets.views)
+            if query.marker is None:
+                start = start._replace(questions=self._first_pages.get(first_page))
             merge = self._merge(start, query, caller)
             if start.after and not await merge.skip_past(start.after):
                 start = start_behind(start.streams, start.after, query, caller)
@@ -211,7 +216,11 @@ class Lister:
             is_full = 0 < query.limit == len(rows)
             if is_full and merge.last and not all(stream.is_finished for stream in streams):
                 places = {stream.number: stream.place for stream in streams}
-                next_marker = encode(query.order, Marker(merge.last, places, merge.ignores_case))
+                questions = merge.questions_of_next_page()
+                marker = Marker(merge.last, places, merge.ignores_case, questions)
+                next_marker = encode(query.order, marker)
+            if query.marker is None:
+                self._first_pages.put(first_page, merge.questions_of_this_page())
             missing = sorted({*caller.missing, *targets.left_out})
             return ListedPage(rows, next_marker, missing)
 

@@ -3,7 +3,8 @@
 A marker is all that is needed to go on, so that any gateway can, and none remembers anything. It
 names the last image that was read from each location. It also has the sort keys of the page's last
 row: where an image is gone by then, or a location is new, rows are read from an earlier place, and
-those up to there are skipped.
+those up to there are skipped. And it has the questions that the next page is expected to have, so
+that they can be asked together with its rows.
 
 A client can read and change a marker. What it says goes only to locations, as Glance's own marker
 with the client's own token, so nothing is won by that.
@@ -15,11 +16,13 @@ import base64
 import json
 import re
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from resolver.errors import InvalidRequest
+from resolver.errors import InvalidImageId, InvalidRequest
 from resolver.listing.sort_order import SortOrder, Values
+from resolver.models import parse_stored_id
 
 PREFIX = "r1."
 """Begins every marker of this form. No id begins so."""
@@ -28,6 +31,9 @@ MAX_MARKER_BYTES = 64 * 1024
 """Of a marker that is not compressed: some 1,000 locations."""
 
 MAX_ID_CHARACTERS = 255
+
+MAX_QUESTIONS = 64
+"""Ids in a marker's questions: some 2 KB of it."""
 
 _MARKER = re.compile(r"r1\.[A-Za-z0-9_-]+", re.ASCII)
 
@@ -47,6 +53,16 @@ class Place(NamedTuple):
     before this place would otherwise be missing without notice."""
 
 
+class Questions(NamedTuple):
+    """What a page is expected to ask. A wrong question costs its answer, a missing one is asked
+    later."""
+
+    ids: Mapping[int, Sequence[str]] = MappingProxyType({})
+    """Of images that locations are asked whether they list, by location number."""
+    are_all: bool = False
+    """Whether no others are expected."""
+
+
 class Marker(NamedTuple):
     """Where a listing goes on."""
 
@@ -56,6 +72,8 @@ class Marker(NamedTuple):
     """By location number."""
     ignores_case: bool = False
     """Whether names have been compared without regard to letter case so far."""
+    questions: Questions = Questions()
+    """Of the next page."""
 
 
 def is_marker(text: str) -> bool:
@@ -68,7 +86,9 @@ def encode(order: SortOrder, marker: Marker) -> str:
         [number, place.group, place.after or int(place.is_ended) + 2 * place.is_left_out]
         for number, place in marker.places.items()
     ]
-    document = [order.text, marker.position, places, int(marker.ignores_case)]
+    ids, are_all = marker.questions
+    questions = [int(are_all), *([number, *texts] for number, texts in ids.items())]
+    document = [order.text, marker.position, places, int(marker.ignores_case), questions]
     packed = zlib.compress(json.dumps(document, separators=(",", ":")).encode(), 9)
     return PREFIX + base64.urlsafe_b64encode(packed).decode().rstrip("=")
 
@@ -80,7 +100,7 @@ def decode(order: SortOrder, text: str) -> Marker:
         InvalidRequest: it is not one of ours, or of a listing in another order.
     """
     try:
-        sorted_by, values, places, ignores_case = _document(text)
+        sorted_by, values, places, ignores_case, questions = _document(text)
         if sorted_by != order.text:
             raise InvalidRequest(
                 "the marker is of a listing in another order: keep the sort parameters, or begin "
@@ -88,8 +108,13 @@ def decode(order: SortOrder, text: str) -> Marker:
             )
         named = dict(zip(order.names, values, strict=True))
         position = order.values_of(named)
-        return Marker(position, dict(_place(place) for place in places), ignores_case == 1)
-    except (ValueError, TypeError, zlib.error, RecursionError) as error:
+        return Marker(
+            position,
+            dict(_place(place) for place in places),
+            ignores_case == 1,
+            _questions(*questions),
+        )
+    except (ValueError, TypeError, InvalidImageId, zlib.error, RecursionError) as error:
         raise InvalidRequest(
             "marker is neither an image id nor that of a `next` link of this gateway"
         ) from error
@@ -122,3 +147,16 @@ def _place(item: Any) -> tuple[int, Place]:
     if type(where) is not int:
         raise TypeError
     return number, Place(group, None, bool(where & 1), bool(where & 2))
+
+
+def _questions(are_all: Any, *items: Any) -> Questions:
+    ids = {}
+    for number, *texts in items:
+        if type(number) is not int:
+            raise TypeError
+        for text in texts:
+            parse_stored_id(text)  # a comma in it would make two of one
+        ids[number] = texts
+    if sum(map(len, ids.values())) > MAX_QUESTIONS:
+        raise ValueError
+    return Questions(ids, are_all == 1)

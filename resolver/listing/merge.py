@@ -5,12 +5,13 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Awaitable, Callable, Sequence
-from itertools import pairwise
+from itertools import islice, pairwise
 from typing import Any, NamedTuple
 
 from resolver.listing.caller import OnRows
 from resolver.listing.early_questions import EarlyQuestions
 from resolver.listing.location_stream import LocationStream
+from resolver.listing.markers import Questions
 from resolver.listing.owners import DrawnRow, ImageOwners
 from resolver.listing.query import MAX_LIMIT
 from resolver.listing.rows import Row
@@ -20,6 +21,10 @@ from resolver.listing.start import AfterImage, Start
 WHOLE_PAGE = 100
 """Pages up to this size are asked for in full from each location, so that one request to each is
 enough. Of a larger page each location is asked for its share."""
+
+READ_AHEAD = 3
+"""Of so many pages of that size the owners are read from the index at once: of this one, of rows
+that are not shown, and of the next one."""
 
 SHARE_FACTOR = 1.5
 SHARE_EXTRA = 25
@@ -62,12 +67,17 @@ class Merge:
         been read; `_draw` makes its heap again after each read."""
         self._streams = start.streams
         self._owners = owners
-        self._early = EarlyQuestions(owners, self._likely_rows)
+        self._early = EarlyQuestions(owners, lambda: self._likely_rows(self._limit))
+        self._expected = start.questions
         self._read = read
         self._sizes: dict[int, int] = {}
         """How many rows each location is asked for next."""
         self._limit = 0
         """Rows of the page that is being read."""
+        self._used: list[DrawnRow] = []
+        """The rows that are used up for it."""
+        self._read_first: set[tuple[str, int]] = set()
+        """The images and locations of the rows that were read first."""
         self.last: Values | None = None
         """The place up to which rows are used up."""
 
@@ -82,7 +92,14 @@ class Merge:
         share = min(limit, math.ceil(limit / max(len(self._streams), 1) * SHARE_FACTOR))
         size = limit if limit <= WHOLE_PAGE else min(limit, share + SHARE_EXTRA)
         self._sizes = {stream.number: size for stream in self._streams}
+        if self._expected.ids:
+            self._early.ask_expected(self._expected)
         await self._fill()
+        if self._expected.ids:
+            await self._early.wait_for_answers()
+        if self._asks_early:
+            self._read_first = {(r.image, s.number) for s in self._streams for r in s.rows}
+            await self._owners.read_index(self._likely_rows(READ_AHEAD * limit))
         while (missing := limit - len(merged)) > 0:
             drawn = await self._draw(missing)
             if not drawn:
@@ -93,6 +110,28 @@ class Merge:
             names = await self._owners.names_where_best(drawn)
             self._keep(drawn, names, merged, limit)
         return merged
+
+    def questions_of_this_page(self) -> Questions:
+        """What must be asked if the page is read again."""
+        if not self._asks_early:
+            return Questions()
+        return self._owners.questions_about(self._used, self._limit, self._read_first, is_end=True)
+
+    def questions_of_next_page(self) -> Questions:
+        """What must be asked for the next page, as far as its rows are known: where there are many
+        locations, nearly all are, since each is asked for as many as if it had the whole page."""
+        unread = [stream for stream in self._streams if not stream.is_finished]
+        if not self._asks_early or any(stream.is_dry for stream in unread):
+            return Questions()
+        rows = self._likely_rows((READ_AHEAD - 1) * self._limit, to_first_end=True)
+        read = {(each.row.image, each.stream.number) for each in rows}
+        is_end = all(stream.is_ended for stream in unread)
+        return self._owners.questions_about(rows, self._limit, read, is_end=is_end)
+
+    @property
+    def _asks_early(self) -> bool:
+        """Whether owners are asked before it is known which rows are on the page."""
+        return 0 < self._limit <= WHOLE_PAGE and len(self._streams) > 1
 
     async def _draw_spare(self, drawn: list[DrawnRow], wanted: int) -> None:
         """Adds rows that have been read already, in place of those that may not be shown, so that
@@ -141,6 +180,8 @@ class Merge:
             used += 1
             if shown:
                 merged.append(MergedRow(each.row, shown))
+        if self._asks_early:
+            self._used += drawn[:used]
         self._use(drawn, used)
 
     def _use(self, drawn: Sequence[DrawnRow], count: int) -> None:
@@ -168,25 +209,31 @@ class Merge:
                     for before, row in pairwise(rows)
                 )
             )
-            if unread and 0 < self._limit <= WHOLE_PAGE:
+            # Where all is asked already, only rows that will not be on the page are left.
+            if unread and self._asks_early and not self._expected.are_all:
                 self._early.rows_arrived()
 
         await self._read(dry, arrived)
         for stream, size in dry:
             self._sizes[stream.number] = min(2 * size, MAX_LIMIT)
 
-    def _likely_rows(self) -> list[DrawnRow]:
-        """The rows that would be on the page if the locations that have not answered had none."""
-        known = [(stream, list(stream.rows)[: self._limit]) for stream in self._streams]
+    def _likely_rows(self, count: int, *, to_first_end: bool = False) -> list[DrawnRow]:
+        """The rows that come next if no location has others between them.
+
+        ``to_first_end``: only as far as that is certain.
+        """
+        known = [(stream, list(islice(stream.rows, count))) for stream in self._streams]
         heap = [(self._key(rows[0]), at, 0) for at, (_, rows) in enumerate(known) if rows]
         heapq.heapify(heap)
         likely: list[DrawnRow] = []
-        while heap and len(likely) < self._limit:
+        while heap and len(likely) < count:
             _, at, index = heapq.heappop(heap)
             stream, rows = known[at]
             likely.append(DrawnRow(stream, rows[index], None))
             if index + 1 < len(rows):
                 heapq.heappush(heap, (self._key(rows[index + 1]), at, index + 1))
+            elif to_first_end and not stream.is_ended:
+                break
         return likely
 
     async def _draw(self, count: int) -> list[DrawnRow]:

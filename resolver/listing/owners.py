@@ -8,11 +8,12 @@ these filters, only that owner knows: it is asked, unless its row has been read 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence, Set
 from typing import NamedTuple
 
 from resolver.errors import InvalidImageId
 from resolver.listing.location_stream import LocationStream
+from resolver.listing.markers import MAX_QUESTIONS, Questions
 from resolver.listing.rows import Row
 from resolver.models import parse_stored_id
 
@@ -66,7 +67,7 @@ class ImageOwners:
         """What the index knows, as far as it was read."""
 
     def record_listed(self, stream: LocationStream, rows: Iterable[Row]) -> None:
-        """These rows have been read from a location."""
+        """A location lists these rows."""
         for row in rows:
             self._listed[row.image][stream.number] = row.is_usable
 
@@ -89,6 +90,44 @@ class ImageOwners:
         be awaited before it is."""
         if (known := await self._known_owners(drawn)) is not None:
             await self._ask_better(drawn, known)
+
+    async def ask_expected(self, expected: Mapping[int, Sequence[str]]) -> None:
+        """Asks what an earlier page expected that `names_where_best` would ask. The answers must be
+        awaited before it is."""
+        known = {n: {text.lower(): text for text in ids} for n, ids in expected.items()}
+        open_to_ask = {n for n, stream in self._streams.items() if not stream.failure}
+        await self._ask_all({n: texts for n, texts in known.items() if texts and n in open_to_ask})
+
+    async def read_index(self, drawn: Sequence[DrawnRow]) -> None:
+        """Reads what the index knows of these rows' images, so that it need not be read again."""
+        await self._known_owners(drawn)
+
+    def questions_about(
+        self, rows: Sequence[DrawnRow], wanted: int, read: Set[tuple[str, int]], *, is_end: bool
+    ) -> Questions:
+        """What must be asked to show the first ``wanted`` of these rows, as far as that is known.
+
+        Args:
+            read: images and locations whose rows are read anyway.
+            is_end: whether there are no more rows.
+        """
+        ids: defaultdict[int, list[str]] = defaultdict(list)
+        count = 0
+        for stream, row, _ in rows:
+            if not wanted:
+                break
+            if row.image not in self._in_index and _image_id(row):
+                return Questions(ids)
+            owners = self._in_index.get(row.image, {})
+            better = [n for n in owners if self._may_be_better(stream, row, n)]
+            asked = [number for number in better if (row.image, number) not in read]
+            count += len(asked)
+            if count > MAX_QUESTIONS:
+                return Questions(ids)
+            for number in asked:
+                ids[number].append(owners[number])
+            wanted -= not better
+        return Questions(ids, are_all=is_end or not wanted)
 
     async def count_certain(self, drawn: Sequence[DrawnRow]) -> int:
         """How many of these rows are shown whatever other locations answer; all where the index
@@ -137,6 +176,12 @@ class ImageOwners:
     def _must_ask(self, stream: LocationStream, row: Row, number: int) -> bool:
         """Whether a location may list the image of another's row, and would then be the better."""
         if number in self._listed[row.image] or not self._may_list(number, row.image):
+            return False
+        return self._may_be_better(stream, row, number)
+
+    def _may_be_better(self, stream: LocationStream, row: Row, number: int) -> bool:
+        """Whether a location's row of an image, if it has one, may be shown in place of this."""
+        if number not in self._streams or self._streams[number].failure:
             return False
         image_id = _image_id(row)
         best_case = self._streams[number].rank(image_id, usable=True)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from resolver.errors import InvalidImageId, InvalidRequest, LocationUnavailable
 from resolver.listing.caller import Caller
 from resolver.listing.location_stream import LocationStream
-from resolver.listing.markers import Place, decode, is_marker
+from resolver.listing.markers import Place, Questions, decode, is_marker
 from resolver.listing.query import ListingQuery
 from resolver.listing.rows import Row
 from resolver.listing.sort_order import Values
@@ -36,6 +36,8 @@ class Start(NamedTuple):
     """Whether names are compared without regard to letter case."""
     after: AfterImage | None = None
     """What must be skipped first: the streams begin before it."""
+    questions: Questions = Questions()
+    """What an earlier page knew of this one."""
 
 
 LEFT_OUT = "it was left out of an earlier page: begin without a marker"
@@ -84,7 +86,7 @@ async def open_streams(
                 opened.failure = LocationUnavailable(LEFT_OUT, code="left-out")
             streams.append(opened)
         streams.sort(key=lambda opened: (opened.group, opened.view.name))
-        return Start(streams, marker.ignores_case)
+        return Start(streams, marker.ignores_case, questions=marker.questions)
     if len(views) == 1:
         only = first[views[0].location.number]
         return Start([stream(views[0], only._replace(after=query.marker))])

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import json
+import uuid
 import zlib
+from itertools import chain
 
 import pytest
 from hypothesis import given
@@ -13,14 +15,17 @@ from hypothesis import strategies as st
 from resolver.errors import InvalidRequest
 from resolver.listing.markers import (
     MAX_MARKER_BYTES,
+    MAX_QUESTIONS,
     PREFIX,
     Marker,
     Place,
+    Questions,
     decode,
     encode,
     is_marker,
 )
 from resolver.listing.sort_order import SORT_KEYS, SortKey, SortOrder
+from resolver.models import parse_stored_id
 
 sort_orders = st.lists(
     st.builds(SortKey, st.sampled_from(sorted({*SORT_KEYS} - {"created_at", "id"})), st.booleans()),
@@ -28,7 +33,8 @@ sort_orders = st.lists(
     unique_by=lambda key: key.name,
 ).map(lambda keys: SortOrder((*keys, SortKey("created_at", True), SortKey("id", True))))
 
-ids = st.uuids().map(str) | st.text("0123456789abcdefABCDEF-", min_size=1, max_size=36)
+uuids = st.uuids().map(str) | st.uuids().map(lambda value: str(value).upper())
+ids = uuids | st.text("0123456789abcdefABCDEF-", min_size=1, max_size=36)
 places = st.one_of(
     st.builds(Place, st.integers(0, 99), ids, st.just(False), st.just(False)),
     st.builds(Place, st.integers(0, 99), st.none(), st.booleans(), st.booleans()),
@@ -44,8 +50,11 @@ def markers(draw: st.DrawFn) -> tuple[SortOrder, Marker]:
         else draw(st.text(max_size=300) if name == "id" else st.none() | st.text(max_size=300))
         for name in order.names
     )
-    at = draw(st.dictionaries(st.integers(0, 2**31), places, max_size=30))
-    return order, Marker(values, at, draw(st.booleans()))
+    numbers = st.integers(0, 2**31)
+    at = draw(st.dictionaries(numbers, places, max_size=30))
+    asked = draw(st.dictionaries(numbers, st.lists(uuids, max_size=6), max_size=9))
+    questions = Questions(asked, draw(st.booleans()))
+    return order, Marker(values, at, draw(st.booleans()), questions)
 
 
 @given(markers())
@@ -56,7 +65,7 @@ def test_a_marker_is_what_was_encoded(made: tuple[SortOrder, Marker]) -> None:
     assert text.isascii()
     read = decode(order, text)
     assert read.position == marker.position
-    assert (read.places, read.ignores_case) == (marker.places, marker.ignores_case)
+    assert read[1:] == marker[1:]
 
 
 @given(sort_orders, st.text(max_size=200))
@@ -83,16 +92,36 @@ def test_other_documents_are_refused(order: SortOrder, value: object) -> None:
         decode(order, packed(value))
 
 
-@given(sort_orders, json_values, json_values)
+@given(sort_orders, json_values, json_values, json_values)
 def test_wrong_members_are_refused_or_harmless(
-    order: SortOrder, values: object, at: object
+    order: SortOrder, values: object, at: object, questions: object
 ) -> None:
     try:
-        marker = decode(order, packed([order.text, values, at, 0]))
+        marker = decode(order, packed([order.text, values, at, 0, questions]))
     except InvalidRequest:
         return
-    assert all(type(number) is int for number in marker.places)
+    assert all(type(number) is int for number in (*marker.places, *marker.questions.ids))
     assert all(place.after is None or place.after.isprintable() for place in marker.places.values())
+    for text in chain(*marker.questions.ids.values()):
+        parse_stored_id(text)
+
+
+@pytest.mark.parametrize(
+    "questions",
+    [
+        [[1, "a,b"]],
+        [[1, f"{uuid.UUID(int=1)},{uuid.UUID(int=2)}"]],
+        [["1", str(uuid.UUID(int=1))]],
+        [[1, 2]],
+        [[1, *[str(uuid.UUID(int=n)) for n in range(MAX_QUESTIONS + 1)]]],
+    ],
+)
+def test_wrong_questions_are_refused(questions: list[object]) -> None:
+    order = SortOrder((SortKey("created_at", True), SortKey("id", True)))
+    values = ["2024-01-01T00:00:00Z", str(uuid.UUID(int=1))]
+    assert decode(order, packed([order.text, values, [], 0, [1]]))
+    with pytest.raises(InvalidRequest):
+        decode(order, packed([order.text, values, [], 0, [1, *questions]]))
 
 
 def test_a_marker_that_unpacks_to_more_than_the_limit_is_refused() -> None:

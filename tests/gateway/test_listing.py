@@ -131,6 +131,88 @@ async def test_better_owners_are_asked_before_the_slowest_has_answered(
     assert row["resolver_locations"] == "slow,quick"
 
 
+async def copies(cloud: Cloud, count: int = 40) -> list[str]:
+    """Ids of images of `far`, newest first, of which `near` has every second one, as its oldest.
+    `other` has images of its own."""
+    rng = random.Random(7)
+    near = await cloud.add("near", fields={"priority": 0})
+    far = await cloud.add("far", fields={"priority": 5})
+    other = await cloud.add("other")
+    ids = [new_id(rng) for _ in range(count)]
+    for number, image_id in enumerate(ids):
+        far.add(id=image_id, name="of far", created=BEGAN + 1000 - number)
+        for server in (near, other):
+            server.add(id=new_id(rng), name="single", created=BEGAN + 1000 - number)
+        if number % 2:
+            near.add(id=image_id, name="of near", created=BEGAN - number)
+            await cloud.claim("near", image_id)
+        await cloud.claim("far", image_id)
+    return ids
+
+
+def wait_for_all_requests(cloud: Cloud, count: int) -> None:
+    """Locations answer when that many requests are waiting."""
+    waiting, all_wait = 0, asyncio.Event()
+
+    async def waits(request: web.Request, handler: Handler) -> web.StreamResponse:
+        nonlocal waiting
+        waiting += 1
+        if waiting == count:
+            all_wait.set()
+        async with asyncio.timeout(5):
+            await all_wait.wait()
+        return await handler(request)
+
+    for name in cloud.servers:
+        cloud.set_fault(name, waits)
+
+
+async def test_a_next_page_asks_all_at_the_same_time(gateway: Gateway, cloud: Cloud) -> None:
+    """The page before has seen some of its rows, so the link says which owners must be asked."""
+    ids = await copies(cloud)
+    _, document = await gateway.get("/v2/images?limit=20")
+    for server in cloud.servers.values():
+        server.requests.clear()
+    wait_for_all_requests(cloud, 4)  # three listings and a question
+    _, document = await gateway.get(document["next"])
+    rows = [row["id"] for row in document["images"] if row["name"] == "of far"]
+    assert rows == [image_id for image_id in ids[0::2] if image_id in rows]
+    assert len(rows) >= 3
+    assert "of near" not in {row["name"] for row in document["images"]}
+    assert sum(s.requests["GET", "images"] for s in cloud.servers.values()) == 4
+
+
+async def test_a_first_page_that_was_read_before_asks_all_at_the_same_time(
+    gateway: Gateway, cloud: Cloud
+) -> None:
+    await copies(cloud)
+    _, first = await gateway.get("/v2/images?limit=20")
+    wait_for_all_requests(cloud, 4)
+    _, again = await gateway.get("/v2/images?limit=20")
+    assert again == first
+
+
+async def test_wrong_guesses_of_a_page_change_nothing(gateway: Gateway, cloud: Cloud) -> None:
+    """Between two pages an image is taken away, one is hidden, and one gets a better owner."""
+    ids = await copies(cloud)
+    near, far, other = cloud.servers["near"], cloud.servers["far"], cloud.servers["other"]
+    _, first = await gateway.get("/v2/images?limit=10")
+    unseen = [image_id for image_id in ids if image_id not in {r["id"] for r in first["images"]}]
+    alone, shared = unseen[0::2][2:4], unseen[1::2][2:4]
+    assert not {*alone} & {*near.ids()}
+    near.delete(shared[0])
+    near.update(shared[1], hidden=True)
+    near.add(id=alone[0], name="of near", created=BEGAN - 500)
+    await cloud.claim("near", alone[0])
+    far.delete(alone[1])
+    rows = first["images"] + await all_rows(gateway.get, first["next"])
+    found = {row["id"]: row["name"] for row in rows}
+    assert len(found) == len(rows)
+    assert {*found} == {*near.ids(), *far.ids(), *other.ids()}
+    assert [found[image_id] for image_id in shared] == ["of far", "of far"]
+    assert found[alone[0]] == "of near"
+
+
 async def test_better_owners_are_asked_once_about_a_page(gateway: Gateway, cloud: Cloud) -> None:
     """They are asked about as many rows as are needed if none of those in doubt is shown."""
     rng = random.Random(2)

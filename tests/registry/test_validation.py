@@ -179,6 +179,7 @@ def test_changing_some_fields_leaves_the_others() -> None:
         ({"networks": ["10.0.0.0/8"] * 1001}, "`networks` must be a list of at most 1000"),
         ({"networks": ["10.0.0.1/8"]}, "has bits after its prefix: write 10.0.0.0/8"),
         ({"networks": ["2001:db8::1/32"]}, "has bits after its prefix: write 2001:db8::/32"),
+        ({"networks": ["::ffff:10.0.0.0/104"]}, "is IPv4 written as IPv6: write 10.0.0.0/8"),
         ({"networks": ["one.example"]}, "'one.example' is no network: write one such as"),
         ({"networks": [5]}, "'5' is no network"),
         ({"networks": [""]}, "'' is no network"),
