@@ -18,7 +18,15 @@ ROOT = Path(resolver.__file__).parent
 
 LAYERS = [
     {"admin_tokens", "errors", "fault_log", "image_facts", "masking", "latency", "problems"}
-    | {"service_manager", "spans", "otel_spans", "suggestions", "task_groups", "text_files"}
+    | {
+        "service_manager",
+        "spans",
+        "otel_spans",
+        "suggestions",
+        "task_groups",
+        "text_files",
+        "bounded_http",
+    }
     | {"trace_context"},
     {"location_fields"},
     {"models"},

@@ -18,13 +18,13 @@ from urllib.parse import quote, urlsplit
 import click
 
 from resolver.admin_tokens import is_token_text
-from resolver.cli.answer_shapes import ANY, Shape, misfit
-from resolver.cli.bounded_http import (
+from resolver.bounded_http import (
     BoundedConnection,
     BoundedTlsConnection,
     BoundExceeded,
     read_document,
 )
+from resolver.cli.answer_shapes import ANY, Shape, misfit
 from resolver.cli.printable import printable, printable_json
 from resolver.errors import ResolverError
 from resolver.text_files import read_bytes

@@ -10,14 +10,14 @@ from http.client import HTTPMessage
 from typing import Any
 from urllib.parse import urlsplit
 
-from resolver.cli.answer_shapes import ANY, Shape
-from resolver.cli.bounded_http import (
+from resolver.bounded_http import (
     BoundedConnection,
     BoundedResponse,
     BoundedTlsConnection,
     BoundExceeded,
     read_document,
 )
+from resolver.cli.answer_shapes import ANY, Shape
 from resolver.cli.gateway_client import (
     REQUEST_TIMEOUT_SECONDS,
     GatewayAddress,

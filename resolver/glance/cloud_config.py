@@ -14,7 +14,7 @@ import ssl
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from resolver.errors import LocationUnavailable
+from resolver.errors import LocationUnavailable, ResolverError
 from resolver.models import Location
 from resolver.text_files import MAX_PEM_BYTES, read_bytes
 
@@ -191,7 +191,9 @@ def reason_of(error: Exception) -> str:
     Texts of keystoneauth and openstacksdk are meant for users; of other errors, such as a KeyError,
     only the type is shown.
     """
-    if type(error).__module__.partition(".")[0] in ("keystoneauth1", "openstack"):
+    if isinstance(error, ResolverError):
+        line = error.detail
+    elif type(error).__module__.partition(".")[0] in ("keystoneauth1", "openstack"):
         line = (str(error).strip() or type(error).__name__).splitlines()[0]
     else:
         line = (

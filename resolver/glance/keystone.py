@@ -6,7 +6,7 @@ import re
 import time
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import urlsplit
 
 from resolver import __version__
 from resolver.errors import LocationUnavailable
@@ -47,6 +47,8 @@ def open_cloud(cloud: CloudRef) -> tuple[Any, Any, Any]:
     config = read_cloud(cloud)
     from keystoneauth1.session import Session  # noqa: PLC0415 - the optional extra
 
+    from resolver.glance.keystone_http import bound  # noqa: PLC0415 - as above
+
     tls_context(cloud, config)  # says which file cannot be read; requests does not
     try:
         verify, cert = config.get_requests_verify_args()
@@ -58,41 +60,10 @@ def open_cloud(cloud: CloudRef) -> tuple[Any, Any, Any]:
             timeout=TIMEOUT_SECONDS,
             user_agent=f"glance-resolver/{__version__}",
         )
-        # requests would add a password of ~/.netrc, which is nobody's that clouds.yaml names.
-        session.session.auth = _add_nothing
-        # keystoneauth would send a login again to whatever server an answer names.
-        session.session.hooks["response"].append(_refuse_other_server)
+        bound(session)
     except Exception as error:
         raise cloud_error(cloud, f": {reason_of(error)}") from error
     return session, plugin, config
-
-
-def _add_nothing(request: Any) -> Any:
-    """An authentication of requests that leaves a request as it is."""
-    return request
-
-
-def _refuse_other_server(response: Any, **_: Any) -> None:
-    """A hook of requests. Redirects at the same server, and from http to https there, are followed.
-
-    Raises:
-        ClientException: an answer redirects to another server.
-    """
-    from keystoneauth1.exceptions import ClientException  # noqa: PLC0415 - the optional extra
-
-    target = response.headers.get("Location")
-    if not target or not 300 <= response.status_code < 400:
-        return
-    asked, named = urlsplit(response.url), urlsplit(urljoin(response.url, target))
-    is_same = named[:2] == asked[:2] or (
-        named.hostname == asked.hostname and (asked.scheme, named.scheme) == ("http", "https")
-    )
-    if not is_same:
-        response.close()
-        raise ClientException(
-            "it redirects to another server, which does not get the login: give that server's URL "
-            "in `auth_url` of clouds.yaml, if it is the right one"
-        )
 
 
 def authenticate(cloud: CloudRef) -> AuthHeaders:

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
+from resolver.bounded_http import MAX_DOCUMENT_BYTES, MAX_HEAD_BYTES
 from resolver.cli import main
-from resolver.cli.bounded_http import MAX_DOCUMENT_BYTES, MAX_HEAD_BYTES
 from resolver.cli.gateway_client import MAX_PAGES
 from resolver.cli.printable import printable, printable_json, printable_lines
 from resolver.cli.stream_client import MAX_LINE_BYTES

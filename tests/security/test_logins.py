@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import gzip
 import json
+import socketserver
+import threading
 from collections.abc import Iterator
 from email.message import Message
 from pathlib import Path
@@ -11,10 +15,12 @@ from urllib.parse import urlsplit
 import pytest
 import yaml
 
+from resolver.bounded_http import MAX_DOCUMENT_BYTES, MAX_HEAD_BYTES
 from resolver.errors import LocationUnavailable
 from resolver.glance.cloud_config import CloudRef
 from resolver.glance.keystone import authenticate
 from tests.support.plain_server import PlainReply, PlainServer
+from tests.support.wait import POLL_SECONDS
 
 pytest.importorskip("openstack")
 
@@ -32,9 +38,13 @@ class Keystone(PlainServer):
     def __init__(self) -> None:
         super().__init__()
         self.status, self.target = 307, "/elsewhere"
+        self.reply: PlainReply | None = None
+        """To any request, in place of that."""
         self.logins: list[str] = []
 
     def answer(self, path: str, headers: Message) -> PlainReply:
+        if self.reply is not None:
+            return self.reply
         if path == "/v3/auth/tokens":
             return PlainReply(self.status, b"", {"Location": self.target})
         if path.endswith("/elsewhere"):
@@ -73,6 +83,60 @@ def test_a_login_is_not_sent_to_another_server_by_a_relative_url(keystone: Keyst
         with pytest.raises(LocationUnavailable, match="redirects to another server"):
             authenticate(CloudRef("one"))
         assert other.logins == []
+
+
+def test_a_compressed_answer_is_not_read(keystone: Keystone) -> None:
+    body = gzip.compress(bytes(10_000_000))
+    keystone.reply = PlainReply(201, body, {"Content-Encoding": "gzip"})
+    with pytest.raises(LocationUnavailable, match="it compresses its answer"):
+        authenticate(CloudRef("one"))
+
+
+INTERIM = b"HTTP/1.1 100 Continue\r\n\r\n"
+CHUNKED = b"HTTP/1.1 201 Created\r\nTransfer-Encoding: chunked\r\n\r\n"
+CHUNK = b"10000\r\n" + b" " * 65_536 + b"\r\n"
+
+
+@pytest.mark.parametrize(
+    ("first", "again", "limit"),
+    [
+        (b"", INTERIM * 2000, MAX_HEAD_BYTES),
+        (b"HTTP/1.1 201 Created\r\n", b"A: b\r\n" * 9000, MAX_HEAD_BYTES),
+        (CHUNKED, CHUNK, MAX_DOCUMENT_BYTES),
+        (b"HTTP/1.1 201 Created\r\n\r\n", b" " * 65_536, MAX_DOCUMENT_BYTES),
+    ],
+    ids=["interim", "head", "chunks", "body"],
+)
+def test_an_answer_without_end_is_an_error(
+    keystone: Keystone,
+    tmp_path: Path,
+    first: bytes,
+    again: bytes,
+    limit: int,
+) -> None:
+    class Endless(socketserver.StreamRequestHandler):
+        def handle(self) -> None:
+            nonlocal sent
+            self.rfile.readline()
+            with contextlib.suppress(OSError):
+                self.wfile.write(first)
+                while True:
+                    sent += self.wfile.write(again)
+
+    sent = 0
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Endless) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(POLL_SECONDS,))
+        thread.start()
+        url = f"http://127.0.0.1:{server.server_address[1]}/v3"
+        auth = {"auth_url": url, "user_id": "u", "password": "secret"}
+        cloud = {"auth_type": "v3password", "auth": auth}
+        (tmp_path / "clouds.yaml").write_text(yaml.safe_dump({"clouds": {"one": cloud}}))
+        with pytest.raises(LocationUnavailable, match="gives no token") as error:
+            authenticate(CloudRef("one"))
+        server.shutdown()
+        thread.join()
+    assert sent < limit + 16 * 1024 * 1024  # what the kernel had taken
+    assert error.value.detail.isprintable()
 
 
 def test_a_redirect_at_the_same_server_is_followed(keystone: Keystone) -> None:

@@ -1,5 +1,6 @@
-"""Connections whose answers are bounded in bytes and in time: what listens at the URL of a gateway
-may be something else."""
+"""Connections of http.client whose answers are bounded in bytes and in time: for commands, since
+what listens at the URL of a gateway may be something else, and for logins at Keystones of others.
+"""
 
 from __future__ import annotations
 
