@@ -11,6 +11,12 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 
+def installing(extra: str) -> str:
+    """How to install an extra, for an error. The name alone would have pip look for a package at
+    its index, where anybody may have registered it."""
+    return f"pip install '.[{extra}]' in the checkout of glance-resolver"
+
+
 class ResolverError(Exception):
     """Base of all errors that a user may see.
 

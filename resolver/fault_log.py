@@ -47,14 +47,15 @@ class FaultLog:
         self._reason = ""
         self._since = self._last = self._logged_at = 0.0
 
-    def record_failure(self, reason: str, **fields: object) -> None:
-        """Records a failure. ``fields``: for its line, if it gets one."""
+    def record_failure(self, reason: str, *, lasts: float = 0.0, **fields: object) -> None:
+        """Records a failure. ``lasts``: for how many seconds it goes on from now, if that is known.
+        ``fields``: for its line, if it gets one."""
         now = self._clock()
         is_first = not self._failures or now - self._last >= NEW_FAULT_SECONDS
         if is_first:
             self._since, self._failures = now, 0
         self._failures += 1
-        self._last = now
+        self._last = now + lasts
         is_due = reason != self._reason and now - self._logged_at >= QUIET_SECONDS
         if is_first or is_due:
             self._log.warning(self._failed, reason=reason, **fields)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import aiohttp
 
 from resolver.callers import CallerImages, CallerTokens
-from resolver.errors import SettingsError
+from resolver.errors import SettingsError, installing
 from resolver.glance import (
     CallerListings,
     CloudCredentials,
@@ -115,9 +115,7 @@ async def _open_spans(settings: Settings) -> AsyncIterator[Spans]:
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] != "opentelemetry":
             raise
-        raise SettingsError(
-            "RESOLVER_OTEL needs OpenTelemetry: pip install 'glance-resolver[otel]'"
-        ) from error
+        raise SettingsError(f"RESOLVER_OTEL needs OpenTelemetry: {installing('otel')}") from error
     async with open_spans() as spans:
         yield spans
 
@@ -171,11 +169,8 @@ async def open_services(
         # Keystone is no location: the settings and clouds.yaml name it.
         connect(KEYSTONE_TIMEOUT_SECONDS, require_https=settings.require_https) as keystone_session,
     ):
-        polled_within = 3 * settings.poll_interval if settings.poll_interval else None
         indexer_watch = IndexerWatch(index)
-        policy = FreshnessPolicy(
-            2 * settings.sweep_interval, polled_within, no_indexer=indexer_watch.is_gone
-        )
+        policy = replace(freshness_policy(settings), no_indexer=indexer_watch.is_gone)
         admission = Admission(
             settings.allowed_hosts,
             require_https=settings.require_https,
@@ -286,6 +281,12 @@ async def open_services(
             await prober.close()
             await scopes.close()
             cloud_credentials.close()
+
+
+def freshness_policy(settings: Settings) -> FreshnessPolicy:
+    """How long sweeps and polls count as fresh, by the settings."""
+    polled_within = 3 * settings.poll_interval if settings.poll_interval else None
+    return FreshnessPolicy(2 * settings.sweep_interval, polled_within)
 
 
 def _make_callers(

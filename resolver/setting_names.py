@@ -19,6 +19,13 @@ NOT_SETTINGS = frozenset(
 """Variables with this prefix that are not settings of the server: the name of the TOML file, and
 those of the operator commands."""
 
+FAULT_TEXTS = {
+    "float_parsing": "it must be a number, without a unit (times are in seconds)",
+    "int_parsing": "it must be a whole number, without a unit",
+    "bool_parsing": "it must be true or false",
+}
+"""What is wrong with a value, by pydantic's type of the fault."""
+
 _SERVICE_NAME = re.compile(
     r"RESOLVER_(.+_)?(SERVICE_HOST|SERVICE_PORT(_.+)?"
     r"|PORT_[0-9]+_(TCP|UDP|SCTP)(_(ADDR|PORT|PROTO|START|END|PORT_START|PORT_END))?|ENV_.+)",

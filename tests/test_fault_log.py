@@ -82,3 +82,16 @@ def test_the_lines_name_the_module_that_fails(caplog: pytest.LogCaptureFixture) 
         fault.record_failure("refused")
         fault.record_success()
     assert [record.name for record in caplog.records] == ["resolver.some_module"] * 2
+
+
+def test_a_failure_that_is_known_to_last_counts_until_its_end() -> None:
+    clock = Clock()
+    fault = FaultLog(__name__, "it fails", "it works", clock=clock)
+    with capture_logs() as lines:
+        fault.record_failure("paused", lasts=90.0)
+        clock.now += 90 + QUIET_SECONDS - 1
+        fault.record_success()
+        assert lines == [begun("paused")]
+        clock.now += 1
+        fault.record_success()
+    assert lines[1:] == [ended(1, 90.0)]

@@ -38,7 +38,7 @@ COMMANDS = {
         "Print the commands that put the gateway into Keystone's catalog.",
     ),
     "status": ("status_command", "status", "Show what is wrong and what to do."),
-    "members": ("members_command", "members", "List the gateways and indexers that live."),
+    "members": ("members_command", "members", "List the gateways and indexers that run."),
     "doctor": ("doctor_command", "doctor", "Check this installation, and say what to do."),
     "healthcheck": (
         "healthcheck_command",
@@ -111,7 +111,7 @@ def main(arguments: list[str] | None = None) -> Any:
 
         if not (unfit := unfit_packages()):
             raise
-        text = f"{'; '.join(unfit)}: `pip install --upgrade glance-resolver` ({error})"
+        text = f"{'; '.join(unfit)}: `pip install --upgrade .` in its checkout ({error})"
         click.echo(f"glance-resolver: {printable_lines(text)}", err=True)
         sys.exit(1)
         sys.exit(1)

@@ -33,7 +33,7 @@ MAX_KEPT_NAMED = 8
 @click.option(
     "--dry-run",
     is_flag=True,
-    help="Show the difference and change nothing. The gateway may still refuse it.",
+    help="Show the difference, have the gateway check it, and change nothing.",
 )
 @click.option("--prune", is_flag=True, help="Remove locations that are not in FILE.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
@@ -67,6 +67,7 @@ def apply(
         click.echo("nothing to change", err=as_json)
         return
     if dry_run:
+        _make(gateway, changes, file, dry_run=True)
         return
     if not (yes or confirm(f"make {counted(len(changes), 'change')} at {url}?")):
         raise ResolverError("nothing was changed; --yes does it without asking")
@@ -87,8 +88,9 @@ def _registered(gateway: Gateway) -> dict[str, Fields]:
     return {row["name"]: row for row in rows}
 
 
-def _make(gateway: Gateway, changes: list[Change], file: str) -> None:
-    """Makes the changes, up to `BATCH_SIZE` with one request.
+def _make(gateway: Gateway, changes: list[Change], file: str, *, dry_run: bool = False) -> None:
+    """Makes the changes, up to `BATCH_SIZE` with one request; or has the gateway check them, as far
+    as it lets this token.
 
     Raises:
         GatewayError: the gateway refused some. Its text counts those that were made before.
@@ -100,7 +102,7 @@ def _make(gateway: Gateway, changes: list[Change], file: str) -> None:
     console = Console(stderr=True)
     shown = track(
         batches,
-        "changing locations",
+        "checking locations" if dry_run else "changing locations",
         console=console,
         transient=True,
         disable=not console.is_terminal,
@@ -113,8 +115,13 @@ def _make(gateway: Gateway, changes: list[Change], file: str) -> None:
         }
         try:
             body = {"put": puts, "remove": removals, "keep_other_fields": True}
-            gateway.call("POST", "/locations", body)
+            gateway.call("POST", "/locations", body | ({"dry_run": True} if dry_run else {}))
         except GatewayError as error:
+            if dry_run and error.problem_code in ("wrong-role", "read-only-token"):
+                click.echo(f"the gateway did not check it: {error.detail}", err=True)
+                return
+            if dry_run:
+                raise
             raise GatewayError(
                 f"{error.detail}; {done} of {len(changes)} changes are made: correct {file} and "
                 "apply it again"

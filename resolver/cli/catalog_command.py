@@ -12,7 +12,7 @@ import click
 
 from resolver.cli.answer_shapes import NAMED_LOCATIONS
 from resolver.cli.completing import regions
-from resolver.cli.gateway_client import Gateway, gateway_options
+from resolver.cli.gateway_client import Gateway, GatewayError, gateway_options
 from resolver.cli.output import print_json
 
 
@@ -108,7 +108,14 @@ def _command(row: dict[str, str]) -> str:
 
 def _base_of(gateway: Gateway) -> str:
     """The gateway's base URL as its version document names it."""
-    document: Any = gateway.call("GET", "/versions")
+    try:
+        document: Any = gateway.call("GET", "/versions")
+    except GatewayError as error:
+        if error.problem_code != "not-found":
+            raise
+        raise click.UsageError(
+            f"{error.detail}; --endpoint URL names the one for users, and works here"
+        ) from error
     try:
         base: str = document["versions"][0]["links"][0]["href"].rstrip("/").rpartition("/")[0]
     except (KeyError, IndexError, TypeError, AttributeError) as error:

@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from resolver.cli.answer_shapes import NAMED_LOCATIONS
-from resolver.cli.completing import clouds
+from resolver.cli.completing import clouds, domains
 from resolver.cli.completing import regions as known_regions
 from resolver.cli.gateway_client import Gateway, GatewayError, gateway_options
 from resolver.cli.output import print_json, print_table
@@ -47,6 +47,12 @@ LEFT_OUT = "a glance-resolver, left out"
     help="Only this region; repeatable.",
 )
 @click.option("--name", metavar="NAME", help="Name of the location, where there is only one.")
+@click.option(
+    "--domain",
+    default="",
+    shell_complete=domains,
+    help="Name of this Keystone, where locations have several.",
+)
 @click.option("--prefix", default="", help="Put before each name that is made from a region.")
 @click.option("--yes", is_flag=True, help="Register those that are new.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -56,6 +62,7 @@ def discover(
     interface: str,
     regions: Sequence[str],
     name: str | None,
+    domain: str,
     prefix: str,
     yes: bool,
     as_json: bool,
@@ -91,7 +98,7 @@ def discover(
             classified = classify_endpoint(
                 row["url"], wanted, registered, endpoints, cloud=cloud, in_catalog=in_catalog
             )
-        endpoints.append(row | classified)
+        endpoints.append(row | classified | {"domain": domain})
     failed = [
         row for row in endpoints if yes and row["what"] == "new" and not _register(gateway, row)
     ]
@@ -104,6 +111,12 @@ def discover(
         click.echo("--yes registers those that are new", err=True)
     elif not endpoints:
         click.echo(f"the catalog has no {interface} image endpoint", err=True)
+    if others := _other_keystones(cloud, domain, registered, found):
+        click.echo(
+            f"{others}: if their Keystones differ, name each in `domain` (discover --domain NAME, "
+            "locations set NAME --domain NAME), since a user's token is good for one of them",
+            err=True,
+        )
     sys.exit(1 if failed else 0)
 
 
@@ -125,6 +138,19 @@ def _catalog(cloud: str, interface: str) -> list[dict[str, Any]]:
     return sorted(found.values(), key=lambda row: (row["region"], row["url"]))
 
 
+def _other_keystones(
+    cloud: str, domain: str, registered: Sequence[dict[str, Any]], found: Sequence[dict[str, Any]]
+) -> str:
+    """The clouds whose locations count as those of one Keystone with what was found, or the regions
+    of this cloud that have a Keystone each; empty if there is neither."""
+    same = [row for row in registered if (row.get("domain") or "") == domain]
+    clouds = {str((row.get("auth") or {}).get("cloud") or cloud) for row in same} - {cloud}
+    if clouds:
+        return f"locations of {', '.join(sorted(clouds))} are registered, too"
+    regions = sorted({row["auth"]["region"] for row in found if "region" in row["auth"]})
+    return f"{cloud} has the regions {', '.join(regions)}" if len(regions) > 1 else ""
+
+
 async def _resolvers(urls: Sequence[str]) -> set[str]:
     """Those of these URLs at which a glance-resolver answers, as in a catalog that leads clients to
     it."""
@@ -138,7 +164,7 @@ async def _resolvers(urls: Sequence[str]) -> set[str]:
 
 def _register(gateway: Gateway, row: dict[str, Any]) -> bool:
     """Registers an endpoint and says so in it. False if the gateway refused it."""
-    body = {"url": row["url"], "region": row["region"], "auth": row["auth"]}
+    body = {name: row[name] for name in ("url", "region", "domain", "auth")}
     try:
         gateway.call("PUT", f"/locations/{row['name']}", body)
     except GatewayError as error:

@@ -65,16 +65,11 @@ async def examine() -> list[Finding]:
 async def _examine_redis(settings: Settings) -> list[Finding]:
     """Whether Redis answers, allows what is needed, and keeps what it is given; and where it
     answers, what is in it."""
-    from resolver.cli.examinations import examine_index, finding  # noqa: PLC0415
+    from resolver.cli.examinations import examine_index, examine_own_process  # noqa: PLC0415
     from resolver.index import open_index  # noqa: PLC0415
 
     if settings.is_embedded:
-        text = (
-            "RESOLVER_REDIS_URL is not set here: if it is not where `serve` runs either, the index "
-            "is in the memory of that process and cannot be examined from here"
-        )
-        fix = "run this with the environment of `serve`; `glance-resolver status` asks the process"
-        return [finding("index", text, fix)]
+        return await asyncio.to_thread(examine_own_process, settings)
     async with open_index(
         settings.redis_url,
         url_file=settings.redis_url_file,

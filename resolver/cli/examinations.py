@@ -5,18 +5,26 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable
+from collections import defaultdict
 from datetime import UTC, datetime, timedelta
+from http.client import HTTPException
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from resolver import __version__
+from resolver.cli.answer_shapes import STATUS
+from resolver.cli.bounded_http import read_document
 from resolver.cli.certificate_dates import CertificateError, expiry_of_file, expiry_of_server
-from resolver.errors import IndexUnavailable, ResolverError
+from resolver.cli.gateway_client import checked, decode_answer
+from resolver.cli.healthcheck_command import local_url, loopback_url, open_local
+from resolver.errors import IndexLost, IndexUnavailable, ResolverError
 
 if TYPE_CHECKING:
     from resolver.glance.diagnosis import Step
     from resolver.index import Finding, Index
     from resolver.models import Location
+    from resolver.problems import Problem
+    from resolver.registry import TableKeeper
     from resolver.settings import Settings
 
 MAX_CLOCK_DIFFERENCE_SECONDS = 2.0
@@ -28,6 +36,9 @@ LOCATIONS_AT_ONCE = 8
 
 INDEXER_CHECKS, INDEXER_CHECK_SECONDS = 4, 1.0
 """How often and in which intervals an indexer is looked for: another one may just take over."""
+
+
+PROCESS_TIMEOUT_SECONDS = 3.0
 
 
 def finding(
@@ -52,19 +63,31 @@ async def examine_clock(index: Index) -> Finding:
 
 
 async def examine_processes(index: Index) -> list[Finding]:
-    """Whether an indexer runs, and whether all processes have one version."""
+    """Whether a gateway and an indexer run, and whether all processes have one version: this one,
+    too, which is what is installed."""
+    processes = await index.processes.list()
     found = []
+    if any(process.role in ("gateway", "all") for process in processes):
+        found.append(finding("gateway", "one is running"))
+    else:
+        text = "none has announced itself in Redis for a minute"
+        fix = "start one: `glance-resolver serve --role gateway`, or `--role all`"
+        found.append(finding("gateway", text, fix, ok=False))
     if await _is_indexer_running(index):
         found.append(finding("indexer", "one is running"))
     else:
         fix = "start one: `glance-resolver serve --role indexer`, or `--role all`"
         found.append(finding("indexer", "none is running", fix, ok=False))
-    versions = sorted({process.version for process in await index.processes.list()})
-    if len(versions) > 1:
+    running = sorted({process.version for process in processes})
+    text = ", ".join(running) or "no process is running"
+    if len(running) > 1:
         fix = "finish the upgrade; `glance-resolver members` lists who has which"
-        found.append(finding("versions", ", ".join(versions), fix, ok=False))
+        found.append(finding("versions", text, fix, ok=False))
+    elif running and running != [__version__]:
+        fix = f"restart the processes: {__version__} is installed here"
+        found.append(finding("versions", text, fix, ok=False))
     else:
-        found.append(finding("versions", ", ".join(versions) or "no process is running"))
+        found.append(finding("versions", text))
     return found
 
 
@@ -81,29 +104,80 @@ async def _is_indexer_running(index: Index) -> bool:
     return False
 
 
-async def examine_locations(settings: Settings, index: Index) -> list[Finding]:
-    """Each location from end to end, with this environment's credentials, and the dates of their
-    certificates."""
+async def examine_locations(
+    settings: Settings, index: Index, *, has_indexer: bool
+) -> list[Finding]:
+    """Each location from end to end, with this environment's credentials; then what processes have
+    stored about it, and the date of its certificate.
+
+    ``has_indexer``: whether one is running. Without one nothing is fresh, and that has its line.
+    """
+    tables, stored = await _read_table(settings, index)
+    views = tables.table.by_name
+    failures = await _test(settings, [view.location for view in views.values()])
+    lines = [_of_problem(problem) for problem in stored.pop("", ())]
+    if views and not lines and all(step and step.name in NOT_SERVING for step in failures.values()):
+        fix = "see the line of each"
+        lines.append(finding("locations", "none answers", fix, ok=False, required=True))
+    for name, view in views.items():
+        problems, step = stored.pop(name, []), failures[name]
+        if step:  # its sweeps and polls fail for the same reason
+            problems = [problem for problem in problems if problem.code not in FAILING]
+            text = f"{step.name}: {step.message}"
+            lines.append(finding(f"location {name}", text, step.fix, ok=False))
+        lines += map(_of_problem, problems)
+        doubt = view.coverage_problem(time.time()) if has_indexer else ""
+        if doubt and not step and not problems:
+            fix = f"`glance-resolver locations sweep {name} --wait`"
+            lines.append(finding(f"location {name}", f"not covered: {doubt}", fix, ok=False))
+        elif not step and not problems:
+            lines.append(finding(f"location {name}", "it passes each test, and is covered"))
+        lines += await _examine_certificate(view.location)
+    lines += [_of_problem(problem) for problems in stored.values() for problem in problems]
+    return lines
+
+
+NOT_SERVING = ("versions", "health")
+"""Steps of `diagnose` that a location fails which serves nobody."""
+
+FAILING = ("sweep-failing", "poll-failing")
+"""Problems that a location has which fails such a step, or any other."""
+
+FATAL = ("no-location", "location-lost")
+"""Problems with which the resolver cannot work."""
+
+
+async def _read_table(
+    settings: Settings, index: Index
+) -> tuple[TableKeeper, defaultdict[str, list[Problem]]]:
+    """The locations as a gateway with these settings sees them, and what is wrong with each by what
+    is stored."""
+    from resolver.problems import ProblemBoard  # noqa: PLC0415
+    from resolver.registry import Admission, LocationProblems, TableKeeper  # noqa: PLC0415
+    from resolver.services import freshness_policy  # noqa: PLC0415
+
+    admission = Admission(
+        settings.allowed_hosts,
+        require_https=settings.require_https,
+        public_url=settings.public_url,
+    )
+    tables = TableKeeper(index, freshness_policy(settings), settings.stale_for, admission)
+    await tables.fresh()
+    await tables.look_up_hosts()
+    board = ProblemBoard()
+    board.add_source(LocationProblems(tables).problems)
+    stored: defaultdict[str, list[Problem]] = defaultdict(list)
+    for problem in board.current():
+        stored[problem.location].append(problem)
+    return tables, stored
+
+
+async def _test(settings: Settings, locations: list[Location]) -> dict[str, Step | None]:
+    """By name: the step that the location fails; None if it passes all."""
     from resolver.glance import CloudCredentials, RateLimits, connect  # noqa: PLC0415
     from resolver.glance.diagnosis import diagnose  # noqa: PLC0415
     from resolver.glance.glance_server import GlanceServer  # noqa: PLC0415
-    from resolver.registry import ACTION_FOR_LOST  # noqa: PLC0415
 
-    snapshot = await index.records.load()
-    locations = [record.location for record in snapshot.records.values()]
-    unknown = [
-        finding(
-            f"location {name}",
-            "Redis has lost it, and nobody has registered it again",
-            ACTION_FOR_LOST.format(name=name),
-            ok=False,
-            required=True,
-        )
-        for name in sorted(snapshot.lost)
-    ]
-    if not locations:
-        fix = "`glance-resolver locations add NAME URL`"
-        return [finding("locations", "none is registered", fix, ok=False), *unknown]
     credentials, limits = CloudCredentials.of(settings), RateLimits()
     free = asyncio.Semaphore(LOCATIONS_AT_ONCE)
     try:
@@ -113,25 +187,22 @@ async def examine_locations(settings: Settings, index: Index) -> list[Finding]:
             require_https=settings.require_https,
         ) as session:
 
-            async def examine(location: Location) -> list[Finding]:
+            async def test(location: Location) -> Step | None:
                 async with free:
-                    steps = await diagnose(
-                        GlanceServer(session, location, credentials, limits), session
-                    )
-                    return [_of_steps(location, steps), *await _examine_certificate(location)]
+                    server = GlanceServer(session, location, credentials, limits)
+                    steps = await diagnose(server, session)
+                    return next((step for step in steps if not step.ok), None)
 
-            found = await asyncio.gather(*map(examine, locations))
+            failed = await asyncio.gather(*map(test, locations))
     finally:
         credentials.close()
-    return [*unknown, *(line for lines in found for line in lines)]
+    return {location.name: step for location, step in zip(locations, failed, strict=True)}
 
 
-def _of_steps(location: Location, steps: Iterable[Step]) -> Finding:
-    name = f"location {location.name}"
-    for step in steps:
-        if not step.ok:
-            return finding(name, f"{step.name}: {step.message}", step.fix, ok=False)
-    return finding(name, ", ".join(step.name for step in steps))
+def _of_problem(problem: Problem) -> Finding:
+    name = f"location {problem.location}" if problem.location else "locations"
+    required = problem.code in FATAL
+    return finding(name, problem.text, problem.action, ok=False, required=required)
 
 
 async def _examine_certificate(location: Location) -> list[Finding]:
@@ -171,9 +242,40 @@ async def examine_index(settings: Settings, index: Index) -> list[Finding]:
     try:
         found.append(await examine_clock(index))
         found += await examine_processes(index)
-        found += await examine_locations(settings, index)
+        has_indexer = all(line.ok for line in found if line.name == "indexer")
+        await index.identity()
+        found += await examine_locations(settings, index, has_indexer=has_indexer)
+    except IndexLost:
+        text = f"there is none with the prefix {settings.prefix} in this Redis"
+        fix = (
+            "start `serve`, which makes one, and register locations; if there was one, Redis has "
+            "lost it: docs/disaster.md, or `glance-resolver index import FILE`"
+        )
+        found.append(finding("index", text, fix, ok=False, required=True))
     except IndexUnavailable as error:
         found.append(finding("index", error.detail, "see the lines above", ok=False))
     except ResolverError as error:
         found.append(finding("index", error.detail, "correct the setting", ok=False))
+    return found
+
+
+def examine_own_process(settings: Settings) -> list[Finding]:
+    """What the process of this host says, whose index is in its memory."""
+    url = local_url(settings)
+    if settings.management_port:
+        tls = bool(settings.tls_cert)
+        url = loopback_url(settings.management_host, settings.management_port, tls=tls)
+    try:
+        with open_local(f"{url}/status", PROCESS_TIMEOUT_SECONDS) as response:
+            answer = checked(url, decode_answer(read_document(response)), STATUS)
+    except (OSError, ValueError, HTTPException, ResolverError) as error:
+        reason = error.detail if isinstance(error, ResolverError) else error
+        text = f"RESOLVER_REDIS_URL is not set here, and no process answers at {url}: {reason}"
+        fix = "start `serve`; or run this with its environment (RESOLVER_CONFIG, RESOLVER_…)"
+        return [finding("process", text, fix, ok=False, required=True)]
+    text = f"RESOLVER_REDIS_URL is not set here, so only the process at {url} was asked"
+    found = [finding("process", text)]
+    for row in answer["problems"]:
+        required = row["code"] in FATAL
+        found.append(finding(row["code"], row["text"], row["action"], ok=False, required=required))
     return found

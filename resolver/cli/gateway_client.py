@@ -17,6 +17,7 @@ from urllib.parse import quote, urlsplit
 
 import click
 
+from resolver import __version__
 from resolver.admin_tokens import is_token_text
 from resolver.bounded_http import (
     BoundedConnection,
@@ -34,6 +35,7 @@ REQUEST_TIMEOUT_SECONDS = 30.0
 """How long the gateway may stay silent during one request."""
 
 MAX_TOKEN_FILE_BYTES = 16_384
+VERSION_TIMEOUT_SECONDS, MAX_VERSION_CHARACTERS = 5.0, 40
 
 MAX_PAGES, MAX_PAGES_BYTES = 1000, 256 * 1024 * 1024
 """Of a listing, and the bytes of all its pages."""
@@ -55,6 +57,8 @@ def error_from(status: int, document: Any, *, has_token: bool = False) -> Gatewa
     detail, code = members.get("detail"), members.get("code")
     if code == "token-required":
         detail = f"{detail} Give --auth-token or OS_TOKEN."
+    elif code == "listing-incomplete":  # the option that sends this
+        detail = str(detail).replace("`X-Resolver-Partial: allow`", "--partial")
     elif status == 401 and code != "token-refused" and has_token:
         detail = (
             "the gateway does not know this admin token: it is none of its RESOLVER_ADMIN_TOKENS. "
@@ -237,10 +241,27 @@ def checked(url: str, document: Any, shape: Shape) -> Any:
         GatewayError: it has another one.
     """
     if document is None and shape is not ANY:
-        raise no_gateway_error(url, "it is no JSON")
+        raise no_gateway_error(url, "it is not JSON")
     if why := misfit(document, shape):
+        version = _version_at(url)
+        if version and version != __version__:
+            raise GatewayError(
+                f"the gateway at {url} has version {version} and this command {__version__}, which "
+                f"does not understand its answer: {why}. Use the command of that version, or give "
+                "both the same"
+            )
         raise no_gateway_error(url, why)
     return document
+
+
+def _version_at(url: str) -> str:
+    """The version of the gateway at a URL, as it says itself; empty if it says none."""
+    try:
+        answer = Gateway(url, None, timeout=VERSION_TIMEOUT_SECONDS).call("GET", "/status")
+    except GatewayError:
+        return ""
+    version = answer.get("version") if isinstance(answer, dict) else None
+    return printable(version)[:MAX_VERSION_CHARACTERS] if isinstance(version, str) else ""
 
 
 def no_gateway_error(url: str, why: str) -> GatewayError:

@@ -7,11 +7,15 @@ import ssl
 import urllib.error
 import urllib.request
 from http.client import HTTPException
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from resolver.cli.gateway_client import GatewayError
 from resolver.cli.runtime_file import read_url
+
+if TYPE_CHECKING:
+    from resolver.settings import Settings
 
 TIMEOUT_SECONDS = 3.0
 """How long the gateway may take. Docker's own timeout in the Dockerfile is longer."""
@@ -33,13 +37,11 @@ def healthcheck(host: str | None, port: int | None, timeout: float) -> None:
     Asks /healthcheck at the address that the settings describe, as `serve` reads them. Exits 0
     if the gateway answers 200, and 1 if not. With TLS the certificate is not verified.
     """
-    url = f"{_gateway_url(host, port)}/healthcheck"
-    # No proxy of the environment: the gateway is on this host.
-    opener = urllib.request.build_opener(
-        urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=_unverified())
-    )
+    from resolver.settings import load_settings  # noqa: PLC0415
+
+    url = f"{local_url(load_settings(), host, port)}/healthcheck"
     try:
-        with opener.open(url, timeout=timeout) as response:
+        with open_local(url, timeout) as response:
             status = response.status
     except urllib.error.HTTPError as error:
         status = error.code
@@ -52,12 +54,22 @@ def healthcheck(host: str | None, port: int | None, timeout: float) -> None:
     click.echo(f"{url} answered 200")
 
 
-def _gateway_url(host: str | None, port: int | None) -> str:
-    """The URL of the gateway: from the options, else as a `serve` with options wrote it, else from
-    the settings."""
-    from resolver.settings import load_settings  # noqa: PLC0415
+def open_local(url: str, timeout: float) -> Any:
+    """The response to a GET of a process of this host.
 
-    settings = load_settings()
+    Raises:
+        OSError, ValueError, HTTPException: there is none, or it is an error.
+    """
+    # No proxy of the environment: it has another loopback.
+    opener = urllib.request.build_opener(
+        urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=_unverified())
+    )
+    return opener.open(url, timeout=timeout)
+
+
+def local_url(settings: Settings, host: str | None = None, port: int | None = None) -> str:
+    """The URL of the gateway of this host: from ``host`` and ``port`` if they are given, else as a
+    `serve` with options wrote it, else from the settings."""
     if host is None and port is None and (url := read_url(settings.port)):
         return url
     return loopback_url(host or settings.host, port or settings.port, tls=bool(settings.tls_cert))

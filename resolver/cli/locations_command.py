@@ -104,19 +104,19 @@ def _field_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--token-env",
             metavar="VAR",
-            help="Environment variable of the indexer that has the token.",
+            help="Environment variable of gateways and indexers that has the token.",
         ),
         click.option(
             "--token-file",
             metavar="FILE",
             shell_complete=files,
-            help="File of the indexer that has the token.",
+            help="File of gateways and indexers that has the token.",
         ),
         click.option(
             "--cloud",
             metavar="NAME",
             shell_complete=clouds,
-            help="Cloud in the indexer's clouds.yaml to log in to.",
+            help="Cloud in clouds.yaml of gateways and indexers to log in to.",
         ),
         click.option(
             "--cloud-region",
@@ -305,13 +305,18 @@ def add(name: str, base_url: str, url: str, token: str | None, **fields: Any) ->
         f"{row['name']} is {row['url']}; `locations show {name}` shows the progress of its sweep, "
         f"`locations check {name}` tests it"
     )
+    _warn_of_same_url(gateway, row)
+
+
+def _warn_of_same_url(gateway: Gateway, row: dict[str, Any]) -> None:
+    """Says so if another location has the URL of this one."""
     rows = []
-    with suppress(GatewayError):  # it is registered all the same
+    with suppress(GatewayError):  # it is written all the same
         rows = gateway.call("GET", "/locations", shape=LOCATIONS)["locations"]
     if same := [r["name"] for r in rows if r["url"] == row["url"] and r["name"] != row["name"]]:
         click.echo(
             f"{', '.join(same)} has the same URL, so that each image counts as two: "
-            f"`locations remove {name}` undoes this",
+            f"`locations remove {row['name']}` undoes this",
             err=True,
         )
 
@@ -333,8 +338,13 @@ def set_(name: str, base_url: str | None, url: str, token: str | None, **fields:
         raise click.UsageError("give at least one option to change")
     if "state" in body:
         body.setdefault("reason", "")  # the old reason was for the old state
-    row = Gateway(url, token).call("PATCH", _path(name), body, shape=WRITTEN_LOCATION)
+    gateway = Gateway(url, token)
+    row = gateway.call("PATCH", _path(name), body, shape=WRITTEN_LOCATION)
     click.echo(f"{name}: changed {', '.join(body)}")
+    if base_url:
+        _warn_of_same_url(gateway, row)
+    if body.get("auth") or base_url:
+        click.echo(f"`locations check {name}` tests it", err=True)
     if base_url and "auth" not in body and not row["auth"]:
         click.echo(
             "Another URL has no credential unless one is given: see --cloud, --token-file and "

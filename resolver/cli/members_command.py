@@ -24,7 +24,7 @@ MEMBER_COLUMNS = (
 @output_options(MEMBER_COLUMNS)
 @gateway_options
 def members(output: Output, url: str, token: str | None) -> None:
-    """List the gateways, workers and indexers that live, with version and age.
+    """List the gateways, workers and indexers that run, with version and age.
 
     Each announces itself every 20 s. One that was killed is listed for up to a minute.
     """

@@ -19,7 +19,7 @@ from resolver.cli.completing import files
 from resolver.cli.healthcheck_command import loopback_url
 from resolver.cli.output import notify
 from resolver.cli.runtime_file import temporary_url_file, write_url
-from resolver.errors import ResolverError, SettingsError
+from resolver.errors import ResolverError, SettingsError, installing
 from resolver.service_manager import READY, STOPPING, ServiceManager
 
 if TYPE_CHECKING:
@@ -223,8 +223,7 @@ def _serve_with_workers(
         if (error.name or "").partition(".")[0] != "gunicorn":
             raise
         raise SettingsError(
-            f"--workers {started.settings.workers} needs gunicorn: "
-            "pip install 'glance-resolver[workers]'"
+            f"--workers {started.settings.workers} needs gunicorn: {installing('workers')}"
         ) from error
     registered_index = asyncio.run(register(started, show_registration))
     run(load, started, registered_index, on_listening, manager)

@@ -26,7 +26,7 @@ from resolver.gateway.api import (
     transfer,
     version_documents,
 )
-from resolver.gateway.api.admin import REFUSED_LOGINS, RefusedLogins
+from resolver.gateway.api.admin import REFUSED_CHANGES, REFUSED_LOGINS, Refusals
 from resolver.gateway.api.image_listing import LISTING_PATH
 from resolver.gateway.app_keys import (
     ACCESS_LOG,
@@ -52,7 +52,8 @@ from resolver.services import Services
 from resolver.settings import Settings
 
 SHARED: tuple[web.AppKey[Any], ...] = (
-    *(SERVICES, IN_FLIGHT, TOKENS, LIMITS, REFUSED_LOGINS, ACCESS_LOG, METRICS, BROWSER_GUARD),
+    *(SERVICES, IN_FLIGHT, TOKENS, LIMITS, REFUSED_LOGINS, REFUSED_CHANGES),
+    *(ACCESS_LOG, METRICS, BROWSER_GUARD),
     *(status.CENSUS_CACHE, status.METRICS_RENDER, status.INDEX_RENDER),
     *(status_page.SNAPSHOTS, status_page.STREAMS),
 )
@@ -160,6 +161,14 @@ async def moved(_: web.Request) -> web.StreamResponse:
     )
 
 
+async def not_moved(_: web.Request) -> web.StreamResponse:
+    """A path for clients, at the management port."""
+    raise NotFound(
+        "this path is on the other port of this gateway, which is for clients (RESOLVER_PORT)",
+        headers={"Vary": "Accept"},
+    )
+
+
 def make_app(
     services: Services,
     *,
@@ -180,7 +189,9 @@ def make_app(
     services.problems.add_source(tokens.problems)
     clients = Clients(settings.trusted_proxies, settings.public_url)
     app[LIMITS] = Limits(settings.client_rate, clients)
-    app[REFUSED_LOGINS] = RefusedLogins(services.index.audit)
+    app[REFUSED_LOGINS] = Refusals(services.index.audit, "login refused")
+    app[REFUSED_CHANGES] = Refusals(services.index.audit, "change refused")
+    app.on_cleanup.append(_report_refusals)
     app[ACCESS_LOG] = AccessLog(settings.access_log)
     app[BROWSER_GUARD] = BrowserGuard(settings.public_url, settings.hosts)
     app[METRICS] = Metrics(
@@ -209,6 +220,11 @@ def make_app(
     return app
 
 
+async def _report_refusals(app: web.Application) -> None:
+    await app[REFUSED_LOGINS].close()
+    await app[REFUSED_CHANGES].close()
+
+
 def _routes(settings: Settings) -> list[web.RouteDef]:
     """Those of the one port, or of that for clients if there are two."""
     is_gateway = settings.role != "indexer"
@@ -235,4 +251,6 @@ def make_management_app(app: web.Application) -> web.Application:
     if app[SERVICES].settings.role != "indexer":
         openapi = web.get("/openapi.json", status.openapi)
         management.add_routes([*page_routes(), *admin_routes(), openapi])
+        elsewhere = {route.path for route in client_routes()} - {openapi.path}
+        management.add_routes(web.route("*", path, not_moved) for path in sorted(elsewhere))
     return management

@@ -16,6 +16,7 @@ from resolver import logs
 from resolver.errors import ResolverError
 from resolver.gateway.server import Sockets, on_signal, open_sockets, serving
 from resolver.index import EmbeddedStore, open_index
+from resolver.problems import Problem
 from resolver.registry import Progress, StartupLocations, ignore_progress
 from resolver.services import open_services
 from resolver.settings import Settings
@@ -59,6 +60,25 @@ async def read_again(load: Callable[[], Startup], old: Settings) -> Startup:
     return started
 
 
+def log_reload(old: Settings, new: Settings) -> None:
+    """Logs that a reload has succeeded, and which settings it changed: their names, since some
+    values are secret."""
+    changed = [
+        f"RESOLVER_{name.upper()}"
+        for name in type(new).model_fields
+        if name not in RESTART_ONLY and getattr(new, name) != getattr(old, name)
+    ]
+    log.info("settings read again", changed=changed)
+
+
+RELOAD_REFUSED = Problem(
+    code="reload-refused",
+    text="The settings or locations that SIGHUP had read again cannot be used, so the earlier ones "
+    "stay. This process would not start with them.",
+    action="The log says why (`the old settings stay`). Correct it, and reload again.",
+)
+
+
 async def register(started: Startup, on_progress: Progress = ignore_progress) -> str:
     """Registers the startup locations once for several workers. Returns the identity of the index
     that has them, or an empty string if Redis does not answer.
@@ -97,6 +117,8 @@ class ReloadingServer:
         self._sockets = Sockets(())
         self._current: _Generation | None = None
         self._is_reloading = False
+        self._is_refused = False
+        """Whether the last reload failed."""
         self._stop, self._hangup = asyncio.Event(), asyncio.Event()
 
     async def __aenter__(self) -> Self:
@@ -140,6 +162,7 @@ class ReloadingServer:
             url = await stack.enter_async_context(
                 serving(services, sockets, is_replaced=lambda: self._is_reloading)
             )
+            services.problems.add_source(lambda: [RELOAD_REFUSED] if self._is_refused else [])
             return _Generation(settings, url, services.bootstrap.registered_index, stack.pop_all())
         raise AssertionError("an exit stack swallows no exception here")
 
@@ -163,13 +186,15 @@ class ReloadingServer:
             self._current = await self._serve(started, registered_index)
         except ResolverError as error:
             log.error("the old settings stay", reason=error.detail)  # noqa: TRY400 - it is enough
+            self._is_refused = True
             return
+        self._is_refused = False
         self._is_reloading = True
         try:
             await old.stack.aclose()
         finally:
             self._is_reloading = False
-        log.info("settings read again")
+        log_reload(old.settings, self._current.settings)
 
 
 async def _either(*events: asyncio.Event) -> None:

@@ -2,7 +2,7 @@
 
 openstacksdk reads the file with ``secure.yaml`` and vendor profiles, and brings keystoneauth with
 its plugins (password, application credential, token, none and others). Both are the optional extra
-``glance-resolver[keystone]``; they are imported when the first cloud is used.
+``keystone``; they are imported when the first cloud is used.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import ssl
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from resolver.errors import LocationUnavailable, ResolverError
+from resolver.errors import LocationUnavailable, ResolverError, installing
 from resolver.models import Location
 from resolver.text_files import MAX_PEM_BYTES, read_bytes
 
@@ -51,7 +51,7 @@ def read_cloud(cloud: CloudRef) -> Any:
         from openstack.config import OpenStackConfig  # noqa: PLC0415 - the optional extra
     except ImportError as error:
         raise LocationUnavailable(
-            'auth {"cloud": …} needs openstacksdk: pip install "glance-resolver[keystone]"',
+            f'auth {{"cloud": …}} needs openstacksdk: {installing("keystone")}',
             code="no-credential",
         ) from error
     # `_unreadable_file` reports the same in one line.

@@ -13,9 +13,10 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from resolver.errors import LocationUnavailable
-from resolver.glance.cloud_config import CloudRef, cloud_error, read_tls
+from resolver.glance.cloud_config import CloudRef, cloud_error, cloud_of, read_tls
 from resolver.glance.keystone import AuthHeaders, authenticate
 from resolver.glance.secret_sources import SecretSources
+from resolver.models import Location
 from resolver.settings import Settings
 
 AUTH_RETRY_SECONDS = 2.0
@@ -160,6 +161,13 @@ class CloudCredentials:
         cloud.invalidated_at = now
         cloud.current = None
         return True
+
+    def forget_failure(self, location: Location) -> None:
+        """Has the next who needs the credential of a location try again at once, whatever failed
+        just now: an operator may have repaired it."""
+        ref = cloud_of(location)
+        if ref is not None and (cloud := self._clouds.get(ref)):
+            cloud.failure, cloud.tls_until = None, 0.0
 
     def check_host(self, ref: CloudRef, credential: AuthHeaders, host: str) -> None:
         """Raises LocationUnavailable if a credential of this cloud must not be sent to a host."""

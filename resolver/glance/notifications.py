@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import structlog
 
-from resolver.errors import InvalidImageId, LocationUnavailable
+from resolver.errors import InvalidImageId, LocationUnavailable, installing
 from resolver.glance.json_pages import has_many_values
 from resolver.glance.secret_sources import SecretSources
 from resolver.image_facts import NOTHING_KNOWN, ImageFacts
@@ -243,7 +243,7 @@ def _load_aio_pika() -> ModuleType:
         import aio_pika  # noqa: PLC0415
     except ImportError as error:
         raise LocationUnavailable(
-            "reading notifications needs `pip install 'glance-resolver[events]'`",
+            f"reading notifications needs aio-pika: {installing('events')}",
             code="no-aio-pika",
         ) from error
     for name in ("aio_pika", "aiormq"):  # they log a traceback for each lost connection

@@ -86,7 +86,10 @@ class RateLimiter:
         wait = min(max(parse_retry_after(retry_after) or 0.0, least), MAX_RETRY_AFTER_SECONDS)
         if is_first:
             self.faults.record_failure(
-                "it refuses requests for a while", location=self.name, retry_after=round(wait, 1)
+                "it refuses requests for a while",
+                lasts=wait,
+                location=self.name,
+                retry_after=round(wait, 1),
             )
         self.paused_until = max(self.paused_until, now + wait)
         return wait

@@ -6,6 +6,7 @@ import asyncio
 import json
 import ssl
 import time
+from collections import defaultdict
 from datetime import datetime
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
@@ -50,9 +51,12 @@ class TokenChecks:
         have. Requests end with its timeout."""
         self._session = session
         self._cloud_credentials = cloud_credentials
-        self._credential_faults = FaultLog(
-            __name__, "no credential to check tokens", "credential to check tokens again"
+        self._credential_faults: defaultdict[str, FaultLog] = defaultdict(
+            lambda: FaultLog(
+                __name__, "no credential to check tokens", "credential to check tokens again"
+            )
         )
+        """By location."""
 
     async def seconds_left(self, url: str, location: Location | None, token: str) -> float | None:
         """How long a Keystone will accept a token; None where it does not accept it now.
@@ -89,18 +93,19 @@ class TokenChecks:
 
     async def _own_credential(self, location: Location, url: str) -> _OwnCredential:
         """The gateway's own credential for a location, as far as it may be sent to Keystone."""
-        cloud = cloud_of(location)
+        cloud, faults = cloud_of(location), self._credential_faults[location.name]
         try:
             if cloud is None:
                 # Without a cloud only the settings name the Keystone.
                 token = url and self._cloud_credentials.secrets.read_token(location.auth)
+                faults.record_success(location=location.name)
                 return NO_CREDENTIAL._replace(token=token or "")
             tls = await self._cloud_credentials.tls(cloud) or True
             sent = await self._cloud_credentials.auth_headers(cloud)
         except LocationUnavailable as error:
-            self._credential_faults.record_failure(str(error), location=location.name)
+            faults.record_failure(str(error), location=location.name)
             return NO_CREDENTIAL
-        self._credential_faults.record_success()
+        faults.record_success(location=location.name)
         own = _OwnCredential("", _identity_url(sent.auth_url), cloud, sent, tls)
         try:
             host = urlsplit(url or own.url).hostname or ""

@@ -186,7 +186,9 @@ class ServerWatch:
         """A `ProblemSource`."""
         for finding in self._findings.values():
             if not finding.ok:
-                yield Problem(code=finding.name, text=f"{finding.text}.", action=f"{finding.fix}.")
+                yield Problem(
+                    code=finding.name, text=f"{finding.text.rstrip('.')}.", action=f"{finding.fix}."
+                )
 
 
 _READS: dict[str, Callable[[str], Command]] = {

@@ -34,6 +34,17 @@ StartupLocations = Mapping[str, Mapping[str, Any]]
 log = structlog.get_logger()
 
 
+ACTION_FOR_REDIS = (
+    "Check Redis, the network to it and RESOLVER_REDIS_URL; the log has the complete reason."
+)
+
+ACTION_FOR_LOST_INDEX = (
+    "`glance-resolver locations apply FILE` registers the locations of a file, `glance-resolver "
+    "index import FILE` those of an export, with their images. Where Redis should have data, check "
+    "RESOLVER_REDIS_URL."
+)
+
+
 class Bootstrap:
     """Makes the index if there is none and registers the startup locations. It does both again when
     Redis has lost its data.
@@ -79,6 +90,8 @@ class Bootstrap:
         index.on_invalidation(self._on_invalidation)
         self.fault = ""
         """Why the index cannot be used, for anybody to read; empty while it can be used."""
+        self._is_lost = False
+        """Whether that is because Redis has none."""
         self._fault_log = FaultLog(
             __name__, "redis unavailable", "redis available again", quiet_seconds=0
         )
@@ -121,15 +134,16 @@ class Bootstrap:
                 await self._reconcile()
                 self.report_fault("")
             except ResolverError as error:
-                self.report_fault(error.detail, str(error))
+                self.report_fault(error.detail, str(error), is_lost=isinstance(error, IndexLost))
                 await asyncio.sleep(RECONCILE_INTERVAL_SECONDS / 2)
             except Exception:
                 log.exception("bootstrap failed")
                 await asyncio.sleep(RECONCILE_INTERVAL_SECONDS)
 
-    def report_fault(self, fault: str, log_text: str = "") -> None:
+    def report_fault(self, fault: str, log_text: str = "", *, is_lost: bool = False) -> None:
         """Sets `fault`, and logs its begin and its end. ``log_text``: the same with details that
-        only operators may see."""
+        only operators may see. ``is_lost``: Redis answers, and has no index."""
+        self._is_lost = is_lost
         if fault:
             if not self.fault:
                 self._fault_since = time.time()
@@ -144,8 +158,7 @@ class Bootstrap:
             yield Problem(
                 code="index-unavailable",
                 text=f"The index cannot be used: {self.fault}.",
-                action="Check Redis, the network to it and RESOLVER_REDIS_URL; the log has the "
-                "complete reason.",
+                action=ACTION_FOR_LOST_INDEX if self._is_lost else ACTION_FOR_REDIS,
                 since=self._fault_since,
             )
         for name in self._startup_locations.keys() & self._tables.table.removed:

@@ -59,6 +59,8 @@ class BatchRequest:
     """Names of locations to remove."""
     keep_other_fields: bool = False
     """Whether fields that are not given stay as they are, instead of getting their defaults."""
+    dry_run: bool = False
+    """Whether everything is only checked."""
     by: str = ""
     """The name of the operator's token, for the audit log; empty if no operator asks."""
     request_host: str = ""
@@ -87,8 +89,9 @@ class LocationBatch:
         is_resolver: AsksResolver | None = None,
         on_progress: Progress = ignore_progress,
     ) -> BatchResult:
-        """Checks everything, and then writes what differs. Locations are put before others are
-        removed, so that an image that moves keeps an owner.
+        """Checks everything, and then writes what differs, unless it is a dry run: then the result
+        is what would be written. Locations are put before others are removed, so that an image that
+        moves keeps an owner.
 
         ``is_resolver``: asks a server whether it is a resolver; None: no server is asked.
 
@@ -108,6 +111,8 @@ class LocationBatch:
             changes = _changes(pending, snapshot, request, self._secrets)
             if is_resolver is not None and attempt == 0:
                 await _check_resolvers(changes, is_resolver)
+            if request.dry_run:
+                return _expected_result(changes, request, snapshot)
             conflicts = await self._write(changes, request, result, on_progress)
             if not conflicts:
                 break
@@ -240,6 +245,17 @@ def _changes(
         final.pop(name, None)
     _check_notifications([wanted.name for wanted, _ in changes], final)
     return changes
+
+
+def _expected_result(
+    changes: Sequence[tuple[Location, Record | None]], request: BatchRequest, snapshot: Snapshot
+) -> BatchResult:
+    """What a batch would change."""
+    return BatchResult(
+        added=[wanted.name for wanted, before in changes if before is None],
+        changed=[wanted.name for wanted, before in changes if before is not None],
+        removed=[name for name in map(check_name, request.remove) if name in snapshot.records],
+    )
 
 
 def _check_notifications(names: Collection[str], final: Mapping[str, Location]) -> None:

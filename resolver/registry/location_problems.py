@@ -136,8 +136,8 @@ def _problems_of(view: LocationView) -> Iterator[Problem]:
     if sweep.conflicts:
         yield Problem(
             code="conflict",
-            text=f"{sweep.conflicts} images of location {view.name!r} have other bytes at other "
-            "locations. Which of them a client gets depends on the order of owners.",
+            text=f"Other locations have other bytes for {sweep.conflicts:,} of the images of "
+            f"location {view.name!r}. Which of them a client gets depends on the order of owners.",
             action="`glance-resolver report conflicts` lists them. Delete the wrong ones.",
             location=view.name,
         )
@@ -151,6 +151,17 @@ def _problems_of(view: LocationView) -> Iterator[Problem]:
             f"{view.name} --confirm-shrink`.",
             location=view.name,
             since=sweep.guarded or 0.0,
+        )
+    feed = view.status.subscription
+    if view.location.notifications and feed is not None and not feed.connected:
+        yield Problem(
+            code="events-lost",
+            text=f"The notifications of location {view.name!r} are not read ({feed.error_code}). "
+            "What changed there is found by polls and sweeps.",
+            action=f"`glance-resolver locations show {view.name}` has the error; the URL of the "
+            "broker is where its `notifications` say. The log of the indexer has more.",
+            location=view.name,
+            since=feed.since,
         )
     if poll.error:
         yield Problem(

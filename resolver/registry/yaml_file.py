@@ -17,6 +17,10 @@ MAX_FILE_BYTES = 16 * 1024 * 1024
 """Largest file that is read. Ten thousand locations take 2 MB."""
 
 
+MISSING_COLON = ("mapping values are not allowed here", "could not find expected ':'")
+"""What PyYAML reports of the line after one without a colon."""
+
+
 class _Loader(yaml.SafeLoader):
     """Refuses a key that occurs twice in a mapping. PyYAML would silently use the last one."""
 
@@ -56,6 +60,8 @@ def read_locations(path: str, *, may_be_pipe: bool = False) -> dict[str, dict[st
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
         why = getattr(error, "problem", None) or "it is not YAML text"
+        if why in MISSING_COLON:
+            why += " (or the line before lacks its ':')"
         raise SettingsError(f"locations file {path}{where}: {why}") from error
     listed = document.get("locations") if isinstance(document, dict) else None
     if not isinstance(listed, dict) or set(document) != {"locations"}:
@@ -73,5 +79,6 @@ def read_locations(path: str, *, may_be_pipe: bool = False) -> dict[str, dict[st
         try:
             parse_location(str(name), fields)
         except InvalidLocation as error:
-            raise SettingsError(f"locations file {path}: {name}: {error.detail}") from error
+            hint = "" if isinstance(name, str) else "; in YAML, quote names such as no and 1.0"
+            raise SettingsError(f"locations file {path}: {name}: {error.detail}{hint}") from error
     return {str(name): dict(fields) for name, fields in listed.items()}

@@ -12,7 +12,7 @@ from typing import Any
 
 from resolver.image_facts import Content, differ
 from resolver.index import lookup_owners, summarize
-from resolver.models import format_id
+from resolver.models import Health, format_id
 from resolver.registry import Table
 from resolver.resolution.ranking import DEFAULT_PREFERENCES, ImageOwner, owners_of, rank_key
 from resolver.resolution.templates import PLACEHOLDER
@@ -88,12 +88,10 @@ def missing_in(region: str, domains: Container[str]) -> Describe:
             "region": region,
             "locations": sorted(owner.name for owner in owners),
         }
-        source = _import_source(o for o in owners if o.view.location.domain in domains)
+        source = _import_source(owners, domains)
         if source is None:
-            no_source = (
-                "no owner is usable, in service, in a region that has a name and of the same domain"
-            )
-            return {**row, "source": None, "reason": no_source}
+            reasons = (f"{o.name} {_not_a_source(o, domains)}" for o in owners)
+            return {**row, "source": None, "reason": ", ".join(sorted(reasons))}
         commands = import_commands(
             region, source.view.location.region, text, source.spell(image_id, text)
         )
@@ -123,16 +121,28 @@ def import_commands(
     }
 
 
-def _import_source(owners: Iterable[ImageOwner]) -> ImageOwner | None:
+def _import_source(owners: Iterable[ImageOwner], domains: Container[str]) -> ImageOwner | None:
     """The best owner that another Glance can download from: Keystone's catalog names it by its
     region."""
-    usable = [
-        owner
-        for owner in owners
-        if owner.is_usable and owner.view.location.region and owner.view.in_service
-    ]
+    usable = [owner for owner in owners if not _not_a_source(owner, domains)]
     return min(
         usable,
         key=lambda owner: (rank_key(owner.view, DEFAULT_PREFERENCES, ""), owner.name),
         default=None,
     )
+
+
+def _not_a_source(owner: ImageOwner, domains: Container[str]) -> str:
+    """Why a Glance of these domains cannot download an image from this owner; empty if it can."""
+    view = owner.view
+    if view.refused:
+        return "is not allowed here"
+    if not view.in_service:
+        return "is in maintenance"
+    if view.health is Health.DOWN:
+        return "is down"
+    if not owner.is_usable:
+        return f"has no bytes of it ({owner.status})"
+    if not view.location.region:
+        return "has no region"
+    return "" if view.location.domain in domains else "is of another `domain`"

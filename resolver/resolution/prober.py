@@ -35,7 +35,7 @@ SHUTDOWN_SECONDS = 1.0
 """How long `Prober.close` waits for answers on their way to the index, and for cancelled probes."""
 
 FAILURE_TEXTS = {
-    "no-credential": "it was not asked, because its credential cannot be read",
+    "no-credential": "it was not asked, because its credential cannot be used",
     "rate-limited": "it allows no more requests now",
     "unauthorized": "it refuses the credential that it is registered with, or needs one",
 }

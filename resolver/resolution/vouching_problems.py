@@ -79,12 +79,11 @@ class VouchingProblems:
             if not reason:
                 reason, since = self._doubt(view, now)
             if reason and reason != NO_INDEXER:  # that is one problem, of the whole service
-                duration = f" for {now - since:.0f} s" if since else ""
                 why = "" if reason == view.guard_problem else f": {reason}"
                 yield Problem(
                     code="cannot-vouch",
-                    text=f"Images that no location has are answered 503, not 404, because of "
-                    f"location {view.name!r}{duration}. The reason: {reason}.",
+                    text="Images that no location has are answered 503, not 404, because of "
+                    f"location {view.name!r}: {reason}.",
                     action=f"`glance-resolver locations check {view.name}` says what is wrong. To "
                     "let the others prove absence without it: `glance-resolver locations set "
                     f"{view.name} --vouches false`.",

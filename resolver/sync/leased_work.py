@@ -92,7 +92,10 @@ class LeasedWork:
                 await lease.release()
             faults.record_success(work=str(key.kind))
         except LostLease:
-            log.warning("lease lost: another indexer has taken over", work=key.lease_name)
+            log.warning(
+                "lease lost: another indexer has taken over, or Redis has lost it",
+                work=key.lease_name,
+            )
         except IndexUnavailable as error:
             faults.record_failure(str(error), work=str(key.kind))
         except Exception:

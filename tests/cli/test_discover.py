@@ -101,6 +101,23 @@ async def test_two_clouds_with_the_same_region_get_different_names(
 
 
 @pytest.mark.usefixtures("clouds")
+async def test_another_keystone_is_named_in_domain(
+    run: Run, keystones: dict[str, FakeKeystone]
+) -> None:
+    for name, keystone in keystones.items():
+        keystone.catalog = image_service((name, "public", f"https://{name}.example"))
+    _, _, err = await run(*DISCOVER, "a", "--yes")
+    assert "Keystone" not in err
+    _, _, err = await run(*DISCOVER, "b")
+    assert "locations of a are registered, too: if their Keystones differ" in err
+    assert "discover --domain NAME" in err
+    status, _, err = await run(*DISCOVER, "b", "--domain", "north", "--yes")
+    assert (status, "Keystones differ" in err) == (0, False)
+    _, out, _ = await run("locations", "list", "--json")
+    assert {row["name"]: row["domain"] for row in json.loads(out)} == {"a": "", "b": "north"}
+
+
+@pytest.mark.usefixtures("clouds")
 async def test_regions_and_names_are_chosen(run: Run, keystones: dict[str, FakeKeystone]) -> None:
     keystones["a"].catalog = image_service(
         *((region, "public", f"https://{region}.example") for region in ("r1", "r2", "r3")),
@@ -150,7 +167,8 @@ async def test_each_region_is_looked_up_in_its_own_keystone(
         keystone.catalog = image_service((name, "public", f"https://{name}.example"))
         regions.append({"name": name, "values": {"auth": {"auth_url": keystone.url}}})
     write(clouds, {"wide": {"auth": login, "regions": regions}})
-    assert (await run(*DISCOVER, "wide", "--yes"))[0] == 0
+    status, _, err = await run(*DISCOVER, "wide", "--yes")
+    assert (status, "wide has the regions a, b: if their Keystones differ" in err) == (0, True)
     assert await registered(run) == {
         "a": ("https://a.example", "a", {"cloud": "wide", "region": "a"}),
         "b": ("https://b.example", "b", {"cloud": "wide", "region": "b"}),

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -13,9 +16,12 @@ from click.testing import CliRunner, Result
 
 from resolver.cli import cli
 from resolver.cli.certificate_dates import CertificateError, expiry_of_file, expiry_of_server
+from resolver.index import open_index
+from resolver.models import Location, State, Sweep
 from resolver.standin import StandIn
 from resolver.standin.call import Caller
-from tests.cli.test_serve import found, run, serve
+from resolver.sync import ProcessWatch, WorkKey, WorkKind
+from tests.cli.test_serve import Server, found, get, run, serve
 from tests.support.certificates import Authority
 from tests.support.process import free_port
 from tests.support.redis import RedisServer
@@ -32,14 +38,37 @@ def rows(text: str) -> dict[str, list[str]]:
     return {name: rest for name, *rest in lines[1:]}
 
 
-def test_an_index_in_memory_is_that_of_another_process() -> None:
-    result = doctor("memory:", "--json")
-    assert result.exit_code == 0, result.output
-    found = json.loads(result.stdout)
-    assert found["ok"] is True
-    lines = {line["name"]: line for line in found["checks"]}
-    assert lines.keys() == {"settings", "index"}
-    assert "glance-resolver status" in lines["index"]["fix"]
+async def covered(server: Server) -> bool:
+    _, status = await get(f"{server.url}/status")
+    return bool(status["locations"]["covered"])
+
+
+def test_without_redis_and_without_a_process_nothing_is_well() -> None:
+    """As in a shell that lacks the environment of `serve`."""
+    result = doctor("memory:", RESOLVER_PORT=str(free_port()))
+    assert result.exit_code == 1, result.output
+    ok, text, fix = rows(result.stdout)["process"]
+    assert ok == "no"
+    assert "RESOLVER_REDIS_URL is not set here" in text
+    assert "RESOLVER_CONFIG" in fix
+
+
+async def test_an_index_in_memory_is_examined_by_its_process() -> None:
+    async with StandIn() as one, serve("--location", f"one={one.url}") as server:
+        port = server.url.rpartition(":")[2]
+        image = one.add(name="a").id
+        await wait_until(lambda: found(server, image))
+        status, out, _ = await run("doctor", "--json", RESOLVER_PORT=port)
+        assert status == 0, out
+        assert [line["name"] for line in json.loads(out)["checks"]] == ["settings", "process"]
+        token = re.search(r"admin token for this run: (\S+)", server.output)
+        assert token is not None
+        environ = {"RESOLVER_URL": server.url, "RESOLVER_TOKEN": token[1]}
+        await run("locations", "set", "one", "--state", "maintenance", **environ)
+        status, out, _ = await run("doctor", RESOLVER_PORT=port)
+    assert status == 1
+    ok, _, fix = rows(out)["no-location"]
+    assert (ok, "--state active" in fix) == ("no", True)
 
 
 @pytest.mark.redis
@@ -50,12 +79,13 @@ async def test_a_healthy_installation_passes_every_check(own_redis: RedisServer)
         options = ("--port", "0", "--location", f"one={one.url}")
         async with serve(options=options, **environ) as server:
             await wait_until(lambda: found(server, image))
+            await wait_until(lambda: covered(server))
             status, out, err = await run("doctor", **environ)
     assert status == 0, out + err
     lines = rows(out)
     assert {row[0] for row in lines.values()} == {"yes"}
     assert {"settings", "redis", "clock", "indexer", "versions", "location one"} <= lines.keys()
-    assert lines["location one"][1] == "versions, health, credential, listing, sees all"
+    assert lines["location one"][1] == "it passes each test, and is covered"
 
 
 @pytest.mark.redis
@@ -74,21 +104,58 @@ async def test_credentials_are_read_from_where_the_settings_allow(
         options = ("--port", "0", "--locations", str(file))
         async with serve(options=options, **environ) as server:
             await wait_until(lambda: found(server, image))
+            await wait_until(lambda: covered(server))
             _, out, _ = await run("doctor", **environ)
     assert rows(out)["location one"][0] == "yes", out
 
 
 @pytest.mark.redis
 def test_an_empty_redis_stays_empty(own_redis: RedisServer) -> None:
+    """It was never used, or has lost its data."""
     result = doctor(own_redis.url, "--json")
-    assert result.exit_code == 3
+    assert result.exit_code == 1
     found = json.loads(result.stdout)
     assert found["ok"] is False
-    checks = {check["name"]: check for check in found["checks"]}
-    assert (checks["indexer"]["ok"], checks["indexer"]["text"]) == (False, "none is running")
+    checks = {check["name"]: check for check in found["checks"] if not check["ok"]}
+    assert checks.keys() == {"gateway", "indexer", "index"}
     assert "serve --role indexer" in checks["indexer"]["fix"]
-    assert checks["locations"]["text"] == "none is registered"
+    assert "docs/disaster.md" in checks["index"]["fix"]
     assert own_redis.ask("KEYS", "*") == [], "it makes no index"
+
+
+@pytest.mark.redis
+async def test_what_is_wrong_with_what_is_stored(own_redis: RedisServer) -> None:
+    """No location, one that is not in service, lost ones, failing sweeps, and old processes."""
+
+    async def failed() -> tuple[int, dict[str, list[str]]]:
+        status, out, _ = await run("doctor", RESOLVER_REDIS_URL=own_redis.url)
+        return status, {name: row for name, row in rows(out).items() if row[0] == "no"}
+
+    async with StandIn() as one, open_index(own_redis.url) as index:
+        status, lines = await failed()
+        assert (status, lines.keys()) == (1, {"gateway", "indexer", "locations"})
+        assert "locations add NAME URL" in lines["locations"][2]
+        await ProcessWatch(index, "all", version="0.0.9").announce()
+        assert await index.lease(WorkKey(WorkKind.HEALTH).lease_name, seconds=60).acquire()
+        location = await index.records.put(Location(name="one", url=one.url), None)
+        status, lines = await failed()
+        assert (status, lines.keys()) == (3, {"versions", "location one"})
+        assert "restart the processes" in lines["versions"][2]
+        assert "not swept yet" in lines["location one"][1]
+        now = time.time()
+        sweep = Sweep(started=now, ended=now, sees_all=True, error="x", error_code="bad-listing")
+        await index.records.set_sweep(location.number, sweep)
+        status, lines = await failed()
+        assert (status, "(bad-listing)" in lines["location one"][1]) == (3, True)
+        await one.stop()
+        status, lines = await failed()
+        assert (status, lines["locations"][1]) == (1, "none answers")
+        assert lines["location one"][1].startswith("versions: ")
+        record = (await index.records.load()).records["one"]
+        away = replace(location, state=State.MAINTENANCE)
+        await index.records.put(away, record)
+        status, lines = await failed()
+        assert (status, "--state active" in lines["locations"][2]) == (1, True)
 
 
 @pytest.mark.redis
@@ -126,8 +193,8 @@ def test_missing_redis_rights_are_named(own_redis: RedisServer) -> None:
     assert "pw" not in result.output
     own_redis.ask("ACL SETUSER", "few", "+zadd")
     result = doctor(url, "--json")
-    assert result.exit_code == 3, "it works with less"
     failed = {check["name"]: check for check in json.loads(result.stdout)["checks"]}
+    assert failed["redis-rights"]["ok"], "it works with less"
     eviction = failed["redis-eviction"]
     assert (eviction["ok"], eviction["required"]) == (False, False)
     assert "allkeys-lru" in eviction["text"]
@@ -162,12 +229,12 @@ def test_the_expiry_of_our_certificate_is_checked(
     authority: Authority, days: int, status: int, text: str
 ) -> None:
     files = authority.issue(not_after=datetime.now(UTC) + timedelta(days=days))
-    result = doctor("memory:", **files.environ)
-    assert result.exit_code == status, result.output
-    ok, found_text, fix = rows(result.stdout)["certificate"]
-    assert (ok == "yes") == (status == 0)
-    assert bool(fix) == (status != 0)
-    assert text in found_text
+    result = doctor("memory:", "--json", RESOLVER_PORT=str(free_port()), **files.environ)
+    lines = {line["name"]: line for line in json.loads(result.stdout)["checks"]}
+    line = lines["certificate"]
+    assert (line["ok"], line["required"]) == (status == 0, status == 1)
+    assert bool(line["fix"]) == (status != 0)
+    assert text in line["text"]
 
 
 def test_a_certificate_and_its_key_in_one_file(authority: Authority, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import threading
@@ -12,8 +13,9 @@ from pathlib import Path
 import click
 import pytest
 
+from resolver import __version__
 from resolver.cli import main
-from resolver.cli.answer_shapes import is_front
+from resolver.cli.answer_shapes import MEMBERS, is_front
 from resolver.cli.gateway_client import Gateway, GatewayAddress, GatewayError, read_token
 from resolver.cli.stream_client import StreamRequest
 from tests.support.plain_server import PlainReply, PlainServer
@@ -58,6 +60,22 @@ def test_a_redirect_is_not_followed_with_the_token(redirecting: Server, target: 
         StreamRequest(redirecting.url, TOKEN).post("/index/import", [b"x"])
     assert len(redirecting.seen) == 3
     assert target.seen == []
+
+
+class OtherVersion(PlainServer):
+    """A gateway of another version, whose members have no ids."""
+
+    def answer(self, path: str, headers: Message) -> PlainReply:
+        member = {"host": "a", "pid": 1, "role": "all", "version": "0.0.9", "since": None}
+        document = {"version": "0.0.9"} if path == "/status" else {"members": [member]}
+        return PlainReply(body=json.dumps(document).encode())
+
+
+def test_an_answer_of_another_version_names_both_versions() -> None:
+    with OtherVersion() as server, pytest.raises(GatewayError) as error:
+        Gateway(server.url, TOKEN).call("GET", "/members", shape=MEMBERS)
+    assert f"has version 0.0.9 and this command {__version__}" in error.value.detail
+    assert "has no member 'id'" in error.value.detail
 
 
 @pytest.mark.parametrize("name", ["http_proxy", "HTTP_PROXY", "all_proxy"])
@@ -127,7 +145,7 @@ def test_commands_take_the_token_from_the_file(
     assert "RESOLVER_TOKEN" not in os.environ
     with pytest.raises(SystemExit):  # its answer is not that of a gateway
         main(["locations", "show", "one", "--json"])
-    assert target.seen == [("/locations/one", f"Bearer {TOKEN}")]
+    assert target.seen[0] == ("/locations/one", f"Bearer {TOKEN}")
 
 
 def test_http_where_the_gateway_speaks_https_is_named(target: Server) -> None:

@@ -21,7 +21,7 @@ from gunicorn.glogging import Logger
 from gunicorn.sock import create_sockets
 from gunicorn.workers.base import Worker
 
-from resolver.gateway.net.workers import ArbiterLog, GatewayWorker
+from resolver.gateway.net.workers import Application, ArbiterLog, GatewayWorker
 
 
 def parameters(function: object) -> list[str]:
@@ -50,8 +50,11 @@ def test_the_arbiter_logs_through_our_logger() -> None:
     assert not logger.error_log.isEnabledFor(logging.INFO)
 
 
-def test_a_reload_of_the_arbiter_reloads_the_application() -> None:
-    assert parameters(BaseApplication.reload) == ["self"]
+def test_the_arbiter_is_run_by_its_application_and_reloads_itself() -> None:
+    assert parameters(BaseApplication.run) == parameters(Application.run)
+    assert "Arbiter(self).run()" in inspect.getsource(BaseApplication.run)
+    assert parameters(Arbiter.reload) == ["self"]
+    assert "self.reload()" in inspect.getsource(Arbiter.handle_hup)
     assert "self.app.reload()" in inspect.getsource(Arbiter.reload)
 
 
@@ -101,5 +104,6 @@ def test_several_workers_without_gunicorn_are_one_clear_error() -> None:
     )
     assert done.returncode == 1
     assert done.stderr == (
-        "glance-resolver: --workers 2 needs gunicorn: pip install 'glance-resolver[workers]'\n"
+        "glance-resolver: --workers 2 needs gunicorn: pip install '.[workers]' in the checkout of "
+        "glance-resolver\n"
     )

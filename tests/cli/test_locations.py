@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from dataclasses import replace
@@ -9,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from rich.console import Console
 
-from resolver.cli import output
+from resolver.cli import cli, output
 from resolver.cli.apply_command import difference, kept_fields
 from resolver.cli.discover_command import classify_endpoint, location_name
 from resolver.cli.sweep_command import SweepProgress
@@ -24,7 +26,7 @@ from resolver.standin import StandIn
 from resolver.standin.call import Caller
 from resolver.sync.indexer_watch import MISSED_CHECKS
 from tests.cli.test_commands import Run, gateway, run
-from tests.gateway.conftest import ADMIN, Gateway, Start, start
+from tests.gateway.conftest import ADMIN, TOKEN, Gateway, Start, start
 from tests.support.faults import Switch, status
 
 __all__ = ["gateway", "run", "start"]
@@ -156,6 +158,29 @@ async def test_apply_can_be_repeated(run: Run, tmp_path: Path) -> None:
     code, _, err = await run("locations", "apply", str(file))
     assert code == 1
     assert err.startswith(f"glance-resolver: locations file {file}: one: `url` must begin")
+
+
+async def test_a_dry_run_is_checked_by_the_gateway(start: Start, tmp_path: Path) -> None:
+    reader = "token-of-a-dashboard"
+    tokens = f"ops={TOKEN},see:ro={reader}"
+    gateway = await start(admin_tokens=tokens, allowed_hosts="*.example")
+
+    async def apply(fields: dict[str, Any], token: str = TOKEN) -> tuple[int, str]:
+        file = tmp_path / "locations.yaml"
+        file.write_text(json.dumps({"locations": {"one": fields}}))
+        arguments = ["locations", "apply", str(file), "--dry-run", "--gateway", gateway.url]
+        result = await asyncio.to_thread(CliRunner().invoke, cli, [*arguments, "--token", token])
+        return result.exit_code, result.output + str(result.exception)
+
+    status, output = await apply(ONE)
+    assert (status, "+ one" in output) == (0, True)
+    status, output = await apply({**ONE, "auth": {"token_file": "/etc/hostname"}})
+    assert (status, "RESOLVER_SECRET_FILES" in output) == (1, True)
+    status, output = await apply({"url": "https://one.elsewhere"})
+    assert (status, "RESOLVER_ALLOWED_HOSTS" in output) == (1, True)
+    status, output = await apply(ONE, reader)
+    assert (status, "did not check it" in output) == (0, True)
+    assert await gateway.services.registry.records() == {}
 
 
 APPLIED_FILES = [

@@ -32,7 +32,7 @@ def test_an_old_aiohttp_is_refused_with_one_clear_line(tmp_path: Path) -> None:
     (line,) = done.stderr.splitlines()
     assert "aiohttp 3.11.18 is installed, aiohttp" in line
     assert ">=3.14" in line
-    assert "pip install --upgrade glance-resolver" in line
+    assert "pip install --upgrade ." in line
 
 
 def test_what_is_installed_here_fits() -> None:

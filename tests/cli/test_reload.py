@@ -23,6 +23,12 @@ async def base_url(server: Server) -> str:
     return str(body["versions"][0]["links"][0]["href"].removesuffix("/v2/"))
 
 
+async def problems(server: Server) -> set[str]:
+    """Their codes."""
+    _, status = await get(f"{server.url}/status")
+    return {problem["code"] for problem in status["problems"]}
+
+
 class Config:
     """The file that RESOLVER_CONFIG names."""
 
@@ -92,11 +98,15 @@ async def test_wrong_settings_change_nothing(config: Config) -> None:
         config.reload(server, "bulk_limit = 0")
         await wait_until(lambda: "the old settings stay" in server.output)
         assert "RESOLVER_BULK_LIMIT" in server.output
+        assert "reload-refused" in await problems(server)
         assert await base_url(server) == "https://before.example"
         config.reload(server, "port = 1", 'log_level = "debug"')
         await wait_until(lambda: "settings read again" in server.output)
         assert "RESOLVER_PORT changes only with a restart" not in server.output, "--port wins"
+        (line,) = [row for row in server.output.splitlines() if "settings read again" in row]
+        assert re.findall("RESOLVER_[A-Z_]+", line) == ["RESOLVER_PUBLIC_URL", "RESOLVER_LOG_LEVEL"]
         assert await base_url(server) == server.url
+        assert "reload-refused" not in await problems(server)
 
 
 async def test_a_generated_token_stays_valid_after_a_reload(config: Config) -> None:
@@ -140,7 +150,7 @@ async def test_a_reload_waits_for_redis(own_redis: RedisServer, config: Config) 
             own_redis.kill()
             config.reload(server, 'public_url = "https://after.example"')
             await wait_until(lambda: "the old settings stay" in server.output)
-            assert await found(server, image)
+            await wait_until(lambda: found(server, image))
             assert await base_url(server) == "https://before.example"
 
 

@@ -171,13 +171,17 @@ async def test_reload_loses_no_request(environ: dict[str, str], tmp_path: Path) 
 
         answered = await under_load(server, reload, done)
         assert await redirects(server) == answered
+        (line,) = [row for row in server.output.splitlines() if "settings read again" in row]
+        assert "RESOLVER_PUBLIC_URL" in line
         _, body = await get(f"{server.url}/v2")
         assert body["versions"][0]["links"][0]["href"].startswith("https://after.example/")
         config.write_text("bulk_limit = 0\n")
         again = workers(server)
         server.process.send_signal(signal.SIGHUP)
-        await wait_until(lambda: len(workers(server)) == 2 and not workers(server) & again)
         await wait_until(lambda: "the old settings stay" in server.output)
+        assert workers(server) == again
+        _, status = await get(f"{server.url}/status")
+        assert "reload-refused" in {problem["code"] for problem in status["problems"]}
         _, body = await get(f"{server.url}/v2")
         assert body["versions"][0]["links"][0]["href"].startswith("https://after.example/")
 

@@ -317,6 +317,6 @@ async def test_the_embedded_index_without_fakeredis_says_what_to_install(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setitem(sys.modules, "fakeredis", None)
-    with pytest.raises(SettingsError, match=r"pip install 'glance-resolver\[memory\]'"):
+    with pytest.raises(SettingsError, match=r"pip install '\.\[memory\]'"):
         async with open_index("memory:"):
             pytest.fail("it opened")

@@ -139,7 +139,7 @@ async def test_conflicts_of_a_sweep_are_in_status_and_metrics(start: Start) -> N
     await wait_until(lambda: stats.works_on(number), message="it is checked here")
     _, body = await gateway.get("/status")
     (problem,) = [p for p in body["problems"] if p["code"] == "conflict"]
-    assert (problem["location"], "3 images" in problem["text"]) == ("one", True)
+    assert (problem["location"], "for 3 of the images" in problem["text"]) == ("one", True)
     response, _ = await gateway.get("/metrics")
     assert 'glance_resolver_location_conflicts{location="one"} 3.0' in await response.text()
 

@@ -12,6 +12,7 @@ import pytest
 from resolver.errors import LocationUnavailable
 from resolver.glance import CloudCredentials, CloudRef
 from resolver.glance.keystone import AuthHeaders
+from resolver.models import Location
 
 PROD = CloudRef("prod")
 
@@ -162,5 +163,22 @@ async def test_without_the_extra_the_error_says_what_to_install(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setitem(sys.modules, "openstack.config", None)
-    with pytest.raises(LocationUnavailable, match=r"pip install \"glance-resolver\[keystone\]\""):
+    with pytest.raises(LocationUnavailable, match=r"pip install '\.\[keystone\]'"):
         await CloudCredentials().auth_headers(PROD)
+
+
+async def test_an_operator_who_has_repaired_a_credential_waits_for_no_retry(
+    keystone: FakeKeystone,
+) -> None:
+    credentials = CloudCredentials(keystone, lambda _: None)
+    location = Location(name="one", url="http://one.example", auth={"cloud": "prod"})
+    other = Location(name="two", url="http://two.example", auth={"token_env": "GLANCE_X"})
+    keystone.failure = "wrong password"
+    with pytest.raises(LocationUnavailable, match="wrong password"):
+        await credentials.auth_headers(PROD)
+    keystone.failure = ""
+    with pytest.raises(LocationUnavailable, match="wrong password"):
+        await credentials.auth_headers(PROD)
+    credentials.forget_failure(location)
+    credentials.forget_failure(other)
+    await credentials.auth_headers(PROD)

@@ -122,6 +122,9 @@ FAULTS = {
     "GlanceResolverWithoutRedis": Fault(
         {f"glance_resolver_without_index{ONE}}}": "0x20 1x9"}, 21, 23
     ),
+    "GlanceResolverRedisRefusesCommands": Fault(
+        {f'glance_resolver_problems{ONE},code="redis-errors"}}': "_x20 1x20"}, 20, 23
+    ),
     "GlanceResolverRedisMayEvict": Fault(
         everywhere("glance_resolver_redis_may_evict", "0x20 1x20"), 25, 27
     ),

@@ -263,6 +263,10 @@ async def test_a_secret_has_leaked(installation: Installation) -> None:
     installation.admins["new-credential"] = Caller("admin", admin=True)
     installation.environ["NEW_LOCATION_TOKEN"] = "new-credential"
     await installation.run(credential)
+    administrator = ("boss", "on", ">boss-password", "~*", "&*", "+@all")
+    installation.redis.ask("ACL SETUSER", *administrator)
+    admin_url = f"redis://boss:boss-password@{installation.redis.address}/0"
+    installation.environ["REDIS_ADMIN_URL"] = admin_url
     await installation.run(password)
     for url, answer in (('"$RESOLVER_REDIS_URL"', "WRONGPASS"), ('"$(cat redis-url)"', "PONG")):
         assert answer in await installation.run(f"redis-cli -u {url} PING || true")

@@ -185,4 +185,4 @@ async def test_without_the_package_the_start_says_what_to_install(tmp_path: Path
         "serve", "--port", "0", RESOLVER_OTEL="true", PYTHONPATH=f"{tmp_path}:{ROOT}"
     )
     assert status == 1
-    assert "pip install 'glance-resolver[otel]'" in err
+    assert "pip install '.[otel]'" in err

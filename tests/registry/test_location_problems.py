@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from resolver.index import Index
-from resolver.models import Location, Poll, State, Sweep
+from resolver.models import Location, Poll, State, SubscriptionStatus, Sweep
 from resolver.registry import FreshnessPolicy, LocationProblems, TableKeeper
 
 SECRET = "text of the server"
@@ -54,3 +54,20 @@ async def test_no_location_in_service_is_a_problem(index: Index) -> None:
     before = (await index.records.load()).records["one"]
     await index.records.put(replace(away, state=State.ACTIVE), before)
     assert await found() == []
+
+
+async def test_notifications_that_are_not_read_are_a_problem(index: Index) -> None:
+    where = {"url_env": "BROKER", "exchange": "glance"}
+    fields = Location(name="one", url="http://one.example", notifications=where)
+    one = await index.records.put(fields, None)
+    tables = TableKeeper(index, FreshnessPolicy(60))
+
+    async def found(subscription: SubscriptionStatus) -> list[tuple[str, float]]:
+        await index.records.set_subscription(one.number, subscription, one)
+        await tables.fresh()
+        return [(p.code, p.since) for p in LocationProblems(tables).problems()]
+
+    lost = SubscriptionStatus(since=5.0, at=9.0, error=SECRET, error_code="broker-unreachable")
+    assert await found(lost) == [("events-lost", 5.0)]
+    assert SECRET not in str(list(LocationProblems(tables).problems()))
+    assert await found(SubscriptionStatus(connected=True, since=8.0, at=9.0)) == []

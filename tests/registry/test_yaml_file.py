@@ -53,6 +53,8 @@ def test_a_file_without_locations_is_accepted(tmp_path: Path) -> None:
         ("locations: {one: http://one.example}", "'one' must have fields"),
         ("locations: {one: }", "'one' must have fields"),
         ("locations: {one: {region: r}}", "one: `url` is missing"),
+        ("locations:\n  one:\n    url\n    region: r\n", "the line before lacks its ':'"),
+        ("locations: {no: {url: 'http://one.example'}}", "in YAML, quote names such as no"),
         (
             "locations: {one: {url: http://o.example, weigth: 1}}",
             "one: unknown field weigth (did you mean 'weight'?)",

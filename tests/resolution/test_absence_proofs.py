@@ -268,8 +268,9 @@ async def test_a_location_that_is_down_blocks_absence_since_it_went_down(cloud: 
     check = Check(at=time.time(), health=Health.DOWN, changes=(change,))
     await cloud.index.records.set_check(cloud.numbers["one"], check)
     await cloud.services.tables.current()
-    assert "for 100 s" in blockers(cloud)["one"]
-    assert "down" in blockers(cloud)["one"]
+    (problem,) = cloud.services.problems.current()
+    assert (problem.code, problem.since) == ("cannot-vouch", change.at)
+    assert "it is down" in problem.text
 
 
 async def test_a_location_that_is_not_covered_blocks_absence_where_it_is_not_asked() -> None:

@@ -6,12 +6,15 @@ import json
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 
 from resolver.admin_tokens import Role, parse_token
 from resolver.gateway.limits import BURST_SECONDS, REFUSED_LOGIN_TOKENS
+from resolver.gateway.server import serving
 from resolver.gateway.tokens import Tokens
 from resolver.registry.export_format import BLOCK_CLAIMS
+from resolver.services import open_services
 from resolver.settings import Settings
 from tests.gateway.conftest import Gateway, Start
 from tests.support.ids import make_ids
@@ -128,12 +131,27 @@ async def test_refused_logins_are_counted_logged_and_recorded(
         assert "glance_resolver_logins_refused_total 20.0" in await response.text()
 
 
+async def test_the_number_of_refused_logins_is_written_at_the_end(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    services = open_services(Settings(role="gateway", admin_tokens=TOKENS, port=0))
+    async with services as opened, serving(opened) as url, aiohttp.ClientSession(url) as http:
+        for _ in range(7):
+            async with http.get("/locations", headers=WRONG) as response:
+                assert response.status == 401
+    lines = [record.msg for record in caplog.records if record.name == "audit"]
+    counts = [line["count"] for line in lines if isinstance(line, dict) and "count" in line]
+    assert sum(counts) == 7
+
+
 async def test_a_role_that_is_not_enough_is_recorded(watched: Gateway) -> None:
     response, _ = await watched.call("DELETE", "/locations/one", headers=BOB)
     assert response.status == 403
     ((by, what, _, detail),) = await trail(watched, 1)
-    assert (by, what) == ("(nobody)", "login-refused")
+    assert (by, what) == ("bob", "change-refused")
     assert "token bob has the role ro" in detail
+    async with watched.http.get("/metrics") as response:
+        assert "glance_resolver_logins_refused_total 0.0" in await response.text()
 
 
 async def test_wrong_tokens_are_rate_limited_and_reads_are_not(start: Start) -> None:
@@ -274,3 +292,19 @@ async def exported_by(gateway: Gateway, headers: dict[str, str]) -> str:
     async with gateway.http.get("/index/export", headers=headers) as response:
         assert response.status == 200
         return await response.text()
+
+
+async def test_the_log_has_the_fields_of_a_change(
+    watched: Gateway, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Redis may lose the audit log, and the change with it."""
+    fields = {"state": "draining", "reason": "new racks"}
+    with caplog.at_level("INFO", "audit"):
+        response, _ = await watched.call("PATCH", "/locations/one", headers=ANN, json=fields)
+        assert response.status == 200
+        await watched.call("PATCH", "/locations/one", headers=ANN, json={"state": "s3cret"})
+    lines = [record.msg for record in caplog.records if record.name == "audit"]
+    changes = [line for line in lines if isinstance(line, dict) and line["event"] == "admin"]
+    assert changes[0]["fields"] == fields
+    assert [line["status"] for line in changes] == [200, 400]
+    assert "s3cret" not in caplog.text

@@ -73,6 +73,14 @@ async def test_the_public_port_has_no_admin_path_and_no_metrics(ports: tuple[Gat
         assert status in (400, 404), path
 
 
+async def test_the_management_port_says_what_is_at_the_other(ports: tuple[Gateway, str]) -> None:
+    _, management = ports
+    for path in (f"/resolve/{ID}", f"/v2/images/{ID}", "/v2/images", "/versions"):
+        status, text = await ask(management, "GET", path)
+        assert (status, "RESOLVER_PORT" in text) == (404, True), path
+    assert (await ask(management, "GET", "/openapi.json"))[0] == 200
+
+
 async def test_the_public_port_only_reads(ports: tuple[Gateway, str]) -> None:
     """A `POST /resolve` is a read, and writes to images are answered with where to send them."""
     assert {route.method for route in client_routes()} <= {"GET", "HEAD", "POST", "*"}

@@ -79,7 +79,7 @@ async def test_work_ends_at_once_while_another_process_has_the_lease(index: Inde
 @pytest.mark.parametrize(
     ("error", "line"),
     [
-        (LostLease(), "lease lost: another indexer has taken over"),
+        (LostLease(), "lease lost: another indexer has taken over, or Redis has lost it"),
         (IndexUnavailable("Redis is gone"), "redis unavailable"),
         (ValueError("a bug"), "background work failed"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import time
 from collections.abc import Awaitable, Callable
@@ -18,7 +19,7 @@ from resolver.errors import (
     ResolverError,
     Unauthorized,
 )
-from resolver.gateway.app_keys import ADMIN, METRICS, REQUEST_ID, ROLE, SERVICES, TOKENS
+from resolver.gateway.app_keys import ADMIN, FIELDS, METRICS, REQUEST_ID, ROLE, SERVICES, TOKENS
 from resolver.gateway.limits import LIMITS
 from resolver.gateway.methods import READ_METHODS
 from resolver.index import Audit
@@ -38,34 +39,61 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 log = structlog.get_logger("audit")
 
 
-class RefusedLogins:
-    """Counts and reports refused logins: each in the metrics, the log and the audit log as a number
-    now and then."""
+class Refusals:
+    """Reports refusals of one kind: the first at once, more as a number when the interval is over,
+    in the log and in the audit log."""
 
-    def __init__(self, audit: Audit) -> None:
+    def __init__(self, audit: Audit, event: str) -> None:
+        """``event``: two words for the log. With a hyphen it is that of the audit log."""
         self._audit = audit
+        self._event = event
         self._unlogged = self._unaudited = 0
         self._logged_at = self._audited_at = -AUDIT_INTERVAL_SECONDS
         """On `time.monotonic`."""
+        self._last = ("", "", "", "")
+        """By whom, from where, which path and why."""
+        self._later: asyncio.Task[None] | None = None
 
-    async def report(self, client: str, path: str, reason: str) -> None:
-        """Reports one more."""
-        now = time.monotonic()
+    async def report(self, by: str, client: str, path: str, reason: str) -> None:
+        """Reports one more. ``by``: the name of the admin token, or `NOBODY`."""
+        self._last = by, client, path, reason
         self._unlogged += 1
         self._unaudited += 1
-        if now - self._logged_at >= LOG_INTERVAL_SECONDS:
-            log.warning(
-                "login refused", client=client, path=path, reason=reason, count=self._unlogged
-            )
+        await self._write()
+        if (self._unlogged or self._unaudited) and (self._later is None or self._later.done()):
+            self._later = asyncio.create_task(self._write_later(), name=self._event)
+
+    async def close(self) -> None:
+        """Reports what is left."""
+        if self._later is not None:
+            self._later.cancel()
+        self._logged_at = self._audited_at = -AUDIT_INTERVAL_SECONDS
+        await self._write()
+
+    async def _write_later(self) -> None:
+        while self._unlogged or self._unaudited:
+            await asyncio.sleep(LOG_INTERVAL_SECONDS)
+            await self._write()
+
+    async def _write(self) -> None:
+        """Writes what is due."""
+        (by, client, path, reason), now = self._last, time.monotonic()
+        if self._unlogged and now - self._logged_at >= LOG_INTERVAL_SECONDS:
+            log.warning(self._event, client=client, path=path, reason=reason, count=self._unlogged)
             self._unlogged, self._logged_at = 0, now
-        if now - self._audited_at >= AUDIT_INTERVAL_SECONDS:
+        if self._unaudited and now - self._audited_at >= AUDIT_INTERVAL_SECONDS:
             detail = f"{self._unaudited} refused, the last from {client}: {reason}"
             self._unaudited, self._audited_at = 0, now
+            what = self._event.replace(" ", "-")
             with contextlib.suppress(IndexUnavailable):  # it is refused all the same
-                await self._audit.record(NOBODY, "login-refused", detail=detail)
+                await self._audit.record(by, what, detail=detail)
 
 
-REFUSED_LOGINS = web.AppKey("refused_logins", RefusedLogins)
+REFUSED_LOGINS = web.AppKey("refused_logins", Refusals)
+"""Of tokens that are none."""
+
+REFUSED_CHANGES = web.AppKey("refused_changes", Refusals)
+"""Of changes that the role of a token does not allow."""
 
 
 async def authorize(request: web.Request, roles: frozenset[Role]) -> None:
@@ -87,7 +115,8 @@ async def authorize(request: web.Request, roles: frozenset[Role]) -> None:
     if admin is None or scheme.lower() != "bearer":
         if token:
             app[LIMITS].count_refused_login(client)
-            await _report_refusal(request, "no such token")
+            app[METRICS].count_refused_login()
+            await _report(request, REFUSED_LOGINS, NOBODY, "no such token")
         raise Unauthorized(
             "this token is none of the gateway's RESOLVER_ADMIN_TOKENS; of a line `NAME=TOKEN` or "
             "`NAME:ROLE=TOKEN` only TOKEN is sent"
@@ -98,7 +127,12 @@ async def authorize(request: web.Request, roles: frozenset[Role]) -> None:
     request[ADMIN], request[ROLE] = admin.name, admin.role
     if request.method in READ_METHODS or admin.role is Role.ADMIN or admin.role in roles:
         return
-    await _report_refusal(request, f"token {admin.name} has the role {admin.role}")
+    await _report(
+        request,
+        REFUSED_CHANGES,
+        admin.name,
+        f"token {admin.name} has the role {admin.role}",
+    )
     if admin.role is Role.RO:
         raise Forbidden(f"the token {admin.name!r} may only read", code="read-only-token")
     raise role_error(request)
@@ -112,10 +146,11 @@ def role_error(request: web.Request) -> Forbidden:
     )
 
 
-async def _report_refusal(request: web.Request, reason: str) -> None:
-    request.app[METRICS].count_refused_login()
+async def _report(
+    request: web.Request, refusals: web.AppKey[Refusals], by: str, reason: str
+) -> None:
     client = request.app[LIMITS].client_address(request) or "a local socket"
-    await request.app[REFUSED_LOGINS].report(client, request.path[:256], reason)
+    await request.app[refusals].report(by, client, request.path[:256], reason)
 
 
 def admin_only(handler: Handler) -> Handler:
@@ -151,6 +186,7 @@ def allow(*roles: Role) -> Callable[[Handler], Handler]:
                     status=status,
                     client=request.app[LIMITS].client_address(request),
                     request_id=request[REQUEST_ID],
+                    **({"fields": request[FIELDS]} if FIELDS in request and status < 300 else {}),
                 )
 
         return guarded

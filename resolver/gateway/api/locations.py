@@ -15,7 +15,7 @@ from resolver import __version__
 from resolver.admin_tokens import Role
 from resolver.errors import Conflict, InvalidRequest, UnsupportedMediaType
 from resolver.gateway.api.admin import admin_only, allow, audit, role_error
-from resolver.gateway.app_keys import ADMIN, HOST, ROLE, SERVICES
+from resolver.gateway.app_keys import ADMIN, FIELDS, HOST, ROLE, SERVICES
 from resolver.gateway.problem import json_response
 from resolver.gateway.request_body import read_body, read_json
 from resolver.glance import GlanceServer, is_resolver
@@ -79,14 +79,15 @@ async def list_locations(request: web.Request) -> web.StreamResponse:
 
 @admin_only
 async def change_locations(request: web.Request) -> web.StreamResponse:
-    """POST /locations: puts and removes many locations, all or none of them if one is wrong."""
+    """POST /locations: puts and removes many locations, all or none of them if one is wrong;
+    with ``dry_run`` none, and it answers what would be changed."""
     services = request.app[SERVICES]
     body = await read_object(request, limit=MAX_BATCH_BYTES)
     put, remove = body.pop("put", {}), body.pop("remove", [])
-    keep_other_fields = body.pop("keep_other_fields", False)
+    flags = {name: body.pop(name, False) for name in ("keep_other_fields", "dry_run")}
     if (
         body
-        or not isinstance(keep_other_fields, bool)
+        or not all(isinstance(flag, bool) for flag in flags.values())
         or not isinstance(put, dict)
         or not all(isinstance(fields, dict) for fields in put.values())
         or not isinstance(remove, list)
@@ -95,13 +96,13 @@ async def change_locations(request: web.Request) -> web.StreamResponse:
     ):
         raise InvalidRequest(
             'send {"put": {NAME: FIELDS, …}, "remove": [NAME, …]}, each name once, perhaps with '
-            '"keep_other_fields": true'
+            '"keep_other_fields": true and "dry_run": true'
         )
     result = await services.registry.apply(
         BatchRequest(
             put=put,
             remove=remove,
-            keep_other_fields=keep_other_fields,
+            **flags,
             by=request[ADMIN],
             request_host=request[HOST],
         ),
@@ -121,9 +122,10 @@ async def show_location(request: web.Request) -> web.StreamResponse:
 async def put_location(request: web.Request) -> web.StreamResponse:
     """PUT /locations/{name}. With ``If-None-Match: *`` (RFC 9110, 13.1.2) it replaces none."""
     name, services = request.match_info["name"], request.app[SERVICES]
+    fields = request[FIELDS] = await read_object(request)
     written = await services.registry.put(
         name,
-        await read_object(request),
+        fields,
         request_host=request[HOST],
         by=request[ADMIN],
         is_resolver=partial(is_resolver, services.session),
@@ -140,7 +142,7 @@ async def put_location(request: web.Request) -> web.StreamResponse:
 async def patch_location(request: web.Request) -> web.StreamResponse:
     """PATCH /locations/{name}. The role ``state`` may change the state and its reason only."""
     services = request.app[SERVICES]
-    fields = await read_object(request)
+    fields = request[FIELDS] = await read_object(request)
     if request[ROLE] is Role.STATE and fields.keys() - STATE_FIELDS:
         raise role_error(request)
     location = await services.registry.patch(
@@ -228,6 +230,7 @@ async def check_location(request: web.Request) -> web.StreamResponse:
     services, name = request.app[SERVICES], request.match_info["name"]
     view = await services.registry.view(name)
     await audit(request, "check", name)  # it sends the location's credential
+    services.cloud_credentials.forget_failure(view.location)
     server = GlanceServer(
         services.session, view.location, services.cloud_credentials, services.rate_limits
     )

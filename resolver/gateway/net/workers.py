@@ -10,10 +10,10 @@ wait while a worker is replaced are answered by its replacement.
 
 What is used of gunicorn. Documented: `BaseApplication`, the settings, the hooks ``pre_fork``,
 ``child_exit``, ``worker_exit``, ``when_ready`` and ``on_exit``, and ``bind = fd://N``, which hands
-our sockets over, so the arbiter needs no subclass. Not documented, and held by
-`tests/cli/test_gunicorn.py`: `Worker.init_signals`, ``SIGNALS``, ``sockets``, ``ppid``, ``pid`` and
-``app``; `BaseApplication.reload`; `Logger.setup` and ``error_log``. That is the price of a `Worker`
-and a `Logger` that are not gunicorn's own: a new release may rename them, so gunicorn has an upper
+our sockets over. Not documented, and held by `tests/cli/test_gunicorn.py`: `Worker.init_signals`,
+``SIGNALS``, ``sockets``, ``ppid``, ``pid`` and ``app``; `BaseApplication.run`; `Arbiter.reload` and
+``app``; `Logger.setup` and ``error_log``. That is the price of a `Worker`, an `Arbiter` and a
+`Logger` that are not gunicorn's own: a new release may rename them, so gunicorn has an upper
 version bound.
 
 A simpler way would be ``reuse_port = True``: each worker then opens its own sockets, and `listen`
@@ -42,13 +42,14 @@ from pathlib import Path
 from typing import Any
 
 from gunicorn.app.base import BaseApplication
+from gunicorn.arbiter import Arbiter
 from gunicorn.glogging import Logger
 from gunicorn.workers.base import Worker
 
 from resolver.errors import ResolverError, SettingsError
 from resolver.gateway.metrics.worker_metrics import WorkerMetrics
 from resolver.gateway.net.listener import BACKLOG, bind_socket
-from resolver.gateway.reloading import Startup, read_again, register
+from resolver.gateway.reloading import RELOAD_REFUSED, Startup, log_reload, read_again, register
 from resolver.gateway.server import Sockets, cannot_listen, serving, shown_url
 from resolver.service_manager import READY, STOPPING, ServiceManager
 from resolver.services import open_services
@@ -211,6 +212,9 @@ class GatewayWorker(Worker):
                 ),
             ),
         ):
+            services.problems.add_source(
+                lambda: [RELOAD_REFUSED] if application.refusal_mark.exists() else []
+            )
             gc.freeze()
             manager = application.manager
             keep_alive = asyncio.create_task(manager.keep_alive(), name="watchdog")
@@ -225,6 +229,15 @@ class GatewayWorker(Worker):
             if os.getppid() != self.ppid:  # the arbiter was killed
                 stop.set()
             await asyncio.sleep(HEARTBEAT_SECONDS)
+
+
+class ReloadingArbiter(Arbiter):
+    """Replaces the workers only where new ones could serve."""
+
+    def reload(self) -> None:
+        """Handles SIGHUP."""
+        if self.app.read_again():
+            super().reload()
 
 
 class Application(BaseApplication):
@@ -245,6 +258,8 @@ class Application(BaseApplication):
         self.registered_index = registered_index
         self.worker_count, self.sockets_per_worker = len(sockets), len(sockets[0])
         self.folder = folder
+        self.refusal_mark = folder / "reload-refused"
+        """A file that exists if the last reload failed. Workers look for it, too."""
         self.manager = manager
         self._bind = [
             f"fd://{listener.detach()}" for listeners in sockets for listener in listeners
@@ -274,20 +289,28 @@ class Application(BaseApplication):
             if name in self.cfg.settings:
                 self.cfg.set(name, value)
 
-    def reload(self) -> None:
-        """Reads the settings and startup locations again, registers the locations, and has all
-        workers replaced. The old ones stay if workers could not serve with the new."""
-        for worker in self._live_workers:
-            if isinstance(worker.pid, int):
-                self._replacement_mark(worker.pid).touch()
+    def run(self) -> None:
+        """Runs the arbiter. Never returns."""
+        ReloadingArbiter(self).run()
+
+    def read_again(self) -> bool:
+        """Reads the settings and startup locations again, and registers the locations. False if
+        workers could not serve with these: then the old ones stay, with what they know."""
         try:
             started = asyncio.run(read_again(self._load, self.started.settings))
             if started.locations:
                 self.registered_index = asyncio.run(register(started))
-            self.started = started
         except ResolverError as error:
             log.error("the old settings stay: %s", error)  # noqa: TRY400 - the text is enough
-        super().reload()
+            self.refusal_mark.touch()
+            return False
+        self.refusal_mark.unlink(missing_ok=True)
+        log_reload(self.started.settings, started.settings)
+        self.started = started
+        for worker in self._live_workers:
+            if isinstance(worker.pid, int):
+                self._replacement_mark(worker.pid).touch()
+        return True
 
     def load(self) -> Application:
         return self

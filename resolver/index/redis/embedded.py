@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from resolver.errors import SettingsError
+from resolver.errors import SettingsError, installing
 from resolver.index.redis.client import (
     DEFAULT_TIMEOUTS,
     Command,
@@ -45,8 +45,8 @@ class EmbeddedClient(RedisClient):
             from fakeredis import FakeAsyncRedis, FakeServer  # noqa: PLC0415 - optional, and heavy
         except ImportError as error:
             raise SettingsError(
-                "RESOLVER_REDIS_URL is not set and the embedded index is not installed: "
-                "pip install 'glance-resolver[memory]' or set RESOLVER_REDIS_URL"
+                "an index in memory is not installed: set RESOLVER_REDIS_URL, or "
+                f"{installing('memory')}"
             ) from error
         if store.server is None:
             store.server = FakeServer()
