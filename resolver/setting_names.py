@@ -26,6 +26,12 @@ FAULT_TEXTS = {
 }
 """What is wrong with a value, by pydantic's type of the fault."""
 
+
+def fault_text(kind: str, message: str) -> str:
+    """What is wrong with a value, by pydantic's type of the fault and its message."""
+    return FAULT_TEXTS.get(kind, message.removeprefix("Value error, "))
+
+
 _SERVICE_NAME = re.compile(
     r"RESOLVER_(.+_)?(SERVICE_HOST|SERVICE_PORT(_.+)?"
     r"|PORT_[0-9]+_(TCP|UDP|SCTP)(_(ADDR|PORT|PROTO|START|END|PORT_START|PORT_END))?|ENV_.+)",

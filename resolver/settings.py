@@ -29,7 +29,7 @@ from resolver.keystone_urls import parse_domains
 from resolver.location_fields import refuse_mapped_ipv4
 from resolver.masking import mask_url
 from resolver.models import MAX_BITS, MIN_BITS
-from resolver.setting_names import FAULT_TEXTS, PREFIX, unknown_names
+from resolver.setting_names import PREFIX, fault_text, unknown_names
 from resolver.suggestions import did_you_mean
 
 Seconds = Annotated[float, Field(gt=0, le=86400 * 30)]
@@ -485,8 +485,7 @@ def load_settings(overrides: Mapping[str, Any] | None = None) -> Settings:
         faults = []
         for fault in error.errors(include_input=False, include_url=False):
             name = str(fault["loc"][0]) if fault["loc"] else "?"
-            text = FAULT_TEXTS.get(fault["type"], fault["msg"].removeprefix("Value error, "))
-            message = without_middle(text)
+            message = without_middle(fault_text(fault["type"], fault["msg"]))
             if fault["type"] == "extra_forbidden":
                 meant = did_you_mean(name.lower(), Settings.model_fields)
                 faults.append(f"unknown setting {name!r} in {file}{meant}")

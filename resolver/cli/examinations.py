@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from resolver import __version__
+from resolver.bounded_http import read_document
 from resolver.cli.answer_shapes import STATUS
-from resolver.cli.bounded_http import read_document
 from resolver.cli.certificate_dates import CertificateError, expiry_of_file, expiry_of_server
 from resolver.cli.gateway_client import checked, decode_answer
 from resolver.cli.healthcheck_command import local_url, loopback_url, open_local
