@@ -76,7 +76,10 @@ async def examine_processes(index: Index) -> list[Finding]:
     if await _is_indexer_running(index):
         found.append(finding("indexer", "one is running"))
     else:
-        fix = "start one: `glance-resolver serve --role indexer`, or `--role all`"
+        fix = (
+            "start one: `glance-resolver serve --role indexer`, or `--role all` (one that runs is "
+            "seen 20 s after Redis has lost its data)"
+        )
         found.append(finding("indexer", "none is running", fix, ok=False))
     running = sorted({process.version for process in processes})
     text = ", ".join(running) or "no process is running"
