@@ -87,7 +87,7 @@ class CallerListings:
             if token is None or error.problem_code != "unauthorized":
                 raise
             raise LocationUnavailable(
-                "it does not accept the token"
+                "Glance does not accept the token"
                 if token
                 else "it needs your token of Keystone (X-Auth-Token)",
                 code="refused",

@@ -159,7 +159,7 @@ async def test_a_refusal_by_all_locations_is_passed_on(
         )
         assert response.status == status
         if status == 401:
-            assert problem["detail"] == "it does not accept the token"
+            assert problem["detail"] == "Glance does not accept the token"
             assert response.headers["WWW-Authenticate"] == 'Keystone uri="http://keystone.example"'
         else:
             assert problem["detail"] == "Glance's reason."
