@@ -20,7 +20,8 @@ from resolver.errors import LocationUnavailable
 
 READ_BYTES = 16 * 1024
 """Bytes read from a socket at a time. The event loop asks for 256 KiB, which may have 10,000
-responses."""
+responses. (uvloop reads from the descriptor and would not notice. Nothing here runs on it, and
+interim responses are bounded by themselves.)"""
 
 MAX_INTERIM_BYTES = 8 * 1024
 """Bytes of interim responses before an answer."""
@@ -98,7 +99,7 @@ class AnswerGuard(asyncio.Protocol):
     def _read_start(self, data: bytes) -> None:
         """Removes interim responses, and passes on the answer once it begins."""
         position = 0
-        while start := _INTERIM.match(data, position):
+        while position <= MAX_INTERIM_BYTES and (start := _INTERIM.match(data, position)):
             end = _END.search(data, start.end())
             if end is None:
                 break

@@ -8,8 +8,9 @@ from collections.abc import AsyncIterator
 from resolver.index.claims import Claims
 from resolver.index.spreading import is_random, spread
 
-TARGET_IMAGES = 4096
-"""Images to read in one batch, as far as whole buckets allow."""
+TARGET_IMAGES = 2048
+"""Images to read in one batch, as far as whole buckets allow. An export whose client does not read
+holds two batches, of some 0.2 kB an image."""
 
 MAX_BUCKETS = 4096
 """Buckets to read in one batch, where most of them are empty."""

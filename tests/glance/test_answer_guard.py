@@ -6,15 +6,22 @@ import asyncio
 import contextlib
 import socket
 import ssl
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import aiohttp
 import pytest
+from aiohttp.client_proto import ResponseHandler
 
 from resolver.errors import LocationUnavailable
 from resolver.glance import GlanceServer, connect
-from resolver.glance.answer_guard import MAX_INTERIM_BYTES, READ_BYTES, short_reads
+from resolver.glance.answer_guard import (
+    MAX_INTERIM_BYTES,
+    READ_BYTES,
+    AnswerGuard,
+    short_reads,
+)
 from resolver.models import Location
 from tests.support.certificates import Authority
 from tests.support.tcp_server import listening
@@ -150,6 +157,26 @@ async def test_what_comes_without_a_question_closes_the_connection(
         await wait_until(server.connections[0].is_closing, message="the connection is closed")
         assert await ask(session, server) == b"ok"
         assert len(server.connections) == 2
+
+
+async def test_interim_responses_are_bounded_however_many_arrive_at_once() -> None:
+    """A loop that reads more than `READ_BYTES` at a time changes nothing."""
+
+    class Aborted(asyncio.Transport):
+        aborts = 0
+
+        def abort(self) -> None:
+            self.aborts += 1
+
+    protocol, transport = ResponseHandler(asyncio.get_running_loop()), Aborted()
+    guard = AnswerGuard(protocol, transport)
+    guard.expect_answer()
+    many = CONTINUE * 400_000
+    before = time.process_time()
+    guard.data_received(many)
+    assert time.process_time() - before < 0.1
+    assert transport.aborts == 1
+    assert isinstance(protocol.exception(), LocationUnavailable)
 
 
 async def test_the_guard_is_there_with_tls(tmp_path: Path) -> None:

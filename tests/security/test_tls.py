@@ -10,7 +10,7 @@ import shutil
 import signal
 import ssl
 from collections.abc import Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 
 import aiohttp
@@ -23,6 +23,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from resolver.errors import SettingsError
+from resolver.gateway.net import connection_limiter, listener
 from resolver.gateway.net.tls import load
 from resolver.settings import load_settings
 from tests.cli.test_serve import run, serve
@@ -214,6 +215,46 @@ async def test_handshakes_that_never_end_make_room_at_the_connection_limit(
             http.get("/metrics") as reply,
         ):
             assert 'connections_cut_total{reason="room"}' in await reply.text()
+
+
+@pytest.mark.parametrize("patience", [60.0, 0.1])
+async def test_a_handshake_is_closed_first_only_where_it_takes_long(
+    start: Start,
+    files: Files,
+    authority: Authority,
+    monkeypatch: pytest.MonkeyPatch,
+    patience: float,
+) -> None:
+    monkeypatch.setattr(connection_limiter, "EVICT_AFTER_SECONDS", 0.1)
+    monkeypatch.setattr(listener, "HANDSHAKE_PATIENCE_SECONDS", patience)
+    gateway = await start(
+        tls_cert=str(files.cert), tls_key=str(files.key), max_connections=2, client_timeout=300
+    )
+    host, port = gateway.url.removeprefix("https://").split(":")
+
+    async with AsyncExitStack() as stack:
+
+        async def connected(tls: ssl.SSLContext | None) -> asyncio.StreamReader:
+            reader, writer = await asyncio.open_connection(host, int(port), ssl=tls)
+            stack.push_async_callback(ended, writer)
+            if tls is not None:
+                writer.write(b"HEAD /livez HTTP/1.1\r\nHost: g\r\n\r\n")
+                assert b" 200 OK" in await reader.readuntil(b"\r\n\r\n")
+            return reader
+
+        used = await connected(authority.client())
+        slow = await connected(None)  # idle for less time
+        await asyncio.sleep(0.3)
+        await connected(authority.client())
+        closed, kept = (used, slow) if patience > 1 else (slow, used)
+        assert await closed.read() == b""
+        assert not kept.at_eof()
+
+
+async def ended(writer: asyncio.StreamWriter) -> None:
+    writer.close()
+    with suppress(OSError):
+        await writer.wait_closed()
 
 
 @pytest.mark.redis

@@ -34,10 +34,12 @@ class LimitedConnection(Protocol):
 
     client_keys: tuple[bytes, ...]
     """See `ConnectionLimiter.client_keys`."""
-    served: bool
-    """Whether it has had a request."""
     idle_since: float
     """`time.monotonic` since when no request is being answered."""
+
+    @property
+    def served(self) -> bool:
+        """Whether it has had a request: others are closed first."""
 
     @property
     def is_idle(self) -> bool:
@@ -137,6 +139,7 @@ class ConnectionLimiter:
         for connection in heapq.nsmallest(count, idle, key=self._eviction_key):
             self.count_closed("room")
             connection.abort()
+            self.remove(connection)  # or another is closed before this one is known to be gone
         return bool(idle)
 
     def _eviction_key(self, connection: LimitedConnection) -> tuple[int, bool, float]:

@@ -42,6 +42,10 @@ RESERVED_DESCRIPTORS = 64
 HANDSHAKE_GRACE_SECONDS = 1.0
 """How long TLS handshakes under way may take at a shutdown."""
 
+HANDSHAKE_PATIENCE_SECONDS = 5.0
+"""How long an honest client may need for its handshake: three round trips of a second, and a lost
+packet. One that takes longer is the first to be closed to make room."""
+
 WARNING_INTERVAL_SECONDS = 60.0
 
 DEADLINE_CHECK_SECONDS = 0.5
@@ -184,16 +188,19 @@ class Listener:
 
 
 class _Handshake:
-    """A connection in its TLS handshake, as the limiter sees it: one without a request so far.
-    asyncio limits its time."""
+    """A connection in its TLS handshake, as the limiter sees it. asyncio limits its time."""
 
     is_idle = True
-    served = False
 
     def __init__(self, client_keys: tuple[bytes, ...], task: asyncio.Task[None]) -> None:
         self.client_keys = client_keys
         self.idle_since = time.monotonic()
         self._task = task
+
+    @property
+    def served(self) -> bool:
+        """Whether it counts like a connection that has had a request, since it may be honest."""
+        return time.monotonic() - self.idle_since < HANDSHAKE_PATIENCE_SECONDS
 
     def check_deadline(self, now: float) -> bool:
         """False: see the class."""
