@@ -56,7 +56,8 @@ LAYERS = [
     | {"gateway.read_auth"},
     {"gateway.api"},
     {"gateway.net.absent_template", "gateway.net.found_template", "gateway.net.known_reads"}
-    | {"gateway.net.front", "gateway.net.front_connection", "gateway.net.front_routes"},
+    | {"gateway.net.front", "gateway.net.front_connection", "gateway.net.front_routes"}
+    | {"gateway.net.front_server"},
     {"gateway"},
     {"gateway.net.workers"},
     {"cli"},

@@ -198,8 +198,8 @@ async def sign(request: web.Request, response: web.StreamResponse) -> None:
     """Every response carries the request id, and no version. During a shutdown it closes its
     connection.
 
-    aiohttp has chosen the field ``Connection`` by now, so `force_close` alone ends no client's
-    connection: it ends the bridge, which carries one request.
+    aiohttp has chosen the field ``Connection`` by now, so `force_close` alone says nothing to the
+    client.
     """
     request_id = request.get(REQUEST_ID)
     if request_id is None:
@@ -209,5 +209,3 @@ async def sign(request: web.Request, response: web.StreamResponse) -> None:
     if request.app[IN_FLIGHT].stopping:
         response.force_close()
         response.headers["Connection"] = "close"
-    elif request.get_extra_info(TRACKED):
-        response.force_close()

@@ -21,7 +21,8 @@ from resolver.gateway.limits import LIMITS
 from resolver.gateway.metrics.worker_metrics import WorkerMetrics
 from resolver.gateway.net.connection_limiter import ConnectionLimiter
 from resolver.gateway.net.front import Front
-from resolver.gateway.net.front_connection import FrontConnection, FrontServer
+from resolver.gateway.net.front_connection import FrontConnection
+from resolver.gateway.net.front_server import FrontServer
 from resolver.gateway.net.listener import Listener, open_listeners, usable_connections
 from resolver.gateway.net.request_head import MAX_FIELD_BYTES, MAX_FIELDS, MAX_TARGET_BYTES
 from resolver.gateway.net.tls import tls_options
@@ -38,10 +39,12 @@ KEEPALIVE_SECONDS = 75.0
 RUNNER_SHUTDOWN_SECONDS = 1.0
 """How long aiohttp waits for handlers that have outlived RESOLVER_SHUTDOWN_TIMEOUT."""
 
+KEPT_BRIDGE_SECONDS = 2.0
+"""How long a bridge waits for a further request of its connection."""
+
 AIOHTTP_OPTIONS: dict[str, Any] = {
     "access_log": None,
-    # A bridge carries one request, and this is how it learns that the response is sent.
-    "keepalive_timeout": 0,
+    "keepalive_timeout": KEPT_BRIDGE_SECONDS,
     "tcp_keepalive": False,
     # How long aiohttp waits for the rest of a body that no handler wants.
     "lingering_time": 1.0,

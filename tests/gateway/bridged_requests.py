@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import pytest
 from aiohttp import web
 
 
-@dataclass
 class BridgedRequests:
     """How many requests the front has passed to aiohttp."""
 
-    count: int = 0
+    def __init__(self) -> None:
+        self.servers: set[web.Server[Any]] = set()
+
+    @property
+    def count(self) -> int:
+        return sum(server.requests_count for server in self.servers)
 
 
 @pytest.fixture
 def bridged(monkeypatch: pytest.MonkeyPatch) -> BridgedRequests:
     requests, make_handler = BridgedRequests(), web.Server.__call__
 
-    def counted(server: web.Server[Any]) -> Any:
-        requests.count += 1
+    def seen(server: web.Server[Any]) -> Any:
+        requests.servers.add(server)
         return make_handler(server)
 
-    monkeypatch.setattr(web.Server, "__call__", counted)
+    monkeypatch.setattr(web.Server, "__call__", seen)
     return requests

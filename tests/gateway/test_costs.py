@@ -12,6 +12,7 @@ import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from types import FrameType
 from typing import Any
 
@@ -19,8 +20,10 @@ import pytest
 from aiohttp import web
 
 from resolver.gateway.app import make_app
+from resolver.gateway.net import front_server as front_server_module
 from resolver.gateway.net.connection_limiter import ConnectionLimiter
-from resolver.gateway.net.front_connection import FrontConnection, FrontServer
+from resolver.gateway.net.front_connection import FrontConnection
+from resolver.gateway.net.front_server import FrontServer
 from resolver.gateway.server import front_server
 from resolver.index.redis.pipelined_connection import PipelinedConnection
 from tests.gateway.conftest import Gateway, Start
@@ -36,8 +39,8 @@ MAX_CALLS = 38
 MAX_INDEX_CALLS = 53
 """The same for a redirect whose owners are read from the index, together with 49 others."""
 
-MAX_RESPONSES_PER_TURN = 16
-"""To one client, so that a hundred keep the others waiting for some 20 ms at most."""
+MAX_RESPONSES_PER_TURN = 8
+"""To one client, so that a hundred keep the others waiting for some 10 ms at most."""
 
 
 def request(text: str) -> bytes:
@@ -68,11 +71,17 @@ class Connections:
     """Connections of a gateway whose bytes come from the test."""
 
     def __init__(self, server: FrontServer) -> None:
-        self._server = server
+        self.server = replace(server, make_protocol=self._make_protocol)
+        self._make = server.make_protocol
+        self.protocols_made = 0
         self.open: list[FrontConnection] = []
 
+    def _make_protocol(self) -> asyncio.Protocol:
+        self.protocols_made += 1
+        return self._make()
+
     async def connect(self) -> tuple[FrontConnection, Client]:
-        connection, client = FrontConnection(self._server), Client()
+        connection, client = FrontConnection(self.server), Client()
         connection.connection_made(client)
         self.open.append(connection)
         return connection, client
@@ -82,7 +91,7 @@ class Connections:
 async def connections(gateway: Gateway) -> AsyncIterator[Connections]:
     limiter = ConnectionLimiter(1000)
     app = make_app(gateway.services, limiter=limiter)
-    runner = web.AppRunner(app, access_log=None)
+    runner = web.AppRunner(app, access_log=None, keepalive_timeout=1)
     await runner.setup()
     connections = Connections(front_server(gateway.services, app, runner, limiter))
     yield connections
@@ -213,15 +222,63 @@ async def test_a_client_that_sends_many_requests_at_once_shares_each_turn_of_the
     await wait_until(lambda: len(client.writes) == 40)
 
 
+async def test_data_that_arrives_meanwhile_gives_a_client_no_further_turn(
+    connections: Connections,
+) -> None:
+    connection, client = await connections.connect()
+    connection.data_received(request(IDS[0]))
+    await wait_until(lambda: client.writes)
+    client.writes.clear()
+    for turns in range(1, 10):
+        connection.data_received(request(IDS[0]) * 40)
+        await asyncio.sleep(0)
+        assert len(client.writes) <= turns * MAX_RESPONSES_PER_TURN
+    await wait_until(lambda: len(client.writes) == 9 * 40)
+
+
+WITH_BODY = request(IDS[0]).replace(b"\r\n\r\n", b"\r\nContent-Length: 1\r\n\r\nx")
+"""A request that aiohttp answers."""
+
+
+async def ask_aiohttp(connection: FrontConnection, client: Client) -> None:
+    client.writes.clear()
+    connection.data_received(WITH_BODY)
+    await wait_until(lambda: client.writes, timeout=5)
+    assert client.writes[-1].startswith(b"HTTP/1.1 307 ")
+    assert b"connection: close" not in client.writes[-1].lower()
+    await wait_until(lambda: connection.is_idle, timeout=5)
+
+
 async def test_a_request_that_aiohttp_answers_ends_with_its_response(
     connections: Connections,
 ) -> None:
-    """No timer runs before the connection is the front's again: aiohttp's own is 75 s here."""
+    """No timer runs before the connection is the front's again: aiohttp's own is longer. And the
+    next such request of the connection needs no new objects."""
     connection, client = await connections.connect()
-    with_body = request(IDS[0]).replace(b"\r\n\r\n", b"\r\nContent-Length: 1\r\n\r\nx")
-    for number in range(1, 4):
-        connection.data_received(with_body)
-        await wait_until(lambda number=number: len(client.writes) == number, timeout=5)
-        assert client.writes[-1].startswith(b"HTTP/1.1 307 ")
-        assert b"connection: close" not in client.writes[-1].lower()
-        await wait_until(lambda: connection.is_idle, timeout=5)
+    for _ in range(3):
+        await ask_aiohttp(connection, client)
+    assert connections.protocols_made == 1
+
+
+async def test_few_connections_keep_what_aiohttp_needs(
+    connections: Connections, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(front_server_module, "MAX_KEPT_BRIDGES", 2)
+    kept = connections.server.kept_bridges
+    clients = [await connections.connect() for _ in range(5)]
+    for _ in range(2):
+        for connection, client in clients:
+            await ask_aiohttp(connection, client)
+    assert len(kept) == 2
+    assert connections.protocols_made == 2 + 3 * 2
+    for connection, _ in clients:
+        connection.connection_lost(None)
+    assert not kept
+
+
+async def test_what_aiohttp_needs_is_given_up_after_a_while(connections: Connections) -> None:
+    connection, client = await connections.connect()
+    await ask_aiohttp(connection, client)
+    await wait_until(lambda: not connections.server.kept_bridges, timeout=5)
+    await ask_aiohttp(connection, client)
+    assert connections.protocols_made == 2

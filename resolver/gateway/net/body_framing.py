@@ -1,6 +1,6 @@
 """Where a request's body ends, for bodies that another protocol reads.
 
-The front hands exactly one request to aiohttp. What comes behind its body is the next request.
+The front hands aiohttp one request at a time. What comes behind its body is the next request.
 """
 
 from __future__ import annotations

@@ -15,18 +15,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import cast
 
-import structlog
-
-from resolver.gateway.access_log import AccessLog
-from resolver.gateway.metrics.process_metrics import Metrics
 from resolver.gateway.net.body_framing import framing_of
 from resolver.gateway.net.bridge import Bridge
-from resolver.gateway.net.connection_limiter import ConnectionLimiter
-from resolver.gateway.net.front import Front
-from resolver.gateway.net.in_flight import InFlight
+from resolver.gateway.net.front_server import FrontServer
 from resolver.gateway.net.known_reads import FrontRequest, PlainRead, RememberedKind
 from resolver.gateway.net.request_head import (
     END,
@@ -35,17 +28,12 @@ from resolver.gateway.net.request_head import (
     RequestHead,
     parse_head,
 )
-from resolver.gateway.net.write_coalescer import WriteCoalescer
-from resolver.gateway.problem import malformed
-from resolver.gateway.reply import head_text
-from resolver.gateway.request_ids import REQUEST_ID_HEADER, new_request_id
-from resolver.latency import observe_seconds
 
 NEVER = float("inf")
 
-REQUESTS_PER_TURN = 8
+REQUESTS_PER_TURN = 4
 """Requests of one connection that are answered before others have their turn. A hundred that send
-many at once then keep the others waiting for some 10 ms a turn."""
+many at once then keep the others waiting for some 4 ms a turn."""
 
 LINGER_SECONDS = 2.0
 """How long we discard what the client still sends after our last response."""
@@ -54,36 +42,23 @@ BODY_GRACE_SECONDS = 1.0
 """Handlers refuse a late body by themselves, with a better text. This is for those that read no
 body."""
 
-log = structlog.get_logger()
-
-
-@dataclass(frozen=True, slots=True)
-class FrontServer:
-    """What all connections of a process share."""
-
-    front: Front | None
-    """None for an indexer, where aiohttp answers everything."""
-    make_protocol: Callable[[], asyncio.Protocol]
-    """Makes aiohttp's protocol for one request."""
-    limiter: ConnectionLimiter
-    in_flight: InFlight
-    metrics: Metrics
-    access_log: AccessLog
-    coalescer: WriteCoalescer
-    client_timeout: float
-    """Seconds that a client has for a request's head, for each part of its body, and to take what
-    it is sent."""
-    keepalive_timeout: float
-    """Seconds that an idle connection stays open."""
-
 
 class FrontConnection(asyncio.Protocol):
     """A connection with a client."""
 
     __slots__ = (
-        *("_bridge", "_buffer", "_cancel", "_checked", "_client_ended", "_closing", "_deadline"),
-        *("_bridge_pauses_reading", "_has_tls", "_head_started", "_known_kind", "_reading_paused"),
-        *("_scheme", "_server", "_transport", "_write_deadline"),
+        *(
+            "_awaits_turn",
+            "_bridge",
+            "_buffer",
+            "_cancel",
+            "_checked",
+            "_client_ended",
+            "_closing",
+            "_deadline",
+        ),
+        *("_bridge_pauses_reading", "_has_tls", "_head_started", "_kept_bridge", "_known_kind"),
+        *("_reading_paused", "_scheme", "_server", "_transport", "_write_deadline"),
         *("client_keys", "idle_since", "peer", "served"),
     )
 
@@ -92,9 +67,14 @@ class FrontConnection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._buffer = bytearray()
         self._bridge: Bridge | None = None
+        """That of the request which aiohttp answers now."""
+        self._kept_bridge: Bridge | None = None
+        """That of the last such request, for the next."""
         self._cancel: Callable[[], None] | None = None
         self._known_kind: RememberedKind | None = None
         """The kind of the last read, where it has credentials: not for other connections."""
+        self._awaits_turn = False
+        """Whether other connections have their turn before more requests are read."""
         self._checked = 0
         """Bytes of the buffer that are known to be part of a head that is incomplete."""
         self._closing = False
@@ -181,6 +161,8 @@ class FrontConnection(asyncio.Protocol):
             cancel()
         if self._bridge is not None:
             self._drop_bridge(exc or ConnectionResetError("the client closed the connection"))
+        elif self._kept_bridge is not None:
+            self._kept_bridge.close()
 
     def eof_received(self) -> bool:
         """The client sends no more. It may still wait for responses, but with TLS asyncio cannot
@@ -244,6 +226,8 @@ class FrontConnection(asyncio.Protocol):
     def _read_requests(self) -> None:
         """Reads requests from the buffer until one of them is not answered at once, or the client
         takes no responses. After some, other connections have their turn."""
+        if self._awaits_turn:  # else data that arrives meanwhile would give it several
+            return
         for _ in range(REQUESTS_PER_TURN):
             if not self._buffer or not self.is_idle or self._write_deadline != NEVER:
                 break
@@ -261,10 +245,15 @@ class FrontConnection(asyncio.Protocol):
             self._begin(head)
         else:
             if self._buffer and self.is_idle:
-                asyncio.get_running_loop().call_soon(self._read_requests)
+                self._awaits_turn = True
+                asyncio.get_running_loop().call_soon(self._take_turn)
         if self.is_idle and not self._buffer:
             self._wait_for_request()
         self._update_reading()
+
+    def _take_turn(self) -> None:
+        self._awaits_turn = False
+        self._read_requests()
 
     def _next_head(self) -> RequestHead | None:
         buffer = self._buffer
@@ -388,7 +377,7 @@ class FrontConnection(asyncio.Protocol):
         if head.fields.has_body or not head.keeps_connection:
             self._refuse(417, reason)
         elif self._transport is not None:
-            data = self._refusal(417, reason, closing="")
+            data = self._server.refusal(417, reason, "", self.peer)
             self._server.coalescer.write(self._transport, data)
 
     def _refuse(self, status: int, reason: str) -> None:
@@ -402,34 +391,12 @@ class FrontConnection(asyncio.Protocol):
                 return
         if self._transport is not None:
             closing = "Connection: close\r\n"
-            data = self._refusal(status, reason, closing, counted_by_app=counted_by_app)
+            data = self._server.refusal(
+                status, reason, closing, self.peer, counted_by_app=counted_by_app
+            )
             self._server.coalescer.flush(self._transport)
             self._transport.write(data)
         self._close(after_refusal=True)
-
-    def _refusal(
-        self, status: int, reason: str, closing: str, *, counted_by_app: bool = False
-    ) -> bytes:
-        """The response to what cannot be read. It is counted and logged, unless the application
-        does that."""
-        server = self._server
-        reply = malformed(status, reason)
-        request_id = new_request_id()
-        if not counted_by_app:
-            observe_seconds(server.metrics.requests.row("none", "none", status), 0.0)
-        if server.access_log.is_on and not counted_by_app:
-            log.info(
-                "malformed request",
-                request_id=request_id,
-                status=status,
-                reason=reason,
-                client=self.peer or None,
-            )
-        head = (
-            f"{head_text(reply)}Content-Length: {len(reply.body)}\r\n"
-            f"{closing}{REQUEST_ID_HEADER}: {request_id}\r\n\r\n"
-        )
-        return head.encode() + reply.body
 
     # Requests that aiohttp answers.
 
@@ -439,14 +406,15 @@ class FrontConnection(asyncio.Protocol):
         server = self._server
         server.coalescer.flush(self._transport)  # else aiohttp's response overtakes the one before
         server.in_flight.acquire()
-        self._bridge = Bridge(
-            self,
-            self._transport,
-            server.make_protocol,
+        bridge = self._take_kept() or Bridge(
+            self, self._transport, server.coalescer, server.make_protocol
+        )
+        bridge.begin(
             framing_of(head.fields),
             keeps_connection=head.keeps_connection,
             is_head=head.method == "HEAD",
         )
+        self._bridge = bridge
         body = bytes(self._buffer)
         self._buffer.clear()
         self._buffer += self._feed_bridge(body, head.encode())
@@ -477,10 +445,30 @@ class FrontConnection(asyncio.Protocol):
             self._set_body_deadline(bridge)
             self._update_reading()
 
+    def _take_kept(self) -> Bridge | None:
+        bridge, self._kept_bridge = self._kept_bridge, None
+        if bridge is not None:
+            self._server.kept_bridges.discard(bridge)
+        return bridge
+
+    def bridge_answered(self, bridge: Bridge) -> None:
+        """aiohttp has read its request and sent its response."""
+        if bridge is not self._bridge:  # it has closed the bridge too
+            return
+        if self._transport is not None and self._server.keeps(bridge):
+            self._kept_bridge = bridge
+            self._bridge_ended(bridge)
+        else:
+            bridge.close()
+
     def bridge_closed(self, bridge: Bridge) -> None:
         """aiohttp has sent its response, or will send none."""
-        if bridge is not self._bridge:
-            return
+        if bridge is self._kept_bridge:
+            self._take_kept()
+        elif bridge is self._bridge:
+            self._bridge_ended(bridge)
+
+    def _bridge_ended(self, bridge: Bridge) -> None:
         self._bridge = None
         self._bridge_pauses_reading = False
         self._deadline = NEVER
