@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import gzip
 import json
 import socketserver
+import ssl
 import threading
 from collections.abc import Iterator
 from email.message import Message
@@ -19,6 +21,8 @@ from resolver.bounded_http import MAX_DOCUMENT_BYTES, MAX_HEAD_BYTES
 from resolver.errors import LocationUnavailable
 from resolver.glance.cloud_config import CloudRef
 from resolver.glance.keystone import authenticate
+from tests.support.certificates import Authority
+from tests.support.fake_keystone import FakeKeystone
 from tests.support.plain_server import PlainReply, PlainServer
 from tests.support.wait import POLL_SECONDS
 
@@ -83,6 +87,25 @@ def test_a_login_is_not_sent_to_another_server_by_a_relative_url(keystone: Keyst
         with pytest.raises(LocationUnavailable, match="redirects to another server"):
             authenticate(CloudRef("one"))
         assert other.logins == []
+
+
+async def test_a_login_goes_over_https_whatever_the_version_document_says(
+    authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NO_PROXY", "*")
+    issued = authority.issue()
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    tls.load_cert_chain(issued.cert, issued.key)
+    secure = await FakeKeystone().start(tls)
+    async with secure, FakeKeystone() as plain:
+        auth = secure.auth() | {"auth_url": secure.url.removesuffix("/v3")}
+        cloud = {"auth": auth, "cacert": str(authority.file)}
+        file = tmp_path / "clouds.yaml"
+        file.write_text(yaml.safe_dump({"clouds": {"one": cloud}}))
+        monkeypatch.setenv("OS_CLIENT_CONFIG_FILE", str(file))
+        secure.url = plain.url  # what its version document names
+        assert (await asyncio.to_thread(authenticate, CloudRef("one"))).headers
+        assert (secure.logins, plain.logins) == (1, 0)
 
 
 def test_a_compressed_answer_is_not_read(keystone: Keystone) -> None:
