@@ -115,7 +115,8 @@ def _make(gateway: Gateway, changes: list[Change], file: str, *, dry_run: bool =
         }
         try:
             body = {"put": puts, "remove": removals, "keep_other_fields": True}
-            gateway.call("POST", "/locations", body | ({"dry_run": True} if dry_run else {}))
+            body |= {"dry_run": True} if dry_run else {}
+            gateway.call("POST", "/locations", body, shape=dict)
         except GatewayError as error:
             if dry_run and error.problem_code in ("wrong-role", "read-only-token"):
                 click.echo(f"the gateway did not check it: {error.detail}", err=True)

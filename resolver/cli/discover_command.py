@@ -166,7 +166,7 @@ def _register(gateway: Gateway, row: dict[str, Any]) -> bool:
     """Registers an endpoint and says so in it. False if the gateway refused it."""
     body = {name: row[name] for name in ("url", "region", "domain", "auth")}
     try:
-        gateway.call("PUT", f"/locations/{row['name']}", body)
+        gateway.call("PUT", f"/locations/{row['name']}", body, shape=dict)
     except GatewayError as error:
         row["what"] = f"refused: {error.detail}"
         return False

@@ -179,6 +179,15 @@ class Gateway:
         """
         return self._send(method, path, body, headers or {}, shape).document
 
+    def change(self, method: str, path: str) -> None:
+        """Sends a request without a body whose answer has none either.
+
+        Raises:
+            GatewayError: as for `call`.
+        """
+        if self._send(method, path, None, {}, ANY).size:
+            raise no_gateway_error(self._address.url, "it sent something where nothing is due")
+
     def pages(
         self,
         path: str,

@@ -86,7 +86,7 @@ def claim(location: str, ids: tuple[str, ...], url: str, token: str | None) -> N
     """Record that LOCATION has these images."""
     gateway = Gateway(url, token)
     for image in ids:
-        gateway.call("PUT", _path(location, image))
+        gateway.change("PUT", _path(location, image))
     click.echo(f"{location}: {counted(len(ids), 'image')} claimed")
 
 
@@ -98,7 +98,7 @@ def release(location: str, ids: tuple[str, ...], url: str, token: str | None) ->
     """Record that LOCATION does not have these images."""
     gateway = Gateway(url, token)
     for image in ids:
-        gateway.call("DELETE", _path(location, image))
+        gateway.change("DELETE", _path(location, image))
     click.echo(f"{location}: {counted(len(ids), 'image')} released")
 
 
@@ -114,7 +114,7 @@ def rebuild(bits: int, wait: bool, url: str, token: str | None) -> None:
     docs/storage.md has a table that helps to choose it.
     """
     gateway = Gateway(url, token)
-    gateway.call("POST", "/index/rebuild", {"bits": bits})
+    gateway.call("POST", "/index/rebuild", {"bits": bits}, shape={"bits": int})
     if not wait:
         click.echo("rebuild requested; `index stats` shows its progress")
         return

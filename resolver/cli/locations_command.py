@@ -394,7 +394,7 @@ def remove(name: str, yes: bool, url: str, token: str | None) -> None:
     question = f"remove {name} ({what})?"
     if not (yes or confirm(question)):
         raise ResolverError("nothing was removed; --yes does it without asking")
-    gateway.call("DELETE", _path(name))
+    gateway.change("DELETE", _path(name))
     click.echo(f"{name}: removed")
 
 

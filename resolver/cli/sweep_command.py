@@ -30,7 +30,7 @@ def sweep(name: str, confirm_shrink: bool, wait: bool, url: str, token: str | No
     gateway = Gateway(url, token)
     path = f"/locations/{segment(name)}"
     before = gateway.call("GET", path, shape=LOCATION_SWEEP)["sweep"]
-    gateway.call("POST", f"{path}/sweep", {"confirm_shrink": confirm_shrink})
+    gateway.call("POST", f"{path}/sweep", {"confirm_shrink": confirm_shrink}, shape=dict)
     if not wait:
         click.echo(f"{name}: sweep requested; `locations show {name}` shows its progress")
         return

@@ -18,6 +18,7 @@ from tests.support.plain_server import PlainReply, PlainServer
 
 __all__ = ["server"]
 
+EXAMPLE = Path(__file__).parents[2] / "config" / "locations.example.yaml"
 ID = "0a1b2c3d-4e5f-4a6b-8c7d-9e0f1a2b3c4d"
 REGION = "R'1 $(id)"
 COMMANDS = import_commands(REGION, "R2; id", ID, ID.upper())
@@ -63,6 +64,28 @@ def test_a_command_that_does_something_else_is_not_printed(
 ) -> None:
     with pytest.raises(SystemExit, match="1"):
         report(server, **{name: change(COMMANDS[name])})
+    out, err = capfd.readouterr()
+    assert "did not answer as one" in err
+    assert out == ""
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("index", "claim", "one", ID),
+        ("index", "release", "one", ID),
+        ("index", "rebuild", "--bits", "9"),
+        ("locations", "apply", str(EXAMPLE)),
+    ],
+    ids=" ".join,
+)
+@pytest.mark.parametrize("answer", [b"hello", []])
+def test_a_change_that_is_not_answered_as_one_is_no_success(
+    server: Server, capfd: pytest.CaptureFixture[str], command: tuple[str, ...], answer: Any
+) -> None:
+    server.answers(200, answer)
+    with pytest.raises(SystemExit, match="1"):
+        main([*command, "--gateway", server.url])
     out, err = capfd.readouterr()
     assert "did not answer as one" in err
     assert out == ""
