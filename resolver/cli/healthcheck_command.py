@@ -54,6 +54,13 @@ def healthcheck(host: str | None, port: int | None, timeout: float) -> None:
     click.echo(f"{url} answered 200")
 
 
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    """A process of this host never sends elsewhere: what another server says is not its health."""
+
+    def redirect_request(self, *_: object) -> None:
+        """Follows none, so that the answer is an error."""
+
+
 def open_local(url: str, timeout: float) -> Any:
     """The response to a GET of a process of this host.
 
@@ -62,7 +69,9 @@ def open_local(url: str, timeout: float) -> Any:
     """
     # No proxy of the environment: it has another loopback.
     opener = urllib.request.build_opener(
-        urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=_unverified())
+        urllib.request.ProxyHandler({}),
+        urllib.request.HTTPSHandler(context=_unverified()),
+        _NoRedirects(),
     )
     return opener.open(url, timeout=timeout)
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import signal
+from email.message import Message
 from pathlib import Path
 
 import pytest
 
+from resolver.cli import main
 from resolver.cli.healthcheck_command import loopback_url
 from tests.cli.test_serve import run, serve
 from tests.support.certificates import Authority
+from tests.support.plain_server import PlainReply, PlainServer
 from tests.support.redis import free_port
 
 
@@ -47,6 +50,22 @@ async def test_healthcheck_reads_the_settings_of_serve(tmp_path: Path) -> None:
     status, out, err = await run("healthcheck", **environ)
     assert (status, out) == (1, "")
     assert err == f"glance-resolver: {url} does not answer: [Errno 111] Connection refused\n"
+
+
+class Moved(PlainServer):
+    """Redirects all but ``/elsewhere``."""
+
+    def answer(self, path: str, headers: Message) -> PlainReply:
+        moved = PlainReply(302, b"", {"Location": "/elsewhere"})
+        return PlainReply(200) if path == "/elsewhere" else moved
+
+
+def test_a_redirect_is_not_healthy(capfd: pytest.CaptureFixture[str]) -> None:
+    with Moved() as server:
+        port = server.url.rpartition(":")[2]
+        with pytest.raises(SystemExit, match="1"):
+            main(["healthcheck", "--host", "127.0.0.1", "--port", port])
+    assert "answered 302" in capfd.readouterr().err
 
 
 async def test_healthcheck_over_tls_does_not_verify_the_certificate(tmp_path: Path) -> None:
