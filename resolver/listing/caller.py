@@ -97,7 +97,7 @@ class Caller:
 
     async def fetch(self, view: LocationView, params: Params, limit: int) -> bytes | bytearray:
         """See `resolver.listing.location_stream.Fetch`."""
-        return await self._read(view, LISTING_PATH, (*params, ("limit", str(limit))), limit)
+        return await self._read(view, LISTING_PATH, (("limit", str(limit)), *params), limit)
 
     async def read_rows(
         self, wanted: Sequence[tuple[LocationStream, int]], on_rows: OnRows
@@ -202,7 +202,7 @@ class Caller:
         rows: list[Row] = []
         marker: Params = ()
         while True:
-            body = await self.fetch(stream.view, (*params, *marker), len(ids))
+            body = await self.fetch(stream.view, (*marker, *params), len(ids))
             page = await parse_page(body, self._query.order, len(ids))
             rows += page.rows
             if not (page.rows and page.has_next) or len(rows) >= len(ids):

@@ -18,7 +18,7 @@ from resolver.resolution.ranking import rendezvous_score
 
 Fetch = Callable[[LocationView, Params, int], Awaitable[bytes | bytearray]]
 """Reads ``/v2/images`` of a location with these parameters, on behalf of the client. The number is
-the ``limit`` that is added to them.
+the ``limit`` that is put before them: of two, Glance takes the first.
 
 Raises LocationUnavailable."""
 
@@ -145,7 +145,7 @@ class LocationStream:
     def _params(self) -> Params:
         params = self._query.location_params
         if self._marker is not None:
-            return (*params, ("marker", self._marker))
+            return (("marker", self._marker), *params)
         near = self._position if self._skipping else self._begin_near
         if near is not None and (bound := self._time_filter(near)):
             return (*params, bound)

@@ -73,6 +73,8 @@ class SortOrder:
         if "sort" in names:
             if names & {"sort_key", "sort_dir"}:
                 raise InvalidRequest("Old and new sorting syntax cannot be combined")
+            if sum(name == "sort" for name, _ in pairs) > 1:  # Glance takes it for a property
+                raise InvalidRequest("sort is given twice: separate its keys with commas")
             keys, directions = _parse_sort(_take_first(pairs, "sort"))
         else:
             keys, directions = _take_all(pairs, "sort_key"), _take_all(pairs, "sort_dir")

@@ -106,6 +106,26 @@ async def test_errors_of_the_router_have_the_form_of_glance_too(gateway: Gateway
 
 
 @pytest.mark.parametrize("redirect_writes", [False, True])
+async def test_nobody_is_advised_to_send_what_no_glance_accepts(
+    start: Start, redirect_writes: bool
+) -> None:
+    gateway = await start(redirect_writes=redirect_writes)
+    await gateway.location("one")
+    await gateway.claim("one", ID)
+    for method, path in (
+        ("PUT", "/v2/images"),
+        ("DELETE", "/region/R/v2/images"),
+        ("OPTIONS", "/v2/tasks"),
+        ("PUT", f"/v2/images/{ID}"),
+        ("OPTIONS", f"/v2/images/{ID}/file"),
+    ):
+        status, allow, text = await error_text(gateway, method, path)
+        takes_writes = redirect_writes and path.endswith(ID)
+        assert (status, allow) == (405, f"GET, HEAD{', DELETE, PATCH' if takes_writes else ''}")
+        assert text == f"The method {method} is not allowed for this resource."
+
+
+@pytest.mark.parametrize("redirect_writes", [False, True])
 @pytest.mark.parametrize("path", ["/v2/images/", "/region/R/v2/images/", "/v2/images//file"])
 async def test_a_write_to_an_empty_id_is_404_as_at_glance(
     start: Start, path: str, redirect_writes: bool

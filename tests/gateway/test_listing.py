@@ -281,6 +281,8 @@ async def test_links_and_limits_are_those_of_glance(gateway: Gateway, cloud: Clo
     assert document["first"] == "/v2/images?limit=2&tag=a&tag=c"
     assert document["next"].startswith("/v2/images?limit=2&tag=a&tag=c&marker=")
     assert all({"a", "c"} <= set(row["tags"]) for row in document["images"])
+    response, _ = await gateway.get("/v2/images?limit=2&limit=x")
+    assert response.status == 200, "a second one is a property, for each location too"
     _, document = await gateway.get("/v2/images?limit=0")
     assert document == {"images": [], "first": "/v2/images?limit=0", "schema": "/v2/schemas/images"}
     _, document = await gateway.get("/v2/images?limit=5000")
@@ -296,6 +298,7 @@ async def test_links_and_limits_are_those_of_glance(gateway: Gateway, cloud: Clo
         ("sort=owner", "Invalid sort key: owner."),
         ("sort=name:up", "Invalid sort direction: up"),
         ("sort=name&sort_key=id", "Old and new sorting syntax cannot be combined"),
+        ("sort=name&sort=id", "sort is given twice: separate its keys with commas"),
         ("sort_key=id&sort_dir=asc&sort_dir=asc", "Number of sort dirs does not match"),
         ("visibility=some", "Invalid visibility value: some"),
         ("os_hidden=maybe", "Invalid value 'maybe' for 'os_hidden' filter."),

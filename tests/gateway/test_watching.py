@@ -217,7 +217,7 @@ async def test_public_url_is_used_in_version_documents(start: Start) -> None:
             "/v2/tasks",
             "/v2/tasks/x",
         ),
-        *("/v2/metadefs/namespaces?limit=2", "/v2/metadefs/resource_types"),
+        *("/v2/metadefs/namespaces?limit=2", "/v2/metadefs/resource_types", "/v2/cache"),
     ],
 )
 async def test_requests_for_any_location_go_to_a_healthy_one_with_v2(

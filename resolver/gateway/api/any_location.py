@@ -15,7 +15,7 @@ from resolver.gateway.api.image_listing import LISTING_PATH
 from resolver.gateway.app_keys import SERVICES
 from resolver.gateway.image_path import REGION_LABEL, check_target, region_of, split_region
 from resolver.gateway.limits import LIMITS
-from resolver.gateway.methods import READ_METHODS
+from resolver.gateway.methods import READ_METHODS, WRITE_METHODS, check_method
 from resolver.gateway.negotiation import VARY_PREFERENCES, preferences_from_headers
 from resolver.gateway.read_auth import admit
 from resolver.gateway.reply import NO_STORE, Reply, to_response
@@ -25,7 +25,7 @@ from resolver.resolution import RETRY_AFTER_SECONDS, Preferences
 from resolver.resolution.ranking import best_view
 from resolver.services import Services
 
-ANY_LOCATION_NAMES = ("schemas", "info", "tasks", "metadefs")
+ANY_LOCATION_NAMES = ("schemas", "info", "tasks", "metadefs", "cache")
 """What is below ``/v2/`` and about no image."""
 
 _PATH = re.compile(
@@ -98,6 +98,8 @@ async def answer_other_path(request: web.Request) -> web.StreamResponse:
         raise NotFound("nothing is here: /openapi.json lists the paths")
     caller = await admit(request, region_of(request.rel_url.raw_path))
     services = request.app[SERVICES]
+    writes = WRITE_METHODS if path != LISTING_PATH else ("POST",)
+    check_method(request.method, writes, READ_METHODS)
     table = await services.resolver.reader.usable_table()
     domain = domain_of(services, caller)
     region = services.settings.region

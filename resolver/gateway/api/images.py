@@ -22,7 +22,7 @@ from resolver.gateway.api.metalink import metalink_reply
 from resolver.gateway.app_keys import OUTCOME, SERVICES, SOURCE
 from resolver.gateway.image_path import parse_image_path
 from resolver.gateway.limits import LIMITS, ChargeOnce
-from resolver.gateway.methods import READ_METHODS
+from resolver.gateway.methods import READ_METHODS, WRITE_METHODS, check_method
 from resolver.gateway.negotiation import (
     VARY_PREFERENCES,
     client_token,
@@ -177,6 +177,8 @@ async def write_image(request: web.Request) -> web.StreamResponse:
     token = client_token(request.headers)
     _, answer = await answer_image(services, image, preferences, token, charge)
     raise_unless_found(answer, VARY_PREFERENCES)
+    is_record = (path.api, path.rest) == ("v2", "")
+    check_method(request.method, ("PATCH", "DELETE") if is_record else WRITE_METHODS, allowed)
     text = format_id(path.image_id)
     if request.method in allowed:
         reply = redirect(answer, path, text, write=True, https=preferences.https)
