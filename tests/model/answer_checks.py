@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Container, Iterator
 from dataclasses import dataclass, field
@@ -30,6 +31,8 @@ class Question:
     """Numbers of locations whose last check failed, or whose API is not known yet."""
     claimed: set[int]
     """Numbers of locations with a claim in the index."""
+    claimed_before: set[int] = field(default_factory=set)
+    """Numbers of locations that had a claim at `oldest`."""
     doubted: set[int] = field(default_factory=set)
     """Numbers of locations whose "no" proves nothing: see `ModelRun._doubted`."""
     oldest: float = 0.0
@@ -86,6 +89,8 @@ def check_answer(world: World, question: Question, answer: ReceivedAnswer) -> It
         for name in world.serving(question.begun):
             if _had_image_throughout(world, name, question):
                 yield f"absent, and it is at {name} all the time"
+        if _is_claimed_and_moved(world, question):
+            yield "absent, and it has only moved"
         yield from _check_all_could_answer(world, question)
     else:
         yield from _check_unknown(world, question, answer)
@@ -146,6 +151,27 @@ def _had_image_throughout(world: World, name: str, question: Question) -> bool:
         return False
     # Another spelling is known only from a claim.
     return life.letter_case in (0, question.letter_case) or registration.number in question.claimed
+
+
+def _is_claimed_and_moved(world: World, question: Question) -> bool:
+    """Whether a location had the image, and a claim on it, before any answer that this one may come
+    from, and another one has it since before the image was deleted there."""
+    lives = {
+        registration.number: life
+        for registration in world.serving(question.begun).values()
+        if (life := registration.life(question.image_id))
+        and (
+            life.letter_case in (0, question.letter_case) or registration.number in question.claimed
+        )
+    }
+    return any(
+        before.born <= question.oldest < before.died
+        and now.born < before.died
+        and now.died == math.inf
+        for number, before in lives.items()
+        if number in question.claimed_before
+        for now in lives.values()
+    )
 
 
 def _check_found(world: World, question: Question, answer: ReceivedAnswer) -> Iterator[str]:

@@ -43,6 +43,7 @@ class ModelRun(RedisEvents):
             self.ask_many: 4,
             self.ask_concurrently: 5,
             self.ask_across_a_change: 4,
+            self.ask_across_a_move: 3,
             self.create: 7,
             self.copy: 2,
             self.move: 4,
@@ -163,6 +164,26 @@ class ModelRun(RedisEvents):
             self._raise_failures()
             await self._ask(self.any_gateway, image_id, Preferences())
 
+    async def ask_across_a_move(self) -> None:
+        """An image is copied, and then deleted where it was. The other location may have been asked
+        before, for a client that excludes the owner."""
+        found = self._any_image()
+        if found is None:
+            return
+        server, image_id = found
+        names = [n for n, r in self.world.current().items() if r.server is server]
+        others = [s for s in self.world.servers if image_id not in s.lives]
+        if not names or not others:
+            return
+        gateway, life = self.any_gateway, server.lives[image_id]
+        without = Preferences(exclude=frozenset({self.rng.choice(names)}))
+        await self._run_or_leave_running(self._ask(gateway, image_id, without))
+        other = self.rng.choice(others)
+        await self._create(other, image_id, life.letter_case, life.data)
+        if server.has(image_id):  # to create one may delete another
+            await self._delete(server, image_id)
+        await self._run_or_leave_running(self._ask(gateway, image_id, Preferences()))
+
     async def ask_many(self) -> None:
         image_ids = [self._any_id() for _ in range(8)]
         preferences = self._any_preferences(image_ids[0])
@@ -257,6 +278,11 @@ class ModelRun(RedisEvents):
         earlier = [begun for begun, ended in self._answer_times.get(image_id, ()) if ended >= since]
         under_way = [other.begun for other in self._open_questions.get(image_id, ())]
         question.oldest = min([since, *earlier, *under_way])
+        question.claimed_before = {
+            number
+            for (number, claimed_id), at in self._claimed_since.items()
+            if claimed_id == image_id and at <= question.oldest
+        }
         self._open_questions.setdefault(image_id, []).append(question)
         return question
 
@@ -319,6 +345,7 @@ class ModelRun(RedisEvents):
                 if claim in self._known_deletions and registration.number not in guarded:
                     return f"{image_id.hex()[:8]} is claimed again at {name}, which deleted it"
                 self._claims.add(claim)
+                self._claimed_since.setdefault(claim, time.monotonic())
             elif claim in self._claims and life and life.died == math.inf:
                 return f"{image_id.hex()[:8]} is not claimed any more at {name}, which has it"
             elif claim in self._claims:

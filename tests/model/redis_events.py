@@ -94,6 +94,10 @@ class RedisEvents(WorldEvents):
         await client.ask(server, [*(("PERSIST", key) for key in keys), *expire, *EVICTION])
         self._counts_lost_at = self._evicted_at = time.monotonic()
         self._evicted_time = time.time()
+        self._claimed_since.clear()
+        for questions in self._open_questions.values():
+            for question in questions:
+                question.claimed_before.clear()
         self._claims = {
             claim for claim in self._claims if buckets.key(buckets.number(claim[1])) not in evicted
         }

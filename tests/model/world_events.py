@@ -65,6 +65,8 @@ class WorldEvents:
         self._running_tasks: set[asyncio.Task[None]] = set()
         self._busy_work: set[WorkKey] = set()
         self._claims: set[tuple[int, bytes]] = set()
+        self._claimed_since: dict[tuple[int, bytes], float] = {}
+        """When each of these claims was seen first since Redis evicted some."""
         self._ever_guarded: set[int] = set()
         """Numbers of locations whose shrink guard was ever tripped."""
         self._known_deletions: set[tuple[int, bytes]] = set()
