@@ -305,10 +305,10 @@ class Settings(BaseSettings):
         "connections. `/readyz` is 503 from SIGTERM on, so that load balancers can notice.",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
-        "info", description="Lowest level that is logged."
+        "info", description="Lowest level that is logged: `debug`, `info`, `warning`, `error`."
     )
     log_format: Literal["auto", "text", "json"] = Field(
-        "auto", description="`auto`: text on a terminal, JSON otherwise."
+        "auto", description="`text`, `json`, or `auto`: text on a terminal, JSON otherwise."
     )
     access_log: Literal["off", "errors", "clients", "all"] = Field(
         "clients",

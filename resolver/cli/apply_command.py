@@ -3,6 +3,7 @@ as for ``serve --locations``."""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from typing import Any
 
 import click
@@ -63,6 +64,7 @@ def apply(
             click.echo(f"kept, not in {file}: {_describe_kept(kept)}")
         if unlisted:
             click.echo(f"unchanged, not in {file}: {', '.join(unlisted)} (--prune removes them)")
+    _warn_of_same_urls(wanted, registered)
     if not changes:
         click.echo("nothing to change", err=as_json)
         return
@@ -73,6 +75,16 @@ def apply(
         raise ResolverError("nothing was changed; --yes does it without asking")
     _make(gateway, changes, file)
     click.echo(f"{counted(len(changes), 'change')} made", err=as_json)
+
+
+def _warn_of_same_urls(wanted: dict[str, Fields], registered: dict[str, Fields]) -> None:
+    """Says so where a location of the file has the URL of another one."""
+    names: defaultdict[str, list[str]] = defaultdict(list)
+    for name, fields in {**registered, **wanted}.items():
+        names[str(fields["url"]).rstrip("/")].append(name)
+    for url, same in names.items():
+        if len(same) > 1 and not wanted.keys().isdisjoint(same):
+            click.echo(f"{', '.join(same)}: all are {url}: each image counts as several", err=True)
 
 
 def _registered(gateway: Gateway) -> dict[str, Fields]:

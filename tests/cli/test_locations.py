@@ -160,6 +160,13 @@ async def test_apply_can_be_repeated(run: Run, tmp_path: Path) -> None:
     assert err.startswith(f"glance-resolver: locations file {file}: one: `url` must begin")
 
 
+async def test_apply_warns_of_two_locations_with_one_url(run: Run, tmp_path: Path) -> None:
+    file = tmp_path / "locations.yaml"
+    file.write_text(json.dumps({"locations": {"one": ONE, "two": {"url": f"{ONE['url']}/"}}}))
+    code, _, err = await run("locations", "apply", str(file), "--yes")
+    assert (code, f"one, two: all are {ONE['url']}" in err) == (0, True)
+
+
 async def test_a_dry_run_is_checked_by_the_gateway(start: Start, tmp_path: Path) -> None:
     reader = "token-of-a-dashboard"
     tokens = f"ops={TOKEN},see:ro={reader}"
