@@ -291,8 +291,8 @@ class Settings(BaseSettings):
         ge=0,
         le=1,
         description="The share of a location's images that may be released between two complete "
-        "sweeps, and by a sweep, without an operator's confirmation. It applies above 10 images. "
-        "An empty listing always needs the confirmation.",
+        "sweeps, and by a sweep, without an operator's confirmation; 10 images may be, whatever "
+        "their share. An empty listing always needs the confirmation.",
     )
     shutdown_timeout: Seconds = Field(
         10.0, description="How long requests in flight may take to finish after SIGTERM."
