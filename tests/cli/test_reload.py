@@ -29,6 +29,12 @@ async def problems(server: Server) -> set[str]:
     return {problem["code"] for problem in status["problems"]}
 
 
+async def is_swept(server: Server) -> bool:
+    """Whether its one location is covered."""
+    _, status = await get(f"{server.url}/status")
+    return bool(status["locations"]["covered"])
+
+
 class Config:
     """The file that RESOLVER_CONFIG names."""
 
@@ -147,6 +153,8 @@ async def test_a_reload_waits_for_redis(own_redis: RedisServer, config: Config) 
         image = one.add(name="a").id
         async with serve("--location", f"one={one.url}", RESOLVER_PROBE="off", **environ) as server:
             await wait_until(lambda: found(server, image))
+            await wait_until(lambda: is_swept(server))  # then nothing more is written
+            assert await found(server, image)
             own_redis.kill()
             config.reload(server, 'public_url = "https://after.example"')
             await wait_until(lambda: "the old settings stay" in server.output)

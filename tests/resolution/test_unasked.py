@@ -294,7 +294,7 @@ async def test_redis_loses_what_is_known_of_a_location_while_it_is_asked(
     hold.open.set()
     answer = await asking
     assert (answer.outcome, answer.missing) == (Outcome.UNKNOWN, ("two",))
-    assert "this server does not show it" in answer.detail
+    assert "not known before a health check" in answer.detail
     await cloud.index.records.set_check(cloud.numbers["two"], check, quiet=True)
     assert (await cloud.resolve(ID, FRESH)).outcome is Outcome.ABSENT
     assert two.requests["GET", "image"] == 3
