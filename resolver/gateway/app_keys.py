@@ -31,9 +31,6 @@ ADMIN = web.RequestKey("admin", str)
 ROLE = web.RequestKey("role", Role)
 """Key on a request to an admin path: what its token may do."""
 
-FIELDS = web.RequestKey[dict[str, object]]("fields", dict)
-"""Key on a request that changes a location: the fields that it gives, for the log line."""
-
 OUTCOME = web.RequestKey("outcome", object)
 """Key on a request: the answer it got, for the log line."""
 

@@ -13,6 +13,7 @@ from resolver.errors import Conflict, IndexLost, InvalidLocation
 from resolver.glance import SecretSources
 from resolver.index import Index, Record, Snapshot
 from resolver.models import LOCATION_FIELDS, Location
+from resolver.registry.change_log import log_change
 from resolver.registry.table import TableKeeper
 from resolver.registry.target_policy import URL_FIELDS, TargetPolicy
 from resolver.registry.validation import check_name, parse_location
@@ -123,9 +124,10 @@ class LocationBatch:
             )
         removals = [check_name(name) for name in request.remove]
         removed = await self._index.records.remove_many(removals, request.by)
-        result.removed += [
-            name for name, was_there in zip(removals, removed, strict=True) if was_there
-        ]
+        for name, was_there in zip(removals, removed, strict=True):
+            if was_there:
+                result.removed.append(name)
+                log_change(request.by, name, snapshot.records.get(name), None)
         if result.added or result.changed or result.removed:
             with contextlib.suppress(IndexLost):  # the index is being made
                 await self._tables.refresh()
@@ -175,6 +177,7 @@ class LocationBatch:
         written = await records.put_many(changes, request.by)
         for (wanted, before), number in zip(changes, written, strict=True):
             if number:
+                log_change(request.by, wanted.name, before, wanted)
                 (result.changed if before else result.added).append(wanted.name)
             else:
                 conflicts.append(wanted.name)

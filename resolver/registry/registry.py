@@ -19,6 +19,7 @@ from resolver.errors import (
 from resolver.glance import SecretSources
 from resolver.index import Index, Record, Snapshot
 from resolver.models import Location, Status
+from resolver.registry.change_log import log_change
 from resolver.registry.location_batch import (
     MAX_ATTEMPTS,
     AsksResolver,
@@ -241,8 +242,10 @@ class Registry:
         Raises:
             LocationNotFound: there is no location of that name.
         """
-        if not await self._index.records.remove(check_name(name), by):
+        before = (await self._registered()).records.get(check_name(name))
+        if not await self._index.records.remove(name, by):
             raise _not_found(name, self._tables.table.by_name)
+        log_change(by, name, before, None)
         await self._refresh_table()
 
     async def sweep(self, name: str, *, confirm_shrink: bool = False, by: str = "") -> None:
@@ -351,6 +354,7 @@ class Registry:
         location = await self._index.records.put(
             replace(wanted, created=created, updated=now), before, by
         )
+        log_change(by, wanted.name, before, location)
         if before is not None and to_sweep and before.location.number == location.number:
             await self._index.records.request_sweep(location.number)
         return location

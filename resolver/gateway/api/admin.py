@@ -19,7 +19,7 @@ from resolver.errors import (
     ResolverError,
     Unauthorized,
 )
-from resolver.gateway.app_keys import ADMIN, FIELDS, METRICS, REQUEST_ID, ROLE, SERVICES, TOKENS
+from resolver.gateway.app_keys import ADMIN, METRICS, REQUEST_ID, ROLE, SERVICES, TOKENS
 from resolver.gateway.limits import LIMITS
 from resolver.gateway.methods import READ_METHODS
 from resolver.index import Audit
@@ -88,6 +88,9 @@ class Refusals:
             with contextlib.suppress(IndexUnavailable):  # it is refused all the same
                 await self._audit.record(by, what, detail=detail)
 
+
+AUDITED = web.RequestKey("audited", dict[str, str])
+"""Key on a request: what the log line says besides its path, since Redis may lose the audit log."""
 
 REFUSED_LOGINS = web.AppKey("refused_logins", Refusals)
 """Of tokens that are none."""
@@ -186,7 +189,7 @@ def allow(*roles: Role) -> Callable[[Handler], Handler]:
                     status=status,
                     client=request.app[LIMITS].client_address(request),
                     request_id=request[REQUEST_ID],
-                    **({"fields": request[FIELDS]} if FIELDS in request and status < 300 else {}),
+                    **request.get(AUDITED, {}),
                 )
 
         return guarded
@@ -197,6 +200,7 @@ def allow(*roles: Role) -> Callable[[Handler], Handler]:
 async def audit(request: web.Request, what: str, location: str = "", detail: str = "") -> None:
     """Records in the audit log what the admin of a request does. To be called before it is done.
 
+    request[AUDITED] = {"what": what, **({"detail": detail} if detail else {})}
     Raises:
         IndexUnavailable: it cannot be recorded, so it must not be done.
     """

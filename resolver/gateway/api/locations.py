@@ -14,8 +14,8 @@ from aiohttp import web
 from resolver import __version__
 from resolver.admin_tokens import Role
 from resolver.errors import Conflict, InvalidRequest, UnsupportedMediaType
-from resolver.gateway.api.admin import admin_only, allow, audit, role_error
-from resolver.gateway.app_keys import ADMIN, FIELDS, HOST, ROLE, SERVICES
+from resolver.gateway.api.admin import AUDITED, admin_only, allow, audit, role_error
+from resolver.gateway.app_keys import ADMIN, HOST, ROLE, SERVICES
 from resolver.gateway.problem import json_response
 from resolver.gateway.request_body import read_body, read_json
 from resolver.glance import GlanceServer, is_resolver
@@ -122,7 +122,7 @@ async def show_location(request: web.Request) -> web.StreamResponse:
 async def put_location(request: web.Request) -> web.StreamResponse:
     """PUT /locations/{name}. With ``If-None-Match: *`` (RFC 9110, 13.1.2) it replaces none."""
     name, services = request.match_info["name"], request.app[SERVICES]
-    fields = request[FIELDS] = await read_object(request)
+    fields = await read_object(request)
     written = await services.registry.put(
         name,
         fields,
@@ -142,7 +142,7 @@ async def put_location(request: web.Request) -> web.StreamResponse:
 async def patch_location(request: web.Request) -> web.StreamResponse:
     """PATCH /locations/{name}. The role ``state`` may change the state and its reason only."""
     services = request.app[SERVICES]
-    fields = request[FIELDS] = await read_object(request)
+    fields = await read_object(request)
     if request[ROLE] is Role.STATE and fields.keys() - STATE_FIELDS:
         raise role_error(request)
     location = await services.registry.patch(
@@ -174,6 +174,8 @@ async def sweep_location(request: web.Request) -> web.StreamResponse:
         raise role_error(request)
     registry = request.app[SERVICES].registry
     await registry.sweep(name, confirm_shrink=confirm, by=request[ADMIN])
+    if confirm:
+        request[AUDITED] = {"what": "confirm-shrink"}
     follow = f"/locations/{name}"
     return json_response(
         {"location": name, "follow": follow, "see": "its `sweep`"},
