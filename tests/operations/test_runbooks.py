@@ -8,11 +8,13 @@ servers. First that happens which the section is about, then its ``sh`` blocks r
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import re
 import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +30,7 @@ from tests.conftest import started
 from tests.operations.conftest import ROOT
 from tests.support.ids import make_ids
 from tests.support.process import free_port
-from tests.support.redis import RedisServer
+from tests.support.redis import NOTHING_ON_DISK, RedisServer
 from tests.support.wait import wait_until
 
 pytestmark = pytest.mark.redis
@@ -37,7 +39,9 @@ BLOCK = re.compile(r"^```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 SECTION = re.compile(r"^## (.*)$", re.MULTILINE)
 
 IN_BOTH, IN_FRANKFURT, IN_OSLO, BY_HAND, IN_NONE, *MORE = map(format_id, make_ids(15))
-OLD_PASSWORD = "the-old-password"
+ADMIN_PASSWORD, OLD_PASSWORD = "the-password-of-the-administrator", "the-old-password"
+RIGHTS = re.compile(r"^ACL SETUSER resolver on >PASSWORD (.*?)^```$", re.MULTILINE | re.DOTALL)
+"""Those that docs/storage.md lists."""
 BLOCK_TIMEOUT_SECONDS = 120
 
 FAIL_WITH_ANY_COMMAND = r"""set -Euo pipefail
@@ -77,8 +81,9 @@ class Installation:
                 server.add(id=image)
         self.oslo.add(id=BY_HAND, visibility="community")  # not in its listing
         path = self.install()
-        self.write("redis-url", self.redis.url)
-        self.write("admin-tokens", "ops=the-old-admin-token")
+        redis_url = f"redis://resolver:{OLD_PASSWORD}@{self.redis.address}/0"
+        self.write("redis-url", redis_url)
+        self.write("admin-tokens", "dashboard:ro=the-token-of-a-dashboard\nops=the-old-admin-token")
         self.write("token", "the-old-admin-token")
         self.write("frankfurt-token", "old-credential")
         auth = {"token_file": str(self.folder / "frankfurt-token")}
@@ -100,8 +105,8 @@ class Installation:
             **common,
             "RESOLVER_URL": self.server.url,
             "RESOLVER_TOKEN_FILE": str(self.folder / "token"),
-            "RESOLVER_REDIS_URL": f"redis://default:{OLD_PASSWORD}@{self.redis.address}/0",
-            "REDIS_ADDRESS": self.redis.address,
+            "RESOLVER_REDIS_URL": redis_url,
+            "REDIS_ADMIN_URL": f"redis://default:{ADMIN_PASSWORD}@{self.redis.address}/0",
             "HOME": str(self.folder),
             "PATH": path,
         }
@@ -149,6 +154,14 @@ class Installation:
         ):
             return response.status, await response.json(content_type=None)
 
+    async def status_of(self, admin_token: str) -> int:
+        headers = {"Authorization": f"Bearer {admin_token}"}
+        async with (
+            aiohttp.ClientSession(self.server.url, headers=headers) as http,
+            http.get("/locations") as response,
+        ):
+            return response.status
+
     async def is_found(self, image: str) -> bool:
         return await self.owners(image) != []
 
@@ -171,8 +184,16 @@ class Installation:
 
 
 @pytest.fixture
-def redis() -> Iterator[RedisServer]:
-    server = started(RedisServer(password=OLD_PASSWORD))
+def redis(tmp_path: Path) -> Iterator[RedisServer]:
+    """With the login that docs/storage.md recommends, and its ACL in a file."""
+    rights = RIGHTS.findall((ROOT / "docs" / "storage.md").read_text("utf-8"))[0]
+    acl = tmp_path / "users.acl"
+    acl.write_text(
+        f"user default on >{ADMIN_PASSWORD} ~* &* +@all\n"
+        f"user resolver on >{OLD_PASSWORD} {' '.join(rights.replace(chr(92), ' ').split())}\n"
+    )
+    options = (*NOTHING_ON_DISK, "--aclfile", str(acl))
+    server = started(RedisServer(options=options, password=ADMIN_PASSWORD))
     yield server
     server.close()
 
@@ -194,7 +215,7 @@ async def test_redis_has_lost_its_data(installation: Installation) -> None:
 
 async def test_redis_has_older_data(installation: Installation) -> None:
     """Since then a location was removed, another was put into maintenance by hand, and most images
-    of a third were deleted."""
+    of a third were deleted. What was set by hand is in the log only."""
     for image in MORE:
         installation.frankfurt.add(id=image)
     async with StandIn() as closed:
@@ -202,6 +223,8 @@ async def test_redis_has_older_data(installation: Installation) -> None:
     await installation.run("glance-resolver locations sweep frankfurt --wait")
     with installation.redis.client() as client:
         old = {key: client.dump(key) for key in client.scan_iter("*")}
+        by_hand = "--state maintenance --reason 'new racks until 18:00 UTC'"
+        await installation.run(f"glance-resolver locations set oslo {by_hand}")
         await installation.run("glance-resolver locations remove closed --yes")
         for image in MORE:
             installation.frankfurt.delete(image)
@@ -211,8 +234,14 @@ async def test_redis_has_older_data(installation: Installation) -> None:
                 pipe.restore(key, 0, value)
             pipe.execute()
     assert "closed" in await installation.names(), "it is back"
+    assert "racks" not in await installation.run("glance-resolver locations log")
+    installation.write("gateway.log", installation.server.output)
     output = await installation.run(*blocks("disaster.md", "Redis has older data"))
     assert "- closed" in output
+    (changed,) = (json.loads(line) for line in output.splitlines() if '"location changed"' in line)
+    assert (changed["admin"], changed["location"]) == ("ops", "oslo")
+    assert changed["before"] == {"state": "active", "reason": ""}
+    assert changed["after"] == {"state": "maintenance", "reason": "new racks until 18:00 UTC"}
     assert await installation.names() == ["frankfurt", "oslo"]
     assert await installation.is_absent(MORE[0])
     assert await installation.owners(IN_FRANKFURT) == ["frankfurt"]
@@ -256,20 +285,19 @@ async def test_a_region_is_lost(installation: Installation) -> None:
 async def test_a_secret_has_leaked(installation: Installation) -> None:
     admin_token, credential, password, wait = blocks("disaster.md", "A secret has leaked")
     await installation.run(admin_token)
-    old = {"Authorization": "Bearer the-old-admin-token"}
-    async with aiohttp.ClientSession(installation.server.url, headers=old) as http:
-        assert (await http.get("/locations")).status in (401, 403)
+    assert await installation.status_of("the-old-admin-token") == 401
+    assert await installation.status_of("the-token-of-a-dashboard") == 200
     del installation.admins["old-credential"]
     installation.admins["new-credential"] = Caller("admin", admin=True)
     installation.environ["NEW_LOCATION_TOKEN"] = "new-credential"
     await installation.run(credential)
-    administrator = ("boss", "on", ">boss-password", "~*", "&*", "+@all")
-    installation.redis.ask("ACL SETUSER", *administrator)
-    admin_url = f"redis://boss:boss-password@{installation.redis.address}/0"
-    installation.environ["REDIS_ADMIN_URL"] = admin_url
     await installation.run(password)
     for url, answer in (('"$RESOLVER_REDIS_URL"', "WRONGPASS"), ('"$(cat redis-url)"', "PONG")):
         assert answer in await installation.run(f"redis-cli -u {url} PING || true")
+    installation.environ["RESOLVER_REDIS_URL"] = await installation.run("cat redis-url")
+    saved = (installation.folder / "users.acl").read_text()
+    assert sha256(OLD_PASSWORD.encode()).hexdigest() not in saved
+    assert sha256(ADMIN_PASSWORD.encode()).hexdigest() in saved
     await installation.run(wait)
     await installation.run("glance-resolver locations sweep frankfurt --wait")
     await installation.works()
