@@ -20,9 +20,10 @@ from tests.gateway.conftest import Gateway, Start
 from tests.support.ids import make_ids
 
 ID = "0a1b2c3d-4e5f-4a6b-8c7d-9e0f1a2b3c4d"
-TOKENS = "ann=ann-token-0123456789,bob:ro=bob-token-0123456789"
+TOKENS = "ann=ann-token-0123456789,bob:ro=bob-token-0123456789,eve:state=eve-token-0123456789"
 ANN = {"Authorization": "Bearer ann-token-0123456789"}
 BOB = {"Authorization": "Bearer bob-token-0123456789"}
+EVE = {"Authorization": "Bearer eve-token-0123456789"}
 WRONG = {"Authorization": "Bearer wrong-token"}
 
 
@@ -150,8 +151,12 @@ async def test_a_role_that_is_not_enough_is_recorded(watched: Gateway) -> None:
     ((by, what, _, detail),) = await trail(watched, 1)
     assert (by, what) == ("bob", "change-refused")
     assert "token bob has the role ro" in detail
+    response, _ = await watched.call("PATCH", "/locations/one", headers=EVE, json={"weight": 2})
+    assert response.status == 403, "found by the handler"
     async with watched.http.get("/metrics") as response:
-        assert "glance_resolver_logins_refused_total 0.0" in await response.text()
+        text = await response.text()
+    assert "glance_resolver_changes_refused_total 2.0" in text
+    assert "glance_resolver_logins_refused_total 0.0" in text
 
 
 async def test_wrong_tokens_are_rate_limited_and_reads_are_not(start: Start) -> None:
@@ -297,7 +302,7 @@ async def exported_by(gateway: Gateway, headers: dict[str, str]) -> str:
 async def test_the_log_has_the_fields_of_a_change(
     watched: Gateway, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Redis may lose the audit log, and the change with it."""
+    """Redis may lose the audit log, and the change with it. What was refused is not there."""
     fields = {"state": "draining", "reason": "new racks"}
     with caplog.at_level("INFO", "audit"):
         response, _ = await watched.call("PATCH", "/locations/one", headers=ANN, json=fields)
@@ -305,6 +310,11 @@ async def test_the_log_has_the_fields_of_a_change(
         await watched.call("PATCH", "/locations/one", headers=ANN, json={"state": "s3cret"})
     lines = [record.msg for record in caplog.records if record.name == "audit"]
     changes = [line for line in lines if isinstance(line, dict) and line["event"] == "admin"]
-    assert changes[0]["fields"] == fields
+    (changed,) = (line for line in lines if isinstance(line, dict) and "after" in line)
+    assert (changed["event"], changed["admin"], changed["after"]) == (
+        "location changed",
+        "ann",
+        fields,
+    )
     assert [line["status"] for line in changes] == [200, 400]
     assert "s3cret" not in caplog.text

@@ -130,22 +130,18 @@ async def authorize(request: web.Request, roles: frozenset[Role]) -> None:
     request[ADMIN], request[ROLE] = admin.name, admin.role
     if request.method in READ_METHODS or admin.role is Role.ADMIN or admin.role in roles:
         return
-    await _report(
-        request,
-        REFUSED_CHANGES,
-        admin.name,
-        f"token {admin.name} has the role {admin.role}",
-    )
-    if admin.role is Role.RO:
-        raise Forbidden(f"the token {admin.name!r} may only read", code="read-only-token")
-    raise role_error(request)
+    raise await role_error(request)
 
 
-def role_error(request: web.Request) -> Forbidden:
-    """The error for a token whose role is not enough."""
+async def role_error(request: web.Request) -> Forbidden:
+    """The error for a token whose role is not enough. It is counted, logged and recorded."""
+    name, role = request[ADMIN], request[ROLE]
+    request.app[METRICS].count_refused_change()
+    await _report(request, REFUSED_CHANGES, name, f"token {name} has the role {role!s}")
+    if role is Role.RO:
+        return Forbidden(f"the token {name!r} may only read", code="read-only-token")
     return Forbidden(
-        f"the token {request[ADMIN]!r} has the role {request[ROLE]!s}, which may not do that",
-        code="wrong-role",
+        f"the token {name!r} has the role {role!s}, which may not do that", code="wrong-role"
     )
 
 
@@ -200,11 +196,11 @@ def allow(*roles: Role) -> Callable[[Handler], Handler]:
 async def audit(request: web.Request, what: str, location: str = "", detail: str = "") -> None:
     """Records in the audit log what the admin of a request does. To be called before it is done.
 
-    request[AUDITED] = {"what": what, **({"detail": detail} if detail else {})}
     Raises:
         IndexUnavailable: it cannot be recorded, so it must not be done.
     """
     await request.app[SERVICES].index.audit.record(request[ADMIN], what, location, detail)
+    request[AUDITED] = {"what": what, **({"detail": detail} if detail else {})}
 
 
 async def audit_read(request: web.Request, what: str) -> None:

@@ -144,7 +144,7 @@ async def patch_location(request: web.Request) -> web.StreamResponse:
     services = request.app[SERVICES]
     fields = await read_object(request)
     if request[ROLE] is Role.STATE and fields.keys() - STATE_FIELDS:
-        raise role_error(request)
+        raise await role_error(request)
     location = await services.registry.patch(
         request.match_info["name"],
         fields,
@@ -171,7 +171,7 @@ async def sweep_location(request: web.Request) -> web.StreamResponse:
     if options or not isinstance(confirm, bool):
         raise InvalidRequest('a sweep takes nothing, or {"confirm_shrink": true}')
     if confirm and request[ROLE] is not Role.ADMIN:
-        raise role_error(request)
+        raise await role_error(request)
     registry = request.app[SERVICES].registry
     await registry.sweep(name, confirm_shrink=confirm, by=request[ADMIN])
     if confirm:

@@ -122,8 +122,15 @@ class Metrics:
             "Requests to admin paths with a token that was refused",
             (),
         )
-        self._refused_logins.counts[()] = 0  # an increase is seen from the first one on
-        for collector in (self.requests, connections.closed, self._refused_logins):
+        self._refused_changes = LightCounter(
+            "glance_resolver_changes_refused",
+            "Requests to admin paths that the role of their token does not allow",
+            (),
+        )
+        for refused in (self._refused_logins, self._refused_changes):
+            refused.counts[()] = 0  # an increase is seen from the first one on
+            self.registry.register(refused)
+        for collector in (self.requests, connections.closed):
             self.registry.register(collector)
         self._gauge(
             "connections", "Connections that are open", lambda: float(connections.open_count)
@@ -172,6 +179,10 @@ class Metrics:
     def count_refused_login(self) -> None:
         """Counts a request to an admin path whose token was refused."""
         self._refused_logins.counts[()] += 1
+
+    def count_refused_change(self) -> None:
+        """Counts a request to an admin path that the role of its token does not allow."""
+        self._refused_changes.counts[()] += 1
 
     def _gauge(self, name: str, text: str, value: Callable[[], float]) -> None:
         Gauge(f"glance_resolver_{name}", text, registry=self.registry).set_function(value)
