@@ -161,10 +161,13 @@ async def moved(_: web.Request) -> web.StreamResponse:
     )
 
 
-async def not_moved(_: web.Request) -> web.StreamResponse:
+async def not_moved(request: web.Request) -> web.StreamResponse:
     """A path for clients, at the management port."""
+    settings = request.app[SERVICES].settings
+    where = settings.public_url or f"RESOLVER_PORT {settings.port}"
     raise NotFound(
-        "this path is on the other port of this gateway, which is for clients (RESOLVER_PORT)",
+        f"this path is on the other port of this gateway, which is for clients ({where}): ask "
+        "there (commands: --gateway or RESOLVER_URL)",
         headers={"Vary": "Accept"},
     )
 
@@ -210,6 +213,7 @@ def make_app(
     )
     app[status.CENSUS_CACHE] = status.CensusCache(services.index)
     app[status.METRICS_RENDER], app[status.INDEX_RENDER] = BoundedRender(), BoundedRender()
+    app[status.PATHS_HERE] = status.PathChoice(_moved_paths(settings), only=False)
     app.on_response_prepare.append(sign)
     if settings.role != "indexer":
         largest_body = settings.bulk_limit * resolve.MAX_ITEM_BYTES
@@ -248,9 +252,25 @@ def make_management_app(app: web.Application) -> web.Application:
             management[key] = app[key]
     management.on_response_prepare.append(sign)
     management.add_routes(monitoring_routes())
-    if app[SERVICES].settings.role != "indexer":
-        openapi = web.get("/openapi.json", status.openapi)
-        management.add_routes([*page_routes(), *admin_routes(), openapi])
-        elsewhere = {route.path for route in client_routes()} - {openapi.path}
-        management.add_routes(web.route("*", path, not_moved) for path in sorted(elsewhere))
+    settings = app[SERVICES].settings
+    if settings.role == "indexer":
+        return management
+    openapi = web.get("/openapi.json", status.openapi)
+    management.add_routes([*page_routes(), *admin_routes(), openapi])
+    if settings.public_url:  # so that it is known where clients find the other port
+        management.add_routes([web.get("/versions", version_documents.versions)])
+    here = frozenset(resource.canonical for resource in management.router.resources())
+    management[status.PATHS_HERE] = status.PathChoice(here, only=True)
+    elsewhere = {route.path for route in client_routes()} - {openapi.path}
+    management.add_routes(web.route("*", path, not_moved) for path in sorted(elsewhere))
     return management
+
+
+def _moved_paths(settings: Settings) -> frozenset[str]:
+    """What the management port has and the port for clients has not, as in `openapi.yaml`: without
+    the patterns of parts of a path."""
+    if settings.management_port is None:
+        return frozenset()
+    router = web.UrlDispatcher()
+    router.add_routes([*metrics_routes(), *page_routes(), *admin_routes()])
+    return frozenset(resource.canonical for resource in router.resources()) - {"/"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import socket
 from typing import Any
@@ -12,10 +13,11 @@ import pytest
 from yarl import URL
 
 from resolver.errors import SettingsError
+from resolver.gateway.api.status import openapi_document
 from resolver.gateway.app import admin_routes, client_routes, metrics_routes
 from resolver.settings import load_settings
-from tests.cli.test_serve import serve
-from tests.gateway.conftest import ADMIN, Gateway, Start
+from tests.cli.test_serve import run, serve
+from tests.gateway.conftest import ADMIN, TOKEN, Gateway, Start
 from tests.support.certificates import Authority
 from tests.support.wait import wait_until
 
@@ -116,6 +118,45 @@ async def test_the_management_port_has_admin_paths_and_metrics_but_no_images(
     assert await ask(gateway.url, "GET", f"/v2/images/{ID}")
     _, metrics = await ask(url, "GET", "/metrics")
     assert 'route="/{api}/images/{id}{rest}"' in metrics, "both ports are counted"
+
+
+async def test_each_port_says_of_the_paths_of_the_other_where_they_are(start: Start) -> None:
+    port, public_url = free_port(), "https://images.example"
+    gateway = await start(management_port=port, public_url=public_url)
+    url = f"http://127.0.0.1:{port}"
+    documents = [
+        json.loads((await ask(base, "GET", "/openapi.json"))[1]) for base in (gateway.url, url)
+    ]
+    public, management = (set(document["paths"]) for document in documents)
+    assert public | management == set(openapi_document()["paths"])
+    assert public & management == {*HEALTH, "/", "/openapi.json", "/versions"}
+    assert {"/resolve", "/v2/images"} <= public
+    assert {"/locations/{name}/images/{id}", "/index", "/metrics"} <= management
+    assert [document["servers"][0]["url"] for document in documents] == [public_url, "/"]
+    for path in public - management:
+        for method in ("GET", "POST", "DELETE"):
+            filled = re.sub(r"\{(\w+)\}", lambda match: VALUES.get(match[1], "x"), path)
+            status, text = await ask(url, method, filled)
+            assert (status, "other port" in text, public_url in text) == (404, True, True), path
+    status, text = await ask(url, "GET", "/nowhere")
+    assert (status, "nothing is here" in text) == (404, True)
+
+
+@pytest.mark.parametrize("public_url", ["https://images.example/api", ""])
+async def test_the_catalog_is_made_at_the_management_port(start: Start, public_url: str) -> None:
+    """Where the gateway knows its URL for clients; otherwise it says what to give."""
+    port = free_port()
+    gateway = await start(management_port=port, public_url=public_url)
+    await gateway.location("one", region="RegionOne")
+    environ = {"RESOLVER_URL": f"http://127.0.0.1:{port}", "RESOLVER_TOKEN": TOKEN}
+    status, out, err = await run("catalog", "--in-place", **environ)
+    if public_url:
+        assert (status, f"{public_url}/region/RegionOne" in out) == (0, True)
+    else:
+        assert status != 0
+        assert "--endpoint" in err
+    status, _, err = await run("resolve", ID, **environ)
+    assert (status, "other port" in err, "--gateway" in err) == (1, True, True)
 
 
 async def test_clients_of_the_public_port_cannot_take_the_connections_of_the_other(

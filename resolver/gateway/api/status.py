@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping
 from functools import cache, partial
 from importlib import resources
-from typing import Any
+from typing import Any, NamedTuple
 
 from aiohttp import web
 
@@ -230,11 +230,25 @@ def openapi_document() -> Any:
     return document
 
 
+class PathChoice(NamedTuple):
+    """Which paths of `openapi.yaml` a port has."""
+
+    paths: frozenset[str]
+    only: bool
+    """Whether it has these only, or all but these."""
+
+
+PATHS_HERE = web.AppKey("paths_here", PathChoice)
+
+
 @cache
-def openapi_reply(server_url: str) -> Reply:
+def openapi_reply(server_url: str, here: PathChoice) -> Reply:
     """What ``/openapi.json`` answers. ``server_url``: where clients find this gateway; empty for
-    where they find the document."""
+    where they find the document. ``here``: what this port has."""
     document = openapi_document()
+    paths = document["paths"].items()
+    is_here = {path: item for path, item in paths if (path in here.paths) == here.only}
+    document = {**document, "paths": is_here}
     if server_url:
         document = {**document, "servers": [{**document["servers"][0], "url": server_url}]}
     return json_reply(document)
@@ -242,6 +256,6 @@ def openapi_reply(server_url: str) -> Reply:
 
 async def openapi(request: web.Request) -> web.StreamResponse:
     """GET /openapi.json. The public URL is that of the port for clients."""
-    settings = request.app[SERVICES].settings
-    is_public = settings.management_port is None
-    return to_response(openapi_reply(settings.public_url if is_public else ""))
+    here = request.app[PATHS_HERE]
+    public_url = "" if here.only else request.app[SERVICES].settings.public_url
+    return to_response(openapi_reply(public_url, here))
