@@ -348,3 +348,24 @@ async def test_without_a_gateway_nothing_is_sent_anywhere(kind: type[Carrier]) -
                 body = b"x" * 100_000 if method == "PUT" else None
                 async with http.request(method, target, data=body) as response:
                     assert response.status in (502, 503)
+
+
+@pytest.mark.parametrize("kind", CARRIERS, ids=lambda kind: kind.name)
+async def test_gateways_with_a_certificate_are_asked_by_its_name(
+    kind: type[Carrier], start: Start, tmp_path: Path
+) -> None:
+    authority = Authority(tmp_path)
+    files = authority.issue("gateway.test")
+    gateway = await start(tls_cert=str(files.cert), tls_key=str(files.key))
+    port = int(gateway.url.rpartition(":")[2])
+    async with Recorder().serving() as one:
+        await gateway.location("one", url=f"http://127.0.0.1:{one.port}")
+        await gateway.claim("one", ID)
+        for name, expected in (("gateway.test", {200}), ("other.test", {502, 503})):
+            carrier = kind(port, authority=str(authority.file), gateway_name=name)
+            with closing(started(carrier)):
+                async with aiohttp.ClientSession(carrier.url) as http:
+                    for target in (FILE, f"/resolve/{ID}"):
+                        async with http.get(target) as response:
+                            assert response.status in expected, (name, target)
+        assert [seen.target for seen in one.seen] == [FILE]

@@ -32,13 +32,22 @@ class Carrier(ServerProcess):
     """A proxy in front of a gateway that carries bytes, at a port of this host.
 
     ``dns_port``: of a DNS server on 127.0.0.1; ``authority``: a file with the certificates that
-    Glance servers' are checked against.
+    Glance servers' are checked against, and those of the gateway. ``gateway_name``: the name in the
+    gateway's certificate; empty where it has none.
     """
 
-    def __init__(self, gateway_port: int, *, dns_port: int = 53, authority: str = "") -> None:
+    def __init__(
+        self,
+        gateway_port: int,
+        *,
+        dns_port: int = 53,
+        authority: str = "",
+        gateway_name: str = "",
+    ) -> None:
         super().__init__()
         self.gateway_port = gateway_port
         self.dns_port = dns_port
+        self.gateway_name = gateway_name
         self.authority = authority or "/etc/ssl/certs/ca-certificates.crt"
 
     log_line: ClassVar[re.Pattern[str]]
@@ -82,6 +91,12 @@ class CarryingNginx(Carrier):
                 "/etc/ssl/certs/ca-certificates.crt": self.authority,
             },
         )
+        if self.gateway_name:
+            tls = {
+                "set $gateways http://": "set $gateways https://",
+                "set $gateways_name glance_resolver;": f"set $gateways_name {self.gateway_name};",
+            }
+            site = changed(site, tls)
         (self.directory / "site.conf").write_text(site)
         http = f"""
     access_log {self.directory}/access.log;
@@ -104,6 +119,15 @@ class CarryingHaproxy(Carrier):
     def prepare(self) -> None:
         ask_port = free_port()
         text = (CONFIG / "haproxy.cfg").read_text()
+        server = "\n    server one 127.0.0.1:9393 check "
+        if self.gateway_name:
+            tls = {
+                server: "\n    # ",
+                "\n    # server one 127.0.0.1:9393 check ": server,
+                "/etc/ssl/certs/gateways.pem": self.authority,
+                "verifyhost gateway.example": f"verifyhost {self.gateway_name}",
+            }
+            text = changed(text, tls)
         text = changed(
             text,
             {
@@ -112,7 +136,7 @@ class CarryingHaproxy(Carrier):
                 "bind 127.0.0.1:9391": f"bind 127.0.0.1:{ask_port}",
                 "nameserver local 127.0.0.53:53": f"nameserver local 127.0.0.1:{self.dns_port}",
                 "bind :9292": f"bind 127.0.0.1:{self.port}",
-                "server one 127.0.0.1:9393": f"server one 127.0.0.1:{self.gateway_port}",
+                server: server.replace("9393", str(self.gateway_port)),
                 "/etc/ssl/certs/ca-certificates.crt": self.authority,
             },
         )
