@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from resolver.cli import main
+from resolver.settings import Settings
 from tests.operations.conftest import ROOT, RunTool
 
 UNITS = sorted((ROOT / "deploy" / "systemd").glob("*.service"))
@@ -48,3 +49,18 @@ def test_a_unit_starts_a_command_that_exists(
         main([*command.split(), "--help"])
     assert ended.value.code == 0
     assert "--role" in capsys.readouterr().out
+
+
+def test_the_ports_of_the_units_and_of_the_documents_differ() -> None:
+    """An operator who sets what the documents say on a host with both units has no clash."""
+    units = "".join(unit.read_text("utf-8") for unit in UNITS)
+    documents = [ROOT / "SECURITY.md", ROOT / "docs" / "operators.md"]
+    management = {
+        port
+        for document in documents
+        for port in re.findall(r"RESOLVER_MANAGEMENT_PORT=(\d+)", document.read_text("utf-8"))
+    }
+    (indexer,) = re.findall(r"^Environment=RESOLVER_PORT=(\d+)$", units, re.MULTILINE)
+    gateway = str(Settings.model_fields["port"].default)
+    assert len({gateway, indexer, *management}) == 2 + len(management)
+    assert management
