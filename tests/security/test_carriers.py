@@ -369,3 +369,18 @@ async def test_gateways_with_a_certificate_are_asked_by_its_name(
                         async with http.get(target) as response:
                             assert response.status in expected, (name, target)
         assert [seen.target for seen in one.seen] == [FILE]
+
+
+@pytest.mark.parametrize("kind", CARRIERS, ids=lambda kind: kind.name)
+async def test_a_gateway_that_stops_loses_no_request(kind: type[Carrier], start: Start) -> None:
+    gateway = await start()
+    async with Recorder().serving() as one:
+        await gateway.location("one", url=f"http://127.0.0.1:{one.port}")
+        await gateway.claim("one", ID)
+        port = int(gateway.url.rpartition(":")[2])
+        with closing(started(kind(port, stopped_port=free_port()))) as carrier:
+            async with aiohttp.ClientSession(carrier.url) as http:
+                for _ in range(4):
+                    for target, expected in ((FILE, 200), (f"/resolve/{ID}", 200), ("/v2/x", 404)):
+                        async with http.get(target, allow_redirects=False) as response:
+                            assert response.status == expected, target

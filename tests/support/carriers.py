@@ -33,7 +33,8 @@ class Carrier(ServerProcess):
 
     ``dns_port``: of a DNS server on 127.0.0.1; ``authority``: a file with the certificates that
     Glance servers' are checked against, and those of the gateway. ``gateway_name``: the name in the
-    gateway's certificate; empty where it has none.
+    gateway's certificate; empty where it has none. ``stopped_port``: of another gateway, which does
+    not run; 0 for none.
     """
 
     def __init__(
@@ -43,8 +44,10 @@ class Carrier(ServerProcess):
         dns_port: int = 53,
         authority: str = "",
         gateway_name: str = "",
+        stopped_port: int = 0,
     ) -> None:
         super().__init__()
+        self.stopped_port = stopped_port
         self.gateway_port = gateway_port
         self.dns_port = dns_port
         self.gateway_name = gateway_name
@@ -82,10 +85,11 @@ class CarryingNginx(Carrier):
         return self.directory / "access.log"
 
     def prepare(self) -> None:
+        stopped = f"server 127.0.0.1:{self.stopped_port}; " if self.stopped_port else ""
         site = changed(
             (CONFIG / "nginx.conf").read_text(),
             {
-                "server 127.0.0.1:9393;": f"server 127.0.0.1:{self.gateway_port};",
+                "server 127.0.0.1:9393;": f"{stopped}server 127.0.0.1:{self.gateway_port};",
                 "listen 9292;": f"listen 127.0.0.1:{self.port};",
                 "resolver 127.0.0.53;": f"resolver 127.0.0.1:{self.dns_port} ipv6=off;",
                 "/etc/ssl/certs/ca-certificates.crt": self.authority,
@@ -120,6 +124,8 @@ class CarryingHaproxy(Carrier):
         ask_port = free_port()
         text = (CONFIG / "haproxy.cfg").read_text()
         server = "\n    server one 127.0.0.1:9393 check "
+        # Not checked, so that requests meet it.
+        stopped = f"\n    server two 127.0.0.1:{self.stopped_port}" if self.stopped_port else ""
         if self.gateway_name:
             tls = {
                 server: "\n    # ",
@@ -136,7 +142,7 @@ class CarryingHaproxy(Carrier):
                 "bind 127.0.0.1:9391": f"bind 127.0.0.1:{ask_port}",
                 "nameserver local 127.0.0.53:53": f"nameserver local 127.0.0.1:{self.dns_port}",
                 "bind :9292": f"bind 127.0.0.1:{self.port}",
-                server: server.replace("9393", str(self.gateway_port)),
+                server: stopped + server.replace("9393", str(self.gateway_port)),
                 "/etc/ssl/certs/ca-certificates.crt": self.authority,
             },
         )
