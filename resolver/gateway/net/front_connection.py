@@ -20,12 +20,18 @@ from typing import cast
 from resolver.gateway.net.body_framing import framing_of
 from resolver.gateway.net.bridge import Bridge
 from resolver.gateway.net.front_server import FrontServer
-from resolver.gateway.net.known_reads import FrontRequest, PlainRead, RememberedKind
+from resolver.gateway.net.known_reads import (
+    MAX_REQUEST_BYTES,
+    FrontRequest,
+    PlainRead,
+    RememberedKind,
+)
 from resolver.gateway.net.request_head import (
     END,
     MAX_HEAD_BYTES,
     MalformedError,
     RequestHead,
+    goes_on,
     parse_head,
 )
 
@@ -261,7 +267,9 @@ class FrontConnection(asyncio.Protocol):
             del buffer[:2]
         if not buffer:
             return None
-        head = parse_head(bytes(buffer[: MAX_HEAD_BYTES + 1]), self._checked)
+        head = None
+        if not goes_on(buffer, self._checked):
+            head = parse_head(bytes(buffer[: MAX_HEAD_BYTES + 1]), self._checked)
         self._checked = 0 if head else len(buffer)
         return head
 
@@ -291,7 +299,8 @@ class FrontConnection(asyncio.Protocol):
 
     def _next_known(self) -> PlainRead | None:
         """Takes the next request from the buffer, if it needs no parsing."""
-        end = self._buffer.find(END, max(0, self._checked - len(END) + 1)) + len(END)
+        start = max(0, self._checked - len(END) + 1)
+        end = self._buffer.find(END, start, MAX_REQUEST_BYTES) + len(END)
         if end < len(END) or (read := self._recognise(bytes(self._buffer[:end]))) is None:
             return None
         del self._buffer[:end]

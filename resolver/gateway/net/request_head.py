@@ -165,7 +165,7 @@ def parse_fields(block: bytes) -> Fields:
     values: dict[str, list[str]] = {}
     lines = block.decode("latin-1").split("\r\n")[:-2]
     if len(lines) > MAX_FIELDS:
-        raise MalformedError(431, f"there are more than {MAX_FIELDS} header fields")
+        raise _fields_error()
     for text in lines:
         name, _, value = text.partition(":")
         value = value.strip(" \t")
@@ -200,13 +200,43 @@ def _check_partial(data: bytes, checked: int) -> None:
         if _PARTIAL_LINE.fullmatch(data) is None:
             raise _line_error(data)
         return
-    line = _match_line(data)
-    _check_fields_size(len(data) - line.end())
+    _check_fields(data, _match_line(data).end(), checked)
+
+
+def _check_fields(data: bytes | bytearray, start: int, checked: int) -> None:
+    """The same for the fields, which begin at ``start``."""
+    _check_fields_size(len(data) - start)
     # Either end may be half of a CRLF.
-    start = checked - (data[checked - 1 : checked] == b"\r")
-    new = data[start:].removesuffix(b"\r")
-    if not new.count(b"\r") == new.count(b"\n") == new.count(b"\r\n"):
-        raise MalformedError(400, "lines must end in CRLF")
+    first = checked - (data[checked - 1 : checked] == b"\r")
+    _check_line_ends(data[first:].removesuffix(b"\r"))
+
+
+def _check_line_ends(data: bytes | bytearray) -> None:
+    """Searches for one byte at a time are several times as fast as to count or to split."""
+    at = 0
+    for _ in range(MAX_FIELDS + 1):
+        end = data.find(b"\n", at)
+        carriage_return = data.find(b"\r", at)
+        if end < 0 and carriage_return < 0:
+            return
+        if end < 1 or carriage_return != end - 1:
+            raise MalformedError(400, "lines must end in CRLF")
+        at = end + 1
+    raise _fields_error()
+
+
+def goes_on(data: bytearray, checked: int) -> bool:
+    """Whether a head is still incomplete whose line is known. Only what is new is read, and nothing
+    is copied: thousands of clients may send a byte each to heads of 32 kB.
+
+    Raises:
+        MalformedError: no more data can make a request of this.
+    """
+    line_end = data.find(b"\n", 0, checked)
+    if line_end < 0 or data.find(END, max(0, checked - len(END) + 1)) >= 0:
+        return False
+    _check_fields(data, line_end + 1, checked)
+    return True
 
 
 def _match_line(data: bytes) -> re.Match[bytes]:
@@ -226,6 +256,10 @@ def _line_error(data: bytes) -> MalformedError:
 
 def _target_error() -> MalformedError:
     return MalformedError(414, f"the request's target has more than {MAX_TARGET_BYTES} bytes")
+
+
+def _fields_error() -> MalformedError:
+    return MalformedError(431, f"there are more than {MAX_FIELDS} header fields")
 
 
 def _check_fields_size(size: int) -> None:
