@@ -54,6 +54,7 @@ LOOKUP_SECONDS = 0.6
 LOOKUP_IMAGES = 1_000_000
 
 CLAIM_NEW, CLAIM_KNOWN = "claim, new", "claim, nothing new"
+CLAIM_SECOND, CLAIM_MIXED = "claim, second owner", "claim, every other image new"
 HSET_REDIS_PY, HSET_HIREDIS = "HSET, redis-py pipeline", "HSET, packed, hiredis"
 LOOKUP, HGET_REDIS_PY = "lookup", "HGET, redis-py pipeline"
 GET_REDIS_PY, HGET_HIREDIS = "GET of string keys, redis-py pipeline", "HGET, packed, hiredis"
@@ -109,11 +110,19 @@ async def compare_claims(count: int, ids: Sequence[bytes], repeats: int, step: S
 
             async def claim() -> None:
                 async with open_index(redis.url, bits=16) as index:
-                    await index.claims.lookup([bytes(16)])  # opens the connections
-                    for name in (CLAIM_NEW, CLAIM_KNOWN):
+
+                    async def claim_all(name: str, number: int) -> None:
                         await speed.run(
-                            name, lambda batch: index.claims.claim(1, batch, facts), todo
+                            name, lambda batch: index.claims.claim(number, batch, facts), todo
                         )
+
+                    await index.claims.lookup([bytes(16)])  # opens the connections
+                    await claim_all(CLAIM_NEW, 1)
+                    await claim_all(CLAIM_KNOWN, 1)
+                    await claim_all(CLAIM_SECOND, 2)
+                    await index.claims.release(1, ids[1:OPERATIONS:2])
+                    await index.claims.release(2, ids[:OPERATIONS])
+                    await claim_all(CLAIM_MIXED, 1)
 
             async def set_by_redis_py() -> None:
                 await speed.run(HSET_REDIS_PY, lambda batch: redis_py.run(bucket_sets(batch)), todo)

@@ -38,6 +38,7 @@ from resolver.index.redis.client import RedisClient, ScriptCall
 from resolver.index.redis.redis_errors import DECODE_ERRORS, unreadable
 from resolver.index.redis.replies import pairs, total
 from resolver.index.redis.scripts import Script, load
+from resolver.index.unowned_images import BATCH_IDS, claim_unowned
 from resolver.models import Owner
 
 CLAIM = load("claim_shared_images", "claim_images", "once", "owners")
@@ -47,16 +48,8 @@ PURGE = load("purge_bucket", "owners")
 SCRIPT_IDS = 256
 """Ids in one script call: each then takes less than a millisecond of Redis's only thread."""
 
-FEW_IDS = 32
-"""Up to so many images of a bucket are claimed with a command each, if they have no owner. That
-costs less than a script does for any number, but is wasted where they do have an owner."""
-
 BATCH_CALLS = 256
 """Script calls or bucket reads in one pipeline: bounds the memory on both sides."""
-
-BATCH_IDS = 1000
-"""Ids in one pipeline. Redis runs a pipeline that has arrived whole without a pause, so
-a lookup may have to wait for this many: some 2 ms."""
 
 PURGE_BUCKETS = 16
 """Buckets purged in one pipeline, for the same reason."""
@@ -238,7 +231,9 @@ class Claims:
 
         async def write(buckets: Buckets) -> int:
             by_bucket = buckets.group(letter_cases)
-            added = 0 if exactly else await self._add_unowned(buckets, claims, by_bucket)
+            added = 0
+            if not exactly:
+                added = await claim_unowned(self._client, buckets, claims, by_bucket)
             entries = {
                 bucket: claims.arguments(buckets, images) for bucket, images in by_bucket.items()
             }
@@ -290,36 +285,6 @@ class Claims:
                 purged += total(await self._client.run_all(calls))
                 await asyncio.sleep(pace * (time.monotonic() - begun))
         return purged
-
-    async def _add_unowned(
-        self, buckets: Buckets, claims: ClaimBatch, by_bucket: dict[int, list[bytes]]
-    ) -> int:
-        """Claims images that have no owner yet, in buckets of which there are few, and removes
-        these from ``by_bucket``. Returns how many. A command for each image costs half of what a
-        script for one or two does, and four fifths of what one for a hundred does."""
-        few = [bucket for bucket, images in by_bucket.items() if len(images) <= FEW_IDS]
-        ids = [image_id for bucket in few for image_id in by_bucket.pop(bucket)]
-        left: list[bytes] = []
-        for start in range(0, len(ids), BATCH_IDS):
-            batch = ids[start : start + BATCH_IDS]
-            commands = self._hsetnx_commands(buckets, batch, claims.sole_values(batch))
-            replies = await self._client.pipeline(commands)
-            left += [
-                image_id for image_id, is_new in zip(batch, replies, strict=True) if not is_new
-            ]
-        by_bucket.update(buckets.group(left))
-        return len(ids) - len(left)
-
-    def _hsetnx_commands(
-        self, buckets: Buckets, ids: Sequence[bytes], values: Sequence[bytes]
-    ) -> list[Any]:
-        if self._client.accepts_packed:
-            return buckets.hsetnx_packer.pack_values(ids, values)
-        places = map(buckets.locate, ids)
-        return [
-            ("HSETNX", buckets.key(bucket), field, value)
-            for (bucket, field), value in zip(places, values, strict=True)
-        ]
 
     def _script_calls(
         self,
