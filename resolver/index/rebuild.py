@@ -33,8 +33,9 @@ from resolver.index.redis.scripts import load
 BEGIN = load("rebuild_begin", "grow_version")
 END = load("rebuild_end", "grow_version")
 
-COPY_BUCKETS = 64
-"""Buckets copied together: some thousands of images."""
+COPY_BUCKETS = 16
+"""Buckets copied together: some thousands of images, several times as many where sweeps have filled
+the buckets before the index could grow. Their fields are in memory twice meanwhile."""
 
 Report = Callable[[], Awaitable[None]]
 """Called often during a rebuild; raises to stop it."""
