@@ -132,10 +132,11 @@ async def test_two_versions_serve_and_change_one_index(
 
 
 @of_format_1
-async def test_an_index_of_format_1_is_taken_over(
-    start: Start, glances: dict[str, StandIn]
+async def test_an_index_of_format_1_is_taken_over_and_given_back(
+    start: Start, glances: dict[str, StandIn], own_redis: RedisServer
 ) -> None:
-    """Programs of format 1 cannot read what newer ones store of a sweep: they say so."""
+    """Programs of format 1 cannot read what newer ones store of a sweep: they say so. Without it
+    they go on (docs/upgrading.md)."""
     old = start("old")
     await register(old, "two", glances["two"])
     await found(old, SECOND, "two")
@@ -155,6 +156,12 @@ async def test_an_index_of_format_1_is_taken_over(
     await wait_until(refuses, message="the program of format 1 does not answer")
     assert "cannot be read" in again.log.read_text()
     await found(new, FIRST, "one", "two")
+    assert (new.stop(), again.stop()) == (0, 0)
+    own_redis.ask("DEL", "glr:{reg}:status", "glr:{reg}:progress")
+    old = start("old")
+    glances["one"].add(id=LATER)
+    for text, owners in ((FIRST, ("one", "two")), (SECOND, ("two",)), (LATER, ("one",))):
+        await found(old, text, *owners)
 
 
 @of_format_2
