@@ -153,7 +153,8 @@ class Responses(NamedTuple):
 
 @pytest.fixture
 async def gateway(start: Start) -> Gateway:
-    gateway = await start(access_log="all")
+    # However long the examples take, the one sweep of each location stays fresh.
+    gateway = await start(access_log="all", sweep_interval=86_400)
     await gateway.location("one")
     await gateway.location("two", url="https://two.example/image", priority=200)
     await gateway.claim("one", ID)
