@@ -8,7 +8,7 @@ import time
 from collections import defaultdict
 from datetime import UTC, datetime, timedelta
 from http.client import HTTPException
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from resolver import __version__
@@ -39,6 +39,9 @@ INDEXER_CHECKS, INDEXER_CHECK_SECONDS = 4, 1.0
 
 
 PROCESS_TIMEOUT_SECONDS = 3.0
+
+NO_PROCESS = (OSError, ValueError, HTTPException, ResolverError)
+"""What it means that no process answers on this host."""
 
 
 def finding(
@@ -249,6 +252,10 @@ async def examine_index(settings: Settings, index: Index) -> list[Finding]:
         await index.identity()
         found += await examine_locations(settings, index, has_indexer=has_indexer)
     except IndexLost:
+        lost = await asyncio.to_thread(_index_problem_of_own_process, settings)
+        if lost is not None:  # processes run, though the index does not show it
+            others = [line for line in found if line.name not in ("gateway", "indexer")]
+            return [*others, lost]
         text = f"there is none with the prefix {settings.prefix} in this Redis"
         fix = (
             "start `serve`, which makes one, and register locations; if there was one, Redis has "
@@ -262,16 +269,39 @@ async def examine_index(settings: Settings, index: Index) -> list[Finding]:
     return found
 
 
-def examine_own_process(settings: Settings) -> list[Finding]:
-    """What the process of this host says, whose index is in its memory."""
-    url = local_url(settings)
+def _url_of_own_process(settings: Settings) -> str:
+    """Where the process of this host has its status."""
     if settings.management_port:
         tls = bool(settings.tls_cert)
-        url = loopback_url(settings.management_host, settings.management_port, tls=tls)
+        return loopback_url(settings.management_host, settings.management_port, tls=tls)
+    return local_url(settings)
+
+
+def _status_of_own_process(url: str) -> Any:
+    """Raises one of `NO_PROCESS` where none answers."""
+    with open_local(f"{url}/status", PROCESS_TIMEOUT_SECONDS) as response:
+        return checked(url, decode_answer(read_document(response)), STATUS)
+
+
+def _index_problem_of_own_process(settings: Settings) -> Finding | None:
+    """Why the process of this host cannot use its index, and which locations it knew. None where it
+    can, or none answers."""
     try:
-        with open_local(f"{url}/status", PROCESS_TIMEOUT_SECONDS) as response:
-            answer = checked(url, decode_answer(read_document(response)), STATUS)
-    except (OSError, ValueError, HTTPException, ResolverError) as error:
+        problems = _status_of_own_process(_url_of_own_process(settings))["problems"]
+    except NO_PROCESS:
+        return None
+    for row in problems:
+        if row["code"] == IndexUnavailable.code:
+            return finding("index", row["text"], row["action"], ok=False, required=True)
+    return None
+
+
+def examine_own_process(settings: Settings) -> list[Finding]:
+    """What the process of this host says, whose index is in its memory."""
+    url = _url_of_own_process(settings)
+    try:
+        answer = _status_of_own_process(url)
+    except NO_PROCESS as error:
         reason = error.detail if isinstance(error, ResolverError) else error
         text = f"RESOLVER_REDIS_URL is not set here, and no process answers at {url}: {reason}"
         fix = "start `serve`; or run this with its environment (RESOLVER_CONFIG, RESOLVER_…)"

@@ -116,6 +116,16 @@ async def test_status_shows_the_problem_without_locations(
     assert "index-unavailable" in out
     assert "register them again" in out
     assert "locations and processes cannot be shown: Redis has lost" in out
+    assert "one, two" in out, "what was lost"
+    assert "locations apply FILE" in out, "what to do"
+    port = gateway.url.rpartition(":")[2]
+    environ = {"RESOLVER_REDIS_URL": own_redis.url, "RESOLVER_PORT": port}
+    result = await asyncio.to_thread(CliRunner().invoke, cli, ["doctor"], env=environ)
+    assert result.exit_code == 1, result.output
+    rows = {line.split("\t")[0]: line for line in result.stdout.splitlines()}
+    assert "one, two" in rows["index"]
+    assert "locations apply FILE" in rows["index"]
+    assert rows.keys().isdisjoint({"gateway", "indexer", "locations"}), "they run"
     own_redis.kill()
     status, out, err = await run("status")
     assert (status, err) == (3, "")
