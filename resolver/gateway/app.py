@@ -26,7 +26,7 @@ from resolver.gateway.api import (
     transfer,
     version_documents,
 )
-from resolver.gateway.api.admin import REFUSED_CHANGES, REFUSED_LOGINS, Refusals
+from resolver.gateway.api.admin import REFUSED_CHANGES, REFUSED_LOGINS, Refusals, RefusalsByToken
 from resolver.gateway.api.image_listing import LISTING_PATH
 from resolver.gateway.app_keys import (
     ACCESS_LOG,
@@ -193,7 +193,7 @@ def make_app(
     clients = Clients(settings.trusted_proxies, settings.public_url)
     app[LIMITS] = Limits(settings.client_rate, clients)
     app[REFUSED_LOGINS] = Refusals(services.index.audit, "login refused")
-    app[REFUSED_CHANGES] = Refusals(services.index.audit, "change refused")
+    app[REFUSED_CHANGES] = RefusalsByToken(services.index.audit, "change refused")
     app.on_cleanup.append(_report_refusals)
     app[ACCESS_LOG] = AccessLog(settings.access_log)
     app[BROWSER_GUARD] = BrowserGuard(settings.public_url, settings.hosts)

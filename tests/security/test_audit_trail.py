@@ -153,6 +153,9 @@ async def test_a_role_that_is_not_enough_is_recorded(watched: Gateway) -> None:
     assert "token bob has the role ro" in detail
     response, _ = await watched.call("PATCH", "/locations/one", headers=EVE, json={"weight": 2})
     assert response.status == 403, "found by the handler"
+    ((by, what, _, detail),) = await trail(watched, 1)
+    assert (by, what) == ("eve", "change-refused"), "at once: it is not one more of the other's"
+    assert "1 refused" in detail
     async with watched.http.get("/metrics") as response:
         text = await response.text()
     assert "glance_resolver_changes_refused_total 2.0" in text

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections import defaultdict
 from collections.abc import Awaitable, Callable
-from functools import wraps
+from functools import partial, wraps
 
 import structlog
 from aiohttp import web
@@ -92,10 +93,27 @@ class Refusals:
 AUDITED = web.RequestKey("audited", dict[str, str])
 """Key on a request: what the log line says besides its path, since Redis may lose the audit log."""
 
+
+class RefusalsByToken:
+    """Refusals of tokens that are known: of each its own number."""
+
+    def __init__(self, audit: Audit, event: str) -> None:
+        self._by_token: defaultdict[str, Refusals] = defaultdict(partial(Refusals, audit, event))
+
+    async def report(self, by: str, client: str, path: str, reason: str) -> None:
+        """Reports one more, as `Refusals.report`."""
+        await self._by_token[by].report(by, client, path, reason)
+
+    async def close(self) -> None:
+        """Reports what is left."""
+        for refusals in self._by_token.values():
+            await refusals.close()
+
+
 REFUSED_LOGINS = web.AppKey("refused_logins", Refusals)
 """Of tokens that are none."""
 
-REFUSED_CHANGES = web.AppKey("refused_changes", Refusals)
+REFUSED_CHANGES = web.AppKey("refused_changes", RefusalsByToken)
 """Of changes that the role of a token does not allow."""
 
 
@@ -146,7 +164,10 @@ async def role_error(request: web.Request) -> Forbidden:
 
 
 async def _report(
-    request: web.Request, refusals: web.AppKey[Refusals], by: str, reason: str
+    request: web.Request,
+    refusals: web.AppKey[Refusals] | web.AppKey[RefusalsByToken],
+    by: str,
+    reason: str,
 ) -> None:
     client = request.app[LIMITS].client_address(request) or "a local socket"
     await request.app[refusals].report(by, client, request.path[:256], reason)
