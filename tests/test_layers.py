@@ -26,6 +26,7 @@ LAYERS = [
         "task_groups",
         "text_files",
         "bounded_http",
+        "certificate_dates",
     }
     | {"trace_context"},
     {"location_fields"},

@@ -6,15 +6,20 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import defaultdict
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from http.client import HTTPException
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from resolver import __version__
 from resolver.bounded_http import read_document
+from resolver.certificate_dates import (
+    EXPIRES_SOON,
+    CertificateError,
+    expiry_of_file,
+    expiry_of_server,
+)
 from resolver.cli.answer_shapes import STATUS
-from resolver.cli.certificate_dates import CertificateError, expiry_of_file, expiry_of_server
 from resolver.cli.gateway_client import checked, decode_answer
 from resolver.cli.healthcheck_command import local_url, loopback_url, open_local
 from resolver.errors import IndexLost, IndexUnavailable, ResolverError
@@ -30,7 +35,6 @@ if TYPE_CHECKING:
 MAX_CLOCK_DIFFERENCE_SECONDS = 2.0
 """Between this host and Redis. What processes store has their own time, and others compare it."""
 
-EXPIRES_SOON = timedelta(days=14)
 
 LOCATIONS_AT_ONCE = 8
 

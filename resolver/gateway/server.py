@@ -25,7 +25,7 @@ from resolver.gateway.net.front_connection import FrontConnection
 from resolver.gateway.net.front_server import FrontServer
 from resolver.gateway.net.listener import Listener, open_listeners, usable_connections
 from resolver.gateway.net.request_head import MAX_FIELD_BYTES, MAX_FIELDS, MAX_TARGET_BYTES
-from resolver.gateway.net.tls import tls_options
+from resolver.gateway.net.tls import certificate_problems, tls_options
 from resolver.gateway.net.write_coalescer import WriteCoalescer
 from resolver.services import Services
 from resolver.settings import Settings
@@ -91,6 +91,7 @@ async def serving(
     """
     settings = services.settings
     tls = tls_options(settings)
+    services.problems.add_source(lambda: certificate_problems(settings))
     limiter = ConnectionLimiter(
         usable_connections(settings.max_connections), settings.trusted_proxies
     )

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from resolver.certificate_dates import CertificateError, expiry_of_file, expiry_of_server
 from resolver.cli import cli
-from resolver.cli.certificate_dates import CertificateError, expiry_of_file, expiry_of_server
 from resolver.index import open_index
 from resolver.models import Location, State, Sweep
 from resolver.standin import StandIn

@@ -11,6 +11,7 @@ import signal
 import ssl
 from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import aiohttp
@@ -169,6 +170,37 @@ async def test_the_next_connection_gets_a_new_certificate(
     replace(files, new)
     assert await presented_certificate(gateway.url, authority) == der(new)
     assert [r for r in caplog.records if r.levelno == logging.ERROR]
+
+
+@pytest.mark.parametrize(
+    ("days", "text"), [(13, "valid until "), (-1, "not valid now"), (15, ""), (None, "")]
+)
+async def test_a_certificate_that_ends_soon_is_a_problem(
+    start: Start, authority: Authority, days: int | None, text: str
+) -> None:
+    end = None if days is None else datetime.now(UTC) + timedelta(days=days)
+    files = authority.issue(not_after=end)
+    gateway = await start(tls_cert=str(files.cert), tls_key=str(files.key))
+    found = [p.text for p in gateway.services.problems.current() if p.code == "certificate"]
+    assert len(found) == bool(text)
+    assert all(text in each for each in found)
+
+
+async def test_a_refused_certificate_is_a_problem(
+    start: Start, files: Files, authority: Authority
+) -> None:
+    gateway = await start(tls_cert=str(files.cert), tls_key=str(files.key))
+
+    async def codes() -> set[str]:
+        await presented_certificate(gateway.url, authority)
+        return {problem.code for problem in gateway.services.problems.current()}
+
+    assert "certificate" not in await codes()
+    kept = files.cert.read_text()
+    files.cert.write_text("garbage")
+    assert "certificate" in await codes()
+    files.cert.write_text(kept)
+    assert "certificate" not in await codes()
 
 
 async def test_the_certificate_file_may_contain_the_key(

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import ssl
+from collections.abc import Iterator
+from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import structlog
 
+from resolver.certificate_dates import EXPIRES_SOON, CertificateError, expiry_of_file
 from resolver.errors import SettingsError
+from resolver.problems import Problem
 from resolver.settings import Settings
 from resolver.text_files import MAX_PEM_BYTES, file_stamp, read_bytes
 
@@ -21,6 +25,8 @@ TLS_SHUTDOWN_SECONDS = 2.0
 
 CERT, KEY = "RESOLVER_TLS_CERT", "RESOLVER_TLS_KEY"
 
+RENEW = "Put a new one into the files that RESOLVER_TLS_CERT and RESOLVER_TLS_KEY name."
+
 log = structlog.get_logger()
 
 
@@ -30,15 +36,27 @@ def tls_options(settings: Settings) -> dict[str, Any]:
     Raises:
         SettingsError: the certificate or its key cannot be used.
     """
-    if not settings.tls_cert:
+    certificate = _certificate_of(settings)
+    if certificate is None:
         return {}
-    certificate = _certificate(Path(settings.tls_cert), Path(settings.tls_key or settings.tls_cert))
     certificate.renew()
     return {
         "ssl": certificate.context,
         "ssl_handshake_timeout": min(HANDSHAKE_SECONDS, settings.client_timeout),
         "ssl_shutdown_timeout": TLS_SHUTDOWN_SECONDS,
     }
+
+
+def certificate_problems(settings: Settings) -> Iterator[Problem]:
+    """The problems of the gateway's certificate: a `ProblemSource` but for the argument."""
+    if (certificate := _certificate_of(settings)) is not None:
+        yield from certificate.problems()
+
+
+def _certificate_of(settings: Settings) -> Certificate | None:
+    if not settings.tls_cert:
+        return None
+    return _certificate(Path(settings.tls_cert), Path(settings.tls_key or settings.tls_cert))
 
 
 class Certificate:
@@ -50,6 +68,9 @@ class Certificate:
         self._files = cert, key
         self._stamp = self._file_stamp()
         self._latest = self.context = load(cert, key)
+        self._expiry = _expiry(cert, key)
+        self._is_refused = False
+        """Whether the files of now cannot be used."""
         self.context.sni_callback = self._on_handshake
 
     def _file_stamp(self) -> object:
@@ -65,9 +86,34 @@ class Certificate:
             self._stamp = stamp
             try:
                 self._latest = load(*self._files)
+                self._expiry = _expiry(*self._files)
+                self._is_refused = False
                 log.info("certificate reloaded")
             except SettingsError as error:
+                self._is_refused = True
                 log.error("certificate not reloaded: the last one stays", reason=error.detail)  # noqa: TRY400
+
+    def problems(self) -> Iterator[Problem]:
+        """What is wrong with the files, or with the certificate's date."""
+        if self._is_refused:
+            text = "The gateway's certificate or key has been replaced by one that cannot be used; "
+            yield Problem(
+                code="certificate",
+                text=f"{text}the last one stays.",
+                action="The log says why. A restart would fail.",
+            )
+        elif self._expiry is None:
+            yield Problem(
+                code="certificate",
+                text="The gateway's certificate is not valid now.",
+                action=RENEW,
+            )
+        elif self._expiry - datetime.now(UTC) < EXPIRES_SOON:
+            yield Problem(
+                code="certificate",
+                text=f"The gateway's certificate is valid until {self._expiry:%Y-%m-%d}.",
+                action=RENEW,
+            )
 
     def _on_handshake(self, connection: ssl.SSLObject, _name: str | None, _context: Any) -> None:
         """Called in each handshake, also when the client names no server."""
@@ -75,6 +121,14 @@ class Certificate:
         # A new context, because loading files that do not belong together into the old one would
         # leave it without a key.
         connection.context = self._latest
+
+
+def _expiry(cert: Path, key: Path) -> datetime | None:
+    """Until when a certificate is valid; None if it is not now."""
+    try:
+        return expiry_of_file(str(cert), str(key))
+    except CertificateError:
+        return None
 
 
 @cache

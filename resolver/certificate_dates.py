@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ssl
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 HANDSHAKE_TIMEOUT_SECONDS = 5.0
+
+EXPIRES_SOON = timedelta(days=14)
+"""A certificate that is valid for less than this should be renewed."""
 
 
 class CertificateError(Exception):
