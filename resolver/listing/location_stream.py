@@ -42,6 +42,8 @@ class LocationStream:
         ignores_case: whether names are compared without regard to letter case there.
         begin_near: rows of an earlier second need not be read.
         """
+        if place.is_unread:
+            begin_near, position = position, None
         self.view = view
         self.group = place.group
         self.rows: deque[Row] = deque()
@@ -91,7 +93,8 @@ class LocationStream:
             return Place(self.group, is_left_out=True)
         if self.is_finished:
             return Place(self.group, is_ended=True)
-        return Place(self.group, self.taken)
+        is_unread = self.taken is None and self._position is None
+        return Place(self.group, self.taken, is_unread=is_unread)
 
     def rank(self, image_id: bytes | None, *, usable: bool) -> tuple[bool, int, float, str]:
         """Orders the owners of an image as redirects do, the best first, with the groups that were

@@ -51,6 +51,13 @@ class Place(NamedTuple):
     is_left_out: bool = False
     """It did not answer, and the client was content with the others. It stays left out: its images
     before this place would otherwise be missing without notice."""
+    is_unread: bool = False
+    """Nothing has been taken from it, and nothing of it is skipped: rows of the position's second
+    are in an order that they do not show, so that some would be skipped by mistake."""
+
+    @property
+    def flags(self) -> int:
+        return self.is_ended + 2 * self.is_left_out + 4 * self.is_unread
 
 
 class Questions(NamedTuple):
@@ -83,8 +90,7 @@ def is_marker(text: str) -> bool:
 
 def encode(order: SortOrder, marker: Marker) -> str:
     places = [
-        [number, place.group, place.after or int(place.is_ended) + 2 * place.is_left_out]
-        for number, place in marker.places.items()
+        [number, place.group, place.after or place.flags] for number, place in marker.places.items()
     ]
     ids, are_all = marker.questions
     questions = [int(are_all), *([number, *texts] for number, texts in ids.items())]
@@ -146,7 +152,7 @@ def _place(item: Any) -> tuple[int, Place]:
         return number, Place(group, where)
     if type(where) is not int:
         raise TypeError
-    return number, Place(group, None, bool(where & 1), bool(where & 2))
+    return number, Place(group, None, bool(where & 1), bool(where & 2), bool(where & 4))
 
 
 def _questions(are_all: Any, *items: Any) -> Questions:

@@ -36,8 +36,8 @@ sort_orders = st.lists(
 uuids = st.uuids().map(str) | st.uuids().map(lambda value: str(value).upper())
 ids = uuids | st.text("0123456789abcdefABCDEF-", min_size=1, max_size=36)
 places = st.one_of(
-    st.builds(Place, st.integers(0, 99), ids, st.just(False), st.just(False)),
-    st.builds(Place, st.integers(0, 99), st.none(), st.booleans(), st.booleans()),
+    st.builds(Place, st.integers(0, 99), ids, *[st.just(False)] * 3),
+    st.builds(Place, st.integers(0, 99), st.none(), *[st.booleans()] * 3),
 )
 
 

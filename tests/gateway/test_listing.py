@@ -213,6 +213,22 @@ async def test_wrong_guesses_of_a_page_change_nothing(gateway: Gateway, cloud: C
     assert found[alone[0]] == "of near"
 
 
+async def test_a_copy_at_the_end_of_a_page_hides_no_rows_behind_it(
+    gateway: Gateway, cloud: Cloud
+) -> None:
+    """All are of one second, in which rows do not show their order."""
+    for name, priority in (("near", 0), ("far", 5)):
+        server = await cloud.add(name, fields={"priority": priority})
+        server.add(id=VIRTUAL, created=BEGAN + 0.9)
+        await cloud.claim(name, VIRTUAL)
+        for number in range(3):
+            server.add(id=str(uuid.UUID(int=(15 << 124) + number + priority)), created=BEGAN + 0.1)
+    expected = {image_id for server in cloud.servers.values() for image_id in server.ids()}
+    for limit in (1, 2, 3):
+        rows = await all_rows(gateway.get, f"/v2/images?limit={limit}")
+        assert sorted(row["id"] for row in rows) == sorted(expected), limit
+
+
 async def test_better_owners_are_asked_once_about_a_page(gateway: Gateway, cloud: Cloud) -> None:
     """They are asked about as many rows as are needed if none of those in doubt is shown."""
     rng = random.Random(2)
