@@ -185,8 +185,8 @@ class ReloadingServer:
             registered_index = "" if started.locations else old.registered_index
             self._current = await self._serve(started, registered_index)
         except ResolverError as error:
-            log.error("the old settings stay", reason=error.detail)  # noqa: TRY400 - it is enough
             self._is_refused = True
+            log.error("the old settings stay", reason=error.detail)  # noqa: TRY400 - it is enough
             return
         self._is_refused = False
         self._is_reloading = True

@@ -117,7 +117,7 @@ async def test_texts_of_a_hostile_gateway_are_harmless(
 ) -> None:
     names = ("location", "region", "uri", "url", "health", "state", "status")
     owner = dict.fromkeys(names, "\x1b]0;x\x07\u202e")
-    found = {"id": "\x9b2J", "outcome": "found", "owners": [owner], "conflict": False}
+    found = {"id": NOWHERE, "outcome": "found", "owners": [owner], "conflict": False}
     async with FakeKeystone() as keystone:
         openstack = openstack_of(plugin, keystone, tmp_path)
         for script in (Scripted(200, found), Scripted(400, {"code": "a", "detail": "\x1b[2J"})):

@@ -301,8 +301,8 @@ class Application(BaseApplication):
             if started.locations:
                 self.registered_index = asyncio.run(register(started))
         except ResolverError as error:
-            log.error("the old settings stay: %s", error)  # noqa: TRY400 - the text is enough
             self.refusal_mark.touch()
+            log.error("the old settings stay: %s", error)  # noqa: TRY400 - the text is enough
             return False
         self.refusal_mark.unlink(missing_ok=True)
         log_reload(self.started.settings, started.settings)
