@@ -134,8 +134,8 @@ class Resolver:
             found = decide_found(context, image_id, context.owners_of(cached.claims))
             if found is not None and not (needs_bytes and found.lacks_bytes):
                 return replace(found, source=cached.source, age=cached.age)
-            if cached.index_error is None and not cached.claims:
-                prefetched = cached  # as good as what Redis would say now
+            if cached.index_error is None and not cached.claims and self._prober is not None:
+                prefetched = cached  # locations decide; by itself a late change could be missed
         lookup = await self.look_up(image_id, prefetched)
         image = image_id, letter_case
         resolution = await self._answer_from_lookup(

@@ -7,14 +7,19 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 
 import pytest
+from fakeredis import FakeAsyncRedis
 
 from resolver.errors import IndexUnavailable
+from resolver.index import EmbeddedStore
 from resolver.models import Change, Check, Health, Outcome, Poll, Sweep, parse_id
 from resolver.resolution import Answer
+from resolver.services import open_services
+from resolver.settings import Settings
 from resolver.sync.indexer_watch import MISSED_CHECKS
 from tests.resolution.probing import ID, MORE, OTHER, wait_until_idle
 from tests.support import faults
-from tests.support.clouds import ANY, FRESH, Cloud, Hold, clouds
+from tests.support.clouds import ANY, FRESH, Cloud, Hold, cloud_of, clouds
+from tests.support.indexing import SETTINGS
 from tests.support.wait import wait_until
 
 SILENT = {"vouches": False}
@@ -342,3 +347,22 @@ async def test_nothing_is_absent_before_the_first_sweep(settings: dict[str, obje
         cloud.set_fault("one", faults.status(503))
         answer = await cloud.resolve(ID)
         assert (answer.outcome, answer.missing) == (Outcome.UNKNOWN, ("one",))
+
+
+async def test_where_nobody_is_asked_redis_is_before_an_image_is_absent() -> None:
+    """That the process has cached no claim of it proves nothing: Redis announces changes on another
+    connection than that on which it says that a sweep is complete."""
+    store = EmbeddedStore()
+    settings = Settings(**SETTINGS | {"probe": False})
+    async with open_services(settings, store=store) as services, cloud_of(services) as cloud:
+        await cloud.add("one", swept=True)
+        await cloud.claim("one", ID)
+        redis = FakeAsyncRedis(server=store.server)
+        (bucket,) = [key for key in await redis.keys("glr:*") if b"{reg}" not in key]
+        claims = await redis.hgetall(bucket)
+        await services.index.claims.release(cloud.numbers["one"], [parse_id(ID)])
+        for _ in range(2):
+            assert (await cloud.resolve(ID)).outcome is Outcome.ABSENT
+        await redis.hset(bucket, mapping=claims)  # no change is announced
+        assert (await cloud.resolve(ID)).outcome is Outcome.FOUND
+        await redis.aclose()
