@@ -410,7 +410,7 @@ async def test_a_probe_waits_no_longer_than_the_deadline() -> None:
 @pytest.mark.slow
 async def test_fresh_takes_no_longer_than_one_deadline() -> None:
     """Also when it probes the owners first, and then the other locations."""
-    async with clouds(probe_timeout=PROBE_TIMEOUT_SECONDS) as cloud:
+    async with clouds(probe_timeout=1) as cloud:
         await cloud.add("owner")
         for n in range(4):
             await cloud.add(f"silent{n}")
@@ -419,7 +419,7 @@ async def test_fresh_takes_no_longer_than_one_deadline() -> None:
         request = asyncio.create_task(cloud.resolve(OTHER))  # its probes are in flight
         begun = time.monotonic()
         answer = await cloud.resolve(ID, FRESH)
-        assert time.monotonic() - begun < PROBE_TIMEOUT_SECONDS + 0.5
+        assert time.monotonic() - begun < 1.9
         assert (answer.outcome, len(answer.missing)) == (Outcome.UNKNOWN, 4)
         await request
 
