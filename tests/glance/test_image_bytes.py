@@ -77,5 +77,6 @@ def test_other_bytes_under_one_id_are_a_conflict(
     rows = gateway.admin("/report/conflicts").body.splitlines()
     assert [json.loads(row)["id"] for row in rows] == [image_id]
     assert gateway.get("/index").json()["conflicts"] == 1
-    (problem,) = [p for p in gateway.get("/status").json()["problems"] if p["code"] == "conflict"]
-    assert problem["location"] == "one"
+    problems = gateway.get("/status").json()["problems"]
+    # At the other, too, if it has been swept once more by itself.
+    assert "one" in {found["location"] for found in problems if found["code"] == "conflict"}
