@@ -166,8 +166,13 @@ async def test_after_a_flush_stale_owners_are_offered_until_an_index_exists(
 ) -> None:
     await wait_until_cached(deployment.second, ID)
     redis_server.flush()
-    _, body = await deployment.second.get(f"/resolve/{ID}")
-    assert (body["outcome"], body["source"]) == ("found", "stale")
+
+    async def is_stale() -> bool:
+        _, body = await deployment.second.get(f"/resolve/{ID}")
+        assert body["outcome"] == "found"
+        return bool(body["source"] == "stale")
+
+    await wait_until(is_stale)  # from the cache until Redis has announced the loss
     await deployment.first.services.index.create_if_missing()
     await wait_for_outcome(deployment.second, ID, "unknown")
 
