@@ -63,6 +63,7 @@ def calls(url_of_two: str) -> list[Call]:
         Call("tasks", 307),
         Call("task", 307, {"rest": OTHER}),
         Call("metadefs", 307, {"rest": "namespaces"}),
+        Call("cache", 307),
         Call("route_request", 403, {"path": "v2"}),
         Call("audit_log", 200, {"location": "two", "limit": 5}),
         Call("index_totals", 200),
