@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import re
@@ -12,6 +13,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from benchmarks.common import batches, text_id
 from benchmarks.contenders import HiredisSocket
@@ -96,6 +98,28 @@ def run_gateway(
             raise MissingError(f"glance-resolver did not start: {Path(log.name).read_text()}")
         finally:
             stop_process(process)
+
+
+@contextmanager
+def run_gateway_of(
+    locations: Mapping[str, Mapping[str, Any]],
+    redis_url: str,
+    core: int | None,
+    settings: Mapping[str, str],
+) -> Iterator[tuple[int, int]]:
+    """As `run_gateway`, with these locations: the fields of each by its name."""
+    with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
+        json.dump({"locations": locations}, file)  # JSON is YAML
+        file.flush()
+        with run_gateway(
+            redis_url,
+            core,
+            location_urls=[],
+            locations=0,
+            options=["--locations", file.name],
+            settings=settings,
+        ) as started:
+            yield started
 
 
 async def fill_index(redis: RedisServer, ids: Sequence[bytes], *, strings: bool = True) -> None:

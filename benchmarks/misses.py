@@ -14,7 +14,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from benchmarks.common import Measurements, make_table, out, parse_arguments, print_verdict
-from benchmarks.gateway_process import run_gateway
+from benchmarks.gateway_process import run_gateway_of
 from benchmarks.machine import cpu_seconds, describe_machine
 from benchmarks.redis_server import RedisServer
 from benchmarks.stand_ins import run_stand_ins
@@ -23,16 +23,6 @@ from tests.support.certificates import Authority, Files
 SERVER_CORE, GATEWAY_CORE = 0, 1
 AIM_MS = 0.2
 TOTAL, KERNEL, FIRST = "in all", "in the kernel", "the first, which opens the connections"
-
-
-@contextmanager
-def locations_file(urls: list[str]) -> Iterator[str]:
-    with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
-        file.write("locations:\n")
-        for number, url in enumerate(urls):
-            file.write(f"  location-{number}: {{url: {url}, sees_all: true}}\n")
-        file.flush()
-        yield file.name
 
 
 @contextmanager
@@ -64,17 +54,11 @@ def kernel_seconds(pid: int) -> float:
 
 def measure(urls: list[str], misses: int) -> dict[str, float]:
     """Milliseconds of the gateway's processor for each location of one miss."""
+    locations = {f"location-{n}": {"url": url, "sees_all": True} for n, url in enumerate(urls)}
+    settings = {"PROBE_TIMEOUT": "20"}
     with (
         RedisServer(SERVER_CORE) as redis,
-        locations_file(urls) as file,
-        run_gateway(
-            redis.url,
-            GATEWAY_CORE,
-            location_urls=[],
-            locations=0,
-            options=["--locations", file],
-            settings={"PROBE_TIMEOUT": "20"},
-        ) as (port, pid),
+        run_gateway_of(locations, redis.url, GATEWAY_CORE, settings) as (port, pid),
     ):
         before = cpu_seconds(pid)
         ask(port, 1)

@@ -7,13 +7,11 @@ import http.client
 import os
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 from benchmarks.common import batches, make_table, out, parse_arguments, print_verdict, sorted_ids
-from benchmarks.gateway_process import run_gateway
+from benchmarks.gateway_process import LOCATION_URL, run_gateway_of
 from benchmarks.index_memory import IDS_PER_CLAIM, facts_of
 from benchmarks.listing import peak_kib
 from benchmarks.machine import describe_machine, resident_mib
@@ -21,6 +19,10 @@ from benchmarks.redis_server import RedisServer
 from resolver.index import open_index
 
 TOKEN = "benchmark-of-reports"
+LOCATIONS = {
+    "one": {"url": f"{LOCATION_URL}/one", "region": "RegionOne"},
+    "two": {"url": f"{LOCATION_URL}/two", "region": "RegionTwo"},
+}
 AIM_SECONDS = 60
 CONFLICT_EVERY, SHARED_EVERY = 1000, 10
 """Every tenth image is in both regions, and every thousandth has other bytes in the second."""
@@ -28,16 +30,6 @@ CONFLICT_EVERY, SHARED_EVERY = 1000, 10
 MISSING, CONFLICTS = "/report/missing?region=RegionTwo", "/report/conflicts"
 OTHER_FACTS = facts_of([bytes(16)])[bytes(16)]
 READ_BYTES = 1 << 17
-
-
-@contextmanager
-def locations_file() -> Iterator[str]:
-    with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
-        file.write("locations:\n")
-        for name, region in (("one", "RegionOne"), ("two", "RegionTwo")):
-            file.write(f"  {name}: {{url: http://127.0.0.1:9/{name}, region: {region}}}\n")
-        file.flush()
-        yield file.name
 
 
 async def fill(url: str, ids: Sequence[bytes]) -> None:
@@ -97,15 +89,7 @@ def main() -> None:
     )
     with (
         RedisServer() as redis,
-        locations_file() as file,
-        run_gateway(
-            redis.url,
-            None,
-            location_urls=[],
-            locations=0,
-            options=["--locations", file],
-            settings={"ADMIN_TOKENS": TOKEN},
-        ) as (port, pid),
+        run_gateway_of(LOCATIONS, redis.url, None, {"ADMIN_TOKENS": TOKEN}) as (port, pid),
     ):
         asyncio.run(fill(redis.url, sorted_ids(images)))
         slowest = 0.0

@@ -171,12 +171,7 @@ async def open_services(
     ):
         indexer_watch = IndexerWatch(index)
         policy = replace(freshness_policy(settings), no_indexer=indexer_watch.is_gone)
-        admission = Admission(
-            settings.allowed_hosts,
-            require_https=settings.require_https,
-            public_url=settings.public_url,
-        )
-        tables = TableKeeper(index, policy, settings.stale_for, admission)
+        tables = TableKeeper(index, policy, settings.stale_for, Admission.of(settings))
         own_ports = OwnPorts(settings.port)
         registry = Registry(index, tables, settings, own_ports)
         bootstrap = Bootstrap(

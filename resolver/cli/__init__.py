@@ -114,4 +114,3 @@ def main(arguments: list[str] | None = None) -> Any:
         text = f"{'; '.join(unfit)}: `pip install --upgrade .` in its checkout ({error})"
         click.echo(f"glance-resolver: {printable_lines(text)}", err=True)
         sys.exit(1)
-        sys.exit(1)

@@ -35,17 +35,24 @@ if TYPE_CHECKING:
 MAX_CLOCK_DIFFERENCE_SECONDS = 2.0
 """Between this host and Redis. What processes store has their own time, and others compare it."""
 
-
 LOCATIONS_AT_ONCE = 8
 
 INDEXER_CHECKS, INDEXER_CHECK_SECONDS = 4, 1.0
 """How often and in which intervals an indexer is looked for: another one may just take over."""
 
-
 PROCESS_TIMEOUT_SECONDS = 3.0
 
 NO_PROCESS = (OSError, ValueError, HTTPException, ResolverError)
 """What it means that no process answers on this host."""
+
+NOT_SERVING = ("versions", "health")
+"""Steps of `diagnose` that a location fails which serves nobody."""
+
+FAILING = ("sweep-failing", "poll-failing")
+"""Problems that a location has which fails such a step, or any other."""
+
+FATAL = ("no-location", "location-lost")
+"""Problems with which the resolver cannot work."""
 
 
 def finding(
@@ -147,16 +154,6 @@ async def examine_locations(
     return lines
 
 
-NOT_SERVING = ("versions", "health")
-"""Steps of `diagnose` that a location fails which serves nobody."""
-
-FAILING = ("sweep-failing", "poll-failing")
-"""Problems that a location has which fails such a step, or any other."""
-
-FATAL = ("no-location", "location-lost")
-"""Problems with which the resolver cannot work."""
-
-
 async def _read_table(
     settings: Settings, index: Index
 ) -> tuple[TableKeeper, defaultdict[str, list[Problem]]]:
@@ -166,12 +163,8 @@ async def _read_table(
     from resolver.registry import Admission, LocationProblems, TableKeeper  # noqa: PLC0415
     from resolver.services import freshness_policy  # noqa: PLC0415
 
-    admission = Admission(
-        settings.allowed_hosts,
-        require_https=settings.require_https,
-        public_url=settings.public_url,
-    )
-    tables = TableKeeper(index, freshness_policy(settings), settings.stale_for, admission)
+    policy, admission = freshness_policy(settings), Admission.of(settings)
+    tables = TableKeeper(index, policy, settings.stale_for, admission)
     await tables.fresh()
     await tables.look_up_hosts()
     board = ProblemBoard()

@@ -109,8 +109,9 @@ def _is_loopback(host: str) -> bool:
         return host.lower() == "localhost"
 
 
-class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    """A gateway never redirects operators, and the token is for the gateway only."""
+class NoRedirects(urllib.request.HTTPRedirectHandler):
+    """A gateway never redirects operators, and the token is for the gateway only. A process of this
+    host does not either: what another server says is not its health."""
 
     def http_error_302(
         self,
@@ -156,7 +157,7 @@ class Gateway:
         """Raises click.UsageError as `GatewayAddress`."""
         self._address = GatewayAddress(url, token)
         self._timeout = timeout
-        handlers: list[urllib.request.BaseHandler] = [_NoRedirects(), _Http(), _Https()]
+        handlers: list[urllib.request.BaseHandler] = [NoRedirects(), _Http(), _Https()]
         if self._address.is_loopback:  # a proxy has another loopback
             handlers.append(urllib.request.ProxyHandler({}))
         self._opener = urllib.request.build_opener(*handlers)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from resolver.cli.gateway_client import GatewayError
+from resolver.cli.gateway_client import GatewayError, NoRedirects
 from resolver.cli.runtime_file import read_url
 
 if TYPE_CHECKING:
@@ -54,13 +54,6 @@ def healthcheck(host: str | None, port: int | None, timeout: float) -> None:
     click.echo(f"{url} answered 200")
 
 
-class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    """A process of this host never sends elsewhere: what another server says is not its health."""
-
-    def redirect_request(self, *_: object) -> None:
-        """Follows none, so that the answer is an error."""
-
-
 def open_local(url: str, timeout: float) -> Any:
     """The response to a GET of a process of this host.
 
@@ -71,7 +64,7 @@ def open_local(url: str, timeout: float) -> Any:
     opener = urllib.request.build_opener(
         urllib.request.ProxyHandler({}),
         urllib.request.HTTPSHandler(context=_unverified()),
-        _NoRedirects(),
+        NoRedirects(),
     )
     return opener.open(url, timeout=timeout)
 

@@ -2,8 +2,8 @@
 
 Which images are on a page is known when all locations have answered. Were their better owners asked
 only then, a page with an image of the slowest location would take twice that location's time. So
-what an earlier page expected is asked at the beginning, and the rest when quick locations have
-answered.
+what an earlier page expected is asked at the beginning, and the rest when the fastest locations
+have answered.
 """
 
 from __future__ import annotations

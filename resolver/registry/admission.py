@@ -18,6 +18,7 @@ from resolver.glance.host_policy import HostPolicy, is_loopback, parse_address
 from resolver.location_fields import is_base_url
 from resolver.models import Location
 from resolver.registry.target_policy import Lookup, look_up
+from resolver.settings import Settings
 
 LOOKUP_INTERVAL_SECONDS = 60.0
 """Time between two lookups of the hosts that only their addresses can allow."""
@@ -49,6 +50,15 @@ class Admission:
         """By host name: whether its addresses were allowed when they were looked up last."""
         self._looked_up_at: dict[str, float] = {}
         """By host name, on `time.monotonic`."""
+
+    @classmethod
+    def of(cls, settings: Settings) -> Admission:
+        """The rules of a process with these settings."""
+        return cls(
+            settings.allowed_hosts,
+            require_https=settings.require_https,
+            public_url=settings.public_url,
+        )
 
     @property
     def needs_addresses(self) -> bool:

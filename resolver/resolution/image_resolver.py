@@ -135,7 +135,7 @@ class Resolver:
             if found is not None and not (needs_bytes and found.lacks_bytes):
                 return replace(found, source=cached.source, age=cached.age)
             if cached.index_error is None and not cached.claims and self._prober is not None:
-                prefetched = cached  # locations decide; by itself a late change could be missed
+                prefetched = cached  # the locations decide: what is cached may be out of date
         lookup = await self.look_up(image_id, prefetched)
         image = image_id, letter_case
         resolution = await self._answer_from_lookup(

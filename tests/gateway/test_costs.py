@@ -209,13 +209,19 @@ async def test_a_cached_image_costs_no_round_trip_and_few_calls(
     assert len(names) <= MAX_CALLS, f"{len(names)} calls: {names}"
 
 
-async def test_a_client_that_sends_many_requests_at_once_shares_each_turn_of_the_loop(
-    connections: Connections,
-) -> None:
+async def connected_with_cached_image(connections: Connections) -> tuple[FrontConnection, Client]:
+    """A connection whose first request was answered, so that others for that image are at once."""
     connection, client = await connections.connect()
     connection.data_received(request(IDS[0]))
     await wait_until(lambda: client.writes)
     client.writes.clear()
+    return connection, client
+
+
+async def test_a_client_that_sends_many_requests_at_once_shares_each_turn_of_the_loop(
+    connections: Connections,
+) -> None:
+    connection, client = await connected_with_cached_image(connections)
     connection.data_received(request(IDS[0]) * 40)
     await asyncio.sleep(0)
     assert 0 < len(client.writes) <= MAX_RESPONSES_PER_TURN
@@ -225,10 +231,7 @@ async def test_a_client_that_sends_many_requests_at_once_shares_each_turn_of_the
 async def test_data_that_arrives_meanwhile_gives_a_client_no_further_turn(
     connections: Connections,
 ) -> None:
-    connection, client = await connections.connect()
-    connection.data_received(request(IDS[0]))
-    await wait_until(lambda: client.writes)
-    client.writes.clear()
+    connection, client = await connected_with_cached_image(connections)
     for turns in range(1, 10):
         connection.data_received(request(IDS[0]) * 40)
         await asyncio.sleep(0)

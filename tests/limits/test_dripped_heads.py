@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from resolver.gateway.net.request_head import MalformedError, goes_on, parse_head
+from resolver.gateway.net.request_head import MalformedError, is_incomplete_head, parse_head
 from tests.gateway.conftest import Gateway
 from tests.support.http_connection import connected
 
@@ -52,15 +52,15 @@ def test_wrong_line_ends_are_found_wherever_the_head_was_cut(wrong: bytes) -> No
         with pytest.raises(MalformedError):
             parse_head(head, cut)
         with pytest.raises(MalformedError):
-            goes_on(bytearray(head), cut)
+            is_incomplete_head(bytearray(head), cut)
 
 
 def test_a_head_goes_on_until_its_end_or_its_limit() -> None:
-    assert not goes_on(bytearray(b"GET /v2 HTT"), 5), "its line is not known"
-    assert goes_on(bytearray(LINE + b"A: b"), len(LINE))
-    assert not goes_on(bytearray(LINE + b"\r\n"), len(LINE)), "this is the end"
+    assert not is_incomplete_head(bytearray(b"GET /v2 HTT"), 5), "its line is not known"
+    assert is_incomplete_head(bytearray(LINE + b"A: b"), len(LINE))
+    assert not is_incomplete_head(bytearray(LINE + b"\r\n"), len(LINE)), "this is the end"
     with pytest.raises(MalformedError, match="header fields"):
-        goes_on(bytearray(LINE + b"A: b\r\n" * 200), len(LINE))
+        is_incomplete_head(bytearray(LINE + b"A: b\r\n" * 200), len(LINE))
 
 
 async def test_a_dripped_head_is_answered(gateway: Gateway) -> None:

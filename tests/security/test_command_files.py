@@ -160,6 +160,12 @@ CONTENTS = {
 }
 
 
+def make_larger_than_memory(file: Path) -> None:
+    """Makes a file of zeros that takes no room."""
+    file.touch()
+    os.truncate(file, 1 << 40)
+
+
 @pytest.mark.parametrize("kind", CONTENTS)
 def test_a_token_file_that_has_no_token_is_one_line(
     server: Server,
@@ -170,9 +176,10 @@ def test_a_token_file_that_has_no_token_is_one_line(
 ) -> None:
     file = tmp_path / "token"
     content = CONTENTS[kind]
-    file.write_bytes(content or b"")
     if content is None:
-        os.truncate(file, 1 << 40)  # more than any memory
+        make_larger_than_memory(file)
+    else:
+        file.write_bytes(content)
     monkeypatch.setenv("RESOLVER_TOKEN_FILE", str(file))
     with pytest.raises(SystemExit, match="2"):
         main(["locations", "list", "--gateway", server.url])
@@ -205,8 +212,7 @@ def test_a_file_larger_than_memory_is_one_line(
     name: str,
 ) -> None:
     file = tmp_path / "file"
-    file.touch()
-    os.truncate(file, 1 << 40)
+    make_larger_than_memory(file)
     monkeypatch.setenv(name, str(file))
     with pytest.raises(SystemExit, match="1"):
         main(["serve", "--port", "0"])

@@ -122,10 +122,9 @@ async def show_location(request: web.Request) -> web.StreamResponse:
 async def put_location(request: web.Request) -> web.StreamResponse:
     """PUT /locations/{name}. With ``If-None-Match: *`` (RFC 9110, 13.1.2) it replaces none."""
     name, services = request.match_info["name"], request.app[SERVICES]
-    fields = await read_object(request)
     written = await services.registry.put(
         name,
-        fields,
+        await read_object(request),
         request_host=request[HOST],
         by=request[ADMIN],
         is_resolver=partial(is_resolver, services.session),

@@ -42,6 +42,18 @@ class BridgeOwner(Protocol):
 class Bridge(asyncio.Transport):
     """The transport that aiohttp's protocol sees."""
 
+    # Of the request that is under way; `begin` sets them.
+    keeps_connection: bool
+    _framing: BodyFraming
+    _response_head: bytearray | None
+    """The response up to the end of its head; None when the head has been read."""
+    _is_head: bool
+    _body_left: int
+    """Bytes of the response's body that have not been sent, where its length is known."""
+    _is_chunked: bool
+    _last_bytes: bytes
+    _is_answered: bool
+
     def __init__(
         self,
         owner: BridgeOwner,
@@ -56,16 +68,7 @@ class Bridge(asyncio.Transport):
         self._closing = False
         self._reading_paused = False
         self._refused_status = 0
-        self._framing: BodyFraming = SizedBody(0)
-        self._response_head: bytearray | None = bytearray()
-        """The response up to the end of its head; None when the head has been read."""
-        self._is_head = False
-        self._body_left = 0
-        """Bytes of the response's body that have not been sent, where its length is known."""
-        self._is_chunked = False
-        self._last_bytes = b""
-        self._is_answered = False
-        self.keeps_connection = False
+        self.begin(SizedBody(0), keeps_connection=False, is_head=False)
         self._protocol = make_protocol()
         self._protocol.connection_made(self)
 

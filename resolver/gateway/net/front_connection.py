@@ -31,7 +31,7 @@ from resolver.gateway.net.request_head import (
     MAX_HEAD_BYTES,
     MalformedError,
     RequestHead,
-    goes_on,
+    is_incomplete_head,
     parse_head,
 )
 
@@ -268,7 +268,7 @@ class FrontConnection(asyncio.Protocol):
         if not buffer:
             return None
         head = None
-        if not goes_on(buffer, self._checked):
+        if not is_incomplete_head(buffer, self._checked):
             head = parse_head(bytes(buffer[: MAX_HEAD_BYTES + 1]), self._checked)
         self._checked = 0 if head else len(buffer)
         return head

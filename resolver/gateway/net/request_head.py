@@ -225,7 +225,7 @@ def _check_line_ends(data: bytes | bytearray) -> None:
     raise _fields_error()
 
 
-def goes_on(data: bytearray, checked: int) -> bool:
+def is_incomplete_head(data: bytearray, checked: int) -> bool:
     """Whether a head is still incomplete whose line is known. Only what is new is read, and nothing
     is copied: thousands of clients may send a byte each to heads of 32 kB.
 
