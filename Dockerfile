@@ -65,7 +65,7 @@ CMD ["serve", "--host", "0.0.0.0"]
 
 # Last, because they change with every build: --build-arg REVISION=$(git rev-parse HEAD)
 ARG PYTHON_IMAGE
-ARG VERSION=0.1.0
+ARG VERSION=0.2.0.dev0
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="glance-resolver" \
       org.opencontainers.image.description="Finds the OpenStack Glance server that has an image UUID, and redirects to it" \

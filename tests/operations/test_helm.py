@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import tomllib
 from typing import Any
 
 import kubernetes_validate
@@ -162,9 +161,3 @@ def test_helm_lint_accepts_the_chart() -> None:
     result = helm.lint(str(CHART))
     assert result["errors"] == []
     assert [row for row in result["messages"] if "icon" not in row["error"]] == []
-
-
-def test_the_chart_is_of_this_version() -> None:
-    chart = yaml.safe_load((CHART / "Chart.yaml").read_text("utf-8"))
-    version = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["version"]
-    assert (chart["version"], chart["appVersion"]) == (version, version)

@@ -23,6 +23,9 @@ FORMAT_1_COMMIT = "56f2d349f8ca818501e62254a69592645dd101db"
 FORMAT_2_COMMIT = "4e0d45e5d73cf53297ae91fd2946e46598ccbbda"
 """The last commit whose index has format 2."""
 
+RELEASE_COMMIT = "e92437252359592e0a3f62ba9fc1b030ef20db54"
+"""The last release. A commit and not its tag, which a clone may lack."""
+
 
 def unpack(commit: str, directory: Path) -> Path:
     """The tree of a commit, unpacked in ``directory``. Where the history does not have the commit

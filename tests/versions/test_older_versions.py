@@ -1,5 +1,5 @@
-"""Programs of older formats and of this version on one index, in both directions: a rolling
-upgrade, and the way back."""
+"""Programs of older formats, the last release, and this version on one index, in both directions: a
+rolling upgrade, and the way back."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from tests.support.wait import wait_until
 from tests.versions.released_tree import (
     FORMAT_1_COMMIT,
     FORMAT_2_COMMIT,
+    RELEASE_COMMIT,
     ROOT,
     VersionedServer,
     unpack,
@@ -27,11 +28,12 @@ pytestmark = pytest.mark.redis
 FIRST, LATER = [format_id(image_id) for image_id in make_ids(2)]
 SECOND, BY_HAND = [format_id(image_id) for image_id in make_v7_ids(2)]
 
-COMMITS = {"format 1": FORMAT_1_COMMIT, "format 2": FORMAT_2_COMMIT}
-"""The last commit of each older format."""
+COMMITS = {"format 1": FORMAT_1_COMMIT, "format 2": FORMAT_2_COMMIT, "release": RELEASE_COMMIT}
+"""The last commit of each older format, and the last release."""
 
 of_format_1 = pytest.mark.parametrize("old_tree", ["format 1"], indirect=True)
 of_format_2 = pytest.mark.parametrize("old_tree", ["format 2"], indirect=True)
+of_the_same_form = pytest.mark.parametrize("old_tree", ["format 2", "release"], indirect=True)
 
 Start = Callable[[str], VersionedServer]
 """Starts a server of the version ``old`` or ``new``."""
@@ -39,7 +41,7 @@ Start = Callable[[str], VersionedServer]
 
 @pytest.fixture(scope="module")
 def old_tree(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Indirect: of the format that the test names."""
+    """Indirect: of the version that the test names."""
     return unpack(COMMITS[request.param], tmp_path_factory.mktemp("old"))
 
 
@@ -90,7 +92,7 @@ async def status_is_known(server: VersionedServer, text: str) -> None:
     await wait_until(is_active, message="polls of the newer version bring the status")
 
 
-@of_format_2
+@of_the_same_form
 @pytest.mark.parametrize(("first", "then"), [("old", "new"), ("new", "old")])
 async def test_two_versions_serve_and_change_one_index(
     start: Start, glances: dict[str, StandIn], first: str, then: str
