@@ -122,7 +122,7 @@ async def _respond(
         request.app[BROWSER_GUARD].check(request.method, request.path, host, request.headers)
         return await handler(request)
     except InvalidTargetError as error:
-        response = to_response(malformed(400, str(error)))
+        response = to_response(malformed(400, str(error), _form_of(request)))
         response.force_close()
         return response
     except ResolverError as error:

@@ -487,6 +487,7 @@ async def test_a_repeated_singleton_header_field_is_refused(
     assert {name.lower() for name in SINGLETON_HEADERS} <= SINGLE_FIELDS
     for method, path in (("GET", PATH), ("GET", "/openapi.json"), ("POST", "/resolve")):
         async with connected(gateway.url) as connection:
-            response = await connection.ask(method, path, "User-Agent: a", "User-Agent: b")
+            fields = ("User-Agent: a", "User-Agent: b", "Accept: application/problem+json")
+            response = await connection.ask(method, path, *fields)
             assert (response.status, response.problem_code) == (400, "malformed-request")
     assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []

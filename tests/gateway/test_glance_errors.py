@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import itertools
 
 import pytest
 
@@ -212,3 +213,65 @@ async def test_what_a_client_wrote_is_escaped(gateway: Gateway) -> None:
     response, _ = await gateway.get("/v2/images/%3Cb%3E&amp;", headers={"Accept": "*/*"})
     assert response.status == 404
     assert "No image found with ID &lt;b&gt;&amp;amp;<br />" in await response.text()
+
+
+UNREADABLE = {
+    "target": (414, "{0}/{1} HTTP/1.1\r\nHost: g\r\n", "x" * 9000),
+    "field": (431, "{0} HTTP/1.1\r\nHost: g\r\nX-Auth-Token: {1}\r\n", "x" * 17_000),
+    "fields": (431, "{0} HTTP/1.1\r\nHost: g\r\n{1}", "X: y\r\n" * 200),
+    "no host": (400, "{0} HTTP/1.1\r\n{1}", ""),
+    "no such host": (400, "{0} HTTP/1.1\r\nHost: {1}\r\n", "a/b"),
+    "two hosts": (400, "{0} HTTP/1.1\r\nHost: g\r\n{1}", "Host: g\r\n"),
+    "version": (400, "{0} HTTP/9.9\r\nHost: g\r\n{1}", ""),
+    "expectation": (417, "{0} HTTP/1.1\r\nHost: g\r\n{1}", "Expect: junk\r\n"),
+    "body": (400, "{0} HTTP/1.1\r\nHost: g\r\n{1}", "Transfer-Encoding: chunked\r\n"),
+}
+"""Status, and the head of a request for a path that cannot be answered."""
+
+
+@pytest.mark.parametrize("name", UNREADABLE)
+@pytest.mark.parametrize(
+    "path", [IMAGE, "/v2/images", "/v1/images/detail", "/region/a%20b/v2/info/import", "/resolve"]
+)
+async def test_a_request_that_cannot_be_read_is_refused_in_the_same_form(
+    gateway: Gateway, name: str, path: str
+) -> None:
+    status, head, part = UNREADABLE[name]
+    method = "POST" if name == "body" else "GET"
+    for prefix, accept in itertools.product(
+        ("", "http://g"), ("*/*", "application/problem+json", "application/json, */*;q=0.1")
+    ):
+        request = f"{method} {prefix}{head}ACCEPT:{accept}\r\n\r\n".format(path, part)
+        if name == "body":
+            request += "zz\r\n"
+        async with connected(gateway.url) as connection:
+            await connection.send(request.encode())
+            response = await connection.response()
+        assert response.status == status
+        if path == "/resolve":
+            assert response.problem_code
+        elif accept == "*/*":
+            assert "Content-Type: text/html; charset=UTF-8\r\n" in response.head
+            assert response.body.startswith(b"<html>\n <head>\n  <title>%d " % status)
+        else:
+            assert f"Content-Type: {accept.partition(',')[0]}\r\n" in response.head
+            assert response.json()["status"] == status
+
+
+async def test_a_late_request_is_refused_in_the_same_form(start: Start) -> None:
+    gateway = await start(client_timeout=0.2)
+    for head in (f"GET {IMAGE} HTTP/1.1\r\nHost: g\r\n", f"GET {IMAGE} "):
+        async with connected(gateway.url) as connection:
+            await connection.send(head.encode())
+            response = await connection.response()
+        assert response.status == 408
+        assert "Content-Type: text/html; charset=UTF-8\r\n" in response.head
+
+
+async def test_a_refused_head_has_no_body_on_a_connection_that_stays_open(gateway: Gateway) -> None:
+    async with connected(gateway.url) as connection:
+        connection.send_request("HEAD", IMAGE, "Expect: junk")
+        connection.send_request("GET", "/livez")
+        response = await connection.response(has_body=False)
+        assert response.status == 417
+        assert "Connection: close\r\n" in response.head

@@ -72,7 +72,8 @@ async def test_a_host_that_is_none_is_refused(gateway: Gateway) -> None:
             for url, path in itertools.product((gateway.url, plain), FRONT_PATHS + OTHER_PATHS):
                 response = await exchange(url, request_for(path, f"Host: {host}"))
                 assert response.startswith("HTTP/1.1 400 "), (url, path, host)
-                assert '"code": "malformed-request"' in response
+                is_page = path.startswith("/v2/")
+                assert ('"code": "malformed-request"' in response) is not is_page
                 assert "the field Host is no host" in response
                 assert ID not in response
                 assert "evil" not in response

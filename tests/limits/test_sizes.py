@@ -202,7 +202,8 @@ async def test_an_unknown_expectation_is_refused_and_counted(gateway: Gateway, p
         for _ in range(2):  # the connection stays open
             await connection.send(head(b"Expect: junk", target=path.encode()))
             response = await connection.response()
-            assert (response.status, response.problem_code) == (417, "expectation-failed")
+            assert response.status == 417
+            assert response.problem_code == ("" if "/v2/" in path else "expectation-failed")
         await connection.send(head(target=b"/livez"))
         assert (await connection.response()).status == 200
     assert await count_refused(gateway, 417) == 2

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable
 from typing import cast
 
+from resolver.gateway.error_form import ErrorForm, error_form, error_form_of_bytes
 from resolver.gateway.net.body_framing import framing_of
 from resolver.gateway.net.bridge import Bridge
 from resolver.gateway.net.front_server import FrontServer
@@ -53,16 +54,8 @@ class FrontConnection(asyncio.Protocol):
     """A connection with a client."""
 
     __slots__ = (
-        *(
-            "_awaits_turn",
-            "_bridge",
-            "_buffer",
-            "_cancel",
-            "_checked",
-            "_client_ended",
-            "_closing",
-            "_deadline",
-        ),
+        *("_awaits_turn", "_bridge", "_buffer", "_cancel", "_checked", "_client_ended"),
+        *("_closing", "_deadline", "_error_form"),
         *("_bridge_pauses_reading", "_has_tls", "_head_started", "_kept_bridge", "_known_kind"),
         *("_reading_paused", "_scheme", "_server", "_transport", "_write_deadline"),
         *("client_keys", "idle_since", "peer", "served"),
@@ -74,6 +67,8 @@ class FrontConnection(asyncio.Protocol):
         self._buffer = bytearray()
         self._bridge: Bridge | None = None
         """That of the request which aiohttp answers now."""
+        self._error_form: ErrorForm | None = None
+        """Of that request."""
         self._kept_bridge: Bridge | None = None
         """That of the last such request, for the next."""
         self._cancel: Callable[[], None] | None = None
@@ -135,10 +130,11 @@ class FrontConnection(asyncio.Protocol):
         timeout = self._server.client_timeout
         if self._bridge is not None:
             self._server.limiter.count_closed("slow-body")
-            self._refuse(408, f"the body took longer than {timeout:g} s (RESOLVER_CLIENT_TIMEOUT)")
+            reason = f"the body took longer than {timeout:g} s (RESOLVER_CLIENT_TIMEOUT)"
+            self._refuse(408, reason, self._error_form)
         elif self._buffer:
             self._server.limiter.count_closed("slow-head")
-            self._refuse(408, f"the request's head took longer than {timeout:g} s")
+            self._refuse_head(408, f"the request's head took longer than {timeout:g} s")
         else:
             if not self.served:  # an idle connection that has been used is not counted
                 self._server.limiter.count_closed("slow-head")
@@ -243,7 +239,7 @@ class FrontConnection(asyncio.Protocol):
             try:
                 head = self._next_head()
             except MalformedError as error:
-                self._refuse(error.status, error.reason)
+                self._refuse_head(error.status, error.reason)
                 return
             if head is None:
                 self._wait_for_head()
@@ -383,13 +379,15 @@ class FrontConnection(asyncio.Protocol):
     def _refuse_expectation(self, head: RequestHead) -> None:
         """RFC 9110, 10.1.1. Without a body to come, the connection can go on."""
         reason = "100-continue is the one Expect that can be met: leave the header out"
-        if head.fields.has_body or not head.keeps_connection:
-            self._refuse(417, reason)
+        form = error_form(head.path, head.fields)
+        # Behind the response to a HEAD, its body would be read as the next response.
+        if head.fields.has_body or head.method == "HEAD" or not head.keeps_connection:
+            self._refuse(417, reason, form)
         elif self._transport is not None:
-            data = self._server.refusal(417, reason, "", self.peer)
+            data = self._server.refusal(417, reason, "", self.peer, form)
             self._server.coalescer.write(self._transport, data)
 
-    def _refuse(self, status: int, reason: str) -> None:
+    def _refuse(self, status: int, reason: str, form: ErrorForm | None) -> None:
         """Answers what is no request, or comes too slowly, and closes the connection."""
         counted_by_app = self._bridge is not None  # aiohttp has the request, and counts it
         if self._bridge is not None:
@@ -401,11 +399,15 @@ class FrontConnection(asyncio.Protocol):
         if self._transport is not None:
             closing = "Connection: close\r\n"
             data = self._server.refusal(
-                status, reason, closing, self.peer, counted_by_app=counted_by_app
+                status, reason, closing, self.peer, form, counted_by_app=counted_by_app
             )
             self._server.coalescer.flush(self._transport)
             self._transport.write(data)
         self._close(after_refusal=True)
+
+    def _refuse_head(self, status: int, reason: str) -> None:
+        form = error_form_of_bytes(bytes(self._buffer[:MAX_HEAD_BYTES]))
+        self._refuse(status, reason, form)
 
     # Requests that aiohttp answers.
 
@@ -423,7 +425,7 @@ class FrontConnection(asyncio.Protocol):
             keeps_connection=head.keeps_connection,
             is_head=head.method == "HEAD",
         )
-        self._bridge = bridge
+        self._bridge, self._error_form = bridge, error_form(head.path, head.fields)
         body = bytes(self._buffer)
         self._buffer.clear()
         self._buffer += self._feed_bridge(body, head.encode())
@@ -437,7 +439,7 @@ class FrontConnection(asyncio.Protocol):
             try:
                 data = bridge.feed(data, head)
             except MalformedError as error:
-                self._refuse(error.status, error.reason)
+                self._refuse(error.status, error.reason, self._error_form)
                 return b""
             self._set_body_deadline(bridge)
         return data

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import structlog
 
 from resolver.gateway.access_log import AccessLog
+from resolver.gateway.error_form import ErrorForm
 from resolver.gateway.metrics.process_metrics import Metrics
 from resolver.gateway.net.bridge import Bridge
 from resolver.gateway.net.connection_limiter import ConnectionLimiter
@@ -55,11 +56,18 @@ class FrontServer:
         return is_kept
 
     def refusal(
-        self, status: int, reason: str, closing: str, peer: str, *, counted_by_app: bool = False
+        self,
+        status: int,
+        reason: str,
+        closing: str,
+        peer: str,
+        form: ErrorForm | None,
+        *,
+        counted_by_app: bool = False,
     ) -> bytes:
         """The response to what cannot be read. It is counted and logged, unless the application
         does that."""
-        reply = malformed(status, reason)
+        reply = malformed(status, reason, form)
         request_id = new_request_id()
         if not counted_by_app:
             observe_seconds(self.metrics.requests.row("none", "none", status), 0.0)

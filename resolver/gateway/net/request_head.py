@@ -110,6 +110,10 @@ class RequestHead(NamedTuple):
     size: int
     """Bytes of the head, with the empty line."""
 
+    @property
+    def path(self) -> str:
+        return self.target.partition("?")[0]
+
     def encode(self) -> bytes:
         """The head in its plainest form, for another parser: it cannot read it in another way."""
         line = f"{self.method} {self.target} HTTP/1.{self.minor}"
