@@ -1,8 +1,10 @@
-"""Bounds what a server can make aiohttp's client read besides answers.
+"""Bounds what a server can make aiohttp's client read besides answers, and how long its connections
+are used.
 
 That client reads any number of interim responses (1xx, RFC 9110, 15.2), and whatever arrives on an
-idle connection. A guard removes interim responses, which no request here asks for, closes an idle
-connection on which something arrives, and passes on everything else.
+idle connection; and it uses a connection for as long as requests follow one another. A guard
+removes interim responses, which no request here asks for, closes an idle connection on which
+something arrives, and one that is old, and passes on everything else.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import re
 import socket
+import time
 from typing import Any
 
 import aiohttp
@@ -17,6 +20,7 @@ from aiohttp.client_proto import ResponseHandler
 from aiohttp.connector import Connection
 
 from resolver.errors import LocationUnavailable
+from resolver.glance.kept_connections import LIFETIME_SECONDS
 
 READ_BYTES = 16 * 1024
 """Bytes read from a socket at a time. The event loop asks for 256 KiB, which may have 10,000
@@ -54,24 +58,33 @@ def short_reads(address: aiohttp.AddrInfoType) -> socket.socket:
 class GuardedRequest(aiohttp.ClientRequest):
     """A request whose answer is guarded."""
 
+    lifetime_seconds = LIFETIME_SECONDS
+    """After which a connection is not used again."""
+
     async def send(self, conn: Connection) -> aiohttp.ClientResponse:
         protocol, transport = conn.protocol, conn.transport
         if protocol is not None and transport is not None:  # else it is gone, as aiohttp will see
             guard = transport.get_protocol()
             if not isinstance(guard, AnswerGuard):
-                guard = AnswerGuard(protocol, transport)
+                guard = AnswerGuard(protocol, transport, self.lifetime_seconds)
                 transport.set_protocol(guard)
             guard.expect_answer()
-            conn.add_callback(guard.expect_nothing)
+            conn.add_callback(guard.end_request)
         return await super().send(conn)
 
 
 class AnswerGuard(asyncio.Protocol):
     """Stands between a connection and aiohttp's protocol."""
 
-    def __init__(self, guarded: ResponseHandler, transport: asyncio.Transport) -> None:
+    def __init__(
+        self,
+        guarded: ResponseHandler,
+        transport: asyncio.Transport,
+        lifetime_seconds: float = LIFETIME_SECONDS,
+    ) -> None:
         self._guarded = guarded
         self._transport = transport
+        self._used_until = time.monotonic() + lifetime_seconds
         self._may_answer = False
         self._has_answer = False
         """Whether the answer has begun."""
@@ -84,9 +97,11 @@ class AnswerGuard(asyncio.Protocol):
         self._may_answer, self._has_answer = True, False
         self._held, self._interim_bytes = b"", 0
 
-    def expect_nothing(self) -> None:
+    def end_request(self) -> None:
         """The answer is complete, or nobody waits for it any more."""
         self._may_answer = False
+        if time.monotonic() >= self._used_until:
+            self._guarded.force_close()  # aiohttp closes it in place of keeping it
 
     def data_received(self, data: bytes) -> None:
         if not self._may_answer:
@@ -120,7 +135,7 @@ class AnswerGuard(asyncio.Protocol):
             LocationUnavailable("it sends interim responses (1xx) without end", code="cut")
         )
         self._transport.abort()
-        self.expect_nothing()
+        self.end_request()
 
     def eof_received(self) -> None:
         if self._held:

@@ -20,6 +20,7 @@ from resolver.glance.answer_guard import (
     MAX_INTERIM_BYTES,
     READ_BYTES,
     AnswerGuard,
+    GuardedRequest,
     short_reads,
 )
 from resolver.models import Location
@@ -194,6 +195,25 @@ async def test_the_guard_is_there_with_tls(tmp_path: Path) -> None:
         server.parts, server.repeats = (CONTINUE * 4000,), True
         with pytest.raises(LocationUnavailable, match="interim responses"):
             await session.get(server.url, ssl=authority.client())
+
+
+class OneRequest(GuardedRequest):
+    lifetime_seconds = 0.0
+
+
+async def test_a_connection_is_not_used_for_long() -> None:
+    """The next one goes to the address that the location has by then."""
+    async with (
+        serving(Server(ANSWER)) as server,
+        aiohttp.ClientSession(request_class=OneRequest) as session,
+    ):
+        for count in (1, 2, 3):
+            assert await ask(session, server) == b"ok"
+            assert len(server.connections) == count
+        await wait_until(
+            lambda: all(writer.is_closing() for writer in server.connections),
+            message="the connections are closed",
+        )
 
 
 def test_little_is_read_at_a_time() -> None:
