@@ -46,6 +46,23 @@ STATUSES = {
 """By Glance's own status. What any other means is not known."""
 
 
+STATUS_ORDER: Mapping[ImageStatus | None, int] = {
+    None: 0,
+    ImageStatus.ACTIVE: 0,
+    ImageStatus.PENDING: 1,
+    ImageStatus.DEACTIVATED: 2,
+    ImageStatus.DEAD: 3,
+}
+"""Orders an image's owners by the image's status there, best first: where its bytes can be
+downloaded as far as is known, will be there, are refused, will never be there."""
+
+
+def status_of(record: Mapping[str, Any]) -> ImageStatus | None:
+    """The status in a record or row of Glance; None where it is not known."""
+    status = record.get("status")
+    return STATUSES.get(status) if isinstance(status, str) else None
+
+
 class HashKind(IntEnum):
     """Where a digest comes from. Digests of different kinds cannot be compared."""
 
@@ -88,8 +105,7 @@ class ImageFacts(NamedTuple):
     def of(cls, record: Mapping[str, Any]) -> ImageFacts:
         """From a record of v1 or v2, a row of a listing, or the payload of a notification. Members
         that are missing or strange are not known."""
-        status = record.get("status")
-        return cls(STATUSES.get(status) if isinstance(status, str) else None, _content(record))
+        return cls(status_of(record), _content(record))
 
     @classmethod
     def of_headers(cls, headers: Mapping[str, str]) -> ImageFacts:

@@ -257,7 +257,8 @@ class Settings(BaseSettings):
     absent_age: Seconds = Field(
         60.0,
         description="With `covered`: how long ago the last sweep or poll of a location may have "
-        "begun. It must be longer than `RESOLVER_POLL_INTERVAL`.",
+        "begun. It must be longer than `RESOLVER_POLL_INTERVAL`, or without polls than "
+        "`RESOLVER_SWEEP_INTERVAL`.",
     )
     absent_ttl: float = Field(
         10.0,
@@ -392,34 +393,25 @@ class Settings(BaseSettings):
         return value
 
     @model_validator(mode="after")
-    def _lifetimes(self) -> Settings:
+    def _contradictions(self) -> Settings:
         if self.absent_ttl > self.cache_ttl:
             raise ValueError(
                 f"RESOLVER_ABSENT_TTL: {self.absent_ttl:g} s is longer than RESOLVER_CACHE_TTL, "
                 f"{self.cache_ttl:g} s: cached absences must not outlive cached owners"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _callers(self) -> Settings:
+        name = "RESOLVER_POLL_INTERVAL" if self.poll_interval else "RESOLVER_SWEEP_INTERVAL"
+        interval = self.poll_interval or self.sweep_interval
+        if self.absent_proof == "covered" and self.absent_age <= interval:
+            raise ValueError(
+                f"RESOLVER_ABSENT_AGE: {self.absent_age:g} s is not longer than {name}, "
+                f"{interval:g} s: what the index has would be too old before it is read again"
+            )
         if self.read_auth == "caller" and not self.probe:
             raise ValueError("RESOLVER_READ_AUTH=caller asks locations: it needs RESOLVER_PROBE=on")
-        return self
-
-    @model_validator(mode="after")
-    def _redis(self) -> Settings:
         if self.redis_url_file and "redis_url" in self.model_fields_set:
             raise ValueError("RESOLVER_REDIS_URL and RESOLVER_REDIS_URL_FILE: set only one of them")
-        return self
-
-    @model_validator(mode="after")
-    def _ports(self) -> Settings:
         if self.management_port and self.management_port == self.port:
             raise ValueError("RESOLVER_MANAGEMENT_PORT must not be RESOLVER_PORT")
-        return self
-
-    @model_validator(mode="after")
-    def _key(self) -> Settings:
         if self.tls_key and not self.tls_cert:
             raise ValueError("RESOLVER_TLS_KEY is the key of a certificate: set RESOLVER_TLS_CERT")
         return self

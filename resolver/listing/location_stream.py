@@ -9,6 +9,7 @@ from itertools import pairwise
 
 from resolver.errors import LocationUnavailable
 from resolver.glance.caller_listings import REFUSAL_STATUSES
+from resolver.image_facts import STATUS_ORDER, ImageStatus
 from resolver.listing.markers import Place
 from resolver.listing.query import MAX_LIMIT, ListingQuery, Params
 from resolver.listing.rows import Row, RowPage, parse_page
@@ -96,11 +97,14 @@ class LocationStream:
         is_unread = self.taken is None and self._position is None
         return Place(self.group, self.taken, is_unread=is_unread)
 
-    def rank(self, image_id: bytes | None, *, usable: bool) -> tuple[bool, int, float, str]:
+    def rank(
+        self, image_id: bytes | None, status: ImageStatus | None
+    ) -> tuple[int, int, float, str]:
         """Orders the owners of an image as redirects do, the best first, with the groups that were
-        made when the listing began. ``image_id``: None for an id that is no UUID."""
+        made when the listing began. ``image_id``: None for an id that is no UUID. ``status``: the
+        image's there."""
         score = 0.0 if image_id is None else -rendezvous_score(self.view, image_id)
-        return not usable, self.group, score, self.view.name
+        return STATUS_ORDER[status], self.group, score, self.view.name
 
     def take(self) -> Row:
         row = self.rows.popleft()

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence, Se
 from typing import NamedTuple
 
 from resolver.errors import InvalidImageId
+from resolver.image_facts import ImageStatus
 from resolver.listing.location_stream import LocationStream
 from resolver.listing.markers import MAX_QUESTIONS, Questions
 from resolver.listing.rows import Row
@@ -57,8 +58,8 @@ class ImageOwners:
         self._read_owners = read_owners
         self._ask = ask
         self._names_only_listed = names_only_listed
-        self._listed: dict[str, dict[int, bool]] = defaultdict(dict)
-        """Of each image: the locations that list it, and whether it is usable there."""
+        self._listed: dict[str, dict[int, ImageStatus | None]] = defaultdict(dict)
+        """Of each image: the locations that list it, and its status there."""
         self._not_listed: set[tuple[str, int]] = set()
         """Images and locations that were asked, and do not list them."""
         self._open: set[tuple[str, int]] = set()
@@ -69,7 +70,7 @@ class ImageOwners:
     def record_listed(self, stream: LocationStream, rows: Iterable[Row]) -> None:
         """A location lists these rows."""
         for row in rows:
-            self._listed[row.image][stream.number] = row.is_usable
+            self._listed[row.image][stream.number] = row.status
 
     async def names_where_best(self, drawn: Sequence[DrawnRow]) -> list[str]:
         """For each row the names of its image's owners, best first and separated by commas; empty
@@ -184,8 +185,8 @@ class ImageOwners:
         if number not in self._streams or self._streams[number].failure:
             return False
         image_id = _image_id(row)
-        best_case = self._streams[number].rank(image_id, usable=True)
-        return best_case < stream.rank(image_id, usable=row.is_usable)
+        best_case = self._streams[number].rank(image_id, ImageStatus.ACTIVE)
+        return best_case < stream.rank(image_id, row.status)
 
     async def _ask_all(self, questions: Mapping[int, Mapping[str, str]]) -> None:
         """``questions``: the ids to ask each location about, by image."""
@@ -217,7 +218,7 @@ class ImageOwners:
         image_id = _image_id(row)
         return sorted(
             (self._streams[number] for number in listed),
-            key=lambda lists: lists.rank(image_id, usable=listed[lists.number]),
+            key=lambda lists: lists.rank(image_id, listed[lists.number]),
         )
 
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from resolver.errors import LocationUnavailable
 from resolver.glance.json_pages import has_many_values, read_page
+from resolver.image_facts import ImageStatus, status_of
 from resolver.listing.sort_order import SortOrder, Values
 
 LOCATIONS_PROPERTY = "resolver_locations"
@@ -26,8 +27,8 @@ class Row(NamedTuple):
     """The id as the location spells it."""
     values: Values
     """Of the sort keys: its place in the order."""
-    is_usable: bool
-    """Whether its bytes can be downloaded there."""
+    status: ImageStatus | None
+    """As `resolver.image_facts.status_of` reads it."""
     text: str
     """The row as JSON, without `LOCATIONS_PROPERTY`."""
 
@@ -81,9 +82,9 @@ def parse_record(body: bytes | bytearray, order: SortOrder) -> Row:
 def _row(row: Any, text: str, order: SortOrder) -> Row:
     if not isinstance(row, dict):
         raise TypeError("a row is no object")
-    image_id, status = row["id"], row.get("status")
+    image_id, status = row["id"], status_of(row)
     values = order.values_of(row)
     if LOCATIONS_PROPERTY in row:
         del row[LOCATIONS_PROPERTY]
         text = json.dumps(row, ensure_ascii=False)
-    return Row(image_id.lower(), image_id, values, status in (None, "active"), text)
+    return Row(image_id.lower(), image_id, values, status, text)

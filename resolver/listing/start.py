@@ -126,7 +126,7 @@ def start_behind(
     filters: after its row at its best owner, and after the place of that row everywhere else."""
     image_id, _ = parse_stored_id(after.image)
     owners = [stream for stream in streams if stream.number in after.rows]
-    best = min(owners, key=lambda s: s.rank(image_id, usable=after.rows[s.number].is_usable))
+    best = min(owners, key=lambda s: s.rank(image_id, after.rows[s.number].status))
     row = after.rows[best.number]
     opened = []
     for stream in streams:

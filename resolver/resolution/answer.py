@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from resolver.errors import IndexUnavailable
-from resolver.image_facts import ImageStatus, differ
+from resolver.image_facts import STATUS_ORDER, ImageStatus, differ
 from resolver.index import UNREADABLE
 from resolver.models import Outcome, Owner, format_id
 from resolver.registry import Table
@@ -55,7 +55,7 @@ class ProbeResult:
     @property
     def is_usable(self) -> bool:
         """Whether the location has the image, and it can be downloaded there as far as is known."""
-        return self.owner is not None and self.owner.status in (None, ImageStatus.ACTIVE)
+        return self.owner is not None and STATUS_ORDER[self.owner.status] == 0
 
 
 NOT_ASKED = ProbeResult(reason="it was not asked in time", asked=False)
@@ -93,11 +93,10 @@ class Answer:
     def best_status(self) -> ImageStatus | None:
         """The image's status as a client that wants its bytes should see it, from all its owners:
         active where some owner is usable, else pending where one will be. None without owners."""
-        if any(owner.is_usable for owner in self.owners):
-            return ImageStatus.ACTIVE
-        statuses = {owner.status for owner in self.owners}
-        order = (ImageStatus.PENDING, ImageStatus.DEACTIVATED, ImageStatus.DEAD)
-        return next((status for status in order if status in statuses), None)
+        if not self.owners:
+            return None
+        best = min((owner.status for owner in self.owners), key=STATUS_ORDER.__getitem__)
+        return best or ImageStatus.ACTIVE
 
     @property
     def lacks_bytes(self) -> bool:

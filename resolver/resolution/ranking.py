@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from hashlib import blake2b
 from ipaddress import IPv4Address, IPv6Address
 
-from resolver.image_facts import Content, ImageStatus
+from resolver.image_facts import STATUS_ORDER, Content, ImageStatus
 from resolver.models import Health, Owner, State, format_id
 from resolver.registry import LocationView, Table
 
@@ -68,15 +68,13 @@ class ImageOwner:
     @property
     def is_usable(self) -> bool:
         """Whether the image's bytes can be downloaded there, as far as is known."""
-        return self.status in (None, ImageStatus.ACTIVE)
+        return STATUS_ORDER[self.status] == 0
 
     def is_duplicate_of(self, other: ImageOwner) -> bool:
-        """Whether a client may take the image from here instead: its bytes can be downloaded, what
-        they are is known here and there, and they do not differ. (Of the first owner it is known
-        only from the sweep on that follows the second one's claim.)"""
-        if not (self.is_usable and self.content and other.content):
-            return False
-        return self.content.same_as(other.content) is not False
+        """Whether a client may take the image from here instead: its bytes can be downloaded, and
+        are known to be the same. (Of the first owner they are known only from the sweep on that
+        follows the second one's claim.)"""
+        return self.is_usable and self.has_bytes_of(other)
 
     def has_bytes_of(self, other: ImageOwner) -> bool:
         """Whether the image's bytes here and there are known to be the same."""
@@ -150,7 +148,7 @@ def rank_key(view: LocationView, preferences: Preferences, home_region: str) -> 
 def has_ties(owners: Iterable[ImageOwner], preferences: Preferences, home_region: str = "") -> bool:
     """Whether some of these owners rank equally, so that their order depends on the image."""
     keys = [
-        (not owner.is_usable, *rank_key(owner.view, preferences, home_region))
+        (STATUS_ORDER[owner.status], *rank_key(owner.view, preferences, home_region))
         for owner in owners
         if not exclusion_reason(owner.view, preferences)
     ]
@@ -165,8 +163,8 @@ def rank(
 ) -> list[ImageOwner]:
     """The owners that may be offered, best first.
 
-    Order: usable, https for a client that uses it, state, asked region, region of the client's
-    network, home region, health, priority, then the weighted choice.
+    Order: the image's status there, https for a client that uses it, state, asked region, region
+    of the client's network, home region, health, priority, then the weighted choice.
     """
     offered = [owner for owner in owners if not exclusion_reason(owner.view, preferences)]
     if len(offered) < 2:
@@ -175,7 +173,7 @@ def rank(
     return sorted(
         offered,
         key=lambda owner: (
-            not owner.is_usable,
+            STATUS_ORDER[owner.status],
             rank_key(owner.view, preferences, home_region),
             -rendezvous_score(owner.view, image_id),
             owner.name,

@@ -105,6 +105,10 @@ async def test_a_row_is_that_of_the_best_owner(gateway: Gateway, cloud: Cloud) -
     cloud.servers["near"].update(VIRTUAL, status="deactivated")
     rows = await all_rows(gateway.get, "/v2/images?limit=1&status=in:active,deactivated")
     assert [r["name"] for r in rows if r["id"] == VIRTUAL] == ["of far"]
+    # So does one where it will be able to.
+    cloud.servers["far"].update(VIRTUAL, status="importing")
+    (row,) = [row for row in await all_rows(gateway.get, "/v2/images") if row["id"] == VIRTUAL]
+    assert (row["status"], row["resolver_locations"]) == ("importing", "far,near")
 
 
 async def test_better_owners_are_asked_before_the_slowest_has_answered(

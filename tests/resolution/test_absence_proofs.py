@@ -24,12 +24,13 @@ from tests.support.wait import wait_until
 
 SILENT = {"vouches": False}
 AGE_SECONDS = 60.0
+COVERED = {"absent_proof": "covered", "poll_interval": 1}
 
 
 @pytest.fixture
 async def covered() -> AsyncIterator[Cloud]:
     """A resolver that takes the index for a proof."""
-    async with clouds(absent_proof="covered", absent_age=AGE_SECONDS) as cloud:
+    async with clouds(**COVERED, absent_age=AGE_SECONDS) as cloud:
         yield cloud
 
 
@@ -135,7 +136,7 @@ async def test_a_location_whose_coverage_is_too_old_is_asked(covered: Cloud) -> 
 
 async def test_a_poll_that_changed_nothing_is_a_proof() -> None:
     """The version of the registry stays, so the gateway must look."""
-    async with clouds(absent_proof="covered", absent_age=8) as cloud:
+    async with clouds(**COVERED, absent_age=8) as cloud:
         await cloud.add("one")
         cloud.set_fault("one", faults.status(503))
         await set_sweep(cloud, "one", 16)
@@ -191,7 +192,7 @@ async def test_many_ids_are_proved_to_be_absent_at_once(covered: Cloud) -> None:
 
 
 async def test_without_probes_the_index_must_be_recent_too() -> None:
-    async with clouds(probe=False, absent_proof="covered", absent_age=AGE_SECONDS) as cloud:
+    async with clouds(probe=False, **COVERED, absent_age=AGE_SECONDS) as cloud:
         await cloud.add("one")
         await set_sweep(cloud, "one", AGE_SECONDS + 20)
         answer = await cloud.resolve(ID)
@@ -300,7 +301,7 @@ async def test_a_location_that_answers_blocks_nothing_though_it_is_not_covered(
     assert blockers(covered).keys() == {"one"}
 
 
-@pytest.mark.parametrize("settings", [{}, {"absent_proof": "covered"}, {"probe": False}], ids=str)
+@pytest.mark.parametrize("settings", [{}, COVERED, {"probe": False}], ids=str)
 @pytest.mark.parametrize("state", ["", "maintenance", "removed"])
 async def test_nothing_is_absent_without_a_location_in_service(
     settings: dict[str, object], state: str
@@ -318,7 +319,7 @@ async def test_nothing_is_absent_without_a_location_in_service(
         assert template.outcome is Outcome.UNKNOWN
 
 
-@pytest.mark.parametrize("settings", [{}, {"absent_proof": "covered"}, {"probe": False}], ids=str)
+@pytest.mark.parametrize("settings", [{}, COVERED, {"probe": False}], ids=str)
 async def test_nothing_is_absent_after_redis_lost_the_registry(
     settings: dict[str, object],
 ) -> None:
@@ -340,7 +341,7 @@ async def test_nothing_is_absent_after_redis_lost_the_registry(
             assert (answer.outcome, answer.missing) == (Outcome.UNKNOWN, ("two",))
 
 
-@pytest.mark.parametrize("settings", [{"absent_proof": "covered"}, {"probe": False}], ids=str)
+@pytest.mark.parametrize("settings", [COVERED, {"probe": False}], ids=str)
 async def test_nothing_is_absent_before_the_first_sweep(settings: dict[str, object]) -> None:
     async with clouds(**settings) as cloud:
         await cloud.add("one")

@@ -80,7 +80,7 @@ def test_ranking_follows_the_documented_criteria(
     def criteria(owner: ImageOwner) -> list[int]:
         location = owner.view.location
         return [
-            int(owner.status not in (None, ImageStatus.ACTIVE)),
+            [*ImageStatus].index(owner.status or ImageStatus.ACTIVE),
             int(preferences.https and not location.public_url),
             STATES.index(location.state),
             int(bool(preferences.region) and location.region != preferences.region),

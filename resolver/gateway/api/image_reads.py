@@ -31,7 +31,7 @@ from resolver.gateway.negotiation import (
 )
 from resolver.gateway.problem import json_reply, raise_unless_found
 from resolver.gateway.reply import NO_STORE, Reply
-from resolver.image_facts import ImageStatus
+from resolver.image_facts import STATUS_ORDER, ImageStatus
 from resolver.models import format_id, letter_case_of, parse_id
 from resolver.registry import LocationView
 from resolver.resolution import RETRY_AFTER_SECONDS, Answer, ImageOwner, Preferences
@@ -229,20 +229,17 @@ def redirect_targets(
         )
     if not write and asks_for_bytes(path, head=head):
         _raise_if_without_bytes(answer)
-        if answer.best_status is ImageStatus.DEACTIVATED:
-            targets = _where_deactivated(targets) or targets
-        elif answer.conflict:
-            # The client reads the checksum at an owner that serves this API itself.
-            targets.sort(key=lambda t: (not t[0].is_usable, not _serves(t[0], path.api)))
+        # The client reads the checksum at an owner that serves this API itself.
+        shown = next((owner for owner, _ in targets if _serves(owner, path.api)), None)
+        if shown and not targets[0][0].has_bytes_of(shown):
+            targets.sort(key=lambda t: (STATUS_ORDER[t[0].status], not _serves(t[0], path.api)))
     return targets
 
 
 def _duplicates(chosen: ImageOwner, others: list[tuple[ImageOwner, str]]) -> list[str]:
-    """The URLs of at most `MAX_DUPLICATES` owners that serve as well as the chosen one: first those
-    that are known to have the same bytes, then those whose hash is of another kind."""
-    offered = [target for target in others if target[0].is_duplicate_of(chosen)]
-    offered.sort(key=lambda target: not target[0].has_bytes_of(chosen))
-    return [url for _, url in offered[:MAX_DUPLICATES]]
+    """The URLs of at most `MAX_DUPLICATES` owners that serve as well as the chosen one."""
+    offered = [url for owner, url in others if owner.is_duplicate_of(chosen)]
+    return offered[:MAX_DUPLICATES]
 
 
 def byte_targets(answer: Answer, text: str, *, https: bool = False) -> list[tuple[ImageOwner, str]]:
@@ -255,7 +252,8 @@ def byte_targets(answer: Answer, text: str, *, https: bool = False) -> list[tupl
     _raise_if_without_bytes(answer)
     path = ImagePath("v2", answer.image_id, 0, "/file", "")
     targets = _targets(answer, path, text, https=https)
-    return [t for t in targets if t[0].is_usable] or _where_deactivated(targets)
+    best = STATUS_ORDER[answer.best_status]
+    return [target for target in targets if STATUS_ORDER[target[0].status] == best]
 
 
 def _targets(
@@ -282,11 +280,6 @@ def _without_downgrades(targets: list[tuple[ImageOwner, str]]) -> list[tuple[Ima
     if any(owner.is_usable and owner.view.has_https for owner, _ in targets):
         return [target for target in targets if target[0].view.has_https]
     return targets
-
-
-def _where_deactivated(targets: list[tuple[ImageOwner, str]]) -> list[tuple[ImageOwner, str]]:
-    """Where no owner is usable, all others have no bytes at all."""
-    return [target for target in targets if target[0].status is ImageStatus.DEACTIVATED]
 
 
 def _raise_if_without_bytes(answer: Answer) -> None:
