@@ -47,7 +47,7 @@ from resolver.registry import (
     TableKeeper,
     ignore_progress,
 )
-from resolver.resolution import Prober, Resolver, VouchingProblems
+from resolver.resolution import BulkResolver, Prober, Resolver, VouchingProblems
 from resolver.settings import Settings
 from resolver.spans import NO_SPANS, Spans
 from resolver.sync import DEFAULT_TIMINGS, Indexer, IndexerTimings, IndexerWatch, ProcessWatch
@@ -70,6 +70,7 @@ class Services:
     own_ports: OwnPorts
     prober: Prober
     resolver: Resolver
+    bulk_resolver: BulkResolver
     indexer: Indexer
     bootstrap: Bootstrap
     problems: ProblemBoard
@@ -244,6 +245,7 @@ async def open_services(
                 own_ports=own_ports,
                 prober=prober,
                 resolver=resolver,
+                bulk_resolver=BulkResolver(resolver),
                 indexer=Indexer(
                     index,
                     tables,

@@ -70,7 +70,8 @@ MAX_OTHER_OWNERS = 8
 names."""
 
 BULK_ASKED_AT_ONCE = 64
-"""Ids of one bulk request about which locations are asked at the same time."""
+"""Ids of bulk requests about which locations are asked at the same time, of all requests
+together."""
 
 log = structlog.get_logger()
 
@@ -96,6 +97,7 @@ class CallerImages:
         number, count as showing it. Oldest first."""
         self._asked_at: Counter[int] = Counter()
         """Questions under way, by location number."""
+        self._bulk = asyncio.Semaphore(BULK_ASKED_AT_ONCE)
         self._tasks: set[asyncio.Task[ProbeResult]] = set()
 
     def shown_claims(self, caller: Caller | None, image_id: bytes, claims: Claims) -> Claims:
@@ -265,21 +267,25 @@ class CallerImages:
         pending = iter(positions)
 
         async def answer_pending() -> None:
-            for image in pending:
-                try:
-                    found = await self.resolve(caller, token, image, preferences, charge=charge)
-                except TooManyRequests:
-                    return
-                answers[image] = json_template(found.answer)
+            while True:
+                async with self._bulk:
+                    if (image := next(pending, None)) is None:
+                        return
+                    try:
+                        found = await self.resolve(caller, token, image, preferences, charge=charge)
+                    except TooManyRequests:
+                        return
+                    answers[image] = json_template(found.answer)
+                    await asyncio.sleep(0)  # what is remembered is answered at once
 
         workers = min(BULK_ASKED_AT_ONCE, len(positions))
         seconds = self._timeout + self._head_start
         await run_for(seconds, [answer_pending() for _ in range(workers)])
-        unasked = [image for image in positions if image not in answers]
-        if unasked:
+        if len(answers) < len(positions):
             table = await self._resolver.reader.usable_table()
-            for image in unasked:
-                answers[image] = json_template(_not_asked(table, caller.domain, image[0]))
+            not_asked = json_template(_not_asked(table, caller.domain, ids[0]))
+            for image in positions:
+                answers.setdefault(image, not_asked)
         return [
             answers[image_id, letter_cases.get(position, 0)]
             for position, image_id in enumerate(ids)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 from resolver.errors import IndexUnavailable, TooManyRequests
 from resolver.index import Index
@@ -29,29 +28,12 @@ from resolver.resolution.index_reader import Claims, IndexBudget, IndexReader, L
 from resolver.resolution.negative_cache import ProbedImage
 from resolver.resolution.prober import ChargeCallback, Prober, ProbeRequest
 from resolver.resolution.ranking import DEFAULT_PREFERENCES, Preferences
-from resolver.resolution.templates import (
-    AnswerTemplate,
-    TemplateCache,
-    json_template,
-    render_json,
-)
-from resolver.task_groups import run_for
 
 RETRY_AFTER_SECONDS = 5
 """``Retry-After`` of an ``unknown``. A first sweep of a small cloud takes about this long."""
 
 PROBE_GRACE_SECONDS = 0.05
 """How much longer a caller waits, so that a probe that times out can still return its reason."""
-
-BULK_PROBED_AT_ONCE = 16
-"""Ids of one bulk request whose locations are asked at the same time."""
-
-BULK_READS_AT_ONCE = 2
-"""Bulk requests that read the index at the same time: one reads while another is rendered. More
-would delay each other, and single ids too."""
-
-STALE_AGE_DIGITS = 1
-"""Stale ages in bulk answers are rounded to a tenth of a second, so that texts can be shared."""
 
 
 class Resolution(NamedTuple):
@@ -85,14 +67,13 @@ class Resolver:
         stale_for: seconds for which the last known claims serve while Redis does not answer.
         """
         self._index = index
-        self._prober = prober
+        self.prober = prober
         self._home_region = home_region
         self._absent_age = absent_age
         self.reader = IndexReader(
             index, tables, deadline=deadline, stale_for=stale_for, on_claims=self._forget_negatives
         )
-        self._coverage = CoverageProofs(self.reader, absent_age)
-        self._bulk_reads = asyncio.Semaphore(BULK_READS_AT_ONCE)
+        self.coverage = CoverageProofs(self.reader, absent_age)
         self.breaker = self.reader.breaker
 
     async def close(self) -> None:
@@ -134,11 +115,11 @@ class Resolver:
             found = decide_found(context, image_id, context.owners_of(cached.claims))
             if found is not None and not (needs_bytes and found.lacks_bytes):
                 return replace(found, source=cached.source, age=cached.age)
-            if cached.index_error is None and not cached.claims and self._prober is not None:
+            if cached.index_error is None and not cached.claims and self.prober is not None:
                 prefetched = cached  # the locations decide: what is cached may be out of date
         lookup = await self.look_up(image_id, prefetched)
         image = image_id, letter_case
-        resolution = await self._answer_from_lookup(
+        resolution = await self.answer_from_lookup(
             image, preferences, lookup, charge, needs_bytes=needs_bytes
         )
         return resolution.answer
@@ -147,16 +128,16 @@ class Resolver:
         """Seconds since the earliest of the locations' remembered answers, where these prove that
         the image is absent; else None. Nobody is asked. The caller knows that the index has no
         claim."""
-        if self._prober is None or not self.reader.may_prove_absence():
+        if self.prober is None or not self.reader.may_prove_absence():
             return None
-        entry = self._prober.negatives.entry(image_id)
+        entry = self.prober.negatives.entry(image_id)
         if entry is None or entry.claims:
             return None
         if self.reader.has_uppercase_ids and entry.spelling_checked_in is not table:
             return None
         if entry.absent_in is not table:
             in_service = table.in_service()
-            probes = self._prober.negatives.answers((image_id, 0), in_service, ())
+            probes = self.prober.negatives.answers((image_id, 0), in_service, ())
             if not in_service or len(probes) < len(in_service):
                 return None
             context = AnswerContext(table, DEFAULT_PREFERENCES, self._home_region)
@@ -164,7 +145,7 @@ class Resolver:
                 return None
             entry.absent_in = table
             entry.earliest = min(probe.at for probe in probes.values() if probe.absent)
-        return self._prober.negatives.age_of(entry)
+        return self.prober.negatives.age_of(entry)
 
     async def resolve_in_full(
         self,
@@ -185,7 +166,7 @@ class Resolver:
             lookup = LookupResult(table, claims, seconds=time.monotonic() - started)
         except IndexUnavailable as error:
             lookup = self._without_index(image_id, error)
-        return await self._answer_from_lookup((image_id, letter_case), preferences, lookup, charge)
+        return await self.answer_from_lookup((image_id, letter_case), preferences, lookup, charge)
 
     async def look_up(
         self, image_id: bytes, prefetched: LookupResult | BaseException | None
@@ -201,12 +182,12 @@ class Resolver:
 
     def _without_index(self, image_id: bytes, error: IndexUnavailable) -> LookupResult:
         lookup = self.reader.without_index(image_id, error)
-        if lookup.claims or self._prober is not None:
+        if lookup.claims or self.prober is not None:
             return lookup
         # Nobody can be asked, so that nothing is known.
         raise IndexUnavailable(error.detail, headers=error.headers) from error
 
-    async def _answer_from_lookup(
+    async def answer_from_lookup(
         self,
         image: ProbedImage,
         preferences: Preferences,
@@ -221,9 +202,9 @@ class Resolver:
         resolution = await self._answer(
             context, image, lookup.claims, budget, charge, needs_bytes=needs_bytes
         )
-        if self._prober is not None and resolution.answer.outcome is Outcome.ABSENT:
-            self._prober.negatives.spelling_is_checked(image[0], resolution.context.table)
-        return resolution._replace(answer=_with_stale_source(resolution.answer, lookup))
+        if self.prober is not None and resolution.answer.outcome is Outcome.ABSENT:
+            self.prober.negatives.spelling_is_checked(image[0], resolution.context.table)
+        return resolution._replace(answer=with_stale_source(resolution.answer, lookup))
 
     async def _answer(
         self,
@@ -242,9 +223,9 @@ class Resolver:
         owners = context.owners_of(claims)
         found = decide_found(context, image_id, owners)
         lacks_bytes = needs_bytes and found is not None and found.lacks_bytes
-        if self._prober is None:
+        if self.prober is None:
             if found is None and context.absent_age is not None and context.index_error is None:
-                context, (claims,) = await self._coverage.latest_claims(context, [image_id], budget)
+                context, (claims,) = await self.coverage.latest_claims(context, [image_id], budget)
             answer = found or decide(context, image_id, claims)
             if lacks_bytes or answer.outcome is Outcome.ABSENT:
                 doubt = await self.reader.loss_doubt(context.table)
@@ -253,7 +234,7 @@ class Resolver:
                     answer = doubt_lack_of_bytes(context, answer, claims, loss_doubt=doubt)
             return Resolution(answer, context, claims, {})
         if claims:
-            self._prober.negatives.forget_unless(image, claims)
+            self.prober.negatives.forget_unless(image, claims)
         must_ask = [
             owner.view
             for owner in owners
@@ -261,16 +242,16 @@ class Resolver:
         ]
         if found and not must_ask:
             return Resolution(found, context, claims, {})
-        until = time.monotonic() + self._prober.timeout + PROBE_GRACE_SECONDS
+        until = time.monotonic() + self.prober.timeout + PROBE_GRACE_SECONDS
         probes: dict[int, ProbeResult] = {}
         if must_ask:
             request = self._probe_request(context, image, must_ask, claims, until, claimed=True)
             if found and not context.preferences.fresh and not lacks_bytes:
                 # These are the owners that the client excludes. It need not wait for them.
                 if _try_charge(charge):
-                    self._prober.probe_in_background(self._prober.probe(request))
+                    self.prober.probe_in_background(self.prober.probe(request))
                 return Resolution(found, context, claims, {})
-            probes = await self._prober.probe(request, charge)
+            probes = await self.prober.probe(request, charge)
             claims = corrected_claims(claims, probes, fresh=context.preferences.fresh)
             context = await self.with_current_table(context, budget)
             if found := decide_found(context, image_id, context.owners_of(claims)):
@@ -279,17 +260,17 @@ class Resolver:
                 if not (needs_bytes and found.lacks_bytes):
                     return Resolution(found, context, claims, probes)
         known = {claim.number for claim in claims} | probes.keys()
-        if self._coverage.is_proof_for(context.preferences):
-            context, proofs, _ = await self._coverage.proofs(context, [image_id], claims, budget)
+        if self.coverage.is_proof_for(context.preferences):
+            context, proofs, _ = await self.coverage.proofs(context, [image_id], claims, budget)
             probes |= proofs
             known |= proofs.keys()
         others = [v for v in context.table.in_service() if v.location.number not in known]
         request = self._probe_request(context, image, others, claims, until, claimed=False)
-        probes |= await self._prober.probe(request, charge)
+        probes |= await self.prober.probe(request, charge)
         claims = corrected_claims(claims, probes)
         context = await self.with_current_table(context, budget)
         answer = decide_after_probes(context, image_id, claims, probes, needs_bytes=needs_bytes)
-        answer = await self._coverage.without_doubt_of_spelling(context, answer)
+        answer = await self.coverage.without_doubt_of_spelling(context, answer)
         return Resolution(answer, context, claims, probes)
 
     def _probe_request(
@@ -331,149 +312,11 @@ class Resolver:
     def _forget_negatives(self, ids: Sequence[bytes], claims: Sequence[Claims]) -> None:
         """Drops the remembered answers that were given while the index had other claims. Where it
         has none, such answers do not count when the locations are asked next."""
-        if self._prober is None or not self._prober.negatives:
+        if self.prober is None or not self.prober.negatives:
             return
         for image_id, some in zip(ids, claims, strict=True):
             if some:
-                self._prober.negatives.forget_unless((image_id, 0), some)
-
-    async def resolve_many(
-        self,
-        ids: Sequence[bytes],
-        preferences: Preferences,
-        letter_cases: Mapping[int, int] | None = None,
-        charge: ChargeCallback | None = None,
-    ) -> list[AnswerTemplate]:
-        """The answers for many ids, in their order, as JSON texts to be joined by the id.
-
-        As many ids are probed as fit into one probe's time and as ``charge`` allows. The rest are
-        answered as the index has them.
-
-        Args:
-            letter_cases: by position, the spelling of ids that are not in lower case.
-
-        Raises:
-            IndexUnavailable: Redis gave no answer within the deadline, which grows with ``ids``,
-                and nothing is known from before.
-        """
-        async with self._bulk_reads:
-            lookup_at, templates = await self._look_up_many(ids, preferences)
-        proved = await self._prove_by_coverage(preferences, lookup_at, templates, ids)
-        if self._prober is None:
-            return await self._without_doubtful_absences(ids, preferences, lookup_at, templates)
-        positions: dict[ProbedImage, list[int]] = {}
-        for position, template in enumerate(templates):
-            if preferences.fresh or (
-                template.outcome is not Outcome.FOUND and position not in proved
-            ):
-                image = ids[position], (letter_cases or {}).get(position, 0)
-                positions.setdefault(image, []).append(position)
-        unanswered = set(positions)
-        pending = iter(positions.items())
-
-        async def answer_pending() -> None:
-            for image, where in pending:
-                lookup = lookup_at(where[0])
-                try:
-                    resolution = await self._answer_from_lookup(image, preferences, lookup, charge)
-                except TooManyRequests:
-                    return
-                template = json_template(resolution.answer)
-                for position in where:
-                    templates[position] = template
-                unanswered.discard(image)
-
-        if positions:
-            workers = min(BULK_PROBED_AT_ONCE, len(positions))
-            await run_for(self._prober.timeout, [answer_pending() for _ in range(workers)])
-        for image in unanswered:
-            for position in positions[image]:
-                lookup = lookup_at(position)
-                claims = () if preferences.fresh else lookup.claims
-                context = self.context(lookup, preferences)
-                answer = decide(context, ids[position], claims, probes={})
-                templates[position] = json_template(_with_stale_source(answer, lookup))
-        return templates
-
-    async def _prove_by_coverage(
-        self,
-        preferences: Preferences,
-        lookup_at: Callable[[int], LookupResult],
-        templates: list[AnswerTemplate],
-        ids: Sequence[bytes],
-    ) -> set[int]:
-        """Answers for images that the index alone proves to be absent. Returns their positions."""
-        positions = [
-            position
-            for position, template in enumerate(templates)
-            if template.outcome is not Outcome.FOUND and not lookup_at(position).claims
-        ]
-        if not positions or not self._coverage.is_proof_for(preferences):
-            return set()
-        context = self.context(lookup_at(positions[0]), preferences)
-        budget = IndexBudget(self.reader.deadline)
-        unclaimed = [ids[position] for position in positions]
-        context, proofs, unchanged = await self._coverage.proofs(context, unclaimed, (), budget)
-        answer = decide(context, unclaimed[0], (), proofs)
-        if answer.outcome is not Outcome.ABSENT:
-            return set()
-        template = json_template(answer)
-        proved = {position for position in positions if ids[position] in unchanged}
-        for position in proved:
-            templates[position] = template
-        return proved
-
-    async def _without_doubtful_absences(
-        self,
-        ids: Sequence[bytes],
-        preferences: Preferences,
-        lookup_at: Callable[[int], LookupResult],
-        templates: list[AnswerTemplate],
-    ) -> list[AnswerTemplate]:
-        """The same answers, but unknown where the index may have lost a claim."""
-        absent = [n for n, template in enumerate(templates) if template.outcome is Outcome.ABSENT]
-        if not absent:
-            return templates
-        context = self.context(lookup_at(absent[0]), preferences)
-        if doubt := await self.reader.loss_doubt(context.table):
-            for position in absent:
-                answer = decide(context, ids[position], lookup_at(position).claims)
-                templates[position] = json_template(doubt_absence(context, answer, doubt))
-        return templates
-
-    async def _look_up_many(
-        self, ids: Sequence[bytes], preferences: Preferences
-    ) -> tuple[Callable[[int], LookupResult], list[AnswerTemplate]]:
-        """What the index has for many ids, or what this process knew last: a function that gives
-        the lookup result at a position, and the answers to all ids. Few results are needed."""
-        try:
-            table, claims = await self.reader.read(ids)
-        except IndexUnavailable as error:
-            last_table = self.reader.last_table()
-            if last_table is None or not last_table.in_service():
-                raise
-            unknown = LookupResult(last_table, (), "stale", 0.0, error)
-            lookups = [self.reader.last_known(image_id, error) or unknown for image_id in ids]
-
-            def lookup_at(position: int) -> LookupResult:
-                return lookups[position]
-
-            cache = TemplateCache(self.context(unknown, preferences), render_json)
-            templates = [
-                cache.of((found.source, round(found.age, STALE_AGE_DIGITS))).get(
-                    image_id, found.claims
-                )
-                for image_id, found in zip(ids, lookups, strict=True)
-            ]
-        else:
-
-            def lookup_at(position: int) -> LookupResult:
-                return LookupResult(table, claims[position])
-
-            context = self.context(LookupResult(table, ()), preferences)
-            cache = TemplateCache(context, render_json)
-            templates = list(map(cache.of(("index", 0.0)).get, ids, claims))
-        return lookup_at, cast("list[AnswerTemplate]", templates)  # every answer has a JSON text
+                self.prober.negatives.forget_unless((image_id, 0), some)
 
 
 def _must_be_asked(view: LocationView, preferences: Preferences, *, lacks_bytes: bool) -> bool:
@@ -493,7 +336,7 @@ def _try_charge(charge: ChargeCallback | None) -> bool:
     return True
 
 
-def _with_stale_source(answer: Answer, lookup: LookupResult) -> Answer:
+def with_stale_source(answer: Answer, lookup: LookupResult) -> Answer:
     """The answer with the source of its claims, where that was not Redis."""
     if lookup.index_error is None or answer.source != "index":
         return answer

@@ -66,7 +66,7 @@ async def world(redis_url: str) -> AsyncIterator[Services]:
 async def outcomes(services: Services, ids: list[bytes]) -> Counter[Outcome]:
     """Of all ids at once and of some one by one."""
     found: Counter[Outcome] = Counter()
-    for answer in await services.resolver.resolve_many(ids, ANY):
+    for answer in await services.bulk_resolver.resolve_many(ids, ANY):
         found[answer.outcome] += 1
     for image_id in ids[::100]:
         found[(await services.resolver.resolve(image_id, ANY)).outcome] += 1
@@ -187,7 +187,7 @@ async def test_an_id_in_upper_case_is_not_absent_because_its_bucket_was_evicted(
                 await wait_until(is_lost, message="the eviction is known to the cache")
                 assert seen[-1].outcome is Outcome.UNKNOWN, seen[-1].detail
                 assert "ids in upper case" in seen[-1].detail
-                (bulk,) = await services.resolver.resolve_many([image_id], ANY)
+                (bulk,) = await services.bulk_resolver.resolve_many([image_id], ANY)
                 assert bulk.outcome is not Outcome.ABSENT
                 await wait_until(is_found, message="the location is swept again")
 

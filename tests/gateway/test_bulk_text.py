@@ -46,7 +46,7 @@ async def test_bulk_answers_equal_single_answers_for_every_mix_of_owners(start: 
         Preferences(exclude=frozenset("a")),
     ):
         answers = [await resolver.resolve(image_id, preferences) for image_id in image_ids]
-        templates = await resolver.resolve_many(image_ids, preferences)
+        templates = await gateway.services.bulk_resolver.resolve_many(image_ids, preferences)
         for text, answer, template in zip(ids, answers, templates, strict=True):
             rendered, expected = json.loads(template.render(text)), answer.as_json()
             if answer.outcome is Outcome.UNKNOWN:

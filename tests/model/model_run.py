@@ -204,7 +204,7 @@ class ModelRun(RedisEvents):
             for at, question in enumerate(questions)
             if question.letter_case
         }
-        templates = await services.resolver.resolve_many(
+        templates = await services.bulk_resolver.resolve_many(
             [question.image_id for question in questions], preferences, letter_cases
         )
         doubted = await self._doubted(services)

@@ -184,7 +184,7 @@ async def test_many_ids_are_proved_to_be_absent_at_once(covered: Cloud) -> None:
     await covered.claim("one", ID)
     await set_sweep(covered, "one", 5)
     ids = [parse_id(text) for text in (OTHER, ID, MORE[0])]
-    templates = await covered.services.resolver.resolve_many(ids, ANY)
+    templates = await covered.services.bulk_resolver.resolve_many(ids, ANY)
     assert [str(template.outcome) for template in templates] == ["absent", "found", "absent"]
     assert f'"id": "{OTHER}"' in templates[0].render(OTHER)
     assert '"proof": "covered"' in templates[0].render(OTHER)
@@ -315,7 +315,7 @@ async def test_nothing_is_absent_without_a_location_in_service(
             await cloud.services.registry.remove("one")
         for preferences in (ANY, FRESH):
             assert (await cloud.resolve(ID, preferences)).outcome is Outcome.UNKNOWN
-        (template,) = await cloud.services.resolver.resolve_many([parse_id(ID)], ANY)
+        (template,) = await cloud.services.bulk_resolver.resolve_many([parse_id(ID)], ANY)
         assert template.outcome is Outcome.UNKNOWN
 
 

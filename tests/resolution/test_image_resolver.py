@@ -14,7 +14,7 @@ from resolver.errors import IndexUnavailable
 from resolver.index import Index, Lookup, open_index
 from resolver.models import Check, Health, Outcome, Sweep
 from resolver.registry import FreshnessPolicy, Registry, TableKeeper
-from resolver.resolution import Answer, Preferences, Resolver
+from resolver.resolution import Answer, BulkResolver, Preferences, Resolver
 from resolver.resolution.explain import explain
 from resolver.settings import Settings
 from tests.support.ids import make_ids
@@ -221,7 +221,7 @@ async def test_the_spelling_of_the_owner_is_used(harness: Harness) -> None:
 
 async def test_bulk_answers_keep_the_order_of_the_ids(harness: Harness) -> None:
     await harness.add("one", A)
-    templates = await harness.resolver.resolve_many([C, A, B, A], ANY)
+    templates = await BulkResolver(harness.resolver).resolve_many([C, A, B, A], ANY)
     outcomes = [template.outcome for template in templates]
     assert outcomes == [Outcome.ABSENT, Outcome.FOUND, Outcome.ABSENT, Outcome.FOUND]
 

@@ -33,7 +33,7 @@ async def test_a_known_owner_at_its_probe_limit_that_does_not_vouch() -> None:
         await wait_until(lambda: hold.waiting == 1)
         answer = await cloud.resolve(ID, FRESH)
         assert (answer.outcome, answer.missing) == (Outcome.UNKNOWN, ("two",))
-        many = await cloud.services.resolver.resolve_many([parse_id(ID)], FRESH)
+        many = await cloud.services.bulk_resolver.resolve_many([parse_id(ID)], FRESH)
         assert [template.outcome for template in many] == [Outcome.UNKNOWN]
         hold.open.set()
         await asking

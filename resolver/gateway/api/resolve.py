@@ -160,7 +160,7 @@ async def respond_to_many(
             caller, token, ids.image_ids, preferences, ids.letter_cases, charge
         )
     else:
-        templates = await services.resolver.resolve_many(
+        templates = await services.bulk_resolver.resolve_many(
             ids.image_ids, preferences, ids.letter_cases, charge
         )
     _count_outcomes(request, templates, len(ids.invalid))
