@@ -27,6 +27,7 @@ LAYERS = [
         "text_files",
         "bounded_http",
         "certificate_dates",
+        "optional_packages",
     }
     | {"trace_context"},
     {"location_fields"},

@@ -11,8 +11,8 @@ from urllib.parse import quote, urlsplit
 import click
 
 from resolver.cli.answer_shapes import NAMED_LOCATIONS
-from resolver.cli.completing import regions
 from resolver.cli.gateway_client import Gateway, GatewayError, gateway_options
+from resolver.cli.location_completing import regions
 from resolver.cli.output import print_json
 
 

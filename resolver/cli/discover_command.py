@@ -12,9 +12,10 @@ from typing import Any
 import click
 
 from resolver.cli.answer_shapes import NAMED_LOCATIONS
-from resolver.cli.completing import clouds, domains
-from resolver.cli.completing import regions as known_regions
+from resolver.cli.completing import clouds
 from resolver.cli.gateway_client import Gateway, GatewayError, gateway_options
+from resolver.cli.location_completing import domains
+from resolver.cli.location_completing import regions as known_regions
 from resolver.cli.output import print_json, print_table
 
 MAX_NAME_CHARACTERS = 60

@@ -21,7 +21,8 @@ from resolver.certificate_dates import (
 )
 from resolver.cli.answer_shapes import STATUS
 from resolver.cli.gateway_client import checked, decode_answer
-from resolver.cli.healthcheck_command import local_url, loopback_url, open_local
+from resolver.cli.healthcheck_command import local_url, open_local
+from resolver.cli.runtime_file import loopback_url
 from resolver.errors import IndexLost, IndexUnavailable, ResolverError
 
 if TYPE_CHECKING:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import ssl
 import urllib.error
 import urllib.request
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from resolver.cli.gateway_client import GatewayError, NoRedirects
-from resolver.cli.runtime_file import read_url
+from resolver.cli.runtime_file import loopback_url, read_url
 
 if TYPE_CHECKING:
     from resolver.settings import Settings
@@ -75,20 +74,6 @@ def local_url(settings: Settings, host: str | None = None, port: int | None = No
     if host is None and port is None and (url := read_url(settings.port)):
         return url
     return loopback_url(host or settings.host, port or settings.port, tls=bool(settings.tls_cert))
-
-
-def loopback_url(host: str, port: int, *, tls: bool) -> str:
-    """The URL of a gateway of this host that listens on ``host``; wildcards become loopback."""
-    with_brackets = host
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        pass  # a name
-    else:
-        if address.is_unspecified:
-            address = ipaddress.ip_address("127.0.0.1" if address.version == 4 else "::1")
-        with_brackets = f"[{address}]" if address.version == 6 else str(address)
-    return f"{'https' if tls else 'http'}://{with_brackets}:{port}"
 
 
 def _unverified() -> ssl.SSLContext:

@@ -9,8 +9,8 @@ import click
 
 from resolver.cli.ages import age
 from resolver.cli.answer_shapes import REBUILD, TOTALS
-from resolver.cli.completing import location_names
 from resolver.cli.gateway_client import Gateway, gateway_options, segment
+from resolver.cli.location_completing import location_names
 from resolver.cli.output import counted, print_fields, print_json, print_table
 from resolver.cli.suggesting_group import SuggestingGroup
 from resolver.cli.transfer_command import export, import_

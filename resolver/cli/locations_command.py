@@ -21,17 +21,15 @@ from resolver.cli.answer_shapes import (
     WRITTEN_LOCATION,
 )
 from resolver.cli.apply_command import apply
-from resolver.cli.completing import (
-    clouds,
-    domains,
-    existing_location,
-    files,
-    location_names,
-    one_of,
-    regions,
-)
+from resolver.cli.completing import clouds, files, one_of
 from resolver.cli.discover_command import discover
 from resolver.cli.gateway_client import Gateway, GatewayError, gateway_options, segment
+from resolver.cli.location_completing import (
+    domains,
+    existing_location,
+    location_names,
+    regions,
+)
 from resolver.cli.output import (
     Column,
     Output,

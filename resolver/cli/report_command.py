@@ -9,8 +9,8 @@ from urllib.parse import urlencode
 import click
 
 from resolver.cli.answer_shapes import CONFLICT, IMPORTABLE, MISSING_IMAGE, NOT_IMPORTABLE
-from resolver.cli.completing import regions
 from resolver.cli.gateway_client import GatewayAddress, checked, gateway_options
+from resolver.cli.location_completing import regions
 from resolver.cli.output import counted, print_json
 from resolver.cli.printable import printable
 from resolver.cli.stream_client import StreamRequest

@@ -11,7 +11,6 @@ from urllib.parse import urlencode
 import click
 
 from resolver.cli.answer_shapes import EXPLANATION, RESOLUTIONS
-from resolver.cli.completing import location_names, regions
 from resolver.cli.gateway_client import (
     Gateway,
     GatewayAddress,
@@ -20,6 +19,7 @@ from resolver.cli.gateway_client import (
     no_gateway_error,
     segment,
 )
+from resolver.cli.location_completing import location_names, regions
 from resolver.cli.output import print_json, print_table
 from resolver.cli.printable import printable
 from resolver.errors import InvalidImageId

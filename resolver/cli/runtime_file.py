@@ -8,6 +8,7 @@ written.
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import tempfile
 from collections.abc import Iterator
@@ -67,3 +68,17 @@ def temporary_url_file(configured_port: int) -> Iterator[None]:
         if os.getpid() == pid:
             with suppress(OSError):
                 file.unlink(missing_ok=True)
+
+
+def loopback_url(host: str, port: int, *, tls: bool) -> str:
+    """The URL of a gateway of this host that listens on ``host``; wildcards become loopback."""
+    with_brackets = host
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        pass  # a name
+    else:
+        if address.is_unspecified:
+            address = ipaddress.ip_address("127.0.0.1" if address.version == 4 else "::1")
+        with_brackets = f"[{address}]" if address.version == 6 else str(address)
+    return f"{'https' if tls else 'http'}://{with_brackets}:{port}"

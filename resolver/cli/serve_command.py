@@ -15,10 +15,10 @@ from urllib.parse import urlsplit
 
 import click
 
+from resolver.cli import plain_structlog  # noqa: F401 - before any module that imports structlog
 from resolver.cli.completing import files
-from resolver.cli.healthcheck_command import loopback_url
 from resolver.cli.output import notify
-from resolver.cli.runtime_file import temporary_url_file, write_url
+from resolver.cli.runtime_file import loopback_url, temporary_url_file, write_url
 from resolver.errors import ResolverError, SettingsError, installing
 from resolver.service_manager import READY, STOPPING, ServiceManager
 

@@ -8,8 +8,8 @@ from typing import Any
 import click
 
 from resolver.cli.answer_shapes import LOCATION_SWEEP, STATUS
-from resolver.cli.completing import existing_location
 from resolver.cli.gateway_client import Gateway, GatewayError, gateway_options, segment
+from resolver.cli.location_completing import existing_location
 from resolver.cli.output import counted
 
 POLL_SECONDS = 0.5

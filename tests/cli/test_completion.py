@@ -17,7 +17,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from resolver.cli import cli, main
-from resolver.cli.completing import location_names
+from resolver.cli.location_completing import location_names
 from tests.cli.test_commands import gateway
 from tests.gateway.conftest import TOKEN, Gateway, start
 from tests.support.wait import TIMEOUT_SECONDS

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from resolver.cli import main
-from resolver.cli.healthcheck_command import loopback_url
+from resolver.cli.runtime_file import loopback_url
 from tests.cli.test_serve import run, serve
 from tests.support.certificates import Authority
 from tests.support.plain_server import PlainReply, PlainServer
