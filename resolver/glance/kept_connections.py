@@ -35,8 +35,9 @@ IDLE_SECONDS = 15.0
 """How long a connection stays open without a question."""
 
 LIFETIME_SECONDS = 60.0
-"""How long a connection to a location is used, by aiohttp's client too. The next one looks the host's name up again: the location may have
-moved to another address, and its old server answer on."""
+"""How long a connection to a location is used, by aiohttp's client too. The next one looks the
+host's name up again: the location may have moved to another address, and its old server answer on.
+"""
 
 AVOIDED_SECONDS = 60.0
 """How long a server is asked through aiohttp's client after it could not be asked here."""
