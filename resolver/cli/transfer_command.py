@@ -19,6 +19,7 @@ import click
 from resolver.cli.answer_shapes import IMPORT_RESULT
 from resolver.cli.completing import files
 from resolver.cli.gateway_client import GatewayError, gateway_options, no_gateway_error
+from resolver.cli.printable import REPLACEMENT
 from resolver.cli.stream_client import CHUNK_BYTES, StreamRequest
 from resolver.cli.transfer_progress import TransferProgress
 from resolver.errors import ResolverError
@@ -28,6 +29,9 @@ TAIL_BYTES = 2048
 
 LAST_LINE = re.compile(r"end ([0-9]{1,18}) ([0-9]{1,18}) [!-~]+", re.ASCII)
 """Of an export: its images, its claims and a checksum."""
+
+PRINTABLE = bytes(b if 0x20 <= b < 0x7F or b == 0x0A else ord(REPLACEMENT) for b in range(256))
+"""For a terminal, which would obey escape sequences. An export is lines of printable ASCII."""
 
 GZIP_MAGIC = b"\x1f\x8b"
 
@@ -47,12 +51,13 @@ def export(file: str, url: str, token: str | None) -> None:
     from resolver.registry.export_format import FORMAT_NAME  # noqa: PLC0415
 
     progress, start, tail = TransferProgress("export"), b"", b""
+    is_terminal = file == "-" and sys.stdout.isatty()
     with open_output(file) as output:
         for data in progress.watch(StreamRequest(url, token).get("/index/export")):
             start = (start + data)[: len(FORMAT_NAME)]
             if not FORMAT_NAME.startswith(start):
                 raise no_gateway_error(url, "it sent no export")
-            output.write(data)
+            output.write(data.translate(PRINTABLE) if is_terminal else data)
             tail = (tail + data)[-TAIL_BYTES:]
         last = tail.rstrip(b"\n").rpartition(b"\n")[2].decode("ascii", "replace")
         end = LAST_LINE.fullmatch(last)

@@ -49,8 +49,11 @@ def parse_destination(target: str, host: str | None, *, needs_host: bool) -> Des
         needs_host: whether the field must be there, as in HTTP/1.1.
 
     Raises:
-        InvalidTargetError: the field is missing, or one of them is malformed.
+        InvalidTargetError: the field is missing, or one of them is malformed. A target with a
+            fragment is: a proxy before us may have read it as a part of the path.
     """
+    if "#" in target:
+        raise InvalidTargetError("the request's target has a fragment, which no server is sent")
     if host is None and needs_host:
         raise InvalidTargetError("there is no field Host")
     if host and not is_host(host):

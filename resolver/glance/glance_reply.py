@@ -26,6 +26,12 @@ class Reply:
     body: bytes | bytearray
     """The latter where it is large, and a copy would take long."""
 
+    def field_to_pass_on(self, name: str) -> str:
+        """The value of a header field, where it can be sent on to a client; else empty. A server
+        may send control characters, and aiohttp's client takes most of them."""
+        value = self.headers.get(name, "")
+        return value if value.isascii() and value.isprintable() else ""
+
     def json(self) -> Any:
         """The body as JSON. It is parsed only if it has few values (`json_pages.MAX_VALUES`),
         since they take the time, not the bytes. For listings there is `page`.

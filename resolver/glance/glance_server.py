@@ -281,7 +281,7 @@ class GlanceServer:
                 if sent.headers
                 else "it needs a credential (401): set the location's `auth`",
                 code="unauthorized",
-                extra={"challenge": reply.headers.get("WWW-Authenticate", "")},
+                extra={"challenge": reply.field_to_pass_on("WWW-Authenticate")},
             )
         if reply.status == LoopDetected.status:
             raise LocationUnavailable(

@@ -45,8 +45,14 @@ async def take_census(client: RedisClient, claims: Claims) -> Census:
     Raises:
         IndexUnavailable: Redis does not answer.
     """
+    while (census := await _take_census(client, claims, claims.buckets)) is None:
+        pass
+    return census
+
+
+async def _take_census(client: RedisClient, claims: Claims, buckets: Buckets) -> Census | None:
+    """None where the index got other buckets meanwhile."""
     begun = time.monotonic()
-    buckets = claims.buckets
     values: Counter[bytes] = Counter()
     used: list[int] = []
     fullest = 0
@@ -54,6 +60,8 @@ async def take_census(client: RedisClient, claims: Claims) -> Census:
         values.update(map(summarize, of_bucket))  # there are few summaries, however many images
         used.append(bucket)
         fullest = max(fullest, len(of_bucket))
+    if claims.buckets is not buckets:
+        return None
     return Census(
         at=time.time(),
         seconds=time.monotonic() - begun,

@@ -230,6 +230,5 @@ class SharedCounts:
             counts = ClaimCounts(layout.current, layout.identity)
             async for bucket, values in self._claims.read_values(counts.buckets):
                 counts.add(bucket, values)
-            await layout.refresh()
-            if self._are_current(counts):  # else buckets may have been dropped while we read
+            if self._are_current(counts):
                 return counts

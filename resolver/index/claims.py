@@ -51,6 +51,9 @@ SCRIPT_IDS = 256
 BATCH_CALLS = 256
 """Script calls or bucket reads in one pipeline: bounds the memory on both sides."""
 
+REFRESH_BUCKETS = 64 * BATCH_CALLS
+"""Buckets that are read before the layout of the index is read again."""
+
 PURGE_BUCKETS = 16
 """Buckets purged in one pipeline, for the same reason."""
 
@@ -365,13 +368,20 @@ class Claims:
             yield bucket, pairs(reply)
 
     async def read_values(self, buckets: Buckets) -> AsyncIterator[tuple[int, list[bytes]]]:
-        """(bucket, owners' bytes of each image) of the buckets that are not empty.
+        """(bucket, owners' bytes of each image) of the buckets that are not empty. It ends early
+        when the index gets other buckets meanwhile.
 
         Raises:
             IndexUnavailable: Redis does not answer.
         """
-        async for bucket, reply in self._read("HVALS", None, buckets):
-            yield bucket, reply
+        for numbers in buckets.spans(REFRESH_BUCKETS):
+            async for bucket, reply in self._read("HVALS", numbers, buckets):
+                yield bucket, reply
+            # Some may have been read while they were dropped. And who writes a wrong number of them
+            # into Redis could keep this going for an hour.
+            await self.layout.refresh()
+            if self.buckets is not buckets:
+                return
 
     async def _read(
         self, command: str, numbers: Iterable[int] | None, buckets: Buckets | None

@@ -21,7 +21,13 @@ from resolver.index.record_codec import (
 from resolver.index.redis.client import RedisClient, ScriptCall
 from resolver.index.redis.replies import optional_int, total
 from resolver.index.redis.scripts import load
-from resolver.index.registry_snapshot import Record, Snapshot, apply_changes, parse_snapshot
+from resolver.index.registry_snapshot import (
+    Record,
+    Snapshot,
+    apply_changes,
+    has_number_twice,
+    parse_snapshot,
+)
 from resolver.index.sweep_records import SweepRecords
 from resolver.models import Check, Location, Poll, SubscriptionStatus, Sweep
 
@@ -89,7 +95,10 @@ class Records(SweepRecords):
             [known.version, known.identity, MAX_CHANGES],
             foreground=True,
         )
-        return apply_changes(known, reply) if reply else await self.load()
+        changed = apply_changes(known, reply) if reply else None
+        if changed is None or has_number_twice(changed.records):
+            return await self.load()
+        return changed
 
     async def put(self, location: Location, before: Record | None, by: str = "") -> Location:
         """Writes a location if its record still is ``before``, and logs who it was ``by``. Returns

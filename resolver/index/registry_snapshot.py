@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
@@ -91,7 +92,38 @@ async def parse_snapshot(reply: Any, cache: ParseCache) -> Snapshot:
             unreadable[name] = str(error)
             continue
         records[name] = _parse_status(status, location, stored, cache)
-    return _snapshot(reply, meta, records, unreadable)
+    unreadable |= _with_number_of_another(records, meta)
+    readable = {name: record for name, record in records.items() if name not in unreadable}
+    return _snapshot(reply, meta, readable, unreadable)
+
+
+def has_number_twice(records: Mapping[str, Record]) -> bool:
+    """Whether two locations have one number: something else has written a row."""
+    return len({record.location.number for record in records.values()}) < len(records)
+
+
+def _with_number_of_another(
+    records: Mapping[str, Record], meta: Mapping[bytes, bytes]
+) -> dict[str, str]:
+    """Locations that share a number, with the reason why they cannot be used. The one that was
+    given the number is used."""
+    if not has_number_twice(records):
+        return {}
+    uses = Counter(record.location.number for record in records.values())
+    shared = {n: r.location.number for n, r in records.items() if uses[r.location.number] > 1}
+    given = {
+        name for name, number in shared.items() if meta.get(_number_field(name)) == b"%d" % number
+    }
+    wrong = {}
+    for name, number in shared.items():
+        others = [other for other in shared if other != name and shared[other] == number]
+        if name not in given or not given.isdisjoint(others):
+            wrong[name] = f"its number {number} is that of {others[0]}, too"
+    return wrong
+
+
+def _number_field(name: str) -> bytes:
+    return NUMBER_FIELD + name.encode()
 
 
 @parses_reply

@@ -109,6 +109,18 @@ async def test_a_target_that_is_neither_path_nor_url_is_refused(
         parse_destination(target, "images.example", needs_host=True)
 
 
+@pytest.mark.parametrize(
+    "target", [f"/v2/images/{ID}#/../x", "/readyz#", f"http://images.example/v2/images/{ID}#a"]
+)
+async def test_a_target_with_a_fragment_is_refused(gateway: Gateway, target: str) -> None:
+    """A proxy that takes it for a part of the path sees another path than we do."""
+    async with plain_server(gateway) as plain:
+        for url in (gateway.url, plain):
+            response = await exchange(url, request_for(target, "Host: images.example"))
+            assert response.startswith("HTTP/1.1 400 ")
+            assert "fragment" in response
+
+
 async def test_links_name_the_host_that_was_asked(gateway: Gateway) -> None:
     async with plain_server(gateway) as plain:
         for url in (gateway.url, plain):

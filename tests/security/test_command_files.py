@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -120,6 +122,18 @@ def test_an_export_whose_last_line_is_none_is_an_error(
         main(["index", "export", str(tmp_path / "index"), "--gateway", server.url])
     assert "the export is incomplete: it broke off" in capfd.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_export_to_a_terminal_is_harmless(server: Server) -> None:
+    body = FORMAT_NAME + b" 1\n" + ESCAPES.encode() + b"\nend 0 0 digest\n"
+    server.answers(200, body, Content_Type="text/plain")
+    ours, terminal = os.openpty()
+    with open(ours, "rb", buffering=0) as shown, open(terminal, "wb", buffering=0) as output:
+        command = ["index", "export", "-", "--gateway", server.url, "--token", "a-token"]
+        subprocess.run([sys.executable, "-m", "resolver", *command], stdout=output, check=True)
+        text = shown.read(4096).decode().replace("\r\n", "\n")
+    assert text.startswith(FORMAT_NAME.decode())
+    assert_harmless(text)
 
 
 def test_an_export_follows_no_link_of_another_user(

@@ -156,6 +156,46 @@ async def test_a_hostile_status_of_a_location(serving_one: Gateway, kind: str) -
     assert "unreadable-record" in {row["code"] for row in status["problems"]}
 
 
+@pytest.mark.parametrize("other", ["evil", "another"])  # before and after that of `one`
+async def test_a_row_with_the_number_of_another_costs_itself(
+    serving_one: Gateway, other: str
+) -> None:
+    assert (await serving_one.services.registry.view("one")).location.number == 1
+    await serving_one.location(other)
+    await change(serving_one, "HSET", REGISTRY + "locations", other, row(1))
+    await assert_that_one_works(serving_one)
+    _, status = await serving_one.get("/status")
+    (problem,) = (row for row in status["problems"] if row["code"] == "unreadable-record")
+    assert problem["location"] == other
+    response, body = await serving_one.get(f"/resolve/{OTHER}")
+    assert (response.status, body["missing"]) == (503, [other])
+
+
+async def test_where_nothing_says_whose_number_it_is_no_row_counts(serving_one: Gateway) -> None:
+    await serving_one.location("two")
+    meta = REGISTRY + "meta"
+    await change(serving_one, "HDEL", meta, "location:one", "location:two")
+    await change(serving_one, "HSET", REGISTRY + "locations", "two", row(1))
+    response, body = await serving_one.get(f"/resolve/{ID}")
+    assert (response.status, sorted(body["missing"])) == (503, ["one", "two"])
+
+
+async def test_a_wrong_number_of_buckets_costs_nothing_once_it_is_corrected(
+    serving_one: Gateway,
+) -> None:
+    """All buckets are read for what operators are shown: for 28 bits that takes an hour."""
+    meta, index = REGISTRY + "meta", serving_one.services.index
+    bits = await index.client.command("HGET", meta, "bits")
+    await index.client.command("HSET", meta, "bits", "128")
+    await index.claims.layout.refresh()
+    counting = asyncio.ensure_future(index.census())
+    sweeping = asyncio.ensure_future(index.claim_counts.spans(1, 0.0))
+    await asyncio.sleep(0)
+    await index.client.command("HSET", meta, "bits", bits)
+    assert (await asyncio.wait_for(counting, 60)).images == 1
+    assert (await asyncio.wait_for(sweeping, 60)).total == 1
+
+
 async def test_malformed_versions_in_redis_are_ignored(serving_one: Gateway) -> None:
     await change(serving_one, "HSET", REGISTRY + "status", "1:check", VERSIONS)
     await assert_that_one_works(serving_one)

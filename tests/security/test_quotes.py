@@ -139,3 +139,15 @@ async def test_the_challenge_of_a_location_is_passed_on(gateway: Gateway, server
         assert response.status == 401
         assert response.headers["WWW-Authenticate"] == "Keystone uri='https://k'"
         assert MARK not in await response.text()
+
+
+@pytest.mark.parametrize("character", ["\x01", "\x1b", "\x7f", "\u009b", "\u00e9"])
+async def test_a_challenge_that_cannot_be_sent_on_is_left_out(
+    gateway: Gateway, server: Server, character: str
+) -> None:
+    """With it, clients got no answer at all."""
+    server.answer = http("401 Unauthorized", MARK, f"WWW-Authenticate: Keystone {character}a")
+    for path in ("/v2/images", "/resolve?name=a"):
+        async with gateway.http.get(path, headers={"X-Auth-Token": "client"}) as response:
+            assert response.status == 401
+            assert "WWW-Authenticate" not in response.headers
