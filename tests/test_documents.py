@@ -231,6 +231,7 @@ RETIRED_TERMS_STAY = {
     "client/glance_resolver_client/async_client.py": {"raw": "a method of httpx"},
     "client/glance_resolver_client/sync_client.py": {"raw": "a method of httpx"},
     "resolver/glance/json_pages.py": {"raw": "a method of the JSON decoder"},
+    "resolver/gateway/api/batch_body.py": {"raw": "a method of the JSON decoder"},
     "tests/registry/test_validation.py": {"raw": "an attribute of yarl"},
     "tests/glance/test_one_endpoint.py": {"raw": "a disk format of Glance"},
     "tests/support/balancers.py": {"raw": "a keyword of HAProxy"},

@@ -25,6 +25,7 @@ LAYERS = [
         "suggestions",
         "task_groups",
         "text_files",
+        "turns",
         "bounded_http",
         "certificate_dates",
         "optional_packages",

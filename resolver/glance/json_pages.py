@@ -7,22 +7,18 @@ Here the decoder gets a window of the text, with some tens of rows.
 
 from __future__ import annotations
 
-import asyncio
 import codecs
 import json
 import re
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 from resolver.errors import LocationUnavailable
+from resolver.turns import in_turns
 
 ROWS = "images"
 """The member of a listing's document that has its rows."""
-
-TURN_SECONDS = 0.002
-"""How long rows are read before other tasks get a turn."""
 
 WINDOW_BYTES = 32 * 1024
 """Bytes decoded at a time: some tens of rows."""
@@ -99,15 +95,9 @@ async def read_page(body: bytes | bytearray, max_rows: int, make: MakeRow[T]) ->
         Exception: whatever ``make`` raises.
     """
     page: JsonPage[T] = JsonPage()
-    parts = _read_parts(_Window(body), page, max_rows, make)
-    while True:
-        until = time.monotonic() + TURN_SECONDS
-        for _ in parts:
-            if time.monotonic() >= until:
-                break
-        else:
-            return page
-        await asyncio.sleep(0)
+    async for _ in in_turns(_read_parts(_Window(body), page, max_rows, make)):
+        pass
+    return page
 
 
 class _Window:

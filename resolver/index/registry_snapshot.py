@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -14,6 +12,7 @@ from resolver.index.record_codec import ParseCache, UnreadableRecord, parse_loca
 from resolver.index.redis.replies import pairs, parses_reply
 from resolver.location_fields import is_location_name
 from resolver.models import Check, Location, Poll, Status, SubscriptionStatus, Sweep
+from resolver.turns import in_turns
 
 T = TypeVar("T")
 
@@ -79,11 +78,7 @@ async def parse_snapshot(reply: Any, cache: ParseCache) -> Snapshot:
     locations, status, meta = _hashes(reply)
     records: dict[str, Record] = {}
     unreadable: dict[str, str] = {}
-    turn_ends = time.monotonic() + TURN_SECONDS
-    for name_bytes, stored_bytes in sorted(locations.items()):
-        if time.monotonic() > turn_ends:
-            await asyncio.sleep(0)
-            turn_ends = time.monotonic() + TURN_SECONDS
+    async for name_bytes, stored_bytes in in_turns(sorted(locations.items()), TURN_SECONDS):
         name = _shown_name(name_bytes)
         try:
             stored = stored_bytes.decode()

@@ -18,6 +18,7 @@ from resolver.registry.table import TableKeeper
 from resolver.registry.target_policy import URL_FIELDS, TargetPolicy
 from resolver.registry.validation import check_name, parse_location
 from resolver.task_groups import run_for
+from resolver.turns import in_turns
 
 MAX_ATTEMPTS = 4
 """How often a change is tried while others change the same location at the same time."""
@@ -109,7 +110,7 @@ class LocationBatch:
             # Not the table: the index may not exist yet. Another process may create it as soon as
             # it sees the first location, so all are written quickly.
             snapshot = await self._index.records.load()
-            changes = _changes(pending, snapshot, request, self._secrets)
+            changes = await _changes(pending, snapshot, request, self._secrets)
             if is_resolver is not None and attempt == 0:
                 await _check_resolvers(changes, is_resolver)
             if request.dry_run:
@@ -124,7 +125,7 @@ class LocationBatch:
             )
         removals = [check_name(name) for name in request.remove]
         removed = await self._index.records.remove_many(removals, request.by)
-        for name, was_there in zip(removals, removed, strict=True):
+        async for name, was_there in in_turns(zip(removals, removed, strict=True)):
             if was_there:
                 result.removed.append(name)
                 log_change(request.by, name, snapshot.records.get(name), None)
@@ -175,7 +176,7 @@ class LocationBatch:
             await records.set_sweep(old.location.number, unverified_sweep(old), old.location)
         conflicts = []
         written = await records.put_many(changes, request.by)
-        for (wanted, before), number in zip(changes, written, strict=True):
+        async for (wanted, before), number in in_turns(zip(changes, written, strict=True)):
             if number:
                 log_change(request.by, wanted.name, before, wanted)
                 (result.changed if before else result.added).append(wanted.name)
@@ -219,17 +220,21 @@ def keep_unwritable_fields(wanted: Location, before: Record | None) -> Location:
     )
 
 
-def _changes(
+async def _changes(
     pending: Mapping[str, Fields],
     snapshot: Snapshot,
     request: BatchRequest,
     secrets: SecretSources,
 ) -> list[tuple[Location, Record | None]]:
-    """What differs from the registry, each with its record. Raises InvalidLocation, Conflict."""
+    """What differs from the registry, each with its record. Other tasks get turns.
+
+    Raises:
+        InvalidLocation, Conflict: as `LocationBatch.apply`.
+    """
     now = time.time()
     changes = []
     final = {name: record.location for name, record in snapshot.records.items()}
-    for name, fields in pending.items():
+    async for name, fields in in_turns(pending.items()):
         if name in snapshot.unreadable:
             raise unreadable_error(name)
         before = snapshot.records.get(name)

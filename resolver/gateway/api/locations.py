@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
@@ -15,6 +15,11 @@ from resolver import __version__
 from resolver.admin_tokens import Role
 from resolver.errors import Conflict, InvalidRequest, UnsupportedMediaType
 from resolver.gateway.api.admin import AUDITED, admin_only, allow, audit, role_error
+from resolver.gateway.api.batch_body import (
+    MAX_BATCH_BYTES,
+    object_without_duplicates,
+    read_batch,
+)
 from resolver.gateway.app_keys import ADMIN, HOST, ROLE, SERVICES
 from resolver.gateway.problem import json_response
 from resolver.gateway.request_body import read_body, read_json
@@ -31,15 +36,16 @@ MAX_BODY_BYTES = 65_536
 STATE_FIELDS = frozenset({"state", "reason"})
 """What the role ``state`` may change of a location."""
 
-MAX_BATCH_BYTES = 4 * 1024 * 1024
-"""Longest body with many locations: ten thousand take 2 to 3 MB."""
-
 
 async def read_object(
-    request: web.Request, *, required: bool = True, limit: int = MAX_BODY_BYTES
+    request: web.Request,
+    *,
+    required: bool = True,
+    limit: int = MAX_BODY_BYTES,
+    read: Callable[[str], Awaitable[Any]] | None = None,
 ) -> dict[str, Any]:
     """The JSON object in a request's body; an empty one if there is no body and none is
-    ``required``.
+    ``required``. ``read``: reads it where it may be long.
 
     Raises:
         InvalidRequest: the body is not a JSON object.
@@ -55,19 +61,14 @@ async def read_object(
         # curl -d sends x-www-form-urlencoded. A request that changes something is not guessed at.
         raise UnsupportedMediaType("send JSON with `Content-Type: application/json`")
     try:
-        value = read_json(body, object_pairs_hook=_object_without_duplicates)
+        if read is not None:
+            value = await read(body.decode("utf-8-sig"))
+        else:
+            value = read_json(body, object_pairs_hook=object_without_duplicates)
     except (ValueError, RecursionError) as error:
         raise InvalidRequest('the body is not JSON: send {"url": "https://…"}') from error
     if not isinstance(value, dict):
         raise InvalidRequest('the body is not a JSON object: send {"url": "https://…"}')
-    return value
-
-
-def _object_without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Raises InvalidRequest if a name is given twice: parsers differ on which value counts."""
-    value = dict(pairs)
-    if len(value) < len(pairs):
-        raise InvalidRequest("the JSON has a name twice in one object")
     return value
 
 
@@ -82,7 +83,7 @@ async def change_locations(request: web.Request) -> web.StreamResponse:
     """POST /locations: puts and removes many locations, all or none of them if one is wrong;
     with ``dry_run`` none, and it answers what would be changed."""
     services = request.app[SERVICES]
-    body = await read_object(request, limit=MAX_BATCH_BYTES)
+    body = await read_object(request, limit=MAX_BATCH_BYTES, read=read_batch)
     put, remove = body.pop("put", {}), body.pop("remove", [])
     flags = {name: body.pop(name, False) for name in ("keep_other_fields", "dry_run")}
     if (
