@@ -20,6 +20,13 @@ class Role(StrEnum):
     """Everything."""
 
 
+def lesser_role(role: Role, other: Role) -> Role:
+    """The role that may do only what both may do."""
+    if role is other or other is Role.ADMIN:
+        return role
+    return other if role is Role.ADMIN else Role.RO
+
+
 MIN_TOKEN_CHARACTERS = 6
 
 SHORT_TOKEN_CHARACTERS = 16

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import structlog
 
-from resolver.admin_tokens import SHORT_TOKEN_CHARACTERS, AdminToken, parse_token
+from resolver.admin_tokens import SHORT_TOKEN_CHARACTERS, AdminToken, lesser_role, parse_token
 from resolver.errors import Forbidden, SettingsError
 from resolver.problems import Problem
 from resolver.settings import Settings
@@ -18,7 +18,7 @@ MAX_FILE_BYTES = 1024 * 1024
 """The largest token file that is read."""
 
 MAX_NAMED_LINES = 5
-"""Wrong lines that a report names."""
+"""Wrong lines, and repeated tokens, that a report names."""
 
 log = structlog.get_logger("audit")
 
@@ -34,6 +34,9 @@ class Tokens:
         self._filed: tuple[AdminToken, ...] = ()
         self._fault = ""
         """Why the file cannot be used, or which lines of it; empty if all of it can."""
+        self._repeated = ""
+        """Whose tokens are the same; empty if each is another."""
+        self._all = self._merge()
         _warn_of_short(self._set)
 
     def check(self) -> None:
@@ -55,14 +58,13 @@ class Tokens:
                 that were in it is valid.
         """
         self._refresh()
-        tokens = (*self._set, *self._filed)
         found = None
-        for token in tokens:
+        for token in self._all:
             if hmac.compare_digest(given, token.token.encode()):
                 found = token
         if found is None and self._fault and not self._filed:
             raise Forbidden(self._fault)
-        if not tokens:
+        if not self._all:
             raise Forbidden(
                 "set RESOLVER_ADMIN_TOKENS (such as ops=<a long random text>) and restart, or put "
                 "one into RESOLVER_ADMIN_TOKENS_FILE, to use the admin paths"
@@ -77,6 +79,12 @@ class Tokens:
                 code="admin-tokens",
                 text=f"{self._fault}. What is wrong there is no token; the other tokens count.",
                 action="Correct the file. It is read again when it changes.",
+            )
+        if self._repeated:
+            yield Problem(
+                code="admin-token-repeated",
+                text=f"{self._repeated}. It has the first name, and may do what all its roles may.",
+                action="Give each a token of its own, in RESOLVER_ADMIN_TOKENS and in the file.",
             )
 
     def _refresh(self) -> None:
@@ -98,6 +106,28 @@ class Tokens:
         if stamp != self._stamp:
             _warn_of_short(filed)
         self._stamp, self._filed, self._fault = stamp, filed, fault
+        self._all = self._merge()
+
+    def _merge(self) -> tuple[AdminToken, ...]:
+        """The tokens of the settings and of the file, each once. One that several entries have gets
+        the least of their roles: an operator who relies on the lesser one must be right."""
+        tokens: dict[str, AdminToken] = {}
+        owners: dict[str, dict[str, None]] = {}
+        for entry in (*self._set, *self._filed):
+            first = tokens.setdefault(entry.token, entry)
+            tokens[entry.token] = first._replace(role=lesser_role(first.role, entry.role))
+            owners.setdefault(entry.token, {})[f"{entry.name}:{entry.role}"] = None
+        repeated = [" and ".join(names) for names in owners.values() if len(names) > 1]
+        more = f", and {len(repeated) - MAX_NAMED_LINES} more" * (len(repeated) > MAX_NAMED_LINES)
+        fault = (
+            f"the same admin token is that of {', of '.join(repeated[:MAX_NAMED_LINES])}{more}"
+            if repeated
+            else ""
+        )
+        if fault and fault != self._repeated:
+            log.error("admin token is repeated", reason=fault)
+        self._repeated = fault
+        return tuple(tokens.values())
 
 
 def _parse(text: str) -> tuple[tuple[AdminToken, ...], str]:

@@ -241,6 +241,59 @@ def test_an_invalid_line_of_the_tokens_file_affects_no_other(
     assert list(tokens.problems()) == []
 
 
+SAME = "the-same-token-0123456789"
+
+
+@pytest.mark.parametrize(
+    ("roles", "role"),
+    [
+        (("admin", "ro"), "ro"),
+        (("ro", "admin"), "ro"),
+        (("state", "admin"), "state"),
+        (("claims", "state"), "ro"),
+        (("state", "claims", "admin"), "ro"),
+        (("admin", "admin"), "admin"),
+    ],
+)
+@pytest.mark.parametrize("in_settings", [0, 1, 3])
+def test_a_token_with_several_roles_has_the_least(
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    in_settings: int,
+    roles: tuple[str, ...],
+    role: str,
+) -> None:
+    entries = [f"t{number}:{each}={SAME}" for number, each in enumerate(roles)]
+    file = tmp_path / "tokens"
+    file.write_text("\n".join(["ann=first-token-0123456789", *entries[in_settings:], ""]))
+    tokens = Tokens(
+        Settings(
+            admin_tokens=",".join(entries[:in_settings]) or "bob=another-token-0123456",
+            admin_tokens_file=str(file),
+        )
+    )
+    tokens.check()
+    assert tokens.find(SAME.encode()) == ("t0", SAME, role)
+    assert tokens.find(b"first-token-0123456789") is not None
+    (problem,) = tokens.problems()
+    assert problem.code == "admin-token-repeated"
+    assert f"t0:{roles[0]} and t1:{roles[1]}" in problem.text
+    assert SAME not in problem.text + caplog.text
+    assert caplog.text.count("admin token is repeated") == 1
+    file.write_text(f"t0:{roles[0]}={SAME}\n")
+    if not in_settings:
+        assert list(tokens.problems()) == []
+        assert tokens.find(SAME.encode()) == ("t0", SAME, roles[0])
+
+
+def test_an_entry_may_be_both_in_the_settings_and_in_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "tokens"
+    file.write_text(f"ann={SAME}\nann={SAME}\n")
+    tokens = Tokens(Settings(admin_tokens=f"ann={SAME}", admin_tokens_file=str(file)))
+    assert tokens.find(SAME.encode()) == ("ann", SAME, "admin")
+    assert list(tokens.problems()) == []
+
+
 def test_a_short_token_is_warned_about(caplog: pytest.LogCaptureFixture) -> None:
     Tokens(Settings(admin_tokens="ann=short1,bob=long-enough-0123456789"))
     assert "admin token is short" in caplog.text
