@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 from binascii import unhexlify
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -20,6 +20,7 @@ from resolver.index import lookup_owners, summarize, walk_key
 from resolver.models import Location, format_id, letter_case_of
 from resolver.registry.presentation import fields_of
 from resolver.registry.validation import parse_location
+from resolver.turns import in_turns
 
 FORMAT_NAME = b"glance-resolver-index "
 FIRST_LINE = FORMAT_NAME + b"1\n"
@@ -27,19 +28,27 @@ FIRST_LINE = FORMAT_NAME + b"1\n"
 BLOCK_CLAIMS = 1024
 """Claims after which a block ends with its checksum. Reading and claiming one takes some 2 ms."""
 
-MAX_BLOCK_BYTES = 2 * 1024 * 1024
-"""Bytes of a block that a reader buffers. The longest block that a writer makes has `BLOCK_CLAIMS`
-claims and one more image. It reaches this size with 40,000 locations, each with its own spelling of
-the id."""
+MAX_LINE_BYTES = 128 * 1024
+"""Longest line that is read. A location has at most the fields that a record may have, 64 KiB, and
+an image as many owners as its value in the index may have: 2,700, each with its own spelling of the
+id, take 123 kB."""
 
-MAX_HEAD_BYTES = 16 * 1024 * 1024
-"""Bytes before the first checksum that a reader buffers. Ten thousand locations take 2 MB."""
+MAX_BLOCK_BYTES = 256 * 1024
+"""Bytes of a block that a reader buffers: `BLOCK_CLAIMS` claims of one owner each, and one more
+image."""
+
+MAX_LOCATIONS = 40_000
+"""Locations that a reader takes. An index has had ten thousand."""
+
+STEP_BYTES = 4096
+"""Bytes that are read before other tasks may get a turn: a hundred of the shortest locations, in
+2 ms."""
 
 MAX_CACHED_OWNERS = 4096
 """Owners whose text a writer caches: most images have one of few sets of owners."""
 
 _CHECKSUM_LINE = re.compile(rb"^(sum|end|error) (.*)\n", re.MULTILINE)
-_LOCATION_LINE = re.compile(rb"location ([0-9]+) (\{.*\})")
+_LOCATION_LINE = re.compile(rb"location ([0-9]+) (\{.*\})\n")
 _ID = rb"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
 _IMAGE_LINE = re.compile(rb"^(%b) ([0-9A-Fa-f,=-]+)$" % _ID, re.MULTILINE)
 _NUMBER = re.compile(r"0|[1-9][0-9]{0,6}", re.ASCII)
@@ -175,10 +184,15 @@ class Reader:
     def __init__(self) -> None:
         self._buffer = bytearray()
         self._searched = 0
-        """Bytes of the buffer that are known to contain no checksum line."""
+        """Bytes of the buffer that are known to contain no end: of a line in the head, of a block
+        behind it."""
         self._hash = hashlib.sha256()
         self._lines_read = 0
-        self._location_count = 0
+        self._part_start = 0
+        """Lines before the head or the block that is being read."""
+        self._locations: dict[str, Location] = {}
+        self._fields: list[dict[str, Any]] = []
+        self._has_head = False
         self._last_id = b""
         self._ascending_ended = False
         self._ended = False
@@ -197,19 +211,72 @@ class Reader:
                 raise _invalid(self._lines_read + 1, "something follows the last line")
             if not self._lines_read:
                 _check_first_line(bytes(buffer[: len(FIRST_LINE)]))
-            end = _CHECKSUM_LINE.search(buffer, self._searched) if b"\n" in data else None
-            if end is None:
-                self._searched = buffer.rfind(b"\n") + 1
-                if len(buffer) > (MAX_BLOCK_BYTES if self._lines_read else MAX_HEAD_BYTES):
-                    self._raise_first_fault(bytes(buffer))
-                    raise _invalid(
-                        self._lines_read + 1, "there is no checksum where there must be one"
-                    )
+            part = self._read_block() if self._has_head else self._read_head_line()
+            if part is not None:
+                yield part
+            elif self._has_head or self._searched:  # there is no complete line
+                self._check_size()
                 return
-            text, kind, value, line = bytes(buffer[: end.start()]), end[1], end[2], end[0]
-            del end, buffer[: len(text) + len(line)]
-            self._searched = 0
-            yield self._checked(text, kind, value, line)
+
+    async def feed_in_turns(self, data: bytes) -> AsyncIterator[Head | Block]:
+        """As `feed`. Other tasks get turns, whatever the data are."""
+        async for part in in_turns(self._feed_in_steps(data)):
+            if part is not None:
+                yield part
+
+    def _feed_in_steps(self, data: bytes) -> Iterator[Head | Block | None]:
+        for start in range(0, len(data), STEP_BYTES):
+            yield from self.feed(data[start : start + STEP_BYTES])
+            yield None
+
+    def _read_head_line(self) -> Head | None:
+        """Reads the next line before the first checksum, if it is complete. Returns the head at its
+        end. Lines are parsed one by one, as they come; none is used before its checksum."""
+        end = self._buffer.find(b"\n", self._searched) + 1
+        if not end:
+            self._searched = len(self._buffer)
+            return None
+        line = bytes(self._buffer[:end])
+        del self._buffer[:end]
+        self._searched = 0
+        if match := _CHECKSUM_LINE.fullmatch(line):
+            self._check_sum(match[1], match[2], line)
+            self._has_head = True
+            return Head(list(self._locations.values()), self._fields)
+        if self._lines_read:
+            self._parse_location(line, self._lines_read + 1)
+        self._hash.update(line)
+        self._lines_read += 1
+        return None
+
+    def _read_block(self) -> Block | None:
+        """Reads the next block, if it is complete."""
+        buffer = self._buffer
+        has_line = buffer.find(b"\n", self._searched) >= 0
+        match = _CHECKSUM_LINE.search(buffer, self._searched) if has_line else None
+        if match is None:
+            self._searched = buffer.rfind(b"\n") + 1
+            return None
+        text, kind, value, line = bytes(buffer[: match.start()]), match[1], match[2], match[0]
+        del match, buffer[: len(text) + len(line)]
+        self._searched = 0
+        block = self._parse_block(text)
+        self._hash.update(text)
+        self._lines_read += text.count(b"\n")
+        self._check_sum(kind, value, line)
+        return block
+
+    def _check_size(self) -> None:
+        """Raises InvalidExport where what is buffered cannot become a line, or a block."""
+        line_start = self._searched if self._has_head else 0
+        is_long = len(self._buffer) - line_start > MAX_LINE_BYTES
+        if is_long or len(self._buffer) > MAX_BLOCK_BYTES:
+            text = bytes(self._buffer)
+            self._raise_first_fault(text)
+            if is_long:
+                line = self._lines_read + 1 + text.count(b"\n")
+                raise _invalid(line, f"it is longer than {MAX_LINE_BYTES} bytes")
+            raise self._no_checksum_error()
 
     def close(self) -> None:
         """Ends the reading.
@@ -223,51 +290,50 @@ class Reader:
             line = self._lines_read + text.count(b"\n") + 1
             raise _invalid(line, "the file ends before its last line")
 
-    def _checked(self, text: bytes, kind: bytes, value: bytes, end_line: bytes) -> Head | Block:
-        """The part in ``text``. ``end_line``: its checksum line, of this ``kind`` and ``value``."""
-        line = self._lines_read + text.count(b"\n") + 1
+    def _check_sum(self, kind: bytes, value: bytes, line: bytes) -> None:
+        """Checks a checksum line, of this ``kind`` and ``value``."""
+        number = self._lines_read + 1
         if kind == b"error":
             why = value.decode("ascii", "replace")[:500]
-            raise _invalid(line, f"the export stopped here: {why}")
-        part = self._parse_block(text) if self._lines_read else self._parse_head(text)
-        self._hash.update(text)
+            raise _invalid(number, f"the export stopped here: {why}")
         expected = f"sha256={self._hash.hexdigest()}"
         if value[-len(expected) :] != expected.encode():
-            raise _invalid(
-                line, f"checksum: something in lines {self._lines_read + 1} to {line} was changed"
-            )
+            first = self._part_start + 1
+            raise _invalid(number, f"checksum: something in lines {first} to {number} was changed")
         if kind == b"end":
             expected = f"{self.images} {self.claims} {expected}"
             self._ended = True
         if value != expected.encode():
-            raise _invalid(line, f"it must be `{kind.decode()} {expected}`")
-        self._hash.update(end_line)
-        self._lines_read = line
-        return part
+            raise _invalid(number, f"it must be `{kind.decode()} {expected}`")
+        self._hash.update(line)
+        self._lines_read = self._part_start = number
 
-    def _parse_head(self, text: bytes) -> Head:
-        locations: dict[str, Location] = {}
-        fields_of_locations: list[dict[str, Any]] = []
-        for line, item in enumerate(text.split(b"\n")[1:-1], 2):
-            match = _LOCATION_LINE.fullmatch(item)
-            if match is None or match[1] != b"%d" % len(locations):
-                raise _invalid(line, f"it must be `location {len(locations)} {{…}}`")
-            try:
-                fields = json.loads(match[2])
-                name = str(fields.pop("name", ""))
-                location = parse_location(name, fields)
-            except (ValueError, RecursionError) as error:
-                raise _invalid(line, "the location is not JSON") from error
-            except InvalidLocation as error:
-                raise _invalid(line, error.detail) from error
-            if location.name in locations:
-                raise _invalid(line, f"location {location.name!r} is given twice")
-            locations[location.name] = location
-            fields_of_locations.append(fields)
-        self._location_count = len(locations)
-        return Head(list(locations.values()), fields_of_locations)
+    def _parse_location(self, line: bytes, number: int) -> None:
+        """Adds the location of a line."""
+        count = len(self._locations)
+        match = _LOCATION_LINE.fullmatch(line)
+        if len(line) > MAX_LINE_BYTES:
+            raise _invalid(number, f"it is longer than {MAX_LINE_BYTES} bytes")
+        if match is None or match[1] != b"%d" % count:
+            raise _invalid(number, f"it must be `location {count} {{…}}`")
+        if count == MAX_LOCATIONS:
+            raise _invalid(number, f"there are more than {MAX_LOCATIONS} locations")
+        try:
+            fields = json.loads(match[2])
+            name = str(fields.pop("name", ""))
+            location = parse_location(name, fields)
+        except (ValueError, RecursionError) as error:
+            raise _invalid(number, "the location is not JSON") from error
+        except InvalidLocation as error:
+            raise _invalid(number, error.detail) from error
+        if location.name in self._locations:
+            raise _invalid(number, f"location {location.name!r} is given twice")
+        self._locations[location.name] = location
+        self._fields.append(fields)
 
     def _parse_block(self, text: bytes) -> Block:
+        if text.count(b"\n") > BLOCK_CLAIMS:  # each image has a claim
+            raise self._no_checksum_error()
         found = _IMAGE_LINE.findall(text)
         if len(found) != text.count(b"\n"):
             self._raise_first_fault(text)
@@ -312,9 +378,9 @@ class Reader:
         last = -1
         for item in text.decode("ascii").split(","):
             number, has_spelling, spelling = item.partition("=")
-            if not _NUMBER.fullmatch(number) or not last < int(number) < self._location_count:
+            if not _NUMBER.fullmatch(number) or not last < int(number) < len(self._locations):
                 raise _invalid(
-                    line, f"owners must be ascending numbers below {self._location_count}"
+                    line, f"owners must be ascending numbers below {len(self._locations)}"
                 )
             last = int(number)
             letter_case = letter_case_of(spelling) if has_spelling else 0
@@ -325,9 +391,12 @@ class Reader:
                 raise _invalid(line, "a spelling must be the id with some letters in upper case")
             yield last, letter_case
 
+    def _no_checksum_error(self) -> InvalidExport:
+        return _invalid(self._lines_read + 1, "there is no checksum where there must be one")
+
     def _raise_first_fault(self, text: bytes) -> None:
         """Raises InvalidExport for the first complete line that no block can contain, if any."""
-        if not self._lines_read:
+        if not self._has_head:
             return
         for line, item in enumerate(text.split(b"\n")[:-1], self._lines_read + 1):
             if not _IMAGE_LINE.fullmatch(item):

@@ -13,6 +13,7 @@ from resolver.registry.export_format import Block, Head
 from resolver.registry.location_batch import BatchRequest, Fields
 from resolver.registry.registry import Registry
 from resolver.registry.table import TableKeeper
+from resolver.turns import in_turns
 
 MAX_BLOCKS_IN_FLIGHT = 4
 """Blocks that are claimed at the same time, so that both Redis and this process have work."""
@@ -116,7 +117,7 @@ class IndexImport:
         All are checked before the first is written."""
         existing = await self._registry.records()
         put = {}
-        for location, fields in zip(head.locations, head.fields, strict=True):
+        async for location, fields in in_turns(zip(head.locations, head.fields, strict=True)):
             record = existing.get(location.name)
             if record is not None and record.location.url != location.url:
                 raise Conflict(

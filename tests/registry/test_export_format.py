@@ -10,11 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from resolver.index import walk_key
-from resolver.index.codec import encode_owners
+from resolver.index.codec import MAX_VALUE_BYTES, encode_owners
+from resolver.location_fields import MAX_NETWORKS, MAX_TEXT_LENGTH
 from resolver.models import Location, Owner, format_id, letter_case_of
 from resolver.registry.export_format import (
+    BLOCK_CLAIMS,
     FIRST_LINE,
     MAX_BLOCK_BYTES,
+    MAX_LINE_BYTES,
+    MAX_LOCATIONS,
     Block,
     Head,
     InvalidExport,
@@ -280,13 +284,83 @@ def test_a_location_name_that_appears_twice_is_refused() -> None:
         read([Writer([location("one", 1), location("one", 2)]).head()])
 
 
+HEAD = Writer([location("one", 1)]).head()
+LONG_LINES = {
+    "a location": (FIRST_LINE, b'location 0 {"name": "a", "region": "' + b"a" * MAX_LINE_BYTES),
+    "no location": (FIRST_LINE, b"x" * (MAX_LINE_BYTES + 1)),
+    "owners": (HEAD, f"{A} ".encode() + b"0," * (MAX_LINE_BYTES // 2)),
+    "a checksum": (HEAD, b"sum sha256=" + b"a" * MAX_LINE_BYTES),
+    "no image": (HEAD + f"{A} 0\n".encode(), b"x" * (MAX_LINE_BYTES + 1)),
+}
+
+
+@pytest.mark.parametrize("kind", LONG_LINES)
+@pytest.mark.parametrize("size", [4096, 2**20])
+def test_a_line_that_is_too_long_is_refused_before_it_ends(kind: str, size: int) -> None:
+    before, line = LONG_LINES[kind]
+    with pytest.raises(InvalidExport, match="longer than 131072 bytes") as caught:
+        read(cut(before + line, size))
+    assert caught.value.extra == {"line": before.count(b"\n") + 1}
+
+
 def test_a_block_that_never_ends_is_not_buffered() -> None:
     reader = Reader()
-    list(reader.feed(Writer([]).head()))
-    for _ in range(MAX_BLOCK_BYTES // 1000):
-        assert list(reader.feed(b"x" * 1000)) == []
-    with pytest.raises(InvalidExport, match="no checksum"):
-        list(reader.feed(b"x" * 1000))
+    list(reader.feed(HEAD))
+    size = 0
+    with pytest.raises(InvalidExport, match="there is no checksum"):  # noqa: PT012
+        for image_id in sorted(make_ids(100_000)):
+            line = f"{format_id(image_id)} 0\n".encode()
+            size += len(line)
+            assert list(reader.feed(line)) == []
+    assert size < MAX_BLOCK_BYTES + 100
+
+
+def test_a_block_of_too_many_images_is_refused() -> None:
+    ids = sorted(make_ids(BLOCK_CLAIMS + 1))
+    for block_claims, message in ((BLOCK_CLAIMS, ""), (BLOCK_CLAIMS + 1, "there is no checksum")):
+        writer = Writer([location("one", 5)], block_claims)
+        text = writer.head() + writer.add((i, encode_owners([Owner(5)])) for i in ids)
+        text += writer.end()
+        if message:
+            with pytest.raises(InvalidExport, match=message):
+                read([text])
+        else:
+            assert len(read([text])[1]) == len(ids)
+
+
+def test_too_many_locations_are_refused() -> None:
+    line = 'location {} {{"name": "l{}", "url": "http://a"}}\n'
+    head = FIRST_LINE + "".join(line.format(n, n) for n in range(MAX_LOCATIONS + 1)).encode()
+    with pytest.raises(InvalidExport, match="more than 40000 locations") as caught:
+        read([head])
+    assert caught.value.extra == {"line": MAX_LOCATIONS + 2}
+
+
+def test_the_largest_records_of_an_index_are_read() -> None:
+    """A location with as many networks as it may have, and an image with as many owners, each with
+    its own spelling, as a value may have that is read."""
+    text = "\U0001f600" * MAX_TEXT_LENGTH
+    networks = [
+        f"2001:db8:aaaa:bbbb:cccc:dddd:{n:x}:0/112" for n in range(4096, 4096 + MAX_NETWORKS)
+    ]
+    urls = {
+        "url": "https://a.example/" + "a" * 1000,
+        "public_url": "https://a.example/" + "a" * 1000,
+    }
+    large = location("a" * 63, 1, region=text, reason=text, networks=networks, **urls)
+    assert MAX_LINE_BYTES / 4 < len(Writer([large]).head()) < MAX_LINE_BYTES
+    image_id = bytes([0xAA]) * 16
+    letter_case = letter_case_of(format_id(image_id).upper())
+    owners = [Owner(number, letter_case) for number in range(1, 2740)]
+    value = encode_owners(owners)
+    assert MAX_VALUE_BYTES - 100 < len(value) <= MAX_VALUE_BYTES
+    locations = [large, *(location(f"l{n}", n) for n in range(2, 2740))]
+    writer = Writer(locations)
+    written = writer.head() + writer.add([(image_id, value)]) + writer.end()
+    read_locations, claims = read(cut(written, 4096))
+    assert fields_of(read_locations[0]) == fields_of(large)
+    assert set(claims[image_id].values()) == {letter_case}
+    assert len(claims[image_id]) == 2739
 
 
 def test_claims_of_other_locations_are_left_out() -> None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
+import hashlib
 import json
 import time
+import uuid
 from typing import Any
 
 import pytest
@@ -18,6 +21,7 @@ from resolver.gateway.api.batch_body import (
     MAX_VALUE_CHARACTERS,
     read_batch,
 )
+from resolver.registry.export_format import FIRST_LINE, InvalidExport, Reader
 from resolver.registry.validation import parse_location
 from tests.gateway.conftest import ADMIN, Start
 from tests.support.turns import check_turns
@@ -135,3 +139,53 @@ def test_the_error_for_unknown_fields_names_few() -> None:
         best = min(best, time.thread_time() - started)
     assert best < 0.01
     assert len(str(e.value)) < 1000
+
+
+LOCATION = 'location {0} {{"name":"l{0}","url":"http://a"}}\n'
+HEAD = FIRST_LINE + LOCATION.format(0).encode()
+SEALED = HEAD + f"sum sha256={hashlib.sha256(HEAD).hexdigest()}\n".encode()
+HOSTILE_EXPORTS = {
+    "a line": FIRST_LINE + b"x" * SIZE,
+    "a location": FIRST_LINE + b'location 0 {"name":"' + b"a" * SIZE + b'"}\n',
+    "lists": FIRST_LINE + b'location 0 {"networks":[' + b"[]," * 40_000 + b"[]]}\n",
+    "members": FIRST_LINE + b"location 0 {%s}\n" % MEMBERS[:120_000].encode(),
+    "locations": FIRST_LINE + "".join(LOCATION.format(n) for n in range(20_000)).encode(),
+    "newlines": FIRST_LINE + b"\n" * SIZE,
+    "newlines in a block": SEALED + b"\n" * SIZE,
+    "images": SEALED + "".join(f"{uuid.UUID(int=n)} 0\n" for n in range(50_000)).encode(),
+    "owners": SEALED + f"{uuid.UUID(int=1)} ".encode() + b"0," * 60_000 + b"0\nsum sha256=0\n",
+    "almost checksums": SEALED + b"\nsum" * (SIZE // 4),
+}
+
+
+@pytest.mark.parametrize("kind", HOSTILE_EXPORTS)
+async def test_an_import_of_hostile_shape_is_refused_within_milliseconds(kind: str) -> None:
+    """16 MiB of locations took 4.6 s in one turn, a block of 2 MiB 60 ms."""
+
+    async def read_export() -> None:
+        reader = Reader()
+        async for _ in reader.feed_in_turns(HOSTILE_EXPORTS[kind]):
+            pass
+        reader.close()
+
+    await check_turns(TURN_LIMIT_SECONDS, read_export, InvalidExport)
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [(b"x" * 100_000_000,), (b"\n" * 100_000_000,), (b"",) * 5000, (b"x" * 100_000_000, b"") * 2],
+)
+async def test_a_compressed_import_of_hostile_shape_keeps_nobody_waiting(
+    start: Start, parts: tuple[bytes, ...]
+) -> None:
+    gateway = await start()
+    body = b"".join(gzip.compress(part) for part in (FIRST_LINE, *parts))
+    headers = {**ADMIN, "Content-Encoding": "gzip"}
+
+    async def post() -> None:
+        await gateway.call("POST", "/index/import", headers=headers, data=body)
+
+    await check_turns(0.02, post)
+    response, problem = await gateway.call("POST", "/index/import", headers=headers, data=body)
+    assert (response.status, problem["code"]) == (400, "invalid-export")
+    assert problem["line"] == 2

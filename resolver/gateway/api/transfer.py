@@ -119,7 +119,7 @@ async def import_index(request: web.Request) -> web.StreamResponse:
     ended = "import-failed"
     try:
         async for data in _body(request):
-            for part in reader.feed(data):
+            async for part in reader.feed_in_turns(data):
                 await index_import.add(part)
         reader.close()
         await index_import.finish()
@@ -167,6 +167,7 @@ async def _body(request: web.Request) -> AsyncIterator[bytes]:
             data = sent
             while data:
                 yield decompressor.decompress(data, MAX_DECOMPRESSED_BYTES)
+                await asyncio.sleep(0)  # it may be a thousand times as long as what was sent
                 data = decompressor.unconsumed_tail
                 if decompressor.eof:  # RFC 1952, 2.2: another member may follow
                     data, decompressor = (
