@@ -75,6 +75,46 @@ async def test_the_public_port_has_no_admin_path_and_no_metrics(ports: tuple[Gat
         assert status in (400, 404), path
 
 
+ROLES_ALLOWED = {
+    ("POST", "/locations/{name}/check"): {"claims", "state"},
+    ("POST", "/locations/{name}/sweep"): {"claims", "state"},
+    ("PATCH", "/locations/{name}"): {"state"},
+    ("PUT", "/locations/{name}/images/{id:[^/]+}"): {"claims"},
+    ("DELETE", "/locations/{name}/images/{id:[^/]+}"): {"claims"},
+}
+"""What roles besides `admin` may do. Of a route that is not here, they may do nothing but read."""
+
+PUBLIC_ADMIN_ROUTES = {"/index"}
+"""Without a token; all others of `admin_routes` need one."""
+
+
+async def test_each_role_at_each_route_of_both_ports(start: Start) -> None:
+    port = free_port()
+    roles = ("ro", "claims", "state", "admin")
+    tokens = {role: f"a-token-for-{role}-0123456789" for role in roles}
+    entries = ",".join(f"{role}:{role}={token}" for role, token in tokens.items())
+    gateway = await start(management_port=port, admin_tokens=entries, client_rate=100_000)
+    management = f"http://127.0.0.1:{port}"
+    wrong, routes = [], set()
+    for route in admin_routes():
+        path = path_of(route.path)
+        reads = route.method in ("GET", "HEAD")
+        routes.add((route.method, route.path))
+        for who, token in {"nobody": "", "another": "no-token-of-ours", **tokens}.items():
+            headers = {"Authorization": f"Bearer {token}"} if token else {}
+            status, _ = await ask(management, route.method, path, headers=headers)
+            allowed = {"admin", *ROLES_ALLOWED.get((route.method, route.path), set())}
+            if route.path in PUBLIC_ADMIN_ROUTES or (who in roles and (reads or who in allowed)):
+                is_right = status not in (401, 403) and status < 500
+            else:
+                is_right = status == (403 if who in roles else 401)
+            public, _ = await ask(gateway.url, route.method, path, headers=headers)
+            if not is_right or public != 404:
+                wrong.append((route.method, route.path, who, status, public))
+    assert wrong == []
+    assert routes >= set(ROLES_ALLOWED)
+
+
 async def test_the_management_port_says_what_is_at_the_other(ports: tuple[Gateway, str]) -> None:
     _, management = ports
     for path in (f"/resolve/{ID}", f"/v2/images/{ID}", "/v2/images", "/versions"):
