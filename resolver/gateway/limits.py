@@ -17,7 +17,8 @@ BURST_SECONDS = 10.0
 """A client may have this many seconds' worth of tokens at once."""
 
 MAX_CLIENTS = 65_536
-"""Clients that are remembered. One more, and the client seen longest ago is forgotten."""
+"""Clients that are remembered, and as many /56 and /48 in IPv6. One more, and the one seen longest
+ago is forgotten."""
 
 IPV6_SHARES = ((8, 1), (7, 4), (6, 16))
 """Bytes of a prefix in IPv6, and how many clients' tokens all addresses with it share. A customer
@@ -52,11 +53,12 @@ class TokenBuckets:
         self._rate = rate
         self._max_clients = max_clients
         self._clock = clock
-        self._full_at: dict[bytes, float] = {}
+        self._tables: dict[int, dict[bytes, float]] = {}
+        """By the length of their keys: many new /64 push out neither a /48 nor an IPv4 address."""
         self._newcomers_full_at = 0.0
 
     def __len__(self) -> int:
-        return len(self._full_at)
+        return sum(map(len, self._tables.values()))
 
     @property
     def size(self) -> float:
@@ -69,7 +71,7 @@ class TokenBuckets:
             return 0.0
         now = self._clock()
         wait = max(
-            max(self._full_at.get(key, now), now) + cost - now - BURST_SECONDS
+            max(self._table(key).get(key, now), now) + cost - now - BURST_SECONDS
             for key, cost in self._charges(client, tokens)
         )
         if self._is_newcomer(client):
@@ -88,7 +90,12 @@ class TokenBuckets:
         return [(client[:size], self._cost(tokens, share)) for size, share in IPV6_SHARES]
 
     def _is_newcomer(self, client: bytes) -> bool:
-        return len(self._full_at) >= self._max_clients and client not in self._full_at
+        table = self._table(client)
+        return len(table) >= self._max_clients and client not in table
+
+    def _table(self, key: bytes) -> dict[bytes, float]:
+        """When the buckets of clients, or networks, with keys of this length are full again."""
+        return self._tables.setdefault(len(key), {})
 
     def take(self, client: bytes, tokens: float) -> float:
         """Takes tokens and returns 0; or takes none and returns the seconds until it could.
@@ -104,11 +111,11 @@ class TokenBuckets:
             cost = self._cost(tokens, NEWCOMERS_SHARE)
             self._newcomers_full_at = max(self._newcomers_full_at, now) + cost
         for key, cost in self._charges(client, tokens):
-            full_at = max(self._full_at.get(key, now), now) + cost
-            self._full_at.pop(key, None)  # to the end: the first is the one seen longest ago
-            self._full_at[key] = full_at
-        while len(self._full_at) > self._max_clients:
-            del self._full_at[next(iter(self._full_at))]
+            table = self._table(key)
+            full_at = max(table.pop(key, now), now) + cost
+            table[key] = full_at  # at the end: the first is the one seen longest ago
+            if len(table) > self._max_clients:
+                del table[next(iter(table))]
         return 0.0
 
 

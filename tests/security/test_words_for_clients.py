@@ -157,6 +157,17 @@ def test_many_ipv6_networks_of_one_customer_share_a_bound() -> None:
     assert granted("2001:db8:aaaa::/48", 72, 20_000) <= burst * 16
 
 
+def test_a_47_cannot_have_its_own_networks_or_others_forgotten() -> None:
+    """It has more /64 than are remembered: here as many, with a smaller table."""
+    buckets = TokenBuckets(1, Clock(), max_clients=100)
+    spent = bytes([192, 0, 2, 1])
+    assert buckets.take(spent, BURST_SECONDS) == 0
+    networks = [bytes.fromhex("20010db80000") + n.to_bytes(2, "big") for n in range(400)]
+    networks += [bytes.fromhex("20010db80001") + n.to_bytes(2, "big") for n in range(400)]
+    assert sum(not buckets.take(key, 1) for key in networks * 3) <= 2 * 16 * BURST_SECONDS
+    assert buckets.wait(spent, 1) > 0
+
+
 def test_clients_that_are_forgotten_share_a_bucket() -> None:
     """Who has a /32 can be 65,536 times new; not without end."""
     assert granted("2001:d00::/24", 48, 90_000) <= 65_536 + NEWCOMERS_SHARE * 10 * BURST_SECONDS
