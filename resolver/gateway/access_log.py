@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from urllib.parse import unquote
 
 from resolver.logs import request_log
 
@@ -10,7 +11,10 @@ _SEPARATOR = re.compile(r"([&;])")
 
 MAX_PATH_CHARACTERS = 512
 
-SECRET_WORDS = ("token", "passw", "secret", "auth", "key", "sig", "credential")
+SECRET_WORDS = (
+    *("token", "pass", "pwd", "secret", "auth", "key", "sig", "credential"),
+    *("jwt", "bearer", "session", "otp"),
+)
 """A query parameter with one of these in its name may be a secret. The gateway takes none from a
 query, but clients make mistakes."""
 
@@ -27,10 +31,19 @@ def mask_secrets(target: str) -> str:
 
 
 def _masked(parameter: str) -> str:
-    name, equals, _ = parameter.partition("=")
-    if equals and any(word in name.lower() for word in SECRET_WORDS):
+    name, equals, value = parameter.partition("=")
+    decoded = unquote(name).lower()  # servers decode it, too
+    if any(word in decoded for word in SECRET_WORDS) and (equals or "=" in decoded):
+        return f"{name.partition('%')[0]}=***"
+    if _has_login(value):
         return f"{name}=***"
     return parameter
+
+
+def _has_login(value: str) -> bool:
+    """Whether a value is a URL with a password, perhaps."""
+    before, at, _ = unquote(value).rpartition("@")
+    return bool(at) and ":" in before
 
 
 CHECK_PATHS = frozenset({"/healthcheck", "/livez", "/readyz", "/metrics"})

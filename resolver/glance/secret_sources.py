@@ -21,6 +21,10 @@ from resolver.text_files import read_text
 MAX_SECRET_BYTES = 16_384
 """A Keystone PKI token is the longest known kind."""
 
+OTHERS_VARIABLES = ("RESOLVER_", "OS_")
+"""What variables of settings and of OpenStack clients begin with. They have no credentials of
+locations, whatever the settings allow."""
+
 
 class SecretSources:
     """Where the credentials of locations may be, and what is there."""
@@ -101,8 +105,9 @@ class SecretSources:
     def _refusal(self, variable: str | None, file_name: str | None) -> str:
         """Why no credential may come from there; empty if it may."""
         if variable:
-            is_setting = variable.upper().startswith("RESOLVER_")
-            if is_setting or not any(fnmatchcase(variable, p) for p in self._variables):
+            if variable.upper().startswith(OTHERS_VARIABLES):
+                return f"the environment variable {variable} has other secrets of this process"
+            if not any(fnmatchcase(variable, p) for p in self._variables):
                 return (
                     f"the environment variable {variable} is not one of those that may hold "
                     f"credentials of locations ({_listed(self._variables)}): name it in "

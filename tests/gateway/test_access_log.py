@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from structlog.testing import capture_logs
 
-from resolver.gateway.access_log import AccessLog
+from resolver.gateway.access_log import AccessLog, mask_secrets
 from resolver.settings import Settings
 
 REQUESTS = (
@@ -50,3 +50,21 @@ def test_of_errors_only_those_are_logged() -> None:
 @pytest.mark.parametrize(("level", "expected"), [("all", [*REQUESTS]), ("off", [])])
 def test_all_and_off(level: str, expected: list[tuple[str, int]]) -> None:
     assert logged(level) == expected
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        *(f"{name}=SECRET" for name in ("token", "X-Auth-Token", "pwd", "passphrase", "jwt")),
+        *(f"a=b&{name}=SECRET;c=d" for name in ("bearer", "session", "otp", "Temp_Url_Sig")),
+        *("to%6ben=SECRET", "tok%65n%3dSECRET", "%74oken=SECRET"),
+        *("u=https://me:SECRET@b.example", "u=me%3aSECRET%40b.example"),
+    ],
+)
+def test_secrets_in_a_query_are_masked(query: str) -> None:
+    assert "SECRET" not in mask_secrets(f"/v2/images?{query}")
+
+
+@pytest.mark.parametrize("query", ["name=a%20b", "limit=2&marker=x", "owner=me@b.example", "a"])
+def test_the_rest_of_a_query_is_logged(query: str) -> None:
+    assert mask_secrets(f"/v2/images?{query}") == f"/v2/images?{query}"

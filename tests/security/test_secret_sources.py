@@ -43,7 +43,7 @@ def refusal(sources: SecretSources, **auth: str) -> str:
 
 
 @pytest.mark.parametrize(
-    "variable", ["AWS_SECRET_ACCESS_KEY", "REDISCLI_AUTH", "HOME", "glance_token", "RESOLVER_TOKEN"]
+    "variable", ["AWS_SECRET_ACCESS_KEY", "REDISCLI_AUTH", "HOME", "glance_token", "LANG"]
 )
 def test_variables_are_refused_unless_they_are_allowed(
     defaults: pytest.MonkeyPatch, variable: str
@@ -56,6 +56,19 @@ def test_variables_are_refused_unless_they_are_allowed(
     defaults.setenv("GLANCE_TOKEN", "fine")
     assert refusal(sources, token_env="GLANCE_TOKEN") == ""
     assert sources.read_token({"token_env": "GLANCE_TOKEN"}) == "fine"
+
+
+@pytest.mark.parametrize("variable", ["RESOLVER_TOKEN", "resolver_token", "OS_PASSWORD", "OS_A"])
+@pytest.mark.parametrize("allowed", ["*", "OS_*", "OS_PASSWORD,RESOLVER_TOKEN"])
+def test_variables_of_others_are_refused_whatever_is_allowed(
+    defaults: pytest.MonkeyPatch, variable: str, allowed: str
+) -> None:
+    defaults.setenv("RESOLVER_SECRET_ENVS", allowed)
+    defaults.setenv(variable, SECRET)
+    sources = SecretSources.of(Settings())
+    assert refusal(sources, token_env=variable)
+    with pytest.raises(LocationUnavailable, match="other secrets"):
+        sources.read_token({"token_env": variable})
 
 
 def test_files_are_refused_unless_they_are_allowed(
@@ -327,3 +340,5 @@ async def test_no_answer_has_bytes_of_the_answers_of_a_server(start: Start, kind
             async with gateway.http.request(method, path, headers=ADMIN) as response:
                 assert "hunter2" not in await response.text(), path
                 assert "hunter2" not in str(response.headers), path
+        # Where a connection comes while the server closes, asyncio does not close its socket.
+        await gateway.services.registry.remove("inside")

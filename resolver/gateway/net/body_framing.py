@@ -13,6 +13,14 @@ from resolver.gateway.net.request_head import Fields, MalformedError
 MAX_CHUNK_HEAD_BYTES = 8190
 """A chunk's size with its extensions."""
 
+MIN_CHUNK_BYTES = 16
+"""Of the chunks of a body on average, but for its first ones. A chunk costs as much time as a
+kilobyte. Clients that send each id by itself have larger ones."""
+
+FREE_CHUNKS = 1000
+
+LAST_CHUNK = b"0\r\n\r\n"
+
 _TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 _QUOTED = rb'"(?:[\t\x20!#-\[\]-~\x80-\xff]|\\[\t\x20-\x7e\x80-\xff])*"'
 _CHUNK_HEAD = re.compile(
@@ -51,8 +59,8 @@ class SizedBody(BodyFraming):
 
 
 class ChunkedBody(BodyFraming):
-    """A body in chunks (RFC 9112, 7.1). Chunks are passed on in their plainest form, without
-    extensions, so that no reader behind can read them otherwise. Trailers are refused."""
+    """A body in chunks (RFC 9112, 7.1). What has come at once is passed on as one chunk, without
+    extensions, so that no reader behind can read it otherwise. Trailers are refused."""
 
     def __init__(self) -> None:
         self._left = 0
@@ -61,23 +69,46 @@ class ChunkedBody(BodyFraming):
         """The part of a line that has come."""
         self._is_last = False
         """Whether the chunk of size 0 has come."""
-        self._plain = bytearray()
-        """What is passed on."""
+        self._data = bytearray()
+        """What has come since it was last passed on."""
+        self._chunks = 0
+        self._announced = 0
+        """The size of all chunks so far."""
 
     def take(self, data: bytes) -> tuple[bytes, bytes]:
         at = 0
         while at < len(data) and not self.complete:
-            at = self._take_data(data, at) if self._left else self._take_line(data, at)
-        plain, self._plain = bytes(self._plain), bytearray()
-        return plain, data[at:]
+            if self._left:
+                at = self._take_data(data, at)
+            else:
+                at = self._take_whole_chunk(data, at) or self._take_line(data, at)
+        plain, self._data = bytes(self._data), bytearray()
+        if plain:
+            plain = b"%x\r\n%b\r\n" % (len(plain), plain)
+        return (plain + LAST_CHUNK if self.complete else plain), data[at:]
+
+    def _take_whole_chunk(self, data: bytes, at: int) -> int:
+        """Where the chunk ends that begins here; 0 if it has not come whole. Most have."""
+        if self._line or self._is_last:
+            return 0
+        match = _CHUNK_HEAD.match(data, at)
+        if match is None or match.end() - at > MAX_CHUNK_HEAD_BYTES:
+            return 0
+        begin, size = match.end(), int(match[1], 16)
+        end = begin + size
+        if not size or data[end : end + 2] != b"\r\n":
+            return 0
+        self._count(size)
+        self._data += data[begin:end]
+        return end + 2
 
     def _take_data(self, data: bytes, at: int) -> int:
         taken = min(self._left, len(data) - at)
         # The last two bytes of a chunk are its CRLF.
         for offset in range(max(0, self._left - 2), self._left):
             if offset < taken and data[at + offset] != b"\r\n"[2 - (self._left - offset)]:
-                raise MalformedError(400, "the body cannot be read: its chunks are broken")
-        self._plain += data[at : at + taken]
+                raise _broken_chunks()
+        self._data += data[at : at + min(taken, max(0, self._left - 2))]
         self._left -= taken
         return at + taken
 
@@ -93,7 +124,6 @@ class ChunkedBody(BodyFraming):
         if not self._is_last:
             self._begin_chunk(line)
         elif line == b"\r\n":
-            self._plain += line
             self.complete = True
         else:
             raise MalformedError(400, "the body cannot be read: it has trailers")
@@ -102,13 +132,27 @@ class ChunkedBody(BodyFraming):
     def _begin_chunk(self, line: bytes) -> None:
         match = _CHUNK_HEAD.fullmatch(line)
         if match is None:
-            raise MalformedError(400, "the body cannot be read: its chunks are broken")
+            raise _broken_chunks()
         size = int(match[1], 16)
-        self._plain += b"%x\r\n" % size
         if size:
+            self._count(size)
             self._left = size + 2
         else:
             self._is_last = True
+
+    def _count(self, size: int) -> None:
+        self._chunks += 1
+        self._announced += size
+        if (self._chunks - FREE_CHUNKS) * MIN_CHUNK_BYTES > self._announced:
+            raise MalformedError(
+                400,
+                f"the body has too many small chunks: beyond {FREE_CHUNKS}, they must have "
+                f"{MIN_CHUNK_BYTES} bytes each on average",
+            )
+
+
+def _broken_chunks() -> MalformedError:
+    return MalformedError(400, "the body cannot be read: its chunks are broken")
 
 
 def framing_of(fields: Fields) -> BodyFraming:

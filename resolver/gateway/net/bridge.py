@@ -14,11 +14,9 @@ import re
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from resolver.gateway.net.body_framing import BodyFraming, SizedBody
+from resolver.gateway.net.body_framing import LAST_CHUNK, BodyFraming, SizedBody
 from resolver.gateway.net.in_flight import REFUSED_STATUS, TRACKED
 from resolver.gateway.net.write_coalescer import WriteCoalescer
-
-LAST_CHUNK = b"0\r\n\r\n"
 
 _CONTENT_LENGTH = re.compile(rb"\r\ncontent-length: ([0-9]+)\r\n")
 
