@@ -49,9 +49,10 @@ def is_token_text(text: str) -> bool:
 _TOKEN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,62}", re.ASCII)
 
 _NAME_AND_ROLE = re.compile(
-    rf"{_TOKEN_NAME.pattern}:({'|'.join(Role)})([:=].*)?", re.ASCII | re.DOTALL
+    rf"{_TOKEN_NAME.pattern}:(?:[a-z]+|(?:{'|'.join(Role)})[^A-Za-z0-9_-].*)", re.ASCII | re.DOTALL
 )
-"""A role whose token is missing or follows the wrong sign. As a TOKEN it would be an admin's."""
+"""A role, or what is taken for one, whose token is missing or follows the wrong sign. As a TOKEN it
+would be an admin's."""
 
 
 def parse_token(text: str) -> AdminToken:

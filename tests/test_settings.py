@@ -220,6 +220,8 @@ def test_tokens_have_a_name() -> None:
         ({"admin_tokens": "ops:ro"}, "RESOLVER_ADMIN_TOKENS: token 1"),
         ({"admin_tokens": "ops:state="}, "RESOLVER_ADMIN_TOKENS: token 1"),
         ({"admin_tokens": f"ops:ro:{TOKEN}"}, "RESOLVER_ADMIN_TOKENS: token 1"),
+        ({"admin_tokens": f"ops:ro;{TOKEN}"}, "RESOLVER_ADMIN_TOKENS: token 1"),
+        ({"admin_tokens": "ops:viewer"}, "RESOLVER_ADMIN_TOKENS: token 1"),
         ({"admin_tokens": f"TOKENS=ops:ro={TOKEN}"}, "RESOLVER_ADMIN_TOKENS: token 1"),
         ({"allowed_hosts": "*"}, "RESOLVER_ALLOWED_HOSTS: '*'"),
         ({"allowed_hosts": "a.*.example"}, "RESOLVER_ALLOWED_HOSTS: 'a.*.example'"),
