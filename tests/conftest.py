@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import tempfile
@@ -83,6 +84,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if directory in SLOW_DIRECTORIES or item.path.name in SLOW_FILES:
             item.add_marker(pytest.mark.slow)
     items.sort(key=_start_order)
+
+
+def pytest_collection_finish() -> None:
+    """Each full garbage collection would visit what all modules and tests are made of."""
+    gc.collect()
+    gc.freeze()
 
 
 def _start_order(item: pytest.Item) -> tuple[int, bool]:

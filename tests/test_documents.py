@@ -32,6 +32,10 @@ COMMAND_SETTINGS = {
 """Read by the operator commands, or by the settings themselves."""
 
 
+SETTING = re.compile(r"RESOLVER_[A-Z]+(?:_[A-Z]+)*")
+FILE = re.compile(r"(?<![\w/-])(?:tests|resolver|benchmarks|config|deploy|docs)/[\w/.-]*\w\.\w+")
+
+
 def document(name: str) -> str:
     return (DOCS / name).read_text("utf-8")
 
@@ -46,18 +50,16 @@ def test_the_settings_reference_is_the_settings() -> None:
     assert table == reference(Settings)
 
 
-@pytest.mark.parametrize(
-    "path",
-    [
-        *(ROOT / "docker-compose.yml", *sorted((ROOT / "deploy").rglob("*.*")), *DOCUMENTS),
-        *(ROOT / "config").rglob("*.*"),
-    ],
-    ids=short,
-)
-def test_settings_named_in_documents_exist(path: Path) -> None:
+def test_settings_named_in_documents_exist() -> None:
     known = {f"RESOLVER_{name.upper()}" for name in Settings.model_fields} | COMMAND_SETTINGS
-    named = set(re.findall(r"RESOLVER_[A-Z]+(?:_[A-Z]+)*", path.read_text("utf-8")))
-    assert named <= known
+    files = [ROOT / "docker-compose.yml", *(ROOT / "deploy").rglob("*.*"), *DOCUMENTS]
+    unknown = [
+        f"{short(path)}: {name}"
+        for path in [*files, *(ROOT / "config").rglob("*.*")]
+        for name in SETTING.findall(path.read_text("utf-8"))
+        if name not in known
+    ]
+    assert not unknown, "\n".join(unknown)
 
 
 async def test_each_metric_is_in_the_metrics_reference() -> None:
@@ -136,14 +138,15 @@ def test_the_example_settings_can_be_loaded(monkeypatch: pytest.MonkeyPatch) -> 
     Settings(**tomllib.loads(text))
 
 
-@pytest.mark.parametrize("path", DOCUMENTS, ids=short)
-def test_files_named_in_documents_exist(path: Path) -> None:
+def test_files_named_in_documents_exist() -> None:
     """Paths of the tree, also those in tables of threats and of measurements."""
-    named = re.findall(
-        r"(?<![\w/-])(?:tests|resolver|benchmarks|config|deploy|docs)/[\w/.-]*\w\.\w+",
-        path.read_text("utf-8"),
-    )
-    assert [name for name in named if not (ROOT / name).is_file()] == []
+    missing = [
+        f"{short(path)}: {name}"
+        for path in DOCUMENTS
+        for name in FILE.findall(path.read_text("utf-8"))
+        if not (ROOT / name).is_file()
+    ]
+    assert not missing, "\n".join(missing)
 
 
 def test_files_named_in_the_architecture_exist() -> None:
@@ -154,16 +157,23 @@ def test_files_named_in_the_architecture_exist() -> None:
     assert [name for name in named if not any((place / name).exists() for place in places)] == []
 
 
-@pytest.mark.parametrize("path", DOCUMENTS, ids=short)
-def test_links_lead_somewhere(path: Path) -> None:
-    for link in re.findall(r"\]\(([^)\s]+)\)", path.read_text("utf-8")):
-        if re.match(r"https?:", link):
-            continue
-        name, _, anchor = link.partition("#")
-        target = (path.parent / name).resolve() if name else path
-        assert target.exists(), link
-        if anchor:
-            assert anchor in anchors(target.read_text("utf-8")), link
+def test_links_lead_somewhere() -> None:
+    broken = [
+        f"{short(path)}: {link}"
+        for path in DOCUMENTS
+        for link in re.findall(r"\]\(([^)\s]+)\)", path.read_text("utf-8"))
+        if not re.match(r"https?:", link) and not leads_somewhere(path, link)
+    ]
+    assert not broken, "\n".join(broken)
+
+
+def leads_somewhere(path: Path, link: str) -> bool:
+    """Whether a relative link of a page has a file, and a heading in it."""
+    name, _, anchor = link.partition("#")
+    target = (path.parent / name).resolve() if name else path
+    if not target.exists():
+        return False
+    return not anchor or anchor in anchors(target.read_text("utf-8"))
 
 
 def anchors(text: str) -> set[str]:
@@ -192,12 +202,12 @@ def test_each_page_is_linked_from_the_start_page() -> None:
     assert {short(page) for page in pages - reachable} == set()
 
 
-@pytest.mark.parametrize("path", sorted(DOCS.glob("measurements/*.md")), ids=short)
-def test_measurements_have_a_date_and_a_command(path: Path) -> None:
-    text = path.read_text("utf-8")
-    if path.name != "README.md":
-        assert re.search(r"\b20\d\d-\d\d-\d\d\b", text)
-        assert re.search(r"python -m benchmarks\.\w+|pytest tests/\w+", text)
+def test_measurements_have_a_date_and_a_command() -> None:
+    for path in sorted(DOCS.glob("measurements/*.md")):
+        text = path.read_text("utf-8")
+        if path.name != "README.md":
+            assert re.search(r"\b20\d\d-\d\d-\d\d\b", text), path.name
+            assert re.search(r"python -m benchmarks\.\w+|pytest tests/\w+", text), path.name
 
 
 def test_the_readme_is_short() -> None:
@@ -256,10 +266,19 @@ def checked_for_retired_terms() -> list[Path]:
     )
 
 
-@pytest.mark.parametrize("path", checked_for_retired_terms(), ids=short)
-def test_retired_terms_are_gone(path: Path) -> None:
+def test_retired_terms_are_gone() -> None:
     """Also as a part of a name: `_told_by` has ``told`` in it. Line breaks count as spaces. The
     list itself is left out."""
+    found = [
+        f"{short(path)}: {term}"
+        for path in checked_for_retired_terms()
+        for term in found_terms(path)
+    ]
+    assert not found, "\n".join(found)
+
+
+def found_terms(path: Path) -> list[str]:
+    """The retired terms in a file."""
     text = path.read_text("utf-8")
     if path.name == "glossary.md":
         text = text.partition(RETIRED_TERMS)[0]
@@ -274,7 +293,7 @@ def test_retired_terms_are_gone(path: Path) -> None:
             rest = rest.replace(phrase.lower(), "")
         if re.search(rf"(?<![a-z]){term}(?![a-z])", rest):
             found.append(term)
-    assert found == []
+    return found
 
 
 def test_the_list_has_retired_terms() -> None:

@@ -112,6 +112,8 @@ async def start() -> AsyncIterator[Start]:
                 "probe": False,
                 # On a busy machine an index in memory, too, takes longer than 250 ms.
                 "index_timeout": 5,
+                # A new index drops what may be left in each of its buckets.
+                "index_bits": 8,
             }
             services = await stack.enter_async_context(
                 open_services(
