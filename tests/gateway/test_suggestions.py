@@ -13,9 +13,9 @@ from typing import Any
 
 import click
 import pytest
-import yaml
 
 from resolver.cli import cli
+from resolver.gateway.api.status import openapi_document
 from resolver.standin import Caller
 from tests.gateway.callers import Begin, begin
 from tests.gateway.conftest import ADMIN, Gateway, Start
@@ -25,7 +25,6 @@ from tests.support.faults import status
 __all__ = ["begin"]
 
 PACKAGE = Path(__file__).parents[2] / "resolver"
-DOCUMENT = yaml.safe_load((PACKAGE / "gateway" / "api" / "openapi.yaml").read_text())
 ID = "5ca1ab1e-0000-4000-8000-00000000c0de"
 FILLED = {
     "api": "v2",
@@ -57,12 +56,15 @@ def operations() -> Iterator[tuple[str, str, set[str]]]:
     """Each path, each of its methods but for the changes of admins, and what header fields and
     parameters it takes."""
 
+    document = openapi_document()
+    shared = document["components"]["parameters"]
+
     def name_of(parameter: dict[str, Any]) -> str:
         if "$ref" in parameter:
-            return name_of(DOCUMENT["components"]["parameters"][parameter["$ref"].split("/")[-1]])
+            return name_of(shared[parameter["$ref"].split("/")[-1]])
         return str(parameter["name"])
 
-    for path, item in DOCUMENT["paths"].items():
+    for path, item in document["paths"].items():
         for method in ("get", "head", "put", "post", "patch", "delete"):
             if method in item and (method == "get" or "security" not in item[method]):
                 parameters = [*item.get("parameters", ()), *item[method].get("parameters", ())]

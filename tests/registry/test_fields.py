@@ -16,6 +16,7 @@ import pytest
 import yaml
 
 from resolver.cli.locations_command import locations
+from resolver.gateway.api.status import openapi_document
 from resolver.index import Index
 from resolver.models import LOCATION_FIELDS, Location
 from resolver.registry import FreshnessPolicy, Registry, TableKeeper
@@ -25,7 +26,6 @@ from resolver.registry.validation import parse_location
 from resolver.settings import Settings
 
 ROOT = Path(__file__).parent.parent.parent
-OPENAPI = ROOT / "resolver" / "gateway" / "api" / "openapi.yaml"
 EXAMPLE = ROOT / "config" / "locations.example.yaml"
 DOCUMENTS = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 
@@ -37,8 +37,7 @@ EXAMPLES = {name: spec.example for name, spec in LOCATION_FIELDS.items()}
 
 
 def schema(name: str) -> dict[str, Any]:
-    document = yaml.safe_load(OPENAPI.read_text("utf-8"))
-    found: dict[str, Any] = document["components"]["schemas"][name]
+    found: dict[str, Any] = openapi_document()["components"]["schemas"][name]
     return found
 
 

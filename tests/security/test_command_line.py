@@ -193,19 +193,22 @@ def test_a_listing_without_end_is_an_error(
 
 
 ENDLESS = {
-    "document": b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\r\n["
-    + b'"a",' * (MAX_DOCUMENT_BYTES // 4 + 65_536),
-    "error": b"HTTP/1.1 503 Nope\r\n\r\n" + b" " * (MAX_DOCUMENT_BYTES + 262_144),
-    "interim responses": b"HTTP/1.1 100 Continue\r\n\r\n" * (MAX_HEAD_BYTES // 25 + 65_536),
+    "document": lambda: (
+        b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\r\n["
+        + b'"a",' * (MAX_DOCUMENT_BYTES // 4 + 65_536)
+    ),
+    "error": lambda: b"HTTP/1.1 503 Nope\r\n\r\n" + b" " * (MAX_DOCUMENT_BYTES + 262_144),
+    "interim responses": lambda: b"HTTP/1.1 100 Continue\r\n\r\n" * (MAX_HEAD_BYTES // 25 + 65_536),
 }
-"""Answers that are sent again and again; of each more than is read."""
+"""Answers that are sent again and again; of each more than is read. Every worker that runs tests
+reads this file: each is made where it is needed."""
 
 
 @pytest.mark.parametrize("kind", ENDLESS)
 def test_an_answer_without_end_is_an_error(capfd: pytest.CaptureFixture[str], kind: str) -> None:
     with socketserver.ThreadingTCPServer(("127.0.0.1", 0), _Endless) as server:
         server.daemon_threads = True
-        server.content = ENDLESS[kind]  # type: ignore[attr-defined]
+        server.content = ENDLESS[kind]()  # type: ignore[attr-defined]
         thread = threading.Thread(target=server.serve_forever, args=(POLL_SECONDS,))
         thread.start()
         url = f"http://127.0.0.1:{server.server_address[1]}"
