@@ -7,6 +7,7 @@ import os
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterator
+from functools import cache
 from pathlib import Path
 from typing import TypeVar
 
@@ -79,11 +80,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
     Tests of one Glance or RabbitMQ are next to each other, so that one worker starts it.
     """
+    is_slow = cache(_is_slow)
     for item in items:
-        directory = item.path.relative_to(Path(__file__).parent).parts[0]
-        if directory in SLOW_DIRECTORIES or item.path.name in SLOW_FILES:
+        if is_slow(item.path):
             item.add_marker(pytest.mark.slow)
     items.sort(key=_start_order)
+
+
+def _is_slow(path: Path) -> bool:
+    directory = path.relative_to(Path(__file__).parent).parts[0]
+    return directory in SLOW_DIRECTORIES or path.name in SLOW_FILES
 
 
 def pytest_collection_finish() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import time
@@ -128,8 +129,9 @@ async def test_what_is_wrong_with_what_is_stored(own_redis: RedisServer) -> None
     """No location, one that is not in service, lost ones, failing sweeps, and old processes."""
 
     async def failed() -> tuple[int, dict[str, list[str]]]:
-        status, out, _ = await run("doctor", RESOLVER_REDIS_URL=own_redis.url)
-        return status, {name: row for name, row in rows(out).items() if row[0] == "no"}
+        result = await asyncio.to_thread(doctor, own_redis.url)
+        wrong = {name: row for name, row in rows(result.stdout).items() if row[0] == "no"}
+        return result.exit_code, wrong
 
     async with StandIn() as one, open_index(own_redis.url) as index:
         status, lines = await failed()
