@@ -71,10 +71,10 @@ JSON = st.recursive(
 
 @examples(150)
 @given(st.lists(st.uuids().map(str) | ALMOST_IDS | JSON, max_size=12))
-def test_a_list_of_ids_is_parsed_like_each_id_alone(items: list[object]) -> None:
+async def test_a_list_of_ids_is_parsed_like_each_id_alone(items: list[object]) -> None:
     """The fast path for lists and the slow one agree with `parse_id`."""
     count_examples("ids: lists")
-    ids = parse_ids(items)
+    ids = await parse_ids(items)
     good = [item for item in items if isinstance(item, str) and ID.fullmatch(item)]
     assert ids.image_ids == [parse_id(item) for item in good]
     assert list(ids.texts) == [format_id(parse_id(item)) for item in good]

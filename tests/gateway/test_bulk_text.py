@@ -71,8 +71,8 @@ async def test_bulk_answers_equal_single_answers_for_every_mix_of_owners(start: 
         max_size=12,
     )
 )
-def test_ids_parsed_together_equal_ids_parsed_one_by_one(items: list[Any]) -> None:
-    ids = parse_ids(items)
+async def test_ids_parsed_together_equal_ids_parsed_one_by_one(items: list[Any]) -> None:
+    ids = await parse_ids(items)
     rest = iter(zip(ids.image_ids, ids.texts, strict=True))
     for place, item in enumerate(items):
         try:
@@ -96,9 +96,9 @@ def test_ids_parsed_together_equal_ids_parsed_one_by_one(items: list[Any]) -> No
         "0a1b2c3d-4e5f-4a6b-8c7d-9e0f1a2b3c4\u0664",
     ],
 )
-def test_one_malformed_id_among_valid_ones_is_reported(malformed: str) -> None:
+async def test_one_malformed_id_among_valid_ones_is_reported(malformed: str) -> None:
     valid = "0a1b2c3d-4e5f-4a6b-8c7d-9e0f1a2b3c4d"
-    ids = parse_ids([valid, malformed, valid])
+    ids = await parse_ids([valid, malformed, valid])
     assert (ids.texts, ids.invalid) == ([valid, valid], {1: malformed})
 
 

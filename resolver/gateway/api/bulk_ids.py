@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from resolver.errors import InvalidImageId, InvalidRequest, TooLarge, UnsupportedMediaType
 from resolver.gateway.request_body import read_json
 from resolver.models import format_id, letter_case_of, parse_id
+from resolver.turns import in_turns
 
 JSON = "application/json"
 
@@ -77,12 +78,13 @@ def _json_items(body: bytes) -> list[Any]:
     return items
 
 
-def parse_ids(items: Sequence[Any]) -> BulkIds:
-    """The ids of a request's items: all at once where all are plain, else one by one."""
+async def parse_ids(items: Sequence[Any]) -> BulkIds:
+    """The ids of a request's items: all at once where all are plain, else one by one, in turns with
+    other tasks."""
     if (image_ids := _parse_plain(items)) is not None:
         return BulkIds(image_ids, items, {}, {})
     ids = BulkIds([], texts := [], {}, {})
-    for position, item in enumerate(items):
+    async for position, item in in_turns(enumerate(items)):
         try:
             image_id = parse_id(item) if isinstance(item, str) else None
         except InvalidImageId:

@@ -150,7 +150,7 @@ async def respond_to_many(
     headers: Mapping[str, str],
 ) -> web.StreamResponse:
     """The answer for each item, in their order. ``media_type``: JSON or NDJSON."""
-    ids = parse_ids(items)
+    ids = await parse_ids(items)
     services = request.app[SERVICES]
     charge = partial(request.app[LIMITS].charge, request, 1)
     caller = await admit(request, preferences.region)
