@@ -197,12 +197,20 @@ async def answers(gateway: Gateway, data: bytes, cuts: list[int]) -> Responses:
 @example(BROKEN % (b"/resolve", b""), [])
 @example(BROKEN % (b"/index/import", ADMIN["Authorization"].encode()), [])
 @example(BROKEN % (b"/v2/images/%b" % ID.encode(), b""), [])
+@example(
+    b"DELETE /locations/one HTTP/1.1\r\nHost: x\r\nAuthorization: %b\r\n\r\n"
+    % ADMIN["Authorization"].encode(),
+    [2],
+)
 @given(SENT, CUTS)
 async def test_malformed_http_is_answered_the_same_in_pieces(
     loop_errors: ErrorLog, gateway: Gateway, data: bytes, cuts: list[int]
 ) -> None:
     count_examples("http: connections")
     whole = await answers(gateway, data, [])
+    if b"/locations/one" in data:  # it may have been removed, or changed
+        await gateway.location("one")
+        await gateway.claim("one", ID)
     pieces = await answers(gateway, data, cuts)
     loop_errors.check()
     for responses in (whole, pieces):
