@@ -463,7 +463,7 @@ class TableKeeper:
             snapshot, self.policy, lost_until, before, self._expected, self._admission.refusal
         )
         was, now = before.not_offered(), self.table.not_offered()
-        for name in was.keys() - now.keys() - self.table.unreadable.keys():
+        for name in (was.keys() - now.keys()) & self.table.by_name.keys():
             log.info("location offered again", location=name)
         for name, reason in now.items():
             if was.get(name) != reason:

@@ -108,6 +108,10 @@ async def test_a_location_is_refused_from_the_start_with_stricter_settings(
         assert "evil" not in response.headers.get("Link", "")
     assert "location not offered" in caplog.text
     assert "evil" in caplog.text
+    caplog.set_level("INFO")
+    await strict.services.registry.remove("evil")
+    await wait_until(lambda: "evil" not in strict.services.tables.table.by_name)
+    assert "offered again" not in caplog.text
 
 
 async def test_a_location_is_offered_again_when_its_url_is_allowed(start: Start) -> None:
