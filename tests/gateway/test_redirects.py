@@ -120,6 +120,27 @@ async def test_the_api_versions_of_the_owner_select_the_path(
         )
 
 
+@pytest.mark.parametrize("redirect_writes", [False, True])
+@pytest.mark.parametrize("method", ["PUT", "DELETE"])
+async def test_a_write_goes_to_an_owner_that_has_its_api(
+    start: Start, method: str, *, redirect_writes: bool
+) -> None:
+    gateway = await start(redirect_writes=redirect_writes)
+    await gateway.location("one", versions=V2)
+    await gateway.claim("one", ID)
+    response, body = await gateway.call(method, f"/v1/images/{ID}")
+    assert (response.status, body["code"]) == (501, "no-counterpart")
+    assert body["detail"].endswith(f": use https://one.example:9292/v2/images/{ID}")
+    await gateway.location("two", versions=V1, priority=200)
+    await gateway.claim("two", ID)
+    response, body = await gateway.call(method, f"/v1/images/{ID}")
+    url = f"https://two.example:9292/v1/images/{ID}"
+    if response.status == 307:
+        assert response.headers["Location"] == url
+    else:
+        assert (response.status, body["url"]) == (405, url)
+
+
 async def test_a_head_request_for_v1_metadata_is_not_redirected_to_v2_data(
     gateway: Gateway,
 ) -> None:

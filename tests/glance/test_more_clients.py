@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.glance.catalog import Catalog, catalog
-from tests.glance.client_table import PROGRAMS, Run, check_row, measure
+from tests.glance.client_table import PROGRAMS, Run, check_row, failed, measure
 from tests.glance.clients import Ran, clean_env, run_program
 from tests.glance.conftest import installed
 from tests.glance.install import Home, install_clients
@@ -72,6 +72,34 @@ def test_a_client_in_python(catalog: Catalog, tmp_path: Path, client: str) -> No
     environment, file = PYTHON_CLIENTS[client]
     home: Home = installed(lambda: install_clients(environment))
     check(catalog, tmp_path, client, program(home.bin("python"), PROGRAMS / file))
+
+
+@pytest.mark.parametrize("client", ["nova", "cinder", "ironic"])
+def test_a_service_is_pinned_to_a_region_by_its_endpoint(
+    catalog: Catalog, tmp_path: Path, client: str
+) -> None:
+    home: Home = installed(lambda: install_clients("services"))
+    run = program(home.bin("python"), PROGRAMS / "client_services.py")
+    for region in ("redirected", "carried"):
+        before = created(catalog)
+        where = catalog.where(region)
+        where["url"] += "/region/two"
+        outcome = measure(catalog.servers, tmp_path / region, client, run, where)
+        assert failed(outcome).keys() <= ({"create"} if region == "redirected" else set())
+        new = {name: created(catalog)[name] - before[name] for name in before}
+        expected = int("create" in outcome)  # without the prefix it would be at `one`
+        assert new == {"one": 0, "two": expected}
+
+
+def created(catalog: Catalog) -> dict[str, int]:
+    """How many images that clients have created each server has."""
+    return {
+        name: sum(
+            str(row["name"]).startswith("new-")
+            for row in server.request("GET", "/v2/images?limit=1000").json()["images"]
+        )
+        for name, server in catalog.servers.items()
+    }
 
 
 def test_gophercloud(catalog: Catalog, tmp_path: Path) -> None:

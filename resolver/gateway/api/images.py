@@ -15,8 +15,8 @@ from resolver.gateway.api.image_reads import (
     ReadRequest,
     parse_image_read,
     redirect,
+    redirect_targets,
     render_image_read,
-    target,
 )
 from resolver.gateway.api.metalink import metalink_reply
 from resolver.gateway.app_keys import OUTCOME, SERVICES, SOURCE
@@ -184,9 +184,7 @@ async def write_image(request: web.Request) -> web.StreamResponse:
         reply = redirect(answer, path, text, write=True, https=preferences.https)
         request[OUTCOME], request[SOURCE] = reply.outcome, reply.source
         return to_response(reply)
-    best = answer.owners[0]
-    spelled = best.spell(answer.image_id, text)
-    url = target(best, path, spelled, write=True) or best.view.images_url + spelled
+    best, url = redirect_targets(answer, path, text, write=True, https=preferences.https)[0]
     raise refused_write(
         request.method,
         url,
