@@ -237,12 +237,13 @@ def walk(redis: RedisServer, small: bool) -> None:
         port, _ = stack.enter_context(gateway)
         ids = [[str(image["id"]) for image in some] for some in batches(images, share)]
         asyncio.run(claim(redis, ids))
-        clients = {
-            "one Glance alone": Client(alone.url.removeprefix("http://")),
-            "through the gateway": Client(f"127.0.0.1:{port}"),
+        addresses = {
+            "one Glance alone": alone.url.removeprefix("http://"),
+            "through the gateway": f"127.0.0.1:{port}",
         }
         for _ in range(2 if small else 4):
-            for name, client in clients.items():
+            for name, address in addresses.items():
+                client = Client(address)  # an older connection may have been idle for too long
                 started = time.perf_counter()
                 count = client.walk(1000)
                 if count != len(images):
