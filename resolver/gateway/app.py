@@ -87,7 +87,6 @@ def glance_routes(prefix: str = "") -> list[web.RouteDef]:
         web.route("*", prefix + ROUTE, images.write_image),
         web.get(prefix + "/v1/images", image_listing.no_listing),
         web.get(prefix + LISTING_PATH, image_listing.list_images, allow_head=False),
-        web.head(prefix + LISTING_PATH, any_location.refuse_head),
         web.get(prefix + "/versions", version_documents.versions),
         web.get(prefix + "/{api:v[12]}", version_documents.versions),
         web.get(prefix + "/{api:v[12]}/", version_documents.versions),

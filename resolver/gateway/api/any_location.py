@@ -85,32 +85,29 @@ def redirect_reply(
     return Reply(307, {**NO_STORE, "Location": url})
 
 
-async def refuse_head(request: web.Request) -> web.StreamResponse:
-    """HEAD of a path that has GET only, as at Glance."""
-    raise MethodNotAllowed("HEAD is not one of GET", headers={"Allow": "GET"})
-
-
 async def answer_other_path(request: web.Request) -> web.StreamResponse:
     """What no other route below ``/v1`` and ``/v2`` has: a write, or a path that Glance lacks."""
     check_target(request.rel_url.raw_path, "")
     _, path = split_region(request.rel_url.raw_path)
-    if path.startswith(_IMAGES_WITHOUT_ID) or request.method in READ_METHODS:
+    is_listing = path == LISTING_PATH
+    reads = ("GET",) if is_listing else READ_METHODS
+    if path.startswith(_IMAGES_WITHOUT_ID) or (request.method in READ_METHODS and not is_listing):
         raise NotFound("nothing is here: /openapi.json lists the paths")
     caller = await admit(request, region_of(request.rel_url.raw_path))
     services = request.app[SERVICES]
-    writes = WRITE_METHODS if path != LISTING_PATH else ("POST",)
-    check_method(request.method, writes, READ_METHODS)
+    redirects = is_listing and services.settings.redirect_writes
+    allowed = (*reads, "POST") if redirects else reads
+    check_method(request.method, ("POST",) if is_listing else WRITE_METHODS, allowed)
     table = await services.resolver.reader.usable_table()
     domain = domain_of(services, caller)
     region = services.settings.region
     api = request.match_info["api"]
     best = best_location(table, _preferences(request), region, api, domain)
     url = f"{best.base}{path}" if best else ""
-    creates_record = (request.method, path) == ("POST", LISTING_PATH)
-    if best and creates_record and services.settings.redirect_writes:
+    if best and redirects:
         return to_response(Reply(307, {**NO_STORE, "Location": url, "Vary": VARY_PREFERENCES}))
     region = best.location.region if best else ""
-    raise refused_write(request.method, url, region, READ_METHODS)
+    raise refused_write(request.method, url, region, allowed)
 
 
 def refused_write(
