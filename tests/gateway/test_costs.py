@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import time
 import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
@@ -24,6 +25,7 @@ from resolver.gateway.net import front_server as front_server_module
 from resolver.gateway.net.connection_limiter import ConnectionLimiter
 from resolver.gateway.net.front_connection import FrontConnection
 from resolver.gateway.net.front_server import FrontServer
+from resolver.gateway.net.request_pacer import PARSED_PER_TURN
 from resolver.gateway.server import front_server
 from resolver.index.redis.pipelined_connection import PipelinedConnection
 from tests.gateway.conftest import Gateway, Start
@@ -277,6 +279,41 @@ async def test_few_connections_keep_what_aiohttp_needs(
     for connection, _ in clients:
         connection.connection_lost(None)
     assert not kept
+
+
+async def test_requests_for_aiohttp_at_the_same_time_share_the_turns_of_the_loop(
+    connections: Connections,
+) -> None:
+    """Those of thousands of clients would hold up everybody for 0.2 s. First come, first served."""
+    other, _ = await connected_with_cached_image(connections)
+    clients = [await connections.connect() for _ in range(5 * PARSED_PER_TURN)]
+    for connection, _ in clients:
+        connection.data_received(WITH_BODY)
+    other.data_received(request(IDS[0]))
+    assert other.unread_bytes == 0, "what needs no parsing waits for none"
+    for turn in range(1, 5):
+        begun = turn * PARSED_PER_TURN
+        assert connections.protocols_made == begun
+        assert all(client.unread_bytes == 0 for client, _ in clients[:begun])
+        assert all(client.unread_bytes == len(WITH_BODY) for client, _ in clients[begun:])
+        late = time.monotonic() + 3600
+        assert not any(client.check_deadline(late) for client, _ in clients[begun:])
+        await asyncio.sleep(0)
+    await wait_until(lambda: all(client.writes for _, client in clients), timeout=10)
+    for _, client in clients:
+        assert client.writes[-1].startswith(b"HTTP/1.1 307 ")
+
+
+async def test_a_client_that_leaves_before_its_turn_takes_no_place(
+    connections: Connections,
+) -> None:
+    clients = [await connections.connect() for _ in range(3 * PARSED_PER_TURN)]
+    for connection, _ in clients:
+        connection.data_received(WITH_BODY)
+    for connection, _ in clients[PARSED_PER_TURN : 2 * PARSED_PER_TURN]:
+        connection.connection_lost(None)
+    await asyncio.sleep(0)
+    assert connections.protocols_made == 2 * PARSED_PER_TURN
 
 
 async def test_what_aiohttp_needs_is_given_up_after_a_while(connections: Connections) -> None:

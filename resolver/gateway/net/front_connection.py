@@ -35,12 +35,9 @@ from resolver.gateway.net.request_head import (
     is_incomplete_head,
     parse_head,
 )
+from resolver.gateway.net.request_pacer import OF_ONE_CONNECTION
 
 NEVER = float("inf")
-
-REQUESTS_PER_TURN = 4
-"""Requests of one connection that are answered before others have their turn. A hundred that send
-many at once then keep the others waiting for some 4 ms a turn."""
 
 LINGER_SECONDS = 2.0
 """How long we discard what the client still sends after our last response."""
@@ -54,11 +51,10 @@ class FrontConnection(asyncio.Protocol):
     """A connection with a client."""
 
     __slots__ = (
-        *("_awaits_turn", "_bridge", "_buffer", "_cancel", "_checked", "_client_ended"),
-        *("_closing", "_deadline", "_error_form"),
-        *("_bridge_pauses_reading", "_has_tls", "_head_started", "_kept_bridge", "_known_kind"),
-        *("_reading_paused", "_scheme", "_server", "_transport", "_write_deadline"),
-        *("client_keys", "idle_since", "peer", "served"),
+        *("_awaits_turn", "_bridge", "_bridge_pauses_reading", "_buffer", "_cancel", "_checked"),
+        *("_client_ended", "_closing", "_deadline", "_error_form", "_has_tls", "_head_started"),
+        *("_kept_bridge", "_known_kind", "_reading_paused", "_scheme", "_server", "_transport"),
+        *("_write_deadline", "client_keys", "idle_since", "peer", "served"),
     )
 
     def __init__(self, server: FrontServer) -> None:
@@ -116,7 +112,7 @@ class FrontConnection(asyncio.Protocol):
         if now > self._write_deadline:
             self._server.limiter.count_closed("slow-read")
             self.abort()
-        elif now > self._deadline:
+        elif now > self._deadline and not self._awaits_turn:
             self._deadline = NEVER
             self._client_is_late()
         else:
@@ -230,12 +226,15 @@ class FrontConnection(asyncio.Protocol):
         takes no responses. After some, other connections have their turn."""
         if self._awaits_turn:  # else data that arrives meanwhile would give it several
             return
-        for _ in range(REQUESTS_PER_TURN):
+        for _ in range(OF_ONE_CONNECTION):
             if not self._buffer or not self.is_idle or self._write_deadline != NEVER:
                 break
             if (read := self._next_known()) is not None:
                 self._respond_to_plain(read)
                 continue
+            if self._end_of_head() and not self._server.pacer.admits(self._take_turn):
+                self._awaits_turn = True
+                break
             try:
                 head = self._next_head()
             except MalformedError as error:
@@ -256,6 +255,11 @@ class FrontConnection(asyncio.Protocol):
     def _take_turn(self) -> None:
         self._awaits_turn = False
         self._read_requests()
+
+    def _end_of_head(self) -> int:
+        """Where the next head ends in the buffer; 0 while it is incomplete."""
+        found = self._buffer.find(END, max(0, self._checked - len(END) + 1))
+        return found + len(END) if found >= 0 else 0
 
     def _next_head(self) -> RequestHead | None:
         buffer = self._buffer
@@ -288,16 +292,15 @@ class FrontConnection(asyncio.Protocol):
 
     def _recognise(self, data: bytes) -> PlainRead | None:
         """The request that ``data`` is, if it needs no parsing."""
-        front = self._server.front
-        if front is None:
+        if (front := self._server.front) is None:
             return None
         return front.known_reads.recognise(data, self._known_kind, self.peer, self._scheme)
 
     def _next_known(self) -> PlainRead | None:
         """Takes the next request from the buffer, if it needs no parsing."""
-        start = max(0, self._checked - len(END) + 1)
-        end = self._buffer.find(END, start, MAX_REQUEST_BYTES) + len(END)
-        if end < len(END) or (read := self._recognise(bytes(self._buffer[:end]))) is None:
+        end = self._end_of_head()
+        data = bytes(self._buffer[:end]) if end <= MAX_REQUEST_BYTES else b""
+        if not data or (read := self._recognise(data)) is None:
             return None
         del self._buffer[:end]
         self._checked = 0
@@ -308,8 +311,7 @@ class FrontConnection(asyncio.Protocol):
         front = self._server.front
         assert front is not None
         self.served = True
-        response = front.respond_from_memory(read)
-        if response is not None:
+        if (response := front.respond_from_memory(read)) is not None:
             self._answered(read.kind.keeps_connection, response)
         else:
             self._deadline = NEVER
@@ -389,7 +391,7 @@ class FrontConnection(asyncio.Protocol):
 
     def _refuse(self, status: int, reason: str, form: ErrorForm | None) -> None:
         """Answers what is no request, or comes too slowly, and closes the connection."""
-        counted_by_app = self._bridge is not None  # aiohttp has the request, and counts it
+        by_app = self._bridge is not None  # aiohttp has the request, and counts it
         if self._bridge is not None:
             responded = self._bridge.responded
             self._drop_bridge(ConnectionResetError(reason), status)
@@ -397,9 +399,8 @@ class FrontConnection(asyncio.Protocol):
                 self.abort()
                 return
         if self._transport is not None:
-            closing = "Connection: close\r\n"
             data = self._server.refusal(
-                status, reason, closing, self.peer, form, counted_by_app=counted_by_app
+                status, reason, "Connection: close\r\n", self.peer, form, counted_by_app=by_app
             )
             self._server.coalescer.flush(self._transport)
             self._transport.write(data)

@@ -15,6 +15,7 @@ from resolver.gateway.net.bridge import Bridge
 from resolver.gateway.net.connection_limiter import ConnectionLimiter
 from resolver.gateway.net.front import Front
 from resolver.gateway.net.in_flight import InFlight
+from resolver.gateway.net.request_pacer import RequestPacer
 from resolver.gateway.net.write_coalescer import WriteCoalescer
 from resolver.gateway.problem import malformed
 from resolver.gateway.reply import head_text
@@ -45,6 +46,8 @@ class FrontServer:
     it is sent."""
     keepalive_timeout: float
     """Seconds that an idle connection stays open."""
+    pacer: RequestPacer = field(default_factory=RequestPacer)
+    """How many requests are parsed in a turn of the event loop."""
     kept_bridges: set[Bridge] = field(default_factory=set)
     """Those between two requests."""
 
