@@ -266,7 +266,7 @@ async def remaining_responses(connection: HttpConnection, sent: bytes = b"") -> 
     """Sends a last request, unless the request before (``sent``) closes the connection: what comes
     behind that may reset it. Returns all responses until the connection ends, without variable
     fields."""
-    if b"Connection: close" not in sent:
+    if b"Connection: close" not in sent and b"HTTP/1.0\r\n" not in sent:
         connection.send_request("GET", "/livez", "Connection: close")
     async with asyncio.timeout(10):
         heads = re.split(r"HTTP/(?=\d\.\d \d)", (await connection.read_to_end()).decode())
