@@ -46,6 +46,8 @@ class RequestLog:
         self._second = 0
         self._second_text = ""
         """`_second`, of `time.time`, as text."""
+        self._turn_text = ""
+        """When the lines of this turn were begun."""
 
     def write(
         self,
@@ -53,7 +55,7 @@ class RequestLog:
         method: str,
         path: str,
         status: int,
-        ms: float,
+        seconds: float,
         client: str | None,
         outcome: object = "",
         admin: str = "",
@@ -75,13 +77,14 @@ class RequestLog:
                 method=method,
                 path=path,
                 status=status,
-                ms=ms,
+                ms=round(seconds * 1000, 3),
                 client=client,
                 **more,
             )
             return
         if not self._pending:
             asyncio.get_running_loop().call_soon(self._flush)
+            self._turn_text = self._timestamp()
         path_json = f'"{path}"' if _PLAIN_TEXT.fullmatch(path) else json.dumps(path)
         client_json = f'"{client}"' if client else "null"
         if isinstance(outcome, str):
@@ -94,9 +97,9 @@ class RequestLog:
             outcome_json += f', "trace_id": "{trace_id}"'
         self._pending.append(
             f'{{"request_id": "{request_id}", "method": "{method}", "path": {path_json}, '
-            f'"status": {status}, "ms": {ms}, "client": {client_json}{outcome_json}, '
-            f'"event": "request", "level": "info", "logger": "access", '
-            f'"timestamp": "{self._timestamp()}"}}\n'
+            f'"status": {status}, "ms": {seconds * 1000:.3f}, "client": {client_json}'
+            f'{outcome_json}, "event": "request", "level": "info", "logger": "access", '
+            f'"timestamp": "{self._turn_text}"}}\n'
         )
 
     def _timestamp(self) -> str:

@@ -82,11 +82,11 @@ class AccessLog:
         its token, if it has one. ``trace_id``: of the trace that it belongs to, if to any."""
         if self._joins_checks and self._is_repeated_check(target.partition("?")[0], status):
             return
-        if status < self.least_status or not request_log().is_shown:
+        lines = request_log()
+        if status < self.least_status or not lines.is_shown:
             return
         path = mask_secrets(target[:MAX_PATH_CHARACTERS])
-        ms = round(seconds * 1000, 3)
-        request_log().write(request_id, method, path, status, ms, client, outcome, admin, trace_id)
+        lines.write(request_id, method, path, status, seconds, client, outcome, admin, trace_id)
 
     def _is_repeated_check(self, path: str, status: int) -> bool:
         """Whether a check was answered like the one before. In an outage there are as many as

@@ -30,7 +30,7 @@ class Clients:
 
     def address_text(self, peer: str, headers: HeaderFields) -> str | None:
         """The same as text, for log lines; None for a local socket."""
-        if not self.are_proxied:
+        if not self._proxies:
             return peer or None
         address = self.address(peer, headers)
         return str(address) if address else peer or None
