@@ -209,13 +209,11 @@ async def _measure_density(ids: list[bytes], bits: int) -> tuple[float, float, s
     """Bytes per image with one owner and with two, the share of compact buckets, and Redis's
     microseconds per claim and per lookup."""
     with RedisServer() as redis:
-        redis.client.config_resetstat()  # this frees what `use_each_command` allocates
         await use_each_command(redis.url, bits)
         before = redis.memory()
         await claim_all(redis.url, 1, ids, bits)
-        used, _ = _bytes_per_image(redis, before, len(ids))
         claim = float(redis.info("commandstats")["cmdstat_evalsha"]["usec"]) / len(ids)
-        redis.client.config_resetstat()  # the scripts' own HGETs count too
+        used, _ = _bytes_per_image(redis, before, len(ids))
         async with open_index(redis.url, bits=bits) as index:
             requested = random.Random(8).choices(ids, k=DENSITY_LOOKUPS)
             for batch in batches(requested, IDS_PER_CLAIM):

@@ -272,7 +272,8 @@ class Claims:
         return released
 
     async def purge(self, numbers: Sequence[int], *, pace: float = 0.0) -> int:
-        """Drops all claims of removed locations, bucket by bucket. Returns how many.
+        """Drops all claims of removed locations, bucket by bucket. Returns how many. Where a rebuild
+        has begun meanwhile, it may have copied some, so its buckets follow.
 
         After each batch of buckets it pauses for ``pace`` times as long as the batch took, so that
         lookups stay fast meanwhile.
@@ -281,12 +282,17 @@ class Claims:
             IndexUnavailable: Redis does not answer. What was dropped stays dropped.
         """
         purged = 0
-        for buckets in self.layout.to_write():
-            for span in buckets.spans(PURGE_BUCKETS):
-                begun = time.monotonic()
-                calls = [(PURGE, [buckets.key(bucket)], list(numbers)) for bucket in span]
-                purged += total(await self._client.run_all(calls))
-                await asyncio.sleep(pace * (time.monotonic() - begun))
+        done: set[int] = set()
+        await self.layout.refresh()
+        while todo := [b for b in self.layout.to_write() if b.code not in done]:
+            for buckets in todo:
+                for span in buckets.spans(PURGE_BUCKETS):
+                    begun = time.monotonic()
+                    calls = [(PURGE, [buckets.key(bucket)], list(numbers)) for bucket in span]
+                    purged += total(await self._client.run_all(calls))
+                    await asyncio.sleep(pace * (time.monotonic() - begun))
+                done.add(buckets.code)
+            await self.layout.refresh()
         return purged
 
     def _script_calls(

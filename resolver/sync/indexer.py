@@ -445,8 +445,6 @@ class Indexer:
         if not numbers:
             return
         claims = await self._index.claims.purge(numbers, pace=COLLECT_PAUSE_FACTOR)
-        if await self._index.rebuild.requested() is not None:
-            return  # it may have copied claims that were deleted here: repeat this afterwards
         await self._index.records.forget_retired(numbers)
         log.info("claims of removed locations collected", claims=claims)
 

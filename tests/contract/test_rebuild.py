@@ -51,6 +51,33 @@ def clustered(index: Index) -> bool:
     return isinstance(index.client, ClusterClient)
 
 
+async def test_another_process_counts_the_new_buckets(redis_url: str) -> None:
+    """It has not used the index since the rebuild, and the old buckets are gone."""
+    async with open_index(redis_url, bits=8) as one, open_index(redis_url) as other:
+        ids = make_ids(50)
+        await one.claims.claim(1, ids)
+        await rebuild(one, 10)
+        census = await other.census()
+        assert (census.images, dict(census.claims)) == (50, {1: 50})
+
+
+async def test_another_process_purges_the_new_buckets(redis_url: str) -> None:
+    async with open_index(redis_url, bits=8) as one, open_index(redis_url) as other:
+        ids = make_ids(50)
+        await one.claims.claim(1, ids)
+        await rebuild(one, 10)
+        assert await other.claims.purge([1]) == 50
+        assert not any((await one.claims.lookup(ids)).owners)
+
+
+async def test_a_purge_reaches_what_a_rebuild_copies_meanwhile(redis_url: str) -> None:
+    async with open_index(redis_url, bits=8) as one, open_index(redis_url) as other:
+        ids = make_ids(2000)
+        await one.claims.claim(1, ids)
+        await asyncio.gather(other.claims.purge([1]), rebuild(one, 10))
+        assert not any((await one.claims.lookup(ids)).owners)
+
+
 async def test_another_process_reads_and_writes_the_new_buckets(redis_url: str) -> None:
     async with open_index(redis_url, bits=8) as one, open_index(redis_url) as other:
         ids = make_ids(50)

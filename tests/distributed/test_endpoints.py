@@ -20,6 +20,8 @@ async def test_the_index_works_with_every_preferred_endpoint_type(
 ) -> None:
     """Without a host name, a node of the kind ``hostname`` puts ``?`` into the map."""
     for node in own_cluster.masters():
+        if not node.ask("CONFIG GET", "cluster-preferred-endpoint-type"):
+            pytest.skip("Redis 6.2 has one kind of endpoint")
         node.ask("CONFIG SET", "cluster-preferred-endpoint-type", kind)
     ids = make_ids(300)
     async with open_index(own_cluster.url, bits=8) as index:

@@ -251,7 +251,7 @@ async def test_the_rights_behind_sentinels(sentinels: Sentinels) -> None:
     assert refused(sentinels.servers) == []
     allow(sentinels.servers, [rule for rule in rules if rule != "+role"])
     for sentinel in sentinels.sentinels[:1]:
-        sentinel.ask("ACL SETUSER", "watch", "-sentinel|masters")
+        sentinel.ask("ACL SETUSER", "watch", "-sentinel")
     async with open_index(sentinel_url, create=False) as index:
         findings = {f.name: f for f in await index.server_watch.examine()}
     assert missing(list(findings.values())) == ["+role"]
