@@ -67,8 +67,8 @@ class RedisServer:
     def memory(self) -> dict[str, int]:
         """Bytes in use, as ``used_memory`` and ``used_memory_rss``, once they no longer change, or
         after `SETTLE_CHECKS`. The buffers of a connection that was closed, and keys that were
-        unlinked, are freed later; on a busy machine much later. What Redis keeps of commands (a
-        histogram of each one's latency, and the slow ones) is dropped: it is no part of the data."""
+        unlinked, are freed later; on a busy machine much later. What Redis keeps of commands (the
+        latency of each as a histogram, and the slow ones) is dropped: it is no part of the data."""
         self.client.config_resetstat()
         self.client.slowlog_reset()
         before: dict[str, Any] = {}

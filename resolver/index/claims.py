@@ -272,8 +272,8 @@ class Claims:
         return released
 
     async def purge(self, numbers: Sequence[int], *, pace: float = 0.0) -> int:
-        """Drops all claims of removed locations, bucket by bucket. Returns how many. Where a rebuild
-        has begun meanwhile, it may have copied some, so its buckets follow.
+        """Drops all claims of removed locations, bucket by bucket. Returns how many. A rebuild that
+        began meanwhile may have copied some, so its buckets follow.
 
         After each batch of buckets it pauses for ``pace`` times as long as the batch took, so that
         lookups stay fast meanwhile.

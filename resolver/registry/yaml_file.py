@@ -21,7 +21,7 @@ MISSING_COLON = ("mapping values are not allowed here", "could not find expected
 """What PyYAML reports of the line after one without a colon."""
 
 
-class _Loader(yaml.SafeLoader):
+class _UniqueKeys(yaml.constructor.SafeConstructor):
     """Refuses a key that occurs twice in a mapping. PyYAML would silently use the last one."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
@@ -37,6 +37,22 @@ class _Loader(yaml.SafeLoader):
                     )
                 seen.add(key)
         return super().construct_mapping(node, deep=deep)
+
+
+class _Loader(_UniqueKeys, yaml.SafeLoader):
+    pass
+
+
+class _FastLoader(_UniqueKeys, getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+    """On libyaml, where PyYAML has it: a thousand locations take a seventh of the time."""
+
+
+def _load(text: bytes) -> Any:
+    """The document. Raises what PyYAML raises."""
+    try:
+        return yaml.load(text, Loader=_FastLoader)
+    except Exception:  # whatever it is, the other loader describes it in the same words everywhere
+        return yaml.load(text, Loader=_Loader)
 
 
 def read_locations(path: str, *, may_be_pipe: bool = False) -> dict[str, dict[str, Any]]:
@@ -55,7 +71,7 @@ def read_locations(path: str, *, may_be_pipe: bool = False) -> dict[str, dict[st
     except OSError as error:
         raise SettingsError(f"locations file {path}: {error.strerror}") from error
     try:
-        document = yaml.load(text, Loader=_Loader)
+        document = _load(text)
     except Exception as error:  # PyYAML's own errors, and those of tags such as !!timestamp
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
