@@ -69,6 +69,8 @@ class BucketLayout:
         """The buckets of a rebuild that is under way."""
         self.identity = ""
         """Empty before the index was seen for the first time."""
+        self.stored: list[bytes] = []
+        """What Redis had in the fields `READ_WITH_CLAIMS` when the rest was read."""
         self.has_uppercase_ids = False
         """Whether a claim's id was ever spelled with upper-case digits, as far as was read."""
 
@@ -198,7 +200,7 @@ class BucketLayout:
         if self.identity != meta.identity or self.current is not current:
             self._cache.clear()
         self.current, self.next, self.identity = current, following, meta.identity
-        self.has_uppercase_ids = meta.has_uppercase_ids
+        self.stored, self.has_uppercase_ids = meta.stored, meta.has_uppercase_ids
 
     async def _take_over(self, meta: Meta) -> None:
         """Records that a program of our format uses the index from now on. A Redis that accepts no

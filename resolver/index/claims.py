@@ -32,7 +32,7 @@ from resolver.index.codec import (
     summarize,
 )
 from resolver.index.count import Count
-from resolver.index.index_format import UPPERCASE
+from resolver.index.index_format import READ_WITH_CLAIMS, UPPERCASE
 from resolver.index.keys import Keys
 from resolver.index.redis.client import RedisClient, ScriptCall
 from resolver.index.redis.redis_errors import DECODE_ERRORS, unreadable
@@ -150,26 +150,26 @@ class Claims:
         cached for `cached`. ``foreground``: on the connection of requests.
 
         The version of the registry comes along, so that the caller can check that its location
-        table belongs to these numbers. So do the identity of the index and its number of buckets:
-        a lookup in buckets that are no longer used is repeated.
+        table belongs to these numbers. So do the format of the index, its number of buckets and its
+        identity: a lookup in buckets that are no longer used is repeated.
 
         Raises:
             IndexLost: there is no index.
-            IndexUnavailable: Redis does not answer.
+            IndexUnavailable: Redis does not answer, or has an index of another format.
         """
         while True:
             buckets = self.layout.current
             commands: list[Any] = [
                 ("GET", self._keys.version),
-                ("HMGET", self._keys.meta, "bits", "identity", UPPERCASE),
+                ("HMGET", self._keys.meta, *READ_WITH_CLAIMS, UPPERCASE),
             ]
             commands += self._hget_commands(buckets, ids)
             to_fill = self._open_cache_buckets(buckets, ids) if cache and self.cache.size else None
-            identity = self.layout.identity
+            identity, stored = self.layout.identity, self.layout.stored
             version, (*meta, uppercase), *values = await self._client.pipeline(
                 commands, foreground=foreground, of_wrong_type=UNREADABLE_VALUE
             )
-            if identity and meta == [b"%d" % buckets.code, identity.encode()]:
+            if meta == stored:
                 try:
                     # Most images have the same owners, so each value is read once.
                     summaries = {value: summarize(value or b"") for value in set(values)}

@@ -36,7 +36,10 @@ UPPERCASE = "uppercase"
 """The field of the index's meta that is there once a claim's id was spelled with upper-case digits.
 Version 0.1.0 does not set it; the next sweep of a newer one does."""
 
-META_FIELDS = ("format", "bits", "next", "identity", "writers", "newest", UPPERCASE)
+READ_WITH_CLAIMS = ("format", "bits", "identity")
+"""The fields that every lookup reads: claims must not be read after a change of one of them."""
+
+META_FIELDS = (*READ_WITH_CLAIMS, "next", "writers", "newest", UPPERCASE)
 """The fields of the index's meta that `parse_meta` takes, in this order."""
 
 ADOPT = load("adopt_index")
@@ -53,6 +56,8 @@ class Meta(NamedTuple):
     writers: int
     newest: int
     has_uppercase_ids: bool
+    stored: list[bytes]
+    """Of `READ_WITH_CLAIMS`."""
 
     @property
     def unreadable_because(self) -> str:
@@ -82,7 +87,7 @@ def parse_meta(reply: Any) -> Meta | None:
     Raises:
         IndexUnavailable: a value is not what it must be.
     """
-    form, bits, next_bits, identity, writers, newest, uppercase = reply
+    form, bits, identity, next_bits, writers, newest, uppercase = reply
     if form is None or bits is None or identity is None:
         return None
     return Meta(
@@ -94,6 +99,7 @@ def parse_meta(reply: Any) -> Meta | None:
         optional_int(writers) or int(form),
         optional_int(newest) or int(form),
         uppercase is not None,
+        [form, bits, identity],
     )
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from resolver.errors import IndexReadOnly
+from resolver.errors import IndexReadOnly, IndexUnavailable
 from resolver.index import Index, open_index
 from resolver.index.index_format import FORMAT
 from resolver.index.record_codec import FORMAT_1_FIELDS, record_to_json
@@ -216,6 +216,13 @@ async def test_a_newer_index_that_this_version_may_write_keeps_its_format(index:
     await index.identity()
     assert await index.claims.claim(1, IDS) == len(IDS)
     assert await meta(index, "newest") == [FORMAT + 3]
+
+
+async def test_an_index_that_must_not_be_read_any_more_is_not_read(index: Index) -> None:
+    await index.claims.claim(1, IDS)
+    await index.client.command("HSET", META, "format", FORMAT + 1)
+    with pytest.raises(IndexUnavailable, match=f"format {FORMAT + 1}"):
+        await index.claims.lookup(IDS)
 
 
 WRITES: dict[str, Callable[[Index], Awaitable[Any]]] = {
