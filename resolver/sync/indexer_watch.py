@@ -32,6 +32,7 @@ class IndexerWatch:
 
     def __init__(self, index: Index, interval: float = CHECK_INTERVAL_SECONDS) -> None:
         """``interval``: between two checks, in seconds."""
+        self._index = index
         lease_name = WorkKey(WorkKind.HEALTH).lease_name
         self._lease = index.lease(lease_name, seconds=DEFAULT_TIMINGS.lease)
         self._interval = interval
@@ -47,8 +48,10 @@ class IndexerWatch:
             await asyncio.sleep(self._interval)
 
     async def check(self) -> None:
-        """Checks once. Without Redis nothing changes."""
+        """Checks once. Without Redis nothing changes, nor while it has lost the index: indexers
+        wait for one then."""
         try:
+            await self._index.identity()
             is_held = await self._lease.is_held()
         except IndexUnavailable:
             return

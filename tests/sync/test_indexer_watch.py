@@ -47,6 +47,15 @@ async def test_without_an_indexer_there_is_a_problem_and_no_coverage(index: Inde
     assert shown["health"]["current"] is False
 
 
+async def test_while_the_index_is_lost_no_indexer_is_missed(index: Index) -> None:
+    """Those that run wait for an index. `index-unavailable` says what is wrong."""
+    watch = IndexerWatch(index)
+    await index.client.command("DEL", "glr:{reg}:meta")
+    assert await checked(watch) is None
+    await index.create_if_missing()
+    assert await checked(watch) is False
+
+
 @pytest.mark.redis
 async def test_a_running_indexer_is_seen_by_every_process(redis_url: str, server: StandIn) -> None:
     async with indexing(redis_url) as services:
