@@ -11,7 +11,7 @@ import click
 from resolver.cli.answer_shapes import ANY
 from resolver.cli.gateway_client import Gateway, GatewayError, gateway_options
 from resolver.cli.output import confirm, counted, print_json, shown
-from resolver.errors import ResolverError
+from resolver.errors import IndexLost, IndexUnavailable, ResolverError
 from resolver.models import LOCATION_FIELDS
 
 BATCH_SIZE = 1000
@@ -24,6 +24,10 @@ Change = dict[str, Any]
 """One change to the registry: ``what`` (add, change or remove), ``location`` (its name),
 ``changed`` (old and new value by field), ``fields`` (what the file has, as it is sent; None for a
 removal)."""
+
+UNCERTAIN_CODES = frozenset({GatewayError.code, IndexLost.code, IndexUnavailable.code})
+"""Of errors after which some changes of a request may have been made: no answer came, or Redis
+failed on the way."""
 
 MAX_KEPT_NAMED = 8
 """Locations whose fields outside the file are named."""
@@ -135,10 +139,12 @@ def _make(gateway: Gateway, changes: list[Change], file: str, *, dry_run: bool =
                 return
             if dry_run:
                 raise
-            raise GatewayError(
-                f"{error.detail}; {done} of {len(changes)} changes are made: correct {file} and "
-                "apply it again"
-            ) from error
+            made = f"{done} of {len(changes)} changes are made"
+            if error.problem_code in UNCERTAIN_CODES:
+                made += f", and perhaps some of {len(batch)} more: apply {file} again"
+            else:
+                made += f": correct {file} and apply it again"
+            raise GatewayError(f"{error.detail}; {made}") from error
         done += len(batch)
 
 

@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 from rich.console import Console
 
-from resolver.cli import cli, output
+from resolver.cli import cli, main, output
 from resolver.cli.apply_command import difference, kept_fields
 from resolver.cli.discover_command import classify_endpoint, location_name
 from resolver.cli.sweep_command import SweepProgress
@@ -268,6 +268,29 @@ async def test_apply_sends_many_changes_with_one_request(
     code, _, _ = await run("locations", "apply", str(file), "--yes", "--prune")
     assert code == 0
     assert len(gateway.services.tables.table) == 0
+
+
+async def test_apply_says_that_changes_may_be_made_where_no_answer_came(
+    capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """The gateway ends while it makes them."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        if head.startswith(b"GET"):
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n")
+            writer.write(b'Content-Length: 17\r\n\r\n{"locations": []}')
+        writer.close()
+
+    file = tmp_path / "locations.yaml"
+    file.write_text("locations: {a: {url: 'http://a.example'}, b: {url: 'http://b.example'}}")
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as ending:
+        url = f"http://127.0.0.1:{ending.sockets[0].getsockname()[1]}"
+        options = ["--yes", "--gateway", url, "--token", TOKEN]
+        with pytest.raises(SystemExit):
+            await asyncio.to_thread(main, ["locations", "apply", str(file), *options])
+    err = capfd.readouterr().err
+    assert f"0 of 2 changes are made, and perhaps some of 2 more: apply {file} again" in err
 
 
 @pytest.mark.parametrize(
