@@ -60,7 +60,6 @@ async def _take_census(client: RedisClient, claims: Claims, buckets: Buckets) ->
         values.update(map(summarize, of_bucket))  # there are few summaries, however many images
         used.append(bucket)
         fullest = max(fullest, len(of_bucket))
-    await claims.layout.refresh()
     if claims.buckets is not buckets:
         return None
     return Census(
