@@ -36,6 +36,8 @@ class Problem:
     """Unix time. 0: the source does not know, and the board uses when it first saw the problem."""
     consequence: str = ""
     """A sentence for the text of another problem that includes this one; see `ONE_FAULT`."""
+    remedy: str = ""
+    """A sentence for the action of such a problem."""
     includes: tuple[str, ...] = ()
     """The codes of the other problems that this one includes. The board fills it in."""
 
@@ -88,6 +90,7 @@ def _merge(problems: Iterable[Problem]) -> list[Problem]:
             replace(
                 cause,
                 text=" ".join([cause.text, *(p.consequence for p in others if p.consequence)]),
+                action=" ".join([cause.action, *(p.remedy for p in others if p.remedy)]),
                 since=min(problem.since for problem in found),
                 includes=tuple(problem.code for problem in others),
             )

@@ -53,7 +53,8 @@ def test_a_source_that_fails_hides_no_other(caplog: pytest.LogCaptureFixture) ->
 def test_a_fault_of_a_location_is_one_problem_with_what_follows_from_it() -> None:
     def found() -> Iterator[Problem]:
         for code, since in (("cannot-vouch", 100.0), ("poll-failing", 300.0), ("conflict", 1.0)):
-            yield replace(problem(code, since, "one"), consequence=f"So {code}.")
+            what_follows = {"consequence": f"So {code}.", "remedy": f"Or mend {code}."}
+            yield replace(problem(code, since, "one"), **what_follows)
         yield problem("cannot-vouch", 50.0, "two")
         yield problem("cannot-vouch", 60.0)
 
@@ -68,4 +69,5 @@ def test_a_fault_of_a_location_is_one_problem_with_what_follows_from_it() -> Non
     ]
     merged = board.current()[-1]
     assert merged.text == "a text So poll-failing. So cannot-vouch."
+    assert merged.action.endswith("Or mend poll-failing. Or mend cannot-vouch.")
     assert merged.since == 100.0

@@ -236,13 +236,15 @@ class Prober:
     def _end_exceeding(self, _: object) -> None:
         self._exceeding -= 1
 
-    @staticmethod
-    async def _collect(request: ProbeRequest, joined: Mapping[int, InFlightProbe]) -> None:
+    async def _collect(self, request: ProbeRequest, joined: Mapping[int, InFlightProbe]) -> None:
         """Waits for a usable "yes", or until every location that is not down has answered; at most
         until the deadline."""
         asked = [view for view in request.views if view.location.number in joined]
-        up = [view for view in asked if view.health is not Health.DOWN]
-        awaited = {view.location.number for view in up or asked}
+        needed = [view for view in asked if view.health is not Health.DOWN] or asked
+        if needed is asked and not request.claimed and self._tables.table.vouching():
+            # Those that vouch decide, also where they have answered before, or the index does.
+            needed = [view for view in asked if view.location.vouches]
+        awaited = {view.location.number for view in needed}
         if not awaited:
             return
         enough = asyncio.get_running_loop().create_future()

@@ -79,18 +79,22 @@ class VouchingProblems:
             if not reason:
                 reason, since = self._doubt(view, now)
             if reason and reason != NO_INDEXER:  # that is one problem, of the whole service
-                why = "" if reason == view.guard_problem else f": {reason}"
+                is_guarded = reason == view.guard_problem
+                remedy = (
+                    "To let the others prove absence without it: `glance-resolver locations set "
+                    f"{view.name} --vouches false`."
+                )
                 yield Problem(
                     code="cannot-vouch",
                     text="Images that no location has are answered 503, not 404, because of "
                     f"location {view.name!r}: {reason}.",
-                    action=f"`glance-resolver locations check {view.name}` says what is wrong. To "
-                    "let the others prove absence without it: `glance-resolver locations set "
-                    f"{view.name} --vouches false`.",
+                    action=f"`glance-resolver locations check {view.name}` says what is wrong. "
+                    + remedy,
                     location=view.name,
                     since=since,
                     consequence="Because of it, images that no location has are answered 503, not "
-                    f"404{why}.",
+                    f"404{'' if is_guarded else f': {reason}'}.",
+                    remedy="" if is_guarded else remedy,
                 )
 
     def _doubt(self, view: LocationView, now: float) -> tuple[str, float]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from fakeredis import FakeAsyncRedis
@@ -202,15 +203,32 @@ async def test_without_probes_the_index_must_be_recent_too() -> None:
         assert proof(await cloud.resolve(ID)) == (Outcome.ABSENT, "covered")
 
 
-async def test_a_dead_location_that_does_not_vouch_is_not_waited_for(cloud: Cloud) -> None:
-    await cloud.add("one")
-    await cloud.add("two", health=Health.DOWN, fields=SILENT)
-    hold = Hold()
-    cloud.set_fault("two", hold)
-    started = time.monotonic()
-    assert (await cloud.resolve(ID)).outcome is Outcome.ABSENT
-    assert time.monotonic() - started < cloud.services.prober.timeout / 2
-    hold.open.set()
+@pytest.mark.parametrize("settings", [{}, COVERED], ids=str)
+async def test_a_dead_location_that_does_not_vouch_is_not_waited_for(
+    settings: dict[str, Any],
+) -> None:
+    """Whether the others are asked, or covered by the index."""
+    async with clouds(**settings) as cloud:
+        await cloud.add("one")
+        await set_sweep(cloud, "one", 5)
+        two = await cloud.add("two", health=Health.DOWN, fields=SILENT)
+        two.add(id=OTHER)
+        hold = Hold()
+        cloud.set_fault("two", hold)
+        started = time.monotonic()
+        for text in (ID, OTHER):
+            assert (await cloud.resolve(text)).outcome is Outcome.ABSENT
+        assert time.monotonic() - started < cloud.services.prober.timeout / 2
+        hold.open.set()
+        await wait_until_idle(cloud)
+        assert (await cloud.resolve(OTHER)).outcome is Outcome.FOUND
+
+
+async def test_a_dead_location_is_waited_for_where_no_other_vouches(cloud: Cloud) -> None:
+    """Its health may be out of date."""
+    server = await cloud.add("one", health=Health.DOWN, fields=SILENT)
+    server.add(id=ID)
+    assert (await cloud.resolve(ID)).outcome is Outcome.FOUND
 
 
 def blockers(cloud: Cloud) -> dict[str, str]:
@@ -258,6 +276,7 @@ async def test_one_fault_of_a_location_is_one_problem(cloud: Cloud) -> None:
     assert (problem.code, problem.location) == ("sweep-failing", "two")
     assert problem.includes == ("poll-failing", "cannot-vouch")
     assert "answered 503, not 404: it refuses the credential" in problem.text
+    assert problem.action.endswith("`glance-resolver locations set two --vouches false`.")
 
 
 async def test_without_an_indexer_locations_are_no_problems_of_their_own() -> None:
