@@ -7,7 +7,7 @@ be missing). Other members may be there, too.
 
 from __future__ import annotations
 
-import shlex
+import re
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any
@@ -225,22 +225,20 @@ MISSING_IMAGE: Shape = {"source": ANY, "id": str}
 """With a source it is also `IMPORTABLE`, and without one `NOT_IMPORTABLE`."""
 
 
+_QUOTED_WORD = r"""(?:[A-Za-z0-9_@%+=:,./-]+|'(?:[^']|'"'"')*')"""
+"""A word as `shlex.quote` writes it."""
+
+_COMMAND = re.compile(rf"OS_REGION_NAME={_QUOTED_WORD} ({_QUOTED_WORD}(?: {_QUOTED_WORD})*)")
+
+
 def import_command(*program: str, redirection: str = "") -> Callable[[Any], bool]:
     """A command for a shell that runs this program for a region, and nothing else: what it prints
     is a script for people's shells. ``redirection``: what may stand behind it."""
+    begin = f"{' '.join(program)} "
 
     def fits(value: Any) -> bool:
-        command = str(value).removesuffix(redirection)
-        try:
-            variable, *words = shlex.split(command)
-        except ValueError:  # an open quote, or no word
-            return False
-        name, _, region = variable.partition("=")
-        return (
-            name == "OS_REGION_NAME"
-            and tuple(words[: len(program)]) == program
-            and command == f"{name}={shlex.quote(region)} {shlex.join(words)}"
-        )
+        command = _COMMAND.fullmatch(str(value).removesuffix(redirection))
+        return command is not None and command[1].startswith(begin)
 
     return fits
 
