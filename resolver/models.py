@@ -365,6 +365,8 @@ class Sweep:
     """Some of their ids, as JSON."""
     conflicts: int = 0
     """Images whose bytes another location is known to have otherwise."""
+    listing_gap: str = ""
+    """Why the listing may leave images out that the credential sees; empty if it does not."""
     sees_all: bool | None = None
     """Whether the credential of that sweep saw every image; None: it could not be found out."""
     sees_all_why: str = ""
@@ -402,6 +404,8 @@ class Progress:
     """The image id up to which everything listed is claimed."""
     markers: tuple[str, ...] = ()
     """For each pass of the listing, a marker from which it can resume without a gap."""
+    listing_gap: str = ""
+    """Why the listing may leave images out."""
     at: float = 0.0
     losses: int = 0
     """How often Redis may have lost claims when the sweep began."""

@@ -15,7 +15,10 @@ import structlog
 
 log = structlog.get_logger()
 
-ONE_FAULT = ("location-refused", "shrink-guard", "sweep-failing", "poll-failing", "cannot-vouch")
+ONE_FAULT = (
+    *("location-refused", "shrink-guard", "sweep-failing", "poll-failing", "listing-gap"),
+    "cannot-vouch",
+)
 """Codes that one fault of a location can have, each before what may follow from it. A location that
 has several of them is one problem: the first."""
 

@@ -187,7 +187,7 @@ async def open_services(
         process_watch = ProcessWatch(index, settings.role)
         problems.add_source(process_watch.problems)
         cloud_credentials = CloudCredentials.of(settings)
-        rate_limits = RateLimits()
+        rate_limits = RateLimits(index.turns)
         scopes = ScopeCache()
         image_probe = ImageProbe(
             probe_session,

@@ -13,7 +13,7 @@ import click
 
 from resolver.cli.answer_shapes import NAMED_LOCATIONS
 from resolver.cli.completing import clouds
-from resolver.cli.gateway_client import Gateway, GatewayError, gateway_options
+from resolver.cli.gateway_client import Gateway, GatewayError, gateway_options, segment
 from resolver.cli.location_completing import domains
 from resolver.cli.location_completing import regions as known_regions
 from resolver.cli.output import print_json, print_table
@@ -167,7 +167,7 @@ def _register(gateway: Gateway, row: dict[str, Any]) -> bool:
     """Registers an endpoint and says so in it. False if the gateway refused it."""
     body = {name: row[name] for name in ("url", "region", "domain", "auth")}
     try:
-        gateway.call("PUT", f"/locations/{row['name']}", body, shape=dict)
+        gateway.call("PUT", f"/locations/{segment(row['name'])}", body, shape=dict)
     except GatewayError as error:
         row["what"] = f"refused: {error.detail}"
         return False

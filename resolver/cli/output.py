@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -228,3 +228,10 @@ def confirm(question: str) -> bool:
     except click.Abort:
         click.echo(err=True)
         return False
+
+
+def health_text(health: Mapping[str, Any]) -> str:
+    """The health of a location for a table. What was found before all indexers ended is not known
+    to be so now."""
+    state = str(health["state"])
+    return state if health["current"] else f"was {state}"

@@ -13,7 +13,7 @@ from resolver.cli.ages import age
 from resolver.cli.answer_shapes import MEMBERS, STATUS, SWEEPING_LOCATIONS
 from resolver.cli.gateway_client import Gateway, GatewayError, gateway_options
 from resolver.cli.members_command import MEMBER_COLUMNS
-from resolver.cli.output import Output, counted, print_json, print_table
+from resolver.cli.output import Output, counted, health_text, print_json, print_table
 from resolver.cli.printable import printable_lines
 from resolver.cli.sweep_command import SweepProgress
 from resolver.errors import IndexLost, IndexUnavailable
@@ -140,7 +140,7 @@ class StatusView:
                 (
                     row["name"],
                     row["state"],
-                    row["health"]["state"],
+                    health_text(row["health"]),
                     "yes" if row["coverage"]["covered"] else "no",
                     row["sweep"]["images"],
                     age(row["sweep"]["ended"]) or "never",

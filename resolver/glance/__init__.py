@@ -16,6 +16,7 @@ from resolver.glance.listing import (
     list_images,
     still_there,
 )
+from resolver.glance.listing_filters import listing_gap
 from resolver.glance.notifications import Notice, parse_notice, subscribed
 from resolver.glance.probe import ImageProbe, ProbeAnswer, has_image
 from resolver.glance.rate_limits import RateLimits
@@ -55,6 +56,7 @@ __all__ = [
     "is_resolver",
     "keep_connections",
     "list_images",
+    "listing_gap",
     "parse_notice",
     "sees_all",
     "server_time",

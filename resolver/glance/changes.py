@@ -17,7 +17,8 @@ from email.utils import parsedate_to_datetime
 
 from resolver.errors import LocationUnavailable
 from resolver.glance.glance_server import GlanceServer
-from resolver.glance.listing import V1_LISTING, ListingPass, knows_filter, v2_passes
+from resolver.glance.listing import V1_LISTING, ListingPass, v2_passes
+from resolver.glance.listing_filters import knows_filter
 from resolver.image_facts import ImageFacts
 from resolver.models import api_versions
 

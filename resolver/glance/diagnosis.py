@@ -15,7 +15,8 @@ import aiohttp
 from resolver.errors import LocationUnavailable
 from resolver.glance.credential_scope import sees_all
 from resolver.glance.glance_server import GlanceServer
-from resolver.glance.listing import V1_LISTING, V2_LISTING
+from resolver.glance.listing import V1_LISTING
+from resolver.glance.listing_filters import bad_listing, listing_gap
 from resolver.models import Api, Location, api_versions
 
 STEP_TIMEOUT_SECONDS = 5.0
@@ -40,7 +41,12 @@ FIXES = {
     "rate-limited": "give it the requests a second that the server allows (`locations set NAME "
     "--rate …`)",
     "no-changes": "give it `notifications`, or rely on its sweeps (RESOLVER_SWEEP_INTERVAL)",
-    "no-credential": "put the credential where `auth` says, on the hosts of gateways and indexers",
+    "bad-listing": "see which parameters `GET /v2/images` has there; images that are asked for "
+    "are found all the same",
+    "listing-gap": "leave RESOLVER_PROBE on, so that it is asked; or let the others prove absence "
+    "without it (`locations set NAME --vouches false`)",
+    "no-credential": "put the credential where `auth` says, on the hosts of gateways and indexers, "
+    "and see that the Keystone of a cloud answers there",
 }
 """What to do about a failure, by its code."""
 
@@ -180,15 +186,16 @@ async def _check_credential(server: GlanceServer, _: tuple[str, ...]) -> Step:
 
 
 async def _check_listing(server: GlanceServer, versions: tuple[str, ...]) -> Step:
-    if server.uses_v2(versions):
-        path, query = "/v2/images", V2_LISTING
-    else:
-        path, query = "/v1/images/detail", V1_LISTING
+    uses_v2 = server.uses_v2(versions)
+    path, query = ("/v2/images", {}) if uses_v2 else ("/v1/images/detail", V1_LISTING)
     reply = await server.request(path, {**query, "limit": "1"})
-    if reply.status != 200:
+    if reply.status == 403:
         raise LocationUnavailable(f"{path} answered {reply.status}", code="unauthorized")
+    gap = await listing_gap(server) if uses_v2 else ""
+    if reply.status != 200:
+        raise bad_listing(reply.status)
     await reply.page(1)
-    return Step("listing", True, f"{path} can be listed")
+    return Step("listing", True, f"{path} can be listed{gap and f', but {gap}'}")
 
 
 async def _check_scope(

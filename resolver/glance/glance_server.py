@@ -311,7 +311,7 @@ class GlanceServer:
         waited = 0.0
         while True:
             left = None if self._max_wait is NEVER_DELAYED else self._max_wait - waited
-            wait = self._limiter.reserve(self.location.rate, left)
+            wait = await self._limiter.reserve(self.location.rate, left)
             if wait:
                 await asyncio.sleep(wait)
                 waited += wait
@@ -319,10 +319,11 @@ class GlanceServer:
             if not _is_rate_limited(reply):
                 self._limiter.record_success()
                 return reply
-            retry_after = self._limiter.record_refusal(reply.headers.get("Retry-After"))
+            answered = reply.headers.get
+            retry_after = self._limiter.record_refusal(answered("Retry-After"), answered("Date"))
             if self._max_wait is NEVER_DELAYED or waited + retry_after > self._max_wait:
                 raise LocationUnavailable(
-                    f"it has too many requests ({reply.status}), and asks us to wait "
+                    f"it has too many requests ({reply.status}), and is asked again in "
                     f"{retry_after:.0f} s: give the location a `rate` that it allows",
                     code="rate-limited",
                     extra={"status": reply.status, "retry_after": retry_after},

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from resolver.errors import LocationUnavailable
 from resolver.glance.glance_reply import Reply
@@ -21,6 +21,14 @@ from resolver.glance.listed_rows import (
     ListedRows,
     SkippedRows,
     ids_of,
+)
+from resolver.glance.listing_filters import (
+    BY_ID,
+    COMMUNITY,
+    HIDDEN,
+    UNKNOWN_FILTER,
+    bad_listing,
+    listing_filters,
 )
 from resolver.glance.probe import has_image
 from resolver.image_facts import ImageFacts
@@ -47,13 +55,10 @@ KEPT_MARKERS = 6
 MAX_PAGES_WITHOUT_IMAGES = 1000
 """Pages in a row that name no image, after which the listing counts as endless."""
 
-UNKNOWN_FILTER = (400, 422)
-"""Statuses of a request whose parameters the server does not know."""
+V1_LISTING = {"limit": str(PAGE_SIZE), **BY_ID, "is_public": "None"}
 
-V2_LISTING = {"limit": str(PAGE_SIZE), "sort_key": "id", "sort_dir": "asc"}
-"""The older form of ``sort=id:asc``. Glance knows both, servers that resemble it only this one."""
-
-V1_LISTING = {**V2_LISTING, "is_public": "None"}
+ONLY_HIDDEN = ("os_hidden", True)
+"""The member of all rows that are listed with `HIDDEN`."""
 
 MAX_UNSORTED_IMAGES = 200_000
 """Images of a server that does not sort: they are sorted here, and take some 30 MB meanwhile."""
@@ -280,8 +285,9 @@ async def list_images(
         if server.uses_v2(versions)
         else [ListingPass("/v1/images/detail", V1_LISTING)]
     )
+    sort_here = sort_here or "sort_key" not in passes[0].params
     if resume is not None:
-        if len(resume.markers) != len(passes):
+        if sort_here or len(resume.markers) != len(passes):
             raise LocationUnavailable(
                 "the server lists otherwise than before", code="cannot-resume"
             )
@@ -323,52 +329,24 @@ async def _sort(server: GlanceServer, passes: Sequence[ListingPass]) -> AsyncIte
 
 
 async def v2_passes(server: GlanceServer, **filters: str) -> list[ListingPass]:
-    """The passes that together list every image of a v2 server that matches the filters.
+    """The passes that together list every image of a v2 server that matches the filters, as far as
+    it can be asked for them (`listing_gap`). Those of a server that does not sort have no sort key.
 
     Raises:
         LocationUnavailable: the server did not say which filters it supports.
     """
-    params = {**V2_LISTING, **filters}
-    first = ListingPass("/v2/images", params)
-    only: tuple[str, object]
-    if await knows_filter(server, {"visibility": "all"}):
-        first.params = params = {**params, "visibility": "all"}
-        others, only = {"os_hidden": "true"}, ("os_hidden", True)
-    elif await knows_filter(server, {"visibility": "community"}):
-        others, only = {"visibility": "community"}, ("visibility", "community")
-    else:
-        return [first]
-    return [first, ListingPass("/v2/images", {**params, **others}, only=only)]
-
-
-async def knows_filter(server: GlanceServer, params: Mapping[str, str]) -> bool:
-    """Whether the server applies a filter that must match if there are images at all.
-
-    A server that does not know it answers 400, or takes it for a property that no image has and
-    lists nothing.
-    """
-    shown = await _count_rows(server, params, 1)
-    if shown or shown is None:
-        return bool(shown)
-    if not await _count_rows(server, {}, 1):
-        return True  # there is nothing to list
-    return bool(await _count_rows(server, params, 100))  # a policy may hide the first image
-
-
-async def _count_rows(server: GlanceServer, params: Mapping[str, str], limit: int) -> int | None:
-    """How many rows the first page has; None where the server refuses the parameters."""
-    reply = await server.request("/v2/images", {**params, "limit": str(limit)})
-    if reply.status in UNKNOWN_FILTER:
-        return None
-    if reply.status != 200:
-        raise bad_listing(reply.status)
-    return len((await reply.page(limit)).rows)
-
-
-def bad_listing(status: int) -> LocationUnavailable:
-    return LocationUnavailable(
-        f"listing images answered {status}", code="bad-listing", extra={"status": status}
-    )
+    known = await listing_filters(server)
+    params = {"limit": str(PAGE_SIZE), **(BY_ID if known.sorts else {}), **filters}
+    passes = []
+    for visibility in known.visibility:
+        only = ("visibility", "community") if visibility == COMMUNITY else None
+        passes.append(ListingPass("/v2/images", {**params, **visibility}, only=only))
+    if known.hidden:
+        passes += [
+            replace(listed, params={**listed.params, **HIDDEN}, only=ONLY_HIDDEN)
+            for listed in passes
+        ]
+    return passes
 
 
 async def merge_passes(server: GlanceServer, passes: Sequence[ListingPass]) -> AsyncIterator[Page]:

@@ -46,7 +46,8 @@ def proxy_hosts() -> set[str]:
 
 
 def _variable(name: str) -> str:
-    return os.environ.get(name) or os.environ.get(name.upper()) or ""
+    """An empty variable in lower case counts: it takes the other one back."""
+    return os.environ.get(name, os.environ.get(name.upper(), ""))
 
 
 def _is_exempt(host: str, port: int) -> bool:

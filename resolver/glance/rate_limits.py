@@ -1,28 +1,32 @@
 """How often each location may be asked: its registered `rate`, and what the server itself demands
 with 429 or 413 and ``Retry-After``.
 
-One process has one limiter for each location, which everything that asks it shares: sweeps, polls,
-probes and health checks. Processes do not coordinate. Sweeps, polls and health checks run in one
-process at a time, so with G gateways that probe, a location is asked at most ``(1 + G) * rate``
-times a second.
+Everything that asks a location shares its `rate`: sweeps, polls, probes and health checks, of all
+processes that use the index. While Redis does not answer, each process keeps to the rate by itself.
+A pause that the server demands is known to the process whose request was refused.
 """
 
 from __future__ import annotations
 
+import asyncio
 import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
-from resolver.errors import LocationUnavailable
+from resolver.errors import IndexUnavailable, LocationUnavailable
 from resolver.fault_log import FaultLog
+from resolver.index import Turns
 from resolver.models import Location
 
 MIN_RETRY_AFTER_SECONDS = 0.5
 """The shortest wait, whatever the server says; doubled for each such answer in a row. Requests that
 were under way together are refused together, and count once."""
 
-MAX_RETRY_AFTER_SECONDS = 3600.0
+MAX_RETRY_AFTER_SECONDS = 60.0
+"""The longest wait for the next try. Limits are mostly by the minute; a server that really wants an
+hour gets one request a minute meanwhile, and one that only says so is not left alone for an hour.
+"""
 
 NEVER_DELAYED = None
 """As the longest wait: the request is counted and made at once. For checks of health, which are few
@@ -32,6 +36,12 @@ PROBE_WAIT_SECONDS = 1.0
 """How long a client's question waits for its turn."""
 
 POLL_WAIT_SECONDS = 15.0
+
+TURN_TIMEOUT_SECONDS = 0.25
+"""How long Redis may take to say when it is our turn."""
+
+TURN_RETRY_SECONDS = 1.0
+"""How long after Redis did not, it is not asked again."""
 
 SWEEP_WAIT_SECONDS = 120.0
 """How long one request of a sweep waits for its turn, before the sweep fails and makes room for
@@ -43,9 +53,14 @@ class RateLimiter:
     """The limiter of one location. Times are on `time.monotonic`."""
 
     name: str
+    number: int = 0
+    turns: Turns | None = None
+    """Shared with other processes; None: there are none."""
+    use_turns_at: float = 0.0
+    """When Redis is asked for a turn again."""
     next_free: float = 0.0
-    """When the rate allows the next request. It allows no bursts: a server may count by the second
-    or by the minute."""
+    """When the rate allows the next request, without ``turns``. It allows no bursts: a server may
+    count by the second or by the minute."""
     paused_until: float = 0.0
     """Until when the server wants no requests."""
     refusals: int = 0
@@ -54,36 +69,54 @@ class RateLimiter:
         default_factory=lambda: FaultLog(__name__, "rate limited", "no longer rate limited")
     )
 
-    def reserve(self, rate: float, max_wait: float | None) -> float:
+    async def reserve(self, rate: float, max_wait: float | None) -> float:
         """Takes a turn; returns the seconds to wait for it. ``rate``: requests a second, 0 for no
         limit. ``max_wait``: the longest wait in seconds, or `NEVER_DELAYED`.
 
         Raises:
             LocationUnavailable: the wait would be longer. No turn was taken.
         """
-        now = time.monotonic()
-        turn = max(now, self.paused_until, self.next_free if rate else 0.0)
-        wait = turn - now
-        if max_wait is not NEVER_DELAYED and wait > max_wait:
-            why = "it asked us to pause" if self.paused_until > now else "its `rate` is used up"
+        pause = max(self.paused_until - time.monotonic(), 0.0)
+        taken, wait = True, pause
+        if rate:
+            taken, wait = await self._take_turn(rate, pause, max_wait)
+        if not taken or (max_wait is not NEVER_DELAYED and wait > max_wait):
+            why = "it asked us to pause" if pause else "its `rate` is used up"
             raise LocationUnavailable(
                 f"{why}: the next request can be made in {wait:.1f} s",
                 code="rate-limited",
                 extra={"retry_after": wait},
             )
-        if rate:
-            self.next_free = turn + 1 / rate
         return 0.0 if max_wait is NEVER_DELAYED else wait
 
-    def record_refusal(self, retry_after: str | None) -> float:
+    async def _take_turn(
+        self, rate: float, pause: float, max_wait: float | None
+    ) -> tuple[bool, float]:
+        """Whether a turn was taken that is no more than ``max_wait`` seconds away, and how far away
+        it is. ``pause``: the least seconds."""
+        if self.turns is not None and time.monotonic() >= self.use_turns_at:
+            try:
+                async with asyncio.timeout(TURN_TIMEOUT_SECONDS):
+                    return await self.turns.take(self.number, rate, pause, max_wait)
+            except (IndexUnavailable, TimeoutError):
+                self.use_turns_at = time.monotonic() + TURN_RETRY_SECONDS
+        now = time.monotonic()
+        wait = 0.0 if max_wait is NEVER_DELAYED else max(pause, self.next_free - now)
+        taken = max_wait is NEVER_DELAYED or wait <= max_wait
+        if taken:
+            self.next_free = max(self.next_free, now + wait + 1 / rate)
+        return taken, wait
+
+    def record_refusal(self, retry_after: str | None, date: str | None = None) -> float:
         """The server refused a request because of its limit; returns the seconds to wait.
-        ``retry_after``: its ``Retry-After``."""
+        ``retry_after``: its ``Retry-After``; ``date``: its ``Date``."""
         now = time.monotonic()
         is_first = self.paused_until <= now  # others were sent before this pause began
         if is_first:
             self.refusals += 1
         least = MIN_RETRY_AFTER_SECONDS * (1 << min(max(self.refusals - 1, 0), 8))
-        wait = min(max(parse_retry_after(retry_after) or 0.0, least), MAX_RETRY_AFTER_SECONDS)
+        asked = parse_retry_after(retry_after, date) or 0.0
+        wait = min(max(asked, least), MAX_RETRY_AFTER_SECONDS)
         if is_first:
             self.faults.record_failure(
                 "it refuses requests for a while",
@@ -102,27 +135,37 @@ class RateLimiter:
 class RateLimits:
     """The limiters of a process, one for each location."""
 
-    def __init__(self) -> None:
+    def __init__(self, turns: Turns | None = None) -> None:
+        """``turns``: shared with other processes; None: there are none."""
+        self._turns = turns
         self._limiters: dict[int, RateLimiter] = {}
 
     def of(self, location: Location) -> RateLimiter:
         """The limiter of a location."""
         limiter = self._limiters.get(location.number)
         if limiter is None or limiter.name != location.name:
-            limiter = self._limiters[location.number] = RateLimiter(location.name)
+            limiter = RateLimiter(location.name, location.number, self._turns)
+            self._limiters[location.number] = limiter
         return limiter
 
 
-def parse_retry_after(text: str | None) -> float | None:
+def parse_retry_after(text: str | None, date: str | None = None) -> float | None:
     """The seconds of a ``Retry-After`` (RFC 9110), which has seconds or a date; None where it has
-    neither."""
+    neither. ``date``: when the server wrote it, by its own clock, which may not be ours."""
     if text is None:
         return None
     if text.strip().isascii() and text.strip().isdigit():
         return float(text[:9])
+    when = _parse_date(text)
+    if when is None:
+        return None
+    written = _parse_date(date or "") or datetime.now(UTC)
+    return max((when - written).total_seconds(), 0.0)
+
+
+def _parse_date(text: str) -> datetime | None:
     try:
         when = parsedate_to_datetime(text)
     except (ValueError, OverflowError):
         return None
-    when = when if when.tzinfo else when.replace(tzinfo=UTC)
-    return max((when - datetime.now(UTC)).total_seconds(), 0.0)
+    return when if when.tzinfo else when.replace(tzinfo=UTC)

@@ -16,6 +16,7 @@ from resolver.index.members import Membership
 from resolver.index.observations import MIN_GUARDED_LOSS
 from resolver.index.preflight import REACHABLE, Finding
 from resolver.index.processes import ProcessInfo
+from resolver.index.rate_turns import Turns
 from resolver.index.records import Records
 from resolver.index.redis.client import DEFAULT_TIMEOUTS, RedisTimeouts
 from resolver.index.redis.embedded import EmbeddedStore
@@ -55,6 +56,7 @@ __all__ = [
     "StoredClaim",
     "SweepFindings",
     "SweepRequest",
+    "Turns",
     "UnorderedClaims",
     "lookup_owners",
     "open_index",

@@ -19,6 +19,7 @@ from resolver.index.leases import Lease
 from resolver.index.members import Membership
 from resolver.index.observations import DEFAULT_SHRINK_GUARD, Observations
 from resolver.index.processes import Processes
+from resolver.index.rate_turns import Turns
 from resolver.index.rebuild import Rebuild
 from resolver.index.records import Records
 from resolver.index.redis.client import DEFAULT_TIMEOUTS, RedisClient, RedisTimeouts
@@ -55,6 +56,7 @@ class Index:
         self.processes = Processes(client, keys)
         self.rebuild = Rebuild(client, keys, self._layout)
         self.sizing = Sizing(client, self._layout, self.rebuild)
+        self.turns = Turns(client, keys)
         self.server_watch = ServerWatch(client, keys)
 
     @property

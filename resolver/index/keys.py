@@ -50,10 +50,12 @@ key                             type      holds
 ``glr:{reg}:versions``          zset      their versions -> until when each is announced
 ``glr:{reg}:creating``          string    token of the process that makes the index, for 10 seconds
 ``glr:lease:<what>``            string    token of the process that holds the lease
+``glr:turn:<number>``           string    when a location with a `rate` may be asked next, in
+                                          microseconds
 ==============================  ========  =======================================================
 
-``gone``, results, ``creating``, ``indexers``, ``processes``, ``versions``, leases and the keys of
-trials are the only ones with a time to live.
+``gone``, results, ``creating``, ``indexers``, ``processes``, ``versions``, leases, turns and the
+keys of trials are the only ones with a time to live.
 
 A bucket is chosen by the leading ``bits`` of the UUID, so a listing in UUID order fills bucket
 after bucket. Redis stores a hash of at most ``hash-max-listpack-entries`` small fields as one
@@ -94,6 +96,7 @@ class Keys:
         self._departures = registry + "gone:"
         self._result = registry + "result:"
         self._lease = f"{prefix}lease:"
+        self._turn = f"{prefix}turn:"
 
     def by_type(self) -> dict[str, list[str]]:
         """The keys of the registry by the type of each; those of single locations left out."""
@@ -132,3 +135,6 @@ class Keys:
 
     def lease(self, what: str) -> str:
         return self._lease + what
+
+    def turn(self, number: int) -> str:
+        return f"{self._turn}{number}"

@@ -45,6 +45,8 @@ def coverage_problem(
         return f"never swept ({sweep.error_code})" if sweep.error else "not swept yet"
     if scope_problem:
         return scope_problem
+    if sweep.listing_gap:
+        return sweep.listing_gap
     if sweep.guarded is not None:
         return GUARDED
     if sweep.losses != losses:

@@ -152,6 +152,17 @@ def _problems_of(view: LocationView) -> Iterator[Problem]:
             location=view.name,
             since=sweep.guarded or 0.0,
         )
+    if sweep.listing_gap:
+        yield Problem(
+            code="listing-gap",
+            text=f"Sweeps of location {view.name!r} may overlook images: {sweep.listing_gap}. "
+            "Those are found when they are asked for.",
+            action="Leave `RESOLVER_PROBE` on: this server is asked about each unknown image. With "
+            "`RESOLVER_PROBE=off`, no unknown image is absent while it vouches: "
+            f"`glance-resolver locations set {view.name} --vouches false`.",
+            location=view.name,
+            consequence=f"Its sweeps may overlook images: {sweep.listing_gap}.",
+        )
     feed = view.status.subscription
     if view.location.notifications and feed is not None and not feed.connected:
         yield Problem(

@@ -111,6 +111,11 @@ class LocationView:
         return self.status.sweep.sees_all
 
     @property
+    def health_is_current(self) -> bool:
+        """Whether an indexer checks it."""
+        return not self.policy.no_indexer()
+
+    @property
     def scope_problem(self) -> str:
         """Why the location may have images that its credential does not see; empty if it cannot."""
         return scope_problem(self.sees_all, self.status.sweep.sees_all_why)
@@ -148,6 +153,8 @@ class LocationView:
             return f"{where}, and was never swept"
         if self.scope_problem:
             return f"{where}, and {self.scope_problem}"
+        if self.status.sweep.listing_gap:
+            return f"{where}, and {self.status.sweep.listing_gap}"
         if self.status.sweep.losses != self.losses:
             return f"{where}, and Redis may have lost claims since its last sweep began"
         return ""

@@ -19,12 +19,14 @@ def rfc3339(at: float | None) -> str | None:
 
 
 def location_counts(table: Table, now: float) -> dict[str, int]:
-    """How many locations there are, and of how many the health and the coverage are good."""
+    """How many locations there are, how many are known to be up or down now, and how many are
+    covered."""
     views = table.by_name.values()
+    checked = [view.health for view in views if view.health_is_current]
     return {
         "all": len(views),
-        "up": sum(view.health is Health.UP for view in views),
-        "down": sum(view.health is Health.DOWN for view in views),
+        "up": checked.count(Health.UP),
+        "down": checked.count(Health.DOWN),
         "covered": sum(not view.coverage_problem(now) for view in views),
     }
 
@@ -49,7 +51,7 @@ def location_to_json(view: LocationView, progress: Progress | None, now: float) 
         "updated": rfc3339(location.updated),
         "health": {
             "state": str(view.health),
-            "current": not view.policy.no_indexer(),
+            "current": view.health_is_current,
             **_health_checks(view.status.check),
             "versions": list(view.versions),
         },
@@ -96,6 +98,7 @@ def _last_sweep(sweep: Sweep) -> dict[str, Any]:
         "skipped": sweep.skipped,
         "skipped_examples": sweep.skipped_examples or None,
         "conflicts": sweep.conflicts,
+        "listing_gap": sweep.listing_gap or None,
         "sees_all": sweep.sees_all,
         "sees_all_why": sweep.sees_all_why,
         "error": sweep.error or None,
@@ -105,15 +108,20 @@ def _last_sweep(sweep: Sweep) -> dict[str, Any]:
     }
 
 
+DEFAULTS = fields_of(Location(name="", url=""))
+
+
 def audit_row(entry: AuditEntry) -> dict[str, Any]:
-    """An entry of the audit log. Of a change it shows only the fields that have another value."""
+    """An entry of the audit log. Of a change it shows only the fields that have another value. The
+    stored sides lack fields that are younger than format 1 and have their default."""
     before, after = (
         side and {name: value for name, value in side.items() if name in LOCATION_FIELDS}
         for side in (entry.before, entry.after)
     )
     if before and after:
-        changed = [name for name in LOCATION_FIELDS if before.get(name) != after.get(name)]
-        before, after = ({name: side.get(name) for name in changed} for side in (before, after))
+        before, after = {**DEFAULTS, **before}, {**DEFAULTS, **after}
+        changed = [name for name in LOCATION_FIELDS if before[name] != after[name]]
+        before, after = ({name: side[name] for name in changed} for side in (before, after))
     return {
         "at": rfc3339(entry.at),
         "by": entry.by,

@@ -40,6 +40,7 @@ from resolver.glance import (
     UnsortedListing,
     credential_since,
     list_images,
+    listing_gap,
     still_there,
 )
 from resolver.image_facts import ImageFacts
@@ -173,6 +174,7 @@ class Sweeper:
             sees_all_why=scope.why,
             sees_all_proven=scope.is_proven,
             conflicts=state.conflicts,
+            listing_gap=state.listing_gap,
             losses=state.losses,
         )
 
@@ -224,6 +226,8 @@ class Sweeper:
         ):
             state = SweepState(spans, unordered, time.time(), losses=losses)
             await records.begin_progress(self._number, state.progress())
+            if self._server.uses_v2(self._versions):
+                state.listing_gap = await listing_gap(self._server)
             return state
         findings = await records.sweep_findings(self._number)
         state = SweepState(
@@ -239,6 +243,7 @@ class Sweeper:
             missing_ids=findings.missing_ids,
             skipped=SkippedRows(resume.skipped, resume.skipped_examples),
             conflicts=resume.conflicts,
+            listing_gap=resume.listing_gap,
             unknown_fields=resume.unknown,
         )
         state.claims_before = resume.before

@@ -41,6 +41,8 @@ class SweepState:
     """In seconds since 1970."""
     losses: int = 0
     """How often Redis may have lost claims before this sweep began."""
+    listing_gap: str = ""
+    """Why the listing may leave images out."""
     resume: Resume | None = None
     """The checkpoint of another sweep that this one continues."""
     claimed: Count = NO_CLAIMS
@@ -149,6 +151,7 @@ class SweepState:
             skipped=self.skipped.count,
             skipped_examples=self.skipped.examples,
             conflicts=self.conflicts,
+            listing_gap=self.listing_gap,
             unordered=self.unordered_count,
             front=format_id(page.cursor) if page and can_resume else "",
             markers=page.markers if page and can_resume else (),

@@ -158,6 +158,18 @@ async def test_a_refused_entry_does_not_stop_the_others(
     assert set(await registered(run)) == {"b"}
 
 
+@pytest.mark.usefixtures("clouds")
+async def test_a_name_that_no_location_can_have_is_refused_by_the_gateway(
+    run: Run, keystones: dict[str, FakeKeystone]
+) -> None:
+    keystones["a"].catalog = image_service(("a", "public", "https://a.example"))
+    status, out, _ = await run(*DISCOVER, "a", "--name", "two words/../b?x", "--yes")
+    assert status == 1
+    assert "refused: " in out
+    assert "cannot reach" not in out
+    assert await registered(run) == {}
+
+
 async def test_each_region_is_looked_up_in_its_own_keystone(
     run: Run, keystones: dict[str, FakeKeystone], clouds: Path
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -59,6 +60,27 @@ async def test_the_log_has_who_did_what(start: Start) -> None:
     assert times == sorted(times, reverse=True)
     _, body = await gateway.get("/audit?limit=2", headers=ann)
     assert [row["location"] for row in body["changes"]] == ["one", "one"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "before"),
+    [
+        ({"vouches": False}, {"vouches": True}),
+        ({"rate": 5, "networks": ["10.1.0.0/16"]}, {"rate": 0, "networks": []}),
+    ],
+)
+async def test_the_log_has_defaults_that_are_not_stored(
+    start: Start, fields: dict[str, Any], before: dict[str, Any]
+) -> None:
+    """``before`` is what to set again."""
+    gateway = await start(admin_tokens="ann=ann-token")
+    ann = bearer("ann-token")
+    await gateway.call("PUT", "/locations/one", headers=ann, json={**ONE, "region": "North"})
+    await gateway.call("PATCH", "/locations/one", headers=ann, json=fields)
+    await gateway.call("PATCH", "/locations/one", headers=ann, json=before)
+    _, body = await gateway.get("/audit?limit=2", headers=ann)
+    changes = [(row["before"], row["after"]) for row in body["changes"]]
+    assert changes == [(fields, before), (before, fields)]
 
 
 @pytest.mark.parametrize(

@@ -154,6 +154,15 @@ def test_no_proxy_is_respected(
     assert proxy_for(url) == (None if direct else "http://proxy.test:3128")
 
 
+def test_an_empty_variable_in_lower_case_takes_the_other_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As for requests, with which Keystone is asked."""
+    monkeypatch.setenv("HTTPS_PROXY", "http://proxy.test:3128")
+    monkeypatch.setenv("https_proxy", "")
+    assert proxy_for("https://a.example/x") is None
+
+
 def test_a_proxy_of_another_kind_is_an_error_that_says_what_to_do(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 
 from resolver.index import Index
@@ -71,3 +72,23 @@ async def test_notifications_that_are_not_read_are_a_problem(index: Index) -> No
     assert await found(lost) == [("events-lost", 5.0)]
     assert SECRET not in str(list(LocationProblems(tables).problems()))
     assert await found(SubscriptionStatus(connected=True, since=8.0, at=9.0)) == []
+
+
+async def test_a_listing_that_may_leave_images_out_is_a_problem(index: Index) -> None:
+    one = await index.records.put(Location(name="one", url="http://one.example"), None)
+    gap = "its listing may leave images out"
+    swept = Sweep(started=1.0, ended=time.time(), sees_all=True, listing_gap=gap)
+    await index.records.set_sweep(one.number, swept, one)
+    tables = TableKeeper(index, FreshnessPolicy(60))
+    (problem,) = LocationProblems(await fresh(tables)).problems()
+    assert (problem.code, problem.location) == ("listing-gap", "one")
+    assert gap in problem.text
+    view = tables.table.by_name["one"]
+    assert view.coverage_problem(time.time()) == gap
+    away = replace(view, location=replace(one, state=State.MAINTENANCE))
+    assert away.unasked_problem(time.time()) == f"it is in maintenance, and {gap}"
+
+
+async def fresh(tables: TableKeeper) -> TableKeeper:
+    await tables.fresh()
+    return tables

@@ -40,7 +40,7 @@ class Limiting:
             return web.Response(
                 status=self._status, headers=headers if self._retry_after is not None else {}
             )
-        if request.path.endswith("/images") and request.query.get("limit") != "1":
+        if request.path.endswith("/images") and request.query.get("limit") == "1000":
             self.queries.append(dict(request.query))
         return await handler(request)
 

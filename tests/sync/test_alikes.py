@@ -12,8 +12,8 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from resolver.errors import LocationUnavailable
-from resolver.glance import GlanceServer, server_time
-from resolver.models import Location, Poll, Sweep
+from resolver.glance import GlanceServer, Resume, list_images, server_time
+from resolver.models import Location, Poll, Sweep, parse_id
 from resolver.standin import StandIn
 from tests.support import faults
 from tests.support.alikes import (
@@ -26,8 +26,10 @@ from tests.support.alikes import (
     versions_at_root,
 )
 from tests.support.faults import Fault, Switch
-from tests.support.sweeping import Sweeping
+from tests.support.sweeping import Sweeping, doubt
 from tests.sync.conftest import StartServer
+
+V2 = ("v2.15",)
 
 
 def document(*ids: str) -> dict[str, Any]:
@@ -146,6 +148,82 @@ async def test_a_sweep_claims_every_image_and_releases_deleted_ones(
     sweep = await sweeping.sweep(location)
     assert sweep.released == len(gone)
     assert await sweeping.claimed(location) == set(server.ids())
+
+
+COMPLETE = {"no `sort`", "refuses `sort`", "ignores `id`"}
+"""Those of `ALIKES` whose listing can be asked for every image."""
+
+NO_SORT_KEY: dict[str, Fault] = {
+    "`sort_key` is a property": takes_for_properties("sort_key"),
+    "refuses `sort_key`": refuses("sort_key"),
+    "refuses `sort_dir` with 422": refuses("sort_dir", status=422),
+}
+
+
+@pytest.mark.parametrize("name", [*ALIKES, *UNSORTED, *NO_SORT_KEY])
+async def test_a_listing_that_may_leave_images_out_covers_nothing(
+    sweeping: Sweeping, start_server: StartServer, switch: Switch, name: str
+) -> None:
+    """Each server has a community image of another project and a hidden one."""
+    cap = 1000 if name in UNSORTED else 10
+    server = await start_server(middlewares=[switch.middleware], page_cap=cap)
+    server.fill(12, seed=8)
+    listed = set(server.ids())
+    others = {
+        server.add(visibility="community", owner="another").id,
+        server.add(hidden=True).id,
+    }
+    switch.fault = (ALIKES | UNSORTED | NO_SORT_KEY)[name]
+    location = await sweeping.register(server)
+    sweep = await sweeping.sweep(location)
+    claimed = await sweeping.claimed(location)
+    assert listed <= claimed
+    if name in ALIKES and name not in COMPLETE:
+        assert "may leave images out" in sweep.listing_gap
+        assert doubt(location, sweep) == sweep.listing_gap
+    else:
+        assert (claimed, sweep.listing_gap) == (listed | others, "")
+        assert doubt(location, sweep) == ""
+
+
+@pytest.mark.parametrize("status", [400, 403, 500])
+async def test_a_server_that_refuses_one_visibility_is_swept(
+    sweeping: Sweeping, server: StandIn, switch: Switch, status: int
+) -> None:
+    server.fill(3, seed=8)
+
+    async def fault(request: web.Request, handler: Handler) -> web.StreamResponse:
+        if request.query.get("visibility") == "community":
+            return web.Response(status=status)
+        return await handler(request)
+
+    switch.fault = fault
+    sweep = await sweeping.sweep(await sweeping.register(server))
+    assert (sweep.images, sweep.listing_gap) == (3, "")
+
+
+@pytest.mark.parametrize("fault", [takes_for_properties("limit"), refuses("limit")])
+async def test_a_server_without_limit_is_not_swept_as_empty(
+    sweeping: Sweeping, server: StandIn, switch: Switch, fault: Fault
+) -> None:
+    server.fill(3, seed=8)
+    switch.fault = fault
+    location = await sweeping.register(server)
+    with pytest.raises(LocationUnavailable, match="does not know `limit`"):
+        await sweeping.sweep(location)
+
+
+async def test_a_sweep_is_not_continued_where_the_server_no_longer_sorts(
+    sweeping: Sweeping, server: StandIn, switch: Switch
+) -> None:
+    server.fill(12, seed=8)
+    location = await sweeping.register(server)
+    switch.fault = takes_for_properties("sort_key")
+    half = sorted(server.ids())[5]
+    resume = Resume(parse_id(half), (half, half))
+    glance = GlanceServer(sweeping.session, location)
+    with pytest.raises(LocationUnavailable, match="lists otherwise than before"):
+        await anext(list_images(glance, V2, resume))
 
 
 async def test_a_server_that_ignores_the_id_filter_confirms_no_release(

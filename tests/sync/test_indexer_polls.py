@@ -207,7 +207,7 @@ async def test_a_moved_location_is_polled_from_its_own_start(
 
 async def test_a_server_whose_listing_fails_is_polled(server: StandIn, switch: Switch) -> None:
     async def fault(request: web.Request, handler: Handler) -> web.StreamResponse:
-        if is_poll(request) or request.query.get("limit") == "1":
+        if is_poll(request) or request.query.get("limit", "1") == "1":
             return await handler(request)
         return await on_pages(faults.status(500))(request, handler)
 

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
+from resolver.cli.output import health_text
+from resolver.gateway.page.sections import location_rows
 from resolver.index import Index
+from resolver.models import Check, Health
 from resolver.problems import Problem
 from resolver.registry import FreshnessPolicy, Registry, TableKeeper
+from resolver.registry.presentation import location_counts
 from resolver.services import open_services
 from resolver.settings import Settings
 from resolver.standin import StandIn
@@ -40,11 +46,23 @@ async def test_without_an_indexer_there_is_a_problem_and_no_coverage(index: Inde
     assert problem.code == "no-indexer"
 
     policy = FreshnessPolicy(600, no_indexer=watch.is_gone)
-    registry = Registry(index, TableKeeper(index, policy), Settings())
+    tables = TableKeeper(index, policy)
+    registry = Registry(index, tables, Settings())
     await registry.put("one", {"url": "https://one.example"})
     shown = await registry.show("one")
     assert "no indexer is running" in shown["coverage"]["why"]
     assert shown["health"]["current"] is False
+    assert health_text(shown["health"]) == "was unknown"
+
+    location = tables.table.by_name["one"].location
+    at = time.time()
+    await index.records.set_check(location.number, Check(at=at, health=Health.UP), location)
+    table = await tables.fresh()
+    assert location_counts(table, at) == {"all": 1, "up": 0, "down": 0, "covered": 0}
+    rows = dict(location_rows(table.by_name.values(), (), at))
+    assert "was up" in rows["location-one"]
+    watch.is_running = True
+    assert location_counts(table, at)["up"] == 1
 
 
 async def test_while_the_index_is_lost_no_indexer_is_missed(index: Index) -> None:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 
 import pytest
 
-from resolver.errors import LocationUnavailable
+from resolver.errors import IndexUnavailable, LocationUnavailable
 from resolver.glance import CloudCredentials, GlanceServer, ImageProbe, RateLimits, ScopeCache
 from resolver.glance.rate_limits import parse_retry_after
-from resolver.index import Index
+from resolver.index import Index, Turns
+from resolver.index.keys import Keys
 from resolver.models import Health, Location, Sweep, format_id
 from resolver.registry.validation import parse_location
 from resolver.standin import StandIn
@@ -130,6 +132,49 @@ async def test_requests_are_spaced_by_the_rate(
     assert busiest <= 12, "ten in half a second, and two for a busy machine"
 
 
+async def test_processes_share_the_rate_through_redis(
+    index: Index, sweeping: Sweeping, server: StandIn, switch: Switch
+) -> None:
+    location = await sweeping.register(server)
+    location = replace(location, rate=20)
+    switch.fault = limit = Limiting(1000, 60)
+    processes = [asking(sweeping, location, limits=RateLimits(index.turns)) for _ in range(4)]
+    began = time.monotonic()
+    await asyncio.gather(*(p.request("/v2/images", {"limit": "1"}) for p in processes * 4))
+    assert time.monotonic() - began >= 15 / 20
+    assert len(limit.times) == 16
+
+
+@pytest.mark.parametrize("index_url", ["memory:"], indirect=True)
+async def test_without_redis_a_process_keeps_to_the_rate_by_itself(
+    index: Index, sweeping: Sweeping, server: StandIn
+) -> None:
+    location = replace(await sweeping.register(server), rate=0.1)
+    limiter = RateLimits(Unavailable(index.client, Keys("glr:"))).of(location)
+    assert await limiter.reserve(0.1, 1.0) == 0
+    with pytest.raises(LocationUnavailable, match="`rate` is used up"):
+        await limiter.reserve(0.1, 1.0)
+
+
+class Unavailable(Turns):
+    """As while Redis fails."""
+
+    async def take(self, *_: object) -> tuple[bool, float]:
+        raise IndexUnavailable("Redis does not answer")
+
+
+@pytest.mark.parametrize("shared", [True, False])
+async def test_requests_that_are_never_delayed_leave_turns_to_others(
+    index: Index, sweeping: Sweeping, server: StandIn, shared: bool
+) -> None:
+    """Health checks come more often than a very low rate allows."""
+    location = await sweeping.register(server)
+    limiter = RateLimits(index.turns if shared else None).of(location)
+    for _ in range(50):
+        assert await limiter.reserve(0.5, None) == 0
+    assert 0 < await limiter.reserve(0.5, 10.0) <= 2
+
+
 async def test_a_probe_does_not_wait_long_for_its_turn(
     sweeping: Sweeping, server: StandIn, switch: Switch
 ) -> None:
@@ -201,6 +246,22 @@ def test_retry_after_has_seconds_or_a_date() -> None:
     no_year = "Mon, 01 Jan 99999999999999999999 00:00:00 GMT"
     for text in (None, "", "-1", "1.5", "soon", "\u0661", "Fri, 99 Foo 2026", no_year):
         assert parse_retry_after(text) is None
+
+
+def test_a_date_counts_by_the_clock_of_the_server() -> None:
+    hour_ahead = datetime.now(UTC) + timedelta(hours=1)
+    date = format_datetime(hour_ahead, usegmt=True)
+    retry_after = format_datetime(hour_ahead + timedelta(seconds=20), usegmt=True)
+    assert parse_retry_after(retry_after, date) == 20
+    assert parse_retry_after("7", date) == 7
+    for no_date in ("soon", "", None):
+        assert 3600 < (parse_retry_after(retry_after, no_date) or 0) <= 3620
+
+
+@pytest.mark.parametrize("retry_after", ["99999999999", "Fri, 31 Dec 9999 23:59:59 GMT"])
+def test_no_server_is_left_alone_for_longer_than_a_minute(retry_after: str) -> None:
+    limiter = RateLimits().of(Location(name="one", url="http://one.example", number=1))
+    assert limiter.record_refusal(retry_after) == 60
 
 
 def test_requests_that_are_refused_together_count_once() -> None:

@@ -215,7 +215,10 @@ def _past_steps(view: LocationView, poll_interval: float, *, works_now: bool) ->
         now = replace(view, status=replace(view.status, poll=later))
         problem = now.coverage_problem(time.time())
         found = f"{sweep.images} images, its last sweep is complete and fresh"
-        yield Step("sweep", not problem, problem or found)
+        if problem and problem == sweep.listing_gap:
+            yield failed_step("sweep", location, "listing-gap", problem)
+        else:
+            yield Step("sweep", not problem, problem or found)
     if poll.error:
         message = f"the last one, {_age(poll.failed)}, failed: {poll.error}"
         failed = failed_step("polls", location, poll.error_code, message)

@@ -98,7 +98,9 @@ def _location_cells(view: LocationView, codes: Sequence[str], now: float) -> Htm
         mark("refused", "bad")
         if view.refused
         else mark(location.state, STATE_MARKS[location.state]),
-        mark(view.health, HEALTH_MARKS[view.health]),
+        mark(view.health, HEALTH_MARKS[view.health])
+        if view.health_is_current
+        else mark(f"was {view.health}", "warn"),
         covered,
         "" if sweep.ended is None else f"{sweep.images:,}",
         moment(sweep.ended),
