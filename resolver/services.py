@@ -34,7 +34,7 @@ from resolver.index import (
 )
 from resolver.keystone_urls import parse_domains
 from resolver.listing import Lister
-from resolver.problems import ProblemBoard
+from resolver.problems import Problem, ProblemBoard
 from resolver.registry import (
     Admission,
     Bootstrap,
@@ -210,6 +210,7 @@ async def open_services(
         absent_age = settings.absent_age if settings.absent_proof == "covered" else None
         silences = prober.silences if settings.probe else None
         problems.add_source(VouchingProblems(tables, silences, absent_age).problems)
+        problems.add_source(partial(absent_age_problems, settings))
         resolver = Resolver(
             index,
             tables,
@@ -278,6 +279,20 @@ async def open_services(
             await prober.close()
             await scopes.close()
             cloud_credentials.close()
+
+
+def absent_age_problems(settings: Settings) -> Iterator[Problem]:
+    """Whether what the index has is too old to prove absence before it is read again."""
+    name, interval = "RESOLVER_POLL_INTERVAL", settings.poll_interval
+    if not interval:
+        name, interval = "RESOLVER_SWEEP_INTERVAL", settings.sweep_interval
+    if settings.absent_proof == "covered" and settings.absent_age <= interval:
+        yield Problem(
+            code="absent-age-short",
+            text=f"RESOLVER_ABSENT_AGE is {settings.absent_age:g} s, and {name} {interval:g} s: "
+            "most of the time the index is too old to prove that an image is absent.",
+            action=f"Set RESOLVER_ABSENT_AGE to more than {name}, or make that shorter.",
+        )
 
 
 def freshness_policy(settings: Settings) -> FreshnessPolicy:

@@ -257,8 +257,8 @@ class Settings(BaseSettings):
     absent_age: Seconds = Field(
         60.0,
         description="With `covered`: how long ago the last sweep or poll of a location may have "
-        "begun. It must be longer than `RESOLVER_POLL_INTERVAL`, or without polls than "
-        "`RESOLVER_SWEEP_INTERVAL`.",
+        "begun. It should be longer than `RESOLVER_POLL_INTERVAL`, or without polls than "
+        "`RESOLVER_SWEEP_INTERVAL`, else `/status` has the problem `absent-age-short`.",
     )
     absent_ttl: float = Field(
         10.0,
@@ -398,13 +398,6 @@ class Settings(BaseSettings):
             raise ValueError(
                 f"RESOLVER_ABSENT_TTL: {self.absent_ttl:g} s is longer than RESOLVER_CACHE_TTL, "
                 f"{self.cache_ttl:g} s: cached absences must not outlive cached owners"
-            )
-        name = "RESOLVER_POLL_INTERVAL" if self.poll_interval else "RESOLVER_SWEEP_INTERVAL"
-        interval = self.poll_interval or self.sweep_interval
-        if self.absent_proof == "covered" and self.absent_age <= interval:
-            raise ValueError(
-                f"RESOLVER_ABSENT_AGE: {self.absent_age:g} s is not longer than {name}, "
-                f"{interval:g} s: what the index has would be too old before it is read again"
             )
         if self.read_auth == "caller" and not self.probe:
             raise ValueError("RESOLVER_READ_AUTH=caller asks locations: it needs RESOLVER_PROBE=on")

@@ -269,24 +269,6 @@ def test_every_setting_is_described() -> None:
     assert [n for n, field in Settings.model_fields.items() if not field.description] == []
 
 
-@pytest.mark.parametrize(
-    ("fields", "why"),
-    [
-        ({"absent_age": 30}, "RESOLVER_ABSENT_AGE: 30 s is not longer than RESOLVER_POLL_INTERVAL"),
-        ({"poll_interval": 0}, "60 s is not longer than RESOLVER_SWEEP_INTERVAL, 300 s"),
-    ],
-)
-def test_an_index_that_is_always_too_old_to_prove_absence_is_refused(
-    monkeypatch: pytest.MonkeyPatch, fields: dict[str, Any], why: str
-) -> None:
-    for name, value in fields.items():
-        monkeypatch.setenv(f"RESOLVER_{name.upper()}", str(value))
-    assert load_settings().absent_proof == "asked"
-    monkeypatch.setenv("RESOLVER_ABSENT_PROOF", "covered")
-    with pytest.raises(SettingsError, match=re.escape(why)):
-        load_settings()
-
-
 def test_redis_url_and_redis_url_file_exclude_each_other(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -25,13 +25,13 @@ from tests.support.wait import wait_until
 
 SILENT = {"vouches": False}
 AGE_SECONDS = 60.0
-COVERED = {"absent_proof": "covered", "poll_interval": 1}
+COVERED: dict[str, Any] = {"absent_proof": "covered"}
 
 
 @pytest.fixture
 async def covered() -> AsyncIterator[Cloud]:
     """A resolver that takes the index for a proof."""
-    async with clouds(**COVERED, absent_age=AGE_SECONDS) as cloud:
+    async with clouds(absent_proof="covered", absent_age=AGE_SECONDS) as cloud:
         yield cloud
 
 
@@ -137,7 +137,7 @@ async def test_a_location_whose_coverage_is_too_old_is_asked(covered: Cloud) -> 
 
 async def test_a_poll_that_changed_nothing_is_a_proof() -> None:
     """The version of the registry stays, so the gateway must look."""
-    async with clouds(**COVERED, absent_age=8) as cloud:
+    async with clouds(absent_proof="covered", absent_age=8) as cloud:
         await cloud.add("one")
         cloud.set_fault("one", faults.status(503))
         await set_sweep(cloud, "one", 16)
@@ -193,7 +193,7 @@ async def test_many_ids_are_proved_to_be_absent_at_once(covered: Cloud) -> None:
 
 
 async def test_without_probes_the_index_must_be_recent_too() -> None:
-    async with clouds(probe=False, **COVERED, absent_age=AGE_SECONDS) as cloud:
+    async with clouds(probe=False, absent_proof="covered", absent_age=AGE_SECONDS) as cloud:
         await cloud.add("one")
         await set_sweep(cloud, "one", AGE_SECONDS + 20)
         answer = await cloud.resolve(ID)
@@ -386,3 +386,22 @@ async def test_where_nobody_is_asked_redis_is_before_an_image_is_absent() -> Non
         await redis.hset(bucket, mapping=claims)  # no change is announced
         assert (await cloud.resolve(ID)).outcome is Outcome.FOUND
         await redis.aclose()
+
+
+@pytest.mark.parametrize(
+    ("fields", "text"),
+    [
+        ({"absent_age": 30}, "RESOLVER_ABSENT_AGE is 30 s, and RESOLVER_POLL_INTERVAL 30 s"),
+        ({"poll_interval": 0}, "RESOLVER_ABSENT_AGE is 60 s, and RESOLVER_SWEEP_INTERVAL 300 s"),
+        ({}, ""),
+        ({"absent_age": 30, "absent_proof": "asked"}, ""),
+    ],
+)
+async def test_an_index_that_is_mostly_too_old_to_prove_absence_is_a_problem(
+    fields: dict[str, Any], text: str
+) -> None:
+    settings = Settings(redis_url="memory:", **{"absent_proof": "covered", **fields})
+    async with open_services(settings) as services:
+        found = [p.text for p in services.problems.current() if p.code == "absent-age-short"]
+    assert len(found) == bool(text)
+    assert all(shown.startswith(text) for shown in found)
