@@ -37,6 +37,9 @@ HOSTILE = {
     "spaces behind": lambda: b'{"images": []}' + b" " * 10_000_000,
     "a long text": lambda: page_of('"' + "a" * 10_000_000 + '"'),
     "escapes": lambda: page_of('"' + "\\n" * 5_000_000 + '"'),
+    "escapes before values": lambda: page_of(
+        '{"a": "' + '\\"' * 2_000_000 + '", "b": [' + "0," * 20_000 + "0]}"
+    ),
     "other letters": lambda: page_of('"' + "\U0001f600" * 2_000_000 + '"'),
     "depth": lambda: b'{"images": ' + b"[" * 10_000_000,
     "a long number": lambda: page_of("9" * 10_000_000),
@@ -57,8 +60,8 @@ async def read(body: bytes, max_rows: int = 1000) -> JsonPage[Any]:
     return await read_page(body, max_rows, lambda row, _: row)
 
 
-SLOW_TEXTS = {"escapes"}
-"""One text of ten million bytes, which the decoder reads in one go."""
+SLOW_TEXTS = {"escapes", "escapes before values"}
+"""One text of millions of bytes, which is read in one go."""
 
 
 @pytest.mark.parametrize("name", HOSTILE)
