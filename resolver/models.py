@@ -249,7 +249,7 @@ class Location:
         default=0.0,
         metadata=spec(
             parse_rate,
-            "Requests a second that the server allows each process of the resolver; 0: no limit.",
+            "Requests a second that the server allows all processes together; 0: no limit.",
             example=2.5,
             options=("--rate",),
         ),

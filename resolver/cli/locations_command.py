@@ -79,7 +79,7 @@ def _field_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--rate",
             type=float,
-            help="Requests a second that the server allows each process; 0: no limit.",
+            help="Requests a second that the server allows; 0: no limit.",
         ),
         click.option(
             "--vouches",
