@@ -234,4 +234,4 @@ def health_text(health: Mapping[str, Any]) -> str:
     """The health of a location for a table. What was found before all indexers ended is not known
     to be so now."""
     state = str(health["state"])
-    return state if health["current"] else f"was {state}"
+    return f"was {state}" if health.get("current") is False else state

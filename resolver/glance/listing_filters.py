@@ -92,7 +92,7 @@ async def listing_gap(server: GlanceServer) -> str:
         try:
             rows = await _rows(server, params, limits=(100,))
         except LocationUnavailable as error:
-            if error.problem_code not in ("bad-listing", "server-error"):
+            if error.problem_code != "bad-listing" and error.extra.get("status") != 500:
                 raise
             continue  # it does not ignore the filter
         listed = [_member(row, name) for row in rows or ()]
