@@ -1,7 +1,7 @@
 """Resolving many image ids at once.
 
 However many ids a request has, and however many such requests there are: other clients have their
-turn after each `IDS_PER_TURN` of them.
+turns meanwhile.
 """
 
 from __future__ import annotations
@@ -25,10 +25,11 @@ from resolver.resolution.templates import (
     render_json,
 )
 from resolver.task_groups import run_for
+from resolver.turns import in_turns
 
-IDS_PER_TURN = 250
-"""Ids that are answered before others have their turn: some 5 ms, where no two ids can share a
-template."""
+IDS_PER_STEP = 250
+"""Ids that are answered before others may have a turn: they take some 5 ms, where no two ids can
+share a template."""
 
 PROBED_AT_ONCE = 16
 """Ids whose locations are asked at the same time, of all requests together. Half of the default of
@@ -45,9 +46,9 @@ Item = TypeVar("Item")
 
 
 def parts_of(items: Sequence[Item]) -> Iterator[Sequence[Item]]:
-    """Items in their order, `IDS_PER_TURN` at a time."""
-    for start in range(0, len(items), IDS_PER_TURN):
-        yield items[start : start + IDS_PER_TURN]
+    """Items in their order, `IDS_PER_STEP` at a time."""
+    for start in range(0, len(items), IDS_PER_STEP):
+        yield items[start : start + IDS_PER_STEP]
 
 
 class BulkResolver:
@@ -149,19 +150,17 @@ class BulkResolver:
         """Answers for images whose locations were not asked. None is found, so that the texts
         differ in the id only."""
         shared: dict[tuple[Claims, str, float], AnswerTemplate] = {}
-        for part in parts_of(positions):
-            for position in part:
-                lookup = lookup_at(position)
-                claims = () if preferences.fresh else lookup.claims
-                key = claims, lookup.source, round(lookup.age, STALE_AGE_DIGITS)
-                template = shared.get(key)
-                if template is None:
-                    context = self._resolver.context(lookup, preferences)
-                    answer = decide(context, ids[position], claims, probes={})
-                    template = json_template(with_stale_source(answer, lookup))
-                    shared[key] = template
-                templates[position] = template
-            await asyncio.sleep(0)
+        async for position in in_turns(positions):
+            lookup = lookup_at(position)
+            claims = () if preferences.fresh else lookup.claims
+            key = claims, lookup.source, round(lookup.age, STALE_AGE_DIGITS)
+            template = shared.get(key)
+            if template is None:
+                context = self._resolver.context(lookup, preferences)
+                answer = decide(context, ids[position], claims, probes={})
+                template = json_template(with_stale_source(answer, lookup))
+                shared[key] = template
+            templates[position] = template
 
     async def _prove_by_coverage(
         self,
@@ -229,7 +228,7 @@ class BulkResolver:
             unknown = LookupResult(last_table, (), "stale", 0.0, error)
             lookups: list[LookupResult] = []
             cache = TemplateCache(resolver.context(unknown, preferences), render_json)
-            for part in parts_of(ids):
+            async for part in in_turns(parts_of(ids)):
                 found = [reader.last_known(image_id, error) or unknown for image_id in part]
                 lookups += found
                 templates += [
@@ -238,7 +237,6 @@ class BulkResolver:
                     )
                     for image_id, lookup in zip(part, found, strict=True)
                 ]
-                await asyncio.sleep(0)
 
             def lookup_at(position: int) -> LookupResult:
                 return lookups[position]
@@ -251,7 +249,7 @@ class BulkResolver:
             context = resolver.context(LookupResult(table, ()), preferences)
             cache = TemplateCache(context, render_json)
             template_of = cache.of(("index", 0.0)).get
-            for part, owners in zip(parts_of(ids), parts_of(claims), strict=True):
+            parts = zip(parts_of(ids), parts_of(claims), strict=True)
+            async for part, owners in in_turns(parts):
                 templates += map(template_of, part, owners)
-                await asyncio.sleep(0)
         return lookup_at, cast("list[AnswerTemplate]", templates)  # every answer has a JSON text

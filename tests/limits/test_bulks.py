@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import socket
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
@@ -14,9 +13,10 @@ import pytest
 from resolver.models import Outcome, format_id
 from resolver.resolution import Preferences
 from resolver.resolution.bulk_resolver import PROBED_AT_ONCE, READS_AT_ONCE
-from tests.gateway.conftest import Start
+from tests.gateway.conftest import Gateway, Start
 from tests.support.ids import make_ids
 from tests.support.redis import RedisServer
+from tests.support.turns import check_turns
 from tests.support.wait import wait_until
 
 IMAGE_IDS = make_ids(2000)
@@ -82,26 +82,16 @@ LONGEST_TURN_SECONDS = 0.05
 """Of processor time. It was 0.2 s and more for each request of 10,000 ids."""
 
 
-async def longest_turn(work: Callable[[], Awaitable[Any]], attempts: int = 3) -> float:
-    """The longest that other clients had to wait meanwhile, in seconds of processor time: the best
-    of some attempts, since this machine may be busy."""
-    best = 60.0
-    gc.disable()  # the garbage collector has all that is left of other tests to look through
-    try:
-        for _ in range(attempts):
-            longest, started = 0.0, time.thread_time()
-            working = asyncio.ensure_future(work())
-            while not working.done():
-                await asyncio.sleep(0)
-                now = time.thread_time()
-                longest, started = max(longest, now - started), now
-            await working
-            best = min(best, longest)
-            if best < LONGEST_TURN_SECONDS:
-                break
-    finally:
-        gc.enable()
-    return best
+def resolving(
+    gateway: Gateway, image_ids: list[bytes], outcome: Outcome
+) -> Callable[[], Coroutine[Any, Any, None]]:
+    """Resolves these images, all with this outcome."""
+
+    async def resolve() -> None:
+        templates = await gateway.services.bulk_resolver.resolve_many(image_ids, Preferences())
+        assert {template.outcome for template in templates} == {outcome}
+
+    return resolve
 
 
 @pytest.mark.redis
@@ -111,16 +101,12 @@ async def test_ids_that_nobody_can_be_asked_about_in_time_hold_up_nobody(
     gateway = await start(redis_url=redis_url, probe=True, probe_timeout=0.1)
     for name in ("one", "two", "three"):
         await gateway.location(name)
-    image_ids = make_ids(10_000)
-
-    async def resolve() -> None:
-        templates = await gateway.services.bulk_resolver.resolve_many(image_ids, Preferences())
-        assert {template.outcome for template in templates} == {Outcome.UNKNOWN}
+    resolve = resolving(gateway, make_ids(10_000), Outcome.UNKNOWN)
 
     async def resolve_four() -> None:
         await asyncio.gather(*(resolve() for _ in range(4)))
 
-    assert await longest_turn(resolve_four) < LONGEST_TURN_SECONDS
+    await check_turns(LONGEST_TURN_SECONDS, resolve_four, attempts=3)
 
 
 @pytest.mark.redis
@@ -133,11 +119,9 @@ async def test_refused_and_remembered_probes_of_many_ids_hold_up_nobody(
         await gateway.location(name, vouches=False)  # so that silence is remembered
     image_ids = make_ids(3_000)
 
-    async def resolve() -> None:
-        templates = await gateway.services.bulk_resolver.resolve_many(image_ids, Preferences())
-        assert {template.outcome for template in templates} == {Outcome.UNKNOWN}
-
-    assert await longest_turn(resolve) < LONGEST_TURN_SECONDS
+    await check_turns(
+        LONGEST_TURN_SECONDS, resolving(gateway, image_ids, Outcome.UNKNOWN), attempts=3
+    )
 
 
 @pytest.mark.redis
@@ -148,11 +132,9 @@ async def test_ids_that_share_no_text_hold_up_nobody(start: Start, redis_url: st
     upper_case = dict.fromkeys(image_ids, 0xFFFFFFFF)
     await gateway.services.index.claims.claim(number, upper_case)
 
-    async def resolve() -> None:
-        templates = await gateway.services.bulk_resolver.resolve_many(image_ids, Preferences())
-        assert {template.outcome for template in templates} == {Outcome.FOUND}
-
-    assert await longest_turn(resolve) < LONGEST_TURN_SECONDS
+    await check_turns(
+        LONGEST_TURN_SECONDS, resolving(gateway, image_ids, Outcome.FOUND), attempts=3
+    )
 
 
 @pytest.mark.redis

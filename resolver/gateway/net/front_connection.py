@@ -229,10 +229,11 @@ class FrontConnection(asyncio.Protocol):
         for _ in range(OF_ONE_CONNECTION):
             if not self._buffer or not self.is_idle or self._write_deadline != NEVER:
                 break
-            if (read := self._next_known()) is not None:
+            end = self._end_of_head()
+            if (read := self._next_known(end)) is not None:
                 self._respond_to_plain(read)
                 continue
-            if self._end_of_head() and not self._server.pacer.admits(self._take_turn):
+            if end and not self._server.pacer.admits(self._take_turn):
                 self._awaits_turn = True
                 break
             try:
@@ -296,9 +297,8 @@ class FrontConnection(asyncio.Protocol):
             return None
         return front.known_reads.recognise(data, self._known_kind, self.peer, self._scheme)
 
-    def _next_known(self) -> PlainRead | None:
-        """Takes the next request from the buffer, if it needs no parsing."""
-        end = self._end_of_head()
+    def _next_known(self, end: int) -> PlainRead | None:
+        """Takes the next request from the buffer, if it needs no parsing. ``end``: of its head."""
         data = bytes(self._buffer[:end]) if end <= MAX_REQUEST_BYTES else b""
         if not data or (read := self._recognise(data)) is None:
             return None
