@@ -17,11 +17,10 @@ from resolver.index.redis.client import RedisTimeouts
 PATIENT = RedisTimeouts(connect=60, reply=60)
 """A busy machine changes no result."""
 
-FACTORS = {"long": 10, "hour": 60}
-"""How many times as many examples run on these profiles."""
+LONG = "long"
+"""A profile with ten times as many examples."""
 
-for profile in FACTORS:
-    hypothesis.settings.register_profile(profile, deadline=None, print_blob=True)
+hypothesis.settings.register_profile(LONG, deadline=None, print_blob=True)
 
 EXAMPLES_RUN: Counter[str] = Counter()
 """Examples by target."""
@@ -29,7 +28,7 @@ EXAMPLES_RUN: Counter[str] = Counter()
 
 def factor() -> int:
     """How many times as many examples run as without a profile."""
-    return FACTORS.get(hypothesis.settings.get_current_profile_name(), 1)
+    return 10 if hypothesis.settings.get_current_profile_name() == LONG else 1
 
 
 def examples(count: int) -> hypothesis.settings:
