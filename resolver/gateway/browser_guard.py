@@ -10,25 +10,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Protocol
 from urllib.parse import urlsplit
 
 from resolver.errors import Forbidden, MisdirectedRequest
 from resolver.gateway.methods import READ_METHODS
+from resolver.gateway.negotiation import HeaderFields
 from resolver.glance.host_policy import HostPolicy, is_loopback, parse_address
 
 HEALTH_PATHS = frozenset({"/healthcheck", "/livez", "/readyz"})
 """Answered to any host: what they say is no secret, and load balancers send any."""
 
-
 _ONE_LABEL = re.compile(r"[a-z0-9_-]{1,63}", re.ASCII)
-
-
-class HeaderFields(Protocol):
-    """Header fields of a request; names in any case."""
-
-    def get(self, name: str, default: str, /) -> str:
-        """The first field of that name."""
 
 
 class BrowserGuard:

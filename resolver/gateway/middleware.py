@@ -9,13 +9,7 @@ from collections.abc import Awaitable, Callable
 import structlog
 from aiohttp import HttpVersion11, web
 
-from resolver.errors import (
-    LoopDetected,
-    MethodNotAllowed,
-    NotFound,
-    ResolverError,
-    TooLarge,
-)
+from resolver.errors import LoopDetected, MethodNotAllowed, NotFound, ResolverError
 from resolver.gateway.app_keys import (
     ACCESS_LOG,
     ADMIN,
@@ -175,7 +169,7 @@ def _is_disconnected(request: web.Request) -> bool:
 
 
 def _router_error(request: web.Request, error: web.HTTPException, form: ErrorForm | None) -> Reply:
-    """What aiohttp's router and body reader refuse, in the form of other errors."""
+    """What aiohttp's router refuses, in the form of other errors."""
     if isinstance(error, web.HTTPNotFound):
         is_indexer = request.app[SERVICES].settings.role == "indexer"
         detail = (
@@ -189,8 +183,6 @@ def _router_error(request: web.Request, error: web.HTTPException, form: ErrorFor
         allowed = ", ".join(sorted(error.allowed_methods))
         detail = f"{request.method} is not one of {allowed}"
         return error_reply(MethodNotAllowed(detail, headers={"Allow": allowed}), form)
-    if isinstance(error, web.HTTPRequestEntityTooLarge):
-        return error_reply(TooLarge("the body is too large: send fewer ids at once"), form)
     return problem(error.status, "http-error", error.reason, error.reason, form=form)
 
 

@@ -9,6 +9,9 @@ from urllib.parse import parse_qsl
 from resolver.errors import InvalidRequest, NotAcceptable
 from resolver.resolution import Preferences
 
+JSON = "application/json"
+NDJSON = "application/x-ndjson"
+
 REGION = "X-Resolver-Region"
 EXCLUDE = "X-Resolver-Exclude"
 FRESH = "X-Resolver-Fresh"
@@ -128,12 +131,8 @@ def preferred_type(headers: HeaderFields, *offers: str) -> str | None:
 
 
 def prefers_html(headers: HeaderFields) -> bool:
-    """Whether a client is a browser: it prefers HTML to the documents of Glance. One that accepts
-    anything is none, and neither is one that accepts nothing that there is."""
-    try:
-        return accepted_type(headers, "application/json", "text/html") == "text/html"
-    except NotAcceptable:
-        return False
+    """Whether a client is a browser: it prefers HTML to the documents of Glance."""
+    return preferred_type(headers, JSON, "text/html") == "text/html"
 
 
 def _media_range(text: str) -> tuple[str, float]:

@@ -13,6 +13,7 @@ from aiohttp import web
 
 from resolver.errors import ImageAbsent, ImageUnknown, IndexUnavailable, ResolverError
 from resolver.gateway.error_form import ErrorForm
+from resolver.gateway.negotiation import JSON
 from resolver.gateway.reply import NO_STORE, Reply, reason_phrase, to_response
 from resolver.models import Outcome
 from resolver.resolution import RETRY_AFTER_SECONDS, Answer
@@ -107,11 +108,8 @@ def error_reply(error: ResolverError, form: ErrorForm | None = None) -> Reply:
 
 def json_reply(value: Any, *, status: int = 200, headers: Mapping[str, str] | None = None) -> Reply:
     """A JSON document."""
-    return Reply(
-        status,
-        {**NO_STORE, **(headers or {}), "Content-Type": "application/json"},
-        json.dumps(value).encode(),
-    )
+    fields = {**NO_STORE, **(headers or {}), "Content-Type": JSON}
+    return Reply(status, fields, json.dumps(value).encode())
 
 
 def json_response(

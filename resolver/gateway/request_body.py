@@ -40,7 +40,7 @@ async def read_body(
                 reserve(len(chunk))
                 body += chunk
                 if len(body) > limit:
-                    raise TooLarge(f"the body is longer than {limit} bytes: send fewer ids at once")
+                    raise TooLarge(f"the body is longer than {limit} bytes")
     except TimeoutError as error:
         raise body_timeout_error(seconds) from error
     return bytes(body)

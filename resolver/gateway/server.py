@@ -168,7 +168,7 @@ def open_sockets(settings: Settings) -> Sockets:
         except OSError as error:
             for listening in chain(*opened):
                 listening.close()
-            raise cannot_listen(host, port, error) from error
+            raise listen_error(host, port, error) from error
     return Sockets(*opened)
 
 
@@ -259,7 +259,7 @@ def shown_url(settings: Settings, port: int) -> str:
     return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
 
 
-def cannot_listen(host: str, port: int, error: OSError) -> SettingsError:
+def listen_error(host: str, port: int, error: OSError) -> SettingsError:
     return SettingsError(
         f"cannot listen on {host} port {port}: {error.strerror or error} "
         "(RESOLVER_HOST, RESOLVER_PORT, RESOLVER_MANAGEMENT_HOST, RESOLVER_MANAGEMENT_PORT)"

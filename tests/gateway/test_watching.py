@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import re
@@ -366,6 +367,13 @@ async def test_openapi_names_the_server(start: Start) -> None:
         gateway = await start(public_url=url)
         _, body = await gateway.get("/openapi.json")
         assert [server["url"] for server in body["servers"]] == [shown or url]
+
+
+async def test_openapi_is_read_once_and_then_needs_no_thread(gateway: Gateway) -> None:
+    _, first = await gateway.get("/openapi.json")
+    await asyncio.get_running_loop().shutdown_default_executor()
+    response, body = await gateway.get("/openapi.json")
+    assert (response.status, body) == (200, first)
 
 
 async def test_openapi_is_served(gateway: Gateway) -> None:

@@ -141,6 +141,8 @@ async def test_the_largest_body_is_read_and_one_more_byte_is_413(
     largest = f'["{ID}"]'.encode().ljust(LIMIT * MAX_ITEM_BYTES)
     assert await bulk(gateway, largest) == (200, "")
     assert await bulk(gateway, largest + b" ") == (413, "too-large")
+    _, problem = await gateway.call("POST", "/resolve", data=largest + b" ")
+    assert problem["detail"].endswith(": send fewer ids at once")
 
 
 async def test_the_largest_location_is_read_and_one_more_byte_is_413(
@@ -154,6 +156,7 @@ async def test_the_largest_location_is_read_and_one_more_byte_is_413(
         "PUT", "/locations/one", data=body + b" ", headers=headers
     )
     assert (response.status, problem["code"]) == (413, "too-large")
+    assert problem["detail"] == f"the body is longer than {MAX_BODY_BYTES} bytes"
 
 
 @pytest.mark.parametrize("depth", [1, 10, 200, 500, 900, 940, 960, 980, 1000, 5000, 100_000])

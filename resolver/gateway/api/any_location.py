@@ -54,7 +54,7 @@ async def redirect_to_any(request: web.Request) -> web.StreamResponse:
     check_target(path, query)
     caller = None if is_schema_path(path) else await admit(request, region_of(path))
     table = await services.resolver.reader.usable_table()
-    preferences = _preferences(request)
+    preferences = client_preferences(request, region_of(path))
     return to_response(redirect_reply(services, table, preferences, path, query, caller))
 
 
@@ -93,24 +93,24 @@ async def answer_other_path(request: web.Request) -> web.StreamResponse:
     reads = ("GET",) if is_listing else READ_METHODS
     if path.startswith(_IMAGES_WITHOUT_ID) or (request.method in READ_METHODS and not is_listing):
         raise NotFound("nothing is here: /openapi.json lists the paths")
-    caller = await admit(request, region_of(request.rel_url.raw_path))
+    preferences = client_preferences(request, region_of(request.rel_url.raw_path))
+    caller = await admit(request, preferences.region)
     services = request.app[SERVICES]
     redirects = is_listing and services.settings.redirect_writes
     allowed = (*reads, "POST") if redirects else reads
     check_method(request.method, ("POST",) if is_listing else WRITE_METHODS, allowed)
     table = await services.resolver.reader.usable_table()
     domain = domain_of(services, caller)
-    region = services.settings.region
     api = request.match_info["api"]
-    best = best_location(table, _preferences(request), region, api, domain)
+    best = best_location(table, preferences, services.settings.region, api, domain)
     url = f"{best.base}{path}" if best else ""
     if best and redirects:
         return to_response(Reply(307, {**NO_STORE, "Location": url, "Vary": VARY_PREFERENCES}))
     region = best.location.region if best else ""
-    raise refused_write(request.method, url, region, allowed)
+    raise write_refused_error(request.method, url, region, allowed)
 
 
-def refused_write(
+def write_refused_error(
     method: str,
     url: str,
     region: str,
@@ -139,8 +139,13 @@ def refused_write(
     )
 
 
-def _preferences(request: web.Request) -> Preferences:
-    region = region_of(request.rel_url.raw_path)
+def client_preferences(request: web.Request, region: str) -> Preferences:
+    """What the client of a request asks for in header fields, with what is known of the client.
+    ``region``: the one that the path prefers.
+
+    Raises:
+        InvalidRequest: a header field is wrong.
+    """
     preferences = preferences_from_headers(request.headers, region)
     return request.app[LIMITS].clients.preferences_for(request, preferences)
 

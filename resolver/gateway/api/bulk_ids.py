@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from resolver.errors import InvalidImageId, InvalidRequest, TooLarge, UnsupportedMediaType
+from resolver.gateway.negotiation import JSON
 from resolver.gateway.request_body import read_json
 from resolver.models import format_id, letter_case_of, parse_id
 from resolver.turns import in_turns
-
-JSON = "application/json"
 
 PLAIN_TYPES = ("", "text/plain", "application/x-www-form-urlencoded", "application/octet-stream")
 """Bodies of these types may be JSON or lines. curl calls every body x-www-form-urlencoded."""

@@ -13,6 +13,7 @@ from resolver.gateway.image_path import region_of
 from resolver.gateway.limits import LIMITS, ChargeOnce
 from resolver.gateway.negotiation import (
     AUTH_TOKEN,
+    JSON,
     REGION,
     VARY_PREFERENCES,
     preferences_from_headers,
@@ -61,7 +62,7 @@ async def list_page(
     """
     services = request.app[SERVICES]
     if not services.settings.listing:
-        raise _listing_is_off()
+        raise _listing_off_error()
     limits = request.app[LIMITS]
     charge = ChargeOnce.for_request(limits, request)
     caller = await admit(request, preferences.region, charge)
@@ -97,7 +98,7 @@ def _listing_reply(query: ListingQuery, page: ListedPage) -> Reply:
     rows = ", ".join([row.with_locations(names) for row, names in page.rows])
     headers = {
         **NO_STORE,
-        "Content-Type": "application/json",
+        "Content-Type": JSON,
         "Vary": f"{AUTH_TOKEN}, {PARTIAL}, {VARY_PREFERENCES}",
         **missing_header(page),
     }
@@ -108,7 +109,7 @@ def _link(params: tuple[tuple[str, str], ...]) -> str:
     return LISTING_PATH + (f"?{urlencode(params)}" if params else "")
 
 
-def _listing_is_off() -> NotFound:
+def _listing_off_error() -> NotFound:
     return NotFound(
         "images are not listed here (RESOLVER_LISTING is off): ask one location "
         "(`glance-resolver locations list` names them)",
@@ -119,7 +120,7 @@ def _listing_is_off() -> NotFound:
 async def no_listing(request: web.Request) -> web.StreamResponse:
     """The listings of v1."""
     if not request.app[SERVICES].settings.listing:
-        raise _listing_is_off()
+        raise _listing_off_error()
     raise NotFound(
         "v1 has no merged listing: GET /v2/images has the images of all locations",
         code="no-listing",

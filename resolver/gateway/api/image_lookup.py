@@ -14,11 +14,12 @@ from resolver.gateway.api.image_listing import (
     list_page,
     missing_header,
 )
-from resolver.gateway.api.image_reads import JSON
-from resolver.gateway.api.resolve import NDJSON, respond_to_many
+from resolver.gateway.api.resolve import respond_to_many
 from resolver.gateway.app_keys import SERVICES
 from resolver.gateway.negotiation import (
     AUTH_TOKEN,
+    JSON,
+    NDJSON,
     QUERY_PARAMETERS,
     accepted_type,
     preferences_from_pairs,

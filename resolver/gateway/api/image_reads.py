@@ -22,6 +22,7 @@ from resolver.gateway.image_path import (
     parse_image_path,
 )
 from resolver.gateway.negotiation import (
+    JSON,
     VARY_PREFERENCES,
     HeaderFields,
     accepted_type,
@@ -37,7 +38,6 @@ from resolver.registry import LocationView
 from resolver.resolution import RETRY_AFTER_SECONDS, Answer, ImageOwner, Preferences
 from resolver.resolution.answer import join_briefly
 
-JSON = "application/json"
 URI_LIST = "text/uri-list"
 METALINK = "application/metalink4+xml"
 
@@ -216,8 +216,8 @@ def redirect_targets(
     """The owners that have a counterpart, best first, each with its URL; at least one. Arguments
     and errors are those of `redirect`."""
     # A HEAD in v1 has the metadata that its GET does not have, so it has no counterpart in v2.
-    head_v1 = head and path.api == "v1"
-    targets = _targets(answer, path, text, write=write, head=head_v1, https=https)
+    same_api = write or (head and path.api == "v1")
+    targets = _targets(answer, path, text, same_api=same_api, https=https)
     if not targets:
         best = answer.owners[0]
         url = best.view.images_url + best.spell(answer.image_id, text)
@@ -257,17 +257,12 @@ def byte_targets(answer: Answer, text: str, *, https: bool = False) -> list[tupl
 
 
 def _targets(
-    answer: Answer,
-    path: ImagePath,
-    text: str,
-    *,
-    write: bool = False,
-    head: bool = False,
-    https: bool = False,
+    answer: Answer, path: ImagePath, text: str, *, same_api: bool = False, https: bool = False
 ) -> list[tuple[ImageOwner, str]]:
-    """The owners that have a counterpart, best first, each with its URL."""
+    """The owners that have a counterpart, best first, each with its URL. ``same_api``: only those
+    that serve the API of the path."""
     urls = (
-        target(owner, path, owner.spell(answer.image_id, text), write=write, head=head)
+        target(owner, path, owner.spell(answer.image_id, text), same_api=same_api)
         for owner in answer.owners
     )
     targets = [(owner, url) for owner, url in zip(answer.owners, urls, strict=True) if url]
@@ -284,8 +279,8 @@ def _without_downgrades(targets: list[tuple[ImageOwner, str]]) -> list[tuple[Ima
 
 def _raise_if_without_bytes(answer: Answer) -> None:
     """Raises where every owner would answer with an empty file: Glance does so, with 204, while an
-    image has no bytes. Whether it hands out those of a deactivated image, the owner decides, once
-    it is known that no other location has them.
+    image has no bytes. Where an image is deactivated at every owner, and no other location has it,
+    an owner decides who gets its bytes.
 
     Raises:
         ImagePending: no owner has them yet.
@@ -319,17 +314,16 @@ def _serves(owner: ImageOwner, api: str) -> bool:
     return serves is None or serves[0 if api == "v1" else 1]
 
 
-def target(
-    owner: ImageOwner, path: ImagePath, text: str, *, write: bool = False, head: bool = False
-) -> str | None:
+def target(owner: ImageOwner, path: ImagePath, text: str, *, same_api: bool = False) -> str | None:
     """Where an owner has what was asked for; None where its API has no counterpart.
 
-    ``text`` is the image's id as this owner spells it.
+    ``text`` is the image's id as this owner spells it. ``same_api``: what the other API has is not
+    a counterpart.
     """
     view, serves = owner.view, owner.view.serves
     if serves is None or _serves(owner, path.api):
         return f"{view.base}/{path.api}/images/{text}{path.rest}{path.query}"
-    if write or head:
+    if same_api:
         return None
     if path.api == "v1" and serves[1] and path.rest == "":
         return f"{view.images_v2}{text}/file{path.query}"

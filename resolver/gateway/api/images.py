@@ -8,7 +8,7 @@ from aiohttp import web
 
 from resolver.callers import Caller
 from resolver.errors import IndexUnavailable, TokenUnchecked
-from resolver.gateway.api.any_location import refused_write
+from resolver.gateway.api.any_location import client_preferences, write_refused_error
 from resolver.gateway.api.image_reads import (
     METALINK,
     ImageRead,
@@ -23,11 +23,7 @@ from resolver.gateway.app_keys import OUTCOME, SERVICES, SOURCE
 from resolver.gateway.image_path import parse_image_path
 from resolver.gateway.limits import LIMITS, ChargeOnce
 from resolver.gateway.methods import READ_METHODS, WRITE_METHODS, check_method
-from resolver.gateway.negotiation import (
-    VARY_PREFERENCES,
-    client_token,
-    preferences_from_headers,
-)
+from resolver.gateway.negotiation import VARY_PREFERENCES, client_token
 from resolver.gateway.problem import raise_unless_found
 from resolver.gateway.read_auth import identify
 from resolver.gateway.reply import Reply, to_response
@@ -133,14 +129,14 @@ async def answer_image(
             charge=charge,
         )
     except IndexUnavailable as error:
-        raise without_index(image_id, error) from error
+        raise image_index_error(image_id, error) from error
     except TokenUnchecked as error:
         extra = Answer(image_id, Outcome.UNKNOWN).as_json()
         raise TokenUnchecked(error.detail, headers=error.headers, extra=extra) from error
 
 
-def without_index(image_id: bytes, error: IndexUnavailable) -> IndexUnavailable:
-    """The error for one image: a failure of Redis may be that of other requests too."""
+def image_index_error(image_id: bytes, error: IndexUnavailable) -> IndexUnavailable:
+    """The same error about one image: other requests may share the error itself."""
     return IndexUnavailable(
         error.detail,
         headers=error.headers,
@@ -169,10 +165,8 @@ async def write_image(request: web.Request) -> web.StreamResponse:
     allowed = list(READ_METHODS)
     if services.settings.redirect_writes:
         allowed += sorted({m for m, rest in _SMALL_WRITES[path.api] if rest.fullmatch(path.rest)})
-    limits = request.app[LIMITS]
-    charge = ChargeOnce.for_request(limits, request)
-    preferences = preferences_from_headers(request.headers, path.region)
-    preferences = limits.clients.preferences_for(request, preferences)
+    charge = ChargeOnce.for_request(request.app[LIMITS], request)
+    preferences = client_preferences(request, path.region)
     image = path.image_id, path.letter_case
     token = client_token(request.headers)
     _, answer = await answer_image(services, image, preferences, token, charge)
@@ -185,7 +179,7 @@ async def write_image(request: web.Request) -> web.StreamResponse:
         request[OUTCOME], request[SOURCE] = reply.outcome, reply.source
         return to_response(reply)
     best, url = redirect_targets(answer, path, text, write=True, https=preferences.https)[0]
-    raise refused_write(
+    raise write_refused_error(
         request.method,
         url,
         best.view.location.region,

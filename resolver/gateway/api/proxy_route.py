@@ -15,6 +15,7 @@ from resolver.errors import ImageUnknown, NoRoute, ResolverError
 from resolver.gateway.api.any_location import (
     ANY_LOCATION_NAMES,
     best_location,
+    client_preferences,
     domain_of,
     is_schema_path,
 )
@@ -31,11 +32,7 @@ from resolver.gateway.image_path import (
 )
 from resolver.gateway.limits import LIMITS, ChargeOnce
 from resolver.gateway.methods import READ_METHODS
-from resolver.gateway.negotiation import (
-    VARY_PREFERENCES,
-    client_token,
-    preferences_from_headers,
-)
+from resolver.gateway.negotiation import VARY_PREFERENCES, client_token
 from resolver.gateway.problem import raise_unless_found
 from resolver.gateway.read_auth import admit
 from resolver.gateway.reply import NO_STORE, Reply, to_response
@@ -94,9 +91,7 @@ async def _image_target(
     Raises:
         ResolverError: it goes nowhere.
     """
-    limits = request.app[LIMITS]
-    preferences = preferences_from_headers(request.headers, path.region)
-    preferences = limits.clients.preferences_for(request, preferences)
+    preferences = client_preferences(request, path.region)
     is_write, is_head = method not in READ_METHODS, method == "HEAD"
     needs_bytes = not is_write and asks_for_bytes(path, head=is_head)
     answer = await _resolve(request, path, preferences, needs_bytes=needs_bytes, is_write=is_write)
@@ -159,8 +154,7 @@ async def _other_target(
     if method in READ_METHODS and (api == "v1" or name not in ANY_LOCATION_NAMES):
         raise NoRoute("the path is the gateway's own.")
     services = request.app[SERVICES]
-    preferences = preferences_from_headers(request.headers, region_of(target))
-    preferences = request.app[LIMITS].clients.preferences_for(request, preferences)
+    preferences = client_preferences(request, region_of(target))
     caller = None if is_schema_path(path) else await admit(request, preferences.region)
     table = await services.resolver.reader.usable_table()
     domain = domain_of(services, caller)

@@ -22,7 +22,7 @@ from resolver.gateway.api.admin import admin_only
 from resolver.gateway.api.image_listing import MAX_NAMES, MISSING
 from resolver.gateway.api.transfer import reset_connection
 from resolver.gateway.app_keys import SERVICES
-from resolver.gateway.negotiation import AUTH_TOKEN, REGION
+from resolver.gateway.negotiation import AUTH_TOKEN, NDJSON, REGION
 from resolver.gateway.reply import NO_STORE
 from resolver.index import walk
 from resolver.listing import Advice, ListingQuery
@@ -32,8 +32,6 @@ from resolver.models import format_id, parse_stored_id
 from resolver.registry import Table
 from resolver.resolution.image_reports import Describe, Report, conflict_row, missing_in
 from resolver.resolution.ranking import Preferences, owners_of
-
-NDJSON = "application/x-ndjson"
 
 ROWS_PER_WRITE = 1024
 """Images that are looked at before other tasks get a turn: some 3 ms."""

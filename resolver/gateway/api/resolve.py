@@ -14,10 +14,15 @@ from aiohttp import web
 
 from resolver.errors import Busy, InvalidImageId, TooLarge
 from resolver.gateway.api.bulk_ids import BulkIds, parse_ids, parse_items
-from resolver.gateway.api.image_reads import JSON
 from resolver.gateway.app_keys import METRICS, OUTCOME, SERVICES
 from resolver.gateway.limits import IDS_PER_TOKEN, LIMITS, ChargeOnce
-from resolver.gateway.negotiation import accepted_type, client_token, preferences_from_query
+from resolver.gateway.negotiation import (
+    JSON,
+    NDJSON,
+    accepted_type,
+    client_token,
+    preferences_from_query,
+)
 from resolver.gateway.problem import json_reply
 from resolver.gateway.read_auth import admit
 from resolver.gateway.reply import NO_STORE, to_response
@@ -25,8 +30,6 @@ from resolver.gateway.request_body import read_body
 from resolver.models import Outcome, letter_case_of, parse_id
 from resolver.resolution import AnswerTemplate, Preferences
 from resolver.resolution.explain import explain
-
-NDJSON = "application/x-ndjson"
 
 ANSWERS_PER_WRITE = 500
 """Answers rendered and written at a time, so that a slow reader holds up no memory."""
@@ -126,8 +129,9 @@ async def resolve_many(request: web.Request) -> web.StreamResponse:
         limits.check(request, expected)  # before the body is read
         try:
             body = await read_body(request, largest, reserve)
-        except TooLarge:
+        except TooLarge as error:
             limits.charge(request, largest / BYTES_PER_TOKEN)  # it was read up to there
+            error.detail += ": send fewer ids at once"
             raise
         by_size = len(body) / BYTES_PER_TOKEN
         limits.charge(request, by_size, expected)

@@ -259,5 +259,6 @@ async def openapi(request: web.Request) -> web.StreamResponse:
     """GET /openapi.json. The public URL is that of the port for clients."""
     here = request.app[PATHS_HERE]
     public_url = "" if here.only else request.app[SERVICES].settings.public_url
-    # The first takes 50 ms to read.
-    return to_response(await asyncio.to_thread(openapi_reply, public_url, here))
+    if not openapi_document.cache_info().currsize:
+        await asyncio.to_thread(openapi_document)  # 50 ms, once
+    return to_response(openapi_reply(public_url, here))

@@ -6,8 +6,9 @@ from collections.abc import Hashable
 from typing import cast
 
 from resolver.errors import ResolverError
-from resolver.gateway.api.image_reads import JSON, URI_LIST, ImageRead, render_image_read
+from resolver.gateway.api.image_reads import URI_LIST, ImageRead, render_image_read
 from resolver.gateway.image_path import ImagePath
+from resolver.gateway.negotiation import JSON
 from resolver.gateway.reply import head_text
 from resolver.resolution import Answer, Preferences
 from resolver.resolution.answer import json_text

@@ -20,12 +20,7 @@ import structlog
 from resolver.errors import ResolverError
 from resolver.gateway.access_log import AccessLog
 from resolver.gateway.api.any_location import any_location_label, is_schema_path, redirect_reply
-from resolver.gateway.api.image_reads import (
-    JSON,
-    ImageRead,
-    ReadRequest,
-    parse_image_read,
-)
+from resolver.gateway.api.image_reads import ImageRead, ReadRequest, parse_image_read
 from resolver.gateway.api.images import answer_image_read
 from resolver.gateway.api.status import HEALTHY, live_reply
 from resolver.gateway.api.version_documents import base_url, versions_reply
@@ -33,9 +28,10 @@ from resolver.gateway.browser_guard import HEALTH_PATHS, BrowserGuard
 from resolver.gateway.error_form import ErrorForm, error_form
 from resolver.gateway.image_path import check_target, region_of, split_region
 from resolver.gateway.limits import ChargeOnce, Limits
+from resolver.gateway.methods import READ_METHODS
 from resolver.gateway.metrics.process_metrics import Metrics
 from resolver.gateway.middleware import CLIENT_CLOSED_REQUEST, internal_error, loop_error
-from resolver.gateway.negotiation import preferences_from_headers, prefers_html
+from resolver.gateway.negotiation import JSON, preferences_from_headers, prefers_html
 from resolver.gateway.net.absent_template import AbsentTemplate
 from resolver.gateway.net.found_template import END_OF_HEAD, render_found
 from resolver.gateway.net.front_routes import is_front_path, is_version_path, route_label
@@ -65,8 +61,6 @@ from resolver.resolution.answer import json_tail
 from resolver.resolution.index_reader import Claims
 from resolver.services import Services
 from resolver.trace_context import within
-
-READ_METHODS = frozenset({"GET", "HEAD"})
 
 NO_ORIGIN: Origin = ("", False)
 

@@ -50,7 +50,7 @@ from resolver.errors import ResolverError, SettingsError
 from resolver.gateway.metrics.worker_metrics import WorkerMetrics
 from resolver.gateway.net.listener import BACKLOG, bind_socket
 from resolver.gateway.reloading import RELOAD_REFUSED, Startup, log_reload, read_again, register
-from resolver.gateway.server import Sockets, cannot_listen, serving, shown_url
+from resolver.gateway.server import Sockets, listen_error, serving, shown_url
 from resolver.service_manager import READY, STOPPING, ServiceManager
 from resolver.services import open_services
 from resolver.settings import Settings
@@ -88,7 +88,7 @@ def listen(settings: Settings) -> list[list[socket.socket]]:
         try:
             _listen(host, port, by_worker)
         except OSError as error:
-            raise cannot_listen(host, port, error) from error
+            raise listen_error(host, port, error) from error
     return by_worker
 
 
