@@ -8,8 +8,9 @@ locations, and every sweep that begins soon uses it:
 - where the location claims as many of the listed images as were counted, nothing is missing;
 - elsewhere the buckets are read.
 
-The index goes on changing after it was counted. A claim that was made since and is not listed may
-so be found by the next sweep only. Listed images are always compared with what is stored now.
+The index goes on changing after it was counted. A claim that others have made since and that is
+not listed may so be found by the next sweep only. Listed images are always compared with what is
+stored now.
 """
 
 from __future__ import annotations
@@ -120,6 +121,13 @@ class LocationSpans:
         self._id_shift = counts.buckets.shift + counts.shift
         self.is_ordered = counts.buckets.is_ordered
         """Whether the claim on an image lies in these spans, or in `unordered`."""
+        self._recounted: set[int] = set()
+        """Spans whose buckets are read, whatever was counted."""
+
+    def recount(self, ids: Iterable[bytes]) -> None:
+        """Has `compare` read the buckets of these images: they are claimed since the count, and
+        would be taken for claims that were counted."""
+        self._recounted.update(self._spans_of(ids))
 
     def span(self, image_id: bytes) -> int:
         """The span that an image belongs to in UUID order, from 0."""
@@ -180,7 +188,8 @@ class LocationSpans:
         to_read = [
             span
             for span, claims in enumerate(counted[first:end], first)
-            if claims > found.get(span, 0)  # it was not looked up, or some are not listed
+            # It was not looked up, or some are not listed.
+            if claims > found.get(span, 0) or span in self._recounted
         ]
         if not found.keys().isdisjoint(to_read):
             again = set(to_read)

@@ -358,6 +358,7 @@ class Sweeper:
 
     async def _store_checkpoint(self, state: SweepState, page: Page) -> None:
         # Pending images are before the cursor: a sweep that resumes there does not list them.
+        state.spans.recount(state.pending)
         await self._record_present(state, dict.fromkeys(state.pending, 0), state.pending)
         await self._index.records.set_progress(
             self._number, state.progress(page), *state.take_unsaved()

@@ -177,3 +177,22 @@ async def test_the_shrink_guard_counts_only_claims_of_earlier_sweeps(
         with pytest.raises(LocationUnavailable, match="lacks 5 where the index has 5 images"):
             await sweeping.sweep(location, checkpoint_seconds=EACH_PAGE)
         assert before <= await sweeping.claimed(location)
+
+
+async def test_what_a_checkpoint_claims_hides_no_missing_image(sweeping: Sweeping) -> None:
+    """The claims of a bucket were counted before: one that is missing, and none of the new image
+    that is claimed before its bucket is compared."""
+    bucket = "00000000-0000-4000-8000-00000000"
+    missing, new, last = f"{bucket}0001", f"{bucket}0002", "ffffffff-0000-4000-8000-000000000001"
+    async with StandIn(page_cap=1) as server, StandIn() as other:
+        for text in (missing, last):
+            server.add(id=text)
+        for number in range(10, 20):  # enough that listed images are looked up
+            other.add(id=f"{bucket}00{number}")
+        location = await sweeping.register(server)
+        for each in (location, await sweeping.register(other, "two")):
+            await sweeping.sweep(each)
+        server.delete(missing)
+        server.add(id=new)
+        await sweeping.sweep(location, checkpoint_seconds=EACH_PAGE)
+        assert await sweeping.claimed(location) == {new, last}
