@@ -5,14 +5,13 @@ from __future__ import annotations
 import re
 import tomllib
 from functools import cache
-from importlib import import_module
 from pathlib import Path
 
 import click
 import pytest
 from aiohttp import web
 
-from resolver.cli import COMMANDS
+from resolver.cli import COMMANDS, cli
 from resolver.cli.config_command import reference
 from resolver.gateway.app import gateway_routes, monitoring_routes
 from resolver.index import keys as redis_keys
@@ -114,8 +113,9 @@ def test_each_redis_key_is_described_with_its_type() -> None:
 
 def test_each_command_is_in_the_operator_guide() -> None:
     text = document("operators.md")
-    for name, (module, attribute, _) in COMMANDS.items():
-        command = getattr(import_module(f"resolver.cli.{module}"), attribute)
+    group = click.Context(cli)
+    for name in COMMANDS:
+        command = cli.get_command(group, name)
         subcommands = command.commands if isinstance(command, click.Group) else [""]
         for subcommand in subcommands:
             full = f"glance-resolver {name} {subcommand}".rstrip()

@@ -14,46 +14,23 @@ from resolver.cli.suggesting_group import SuggestingGroup
 from resolver.errors import ResolverError
 
 COMMANDS = {
-    "serve": ("serve_command", "serve", "Run the gateway, the indexer, or both."),
-    "demo": (
-        "demo_command",
-        "demo",
-        "Show how it works with two stand-in Glance servers.",
-    ),
-    "resolve": ("resolve_command", "resolve", "Show which location has each image."),
-    "locations": ("locations_command", "locations", "List and change the locations."),
-    "index": (
-        "index_command",
-        "index",
-        "Show, export, import and rebuild the index.",
-    ),
-    "report": (
-        "report_command",
-        "report",
-        "List conflicts, and what a region lacks.",
-    ),
-    "catalog": (
-        "catalog_command",
-        "catalog",
-        "Print the commands that put the gateway into Keystone's catalog.",
-    ),
-    "status": ("status_command", "status", "Show what is wrong and what to do."),
-    "members": ("members_command", "members", "List the gateways and indexers that run."),
-    "doctor": ("doctor_command", "doctor", "Check this installation, and say what to do."),
-    "healthcheck": (
-        "healthcheck_command",
-        "healthcheck",
-        "Ask the gateway on this host whether it is alive.",
-    ),
-    "config": ("config_command", "config", "Show every setting and its value."),
-    "man": ("man_command", "man", "Print the manual page."),
-    "completion": (
-        "completion_command",
-        "completion",
-        "Print a shell's completion script.",
-    ),
+    "serve": "Run the gateway, the indexer, or both.",
+    "demo": "Show how it works with two stand-in Glance servers.",
+    "resolve": "Show which location has each image.",
+    "locations": "List and change the locations.",
+    "index": "Show, export, import and rebuild the index.",
+    "report": "List conflicts, and what a region lacks.",
+    "catalog": "Print the commands that put the gateway into Keystone's catalog.",
+    "status": "Show what is wrong and what to do.",
+    "members": "List the gateways and indexers that run.",
+    "doctor": "Check this installation, and say what to do.",
+    "healthcheck": "Ask the gateway on this host whether it is alive.",
+    "config": "Show every setting and its value.",
+    "man": "Print the manual page.",
+    "completion": "Print a shell's completion script.",
 }
-"""By name: the module in this package, the attribute in it, and the line that help shows."""
+"""By name: the line that help shows. A command is the function of its name in the module
+``NAME_command``."""
 
 
 class LazyGroup(SuggestingGroup):
@@ -65,13 +42,13 @@ class LazyGroup(SuggestingGroup):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        module, attribute, _ = COMMANDS[cmd_name]
-        command: click.Command = getattr(import_module(f"resolver.cli.{module}"), attribute)
+        module = import_module(f"resolver.cli.{cmd_name}_command")
+        command: click.Command = getattr(module, cmd_name)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
-            formatter.write_dl([(name, line) for name, (_, _, line) in COMMANDS.items()])
+            formatter.write_dl(list(COMMANDS.items()))
 
 
 def _print_version(ctx: click.Context, _: click.Parameter, value: bool) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import shlex
 from collections.abc import Sequence
 from typing import Any
@@ -11,7 +10,7 @@ from urllib.parse import quote, urlsplit
 import click
 
 from resolver.cli.answer_shapes import NAMED_LOCATIONS
-from resolver.cli.gateway_client import Gateway, GatewayError, gateway_options
+from resolver.cli.gateway_client import Gateway, GatewayError, gateway_options, is_loopback
 from resolver.cli.location_completing import regions
 from resolver.cli.output import print_json
 
@@ -139,14 +138,7 @@ def _warn_about(base: str, *, is_given: bool) -> None:
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise click.UsageError(f"--endpoint: {base!r} is no http or https URL")
     how = "" if is_given else ": set RESOLVER_PUBLIC_URL at the gateway, or give --endpoint"
-    if _is_loopback(parts.hostname):
+    if is_loopback(parts.hostname):
         click.echo(f"{base} leads users to their own hosts{how}", err=True)
     elif parts.scheme == "http":
         click.echo(f"{base} is http: users' tokens are sent in the clear{how}", err=True)
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

@@ -61,7 +61,7 @@ def error_from(status: int, document: Any, *, has_token: bool = False) -> Gatewa
         detail = str(detail).replace("`X-Resolver-Partial: allow`", "--partial")
     elif status == 401 and code != "token-refused" and has_token:
         detail = (
-            "the gateway does not know this admin token: it is none of its RESOLVER_ADMIN_TOKENS. "
+            "the gateway does not know this admin token: it is not in RESOLVER_ADMIN_TOKENS there. "
             "Of a line `NAME=TOKEN` or `NAME:ROLE=TOKEN` give only TOKEN"
         )
     elif status == 401 and code != "token-refused":
@@ -91,7 +91,7 @@ class GatewayAddress:
                 "the token has characters that no token has: a line break at its end?"
             )
         self.url = url.rstrip("/")
-        self.is_loopback = _is_loopback(parts.hostname or "")
+        self.is_loopback = is_loopback(parts.hostname or "")
         allowed = os.environ.get("RESOLVER_ALLOW_HTTP", "").lower() in ("1", "true", "yes", "on")
         if token and parts.scheme == "http" and not (self.is_loopback or allowed):
             raise click.UsageError(
@@ -102,7 +102,8 @@ class GatewayAddress:
         self.headers = {"Authorization": f"Bearer {token}"} if token else {}
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether a host of a URL is this one. (That of `resolver.glance` is slow to import.)"""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -48,9 +48,9 @@ def stats(as_json: bool, url: str, token: str | None) -> None:
             ("bytes", "not known" if size is None else f"{size:,} (estimated)"),
             ("bytes an image", f"{size / images:.1f}" if size and images else "not known"),
             ("buckets", f"{buckets['used']:,} of {buckets['all']:,}, fullest {buckets['fullest']}"),
-            ("ids not random", _SPREAD.get(totals.get("spread"), "")),
+            ("ids not random", _SPREAD[totals["spread"]]),
             ("rebuild", _rebuild_state(totals["rebuild"])),
-            ("covered", "yes" if totals["covered"] else f"no: {totals.get('why', '')}"),
+            ("covered", "yes" if totals["covered"] else f"no: {totals['why']}"),
         )
     )
     print_table(

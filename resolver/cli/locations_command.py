@@ -258,10 +258,7 @@ def show(name: str, as_json: bool, url: str, token: str | None) -> None:
                 if sweep["skipped"]
                 else []
             ),
-            (
-                "swept",
-                f"{sweep['ended']} ({age(sweep['ended'])} ago)" if sweep["ended"] else "never",
-            ),
+            ("swept", _describe_end(sweep["ended"])),
             ("sweeping", f"{running['images']} images so far" if running else "no"),
             ("last error", sweep["error"] or "none"),
             *(

@@ -175,8 +175,7 @@ def print_table(
     names = list(columns)
     left_out: list[str] = []
     while not is_wide and optional and _width(names, cells) > console.width:
-        name, *optional = reversed(optional)
-        optional = optional[::-1]
+        *optional, name = optional
         position = names.index(name)
         left_out.insert(0, names.pop(position))
         cells = [[*row[:position], *row[position + 1 :]] for row in cells]

@@ -28,18 +28,6 @@ class Clients:
         self._proxies = [ipaddress.ip_network(network) for network in proxies]
         self._all_use_https = public_url.startswith("https:")
 
-    def address_text(self, peer: str, headers: HeaderFields) -> str | None:
-        """The same as text, for log lines; None for a local socket."""
-        if not self._proxies:
-            return peer or None
-        address = self.address(peer, headers)
-        return str(address) if address else peer or None
-
-    @property
-    def are_proxied(self) -> bool:
-        """Whether a client may have another address than its connection."""
-        return bool(self._proxies)
-
     def address(self, peer: str, headers: HeaderFields) -> Address | None:
         """The client's address: ``peer``, or behind trusted proxies the last address in
         ``X-Forwarded-For`` that is not one of theirs, of the last `MAX_PROXIES`. None where the
@@ -55,6 +43,13 @@ class Clients:
                 break
             address = before
         return address
+
+    def address_text(self, peer: str, headers: HeaderFields) -> str | None:
+        """The same as text, for log lines; None for a local socket."""
+        if not self._proxies:
+            return peer or None
+        address = self.address(peer, headers)
+        return str(address) if address else peer or None
 
     def uses_https(self, peer: str, scheme: str, headers: HeaderFields) -> bool:
         """Whether the client uses https. ``scheme``: of its connection to this gateway, or of the

@@ -139,7 +139,7 @@ async def authorize(request: web.Request, roles: frozenset[Role]) -> None:
             app[METRICS].count_refused_login()
             await _report(request, REFUSED_LOGINS, NOBODY, "no such token")
         raise Unauthorized(
-            "this token is none of the gateway's RESOLVER_ADMIN_TOKENS; of a line `NAME=TOKEN` or "
+            "this token is not in the gateway's RESOLVER_ADMIN_TOKENS; of a line `NAME=TOKEN` or "
             "`NAME:ROLE=TOKEN` only TOKEN is sent"
             if token and scheme.lower() == "bearer"
             else "send `Authorization: Bearer <token>` with one of RESOLVER_ADMIN_TOKENS",
