@@ -5,19 +5,27 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import (
+    Awaitable,
+    Callable,
+    Collection,
+    Coroutine,
+    Iterable,
+    Mapping,
+    Sequence,
+)
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from resolver.errors import Conflict, IndexLost, InvalidLocation
 from resolver.glance import SecretSources
 from resolver.index import Index, Record, Snapshot
-from resolver.models import LOCATION_FIELDS, Location
+from resolver.models import LOCATION_FIELDS, Location, Sweep
 from resolver.registry.change_log import log_change
 from resolver.registry.table import TableKeeper
 from resolver.registry.target_policy import URL_FIELDS, TargetPolicy
 from resolver.registry.validation import check_name, parse_location
-from resolver.task_groups import run_for
+from resolver.task_groups import end_all, run_for
 from resolver.turns import in_turns
 
 MAX_ATTEMPTS = 4
@@ -153,7 +161,7 @@ class LocationBatch:
             done += 1
             on_progress(done, len(request.put))
 
-        await _all(
+        await _run_all(
             check(name, fields) for name, fields in request.put.items() if given_urls(fields)
         )
 
@@ -198,7 +206,7 @@ def needs_new_sweep(wanted: Location, before: Record) -> bool:
     )
 
 
-def unverified_sweep(before: Record) -> Any:
+def unverified_sweep(before: Record) -> Sweep:
     """The sweep of a location whose credential changes: what the new one sees is not known."""
     return replace(
         before.status.sweep, sees_all=None, sees_all_why="is not known yet", sees_all_proven=False
@@ -251,7 +259,9 @@ async def _changes(
             final[name] = wanted
     for name in request.remove:
         final.pop(name, None)
-    _check_notifications([wanted.name for wanted, _ in changes], final)
+    if shared := shared_notifications([wanted.name for wanted, _ in changes], final):
+        name, other = shared
+        raise _named(name, shared_notifications_error(other))
     return changes
 
 
@@ -266,23 +276,29 @@ def _expected_result(
     )
 
 
-def _check_notifications(names: Collection[str], final: Mapping[str, Location]) -> None:
-    """Raises InvalidLocation if one of these would have the notifications of another location: a
-    notification does not say which location it is about."""
-    owners: dict[str, str] = {}
+def shared_notifications(
+    changed: Collection[str], final: Mapping[str, Location]
+) -> tuple[str, str] | None:
+    """A changed location that has the notifications of another one, and that one; None if there is
+    none. A notification does not say which location it is about.
+
+    ``changed``: names of the locations that are written. ``final``: all locations by name, as they
+    will be.
+    """
+    names: dict[str, str] = {}
     for name, location in final.items():
         if not location.notifications:
             continue
         source = repr(sorted(location.notifications.items()))
-        other = owners.setdefault(source, name)
-        if other != name and {name, other} & set(names):
-            mine, theirs = (name, other) if name in names else (other, name)
-            raise _named(mine, InvalidLocation(same_notifications(theirs)))
+        other = names.setdefault(source, name)
+        if other != name and {name, other} & set(changed):
+            return (name, other) if name in changed else (other, name)
+    return None
 
 
-def same_notifications(name: str) -> str:
-    """Why a location may not have the notifications of location ``name``."""
-    return (
+def shared_notifications_error(name: str) -> InvalidLocation:
+    """The error for a location that would have the notifications of location ``name``."""
+    return InvalidLocation(
         f"`notifications` are those of location {name!r}: each needs a broker, an exchange or a "
         "topic of its own, since a notification names no location"
     )
@@ -339,10 +355,10 @@ def _named(name: str, error: InvalidLocation) -> InvalidLocation:
     return InvalidLocation(f"{name}: {error.detail}")
 
 
-async def _all(coroutines: Any) -> None:
-    """Waits for all; the first that fails ends the others."""
-    async with contextlib.AsyncExitStack() as stack:
-        tasks = [asyncio.create_task(coroutine) for coroutine in coroutines]
-        for task in tasks:
-            stack.callback(task.cancel)
+async def _run_all(coroutines: Iterable[Coroutine[Any, Any, None]]) -> None:
+    """Runs these at the same time. The first that fails ends the others."""
+    tasks = [asyncio.create_task(coroutine) for coroutine in coroutines]
+    try:
         await asyncio.gather(*tasks)
+    finally:
+        await end_all(tasks)

@@ -163,16 +163,16 @@ def _problems_of(view: LocationView) -> Iterator[Problem]:
             location=view.name,
             consequence=f"Its sweeps may overlook images: {sweep.listing_gap}.",
         )
-    feed = view.status.subscription
-    if view.location.notifications and feed is not None and not feed.connected:
+    subscription = view.status.subscription
+    if view.location.notifications and subscription is not None and not subscription.connected:
         yield Problem(
             code="events-lost",
-            text=f"The notifications of location {view.name!r} are not read ({feed.error_code}). "
-            "What changed there is found by polls and sweeps.",
+            text=f"The notifications of location {view.name!r} are not read "
+            f"({subscription.error_code}). What changed there is found by polls and sweeps.",
             action=f"`glance-resolver locations show {view.name}` has the error; the URL of the "
             "broker is where its `notifications` say. The log of the indexer has more.",
             location=view.name,
-            since=feed.since,
+            since=subscription.since,
         )
     if poll.error:
         yield Problem(

@@ -32,7 +32,8 @@ from resolver.registry.location_batch import (
     leads_to_a_resolver,
     names_credentials,
     needs_new_sweep,
-    same_notifications,
+    shared_notifications,
+    shared_notifications_error,
     unreadable_error,
     unverified_sweep,
 )
@@ -338,7 +339,8 @@ class Registry:
         before = records.get(wanted.name)
         wanted = keep_unwritable_fields(wanted, before)
         if before is None or wanted != before.location:
-            _check_notifications(wanted, records)
+            if wanted.notifications:
+                _check_notifications(wanted, records)
             wanted = await self._write_changed(wanted, before, by)
         await self._refresh_table()
         return wanted
@@ -366,13 +368,10 @@ class Registry:
 
 
 def _check_notifications(wanted: Location, records: Mapping[str, Record]) -> None:
-    """Raises InvalidLocation if another location has the same notifications: a notification does
-    not say which location it is about."""
-    if not wanted.notifications:
-        return
-    for name, record in records.items():
-        if name != wanted.name and record.location.notifications == wanted.notifications:
-            raise InvalidLocation(same_notifications(name))
+    """Raises InvalidLocation if another location has the same notifications."""
+    locations = {name: record.location for name, record in records.items()}
+    if shared := shared_notifications([wanted.name], {**locations, wanted.name: wanted}):
+        raise shared_notifications_error(shared[1])
 
 
 def _existing(records: Mapping[str, Record], name: str) -> Record:
