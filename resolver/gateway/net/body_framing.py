@@ -64,9 +64,11 @@ class ChunkedBody(BodyFraming):
 
     def __init__(self) -> None:
         self._left = 0
-        """Bytes of the chunk that have not come, with its CRLF."""
+        """Bytes of the chunk that have not come."""
         self._line = b""
         """The part of a line that has come."""
+        self._expects_head = True
+        """Whether the next line is a chunk's head. Else it is empty: the end of a chunk."""
         self._is_last = False
         """Whether the chunk of size 0 has come."""
         self._data = bytearray()
@@ -79,64 +81,46 @@ class ChunkedBody(BodyFraming):
         at = 0
         while at < len(data) and not self.complete:
             if self._left:
-                at = self._take_data(data, at)
+                part = data[at : at + self._left]
+                self._data += part
+                self._left -= len(part)
+                at += len(part)
             else:
-                at = self._take_whole_chunk(data, at) or self._take_line(data, at)
+                at = self._take_line(data, at)
         plain, self._data = bytes(self._data), bytearray()
         if plain:
             plain = b"%x\r\n%b\r\n" % (len(plain), plain)
         return (plain + LAST_CHUNK if self.complete else plain), data[at:]
 
-    def _take_whole_chunk(self, data: bytes, at: int) -> int:
-        """Where the chunk ends that begins here; 0 if it has not come whole. Most have."""
-        if self._line or self._is_last:
-            return 0
-        match = _CHUNK_HEAD.match(data, at)
-        if match is None or match.end() - at > MAX_CHUNK_HEAD_BYTES:
-            return 0
-        begin, size = match.end(), int(match[1], 16)
-        end = begin + size
-        if not size or data[end : end + 2] != b"\r\n":
-            return 0
-        self._count(size)
-        self._data += data[begin:end]
-        return end + 2
-
-    def _take_data(self, data: bytes, at: int) -> int:
-        taken = min(self._left, len(data) - at)
-        # The last two bytes of a chunk are its CRLF.
-        for offset in range(max(0, self._left - 2), self._left):
-            if offset < taken and data[at + offset] != b"\r\n"[2 - (self._left - offset)]:
-                raise _broken_chunks()
-        self._data += data[at : at + min(taken, max(0, self._left - 2))]
-        self._left -= taken
-        return at + taken
-
     def _take_line(self, data: bytes, at: int) -> int:
-        end = data.find(b"\n", at)
-        stop = len(data) if end < 0 else end + 1
-        self._line += data[at:stop]
-        if len(self._line) > MAX_CHUNK_HEAD_BYTES:
-            raise MalformedError(400, "the body cannot be read: a chunk's head is too long")
-        if end < 0:
-            return stop
-        line, self._line = self._line, b""
-        if not self._is_last:
-            self._begin_chunk(line)
+        """Takes a line, or the part of it that has come. Returns where it ends."""
+        end = data.find(b"\n", at) + 1 or len(data)
+        line = self._line + data[at:end]
+        if self._expects_head:
+            self._take_head(line)
         elif line == b"\r\n":
-            self.complete = True
-        else:
+            self._line, self._expects_head, self.complete = b"", True, self._is_last
+        elif line == b"\r":
+            self._line = line
+        elif self._is_last:
             raise MalformedError(400, "the body cannot be read: it has trailers")
-        return stop
+        else:
+            raise _broken_chunks()
+        return end
 
-    def _begin_chunk(self, line: bytes) -> None:
+    def _take_head(self, line: bytes) -> None:
+        if len(line) > MAX_CHUNK_HEAD_BYTES:
+            raise MalformedError(400, "the body cannot be read: a chunk's head is too long")
+        if not line.endswith(b"\n"):
+            self._line = line
+            return
         match = _CHUNK_HEAD.fullmatch(line)
         if match is None:
             raise _broken_chunks()
-        size = int(match[1], 16)
-        if size:
-            self._count(size)
-            self._left = size + 2
+        self._line, self._expects_head = b"", False
+        self._left = int(match[1], 16)
+        if self._left:
+            self._count(self._left)
         else:
             self._is_last = True
 
