@@ -227,7 +227,7 @@ async def test_a_report_of_some_images_needs_every_location(
     cloud.set_fault("one", None)
     await gateway.services.registry.patch("one", {"state": "maintenance"})
     response, rows = await report(gateway, path)
-    assert (response.headers["X-Resolver-Missing"], rows) == ("one,two", [])
+    assert (response.headers["X-Resolver-Missing"], rows) == ("one, two", [])
 
 
 async def test_the_command_takes_the_same_filters(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from urllib.parse import urlencode
 
 from aiohttp import web
@@ -83,10 +84,10 @@ def allows_partial(request: web.Request) -> bool:
     return allowed or request.app[SERVICES].settings.listing_partial
 
 
-def missing_header(page: ListedPage) -> dict[str, str]:
+def missing_header(names: Sequence[str]) -> dict[str, str]:
     """The header field that names the locations whose images are left out, or perhaps not all
     listed, if there are some."""
-    return {MISSING: ", ".join(page.missing[:MAX_NAMES])} if page.missing else {}
+    return {MISSING: ", ".join(names[:MAX_NAMES])} if names else {}
 
 
 def _listing_reply(query: ListingQuery, page: ListedPage) -> Reply:
@@ -100,7 +101,7 @@ def _listing_reply(query: ListingQuery, page: ListedPage) -> Reply:
         **NO_STORE,
         "Content-Type": JSON,
         "Vary": f"{AUTH_TOKEN}, {PARTIAL}, {VARY_PREFERENCES}",
-        **missing_header(page),
+        **missing_header(page.missing),
     }
     return Reply(200, headers, f'{{"images": [{rows}], {json.dumps(tail)[1:]}'.encode())
 

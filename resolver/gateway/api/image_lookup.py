@@ -62,7 +62,7 @@ async def look_up_images(request: web.Request) -> web.StreamResponse:
     page = await list_page(request, query, preferences, ADVICE)
     if not page.rows and query.marker is None and not allows_partial(request):
         await _require_all(request, page)
-    headers = {"Vary": f"Accept, {AUTH_TOKEN}, {PARTIAL}", **missing_header(page)}
+    headers = {"Vary": f"Accept, {AUTH_TOKEN}, {PARTIAL}", **missing_header(page.missing)}
     if page.next_marker:
         kept = [pair for pair in pairs if pair[0] != "marker"]
         target = urlencode([*kept, ("marker", page.next_marker)])

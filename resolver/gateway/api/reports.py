@@ -19,7 +19,7 @@ from aiohttp import web
 
 from resolver.errors import InvalidImageId, InvalidRequest, NotFound, ResolverError
 from resolver.gateway.api.admin import admin_only
-from resolver.gateway.api.image_listing import MAX_NAMES, MISSING
+from resolver.gateway.api.image_listing import missing_header
 from resolver.gateway.api.transfer import reset_connection
 from resolver.gateway.app_keys import SERVICES
 from resolver.gateway.negotiation import AUTH_TOKEN, NDJSON, REGION
@@ -192,9 +192,7 @@ async def _stream(
     first part is there. If Redis or a location fails meanwhile, the connection is closed before
     the body's end, so that the client sees that it is not complete."""
     part = await anext(parts, None)  # an error before the first byte has a status of its own
-    headers = {**NO_STORE, "Content-Type": NDJSON}
-    if doubtful:
-        headers[MISSING] = ",".join(sorted(doubtful)[:MAX_NAMES])
+    headers = {**NO_STORE, "Content-Type": NDJSON, **missing_header(sorted(doubtful))}
     response = web.StreamResponse(headers=headers)
     await response.prepare(request)
     try:
