@@ -31,7 +31,7 @@ def identity_url(url: str) -> str:
     """The base URL of Keystone's v3 API.
 
     Raises:
-        ValueError: it is no plain http or https URL.
+        ValueError: it is not a plain http or https URL.
     """
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0:

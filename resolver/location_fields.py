@@ -159,7 +159,7 @@ def _network(value: Any, name: str) -> Network:
         network = ipaddress.ip_network(text, strict=False)
     except ValueError as error:
         raise InvalidLocation(
-            f"`{name}`: {str(value)[:64]!r} is no network: write one such as 10.1.0.0/16 or "
+            f"`{name}`: {str(value)[:64]!r} is not a network: write one such as 10.1.0.0/16 or "
             "2001:db8::/32"
         ) from error
     if ipaddress.ip_address(text.partition("/")[0]) != network.network_address:

@@ -167,7 +167,7 @@ async def open_services(
             require_https=settings.require_https,
         ) as kept,
         open_session(settings.listing_timeout, LISTING_CONNECTIONS, spans=spans) as listing_session,
-        # Keystone is no location: the settings and clouds.yaml name it.
+        # Keystone is not a location: the settings and clouds.yaml name it.
         connect(KEYSTONE_TIMEOUT_SECONDS, require_https=settings.require_https) as keystone_session,
     ):
         indexer_watch = IndexerWatch(index)

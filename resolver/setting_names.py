@@ -42,7 +42,7 @@ _SERVICE_URL = re.compile(r"(tcp|udp|sctp)://[^/]+", re.ASCII)
 
 def is_service_variable(name: str, value: str) -> bool:
     """Whether Kubernetes or a link of Docker makes this variable for a service called ``resolver``
-    or ``resolver-…``, so that it is no setting.
+    or ``resolver-…``, so that it is not a setting.
 
     Some of their names, such as RESOLVER_PORT, are settings too. There the value decides: theirs is
     ``tcp://ADDRESS:PORT``, or ``/CONTAINER/ALIAS`` in ``…_NAME``.
@@ -56,8 +56,8 @@ def is_service_variable(name: str, value: str) -> bool:
 
 
 def unknown_names(fields: Iterable[str]) -> list[str]:
-    """The variables that begin like settings and are none of these fields, each with a similar name
-    if there is one."""
+    """The variables that begin like settings and are not among these fields, each with a similar
+    name if there is one."""
     known = {name.upper() for name in fields}
     return sorted(
         f"{name}{did_you_mean(name.upper().removeprefix(PREFIX), known, PREFIX)}"

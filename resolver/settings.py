@@ -359,7 +359,7 @@ class Settings(BaseSettings):
     def _absolute(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for item in value:
             if not item.startswith("/"):
-                raise ValueError(f"{item!r} is no absolute path, such as /run/secrets/*")
+                raise ValueError(f"{item!r} is not an absolute path, such as /run/secrets/*")
         return value
 
     @field_validator("trusted_proxies")

@@ -88,13 +88,13 @@ class Unknown:
 
 @dataclass(frozen=True, slots=True)
 class Invalid:
-    """Of many ids, one that is no UUID."""
+    """Of many ids, one that is not a UUID."""
 
     id: str
 
     def require(self) -> NoReturn:
         """Raises ValueError."""
-        raise ValueError(f"{self.id!r} is no image id, which is a UUID")
+        raise ValueError(f"{self.id!r} is not an image id, which is a UUID")
 
 
 Answer = Found | Absent | Unknown | Invalid
@@ -104,7 +104,7 @@ def parse_answer(document: Mapping[str, Any], retry_after: float | None = None) 
     """The answer in a JSON object of the gateway. Members that it does not know are ignored.
 
     Raises:
-        GatewayError: it is no answer.
+        GatewayError: it is not an answer.
     """
     try:
         image_id = str(document["id"])

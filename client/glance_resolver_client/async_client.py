@@ -61,7 +61,7 @@ class AsyncClient:
         but none for loopback.
 
         Raises:
-            ValueError: the URL is none of http or https.
+            ValueError: the URL is not an http or https URL.
         """
         self._calls = GatewayCalls(url, retries)
         self._timeout = timeout
@@ -94,7 +94,7 @@ class AsyncClient:
         asks for one (RESOLVER_READ_AUTH).
 
         Raises:
-            ValueError: the token is none.
+            ValueError: the token has characters that no token has.
         """
         return await self._run(self._calls.resolve(image_id, Choice(region, exclude, fresh), token))
 
@@ -108,7 +108,7 @@ class AsyncClient:
         fresh: bool = False,
         chunk_size: int = IDS_PER_REQUEST,
     ) -> AsyncIterator[Answer]:
-        """An answer for each id, in their order; Invalid for one that is none. ``chunk_size`` ids
+        """An answer for each id, in their order; Invalid for what is not an id. ``chunk_size`` ids
         are in one request; RESOLVER_BULK_LIMIT of the gateway bounds it. ``token`` as for
         `resolve`."""
         choice = Choice(region, exclude, fresh)
@@ -135,7 +135,8 @@ class AsyncClient:
         with it.
 
         Raises:
-            ValueError: none of name, hash, checksum and tags was given, or the token is none.
+            ValueError: none of name, hash, checksum and tags was given, or the token has characters
+                that no token has.
         """
         target = lookup_target(
             name=name,
@@ -177,7 +178,7 @@ class AsyncClient:
             ImageAbsentError, ImageUnknownError: the gateway names no owner.
             DownloadError: no owner delivered it.
             OSError: the file cannot be written.
-            ValueError: the token is none.
+            ValueError: the token has characters that no token has.
         """
         download = ImageDownload(
             self._calls,

@@ -37,10 +37,13 @@ LocationToken = str | Callable[[Owner], str | None]
 """A Keystone token for the owners, or a function that says which token, if any, an owner gets."""
 
 MAX_FRUITLESS_BREAKS = 3
-"""Connections to one owner that may break in a row, each after less than the following."""
+"""Connections to one owner that may break in a row, each after fewer than `FRUITFUL_BYTES`."""
+
 FRUITFUL_BYTES = 1 << 20
+
 FINAL_STATUSES = frozenset({400, 401, 403, 404, 410, 501})
 """An owner that answers so is not asked again."""
+
 STATUSES_WITHOUT_BYTES = ("pending", "dead")
 
 

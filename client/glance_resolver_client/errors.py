@@ -10,7 +10,7 @@ class ClientError(Exception):
 
 
 class GatewayError(ClientError):
-    """The gateway refused a request, or its response is none of a glance-resolver."""
+    """The gateway refused a request, or its response is not that of a glance-resolver."""
 
     def __init__(self, text: str, *, status: int | None = None, code: str | None = None) -> None:
         """``code`` is the stable `code` of the gateway's problem document, if it sent one."""

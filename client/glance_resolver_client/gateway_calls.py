@@ -64,7 +64,7 @@ class GatewayCalls:
     """The calls of one gateway."""
 
     def __init__(self, url: str, retries: Retries) -> None:
-        """Raises ValueError if the URL is none of http or https, or has a password or a query."""
+        """Raises ValueError if the URL is not http or https, or has a password or a query."""
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError(f"the gateway's URL must begin with http:// or https://: {url!r}")

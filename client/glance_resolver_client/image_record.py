@@ -25,10 +25,10 @@ class ImageUrls:
 
 
 def image_urls(url: str) -> ImageUrls:
-    """From the `url` of an owner. Raises ExchangeError if it is none of Glance."""
+    """From the `url` of an owner. Raises ExchangeError if it is not the URL of an image."""
     match = _IMAGE_URL.fullmatch(url)
     if match is None:
-        raise ExchangeError("its URL is none of an image")
+        raise ExchangeError("its URL is not that of an image")
     has_v2 = match[1] == "2"
     return ImageUrls(has_v2, url, f"{url}/file" if has_v2 else url)
 
@@ -73,7 +73,7 @@ def record_request(urls: ImageUrls, headers: dict[str, str]) -> Request:
 
 
 def read_record(urls: ImageUrls, reply: Reply) -> ImageRecord:
-    """Raises ExchangeError if the response is no record of an image."""
+    """Raises ExchangeError if the response is not a record of an image."""
     record = _v2_record(reply) if urls.has_v2 else _v1_record(reply)
     asked, shown = urls.record.rpartition("/")[2], str(record.get("id"))
     if shown.lower() != asked.lower():

@@ -6,6 +6,7 @@ import argparse
 import os
 import ssl
 from collections.abc import Iterator
+from dataclasses import asdict
 from typing import Any
 from uuid import UUID
 
@@ -99,15 +100,10 @@ class LocateImage(command.Lister):
         return url
 
     def _rows(self, client: Client, image: str, choice: Choice) -> Iterator[Row]:
-        region, exclude, fresh = choice.region, choice.exclude, choice.fresh
-        answers: list[Answer]
         if _is_id(image):
             answers = [self._resolve(client, image, choice)]
         else:
-            token = self._token()
-            answers = [
-                *client.lookup(name=image, token=token, region=region, exclude=exclude, fresh=fresh)
-            ]
+            answers = list(client.lookup(name=image, token=self._token(), **asdict(choice)))
         if not answers:
             yield (image, None, "no match", None, None, None, None)
         for answer in answers:
@@ -115,14 +111,12 @@ class LocateImage(command.Lister):
 
     def _resolve(self, client: Client, image: str, choice: Choice) -> Answer:
         """The answer about an id. The token is sent only to a gateway that asks for one."""
-        region, exclude, fresh = choice.region, choice.exclude, choice.fresh
         try:
-            return client.resolve(image, region=region, exclude=exclude, fresh=fresh)
+            return client.resolve(image, **asdict(choice))
         except GatewayError as error:
             if error.status != UNAUTHORIZED:
                 raise
-        token = self._token()
-        return client.resolve(image, token=token, region=region, exclude=exclude, fresh=fresh)
+        return client.resolve(image, token=self._token(), **asdict(choice))
 
     def _token(self) -> str:
         """The user's token, for the gateway that the user or the catalog names."""

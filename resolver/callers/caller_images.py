@@ -350,8 +350,8 @@ def _result_of(task: asyncio.Task[ProbeResult]) -> ProbeResult:
 
 
 def _in_other_domains(table: Table, domain: str, *, absent: bool) -> dict[int, ProbeResult]:
-    """The locations of other domains. The client's token is not for them, and whatever images they
-    have are none of this client's."""
+    """The locations of other domains. The client's token is not for them, and their images are not
+    for this client."""
     reason = "its tokens come from another Keystone"
     result = ProbeResult(absent=True) if absent else ProbeResult(asked=False, reason=reason)
     views = table.by_name.values()

@@ -23,11 +23,11 @@ def misfit(value: Any, shape: Shape, name: str = "it") -> str:
     """Which part of a value does not fit, for an error; empty if all does. ``name``: its own."""
     if isinstance(shape, list):
         if not isinstance(value, list):
-            return f"{name} is no list"
+            return f"{name} is not a list"
         parts = ((item, shape[0], f"an item of {name}") for item in value)
     elif isinstance(shape, Mapping):
         if not isinstance(value, dict):
-            return f"{name} is no object"
+            return f"{name} is not an object"
         members = [(key.rstrip("?"), key.endswith("?"), inner) for key, inner in shape.items()]
         for key, is_optional, _ in members:
             if key not in value and not is_optional:

@@ -136,7 +136,7 @@ def _regions_of(gateway: Gateway) -> tuple[list[str], list[str]]:
 def _warn_about(base: str, *, is_given: bool) -> None:
     parts = urlsplit(base)
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise click.UsageError(f"--endpoint: {base!r} is no http or https URL")
+        raise click.UsageError(f"--endpoint: {base!r} is not an http or https URL")
     how = "" if is_given else ": set RESOLVER_PUBLIC_URL at the gateway, or give --endpoint"
     if is_loopback(parts.hostname):
         click.echo(f"{base} leads users to their own hosts{how}", err=True)

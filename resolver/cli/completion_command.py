@@ -44,7 +44,7 @@ def completion(shell: str | None, install: bool) -> None:
 
 
 def _login_shell() -> str:
-    """Raises click.UsageError where $SHELL is none of `SHELLS`."""
+    """Raises click.UsageError where $SHELL is not one of `SHELLS`."""
     name = Path(os.environ.get("SHELL", "")).name
     if name not in SHELLS:
         raise click.UsageError(f"give one of {', '.join(SHELLS)}: $SHELL does not say which")

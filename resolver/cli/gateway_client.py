@@ -299,8 +299,8 @@ def redirect_error(url: str, status: int, target: str | None) -> GatewayError:
     """The error for a redirect, which is not followed: the token is for ``url`` only."""
     named = printable(target or "no other URL")[:200]
     return GatewayError(
-        f"{url} answered {status} and names {named}: this is no gateway, or it has moved; give the "
-        "URL of the gateway itself (--gateway or RESOLVER_URL)"
+        f"{url} answered {status} and names {named}: this is not a gateway, or it has moved; give "
+        "the URL of the gateway itself (--gateway or RESOLVER_URL)"
     )
 
 

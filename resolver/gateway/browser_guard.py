@@ -18,7 +18,7 @@ from resolver.gateway.negotiation import HeaderFields
 from resolver.glance.host_policy import HostPolicy, is_loopback, parse_address
 
 HEALTH_PATHS = frozenset({"/healthcheck", "/livez", "/readyz"})
-"""Answered to any host: what they say is no secret, and load balancers send any."""
+"""Answered to any host: what they say is public, and load balancers send any."""
 
 _ONE_LABEL = re.compile(r"[a-z0-9_-]{1,63}", re.ASCII)
 
@@ -54,12 +54,12 @@ class BrowserGuard:
         """Checks a request. ``host``: the one that it is for.
 
         Raises:
-            MisdirectedRequest: that is no host of this gateway.
+            MisdirectedRequest: that is not a host of this gateway.
             Forbidden: a page of another site makes the browser send it.
         """
         if path not in HEALTH_PATHS and not self.allows_host(host):
             raise MisdirectedRequest(
-                "this is no name of this gateway: use a host of RESOLVER_PUBLIC_URL or "
+                "this is not a name of this gateway: use a host of RESOLVER_PUBLIC_URL or "
                 "RESOLVER_HOSTS, or add this one"
             )
         if method not in READ_METHODS and self._is_cross_site(host, fields):

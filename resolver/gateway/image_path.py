@@ -85,7 +85,7 @@ def parse_image_path(path: str, query: str) -> ImagePath:
     """The image that a path is about, and what of it. ``query`` comes with its ``?``.
 
     Raises:
-        NotFound: what stands in place of the id is no UUID. Glance answers so, and clients then
+        NotFound: what stands in place of the id is not a UUID. Glance answers so, and clients then
             look for an image of that name.
         InvalidRequest: the path could be read in two ways.
     """

@@ -78,7 +78,7 @@ def problem(
 
 
 def malformed(status: int, reason: str, form: ErrorForm | None = None) -> Reply:
-    """The reply to what is no HTTP request, or too large or slow a one."""
+    """The reply to what is not an HTTP request, or to one that is too large or too slow."""
     code, title = {
         408: ("request-timeout", "The request came too slowly"),
         414: ("uri-too-long", "URI too long"),
@@ -90,7 +90,7 @@ def malformed(status: int, reason: str, form: ErrorForm | None = None) -> Reply:
 
 def error_reply(error: ResolverError, form: ErrorForm | None = None) -> Reply:
     """The reply to a request that failed with an error."""
-    # A failure of the index is no answer, although it has an answer's members.
+    # A failure of the index is not an answer, although it has an answer's members.
     extra = {} if isinstance(error, IndexUnavailable) else error.extra
     outcome, source = str(extra.get("outcome", "")), str(extra.get("source", ""))
     reply = problem(

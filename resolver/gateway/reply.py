@@ -28,7 +28,7 @@ class Reply:
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes = b""
     outcome: str = ""
-    """The answer's outcome, for the log line and the metrics; empty for what is no answer."""
+    """The answer's outcome, for the log line and the metrics; empty for what is not an answer."""
     source: str = ""
     """Where the answer about one image came from, for the metrics; empty for what is none."""
 

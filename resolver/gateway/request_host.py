@@ -55,10 +55,10 @@ def parse_destination(target: str, host: str | None, *, needs_host: bool) -> Des
     if "#" in target:
         raise InvalidTargetError("the request's target has a fragment, which no server is sent")
     if host is None and needs_host:
-        raise InvalidTargetError("there is no field Host")
+        raise InvalidTargetError("the Host field is missing")
     if host and not is_host(host):
         raise InvalidTargetError(
-            "the field Host is no host: send a name or an address, perhaps with a port"
+            "the Host field is not a host: send a name or an address, perhaps with a port"
         )
     if target.startswith("/"):
         return Destination(host or "", target)

@@ -57,7 +57,7 @@ AIOHTTP_OPTIONS: dict[str, Any] = {
 
 
 def _is_fault(record: logging.LogRecord) -> bool:
-    """A filter for aiohttp's log: a client that has left is no fault. Some clients expect
+    """A filter for aiohttp's log: a client that has left is not a fault. Some clients expect
     ``100 Continue`` and leave before it is written, which no handler sees."""
     error = record.exc_info[1] if record.exc_info else None
     return not isinstance(error, ConnectionError)

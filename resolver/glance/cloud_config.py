@@ -147,7 +147,7 @@ def _check_file(cloud: CloudRef, name: str, path: str) -> None:
     try:
         os.listdir(path) if os.path.isdir(path) else read_bytes(Path(path), MAX_PEM_BYTES)
     except (OSError, ValueError) as error:
-        why = getattr(error, "strerror", None) or "it is no path"
+        why = getattr(error, "strerror", None) or "it is not a path"
         raise _bad_file(cloud, name, path, why) from error
 
 
@@ -180,7 +180,7 @@ def _unreadable_file() -> str:
         except Exception as error:  # PyYAML's own, and those of tags such as !!timestamp
             mark = getattr(error, "problem_mark", None)
             where = f", line {mark.line + 1}" if mark else ""
-            problem = getattr(error, "problem", None) or "it is no YAML text"
+            problem = getattr(error, "problem", None) or "it is not YAML text"
             return _printable(f"{path}{where}: {problem}")[:MAX_REASON_CHARACTERS]
     return ""
 

@@ -103,7 +103,7 @@ SCHEME_CODES = frozenset({"timeout", "cut", "unreachable", "not-glance", "junk"}
 """Failures that https at a port for http has, or http at one for https."""
 
 OTHER_SCHEME_SECONDS = 2.0
-"""How long the other is tried. What is no server of that scheme may never answer."""
+"""How long the other is tried. What is not a server of that scheme may never answer."""
 
 
 async def _url_of_other_scheme(

@@ -51,7 +51,7 @@ class Reply:
         with an id has its `READ_MEMBERS` only.
 
         Raises:
-            LocationUnavailable: the body is no listing, or a row is too large.
+            LocationUnavailable: the body is not a listing, or a row is too large.
         """
         try:
             page = await read_page(self.body, max_rows, _read_members)

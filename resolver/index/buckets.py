@@ -26,7 +26,7 @@ class Buckets:
     """The buckets of one index: ``1 << bits``, or twice as many.
 
     The bucket of an id is its first ``bits`` bits. The field is the rest of the id in whole bytes,
-    so for ``bits`` that are no multiple of 8 some bits of the bucket stand in the field too.
+    so for ``bits`` that are not a multiple of 8 some bits of the bucket stand in the field too.
 
     With ``spreads`` this is so for random ids only, of UUID version 4. The others lie in a second
     half of the buckets, each as if it were another id (`resolver.index.spreading`). So the first

@@ -21,7 +21,7 @@ SAMPLED_BUCKETS = 64
 
 @dataclass(frozen=True, slots=True)
 class Census:
-    """Figures of one walk through all buckets. It is no snapshot: changes during it may count."""
+    """Figures of one walk through all buckets: not a snapshot, as changes meanwhile may count."""
 
     at: float
     """Unix time of its end."""

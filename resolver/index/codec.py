@@ -5,9 +5,9 @@ A value is a sequence of *entries*. An entry is a base-128 varint (least signifi
 set and four bytes follow, one bit per hex digit (see `resolver.models.letter_case_of`). So one of
 the first 63 locations takes one byte, one of the next 8,128 two.
 
-An entry whose number is 0, or `FIRST_MARK` or more, is no owner but a *mark*: it says what is known
-of the image at the owners before it, back to the mark before. About owners behind the last mark
-nothing is known.
+An entry whose number is 0, or `FIRST_MARK` or more, is not an owner but a *mark*: it says what is
+known of the image at the owners before it, back to the mark before. About owners behind the last
+mark nothing is known.
 
 ==================================  ============================================================
 mark                                the owners before it

@@ -146,7 +146,7 @@ def parse_record(kind: type[T], text: bytes | str) -> T:
     """A record from its JSON.
 
     Raises:
-        UnreadableRecord: it is no JSON object, lacks a field, or has one of another type.
+        UnreadableRecord: it is not a JSON object, lacks a field, or has one of another type.
     """
     try:
         return _decode(kind, _load_json(text))

@@ -30,7 +30,7 @@ async def walk(claims: Claims) -> AsyncIterator[ImageRows]:
     """Every image with its owners, in batches of some thousands; a batch may be empty.
 
     The walk continues at its position when the index is rebuilt with other buckets meanwhile. It
-    is no snapshot: changes made during the walk may show or not.
+    is not a snapshot: changes made during the walk may show or not.
 
     Raises:
         IndexUnavailable: when Redis does not answer.

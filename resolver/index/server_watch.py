@@ -210,7 +210,7 @@ async def _types_finding(client: RedisClient, keys: Keys) -> Finding:
     types = {key: kind for kind, of_kind in keys.by_type().items() for key in of_kind}
     replies = await client.replies(_READS[kind](key) for key, kind in types.items())
     wrong = [
-        f"{key} is no {kind}"
+        f"{key} is not of type {kind}"
         for (key, kind), reply in zip(types.items(), replies, strict=True)
         if isinstance(reply, Exception) and str(reply).startswith("WRONGTYPE")
     ]

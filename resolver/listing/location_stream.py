@@ -101,8 +101,8 @@ class LocationStream:
         self, image_id: bytes | None, status: ImageStatus | None
     ) -> tuple[int, int, float, str]:
         """Orders the owners of an image as redirects do, the best first, with the groups that were
-        made when the listing began. ``image_id``: None for an id that is no UUID. ``status``: the
-        image's there."""
+        made when the listing began. ``image_id``: None for an id that is not a UUID. ``status``:
+        the image's there."""
         score = 0.0 if image_id is None else -rendezvous_score(self.view, image_id)
         return STATUS_ORDER[status], self.group, score, self.view.name
 

@@ -223,7 +223,7 @@ class ImageOwners:
 
 
 def _image_id(row: Row) -> bytes | None:
-    """None for an id that is no UUID, as some images from before UUIDs have."""
+    """None for an id that is not a UUID, as some images from before UUIDs have."""
     try:
         return parse_stored_id(row.id)[0]
     except InvalidImageId:

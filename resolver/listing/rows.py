@@ -81,7 +81,7 @@ def parse_record(body: bytes | bytearray, order: SortOrder) -> Row:
 
 def _row(row: Any, text: str, order: SortOrder) -> Row:
     if not isinstance(row, dict):
-        raise TypeError("a row is no object")
+        raise TypeError("a row is not an object")
     image_id, status = row["id"], status_of(row)
     values = order.values_of(row)
     if LOCATIONS_PROPERTY in row:

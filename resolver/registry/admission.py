@@ -69,7 +69,7 @@ class Admission:
         """Why no client may be sent to a location; empty if clients may. Anybody may read it."""
         url = location.base
         if not (is_base_url(url) and is_base_url(location.url)):
-            return "its URL is none that a location can have"
+            return "its URL is not one that a location can have"
         target = urlsplit(url)
         host = target.hostname or ""
         if self._require_https and target.scheme != "https" and not is_loopback(host):
@@ -137,4 +137,4 @@ class Admission:
 
 
 NO_RULES = Admission()
-"""Only what is no base URL is refused."""
+"""Only what is not a base URL is refused."""

@@ -19,7 +19,7 @@ def log_change(by: str, name: str, before: Record | None, after: Location | None
 
     ``by``: the name of the operator's token. Without one nothing is logged: a process has
     registered what its file or its options have. ``before``, ``after``: None where there was no
-    location, or is none any more.
+    location before, or there is none now.
     """
     if not by:
         return

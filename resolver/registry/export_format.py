@@ -407,4 +407,4 @@ def _check_first_line(start: bytes) -> None:
     if not FIRST_LINE.startswith(start):
         if start.startswith(FORMAT_NAME):
             raise _invalid(1, "it is an export of another format; this version reads 1")
-        raise _invalid(1, "it is no export of glance-resolver")
+        raise _invalid(1, "it is not an export of glance-resolver")

@@ -76,7 +76,7 @@ async def test_the_commands_are_available_as_json(run: Run) -> None:
         ("http://images.example", 0, "users' tokens are sent in the clear"),
         ("http://127.0.0.1:9393", 0, "leads users to their own hosts"),
         ("https://localhost", 0, "leads users to their own hosts"),
-        ("images.example", 2, "is no http or https URL"),
+        ("images.example", 2, "is not an http or https URL"),
     ],
 )
 async def test_a_url_unfit_for_users_is_an_error_or_a_warning(

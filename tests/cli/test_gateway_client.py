@@ -24,8 +24,8 @@ TOKEN = "a-secret-of-operators"
 
 
 class Server(PlainServer):
-    """A server that is no gateway. It remembers each request's authorization; ``elsewhere``: where
-    it redirects every request, if anywhere."""
+    """A server that is not a gateway. It remembers each request's authorization; ``elsewhere``:
+    where it redirects every request, if anywhere."""
 
     def __init__(self, elsewhere: str = "") -> None:
         super().__init__()

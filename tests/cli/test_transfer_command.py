@@ -156,7 +156,7 @@ async def test_a_damaged_file(run: Run, text: bytes, tmp_path: Path) -> None:
         (("import", "/nowhere/x"), 1, "/nowhere/x: No such file"),
         (("import", "/"), 1, "/: Is a directory"),
         (("import", os.devnull), 1, "line 1: the file ends"),
-        (("import", __file__), 1, "line 1: it is no export of glance-resolver"),
+        (("import", __file__), 1, "line 1: it is not an export of glance-resolver"),
     ],
 )
 async def test_failures_are_one_line(
@@ -192,7 +192,7 @@ async def test_a_refusal_is_seen_while_a_large_file_is_sent(
     rest = random.Random(1).randbytes(64) * 400_000  # 25 MB
     file.write_bytes(b"not an export\n" + rest)
     status, _, err = await run("index", "import", str(file))
-    assert (status, "line 1: it is no export" in err) == (1, True)
+    assert (status, "line 1: it is not an export" in err) == (1, True)
     status, _, err = await run("index", "import", str(file), token="wrong-token")
     assert (status, "RESOLVER_ADMIN_TOKENS" in err) == (1, True)
     await gateway.location("one", url="https://moved.example")

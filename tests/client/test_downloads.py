@@ -307,7 +307,7 @@ async def test_no_token_follows_a_redirect(client: Side, cloud: Cloud, file: Pat
 @pytest.mark.parametrize("url", ["file:///etc/passwd", f"http://a@b/v2/images/{ID}", "http://a/"])
 async def test_owners_without_an_image_url(connect: Connect, file: Path, url: str) -> None:
     async with scripted(found(ID, [owner("one", url)])) as gateway:
-        with pytest.raises(DownloadError, match="its URL is none of an image"):
+        with pytest.raises(DownloadError, match="its URL is not that of an image"):
             await connect(gateway.url).call("download", ID, file)
 
 

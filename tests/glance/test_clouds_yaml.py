@@ -170,8 +170,8 @@ async def test_the_client_certificate_of_clouds_yaml_is_presented_to_glance(
     [
         ({"cacert": "/nowhere/ca.pem"}, "`cacert` /nowhere/ca.pem: No such file"),
         ({"cert": "/nowhere/c.crt", "key": "/nowhere/c.key"}, "`cert` /nowhere/c.crt: No such"),
-        ({"cacert": "/dev/null"}, "`cacert` /dev/null: it is no regular file"),
-        ({"cert": "/dev/null"}, "`cert` /dev/null: it is no regular file"),
+        ({"cacert": "/dev/null"}, "`cacert` /dev/null: it is not a regular file"),
+        ({"cert": "/dev/null"}, "`cert` /dev/null: it is not a regular file"),
     ],
 )
 async def test_a_file_that_cannot_be_used_is_named(

@@ -241,8 +241,8 @@ A, B = format_id(make_id(10)), format_id(make_id(11))
     ("text", "line", "message"),
     [
         (b"", 1, "ends before"),
-        (b"{}", 1, "no export"),
-        (b"\x1f\x8b\x08", 1, "no export"),
+        (b"{}", 1, "not an export of glance-resolver"),
+        (b"\x1f\x8b\x08", 1, "not an export of glance-resolver"),
         (b"glance-resolver-index 2\n", 1, "another format"),
         (FIRST_LINE, 2, "ends before"),
         (sealed(f"{A} 0", counts="2 1"), 6, "end 1 1"),

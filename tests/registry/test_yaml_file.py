@@ -98,7 +98,7 @@ def test_a_process_waits_for_no_pipe(tmp_path: Path) -> None:
     """A gateway reads the file again on SIGHUP, and would answer nobody meanwhile."""
     pipe = tmp_path / "locations.yaml"
     os.mkfifo(pipe)
-    with pytest.raises(SettingsError, match="it is no regular file"):
+    with pytest.raises(SettingsError, match="it is not a regular file"):
         read_locations(str(pipe))
     writer = threading.Thread(target=pipe.write_text, args=(GOOD,))
     writer.start()

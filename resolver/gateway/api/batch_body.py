@@ -52,7 +52,7 @@ async def read_batch(text: str) -> Members:
     """The members of a request's body. Other tasks get turns in between.
 
     Raises:
-        ValueError, RecursionError: the text is no JSON object.
+        ValueError, RecursionError: the text is not a JSON object.
         InvalidRequest: it has a name twice in one object.
         TooLarge: it has too many locations, or one of them has too many characters.
     """
@@ -109,7 +109,7 @@ def _read_names(text: str, at: int) -> tuple[Any, int]:
     if text.count(",", at, end) >= MAX_BATCH_LOCATIONS:
         raise _too_many_error()
     if text.find("[", at + 1, end) >= 0 or text.find("{", at, end) >= 0:
-        raise ValueError("a value is no name")
+        raise ValueError("a value is not a name")
     return _decode(text[at:end])[0], _skip(text, end)
 
 

@@ -24,7 +24,7 @@ class BulkIds(NamedTuple):
     texts: Sequence[str]
     """The same, dashed and in lower case."""
     invalid: dict[int, Any]
-    """Items that are no ids, by their position in the request."""
+    """Items that are not ids, by their position in the request."""
     letter_cases: dict[int, int]
     """Spellings with upper-case digits, by position among ``image_ids``."""
 

@@ -72,7 +72,7 @@ async def look_up_images(request: web.Request) -> web.StreamResponse:
 
 
 async def _require_all(request: web.Request, page: ListedPage) -> None:
-    """Nothing matches. That is no answer while a location that must vouch is left out, of which
+    """Nothing matches. That proves nothing while a location that must vouch is left out, of which
     only the listing itself knows the names of images.
 
     Raises:

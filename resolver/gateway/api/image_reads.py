@@ -123,7 +123,7 @@ def parse_image_read(request: ReadRequest) -> ImageRead:
     """What a request for which `is_image_read` holds asks.
 
     Raises:
-        InvalidImageId, NotFound: what stands in place of the id is no UUID.
+        InvalidImageId, NotFound: what stands in place of the id is not a UUID.
         InvalidRequest: the path could be read in two ways, or a parameter is wrong.
         NotAcceptable: the client accepts none of the forms in which data can be had.
     """

@@ -103,7 +103,7 @@ def _wanted(pairs: Sequence[tuple[str, str]], now: float) -> Wanted | None:
     """The images that the parameters choose; None for all.
 
     Raises:
-        InvalidRequest: an age that is none.
+        InvalidRequest: an age is malformed.
     """
     chosen = [(name, value) for name, value in pairs if name in FILTERS]
     if not chosen:
@@ -174,7 +174,7 @@ async def _lines_of_listed(
 
 
 def _wanted_id(row: Row, wanted: Wanted) -> bytes | None:
-    """The id of a listed image; None where it is not wanted, or has an id that is no UUID."""
+    """The id of a listed image; None where it is not wanted, or has an id that is not a UUID."""
     if wanted.name_pattern:
         name = str(json.loads(row.text).get("name") or "")
         if not fnmatchcase(name, wanted.name_pattern):

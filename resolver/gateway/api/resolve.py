@@ -178,7 +178,7 @@ async def respond_to_many(
 
 
 Row = tuple[AnswerTemplate | None, Any]
-"""An answer's template and its id; or None and an item that is no id."""
+"""An answer's template and its id; or None and an item that is not an id."""
 
 
 def _rows(ids: BulkIds, templates: Sequence[AnswerTemplate]) -> list[Row]:

@@ -139,7 +139,7 @@ class FrontConnection(asyncio.Protocol):
     # What asyncio calls.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        transport = cast("asyncio.Transport", transport)  # uvloop's is no subclass
+        transport = cast("asyncio.Transport", transport)  # uvloop's is not a subclass
         self._transport = transport
         self._has_tls = transport.get_extra_info("sslcontext") is not None
         self._scheme = "https" if self._has_tls else "http"
@@ -390,7 +390,7 @@ class FrontConnection(asyncio.Protocol):
             self._server.coalescer.write(self._transport, data)
 
     def _refuse(self, status: int, reason: str, form: ErrorForm | None) -> None:
-        """Answers what is no request, or comes too slowly, and closes the connection."""
+        """Answers what is not a request, or comes too slowly, and closes the connection."""
         by_app = self._bridge is not None  # aiohttp has the request, and counts it
         if self._bridge is not None:
             responded = self._bridge.responded

@@ -53,7 +53,7 @@ believes. aiohttp refuses two of these as well, but with an error in the log."""
 
 
 class MalformedError(Exception):
-    """What was received is no request, or too large a one. The connection must close."""
+    """What was received is not a request, or is too large. The connection must close."""
 
     def __init__(self, status: int, reason: str) -> None:
         super().__init__(reason)
@@ -132,7 +132,7 @@ def parse_head(data: bytes, checked: int = 0) -> RequestHead | None:
     are not read again, because a client may send a head byte by byte.
 
     Raises:
-        MalformedError: it is no request, or it is too large.
+        MalformedError: it is not a request, or is too large.
     """
     end = data.find(END, max(0, checked - len(END) + 1))
     if end < 0:
@@ -161,7 +161,7 @@ def parse_fields(block: bytes) -> Fields:
     """The header fields of a block that ends in an empty line.
 
     Raises:
-        MalformedError: they are no header fields, too many, too long, or ambiguous.
+        MalformedError: they are not header fields, too many, too long, or ambiguous.
     """
     _check_fields_size(len(block) - 2)
     if _FIELDS.fullmatch(block) is None:
@@ -177,7 +177,7 @@ def parse_fields(block: bytes) -> Fields:
             raise MalformedError(431, f"a header field has more than {MAX_FIELD_BYTES} bytes")
         name = name.lower()
         if name in values and name in SINGLE_FIELDS:
-            raise MalformedError(400, f"there are two fields {name}")
+            raise MalformedError(400, f"there are two {name} fields")
         values.setdefault(name, []).append(value)
     _check_framing(values)
     return Fields(values)
@@ -187,7 +187,7 @@ def _check_framing(values: dict[str, list[str]]) -> None:
     """Raises MalformedError where the end of the body could be read in two ways."""
     length = values.get("content-length")
     if length is not None and not (length[0].isascii() and length[0].isdigit()):
-        raise MalformedError(400, "Content-Length is no number")
+        raise MalformedError(400, "Content-Length is not a number")
     if length is not None and len(length[0]) > 18:
         raise MalformedError(400, "Content-Length is too large")
     coding = values.get("transfer-encoding")
@@ -244,7 +244,7 @@ def is_incomplete_head(data: bytearray, checked: int) -> bool:
 
 
 def _match_line(data: bytes) -> re.Match[bytes]:
-    """The request line that ``data`` begins with. Raises MalformedError if it is none."""
+    """The request line that ``data`` begins with. Raises MalformedError if it does not."""
     line = _LINE.match(data)
     if line is None or line[1] not in METHODS:
         raise _line_error(data)

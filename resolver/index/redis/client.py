@@ -233,8 +233,8 @@ class RedisClient(ABC):
     ) -> list[Any]:
         """The replies to several commands sent together.
 
-        ``of_wrong_type``: in place of the error about a key that is no hash, so that one key that
-        something else has written does not fail the others. None: it is an error.
+        ``of_wrong_type``: in place of the error about a key that is not a hash, so that one key
+        that something else has written does not fail the others. None: it is an error.
 
         Raises:
             IndexUnavailable: Redis does not answer, or refuses one of them.

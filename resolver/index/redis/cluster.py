@@ -172,7 +172,7 @@ class ClusterClient(RedisClient):
         """What to do about an error; None: it is the reply.
 
         Raises:
-            ConnectionError: the node redirects to what is no address.
+            ConnectionError: the node redirects to what is not an address.
         """
         if not isinstance(error, hiredis.ReplyError):
             self.count_resend()

@@ -107,7 +107,7 @@ class LazyConnection:
         try:
             try:
                 await connection.connect()
-            except DECODE_ERRORS as error:  # redis-py, when the server is no Redis
+            except DECODE_ERRORS as error:  # redis-py, when the server is not Redis
                 raise ConnectionError(f"not Redis: {type(error).__name__}") from error
             opened = PipelinedConnection(
                 connection, self._on_invalidation, reply_timeout=self._reply_timeout

@@ -16,7 +16,7 @@ def parses_reply(parse: Callable[P, T]) -> Callable[P, T]:
     """Decorates a function that does nothing but parse what Redis replied.
 
     The decorated function raises IndexUnavailable where the reply has the wrong shape: something
-    other than the resolver has written to Redis, or it is no Redis at all.
+    other than the resolver has written to Redis, or it is not Redis at all.
     """
 
     @wraps(parse)
@@ -34,7 +34,7 @@ def pairs(reply: Any) -> dict[bytes, bytes]:
     """A hash as HGETALL gives it: a flat list on the wire and from scripts, a dict from redis-py.
 
     Raises:
-        IndexUnavailable: the reply is no hash.
+        IndexUnavailable: the reply is not a hash.
     """
     if isinstance(reply, dict):
         return reply
@@ -46,7 +46,7 @@ def total(replies: Iterable[Any]) -> int:
     """The sum of the integers that several scripts returned.
 
     Raises:
-        IndexUnavailable: one of them is no number.
+        IndexUnavailable: one of them is not a number.
     """
     return sum(replies)
 
@@ -67,6 +67,6 @@ def optional_int(reply: Any) -> int | None:
     """A number that is stored as text; None where nothing is stored.
 
     Raises:
-        IndexUnavailable: the text is no number.
+        IndexUnavailable: the text is not a number.
     """
     return int(reply) if reply else None

@@ -27,7 +27,7 @@ def parse_cluster_slots(reply: Any, node: Address) -> SlotMap:
     """The map in the reply of ``node`` to CLUSTER SLOTS.
 
     Raises:
-        ConnectionError: it is no such reply, or the node belongs to no cluster.
+        ConnectionError: it is not such a reply, or the node belongs to no cluster.
     """
     masters: dict[int, Address] = {}
     nodes: dict[Address, None] = {}
@@ -61,7 +61,7 @@ def parse_address(text: str, node: Address) -> Address:
     the node.
 
     Raises:
-        ConnectionError: it is no address.
+        ConnectionError: it is not an address.
     """
     host, _, port = text.rpartition(":")
     return node[0] if host in ("", UNKNOWN_HOST) else host, _int(port, node)
