@@ -239,7 +239,7 @@ class CallerImages:
         except TimeoutError:
             return ProbeResult(reason=f"it did not answer within {self._timeout:g} s")
         except Exception:  # a bug of ours: the location counts as silent, the log has the cause
-            log.exception("question failed", location=view.name)
+            log.exception("caller probe failed", location=view.name)
             return ProbeResult(reason="the question failed (internal-error)")
         finally:
             self._asked_at[number] -= 1

@@ -19,7 +19,7 @@ SHELLS = ("bash", "zsh", "fish")
 def completion(shell: str | None, install: bool) -> None:
     """Print a shell's completion script, or install it.
 
-    Without one of them it is that of $SHELL. With --install the script is written to where that
+    Without SHELL it is for that of $SHELL. With --install the script is written to where that
     shell looks for it; a new shell then completes commands, options and their values: names and
     regions of locations, columns, clouds and files.
     """

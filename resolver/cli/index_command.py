@@ -104,7 +104,7 @@ def release(location: str, ids: tuple[str, ...], url: str, token: str | None) ->
 
 @index.command()
 @click.option(
-    "--bits", type=int, required=True, help="The new number of buckets, as a power of two."
+    "--bits", type=int, required=True, help="The new number of buckets is 2 to this power."
 )
 @click.option("--wait", is_flag=True, help="Wait until it is done, and show progress.")
 @gateway_options

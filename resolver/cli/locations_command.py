@@ -60,7 +60,9 @@ def _field_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Adds the options for a location's fields. The command passes them to `_body`."""
     options = (
         click.option(
-            "--public-url", metavar="URL", help="Base URL that clients are sent to, if another one."
+            "--public-url",
+            metavar="URL",
+            help="Base URL that clients are sent to; by default the same.",
         ),
         click.option("--region", shell_complete=regions, help="Region that its images are in."),
         click.option(
@@ -98,7 +100,7 @@ def _field_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--sees-all",
             type=click.Choice(["yes", "no", "auto"]),
-            help="Whether its credential sees every image.",
+            help="Whether its credential sees every image; auto: sweeps find out.",
         ),
         click.option(
             "--token-env",
@@ -424,7 +426,9 @@ LOG_COLUMNS = (
 
 @locations.command()
 @click.argument("name", required=False, default="", shell_complete=location_names)
-@click.option("--limit", type=click.IntRange(1, 10_000), default=20, show_default=True)
+@click.option(
+    "--limit", type=click.IntRange(1, 10_000), default=20, show_default=True, help="How many."
+)
 @output_options(LOG_COLUMNS)
 @gateway_options
 def log(name: str, limit: int, output: Output, url: str, token: str | None) -> None:

@@ -53,7 +53,7 @@ def conflicts(as_json: bool, url: str, token: str | None) -> None:
 )
 @click.option("--tag", "tags", multiple=True, help="Only images with this tag; repeat for more.")
 @click.option("--name", metavar="PATTERN", help="Only images of this name: debian-*")
-@click.option("--min-age", metavar="AGE", help="Only images made at least so long ago: 30d, 12h.")
+@click.option("--min-age", metavar="AGE", help="Only images at least this old: 30d, 12h.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, a line for each image.")
 @click.option(
     "--auth-token",

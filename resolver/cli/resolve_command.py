@@ -79,7 +79,7 @@ def resolve(
     """Show which location has each image.
 
     With `-` as ID, ids are read from standard input, one per line. With --name, --hash or --tag,
-    the images are those that every location lists to the holder of OS_TOKEN. Exits 0 if all were
+    the images are those that the locations list to the holder of OS_TOKEN. Exits 0 if all were
     found, 3 if one is absent or none matches, 4 if one is unknown, 2 if one is not an id, 1 if the
     request failed.
     """
