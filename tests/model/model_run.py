@@ -12,6 +12,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
+from resolver.index.redis.client import RedisTimeouts
 from resolver.models import Health, format_id
 from resolver.resolution import Preferences
 from resolver.services import Services, open_services
@@ -26,10 +27,10 @@ from tests.model.answer_checks import (
 )
 from tests.model.redis_events import LossyProxy, RedisEvents
 from tests.model.world import ADMIN, TOKEN, ModelServer, World
-from tests.model.world_events import LOCATION_NAMES, LONG_PROBE_TIMEOUT, WrongAnswer
+from tests.model.world_events import LOCATION_NAMES, LONG_TIMEOUT, WrongAnswer
 from tests.support.wait import wait_until
 
-SETTLE_TIMEOUT_SECONDS = 15.0
+SETTLE_TIMEOUT_SECONDS = 60.0
 """For gateways and index to show a change; a second where the machine is idle."""
 
 
@@ -459,18 +460,21 @@ async def run_world(url: str, seed: int, gateways: int) -> AsyncIterator[ModelRu
         settings = Settings(
             redis_url=url,
             index_bits=4,
-            index_timeout=10,
+            index_timeout=LONG_TIMEOUT,
             sweep_interval=3600,  # nothing is due by itself
             poll_interval=3600,
             health_interval=0.001,
-            location_timeout=10,
-            probe_timeout=LONG_PROBE_TIMEOUT,
+            location_timeout=LONG_TIMEOUT,
+            probe_timeout=LONG_TIMEOUT,
             absent_ttl=absent_ttl,
         )
         # With the default overlap each poll would read every change of this test.
-        timings = IndexerTimings(poll_overlap=1.0, drop_after=1)
+        timings = IndexerTimings(poll_overlap=1.0, drop_after=1, lease=LONG_TIMEOUT)
+        redis_timeouts = RedisTimeouts(connect=LONG_TIMEOUT, reply=LONG_TIMEOUT)
         opened = [
-            await stack.enter_async_context(open_services(settings, timings=timings))
+            await stack.enter_async_context(
+                open_services(settings, timings=timings, redis_timeouts=redis_timeouts)
+            )
             for _ in range(gateways)
         ]
         model = ModelRun(rng, World(servers), opened, absent_ttl)

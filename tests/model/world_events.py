@@ -30,8 +30,10 @@ IMAGE_COUNT = 40
 HISTORY_STEPS = 100
 """Steps that the report of a failed run shows."""
 
-LONG_PROBE_TIMEOUT = 10.0
-"""Seconds, unless a server is silent."""
+LONG_TIMEOUT = 120.0
+"""Seconds for whatever always gets an answer, unless a server is silent. Longer than other
+processes keep the processor: the model expects a result of work that was given up because of them.
+"""
 
 
 class WrongAnswer(AssertionError):
@@ -249,7 +251,7 @@ class WorldEvents:
 
     async def _sweep(self, name: str, *, settle: bool = False) -> None:
         registration = self.world.current()[name]
-        services, begun = self.any_gateway, time.monotonic()
+        services, begun, requested_at = self.any_gateway, time.monotonic(), time.time()
         confirm = settle or self.rng.random() < 0.5
         self.log_step(f"{name} is swept{' and may shrink' if confirm else ''}")
         await services.registry.sweep(name, confirm_shrink=confirm)
@@ -266,6 +268,10 @@ class WorldEvents:
             return
         if sweep.error_code not in ("", "shrink-guard") or (sweep.error and confirm):
             raise WrongAnswer(f"the sweep of {name} failed: {sweep.error}")
+        if max(sweep.ended or 0.0, sweep.failed or 0.0) < requested_at:
+            if self._counts_lost_at < begun:  # Redis has not lost its request
+                raise WrongAnswer(f"the sweep of {name} did not end")
+            return
         # Without its request and status, a sweep may use counts of claims that are minutes old.
         exactly = not sweep.error and self._counts_lost_at < begun
         await self._check_claims(services, name, registration, begun, exactly=exactly)
@@ -372,7 +378,7 @@ class WorldEvents:
     def _set_probe_timeouts(self) -> None:
         silent = any(s.outage_kind == "silent" for s in self.world.servers)
         for services in self.gateways:
-            services.prober.timeout = SHORT_PROBE_TIMEOUT if silent else LONG_PROBE_TIMEOUT
+            services.prober.timeout = SHORT_PROBE_TIMEOUT if silent else LONG_TIMEOUT
 
     async def refuse_requests(self) -> None:
         """A server has a limit of requests."""
