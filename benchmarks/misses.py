@@ -55,7 +55,7 @@ def kernel_seconds(pid: int) -> float:
 def measure(urls: list[str], misses: int) -> dict[str, float]:
     """Milliseconds of the gateway's processor for each location of one miss."""
     locations = {f"location-{n}": {"url": url, "sees_all": True} for n, url in enumerate(urls)}
-    settings = {"PROBE_TIMEOUT": "20"}
+    settings = {"PROBE_TIMEOUT": "20", "CLIENT_RATE": "0"}
     with (
         RedisServer(SERVER_CORE) as redis,
         run_gateway_of(locations, redis.url, GATEWAY_CORE, settings) as (port, pid),

@@ -168,10 +168,10 @@ class Settings(BaseSettings):
         1000.0,
         ge=0,
         le=1_000_000,
-        description="Expensive requests that one client may make per second, at each worker: an id "
-        "that locations are asked about, a page of a listing, `/explain`, and every 500 ids of a "
-        "`POST /resolve` count as one. Bursts of ten seconds' worth are allowed; more is answered "
-        "429. Known images are always redirected. 0: no limit.",
+        description="Expensive requests that one client may make per second, at each worker: each "
+        "location that is asked about an id, a page of a listing, `/explain`, and every 500 ids of "
+        "a `POST /resolve` count as one. Bursts of ten seconds' worth are allowed; more is "
+        "answered 429. Known images are always redirected. 0: no limit.",
     )
     client_timeout: Seconds = Field(
         30.0,

@@ -144,10 +144,8 @@ class CallerImages:
             if found is not None and not (needs_bytes and found.lacks_bytes):
                 found = replace(found, source=lookup.source, age=lookup.age)
                 return Resolution(found, context, claims, {})
-        if charge is not None:
-            charge()
         views = [v for v in context.table.in_service() if v.location.domain == caller.domain]
-        asking = _Questions(self, image, lookup.claims, token)
+        asking = _Questions(self, image, lookup.claims, token, charge)
         if not in_full:
             resolution = await self._ask_owners(context, views, asking, needs_bytes=needs_bytes)
             if resolution is not None:
@@ -300,7 +298,12 @@ class _Questions:
     """Questions about one image for one client."""
 
     def __init__(
-        self, images: CallerImages, image: ProbedImage, claims: Claims, token: str
+        self,
+        images: CallerImages,
+        image: ProbedImage,
+        claims: Claims,
+        token: str,
+        charge: ChargeCallback | None,
     ) -> None:
         self._images = images
         self._image = image
@@ -308,6 +311,7 @@ class _Questions:
         self.claims = claims
         self._cases = {claim.number: claim.letter_case for claim in claims}
         self._token = token
+        self._charge = charge
         self._late: dict[int, asyncio.Task[ProbeResult]] = {}
         """Earlier ones that have not been answered. A late yes still counts."""
 
@@ -315,9 +319,15 @@ class _Questions:
         self, views: Collection[LocationView], seconds: float, *, any_yes_is_enough: bool = False
     ) -> dict[int, ProbeResult]:
         """What these locations answer within some seconds, by number. One that is known to be down
-        is asked, but not waited for when all others have answered."""
+        is asked, but not waited for when all others have answered.
+
+        Raises:
+            TooManyRequests: from ``charge``. None of these was asked then.
+        """
         if not views:
             return {}
+        if self._charge is not None:
+            self._charge(len(views))
         until = time.monotonic() + seconds
         tasks = {
             view.location.number: self._images.start(

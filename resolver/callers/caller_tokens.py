@@ -137,7 +137,7 @@ class CallerTokens:
     ) -> Caller | None:
         check = self._checks.get(key)
         if check is None:
-            charge()
+            charge(1)
             if len(self._checks) >= MAX_CHECKS:
                 raise _unchecked("too many tokens are being checked")
             check = asyncio.create_task(self._ask_all(key, token, table), name="token check")

@@ -31,8 +31,12 @@ REFUSED_LOGIN_TOKENS = 10
 """What a refused login costs, of as many tokens as a client has for expensive requests: at the
 default rate a client can guess a hundred times a second."""
 
+MAX_QUESTIONS_SHARE = 0.5
+"""The most of a full bucket that the questions about one image cost. So a client can always ask,
+however many locations there are."""
+
 IDS_PER_TOKEN = 500
-"""Ids of a bulk request that cost as much as one probe of the locations. At the default rate that
+"""Ids of a bulk request that cost as much as one question to a location. At the default rate that
 is more than a worker can answer."""
 
 
@@ -136,6 +140,20 @@ class Limits:
         """
         self._refuse(self.buckets.take(client, tokens))
 
+    @property
+    def most_for_questions(self) -> float:
+        """The most that the questions about one image cost; 0 without a limit."""
+        size = self.buckets.size
+        return size and max(1.0, size * MAX_QUESTIONS_SHARE)
+
+    def charge_questions(self, request: web.BaseRequest, questions: int) -> None:
+        """Charges the client of a request for questions about one of many images.
+
+        Raises:
+            TooManyRequests: the client does not have as many tokens.
+        """
+        self.charge(request, min(questions, self.most_for_questions))
+
     def _refuse(self, wait: float) -> None:
         """Raises TooManyRequests where there is something to wait for, in seconds."""
         if wait:
@@ -197,24 +215,25 @@ class Limits:
         return b"" if address is None else address.packed[:8]  # all of an IPv4 address
 
 
-class ChargeOnce:
-    """Charges a client once for one request, however often it is called."""
+class RequestCharge:
+    """Charges a client for all that one request of it asks of locations and Keystones."""
 
     def __init__(self, limits: Limits, client: Callable[[], bytes]) -> None:
         """``client`` gives the key of the client, if there is something to charge."""
         self._limits = limits
         self._client = client
-        self._charged = False
+        self._charged = 0.0
 
     @classmethod
-    def for_request(cls, limits: Limits, request: web.BaseRequest) -> ChargeOnce:
+    def for_request(cls, limits: Limits, request: web.BaseRequest) -> RequestCharge:
         return cls(limits, partial(limits.client, request))
 
-    def __call__(self) -> None:
-        """Raises TooManyRequests."""
-        if not self._charged:
-            self._limits.charge_client(self._client(), 1)
-            self._charged = True
+    def __call__(self, questions: int) -> None:
+        """Raises TooManyRequests, and then charges nothing."""
+        total = min(self._charged + questions, self._limits.most_for_questions)
+        if total > self._charged:
+            self._limits.charge_client(self._client(), total - self._charged)
+            self._charged = total
 
 
 LIMITS = web.AppKey("limits", Limits)

@@ -6,7 +6,7 @@ from aiohttp import web
 
 from resolver.callers import Caller
 from resolver.gateway.app_keys import SERVICES
-from resolver.gateway.limits import LIMITS, ChargeOnce
+from resolver.gateway.limits import LIMITS, RequestCharge
 from resolver.gateway.negotiation import client_token
 from resolver.resolution.prober import ChargeCallback
 from resolver.services import Services
@@ -27,5 +27,5 @@ async def admit(
 ) -> Caller | None:
     """The same for the client of a request. Every handler for clients begins with it, but for those
     of health, versions and schemas."""
-    charge = charge or ChargeOnce.for_request(request.app[LIMITS], request)
+    charge = charge or RequestCharge.for_request(request.app[LIMITS], request)
     return await identify(request.app[SERVICES], client_token(request.headers), region, charge)

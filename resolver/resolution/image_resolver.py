@@ -248,7 +248,7 @@ class Resolver:
             request = self._probe_request(context, image, must_ask, claims, until, claimed=True)
             if found and not context.preferences.fresh and not lacks_bytes:
                 # These are the owners that the client excludes. It need not wait for them.
-                if _try_charge(charge):
+                if _try_charge(charge, len(must_ask)):
                     self.prober.probe_in_background(self.prober.probe(request))
                 return Resolution(found, context, claims, {})
             probes = await self.prober.probe(request, charge)
@@ -326,11 +326,11 @@ def _must_be_asked(view: LocationView, preferences: Preferences, *, lacks_bytes:
     return reason and view.in_service
 
 
-def _try_charge(charge: ChargeCallback | None) -> bool:
+def _try_charge(charge: ChargeCallback | None, questions: int) -> bool:
     """Charges the client for probes. False if it may cause no more of them."""
     try:
         if charge is not None:
-            charge()
+            charge(questions)
     except TooManyRequests:
         return False
     return True

@@ -49,8 +49,8 @@ def failure_text(code: str) -> str:
     return f"{FAILURE_TEXTS.get(code, 'it gave no usable answer')} ({code})"
 
 
-ChargeCallback = Callable[[], None]
-"""Charges the client for the probes that it causes. Raises TooManyRequests."""
+ChargeCallback = Callable[[int], None]
+"""Charges the client for as many questions that it causes. Raises TooManyRequests."""
 
 
 @dataclass(eq=False, slots=True)
@@ -144,7 +144,7 @@ class Prober:
     ) -> dict[int, ProbeResult]:
         """What the locations answer, by location number.
 
-        ``charge`` is called before a location is asked for the sake of this call. A location that
+        ``charge`` is called before locations are asked for the sake of this call. A location that
         is known to be down is asked, but not waited for when all others have answered.
 
         Raises:
@@ -204,11 +204,12 @@ class Prober:
         asked get their result at once: if not all new probes fit into the bound, none is
         started. One request at a time may exceed the bound, where it could never fit."""
         free = self._at_once - len(self._in_flight)
-        new = sum((request.image, view.location.number) not in self._in_flight for view in pending)
-        exceeds = new > self._at_once and not self._exceeding
-        fits = new <= free or exceeds
-        if charge is not None and new and fits:
-            charge()
+        new = [v for v in pending if (request.image, v.location.number) not in self._in_flight]
+        exceeds = len(new) > self._at_once and not self._exceeding
+        fits = len(new) <= free or exceeds
+        questions = sum(self._has_room(view) for view in new) if fits else 0
+        if charge is not None and questions:
+            charge(questions)
         joined: dict[int, InFlightProbe] = {}
         for view in pending:
             number = view.location.number
@@ -219,7 +220,7 @@ class Prober:
                 )
             elif probe is not None:
                 joined[number] = probe
-            elif not fits or self._in_flight_at[number] >= self._per_location:
+            elif not (fits and self._has_room(view)):
                 results[number] = ProbeResult(
                     reason="too many probes are in flight",
                     asked=False,
@@ -232,6 +233,9 @@ class Prober:
                     self._exceeding += 1
                     probe.task.add_done_callback(self._end_exceeding)
         return joined
+
+    def _has_room(self, view: LocationView) -> bool:
+        return self._in_flight_at[view.location.number] < self._per_location
 
     def _end_exceeding(self, _: object) -> None:
         self._exceeding -= 1

@@ -12,8 +12,15 @@ import pytest
 from aiohttp.test_utils import make_mocked_request
 from multidict import CIMultiDict
 
+from resolver.errors import TooManyRequests
 from resolver.gateway.clients import MAX_PROXIES, Clients
-from resolver.gateway.limits import BURST_SECONDS, IDS_PER_TOKEN, Limits, TokenBuckets
+from resolver.gateway.limits import (
+    BURST_SECONDS,
+    IDS_PER_TOKEN,
+    Limits,
+    RequestCharge,
+    TokenBuckets,
+)
 from resolver.models import format_id
 from tests.gateway.conftest import Gateway, Start
 from tests.support.clouds import Cloud, cloud_of
@@ -47,6 +54,35 @@ def test_a_bucket_holds_ten_seconds_of_tokens_and_refills() -> None:
     clock.now += 3600
     assert [buckets.take(b"one", 1) for _ in range(FULL_BUCKET)] == [0.0] * FULL_BUCKET
     assert buckets.take(b"one", 1) > 0, "no more than a full bucket is saved"
+
+
+def test_questions_about_one_image_cost_at_most_half_a_bucket() -> None:
+    """Else a client could never ask where there are more locations than tokens: a request that asks
+    the owners first, and then all others, never finds a full bucket."""
+    limits = Limits(RATE, Clients(()))
+    limits.buckets = TokenBuckets(RATE, Clock())
+
+    def ask(*questions: int) -> None:
+        charge = RequestCharge(limits, lambda: b"one")
+        for each in questions:
+            charge(each)
+
+    ask(1, 1000)
+    ask(1000, 1000)
+    with pytest.raises(TooManyRequests) as refused:
+        ask(1)
+    assert refused.value.headers["Retry-After"] == "1"
+    with pytest.raises(TooManyRequests) as refused:
+        ask(1000)
+    assert refused.value.headers["Retry-After"] == f"{BURST_SECONDS / 2:.0f}"
+
+
+def test_without_a_limit_questions_cost_nothing() -> None:
+    limits = Limits(0, Clients(()))
+    charge = RequestCharge(limits, lambda: b"one")
+    for _ in range(1000):
+        charge(1000)
+    assert len(limits.buckets) == 0
 
 
 def test_a_refused_request_takes_no_tokens_and_gets_the_exact_wait() -> None:
@@ -233,6 +269,19 @@ async def test_a_bulk_request_probes_as_many_ids_as_its_client_may(
         <= FULL_BUCKET + refilled
     )
     assert outcomes.count("unknown") == 99 - outcomes.count("absent")
+
+
+async def test_a_miss_costs_each_location_that_is_asked(
+    limited: tuple[Gateway, Cloud],
+) -> None:
+    gateway, cloud = limited
+    for name in ("two", "three", "four"):
+        await cloud.add(name)
+    begun = time.monotonic()
+    _, _, accepted = await refused(gateway, *(f"/v2/images/{text}" for text in IDS))
+    refilled = math.ceil((time.monotonic() - begun) * RATE)
+    assert FULL_BUCKET // 4 <= accepted <= (FULL_BUCKET + refilled) // 4
+    assert cloud.image_requests("four") == accepted
 
 
 async def test_requests_that_share_a_probe_pay_once(

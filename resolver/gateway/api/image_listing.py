@@ -11,7 +11,7 @@ from aiohttp import web
 from resolver.errors import NotFound
 from resolver.gateway.app_keys import SERVICES
 from resolver.gateway.image_path import region_of
-from resolver.gateway.limits import LIMITS, ChargeOnce
+from resolver.gateway.limits import LIMITS, RequestCharge
 from resolver.gateway.negotiation import (
     AUTH_TOKEN,
     JSON,
@@ -65,9 +65,9 @@ async def list_page(
     if not services.settings.listing:
         raise _listing_off_error()
     limits = request.app[LIMITS]
-    charge = ChargeOnce.for_request(limits, request)
+    charge = RequestCharge.for_request(limits, request)
     caller = await admit(request, preferences.region, charge)
-    charge()
+    charge(1)
     return await services.lister.page(
         query,
         request.headers.get(AUTH_TOKEN, ""),

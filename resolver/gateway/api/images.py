@@ -21,7 +21,7 @@ from resolver.gateway.api.image_reads import (
 from resolver.gateway.api.metalink import metalink_reply
 from resolver.gateway.app_keys import OUTCOME, SERVICES, SOURCE
 from resolver.gateway.image_path import parse_image_path
-from resolver.gateway.limits import LIMITS, ChargeOnce
+from resolver.gateway.limits import LIMITS, RequestCharge
 from resolver.gateway.methods import READ_METHODS, WRITE_METHODS, check_method
 from resolver.gateway.negotiation import VARY_PREFERENCES, client_token
 from resolver.gateway.problem import raise_unless_found
@@ -150,7 +150,7 @@ async def read_image(request: web.Request) -> web.StreamResponse:
     read = parse_image_read(read_request(request))
     limits = request.app[LIMITS]
     read = read._replace(preferences=limits.clients.preferences_for(request, read.preferences))
-    charge = ChargeOnce.for_request(limits, request)
+    charge = RequestCharge.for_request(limits, request)
     reply = await answer_image_read(request.app[SERVICES], read, charge)
     request[OUTCOME], request[SOURCE] = reply.outcome, reply.source
     return to_response(reply)
@@ -165,7 +165,7 @@ async def write_image(request: web.Request) -> web.StreamResponse:
     allowed = list(READ_METHODS)
     if services.settings.redirect_writes:
         allowed += sorted({m for m, rest in _SMALL_WRITES[path.api] if rest.fullmatch(path.rest)})
-    charge = ChargeOnce.for_request(request.app[LIMITS], request)
+    charge = RequestCharge.for_request(request.app[LIMITS], request)
     preferences = client_preferences(request, path.region)
     image = path.image_id, path.letter_case
     token = client_token(request.headers)

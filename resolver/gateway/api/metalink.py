@@ -60,7 +60,7 @@ async def metalink_reply(
         raise NoCounterpart(f"{names} serves neither v1 nor v2", extra=answer.as_json())
     found: Mapping[int, ImageRecord | LocationUnavailable] = {}
     if records is not None:
-        charge()
+        charge(len(targets))
         found = await _ask(records, read, answer, targets, text, domain)
     refused = {n for n, shown in found.items() if _is_refusal(shown)}
     answered = {n: shown for n, shown in found.items() if isinstance(shown, ImageRecord)}

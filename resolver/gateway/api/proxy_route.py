@@ -30,7 +30,7 @@ from resolver.gateway.image_path import (
     region_of,
     split_region,
 )
-from resolver.gateway.limits import LIMITS, ChargeOnce
+from resolver.gateway.limits import LIMITS, RequestCharge
 from resolver.gateway.methods import READ_METHODS
 from resolver.gateway.negotiation import VARY_PREFERENCES, client_token
 from resolver.gateway.problem import raise_unless_found
@@ -126,7 +126,7 @@ async def _resolve(
     before does not count."""
     services, token = request.app[SERVICES], client_token(request.headers)
     image = path.image_id, path.letter_case
-    charge = ChargeOnce.for_request(request.app[LIMITS], request)
+    charge = RequestCharge.for_request(request.app[LIMITS], request)
     _, answer = await answer_image(
         services, image, preferences, token, charge, needs_bytes=needs_bytes
     )

@@ -15,7 +15,7 @@ from aiohttp import web
 from resolver.errors import Busy, InvalidImageId, TooLarge
 from resolver.gateway.api.bulk_ids import BulkIds, parse_ids, parse_items
 from resolver.gateway.app_keys import METRICS, OUTCOME, SERVICES
-from resolver.gateway.limits import IDS_PER_TOKEN, LIMITS, ChargeOnce
+from resolver.gateway.limits import IDS_PER_TOKEN, LIMITS, RequestCharge
 from resolver.gateway.negotiation import (
     JSON,
     NDJSON,
@@ -95,9 +95,9 @@ async def explain_image(
     """
     services = request.app[SERVICES]
     image_id, letter_case = parse_id(text), letter_case_of(text)
-    charge = ChargeOnce.for_request(request.app[LIMITS], request)
+    charge = RequestCharge.for_request(request.app[LIMITS], request)
     caller = await admit(request, preferences.region, charge)
-    charge()
+    charge(1)
     if caller is None or services.caller_images is None:
         resolution = await services.resolver.resolve_in_full(
             image_id, preferences, letter_case, charge
@@ -156,7 +156,7 @@ async def respond_to_many(
     """The answer for each item, in their order. ``media_type``: JSON or NDJSON."""
     ids = await parse_ids(items)
     services = request.app[SERVICES]
-    charge = partial(request.app[LIMITS].charge, request, 1)
+    charge = partial(request.app[LIMITS].charge_questions, request)
     caller = await admit(request, preferences.region)
     if caller is not None and services.caller_images is not None:
         token = client_token(request.headers)

@@ -27,7 +27,7 @@ from resolver.gateway.api.version_documents import base_url, versions_reply
 from resolver.gateway.browser_guard import HEALTH_PATHS, BrowserGuard
 from resolver.gateway.error_form import ErrorForm, error_form
 from resolver.gateway.image_path import check_target, region_of, split_region
-from resolver.gateway.limits import ChargeOnce, Limits
+from resolver.gateway.limits import Limits, RequestCharge
 from resolver.gateway.methods import READ_METHODS
 from resolver.gateway.metrics.process_metrics import Metrics
 from resolver.gateway.middleware import CLIENT_CLOSED_REQUEST, internal_error, loop_error
@@ -353,7 +353,7 @@ class Front:
                 read.preferences, request.peer, request.scheme, request.fields
             )
         )
-        charge = ChargeOnce(self._limits, partial(self._client_key, request))
+        charge = RequestCharge(self._limits, partial(self._client_key, request))
         make_reply = partial(answer_image_read, self._services, read, charge, prefetched)
         return self._run(request, read.route, make_reply, send)
 
