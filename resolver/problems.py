@@ -63,7 +63,7 @@ class ProblemBoard:
         self._sources.append(source)
 
     def current(self) -> list[Problem]:
-        """The problems of now, the oldest first. A source that fails is a problem itself."""
+        """The current problems, the oldest first. A source that fails is a problem itself."""
         now = time.time()
         found = [problem for source in self._sources for problem in _ask(source)]
         self._first_seen = {

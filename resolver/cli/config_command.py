@@ -14,7 +14,7 @@ from resolver.errors import SettingsError
 def config(as_json: bool, describe: bool) -> None:
     """Show every setting and its value in this environment, secrets masked.
 
-    Where something is wrong it shows the rest all the same, says what is wrong, and exits 1.
+    If something is wrong, it shows the rest, says what is wrong, and exits 1.
     """
     from resolver.faulty_settings import settings_despite_faults  # noqa: PLC0415
     from resolver.settings import Settings, load_settings  # noqa: PLC0415

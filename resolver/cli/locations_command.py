@@ -309,7 +309,7 @@ def add(name: str, base_url: str, url: str, token: str | None, **fields: Any) ->
 def _warn_of_same_url(gateway: Gateway, row: dict[str, Any]) -> None:
     """Says so if another location has the URL of this one."""
     rows = []
-    with suppress(GatewayError):  # it is written all the same
+    with suppress(GatewayError):  # it is written anyway
         rows = gateway.call("GET", "/locations", shape=LOCATIONS)["locations"]
     if same := [r["name"] for r in rows if r["url"] == row["url"] and r["name"] != row["name"]]:
         click.echo(
@@ -397,7 +397,7 @@ def remove(name: str, yes: bool, url: str, token: str | None) -> None:
 
 
 def _is_lost(gateway: Gateway, name: str) -> bool:
-    """Whether Redis has lost a location: it has no record, and can be removed all the same."""
+    """Whether Redis has lost a location: it has no record, and can still be removed."""
     problems = gateway.call("GET", "/status", shape=STATUS)["problems"]
     return any(p["code"] == "location-lost" and p["location"] == name for p in problems)
 

@@ -66,7 +66,7 @@ def status(watch: bool, interval: float, as_json: bool, url: str, token: str | N
 
 
 def ask(gateway: Gateway, url: str, *, with_token: bool) -> Answer:
-    """Asks a gateway for all of it. Without Redis it knows its problems all the same.
+    """Asks a gateway for all of it. It knows its problems without Redis, too.
 
     Raises:
         GatewayError: it does not answer, or refuses the token.

@@ -70,7 +70,7 @@ def health_routes() -> list[web.RouteDef]:
 
 
 def metrics_routes() -> list[web.RouteDef]:
-    """For those who watch it."""
+    """For monitoring."""
     return [web.get("/status", status.show_status), web.get("/metrics", status.metrics)]
 
 
@@ -104,7 +104,7 @@ def gateway_routes() -> list[web.RouteDef]:
 
 
 def client_routes() -> list[web.RouteDef]:
-    """For clients of Glance, and those who resolve ids. They only read."""
+    """For clients of Glance, and for services that resolve ids. They only read."""
     return [
         *glance_routes(),
         web.get(REGION_ROUTE, version_documents.versions),
@@ -266,7 +266,7 @@ def make_management_app(app: web.Application) -> web.Application:
 
 
 def _moved_paths(settings: Settings) -> frozenset[str]:
-    """What the management port has and the port for clients has not, as in `openapi.yaml`: without
+    """What the management port has and the port for clients lacks, as in `openapi.yaml`: without
     the patterns of parts of a path."""
     if settings.management_port is None:
         return frozenset()

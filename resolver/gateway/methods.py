@@ -21,7 +21,7 @@ def check_method(method: str, writes: Sequence[str], allowed: Sequence[str]) -> 
         allowed: what this gateway takes there.
 
     Raises:
-        MethodNotAllowed: it has not. The text is Glance's.
+        MethodNotAllowed: no Glance has it. The text is Glance's.
     """
     if method not in writes:
         raise MethodNotAllowed(

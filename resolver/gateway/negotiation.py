@@ -67,7 +67,7 @@ def preferences_from_query(query: str) -> Preferences:
 
 
 def preferences_from_pairs(pairs: Iterable[tuple[str, str]]) -> Preferences:
-    """The same from names and values, others than those of `QUERY_PARAMETERS` left out.
+    """The same from names and values. Names that are not in `QUERY_PARAMETERS` are ignored.
 
     Raises:
         InvalidRequest: a parameter has no such value.
@@ -94,7 +94,7 @@ def make_preferences(region: str, exclude: Iterable[str], fresh: str) -> Prefere
 
 
 def accepted_type(headers: HeaderFields, *offers: str) -> str:
-    """As `preferred_type`, for what cannot be had otherwise.
+    """As `preferred_type`, for what has no other form.
 
     Raises:
         NotAcceptable: the client accepts none of them.

@@ -35,7 +35,7 @@ class Startup(NamedTuple):
 
 
 async def read_again(load: Callable[[], Startup], old: Settings) -> Startup:
-    """The settings and startup locations of now, once it is known that the settings can be used.
+    """The current settings and startup locations, once it is known that they can be used.
 
     Raises:
         ResolverError: one is wrong, or Redis does not answer. The old ones should stay: what this

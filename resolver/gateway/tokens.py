@@ -24,8 +24,8 @@ log = structlog.get_logger("audit")
 
 
 class Tokens:
-    """Finds the owner of a token. The file is read again when it changes. A line of it that is no
-    token is left out; the others count."""
+    """The admin tokens. The file is read again when it changes. A line of it that is not a token is
+    left out; the others count."""
 
     def __init__(self, settings: Settings) -> None:
         self._set = tuple(parse_token(item.get_secret_value()) for item in settings.admin_tokens)
@@ -35,7 +35,7 @@ class Tokens:
         self._fault = ""
         """Why the file cannot be used, or which lines of it; empty if all of it can."""
         self._repeated = ""
-        """Whose tokens are the same; empty if each is another."""
+        """Which tokens are the same; empty if none are."""
         self._all = self._merge()
         _warn_of_short(self._set)
 
@@ -112,12 +112,12 @@ class Tokens:
         """The tokens of the settings and of the file, each once. One that several entries have gets
         the least of their roles: an operator who relies on the lesser one must be right."""
         tokens: dict[str, AdminToken] = {}
-        owners: dict[str, dict[str, None]] = {}
+        names_of: dict[str, dict[str, None]] = {}
         for entry in (*self._set, *self._filed):
             first = tokens.setdefault(entry.token, entry)
             tokens[entry.token] = first._replace(role=lesser_role(first.role, entry.role))
-            owners.setdefault(entry.token, {})[f"{entry.name}:{entry.role}"] = None
-        repeated = [" and ".join(names) for names in owners.values() if len(names) > 1]
+            names_of.setdefault(entry.token, {})[f"{entry.name}:{entry.role}"] = None
+        repeated = [" and ".join(names) for names in names_of.values() if len(names) > 1]
         more = f", and {len(repeated) - MAX_NAMED_LINES} more" * (len(repeated) > MAX_NAMED_LINES)
         fault = (
             f"the same admin token is that of {', of '.join(repeated[:MAX_NAMED_LINES])}{more}"

@@ -55,7 +55,7 @@ REQUIRED_FIELDS = tuple(field.name for field in fields(AuditEntry) if field.name
 
 
 def entry_head(by: str, what: str, location: str, detail: str = "") -> str:
-    """The JSON of an entry of now without its end: the scripts add ``before`` and ``after``."""
+    """The JSON of a new entry without its end: the scripts add ``before`` and ``after``."""
     members = {"at": round(time.time(), 3), "by": by, "what": what, "location": location}
     if detail:
         members["detail"] = detail[:MAX_DETAIL_CHARACTERS]

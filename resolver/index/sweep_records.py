@@ -173,7 +173,7 @@ def _by_number(reply: Any) -> Iterator[tuple[int, bytes]]:
 
 
 def _parse_request(text: bytes) -> SweepRequest:
-    """One that this version cannot read asks for a sweep all the same, without a confirmation."""
+    """One that this version cannot read still asks for a sweep, without a confirmation."""
     try:
         if len(text) > MAX_RECORD_BYTES:
             raise ValueError("it is too long")

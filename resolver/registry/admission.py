@@ -1,4 +1,4 @@
-"""Where clients may be sent, by the settings of now, however a location came into the table.
+"""Where clients may be sent by the current settings, however a location came into the table.
 
 `resolver.registry.target_policy` checks a URL when an operator registers it. But a record may be
 older than the settings, or another process, an import or something else may have written it. So the

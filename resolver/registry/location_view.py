@@ -35,7 +35,7 @@ class LocationView:
     losses: int = 0
     """How often Redis may have lost claims by now."""
     refused: str = ""
-    """Why clients must not be sent there by the settings of now, whatever its state is; empty if
+    """Why the current settings forbid sending clients there, whatever its state is; empty if
     they may. See `resolver.registry.admission`."""
 
     @cached_property

@@ -394,7 +394,7 @@ class TableKeeper:
         return self.table
 
     async def refresh(self) -> Table:
-        """The table of now, for a process that has just changed the registry.
+        """The current table, for a process that has just changed the registry.
 
         Raises:
             IndexUnavailable: Redis did not answer.
@@ -451,7 +451,7 @@ class TableKeeper:
             log.warning("redis lost locations", locations=some_names(names))
         self._is_new.set()
         if lost or self.table.reuses_numbers_of(before, snapshot.changed):
-            # An older state, or another index: numbers may come to mean other locations.
+            # An older state, or another index: numbers may belong to other locations.
             self._index.clear_cache()
 
     def _set_table(self, snapshot: Snapshot, lost_until: Mapping[str, float] | None = None) -> None:

@@ -71,10 +71,10 @@ class Answer:
     """Owners that may be offered, best first."""
     missing: tuple[str, ...] = ()
     """Names of locations that could not vouch for the image's absence; where no owner has its
-    bytes, those that may have it all the same."""
+    bytes, those that may still have it."""
     detail: str = ""
     """Why the image is absent, or why that is not known. Where no owner has its bytes: why another
-    location may have them all the same; empty where none does."""
+    location may still have them; empty where none does."""
     source: str = "index"
     """``index``, ``cache``, ``probe`` or ``stale``."""
     age: float = 0.0
@@ -291,7 +291,7 @@ def doubt_lack_of_bytes(
     loss_doubt: str = "",
 ) -> Answer:
     """The answer ``found``. Where no owner has the image's bytes, it names the other locations that
-    may have them all the same.
+    may still have them.
 
     Args:
         claims, probes: as of `decide`.
@@ -381,7 +381,7 @@ def _coverage_doubts(context: AnswerContext) -> dict[str, str]:
 
 def _probe_doubts(context: AnswerContext, probes: Mapping[int, ProbeResult]) -> dict[str, str]:
     """Locations that must vouch and have not proved absence, each with the reason. One that does
-    not vouch must all the same where it was not even asked, and the index says that it has it."""
+    not vouch must do so where it was not even asked, and the index says that it has it."""
     doubts = {}
     for view in context.table.in_service():
         probe = probes.get(view.location.number, NOT_ASKED)

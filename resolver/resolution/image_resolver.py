@@ -297,7 +297,7 @@ class Resolver:
     async def with_current_table(
         self, context: AnswerContext, budget: IndexBudget
     ) -> AnswerContext:
-        """The context with the table of now: locations may have been added or removed while others
+        """The context with the current table: locations may have been added or removed while others
         were asked."""
         if context.index_error is not None:
             return context

@@ -224,7 +224,7 @@ class IndexReader:
             return error.detail
 
     async def current_table(self, timeout: float) -> Table:  # noqa: ASYNC109 - a bound for Redis
-        """The table as of now.
+        """The current table.
 
         Raises:
             IndexUnavailable: it had to be read, and Redis gave no answer within ``timeout``; or
@@ -257,7 +257,7 @@ class IndexReader:
             raise index_timeout_error(timeout) from error
 
     async def usable_table(self) -> Table:
-        """The table as of now, or the last known one while Redis does not answer.
+        """The current table, or the last known one while Redis does not answer.
 
         Raises:
             IndexUnavailable: none is known.

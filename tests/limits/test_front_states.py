@@ -174,5 +174,5 @@ def test_one_client_gets_only_a_share_of_the_connections() -> None:
     assert limiter.allows(limiter.client_keys("198.51.100.1"))
     for free in ("127.0.0.1", "::1", "192.0.2.7", ""):
         assert limiter.client_keys(free) == ()
-    limiter.unhold(keys)
+    limiter.release(keys)
     assert limiter.allows(keys)

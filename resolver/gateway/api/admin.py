@@ -86,7 +86,7 @@ class Refusals:
             detail = f"{self._unaudited} refused, the last from {client}: {reason}"
             self._unaudited, self._audited_at = 0, now
             what = self._event.replace(" ", "-")
-            with contextlib.suppress(IndexUnavailable):  # it is refused all the same
+            with contextlib.suppress(IndexUnavailable):  # it is refused anyway
                 await self._audit.record(by, what, detail=detail)
 
 
@@ -95,7 +95,7 @@ AUDITED = web.RequestKey("audited", dict[str, str])
 
 
 class RefusalsByToken:
-    """Refusals of tokens that are known: of each its own number."""
+    """Refusals of known tokens, each counted by itself."""
 
     def __init__(self, audit: Audit, event: str) -> None:
         self._by_token: defaultdict[str, Refusals] = defaultdict(partial(Refusals, audit, event))
@@ -111,7 +111,7 @@ class RefusalsByToken:
 
 
 REFUSED_LOGINS = web.AppKey("refused_logins", Refusals)
-"""Of tokens that are none."""
+"""Of unknown tokens."""
 
 REFUSED_CHANGES = web.AppKey("refused_changes", RefusalsByToken)
 """Of changes that the role of a token does not allow."""

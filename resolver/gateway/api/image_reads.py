@@ -125,7 +125,7 @@ def parse_image_read(request: ReadRequest) -> ImageRead:
     Raises:
         InvalidImageId, NotFound: what stands in place of the id is not a UUID.
         InvalidRequest: the path could be read in two ways, or a parameter is wrong.
-        NotAcceptable: the client accepts none of the forms in which data can be had.
+        NotAcceptable: the client accepts none of the forms that data has.
     """
     head = request.method == "HEAD"
     match = _RESOLVE_PATH.fullmatch(request.path)

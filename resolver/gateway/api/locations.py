@@ -1,4 +1,4 @@
-"""``/locations``, ``/audit`` and ``/index/rebuild``: what operators do, with an admin token."""
+"""``/locations``, ``/members``, ``/audit`` and ``/index/rebuild``: for operators, with a token."""
 
 from __future__ import annotations
 
@@ -190,28 +190,28 @@ def _age(at: float | None) -> str:
 
 
 REPAIRABLE_CODES = frozenset({"no-credential", "unauthorized", "unreachable", "bad-tls"})
-"""Failures of sweeps and polls that are over as far as a check can see that has just succeeded."""
+"""Failures of sweeps and polls that count as repaired once a check succeeds."""
 
 
 def _past_steps(view: LocationView, poll_interval: float, *, works_now: bool) -> Iterator[Step]:
     """How the last sweep and the last poll of a location ended. ``works_now``: a check with its
-    credential has just succeeded. What may have been repaired since is then no fault of now."""
+    credential has just succeeded, so that what may have been repaired since is not a fault."""
     location, sweep, poll = view.location, view.status.sweep, view.status.poll
-    is_over = {
+    is_repaired = {
         code: works_now and code in REPAIRABLE_CODES for code in (sweep.error_code, poll.error_code)
     }
-    over = "It works from here now. If it fails again: the indexer has not what this process has"
+    repaired = "It works from here now. If it fails again: the indexer lacks what this process has"
     if sweep.error:
         message = f"the last one, {_age(sweep.failed)}, failed: {sweep.error}"
         again = f"`locations sweep {location.name} --wait` begins another"
         failed = failed_step("sweep", location, sweep.error_code, message)
-        if is_over[sweep.error_code]:
-            failed = replace(failed, ok=True, fix=f"{again}. {over}")
+        if is_repaired[sweep.error_code]:
+            failed = replace(failed, ok=True, fix=f"{again}. {repaired}")
         elif sweep.error_code not in FIXES:
             failed = replace(failed, fix=again)
         yield failed
     else:
-        later = Poll() if is_over[poll.error_code] else poll
+        later = Poll() if is_repaired[poll.error_code] else poll
         now = replace(view, status=replace(view.status, poll=later))
         problem = now.coverage_problem(time.time())
         found = f"{sweep.images} images, its last sweep is complete and fresh"
@@ -222,8 +222,8 @@ def _past_steps(view: LocationView, poll_interval: float, *, works_now: bool) ->
     if poll.error:
         message = f"the last one, {_age(poll.failed)}, failed: {poll.error}"
         failed = failed_step("polls", location, poll.error_code, message)
-        if is_over[poll.error_code]:
-            fix = f"the next one comes within {poll_interval:.0f} s. {over}"
+        if is_repaired[poll.error_code]:
+            fix = f"the next one comes within {poll_interval:.0f} s. {repaired}"
             failed = replace(failed, ok=True, fix=fix)
         yield failed
 

@@ -49,7 +49,7 @@ async def metalink_reply(
         ImageAbsent: there is no owner to name.
         ImageUnknown: it is not known whether there is one that has the bytes.
         ImagePending, ImageDead: no owner has the bytes.
-        NoCounterpart: no owner serves an API in which they can be had.
+        NoCounterpart: no owner serves an API that has them.
         TooManyRequests: from ``charge``.
     """
     raise_unless_found(answer, VARY)

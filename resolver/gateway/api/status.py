@@ -44,7 +44,7 @@ class CensusCache:
         self._last: Census | None = None
 
     async def census(self) -> Census:
-        """The counts of now, or recent ones where counting takes long."""
+        """The current counts, or recent ones where counting takes long."""
         async with self._lock:
             last = self._last
             if last is None or abs(time.time() - last.at) > CENSUS_SHARE * last.seconds:
@@ -136,14 +136,14 @@ async def show_status(request: web.Request) -> web.StreamResponse:
             "locations": location_counts(services.tables.table, time.time()),
             "problems": [
                 {
-                    "code": problem.code,
-                    "since": rfc3339(problem.since),
-                    "text": problem.text,
-                    "action": problem.action,
-                    "location": problem.location or None,
-                    "includes": problem.includes,
+                    "code": found.code,
+                    "since": rfc3339(found.since),
+                    "text": found.text,
+                    "action": found.action,
+                    "location": found.location or None,
+                    "includes": found.includes,
                 }
-                for problem in services.problems.current()
+                for found in services.problems.current()
             ],
         }
     )
@@ -177,11 +177,14 @@ async def _index_reply(request: web.Request) -> Reply:
     now = time.time()
     locations: dict[str, Any] = {}
     for view in table.by_name.values():
+        coverage = view.coverage(now)
         locations[view.name] = {
             "claims": census.claims.get(view.location.number, 0),
             "listed": view.status.sweep.images,
             "swept": rfc3339(view.status.sweep.ended),
-            **{"coverage" if word == "why" else word: v for word, v in view.coverage(now).items()},
+            "covered": coverage.pop("covered"),
+            "coverage": coverage.pop("why"),
+            **coverage,
         }
     doubts = table.coverage_problems(now)
     return json_reply(

@@ -14,8 +14,8 @@ MAX_CHUNK_HEAD_BYTES = 8190
 """A chunk's size with its extensions."""
 
 MIN_CHUNK_BYTES = 16
-"""Of the chunks of a body on average, but for its first ones. A chunk costs as much time as a
-kilobyte. Clients that send each id by itself have larger ones."""
+"""What the chunks of a body must have on average, but for its first ones. A chunk costs as much
+time as a kilobyte. Clients that send each id as a chunk have larger ones."""
 
 FREE_CHUNKS = 1000
 
@@ -59,20 +59,20 @@ class SizedBody(BodyFraming):
 
 
 class ChunkedBody(BodyFraming):
-    """A body in chunks (RFC 9112, 7.1). What has come at once is passed on as one chunk, without
+    """A body in chunks (RFC 9112, 7.1). What arrives at once is passed on as one chunk, without
     extensions, so that no reader behind can read it otherwise. Trailers are refused."""
 
     def __init__(self) -> None:
         self._left = 0
-        """Bytes of the chunk that have not come."""
+        """Bytes of the chunk that have not arrived."""
         self._line = b""
-        """The part of a line that has come."""
+        """The part of a line that has arrived."""
         self._expects_head = True
         """Whether the next line is a chunk's head. Else it is empty: the end of a chunk."""
         self._is_last = False
-        """Whether the chunk of size 0 has come."""
+        """Whether the chunk of size 0 has arrived."""
         self._data = bytearray()
-        """What has come since it was last passed on."""
+        """What has arrived since the last call of `take`."""
         self._chunks = 0
         self._announced = 0
         """The size of all chunks so far."""
@@ -93,7 +93,7 @@ class ChunkedBody(BodyFraming):
         return (plain + LAST_CHUNK if self.complete else plain), data[at:]
 
     def _take_line(self, data: bytes, at: int) -> int:
-        """Takes a line, or the part of it that has come. Returns where it ends."""
+        """Takes a line, or the part of it that has arrived. Returns where it ends."""
         end = data.find(b"\n", at) + 1 or len(data)
         line = self._line + data[at:end]
         if self._expects_head:

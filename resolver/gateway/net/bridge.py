@@ -163,7 +163,7 @@ class Bridge(asyncio.Transport):
 
     def _check_end(self) -> None:
         """Calls the owner when all of the request and the response have passed. Not now: the
-        protocol is in the midst of them."""
+        protocol is still processing them."""
         if not self._is_answered and self.response_complete and self.request_complete:
             self._is_answered = True
             asyncio.get_running_loop().call_soon(self._owner.bridge_answered, self)

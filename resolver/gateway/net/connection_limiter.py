@@ -113,7 +113,7 @@ class ConnectionLimiter:
         for key in keys:
             self._by_client[key] += 1
 
-    def unhold(self, keys: Iterable[bytes]) -> None:
+    def release(self, keys: Iterable[bytes]) -> None:
         """The opposite of `hold`."""
         for key in keys:
             self._by_client[key] -= 1
@@ -127,7 +127,7 @@ class ConnectionLimiter:
     def remove(self, connection: LimitedConnection) -> None:
         if connection in self.connections:
             self.connections.discard(connection)
-            self.unhold(connection.client_keys)
+            self.release(connection.client_keys)
 
     def evict_idle(self) -> bool:
         """Closes some idle connections: first those of the clients that have most, of these first

@@ -10,7 +10,7 @@ a thousand times a second.
   idle connections, and TLS handshakes that take long. Where there is none, it stops accepting for
   `ACCEPT_BACKOFF_SECONDS`: new connections wait in the kernel's queue.
 - A client that has its share of the connections already gets its next one closed.
-- ``ECONNABORTED`` and the like are the client's doing and are ignored. Other errors propagate.
+- ``ECONNABORTED`` and similar errors are caused by the client and ignored. Other errors propagate.
 """
 
 from __future__ import annotations
@@ -214,7 +214,7 @@ def open_listeners(host: str, port: int) -> list[socket.socket]:
     """Sockets that listen at every address of a host, all at one port.
 
     Raises:
-        OSError: an address cannot be had.
+        OSError: an address is not available.
     """
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     sockets: list[socket.socket] = []

@@ -43,7 +43,7 @@ class TcpTransport(asyncio.Transport):
         self._socket = connected
         self._own_address: object = None
         self._buffer = bytearray()
-        """What the kernel has not taken."""
+        """What the kernel has not accepted yet."""
         self._closing = False
         self._ended = False
         self._ends_writing = False

@@ -70,7 +70,7 @@ class Certificate:
         self._latest = self.context = load(cert, key)
         self._expiry = _expiry(cert, key)
         self._is_refused = False
-        """Whether the files of now cannot be used."""
+        """Whether the current files cannot be used."""
         self.context.sni_callback = self._on_handshake
 
     def _file_stamp(self) -> object:

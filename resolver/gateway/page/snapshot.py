@@ -63,7 +63,7 @@ class SnapshotCache:
         """By `time.monotonic`."""
 
     async def get(self) -> Snapshot:
-        """The content of now, or of up to `MAX_AGE_SECONDS` ago."""
+        """The current content, or that of up to `MAX_AGE_SECONDS` ago."""
         async with self._lock:
             last = self._last
             if last is None or time.monotonic() - self._made_at >= MAX_AGE_SECONDS:

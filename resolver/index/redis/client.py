@@ -184,7 +184,7 @@ class RedisClient(ABC):
 
     @abstractmethod
     async def close(self) -> None:
-        """Closes all connections for good."""
+        """Closes all connections permanently."""
 
     async def close_in_time(self) -> None:
         """The same, but waits for it no longer than a connection may take: a server that hangs

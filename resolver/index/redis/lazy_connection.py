@@ -152,7 +152,7 @@ class LazyConnection:
             await connection.release()
 
     async def close(self) -> None:
-        """Closes it for good. Calls from now on, and those that wait, get a ConnectionError."""
+        """Closes it permanently. Calls from now on, and those that wait, get a ConnectionError."""
         self._closed = True
         if self._opening is not None:
             opening = self._opening

@@ -171,7 +171,7 @@ class PipelinedConnection(asyncio.Protocol):
             self.close(ConnectionError(f"not Redis: {error}"))
 
     def _push_received(self, push: list[Any]) -> None:
-        """Passes an invalidation on. A push that has not the form of one raises, which ends the
+        """Passes an invalidation on. A push without the form of one raises, which ends the
         connection and invalidates what was read on it."""
         kind, *rest = push
         if kind == b"invalidate" and self._on_invalidation is not None:
