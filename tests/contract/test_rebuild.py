@@ -94,7 +94,7 @@ async def test_another_process_reads_and_writes_the_new_buckets(redis_url: str) 
 async def test_no_answer_is_wrong_during_a_rebuild(index_url: str) -> None:
     """During a rebuild, each id is read right after it was written."""
     async with open_index(index_url, bits=8) as index:
-        ids = make_ids(300)
+        ids = make_ids(120)
         await index.claims.claim(9, ids)  # these must be found all the time
         going = True
 

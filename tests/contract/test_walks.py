@@ -94,7 +94,7 @@ async def test_purging_no_location_changes_nothing(index: Index) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("bits", [4, 7, 9, 13])
+@pytest.mark.parametrize("bits", [4, 7, 9, 11])
 async def test_index_bits_need_not_be_a_multiple_of_8(index_url: str, bits: int) -> None:
     async with open_index(index_url, bits=bits) as index:
         # Neighbours in the last bucket and the first, and ids that differ in the shared byte only.

@@ -33,7 +33,7 @@ COLUMNS = [
 ]
 ROWS: list[list[str]] = []
 
-KNOWN_IMAGES = 200
+KNOWN_IMAGES = 60
 MAX_GAP_SECONDS = 2.0
 """The longest time without an answer about a known image. A request waits 250 ms for Redis, and
 after three failures none does; the rest is for two cores that run Redis and other tests too."""
@@ -41,7 +41,7 @@ REQUESTS_TIMEOUT_SECONDS = 180.0
 NO_ANSWER = "none (503)"
 STATUS_PAUSE_SECONDS = 0.2
 STEADY_REQUESTS = 60
-"""Requests before a fault and after the recovery; a tenth of a second where nothing else runs."""
+"""Requests before a fault and after the recovery; a quarter of a second where nothing else runs."""
 
 
 class Load:
@@ -53,7 +53,7 @@ class Load:
         servers: dict[str, StandIn],
         urls: dict[str, str] | None = None,
         *,
-        pause: float = 0.02,
+        pause: float = 0.05,
         gateway_may_be_down: bool = False,
     ) -> None:
         """``urls``: where the servers are registered, if not at their own. ``pause``: seconds

@@ -203,7 +203,7 @@ async def world(
         )
         servers = {location.name: location.server for location in locations}
         urls = {location.name: location.url for location in locations}
-        load = Load(resolver, servers, urls, pause=0.05)
+        load = Load(resolver, servers, urls)
         await wait_until(load.no_claim_is_lost, RECOVERY_TIMEOUT, "all are swept")
         await wait_until(load.has_recovered, RECOVERY_TIMEOUT)
         await load.warm()

@@ -208,7 +208,7 @@ async def register(gateway: Gateway, table: list[RandomLocation]) -> None:
             await gateway.claim(f"l{n}", IMAGES[image].upper() if row.upper else IMAGES[image])
 
 
-@examples(150)
+@examples(100)
 @given(
     st.lists(random_locations, min_size=1, max_size=4), st.lists(requests, min_size=10, max_size=30)
 )
