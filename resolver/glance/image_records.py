@@ -84,8 +84,7 @@ class ImageRecords:
             raise LocationUnavailable(f"it answered {reply.status}", code=code)
         if use_v1:
             return _record(record_of_headers(reply.headers))
-        document = reply.json()
-        return _record(document if isinstance(document, dict) else {})
+        return _record(await reply.record())
 
 
 def _record(members: Mapping[str, Any]) -> ImageRecord:

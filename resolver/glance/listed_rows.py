@@ -7,20 +7,21 @@ it is skipped, counted and named.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 from urllib.parse import parse_qs, urlsplit
 
 from resolver.errors import InvalidImageId, LocationUnavailable
+from resolver.glance.glance_reply import ReadRow, UnnamedRow, shortened
 from resolver.glance.json_pages import JsonPage
 from resolver.models import parse_stored_id
 
 MAX_EXAMPLES_CHARACTERS = 120
 """Of the examples of skipped rows together, give or take one example."""
 
-MAX_EXAMPLE_CHARACTERS = 60
+MAX_LINK_CHARACTERS = 8190
+"""Read of the link to the next page: as long as a URL may be here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +30,8 @@ class SkippedRows:
 
     count: int = 0
     examples: str = ""
-    """The ids of the first ones as JSON, separated by commas, or the whole row where it has none.
-    For operators: it is text of the server."""
+    """The ids of the first ones as JSON, separated by commas, or the row where it has none. For
+    operators: it is text of the server."""
 
     def __add__(self, other: SkippedRows) -> SkippedRows:
         both = filter(None, (self.examples, other.examples))
@@ -40,13 +41,14 @@ class SkippedRows:
         return SkippedRows(self.count + other.count, examples)
 
     @classmethod
-    def of(cls, rows: Iterable[Any]) -> SkippedRows:
+    def of(cls, rows: Iterable[ReadRow]) -> SkippedRows:
         """Counts and names these rows."""
         count, examples = 0, ""
         for row in rows:
             count += 1
             if len(examples) < MAX_EXAMPLES_CHARACTERS:
-                examples += ", " * bool(examples) + _example(row)
+                example = row.example if isinstance(row, UnnamedRow) else shortened(row["id"])
+                examples += ", " * bool(examples) + example
         return cls(count, examples)
 
 
@@ -74,27 +76,29 @@ class ListedRows(NamedTuple):
     they are image ids or not. Empty where the page has none: then it is the last."""
 
     @classmethod
-    def of(cls, page: JsonPage[Any], max_markers: int, page_size: int) -> ListedRows:
+    def of(cls, page: JsonPage[ReadRow], max_markers: int, page_size: int) -> ListedRows:
         """The images of a page. ``page_size``: the rows that were asked for.
 
         Raises:
             LocationUnavailable: nothing in it says where the next page begins.
         """
-        rows = page.rows
-        images, skipped = [], []
-        for row in rows:
-            try:
-                text = row["id"]
-                images.append(ListedImage(*parse_stored_id(text), text, row))
-            except (InvalidImageId, TypeError, KeyError):
+        images, skipped = [], list[ReadRow]()
+        ids = []
+        for row in page.rows:
+            if isinstance(row, UnnamedRow):
                 skipped.append(row)
-        ids = [row["id"] for row in rows if isinstance(row, dict) and row.get("id")]
-        markers = [text for text in ids if isinstance(text, str)][-max_markers:]
+                continue
+            ids.append(text := row["id"])
+            try:
+                images.append(ListedImage(*parse_stored_id(text), text, row))
+            except InvalidImageId:
+                skipped.append(row)
+        markers = [text for text in ids if text][-max_markers:]
         if images and images[-1].text not in markers:
             markers.insert(0, images[-1].text)  # v1 accepts no other marker than a UUID
-        if not markers and (marker := _next_marker(page.members)):
+        if not markers and (marker := _next_marker(page.next)):
             markers = [marker]
-        if not markers and ("next" in page.members or len(rows) >= page_size):
+        if not markers and (page.has_next or len(page.rows) >= page_size):
             raise LocationUnavailable(
                 "the listing cannot be read to its end: a page of it has no row with an id",
                 code="bad-listing",
@@ -105,25 +109,15 @@ class ListedRows(NamedTuple):
 NO_MORE_ROWS = ListedRows((), NO_ROWS, ())
 
 
-def ids_of(page: JsonPage[Any]) -> set[str]:
+def ids_of(page: JsonPage[ReadRow]) -> set[str]:
     """The ids of the rows that have one."""
-    rows = [row for row in page.rows if isinstance(row, dict)]
-    return {row["id"] for row in rows if isinstance(row.get("id"), str)}
+    return {row["id"] for row in page.rows if isinstance(row, dict)}
 
 
-def _next_marker(members: Mapping[str, Any]) -> str:
+def _next_marker(link: str) -> str:
     """The marker in the link to the next page; empty if there is none."""
-    link = members.get("next")
     try:
-        query = parse_qs(urlsplit(link).query) if isinstance(link, str) else {}
+        query = parse_qs(urlsplit(link[:MAX_LINK_CHARACTERS]).query)
     except ValueError:
         return ""
     return query.get("marker", [""])[-1]
-
-
-def _example(row: Any) -> str:
-    shown = row["id"] if isinstance(row, dict) and "id" in row else row
-    text = json.dumps(shown)
-    if len(text) > MAX_EXAMPLE_CHARACTERS:
-        text = text[: MAX_EXAMPLE_CHARACTERS - 3] + "..."
-    return text

@@ -415,7 +415,7 @@ async def _list_by_id(server: GlanceServer, ids: Sequence[str]) -> set[str]:
             return set()
         page = await reply.page(len(ids) + 1)
         listed = ids_of(page)
-        has_more = page.is_cut or "next" in page.members
+        has_more = page.is_cut or page.has_next
         if has_more or not listed <= set(ids):  # more, or other, than asked for
             return set()
         found |= listed

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 from urllib.parse import quote
 
 import aiohttp
@@ -50,7 +49,7 @@ async def read_image(
     facts = None
     if use_v2:
         reply = await server.request(f"/v2/images/{text}", token=token, max_bytes=MAX_RECORD_BYTES)
-        if reply.status == 200 and _is_same_id((record := _record(reply)).get("id"), text):
+        if reply.status == 200 and _is_same_id((record := await reply.record()).get("id"), text):
             facts = ImageFacts.of(record)
         # Without known versions, 300 means that the server has no v2.
         use_v2 = bool(versions) or reply.status != 300
@@ -110,11 +109,6 @@ async def _ensure_shows_images(server: GlanceServer, *, use_v2: bool, token: str
                 "lists: is there a proxy in front with rules for some paths only?",
                 code="not-glance",
             )
-
-
-def _record(reply: Reply) -> dict[str, Any]:
-    record = reply.json()
-    return record if isinstance(record, dict) else {}
 
 
 def _is_same_id(answered: object, text: str) -> bool:

@@ -216,7 +216,7 @@ class Caller:
             if error.extra.get("status") == 404:
                 return []
             raise
-        return [parse_record(body, self._query.order)]
+        return [await parse_record(body, self._query.order)]
 
     async def _read(
         self, view: LocationView, path: str, params: Params, rows: int

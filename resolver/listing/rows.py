@@ -10,7 +10,7 @@ import json
 from typing import Any, NamedTuple
 
 from resolver.errors import LocationUnavailable
-from resolver.glance.json_pages import has_many_values, read_page
+from resolver.glance.json_pages import RowReading, read_page, read_row
 from resolver.image_facts import ImageStatus, status_of
 from resolver.listing.sort_order import SortOrder, Values
 
@@ -29,6 +29,9 @@ class Row(NamedTuple):
     """Of the sort keys: its place in the order."""
     status: ImageStatus | None
     """As `resolver.image_facts.status_of` reads it."""
+    glance_status: str | None
+    """As the location has it."""
+    name: str | None
     text: str
     """The row as JSON, without `LOCATIONS_PROPERTY`."""
 
@@ -55,36 +58,52 @@ async def parse_page(body: bytes | bytearray, order: SortOrder, limit: int) -> R
         "its listing cannot be read: it is not the JSON that Glance writes", code="junk"
     )
     try:
-        page = await read_page(body, limit, lambda row, text: _row(row, text, order))
+        page = await read_page(body, limit, _reading(order))
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise unreadable from error
     if not page.has_rows:
         raise unreadable
-    return RowPage(page.rows, page.is_cut or isinstance(page.members.get("next"), str))
+    return RowPage(page.rows, page.is_cut or bool(page.next))
 
 
-def parse_record(body: bytes | bytearray, order: SortOrder) -> Row:
+async def parse_record(body: bytes | bytearray, order: SortOrder) -> Row:
     """The row in a location's answer about one image.
 
     Raises:
         LocationUnavailable: it is not an image's record.
     """
-    unreadable = LocationUnavailable("its record of an image cannot be read", code="junk")
     try:
-        text = body.decode().strip()
-        if has_many_values(text):
-            raise unreadable
-        return _row(json.loads(text), text, order)
+        return await read_row(body, _reading(order))
     except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise unreadable from error
+        raise LocationUnavailable("its record of an image cannot be read", code="junk") from error
+
+
+def _reading(order: SortOrder) -> RowReading[Row]:
+    return RowReading(
+        lambda row, text: _row(row, text, order),
+        kept=("status", "name", *order.names),
+        text_without=LOCATIONS_PROPERTY,
+    )
 
 
 def _row(row: Any, text: str, order: SortOrder) -> Row:
     if not isinstance(row, dict):
         raise TypeError("a row is not an object")
-    image_id, status = row["id"], status_of(row)
     values = order.values_of(row)
     if LOCATIONS_PROPERTY in row:
         del row[LOCATIONS_PROPERTY]
-        text = json.dumps(row, ensure_ascii=False)
-    return Row(image_id.lower(), image_id, values, status, text)
+        text = json.dumps(row)
+    image_id = row["id"]
+    return Row(
+        image_id.lower(),
+        image_id,
+        values,
+        status_of(row),
+        _text(row.get("status")),
+        _text(row.get("name")),
+        text,
+    )
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) else None

@@ -24,6 +24,9 @@ TIME_KEYS = frozenset({"created_at", "updated_at"})
 COMPARABLE_KEYS = TIME_KEYS | {"size", "id"}
 """Keys that every database sorts in the same way. How it sorts text depends on its collation."""
 
+MAX_VALUE_CHARACTERS = 255
+"""Of a text that images are sorted by. Glance's columns are no longer."""
+
 Value = str | int | None
 """Of a sort key in a row. ``size`` is a number, all others are text."""
 
@@ -135,7 +138,9 @@ class SortOrder:
             if value is None:
                 if name == "id":
                     raise TypeError(name)
-            elif type(value) is not (int if name == "size" else str):
+            elif type(value) is not (int if name == "size" else str) or (
+                isinstance(value, str) and len(value) > MAX_VALUE_CHARACTERS
+            ):
                 raise TypeError(name)
         return values
 

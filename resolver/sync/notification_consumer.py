@@ -16,8 +16,8 @@ from dataclasses import replace
 import structlog
 
 from resolver.errors import IndexUnavailable, LocationUnavailable
-from resolver.glance import SecretSources, parse_notice, subscribed
-from resolver.glance.notifications import Subscription
+from resolver.glance import SecretSources, subscribed
+from resolver.glance.notifications import Subscription, parse_notices
 from resolver.index import Index
 from resolver.models import Location, SubscriptionStatus
 from resolver.registry import LocationView
@@ -26,9 +26,6 @@ from resolver.sync.timings import IndexerTimings
 
 STATUS_INTERVAL_SECONDS = 10.0
 """How often the lease is renewed and the status stored while connected."""
-
-LARGE_NOTIFICATION_BYTES = 16 * 1024
-"""More than those of most images: to parse many of these takes long."""
 
 MIN_RECONNECT_DELAY_SECONDS = 1.0
 """Before the first attempt to reconnect; doubled for each further one."""
@@ -131,12 +128,7 @@ class NotificationConsumer:
 
     async def _consume_batch(self, subscription: Subscription) -> None:
         messages = await subscription.next_batch(self._timings.queue_check)
-        notices = []
-        for message in messages:
-            if notice := parse_notice(message.body):
-                notices.append(notice)
-            if len(message.body) > LARGE_NOTIFICATION_BYTES:
-                await asyncio.sleep(0)  # others have a turn
+        notices = await parse_notices(message.body for message in messages)
         news = await apply_notices(self._index, self._location.number, self._deletions, notices)
         await subscription.acknowledge(messages)
         if messages:

@@ -91,3 +91,11 @@ def test_damaged_pages_are_refused_or_are_json(
 def test_bodies_that_are_not_pages_are_refused(body: bytes) -> None:
     with pytest.raises(LocationUnavailable, match="cannot be read"):
         parse(body)
+
+
+def test_half_of_a_surrogate_pair_can_be_sent_on() -> None:
+    """With `resolver_locations` in the row, the whole page of the merged listing was a 500."""
+    text = json.dumps({"images": [{"id": "a", "x": "\ud800", LOCATIONS_PROPERTY: "one"}]})
+    (row,) = parse(text.encode()).rows
+    assert row.with_locations("two").encode()
+    assert json.loads(row.with_locations("two"))["x"] == "\ud800"

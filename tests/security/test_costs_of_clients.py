@@ -7,6 +7,7 @@ import gzip
 import io
 import json
 import time
+from functools import partial
 from typing import Any
 
 import pytest
@@ -16,6 +17,11 @@ from resolver.errors import InvalidRequest, TooLarge
 from resolver.gateway.api.bulk_ids import parse_ids, parse_items
 from resolver.gateway.bounded_render import BURST, BoundedRender
 from resolver.glance import parse_notice
+from resolver.glance.notifications import (
+    MAX_BATCH,
+    MAX_NOTIFICATION_BYTES,
+    parse_notices,
+)
 from resolver.models import format_id
 from resolver.standin import StandIn
 from tests.gateway.conftest import Gateway, Start
@@ -200,10 +206,15 @@ async def test_a_hostile_image_record_is_not_decompressed(
 
 @pytest.mark.parametrize("is_wrapped", [False, True])
 @pytest.mark.parametrize("escapes", [False, True])
-def test_a_notification_of_hostile_shape_is_not_parsed(*, is_wrapped: bool, escapes: bool) -> None:
-    """Half a million values in a megabyte took 250 ms, and up to 200 of them come together."""
+@pytest.mark.parametrize("item", ["[[[[[]]]]]", '{"":{}}', "1.2345678901234567e-300", "9" * 4200])
+async def test_a_notification_of_hostile_shape_is_read_within_milliseconds(
+    *, is_wrapped: bool, escapes: bool, item: str
+) -> None:
+    """Half a million values in a megabyte took 250 ms, and up to 200 of them come together: those
+    of 16 KiB took 60 ms."""
 
-    def notification(items: str) -> bytes:
+    def notification(bytes_of_items: int) -> bytes:
+        items = ",".join([item] * (bytes_of_items // len(item)))
         text = f'{{"event_type": "image.update", "payload": {{"id": "{ID}", "x": [{items}]}}}}'
         if is_wrapped:
             text = json.dumps({"oslo.message": text})
@@ -211,5 +222,8 @@ def test_a_notification_of_hostile_shape_is_not_parsed(*, is_wrapped: bool, esca
                 text = text.replace("[", "\\u005b")
         return text.encode()
 
-    assert parse_notice(notification("[[]]")) is not None
-    assert parse_notice(notification(",".join(["[[[[[]]]]]"] * 4000))) is None
+    assert parse_notice(notification(9)) is not None
+    assert parse_notice(notification(2 * MAX_NOTIFICATION_BYTES)) is None
+    for size, count in ((MAX_NOTIFICATION_BYTES // 4, 40), (16_000, MAX_BATCH)):
+        bodies = [notification(size)] * count
+        await check_turns(0.008, partial(parse_notices, bodies))

@@ -175,10 +175,8 @@ async def _lines_of_listed(
 
 def _wanted_id(row: Row, wanted: Wanted) -> bytes | None:
     """The id of a listed image; None where it is not wanted, or has an id that is not a UUID."""
-    if wanted.name_pattern:
-        name = str(json.loads(row.text).get("name") or "")
-        if not fnmatchcase(name, wanted.name_pattern):
-            return None
+    if wanted.name_pattern and not fnmatchcase(row.name or "", wanted.name_pattern):
+        return None
     try:
         return parse_stored_id(row.id)[0]
     except InvalidImageId:

@@ -3,7 +3,6 @@ images that match a name or a digest."""
 
 from __future__ import annotations
 
-import json
 from typing import Any
 from urllib.parse import urlencode
 
@@ -80,10 +79,9 @@ def _explained(explained: dict[str, Any]) -> list[Html | None]:
 def _matches(page: ListedPage, question: Question) -> Html:
     rows = []
     for listed, locations in page.rows:
-        fields = json.loads(listed.text)
         link = element("a", listed.id, href=_link(question._replace(by=BY_ID, text=listed.id)))
         owners = locations.replace(",", ", ")
-        rows.append(row(link, fields.get("name"), fields.get("status"), owners))
+        rows.append(row(link, listed.name, listed.glance_status, owners))
     return table("Images that match", MATCH_COLUMNS, join(rows), id_="matches")
 
 
