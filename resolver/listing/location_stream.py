@@ -25,7 +25,7 @@ Raises LocationUnavailable."""
 
 
 class LocationStream:
-    """The rows of one location from a place on, none of them more than one page ahead."""
+    """The rows of one location from a place on."""
 
     def __init__(
         self,

@@ -215,6 +215,8 @@ class ImageOwners:
     def _ranked(self, row: Row) -> list[LocationStream]:
         """The locations that are known to list a row's image, best first."""
         listed = self._listed[row.image]
+        if len(listed) == 1:  # nearly all: to rank takes time
+            return [self._streams[number] for number in listed]
         image_id = _image_id(row)
         return sorted(
             (self._streams[number] for number in listed),

@@ -37,7 +37,7 @@ class Row(NamedTuple):
 
     def with_locations(self, names: str) -> str:
         """The row's text, with the locations added as its last member."""
-        return f"{self.text[:-1]}, {json.dumps(LOCATIONS_PROPERTY)}: {json.dumps(names)}}}"
+        return f'{self.text[:-1]}, "{LOCATIONS_PROPERTY}": {json.dumps(names)}}}'
 
 
 class RowPage(NamedTuple):

@@ -7,8 +7,10 @@ order is total. Their direction is the one that was given, if it was one, and de
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import takewhile
 from typing import Any, NamedTuple
 
 from resolver.errors import InvalidRequest
@@ -40,7 +42,7 @@ class SortKey(NamedTuple):
 
 
 class _Descending:
-    """Reverses a comparison, so that one key can have both directions."""
+    """Reverses a comparison, so that keys can have both directions."""
 
     __slots__ = ("value",)
 
@@ -112,7 +114,7 @@ class SortOrder:
         """Names the order: orders with the same text are the same."""
         return ",".join(f"{'-' if key.descends else ''}{key.name}" for key in self.keys)
 
-    def key(self, values: Values, *, ignore_case: bool = False) -> tuple[Any, ...]:
+    def key(self, values: Values, *, ignore_case: bool = False) -> Any:
         """What orders rows: the smallest comes first. ``values``: the row's, of `names`.
 
         Rows without a value come first where the key ascends, as in SQLite and MySQL.
@@ -120,12 +122,17 @@ class SortOrder:
         """
         if ignore_case:
             values = tuple([v.casefold() if isinstance(v, str) else v for v in values])
-        return tuple(
-            [
-                _Descending((value is not None, value)) if descends else (value is not None, value)
-                for value, (_, descends) in zip(values, self.keys, strict=True)
-            ]
-        )
+        pairs = [(value is not None, value) for value in values]
+        if self._all_descend:  # as most do: to compare all at once is faster
+            return _Descending(pairs)
+        return [
+            _Descending(pair) if descends else pair
+            for pair, (_, descends) in zip(pairs, self.keys, strict=True)
+        ]
+
+    @cached_property
+    def _all_descend(self) -> bool:
+        return all(key.descends for key in self.keys)
 
     def values_of(self, row: dict[str, Any]) -> Values:
         """A row's values of the sort keys.
@@ -159,15 +166,18 @@ class SortOrder:
             return bool(first > second)  # type: ignore[operator]
         return False
 
-    def used_up(self, place: Values | None, values: Values) -> Values:
-        """The place up to which rows are used up, when a row with these values follows ``place``.
+    def used_up(self, place: Values | None, rows: Sequence[Values]) -> Values | None:
+        """The place up to which rows are used up, when rows with these values follow ``place``.
 
         Rows that show the same second are in the order of microseconds that they do not show, so
         the place within it is the highest one that was reached.
         """
-        if place is None or place[: self._visible] != values[: self._visible]:
-            return values
-        return max(place, values, key=self.key)
+        places = [*rows] if place is None else [place, *rows]
+        if not places:
+            return None
+        visible = places[-1][: self._visible]
+        of_last_second = takewhile(lambda v: v[: self._visible] == visible, reversed(places))
+        return max(of_last_second, key=self.key)
 
     def is_past(self, values: Values, end: Values) -> bool:
         """Whether every database puts rows with these values behind the other place. Known of
