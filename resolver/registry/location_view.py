@@ -128,7 +128,7 @@ class LocationView:
 
     def coverage_problem(self, now: float, within: float | None = None) -> str:
         """Why the index may lack an image of this location; empty if it cannot. ``within``: what
-        the index has must besides be complete up to this many seconds ago.
+        the index has must also be complete up to this many seconds ago.
 
         The text may be shown to anybody. It never contains what a server or a file said: that is in
         the sweep's ``error``, which only operators see.

@@ -143,8 +143,11 @@ def corrected_claims(
     ``fresh``: a location that could not even be asked gives no fresh answer, so that its claim
     does not count.
     """
-    confirmed = {p.owner.number: p.owner for p in probes.values() if p.owner is not None}
-    refuted = {n for n, p in probes.items() if p.absent or (fresh and not p.asked)}
+    owners = (probe.owner for probe in probes.values())
+    confirmed = {owner.number: owner for owner in owners if owner is not None}
+    refuted = {
+        number for number, probe in probes.items() if probe.absent or (fresh and not probe.asked)
+    }
     remaining = [c for c in claims if c.number not in confirmed and c.number not in refuted]
     return (*remaining, *confirmed.values())
 

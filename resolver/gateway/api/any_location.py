@@ -160,7 +160,7 @@ def best_location(
 ) -> LocationView | None:
     """The location that a client is sent to for what any can answer: one that is down only if all
     are; None where none is in service. ``domain``: see `domain_of`."""
-    in_domain = [v for v in table.in_service() if domain in (None, v.location.domain)]
+    in_domain = [view for view in table.in_service() if domain in (None, view.location.domain)]
     views = [
         view for view in in_domain if view.serves is None or view.serves[0 if api == "v1" else 1]
     ]

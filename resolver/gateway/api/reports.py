@@ -96,7 +96,7 @@ class Wanted(NamedTuple):
     query: ListingQuery
     """What locations are asked for."""
     name_pattern: str
-    """What names must match besides, with the wildcards of a shell; empty for all."""
+    """A pattern that names must match too, with the wildcards of a shell; empty for all."""
 
 
 def _wanted(pairs: Sequence[tuple[str, str]], now: float) -> Wanted | None:

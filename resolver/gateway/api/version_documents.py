@@ -25,7 +25,7 @@ def version_document(table: Table, base: str) -> dict[str, Any]:
     minors = [view.minor for view in table.in_service() if view.minor >= 0]
     highest = min(minors, default=BASE_MINOR)
     versions = [("v2", n) for n in range(highest, -1, -1)]
-    if any(p.serves is not None and p.serves[0] for p in table.in_service()):
+    if any(view.serves is not None and view.serves[0] for view in table.in_service()):
         versions += [("v1", 1), ("v1", 0)]
     return {
         "versions": [
@@ -47,8 +47,8 @@ def base_url(public_url: str, scheme: str, host: str) -> str:
 
 
 def versions_reply(table: Table, base: str, path: str) -> Reply:
-    """The root is answered 300 as by Glance, the others 200: clients accept either. ``base``: what
-    ``path`` is below of. Browsers get the status page at the root of the gateway."""
+    """The root is answered 300 as by Glance, the others 200: clients accept either. ``path`` is
+    below ``base``. Browsers get the status page at the root of the gateway."""
     document = version_document(table, base)
     if path == "/":
         return json_reply(document, status=300, headers={"Vary": "Accept"})

@@ -63,8 +63,8 @@ def match_section(question: Question, page: ListedPage, explained: dict[str, Any
 
 def _explained(explained: dict[str, Any]) -> list[Html | None]:
     outcome = Outcome(explained["outcome"])
-    owners = [r for r in explained["locations"] if r["verdict"] != NOT_AN_OWNER]
-    others = [r for r in explained["locations"] if r["verdict"] == NOT_AN_OWNER]
+    owners = [row for row in explained["locations"] if row["verdict"] != NOT_AN_OWNER]
+    others = [row for row in explained["locations"] if row["verdict"] == NOT_AN_OWNER]
     return [
         element("p", element("code", explained["id"]), " ", mark(outcome, OUTCOME_MARKS[outcome])),
         element("p", explained["detail"]) if explained["detail"] else None,
