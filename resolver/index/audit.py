@@ -63,7 +63,7 @@ def entry_head(by: str, what: str, location: str, detail: str = "") -> str:
 
 
 def operation_id() -> str:
-    """Names one write, so that a script can recognise it if it is sent again."""
+    """Names one write, so that a script can recognize it if it is sent again."""
     return secrets.token_hex(8)
 
 

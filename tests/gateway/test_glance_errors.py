@@ -48,7 +48,7 @@ async def test_an_absent_image_is_answered_as_glance_does(
     await gateway.location("one")
     fields = [] if accept is None else [f"Accept: {accept}"]
     async with connected(gateway.url) as connection:
-        for _ in range(2):  # the second one is recognised without parsing
+        for _ in range(2):  # the second one is recognized without parsing
             response = await connection.ask("GET", path, *fields)
             assert response.status == 404
             assert "Content-Type: text/html; charset=UTF-8\r\n" in response.head

@@ -34,7 +34,7 @@ async def test_owners_in_the_region_come_first(
     await both_regions(gateway)
     path = f"/v2/images/{ID}{rest}"
     async with connected(gateway.url) as connection:
-        for _ in range(3):  # parsed, recognised, and after another kind of request
+        for _ in range(3):  # parsed, recognized, and after another kind of request
             for prefix, name in (("", "north"), (SOUTH, "south"), ("/region/north", "north")):
                 response = await connection.ask(method, prefix + path)
                 assert response.status == 307

@@ -1,5 +1,5 @@
-"""A `Host` that is none is refused, by the front and by the aiohttp application alike. The links of
-a version document name the host that the client asked."""
+"""A `Host` that is not a host is refused, by the front and by the aiohttp application alike. The
+links of a version document name the host that the client asked."""
 
 from __future__ import annotations
 

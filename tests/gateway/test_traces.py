@@ -61,7 +61,7 @@ async def test_traces_reach_the_log_and_the_locations() -> None:
         await wait_until(lambda: found(server, image))
         assert {parent for parent, _ in recorder.headers} == {""}, "sweeps belong to no trace"
         async with aiohttp.ClientSession(server.url) as http:
-            # Known images; the second request is recognised without being parsed.
+            # Known images; the second request is recognized without being parsed.
             for number in (1, 2, 3):
                 headers = {"traceparent": traceparent(number)}
                 async with http.get(
@@ -103,7 +103,7 @@ def test_requests_that_differ_in_their_trace_only_are_one_kind(more: str) -> Non
     assert head is not None
     assert known.learn(request(1), FrontRequest.from_head(head, "192.0.2.1", "http")) is not None
     for number in range(2, 40):
-        read = known.recognise(request(number), None, "192.0.2.1", "http")
+        read = known.recognize(request(number), None, "192.0.2.1", "http")
         assert read is not None
         assert read.trace.trace_id == trace(number)
         assert read.request().trace == read.trace

@@ -263,5 +263,5 @@ async def openapi(request: web.Request) -> web.StreamResponse:
     here = request.app[PATHS_HERE]
     public_url = "" if here.only else request.app[SERVICES].settings.public_url
     if not openapi_document.cache_info().currsize:
-        await asyncio.to_thread(openapi_document)  # 50 ms, once
+        await asyncio.to_thread(openapi_reply, public_url, here)  # 50 ms, once
     return to_response(openapi_reply(public_url, here))

@@ -191,7 +191,7 @@ class FrontConnection(asyncio.Protocol):
             and self._bridge is None
             and self._cancel is None
             and self._write_deadline == NEVER
-            and (read := self._recognise(data)) is not None
+            and (read := self._recognize(data)) is not None
         ):
             self._respond_to_plain(read)
             return
@@ -291,16 +291,16 @@ class FrontConnection(asyncio.Protocol):
         if self._client_ended:
             self._close()
 
-    def _recognise(self, data: bytes) -> PlainRead | None:
+    def _recognize(self, data: bytes) -> PlainRead | None:
         """The request that ``data`` is, if it needs no parsing."""
         if (front := self._server.front) is None:
             return None
-        return front.known_reads.recognise(data, self._known_kind, self.peer, self._scheme)
+        return front.known_reads.recognize(data, self._known_kind, self.peer, self._scheme)
 
     def _next_known(self, end: int) -> PlainRead | None:
         """Takes the next request from the buffer, if it needs no parsing. ``end``: of its head."""
         data = bytes(self._buffer[:end]) if end <= MAX_REQUEST_BYTES else b""
-        if not data or (read := self._recognise(data)) is None:
+        if not data or (read := self._recognize(data)) is None:
             return None
         del self._buffer[:end]
         self._checked = 0

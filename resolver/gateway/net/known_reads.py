@@ -2,7 +2,7 @@
 
 Clients send the same request for image after image: the same line but for the id, the same header
 fields byte for byte. What such a request says is kept as a `ReadKind`, under the bytes of the
-request without the id. So a request is recognised by one regular expression, which finds the id,
+request without the id. So a request is recognized by one regular expression, which finds the id,
 and one dictionary lookup.
 """
 
@@ -207,10 +207,10 @@ class KnownReads:
 
     @property
     def remembered(self) -> list[bytes]:
-        """The requests without ids that are recognised on any connection."""
+        """The requests without ids that are recognized on any connection."""
         return list(self._kinds)
 
-    def recognise(
+    def recognize(
         self, data: bytes, remembered: RememberedKind | None, peer: str, scheme: str
     ) -> PlainRead | None:
         """The one read that ``data`` is; None for a request that must be parsed.
@@ -242,7 +242,7 @@ class KnownReads:
         """A request that has been parsed as a read of a kind, and what its connection must
         remember; None for a request that asks for anything special.
 
-        A kind without credentials is recognised on every connection from now on.
+        A kind without credentials is recognized on every connection from now on.
         """
         fields = request.fields
         line = _LINE.match(data)
