@@ -116,7 +116,7 @@ def _make(gateway: Gateway, changes: list[Change], file: str, *, dry_run: bool =
 
     batches = [changes[n : n + BATCH_SIZE] for n in range(0, len(changes), BATCH_SIZE)]
     console = Console(stderr=True)
-    shown = track(
+    progress = track(
         batches,
         "checking locations" if dry_run else "changing locations",
         console=console,
@@ -124,7 +124,7 @@ def _make(gateway: Gateway, changes: list[Change], file: str, *, dry_run: bool =
         disable=not console.is_terminal,
     )
     done = 0
-    for batch in shown:
+    for batch in progress:
         removals = [change["location"] for change in batch if change["what"] == "remove"]
         puts = {
             change["location"]: change["fields"] for change in batch if change["what"] != "remove"

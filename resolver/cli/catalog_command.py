@@ -71,12 +71,12 @@ def catalog(
     _warn_about(base, is_given=endpoint is not None)
     targets = {region: base}
     if in_place:
-        regions, without_region = _regions_of(gateway)
-        if not regions:
+        names, without_region = _regions_of(gateway)
+        if not names:
             raise click.UsageError(
                 "no location has a region: `glance-resolver locations set NAME --region` gives one"
             )
-        targets = {name: f"{base}/region/{quote(name, safe='')}" for name in regions}
+        targets = {name: f"{base}/region/{quote(name, safe='')}" for name in names}
         if without_region:
             click.echo(
                 f"left out, since they have no region: {', '.join(without_region)}", err=True

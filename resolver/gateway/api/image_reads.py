@@ -262,7 +262,7 @@ def _targets(
     """The owners that have a counterpart, best first, each with its URL. ``same_api``: only those
     that serve the API of the path."""
     urls = (
-        target(owner, path, owner.spell(answer.image_id, text), same_api=same_api)
+        _target_url(owner, path, owner.spell(answer.image_id, text), same_api=same_api)
         for owner in answer.owners
     )
     targets = [(owner, url) for owner, url in zip(answer.owners, urls, strict=True) if url]
@@ -314,7 +314,7 @@ def _serves(owner: ImageOwner, api: str) -> bool:
     return serves is None or serves[0 if api == "v1" else 1]
 
 
-def target(owner: ImageOwner, path: ImagePath, text: str, *, same_api: bool = False) -> str | None:
+def _target_url(owner: ImageOwner, path: ImagePath, text: str, *, same_api: bool) -> str | None:
     """Where an owner has what was asked for; None where its API has no counterpart.
 
     ``text`` is the image's id as this owner spells it. ``same_api``: what the other API has is not

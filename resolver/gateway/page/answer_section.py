@@ -63,8 +63,9 @@ def match_section(question: Question, page: ListedPage, explained: dict[str, Any
 
 def _explained(explained: dict[str, Any]) -> list[Html | None]:
     outcome = Outcome(explained["outcome"])
-    owners = [row for row in explained["locations"] if row["verdict"] != NOT_AN_OWNER]
-    others = [row for row in explained["locations"] if row["verdict"] == NOT_AN_OWNER]
+    locations = explained["locations"]
+    owners = [location for location in locations if location["verdict"] != NOT_AN_OWNER]
+    others = [location for location in locations if location["verdict"] == NOT_AN_OWNER]
     return [
         element("p", element("code", explained["id"]), " ", mark(outcome, OUTCOME_MARKS[outcome])),
         element("p", explained["detail"]) if explained["detail"] else None,
