@@ -109,3 +109,28 @@ def test_requests_that_differ_in_their_trace_only_are_one_kind(more: str) -> Non
         assert read.request().trace == read.trace
     assert len(known.remembered) == 1
     assert b"raceparent" not in known.remembered[0]
+
+
+@pytest.mark.parametrize("name", ["X-Openstack-Request-Id", "x-openstack-request-ID"])
+@pytest.mark.parametrize(
+    "before", ["", "Traceparent: {}\r\n", "X-Trace: no\r\ntraceparent: {}\r\n"]
+)
+def test_requests_that_differ_in_their_own_fields_only_are_one_kind(name: str, before: str) -> None:
+    known = KnownReads()
+
+    def request(number: int, request_id: str) -> bytes:
+        fields = before.format(traceparent(number)) + f"{name}: {request_id}\r\nAccept: */*\r\n"
+        return f"GET /v2/images/{IDS[number]} HTTP/1.1\r\nHost: a\r\n{fields}\r\n".encode()
+
+    first = request(1, f"req-{IDS[0]}")
+    head = parse_head(first, 0)
+    assert head is not None
+    assert known.learn(first, FrontRequest.from_head(head, "192.0.2.1", "http")) is not None
+    for number in range(2, 10):
+        request_id = f"req-{IDS[number].upper()}"
+        read = known.recognize(request(number, request_id), None, "192.0.2.1", "http")
+        assert read is not None
+        assert read.request_id == request_id
+        assert read.trace.trace_id == (trace(number) if "{}" in before else "")
+    assert len(known.remembered) == 1
+    assert known.recognize(request(1, "req-1"), None, "192.0.2.1", "http") is None
