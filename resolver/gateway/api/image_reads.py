@@ -70,7 +70,7 @@ class ImageRead(NamedTuple):
     image_id: bytes
     letter_case: int
     preferences: Preferences
-    head: bool
+    is_head: bool
     """Whether it is a HEAD."""
     path: ImagePath | None
     """For a redirect; None for data."""
@@ -84,7 +84,7 @@ class ImageRead(NamedTuple):
         """Whether it asks for the image's bytes, or where they are."""
         if self.path is None:
             return self.media_type == METALINK
-        return asks_for_bytes(self.path, head=self.head)
+        return asks_for_bytes(self.path, is_head=self.is_head)
 
     @property
     def route(self) -> str:
@@ -103,13 +103,13 @@ class ImageRead(NamedTuple):
         if self.path is None:
             return None if self.media_type == METALINK else self.media_type
         if self.path.rest in TEMPLATE_RESTS and not self.path.query:
-            return self.path.api, self.path.rest, self.head
+            return self.path.api, self.path.rest, self.is_head
         return None
 
 
-def asks_for_bytes(path: ImagePath, *, head: bool) -> bool:
+def asks_for_bytes(path: ImagePath, *, is_head: bool) -> bool:
     """Whether a read of this path asks for the image's bytes. In v1 its ``HEAD`` does not."""
-    return path.rest == "/file" if path.api == "v2" else path.rest == "" and not head
+    return path.rest == "/file" if path.api == "v2" else path.rest == "" and not is_head
 
 
 def is_image_read(path: str) -> bool:
@@ -127,20 +127,20 @@ def parse_image_read(request: ReadRequest) -> ImageRead:
         InvalidRequest: the path could be read in two ways, or a parameter is wrong.
         NotAcceptable: the client accepts none of the forms that data has.
     """
-    head = request.method == "HEAD"
+    is_head = request.method == "HEAD"
     match = _RESOLVE_PATH.fullmatch(request.path)
     if match is None:
         query = f"?{request.query}" if request.query else ""
         path = parse_image_path(request.path, query)
         preferences = preferences_from_headers(request.headers, path.region)
         token = client_token(request.headers)
-        return ImageRead(path.image_id, path.letter_case, preferences, head, path, token=token)
+        return ImageRead(path.image_id, path.letter_case, preferences, is_head, path, token=token)
     media_type = accepted_type(request.headers, JSON, URI_LIST, METALINK)
     text = unquote(match[1])
     image_id = parse_id(text)
     preferences = preferences_from_query(request.query)
     token = client_token(request.headers)
-    return ImageRead(image_id, letter_case_of(text), preferences, head, None, media_type, token)
+    return ImageRead(image_id, letter_case_of(text), preferences, is_head, None, media_type, token)
 
 
 def render_image_read(read: ImageRead, answer: Answer, text: str = "") -> Reply:
@@ -155,7 +155,7 @@ def render_image_read(read: ImageRead, answer: Answer, text: str = "") -> Reply:
     text = text or format_id(answer.image_id)
     raise_unless_found(answer, read.vary)
     if read.path is not None:
-        return redirect(answer, read.path, text, head=read.head, https=read.preferences.https)
+        return redirect(answer, read.path, text, is_head=read.is_head, https=read.preferences.https)
     headers = {"Vary": "Accept", **owner_headers(answer.owners[0].view)}
     outcome = str(answer.outcome)
     if read.media_type == URI_LIST:  # RFC 2483: every line ends in CRLF
@@ -179,8 +179,8 @@ def redirect(
     path: ImagePath,
     text: str,
     *,
-    write: bool = False,
-    head: bool = False,
+    is_write: bool = False,
+    is_head: bool = False,
     https: bool = False,
 ) -> Reply:
     """307 to the first owner that has a counterpart; others as duplicates (RFC 6249).
@@ -194,7 +194,7 @@ def redirect(
         ImagePending, ImageDead, ImageUnknown: the image's bytes are asked for, and no owner has
             them.
     """
-    targets = redirect_targets(answer, path, text, write=write, head=head, https=https)
+    targets = redirect_targets(answer, path, text, is_write=is_write, is_head=is_head, https=https)
     chosen, url = targets[0]
     headers = {**NO_STORE, "Location": url, "Vary": VARY_PREFERENCES}
     if duplicates := _duplicates(chosen, targets[1:]):
@@ -209,14 +209,14 @@ def redirect_targets(
     path: ImagePath,
     text: str,
     *,
-    write: bool = False,
-    head: bool = False,
+    is_write: bool = False,
+    is_head: bool = False,
     https: bool = False,
 ) -> list[tuple[ImageOwner, str]]:
     """The owners that have a counterpart, best first, each with its URL; at least one. Arguments
     and errors are those of `redirect`."""
     # A HEAD in v1 has the metadata that its GET does not have, so it has no counterpart in v2.
-    same_api = write or (head and path.api == "v1")
+    same_api = is_write or (is_head and path.api == "v1")
     targets = _targets(answer, path, text, same_api=same_api, https=https)
     if not targets:
         best = answer.owners[0]
@@ -227,7 +227,7 @@ def redirect_targets(
             extra=answer.as_json(),
             headers={"Link": f'<{url}>; rel="alternate"'},
         )
-    if not write and asks_for_bytes(path, head=head):
+    if not is_write and asks_for_bytes(path, is_head=is_head):
         _raise_if_without_bytes(answer)
         # The client reads the checksum at an owner that serves this API itself.
         shown = next((owner for owner, _ in targets if _serves(owner, path.api)), None)

@@ -175,10 +175,10 @@ async def write_image(request: web.Request) -> web.StreamResponse:
     check_method(request.method, ("PATCH", "DELETE") if is_record else WRITE_METHODS, allowed)
     text = format_id(path.image_id)
     if request.method in allowed:
-        reply = redirect(answer, path, text, write=True, https=preferences.https)
+        reply = redirect(answer, path, text, is_write=True, https=preferences.https)
         request[OUTCOME], request[SOURCE] = reply.outcome, reply.source
         return to_response(reply)
-    best, url = redirect_targets(answer, path, text, write=True, https=preferences.https)[0]
+    best, url = redirect_targets(answer, path, text, is_write=True, https=preferences.https)[0]
     raise write_refused_error(
         request.method,
         url,

@@ -93,7 +93,7 @@ async def _image_target(
     """
     preferences = client_preferences(request, path.region)
     is_write, is_head = method not in READ_METHODS, method == "HEAD"
-    needs_bytes = not is_write and asks_for_bytes(path, head=is_head)
+    needs_bytes = not is_write and asks_for_bytes(path, is_head=is_head)
     answer = await _resolve(request, path, preferences, needs_bytes=needs_bytes, is_write=is_write)
     request[OUTCOME], request[SOURCE] = str(answer.outcome), answer.source
     raise_unless_found(answer, VARY_PREFERENCES)
@@ -105,8 +105,8 @@ async def _image_target(
         answer,
         path,
         format_id(path.image_id),
-        write=is_write,
-        head=is_head,
+        is_write=is_write,
+        is_head=is_head,
         https=preferences.https,
     )
     owner, url = targets[0]

@@ -24,12 +24,12 @@ def render_found(
     body of data, of JSON up to its source. None where there is no owner to name, or bytes are
     asked for that no owner is known to have: locations are asked first then."""
     if variant in (JSON, URI_LIST):
-        path, head = None, False
+        path, is_head = None, False
     else:
-        api, rest, head = cast("tuple[str, str, bool]", variant)
+        api, rest, is_head = cast("tuple[str, str, bool]", variant)
         path = ImagePath(api, answer.image_id, 0, rest, "")
     media_type = str(variant) if path is None else JSON
-    read = ImageRead(answer.image_id, 0, preferences, head, path, media_type)
+    read = ImageRead(answer.image_id, 0, preferences, is_head, path, media_type)
     if read.needs_bytes and answer.lacks_bytes:
         return None
     try:

@@ -117,7 +117,7 @@ class ReadKind:
         self.fields = request.fields
         self.keeps_connection = request.keeps_connection
         self.framing = request.minor, request.keeps_connection
-        self.is_head = read.head
+        self.is_head = read.is_head
         self.read = read
         self.route = read.route
         self.vary = read.vary
