@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import resource
 import shutil
 import subprocess
@@ -81,10 +82,12 @@ def printing_process(command: Sequence[str], lines: int) -> Iterator[list[str]]:
 
 
 def describe_machine() -> str:
-    """The time, the number of cores and their load, to be printed with the results."""
+    """The time, the number of cores and their load, and the version of Python, to be printed with
+    the results. How Python was compiled makes a quarter of a difference: docs/performance.md."""
     load = os.getloadavg()[0]
     now = time.strftime("%Y-%m-%d %H:%M")
-    return f"{now}, {len(CORES)} cores, load {load:.1f} at the start"
+    python = f"Python {platform.python_version()}"
+    return f"{now}, {len(CORES)} cores, load {load:.1f} at the start, {python}"
 
 
 def resident_mib(pid: int) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterator
@@ -25,6 +26,11 @@ from tests.support.requirements import cannot_run
 # Hundreds of processes would compile the package, and each worker the tests.
 sys.dont_write_bytecode = False
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+# A shell that starts this in the background has it ignore SIGINT, and so would the commands that
+# tests interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # A busy machine must not fail a test. In CI a failure must be reproducible.
 hypothesis.settings.register_profile("desk", deadline=None)
