@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from resolver.errors import IndexUnavailable, TooManyRequests
+from resolver.errors import IndexUnavailable
 from resolver.index import Index
 from resolver.models import Outcome
 from resolver.registry import LocationView, Table, TableKeeper
@@ -248,8 +248,7 @@ class Resolver:
             request = self._probe_request(context, image, must_ask, claims, until, claimed=True)
             if found and not context.preferences.fresh and not lacks_bytes:
                 # These are the owners that the client excludes. It need not wait for them.
-                if _try_charge(charge, len(must_ask)):
-                    self.prober.probe_in_background(self.prober.probe(request))
+                self.prober.probe_in_background(request, charge)
                 return Resolution(found, context, claims, {})
             probes = await self.prober.probe(request, charge)
             claims = corrected_claims(claims, probes, fresh=context.preferences.fresh)
@@ -324,16 +323,6 @@ def _must_be_asked(view: LocationView, preferences: Preferences, *, lacks_bytes:
     fresh answer or excludes this owner, or the image lacks bytes at all owners."""
     reason = lacks_bytes or preferences.fresh or view.name in preferences.exclude
     return reason and view.in_service
-
-
-def _try_charge(charge: ChargeCallback | None, questions: int) -> bool:
-    """Charges the client for probes. False if it may cause no more of them."""
-    try:
-        if charge is not None:
-            charge(questions)
-    except TooManyRequests:
-        return False
-    return True
 
 
 def with_stale_source(answer: Answer, lookup: LookupResult) -> Answer:

@@ -9,16 +9,22 @@ and each "no" is remembered for a short time.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Container, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Collection, Container, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import structlog
 
-from resolver.errors import IndexUnavailable, LocationUnavailable, ShrinkGuardTripped
+from resolver.errors import (
+    IndexUnavailable,
+    LocationUnavailable,
+    ShrinkGuardTripped,
+    TooManyRequests,
+)
 from resolver.fault_log import FaultLog
 from resolver.glance import ImageProbe, ProbeAnswer
 from resolver.image_facts import ImageFacts
@@ -269,9 +275,14 @@ class Prober:
             joined[view.location.number].result.add_done_callback(partial(collect, view))
         await asyncio.wait([enough], timeout=max(0.0, request.until - time.monotonic()))
 
-    def probe_in_background(self, probing: Coroutine[Any, Any, Any]) -> None:
-        """Runs a probe that no caller waits for."""
-        task = asyncio.create_task(probing)
+    def probe_in_background(self, request: ProbeRequest, charge: ChargeCallback | None) -> None:
+        """As `probe`, for a caller that does not wait, nor for whether it may ask."""
+
+        async def run() -> None:
+            with contextlib.suppress(TooManyRequests):
+                await self.probe(request, charge)
+
+        task = asyncio.create_task(run())
         self._background.add(task)
         task.add_done_callback(self._background.discard)
 

@@ -85,6 +85,19 @@ async def test_an_excluded_owner_that_is_asked_in_the_background_is_paid_for(fou
     assert (client.paid, client.asked_before, asked(four)) == ([1], [0], 1)
 
 
+async def test_an_excluded_owner_that_is_being_asked_costs_nothing(four: Cloud) -> None:
+    four.servers["two"].add(id=ID)
+    await four.claim("two", ID)
+    four.set_fault("one", hold := Hold())
+    client = Client(four)
+    for _ in range(3):
+        await client.resolve(ID, Preferences(exclude=frozenset({"one"})))
+        await wait_until(lambda: hold.waiting == 1)
+    hold.open.set()
+    await wait_until_idle(four)
+    assert (client.paid, asked(four)) == ([1], 1)
+
+
 async def test_only_those_that_are_asked_are_paid_for(four: Cloud) -> None:
     """A question that is shared is paid for once, and one that is not asked not at all."""
     four.set_fault("four", hold := Hold())
