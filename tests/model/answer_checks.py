@@ -74,6 +74,8 @@ class ReceivedAnswer:
     facts: dict[str, dict[str, Any]]
     """Location to the row of its owner, with the status and a digest of the bytes."""
     conflict: bool
+    duplicates: set[tuple[str, str]] = field(default_factory=set)
+    """Pairs of locations of which one may be named as a duplicate of the other."""
 
     def __str__(self) -> str:
         return " ".join([self.outcome, *self.owners, *(f"?{name}" for name in self.missing)])
@@ -194,14 +196,21 @@ def _check_found(world: World, question: Question, answer: ReceivedAnswer) -> It
             yield f"it spells {uri} as {name} does not"
         else:
             yield from _check_facts(name, answer.facts[name], lives)
-    data = {
+    data = {data for name in answer.owners for data in _bytes_at(world, name, question)}
+    if answer.conflict and len(data) < 2:
+        yield "it has a conflict, and all owners have the same bytes"
+    for name, other in answer.duplicates:
+        if not _bytes_at(world, name, question) & _bytes_at(world, other, question):
+            yield f"{name} is a duplicate of {other}, and has other bytes"
+
+
+def _bytes_at(world: World, name: str, question: Question) -> set[bytes]:
+    """The bytes that the image has had at a location."""
+    return {
         life.data
-        for name in answer.owners
         for registration in world.during(question.known_since).get(name, ())
         if (life := registration.life(question.image_id))
     }
-    if answer.conflict and len(data) < 2:
-        yield "it has a conflict, and all owners have the same bytes"
 
 
 def _check_facts(name: str, facts: dict[str, Any], lives: list[ImageLife]) -> Iterator[str]:

@@ -7,8 +7,9 @@ import json
 import math
 import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import AsyncExitStack, asynccontextmanager
+from itertools import permutations
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -25,6 +26,7 @@ from tests.model.answer_checks import (
     ReceivedAnswer,
     check_answer,
 )
+from tests.model.final_checks import wrong_final_answer
 from tests.model.redis_events import LossyProxy, RedisEvents
 from tests.model.world import ADMIN, TOKEN, ModelServer, World
 from tests.model.world_events import LOCATION_NAMES, LONG_TIMEOUT, WrongAnswer
@@ -32,6 +34,8 @@ from tests.support.wait import wait_until
 
 SETTLE_TIMEOUT_SECONDS = 60.0
 """For gateways and index to show a change; a second where the machine is idle."""
+
+COPIES_BEFORE_SETTLING = 5
 
 
 class ModelRun(RedisEvents):
@@ -222,7 +226,12 @@ class ModelRun(RedisEvents):
         )
         question.doubted |= await self._doubted(services)
         question.bytes_refused = needs_bytes and answer.lacks_bytes and not answer.detail
-        self._check_received(question, answer.as_json() | {"detail": answer.detail})
+        duplicates = {
+            (other.name, owner.name)
+            for owner, other in permutations(answer.owners, 2)
+            if other.is_duplicate_of(owner)
+        }
+        self._check_received(question, answer.as_json() | {"detail": answer.detail}, duplicates)
 
     def _any_id(self) -> bytes:
         known = self.world.ids()
@@ -353,7 +362,12 @@ class ModelRun(RedisEvents):
                 self._known_deletions.add(claim)
         return ""
 
-    def _check_received(self, question: Question, answer: dict[str, Any]) -> None:
+    def _check_received(
+        self,
+        question: Question,
+        answer: dict[str, Any],
+        duplicates: Collection[tuple[str, str]] = (),
+    ) -> None:
         self._open_questions[question.image_id].remove(question)
         self._answer_times.setdefault(question.image_id, []).append(
             (question.begun, time.monotonic())
@@ -365,6 +379,7 @@ class ModelRun(RedisEvents):
             answer["missing"],
             facts={owner["location"]: owner for owner in answer["owners"]},
             conflict=answer["conflict"],
+            duplicates=set(duplicates),
         )
         self.log_step(f"{question}: {received} ({answer['source']})")
         self.counts[received.outcome] = self.counts.get(received.outcome, 0) + 1
@@ -376,6 +391,25 @@ class ModelRun(RedisEvents):
 
     async def settle(self) -> None:
         """Ends every disturbance. After checks and a sweep of each location all must be right."""
+        await self._end_disturbances()
+        for _ in range(COPIES_BEFORE_SETTLING):  # that are of more or less use than the image
+            await self.copy()
+            await self.change_status()
+        self._delayed.clear()
+        names = list(self.world.current())
+        for name in names:
+            for _ in range(UP_AFTER_SUCCESSES):  # one that is down is asked, and not waited for
+                await self._check(name)
+        for name in [*names, *names]:  # the bytes of a first owner are kept from the second time on
+            await self._sweep(name, settle=True)
+        deadline = time.monotonic() + SETTLE_TIMEOUT_SECONDS
+        for services in self.gateways:
+            while wrong := await wrong_final_answer(self.world, services):
+                if time.monotonic() > deadline:
+                    raise WrongAnswer(f"settled for {SETTLE_TIMEOUT_SECONDS:g} s, and {wrong}")
+                await asyncio.sleep(0.02)
+
+    async def _end_disturbances(self) -> None:
         self.log_step("all disturbances end")
         for server in self.world.servers:
             if server.held.on:
@@ -394,48 +428,8 @@ class ModelRun(RedisEvents):
         for server in self.world.servers:
             if server.weak.on:
                 server.strengthen()
-        self._delayed.clear()
         refused_until = max(server.refused_until for server in self.world.servers)
         await asyncio.sleep(max(refused_until - time.monotonic(), 0))
-        names = list(self.world.current())
-        for name in names:
-            for _ in range(UP_AFTER_SUCCESSES):  # one that is down is asked, and not waited for
-                await self._check(name)
-        for name in [*names, *names]:  # the bytes of a first owner are kept from the second time on
-            await self._sweep(name, settle=True)
-        deadline = time.monotonic() + SETTLE_TIMEOUT_SECONDS
-        for services in self.gateways:
-            while wrong := await self._wrong_final_answer(services):
-                if time.monotonic() > deadline:
-                    raise WrongAnswer(f"settled for {SETTLE_TIMEOUT_SECONDS:g} s, and {wrong}")
-                await asyncio.sleep(0.02)
-
-    async def _wrong_final_answer(self, services: Services) -> str:
-        current = self.world.current()
-        serving = [s for s in current.values() if s.in_service]
-        for image_id in self.world.ids():
-            answer = await services.resolver.resolve(image_id, Preferences())
-            offered = {offer.view.name for offer in answer.owners}
-            elsewhere = {
-                n for n, s in current.items() if not s.in_service and s.server.has(image_id)
-            }
-            owners = self.world.owners(image_id)
-            outcome = "found" if owners else "unknown" if elsewhere or not serving else "absent"
-            conflict = len({self._comparable_bytes(image_id, name) for name in owners} - {b""}) > 1
-            if (answer.outcome, offered) == (outcome, owners) and answer.conflict != conflict:
-                return f"{image_id.hex()[:8]} has conflict {answer.conflict}"
-            if (answer.outcome, offered) != (outcome, owners):
-                found = f"{answer.outcome} {sorted(offered)} ({answer.source})"
-                return (
-                    f"{answer.image_id.hex()[:8]} is {found}, "
-                    f"and should be {outcome} {sorted(owners)}"
-                )
-        return ""
-
-    def _comparable_bytes(self, image_id: bytes, name: str) -> bytes:
-        """The image's bytes at a location, if its server has the hash that others have too."""
-        server = self.world.current()[name].server
-        return b"" if server.standin.old else server.lives[image_id].data
 
 
 @asynccontextmanager

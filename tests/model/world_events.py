@@ -130,9 +130,18 @@ class WorldEvents:
                 await self._notify(server, image_id, "update")
 
     async def change_status(self) -> None:
-        if found := self._any_image():
+        """Half the time of an image that others have too: then it is a question which one is
+        offered first."""
+        copied = [
+            (server, image_id)
+            for server in self.world.servers
+            for image_id in server.current_images()
+            if sum(other.has(image_id) for other in self.world.servers) > 1
+        ]
+        is_copied = copied and self.rng.random() < 0.5
+        if found := self.rng.choice(copied) if is_copied else self._any_image():
             server, image_id = found
-            status = self.rng.choice(["active", "deactivated", "killed"])
+            status = self.rng.choice(["active", "active", "importing", "deactivated", "killed"])
             server.set_status(image_id, status)
             self.log_step(f"{server.name}: {image_id.hex()[:8]} is {status}")
             await self._notify(server, image_id, "update")
