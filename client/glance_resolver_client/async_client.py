@@ -24,7 +24,7 @@ from glance_resolver_client.gateway_calls import (
     Choice,
     GatewayCalls,
     chunks,
-    endless_lookup,
+    endless_lookup_error,
     lookup_target,
 )
 from glance_resolver_client.http_messages import (
@@ -34,7 +34,7 @@ from glance_resolver_client.http_messages import (
     Incoming,
     exchange_errors,
     outgoing,
-    too_slow,
+    too_slow_error,
 )
 from glance_resolver_client.retries import DEFAULT_RETRIES, Retries
 
@@ -153,7 +153,7 @@ class AsyncClient:
             if page.next_target is None:
                 return
             target = page.next_target
-        raise endless_lookup()
+        raise endless_lookup_error()
 
     async def download(
         self,
@@ -224,7 +224,7 @@ class AsyncClient:
                     sent, auth=None, follow_redirects=False, stream=True
                 )
             if head.cancelled_caught:
-                raise too_slow()
+                raise too_slow_error()
             async with aclosing(response):
                 incoming = Incoming(request, response, until)
                 async for part in response.aiter_raw():

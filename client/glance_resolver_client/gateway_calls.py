@@ -161,7 +161,7 @@ class GatewayCalls:
         return GatewayError(text, status=reply.status, code=code)
 
 
-def endless_lookup() -> GatewayError:
+def endless_lookup_error() -> GatewayError:
     """The error for a lookup with more than `MAX_PAGES`."""
     return GatewayError("the gateway's list of images does not end")
 

@@ -50,7 +50,7 @@ def exchange_errors() -> Iterator[None]:
         raise ExchangeError(str(error) or type(error).__name__) from error
 
 
-def too_slow() -> ExchangeError:
+def too_slow_error() -> ExchangeError:
     """The error for a response that takes more than `ANSWER_TIMEOUTS`."""
     return ExchangeError("the response is not complete in time")
 
@@ -79,7 +79,7 @@ class HeadDeadline:
 
             def read_in_time(max_bytes: int, timeout: float | None = None) -> bytes:
                 if time.monotonic() > getattr(self._thread, "until", math.inf):
-                    raise too_slow()
+                    raise too_slow_error()
                 part: bytes = read(max_bytes, timeout)
                 return part
 
@@ -103,7 +103,7 @@ class Incoming:
 
     def _keep(self, part: bytes) -> None:
         if time.monotonic() > self._until:
-            raise too_slow()
+            raise too_slow_error()
         self._body += part
         if len(self._body) > self._max_bytes:
             raise ExchangeError(f"the response has more than {self._max_bytes} bytes")

@@ -22,7 +22,7 @@ from glance_resolver_client.gateway_calls import (
     Choice,
     GatewayCalls,
     chunks,
-    endless_lookup,
+    endless_lookup_error,
     lookup_target,
 )
 from glance_resolver_client.http_messages import (
@@ -150,7 +150,7 @@ class Client:
             if page.next_target is None:
                 return
             target = page.next_target
-        raise endless_lookup()
+        raise endless_lookup_error()
 
     def download(
         self,

@@ -143,7 +143,7 @@ class IndexImport:
         registered = (await self._tables.current()).by_name
         for location in head.locations:
             if location.name not in registered:
-                raise _removed(location.name)
+                raise _removed_error(location.name)
         self._targets = [registered[location.name].location for location in head.locations]
 
     def _fields_to_write(self, location: Location, fields: Fields, here: Location | None) -> Fields:
@@ -171,7 +171,7 @@ class IndexImport:
             target = self._targets[number]
             if target.number not in registered:
                 await self._claims.release(target.number, ids)
-                raise _removed(target.name)
+                raise _removed_error(target.name)
         self._image_count += block.images
         self._claim_count += block.claims
         self._new_claims = self._new_claims.plus(new_claims)
@@ -182,5 +182,5 @@ def _has_fields(here: Location, in_file: Location, fields: Fields) -> bool:
     return all(getattr(here, name) == getattr(in_file, name) for name in fields)
 
 
-def _removed(name: str) -> Conflict:
+def _removed_error(name: str) -> Conflict:
     return Conflict(f"location {name!r} was removed, or given another URL, during the import")

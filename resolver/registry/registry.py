@@ -119,7 +119,7 @@ class Registry:
         """
         view = (await self._tables.fresh()).by_name.get(check_name(name))
         if view is None:
-            raise _not_found(name, self._tables.table.by_name)
+            raise _not_found_error(name, self._tables.table.by_name)
         return view
 
     async def put(
@@ -245,7 +245,7 @@ class Registry:
         """
         before = (await self._registered()).records.get(check_name(name))
         if not await self._index.records.remove(name, by):
-            raise _not_found(name, self._tables.table.by_name)
+            raise _not_found_error(name, self._tables.table.by_name)
         log_change(by, name, before, None)
         await self._refresh_table()
 
@@ -376,11 +376,11 @@ def _check_notifications(wanted: Location, records: Mapping[str, Record]) -> Non
 
 def _existing(records: Mapping[str, Record], name: str) -> Record:
     if name not in records:
-        raise _not_found(name, records)
+        raise _not_found_error(name, records)
     return records[name]
 
 
-def _not_found(name: str, known: Iterable[str]) -> LocationNotFound:
+def _not_found_error(name: str, known: Iterable[str]) -> LocationNotFound:
     return LocationNotFound(
         f"there is no location {name!r}{did_you_mean(name, known)}: `glance-resolver locations "
         "list` lists them"

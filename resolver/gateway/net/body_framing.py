@@ -105,7 +105,7 @@ class ChunkedBody(BodyFraming):
         elif self._is_last:
             raise MalformedError(400, "the body cannot be read: it has trailers")
         else:
-            raise _broken_chunks()
+            raise _broken_chunks_error()
         return end
 
     def _take_head(self, line: bytes) -> None:
@@ -116,7 +116,7 @@ class ChunkedBody(BodyFraming):
             return
         match = _CHUNK_HEAD.fullmatch(line)
         if match is None:
-            raise _broken_chunks()
+            raise _broken_chunks_error()
         self._line, self._expects_head = b"", False
         self._left = int(match[1], 16)
         if self._left:
@@ -135,7 +135,7 @@ class ChunkedBody(BodyFraming):
             )
 
 
-def _broken_chunks() -> MalformedError:
+def _broken_chunks_error() -> MalformedError:
     return MalformedError(400, "the body cannot be read: its chunks are broken")
 
 
