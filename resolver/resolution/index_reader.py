@@ -60,7 +60,7 @@ class IndexReader:
         on_claims: Callable[[Sequence[bytes], Sequence[Claims]], None],
     ) -> None:
         """Args:
-        deadline: seconds that one read may take; more for many ids.
+        deadline: seconds that one read may take (RESOLVER_INDEX_TIMEOUT); more for many ids.
         stale_for: seconds for which the last known claims and table serve while Redis fails.
         on_claims: called with the ids of each batch of single reads, and the claims of each.
         """
