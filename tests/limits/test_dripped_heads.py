@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 
 import pytest
 
-from resolver.gateway.net.request_head import MalformedError, is_incomplete_head, parse_head
+from resolver.gateway.net.request_head import (
+    MAX_HEAD_BYTES,
+    MAX_TARGET_BYTES,
+    MAX_UNREAD_BYTES,
+    MalformedError,
+    is_incomplete_head,
+    parse_head,
+)
 from tests.gateway.conftest import Gateway
 from tests.support.http_connection import connected
 
@@ -71,3 +79,16 @@ async def test_a_dripped_head_is_answered(gateway: Gateway) -> None:
             await connection.writer.drain()
         for _ in range(2):
             assert (await connection.response()).status == 200
+
+
+async def test_a_target_without_end_is_refused_soon_after_its_limit(gateway: Gateway) -> None:
+    """Although parts in which no line ends are looked at together."""
+    async with connected(gateway.url) as connection:
+        await connection.send(b"GET /")
+        answer, sent = asyncio.create_task(connection.response()), 0
+        while not answer.done() and sent < MAX_HEAD_BYTES:
+            await connection.send(100 * b"x")
+            sent += 100
+            await asyncio.sleep(0.001)
+        assert (await answer).status == 414
+        assert sent < MAX_TARGET_BYTES + 4 * MAX_UNREAD_BYTES

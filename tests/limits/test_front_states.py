@@ -11,7 +11,11 @@ import pytest
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from resolver.gateway.net.connection_limiter import MAX_LATE_AT_ONCE, ConnectionLimiter
+from resolver.gateway.net.connection_limiter import (
+    MAX_CHECKED_AT_ONCE,
+    MAX_LATE_AT_ONCE,
+    ConnectionLimiter,
+)
 from resolver.gateway.net.front_connection import FrontConnection
 from resolver.gateway.net.request_head import MAX_HEAD_BYTES
 from resolver.standin import StandIn
@@ -139,6 +143,28 @@ def test_others_have_their_turn_while_many_late_clients_are_closed() -> None:
         assert sum(connection.is_closed for connection in late) <= turns * MAX_LATE_AT_ONCE
     assert turns == 100 // MAX_LATE_AT_ONCE
     assert all(connection.is_closed for connection in late)
+
+
+class PunctualConnection(LateConnection):
+    """A connection whose deadline has not come, as the limiter sees it."""
+
+    checks = 0
+
+    def check_deadline(self, now: float) -> bool:
+        self.checks += 1
+        return False
+
+
+def test_others_have_their_turn_while_many_connections_are_checked() -> None:
+    limiter, open_ones = ConnectionLimiter(10_000), [PunctualConnection() for _ in range(3000)]
+    for connection in open_ones:
+        limiter.add(connection)
+    turns = 0
+    for _ in limiter.check_deadlines(0.0):
+        turns += 1
+        assert sum(connection.checks for connection in open_ones) <= turns * MAX_CHECKED_AT_ONCE
+    assert turns == 3000 // MAX_CHECKED_AT_ONCE
+    assert all(connection.checks == 1 for connection in open_ones)
 
 
 def test_a_connection_that_has_closed_meanwhile_is_not_late() -> None:

@@ -33,6 +33,7 @@ from resolver.gateway.net.request_head import (
     MalformedError,
     RequestHead,
     is_incomplete_head,
+    may_wait,
     parse_head,
 )
 from resolver.gateway.net.request_pacer import OF_ONE_CONNECTION
@@ -120,11 +121,10 @@ class FrontConnection(asyncio.Protocol):
         return True
 
     def _client_is_late(self) -> None:
+        timeout = self._server.client_timeout
         if self._closing:  # it has had its time to read the last response
             self.abort()
-            return
-        timeout = self._server.client_timeout
-        if self._bridge is not None:
+        elif self._bridge is not None:
             self._server.limiter.count_closed("slow-body")
             reason = f"the body took longer than {timeout:g} s (RESOLVER_CLIENT_TIMEOUT)"
             self._refuse(408, reason, self._error_form)
@@ -191,9 +191,13 @@ class FrontConnection(asyncio.Protocol):
             and self._bridge is None
             and self._cancel is None
             and self._write_deadline == NEVER
-            and (read := self._recognize(data)) is not None
+            and (read := self._server.recognize(data, self._known_kind, self.peer, self._scheme))
+            is not None
         ):
             self._respond_to_plain(read)
+            return
+        if self._head_started and may_wait(data, len(self._buffer) - self._checked):
+            self._buffer += data
             return
         if self._bridge is not None:
             data = self._feed_bridge(data)
@@ -291,16 +295,14 @@ class FrontConnection(asyncio.Protocol):
         if self._client_ended:
             self._close()
 
-    def _recognize(self, data: bytes) -> PlainRead | None:
-        """The request that ``data`` is, if it needs no parsing."""
-        if (front := self._server.front) is None:
-            return None
-        return front.known_reads.recognize(data, self._known_kind, self.peer, self._scheme)
-
     def _next_known(self, end: int) -> PlainRead | None:
         """Takes the next request from the buffer, if it needs no parsing. ``end``: of its head."""
         data = bytes(self._buffer[:end]) if end <= MAX_REQUEST_BYTES else b""
-        if not data or (read := self._recognize(data)) is None:
+        if (
+            not data
+            or (read := self._server.recognize(data, self._known_kind, self.peer, self._scheme))
+            is None
+        ):
             return None
         del self._buffer[:end]
         self._checked = 0
@@ -366,17 +368,14 @@ class FrontConnection(asyncio.Protocol):
             return
         more_may_come = bool(self._buffer) or after_refusal
         if more_may_come and not self._client_ended and transport.can_write_eof():
-            self._linger(transport)
+            # Our side only: to close a socket with unread data resets the connection, and the
+            # client may lose the response.
+            self._buffer.clear()
+            transport.write_eof()
+            self._update_reading()
+            self._deadline = time.monotonic() + LINGER_SECONDS
         else:
             transport.close()
-
-    def _linger(self, transport: asyncio.Transport) -> None:
-        """Ends our side only, and discards what the client still sends. To close a socket with
-        unread data resets the connection, and the client may lose the response."""
-        self._buffer.clear()
-        transport.write_eof()
-        self._update_reading()
-        self._deadline = time.monotonic() + LINGER_SECONDS
 
     def _refuse_expectation(self, head: RequestHead) -> None:
         """RFC 9110, 10.1.1. Without a body to come, the connection can go on."""

@@ -15,6 +15,7 @@ from resolver.gateway.net.bridge import Bridge
 from resolver.gateway.net.connection_limiter import ConnectionLimiter
 from resolver.gateway.net.front import Front
 from resolver.gateway.net.in_flight import InFlight
+from resolver.gateway.net.known_reads import PlainRead, RememberedKind
 from resolver.gateway.net.request_pacer import RequestPacer
 from resolver.gateway.net.write_coalescer import WriteCoalescer
 from resolver.gateway.problem import malformed
@@ -50,6 +51,15 @@ class FrontServer:
     """How many requests are parsed in a turn of the event loop."""
     kept_bridges: set[Bridge] = field(default_factory=set)
     """Those between two requests."""
+
+    def recognize(
+        self, data: bytes, remembered: RememberedKind | None, peer: str, scheme: str
+    ) -> PlainRead | None:
+        """The request that ``data`` is, if the front answers it and it needs no parsing. See
+        `KnownReads.recognize`."""
+        if self.front is None:
+            return None
+        return self.front.known_reads.recognize(data, remembered, peer, scheme)
 
     def keeps(self, bridge: Bridge) -> bool:
         """Whether a bridge whose response is sent is kept. If not, it must be closed."""

@@ -27,6 +27,9 @@ MAX_FIELDS_BYTES = 32_768
 
 MAX_HEAD_BYTES = MAX_TARGET_BYTES + MAX_FIELDS_BYTES + 32
 
+MAX_UNREAD_BYTES = 1024
+"""So much of a head may arrive before it is looked at, unless a line ends in it."""
+
 METHODS = frozenset(
     b"GET HEAD POST PUT PATCH DELETE OPTIONS TRACE PURGE QUERY COPY LOCK MKCOL MOVE PROPFIND "
     b"PROPPATCH SEARCH UNLOCK BIND REBIND UNBIND ACL REPORT MKACTIVITY CHECKOUT MERGE NOTIFY "
@@ -227,6 +230,12 @@ def _check_line_ends(data: bytes | bytearray) -> None:
             raise MalformedError(400, "lines must end in CRLF")
         at = end + 1
     raise _fields_error()
+
+
+def may_wait(data: bytes, unread: int) -> bool:
+    """Whether a further part of a head can be looked at together with what follows it: thousands of
+    clients may send a byte each. ``unread``: bytes that have not been looked at already."""
+    return unread + len(data) < MAX_UNREAD_BYTES and b"\n" not in data
 
 
 def is_incomplete_head(data: bytearray, checked: int) -> bool:
