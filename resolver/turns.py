@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from typing import TypeVar
 
 TURN_SECONDS = 0.002
@@ -20,3 +20,10 @@ async def in_turns(items: Iterable[T], seconds: float = TURN_SECONDS) -> AsyncIt
         if time.monotonic() >= turn_ends:
             await asyncio.sleep(0)
             turn_ends = time.monotonic() + seconds
+
+
+def parts_of(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    """Items in their order, ``size`` at a time: for those that take less than a look at the
+    clock."""
+    for start in range(0, len(items), size):
+        yield items[start : start + size]

@@ -29,8 +29,9 @@ bytes share a mark: nine bytes in all. ``owners.lua`` reads the same form.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
+from typing import overload
 
 from resolver.image_facts import Content, HashKind, ImageFacts, ImageStatus
 from resolver.models import Owner
@@ -217,6 +218,33 @@ def _lookup_cached(value: bytes) -> tuple[Owner, ...]:
     if len(owners) > 1:  # a location that something else has written twice is one owner
         owners = tuple({owner.number: owner for owner in owners}.values())
     return owners
+
+
+class OwnersList(Sequence[tuple[Owner, ...]]):
+    """The owners of many images. They are decoded when they are needed: those of 10,000 images at
+    20 locations as objects would keep the garbage collector busy for a third of a second."""
+
+    def __init__(self, summaries: Sequence[bytes]) -> None:
+        self._summaries = summaries
+
+    def __len__(self) -> int:
+        return len(self._summaries)
+
+    @overload
+    def __getitem__(self, at: int) -> tuple[Owner, ...]: ...
+    @overload
+    def __getitem__(self, at: slice) -> OwnersList: ...
+    def __getitem__(self, at: int | slice) -> tuple[Owner, ...] | OwnersList:
+        found = self._summaries[at]
+        return lookup_owners(found) if isinstance(found, bytes) else OwnersList(found)
+
+    def __iter__(self) -> Iterator[tuple[Owner, ...]]:
+        return map(lookup_owners, self._summaries)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and list(self) == list(other)
+
+    __hash__ = None  # type: ignore[assignment]  # it may have any number of owners
 
 
 def summarize(value: bytes) -> bytes:

@@ -50,7 +50,7 @@ class CoverageProofs:
 
     async def latest_claims(
         self, context: AnswerContext, ids: Sequence[bytes], budget: IndexBudget
-    ) -> tuple[AnswerContext, list[Claims]]:
+    ) -> tuple[AnswerContext, Sequence[Claims]]:
         """The context with a table that has the times of recent polls, and the claims of images,
         read after that table: then they are at least as new as what the table says is in the index.
         (Polls that change nothing else do not change the registry's version, so a table may have

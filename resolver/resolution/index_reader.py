@@ -121,7 +121,7 @@ class IndexReader:
 
     async def read(
         self, ids: Sequence[bytes], *, cache: bool = False
-    ) -> tuple[Table, list[Claims]]:
+    ) -> tuple[Table, Sequence[Claims]]:
         """The claims of each id, and the table that they belong to. ``cache``: keep them for
         `cached`.
 
@@ -148,7 +148,7 @@ class IndexReader:
 
     async def _read_from_index(
         self, ids: Sequence[bytes], *, cache: bool
-    ) -> tuple[Table, list[Claims]]:
+    ) -> tuple[Table, Sequence[Claims]]:
         deadline = self.deadline * (1 + len(ids) / IDS_PER_EXTRA_DEADLINE)
         try:
             async with asyncio.timeout(deadline):

@@ -18,8 +18,9 @@ from resolver.resolution.ranking import has_ties
 PLACEHOLDER = secrets.token_hex(16)
 """Stands in place of the image's id while a template is rendered."""
 
-MAX_TEMPLATES = 10_000
-"""Templates in one cache. There are as many as there are distinct sets of owners."""
+MAX_OWNERS = 30_000
+"""Owners in the keys of one cache. There are as many keys as there are distinct sets of owners, and
+many objects keep the garbage collector busy."""
 
 ORDER_DEPENDS_ON_IMAGE = Owner(-1)
 """First member of a key whose owners are in ranked order. No claim has this number."""
@@ -50,7 +51,8 @@ class TemplateCache:
         self._render = render
         self._variants: dict[Hashable, VariantTemplates] = {}
         self._ties: dict[TemplateKey, bool] = {}
-        self._count = 0
+        self._owners = 0
+        """In the keys."""
 
     def of(self, variant: Hashable) -> VariantTemplates:
         """The templates of a variant."""
@@ -75,8 +77,7 @@ class TemplateCache:
         except KeyError:
             answer = decide(self.context, image_id, claims)
             template = self._template(answer, variant)
-            if self._count < MAX_TEMPLATES:
-                self._count += 1
+            if self._has_room_for(key):
                 known[key] = template
             return template
 
@@ -90,7 +91,8 @@ class TemplateCache:
             context = self.context
             owners = context.owners_of(claims)
             ties = has_ties(owners, context.preferences, context.home_region)
-            self._ties[claims] = ties
+            if self._has_room_for(claims):
+                self._ties[claims] = ties
         if not ties:
             return claims
         ranked = self.context.ranked(image_id, self.context.owners_of(claims))
@@ -98,6 +100,11 @@ class TemplateCache:
             Owner(owner.number, owner.letter_case, owner.status, owner.content) for owner in ranked
         )
         return (ORDER_DEPENDS_ON_IMAGE, *order)
+
+    def _has_room_for(self, key: TemplateKey) -> bool:
+        """Whether a key may be kept. It counts from now on."""
+        self._owners += len(key) + 1
+        return self._owners <= MAX_OWNERS
 
     def _template(self, answer: Answer, variant: Hashable) -> AnswerTemplate | None:
         rendered = self._render(answer, PLACEHOLDER, variant)

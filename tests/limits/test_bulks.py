@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import random
 import socket
 import time
 from collections.abc import Callable, Coroutine
@@ -10,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from resolver.image_facts import Content, HashKind, ImageFacts, ImageStatus
 from resolver.models import Outcome, format_id
 from resolver.resolution import Preferences
 from resolver.resolution.bulk_resolver import PROBED_AT_ONCE, READS_AT_ONCE
@@ -92,6 +95,31 @@ def resolving(
         assert {template.outcome for template in templates} == {outcome}
 
     return resolve
+
+
+@pytest.mark.redis
+async def test_images_at_many_locations_hold_up_nobody(start: Start, redis_url: str) -> None:
+    """Two thousand took 0.1 s to read, as long to collect the garbage of, and 70 ms for 500 to be
+    written."""
+    gateway = await start(redis_url=redis_url, client_rate=0, index_timeout=5)
+    picked = random.Random(1)
+    for number in range(40):
+        name = f"location-{number}"
+        location = await gateway.location(name, region=f"region-{number % 3}")
+        ids = [image_id for image_id in IMAGE_IDS if picked.random() < 0.5]
+        facts = {i: ImageFacts(ImageStatus.ACTIVE, Content(HashKind.OS_HASH, i[:8])) for i in ids}
+        await gateway.services.index.claims.claim(location, dict.fromkeys(ids, 0), facts)
+    gc.collect()
+    gc.freeze()
+    await check_turns(LONGEST_TURN_SECONDS, resolving(gateway, IMAGE_IDS, Outcome.FOUND))
+
+    async def post() -> None:
+        async with gateway.http.post("/resolve", json=IDS) as response:
+            assert sum([part.count(b"\n") async for part in response.content.iter_any()]) == len(
+                IDS
+            )
+
+    await check_turns(LONGEST_TURN_SECONDS, post)
 
 
 @pytest.mark.redis

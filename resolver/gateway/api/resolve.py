@@ -31,7 +31,7 @@ from resolver.models import Outcome, letter_case_of, parse_id
 from resolver.resolution import AnswerTemplate, Preferences
 from resolver.resolution.explain import explain
 
-ANSWERS_PER_WRITE = 500
+CHARACTERS_PER_WRITE = 64 * 1024
 """Answers rendered and written at a time, so that a slow reader holds up no memory."""
 
 MAX_ITEM_BYTES = 128
@@ -136,6 +136,7 @@ async def resolve_many(request: web.Request) -> web.StreamResponse:
         by_size = len(body) / BYTES_PER_TOKEN
         limits.charge(request, by_size, expected)
         items = parse_items(body, request.headers.get("Content-Type", ""), settings.bulk_limit)
+        await asyncio.sleep(0)  # others have a turn, here and below
         if len(items) > settings.bulk_limit:
             raise TooLarge(
                 f"{len(items)} ids are more than the {settings.bulk_limit} "
@@ -155,6 +156,7 @@ async def respond_to_many(
 ) -> web.StreamResponse:
     """The answer for each item, in their order. ``media_type``: JSON or NDJSON."""
     ids = await parse_ids(items)
+    await asyncio.sleep(0)
     services = request.app[SERVICES]
     charge = partial(request.app[LIMITS].charge_questions, request)
     caller = await admit(request, preferences.region)
@@ -225,19 +227,19 @@ def _count_outcomes(
 
 
 def _rendered(rows: Sequence[Row], *, ndjson: bool) -> Iterator[bytes]:
-    """The answers as text, `ANSWERS_PER_WRITE` at a time."""
-    if not rows:
-        yield b"" if ndjson else b"[]\n"
+    """The answers as text, some at a time."""
     between = "\n" if ndjson else ",\n"
-    head = "" if ndjson else "["
-    for start in range(0, len(rows), ANSWERS_PER_WRITE):
-        text = between.join(
-            [
-                template.render(item) if template else _invalid_row(item)
-                for template, item in rows[start : start + ANSWERS_PER_WRITE]
-            ]
-        )
-        is_last = start + ANSWERS_PER_WRITE >= len(rows)
-        tail = between if not is_last else "\n" if ndjson else "]\n"
-        yield f"{head}{text}{tail}".encode()
-        head = ""
+    before = "" if ndjson else "["
+    texts: list[str] = []
+    characters = 0
+    for template, item in rows:
+        text = template.render(item) if template else _invalid_row(item)
+        texts.append(text)
+        characters += len(text)
+        if characters >= CHARACTERS_PER_WRITE:
+            yield f"{before}{between.join(texts)}".encode()
+            texts, characters, before = [], 0, between
+    if texts or not rows:
+        yield f"{before}{between.join(texts)}".encode()
+    if rows or not ndjson:
+        yield b"\n" if ndjson else b"]\n"
