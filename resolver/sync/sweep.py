@@ -214,6 +214,7 @@ class Sweeper:
     ) -> SweepState:
         """The state to start with: empty, or that of another sweep's checkpoint."""
         records = self._index.records
+        started_at = time.time()  # before `losses`, so that what is lost from now on is lost later
         losses = await self._index.server_watch.losses()
         since = time.monotonic() if counted_since is None else counted_since
         spans = await self._index.claim_counts.spans(self._number, since)
@@ -224,7 +225,7 @@ class Sweeper:
             or resume.losses != losses  # what it claimed may be lost
             or abs(time.time() - resume.at) > MAX_RESUME_AGE_SECONDS
         ):
-            state = SweepState(spans, unordered, time.time(), losses=losses)
+            state = SweepState(spans, unordered, started_at, losses=losses)
             await records.begin_progress(self._number, state.progress())
             if self._server.uses_v2(self._versions):
                 state.listing_gap = await listing_gap(self._server)

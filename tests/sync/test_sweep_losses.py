@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import pytest
@@ -46,6 +47,24 @@ async def test_images_missing_from_the_listing_but_present_stay_claimed(
     sweep = await sweeping.sweep(location)
     assert await sweeping.claimed(location) == set(everything) - deleted
     assert sweep.released == len(deleted)
+
+
+async def test_a_sweep_starts_before_it_notices_what_redis_lost(
+    sweeping: Sweeping, server: StandIn
+) -> None:
+    """If it seemed to have started after a loss, what was lost would seem to be claimed again."""
+    location = await sweeping.register(server)
+    watch = sweeping.index.server_watch
+    losses, noticed_at = watch.losses, []
+
+    async def noticing() -> int:
+        noticed_at.append(time.time())
+        return await losses()
+
+    watch.losses = noticing  # type: ignore[method-assign]
+    sweep = await sweeping.sweep(location)
+    assert sweep.started is not None
+    assert sweep.started <= noticed_at[0]
 
 
 @pytest.mark.parametrize("answer", ["empty", "400", "too many", "junk"])
