@@ -224,7 +224,7 @@ def _check_facts(name: str, facts: dict[str, Any], lives: list[ImageLife]) -> It
 
 def _check_unknown(world: World, question: Question, answer: ReceivedAnswer) -> Iterator[str]:
     serving = world.serving(question.begun)
-    registered = world.during(question.begun).keys() | world.being_registered
+    registered = world.during(question.begun).keys()
     if not registered >= set(answer.missing):
         yield "it lists a missing location that is not registered"
     if _may_miss_deadline(world, question):
@@ -280,7 +280,7 @@ def _nothing_changed(world: World, question: Question) -> bool:
             and not registration.server.was_disturbed(question.begun)
         )
 
-    return all(
+    return not world.being_removed and all(
         clear(registration)
         for registrations in world.during(question.begun).values()
         for registration in registrations

@@ -238,8 +238,10 @@ class World:
 
     servers: list[ModelServer]
     registrations: dict[str, list[Registration]] = field(default_factory=dict)
-    being_registered: set[str] = field(default_factory=set)
-    """Names of locations whose registration has begun: gateways may know of it already."""
+    being_registered: dict[str, Registration] = field(default_factory=dict)
+    """By name, where a registration has begun: gateways may know of it already."""
+    being_removed: set[str] = field(default_factory=set)
+    """Names of locations whose removal has begun: likewise."""
 
     def current(self) -> dict[str, Registration]:
         """The registered locations by name."""
@@ -251,18 +253,23 @@ class World:
         }
 
     def during(self, since: float) -> dict[str, list[Registration]]:
-        """The registrations of each location that were valid at some moment since then."""
-        return {
+        """The registrations of each location that may have been valid at some moment since then."""
+        found = {
             name: [registration for registration in registrations if registration.until >= since]
             for name, registrations in self.registrations.items()
         }
+        for name, registration in self.being_registered.items():
+            found.setdefault(name, []).append(registration)
+        return found
 
     def serving(self, since: float) -> dict[str, Registration]:
         """The locations that have been in service all the time since then."""
         return {
             name: registration
             for name, registration in self.current().items()
-            if registration.in_service and registration.confirmed_at <= since
+            if registration.in_service
+            and registration.confirmed_at <= since
+            and name not in self.being_registered.keys() | self.being_removed
         }
 
     def change(self, name: str, registration: Registration | None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import time
 from collections import deque
@@ -471,19 +472,23 @@ class WorldEvents:
         begun = time.monotonic()
         auth = {"token_env": TOKEN_VARIABLE} if server.standin.tokens else None
         fields = {"url": server.standin.url, "state": str(state), "auth": auth}
-        self.world.being_registered.add(name)
+        self.world.being_registered[name] = Registration(0, server, state, begun, math.inf)
         try:
             location, _ = await self.any_gateway.registry.put(name, fields)
             self.world.change(
                 name, Registration(location.number, server, state, begun, time.monotonic())
             )
         finally:
-            self.world.being_registered.discard(name)
+            self.world.being_registered.pop(name, None)
         self.log_step(f"location {name} is {server.name}, number {location.number}, {state}")
 
     async def remove(self) -> None:
         if names := list(self.world.current()):
             name = self.rng.choice(names)
-            await self.any_gateway.registry.remove(name)
-            self.world.change(name, None)
+            self.world.being_removed.add(name)
+            try:
+                await self.any_gateway.registry.remove(name)
+                self.world.change(name, None)
+            finally:
+                self.world.being_removed.discard(name)
             self.log_step(f"location {name} is removed")
