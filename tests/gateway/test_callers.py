@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from resolver.image_facts import ImageStatus
-from resolver.models import format_id
+from resolver.models import format_id, parse_id
+from resolver.resolution import Preferences
 from tests.gateway.callers import ALICE, BOB, END, Begin, World, begin, comparable
 from tests.support import faults
 from tests.support.ids import make_ids
@@ -87,6 +88,25 @@ async def test_forbidden_is_answered_as_absent(begin: Begin) -> None:
     assert response.status == 404
     assert f"No image found with ID {ID}" in response.text
     assert await differences(world) == []
+
+
+async def test_forbidden_costs_as_much_as_absent(begin: Begin) -> None:
+    """Each location that is asked is paid for: the first one, and then all."""
+    world = await world_of(begin)
+    services = world.gateway.services
+    assert services.caller_tokens is not None
+    assert services.caller_images is not None
+
+    async def paid(text: str, token: str) -> list[int]:
+        charges: list[int] = []
+        caller = await services.caller_tokens.identify(token, "", lambda _: None)
+        await services.caller_images.resolve(
+            caller, token, (parse_id(text), 0), Preferences(), charge=charges.append
+        )
+        return charges
+
+    assert [await paid(text, BOB) for text in (ID, NOWHERE)] == [[1, 3], [1, 3]]
+    assert [await paid(ID, ALICE) for _ in range(2)] == [[1, 1], []]
 
 
 @pytest.mark.parametrize("silent", ["one", "three"])
