@@ -33,6 +33,10 @@ class _TlsPool(urllib3.HTTPSConnectionPool):
     ConnectionCls = _TlsConnection
 
 
+MAX_LOGIN_BYTES = 1024 * 1024
+"""Of an answer to a login. A catalog has some 250 bytes for each endpoint. keystoneauth decodes it
+as a whole, which holds up all threads for up to 30 ms."""
+
 POOLS = {"http": _Pool, "https": _TlsPool}
 
 
@@ -67,11 +71,11 @@ def _add_nothing(request: Any) -> Any:
 
 
 def _check(response: Any, **_: Any) -> None:
-    """A hook of requests, called before the body is read. Redirects at the same server, and from
+    """A hook of requests. The body is not read but here. Redirects at the same server, and from
     http to https there, are followed: keystoneauth sends the login again.
 
     Raises:
-        ClientException: an answer redirects to another server, or is compressed.
+        ClientException: an answer redirects to another server, is compressed, or is too long.
     """
     why = ""
     if response.headers.get("Content-Encoding", "identity") != "identity":
@@ -84,6 +88,8 @@ def _check(response: Any, **_: Any) -> None:
                 "it redirects to another server, which does not get the login: give that server's "
                 "URL in `auth_url` of clouds.yaml, if it is the right one"
             )
+    elif len(response.content) > MAX_LOGIN_BYTES:
+        why = f"its answer is longer than {MAX_LOGIN_BYTES // 1024 // 1024} MiB"
     if why:
         response.close()
         raise ClientException(why)

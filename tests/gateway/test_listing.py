@@ -469,3 +469,24 @@ async def test_names_are_merged_as_databases_sort_them(gateway: Gateway, cloud: 
 
 def sorts_without_case(*, reverse: bool) -> Fault:
     return lists_by(lambda row: row["name"].casefold(), 1000, reverse=reverse)
+
+
+async def test_a_large_page_is_sent_in_parts(gateway: Gateway, cloud: Cloud) -> None:
+    """As one text, 16 MB of rows held up other requests for 50 ms."""
+    rng = random.Random(5)
+    servers = [await cloud.add("one"), await cloud.add("two")]
+    expected = {}
+    for n in range(14):
+        image_id, properties = new_id(rng), {"long": "x" * 60_000, "n": str(n)}
+        servers[n % 2].add(id=image_id, properties=properties)
+        expected[image_id] = properties
+    for limit, form in ((14, "chunked"), (1, None)):
+        response, page = await gateway.get(f"/v2/images?limit={limit}")
+        assert (response.status, response.content_type) == (200, "application/json")
+        assert response.headers.get("Transfer-Encoding") == form
+        assert len(page["images"]) == limit
+        for row in page["images"]:
+            assert expected[row["id"]].items() <= row.items()
+            assert row["resolver_locations"] in ("one", "two")
+        assert page["schema"] == "/v2/schemas/images"
+        assert page["first"] == f"/v2/images?limit={limit}"

@@ -21,6 +21,7 @@ from resolver.bounded_http import MAX_DOCUMENT_BYTES, MAX_HEAD_BYTES
 from resolver.errors import LocationUnavailable
 from resolver.glance.cloud_config import CloudRef
 from resolver.glance.keystone import authenticate
+from resolver.glance.keystone_http import MAX_LOGIN_BYTES
 from tests.support.certificates import Authority
 from tests.support.fake_keystone import FakeKeystone
 from tests.support.plain_server import PlainReply, PlainServer
@@ -113,6 +114,23 @@ def test_a_compressed_answer_is_not_read(keystone: Keystone) -> None:
     keystone.reply = PlainReply(201, body, {"Content-Encoding": "gzip"})
     with pytest.raises(LocationUnavailable, match="it compresses its answer"):
         authenticate(CloudRef("one"))
+
+
+def test_a_long_answer_is_not_decoded(keystone: Keystone) -> None:
+    """Decoding holds the interpreter, in a thread too: 32 MiB of lists held up all clients for two
+    seconds. A thousand endpoints are no such answer."""
+    endpoint = {"id": "0" * 32, "region_id": "one", "url": "https://one.example/image"}
+    service = {"type": "image", "endpoints": [{**endpoint, "interface": "public"}] * 3}
+    for services, is_read in ((1000, True), (3000, False)):
+        token = TOKEN | {"catalog": [service] * services}
+        reply = PlainReply(201, json.dumps({"token": token}).encode(), {"X-Subject-Token": "token"})
+        keystone.reply = reply
+        assert (len(reply.body) > MAX_LOGIN_BYTES) is not is_read
+        if is_read:
+            assert authenticate(CloudRef("one")).headers == {"X-Auth-Token": "token"}
+            continue
+        with pytest.raises(LocationUnavailable, match="longer than 1 MiB"):
+            authenticate(CloudRef("one"))
 
 
 INTERIM = b"HTTP/1.1 100 Continue\r\n\r\n"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from urllib.parse import urlencode
 
 from aiohttp import web
@@ -14,7 +14,6 @@ from resolver.gateway.image_path import region_of
 from resolver.gateway.limits import LIMITS, RequestCharge
 from resolver.gateway.negotiation import (
     AUTH_TOKEN,
-    JSON,
     REGION,
     VARY_PREFERENCES,
     preferences_from_headers,
@@ -23,6 +22,7 @@ from resolver.gateway.read_auth import admit
 from resolver.gateway.reply import NO_STORE, Reply, to_response
 from resolver.listing import Advice, ListedPage, ListingQuery
 from resolver.resolution import Preferences
+from resolver.turns import in_turns
 
 PARTIAL = "X-Resolver-Partial"
 MISSING = "X-Resolver-Missing"
@@ -30,6 +30,9 @@ MISSING = "X-Resolver-Missing"
 MAX_NAMES = 30
 """Locations that `MISSING` names. Each takes at most 65 bytes, and nginx accepts 4 KiB of header
 fields."""
+
+MAX_WHOLE_CHARACTERS = 512 * 1024
+"""Of a page that is sent at once: copying a larger one holds up other requests."""
 
 LISTING_PATH = "/v2/images"
 
@@ -43,7 +46,7 @@ async def list_images(request: web.Request) -> web.StreamResponse:
     region = region_of(request.rel_url.raw_path)
     preferences = preferences_from_headers(request.headers, region)
     page = await list_page(request, query, preferences, ADVICE)
-    return to_response(_listing_reply(query, page))
+    return await _respond(request, query, page)
 
 
 async def list_page(
@@ -90,20 +93,43 @@ def missing_header(names: Sequence[str]) -> dict[str, str]:
     return {MISSING: ", ".join(names[:MAX_NAMES])} if names else {}
 
 
-def _listing_reply(query: ListingQuery, page: ListedPage) -> Reply:
-    """A page as Glance writes it. Links are relative and without a prefix, as Glance's are: clients
-    put them behind the URL of their endpoint."""
+async def _respond(
+    request: web.Request, query: ListingQuery, page: ListedPage
+) -> web.StreamResponse:
+    """Sends a page as Glance writes it, a large one in parts. Links are relative and without a
+    prefix, as Glance's are: clients put them behind the URL of their endpoint."""
     tail = {"first": _link(query.params), "schema": "/v2/schemas/images"}
     if page.next_marker:
         tail["next"] = _link((*query.params, ("marker", page.next_marker)))
-    rows = ", ".join([row.with_locations(names) for row, names in page.rows])
     headers = {
         **NO_STORE,
-        "Content-Type": JSON,
+        "Content-Type": "application/json",
         "Vary": f"{AUTH_TOKEN}, {PARTIAL}, {VARY_PREFERENCES}",
         **missing_header(page.missing),
     }
-    return Reply(200, headers, f'{{"images": [{rows}], {json.dumps(tail)[1:]}'.encode())
+    end = f"], {json.dumps(tail)[1:]}"
+    parts = _parts(page)
+    if sum(len(row.text) for row, _ in page.rows) <= MAX_WHOLE_CHARACTERS:
+        body = f"{''.join(parts)}{end}".encode()
+        return to_response(Reply(200, headers, body))
+    response = web.StreamResponse(headers=headers)
+    await response.prepare(request)
+    async for part in in_turns(parts):
+        for start in range(0, len(part), MAX_WHOLE_CHARACTERS):
+            await response.write(part[start : start + MAX_WHOLE_CHARACTERS].encode())
+    await response.write(end.encode())
+    await response.write_eof()
+    return response
+
+
+def _parts(page: ListedPage) -> Iterator[str]:
+    """The text of a page up to the end of its rows, row by row."""
+    before = '{"images": ['
+    for row, names in page.rows:
+        yield f"{before}{row.with_locations(names)}"
+        before = ", "
+    if not page.rows:
+        yield before
 
 
 def _link(params: tuple[tuple[str, str], ...]) -> str:
