@@ -12,7 +12,7 @@ from resolver.errors import LocationUnavailable
 from resolver.glance.cloud_credentials import CloudCredentials
 from resolver.glance.glance_server import MAX_RECORD_BYTES, GlanceServer
 from resolver.glance.rate_limits import PROBE_WAIT_SECONDS, RateLimits
-from resolver.image_facts import record_of_headers
+from resolver.image_facts import ImageStatus, record_of_headers, status_of
 from resolver.models import Location
 
 HASH_NAMES = {"sha512": "sha-512", "sha384": "sha-384", "sha256": "sha-256"}
@@ -28,6 +28,8 @@ class ImageRecord(NamedTuple):
     """In bytes."""
     hashes: Mapping[str, str]
     """Hexadecimal, in lower case, by IANA's name; the strongest first."""
+    status: ImageStatus | None = None
+    """Of the image; None where it is not known."""
 
     def same_bytes(self, other: ImageRecord) -> bool | None:
         """Whether both are of the same bytes; None where they have no hash in common."""
@@ -95,7 +97,8 @@ def _record(members: Mapping[str, Any]) -> ImageRecord:
         hashes[name] = value
     if value := _hash(members.get("checksum")):
         hashes["md5"] = value
-    return ImageRecord(size if type(size) is int and size >= 0 else None, hashes)
+    known_size = size if type(size) is int and size >= 0 else None
+    return ImageRecord(known_size, hashes, status_of(members))
 
 
 def _hash(value: object) -> str:

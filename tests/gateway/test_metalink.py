@@ -88,6 +88,19 @@ async def test_a_metalink_has_the_urls_of_owners_with_the_same_bytes(
     assert (await metalink(gateway, f"{PATH}?exclude=one,other")).urls == [old, new]
 
 
+@pytest.mark.parametrize("status", ["deactivated", "importing", "killed"])
+async def test_an_owner_that_shows_another_status_than_the_index_has_is_left_out(
+    gateway: Gateway, cloud: Cloud, status: str
+) -> None:
+    one, two = await add(cloud, "one", 1), await add(cloud, "two", 2)
+    for name in ("one", "two", "one"):
+        await gateway.claim_with_facts(name, ID, ImageStatus.ACTIVE, ONE)
+    cloud.servers["one"].update(ID, status=status)
+    assert (await metalink(gateway)).urls == [two]
+    cloud.servers["two"].update(ID, status=status)
+    assert (await metalink(gateway)).urls == [one, two], "an owner decides who gets its bytes"
+
+
 async def test_without_answers_a_metalink_has_what_the_index_knows(
     gateway: Gateway, cloud: Cloud
 ) -> None:

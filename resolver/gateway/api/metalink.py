@@ -18,6 +18,7 @@ from resolver.gateway.api.image_reads import (
 from resolver.gateway.problem import raise_unless_found
 from resolver.gateway.reply import NO_STORE, Reply
 from resolver.glance import ImageRecord, ImageRecords
+from resolver.image_facts import STATUS_ORDER
 from resolver.models import format_id
 from resolver.resolution import Answer, ImageOwner
 from resolver.resolution.prober import ChargeCallback
@@ -64,6 +65,8 @@ async def metalink_reply(
         found = await _ask(records, read, answer, targets, text, domain)
     refused = {n for n, shown in found.items() if _is_refusal(shown)}
     answered = {n: shown for n, shown in found.items() if isinstance(shown, ImageRecord)}
+    if usable := {n for n, shown in answered.items() if STATUS_ORDER[shown.status] == 0}:
+        refused |= answered.keys() - usable  # they show a later status than the index has
     if answered:
         targets = [target for target in targets if target[0].number not in refused]
         targets.sort(key=lambda target: target[0].number not in answered)
