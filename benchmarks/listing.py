@@ -8,7 +8,7 @@
   servers at the same time, and merges nothing, takes turns.
 - ``memory``: the gateway's peak while it answers pages of 1,000, above what it had before.
 - ``walk``: a real Glance with all images, listed to the end directly, and the same number over 20
-  real Glance servers through the gateway, in turns.
+  real Glance servers through the gateway, in turns; and the processor time of each for a page.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from benchmarks.common import (
 )
 from benchmarks.gateway_process import run_gateway
 from benchmarks.listing_locations import make_images
-from benchmarks.machine import describe_machine, stop_process
+from benchmarks.machine import cpu_seconds, describe_machine, stop_process
 from benchmarks.redis_server import RedisServer
 from resolver.index import open_index
 from resolver.models import parse_id
@@ -214,7 +214,7 @@ def walk(redis: RedisServer, small: bool) -> None:
     redis.flush()
     home = install()
     rng = random.Random(3)
-    measured = Measurements()
+    measured, cpu_times = Measurements(), (Measurements(), Measurements())
     fields = {"status": "active", "visibility": "public", "os_hidden": 0, "size": 5}
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -234,28 +234,33 @@ def walk(redis: RedisServer, small: bool) -> None:
             locations=LOCATIONS,
             settings={"LISTING_TIMEOUT": "60"},
         )
-        port, _ = stack.enter_context(gateway)
+        port, pid = stack.enter_context(gateway)
         ids = [[str(image["id"]) for image in some] for some in batches(images, share)]
         asyncio.run(claim(redis, ids))
-        addresses = {
-            "one Glance alone": alone.url.removeprefix("http://"),
-            "through the gateway": f"127.0.0.1:{port}",
+        contenders = {
+            "one Glance alone": (alone.url.removeprefix("http://"), [[alone.pid], []]),
+            "through the gateway": (f"127.0.0.1:{port}", [[p.pid for p in parts], [pid]]),
         }
         for _ in range(2 if small else 4):
-            for name, address in addresses.items():
+            for name, (address, pids) in contenders.items():
                 client = Client(address)  # an older connection may have been idle for too long
+                used = [sum(map(cpu_seconds, each)) for each in pids]
                 started = time.perf_counter()
                 count = client.walk(1000)
                 if count != len(images):
                     raise RuntimeError(f"{name}: {count} rows of {len(images)}")
                 measured.add(name, count / (time.perf_counter() - started))
+                for before, each, milliseconds in zip(used, pids, cpu_times, strict=True):
+                    seconds = sum(map(cpu_seconds, each)) - before
+                    milliseconds.add(name, 1000 * seconds / (count / 1000))
     table = make_table(
         f"{len(images):,} images listed to the end, limit=1000; median (least - most)",
-        *("", "images/s", "to one alone"),
+        *("", "images/s", "to one alone", "ms a page: Glance", "gateway"),
     )
     for name in measured.names():
         ratio = measured.format_ratio(name, "one Glance alone")
-        table.add_row(name, measured.format(name), ratio)
+        times = [each.format(name) for each in cpu_times]
+        table.add_row(name, measured.format(name), ratio, *times)
     out.print(table)
     to_one = measured.ratio("through the gateway", "one Glance alone")
     print_verdict(f"{to_one:.2f} times one Glance alone", "1", met=to_one >= 1)

@@ -274,19 +274,21 @@ class Merge:
     def _draw_read(self, count: int) -> list[DrawnRow]:
         """As `_draw`, but reads nothing: it ends where a stream is dry."""
         drawn: list[DrawnRow] = []
+        if any(stream.is_dry for stream in self._streams):
+            return drawn
         heap = self._heads()
-        is_dry = any(stream.is_dry for stream in self._streams)
-        while heap and len(drawn) < count and not is_dry:
+        while heap and len(drawn) < count:
             _, index = heap[0]
             stream = self._streams[index]
             before = stream.taken
             drawn.append(DrawnRow(stream, stream.take(), before))
-            self._taken[stream.number] += 1
             if stream.rows:
                 heapq.heapreplace(heap, (self._key(stream.rows[0]), index))
+            elif stream.is_dry:
+                break
             else:
                 heapq.heappop(heap)
-            is_dry = stream.is_dry
+        self._taken.update([each.stream.number for each in drawn])
         self._obtained += len(drawn)
         return drawn
 
