@@ -28,8 +28,10 @@ row has 2."""
 REFUSAL_STATUSES = (400, 401, 403)
 """What Glance answers where it is the client's request that it does not accept."""
 
-MAX_ERROR_CHARACTERS = 64 * 1024
-"""Of an error page that is searched for the reason."""
+MAX_ERROR_CHARACTERS = 4096
+"""Of an error page that is searched for the reason. Glance's have a reason of some hundreds, behind
+100 others. To resolve the references (``&amp;``) in more takes long, and one with more than 4,300
+digits is a ValueError."""
 
 
 class CallerListings:

@@ -14,7 +14,7 @@ import json
 import re
 from collections.abc import Callable, Container, Generator, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, NoReturn, TypeVar
 
 from resolver.errors import LocationUnavailable
 from resolver.turns import in_turns
@@ -41,7 +41,16 @@ MAX_SPACES = 4096
 """White space that may follow the document, in bytes."""
 
 _SPACE = re.compile(r"[ \t\n\r]*")
-_decode = json.JSONDecoder().raw_decode
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    """NaN and infinities are not JSON (RFC 8259, 6), but Python's decoder takes them, and rows are
+    sent on as text."""
+    raise ValueError(name)
+
+
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
+_decode = _DECODER.raw_decode
 
 T = TypeVar("T")
 
@@ -99,7 +108,7 @@ async def read_row(body: bytes | bytearray, reading: RowReading[T]) -> T:
     """Reads a document that is one row. Raises as `read_page`."""
     if len(body) <= WINDOW_BYTES:
         text = body.decode("utf-8-sig").strip()
-        return reading.make(json.loads(text), text)
+        return reading.make(_DECODER.decode(text), text)
     window, rows = _Window(body), list[T]()
     async for _ in in_turns(_read_long_row(window, reading, rows)):
         pass

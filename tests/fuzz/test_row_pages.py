@@ -12,14 +12,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from resolver.errors import LocationUnavailable
-from resolver.listing.rows import LOCATIONS_PROPERTY, RowPage, parse_page
+from resolver.listing.rows import LOCATIONS_PROPERTY, RowPage, parse_page, parse_record
 from resolver.listing.sort_order import SORT_KEYS, SortKey, SortOrder
 
 ORDER = SortOrder(tuple(SortKey(name, True) for name in SORT_KEYS))
 
 texts = st.text(max_size=20)
 values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | texts,
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | texts,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
     max_leaves=8,
 )
@@ -99,3 +103,13 @@ def test_half_of_a_surrogate_pair_can_be_sent_on() -> None:
     (row,) = parse(text.encode()).rows
     assert row.with_locations("two").encode()
     assert json.loads(row.with_locations("two"))["x"] == "\ud800"
+
+
+@pytest.mark.parametrize("constant", ["NaN", "Infinity", "-Infinity"])
+def test_what_only_python_takes_for_json_is_refused(constant: str) -> None:
+    """The page of the merged listing could not be read by clients in other languages."""
+    row = f'{{"id": "a", "x": {constant}}}'
+    with pytest.raises(LocationUnavailable, match="cannot be read"):
+        parse(f'{{"images": [{row}]}}'.encode())
+    with pytest.raises(LocationUnavailable, match="cannot be read"):
+        asyncio.run(parse_record(row.encode(), ORDER))
