@@ -98,6 +98,28 @@ async def test_a_location_whose_rows_lie_together_is_asked_for_more_each_time(
     assert sizes["a"] == sorted(sizes["a"])
 
 
+@pytest.mark.parametrize("seed", range(3))
+async def test_large_pages_are_the_sorted_union(gateway: Gateway, cloud: Cloud, seed: int) -> None:
+    """Of locations with few rows and many, in runs and mixed, some of them at several."""
+    rng = random.Random(seed)
+    servers = [await cloud.add(name) for name in NAMES]
+    for at in range(30):
+        some = rng.sample(servers, rng.choice([1, 1, 2, 5]))
+        for number in range(rng.choice([1, 20, 60])):
+            image_id, created = new_id(rng), BEGAN + 100 * at + rng.random() * 100
+            copies = rng.choices(servers, k=rng.choice([1, 1, 1, 3]))
+            for server in {some[number % len(some)], *copies[1:]}:
+                server.add(id=image_id, created=created + rng.choice([0, 0, rng.random() * 1500]))
+                if len(copies) > 1:  # the owners of the others need not be known
+                    await cloud.claim(NAMES[servers.index(server)], image_id)
+    expected = {image_id for server in servers for image_id in server.ids()}
+    for limit in (101, rng.randrange(102, 600)):
+        rows = await all_rows(gateway.get, f"/v2/images?limit={limit}")
+        times = [row["created_at"] for row in rows]
+        assert times == sorted(times, reverse=True), limit
+        assert sorted(row["id"] for row in rows) == sorted(expected), limit
+
+
 async def test_the_last_location_that_has_rows_is_asked_for_whole_pages(
     gateway: Gateway, cloud: Cloud
 ) -> None:
