@@ -20,11 +20,15 @@ from resolver.gateway.request_body import body_timeout_error
 from resolver.index import ImageRows, walk
 from resolver.registry.export_format import Reader, Writer
 from resolver.registry.index_import import IndexImport
+from resolver.turns import in_turns, parts_of
 
 TEXT = "text/plain; charset=us-ascii"
 
-ROWS_PER_WRITE = 1024
-"""Images that are rendered before other tasks get a turn: some 2 ms."""
+ROWS_PER_STEP = 32
+"""Images that are rendered before other tasks may get a turn: some 2 ms, where each is at many
+locations."""
+
+BYTES_PER_WRITE = 64 * 1024
 
 GZIP_WINDOW_BITS = 16 + zlib.MAX_WBITS
 """The ``wbits`` with which zlib expects a gzip header."""
@@ -52,9 +56,13 @@ async def export_index(request: web.Request) -> web.StreamResponse:
         await response.write(writer.head())
         while rows:
             async with _in_background(next_rows(batches)) as upcoming:
-                for start in range(0, len(rows), ROWS_PER_WRITE):
-                    await response.write(writer.add(rows[start : start + ROWS_PER_WRITE]))
-                    await asyncio.sleep(0)
+                text = b""
+                async for part in in_turns(parts_of(rows, ROWS_PER_STEP)):
+                    text += writer.add(part)
+                    if len(text) >= BYTES_PER_WRITE:
+                        await response.write(text)
+                        text = b""
+                await response.write(text)
                 rows = await upcoming
     except ResolverError as error:
         log.warning("export stopped", reason=str(error))
