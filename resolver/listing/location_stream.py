@@ -24,6 +24,11 @@ the ``limit`` that is put before them: of two, Glance takes the first.
 Raises LocationUnavailable."""
 
 
+MAX_REPEATED_ROWS = 16
+"""Rows of images that a location has listed already, besides as many as there are images. It may
+have an image in two spellings."""
+
+
 class LocationStream:
     """The rows of one location from a place on."""
 
@@ -67,6 +72,10 @@ class LocationStream:
         """Whether the marker comes from an earlier request: its image may be gone."""
         self._first: str | None = None
         """The id of the first row of the last page."""
+        self._images: set[str] = set()
+        """Those of all rows that were read."""
+        self._repeated = 0
+        """Rows of images that were among them already."""
 
     @property
     def number(self) -> int:
@@ -143,6 +152,7 @@ class LocationStream:
         self._marker_is_inherited = False
         page = await parse_page(body, self._query.order, size)
         self._check_order(page.rows)
+        self._check_repeats(page.rows)
         # A page may be smaller than asked for; a server may also forget the link to the next one.
         self.is_ended = not page.rows or not (page.has_next or len(page.rows) >= size)
         if page.rows:
@@ -181,6 +191,19 @@ class LocationStream:
                 self._skipping = False
                 return rows[index:]
         return []
+
+    def _check_repeats(self, rows: list[Row]) -> None:
+        """Raises LocationUnavailable where most rows are of images that were listed before. A
+        server could list one image that is shown from elsewhere in ever other spellings, and keep
+        the listing busy for all of its time."""
+        before = len(self._images)
+        self._images.update(row.image for row in rows)
+        self._repeated += len(rows) - (len(self._images) - before)
+        if self._repeated > len(self._images) + MAX_REPEATED_ROWS:
+            raise LocationUnavailable(
+                "its listing repeats itself: it has the same images in many rows",
+                code="bad-listing",
+            )
 
     def _check_order(self, rows: list[Row]) -> None:
         """Raises LocationUnavailable where a sorted listing cannot go on with these rows."""

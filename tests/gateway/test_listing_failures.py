@@ -93,6 +93,39 @@ async def test_a_location_without_a_usable_answer_is_named(
         assert len(document["images"]) == 12
 
 
+async def test_a_location_that_lists_an_image_without_end_is_an_error(
+    gateway: Gateway, cloud: Cloud
+) -> None:
+    """In other spellings, and it is shown from elsewhere: a listing was busy until its deadline."""
+    image_id = "0a1b2c3d-4e5f-4a6b-8c7d-9e0f1a2b3c4d"
+    created = {"created_at": "2026-01-01T00:00:00Z", "status": "active"}
+    letters = [at for at, letter in enumerate(image_id) if letter.isalpha()]
+    asked = 0
+
+    async def answer(request: web.Request, _: Handler) -> web.StreamResponse:
+        nonlocal asked
+        asked += 1
+        limit = int(request.query["limit"])
+        rows = []
+        for number in range(asked * 1000, asked * 1000 + limit):
+            spelled = list(image_id)
+            for bit, at in enumerate(letters):
+                spelled[at] = spelled[at].upper() if number >> bit & 1 else spelled[at]
+            rows.append({"id": "".join(spelled), **created})
+        return web.json_response({"images": rows, "next": "/v2/images"})
+
+    await cloud.add("one", fields={"priority": 1})
+    await cloud.add("two", fields={"priority": 2})
+    cloud.servers["one"].add(id=image_id, created=1_800_000_000.0)
+    for name in ("one", "two"):
+        await cloud.claim(name, image_id)
+    cloud.set_fault("two", answer)
+    response, problem = await gateway.get("/v2/images?limit=5")
+    assert response.status == 503
+    assert "its listing repeats itself" in problem["detail"]
+    assert asked < 10
+
+
 async def test_a_location_that_ignores_markers_is_an_error(gateway: Gateway, cloud: Cloud) -> None:
     await two(cloud, 60, page_cap=20)
     cloud.set_fault("two", faults.repeat)
