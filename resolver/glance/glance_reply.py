@@ -101,8 +101,16 @@ def _read_members(row: Any, _text: str) -> ReadRow:
     """What is kept of a row while its page is read. Whole rows take several times as much, some
     megabytes a page, and each sweep has two pages at a time."""
     if isinstance(row, dict):
-        read = {name: row[name] for name in READ_MEMBERS if name in row}
-        kept = {name: value for name, value in read.items() if _is_plain(value)}
+        kept = {
+            name: value
+            for name in READ_MEMBERS
+            if name in row
+            and (
+                len(value) <= MAX_READ_CHARACTERS
+                if (kind := type(value := row[name])) is str
+                else kind not in (list, dict)
+            )
+        }
         if isinstance(kept.get("id"), str):
             return kept
     shown = row["id"] if isinstance(row, dict) and "id" in row else row
@@ -115,13 +123,6 @@ def shortened(shown: Any) -> str:
     if len(text) > MAX_EXAMPLE_CHARACTERS:
         text = text[: MAX_EXAMPLE_CHARACTERS - 3] + "..."
     return text
-
-
-def _is_plain(value: Any) -> bool:
-    """Whether Glance may show such a value of `READ_MEMBERS`."""
-    if isinstance(value, str):
-        return len(value) <= MAX_READ_CHARACTERS
-    return not isinstance(value, (list, dict))
 
 
 READING = RowReading(_read_members, frozenset(READ_MEMBERS))

@@ -163,7 +163,7 @@ class _Window:
             return (value,)
 
     def is_at(self, characters: str) -> bool:
-        """Whether one of these is the next character."""
+        """Whether one of these is the next character. It is in the window."""
         return self._text[self._position] in characters
 
     def check_end(self) -> None:
@@ -260,7 +260,7 @@ def _read_rows(
 ) -> Iterator[None]:
     """Reads the list of rows into ``page``."""
     window.read(_LIST.read_opening)
-    while not window.read(_LIST.read_end):
+    while not window.is_at("]"):
         if len(page.rows) == max_rows:
             page.is_cut = True
             return
@@ -272,6 +272,7 @@ def _read_rows(
             yield from _read_long_row(window, reading, page.rows)
             window.read(_LIST.read_comma)
         yield
+    window.read(_LIST.read_end)
 
 
 def _read_long_row(window: _Window, reading: RowReading[T], rows: list[T]) -> Iterator[None]:
