@@ -213,7 +213,10 @@ class WorldEvents:
         notice = parse_notice(body)
         assert notice is not None
         latest = self._deletion_logs.setdefault(registration.number, DeletionLog())
-        applied = await apply_notices(self.any_gateway.index, registration.number, latest, [notice])
+        index = self.any_gateway.index
+        applied = await apply_notices(index, registration.number, latest, [notice])
+        if (await index.records.sweep(number)).guarded is not None:
+            self._ever_guarded.add(number)  # a sweep that is under way may reset it at any time
         what = "gone" if notice.deleted else "there"
         if notice.deleted:
             self._known_deletions.add((number, notice.image_id))
