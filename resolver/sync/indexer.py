@@ -400,6 +400,7 @@ class Indexer:
                 stats=self.stats,
                 timings=self._timings,
             )
+            guarded = (await self._index.records.sweep(number)).guarded
             renewal = asyncio.create_task(self._renew_lease(lease, asyncio.current_task()))
             try:
                 with self._spans.span("sweep", {"location": view.name}):
@@ -407,9 +408,18 @@ class Indexer:
             finally:
                 renewal.cancel()
             await lease.ensure_held()
+            tripped = (await self._index.records.sweep(number)).guarded
             await self._index.records.set_sweep(number, result, view.location)
             if request is not None:
                 await self._index.records.finish_sweep_request(number, request)
+            if tripped not in (None, guarded) and not result.error:
+                # It may have listed what was gone when the guard was tripped.
+                await self._request_sweep(number)
+
+    async def _request_sweep(self, number: int) -> None:
+        """Requests a sweep, unless an operator has requested one."""
+        if number not in await self._index.records.requested_sweeps():
+            await self._index.records.request_sweep(number)
 
     async def _renew_lease(self, lease: Lease, sweep: asyncio.Task[None] | None) -> None:
         """Renews the lease while the sweep waits for a slow page; cancels the sweep if the lease is
