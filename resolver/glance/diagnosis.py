@@ -30,8 +30,8 @@ FIXES = {
     "bad-proxy": "correct HTTPS_PROXY and HTTP_PROXY of this process, or name the host in NO_PROXY",
     "not-glance": "give the base URL of a Glance server (`locations set NAME --url URL`)",
     "junk": "give the base URL of a Glance server (`locations set NAME --url URL`)",
-    "too-long": "shorten the properties of its largest images: a page of its listing may have "
-    "16 MiB, and an image 10,000 JSON values",
+    "too-long": "shorten the properties of its largest images: one may have 16 MiB in a listing, "
+    "and 10,000 members",
     "cut": "read the log of the server, and of any proxy in front of it",
     "server-error": "read the server's log",
     "not-allowed": "add the host to RESOLVER_ALLOWED_HOSTS, or use https",

@@ -37,8 +37,8 @@ from resolver.models import minor_version
 PAGE_SIZE = 1000
 """Images in a page. Glance caps it at 1,000 without notice; a smaller page costs it as much."""
 
-SMALL_PAGE_SIZE = 100
-"""Where a page has more bytes than are read."""
+SHRINKING = 10
+"""How many times smaller a page is asked for that has more bytes than are read."""
 
 END_CURSOR = b"\xff" * 17
 """Sorts after every image id."""
@@ -214,14 +214,17 @@ class ListingPass:
         return reply
 
     async def _request_page(self, server: GlanceServer) -> Reply:
-        """A page, or a small one from now on where it is too long."""
-        try:
-            return await server.request(self.path, self._query())
-        except LocationUnavailable as error:
-            if error.problem_code != "too-long" or self.params["limit"] == str(SMALL_PAGE_SIZE):
-                raise
-        self.params = {**self.params, "limit": str(SMALL_PAGE_SIZE)}
-        return await server.request(self.path, self._query())
+        """The next page. Where it is too long a smaller one, and then larger ones again: a few
+        images with the largest properties that Glance allows have more bytes than are read."""
+        size = min(PAGE_SIZE, 2 * int(self.params["limit"]))
+        while True:
+            self.params = {**self.params, "limit": str(size)}
+            try:
+                return await server.request(self.path, self._query())
+            except LocationUnavailable as error:
+                if error.problem_code != "too-long" or size == 1:
+                    raise
+            size = max(1, size // SHRINKING)
 
     def _query(self) -> dict[str, str]:
         return {**self.params, **({"marker": self.marker} if self.marker else {})}
