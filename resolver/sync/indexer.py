@@ -461,8 +461,9 @@ class Indexer:
     async def _is_idle(self, number: int) -> bool:
         """Whether no process works on a location that was removed."""
         for kind in (WorkKind.SWEEP, WorkKind.POLL, WorkKind.EVENTS):
-            lease = self._work.lease(WorkKey(kind, number))
-            if not await lease.acquire():
+            key = WorkKey(kind, number)
+            lease = self._work.lease(key)
+            if self._work.is_under_way(key) or not await lease.acquire():
                 return False
             await lease.release()
         return True

@@ -70,10 +70,14 @@ class LeasedWork:
     def lease(self, key: WorkKey) -> Lease:
         return self._index.lease(key.lease_name, seconds=self._lease_seconds, token=self._token)
 
+    def is_under_way(self, key: WorkKey) -> bool:
+        """Whether this process is doing a piece of work. It could acquire its lease once more."""
+        return key in self._tasks
+
     def start(self, key: WorkKey, work: Work) -> asyncio.Task[None] | None:
         """Starts a piece of work; None if it is under way here. The task ends at once if another
         process holds the lease, and never raises."""
-        if key in self._tasks:
+        if self.is_under_way(key):
             return None
         task = asyncio.create_task(self._run(key, work), name=key.lease_name)
         self._tasks[key] = task

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import tracemalloc
 
-from resolver.glance.glance_reply import Reply
+from resolver.glance.glance_reply import MAX_EXAMPLE_CHARACTERS, Reply, UnnamedRow
 from resolver.image_facts import ImageFacts
 from resolver.models import format_id
 from tests.support.ids import make_ids
@@ -38,6 +38,8 @@ async def test_of_a_row_only_what_is_read_is_kept() -> None:
     assert ImageFacts.of(page.rows[0]) == ImageFacts.of(RECORD)
 
 
-async def test_a_row_without_an_id_is_kept_whole_to_be_shown() -> None:
-    rows = [{"name": "old"}, 1, None]
-    assert (await Reply(200, {}, json.dumps({"images": rows}).encode()).page(10)).rows == rows
+async def test_of_a_row_without_an_id_a_part_is_kept_to_be_shown() -> None:
+    rows = [{"name": "old"}, 1, None, "x" * 1000]
+    page = await Reply(200, {}, json.dumps({"images": rows}).encode()).page(10)
+    shown = ['{"name": "old"}', "1", "null", f'"{"x" * (MAX_EXAMPLE_CHARACTERS - 4)}...']
+    assert page.rows == [UnnamedRow(example) for example in shown]
