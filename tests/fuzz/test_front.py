@@ -122,6 +122,12 @@ def has_its_length(response: str, method: str) -> bool:
     return method == "HEAD" or length is None or int(length[1]) == len(body.encode())
 
 
+def without_reasons(responses: str) -> str:
+    """As `comparable`, and without why locations gave no answer, which on a busy machine changes
+    from one question to the next."""
+    return re.sub(r"(could be asked: |can vouch\. )[^<\"]*", r"\1…", comparable(responses))
+
+
 @examples(200)
 @given(REQUEST)
 async def test_the_front_answers_as_the_application(
@@ -130,13 +136,13 @@ async def test_the_front_answers_as_the_application(
     count_examples("http: front and application")
     sent = request_.encode(servers.ids, "close")
     front, plain = [await exchange(url, sent) for url in (servers.front.url, servers.plain_url)]
-    assert comparable(front) == comparable(plain), sent
+    assert without_reasons(front) == without_reasons(plain), sent
     assert has_its_length(front, request_.method), sent
     assert not re.match(r"HTTP/1\.1 500", front), sent
 
 
 def split_responses(text: str) -> list[str]:
-    return re.split(r"HTTP/(?=1\.\d \d{3} )", comparable(text))[1:]
+    return re.split(r"HTTP/(?=1\.\d \d{3} )", without_reasons(text))[1:]
 
 
 @examples(100)
