@@ -31,7 +31,7 @@ IMAGE_COUNT = 40
 HISTORY_STEPS = 100
 """Steps that the report of a failed run shows."""
 
-LONG_TIMEOUT = 120.0
+LONG_TIMEOUT = 30.0
 """Seconds for whatever always gets an answer, unless a server is silent. Longer than other
 processes keep the processor: the model expects a result of work that was given up because of them.
 """

@@ -103,7 +103,8 @@ async def test_only_those_that_are_asked_are_paid_for(four: Cloud) -> None:
     four.set_fault("four", hold := Hold())
     first, second, third = Client(four), Client(four), Client(four)
     asking = asyncio.create_task(first.resolve(OTHER))
-    await wait_until(lambda: hold.waiting == 1 and asked(four) == 3)
+    prober = four.services.prober
+    await wait_until(lambda: hold.waiting == 1 and asked(four) == 3 and prober.in_flight == 1)
     sharing = asyncio.create_task(second.resolve(OTHER))
     another = await third.resolve("00000000-0000-4000-8000-00000000abcd")
     assert another.missing == ("four",), "it has too many questions in flight"

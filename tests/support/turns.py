@@ -24,7 +24,7 @@ async def check_turns(
     limit: float,
     work: Callable[[], Coroutine[Any, Any, object]],
     *expected: type[BaseException],
-    attempts: int = 5,
+    attempts: int = 10,
 ) -> None:
     """Fails where each attempt has a turn of ``limit`` seconds of processor time or more: this
     machine may be busy. ``expected``: what the work may raise."""

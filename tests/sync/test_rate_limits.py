@@ -26,6 +26,7 @@ from tests.support.faults import Switch
 from tests.support.ids import make_ids
 from tests.support.limiting import Limiting
 from tests.support.sweeping import Sweeping
+from tests.support.wait import wait_until
 from tests.sync.conftest import StartServer
 
 V2 = ("v2.15",)
@@ -138,11 +139,18 @@ async def test_processes_share_the_rate_through_redis(
     location = await sweeping.register(server)
     location = replace(location, rate=20)
     switch.fault = limit = Limiting(1000, 60)
-    processes = [asking(sweeping, location, limits=RateLimits(index.turns)) for _ in range(4)]
-    began = time.monotonic()
-    await asyncio.gather(*(p.request("/v2/images", {"limit": "1"}) for p in processes * 4))
-    assert time.monotonic() - began >= 15 / 20
-    assert len(limit.times) == 16
+
+    async def is_shared() -> bool:
+        limit.times.clear()
+        limits = [RateLimits(index.turns) for _ in range(4)]
+        processes = [asking(sweeping, location, limits=each) for each in limits]
+        began = time.monotonic()
+        await asyncio.gather(*(p.request("/v2/images", {"limit": "1"}) for p in processes * 4))
+        assert len(limit.times) == 16
+        return time.monotonic() - began >= 15 / 20
+
+    # On a busy machine a process gets no reply of Redis in time, and keeps to the rate by itself.
+    await wait_until(is_shared)
 
 
 @pytest.mark.parametrize("index_url", ["memory:"], indirect=True)
