@@ -80,30 +80,17 @@ SLOW_DIRECTORIES = {
 SLOW_FILES = {"test_storm.py"}
 
 
-LONGEST_FILES = {
-    *("test_openapi.py", "test_redirect_law.py", "test_model.py", "test_ourselves.py"),
-    *("test_combinations.py", "test_older_versions.py", "test_rebuild.py"),
-}
-"""Files with tests of ten seconds and more."""
-
-
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Marks slow tests, and runs them first: a long test at the end would leave a worker idle.
 
-    Tests of one Glance or RabbitMQ are next to each other, so that one worker starts it. Each
-    worker of pytest-xdist begins with its part of the list, and takes tests from the end of the
-    others' parts when it has done its own. So the second one begins with the longest tests.
+    Tests of one Glance or RabbitMQ are next to each other, so that one worker starts it.
     """
     is_slow = cache(_is_slow)
     for item in items:
         if is_slow(item.path):
             item.add_marker(pytest.mark.slow)
     items.sort(key=_start_order)
-    longest = [item for item in items if item.path.name in LONGEST_FILES]
-    others = [item for item in items if item.path.name not in LONGEST_FILES]
-    second = len(items) // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
-    items[:] = [*others[:second], *longest, *others[second:]]
 
 
 def _is_slow(path: Path) -> bool:

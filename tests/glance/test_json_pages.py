@@ -93,7 +93,7 @@ async def test_no_page_holds_up_others_for_long(name: str) -> None:
     body = HOSTILE[name]()
     gc.collect()
     gc.freeze()
-    await check_turns(0.008, lambda: Reply(200, {}, body).page(1000), LocationUnavailable)
+    await check_turns(0.016, lambda: Reply(200, {}, body).page(1000), LocationUnavailable)
 
 
 HOSTILE_RECORDS = {
@@ -116,7 +116,7 @@ async def test_no_record_holds_up_others_for_long(name: str) -> None:
     body = HOSTILE_RECORDS[name]()
     gc.collect()
     gc.freeze()
-    await check_turns(0.008, lambda: Reply(200, {}, body).record(), LocationUnavailable)
+    await check_turns(0.016, lambda: Reply(200, {}, body).record(), LocationUnavailable)
 
 
 @pytest.mark.parametrize("size", [0, 10, 1000, WINDOW_BYTES, 65_535])
