@@ -23,7 +23,6 @@ async def in_turns(items: Iterable[T], seconds: float = TURN_SECONDS) -> AsyncIt
 
 
 def parts_of(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
-    """Items in their order, ``size`` at a time: for those that take less than a look at the
-    clock."""
+    """Items in their order, ``size`` at a time; the last part may be shorter."""
     for start in range(0, len(items), size):
         yield items[start : start + size]

@@ -431,8 +431,7 @@ class Claims:
         """
         buckets = buckets or self.buckets
         found: dict[bytes, StoredClaim] = {}
-        for start in range(0, len(ids), BATCH_IDS):
-            batch = ids[start : start + BATCH_IDS]
+        for batch in parts_of(ids, BATCH_IDS):
             values = await self._client.pipeline(self._hget_commands(buckets, batch))
             claims = _claims_by_value(number, values)
             found |= {

@@ -27,6 +27,7 @@ from resolver.index.records import Records
 from resolver.index.redis.client import RedisClient
 from resolver.index.redis.replies import optional_int, parses_reply
 from resolver.index.redis.scripts import load
+from resolver.turns import parts_of
 
 RECORD_DEPARTURES = load("record_departures")
 DEPARTURES_SINCE = load("departures_since", read_only=True)
@@ -100,8 +101,7 @@ class Observations:
         """
         image_ids = list(ids)
         dropped = Count(0)
-        for start in range(0, len(image_ids), SCRIPT_IDS):
-            batch = image_ids[start : start + SCRIPT_IDS]
+        for batch in parts_of(image_ids, SCRIPT_IDS):
             claimed = await self._claimed(number, batch) if guarded else []
             if len(claimed) < len(batch):  # an older answer about these may still be on its way
                 counted = set(claimed)

@@ -29,6 +29,7 @@ from resolver.index.keys import Keys
 from resolver.index.redis.client import Command, RedisClient
 from resolver.index.redis.replies import optional_int, pairs, parses_reply
 from resolver.index.redis.scripts import load
+from resolver.turns import parts_of
 
 BEGIN = load("rebuild_begin", "grow_version")
 END = load("rebuild_end", "grow_version")
@@ -166,8 +167,8 @@ class Rebuild:
                 if difference := _difference(old, new, bucket, pairs(before), pairs(reply)):
                     commands += difference
                     changed.append(bucket)
-            for start in range(0, len(commands), BATCH_CALLS):
-                await self._client.pipeline(commands[start : start + BATCH_CALLS])
+            for part in parts_of(commands, BATCH_CALLS):
+                await self._client.pipeline(part)
             todo = changed
 
     async def _drop_old(self, report: Report) -> None:

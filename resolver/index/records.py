@@ -30,6 +30,7 @@ from resolver.index.registry_snapshot import (
 )
 from resolver.index.sweep_records import SweepRecords
 from resolver.models import Check, Location, Poll, SubscriptionStatus, Sweep
+from resolver.turns import parts_of
 
 LOAD = load("load_registry", read_only=True)
 LOAD_CHANGES = load("load_changes", read_only=True)
@@ -166,7 +167,7 @@ class Records(SweepRecords):
         """Runs scripts that change one location each. The first goes alone, so that Redis knows the
         script before the others come."""
         results: list[int] = []
-        for batch in (calls[:1], *_slices(calls[1:], CHANGES_BATCH)):
+        for batch in (calls[:1], *parts_of(calls[1:], CHANGES_BATCH)):
             if batch:
                 results += await self.client.run_all(batch)
         return results
@@ -330,10 +331,6 @@ def _was_put(number: int) -> bool:
             "and import it with another RESOLVER_PREFIX"
         )
     return bool(number)
-
-
-def _slices(items: Sequence[T], size: int) -> list[Sequence[T]]:
-    return [items[start : start + size] for start in range(0, len(items), size)]
 
 
 def _readable(kind: type[T], text: bytes) -> T | None:

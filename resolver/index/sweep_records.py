@@ -26,6 +26,7 @@ from resolver.index.redis.redis_errors import DECODE_ERRORS
 from resolver.index.redis.replies import pairs, parses_reply
 from resolver.index.redis.scripts import load
 from resolver.models import Progress
+from resolver.turns import parts_of
 
 FINISH_SWEEP_REQUEST = load("finish_sweep_request")
 
@@ -120,8 +121,8 @@ class SweepRecords:
             for image_id, letter_case in (ids or {}).items()
         ]
         commands: list[Command] = [
-            ("SADD", self.keys.sweep_findings(number), *findings[i : i + FINDINGS_BATCH])
-            for i in range(0, len(findings), FINDINGS_BATCH)
+            ("SADD", self.keys.sweep_findings(number), *part)
+            for part in parts_of(findings, FINDINGS_BATCH)
         ]
         # The progress comes last, so that it never says more than the findings have.
         commands.append(("HSET", self.keys.progress, number, record_to_json(progress)))

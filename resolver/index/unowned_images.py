@@ -13,6 +13,7 @@ from typing import Any
 from resolver.index.buckets import Buckets
 from resolver.index.claim_batch import ClaimBatch
 from resolver.index.redis.client import RedisClient
+from resolver.turns import parts_of
 
 FEW_IDS = 32
 """Up to so many images of a bucket are claimed in this way."""
@@ -64,8 +65,7 @@ async def _claim(
 ) -> list[bytes]:
     """Claims those of these images that have no owner. Returns the others."""
     left: list[bytes] = []
-    for start in range(0, len(ids), BATCH_IDS):
-        batch = ids[start : start + BATCH_IDS]
+    for batch in parts_of(ids, BATCH_IDS):
         values = claims.sole_values(batch)
         commands: list[Any]
         if client.accepts_packed:

@@ -23,6 +23,7 @@ from resolver.listing.query import ListingQuery, Params
 from resolver.listing.rows import Row, parse_page, parse_record
 from resolver.registry import LocationView
 from resolver.resolution import RETRY_AFTER_SECONDS
+from resolver.turns import parts_of
 
 LISTING_PATH = "/v2/images"
 
@@ -191,9 +192,8 @@ class Caller:
 
     async def _list_ids(self, stream: LocationStream, ids: Sequence[str]) -> list[Row]:
         """The rows that a location lists of these images."""
-        starts = range(0, len(ids), IDS_PER_QUESTION)
         found = await asyncio.gather(
-            *(self._list_batch(stream, ids[at : at + IDS_PER_QUESTION]) for at in starts)
+            *(self._list_batch(stream, part) for part in parts_of(ids, IDS_PER_QUESTION))
         )
         return [row for rows in found for row in rows]
 

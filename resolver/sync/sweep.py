@@ -48,6 +48,7 @@ from resolver.index import MAX_MEMORY_BYTES, MIN_GUARDED_LOSS, Count, Index
 from resolver.models import Progress, Sweep, format_id, parse_id
 from resolver.sync.sweep_state import SweepState
 from resolver.sync.timings import DEFAULT_TIMINGS
+from resolver.turns import parts_of
 
 CONFIRM_BATCH = 1000
 """Missing images that are confirmed and released together."""
@@ -401,8 +402,7 @@ class Sweeper:
             if len(missing) <= MAX_RECORDED_ABSENT
             else self._index.claims.release
         )
-        for start in range(0, len(missing), CONFIRM_BATCH):
-            batch = missing[start : start + CONFIRM_BATCH]
+        for batch in parts_of(missing, CONFIRM_BATCH):
             credential = await self._server.credential()
             absent = await self._confirm_absent(dict(batch), state.listed_id)
             await self._check_scope(scope)

@@ -11,6 +11,7 @@ import pytest
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
+from resolver.standin import StandIn
 from tests.gateway.conftest import Gateway
 from tests.support.clouds import Cloud
 from tests.support.listings import all_rows
@@ -30,6 +31,12 @@ async def locations(cloud: Cloud, order: Sequence[str]) -> None:
         await cloud.add(name)
     for number, name in enumerate(order):
         cloud.servers[name].add(id=new_id(rng), created=BEGAN - number)
+
+
+async def near_and_far(cloud: Cloud) -> tuple[StandIn, StandIn]:
+    """Two locations, of which the first is the better owner."""
+    near = await cloud.add("near", fields={"priority": 0})
+    return near, await cloud.add("far", fields={"priority": 5})
 
 
 def record_sizes(cloud: Cloud) -> Mapping[str, list[int]]:
@@ -136,8 +143,7 @@ async def test_one_row_is_found_behind_many_that_are_not_shown(
 ) -> None:
     """The better owner has them later in its listing."""
     rng = random.Random(6)
-    near = await cloud.add("near", fields={"priority": 0})
-    far = await cloud.add("far", fields={"priority": 5})
+    near, far = await near_and_far(cloud)
     for number in range(300):
         image_id = new_id(rng)
         far.add(id=image_id, created=BEGAN - number)
@@ -155,8 +161,7 @@ async def test_a_large_page_with_copies_is_read_in_two_goes_and_asks_once(
     gateway: Gateway, cloud: Cloud
 ) -> None:
     rng = random.Random(7)
-    near = await cloud.add("near", fields={"priority": 0})
-    far = await cloud.add("far", fields={"priority": 5})
+    near, far = await near_and_far(cloud)
     for number in range(1000):
         image_id = new_id(rng)
         far.add(id=image_id, created=BEGAN - rng.randrange(1000))

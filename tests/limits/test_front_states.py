@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from typing import TypeVar
 
 import pytest
 from aiohttp import web
@@ -133,18 +135,6 @@ class LateConnection:
         self.is_closed = True
 
 
-def test_others_have_their_turn_while_many_late_clients_are_closed() -> None:
-    limiter, late = ConnectionLimiter(1000), [LateConnection() for _ in range(100)]
-    for connection in late:
-        limiter.add(connection)
-    turns = 0
-    for _ in limiter.check_deadlines(0.0):
-        turns += 1
-        assert sum(connection.is_closed for connection in late) <= turns * MAX_LATE_AT_ONCE
-    assert turns == 100 // MAX_LATE_AT_ONCE
-    assert all(connection.is_closed for connection in late)
-
-
 class PunctualConnection(LateConnection):
     """A connection whose deadline has not come, as the limiter sees it."""
 
@@ -155,16 +145,31 @@ class PunctualConnection(LateConnection):
         return False
 
 
-def test_others_have_their_turn_while_many_connections_are_checked() -> None:
-    limiter, open_ones = ConnectionLimiter(10_000), [PunctualConnection() for _ in range(3000)]
-    for connection in open_ones:
+C = TypeVar("C", bound=LateConnection)
+
+
+def check_in_turns(connections: Sequence[C], at_once: int, done: Callable[[C], int]) -> None:
+    """Checks their deadlines: ``done`` is 1 for each in the end, and others have their turns
+    meanwhile."""
+    limiter = ConnectionLimiter(10_000)
+    for connection in connections:
         limiter.add(connection)
     turns = 0
     for _ in limiter.check_deadlines(0.0):
         turns += 1
-        assert sum(connection.checks for connection in open_ones) <= turns * MAX_CHECKED_AT_ONCE
-    assert turns == 3000 // MAX_CHECKED_AT_ONCE
-    assert all(connection.checks == 1 for connection in open_ones)
+        assert sum(map(done, connections)) <= turns * at_once
+    assert turns == len(connections) // at_once
+    assert all(done(connection) == 1 for connection in connections)
+
+
+def test_others_have_their_turn_while_many_late_clients_are_closed() -> None:
+    late = [LateConnection() for _ in range(100)]
+    check_in_turns(late, MAX_LATE_AT_ONCE, lambda connection: connection.is_closed)
+
+
+def test_others_have_their_turn_while_many_connections_are_checked() -> None:
+    open_ones = [PunctualConnection() for _ in range(3000)]
+    check_in_turns(open_ones, MAX_CHECKED_AT_ONCE, lambda connection: connection.checks)
 
 
 def test_a_connection_that_has_closed_meanwhile_is_not_late() -> None:

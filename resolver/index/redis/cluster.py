@@ -33,6 +33,7 @@ from resolver.index.redis.slot_map import (
     routing_key,
     slot_of,
 )
+from resolver.turns import parts_of
 
 RETRY_SECONDS = 4.0
 """For so long a command is sent again while no node of the cluster accepts it. Less than the reply
@@ -288,11 +289,8 @@ class ClusterClient(RedisClient):
         known = random.sample(self.slot_map.nodes, len(self.slot_map.nodes))
         nodes = list(dict.fromkeys([*first, *known, *self._seeds]))
         reason: Exception = ConnectionError("the cluster has no nodes")
-        for start in range(0, len(nodes), MAP_REQUESTS):
-            tasks = [
-                asyncio.create_task(self._map_of(node))
-                for node in nodes[start : start + MAP_REQUESTS]
-            ]
+        for some in parts_of(nodes, MAP_REQUESTS):
+            tasks = [asyncio.create_task(self._map_of(node)) for node in some]
             try:
                 for answer in asyncio.as_completed(tasks):
                     try:
